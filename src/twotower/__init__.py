@@ -1,0 +1,1 @@
+"""Two-tower retrieval: from a table of interactions to a trained, evaluated, served model."""

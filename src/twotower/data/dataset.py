@@ -1,0 +1,195 @@
+"""``Dataset``: interactions as columns, a table per side, and the split that assigns each event."""
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.features.histories import Histories
+from twotower.vocab import Vocabulary
+
+Column = TypeVar("Column", bound=np.generic)
+
+
+class Part(IntEnum):
+    """What a split uses an event for."""
+
+    UNUSED = 0
+    TRAIN = 1
+    VALID = 2
+    TEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Events as columns, sorted by (query row, time, input order).
+
+    Args:
+        query_rows: ``(E,)`` int32.
+        item_rows: ``(E,)`` int32.
+        offsets: ``(num_query_rows + 1,)`` int64; the events of query row ``r`` are
+            ``offsets[r]:offsets[r + 1]``.
+        times: ``(E,)`` float64 seconds since 1970, or None.
+        labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive.
+        weights: ``(E,)`` float32 above 0, or None where all are 1.
+    """
+
+    query_rows: npt.NDArray[np.int32]
+    item_rows: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    times: npt.NDArray[np.float64] | None = None
+    labels: npt.NDArray[np.float32] | None = None
+    weights: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.item_rows)
+
+    @property
+    def is_positive(self) -> npt.NDArray[np.bool_]:
+        """Which events say that the query likes the item: ``(E,)``."""
+        return np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
+        """Return the events of ``mask``, in their order, over the same query rows."""
+        kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
+
+        def take(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
+            return None if column is None else column[mask]
+
+        return Interactions(
+            query_rows=self.query_rows[mask],
+            item_rows=self.item_rows[mask],
+            offsets=kept[self.offsets],
+            times=take(self.times),
+            labels=take(self.labels),
+            weights=take(self.weights),
+        )
+
+    def histories(self) -> Histories:
+        """Return all events of each query row as its history."""
+        return Histories(self.offsets, self.item_rows, self.times)
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Queries to be answered, each with what is known of it and the items that are right.
+
+    Args:
+        query_rows: ``(n,)`` int32, distinct.
+        histories: ``n`` histories as of each case's moment; also the items removed from the answer.
+        targets: ``n`` sets of relevant items, none empty.
+        times: ``(n,)`` float64, the moment of the first target, or None.
+    """
+
+    query_rows: npt.NDArray[np.int32]
+    histories: Histories
+    targets: Histories
+    times: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self.query_rows)
+
+    def take(self, positions: npt.NDArray[np.integer] | slice) -> "Cases":
+        """Return the cases at ``positions``."""
+        return Cases(
+            query_rows=self.query_rows[positions],
+            histories=self.histories.take(positions),
+            targets=self.targets.take(positions),
+            times=None if self.times is None else self.times[positions],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EntityTable:
+    """One side's entities: their ids and all their columns.
+
+    Args:
+        ids: The vocabulary; row ``r`` is line ``r - FIRST_ROW`` of ``frame``.
+        frame: One line an entity, in the vocabulary's order, with the id column and every other.
+        id_column: Name of the id column.
+    """
+
+    ids: Vocabulary
+    frame: pl.DataFrame
+    id_column: str
+
+    def __len__(self) -> int:
+        """Number of entities."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions, the two entity tables, and what each event is used for.
+
+    Args:
+        queries: The query side.
+        items: The item side.
+        interactions: All events.
+        parts: ``(E,)`` uint8 of ``Part``; all ``TRAIN`` before a split.
+        ordered: Whether the events of a query have an order. Without one a history is the query's
+            *other* events, not those before.
+        event_columns: Every column of the interactions table that is not an id, in the events'
+            order: kept, never fed.
+        name: What the data is called in reports.
+        notes: What was decided on the way, a sentence each, to be shown.
+    """
+
+    queries: EntityTable
+    items: EntityTable
+    interactions: Interactions
+    parts: npt.NDArray[np.uint8]
+    ordered: bool
+    event_columns: pl.DataFrame
+    name: str = "data"
+    notes: tuple[str, ...] = field(default=())
+
+    def with_parts(self, parts: npt.NDArray[np.uint8], note: str) -> "Dataset":
+        """Return the data set with another split."""
+        return replace(self, parts=parts.astype(np.uint8), notes=(*self.notes, note))
+
+    def part(self, *parts: Part) -> Interactions:
+        """Return the events of ``parts``, in their order."""
+        return self.interactions.where(np.isin(self.parts, parts))
+
+    def cases(self, part: Part) -> Cases:
+        """Return one case for each query with a positive event in ``part``.
+
+        The history holds the query's positive events of the earlier parts only (of train for
+        ``VALID``; of train and validation for ``TEST``), whatever their times: with leave-last-out and
+        temporal splits those come before the targets by construction. An item that stands twice
+        among a query's targets counts once.
+        """
+        if part not in (Part.VALID, Part.TEST):
+            raise ValueError(f"part must be VALID or TEST, got {part!r}.")
+        earlier = (Part.TRAIN,) if part == Part.VALID else (Part.TRAIN, Part.VALID)
+        positive = self.interactions.is_positive
+        known = self.interactions.where(np.isin(self.parts, earlier) & positive)
+        wanted = self.interactions.where((self.parts == part) & positive)
+        counts = np.diff(wanted.offsets)
+        query_rows = np.flatnonzero(counts).astype(np.int32)
+        times = None
+        if wanted.times is not None:
+            times = wanted.times[wanted.offsets[:-1][query_rows]]
+        return Cases(
+            query_rows=query_rows,
+            histories=known.histories().take(query_rows),
+            targets=_distinct(wanted.histories().take(query_rows)),
+            times=times,
+        )
+
+
+def _distinct(sets: Histories) -> Histories:
+    """Return each ragged row without its repeats, sorted by item row."""
+    owner = np.repeat(np.arange(len(sets)), sets.lengths)
+    order = np.lexsort((sets.item_rows, owner))
+    owner, rows = owner[order], sets.item_rows[order]
+    first = np.ones(len(rows), np.bool_)
+    first[1:] = (owner[1:] != owner[:-1]) | (rows[1:] != rows[:-1])
+    counts = np.bincount(owner[first], minlength=len(sets))
+    return Histories(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[first])

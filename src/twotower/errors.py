@@ -1,0 +1,31 @@
+"""One tree of exceptions.
+
+TwoTowerError
+├── ConfigError     a setting is wrong: an unknown key, a value out of range   (also a ValueError)
+├── DataError       a table is wrong: unreadable, no item column, a null id    (also a ValueError)
+├── BundleError     a bundle is damaged, incomplete or from a newer version
+└── MissingExtraError  an optional library is not installed; says which extra  (also an ImportError)
+
+Arguments of functions that are out of range raise a plain ``ValueError``. Each message names the
+argument as the user typed it, the rule, what was given, and what to do.
+"""
+
+
+class TwoTowerError(Exception):
+    """Base of everything that this library raises on purpose."""
+
+
+class ConfigError(TwoTowerError, ValueError):
+    """A setting is unknown or out of range."""
+
+
+class DataError(TwoTowerError, ValueError):
+    """A table cannot be used as it is."""
+
+
+class BundleError(TwoTowerError):
+    """A bundle is absent, damaged, incomplete or newer than this library."""
+
+
+class MissingExtraError(TwoTowerError, ImportError):
+    """An optional library is not installed."""

@@ -1,0 +1,89 @@
+"""Histories: each query's earlier items as one ragged array, and windows cut from it in bulk."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.vocab import PADDING_ROW
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """The items of ``n`` queries, oldest first, end to end.
+
+    Args:
+        offsets: ``(n + 1,)`` int64; history ``i`` is ``item_rows[offsets[i]:offsets[i + 1]]``.
+        item_rows: ``(events,)`` int32.
+        times: ``(events,)`` float64 seconds since 1970, or None where events have no time.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    item_rows: npt.NDArray[np.int32]
+    times: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        """Number of histories."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Number of events of each history: ``(n,)``."""
+        return np.diff(self.offsets)
+
+    def take(self, positions: npt.NDArray[np.integer] | slice) -> "Histories":
+        """Return the histories at ``positions``, in that order."""
+        starts, lengths = self.offsets[:-1][positions], self.lengths[positions]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        times = None if self.times is None else self.times[index]
+        return Histories(offsets, self.item_rows[index], times)
+
+    @staticmethod
+    def of(histories: "list[npt.NDArray[np.int32]]") -> "Histories":
+        """Return the ragged array of a list of arrays of item rows, without times."""
+        lengths = [len(history) for history in histories]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = np.concatenate([np.zeros(0, np.int32), *histories]).astype(np.int32)
+        return Histories(offsets, rows)
+
+    @staticmethod
+    def empty(n: int) -> "Histories":
+        """Return ``n`` empty histories."""
+        return Histories(np.zeros(n + 1, np.int64), np.zeros(0, np.int32))
+
+
+def windows_before(
+    ends: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return positions of the last ``length`` events in ``[start, end)``, right-aligned.
+
+    Args:
+        ends: ``(B,)`` first position after each window.
+        starts: ``(B,)`` first position that each window may hold.
+        length: ``L``, at least 1; windows with fewer events are padded on the left.
+
+    Returns:
+        ``(B, L)`` positions (0 where padded) and the ``(B, L)`` mask of the real ones.
+    """
+    positions = ends[:, None] + np.arange(-length, 0, dtype=np.int64)  # (B, L)
+    mask = positions >= starts[:, None]
+    return np.where(mask, positions, 0), mask
+
+
+def last_windows(
+    histories: Histories, length: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64] | None]:
+    """Return the most recent ``length`` items of each history, right-aligned.
+
+    Returns:
+        ``(n, L)`` int32 item rows, ``PADDING_ROW`` where padded, and ``(n, L)`` float64 times or None.
+    """
+    positions, mask = windows_before(histories.offsets[1:], histories.offsets[:-1], length)
+    if not len(histories.item_rows):
+        empty = np.full(mask.shape, PADDING_ROW, np.int32)
+        return empty, None if histories.times is None else np.zeros(mask.shape)
+    rows = np.where(mask, histories.item_rows[positions], PADDING_ROW).astype(np.int32)
+    if histories.times is None:
+        return rows, None
+    return rows, np.where(mask, histories.times[positions], 0.0)
