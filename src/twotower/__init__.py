@@ -1,1 +1,69 @@
-"""Two-tower retrieval: from a table of interactions to a trained, evaluated, served model."""
+"""Two-tower retrieval: from a table of interactions to a trained, evaluated, served model.
+
+import twotower
+
+twotower.train("ratings.csv", items="movies.csv", out="model")
+retriever = twotower.Retriever.open("model")
+retriever.recommend(42, k=10)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from twotower.version import __version__
+
+if TYPE_CHECKING:
+    from twotower.config import Config as Config
+    from twotower.errors import BundleError as BundleError
+    from twotower.errors import ConfigError as ConfigError
+    from twotower.errors import DataError as DataError
+    from twotower.errors import MissingExtraError as MissingExtraError
+    from twotower.errors import TwoTowerError as TwoTowerError
+    from twotower.evaluation.compare import evaluate_bundle as evaluate_bundle
+    from twotower.serving.retriever import Recommendation as Recommendation
+    from twotower.serving.retriever import Recommendations as Recommendations
+    from twotower.serving.retriever import Retriever as Retriever
+    from twotower.training.pipeline import Trained as Trained
+    from twotower.training.pipeline import train as train
+
+_HOME = {
+    "BundleError": "errors",
+    "Config": "config",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "MissingExtraError": "errors",
+    "Recommendation": "serving.retriever",
+    "Recommendations": "serving.retriever",
+    "Retriever": "serving.retriever",
+    "Trained": "training.pipeline",
+    "TwoTowerError": "errors",
+    "evaluate_bundle": "evaluation.compare",
+    "train": "training.pipeline",
+}
+
+__all__ = [
+    "BundleError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "MissingExtraError",
+    "Recommendation",
+    "Recommendations",
+    "Retriever",
+    "Trained",
+    "TwoTowerError",
+    "__version__",
+    "evaluate_bundle",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that ``import twotower`` stays quick."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'twotower' has no attribute {name!r}")
+    return getattr(import_module(f"twotower.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

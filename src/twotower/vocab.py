@@ -115,8 +115,7 @@ class Vocabulary:
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_rows:
             raise ValueError(
-                f"rows must be in 0..{self.num_rows - 1}, "
-                f"got {int(rows.min())}..{int(rows.max())}."
+                f"rows must be in 0..{self.num_rows - 1}, got {int(rows.min())}..{int(rows.max())}."
             )
         positions = pl.Series("p", rows.astype(np.int64) - FIRST_ROW)
         return self._ids.gather(pl.select(pl.when(positions >= 0).then(positions)).to_series())

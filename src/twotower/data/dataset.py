@@ -134,6 +134,7 @@ class Dataset:
         parts: ``(E,)`` uint8 of ``Part``; all ``TRAIN`` before a split.
         ordered: Whether the events of a query have an order. Without one a history is the query's
             *other* events, not those before.
+        repeats: Whether a query may be given an item again that it had before.
         event_columns: Every column of the interactions table that is not an id, in the events'
             order: kept, never fed.
         name: What the data is called in reports.
@@ -145,6 +146,7 @@ class Dataset:
     interactions: Interactions
     parts: npt.NDArray[np.uint8]
     ordered: bool
+    repeats: bool
     event_columns: pl.DataFrame
     name: str = "data"
     notes: tuple[str, ...] = field(default=())

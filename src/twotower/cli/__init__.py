@@ -1,0 +1,50 @@
+"""The command line: one file a command. Exit codes: 0 well, 1 unexpected, 2 the input was wrong."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from twotower.cli import config, data, evaluate, inspect, recommend, similar, train
+from twotower.errors import TwoTowerError
+from twotower.version import __version__
+
+app = typer.Typer(
+    help="Two-tower retrieval: from a table of interactions to a trained, evaluated model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for module in (train, evaluate, recommend, similar, inspect, data, config):
+    app.command(module.NAME)(module.command)
+
+EXIT_INTERRUPTED = 130
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"twotower {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Two-tower retrieval: from a table of interactions to a trained, evaluated model."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except (TwoTowerError, ValueError) as error:
+        typer.echo(f"twotower: {error}", err=True)
+        interrupted = type(error).__name__ == "NothingLearntError"
+        sys.exit(EXIT_INTERRUPTED if interrupted else 2)

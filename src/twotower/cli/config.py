@@ -1,0 +1,30 @@
+"""``twotower config``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.config import Config
+from twotower.errors import ConfigError
+
+NAME = "config"
+
+
+def command(
+    show: Annotated[
+        bool, typer.Option("--show", help="Print every setting and its default.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file to start from.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
+    ] = None,
+) -> None:
+    """Print every setting with its meaning and value, as a TOML file that --config takes.
+
+    Example: twotower config --show > settings.toml
+    """
+    if not show:
+        raise ConfigError("config needs --show.")
+    tree = Config() if config is None else Config.from_toml(config)
+    typer.echo(tree.with_settings(settings or []).to_toml(comments=True))

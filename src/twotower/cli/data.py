@@ -1,0 +1,85 @@
+"""``twotower data``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twotower.cli.output import console, print_json
+from twotower.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+NAME = "data"
+
+
+class Source(StrEnum):
+    """What can be had."""
+
+    MOVIELENS_100K = "movielens-100k"
+    MOVIELENS_1M = "movielens-1m"
+    SYNTHETIC = "synthetic"
+
+
+def command(
+    source: Annotated[Source, typer.Argument(help="Which data.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables; by default one of that name.")
+    ] = None,
+    from_dir: Annotated[
+        Path | None, typer.Option(help="A copy of MovieLens got from GroupLens by hand.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
+) -> None:
+    """Fetch MovieLens, or generate a synthetic world, as three Parquet tables.
+
+    Example: twotower data movielens-100k --out movielens-100k
+    """
+    screen = console(json_wanted=json)
+    if source == Source.SYNTHETIC:
+        if from_dir is not None:
+            raise ConfigError("--from-dir must go with MovieLens, got synthetic.")
+        from twotower.data.sources.synthetic import World, WorldConfig
+
+        world = World(WorldConfig()).generate()
+        tables = (world.interactions, world.items, world.queries)
+    else:
+        from twotower.data.sources import movielens
+
+        found = movielens.fetch(source.value, from_dir=from_dir)
+        tables = (found.interactions, found.items, found.queries)
+        if not movielens.terms_were_shown():
+            screen.print(movielens.terms(), highlight=False)
+            movielens.mark_terms_shown()
+    folder = out if out is not None else Path(source.value)
+    paths = _write(tables, folder)
+    if json:
+        print_json(paths)
+    else:
+        flags = " ".join(f"--{name} {path}" for name, path in paths.items())
+        screen.print(
+            f"{len(tables[0]):,} events, {len(tables[1]):,} items, {len(tables[2]):,} queries. Next:\n"
+            f"  twotower train {flags} --out model",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _write(tables: "tuple[pl.DataFrame, ...]", folder: Path) -> dict[str, str]:
+    paths = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in zip(("interactions", "items", "queries"), tables, strict=True):
+            path = folder / f"{name}.parquet"
+            temporary = path.with_name(f".{path.name}.writing")
+            try:
+                table.write_parquet(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            paths[name] = str(path)
+    except OSError as error:
+        raise DataError(f"--out {str(folder)!r} could not be written: {error.strerror}.") from error
+    return paths

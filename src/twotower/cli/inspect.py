@@ -1,0 +1,69 @@
+"""``twotower inspect``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from twotower.cli.output import console, print_json
+
+NAME = "inspect"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a bundle holds: data, features, settings, figures, sizes.
+
+    Example: twotower inspect model
+    """
+    from twotower.serving.bundle import check_bundle, open_bundle
+    from twotower.training.progress import figures_table
+
+    manifest = check_bundle(bundle)
+    contents = open_bundle(bundle)
+    features = [
+        {"side": f.side, "name": f.name, "kind": f.kind, "because": f.reason}
+        for side in (contents.queries, contents.items)
+        for f in side.transforms.features
+    ]
+    sizes = {name: (bundle / name).stat().st_size for name in manifest["files"]}
+    described: dict[str, Any] = {
+        "path": str(bundle),
+        "format_version": manifest["format_version"],
+        "created": manifest["created"],
+        "libraries": manifest["libraries"],
+        "provenance": manifest["provenance"],
+        "queries": len(contents.queries.ids),
+        "items": len(contents.items.ids),
+        "dim": contents.item_vectors.shape[1],
+        "weights": sum(weight.numel() for weight in contents.weights.values()),
+        "histories": contents.histories is not None,
+        "custom_towers": list(contents.custom),
+        "bytes": sum(sizes.values()),
+        "files": sizes,
+        "features": features,
+        "config": contents.config.to_dict(),
+        "figures": contents.metrics,
+    }
+    if json:
+        print_json(described)
+        return
+    screen = console(json_wanted=False)
+    screen.print(
+        f"[bold]{bundle}[/]: {described['queries']:,} queries, {described['items']:,} items, "
+        f"dim {described['dim']}, {described['weights']:,} weights, "
+        f"{described['bytes'] / 1e6:.1f} MB, written {manifest['created']} by twotower "
+        f"{manifest['libraries']['twotower']}",
+        highlight=False,
+    )
+    for note in manifest["provenance"]["notes"]:
+        screen.print(note, highlight=False)
+    table = Table("feature", "side", "kind", "because")
+    for feature in features:
+        table.add_row(feature["name"], feature["side"], feature["kind"], feature["because"])
+    screen.print(table)
+    screen.print(figures_table(dict(contents.metrics)))
+    screen.print(f"All settings: {bundle}/config.toml", highlight=False)

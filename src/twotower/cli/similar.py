@@ -1,0 +1,36 @@
+"""``twotower similar``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.cli.output import console, print_json
+from twotower.cli.recommend import answer_table, as_json
+from twotower.errors import ConfigError
+
+NAME = "similar"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    item: Annotated[str, typer.Option(help="Id of an item.")],
+    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the items whose vectors point in the direction most like that of one item.
+
+    Example: twotower similar model --item 50
+    """
+    if k < 1:
+        raise ConfigError(f"-k must be at least 1, got {k}.")
+    from twotower.serving.retriever import Retriever
+
+    retriever = Retriever.open(bundle)
+    answer = retriever.similar_items(item, k)
+    if json:
+        described = as_json(retriever, answer)
+        described["item_id"] = described.pop("query_id")
+        print_json(described)
+    else:
+        console(json_wanted=False).print(answer_table(retriever, answer, score="cosine"))

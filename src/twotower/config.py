@@ -1,0 +1,442 @@
+"""One frozen tree of settings: TOML in, TOML out, every mistake reported at once by its path.
+
+A field exists only if it changes something, and its default is written here and nowhere else.
+``None`` means "not set: found in the data or chosen by rule"; TOML, which has no null, leaves such
+a field out.
+"""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from twotower.errors import ConfigError
+
+FeatureKind = Literal["id", "categorical", "tags", "number", "time", "vector", "shown"]
+SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
+
+
+def _check(problems: list[str], ok: bool, name: str, rule: str, value: object) -> None:
+    if not ok:
+        problems.append(f"{name} must {rule}, got {value!r}")
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """``[data]``: which column is what, and what counts as a positive."""
+
+    query_column: str | None = None
+    """Column of the query ids, in the interactions and in the query table."""
+    item_column: str | None = None
+    """Column of the item ids, in the interactions and in the item table."""
+    time_column: str | None = None
+    """Column of the events' times."""
+    label_column: str | None = None
+    """Column of 0/1 labels, or of ratings."""
+    weight_column: str | None = None
+    """Column of counts or weights, above 0."""
+    positive_threshold: float | None = None
+    """Ratings from this one up are positives and the others negatives; without it all are positives."""
+    order: Literal["auto", "time", "file", "none"] = "auto"
+    """What orders a query's events; ``auto`` is time where there is a time column, else none."""
+    repeats: Literal["auto", "yes", "no"] = "auto"
+    """Whether a query may get an item again that it had before; ``auto`` reads it off the events."""
+    drop_null_ids: bool = False
+    """Leave out events without a query or item id instead of refusing the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesConfig:
+    """``[features.item]`` and ``[features.query]``: column name -> kind.
+
+    A column that is not named here gets the kind that its content suggests. ``shown`` keeps a
+    column for people to read without feeding it.
+    """
+
+    query: Mapping[str, FeatureKind] = field(default_factory=dict)
+    """Kinds of the query table's columns."""
+    item: Mapping[str, FeatureKind] = field(default_factory=dict)
+    """Kinds of the item table's columns."""
+    min_count: int = 2
+    """A category, tag or id seen in fewer training rows than this is treated as unknown."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        _check(problems, self.min_count >= 1, "min_count", "be at least 1", self.min_count)
+        kinds = get_args(FeatureKind)
+        for side, table in (("query", self.query), ("item", self.item)):
+            for column, kind in table.items():
+                rule = f"be one of {', '.join(kinds)}"
+                _check(problems, kind in kinds, f"{side}.{column}", rule, kind)
+        _raise(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """``[split]``: which events are for training, validation and test."""
+
+    kind: SplitKind = "auto"
+    """``auto`` is leave-last-out where events have an order, else random per query."""
+    test_fraction: float | None = None
+    """Share in test: of a query's events (random, 0.2), of all events (temporal, 0.1), of the items (cold-items, 0.1)."""
+    valid_fraction: float = 0.1
+    """The same share in validation; also what is taken from train where files give no validation."""
+    seed: int = 0
+    """Seed of the random choices of a split; apart from the training seed."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for name in ("test_fraction", "valid_fraction"):
+            value = getattr(self, name)
+            _check(problems, value is None or 0 < value < 1, name, "be between 0 and 1", value)
+        total = (self.test_fraction or 0.0) + self.valid_fraction
+        _check(problems, total < 1, "test_fraction + valid_fraction", "stay below 1", total)
+        _raise(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowersConfig:
+    """``[towers]``: the two networks."""
+
+    dim: int = 64
+    """Width of both towers' output and of an id's embedding."""
+    query_hidden: tuple[int, ...] = ()
+    """Widths of the query tower's hidden layers; none is a linear mix."""
+    item_hidden: tuple[int, ...] = ()
+    """Widths of the item tower's hidden layers; none is a linear mix."""
+    history: Literal["auto", "none", "mean", "recency", "pooled"] = "auto"
+    """How the query's history is summed up; ``auto`` is ``pooled`` where events have an order, else ``mean``."""
+    history_length: int = 50
+    """Most recent events of the history that are read."""
+    query_id: Literal["auto", "on", "off"] = "auto"
+    """Whether each query has an embedding of its own; ``auto``: only where it has no history."""
+    dropout: float = 0.2
+    """Probability with which each input of the query tower's layers is left out in training."""
+    id_dropout: float = 0.05
+    """Probability with which an id is replaced by the unknown row in training, so that features learn to stand in."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """``cosine`` normalises both outputs."""
+    temperature: float | None = None
+    """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        _check(problems, self.dim >= 1, "dim", "be at least 1", self.dim)
+        for name in ("query_hidden", "item_hidden"):
+            widths = getattr(self, name)
+            _check(problems, all(w >= 1 for w in widths), name, "hold widths of at least 1", widths)
+        length = self.history_length
+        _check(problems, length >= 1, "history_length", "be at least 1", length)
+        for name in ("dropout", "id_dropout"):
+            value = getattr(self, name)
+            _check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
+        t = self.temperature
+        _check(
+            problems, t is None or 0 < t < float("inf"), "temperature", "be finite and above 0", t
+        )
+        _raise(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``[loss]``: what is minimised, and against which negatives."""
+
+    kind: Literal["auto", "softmax", "bce", "contrastive"] = "auto"
+    """``auto`` is softmax."""
+    negatives: Literal["auto", "all", "in-batch", "uniform", "mixed", "labels"] = "auto"
+    """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed; for the others
+    uniform. ``labels`` takes the table's own 0 labels and samples nothing."""
+    num_negatives: int = 1024
+    """Items drawn a batch by ``uniform`` and ``mixed``."""
+    correct_log_q: bool = True
+    """Subtract the log of the probability with which an item is proposed as a negative."""
+    mask_known: bool = True
+    """Leave items of the query's own history out of its negatives."""
+    margin: float = 0.5
+    """Distance beyond which the contrastive loss lets negatives be."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        n = self.num_negatives
+        _check(problems, n >= 1, "num_negatives", "be at least 1", n)
+        _check(problems, self.margin > 0, "margin", "be above 0", self.margin)
+        _raise(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """``[training]``: the loop."""
+
+    epochs: int = 50
+    """Most epochs; early stopping usually ends sooner."""
+    patience: int = 3
+    """Epochs without a better validation metric after which training stops."""
+    metric: str = "ndcg@10"
+    """Validation metric that decides, as ``name@k``."""
+    batch_size: int | None = None
+    """Examples a step; without it by the number of training events, from 128 to 1,024."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """The optimizer; embedding tables that a step only touches in part get its sparse form."""
+    learning_rate: float = 0.003
+    """Step size."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw), or L2 penalty (adam); not applied to sparsely updated tables."""
+    seed: int = 0
+    """Seed of the weights, the shuffles, the negatives and the dropout."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``mps``."""
+    threads: int | None = None
+    """CPU threads; without it as many as torch finds."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for name in ("epochs", "patience"):
+            _check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        for name in ("batch_size", "threads"):
+            value = getattr(self, name)
+            _check(problems, value is None or value >= 1, name, "be at least 1", value)
+        rate = self.learning_rate
+        _check(problems, 0 < rate < float("inf"), "learning_rate", "be finite and above 0", rate)
+        decay = self.weight_decay
+        _check(
+            problems, 0 <= decay < float("inf"), "weight_decay", "be finite and at least 0", decay
+        )
+        names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
+        base, at, k = self.metric.partition("@")
+        ok = base in names and at == "@" and k.isdigit() and int(k) >= 1
+        _check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
+        _raise(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The whole tree."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @staticmethod
+    def from_dict(table: Mapping[str, object]) -> "Config":
+        """Return the settings of a nested table; what it leaves out keeps its default.
+
+        Raises:
+            ConfigError: All unknown keys, wrong types and values out of range, each by its path.
+        """
+        problems: list[str] = []
+        config = _build(Config, table, "", problems)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        assert isinstance(config, Config)
+        return config
+
+    @staticmethod
+    def from_toml(path: str | Path) -> "Config":
+        """Return the settings of a TOML file.
+
+        Raises:
+            ConfigError: The file is missing or is not TOML, or a setting is wrong.
+        """
+        return Config.from_dict(read_toml(path))
+
+    def with_settings(self, settings: Iterable[str]) -> "Config":
+        """Return the tree with ``section.field=value`` settings applied, as ``--set`` takes them.
+
+        A value is read as TOML, and as a bare string where it is not TOML.
+
+        Raises:
+            ConfigError: A setting is malformed, unknown or out of range.
+        """
+        table = self.to_dict()
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            keys = path.strip().split(".")
+            if not equals or len(keys) < 2 or not all(keys):
+                raise ConfigError(f"--set must be section.field=value, got {setting!r}.")
+            inner: dict[str, Any] = table
+            for key in keys[:-1]:
+                inner = inner.setdefault(key, {})
+                if not isinstance(inner, dict):
+                    raise ConfigError(f"--set {path}: {key!r} is a value, not a section.")
+            inner[keys[-1]] = _bare_value(text.strip())
+        return Config.from_dict(table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tree as nested dictionaries, without the fields that are not set."""
+        result = _plain(self)
+        assert isinstance(result, dict)
+        return result
+
+    def to_toml(self, *, comments: bool = False) -> str:
+        """Return the tree as TOML, with each field's meaning as a comment on wish."""
+        lines: list[str] = []
+        for section in fields(self):
+            value = getattr(self, section.name)
+            docs = _field_docs(type(value)) if comments else {}
+            tables: list[str] = []
+            lines.append(f"[{section.name}]")
+            for entry in fields(value):
+                inner = getattr(value, entry.name)
+                comment = [f"# {docs[entry.name]}"] if entry.name in docs else []
+                if isinstance(inner, Mapping):
+                    tables += ["", f"[{section.name}.{entry.name}]", *comment]
+                    tables += [f"{_toml_key(k)} = {_toml(v)}" for k, v in inner.items()]
+                elif inner is not None:
+                    lines += [*comment, f"{entry.name} = {_toml(inner)}"]
+                elif comments:
+                    lines += [*comment, f"# {entry.name} ="]
+            lines += [*tables, ""]
+        return "\n".join(lines)
+
+
+def read_toml(path: str | Path) -> dict[str, object]:
+    """Return the table that a TOML file holds.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"--config must be a file, got {str(path)!r}, which is missing."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {str(path)!r} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config {str(path)!r} must be TOML: {error}.") from error
+
+
+def _build(cls: type, table: object, where: str, problems: list[str]) -> object:
+    if not isinstance(table, Mapping):
+        problems.append(f"{where or 'config'}: must be a table, got {table!r}")
+        return cls()
+    known = {entry.name: entry for entry in fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, object] = {}
+    for key, value in table.items():
+        path = f"{where}.{key}" if where else key
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            problems.append(f"{path}: unknown key; {hint}")
+            continue
+        hint_type = hints[key]
+        if is_dataclass(hint_type):
+            values[key] = _build(typing.cast("type", hint_type), value, path, problems)
+            continue
+        ok, converted = _convert(hint_type, value)
+        if ok:
+            values[key] = converted
+        else:
+            problems.append(f"{path}: must be {_say_type(hint_type)}, got {value!r}")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        problems.extend(f"{where}: {part}" for part in str(error).rstrip(".").split("; "))
+        return cls()
+
+
+def _convert(hint: Any, value: object) -> tuple[bool, object]:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for arg in args:
+            if arg is not type(None):
+                ok, converted = _convert(arg, value)
+                if ok:
+                    return True, converted
+        return value is None and type(None) in args, None
+    if origin is Literal:
+        return value in args and isinstance(value, str), value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, None
+        pairs = [_convert(args[0], entry) for entry in value]
+        return all(ok for ok, _ in pairs), tuple(entry for _, entry in pairs)
+    if origin is not None and isinstance(value, Mapping):
+        return all(isinstance(k, str) for k in value), dict(value)
+    if hint is float:
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return ok, float(typing.cast("float", value)) if ok else None
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if hint in (str, bool):
+        return isinstance(value, hint), value
+    return False, None
+
+
+def _say_type(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_say_type(arg) for arg in args if arg is not type(None))
+    if origin is tuple:
+        return "a list of whole numbers"
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return names.get(hint, "a table")
+
+
+def _bare_value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        pairs = ((entry.name, getattr(value, entry.name)) for entry in fields(value))
+        return {name: _plain(inner) for name, inner in pairs if inner is not None}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _toml_key(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _toml(key)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        for raw, code in (("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
+            escaped = escaped.replace(raw, code)
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(entry) for entry in value) + "]"
+    return repr(value)
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """Return the strings that stand below each field in the source."""
+    import ast
+    import inspect
+
+    tree = ast.parse(inspect.getsource(cls).strip())
+    body = typing.cast("ast.ClassDef", tree.body[0]).body
+    docs = {}
+    for statement, following in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            docs[statement.target.id] = str(following.value.value)
+    return docs

@@ -1,0 +1,569 @@
+"""Which column plays which role, and the checks that each role's values must pass.
+
+Names decide first, contents second: a column that is named like a role but does not hold what the
+role needs is passed over, or refused where passing over would hide an error. Every decision carries
+its reason, so that all of them can be shown as one table.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from re import sub
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.errors import DataError
+
+
+class Role(StrEnum):
+    """What a column of a table of interactions is for."""
+
+    QUERY = "query"
+    ITEM = "item"
+    TIME = "time"
+    LABEL = "label"
+    WEIGHT = "weight"
+
+
+LabelKind = Literal["label", "rating"]
+
+_QUERY = """user_id user uid query query_id qid search_query session_id session customer_id customer
+    client_id client member_id member visitor_id visitor account_id account reviewer_id reviewer
+    reader_id viewer_id listener_id player_id person_id profile_id subscriber_id shopper_id buyer_id
+    device_id cookie_id user_idx user_index user_name question_id question
+    用户id 用户 用户编号 会话id 查询"""
+_ITEM = """item_id item iid movie_id movie film_id film product_id product parent_asin asin sku
+    doc_id document_id doc document article_id article book_id book isbn song_id song track_id track
+    artist_id artist album_id video_id video show_id anime_id game_id game app_id app goods_id
+    news_id post_id content_id course_id job_id listing_id property_id hotel_id restaurant_id
+    business_id venue_id poi_id location_id recipe_id offer_id ad_id passage_id item_idx item_index
+    物品id 物品 商品id 商品 电影id 电影 书籍id 文章id 视频id"""
+_TIME = """timestamp unix_timestamp unix_time unix unix_review_time time datetime date_time ts
+    event_time event_timestamp event_date event_ts date epoch time_stamp timestamp_ms created_at
+    created create_time rated_at rating_time rating_date review_time review_date purchase_date
+    purchase_time purchased_at order_date order_time ordered_at transaction_date invoice_date
+    t_dat click_time clicked_at view_time visit_time visit_date date_added when 时间 时间戳 日期"""
+_LABEL = """label labels click clicked is_click is_clicked target liked like is_like purchased
+    is_purchased bought converted conversion is_positive positive relevant relevance
+    is_relevant y 标签 点击"""
+_RATING = """rating ratings stars star star_rating score overall grade vote user_rating
+    book_rating review_score 评分"""
+_WEIGHT = """count counts plays play_count n_plays num_plays listens listen_count listening_count
+    weight weights quantity qty frequency freq num_purchases purchases clicks n_clicks num_clicks
+    views n_views view_count n_interactions num_interactions 次数 权重 数量"""
+
+
+def plain_name(name: str) -> str:
+    """Return ``name`` without case, separators and a RecBole-like ``:token`` suffix.
+
+    Example:
+        >>> plain_name("User-ID"), plain_name("movieId"), plain_name("item_id:token")
+        ('userid', 'movieid', 'itemid')
+    """
+    return sub(r"[\W_]+", "", name.split(":", 1)[0]).casefold()
+
+
+_NAMES: dict[Role, tuple[str, ...]] = {
+    role: tuple(plain_name(name) for name in names.split())
+    for role, names in (
+        (Role.QUERY, _QUERY),
+        (Role.ITEM, _ITEM),
+        (Role.TIME, _TIME),
+        (Role.LABEL, f"{_LABEL} {_RATING}"),
+        (Role.WEIGHT, _WEIGHT),
+    )
+}
+_KNOWN_NAMES = frozenset(name for names in _NAMES.values() for name in names) | {"id", "key"}
+# "clicked_item_id" is an item id, but "uptime" is no time: only long endings say anything
+_ENDINGS: dict[Role, tuple[str, ...]] = {
+    Role.QUERY: ("userid", "customerid", "queryid", "sessionid", "visitorid"),
+    Role.ITEM: ("itemid", "movieid", "productid", "docid", "documentid", "articleid", "bookid"),
+    Role.TIME: ("timestamp", "datetime", "unixtime"),
+    Role.LABEL: ("label", "rating"),
+    Role.WEIGHT: (),
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One role, the column that plays it, and why.
+
+    Args:
+        role: The role.
+        column: Name of the column, or None where no column plays the role.
+        reason: Why, for people.
+    """
+
+    role: Role
+    column: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The column of each role.
+
+    Args:
+        query: Column of the query ids, or None where none was needed.
+        item: Column of the item ids.
+        time: Column of the times, or None.
+        label: Column of the labels or ratings, or None.
+        weight: Column of the weights, or None.
+        label_kind: ``"label"`` where ``label`` holds only 0 and 1, ``"rating"`` where it holds
+            more, None where there is no such column.
+        decisions: One decision a role, to be shown.
+    """
+
+    query: str | None
+    item: str
+    time: str | None
+    label: str | None
+    weight: str | None
+    label_kind: LabelKind | None
+    decisions: tuple[Decision, ...]
+
+
+def is_role_name(name: str) -> bool:
+    """Return whether ``name`` is one of the column names that are known to name a role."""
+    return plain_name(name) in _KNOWN_NAMES
+
+
+def find_roles(
+    frame: pl.DataFrame,
+    *,
+    given: Mapping[Role, str] | None = None,
+    needs_query: bool = True,
+    what: str = "interactions",
+) -> Roles:
+    """Return which column of ``frame`` plays which role.
+
+    Args:
+        frame: The table.
+        given: Columns that the user stated; they are taken as stated.
+        needs_query: Whether a query column is looked for.
+        what: Names the table in messages.
+
+    Raises:
+        DataError: A stated column does not exist or is stated for two roles; no column could be
+            the item id, or the query id where one is needed; a column named like a time holds a
+            value that is none; one named like a label or a weight holds mostly numbers and one cell
+            that is none.
+    """
+    given = dict(given or {})
+    _check_given(frame, given, what)
+    taken = set(given.values())
+    decisions: list[Decision] = []
+    for role in Role:
+        if role == Role.QUERY and not needs_query:
+            continue
+        decision = (
+            _stated(frame, role, given[role]) if role in given else _found(frame, role, taken, what)
+        )
+        if decision.column is not None:
+            taken.add(decision.column)
+        decisions.append(decision)
+    column = {decision.role: decision.column for decision in decisions}
+    label = column[Role.LABEL]
+    item = column[Role.ITEM]
+    assert item is not None  # _found raises for ids
+    return Roles(
+        query=column.get(Role.QUERY),
+        item=item,
+        time=column[Role.TIME],
+        label=label,
+        weight=column[Role.WEIGHT],
+        label_kind=None if label is None else label_kind(frame[label]),
+        decisions=tuple(decisions),
+    )
+
+
+def find_id(
+    frame: pl.DataFrame,
+    role: Role,
+    *,
+    given: str | None = None,
+    like: str | None = None,
+    what: str = "items",
+) -> Decision:
+    """Return which column of an entity table holds the ids of ``role``.
+
+    Args:
+        frame: The table, one line an entity.
+        role: ``QUERY`` or ``ITEM``.
+        given: The column that the user stated.
+        like: Name of the id column in the interactions; a column of that name wins.
+        what: Names the table in messages.
+
+    Raises:
+        DataError: The stated column does not exist, or no column could be the id.
+    """
+    if given is not None:
+        _check_given(frame, {role: given}, what)
+        return Decision(role, given, "stated")
+    for column in frame.columns:
+        if like is not None and plain_name(column) == plain_name(like):
+            return Decision(role, column, f"named like {like!r} of the interactions")
+    by_name = list(_candidates(frame, role, set()))
+    plain_ids = [column for column in frame.columns if plain_name(column) in ("id", "key")]
+    if not by_name and plain_ids:
+        return Decision(role, plain_ids[0], f"its name says an id, and {what} hold one kind")
+    return _found(frame, role, set(), what)
+
+
+def label_kind(series: pl.Series) -> LabelKind:
+    """Return ``"label"`` where ``series`` holds only 0 and 1 (or booleans), else ``"rating"``."""
+    if series.dtype == pl.Boolean:
+        return "label"
+    if not series.dtype.is_numeric():
+        return "rating"
+    values = series.cast(pl.Float64).fill_nan(None).drop_nulls()
+    return "label" if len(values) and ((values == 0) | (values == 1)).all() else "rating"
+
+
+def checked_labels(series: pl.Series) -> npt.NDArray[np.float32]:
+    """Return 0/1 labels: ``(n,)`` float32.
+
+    Raises:
+        DataError: A value is null, NaN, infinite, or neither 0 nor 1.
+    """
+    what = f"the label column {series.name!r}"
+    rule, remedy = "hold only 0 and 1", "correct or remove that row"
+    values = _finite(series, what, rule, remedy)
+    refuse_first(series, (values != 0) & (values != 1), what, rule, remedy)
+    return values
+
+
+def checked_ratings(series: pl.Series) -> npt.NDArray[np.float32]:
+    """Return ratings: ``(n,)`` float32, finite.
+
+    Raises:
+        DataError: A value is null, NaN, infinite or no number.
+    """
+    what = f"the rating column {series.name!r}"
+    return _finite(series, what, "hold a finite number", "correct or remove that row")
+
+
+def checked_weights(series: pl.Series) -> npt.NDArray[np.float32]:
+    """Return weights: ``(n,)`` float32, finite and above 0.
+
+    Raises:
+        DataError: A value is null, NaN, infinite, no number, zero or negative.
+    """
+    what = f"the weight column {series.name!r}"
+    rule = "hold a finite number above 0"
+    remedy = "correct or remove that row, or state another --weight-column NAME"
+    values = _finite(series, what, rule, remedy)
+    refuse_first(series, values <= 0, what, rule, remedy)
+    return values
+
+
+def checked_ids(
+    series: pl.Series, *, role: Role, drop_null: bool
+) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
+    """Return the ids as integers or strings, and which rows to keep.
+
+    Null, NaN, an empty string and one of white space only are null ids. Floats that are whole
+    numbers, which is what a frame makes of integers beside a missing value, become integers.
+
+    Args:
+        series: ``(n,)`` ids as read.
+        role: ``QUERY`` or ``ITEM``; names the column in messages.
+        drop_null: Whether rows with a null id are to be left out instead of refused.
+
+    Returns:
+        ``(n,)`` ids, int64 or string, null where not kept; ``(n,)`` mask of the rows to keep, all
+        true unless ``drop_null``.
+
+    Raises:
+        DataError: An id is null and ``drop_null`` is false; every id is null; an id is a float with
+            a fraction or infinite; the type can hold no ids.
+    """
+    what = f"the {role} id column {series.name!r}"
+    ids = _as_ids(series, what)
+    missing = ids.is_null().to_numpy()
+    if missing.all():
+        raise DataError(
+            f"{what} must hold ids, got {len(ids)} rows that are all null or empty; "
+            f"name another with --{role}-column NAME."
+        )
+    if missing.any() and not drop_null:
+        count = int(missing.sum())
+        raise DataError(
+            f"{what} must hold an id in every row, got {count} null or empty "
+            f"id{'s' if count > 1 else ''}, the first in data row {int(missing.argmax()) + 1}; "
+            "pass --drop-null-ids to leave such rows out."
+        )
+    return ids, ~missing
+
+
+def refuse_first(
+    series: pl.Series, bad: npt.NDArray[np.bool_], what: str, rule: str, remedy: str
+) -> None:
+    """Raise for the first row of ``series`` where ``bad``, naming its 1-based row and its value.
+
+    Raises:
+        DataError: ``bad`` holds anywhere.
+    """
+    if not bad.any():
+        return
+    row = int(bad.argmax())
+    value = series[row]
+    shown = "null" if value is None else repr(value)
+    raise DataError(
+        f"{what} must {rule} in every row, got {shown} in data row {row + 1}; {remedy}."
+    )
+
+
+def _finite(series: pl.Series, what: str, rule: str, remedy: str) -> npt.NDArray[np.float32]:
+    if series.dtype == pl.String or series.dtype == pl.Boolean or series.dtype.is_numeric():
+        values = series.cast(pl.Float32, strict=False).fill_null(np.nan).to_numpy()
+    else:
+        values = np.full(len(series), np.nan, np.float32)
+    refuse_first(series, ~np.isfinite(values), what, rule, remedy)
+    return values
+
+
+def _as_ids(series: pl.Series, what: str) -> pl.Series:
+    dtype = series.dtype
+    if dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+        series = series.cast(pl.String)
+    if series.dtype == pl.String:
+        return series.set(series.str.strip_chars() == "", None)
+    if dtype.is_integer():
+        whole = series.cast(pl.Int64, strict=False)
+        # an unsigned id beyond int64 still names one entity
+        return whole if whole.null_count() == series.null_count() else series.cast(pl.String)
+    if dtype.is_float():
+        series = series.fill_nan(None)
+        whole = series.cast(pl.Int64, strict=False)
+        # beyond 2**53 a float no longer tells neighbouring integers apart
+        bad = (
+            whole.is_null() | (whole != series) | (series.abs() > 2.0**53)
+        ) & series.is_not_null()
+        rule, remedy = "hold integers or strings", "an id cannot be a fraction"
+        refuse_first(series, bad.fill_null(False).to_numpy(), what, rule, remedy)
+        return whole
+    raise DataError(f"{what} must hold integers or strings, got {dtype}; name another column.")
+
+
+def _check_given(frame: pl.DataFrame, given: Mapping[Role, str], what: str) -> None:
+    for role, column in given.items():
+        if column not in frame.columns:
+            raise DataError(
+                f"--{role}-column must name a column of {what}, got {column!r}; "
+                f"{_nearest(column, frame.columns)}"
+            )
+    by_column: dict[str, Role] = {}
+    for role, column in given.items():
+        if column in by_column:
+            raise DataError(
+                f"each role must have a column of its own, got {column!r} for both "
+                f"{by_column[column]} and {role}; state another for one of them."
+            )
+        by_column[column] = role
+
+
+def _nearest(name: str, columns: Sequence[str]) -> str:
+    same = [column for column in columns if plain_name(column) == plain_name(name)]
+    near = same or get_close_matches(name, columns, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"its columns are {_listed(columns)}."
+
+
+def _listed(columns: Sequence[str]) -> str:
+    shown = ", ".join(repr(column) for column in columns[:20])
+    return shown if len(columns) <= 20 else f"{shown} and {len(columns) - 20} more"
+
+
+def _candidates(frame: pl.DataFrame, role: Role, taken: set[str]) -> Iterator[str]:
+    """Yield the free columns whose names say ``role``, the clearest name first."""
+    free = {column: plain_name(column) for column in frame.columns if column not in taken}
+    for name in _NAMES[role]:
+        yield from (column for column, plain in free.items() if plain == name)
+    for ending in _ENDINGS[role]:
+        for column, plain in free.items():
+            if plain.endswith(ending) and plain not in _KNOWN_NAMES:
+                yield column
+
+
+def _stated(frame: pl.DataFrame, role: Role, column: str) -> Decision:
+    if role == Role.LABEL:
+        return Decision(role, column, f"stated; {_describe_label(frame[column])}")
+    return Decision(role, column, "stated")
+
+
+def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:
+    named = list(_candidates(frame, role, taken))
+    if role in (Role.QUERY, Role.ITEM):
+        if not named:
+            example = {Role.QUERY: "user_id, query or session_id"}.get(role, "item_id or movieId")
+            raise DataError(
+                f"no column could be the {role} id: a column of {what} must have a name like "
+                f"{example}, got {_listed(frame.columns)}; name it with --{role}-column NAME."
+            )
+        others = f"; so does {_listed(named[1:])}" if len(named) > 1 else ""
+        return Decision(role, named[0], f"its name says the {role} id{others}")
+    passed_over: list[str] = []
+    first_error: DataError | None = None
+    for column in named:
+        try:
+            reason, fits = _fit(frame[column], role)
+        except DataError as error:
+            first_error = first_error or error
+            reason, fits = "not all its values are what its name says", False
+        if fits:
+            return Decision(role, column, "; ".join([reason, *passed_over]))
+        passed_over.append(f"{column!r} is not it: {reason}")
+    if first_error is not None:
+        raise first_error
+    return Decision(role, None, "; ".join(passed_over) or f"no column is named like a {role}")
+
+
+def _fit(series: pl.Series, role: Role) -> tuple[str, bool]:
+    """Return what the values of ``series`` are, and whether they can play ``role``."""
+    if series.null_count() == len(series):
+        return "it is empty", False
+    if role == Role.TIME:
+        times = times_in_seconds(series, what=f"the time column {series.name!r}")
+        first, last = (str(np.datetime64(int(t), "s"))[:10] for t in (times.min(), times.max()))
+        return f"its name says a time; it runs from {first} to {last}", True
+    if series.dtype == pl.String:
+        numbers = series.cast(pl.Float64, strict=False)
+        if 2 * numbers.drop_nulls().len() < series.drop_nulls().len():
+            return "it holds text", False
+        # mostly numbers: one bad cell must not make every rating vanish
+        checked_ratings(series) if role == Role.LABEL else checked_weights(series)
+    if role == Role.LABEL and (series.dtype == pl.Boolean or series.dtype.is_numeric()):
+        return _describe_label(series), True
+    if role == Role.WEIGHT and series.dtype.is_numeric():
+        return f"its name says a count or weight; {_span(series)}", True
+    return f"it holds {series.dtype}", False
+
+
+def _describe_label(series: pl.Series) -> str:
+    if label_kind(series) == "label":
+        return "it holds only 0 and 1: labels"
+    return f"{_span(series)}: ratings, each taken as a positive"
+
+
+def _span(series: pl.Series) -> str:
+    values = series.drop_nulls()
+    if not series.dtype.is_numeric() or not len(values):
+        return f"it holds {series.dtype}"
+    low, high = (f"{float(str(value)):g}" for value in (values.min(), values.max()))
+    return f"it holds {values.n_unique()} distinct values from {low} to {high}"
+
+
+# --- times ---
+
+_YEAR_FIRST = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y年%m月%d日")
+_YEAR_LAST = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%m %d, %Y")
+_MONTH_NAMED = ("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d-%b-%Y")
+_DATES = (*_YEAR_FIRST, *_YEAR_LAST, *_MONTH_NAMED)
+_CLOCKS = ("", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M", "T%H:%M", " %I:%M:%S %p", " %I:%M %p")
+_ZONED = ("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", " %H:%M:%S%.f %#z", "T%H:%M%#z")
+_FORMATS = (
+    *("%Y-%m-%d" + clock for clock in _ZONED),
+    *(date + clock for date in _DATES for clock in _CLOCKS),
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+)
+_UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # years 1 to 9999
+_TIME_RULE = "hold a time"
+_TIME_REMEDY = (
+    "write times as unix seconds or as 2024-05-31T23:59:59, or state another --time-column NAME"
+)
+
+
+def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]:
+    """Return each value as seconds since 1970-01-01 UTC: ``(n,)`` float64, finite.
+
+    Numbers are unix seconds, milliseconds, microseconds or nanoseconds by the size of their median
+    (seconds below 1e11, the year 5138), or dates where every one reads as YYYYMMDD or
+    YYYYMMDDhhmmss. Strings are read by the format that fits most of them. A time without a zone is
+    taken as UTC; a date is its midnight.
+
+    Args:
+        series: ``(n,)`` numbers, dates, datetimes or strings.
+        what: Names the column in messages.
+
+    Raises:
+        DataError: A value is null, infinite or no time (the first such row is named); day and month
+            cannot be told apart; the type can hold no time.
+    """
+    if series.dtype in (pl.Categorical, pl.Enum):
+        series = series.cast(pl.String)
+    if series.dtype == pl.Date:
+        times = series.cast(pl.Int64).cast(pl.Float64) * 86_400.0
+    elif isinstance(series.dtype, pl.Datetime):
+        times = series.dt.epoch("us").cast(pl.Float64) / 1e6
+    elif series.dtype == pl.String:
+        numbers = series.cast(pl.Float64, strict=False)
+        mostly_numbers = 2 * numbers.drop_nulls().len() > series.drop_nulls().len()
+        times = _from_numbers(numbers) if mostly_numbers else _from_strings(series, what)
+    elif series.dtype.is_numeric():
+        times = _from_numbers(series)
+    else:
+        raise DataError(f"{what} must hold times, got {series.dtype}; {_TIME_REMEDY}.")
+    seconds = times.fill_null(np.nan).to_numpy()
+    bad = ~((seconds >= _FIRST_SECOND) & (seconds < _LAST_SECOND))  # true for NaN too
+    refuse_first(series, bad, what, _TIME_RULE, _TIME_REMEDY)
+    return np.ascontiguousarray(seconds, np.float64)
+
+
+def _from_numbers(numbers: pl.Series) -> pl.Series:
+    floats = numbers.cast(pl.Float64)
+    finite = floats.filter(floats.is_finite())
+    if not len(finite):
+        return floats
+    low, high = float(str(finite.min())), float(str(finite.max()))
+    for digits, pattern in ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S")):
+        scale = 10.0 ** (digits - 4)
+        if 1900 * scale <= low and high < 2101 * scale:
+            dates = _parsed(numbers.cast(pl.Int64, strict=False).cast(pl.String), pattern)
+            if dates.null_count() == numbers.len() - finite.len():
+                return dates
+    typical = float(np.median(np.abs(finite.to_numpy())))
+    divisor = next(divisor for bound, divisor in _UNITS if typical < bound)
+    if not numbers.dtype.is_integer():
+        return floats / divisor
+    whole = numbers.cast(pl.Int64, strict=False)
+    seconds = whole // divisor  # a float64 would round nanoseconds before they are divided
+    return seconds.cast(pl.Float64) + (whole - seconds * divisor).cast(pl.Float64) / divisor
+
+
+def _from_strings(series: pl.Series, what: str) -> pl.Series:
+    texts = series.str.strip_chars().str.replace(r"(\d)(?:Z| ?UTC| ?GMT)$", "${1}+00:00")
+    sample = texts.drop_nulls().head(1000)
+    fits: dict[str, int] = {}
+    for pattern in _FORMATS:
+        fits[pattern] = _parsed(sample, pattern).drop_nulls().len()
+        if pattern.startswith("%Y") and fits[pattern] == len(sample):
+            break  # with the year first, no other format can mean another day
+    most = max(fits.values())
+    if most == 0:
+        return pl.Series([None] * len(series), dtype=pl.Float64)
+    parsed = [_parsed(texts, pattern) for pattern, fit in fits.items() if fit == most]
+    fewest = min(times.null_count() for times in parsed)
+    best = [times for times in parsed if times.null_count() == fewest]
+    for other in best[1:] if fewest == series.null_count() else ():
+        differs = other.ne_missing(best[0]).to_numpy()
+        if differs.any():
+            row = int(differs.argmax())
+            raise DataError(
+                f"{what} must tell the day from the month, got {series[row]!r} in data row "
+                f"{row + 1}, which could be either; write dates as YYYY-MM-DD."
+            )
+    return best[0]
+
+
+def _parsed(texts: pl.Series, pattern: str) -> pl.Series:
+    """Return the seconds of each text under ``pattern``, null where it does not fit."""
+    times = texts.str.to_datetime(pattern, time_unit="us", strict=False, ambiguous="earliest")
+    # "%Y" takes the 24 of 3/14/24 for the year 24
+    seconds = times.dt.epoch("us").cast(pl.Float64) / 1e6
+    return seconds.set((times.dt.year() < 1000).fill_null(False), None)

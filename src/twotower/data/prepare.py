@@ -1,0 +1,274 @@
+"""Tables -> ``Dataset``: roles found, ids checked, events sorted, entity tables completed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.config import DataConfig
+from twotower.data.columns import (
+    Decision,
+    Role,
+    Roles,
+    checked_ids,
+    checked_labels,
+    checked_ratings,
+    checked_weights,
+    find_id,
+    find_roles,
+    times_in_seconds,
+)
+from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.tables import Table, read_table
+from twotower.errors import ConfigError, DataError
+from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
+
+PART_NAMES = {"train": Part.TRAIN, "valid": Part.VALID, "test": Part.TEST}
+REPEATS_FROM = 0.02
+"""From this share of events on that repeat an item of the same query, repeats are part of the data."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A data set, and how its columns were understood.
+
+    Args:
+        dataset: Every event is in ``Part.TRAIN``, unless files gave the parts.
+        decisions: One a role, to be shown as a table.
+        is_split: Whether files gave the parts.
+    """
+
+    dataset: Dataset
+    decisions: tuple[Decision, ...]
+    is_split: bool
+
+
+def prepare(
+    interactions: Table | Mapping[str, Table],
+    *,
+    items: Table | None = None,
+    queries: Table | None = None,
+    config: DataConfig | None = None,
+    name: str = "data",
+) -> Preparation:
+    """Return the data set of one table of interactions, or of ``train``/``valid``/``test`` tables.
+
+    Args:
+        interactions: A path or a frame; or a mapping with the keys ``train``, ``test`` and on wish
+            ``valid``.
+        items: The items' table; items that only it knows are in the catalogue, too.
+        queries: The queries' table.
+        config: Which column is what.
+        name: What the data is called in reports.
+
+    Raises:
+        DataError: A table cannot be used; the message says which, why and what to do.
+    """
+    config = config or DataConfig()
+    frame, given_parts = _read_interactions(interactions)
+    roles = find_roles(frame, given=_given(config))
+    notes: list[str] = []
+
+    query_ids, query_kept = _ids(frame, roles.query, Role.QUERY, config)
+    item_ids, item_kept = _ids(frame, roles.item, Role.ITEM, config)
+    kept = query_kept & item_kept
+    if not kept.all():
+        notes.append(f"Left out {int((~kept).sum())} of {len(kept)} rows without an id.")
+        frame, query_ids, item_ids = (
+            x.filter(pl.Series(kept)) for x in (frame, query_ids, item_ids)
+        )
+        given_parts = None if given_parts is None else given_parts[kept]
+
+    times = None
+    if roles.time is not None:
+        times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
+    labels = _labels(frame, roles, config, notes)
+    weights = None if roles.weight is None else checked_weights(frame[roles.weight])
+    if labels is not None and not (labels > 0).any():
+        raise DataError(
+            f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
+            "lower data.positive_threshold or state another --label-column."
+        )
+
+    query_table = _entities(queries, query_ids, roles.query or "query_id", Role.QUERY, config)
+    item_table = _entities(items, item_ids, roles.item, Role.ITEM, config)
+    if len(item_table) < 2:
+        raise DataError(
+            f"the catalogue must hold at least 2 items, got {len(item_table)}; "
+            "with one item there is nothing to rank."
+        )
+    ordered, by_time = _order(config, has_times=times is not None)
+    query_rows = query_table.ids.rows_of(query_ids)
+    keys = (times, query_rows) if by_time and times is not None else (query_rows,)
+    order = np.lexsort(keys)
+
+    def sorted_by_event(
+        column: npt.NDArray[np.float32] | None,
+    ) -> npt.NDArray[np.float32] | None:
+        return None if column is None else column[order]
+
+    events = Interactions(
+        query_rows=query_rows[order],
+        item_rows=item_table.ids.rows_of(item_ids)[order],
+        offsets=np.searchsorted(query_rows[order], np.arange(query_table.ids.num_rows + 1)),
+        times=None if times is None else times[order],
+        labels=sorted_by_event(labels),
+        weights=sorted_by_event(weights),
+    )
+    event_columns = frame.drop([c for c in (roles.query, roles.item) if c is not None])[order]
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    if given_parts is not None:
+        parts = given_parts[order]
+    dataset = Dataset(
+        queries=query_table,
+        items=item_table,
+        interactions=events,
+        parts=parts,
+        ordered=ordered,
+        repeats=_repeats(events, config, notes),
+        event_columns=event_columns,
+        name=name,
+        notes=tuple(notes),
+    )
+    return Preparation(dataset, roles.decisions, given_parts is not None)
+
+
+def _read_interactions(
+    source: Table | Mapping[str, Table],
+) -> tuple[pl.DataFrame, npt.NDArray[np.uint8] | None]:
+    if not isinstance(source, Mapping):
+        return read_table(source, what="interactions"), None
+    unknown = set(source) - set(PART_NAMES)
+    if unknown or "train" not in source or "test" not in source:
+        raise ConfigError(
+            f"given files must be train, test and on wish valid, got {', '.join(sorted(source))}."
+        )
+    frames, parts = [], []
+    for part, table in source.items():
+        frame = read_table(table, what=part)
+        if frames and set(frame.columns) != set(frames[0].columns):
+            raise DataError(
+                f"--{part} must have the columns of --{next(iter(source))}, "
+                f"{', '.join(frames[0].columns)}, got {', '.join(frame.columns)}."
+            )
+        frames.append(frame.select(frames[0].columns) if frames else frame)
+        parts.append(np.full(len(frame), PART_NAMES[part], np.uint8))
+    return pl.concat(frames, how="vertical_relaxed"), np.concatenate(parts)
+
+
+def _given(config: DataConfig) -> dict[Role, str]:
+    stated = {
+        Role.QUERY: config.query_column,
+        Role.ITEM: config.item_column,
+        Role.TIME: config.time_column,
+        Role.LABEL: config.label_column,
+        Role.WEIGHT: config.weight_column,
+    }
+    return {role: column for role, column in stated.items() if column is not None}
+
+
+def _ids(
+    frame: pl.DataFrame, column: str | None, role: Role, config: DataConfig
+) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
+    assert column is not None  # find_roles raises where an id is missing
+    return checked_ids(frame[column], role=role, drop_null=config.drop_null_ids)
+
+
+def _labels(
+    frame: pl.DataFrame, roles: Roles, config: DataConfig, notes: list[str]
+) -> npt.NDArray[np.float32] | None:
+    threshold = config.positive_threshold
+    if roles.label is None:
+        if threshold is not None:
+            raise ConfigError(
+                f"data.positive_threshold must go with a rating column, got {threshold} and none; "
+                "state one with --label-column NAME."
+            )
+        return None
+    column = frame[roles.label]
+    if threshold is not None:
+        labels = (checked_ratings(column) >= threshold).astype(np.float32)
+        share = float(labels.mean())
+        notes.append(
+            f"{roles.label} of {threshold:g} or more is a positive: {share:.1%} of the events."
+        )
+        return labels
+    if roles.label_kind == "rating":
+        checked_ratings(column)
+        notes.append(f"Every event is a positive, whatever its {roles.label}.")
+        return None
+    labels = checked_labels(column)
+    return None if (labels > 0).all() else labels
+
+
+def _entities(
+    table: Table | None, ids: pl.Series, column: str, role: Role, config: DataConfig
+) -> EntityTable:
+    what = "items" if role == Role.ITEM else "queries"
+    seen = ids.unique().rename(column)
+    if table is None:
+        vocabulary = Vocabulary(seen.sort())
+        return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column)
+    frame = read_table(table, what=what)
+    stated = config.item_column if role == Role.ITEM else config.query_column
+    stated = stated if stated in frame.columns else None
+    key = find_id(frame, role, given=stated, like=column, what=what).column
+    assert key is not None  # find_id raises where there is none
+    own, kept = checked_ids(frame[key], role=role, drop_null=config.drop_null_ids)
+    frame = frame.with_columns(own.rename(key)).filter(pl.Series(kept))
+    own = frame[key]
+    if own.n_unique() != len(own):
+        double = own.filter(own.is_duplicated())[0]
+        raise DataError(
+            f"--{what} must have one row an id, got {len(own) - own.n_unique()} repeats, "
+            f"the first of {double!r}."
+        )
+    if own.dtype != seen.dtype:
+        own, seen = own.cast(pl.String), seen.cast(pl.String)
+        frame = frame.with_columns(own.rename(key))
+    if not seen.is_in(own.implode()).any():
+        raise DataError(
+            f"--{what} must share ids with the interactions, got none in common: "
+            f"{key!r} begins with {own[0]!r}, {column!r} with {seen[0]!r}; "
+            f"state the column with --{role.value}-column NAME."
+        )
+    vocabulary = Vocabulary(pl.concat([own.rename("id"), seen.rename("id")]).unique().sort())
+    frame = (
+        vocabulary.ids.rename(key).to_frame().join(frame, on=key, how="left", maintain_order="left")
+    )
+    return EntityTable(vocabulary, frame, key)
+
+
+def _order(config: DataConfig, *, has_times: bool) -> tuple[bool, bool]:
+    """Return whether a query's events have an order, and whether time gives it."""
+    if config.order == "time" and not has_times:
+        raise ConfigError(
+            "data.order must be 'file' or 'none' where no column is a time, got 'time'; "
+            "state one with --time-column NAME."
+        )
+    by_time = config.order == "time" or (config.order == "auto" and has_times)
+    return by_time or config.order == "file", by_time
+
+
+def _repeats(events: Interactions, config: DataConfig, notes: list[str]) -> bool:
+    if config.repeats != "auto":
+        return config.repeats == "yes"
+    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+    positive = pairs[events.is_positive]
+    share = 1 - len(np.unique(positive)) / max(1, len(positive))
+    if share >= REPEATS_FROM:
+        notes.append(f"{share:.1%} of the events repeat an item of their query: repeats are kept.")
+    return share >= REPEATS_FROM
+
+
+def train_item_rows(events: Interactions) -> npt.NDArray[np.int32]:
+    """Return the distinct item rows of the positive events, sorted."""
+    rows = np.unique(events.item_rows[events.is_positive])
+    return rows[rows != PADDING_ROW].astype(np.int32)
+
+
+def entity_lines(table: EntityTable, rows: npt.NDArray[np.integer]) -> pl.DataFrame:
+    """Return the table's lines of real entity ``rows``."""
+    return table.frame[rows.astype(np.int64) - FIRST_ROW]

@@ -1,0 +1,266 @@
+"""The known best of a synthetic world: what its true parameters say about a query's next item."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+SPAN = np.int64(1 << 40)  # above any time in seconds
+CHUNK_CELLS = 2_000_000  # numbers in the largest array of a chunk of queries
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share of queries and its 95 % interval.
+
+    Args:
+        mean: In [0, 1].
+        low: Lower end.
+        high: Upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, hits: Bools) -> "Estimate":
+        """Return the share of true ``hits``, ``(n,)``, with its Wilson interval.
+
+        Raises:
+            ValueError: There are no hits to average.
+
+        Source: Wilson, JASA 1927.
+        """
+        if not len(hits):
+            raise ValueError("hits must hold at least one query, got 0.")
+        n, mean, z = len(hits), float(hits.mean()), 1.959964
+        centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+        return cls(mean, min(mean, centre - half), max(mean, centre + half))
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Recall of each query's last event, a single item, among the first ``k`` named.
+
+    Args:
+        k: How many items are named.
+        num_queries: Over how many queries the means are.
+        bayes: The ceiling: history and query features, with the world's parameters known.
+        popularity: The floor: the most frequent items.
+        features_only: Query features without the history, with the world's parameters known.
+    """
+
+    k: int
+    num_queries: int
+    bayes: Estimate
+    popularity: Estimate
+    features_only: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class OptimumHits:
+    """The same, query by query.
+
+    Args:
+        k: How many items are named.
+        query_ids: ``(n,)`` int64.
+        bayes: ``(n,)`` bool, whether the ceiling's first ``k`` hold the last event.
+        popularity: ``(n,)`` bool.
+        features_only: ``(n,)`` bool.
+        bayes_expected: ``(n,)`` float64, the exact probability that ``bayes`` is true, given the
+            history: the Bayes-optimal recall of that history.
+    """
+
+    k: int
+    query_ids: Ints
+    bayes: Bools
+    popularity: Bools
+    features_only: Bools
+    bayes_expected: Floats
+
+    def estimates(self) -> Optimum:
+        """Return the means and their intervals."""
+        return Optimum(
+            k=self.k,
+            num_queries=len(self.query_ids),
+            bayes=Estimate.of(self.bayes),
+            popularity=Estimate.of(self.popularity),
+            features_only=Estimate.of(self.features_only),
+        )
+
+
+class Oracle:
+    """What follows from a world's parameters; the arrays are those of ``World``.
+
+    Args:
+        cluster_probs: ``(K, C + 1, C)`` float64; line ``C`` is for the first event.
+        item_clusters: ``(I,)`` int32.
+        item_weights: ``(I,)`` float64.
+        item_born: ``(I,)`` int64 seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster_probs: Floats,
+        item_clusters: npt.NDArray[np.int32],
+        item_weights: Floats,
+        item_born: Ints,
+    ) -> None:
+        self.cluster_probs = cluster_probs
+        self.item_clusters = item_clusters
+        self.item_weights = item_weights
+        self.item_born = item_born
+        self._by_cluster = np.argsort(item_clusters, kind="stable")
+        clusters = np.arange(self.num_clusters)
+        self._starts = np.searchsorted(item_clusters[self._by_cluster], clusters)
+        # Times are below SPAN, so one sorted array answers "how many born" for every cluster.
+        self._births = np.sort(item_clusters * SPAN + item_born)
+        self._least_born = self.num_born(clusters, item_born.min()).min()
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.cluster_probs.shape[2])
+
+    def num_born(
+        self, clusters: npt.NDArray[np.integer], moments: npt.NDArray[np.int64] | np.int64
+    ) -> Ints:
+        """Return how many items of each cluster are born at each moment, broadcast."""
+        born = np.searchsorted(self._births, clusters * SPAN + moments, side="right")
+        return np.asarray(born - self._starts[clusters])
+
+    def may_close(self, num_events: int) -> bool:
+        """Return whether a query of so many events can run out of a cluster's items."""
+        return bool(self._least_born < num_events)
+
+    def open_clusters(
+        self, history_clusters: npt.NDArray[np.int32], moments: npt.NDArray[np.int64]
+    ) -> Bools:
+        """Return which clusters still have a born item that the query has not had: ``(n, C)``.
+
+        Args:
+            history_clusters: ``(n, t)`` clusters of each query's earlier events.
+            moments: ``(n,)`` seconds since 1970.
+        """
+        had = np.zeros((len(moments), self.num_clusters), np.int64)
+        np.add.at(had, (np.arange(len(moments))[:, None], history_clusters), 1)
+        return self.num_born(np.arange(self.num_clusters), moments[:, None]) > had
+
+    def persona_posterior(self, item_rows: Ints, times: Ints, log_prior: Floats) -> Floats:
+        """Return p(persona | history, features): ``(n, K)``.
+
+        Args:
+            item_rows: ``(n, t)`` items of the histories, oldest first.
+            times: ``(n, t)`` seconds since 1970.
+            log_prior: ``(n, K)`` what is known without the history, up to a constant a line.
+        """
+        clusters = self.item_clusters[item_rows]
+        before = np.full_like(clusters, self.num_clusters)
+        before[:, 1:] = clusters[:, :-1]
+        logits = log_prior.copy()
+        for t in range(clusters.shape[1]):
+            logits += np.log(self.cluster_probs[:, before[:, t], clusters[:, t]]).T
+            if self.may_close(t + 1):
+                open_ = self.open_clusters(clusters[:, :t], times[:, t])
+                some = np.flatnonzero(~open_.all(axis=1))
+                probs = self.cluster_probs[:, before[some, t]]  # (K, m, C)
+                logits[some] -= np.log((probs * open_[some]).sum(axis=2)).T
+        logits -= logits.max(axis=1, keepdims=True)
+        posterior = np.exp(logits)
+        return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
+
+    def item_shares(self, allowed: Bools) -> Floats:
+        """Return p(item | cluster) of the allowed items, 0 for others and in clusters without any.
+
+        Args:
+            allowed: ``(n, I)`` which items each query can get.
+        """
+        weights = self.item_weights * allowed
+        totals = np.add.reduceat(weights[:, self._by_cluster], self._starts, axis=1)
+        return np.asarray(weights / np.where(totals > 0, totals, 1)[:, self.item_clusters])
+
+    def next_clusters(self, posterior: Floats, last: npt.NDArray[np.int32], open_: Bools) -> Floats:
+        """Return the probability of each next cluster: ``(n, C)``.
+
+        Args:
+            posterior: ``(n, K)``.
+            last: ``(n,)`` cluster of the last event.
+            open_: ``(n, C)`` which clusters can be drawn.
+        """
+        probs = self.cluster_probs[:, last] * open_  # (K, n, C)
+        probs /= probs.sum(axis=2, keepdims=True)
+        return np.asarray(np.einsum("nk,knc->nc", posterior, probs))
+
+    def clusters_without_history(self, num_steps: int) -> Floats:
+        """Return each persona's distribution of the cluster after so many steps: ``(K, C)``."""
+        probs = self.cluster_probs[:, -1]
+        for _ in range(num_steps):
+            probs = np.einsum("kc,kcd->kd", probs, self.cluster_probs[:, :-1])
+        return probs
+
+    def hits(
+        self,
+        *,
+        query_ids: Ints,
+        item_rows: Ints,
+        times: Ints,
+        persona_log_likelihood: Floats,
+        item_counts: Ints,
+        k: int,
+    ) -> OptimumHits:
+        """Return which rankings put the last event of each query among the first ``k``.
+
+        Args:
+            query_ids: ``(n,)``.
+            item_rows: ``(n, L)``; the last column is what is to be found.
+            times: ``(n, L)`` seconds since 1970.
+            persona_log_likelihood: ``(n, K)`` log p(features | persona).
+            item_counts: ``(I,)`` how often each item stands in the events that are no target.
+            k: How many items are named.
+        """
+        n, num_events = item_rows.shape
+        unconditional = self.clusters_without_history(num_events - 1)
+        found = np.zeros((3, n), np.bool_)
+        expected = np.zeros(n)
+        cells = max(len(self.item_weights), unconditional.size)
+        step = max(1, CHUNK_CELLS // cells)
+        for begin in range(0, n, step):
+            part = slice(begin, begin + step)
+            seen, target, moments = item_rows[part, :-1], item_rows[part, -1], times[part, -1]
+            log_prior = persona_log_likelihood[part]
+            born = self.item_born <= moments[:, None]
+            allowed = born.copy()
+            allowed[np.arange(len(seen))[:, None], seen] = False
+            last = self.item_clusters[seen[:, -1]]
+            open_ = self.open_clusters(self.item_clusters[seen], moments)
+            posterior = self.persona_posterior(seen, times[part, :-1], log_prior)
+            clusters = self.next_clusters(posterior, last, open_)
+            bayes = self.item_shares(allowed) * clusters[:, self.item_clusters]
+            prior = np.exp(log_prior - log_prior.max(axis=1, keepdims=True))
+            clusters = prior @ unconditional
+            without = self.item_shares(born) * clusters[:, self.item_clusters]
+            popular = np.broadcast_to(item_counts, bayes.shape)
+            for line, scores in enumerate((bayes, popular, without)):
+                found[line, part] = _is_in_top(scores, allowed, target, k)
+            best = np.partition(bayes, -k, axis=1)[:, -k:]
+            expected[part] = best.sum(axis=1)
+        bayes_hits, popularity_hits, features_hits = found
+        return OptimumHits(
+            k, query_ids, bayes_hits, popularity_hits, features_hits, bayes_expected=expected
+        )
+
+
+def _is_in_top(scores: npt.NDArray[np.number], allowed: Bools, targets: Ints, k: int) -> Bools:
+    """Return whether each line's target is among its ``k`` best allowed columns, ties by column."""
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    earlier = np.arange(scores.shape[1]) < targets[:, None]
+    ahead = allowed & ((scores > own) | ((scores == own) & earlier))
+    return np.asarray(ahead.sum(axis=1) < k)

@@ -1,0 +1,174 @@
+"""Splits: which events are for training, which for validation, which for the test.
+
+All test rows of a query are one relevant set; its history and the items removed from its answer are
+its train and validation rows only. Each split states what it left.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.config import SplitConfig
+from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.errors import ConfigError, DataError
+from twotower.vocab import FIRST_ROW
+
+Parts = npt.NDArray[np.uint8]
+
+TEST_FRACTIONS = {"random": 0.2, "temporal": 0.1, "cold-items": 0.1}
+
+
+def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
+    """Return the data set with each event assigned to a part.
+
+    Raises:
+        ConfigError: The kind needs an order or times that the data does not have.
+        DataError: No test or no training events are left.
+    """
+    config = config or SplitConfig()
+    kind = config.kind
+    if kind == "auto":
+        kind = "leave-last-out" if dataset.ordered else "random"
+    if kind == "leave-last-out" and not dataset.ordered:
+        raise ConfigError(
+            "split.kind must be 'random' or 'cold-items' where events have no order, got "
+            "'leave-last-out'; state --time-column NAME, or data.order = 'file'."
+        )
+    if kind == "temporal" and dataset.interactions.times is None:
+        raise ConfigError(
+            "split.kind must not be 'temporal' where no column is a time; state --time-column NAME."
+        )
+    events = dataset.interactions
+    test = config.test_fraction or TEST_FRACTIONS.get(kind, 0.0)
+    rng = np.random.default_rng([config.seed, 0])
+    if kind == "leave-last-out":
+        parts = leave_last_out(events)
+    elif kind == "random":
+        parts = random_per_query(events, test, config.valid_fraction, rng)
+    elif kind == "temporal":
+        parts = temporal(events, test, config.valid_fraction)
+    else:
+        parts = cold_items(events, test, config.valid_fraction, rng)
+    return checked(dataset.with_parts(parts, ""), kind)
+
+
+def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
+    """Return a data set whose parts were given, with a seeded share of train held out where needed.
+
+    A tenth of each query's training events (``valid_fraction``) becomes validation when the files
+    gave none.
+    """
+    parts = dataset.parts
+    if not (parts == Part.VALID).any():
+        rng = np.random.default_rng([config.seed, 0])
+        train = parts == Part.TRAIN
+        drawn = random_per_query(dataset.interactions.where(train), 0.0, config.valid_fraction, rng)
+        parts = parts.copy()
+        parts[train] = drawn
+    return checked(dataset.with_parts(parts, ""), "given")
+
+
+def leave_last_out(events: Interactions) -> Parts:
+    """Return the split of each query's last positive for test and the one before for validation.
+
+    A query with two positives gives a test event only, and one with a single positive stays in
+    train. Negatives go where their moment falls.
+    """
+    positive = events.is_positive
+    place = np.cumsum(positive)
+    owner_end = np.concatenate([[0], place])[events.offsets[1:]][events.query_rows]
+    owner_start = np.concatenate([[0], place])[events.offsets[:-1]][events.query_rows]
+    count = owner_end - owner_start  # positives of the event's query
+    # The event's place from the end, 0 for the last positive; a negative stands with the positive
+    # before it.
+    from_end = owner_end - np.maximum(place, owner_start + 1)
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts[(from_end == 0) & (count >= 2)] = Part.TEST
+    parts[(from_end == 1) & (count >= 3)] = Part.VALID
+    return parts
+
+
+def random_per_query(
+    events: Interactions, test: float, valid: float, rng: np.random.Generator
+) -> Parts:
+    """Return a seeded split of each query's events, positives and negatives apart.
+
+    Of ``n`` events ``round(test * n)`` go to test and ``round(valid * n)`` to validation, each at
+    least one where the query has three events or more, and never the last one of train.
+    """
+    positive = events.is_positive.astype(np.int64)
+    order = np.lexsort((rng.random(len(events)), positive, events.query_rows))
+    group = events.query_rows.astype(np.int64) * 2 + positive
+    sizes = np.bincount(group, minlength=1)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    rank = np.empty(len(events), np.int64)
+    rank[order] = np.arange(len(events))
+    rank -= starts[group]
+    size = sizes[group]
+
+    def share(fraction: float) -> npt.NDArray[np.int64]:
+        if fraction == 0:
+            return np.zeros(len(size), np.int64)
+        wanted = np.floor(fraction * size + 0.5).astype(np.int64)
+        return np.where(size >= 3, np.maximum(wanted, 1), np.where(size == 2, wanted, 0))
+
+    num_test = np.minimum(share(test), size - 1)
+    num_valid = np.minimum(share(valid), size - 1 - num_test)
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts[rank < num_test] = Part.TEST
+    parts[(rank >= num_test) & (rank < num_test + num_valid)] = Part.VALID
+    return parts
+
+
+def temporal(events: Interactions, test: float, valid: float) -> Parts:
+    """Return a split by two moments, the same for all queries.
+
+    Events from the later moment on are for test, those between the two for validation. A query's
+    history is as of the cut.
+    """
+    assert events.times is not None
+    first, second = np.quantile(events.times, [1 - test - valid, 1 - test], method="higher")
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts[events.times >= first] = Part.VALID
+    parts[events.times >= second] = Part.TEST
+    return parts
+
+
+def cold_items(events: Interactions, test: float, valid: float, rng: np.random.Generator) -> Parts:
+    """Return a split in which a seeded share of the items has no training event at all."""
+    rows = np.unique(events.item_rows)
+    shuffled = rng.permutation(rows)
+    num_test, num_valid = round(test * len(rows)), round(valid * len(rows))
+    part_of = np.full(int(rows.max(initial=FIRST_ROW)) + 1, Part.TRAIN, np.uint8)
+    part_of[shuffled[:num_test]] = Part.TEST
+    part_of[shuffled[num_test : num_test + num_valid]] = Part.VALID
+    return part_of[events.item_rows]
+
+
+def checked(dataset: Dataset, kind: str) -> Dataset:
+    """Return the split data set with a note of what each part holds.
+
+    Raises:
+        DataError: A part that is needed is empty.
+    """
+    events, positive = dataset.interactions, dataset.interactions.is_positive
+    train_items = np.unique(events.item_rows[(dataset.parts == Part.TRAIN) & positive])
+    if not len(train_items):
+        raise DataError(f"the {kind} split must leave training events, got none; choose another.")
+    counts = []
+    for part in (Part.TRAIN, Part.VALID, Part.TEST):
+        mask = (dataset.parts == part) & positive
+        items = np.unique(events.item_rows[mask])
+        cold = len(np.setdiff1d(items, train_items))
+        counts.append(
+            f"{part.name.lower()} {int(mask.sum()):,} positive events of "
+            f"{len(np.unique(events.query_rows[mask])):,} queries and {len(items):,} items"
+            + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
+        )
+        if part == Part.TEST and not mask.any():
+            raise DataError(
+                f"the {kind} split must leave test rows, got none of {len(events)} events; "
+                "use another --split, or data with more events a query."
+            )
+    note = f"Split {kind}: {'; '.join(counts)}."
+    notes = (*(n for n in dataset.notes if n), note)
+    return Dataset(**{**vars(dataset), "notes": notes})

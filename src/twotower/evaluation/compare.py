@@ -1,0 +1,207 @@
+"""The figures of a model beside those of the baselines, on the same cases."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from twotower.data.columns import Role, checked_ids, checked_labels, find_roles, label_kind
+from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.tables import Table, read_table
+from twotower.errors import BundleError, DataError
+from twotower.evaluation.baselines import Popularity, choose_item_knn
+from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.evaluation.metrics import auc, log_loss
+from twotower.evaluation.scorers import ModelScorer
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW
+
+KS = (10, 20, 100)
+Figures = dict[str, dict[str, Any]]
+
+
+def compare(
+    model: ModelScorer,
+    dataset: Dataset,
+    ks: Sequence[int] = KS,
+    *,
+    part: Part = Part.TEST,
+    calibrated: bool = False,
+) -> Figures:
+    """Return the figures of the model, of popularity and of ItemKNN on one part.
+
+    Args:
+        model: The trained model.
+        dataset: Split.
+        ks: Cut-offs.
+        part: ``TEST`` or ``VALID``.
+        calibrated: Whether the model's scores are log-odds, so that a log loss means something.
+
+    Returns:
+        ``{"model": {"hit_rate@10": ..., ...}, "popularity": {...}, "item_knn": {...}, "protocol":
+        {...}}``; the protocol says what was ranked, for how many queries, and ItemKNN's settings.
+    """
+    cases = dataset.cases(part)
+    num_rows = dataset.items.ids.num_rows
+    train = dataset.part(Part.TRAIN)
+    item_knn = choose_item_knn(dataset)
+    scorers: dict[str, Scorer] = {
+        "model": model,
+        "popularity": Popularity.fit(train, num_rows),
+        "item_knn": item_knn,
+    }
+    figures: Figures = {}
+    missed: dict[str, int] = {}
+    for name, scorer in scorers.items():
+        found = evaluate(scorer, cases, ks, num_item_rows=num_rows, remove_seen=not dataset.repeats)
+        figures[name] = found.mean()
+        missed = {"seen": found.num_seen_targets, "absent": found.num_absent_targets}
+    figures["model"] |= _labelled(model, dataset, part, calibrated=calibrated)
+    figures["protocol"] = {
+        "part": part.name.lower(),
+        "queries": len(cases),
+        "targets": len(cases.targets.item_rows),
+        "targets_that_cannot_be_found": missed,
+        "catalogue": num_rows - FIRST_ROW,
+        "ranking": "full",
+        "seen_removed": not dataset.repeats,
+        "item_knn": {
+            "neighbours": item_knn.neighbours,
+            "shrinkage": item_knn.shrinkage,
+            "half_life": item_knn.half_life,
+            "chosen_on": "valid",
+        },
+    }
+    return figures
+
+
+def _labelled(
+    model: ModelScorer, dataset: Dataset, part: Part, *, calibrated: bool
+) -> dict[str, float]:
+    """Return AUC and log loss over the labelled pairs of queries that have a case."""
+    events = dataset.part(part)
+    if events.labels is None or not 0 < events.labels.mean() < 1:
+        return {}
+    cases = dataset.cases(part)
+    case_of = np.full(dataset.queries.ids.num_rows, -1, np.int64)
+    case_of[cases.query_rows] = np.arange(len(cases))
+    kept = case_of[events.query_rows] >= 0
+    labels = events.labels[kept]
+    if not 0 < labels.mean() < 1:
+        return {}
+    scores = model.score_pairs(cases, case_of[events.query_rows[kept]], events.item_rows[kept])
+    result = {"auc": auc(scores, labels)}
+    if calibrated:
+        temperature = float(model.encoding.model.temperature)
+        result["log_loss"] = log_loss(scores / temperature, labels)
+    return result
+
+
+def evaluate_bundle(
+    retriever: Retriever, ks: Sequence[int] = KS, *, test: Table | None = None
+) -> Figures:
+    """Return ``compare`` for an opened bundle, on its own test events or on others.
+
+    Args:
+        retriever: The opened bundle.
+        ks: Cut-offs.
+        test: A table of test events in place of the bundle's own; their queries' histories are those
+            of the bundle.
+
+    Raises:
+        BundleError: The bundle holds no histories, without which nothing can be evaluated.
+        DataError: The table cannot be used, or holds no item of the catalogue.
+    """
+    dataset = dataset_of(retriever, test)
+    contents = retriever.contents
+    scorer = ModelScorer(
+        retriever.encoding,
+        retriever.query_features,
+        contents.popularity,
+        retriever.index.item_vectors,
+    )
+    return compare(scorer, dataset, ks, calibrated=contents.config.loss.kind == "bce")
+
+
+def dataset_of(retriever: Retriever, test: Table | None = None) -> Dataset:
+    """Return the data set that a bundle remembers: its histories, and the targets as test events."""
+    contents = retriever.contents
+    known, parts, wanted = contents.histories, contents.history_parts, contents.targets
+    if known is None or parts is None or wanted is None:
+        raise BundleError(
+            f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
+            "written with --no-histories; evaluate at the end of training instead."
+        )
+    num_rows = contents.queries.ids.num_rows
+    if test is None:
+        query_rows = np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths)
+        item_rows, times, labels = wanted.item_rows, wanted.times, None
+    else:
+        query_rows, item_rows, labels = _test_events(retriever, test)
+        times = None if known.times is None else np.full(len(item_rows), np.inf)
+    known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
+    all_queries = np.concatenate([known_rows, query_rows])
+    order = np.argsort(all_queries, kind="stable")  # test events after the known ones
+    all_times = None
+    if known.times is not None and times is not None:
+        all_times = np.concatenate([known.times, times])[order]
+    all_labels = None
+    if labels is not None:
+        all_labels = np.concatenate([np.ones(len(known_rows), np.float32), labels])[order]
+    events = Interactions(
+        query_rows=all_queries[order],
+        item_rows=np.concatenate([known.item_rows, item_rows])[order],
+        offsets=np.searchsorted(all_queries[order], np.arange(num_rows + 1)),
+        times=all_times,
+        labels=all_labels,
+    )
+    tests = np.full(len(query_rows), Part.TEST, np.uint8)
+    queries, items = contents.queries, contents.items
+    return Dataset(
+        queries=EntityTable(queries.ids, queries.frame, queries.id_column),
+        items=EntityTable(items.ids, items.frame, items.id_column),
+        interactions=events,
+        parts=np.concatenate([parts, tests])[order],
+        ordered=contents.ordered,
+        repeats=contents.repeats,
+        event_columns=queries.frame.clear(),
+    )
+
+
+def _test_events(retriever: Retriever, test: Table) -> tuple[Any, Any, Any]:
+    contents = retriever.contents
+    frame = read_table(test, what="test")
+    data = contents.config.data
+    given = {
+        role: column
+        for role, column in (
+            (Role.QUERY, data.query_column or contents.queries.id_column),
+            (Role.ITEM, data.item_column or contents.items.id_column),
+            (Role.LABEL, data.label_column),
+        )
+        if column is not None and column in frame.columns
+    }
+    roles = find_roles(frame, given=given, what="test")
+    assert roles.query is not None
+    query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
+    item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
+    labels = None
+    if roles.label is not None:
+        threshold = data.positive_threshold
+        if threshold is not None:
+            labels = (frame[roles.label].to_numpy() >= threshold).astype(np.float32)
+        elif label_kind(frame[roles.label]) == "label":
+            labels = checked_labels(frame[roles.label])
+    query_rows = contents.queries.ids.rows_of(query_ids)
+    item_rows = contents.items.ids.rows_of(item_ids)
+    if not (item_rows >= FIRST_ROW).any():
+        raise DataError(
+            f"--test must hold items of the catalogue, got none among {len(item_rows)} rows; "
+            f"state the column with --item-column NAME."
+        )
+    if not (query_rows >= FIRST_ROW).any():
+        raise DataError(
+            f"--test must hold queries that the bundle knows, got none among {len(query_rows)} rows."
+        )
+    kept = query_rows >= FIRST_ROW
+    return query_rows[kept], item_rows[kept], None if labels is None else labels[kept]

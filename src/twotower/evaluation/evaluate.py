@@ -1,0 +1,295 @@
+"""Full ranking over the catalogue, and the metrics of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from twotower.data.dataset import Cases
+from twotower.evaluation.metrics import (
+    hit_rate_at_k,
+    map_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    precision_at_k,
+    recall_at_k,
+)
+from twotower.features.histories import Histories
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+Metric = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.int64], int], npt.NDArray[np.float64]]
+
+METRICS: dict[str, Metric] = {
+    "hit_rate": hit_rate_at_k,
+    "ndcg": ndcg_at_k,
+    "recall": recall_at_k,
+    "precision": precision_at_k,
+    "mrr": mrr_at_k,
+    "map": map_at_k,
+}
+
+_CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times as much at its peak
+
+
+class Scorer(Protocol):
+    """Whatever can score every item for a query: a model, a baseline."""
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return how well each item row answers each case, higher is better.
+
+        Returns:
+            ``(len(cases), num_item_rows)`` float, on any device, without NaN. Values at the
+            reserved rows are ignored; ``-inf`` keeps an item out of the answer. The caller does
+            not write into it.
+        """
+        ...
+
+
+class Ranking(NamedTuple):
+    """The best items of each case, best first.
+
+    Args:
+        item_rows: ``(Q, k)`` int32, ``PADDING_ROW`` where fewer than ``k`` items exist.
+        scores: ``(Q, k)`` float32, ``-inf`` where padded.
+    """
+
+    item_rows: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The metrics of one scorer on one set of cases.
+
+    Args:
+        query_rows: ``(Q,)`` int32, whose value stands where in ``values``.
+        values: Name, such as ``ndcg@10``, to ``(Q,)`` float64, a value per query.
+        num_targets: Relevant items over all queries.
+        num_seen_targets: Those that could not be found because they stand in the history of their
+            query and seen items were removed. They count as misses.
+        num_absent_targets: Those that could not be found because they are not in the catalogue that
+            was ranked: an unknown item, or one that is not allowed. They count as misses.
+    """
+
+    query_rows: npt.NDArray[np.int32]
+    values: dict[str, npt.NDArray[np.float64]]
+    num_targets: int
+    num_seen_targets: int
+    num_absent_targets: int
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries that the means are over."""
+        return len(self.query_rows)
+
+    def mean(self) -> dict[str, float]:
+        """Return each metric's mean over queries, in the order of ``values``."""
+        return {name: float(values.mean()) for name, values in self.values.items()}
+
+
+def evaluate(
+    scorer: Scorer,
+    cases: Cases,
+    ks: Sequence[int] = (10, 20, 100),
+    *,
+    num_item_rows: int,
+    remove_seen: bool = True,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    chunk_size: int | None = None,
+) -> Evaluation:
+    """Return the metrics of ``scorer`` on ``cases``, ranking the whole catalogue.
+
+    Args:
+        scorer: See ``Scorer``.
+        cases: At least one.
+        ks: Cut-offs, distinct, each at least 1. Metrics come in this order: all at the first
+            cut-off, then all at the second.
+        num_item_rows: See ``rank``.
+        remove_seen: See ``rank``.
+        allowed: See ``rank``.
+        chunk_size: See ``rank``.
+
+    Raises:
+        ValueError: There is no case, ``ks`` is empty or repeats itself, or as ``rank``.
+    """
+    if not len(cases):
+        raise ValueError("cases must hold at least one query, got 0; choose another split.")
+    if not ks or len(set(ks)) != len(ks):
+        raise ValueError(f"ks must be distinct and at least one, got {tuple(ks)}.")
+    if min(ks) < 1:
+        raise ValueError(f"ks must be at least 1, got {min(ks)}.")
+    ranking = rank(
+        scorer,
+        cases,
+        max(ks),
+        num_item_rows=num_item_rows,
+        remove_seen=remove_seen,
+        allowed=allowed,
+        chunk_size=chunk_size,
+    )
+    targets = np.unique(_keys(cases.targets, num_item_rows))
+    num_relevant = np.bincount(targets // num_item_rows, minlength=len(cases)).astype(np.int64)
+    is_hit = _hits(ranking.item_rows, targets, num_item_rows)
+    seen = np.zeros(len(targets), np.bool_)
+    if remove_seen:
+        history = _keys(cases.histories, num_item_rows)
+        places = np.minimum(np.searchsorted(targets, history), len(targets) - 1)
+        seen[places[targets[places] == history]] = True
+    is_present = _present(num_item_rows, allowed)[targets % num_item_rows]
+    return Evaluation(
+        query_rows=cases.query_rows,
+        values={
+            f"{name}@{k}": metric(is_hit, num_relevant, k)
+            for k in ks
+            for name, metric in METRICS.items()
+        },
+        num_targets=len(targets),
+        num_seen_targets=int((seen & is_present).sum()),
+        num_absent_targets=int((~is_present).sum()),
+    )
+
+
+def rank(
+    scorer: Scorer,
+    cases: Cases,
+    k: int,
+    *,
+    num_item_rows: int,
+    remove_seen: bool = True,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    chunk_size: int | None = None,
+) -> Ranking:
+    """Return the ``k`` best items of the catalogue for each case.
+
+    Equal scores are ordered by item row, the lower first, so that one scorer has one ranking.
+    Scores are computed for a chunk of cases at a time; the chunk's size changes no result beyond
+    what it changes inside the scorer.
+
+    Args:
+        scorer: See ``Scorer``.
+        cases: The queries; their targets are not read.
+        k: At least 1; above the number of items, the rest of the row is padding.
+        num_item_rows: Rows of the item vocabulary, the reserved ones (never ranked) included.
+        remove_seen: Whether the items in a case's history are left out of its answer, a target that
+            stands there included.
+        allowed: ``(num_item_rows,)`` bool, the items that may be ranked; None allows all.
+        chunk_size: Cases scored at once, at least 1; None takes as many as fit in 64 MiB of scores.
+
+    Raises:
+        ValueError: ``k`` or ``chunk_size`` is below 1, ``allowed`` or the scores have another
+            shape, or a score is NaN.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}.")
+    if chunk_size is None:
+        chunk_size = max(1, _CHUNK_BYTES // (4 * num_item_rows))
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+    absent = torch.from_numpy(~_present(num_item_rows, allowed))
+    buffer = torch.empty(0)
+    item_rows = np.full((len(cases), k), PADDING_ROW, np.int32)
+    best = np.full((len(cases), k), -np.inf, np.float32)
+    for start in range(0, len(cases), chunk_size):
+        chunk = cases.take(slice(start, start + chunk_size))
+        answer = _answer(scorer, chunk, num_item_rows)
+        if not start:  # one for all chunks, as fresh memory costs as much as the ranking itself
+            size = (min(chunk_size, len(cases)), num_item_rows)
+            buffer = torch.empty(size, dtype=torch.float32, device=answer.device)
+        scores = buffer[: len(chunk)].copy_(answer)
+        scores[:, :FIRST_ROW] = -torch.inf
+        _refuse_nan(scores, chunk)
+        if allowed is not None:
+            scores.masked_fill_(absent.to(scores.device), -torch.inf)
+        if remove_seen:
+            seen = torch.from_numpy(_keys(chunk.histories, num_item_rows)).to(scores.device)
+            scores.view(-1)[seen] = -torch.inf
+        values, rows = _top(scores, min(k, num_item_rows))
+        here = slice(start, start + len(chunk)), slice(0, values.shape[1])
+        item_rows[here] = torch.where(values == -torch.inf, PADDING_ROW, rows).cpu().numpy()
+        best[here] = values.cpu().numpy()
+    return Ranking(item_rows, best)
+
+
+def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
+    """Return the scorer's answer, its shape checked."""
+    with torch.no_grad():
+        answer = scorer.score(chunk)
+    if answer.shape != (len(chunk), num_item_rows):
+        raise ValueError(
+            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
+        )
+    return answer.detach()
+
+
+def _refuse_nan(scores: torch.Tensor, chunk: Cases) -> None:
+    """Raise a ValueError that names the query where a score is NaN."""
+    if scores.amax(dim=1).isnan().any():  # the largest of a row is NaN if any is
+        case, row = (int(position) for position in scores.isnan().nonzero()[0])
+        raise ValueError(
+            f"scores must not be NaN, got NaN for query row {chunk.query_rows[case]} and item row "
+            f"{row}; look for a diverged training or an infinite feature."
+        )
+
+
+def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the ``k`` largest of each row of scores and where, equal ones by position.
+
+    ``torch.topk`` leaves open which of several equal scores it takes, and in which order.
+    """
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    last = values[:, k - 1]
+    tied = torch.zeros_like(last, dtype=torch.bool)
+    if values.shape[1] > k:
+        tied = (values[:, k] == last) & (last > -torch.inf)  # equal scores in and out of the top
+    columns = columns[:, :k]
+    if tied.any():
+        columns = columns.clone()
+        columns[tied] = _first_of_the_tied(scores[tied], last[tied, None], k)
+    columns = columns.sort(dim=1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def _first_of_the_tied(scores: torch.Tensor, last: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the columns above ``last`` and the first of those equal to it, ``k`` in all."""
+    above, equal = scores > last, scores == last
+    wanted = k - above.sum(dim=1, keepdim=True)
+    taken = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= wanted))
+    return taken.nonzero()[:, 1].view(len(scores), k)
+
+
+def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
+    """Return which rows may be ranked: ``(num_item_rows,)``."""
+    present = np.ones(num_item_rows, np.bool_)
+    if allowed is not None:
+        if allowed.shape != present.shape or allowed.dtype != np.bool_:
+            raise ValueError(
+                f"allowed must be {num_item_rows} booleans, one an item row, got shape "
+                f"{allowed.shape} of {allowed.dtype}."
+            )
+        present = allowed.copy()
+    present[:FIRST_ROW] = False
+    return present
+
+
+def _keys(sets: Histories, num_item_rows: int) -> npt.NDArray[np.int64]:
+    """Return one number per event that names its case and item: ``case * num_item_rows + row``."""
+    if sets.item_rows.max(initial=0) >= num_item_rows:
+        raise ValueError(
+            f"num_item_rows must be above every item row, got {num_item_rows} and row "
+            f"{sets.item_rows.max()}; pass the item vocabulary's num_rows."
+        )
+    owners = np.repeat(np.arange(len(sets), dtype=np.int64), sets.lengths)
+    return owners * num_item_rows + sets.item_rows
+
+
+def _hits(
+    item_rows: npt.NDArray[np.int32], targets: npt.NDArray[np.int64], num_item_rows: int
+) -> npt.NDArray[np.bool_]:
+    """Return which ranked rows are among the sorted keys of the targets: ``(Q, k)``."""
+    keys = np.arange(len(item_rows), dtype=np.int64)[:, None] * num_item_rows + item_rows
+    places = np.minimum(np.searchsorted(targets, keys), len(targets) - 1)
+    return np.asarray((targets[places] == keys) & (item_rows != PADDING_ROW))

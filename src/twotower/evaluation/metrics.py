@@ -1,0 +1,237 @@
+"""Ranking metrics, one value per query, and two metrics of labelled pairs.
+
+Every ranking metric reads the same two things: ``is_hit``, which says of each ranked position, best
+first, whether a relevant item stands there, and ``num_relevant``, how many relevant items the query
+has. Averages over queries are the caller's (a mean of per-query values: "macro"). Where fewer items
+are ranked than ``k``, the missing positions are misses.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+Hits = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.integer]
+Values = npt.NDArray[np.float64]
+
+
+def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+    """Return 1 for each query with a relevant item among its first ``k``, else 0: ``(Q,)``.
+
+    With one relevant item a query this equals recall; papers on sessions call it precision.
+
+    Args:
+        is_hit: ``(Q, R)`` bool, best first; no relevant item stands twice in a row.
+        num_relevant: ``(Q,)`` integers of at least 1.
+        k: Cut-off of at least 1; ``k > R`` is allowed.
+
+    Raises:
+        ValueError: ``k`` is below 1, the shapes differ, a query has no relevant item, or a row has
+            more hits than its query has relevant items.
+
+    Source: Deshpande and Karypis, TOIS 2004 ("hit rate"). Differs: any number of relevant items,
+        of which one must be found; there each query has one.
+    """
+    return np.asarray(_first(is_hit, num_relevant, k).any(axis=1), np.float64)
+
+
+def recall_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+    """Return the share of each query's relevant items found among its first ``k``: ``(Q,)``.
+
+    The denominator is the number of relevant items, not ``min(k, that number)``: a query with more
+    than ``k`` of them cannot reach 1. Example: hits at ranks 1 and 4 of three relevant items give
+    recall@3 = 1/3 and recall@4 = 2/3.
+
+    Args:
+        is_hit: See ``hit_rate_at_k``.
+        num_relevant: See ``hit_rate_at_k``.
+        k: See ``hit_rate_at_k``.
+
+    Raises:
+        ValueError: As ``hit_rate_at_k``.
+
+    Source: Manning, Raghavan and Schuetze, Introduction to Information Retrieval, 2008,
+        section 8.3.
+    """
+    return np.asarray(_first(is_hit, num_relevant, k).sum(axis=1) / num_relevant)
+
+
+def precision_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+    """Return the share of relevant items among each query's first ``k``: ``(Q,)``.
+
+    The denominator is ``k`` even where fewer items were ranked. Example: hits at ranks 1 and 4 give
+    precision@4 = 2/4.
+
+    Args:
+        is_hit: See ``hit_rate_at_k``.
+        num_relevant: See ``hit_rate_at_k``; checked only.
+        k: See ``hit_rate_at_k``.
+
+    Raises:
+        ValueError: As ``hit_rate_at_k``.
+
+    Source: Manning, Raghavan and Schuetze, 2008, section 8.4 ("precision at k").
+    """
+    return np.asarray(_first(is_hit, num_relevant, k).sum(axis=1) / k)
+
+
+def ndcg_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+    """Return the normalised discounted cumulative gain of binary relevance at ``k``: ``(Q,)``.
+
+    A hit at rank ``r`` (from 1) gains ``1 / log2(r + 1)``; the sum is divided by that of an ideal
+    ranking, which has ``min(num_relevant, k)`` hits at its top. Example: hits at ranks 1 and 3 of
+    two relevant items give ``(1 + 1/2) / (1 + 1/log2 3) = 0.9197``.
+
+    Args:
+        is_hit: See ``hit_rate_at_k``.
+        num_relevant: See ``hit_rate_at_k``.
+        k: See ``hit_rate_at_k``.
+
+    Raises:
+        ValueError: As ``hit_rate_at_k``.
+
+    Source: Jaervelin and Kekaelaeinen, TOIS 2002, section 2. Differs: their discount is ``log2(r)``
+        from rank 2 on; ``log2(r + 1)`` is the one in use since Burges et al., ICML 2005.
+    """
+    first = _first(is_hit, num_relevant, k)
+    longest = max(first.shape[1], min(k, int(np.max(num_relevant, initial=1))))
+    gains = 1.0 / np.log2(np.arange(2, longest + 2))
+    ideal = np.cumsum(gains)[np.minimum(num_relevant, k) - 1]
+    # summed in the ideal's order, so that a perfect ranking has exactly 1
+    gain = np.cumsum(np.where(first, gains[: first.shape[1]], 0.0), axis=1)[:, -1:].sum(axis=1)
+    return np.asarray(gain / ideal)
+
+
+def mrr_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+    """Return one over the rank of each query's first hit, 0 where none is in ``k``: ``(Q,)``.
+
+    Example: hits at ranks 2 and 3 give mrr@3 = 1/2 and mrr@1 = 0.
+
+    Args:
+        is_hit: See ``hit_rate_at_k``.
+        num_relevant: See ``hit_rate_at_k``; checked only.
+        k: See ``hit_rate_at_k``.
+
+    Raises:
+        ValueError: As ``hit_rate_at_k``.
+
+    Source: Voorhees, The TREC-8 Question Answering Track Report, 1999 (with a cut-off of 5).
+    """
+    first = _first(is_hit, num_relevant, k)
+    if not first.shape[1]:
+        return np.zeros(len(first))
+    return np.where(first.any(axis=1), 1.0 / (first.argmax(axis=1) + 1), 0.0)
+
+
+def map_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+    """Return the average precision at ``k`` of each query: ``(Q,)``; its mean is MAP.
+
+    The precision at the rank of every hit within ``k``, summed and divided by
+    ``min(num_relevant, k)``, so that a perfect ranking gets 1 at any ``k``. Example: hits at ranks
+    1 and 3 of three relevant items give map@3 = (1/1 + 2/3) / 3 and map@2 = (1/1) / 2.
+
+    Args:
+        is_hit: See ``hit_rate_at_k``.
+        num_relevant: See ``hit_rate_at_k``.
+        k: See ``hit_rate_at_k``.
+
+    Raises:
+        ValueError: As ``hit_rate_at_k``.
+
+    Source: Manning, Raghavan and Schuetze, 2008, section 8.4. Differs: the cut-off, and with it the
+        divisor, which there is ``num_relevant``.
+    """
+    first = _first(is_hit, num_relevant, k)
+    precision = np.cumsum(first, axis=1, dtype=np.int32) / np.arange(1, first.shape[1] + 1)
+    return np.asarray((precision * first).sum(axis=1) / np.minimum(num_relevant, k))
+
+
+def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Return the probability that a random positive pair scores above a random negative one.
+
+    A tie counts as half. Example: positives at .8 and .3, negatives at .5 and .3 win 1, 1, 0 and
+    half of their four meetings: 2.5 / 4 = .625.
+
+    Args:
+        scores: ``(n,)`` without NaN; only their order matters.
+        labels: ``(n,)`` of 0 and 1, with at least one of each.
+
+    Raises:
+        ValueError: The shapes differ, a score is NaN, a label is neither 0 nor 1, or all are equal.
+
+    Source: Hanley and McNeil, Radiology 1982 (the area is Mann and Whitney's U, 1947, over n1 n0).
+    """
+    values, positive = _pairs("scores", scores, labels)
+    num_positive = int(positive.sum())
+    num_negative = len(values) - num_positive
+    if not num_positive or not num_negative:
+        raise ValueError(
+            f"labels must hold both 0 and 1, got {num_positive} positives and {num_negative} "
+            "negatives; AUC is undefined then."
+        )
+    wins = float(rankdata(values)[positive].sum()) - num_positive * (num_positive + 1) / 2
+    return wins / (num_positive * num_negative)
+
+
+def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Return the mean negative log likelihood of ``labels``, in nats.
+
+    A logit ``z`` says that the label is 1 with probability ``sigmoid(z)``; the loss of a pair is
+    ``log(1 + exp(-z))`` for label 1 and ``log(1 + exp(z))`` for label 0. Example: logits 0 and
+    log 3 with labels 1 and 0 give (log 2 + log 4) / 2 = 1.0397.
+
+    Args:
+        logits: ``(n,)`` without NaN, not probabilities; an infinite one is certain.
+        labels: ``(n,)`` of 0 and 1, ``n >= 1``.
+
+    Raises:
+        ValueError: The shapes differ, there is no pair, a logit is NaN, or a label is neither 0
+            nor 1.
+
+    Source: Good, Rational Decisions, 1952 (the logarithmic score).
+    """
+    values, positive = _pairs("logits", logits, labels)
+    if not len(values):
+        raise ValueError("logits must hold at least one pair, got 0.")
+    return float(np.logaddexp(0.0, np.where(positive, -values, values)).mean())
+
+
+def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
+    """Return the first ``k`` columns of ``is_hit`` after checking all three."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}.")
+    if is_hit.ndim != 2 or num_relevant.shape != is_hit.shape[:1]:
+        raise ValueError(
+            "is_hit and num_relevant must have shapes (Q, R) and (Q,), "
+            f"got {is_hit.shape} and {num_relevant.shape}."
+        )
+    if (num_relevant < 1).any():
+        query = int(np.flatnonzero(num_relevant < 1)[0])
+        raise ValueError(
+            f"num_relevant must be at least 1, got {num_relevant[query]} for query {query}; "
+            "drop queries without relevant items first."
+        )
+    first = is_hit[:, :k]
+    num_hits = first.sum(axis=1)
+    if (num_hits > num_relevant).any():
+        query = int(np.flatnonzero(num_hits > num_relevant)[0])
+        raise ValueError(
+            f"is_hit must hold at most num_relevant hits a query, got {num_hits[query]} of "
+            f"{num_relevant[query]} for query {query}; rank each item once."
+        )
+    return first
+
+
+def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Values, Hits]:
+    """Return scores as float64 and labels as booleans after checking both."""
+    values, truth = np.asarray(scores, np.float64), np.asarray(labels)
+    if values.ndim != 1 or truth.shape != values.shape:
+        raise ValueError(
+            f"{name} and labels must have one shape (n,), got {values.shape} and {truth.shape}."
+        )
+    if np.isnan(values).any():
+        raise ValueError(f"{name} must not be NaN, got NaN at {np.isnan(values).argmax()}.")
+    if not np.isin(truth, (0, 1)).all():
+        wrong = truth[~np.isin(truth, (0, 1))][0]
+        raise ValueError(f"labels must be 0 or 1, got {wrong}.")
+    return values, truth.astype(np.bool_)

@@ -1,0 +1,55 @@
+"""A trained model as a ``Scorer``."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from twotower.data.dataset import Cases
+from twotower.features.transforms import FeatureArrays
+from twotower.towers.encoding import Encoding
+
+
+class ModelScorer:
+    """Scores every item by the dot product of the towers' outputs; satisfies ``Scorer``.
+
+    A query of which nothing is known that the model reads is answered by popularity, as the retriever
+    does.
+
+    Args:
+        encoding: The model with the catalogue's features.
+        query_features: One array a feature over all query rows.
+        popularity: ``(num_item_rows,)`` training events of each item row.
+        item_vectors: ``(num_item_rows, dim)``; computed where None.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        query_features: FeatureArrays,
+        popularity: npt.NDArray[np.float32],
+        item_vectors: torch.Tensor | None = None,
+    ) -> None:
+        self.encoding = encoding
+        self.query_features = query_features
+        self.popularity = torch.from_numpy(popularity)
+        self.item_vectors = encoding.item_vectors() if item_vectors is None else item_vectors
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)`` float32."""
+        arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
+        vectors = self.encoding.query_vectors(arrays, cases.histories)
+        scores = vectors @ self.item_vectors.T
+        known = self.encoding.is_known(arrays, cases.histories)
+        if not known.all():
+            scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
+        return scores
+
+    def score_pairs(
+        self, cases: Cases, case_of: npt.NDArray[np.int64], item_rows: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """Return the score of ``n`` pairs of a case and an item row: ``(n,)`` float32."""
+        arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
+        vectors = self.encoding.query_vectors(arrays, cases.histories)
+        items = self.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
+        scores = (vectors[torch.from_numpy(case_of)] * items).sum(dim=1)
+        return np.asarray(scores.cpu().numpy(), np.float32)

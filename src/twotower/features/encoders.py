@@ -1,0 +1,122 @@
+"""Encoders: one transformed column -> vectors of the tower's width, one class a kind.
+
+Every encoder gives ``(n, dim)``, and a tower adds them up. That is a concatenation followed by one
+linear layer, without paying for the product of an embedding with a matrix.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.features.transforms import SideTransforms, Transform
+from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
+
+INIT_STD = 0.02
+SPARSE_FROM_ROWS = 50_000
+"""Tables of at least this many rows get sparse gradients: a step then costs what it touches."""
+
+
+class CategoryEncoder(nn.Module):
+    """An embedding per id or category.
+
+    Nothing (row 0) is the zero vector. The unknown row starts at zero and is trained: with
+    probability ``id_dropout`` a row is replaced by it, which also teaches the other features to
+    stand in for the id (DropoutNet: Volkovs, Yu, Poutanen, NeurIPS 2017, drops the whole preference
+    input; here one learnt vector takes its place).
+
+    Args:
+        num_rows: Rows of the vocabulary, the reserved ones included.
+        dim: Output width.
+        id_dropout: In [0, 1).
+        sparse: Whether gradients are sparse.
+    """
+
+    def __init__(self, num_rows: int, dim: int, *, id_dropout: float, sparse: bool) -> None:
+        super().__init__()
+        self.id_dropout = id_dropout
+        self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)
+        nn.init.normal_(self.table.weight, std=INIT_STD)
+        with torch.no_grad():
+            self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map ``(n,)`` rows to ``(n, dim)``."""
+        rows = rows.long()
+        if self.training and self.id_dropout > 0:
+            dropped = torch.rand(rows.shape, device=rows.device) < self.id_dropout
+            rows = torch.where(dropped & (rows != PADDING_ROW), UNKNOWN_ROW, rows)
+        return cast("Tensor", self.table(rows))
+
+
+class TagsEncoder(nn.Module):
+    """The mean embedding of an entity's tags; the zero vector where it has none."""
+
+    def __init__(self, num_rows: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(num_rows, dim, mode="mean", padding_idx=PADDING_ROW)
+        nn.init.normal_(self.table.weight, std=INIT_STD)
+        with torch.no_grad():
+            self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map ``(n, tags)`` rows padded with 0 to ``(n, dim)``."""
+        return cast("Tensor", self.table(rows.long()))
+
+
+class NumbersEncoder(nn.Module):
+    """One linear map of ``width`` numbers: for numbers, times and vectors."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dim, width) * INIT_STD)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Map ``(n, width)`` float to ``(n, dim)``."""
+        return F.linear(numbers, self.weight)
+
+
+class SideEncoder(nn.Module):
+    """The sum of the encoders of one side's features.
+
+    Args:
+        transforms: Which features there are, with their vocabularies.
+        dim: Output width.
+        id_dropout: For the id feature.
+        use_id: Whether the key itself is encoded.
+        sparse: Whether large tables may have sparse gradients.
+    """
+
+    def __init__(
+        self, transforms: SideTransforms, dim: int, *, id_dropout: float, use_id: bool, sparse: bool
+    ) -> None:
+        super().__init__()
+        used = [t for t in transforms.transforms if use_id or t.feature.kind != "id"]
+        self.names = [t.feature.name for t in used]
+        self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse) for t in used)
+        self.dim = dim
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Map one tensor a feature, each of ``n`` lines, to ``(n, dim)``."""
+        total: Tensor | None = None
+        for name, encoder in zip(self.names, self.encoders, strict=True):
+            part = encoder(features[name])
+            total = part if total is None else total + part
+        if total is None:
+            num = len(next(iter(features.values()))) if features else 0
+            return torch.zeros(num, self.dim)
+        return total
+
+
+def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) -> nn.Module:
+    kind = transform.feature.kind
+    if kind in ("id", "categorical"):
+        num_rows = transform.own_vocabulary().num_rows
+        dropout = id_dropout if kind == "id" else 0.0
+        sparse = sparse and num_rows >= SPARSE_FROM_ROWS
+        return CategoryEncoder(num_rows, dim, id_dropout=dropout, sparse=sparse)
+    if kind == "tags":
+        return TagsEncoder(transform.own_vocabulary().num_rows, dim)
+    return NumbersEncoder(transform.width, dim)

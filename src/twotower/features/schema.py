@@ -1,0 +1,197 @@
+"""Which columns of a side's table there are, and of which kind: stated, or inferred from content."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from twotower.config import FeatureKind
+from twotower.errors import ConfigError
+
+Side = Literal["query", "item"]
+
+_MAX_CATEGORICAL_INTEGERS = 50
+_MAX_CATEGORIES = 100_000
+_SEPARATORS = ("|", ";", ",")
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of one side: its kind, why it has it, and how its values are separated.
+
+    Args:
+        name: The column's name.
+        side: ``"query"`` or ``"item"``.
+        kind: ``shown`` columns are kept for people and never fed.
+        reason: Why it has this kind, for the table that is printed.
+        separator: What stands between tags in a string; empty for lists.
+    """
+
+    name: str
+    side: Side
+    kind: FeatureKind
+    reason: str
+    separator: str = ""
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether a tower reads it."""
+        return self.kind != "shown"
+
+
+def infer_features(
+    frame: pl.DataFrame, side: Side, id_column: str, stated: Mapping[str, FeatureKind]
+) -> tuple[Feature, ...]:
+    """Return the features of one side's table, the id first.
+
+    Args:
+        frame: One line an entity.
+        side: Which side it is.
+        id_column: Its key.
+        stated: Column name -> kind, which wins over what the content suggests.
+
+    Raises:
+        ConfigError: A stated column does not exist (with the nearest name), or its content cannot
+            be of the stated kind.
+    """
+    for name in stated:
+        if name not in frame.columns:
+            near = difflib.get_close_matches(name, frame.columns, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(frame.columns)}"
+            raise ConfigError(f"features.{side}.{name} must name a column of the table; {hint}")
+    features = []
+    for name in (id_column, *(c for c in frame.columns if c != id_column)):
+        if name in stated:
+            features.append(_stated(frame[name], side, stated[name]))
+        elif name == id_column:
+            features.append(Feature(name, side, "id", "the key"))
+        else:
+            features.append(_inferred(frame[name], side))
+    return tuple(features)
+
+
+def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
+    dtype = values.dtype
+    path = f"features.{side}.{values.name}"
+    if kind in ("number", "time") and isinstance(dtype, (pl.List, pl.Array)):
+        raise ConfigError(f"{path} must hold one value a row to be a {kind}, got lists.")
+    if kind == "vector" and _vector_width(values) is None:
+        raise ConfigError(
+            f"{path} must hold number lists of one length to be a vector, got {dtype}."
+        )
+    if kind in ("id", "categorical") and dtype.is_nested():
+        raise ConfigError(f"{path} must hold one value a row to be {kind}, got lists; use tags.")
+    separator = ""
+    if kind == "tags" and dtype == pl.String:
+        separator = _separator(values)[0] or " "
+    return Feature(values.name, side, kind, "stated", separator)
+
+
+def _inferred(values: pl.Series, side: Side) -> Feature:
+    def feature(kind: FeatureKind, reason: str, separator: str = "") -> Feature:
+        return Feature(values.name, side, kind, reason, separator)
+
+    dtype, known = values.dtype, values.drop_nulls()
+    if not len(known):
+        return feature("shown", "it has no value")
+    if isinstance(dtype, (pl.List, pl.Array)):
+        width = _vector_width(values)
+        if width is not None:
+            return feature("vector", f"lists of {width} numbers")
+        inner = dtype.inner
+        if isinstance(inner, (pl.List, pl.Array, pl.Struct)):
+            return feature("shown", f"{dtype} has no encoder")
+        return feature("tags", "lists")
+    if dtype in (pl.Date, pl.Datetime):
+        return feature("time", "dates")
+    if dtype.is_nested() or dtype in (pl.Object, pl.Binary, pl.Duration, pl.Time):
+        return feature("shown", f"{dtype} has no encoder")
+    distinct = known.n_unique()
+    if distinct == 1:
+        return feature("shown", "it is constant")
+    if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
+        return feature("categorical", f"{distinct} distinct values")
+    if dtype.is_float() or dtype.is_decimal():
+        return feature("number", f"{distinct} distinct numbers")
+    if dtype.is_integer():
+        if distinct == len(known) and values.name.lower().rstrip("s").endswith("id"):
+            return feature("shown", "another key: a whole number of its own for each row")
+        if distinct <= _MAX_CATEGORICAL_INTEGERS and distinct * 2 <= len(known):
+            return feature("categorical", f"{distinct} distinct whole numbers")
+        return feature("number", f"{distinct} distinct whole numbers")
+    return _inferred_string(known, distinct, feature)
+
+
+def _inferred_string(known: pl.Series, distinct: int, feature: "FeatureMaker") -> Feature:
+    if _looks_like_dates(known):
+        return feature("time", "dates as text")
+    separator, pieces = _separator(known)
+    if separator:
+        return feature("tags", f"{pieces} distinct pieces between {separator!r}", separator)
+    if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
+        return feature("categorical", f"{distinct} distinct strings")
+    return feature("shown", f"text: {distinct} distinct strings in {len(known)} rows")
+
+
+class FeatureMaker:
+    """The type of the function that ``_inferred`` passes on."""
+
+    def __call__(self, kind: FeatureKind, reason: str, separator: str = "") -> Feature:
+        """Return the feature."""
+        raise NotImplementedError
+
+
+def _vector_width(values: pl.Series) -> int | None:
+    """Return the common length of lists of numbers, or None; one list of floats is enough to say."""
+    dtype = values.dtype
+    if isinstance(dtype, pl.Array) and dtype.inner.is_numeric():
+        return int(dtype.shape[0]) if len(dtype.shape) == 1 else None
+    if isinstance(dtype, pl.List) and dtype.inner.is_float():
+        lengths = values.drop_nulls().list.len().unique()
+        return int(lengths[0]) if len(lengths) == 1 and lengths[0] > 0 else None
+    return None
+
+
+def _separator(values: pl.Series) -> tuple[str, int]:
+    """Return what separates the tags of a string column and how many distinct ones there are.
+
+    Strings are tags when a tenth of them hold the separator and its pieces recur: at least four
+    occurrences a distinct piece, which sentences with commas do not reach.
+    """
+    known = values.drop_nulls()
+    for separator in _SEPARATORS:
+        share = known.str.contains(separator, literal=True).mean()
+        if not isinstance(share, float) or share < 0.1:
+            continue
+        pieces = known.str.split(separator).explode(empty_as_null=True).str.strip_chars()
+        distinct = pieces.n_unique()
+        if distinct * 4 <= len(pieces):
+            return separator, distinct
+    return "", 0
+
+
+def _looks_like_dates(known: pl.Series) -> bool:
+    sample = known.head(1000).str.strip_chars()
+    if not bool(sample.str.contains(r"^\d{4}-\d{1,2}-\d{1,2}|^\d{1,2}-[A-Za-z]{3}-\d{4}").all()):
+        return False
+    return bool(dates_of(sample).is_not_null().mean() or 0 > 0.99)
+
+
+def dates_of(strings: pl.Series) -> pl.Series:
+    """Return the moments that strings name, as datetimes; null where there is none to read."""
+    strings = strings.str.strip_chars()
+    candidates = [
+        strings.str.to_datetime(form, strict=False, time_unit="us")
+        for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
+    ]
+    candidates += [
+        strings.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        for form in ("%Y-%m-%d", "%d-%b-%Y")
+    ]
+    return (
+        pl.DataFrame({str(i): c for i, c in enumerate(candidates)})
+        .select(pl.coalesce(pl.all()))
+        .to_series()
+    )

@@ -1,0 +1,50 @@
+"""Masks of candidates that must not count as negatives: the own item again, and known positives."""
+
+import torch
+from torch import Tensor
+
+from twotower.losses.negatives import Candidates
+from twotower.vocab import PADDING_ROW
+
+
+def accidental_hits(candidates: Candidates, item_rows: Tensor) -> Tensor:
+    """Return where each query's own item stands a second time: ``(B, N)`` bool.
+
+    Hide them where a copy of the own item would count against it: with ``BCELoss`` and
+    ``ContrastiveLoss``, and with a softmax that has no ``log_q``. A softmax with the ``log_q`` of
+    ``InBatch`` or ``Mixed`` expects them (there, ``distinct=True`` is the way to be without).
+
+    Args:
+        candidates: ``N`` candidates of ``B`` queries.
+        item_rows: ``(B,)`` int64 row of each query's own item.
+    """
+    hits = item_rows[:, None] == candidates.item_rows[None, :]
+    return hits.scatter_(1, candidates.positions[:, None], False)
+
+
+def known_positives(
+    candidates: Candidates, known_rows: Tensor, item_rows: Tensor, num_item_rows: int
+) -> Tensor:
+    """Return which candidates each query is known to like, its own item apart: ``(B, N)`` bool.
+
+    An own item that is also known (it was liked before) is hidden in none of its positions. Time
+    and memory are ``O(B L + B N)``.
+
+    Args:
+        candidates: ``N`` candidates of ``B`` queries.
+        known_rows: ``(B, L)`` int64 item rows, ``PADDING_ROW`` where padded; repeats are allowed.
+        item_rows: ``(B,)`` int64 row of each query's own item.
+        num_item_rows: Number of item rows, the reserved ones included.
+    """
+    num, device = len(candidates), candidates.item_rows.device
+    # Each row's one column; column num takes what is no candidate, and is dropped at the end.
+    column_of = torch.full((num_item_rows,), num, dtype=torch.int64, device=device)
+    column_of[candidates.item_rows] = torch.arange(num, device=device)
+    column_of[PADDING_ROW] = num
+    # Queries stand in columns at first: copying whole rows of a mask is far quicker than columns.
+    known = torch.zeros((num + 1, len(item_rows)), dtype=torch.bool, device=device)
+    queries = torch.arange(len(item_rows), device=device)
+    known[column_of[known_rows], queries[:, None]] = True
+    known[column_of[item_rows], queries] = False
+    known[num] = False
+    return known[column_of[candidates.item_rows]].T.contiguous()

@@ -1,0 +1,112 @@
+"""Binary cross-entropy: each pair alone is a match or none."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+from twotower.losses.negatives import Candidates
+from twotower.losses.softmax import check_shapes, check_temperature, either
+
+
+class BCELoss:
+    """Binary cross-entropy of each own item and, where it is a positive, of sampled negatives.
+
+    The loss of a query is ``bce(own logit, label) + label * mean over negatives of bce(logit, 0)``:
+    beside a positive the negatives weigh as much as it does, all together; a pair labelled 0 is its
+    own negative. The mean over negatives is over the whole catalogue, estimated by weighing each
+    candidate with ``1 / q``, so that the sampler changes the noise, not the aim.
+
+    A logit is ``<query, item> / temperature``. Vectors of length 1 need a temperature well below 1
+    (0.05 to 0.2): a cosine put straight into the sigmoid never says more than 0.73, nor less than
+    0.27.
+    """
+
+    def __call__(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted mean loss of the batch: a scalar, in nats.
+
+        Args:
+            query_vectors: ``(B, d)`` float.
+            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
+            candidates: What the queries are scored against.
+            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
+            hidden: ``(B, N)`` bool, candidates to leave out beside those of ``candidates.hidden``.
+            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
+            labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
+
+        Raises:
+            ValueError: A shape does not fit, the batch is empty, or a number ``temperature`` is not
+                finite and above 0.
+        """
+        positions = candidates.positions
+        check_shapes(
+            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
+        )
+        check_temperature(temperature)
+        logits = query_vectors @ item_vectors.T / temperature  # (B, N)
+        own_logits = logits.gather(1, positions[:, None]).squeeze(1)
+        shares = negative_shares(candidates, len(query_vectors), hidden).to(logits.dtype)
+        targets = torch.ones_like(own_logits) if labels is None else labels.to(logits.dtype)
+        own = binary_cross_entropy_with_logits(own_logits, targets, reduction="none")
+        negatives = (softplus(logits) * shares).sum(1)
+        return weighted_mean(own + targets * negatives, weights)
+
+
+def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the weighted mean binary cross-entropy of labelled pairs: a scalar, in nats.
+
+    Args:
+        logits: ``(n,)`` float dot products, already divided by a temperature (see ``BCELoss``).
+        labels: ``(n,)`` float in 0..1.
+        weights: ``(n,)`` float, at least 0 and not all 0; None is 1.
+
+    Raises:
+        ValueError: The shapes differ, or there is no pair.
+    """
+    if not len(logits):
+        raise ValueError("logits must hold at least 1 pair, got 0; skip empty batches.")
+    for name, tensor in (("labels", labels), ("weights", weights)):
+        if tensor is not None and tensor.shape != logits.shape:
+            raise ValueError(f"{name} must be {tuple(logits.shape)}, got {tuple(tensor.shape)}.")
+    losses = binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return weighted_mean(losses, weights)
+
+
+def negative_shares(candidates: Candidates, batch: int, hidden: Tensor | None) -> Tensor:
+    """Return the weight of each candidate in its query's mean over negatives: ``(B, N)`` float.
+
+    Shares are proportional to ``1 / q`` among the candidates that are neither hidden nor the
+    query's own, and sum to 1 a query; all are 0 for a query without any.
+
+    Args:
+        candidates: ``N`` candidates.
+        batch: ``B``, the number of queries.
+        hidden: ``(B, N)`` bool, candidates to leave out beside those of ``candidates.hidden``.
+    """
+    left_out = either(candidates.hidden, hidden)
+    left_out = (
+        torch.zeros((batch, len(candidates)), dtype=torch.bool, device=candidates.positions.device)
+        if left_out is None
+        else left_out
+    ).scatter(1, candidates.positions[:, None], True)
+    scores = candidates.item_rows.new_zeros(left_out.shape, dtype=torch.float32)
+    if candidates.log_q is not None:
+        scores = scores - candidates.log_q
+    # A row without negatives is all -inf, whose softmax is NaN: such a query has nothing to weigh.
+    return scores.masked_fill(left_out, -torch.inf).softmax(1).nan_to_num(0.0)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of ``losses``, ``(n,)``, weighted by ``weights``, ``(n,)``; None is 1."""
+    if weights is None:
+        return losses.mean()
+    return (losses * weights).sum() / weights.sum()

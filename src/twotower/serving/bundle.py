@@ -1,0 +1,403 @@
+"""The bundle: one directory with all that a trained model needs, whole or absent.
+
+It is written to a temporary sibling and renamed; after that it is never written again. Opening it
+checks the SHA-256 of every file. Nothing in it is executable: safetensors, Arrow, TOML and JSON.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+
+from twotower.config import Config, read_toml
+from twotower.errors import BundleError
+from twotower.features.histories import Histories
+from twotower.features.schema import Feature
+from twotower.features.transforms import TRANSFORMS, SideTransforms, Transform
+from twotower.version import __version__
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class SideContents:
+    """One side of a bundle.
+
+    Args:
+        ids: The vocabulary of the entities.
+        id_column: Name of the id column in ``frame``.
+        frame: One line an entity, every column; None where it was left out.
+        transforms: The fitted features.
+    """
+
+    ids: Vocabulary
+    id_column: str
+    frame: pl.DataFrame
+    transforms: SideTransforms
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a bundle holds.
+
+    Args:
+        config: Everything needed to train again, with all choices made.
+        queries: The query side.
+        items: The item side.
+        weights: The model's state.
+        item_vectors: ``(I, dim)`` float32, real items only; line ``p`` is row ``p + FIRST_ROW``.
+        popularity: ``(num_item_rows,)`` float32 training events of each item row.
+        histories: What each query row is known to like, oldest first: training and validation
+            events. None where they were left out.
+        history_parts: ``(events,)`` uint8 of ``data.dataset.Part`` for each of those events.
+        targets: The relevant test items of each query row; None where histories were left out.
+        metrics: The figures of the evaluation.
+        custom: Which towers (``"query"``, ``"item"``) are modules of the user's own.
+        ordered: Whether a query's events have an order.
+        repeats: Whether a query may get an item again.
+        provenance: What the data is and where it came from.
+        log: The training log, one JSON object a line.
+        card: The model card, Markdown.
+    """
+
+    config: Config
+    queries: SideContents
+    items: SideContents
+    weights: Mapping[str, torch.Tensor]
+    item_vectors: torch.Tensor
+    popularity: npt.NDArray[np.float32]
+    histories: Histories | None
+    history_parts: npt.NDArray[np.uint8] | None
+    targets: Histories | None
+    metrics: Mapping[str, Any]
+    custom: tuple[str, ...]
+    ordered: bool
+    repeats: bool
+    provenance: Mapping[str, Any]
+    log: str
+    card: str
+
+
+def check_output(path: str | Path) -> Path:
+    """Return ``path`` if a bundle may be written there: nothing, an empty folder, or a bundle to replace.
+
+    Raises:
+        BundleError: Something else is there, or its parent folder does not exist or is not writable.
+    """
+    path = Path(path)
+    parent = path.absolute().parent
+    if path.exists() and not path.is_dir():
+        raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise BundleError(
+            f"--out must be new, empty or a bundle to replace, got {str(path)!r}, "
+            "which holds other files; choose another folder."
+        )
+    if not parent.is_dir():
+        raise BundleError(
+            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+        )
+    if not os.access(parent, os.W_OK):
+        raise BundleError(f"--out must be in a writable folder, got {str(path)!r}; choose another.")
+    return path
+
+
+def write_bundle(path: str | Path, contents: Contents) -> None:
+    """Write a bundle at ``path``, replacing one that is there; whole, or not at all.
+
+    Raises:
+        BundleError: The place cannot be used, or writing failed (a full disk, say). Whatever was at
+            ``path`` before is still there then.
+    """
+    path = check_output(path)
+    temporary = path.absolute().parent / f".{path.name}.writing-{os.getpid()}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_files(temporary, contents)
+        _write_manifest(temporary, contents)
+        _replace(temporary, path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else _reason(error)
+        raise BundleError(
+            f"the bundle {str(path)!r} could not be written: {reason}; nothing was left behind."
+        ) from error
+    except pl.exceptions.PolarsError as error:
+        raise BundleError(
+            f"the bundle {str(path)!r} could not be written: {_first_line(error)}; "
+            "nothing was left behind."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_bundle(path: str | Path) -> Contents:
+    """Return what the bundle at ``path`` holds; large arrays are mapped, not read.
+
+    Raises:
+        BundleError: There is no bundle, a file is missing or was changed, or its format is newer.
+    """
+    path = Path(path)
+    manifest = check_bundle(path)
+    try:
+        return _read_files(path, manifest)
+    except (OSError, KeyError, ValueError, pl.exceptions.PolarsError) as error:
+        raise BundleError(
+            f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
+            f"promises: {_first_line(error)}; train it again."
+        ) from error
+
+
+def check_bundle(path: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle whose files are all present and unchanged.
+
+    Raises:
+        BundleError: See ``open_bundle``.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
+            "make one with `twotower train --out DIR`."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"the bundle {str(path)!r} is damaged: {MANIFEST} cannot be read; train it again."
+        ) from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"the bundle {str(path)!r} is damaged: {MANIFEST} is incomplete.")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
+            f"{FORMAT_VERSION}; upgrade twotower."
+        )
+    for name, digest in manifest["files"].items():
+        try:
+            found = _sha256(path / name)
+        except FileNotFoundError as error:
+            raise BundleError(
+                f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
+            ) from error
+        except OSError as error:
+            raise BundleError(
+                f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}."
+            ) from error
+        if found != digest:
+            raise BundleError(
+                f"the bundle {str(path)!r} is damaged: {name} was changed after it was written "
+                f"(SHA-256 {found[:8]}, not {digest[:8]}); train it again."
+            )
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def _write_files(folder: Path, contents: Contents) -> None:
+    (folder / "config.toml").write_text(contents.config.to_toml(), encoding="utf-8")
+    (folder / "schema.toml").write_text(_schema_toml(contents), encoding="utf-8")
+    for name in ("vocab", "transforms", "queries", "index"):
+        (folder / name).mkdir()
+    for side, table in (("query", contents.queries), ("item", contents.items)):
+        _write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
+        for number, transform in enumerate(table.transforms.transforms):
+            stem = f"{side}.{number}"
+            if transform.vocabulary is not None:
+                frame = transform.vocabulary.ids.to_frame()
+                _write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
+            if transform.numbers:
+                _save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
+    _write_arrow(contents.items.frame, folder / "items.arrow")
+    _write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
+    weights = {name: value.detach().cpu().contiguous() for name, value in contents.weights.items()}
+    _save_tensors(folder / "weights.safetensors", weights)
+    vectors = contents.item_vectors.detach().float().cpu().contiguous()
+    _save_tensors(folder / "items.safetensors", {"vectors": vectors})
+    _save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
+    if contents.histories is not None:
+        _save_ragged(
+            folder / "queries" / "histories.safetensors", contents.histories, contents.history_parts
+        )
+    if contents.targets is not None:
+        _save_ragged(folder / "queries" / "targets.safetensors", contents.targets, None)
+    (folder / "metrics.json").write_text(json.dumps(contents.metrics, indent=2), encoding="utf-8")
+    (folder / "training.jsonl").write_text(contents.log, encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8")
+    (folder / "index" / "index.json").write_text('{"kind": "exact"}\n', encoding="utf-8")
+
+
+def _write_manifest(folder: Path, contents: Contents) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "libraries": {
+            "twotower": __version__,
+            "torch": torch.__version__,
+            "polars": pl.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "custom_towers": list(contents.custom),
+        "ordered": contents.ordered,
+        "repeats": contents.repeats,
+        "provenance": dict(contents.provenance),
+        "files": {file.relative_to(folder).as_posix(): _sha256(file) for file in files},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for file in (*files, folder / MANIFEST):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Move a finished folder to its place; an old bundle there is kept until the new one stands."""
+    old = temporary.with_name(temporary.name + "-old")
+    if path.is_dir():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if old.is_dir():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
+    schema = read_toml(path / "schema.toml")
+    sides = {}
+    for side, file in (("query", "queries/queries.arrow"), ("item", "items.arrow")):
+        table: Any = schema[side]
+        features = tuple(Feature(side=side, **entry) for entry in table["features"])
+        transforms: list[Transform] = []
+        for number, feature in enumerate(f for f in features if f.is_fed):
+            stem = f"{side}.{number}"
+            vocabulary, numbers = None, {}
+            if (path / "vocab" / f"{stem}.arrow").is_file():
+                vocabulary = _read_vocabulary(path / "vocab" / f"{stem}.arrow")
+            if (path / "transforms" / f"{stem}.safetensors").is_file():
+                numbers = _load_arrays(path / "transforms" / f"{stem}.safetensors")
+            transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
+        sides[side] = SideContents(
+            ids=_read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
+            id_column=table["id_column"],
+            frame=pl.read_ipc(path / file),
+            transforms=SideTransforms(features, tuple(transforms)),
+        )
+    histories = history_parts = targets = None
+    if (path / "queries" / "histories.safetensors").is_file():
+        histories, history_parts = _load_ragged(path / "queries" / "histories.safetensors")
+        targets, _ = _load_ragged(path / "queries" / "targets.safetensors")
+    items = sides["item"]
+    vectors = load_file(path / "items.safetensors")["vectors"]
+    if len(vectors) + FIRST_ROW != items.ids.num_rows:
+        raise ValueError(f"{len(items.ids)} items, {len(vectors)} vectors")
+    return Contents(
+        config=Config.from_toml(path / "config.toml"),
+        queries=sides["query"],
+        items=items,
+        weights=load_file(path / "weights.safetensors"),
+        item_vectors=vectors,
+        popularity=_load_arrays(path / "queries" / "popularity.safetensors")["counts"],
+        histories=histories,
+        history_parts=history_parts,
+        targets=targets,
+        metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+        custom=tuple(manifest["custom_towers"]),
+        ordered=manifest["ordered"],
+        repeats=manifest["repeats"],
+        provenance=manifest["provenance"],
+        log=(path / "training.jsonl").read_text(encoding="utf-8"),
+        card=(path / "MODEL_CARD.md").read_text(encoding="utf-8"),
+    )
+
+
+def _schema_toml(contents: Contents) -> str:
+    lines = []
+    for side, table in (("query", contents.queries), ("item", contents.items)):
+        lines += [f"[{side}]", f"id_column = {json.dumps(table.id_column, ensure_ascii=False)}", ""]
+        for feature in table.transforms.features:
+            lines.append(f"[[{side}.features]]")
+            entries = {k: v for k, v in asdict(feature).items() if k != "side"}
+            lines += [
+                f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()
+            ]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _write_arrow(frame: pl.DataFrame, file: Path) -> None:
+    with file.open("wb") as opened:
+        frame.write_ipc(opened)
+
+
+def _read_vocabulary(file: Path) -> Vocabulary:
+    return Vocabulary(pl.read_ipc(file).to_series())
+
+
+def _save_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        save_file(tensors, file)
+    except Exception as error:  # safetensors raises its own error type for I/O
+        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+        raise OSError(code, str(error)) from error
+
+
+def _save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    _save_tensors(file, {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
+
+
+def _load_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in load_file(file).items()}
+
+
+def _save_ragged(file: Path, ragged: Histories, parts: npt.NDArray[np.uint8] | None) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "offsets": ragged.offsets,
+        "item_rows": ragged.item_rows,
+    }
+    if ragged.times is not None:
+        arrays["times"] = ragged.times
+    if parts is not None:
+        arrays["parts"] = parts
+    _save_arrays(file, arrays)
+
+
+def _load_ragged(file: Path) -> tuple[Histories, npt.NDArray[np.uint8] | None]:
+    arrays = _load_arrays(file)
+    histories = Histories(arrays["offsets"], arrays["item_rows"], arrays.get("times"))
+    return histories, arrays.get("parts")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    with contextlib.suppress(TypeError, ValueError):
+        if error.errno is not None and error.errno != errno.EIO:
+            return os.strerror(error.errno).lower()
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

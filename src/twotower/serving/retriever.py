@@ -1,0 +1,512 @@
+"""``Retriever``: a bundle opened for use."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from twotower.errors import BundleError, MissingExtraError
+from twotower.features.histories import Histories
+from twotower.features.transforms import FeatureArrays
+from twotower.index.exact import ExactIndex
+from twotower.runtime import choose_device
+from twotower.serving.bundle import Contents, open_bundle
+from twotower.towers.build import build_model
+from twotower.towers.encoding import Encoding, to_tensors
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+
+Id = int | str
+Basis = Literal["model", "popularity"]
+FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """The answer to one query, best first.
+
+    Args:
+        query_id: The query's id, or None where it was described without one.
+        item_ids: At most ``k`` ids.
+        scores: Their dot products, or numbers of training events where ``basis`` is popularity.
+        basis: ``"model"``, or ``"popularity"`` where nothing that the model reads is known of the
+            query.
+    """
+
+    query_id: Id | None
+    item_ids: list[Id]
+    scores: list[float]
+    basis: Basis
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendations(Sequence[Recommendation]):
+    """The answers to several queries, in their order."""
+
+    answers: tuple[Recommendation, ...]
+    items: pl.DataFrame
+    item_column: str
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.answers)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.answers[position]
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.answers)
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one line an answer: query_id, rank, item id, score, basis, the item's columns."""
+        counts = [len(answer) for answer in self.answers]
+        ids: list[object] = [item for answer in self.answers for item in answer.item_ids]
+        lines = pl.DataFrame(
+            {
+                "query_id": pl.Series(
+                    [
+                        a.query_id
+                        for a, n in zip(self.answers, counts, strict=True)
+                        for _ in range(n)
+                    ],
+                    strict=False,
+                ),
+                "rank": pl.Series([r for n in counts for r in range(1, n + 1)], dtype=pl.Int32),
+                self.item_column: pl.Series(ids, dtype=self.items[self.item_column].dtype),
+                "score": pl.Series([s for a in self.answers for s in a.scores], dtype=pl.Float32),
+                "basis": pl.Series(
+                    [a.basis for a, n in zip(self.answers, counts, strict=True) for _ in range(n)],
+                    dtype=pl.String,
+                ),
+            }
+        )
+        taken = [c for c in self.items.columns if c in lines.columns and c != self.item_column]
+        return lines.join(
+            self.items.drop(taken), on=self.item_column, how="left", maintain_order="left"
+        )
+
+    def to_pandas(self) -> Any:
+        """Return ``to_polars`` as a pandas frame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            return self.to_polars().to_pandas()
+        except ImportError as error:
+            raise MissingExtraError(
+                "pandas frames need pandas and pyarrow; run `pip install 'twotower[pandas]'`."
+            ) from error
+
+
+class Retriever:
+    """Answers queries from a bundle. Make one with ``Retriever.open``.
+
+    Args:
+        contents: What the bundle holds.
+        query_tower: The user's own query tower, where the bundle was trained with one.
+        item_tower: The same for the items.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        path: Where it came from, for messages.
+
+    Raises:
+        BundleError: The towers given are not those that the bundle was trained with.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        *,
+        query_tower: nn.Module | None = None,
+        item_tower: nn.Module | None = None,
+        device: str = "auto",
+        path: str | Path = "",
+    ) -> None:
+        self.contents = contents
+        self.path = Path(path)
+        self.device = choose_device(device)
+        for side, module in (("query", query_tower), ("item", item_tower)):
+            needed = side in contents.custom
+            if needed and module is None:
+                raise BundleError(
+                    f"the bundle {str(path)!r} was trained with a {side} tower of your own, and "
+                    f"bundles hold no code; pass it: Retriever.open(path, {side}_tower=...)."
+                )
+            if not needed and module is not None:
+                raise BundleError(
+                    f"{side}_tower must not be given: the bundle {str(path)!r} has a built-in one."
+                )
+        model = build_model(
+            contents.config.towers,
+            contents.queries.transforms,
+            contents.items.transforms,
+            query_tower=query_tower,
+            item_tower=item_tower,
+        )
+        try:
+            model.load_state_dict(dict(contents.weights))
+        except RuntimeError as error:
+            problem = str(error).strip().splitlines()[-1].strip()
+            raise BundleError(
+                f"the towers must be those that the bundle {str(path)!r} was trained with: {problem}"
+            ) from error
+        model.to(self.device)
+        item_arrays = contents.items.transforms.apply_to_rows(contents.items.frame)
+        self.encoding = Encoding(
+            model,
+            to_tensors(item_arrays, self.device),
+            contents.queries.transforms,
+            contents.config.towers.history_length,
+            self.device,
+        )
+        reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
+        self.index = ExactIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        *,
+        query_tower: nn.Module | None = None,
+        item_tower: nn.Module | None = None,
+        device: str = "auto",
+    ) -> "Retriever":
+        """Return a retriever for the bundle at ``path``, after checking every file of it.
+
+        Raises:
+            BundleError: The bundle is absent, damaged, incomplete or newer than this library.
+        """
+        return Retriever(
+            open_bundle(path),
+            query_tower=query_tower,
+            item_tower=item_tower,
+            device=device,
+            path=path,
+        )
+
+    def __repr__(self) -> str:
+        dim = self.contents.item_vectors.shape[1]
+        return (
+            f"Retriever({str(self.path)!r}: {len(self.contents.queries.ids):,} queries, "
+            f"{len(self.contents.items.ids):,} items, dim {dim})"
+        )
+
+    @cached_property
+    def query_features(self) -> FeatureArrays:
+        """The transformed features of every query row, the reserved ones included."""
+        return self.contents.queries.transforms.apply_to_rows(self.contents.queries.frame)
+
+    def recommend(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: Sequence[Id] | Sequence[Sequence[Id]] | None = None,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+        among: Iterable[Id] | None = None,
+        without: Iterable[Id] | None = None,
+    ) -> Any:
+        """Return the ``k`` best items for one query, or for several.
+
+        A query is named by its id, described by its features, by its history, or by any mix: what is
+        given wins over what the bundle knows of the id. Of an unknown id what is given is all that is
+        known; where that is nothing, the answer is what is popular, and says so.
+
+        Args:
+            query_id: One id, or a list of them.
+            features: Column -> value; or a list of such lines, or a frame, for several queries.
+            history: Item ids, oldest first; or a list of such lists. Ids that the catalogue does
+                not know are left out.
+            k: At least 1; above what exists it returns what exists.
+            exclude_seen: Whether items of the history are left out; None: as the data was, that is
+                unless repeats were part of it.
+            among: Ids that the answer may hold; None allows the whole catalogue.
+            without: Ids that the answer must not hold.
+
+        Returns:
+            A ``Recommendation`` for one query, ``Recommendations`` where any argument is a list of
+            several.
+
+        Raises:
+            ValueError: ``k`` is below 1, nothing describes a query, or the lists differ in length.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        ids, lines, lists, single = _as_lists(query_id, features, history)
+        rows = self._query_rows(ids)
+        arrays = self._features_of(rows, lines)
+        histories = self._histories_of(rows, lists)
+        if exclude_seen is None:
+            exclude_seen = not self.contents.repeats
+        allowed = self._allowed(among, without)
+        answers = self._answer(ids, arrays, histories, k, exclude_seen, allowed)
+        if single:
+            return answers[0]
+        return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
+
+    def recommend_all(self, k: int = 10, *, exclude_seen: bool | None = None) -> pl.DataFrame:
+        """Return ``recommend`` for every query of the bundle, as one line an answer.
+
+        Raises:
+            ValueError: ``k`` is below 1.
+        """
+        ids = self.contents.queries.ids.ids.to_list()
+        frames = [
+            self.recommend(ids[start : start + 4096], k=k, exclude_seen=exclude_seen).to_polars()
+            for start in range(0, len(ids), 4096)
+        ]
+        return pl.concat(frames)
+
+    def score(self, pairs: Iterable[tuple[Id, Id]]) -> npt.NDArray[np.float32]:
+        """Return the score of each (query id, item id) pair: ``(n,)`` float32.
+
+        Raises:
+            ValueError: An id is not in the bundle.
+        """
+        pairs = list(pairs)
+        query_rows = self._query_rows([query for query, _ in pairs])
+        item_rows = self._known_item_rows([item for _, item in pairs])
+        unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
+        if len(unknown):
+            raise ValueError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
+        distinct, places = np.unique(query_rows, return_inverse=True)
+        arrays = {name: values[distinct] for name, values in self.query_features.items()}
+        vectors = self.encoding.query_vectors(arrays, self._stored_histories(distinct))
+        items = self.index.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
+        scores = (vectors[torch.from_numpy(places)] * items).sum(dim=1)
+        return np.asarray(scores.cpu().numpy(), np.float32)
+
+    def encode_queries(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: Sequence[Id] | Sequence[Sequence[Id]] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments."""
+        ids, lines, lists, _ = _as_lists(query_id, features, history)
+        rows = self._query_rows(ids)
+        vectors = self.encoding.query_vectors(
+            self._features_of(rows, lines), self._histories_of(rows, lists)
+        )
+        return np.asarray(vectors.cpu().numpy(), np.float32)
+
+    def encode_items(
+        self, item_ids: Sequence[Id] | None = None, *, features: FeatureLines | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return item vectors, ``(n, dim)`` float32: of known ids, of new items by features, or of all.
+
+        Raises:
+            ValueError: An id is not in the catalogue, or both arguments are given.
+        """
+        if item_ids is not None and features is not None:
+            raise ValueError("encode_items takes item_ids or features, got both.")
+        if features is not None:
+            frame = _as_frame(features)
+            arrays = self.contents.items.transforms.apply(frame)
+            return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
+        if item_ids is None:
+            return np.asarray(self.contents.item_vectors.numpy(), np.float32)
+        rows = torch.from_numpy(self._known_item_rows(item_ids).astype(np.int64))
+        return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
+
+    def similar_items(self, item_id: Id, k: int = 10) -> Recommendation:
+        """Return the ``k`` items whose vectors have the largest cosine with that of ``item_id``.
+
+        Raises:
+            ValueError: ``k`` is below 1, or the id is not in the catalogue.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        row = self._known_item_rows([item_id])
+        vectors = F.normalize(self.index.item_vectors, dim=1)
+        own = Histories(np.array([0, 1]), row)
+        found = ExactIndex(vectors).search(
+            vectors[torch.from_numpy(row.astype(np.int64))], k, exclude=own
+        )
+        return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
+
+    @property
+    def item_column(self) -> str:
+        """Name of the items' id column."""
+        return self.contents.items.id_column
+
+    def items(self, item_ids: Sequence[Id]) -> pl.DataFrame:
+        """Return the table's line of each id, in that order.
+
+        Raises:
+            ValueError: An id is not in the catalogue.
+        """
+        return self.contents.items.frame[
+            self._known_item_rows(item_ids).astype(np.int64) - FIRST_ROW
+        ]
+
+    def history(self, query_id: Id) -> list[Id]:
+        """Return the items that the bundle knows a query to like, oldest first."""
+        histories = self._stored_histories(self._query_rows([query_id]))
+        return self.contents.items.ids.ids_of(histories.item_rows).to_list()
+
+    def _answer(
+        self,
+        ids: list[Id | None],
+        arrays: FeatureArrays,
+        histories: Histories,
+        k: int,
+        exclude_seen: bool,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> list[Recommendation]:
+        known = self.encoding.is_known(arrays, histories)
+        exclude = histories if exclude_seen else None
+        vectors = self.encoding.query_vectors(arrays, histories)
+        found = self.index.search(vectors, k, exclude=exclude, allowed=allowed)
+        rows, scores = found.item_rows.copy(), found.scores.copy()
+        if not known.all():
+            popular = self._popular(
+                k, histories.take(np.flatnonzero(~known)), exclude_seen, allowed
+            )
+            rows[~known], scores[~known] = popular
+        return [
+            self._recommendation(
+                query_id, rows[i], scores[i], "model" if known[i] else "popularity"
+            )
+            for i, query_id in enumerate(ids)
+        ]
+
+    def _popular(
+        self,
+        k: int,
+        histories: Histories,
+        exclude_seen: bool,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        counts = torch.from_numpy(self.contents.popularity)[:, None].to(self.device)
+        ones = torch.ones(len(histories), 1, device=self.device)
+        exclude = histories if exclude_seen else None
+        return ExactIndex(counts).search(ones, k, exclude=exclude, allowed=allowed)
+
+    def _recommendation(
+        self,
+        query_id: Id | None,
+        rows: npt.NDArray[np.int32],
+        scores: npt.NDArray[np.float32],
+        basis: Basis,
+    ) -> Recommendation:
+        real = rows != PADDING_ROW
+        ids = self.contents.items.ids.ids_of(rows[real]).to_list()
+        return Recommendation(query_id, ids, [float(s) for s in scores[real]], basis)
+
+    def _query_rows(self, ids: Sequence[Id | None]) -> npt.NDArray[np.int32]:
+        rows = self.contents.queries.ids.rows_of(ids)
+        return np.maximum(rows, UNKNOWN_ROW)
+
+    def _known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
+        rows = self.contents.items.ids.rows_of(list(ids))
+        unknown = np.flatnonzero(rows < FIRST_ROW)
+        if len(unknown):
+            raise ValueError(f"item ids must be in the catalogue, got {list(ids)[unknown[0]]!r}.")
+        return rows
+
+    def _features_of(
+        self, rows: npt.NDArray[np.int32], lines: pl.DataFrame | None
+    ) -> FeatureArrays:
+        stored = {name: values[rows] for name, values in self.query_features.items()}
+        if lines is None:
+            return stored
+        given = self.contents.queries.transforms.apply(lines)
+        return {
+            name: given[name] if name in lines.columns else values
+            for name, values in stored.items()
+        }
+
+    def _stored_histories(self, rows: npt.NDArray[np.integer]) -> Histories:
+        stored = self.contents.histories
+        return Histories.empty(len(rows)) if stored is None else stored.take(rows)
+
+    def _histories_of(
+        self, rows: npt.NDArray[np.int32], lists: list[Sequence[Id]] | None
+    ) -> Histories:
+        if lists is None:
+            return self._stored_histories(rows)
+        arrays = []
+        for ids in lists:
+            item_rows = self.contents.items.ids.rows_of(list(ids))
+            arrays.append(item_rows[item_rows >= FIRST_ROW])
+        return Histories.of(arrays)
+
+    def _allowed(
+        self, among: Iterable[Id] | None, without: Iterable[Id] | None
+    ) -> npt.NDArray[np.bool_] | None:
+        if among is None and without is None:
+            return None
+        ids = self.contents.items.ids
+        allowed = np.full(ids.num_rows, among is None)
+        if among is not None:
+            allowed[ids.rows_of(list(among))] = True
+        if without is not None:
+            allowed[ids.rows_of(list(without))] = False
+        allowed[:FIRST_ROW] = False
+        return allowed
+
+
+def _as_lists(
+    query_id: object, features: FeatureLines | None, history: object
+) -> tuple[list[Id | None], pl.DataFrame | None, list[Sequence[Id]] | None, bool]:
+    """Return ids, feature lines and histories of equal length, and whether one query was meant."""
+    ids: list[Id | None] | None = None
+    lists: list[Any] | None = None
+    several = False
+    if query_id is not None:
+        several = isinstance(query_id, (list, tuple, np.ndarray, pl.Series))
+        ids = [*_scalars(query_id)] if several else [_scalar(query_id)]
+    frame = None
+    if features is not None:
+        several |= not isinstance(features, Mapping)
+        frame = _as_frame(features)
+    if history is not None:
+        lists = [*_scalars(history)]
+        nested = bool(lists) and isinstance(lists[0], (list, tuple, np.ndarray, pl.Series))
+        several |= nested
+        lists = [[*_scalars(entry)] for entry in lists] if nested else [lists]
+    lengths = {
+        name: len(given)
+        for name, given in (("query_id", ids), ("features", frame), ("history", lists))
+        if given is not None
+    }
+    if not lengths:
+        raise ValueError("recommend needs a query_id, features or a history, got none of them.")
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"query_id, features and history must be of equal length, got {said}.")
+    num = next(iter(lengths.values()))
+    return ids if ids is not None else [None] * num, frame, lists, not several
+
+
+def _scalars(values: Any) -> Iterator[Any]:
+    return (_scalar(value) for value in values)
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _as_frame(features: FeatureLines) -> pl.DataFrame:
+    if isinstance(features, pl.DataFrame):
+        return features
+    lines = [features] if isinstance(features, Mapping) else list(features)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    if not names:
+        return pl.DataFrame({"": [None] * len(lines)})
+    return pl.DataFrame(
+        {name: pl.Series(name, [line.get(name) for line in lines], strict=False) for name in names}
+    )

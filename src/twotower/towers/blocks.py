@@ -1,0 +1,37 @@
+"""Blocks: what stands between the summed feature vectors and a tower's output."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class SkipMLP(nn.Module):
+    """``x + MLP(x)`` with GELU; the last layer starts at zero, so a tower starts as the plain sum.
+
+    Args:
+        dim: Width in and out.
+        hidden: Widths of the hidden layers, at least one.
+        dropout: Of each hidden layer's output.
+
+    Raises:
+        ValueError: ``hidden`` is empty.
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if not hidden:
+            raise ValueError("hidden must have at least one width, got none; leave the block out.")
+        layers: list[nn.Module] = []
+        for narrow, wide in zip((dim, *hidden), hidden, strict=False):
+            layers += [nn.Linear(narrow, wide), nn.GELU(), nn.Dropout(dropout)]
+        last = nn.Linear(hidden[-1], dim)
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.zero_()
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``(n, dim)`` to ``(n, dim)``."""
+        return vectors + cast("Tensor", self.layers(vectors))

@@ -1,0 +1,71 @@
+"""The model that a configuration describes."""
+
+from torch import nn
+
+from twotower.config import TowersConfig
+from twotower.errors import ConfigError
+from twotower.features.encoders import SideEncoder
+from twotower.features.transforms import SideTransforms
+from twotower.towers.history import build_history_encoder
+from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
+
+
+def build_model(
+    config: TowersConfig,
+    query_transforms: SideTransforms,
+    item_transforms: SideTransforms,
+    *,
+    query_tower: nn.Module | None = None,
+    item_tower: nn.Module | None = None,
+    sparse: bool = False,
+) -> TwoTower:
+    """Return a model with fresh weights.
+
+    Args:
+        config: Concrete settings: ``history`` and ``query_id`` are no longer ``auto``.
+        query_transforms: The query side's fitted features.
+        item_transforms: The item side's.
+        query_tower: A module of the user's own in the query tower's place.
+        item_tower: One in the item tower's place.
+        sparse: Whether large embedding tables have sparse gradients.
+
+    Raises:
+        ConfigError: The query tower would read nothing at all.
+    """
+    if item_tower is not None:
+        items: nn.Module = CustomTower(item_tower, _fed(item_transforms, with_id=False), "item")
+    else:
+        encoder = SideEncoder(
+            item_transforms, config.dim, id_dropout=config.id_dropout, use_id=True, sparse=sparse
+        )
+        items = ItemTower(encoder, config.item_hidden, config.dropout)
+    if query_tower is not None:
+        queries: nn.Module = CustomTower(
+            query_tower, _fed(query_transforms, with_id=False), "query"
+        )
+    else:
+        use_id = config.query_id == "on"
+        names = _fed(query_transforms, with_id=use_id)
+        history = build_history_encoder(config.history, config.dim, config.dropout)
+        if not names and history is None:
+            raise ConfigError(
+                "the query tower must read something, got no feature, no history and no id; "
+                "set towers.query_id = 'on' or towers.history = 'mean'."
+            )
+        query_encoder = None
+        if names:
+            query_encoder = SideEncoder(
+                query_transforms,
+                config.dim,
+                id_dropout=config.id_dropout,
+                use_id=use_id,
+                sparse=sparse,
+            )
+        queries = QueryTower(
+            query_encoder, history, config.dim, config.query_hidden, config.dropout
+        )
+    return TwoTower(queries, items, similarity=config.similarity, temperature=config.temperature)
+
+
+def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:
+    return [t.feature.name for t in transforms.transforms if with_id or t.feature.kind != "id"]

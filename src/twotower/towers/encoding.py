@@ -1,0 +1,139 @@
+"""``Encoding``: a model with the features of its catalogue, ready to turn queries into vectors.
+
+Training's validation, evaluation and serving all go through this one class, so that a vector means
+the same in each.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.features.histories import Histories, last_windows
+from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.towers.model import TwoTower
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+_CHUNK_ITEMS = 65_536
+_CHUNK_QUERIES = 4_096
+
+
+def to_tensors(arrays: FeatureArrays, device: torch.device) -> dict[str, Tensor]:
+    """Return feature arrays as tensors on a device."""
+    return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+
+
+class Encoding:
+    """Encodes items and queries in chunks, without gradients.
+
+    Args:
+        model: The two towers.
+        item_features: One tensor a feature over all item rows, the reserved ones included.
+        query_transforms: The query side's transforms, which say when a query's features are known.
+        history_length: Most recent events that the query tower reads.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        model: TwoTower,
+        item_features: Mapping[str, Tensor],
+        query_transforms: SideTransforms,
+        history_length: int,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.item_features = item_features
+        self.query_transforms = query_transforms
+        self.history_length = history_length
+        self.device = device
+
+    @property
+    def num_item_rows(self) -> int:
+        """Number of item rows, the reserved ones included."""
+        return len(next(iter(self.item_features.values())))
+
+    def item_vectors(self) -> Tensor:
+        """Return the vector of every item row: ``(num_item_rows, dim)``, zero at the reserved ones."""
+        rows = torch.arange(self.num_item_rows, device=self.device)
+        with _evaluating(self.model):
+            chunks = [
+                self.model.encode_items(self._item_features(chunk))
+                for chunk in rows.split(_CHUNK_ITEMS)
+            ]
+        vectors = torch.cat(chunks)
+        vectors[:FIRST_ROW] = 0.0
+        return vectors
+
+    def new_item_vectors(self, features: FeatureArrays) -> Tensor:
+        """Return vectors of items that are described by their features: ``(n, dim)``."""
+        with _evaluating(self.model):
+            return self.model.encode_items(to_tensors(features, self.device))
+
+    def query_vectors(self, features: FeatureArrays, histories: Histories) -> Tensor:
+        """Return the vectors of ``n`` queries: ``(n, dim)``.
+
+        Args:
+            features: One array a query feature, ``n`` lines each.
+            histories: Their ``n`` histories; read where the model reads histories.
+        """
+        tensors = to_tensors(features, self.device)
+        chunks = []
+        with _evaluating(self.model):
+            for start in range(0, len(histories), _CHUNK_QUERIES):
+                here = slice(start, min(start + _CHUNK_QUERIES, len(histories)))
+                part = {name: values[here] for name, values in tensors.items()}
+                chunks.append(self._query_chunk(part, histories.take(here)))
+        if not chunks:
+            return torch.zeros(0, 1, device=self.device)
+        return torch.cat(chunks)
+
+    def is_known(self, features: FeatureArrays, histories: Histories) -> npt.NDArray[np.bool_]:
+        """Return for which queries the query tower has anything to go by: ``(n,)`` bool."""
+        known = np.zeros(len(histories), np.bool_)
+        if self.model.reads_history:
+            known |= histories.lengths > 0
+        read = self.model.query_features
+        for transform in self.query_transforms.transforms:
+            name = transform.feature.name
+            if read is None or name in read:
+                known |= transform.is_known(features[name])
+        return known
+
+    def _query_chunk(self, features: Mapping[str, Tensor], histories: Histories) -> Tensor:
+        if not self.model.reads_history:
+            if features:
+                return self.model.encode_queries(features)
+            empty = torch.zeros(len(histories), 1, device=self.device)
+            return self.model.encode_queries({"": empty})
+        rows, times = last_windows(histories, self.history_length)
+        distinct, places = np.unique(rows, return_inverse=True)
+        inputs = self.model.item_inputs(
+            self._item_features(torch.from_numpy(distinct.astype(np.int64)).to(self.device))
+        )
+        vectors = inputs[torch.from_numpy(places.reshape(rows.shape)).to(self.device)]
+        mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
+        moments = None if times is None else torch.from_numpy(times).to(self.device)
+        return self.model.encode_queries(features, vectors, mask, moments)
+
+    def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
+        return {name: values[rows] for name, values in self.item_features.items()}
+
+
+class _evaluating:  # noqa: N801 - reads as a statement
+    """Switches dropout and gradients off for a while."""
+
+    def __init__(self, model: TwoTower) -> None:
+        self.model = model
+        self.was_training = model.training
+        self.no_grad = torch.no_grad()
+
+    def __enter__(self) -> None:
+        self.model.eval()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.no_grad.__exit__(None, None, None)
+        self.model.train(self.was_training)

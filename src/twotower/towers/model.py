@@ -1,0 +1,233 @@
+"""``TwoTower``: a query tower and an item tower whose outputs have equal width."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.features.encoders import SideEncoder
+from twotower.towers.blocks import SkipMLP
+from twotower.towers.history import HistoryEncoder
+
+Features = Mapping[str, Tensor]
+
+
+class ItemTower(nn.Module):
+    """Item features -> one vector an item.
+
+    Args:
+        encoder: Of the item's features.
+        hidden: Widths of the hidden layers of the block on top; none leaves it out.
+        dropout: Of that block.
+    """
+
+    def __init__(self, encoder: SideEncoder, hidden: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.block = SkipMLP(encoder.dim, hidden, dropout) if hidden else None
+        self.dim = encoder.dim
+
+    def inputs(self, features: Features) -> Tensor:
+        """Return the summed features, ``(n, dim)``: what a history reads of an item."""
+        return cast("Tensor", self.encoder(features))
+
+    def output(self, inputs: Tensor) -> Tensor:
+        """Map ``inputs`` to the tower's output, ``(n, dim)``."""
+        return inputs if self.block is None else cast("Tensor", self.block(inputs))
+
+    def forward(self, features: Features) -> Tensor:
+        """Map features of ``n`` items to ``(n, dim)``."""
+        return self.output(self.inputs(features))
+
+
+class QueryTower(nn.Module):
+    """Query features and history -> one vector a query.
+
+    Args:
+        encoder: Of the query's features, or None where it has none.
+        history: Of its earlier items, or None.
+        dim: Width.
+        hidden: Widths of the hidden layers of the block on top; none leaves it out.
+        dropout: Of that block.
+    """
+
+    def __init__(
+        self,
+        encoder: SideEncoder | None,
+        history: HistoryEncoder | None,
+        dim: int,
+        hidden: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.history = history
+        self.block = SkipMLP(dim, hidden, dropout) if hidden else None
+        self.dim = dim
+
+    def forward(
+        self, features: Features, item_vectors: Tensor, mask: Tensor, times: Tensor | None
+    ) -> Tensor:
+        """Map ``B`` queries to ``(B, dim)``.
+
+        Args:
+            features: One tensor a feature, ``B`` lines each.
+            item_vectors: ``(B, L, dim)`` of the history, right-aligned; ignored without a history
+                encoder.
+            mask: ``(B, L)`` bool.
+            times: ``(B, L)`` seconds, or None.
+        """
+        vectors = torch.zeros(len(mask), self.dim, device=mask.device)
+        if self.encoder is not None:
+            vectors = vectors + self.encoder(features)
+        if self.history is not None:
+            vectors = vectors + self.history.last(item_vectors, mask, times)
+        return vectors if self.block is None else cast("Tensor", self.block(vectors))
+
+
+class CustomTower(nn.Module):
+    """A module of the user's own in a tower's place.
+
+    It is called with the dictionary of its side's transformed features, or with the one tensor
+    where the side has just one, and must return ``(n, dim)``.
+
+    Args:
+        module: The user's module.
+        feature_names: The side's fed features, in the schema's order.
+        side: Named in errors.
+    """
+
+    def __init__(self, module: nn.Module, feature_names: Sequence[str], side: str) -> None:
+        super().__init__()
+        self.module = module
+        self.feature_names = list(feature_names)
+        self.side = side
+
+    def forward(self, features: Features) -> Tensor:
+        """Map features of ``n`` entities to ``(n, dim)``.
+
+        Raises:
+            ValueError: The module's output is not a matrix of one line an entity.
+        """
+        given = {name: features[name] for name in self.feature_names}
+        alone = next(iter(given.values())) if len(given) == 1 else None
+        output = self.module(given if alone is None else alone)
+        num = len(next(iter(given.values())))
+        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != num:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"the {self.side} tower must return ({num}, dim), got {shape}.")
+        return output
+
+
+class TwoTower(nn.Module):
+    """The model: both towers, and how their outputs are compared.
+
+    The score is the dot product of the two outputs. With ``similarity="cosine"`` both are
+    normalised first, so the same dot product is the cosine.
+
+    Args:
+        query_tower: A ``QueryTower`` or a ``CustomTower``.
+        item_tower: An ``ItemTower`` or a ``CustomTower``.
+        similarity: ``"dot"`` or ``"cosine"``.
+        temperature: Divisor of the score in the loss, above 0; None learns it, from 0.1 on for cosine,
+            and keeps it at 1 for dot.
+
+    Raises:
+        ValueError: The widths of the towers differ, where they are known before the first batch.
+    """
+
+    def __init__(
+        self,
+        query_tower: nn.Module,
+        item_tower: nn.Module,
+        *,
+        similarity: str = "dot",
+        temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [getattr(tower, "dim", None) for tower in (query_tower, item_tower)]
+        if None not in widths:
+            check_widths(cast("int", widths[0]), cast("int", widths[1]))
+        self.query_tower = query_tower
+        self.item_tower = item_tower
+        self.similarity = similarity
+        if temperature is None and similarity == "cosine":
+            # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+        else:
+            self.register_buffer("log_temperature", torch.tensor(math.log(temperature or 1.0)))
+
+    @property
+    def temperature(self) -> Tensor:
+        """The divisor of scores, a scalar; kept at 0.01 or above."""
+        return self.log_temperature.exp().clamp(min=0.01)
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether the query tower reads the query's earlier items."""
+        return isinstance(self.query_tower, QueryTower) and self.query_tower.history is not None
+
+    @property
+    def query_features(self) -> frozenset[str] | None:
+        """Names of the query features that the query tower reads."""
+        if isinstance(self.query_tower, QueryTower):
+            encoder = self.query_tower.encoder
+            return frozenset() if encoder is None else frozenset(encoder.names)
+        if isinstance(self.query_tower, CustomTower):
+            return frozenset(self.query_tower.feature_names)
+        return None
+
+    def item_inputs(self, features: Features) -> Tensor:
+        """Return what histories read of ``n`` items: ``(n, dim)``.
+
+        A custom item tower has no inner sum of features, so its output is read.
+        """
+        if isinstance(self.item_tower, ItemTower):
+            return self.item_tower.inputs(features)
+        return cast("Tensor", self.item_tower(features))
+
+    def item_outputs(self, inputs: Tensor) -> Tensor:
+        """Map ``item_inputs`` to the compared vectors, ``(n, dim)``."""
+        if isinstance(self.item_tower, ItemTower):
+            return self._compared(self.item_tower.output(inputs))
+        return self._compared(inputs)
+
+    def encode_items(self, features: Features) -> Tensor:
+        """Map features of ``n`` items to ``(n, dim)``."""
+        return self.item_outputs(self.item_inputs(features))
+
+    def encode_queries(
+        self,
+        features: Features,
+        item_vectors: Tensor | None = None,
+        mask: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Tensor:
+        """Map ``B`` queries to ``(B, dim)``; see ``QueryTower.forward`` for the shapes."""
+        if isinstance(self.query_tower, QueryTower):
+            if mask is None or item_vectors is None:
+                num = len(next(iter(features.values())))
+                device = self.log_temperature.device
+                mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
+                item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
+            return self._compared(self.query_tower(features, item_vectors, mask, times))
+        return self._compared(self.query_tower(features))
+
+    def _compared(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors
+
+
+def check_widths(query_dim: int, item_dim: int) -> None:
+    """Check that both towers have the same width.
+
+    Raises:
+        ValueError: They have not; both are named.
+    """
+    if query_dim != item_dim:
+        raise ValueError(
+            f"the towers must have equal dim, got query_tower {query_dim} and "
+            f"item_tower {item_dim}; change one of the last layers."
+        )

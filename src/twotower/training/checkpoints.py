@@ -1,0 +1,88 @@
+"""Checkpoints: what ``--resume`` goes on from, in a working folder beside the bundle to come."""
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twotower.errors import ConfigError
+
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Args:
+        epoch: Epochs that were finished.
+        model: State of the model after them.
+        optimizers: State of the optimizers after them.
+        best_model: State of the model at its best validation.
+        best_metric: Its validation metric, or None before the first validation.
+        best_epoch: The epoch that it came after, counted from 1.
+        epochs_since_best: Epochs since then.
+        log: One record an epoch.
+    """
+
+    epoch: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizers: list[Any] = field(default_factory=list)
+    best_model: dict[str, Any] = field(default_factory=dict)
+    best_metric: float | None = None
+    best_epoch: int = 0
+    epochs_since_best: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+class WorkFolder:
+    """The folder ``OUT.training`` with the checkpoint and the log of a training that goes on.
+
+    Args:
+        out: Where the bundle will stand.
+        fingerprint: Of the data and the settings; only a training with an equal one is gone on with.
+    """
+
+    def __init__(self, out: Path, fingerprint: str) -> None:
+        self.path = out.with_name(out.name + ".training")
+        self.fingerprint = fingerprint
+
+    def load(self) -> Progress:
+        """Return the progress that was saved.
+
+        Raises:
+            ConfigError: There is none, it cannot be read, or it is of other data or settings.
+        """
+        file = self.path / "checkpoint.pt"
+        if not file.is_file():
+            raise ConfigError(
+                f"--resume needs a checkpoint, got none at {str(self.path)!r}; train without it."
+            )
+        try:
+            saved = torch.load(file, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise ConfigError(
+                f"--resume cannot read {str(file)!r}; remove it and train from the start."
+            ) from error
+        if saved.pop("fingerprint") != self.fingerprint:
+            raise ConfigError(
+                "--resume must be given the data and the settings of the first run, got others; "
+                "repeat that command, or train without --resume."
+            )
+        return Progress(**saved)
+
+    def save(self, progress: Progress) -> None:
+        """Write the progress; a reader finds the old one or the new one, never half."""
+        self.path.mkdir(exist_ok=True)
+        temporary = self.path / "checkpoint.pt.writing"
+        torch.save({**vars(progress), "fingerprint": self.fingerprint}, temporary)
+        os.replace(temporary, self.path / "checkpoint.pt")  # noqa: PTH105 - atomic on every system
+        lines = "".join(json.dumps(record) + "\n" for record in progress.log)
+        (self.path / "log.jsonl").write_text(lines, encoding="utf-8")
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)

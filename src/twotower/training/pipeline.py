@@ -1,0 +1,361 @@
+"""``train``: from tables to a trained, evaluated bundle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from torch import Tensor, nn
+
+from twotower.config import Config
+from twotower.data.columns import Decision
+from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.prepare import prepare
+from twotower.data.splits import hold_out_validation, split
+from twotower.data.tables import Table
+from twotower.errors import TwoTowerError
+from twotower.evaluation.compare import Figures, compare
+from twotower.features.histories import Histories
+from twotower.features.schema import Feature, Side, infer_features
+from twotower.features.transforms import SideTransforms
+from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
+from twotower.serving.retriever import Retriever
+from twotower.training.checkpoints import Progress, WorkFolder
+from twotower.training.choices import resolve
+from twotower.training.trainer import Sides, Trainer, Watcher
+from twotower.vocab import FIRST_ROW
+
+Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table names classes
+
+
+class Teller(Watcher, Protocol):
+    """A watcher that is also told what was decided on the way."""
+
+    def on_data(
+        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
+    ) -> None:
+        """The tables were read and split."""
+        ...
+
+    def on_choices(self, choices: tuple[str, ...]) -> None:
+        """Every ``auto`` was replaced."""
+        ...
+
+    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
+        """The best weights were evaluated."""
+        ...
+
+
+class NothingLearntError(TwoTowerError):
+    """Ctrl-C came before anything was learnt that could be kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What ``train`` returns.
+
+    Args:
+        contents: All that the bundle holds.
+        path: Where the bundle stands, or None where none was asked for.
+        figures: The model's figures beside the baselines'.
+        query_tower: The user's own query tower, where one was given.
+        item_tower: The same for the items.
+    """
+
+    contents: Contents
+    path: Path | None
+    figures: Figures
+    query_tower: nn.Module | None = None
+    item_tower: nn.Module | None = None
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """The trained model, ready to answer."""
+        return Retriever(
+            self.contents,
+            query_tower=self.query_tower,
+            item_tower=self.item_tower,
+            path=self.path or "",
+        )
+
+
+def train(
+    interactions: Table | Mapping[str, Table],
+    *,
+    items: Given | None = None,
+    queries: Given | None = None,
+    out: str | Path | None = None,
+    config: Config | Mapping[str, object] | str | Path | None = None,
+    query_tower: nn.Module | None = None,
+    item_tower: nn.Module | None = None,
+    histories: bool = True,
+    resume: bool = False,
+    progress: Teller | Literal["bar"] | None = None,
+    name: str | None = None,
+) -> Trained:
+    """Train a two-tower model on a table of interactions, evaluate it, and write it as a bundle.
+
+    Args:
+        interactions: A file or a frame of events; or a mapping with ``train``, ``test`` and on wish
+            ``valid``, which are then taken as they are.
+        items: A file or a frame of the items' columns; or an ``(I, d)`` array or tensor, whose ids
+            are 0 to I - 1.
+        queries: The same for the queries.
+        out: Where to write the bundle; None keeps it in memory.
+        config: Settings: a ``Config``, a nested dictionary of what differs from the defaults, or
+            the path of a TOML file.
+        query_tower: A module of your own in the query tower's place: it is called with a dictionary
+            of the transformed query features, or with the one tensor where there is just one, and
+            returns ``(n, dim)``.
+        item_tower: The same for the items.
+        histories: Whether the bundle holds the queries' histories and test items.
+        resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
+        name: What the data is called in reports; by default the file's name.
+
+    Raises:
+        DataError: A table cannot be used as it is.
+        ConfigError: A setting is unknown, out of range, or does not go with the data.
+        BundleError: ``out`` cannot be written.
+        ValueError: Two towers of different widths.
+    """
+    settings = _config(config)
+    target = None if out is None else check_output(out)
+    teller = _teller(progress)
+    preparation = prepare(
+        interactions,
+        items=_as_table(items, "item_id"),
+        queries=_as_table(queries, "query_id"),
+        config=settings.data,
+        name=name or _name_of(interactions),
+    )
+    dataset = preparation.dataset
+    if preparation.is_split:
+        dataset = hold_out_validation(dataset, settings.split)
+    else:
+        dataset = split(dataset, settings.split)
+    sides, settings = _fit_features(dataset, settings)
+    if teller is not None:
+        teller.on_data(
+            dataset, preparation.decisions, (*sides.query.features, *sides.item.features)
+        )
+    own = {"query": query_tower, "item": item_tower}
+    custom = tuple(side for side, module in own.items() if module is not None)
+    settings, choices = resolve(settings, dataset, custom=custom)
+    if teller is not None:
+        teller.on_choices(choices)
+    trainer = Trainer(dataset, sides, settings, query_tower=query_tower, item_tower=item_tower)
+    done, work = _fit(trainer, dataset, settings, target, resume=resume, teller=teller)
+    figures = compare(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    interrupted = done.log[-1].get("event") == "interrupted"
+    if teller is not None:
+        teller.on_figures(figures, interrupted)
+    contents = _contents(
+        trainer, dataset, sides, settings, figures, done, histories=histories, custom=custom
+    )
+    if target is not None:
+        write_bundle(target, contents)
+    if work is not None and not interrupted:
+        work.remove()
+    return Trained(contents, target, figures, query_tower, item_tower)
+
+
+def _config(config: Config | Mapping[str, object] | str | Path | None) -> Config:
+    if config is None:
+        return Config()
+    if isinstance(config, Config):
+        return config
+    return Config.from_toml(config) if isinstance(config, (str, Path)) else Config.from_dict(config)
+
+
+def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:
+    if progress != "bar":
+        return progress
+    from twotower.training.progress import ProgressBar
+
+    return ProgressBar()
+
+
+def _name_of(interactions: object) -> str:
+    if isinstance(interactions, Mapping):
+        interactions = interactions.get("train")
+    return Path(interactions).name if isinstance(interactions, (str, Path)) else "a frame"
+
+
+def _as_table(given: Given | None, id_column: str) -> Table | None:
+    """Return an array as a table of one vector column, and anything else as it is."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu().numpy()
+    if not isinstance(given, np.ndarray):
+        return given
+    if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
+        raise ValueError(
+            f"an array of features must have shape (n, d) and hold numbers, got {given.shape} "
+            f"of {given.dtype}."
+        )
+    vectors = pl.Series("features", np.ascontiguousarray(given, np.float64))
+    return pl.DataFrame({id_column: np.arange(len(given)), "features": vectors})
+
+
+def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
+    """Return both sides' transforms, and the config with every kind written down."""
+    train = dataset.part(Part.TRAIN)
+    train = train.where(train.is_positive)
+    fitted: dict[str, SideTransforms] = {}
+    stated: dict[str, dict[str, Any]] = {}
+    sides: tuple[tuple[Side, EntityTable, npt.NDArray[np.int32]], ...] = (
+        ("query", dataset.queries, train.query_rows),
+        ("item", dataset.items, train.item_rows),
+    )
+    for side, table, rows in sides:
+        given = getattr(config.features, side)
+        features = infer_features(table.frame, side, table.id_column, given)
+        counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
+        fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
+        stated[side] = {feature.name: feature.kind for feature in features}
+    features_config = replace(config.features, query=stated["query"], item=stated["item"])
+    return Sides(fitted["query"], fitted["item"]), replace(config, features=features_config)
+
+
+def _fit(
+    trainer: Trainer,
+    dataset: Dataset,
+    config: Config,
+    out: Path | None,
+    *,
+    resume: bool,
+    teller: Teller | None,
+) -> tuple[Progress, WorkFolder | None]:
+    work = None if out is None else WorkFolder(out.absolute(), _fingerprint(dataset, config))
+    progress = None
+    if resume:
+        if work is None:
+            raise ValueError("resume must go with out, got no out.")
+        progress = work.load()
+    done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
+    if done.best_metric is None:
+        if work is not None:
+            work.remove()
+        raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
+    return done, work
+
+
+def _fingerprint(dataset: Dataset, config: Config) -> str:
+    return hashlib.sha256(
+        (data_digest(dataset.interactions, dataset.parts) + config.to_toml()).encode()
+    ).hexdigest()
+
+
+def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of all events and of what each is used for."""
+    digest = hashlib.sha256(np.ascontiguousarray(parts).tobytes())
+    for column in (
+        events.query_rows,
+        events.item_rows,
+        events.times,
+        events.labels,
+        events.weights,
+    ):
+        digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def _contents(
+    trainer: Trainer,
+    dataset: Dataset,
+    sides: Sides,
+    config: Config,
+    figures: Figures,
+    progress: Progress,
+    *,
+    histories: bool,
+    custom: tuple[str, ...],
+) -> Contents:
+    positive = dataset.interactions.is_positive
+    is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive
+    known = dataset.interactions.where(is_known)
+    wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    events = dataset.interactions
+    provenance = {
+        "data": dataset.name,
+        "events": len(events),
+        "queries": len(dataset.queries),
+        "items": len(dataset.items),
+        "sha256_of_events": data_digest(events, dataset.parts),
+        "sha256_of_targets": _digest_of(wanted.histories()),
+        "notes": list(dataset.notes),
+        "best_epoch": progress.best_epoch,
+        "device": str(trainer.device),
+    }
+    return Contents(
+        config=config,
+        queries=SideContents(
+            dataset.queries.ids, dataset.queries.id_column, dataset.queries.frame, sides.query
+        ),
+        items=SideContents(
+            dataset.items.ids, dataset.items.id_column, dataset.items.frame, sides.item
+        ),
+        weights=trainer.model.state_dict(),
+        item_vectors=trainer.encoding.item_vectors()[FIRST_ROW:].cpu(),
+        popularity=trainer.popularity,
+        histories=known.histories() if histories else None,
+        history_parts=dataset.parts[is_known] if histories else None,
+        targets=wanted.histories() if histories else None,
+        metrics=figures,
+        custom=custom,
+        ordered=dataset.ordered,
+        repeats=dataset.repeats,
+        provenance=provenance,
+        log="".join(json.dumps(record) + "\n" for record in progress.log),
+        card=model_card(dataset, config, figures),
+    )
+
+
+def _digest_of(sets: Histories) -> str:
+    digest = hashlib.sha256(sets.offsets.tobytes())
+    digest.update(sets.item_rows.tobytes())
+    return digest.hexdigest()
+
+
+def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
+    """Return a page for people: what the model was trained on, how good it is, what it is not for."""
+    protocol = figures["protocol"]
+    metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
+    rows = [
+        f"| {name} | " + " | ".join(f"{figures[name][m]:.4f}" for m in metrics) + " |"
+        for name in ("model", "popularity", "item_knn")
+    ]
+    notes = [f"- {note}" for note in dataset.notes]
+    return "\n".join(
+        [
+            f"# Two-tower model of {dataset.name}",
+            "",
+            f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
+            f"width {config.towers.dim}.",
+            "",
+            "## Figures",
+            "",
+            f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
+            f"catalogue; seen items {'removed' if protocol['seen_removed'] else 'kept'}.",
+            "",
+            "| | " + " | ".join(metrics) + " |",
+            "|---|" + "---|" * len(metrics),
+            *rows,
+            "",
+            "## Data",
+            "",
+            *notes,
+            "",
+            "## Limits",
+            "",
+            "The model repeats what its data shows: what was popular there, and who is missing there. "
+            "Its figures hold for queries like those of the test part, and say nothing of others.",
+            "",
+        ]
+    )

@@ -1,0 +1,141 @@
+"""What a person sees while a model is trained: the decisions, a bar, an epoch a line, the figures."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from twotower.data.columns import Decision
+from twotower.data.dataset import Dataset
+from twotower.evaluation.compare import Figures
+from twotower.features.schema import Feature
+from twotower.training.checkpoints import Progress as TrainingProgress
+
+_NAMES = {"model": "two-tower", "popularity": "popularity", "item_knn": "ItemKNN with decay"}
+_METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
+_STEPS_A_READING = 20  # reading the loss waits for the device
+
+
+class ProgressBar:
+    """Tells on a console, in a terminal or in a notebook, how a training goes.
+
+    Args:
+        console: Where to; by default the standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._loss = float("nan")
+
+    def on_data(
+        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
+    ) -> None:
+        """Print which column is what, and why."""
+        self.console.print(
+            f"[bold]{dataset.name}[/]: {len(dataset.interactions):,} events, "
+            f"{len(dataset.queries):,} queries, {len(dataset.items):,} items",
+            highlight=False,
+        )
+        table = Table("column", "is the", "because", title="Columns", title_justify="left")
+        for decision in decisions:
+            if decision.column is not None:
+                table.add_row(decision.column, _role(decision), decision.reason)
+        self.console.print(table)
+        rows = [feature for feature in features if feature.kind != "id"]
+        if rows:
+            table = Table(
+                "feature", "side", "kind", "because", title="Features", title_justify="left"
+            )
+            for feature in rows:
+                kind = "shown only" if feature.kind == "shown" else feature.kind
+                table.add_row(feature.name, feature.side, kind, feature.reason)
+            self.console.print(table)
+        for note in dataset.notes:
+            self.console.print(note, highlight=False)
+
+    def on_choices(self, choices: tuple[str, ...]) -> None:
+        """Print what every ``auto`` became."""
+        for choice in choices:
+            self.console.print(f"  {choice}", highlight=False, markup=False)
+
+    def on_start(self, steps_per_epoch: int, progress: TrainingProgress) -> None:
+        """Show the bar."""
+        if progress.epoch:
+            self.console.print(f"Going on after epoch {progress.epoch}.", highlight=False)
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]}"),
+            console=self.console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task(
+            "", total=steps_per_epoch, epoch=progress.epoch + 1, loss=float("nan"), rate=""
+        )
+        self._examples = 0
+        self._bar.start()
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+        """Move the bar."""
+        if self._bar is None or self._task is None:
+            return
+        self._examples += examples
+        if step % _STEPS_A_READING == 0:
+            self._loss = loss()
+            elapsed = self._bar.tasks[0].elapsed or 0.0
+            rate = f"{self._examples / elapsed:,.0f} examples/s" if elapsed > 0.5 else ""
+            self._bar.update(self._task, loss=self._loss, rate=rate)
+        self._bar.update(self._task, completed=step + 1)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Print one line for the epoch."""
+        name, value = next((k, v) for k, v in record.items() if k.startswith("valid_"))
+        self.console.print(
+            f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
+            f"{record['examples_per_second']:>9,.0f} examples/s  "
+            f"validation {name.removeprefix('valid_')} {value:.4f}",
+            highlight=False,
+        )
+        if self._bar is not None and self._task is not None:
+            self._examples = 0
+            self._bar.reset(self._task, epoch=record["epoch"] + 1)
+
+    def on_end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
+        """Print the model beside the baselines."""
+        if stopped_early:
+            self.console.print("Interrupted: the best weights so far are kept.")
+        self.console.print(figures_table(figures))
+
+
+def figures_table(figures: Figures) -> Table:
+    """Return the figures as a table: a line a method, a column a metric."""
+    protocol = figures["protocol"]
+    seen = "seen items removed" if protocol["seen_removed"] else "seen items kept"
+    metrics = [m for m in figures["model"] if m in _METRICS or len(figures["model"]) <= 12]
+    table = Table(
+        "",
+        *(_METRICS.get(metric, metric) for metric in metrics),
+        title=f"{protocol['queries']:,} {protocol['part']} queries, all {protocol['catalogue']:,} "
+        f"items ranked, {seen}",
+        title_justify="left",
+    )
+    for name, label in _NAMES.items():
+        values = figures[name]
+        table.add_row(label, *(f"{values[m]:.4f}" if m in values else "" for m in metrics))
+    return table
+
+
+def _role(decision: Decision) -> str:
+    return {"query": "query id", "item": "item id"}.get(decision.role.value, decision.role.value)

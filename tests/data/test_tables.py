@@ -1,0 +1,457 @@
+import csv
+import gzip
+import io
+import json
+import os
+from pathlib import Path
+
+import pandas
+import polars as pl
+import pyarrow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from twotower.data.tables import read_table
+from twotower.errors import DataError
+
+FRAME = pl.DataFrame(
+    {"user_id": [1, 1, 2], "item_id": ["a", "b", "007"], "rating": [1.0, 2.5, 3.0], "n": [3, 2, 1]}
+)
+CSV = FRAME.write_csv()
+
+
+def written(folder: Path, content: str | bytes, name: str = "r.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def refusal(folder: Path, content: str | bytes, name: str = "r.csv") -> str:
+    path = written(folder, content, name)
+    with pytest.raises(DataError) as caught:
+        read_table(path, what="--interactions")
+    message = str(caught.value)
+    assert message.startswith(f"--interactions '{path}' must ")
+    assert "\n" not in message
+    assert "polars" not in message.replace(str(path), "")
+    return message
+
+
+def outcome(path: Path) -> tuple[bool, str]:
+    """Return whether there is a table, and the refusal if not; any other error passes through."""
+    try:
+        frame = read_table(path)
+    except DataError as error:
+        return False, str(error)
+    return frame.width > 0 and frame.height > 0, ""
+
+
+# --- what is read ---
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::"])
+@pytest.mark.parametrize("name", ["r.csv", "r.tsv", "r.dat", "r.inter", "r"])
+def test_delimited_text_is_read_whatever_its_separator_and_ending(
+    tmp_path: Path, separator: str, name: str
+) -> None:
+    path = written(tmp_path, CSV.replace(",", separator), name)
+    assert_frame_equal(read_table(path), FRAME)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl", "r.ndjson", "r.json", "r.txt"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_content_decides_over_the_ending(tmp_path: Path, name: str, zipped: bool) -> None:
+    content = (CSV if name == "r.csv" else FRAME.write_ndjson()).encode()
+    data, ending = (gzip.compress(content), ".gz") if zipped else (content, "")
+    assert_frame_equal(read_table(written(tmp_path, data, name + ending)), FRAME)
+
+
+@pytest.mark.parametrize("name", ["r.parquet", "r.bin", "r.csv"])
+def test_parquet_and_arrow_are_known_by_their_first_bytes(tmp_path: Path, name: str) -> None:
+    frame = FRAME.with_columns(tags=pl.Series([["x"], [], ["x", "y"]]))
+    for write in (frame.write_parquet, frame.write_ipc, frame.write_ipc_stream):
+        buffer = io.BytesIO()
+        write(buffer)
+        assert_frame_equal(read_table(written(tmp_path, buffer.getvalue(), name)), frame)
+
+
+def test_frames_of_every_library_are_read() -> None:
+    assert_frame_equal(read_table(FRAME), FRAME)
+    assert_frame_equal(read_table(FRAME.lazy()), FRAME)
+    assert_frame_equal(read_table(FRAME.to_arrow()), FRAME)
+    assert_frame_equal(read_table(FRAME.to_pandas()), FRAME)
+
+
+def test_a_pandas_index_is_dropped_unless_it_has_a_name() -> None:
+    frame = pandas.DataFrame({"item_id": [5, 6]}, index=[8, 9])
+    assert read_table(frame).columns == ["item_id"]
+    frame.index.name = "user_id"
+    assert_frame_equal(read_table(frame), pl.DataFrame({"user_id": [8, 9], "item_id": [5, 6]}))
+
+
+def test_a_missing_pandas_value_is_null() -> None:
+    frame = pandas.DataFrame({"rating": [1.0, None], "name": ["a", None]})
+    assert read_table(frame).null_count().row(0) == (1, 1)
+
+
+def test_json_keeps_lists_strings_and_missing_fields(tmp_path: Path) -> None:
+    rows = [{"id": "007", "tags": ["a", "b"]}, {"id": "8", "tags": [], "year": 1999}]
+    expected = pl.DataFrame(
+        {"id": ["007", "8"], "tags": [["a", "b"], []], "year": [None, 1999]},
+        schema_overrides={"year": pl.Int64},
+    )
+    lines = "\n\n".join(json.dumps(row) for row in rows)
+    assert_frame_equal(read_table(written(tmp_path, lines, "a.jsonl")), expected)
+    assert_frame_equal(read_table(written(tmp_path, json.dumps(rows), "a.json")), expected)
+
+
+def test_parquet_types_become_plain() -> None:
+    frame = pl.DataFrame(
+        {
+            "a": pl.Series(["x", "y"], dtype=pl.Categorical),
+            "b": pl.Series(["1.5", "2"]).cast(pl.Decimal(10, 2)),
+            "c": pl.Series([1, 2], dtype=pl.UInt64),
+            "d": pl.Series([1, 2**64 - 1], dtype=pl.UInt64),
+            "e": [None, None],
+        }
+    )
+    expected = pl.DataFrame(
+        {"a": ["x", "y"], "b": [1.5, 2.0], "c": [1, 2], "d": ["1", "18446744073709551615"]}
+    ).with_columns(e=pl.lit(None, pl.String))
+    assert_frame_equal(read_table(frame), expected)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "-2"], [1, -2]),
+        (["1", ""], [1, None]),
+        ([" 1", "2 "], [1, 2]),
+        (["1", "2.5"], [1.0, 2.5]),
+        (["1e3", "2"], [1000.0, 2.0]),
+        (["nan", "2"], [float("nan"), 2.0]),
+        (["NA", "2"], [None, 2]),
+        (["NULL", "2.5"], [None, 2.5]),
+        (["NA", "FR"], ["NA", "FR"]),
+        (["NA", "NA"], ["NA", "NA"]),
+        (["007", "8"], ["007", "8"]),
+        (["007", "8.5"], ["007", "8.5"]),
+        (["0", "8"], [0, 8]),
+        (["0.5", "-0.5"], [0.5, -0.5]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+        (["9223372036854775807", "1"], [9223372036854775807, 1]),
+        (["True", "false"], [True, False]),
+        (["true", ""], [True, None]),
+        (["x", "1"], ["x", "1"]),
+        (["", ""], [None, None]),
+        (['""', "x"], [None, "x"]),
+        (['"a,b"', '"c\nd"'], ["a,b", "c\nd"]),
+        (['"say ""hi"""', "x"], ['say "hi"', "x"]),
+        (['5" pipe', "x"], ['5" pipe', "x"]),
+    ],
+)
+def test_each_column_gets_the_narrowest_type_that_keeps_every_cell(
+    tmp_path: Path, cells: list[str], expected: list[object]
+) -> None:
+    path = written(tmp_path, "item_id,v\n" + "".join(f"k,{cell}\n" for cell in cells))
+    values = read_table(path)["v"]
+    assert [repr(value) for value in values] == [repr(value) for value in expected]
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(
+        st.tuples(*[st.text(st.sampled_from('ab1, ;"\n|\té:'), max_size=6)] * 3),
+        min_size=1,
+        max_size=6,
+    ),
+    separator=st.sampled_from(",;|\t"),
+)
+def test_what_a_csv_writer_quotes_comes_back(
+    tmp_path: Path, rows: list[tuple[str, str, str]], separator: str
+) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=separator, quoting=csv.QUOTE_ALL)
+    writer.writerows([("user_id", "item_id", "note"), *rows])
+    read = read_table(written(tmp_path, buffer.getvalue(), "q.dat"))
+    wanted = [cell.replace("\r", "") or None for row in rows for cell in row]
+    for found, cell in zip((c for row in read.rows() for c in row), wanted, strict=True):
+        # a column of numbers is no longer text; everything else is what was written
+        assert found == cell or (cell is not None and float(cell) == found)
+
+
+def test_byte_order_mark_line_ends_blank_lines_and_padding_do_not_matter(tmp_path: Path) -> None:
+    for variant in (
+        "\ufeff" + CSV,
+        CSV.replace("\n", "\r\n"),
+        CSV.replace("\n", "\r"),
+        CSV.replace("\n", "\n\n"),
+        "\n" + CSV.rstrip("\n"),
+        CSV.replace("user_id,item_id", "user_id , item_id"),
+        '"user_id"' + CSV.removeprefix("user_id"),
+    ):
+        assert_frame_equal(read_table(written(tmp_path, variant)), FRAME)
+
+
+def test_blank_lines_in_a_quoted_cell_stay(tmp_path: Path) -> None:
+    path = written(tmp_path, 'item_id,text\n1,"a\n\nb"\n\n2,c\n')
+    assert read_table(path)["text"].to_list() == ["a\n\nb", "c"]
+
+
+def test_columns_without_a_name_are_dropped_where_they_say_nothing(tmp_path: Path) -> None:
+    indexed = written(tmp_path, FRAME.to_pandas().to_csv())
+    assert_frame_equal(read_table(indexed), FRAME)
+    trailing = written(tmp_path, "user_id\titem_id\n1\t2\t\n3\t4\t\n")
+    assert_frame_equal(read_table(trailing), pl.DataFrame({"user_id": [1, 3], "item_id": [2, 4]}))
+    told = written(tmp_path, "user_id,\n1,x\n")
+    assert_frame_equal(read_table(told), pl.DataFrame({"user_id": [1], "column_2": ["x"]}))
+
+
+def test_stray_quotes_in_tab_separated_text_are_text(tmp_path: Path) -> None:
+    path = written(tmp_path, 'item_id\ttitle\n1\t"Great" Cats\n2\t6" nails\n3\t"odd\n', "r.tsv")
+    assert read_table(path)["title"].to_list() == ['"Great" Cats', '6" nails', '"odd']
+
+
+def test_a_text_column_named_alone_is_a_table(tmp_path: Path) -> None:
+    path = written(tmp_path, "query\nred shoes\nblue hat\n")
+    assert_frame_equal(read_table(path), pl.DataFrame({"query": ["red shoes", "blue hat"]}))
+
+
+def test_numbered_columns_beside_a_known_name_are_a_header(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path, "item_id,0,1\na,.5,.25\n")).columns == ["item_id", "0", "1"]
+
+
+# --- what is refused ---
+
+
+def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path) -> None:
+    written(tmp_path, CSV, "ratings.csv")
+    with pytest.raises(DataError, match=r"--items '.*rating.csv' must be a file.*ratings.csv'"):
+        read_table(tmp_path / "rating.csv", what="--items")
+    with pytest.raises(DataError, match=r"must be a file, got none .* 'no' does not exist"):
+        read_table("no/such.csv")
+    with pytest.raises(DataError, match=r"--items must be a file, got none .* that it scans"):
+        read_table(pl.scan_csv(tmp_path / "none.csv"), what="--items")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"interactions '.*' must be a file, got a directory"):
+        read_table(tmp_path)
+
+
+def test_what_the_system_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = tmp_path / "loop.csv"
+    loop.symlink_to(loop)
+    with pytest.raises(DataError, match=r"must be readable, got 'too many levels"):
+        read_table(loop)
+    path = written(tmp_path, CSV)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # the administrator may read everything
+
+        def refuse(_: Path) -> bytes:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"r\.csv' must be readable, got 'permission denied'"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    assert "got an empty file" in refusal(tmp_path, content)
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    assert "must hold rows, got only a header line" in refusal(tmp_path, "user_id,item_id\n")
+    buffer = io.BytesIO()
+    FRAME.clear().write_parquet(buffer)
+    assert "must hold rows, got a table without any" in refusal(tmp_path, buffer.getvalue())
+    with pytest.raises(DataError, match="interactions must hold rows, got a table without any"):
+        read_table(FRAME.clear())
+    with pytest.raises(DataError, match="interactions must hold a table, got one without columns"):
+        read_table(pl.DataFrame())
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"user_id,item_id\n1,2\n\x00\x01\x02\x03" * 3, r"binary data (a NUL byte in line 3)"),
+        (bytes(range(128, 256)) + bytes(range(1, 32)) * 9, "binary data (byte 0x80 in line 1)"),
+        (b"PK\x03\x04more", "a zip archive or a spreadsheet"),
+        (b"SQLite format 3\x00", "an SQLite data base"),
+    ],
+)
+def test_binary_files_are_refused(tmp_path: Path, content: bytes, found: str) -> None:
+    assert f"got {found}" in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "196\t242\t3\t881250949\n186\t302\t3\t891717742\n",
+        "196::242::3::881250949\n186::302::3::891717742\n",
+        "196\t242\t3\t881250949\n",
+        "u1,i1,5\nu2,i7,3\nu2,i8,4\n",
+        "u1,i1,2020-01-01\nu2,i7,2020-01-02\n",
+        "u1,i1,5\nu2,i7,\n",
+        "1 2 3\n4 5 6 7\n",
+        "1 2 3,4\n4 5,6\n",
+    ],
+)
+def test_a_first_line_of_data_is_refused(tmp_path: Path, content: str) -> None:
+    message = refusal(tmp_path, content, "u.data")
+    first = content.split("\n")[0]
+    assert f"must start with a header line, got {first!r}" in message
+    assert message.endswith("e.g. user_id,item_id,rating,timestamp.")
+
+
+def test_the_header_example_suits_the_table(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"e\.g\. item_id,title,genres\."):
+        read_table(written(tmp_path, "1,2\n3,4\n"), what="--items")
+
+
+def test_headers_that_are_only_odd_are_taken(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path, "a,b\nx,y\n")).columns == ["a", "b"]
+    assert read_table(written(tmp_path, "a,2019\nx,y\n")).columns == ["a", "2019"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected", "got", "line"),
+    [
+        ("user_id,item_id,t\n1,2,3\n4,5\n6,7,8\n", 3, 2, 3),
+        ("user_id,item_id,t\n1,2,3\n\n4,5,6,7\n", 3, 4, 4),
+        ('user_id,item_id,t\n1,"a\nb",3\n4,"x,y"\n', 3, 2, 4),
+        ('user_id,item_id,t\n1,5" x,3\n4,5" x,3,4\n', 3, 4, 3),
+        ("user_id::item_id::t\n1::2::3\n4::5\n", 3, 2, 3),
+        ("user_id\n1\n2,3\n", 1, 2, 3),
+    ],
+)
+def test_a_ragged_row_is_named_by_its_line(
+    tmp_path: Path, content: str, expected: int, got: int, line: int
+) -> None:
+    cells = "1 cell" if expected == 1 else f"{expected} cells"
+    message = refusal(tmp_path, content)
+    assert (
+        f"must have {cells} in every row, as its header has, got {got} in line {line};" in message
+    )
+
+
+def test_wrong_encodings_are_named_with_their_line(tmp_path: Path) -> None:
+    text = "user_id,item_id\n1,x\n2,café\n"
+    latin = refusal(tmp_path, text.encode("latin-1"))
+    assert (
+        "must be UTF-8 text, got byte 0xe9 in line 3; if it is Latin-1, convert it: iconv" in latin
+    )
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        message = refusal(tmp_path, text.encode(encoding))
+        assert "must be UTF-8 text, got UTF-16 in line 1; convert it: iconv -f UTF-16" in message
+
+
+def test_repeated_column_names_are_named(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "user_id,item_id,x,user_id,x\na,b,c,d,e\n")
+    assert "must have distinct column names, got 'user_id', 'x' more than once" in message
+    frame = pandas.DataFrame([[1, 2]], columns=["x", "x"])
+    with pytest.raises(DataError, match="distinct column names, got 'x' more than once"):
+        read_table(frame)
+    table = pyarrow.table([[1], [2]], names=["x", "x"])
+    with pytest.raises(DataError, match="distinct column names, got 'x' more than once"):
+        read_table(table)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('user_id,title\n1,"a"\n2,"b\n3,c\n', 3),
+        ('user_id,title\n1,"a\n2,"b",\n', 2),
+        ('user_id,title\n1,"a" b\n2,c\n', 2),
+    ],
+)
+def test_an_unclosed_quote_is_named_by_its_line(tmp_path: Path, content: str, line: int) -> None:
+    assert f"unclosed or stray quote in the row that starts in line {line};" in refusal(
+        tmp_path, content
+    )
+
+
+def test_spaces_between_cells_are_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "user item\n1 2\n3 4\n", "r.txt")
+    assert "must separate cells by tab, comma, semicolon, '|' or '::', got spaces" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"a": 1}\n{"a": }\n', "one JSON object in every line, got broken JSON in line 2"),
+        ('{"a": 1}\n\n[1, 2]\n', "got list in line 3"),
+        ('{"a": 1.5}\n{"a": NaN}\n', "got NaN, which JSON does not have; write null in line 2"),
+        ('[{"a": 1}, 2]', "an array of JSON objects, got list in line 1"),
+        ('{"a": {"b": 1}}\n{"a": 2}\n', "one type in each JSON field, got several in one"),
+    ],
+)
+def test_broken_json_is_named_by_its_line(tmp_path: Path, content: str, problem: str) -> None:
+    assert problem in refusal(tmp_path, content, "r.jsonl")
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    FRAME.write_parquet(buffer)
+    assert "got a damaged or cut-off file" in refusal(tmp_path, buffer.getvalue()[:60], "r.parquet")
+    for write in (FRAME.write_ipc, FRAME.write_ipc_stream):
+        buffer = io.BytesIO()
+        write(buffer)
+        assert "got a damaged or cut-off file" in refusal(
+            tmp_path, buffer.getvalue()[: buffer.tell() // 2]
+        )
+    assert "a whole gzip file, got a damaged one" in refusal(
+        tmp_path, gzip.compress(CSV.encode())[:-9], "r.csv.gz"
+    )
+    assert "neither Parquet nor Arrow" in refusal(tmp_path, CSV, "r.parquet")
+
+
+def test_objects_that_are_no_tables_are_refused() -> None:
+    with pytest.raises(DataError, match=r"--items must be a path or a frame .*, got dict; pass"):
+        read_table({"a": [1]}, what="--items")
+    with pytest.raises(DataError, match="must be a whole table, got a column of mixed types"):
+        read_table(pandas.DataFrame({"a": [1, "x", [2]]}))
+    with pytest.raises(DataError, match="must be a whole table, got a frame that cannot be read"):
+        read_table(FRAME.lazy().select("no_such_column"))
+
+
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.one_of(
+        st.binary(min_size=1, max_size=60),
+        st.text(st.sampled_from('1a,\t|"\n\r :{}[]é'), min_size=1, max_size=40).map(str.encode),
+    ),
+    name=st.sampled_from(["r.csv", "r.jsonl", "r"]),
+)
+def test_any_bytes_are_a_table_or_one_clear_sentence(
+    tmp_path: Path, content: bytes, name: str
+) -> None:
+    path = written(tmp_path, content, name)
+    read, message = outcome(path)
+    assert read or message.startswith(f"interactions '{path}' must ")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "ipc", "ipc_stream"])
+def test_a_flipped_byte_never_escapes_as_a_foreign_error(tmp_path: Path, kind: str) -> None:
+    buffer = io.BytesIO()
+    getattr(FRAME, f"write_{kind}")(buffer)
+    data = buffer.getvalue()
+    for position in range(6, len(data), 1 + len(data) // 60):
+        damaged = bytearray(data)
+        damaged[position] ^= 0xFF
+        path = written(tmp_path, bytes(damaged), "r.bin")
+        read, message = outcome(path)
+        assert read or message.startswith(f"interactions '{path}' must ")
+
+
+def test_the_cause_stays_attached(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / "none.csv")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)

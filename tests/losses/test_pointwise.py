@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twotower.losses.negatives import Candidates
+from twotower.losses.pointwise import BCELoss, bce_loss, negative_shares
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+def test_bce_worked() -> None:
+    # sigmoid(log 3) = 3/4 and sigmoid(0) = 1/2: -log(3/4) = .2877 for the match, log 2 = .6931
+    # for the other; the mean is .4904, and .3890 where the match weighs three times as much.
+    logits, labels = torch.tensor([math.log(3), 0.0]), torch.tensor([1.0, 0.0])
+    assert bce_loss(logits, labels).item() == pytest.approx(0.4904, abs=5e-5)
+    weighted = bce_loss(logits, labels, torch.tensor([3.0, 1.0]))
+    assert weighted.item() == pytest.approx(0.3890, abs=5e-5)
+
+
+def test_bce_takes_whole_number_labels() -> None:
+    loss = bce_loss(torch.tensor([math.log(3)]), torch.tensor([1]))
+    assert loss.item() == pytest.approx(0.2877, abs=5e-5)
+
+
+@given(st.lists(st.tuples(st.floats(-20, 20), st.booleans(), st.floats(0.1, 9)), min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_bce_equals_loops(pairs: list[tuple[float, bool, float]]) -> None:
+    total = sum(weight * -log_sigmoid(x if label else -x) for x, label, weight in pairs)
+    logits, labels, weights = (
+        torch.tensor(c, dtype=torch.float64) for c in zip(*pairs, strict=True)
+    )
+    expected = total / sum(weight for *_, weight in pairs)
+    assert bce_loss(logits, labels, weights).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 0, 0), "at least 1 pair, got 0"),
+        ((2, 3, 2), r"labels must be \(2,\), got \(3,\)"),
+        ((2, 2, 1), r"weights must be \(2,\), got \(1,\)"),
+    ],
+)
+def test_bce_refuses_what_does_not_fit(sizes: tuple[int, int, int], message: str) -> None:
+    logits, labels, weights = (torch.ones(size) for size in sizes)
+    with pytest.raises(ValueError, match=message):
+        bce_loss(logits, labels, weights)
+
+
+def test_sampled_bce_worked() -> None:
+    # Dots 1, 0 and -1 at T = 1/2; the second negative is proposed three times as often, so the
+    # shares are 3/4 and 1/4: log(1 + e^-2) + 3/4 log 2 + 1/4 log(1 + e^-2) = .1269 + .5199 + .0317.
+    queries, items = torch.tensor([[1.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
+    candidates = Candidates(
+        torch.tensor([2, 3, 4]), torch.tensor([0]), torch.tensor([9.0, 1.0, 3.0]).log()
+    )
+    loss = BCELoss()(queries, items, candidates, temperature=0.5)
+    assert loss.item() == pytest.approx(0.6785, abs=5e-5)
+    disliked = BCELoss()(queries, items, candidates, temperature=0.5, labels=torch.tensor([0.0]))
+    assert disliked.item() == pytest.approx(2 + 0.1269, abs=5e-5)  # -log sigmoid(-2)
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_sampled_bce_equals_loops(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    items = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    positions = torch.randint(5, (3,), generator=generator)
+    log_q = torch.randn(5, generator=generator, dtype=torch.float64)
+    hidden = torch.rand(3, 5, generator=generator) < 0.4
+    labels = torch.tensor([1.0, 0.0, 1.0])
+    total = 0.0
+    for b in range(3):
+        dots = [float(queries[b] @ item) / 0.3 for item in items]
+        own = int(positions[b])
+        total -= log_sigmoid(dots[own] if labels[b] else -dots[own])
+        others = [j for j in range(5) if j != own and not hidden[b, j]]
+        if labels[b] and others:
+            shares = [math.exp(-float(log_q[j])) for j in others]
+            losses = [-log_sigmoid(-dots[j]) for j in others]
+            total += sum(s * x for s, x in zip(shares, losses, strict=True)) / sum(shares)
+    loss = BCELoss()(
+        queries,
+        items,
+        Candidates(torch.arange(2, 7), positions, log_q),
+        temperature=0.3,
+        hidden=hidden,
+        labels=labels,
+    )
+    assert loss.item() == pytest.approx(total / 3, rel=1e-9)
+
+
+def test_shares_sum_to_one_over_what_is_visible() -> None:
+    candidates = Candidates(torch.tensor([2, 3, 4]), torch.tensor([0, 1, 2]))
+    hidden = torch.tensor([[False, True, False], [False, False, False], [True, True, True]])
+    shares = negative_shares(candidates, 3, hidden)
+    assert shares.tolist() == [[0, 0, 1], [0.5, 0, 0.5], [0, 0, 0]]
+
+
+def test_a_cosine_without_a_temperature_cannot_say_much() -> None:
+    candidates = Candidates(torch.tensor([2, 3]), torch.tensor([0]))
+    queries, items = torch.tensor([[1.0]]), torch.tensor([[1.0], [-1.0]])  # as good as cosines get
+    assert BCELoss()(queries, items, candidates).item() == pytest.approx(2 * 0.3133, abs=1e-4)
+    assert BCELoss()(queries, items, candidates, temperature=0.1).item() < 1e-4
