@@ -5,12 +5,15 @@ A field exists only if it changes something, and its default is written here and
 a field out.
 """
 
+import ast
 import difflib
+import inspect
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -87,7 +90,8 @@ class SplitConfig:
     kind: SplitKind = "auto"
     """``auto`` is leave-last-out where events have an order, else random per query."""
     test_fraction: float | None = None
-    """Share in test: of a query's events (random, 0.2), of all events (temporal, 0.1), of the items (cold-items, 0.1)."""
+    """Share in test, of a query's events (random; 0.2 where not set), of all events (temporal; 0.1)
+    or of the items (cold-items; 0.1)."""
     valid_fraction: float = 0.1
     """The same share in validation; also what is taken from train where files give no validation."""
     seed: int = 0
@@ -114,7 +118,7 @@ class TowersConfig:
     item_hidden: tuple[int, ...] = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
     history: Literal["auto", "none", "mean", "recency", "pooled"] = "auto"
-    """How the query's history is summed up; ``auto`` is ``pooled`` where events have an order, else ``mean``."""
+    """How the query's history is read; ``auto`` is ``pooled`` where events have an order, else ``mean``."""
     history_length: int = 50
     """Most recent events of the history that are read."""
     query_id: Literal["auto", "on", "off"] = "auto"
@@ -122,7 +126,7 @@ class TowersConfig:
     dropout: float = 0.2
     """Probability with which each input of the query tower's layers is left out in training."""
     id_dropout: float = 0.05
-    """Probability with which an id is replaced by the unknown row in training, so that features learn to stand in."""
+    """Probability with which an id is taken as unknown in training, so that features learn to stand in."""
     similarity: Literal["dot", "cosine"] = "dot"
     """``cosine`` normalises both outputs."""
     temperature: float | None = None
@@ -425,13 +429,10 @@ def _toml(value: object) -> str:
 
 def _field_docs(cls: type) -> dict[str, str]:
     """Return the strings that stand below each field in the source."""
-    import ast
-    import inspect
-
     tree = ast.parse(inspect.getsource(cls).strip())
     body = typing.cast("ast.ClassDef", tree.body[0]).body
     docs = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)

@@ -45,14 +45,15 @@ def some_hidden(seed: int) -> Tensor:
 @given(seed=seeds)
 @few
 def test_a_perfect_model_has_the_least_loss(loss: Loss, seed: int) -> None:
+    # Of vectors of length 1 none are closer than equal ones, none further apart than opposite ones.
     generator = torch.Generator().manual_seed(seed)
-    candidates = Candidates(torch.arange(2, 6), torch.tensor([2, 0, 3, 1]))
-    items = torch.eye(4)
+    candidates = Candidates(torch.tensor([2, 3]), torch.tensor([1, 0, 0]))
+    items = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     perfect = loss(items[candidates.positions], items, candidates, temperature=0.2)
-    shuffled = items[candidates.positions.roll(1)]
-    random = normalize(torch.randn(4, 4, generator=generator), dim=1)
-    assert perfect < loss(shuffled, items, candidates, temperature=0.2)
-    assert perfect < loss(random, items, candidates, temperature=0.2)
+    queries = normalize(torch.randn(3, 2, generator=generator), dim=1)
+    others = normalize(torch.randn(2, 2, generator=generator), dim=1)
+    assert perfect < loss(queries, items, candidates, temperature=0.2)
+    assert perfect < loss(queries, others, candidates, temperature=0.2)
 
 
 @every_loss

@@ -27,12 +27,14 @@ class Table:
 
 @dataclass
 class Fixed:
-    """One tensor whatever the cases; remembers how many came at once."""
+    """One tensor whatever the cases; remembers how many came at once, and under gradients."""
 
     scores: torch.Tensor
     largest: int = 0
+    saw_gradients: bool = False
 
     def score(self, cases: Cases) -> torch.Tensor:
+        self.saw_gradients |= torch.is_grad_enabled()
         self.largest = max(self.largest, len(cases))
         return self.scores.expand(len(cases), -1) if self.scores.ndim == 1 else self.scores
 
@@ -123,8 +125,10 @@ def test_scorers_own_tensor_is_left_alone() -> None:
 
 def test_scores_need_no_float32_and_no_gradient() -> None:
     scores = torch.arange(5, dtype=torch.float64, requires_grad=True)
-    rows, _ = rank(Fixed(scores), cases_of([[4]]), 2, num_item_rows=5)
+    scorer = Fixed(scores)
+    rows, _ = rank(scorer, cases_of([[4]]), 2, num_item_rows=5)
     assert rows.tolist() == [[3, 2]]
+    assert not scorer.saw_gradients
 
 
 def test_no_case_gives_no_rows() -> None:

@@ -48,6 +48,18 @@ def test_sampled_contrastive_worked() -> None:
     assert disliked.item() == pytest.approx(0.2**2 / 2, abs=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_negative_where_the_query_is_has_a_gradient(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(1, 7, generator=generator)
+    queries, items = query.clone().requires_grad_(), torch.cat([query, query]).requires_grad_()
+    candidates = Candidates(torch.tensor([2, 3]), torch.tensor([0]))
+    loss = ContrastiveLoss(margin=1.0)(queries, items, candidates)
+    assert loss.item() == pytest.approx(0.5, abs=1e-3)  # the own pair 0, the other margin^2 / 2
+    for gradient in torch.autograd.grad(loss, (queries, items)):
+        assert gradient.isfinite().all()
+
+
 def test_temperature_is_not_used() -> None:
     candidates = Candidates(torch.tensor([2, 3]), torch.tensor([0, 1]))
     loss, vectors = ContrastiveLoss(), torch.tensor([[1.0, 0.5], [0.3, -0.2]])

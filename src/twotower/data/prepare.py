@@ -23,7 +23,7 @@ from twotower.data.columns import (
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table, read_table
 from twotower.errors import ConfigError, DataError
-from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
+from twotower.vocab import Vocabulary
 
 PART_NAMES = {"train": Part.TRAIN, "valid": Part.VALID, "test": Part.TEST}
 REPEATS_FROM = 0.02
@@ -76,9 +76,9 @@ def prepare(
     kept = query_kept & item_kept
     if not kept.all():
         notes.append(f"Left out {int((~kept).sum())} of {len(kept)} rows without an id.")
-        frame, query_ids, item_ids = (
-            x.filter(pl.Series(kept)) for x in (frame, query_ids, item_ids)
-        )
+        mask = pl.Series(kept)
+        frame = frame.filter(mask)
+        query_ids, item_ids = query_ids.filter(mask), item_ids.filter(mask)
         given_parts = None if given_parts is None else given_parts[kept]
 
     times = None
@@ -145,7 +145,8 @@ def _read_interactions(
         raise ConfigError(
             f"given files must be train, test and on wish valid, got {', '.join(sorted(source))}."
         )
-    frames, parts = [], []
+    frames: list[pl.DataFrame] = []
+    parts = []
     for part, table in source.items():
         frame = read_table(table, what=part)
         if frames and set(frame.columns) != set(frames[0].columns):
@@ -261,14 +262,3 @@ def _repeats(events: Interactions, config: DataConfig, notes: list[str]) -> bool
     if share >= REPEATS_FROM:
         notes.append(f"{share:.1%} of the events repeat an item of their query: repeats are kept.")
     return share >= REPEATS_FROM
-
-
-def train_item_rows(events: Interactions) -> npt.NDArray[np.int32]:
-    """Return the distinct item rows of the positive events, sorted."""
-    rows = np.unique(events.item_rows[events.is_positive])
-    return rows[rows != PADDING_ROW].astype(np.int32)
-
-
-def entity_lines(table: EntityTable, rows: npt.NDArray[np.integer]) -> pl.DataFrame:
-    """Return the table's lines of real entity ``rows``."""
-    return table.frame[rows.astype(np.int64) - FIRST_ROW]

@@ -49,9 +49,7 @@ _DATE = pattern_of(r"\d{4}-\d\d-\d\d([T ].*)?|\d{1,2}[/.]\d{1,2}[/.]\d{4}.*")
 _NO_NUMBER = ("NA", "N/A", "null", "NULL", "None", "\\N")
 _EXAMPLES = {"items": "item_id,title,genres", "queries": "user_id,age,gender"}
 
-Table: TypeAlias = Union[  # noqa: UP007 - optional libraries are named, not imported
-    str, Path, pl.DataFrame, pl.LazyFrame, "pandas.DataFrame", "pyarrow.Table"
-]
+Table: TypeAlias = Union[str, Path, pl.DataFrame, pl.LazyFrame, "pandas.DataFrame", "pyarrow.Table"]
 """What ``read_table`` reads."""
 
 

@@ -1,7 +1,7 @@
 """Which columns of a side's table there are, and of which kind: stated, or inferred from content."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,7 +124,7 @@ def _inferred(values: pl.Series, side: Side) -> Feature:
     return _inferred_string(known, distinct, feature)
 
 
-def _inferred_string(known: pl.Series, distinct: int, feature: "FeatureMaker") -> Feature:
+def _inferred_string(known: pl.Series, distinct: int, feature: Callable[..., Feature]) -> Feature:
     if _looks_like_dates(known):
         return feature("time", "dates as text")
     separator, pieces = _separator(known)
@@ -133,14 +133,6 @@ def _inferred_string(known: pl.Series, distinct: int, feature: "FeatureMaker") -
     if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
         return feature("categorical", f"{distinct} distinct strings")
     return feature("shown", f"text: {distinct} distinct strings in {len(known)} rows")
-
-
-class FeatureMaker:
-    """The type of the function that ``_inferred`` passes on."""
-
-    def __call__(self, kind: FeatureKind, reason: str, separator: str = "") -> Feature:
-        """Return the feature."""
-        raise NotImplementedError
 
 
 def _vector_width(values: pl.Series) -> int | None:

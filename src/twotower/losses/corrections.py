@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from twotower.losses.negatives import Candidates
-from twotower.vocab import PADDING_ROW
 
 
 def accidental_hits(candidates: Candidates, item_rows: Tensor) -> Tensor:
@@ -37,14 +36,12 @@ def known_positives(
         num_item_rows: Number of item rows, the reserved ones included.
     """
     num, device = len(candidates), candidates.item_rows.device
-    # Each row's one column; column num takes what is no candidate, and is dropped at the end.
+    # Each row's one column; what is no candidate, padding included, shares column num.
     column_of = torch.full((num_item_rows,), num, dtype=torch.int64, device=device)
     column_of[candidates.item_rows] = torch.arange(num, device=device)
-    column_of[PADDING_ROW] = num
     # Queries stand in columns at first: copying whole rows of a mask is far quicker than columns.
     known = torch.zeros((num + 1, len(item_rows)), dtype=torch.bool, device=device)
     queries = torch.arange(len(item_rows), device=device)
     known[column_of[known_rows], queries[:, None]] = True
     known[column_of[item_rows], queries] = False
-    known[num] = False
     return known[column_of[candidates.item_rows]].T.contiguous()

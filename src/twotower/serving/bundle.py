@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from twotower.config import Config, read_toml
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
-from twotower.features.schema import Feature
+from twotower.features.schema import Feature, Side
 from twotower.features.transforms import TRANSFORMS, SideTransforms, Transform
 from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -283,7 +283,8 @@ def _replace(temporary: Path, path: Path) -> None:
 def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
     schema = read_toml(path / "schema.toml")
     sides = {}
-    for side, file in (("query", "queries/queries.arrow"), ("item", "items.arrow")):
+    files: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
+    for side, file in files.items():
         table: Any = schema[side]
         features = tuple(Feature(side=side, **entry) for entry in table["features"])
         transforms: list[Transform] = []

@@ -348,9 +348,10 @@ class Retriever:
         Raises:
             ValueError: An id is not in the catalogue.
         """
-        return self.contents.items.frame[
-            self._known_item_rows(item_ids).astype(np.int64) - FIRST_ROW
-        ]
+        rows = self._known_item_rows(item_ids)
+        lines = self.contents.items.frame[rows.astype(np.int64) - FIRST_ROW]
+        assert isinstance(lines, pl.DataFrame)
+        return lines
 
     def history(self, query_id: Id) -> list[Id]:
         """Return the items that the bundle knows a query to like, oldest first."""

@@ -61,7 +61,7 @@ class Encoding:
         with _evaluating(self.model):
             chunks = [
                 self.model.encode_items(self._item_features(chunk))
-                for chunk in rows.split(_CHUNK_ITEMS)
+                for chunk in torch.split(rows, _CHUNK_ITEMS)
             ]
         vectors = torch.cat(chunks)
         vectors[:FIRST_ROW] = 0.0

@@ -1,11 +1,11 @@
 """What ``auto`` stands for, decided from the data once and written into the config."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from twotower.config import Config
+from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ConfigError
 
@@ -41,7 +41,9 @@ def resolve(
     return replace(config, towers=towers, loss=loss, training=training), tuple(said)
 
 
-def _towers(config: Config, dataset: Dataset, custom: tuple[str, ...], said: list[str]) -> Any:
+def _towers(
+    config: Config, dataset: Dataset, custom: tuple[str, ...], said: list[str]
+) -> TowersConfig:
     towers = config.towers
     if "query" in custom:
         if towers.history not in ("auto", "none"):
@@ -51,24 +53,25 @@ def _towers(config: Config, dataset: Dataset, custom: tuple[str, ...], said: lis
             )
         return replace(towers, history="none", query_id="off")
     if towers.history == "auto":
-        history = "pooled" if dataset.ordered else "mean"
+        history: Literal["pooled", "mean"] = "pooled" if dataset.ordered else "mean"
         reason = "events have an order" if dataset.ordered else "events have no order"
         towers = replace(towers, history=history)
         said.append(f"towers.history = {history!r}: {reason}")
     if towers.query_id == "auto":
-        use_id = "off" if towers.history != "none" else "on"
+        use_id: Literal["on", "off"] = "off" if towers.history != "none" else "on"
         reason = "the history says who asks" if use_id == "off" else "there is no history to go by"
         towers = replace(towers, query_id=use_id)
         said.append(f"towers.query_id = {use_id!r}: {reason}")
     return towers
 
 
-def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> Any:
+def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> LossConfig:
     loss = config.loss
     if loss.kind == "auto":
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
+        negatives: Literal["all", "mixed", "uniform"]
         if loss.kind != "softmax":
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO:

@@ -26,6 +26,7 @@ from twotower.features.schema import Feature, Side, infer_features
 from twotower.features.transforms import SideTransforms
 from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.trainer import Sides, Trainer, Watcher
@@ -321,41 +322,3 @@ def _digest_of(sets: Histories) -> str:
     digest = hashlib.sha256(sets.offsets.tobytes())
     digest.update(sets.item_rows.tobytes())
     return digest.hexdigest()
-
-
-def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
-    """Return a page for people: what the model was trained on, how good it is, what it is not for."""
-    protocol = figures["protocol"]
-    metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
-    rows = [
-        f"| {name} | " + " | ".join(f"{figures[name][m]:.4f}" for m in metrics) + " |"
-        for name in ("model", "popularity", "item_knn")
-    ]
-    notes = [f"- {note}" for note in dataset.notes]
-    return "\n".join(
-        [
-            f"# Two-tower model of {dataset.name}",
-            "",
-            f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
-            f"width {config.towers.dim}.",
-            "",
-            "## Figures",
-            "",
-            f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
-            f"catalogue; seen items {'removed' if protocol['seen_removed'] else 'kept'}.",
-            "",
-            "| | " + " | ".join(metrics) + " |",
-            "|---|" + "---|" * len(metrics),
-            *rows,
-            "",
-            "## Data",
-            "",
-            *notes,
-            "",
-            "## Limits",
-            "",
-            "The model repeats what its data shows: what was popular there, and who is missing there. "
-            "Its figures hold for queries like those of the test part, and say nothing of others.",
-            "",
-        ]
-    )

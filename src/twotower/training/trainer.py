@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from twotower.config import Config
+from twotower.config import Config, LossConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import TwoTowerError
@@ -157,12 +157,8 @@ class Trainer:
             negatives=config.loss.kind != "softmax",
         )
         train_items = torch.from_numpy(np.unique(positive.item_rows).astype(np.int64))
-        self.sampler = self._sampler(train_items, positive.item_rows, positive.weights)
-        self.loss: Loss = {
-            "softmax": SoftmaxLoss,
-            "bce": BCELoss,
-            "contrastive": lambda: ContrastiveLoss(config.loss.margin),
-        }[config.loss.kind]()
+        self.sampler = self._sampler(train_items, positive.item_rows)
+        self.loss = _loss(config.loss)
         self.valid = self._validation_cases()
 
     def fit(
@@ -247,7 +243,7 @@ class Trainer:
             place_of_items, place_of_known = item_rows, known
         else:
             asked = item_rows if known is None else torch.cat([item_rows, known.flatten()])
-            distinct, places = asked.unique(return_inverse=True)
+            distinct, places = torch.unique(asked, return_inverse=True)
             inputs = self.model.item_inputs(
                 {name: values[distinct] for name, values in self.item_features.items()}
             )
@@ -343,7 +339,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.training.seed, 3])
         return cases.take(np.sort(rng.choice(len(cases), MAX_VALIDATION_CASES, replace=False)))
 
-    def _sampler(self, train_items: Tensor, item_rows: Any, weights: Any) -> Sampler:
+    def _sampler(self, train_items: Tensor, item_rows: Any) -> Sampler:
         train_items = train_items.to(self.device)
         config = self.config.loss
         if config.negatives == "all":
@@ -386,6 +382,12 @@ class OwnItems:
         positions = torch.arange(num, device=item_rows.device)
         hidden = ~torch.eye(num, dtype=torch.bool, device=item_rows.device)
         return Candidates(item_rows, positions, hidden=hidden)
+
+
+def _loss(config: LossConfig) -> Loss:
+    if config.kind == "bce":
+        return BCELoss()
+    return ContrastiveLoss(config.margin) if config.kind == "contrastive" else SoftmaxLoss()
 
 
 def _copy(model: TwoTower) -> dict[str, Tensor]:
