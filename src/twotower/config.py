@@ -8,11 +8,14 @@ a field out.
 import ast
 import difflib
 import inspect
+import json
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -28,9 +31,33 @@ def _check(problems: list[str], ok: bool, name: str, rule: str, value: object) -
         problems.append(f"{name} must {rule}, got {value!r}")
 
 
+def _check_seed(problems: list[str], seed: int) -> None:
+    _check(problems, 0 <= seed < 2**63, "seed", "be in 0..2**63 - 1", seed)
+
+
+_hints_of: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)
+
+
+def _check_types(section: Any) -> None:
+    """Refuse what a type checker would: a misspelt choice must not pass for another one."""
+    problems: list[str] = []
+    for name, hint in _hints_of(type(section)).items():
+        value = getattr(section, name)
+        _check(problems, _convert(hint, value)[0], name, f"be {_say_type(hint)}", value)
+    _raise(problems)
+
+
+class _SectionError(ConfigError):
+    """All problems of one section, still apart, so that each can get its path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems) + ".")
+        self.problems = problems
+
+
 def _raise(problems: list[str]) -> None:
     if problems:
-        raise ConfigError("; ".join(problems) + ".")
+        raise _SectionError(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +83,14 @@ class DataConfig:
     drop_null_ids: bool = False
     """Leave out events without a query or item id instead of refusing the table."""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        problems: list[str] = []
+        threshold = self.positive_threshold
+        finite = threshold is None or abs(threshold) < float("inf")
+        _check(problems, finite, "positive_threshold", "be finite", threshold)
+        _raise(problems)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeaturesConfig:
@@ -73,6 +108,7 @@ class FeaturesConfig:
     """A category, tag or id seen in fewer training rows than this is treated as unknown."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         problems: list[str] = []
         _check(problems, self.min_count >= 1, "min_count", "be at least 1", self.min_count)
         kinds = get_args(FeatureKind)
@@ -98,12 +134,14 @@ class SplitConfig:
     """Seed of the random choices of a split; apart from the training seed."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         problems: list[str] = []
         for name in ("test_fraction", "valid_fraction"):
             value = getattr(self, name)
             _check(problems, value is None or 0 < value < 1, name, "be between 0 and 1", value)
         total = (self.test_fraction or 0.0) + self.valid_fraction
         _check(problems, total < 1, "test_fraction + valid_fraction", "stay below 1", total)
+        _check_seed(problems, self.seed)
         _raise(problems)
 
 
@@ -133,6 +171,7 @@ class TowersConfig:
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         problems: list[str] = []
         _check(problems, self.dim >= 1, "dim", "be at least 1", self.dim)
         for name in ("query_hidden", "item_hidden"):
@@ -169,10 +208,12 @@ class LossConfig:
     """Distance beyond which the contrastive loss lets negatives be."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         problems: list[str] = []
         n = self.num_negatives
         _check(problems, n >= 1, "num_negatives", "be at least 1", n)
-        _check(problems, self.margin > 0, "margin", "be above 0", self.margin)
+        margin = self.margin
+        _check(problems, 0 < margin < float("inf"), "margin", "be finite and above 0", margin)
         _raise(problems)
 
 
@@ -202,6 +243,7 @@ class TrainingConfig:
     """CPU threads; without it as many as torch finds."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         problems: list[str] = []
         for name in ("epochs", "patience"):
             _check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
@@ -215,9 +257,9 @@ class TrainingConfig:
             problems, 0 <= decay < float("inf"), "weight_decay", "be finite and at least 0", decay
         )
         names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
-        base, at, k = self.metric.partition("@")
-        ok = base in names and at == "@" and k.isdigit() and int(k) >= 1
+        ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]*", self.metric) is not None
         _check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
+        _check_seed(problems, self.seed)
         _raise(problems)
 
 
@@ -258,24 +300,32 @@ class Config:
     def with_settings(self, settings: Iterable[str]) -> "Config":
         """Return the tree with ``section.field=value`` settings applied, as ``--set`` takes them.
 
-        A value is read as TOML, and as a bare string where it is not TOML.
+        A value is read as TOML, and as a bare string where that is no TOML or not what the field
+        takes. A column name that holds a dot or ``=`` stands in quotes, as in TOML:
+        ``features.item."release.date"=time``; one with spaces needs none.
 
         Raises:
-            ConfigError: A setting is malformed, unknown or out of range.
+            ConfigError: All settings that are malformed, unknown or out of range.
         """
         table = self.to_dict()
+        problems: list[str] = []
         for setting in settings:
-            path, equals, text = setting.partition("=")
-            keys = path.strip().split(".")
-            if not equals or len(keys) < 2 or not all(keys):
-                raise ConfigError(f"--set must be section.field=value, got {setting!r}.")
-            inner: dict[str, Any] = table
+            keys, text = _cut_setting(setting)
+            if len(keys) < 2:
+                problems.append(f"--set must be section.field=value, got {setting!r}")
+                continue
+            inner: Any = table
             for key in keys[:-1]:
-                inner = inner.setdefault(key, {})
-                if not isinstance(inner, dict):
-                    raise ConfigError(f"--set {path}: {key!r} is a value, not a section.")
-            inner[keys[-1]] = _bare_value(text.strip())
-        return Config.from_dict(table)
+                inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
+            if isinstance(inner, dict):
+                inner[keys[-1]] = _setting_value(keys, text)
+            else:
+                problems.append(f"--set must name a field, got {setting!r}, which goes deeper")
+        config = _build(Config, table, "", problems)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        assert isinstance(config, Config)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as nested dictionaries, without the fields that are not set."""
@@ -288,17 +338,17 @@ class Config:
         lines: list[str] = []
         for section in fields(self):
             value = getattr(self, section.name)
-            docs = _field_docs(type(value)) if comments else {}
+            docs = _field_docs(typing.cast("Any", type(value))) if comments else {}
             tables: list[str] = []
             lines.append(f"[{section.name}]")
             for entry in fields(value):
                 inner = getattr(value, entry.name)
-                comment = [f"# {docs[entry.name]}"] if entry.name in docs else []
+                comment = [f"# {line.strip()}" for line in docs.get(entry.name, "").splitlines()]
                 if isinstance(inner, Mapping):
                     tables += ["", f"[{section.name}.{entry.name}]", *comment]
-                    tables += [f"{_toml_key(k)} = {_toml(v)}" for k, v in inner.items()]
+                    tables += [f"{_toml_key(k)} = {toml_value(v)}" for k, v in inner.items()]
                 elif inner is not None:
-                    lines += [*comment, f"{entry.name} = {_toml(inner)}"]
+                    lines += [*comment, f"{entry.name} = {toml_value(inner)}"]
                 elif comments:
                     lines += [*comment, f"# {entry.name} ="]
             lines += [*tables, ""]
@@ -312,7 +362,7 @@ def read_toml(path: str | Path) -> dict[str, object]:
         ConfigError: The file is missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows writes a mark
     except FileNotFoundError as error:
         raise ConfigError(
             f"--config must be a file, got {str(path)!r}, which is missing."
@@ -325,15 +375,15 @@ def read_toml(path: str | Path) -> dict[str, object]:
 
 def _build(cls: type, table: object, where: str, problems: list[str]) -> object:
     if not isinstance(table, Mapping):
-        problems.append(f"{where or 'config'}: must be a table, got {table!r}")
+        problems.append(f"{where or 'config'} must be a table, got {table!r}")
         return cls()
     known = {entry.name: entry for entry in fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints_of(cls)
     values: dict[str, object] = {}
     for key, value in table.items():
         path = f"{where}.{key}" if where else key
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             problems.append(f"{path}: unknown key; {hint}")
             continue
@@ -345,11 +395,11 @@ def _build(cls: type, table: object, where: str, problems: list[str]) -> object:
         if ok:
             values[key] = converted
         else:
-            problems.append(f"{path}: must be {_say_type(hint_type)}, got {value!r}")
+            problems.append(f"{path} must be {_say_type(hint_type)}, got {value!r}")
     try:
         return cls(**values)
-    except ConfigError as error:
-        problems.extend(f"{where}: {part}" for part in str(error).rstrip(".").split("; "))
+    except _SectionError as error:
+        problems.extend(f"{where}.{problem}" for problem in error.problems)
         return cls()
 
 
@@ -372,8 +422,12 @@ def _convert(hint: Any, value: object) -> tuple[bool, object]:
     if origin is not None and isinstance(value, Mapping):
         return all(isinstance(k, str) for k in value), dict(value)
     if hint is float:
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return ok, float(typing.cast("float", value)) if ok else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False, None
+        try:
+            return True, float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            return False, None
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     if hint in (str, bool):
@@ -393,11 +447,40 @@ def _say_type(hint: Any) -> str:
     return names.get(hint, "a table")
 
 
-def _bare_value(text: str) -> object:
+_KEY = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^.="'][^.=]*)\s*([.=])""")
+
+
+def _cut_setting(setting: str) -> tuple[list[str], str]:
+    """Return the keys and the value of ``section.field=value``; no keys where it is malformed."""
+    keys: list[str] = []
+    start = 0
+    while (found := _KEY.match(setting, start)) is not None:
+        key, separator = found[1].strip(), found[2]
+        quoted = key.startswith(('"', "'"))
+        keys.append(str(_toml_value(key)) if quoted else key)
+        start = found.end()
+        if separator == "=":
+            return (keys if all(keys) else []), setting[start:].strip()
+    return [], ""
+
+
+def _setting_value(keys: list[str], text: str) -> object:
+    value = _toml_value(text)
+    hint: Any = Config
+    for key in keys:
+        # the kinds of columns are strings, and whatever no field knows may be one
+        hint = _hints_of(hint).get(key) if is_dataclass(hint) else str
+    is_bare = hint is not None and not _convert(hint, value)[0] and _convert(hint, text)[0]
+    return text if is_bare else value
+
+
+def _toml_value(text: str) -> object:
+    """Return what ``text`` says in TOML, or ``text`` itself where it is no TOML value."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = tomllib.loads(f"value = {text}")
+    except ValueError:  # TOMLDecodeError, or a number of thousands of digits
         return text
+    return table["value"] if len(table) == 1 else text
 
 
 def _plain(value: object) -> object:
@@ -411,23 +494,23 @@ def _plain(value: object) -> object:
 
 def _toml_key(key: str) -> str:
     bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if bare else _toml(key)
+    return key if bare else toml_value(key)
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """Return a string, boolean, number or list of those as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        for raw, code in (("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
-            escaped = escaped.replace(raw, code)
-        return f'"{escaped}"'
+        # JSON's escapes are TOML's, save that TOML wants one for the delete character, too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(entry) for entry in value) + "]"
-    return repr(value)
+        return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
+    return repr(float(value)) if isinstance(value, float) else str(value)  # numpy's float, too
 
 
-def _field_docs(cls: type) -> dict[str, str]:
+@cache
+def _field_docs(cls: Any) -> dict[str, str]:
     """Return the strings that stand below each field in the source."""
     tree = ast.parse(inspect.getsource(cls).strip())
     body = typing.cast("ast.ClassDef", tree.body[0]).body

@@ -1,13 +1,9 @@
 """The machine: device, threads, seeds."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 
 from twotower.errors import ConfigError
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -33,7 +29,7 @@ def choose_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-def torch_generator(*entropy: int) -> torch.Generator:
-    """Return a CPU generator seeded by ``entropy``: equal numbers give equal draws."""
+def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.Generator:
+    """Return a generator seeded by ``entropy``: equal numbers give equal draws on one device."""
     seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    return torch.Generator(device or torch.device("cpu")).manual_seed(int(seed >> np.uint64(1)))

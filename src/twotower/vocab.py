@@ -5,7 +5,9 @@ vocabulary, of entities and of feature values alike, keeps row 0 for "nothing" a
 "unknown"; real ids start at row 2.
 """
 
+import math
 from collections.abc import Iterable
+from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +28,12 @@ class Vocabulary:
             row ``p + FIRST_ROW``.
 
     Raises:
-        DataError: An id is null or stands twice, or the dtype is neither integer nor string.
+        DataError: An id is null, stands twice or has more than 64 bits, or the dtype is neither
+            integer nor string.
     """
 
     def __init__(self, ids: pl.Series) -> None:
-        if ids.dtype == pl.Boolean:
-            ids = ids.cast(pl.String)
-        if ids.dtype.is_integer():
-            ids = ids.cast(pl.Int64)
-        elif ids.dtype in (pl.Categorical, pl.Enum):
-            ids = ids.cast(pl.String)
-        elif ids.dtype != pl.String:
-            raise DataError(f"ids must be integers or strings, got {ids.dtype}.")
+        ids = _checked(ids)
         if ids.null_count():
             raise DataError(f"ids must not be null, got {ids.null_count()} null ids.")
         if ids.n_unique() != len(ids):
@@ -55,10 +51,11 @@ class Vocabulary:
 
         Raises:
             ValueError: ``min_count`` is below 1.
+            DataError: As for the class.
         """
         if min_count < 1:
             raise ValueError(f"min_count must be at least 1, got {min_count}.")
-        counts = values.drop_nulls().value_counts(name="count")
+        counts = _checked(values.drop_nulls()).rename("id").value_counts(name="count")
         kept = counts.filter(pl.col("count") >= min_count)
         return cls(kept.to_series(0).sort())
 
@@ -88,14 +85,14 @@ class Vocabulary:
     def rows_of(self, ids: pl.Series | Iterable[object]) -> npt.NDArray[np.int32]:
         """Return the row of each id: ``(n,)`` int32.
 
-        A null becomes ``PADDING_ROW``; an id that is not here becomes ``UNKNOWN_ROW``. Integers and
-        strings of digits name the same id, since a key that went through CSV, JSON or a command
-        line may have changed its type on the way.
+        A null or NaN becomes ``PADDING_ROW``; an id that is not here, of whatever type, becomes
+        ``UNKNOWN_ROW``. Integers, whole floats and strings of digits name the same id, since a key
+        that went through CSV, JSON, pandas or a command line may have changed its type on the way.
         """
-        series = ids if isinstance(ids, pl.Series) else pl.Series("id", list(ids), strict=False)
-        present = series.is_not_null()
+        keys = as_keys(ids if isinstance(ids, pl.Series) else _series_of(list(ids)))
+        present = keys.is_not_null()
         rows = (
-            pl.DataFrame({"id": self._as_own_type(series)})
+            pl.DataFrame({"id": keys.cast(self._ids.dtype, strict=False)})
             .join(self._lookup, on="id", how="left", maintain_order="left")
             .select(
                 pl.when(present)
@@ -120,17 +117,70 @@ class Vocabulary:
         positions = pl.Series("p", rows.astype(np.int64) - FIRST_ROW)
         return self._ids.gather(pl.select(pl.when(positions >= 0).then(positions)).to_series())
 
-    def _as_own_type(self, ids: pl.Series) -> pl.Series:
-        own = self._ids.dtype
-        if ids.dtype == own:
-            return ids
-        if ids.dtype == pl.Boolean:
-            ids = ids.cast(pl.String)
-        if own == pl.String and ids.dtype.is_float():
-            whole = ids.cast(pl.Int64, strict=False)
-            return pl.select(
-                pl.when(whole.cast(ids.dtype) == ids)
-                .then(whole.cast(pl.String))
-                .otherwise(ids.cast(pl.String))
-            ).to_series()
-        return ids.cast(own, strict=False)
+
+def as_keys(values: pl.Series) -> pl.Series:
+    """Return values as what a vocabulary can hold: Int64 or strings, null where there is no value.
+
+    Each value is read by itself, whatever else stands in the column: NaN is no value, a whole float
+    or decimal is written like the integer, and what has no plain text (a list, a duration, bytes,
+    an object) is written as Python does. No value makes it fail.
+    """
+    dtype = values.dtype
+    if dtype == pl.String:
+        return values
+    if dtype.is_integer():
+        narrow = values.cast(pl.Int64, strict=False)
+        return narrow if narrow.null_count() == values.null_count() else _texts(values.to_list())
+    if dtype.is_decimal():
+        values, dtype = values.cast(pl.Float64), pl.Float64()
+    if dtype.is_float():
+        floats = values.fill_nan(None)
+        whole = floats.cast(pl.Int64, strict=False)
+        is_whole = whole.cast(dtype) == floats
+        return pl.select(
+            pl.when(is_whole).then(whole.cast(pl.String)).otherwise(floats.cast(pl.String))
+        ).to_series()
+    if dtype in (pl.Boolean, pl.Categorical, pl.Enum, pl.Date, pl.Datetime, pl.Time, pl.Null):
+        return values.cast(pl.String)
+    return _texts(values.to_list())
+
+
+def _checked(ids: pl.Series) -> pl.Series:
+    if ids.dtype in (pl.Boolean, pl.Categorical, pl.Enum):
+        return ids.cast(pl.String)
+    if ids.dtype.is_integer():
+        narrow = ids.cast(pl.Int64, strict=False)
+        if narrow.null_count() > ids.null_count():
+            raise DataError(f"ids must be below 2**63, got {ids.max()!r}; write them as strings.")
+        return narrow
+    if ids.dtype != pl.String:
+        raise DataError(f"ids must be integers or strings, got {ids.dtype}.")
+    return ids
+
+
+def _series_of(values: list[object]) -> pl.Series:
+    """Return a list as a column. polars would read a mixed one by what else stands in it."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {float}:
+        return pl.Series(values, dtype=pl.Float64)
+    if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):  # type: ignore[operator]
+        return pl.Series(values, dtype=pl.Int64)
+    return _texts(values)
+
+
+def _texts(values: list[object]) -> pl.Series:
+    return pl.Series([_text(value) for value in values], dtype=pl.String)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (float, Decimal)):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+    return repr(value) if isinstance(value, bytes) else str(value)

@@ -128,7 +128,7 @@ def test_label_names_come_before_rating_names() -> None:
 
 def test_columns_whose_values_do_not_fit_are_passed_over_and_said() -> None:
     frame = frame_of("user_id", "item_id").with_columns(
-        label=pl.Series(["good", "bad", "good"]),
+        label=pl.Series(["good", "bad", "1"]),
         score=pl.Series([1.0, 2.0, 3.0]),
         count=pl.Series([[1], [2], [3]]),
         time=pl.Series([None, None, None], dtype=pl.String),
@@ -228,6 +228,7 @@ MINUTE = 1584198540.0
         (1584198566_000, SECONDS),
         (1584198566_000_000, SECONDS),
         (1584198566_000_000_000, SECONDS),
+        (40_000_000_000_000, 40_000_000_000.0),  # milliseconds in the year 3237
         (20200314, MIDNIGHT),
         (20200314150926, SECONDS),
         (7, 7.0),
@@ -287,6 +288,9 @@ def test_one_row_tells_day_from_month_for_all() -> None:
     assert days.tolist() == [18355, 18366]  # 3 and 14 April
     days = times_in_seconds(pl.Series(["3/4/2020", "4/14/2020"]), what="time") / 86_400
     assert days.tolist() == [18325, 18366]  # 4 March and 14 April
+    for late, first in (("14/4/2020", 18355), ("4/14/2020", 18325)):
+        days = times_in_seconds(pl.Series(["3/4/2020"] * 2000 + [late]), what="time") / 86_400
+        assert days[[0, -1]].tolist() == [first, 18366]
 
 
 @pytest.mark.parametrize(
@@ -299,6 +303,7 @@ def test_one_row_tells_day_from_month_for_all() -> None:
         (["2020-03-14", "yesterday"], "got 'yesterday' in data row 2"),
         (["2020-03-14", ""], "got '' in data row 2"),
         (["2020-02-30"], "got '2020-02-30' in data row 1"),
+        (["2020-03-14"] + ["2020-03-14 15:09"] * 2, "got '2020-03-14' in data row 1"),
         (["dawn", "noon"], "got 'dawn' in data row 1"),
         (["3/14/20"], "got '3/14/20' in data row 1"),
         (["13/1/2020", "1/13/2020"], "in data row"),

@@ -138,6 +138,7 @@ def test_parquet_types_become_plain() -> None:
         (["NA", "NA"], ["NA", "NA"]),
         (["007", "8"], ["007", "8"]),
         (["007", "8.5"], ["007", "8.5"]),
+        (["07", "8.5"], ["07", "8.5"]),
         (["0", "8"], [0, 8]),
         (["0.5", "-0.5"], [0.5, -0.5]),
         (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
@@ -187,6 +188,7 @@ def test_what_a_csv_writer_quotes_comes_back(
 def test_byte_order_mark_line_ends_blank_lines_and_padding_do_not_matter(tmp_path: Path) -> None:
     for variant in (
         "\ufeff" + CSV,
+        '\ufeff"user_id"' + CSV.removeprefix("user_id"),
         CSV.replace("\n", "\r\n"),
         CSV.replace("\n", "\r"),
         CSV.replace("\n", "\n\n"),
@@ -206,6 +208,8 @@ def test_columns_without_a_name_are_dropped_where_they_say_nothing(tmp_path: Pat
     indexed = written(tmp_path, FRAME.to_pandas().to_csv())
     assert_frame_equal(read_table(indexed), FRAME)
     trailing = written(tmp_path, "user_id\titem_id\n1\t2\t\n3\t4\t\n")
+    assert_frame_equal(read_table(trailing), pl.DataFrame({"user_id": [1, 3], "item_id": [2, 4]}))
+    trailing = written(tmp_path, "user_id,item_id,\n1,2,\n3,4,\n")
     assert_frame_equal(read_table(trailing), pl.DataFrame({"user_id": [1, 3], "item_id": [2, 4]}))
     told = written(tmp_path, "user_id,\n1,x\n")
     assert_frame_equal(read_table(told), pl.DataFrame({"user_id": [1], "column_2": ["x"]}))
@@ -317,6 +321,7 @@ def test_the_header_example_suits_the_table(tmp_path: Path) -> None:
 def test_headers_that_are_only_odd_are_taken(tmp_path: Path) -> None:
     assert read_table(written(tmp_path, "a,b\nx,y\n")).columns == ["a", "b"]
     assert read_table(written(tmp_path, "a,2019\nx,y\n")).columns == ["a", "2019"]
+    assert read_table(written(tmp_path, "{a},[b]\nx,y\n")).columns == ["{a}", "[b]"]
 
 
 @pytest.mark.parametrize(
@@ -328,6 +333,7 @@ def test_headers_that_are_only_odd_are_taken(tmp_path: Path) -> None:
         ('user_id,item_id,t\n1,5" x,3\n4,5" x,3,4\n', 3, 4, 3),
         ("user_id::item_id::t\n1::2::3\n4::5\n", 3, 2, 3),
         ("user_id\n1\n2,3\n", 1, 2, 3),
+        ("user_id,item_id,t\r\n1,2,3\r\n4,5\r\n", 3, 2, 3),
     ],
 )
 def test_a_ragged_row_is_named_by_its_line(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
-from twotower.data.dataset import Interactions
-from twotower.features.histories import windows_before
+from twotower.data.dataset import Column, Interactions
 from twotower.vocab import PADDING_ROW
 
 Rows = npt.NDArray[np.int32]
@@ -90,7 +90,6 @@ class PairBatches:
             self._end_of = np.concatenate([[0], np.cumsum(positive)[:-1]]).astype(np.int64)
             if not negatives:
                 self._examples = np.flatnonzero(positive)
-        self._own_start = self._known.offsets
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -115,30 +114,19 @@ class PairBatches:
         for number, picked in enumerate(_cut(pieces, self.batch_size)):
             if number >= start:
                 events = picked if self._examples is None else self._examples[picked]
-                yield self._gather(events, np.random.default_rng([self.seed, epoch, 1, number]))
+                yield self._gather(events, [self.seed, epoch, 1, number])
 
-    def _gather(self, picked: npt.NDArray[np.int64], rng: np.random.Generator) -> PairBatch:
+    def _gather(self, picked: npt.NDArray[np.int64], entropy: list[int]) -> PairBatch:
         events = self.events
         query_rows, item_rows = events.query_rows[picked], events.item_rows[picked]
         history_rows = history_times = None
-        if self.history_length is not None:
-            own = picked if self._end_of is None else self._end_of[picked]
-            starts = self._own_start[query_rows]
-            if self.ordered:
-                places, mask = windows_before(own, starts, self.history_length)
-            else:
-                ends = self._own_start[query_rows + 1]
-                is_own = np.ones(len(picked), np.bool_)
-                if events.labels is not None:
-                    is_own = events.labels[picked] > 0
-                places, mask = _other_places(own, starts, ends, is_own, self.history_length, rng)
-            known = self._known
-            rows = known.item_rows[places] if len(known) else places.astype(np.int32)
-            if not self.ordered:
-                mask &= rows != item_rows[:, None]
-            history_rows = np.where(mask, rows, PADDING_ROW).astype(np.int32)
-            if known.times is not None:
-                history_times = np.where(mask, known.times[places], 0.0)
+        if self.history_length is not None and self.ordered:
+            history_rows, history_times = self._earlier(picked, query_rows, self.history_length)
+        elif self.history_length is not None:
+            rng = np.random.default_rng(entropy)
+            history_rows, history_times = self._others(
+                picked, query_rows, item_rows, self.history_length, rng
+            )
         return PairBatch(
             query_rows=query_rows,
             item_rows=item_rows,
@@ -148,14 +136,59 @@ class PairBatches:
             weights=None if events.weights is None else events.weights[picked],
         )
 
+    def _earlier(
+        self, picked: npt.NDArray[np.int64], query_rows: Rows, length: int
+    ) -> tuple[Rows, npt.NDArray[np.float64] | None]:
+        """Return the last ``length`` positives of each query before the event."""
+        known = self._known
+        ends = picked if self._end_of is None else self._end_of[picked]
+        firsts = ends - length
+        is_padding = np.arange(length) < (known.offsets[query_rows] - firsts)[:, None]
+        rows = _windows(known.item_rows, firsts, is_padding)
+        return rows, None if known.times is None else _windows(known.times, firsts, is_padding)
+
+    def _others(
+        self,
+        picked: npt.NDArray[np.int64],
+        query_rows: Rows,
+        item_rows: Rows,
+        length: int,
+        rng: np.random.Generator,
+    ) -> tuple[Rows, npt.NDArray[np.float64] | None]:
+        """Return up to ``length`` positives of each query wherever they stand, never the own item."""
+        known, labels = self._known, self.events.labels
+        own = picked if self._end_of is None else self._end_of[picked]
+        is_own = np.ones(len(picked), np.bool_) if labels is None else labels[picked] > 0
+        starts, ends = known.offsets[query_rows], known.offsets[query_rows + 1]
+        places, mask = _other_places(own, starts, ends, is_own, length, rng)
+        rows = known.item_rows[places] if len(known) else places.astype(np.int32)
+        again = mask & (rows == item_rows[:, None])
+        if again.any():
+            # Close the gaps, so that padding stands on the left only.
+            mask ^= again
+            gaps = np.flatnonzero(again.any(axis=1))
+            order = np.argsort(mask[gaps], axis=1, kind="stable")
+            for each in (mask, rows, places):
+                each[gaps] = np.take_along_axis(each[gaps], order, axis=1)
+        is_padding = ~mask
+        np.copyto(rows, PADDING_ROW, where=is_padding)
+        if known.times is None:
+            return rows, None
+        times = known.times[places] if len(known) else np.zeros(places.shape)
+        np.copyto(times, 0.0, where=is_padding)
+        return rows, times
+
 
 def block_shuffle(
     num: int, block: int, buffer_blocks: int, rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield a shuffle of ``0..num-1`` in pieces, each made of ``buffer_blocks`` random whole blocks."""
+    """Yield a shuffle of ``0..num-1`` in pieces, each made of random whole blocks.
+
+    A piece has up to ``buffer_blocks`` blocks. All have the same number within one, since a small
+    last piece would be a few queries' events only.
+    """
     blocks = rng.permutation(-(-num // block))
-    for first in range(0, len(blocks), buffer_blocks):
-        chosen = blocks[first : first + buffer_blocks]
+    for chosen in np.array_split(blocks, max(1, -(-len(blocks) // buffer_blocks))):
         piece = (chosen[:, None] * block + np.arange(block)).reshape(-1)
         yield rng.permutation(piece[piece < num])
 
@@ -187,6 +220,29 @@ def _cut(pieces: Iterator[npt.NDArray[np.int64]], size: int) -> Iterator[npt.NDA
         yield rest
 
 
+def _windows(
+    column: npt.NDArray[Column], firsts: npt.NDArray[np.int64], is_padding: npt.NDArray[np.bool_]
+) -> npt.NDArray[Column]:
+    """Return ``(B, L)`` the ``L`` values of ``column`` from each ``first`` on, 0 where padded.
+
+    A window is one contiguous piece of the column, which is copied several times faster than
+    values that are picked one by one. A negative ``first`` must be padded up to place 0.
+    """
+    length = is_padding.shape[1]
+    is_whole = firsts >= 0
+    if is_whole.all() and len(firsts):
+        values = sliding_window_view(column, length)[firsts]
+    else:
+        values = np.zeros(is_padding.shape, column.dtype)
+        if is_whole.any():
+            values[is_whole] = sliding_window_view(column, length)[firsts[is_whole]]
+        if len(column):
+            places = firsts[~is_whole, None] + np.arange(length)
+            values[~is_whole] = column[np.maximum(places, 0)]
+    np.copyto(values, np.zeros((), column.dtype), where=is_padding)
+    return values
+
+
 def _other_places(
     own: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
@@ -195,16 +251,22 @@ def _other_places(
     length: int,
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return places of up to ``length`` of a query's other events, from a random point on, in a ring.
+    """Return places of up to ``length`` of a query's other events: a run of their ring, right-aligned.
 
-    ``is_own`` is False where the event itself is not among the query's known events.
+    The others are a ring that begins after the event; the run starts anywhere on it, so that each
+    other event is equally likely to be in it. ``is_own`` is False where the event itself is not
+    among the query's known events.
     """
-    size = ends - starts
+    size = (ends - starts).astype(np.int32)  # int32 halves the time of all that follows
     others = size - is_own
-    spare = np.maximum(others - length, 0)
-    shift = (rng.random(len(own)) * (spare + 1)).astype(np.int64) + is_own
-    step = np.arange(length)
-    places = (own - starts)[:, None] + shift[:, None] + step
-    places = starts[:, None] + places % np.maximum(size, 1)[:, None]
-    mask = step < others[:, None]
-    return np.where(mask, places, 0), mask[:, ::1]
+    run = np.minimum(others, length)
+    shift = (rng.random(len(own)) * others).astype(np.int32)
+    column = np.arange(length, dtype=np.int32)
+    first = shift - (length - run)  # of the ring of the others; negative where padded
+    mask = column >= (length - run)[:, None]
+    # A run passes the end of either ring once at most: a subtraction does for a slow remainder.
+    places = ((own - starts).astype(np.int32) + is_own + first)[:, None] + column  # (B, L)
+    places -= (column >= (others - first)[:, None]) * others[:, None]
+    places -= (places >= size[:, None]) * size[:, None]
+    places *= mask
+    return places + (starts * (size > 0))[:, None], mask

@@ -177,7 +177,9 @@ class Dataset:
         query_rows = np.flatnonzero(counts).astype(np.int32)
         times = None
         if wanted.times is not None:
-            times = wanted.times[wanted.offsets[:-1][query_rows]]
+            # The first in time, which need not stand first where time does not give the order.
+            first = wanted.offsets[:-1][query_rows]
+            times = np.minimum.reduceat(wanted.times, first) if len(first) else wanted.times
         return Cases(
             query_rows=query_rows,
             histories=known.histories().take(query_rows),

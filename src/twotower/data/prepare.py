@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars.exceptions import PolarsError
 
 from twotower.config import DataConfig
 from twotower.data.columns import (
@@ -18,15 +19,15 @@ from twotower.data.columns import (
     checked_weights,
     find_id,
     find_roles,
-    times_in_seconds,
 )
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table, read_table
+from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import Vocabulary
 
 PART_NAMES = {"train": Part.TRAIN, "valid": Part.VALID, "test": Part.TEST}
-REPEATS_FROM = 0.02
+REPEATS_FROM = 0.05
 """From this share of events on that repeat an item of the same query, repeats are part of the data."""
 
 
@@ -74,6 +75,11 @@ def prepare(
     query_ids, query_kept = _ids(frame, roles.query, Role.QUERY, config)
     item_ids, item_kept = _ids(frame, roles.item, Role.ITEM, config)
     kept = query_kept & item_kept
+    if not kept.any():
+        raise DataError(
+            f"interactions must hold rows with both ids, got {len(kept)} rows that all lack one; "
+            "state other columns with --query-column and --item-column."
+        )
     if not kept.all():
         notes.append(f"Left out {int((~kept).sum())} of {len(kept)} rows without an id.")
         mask = pl.Series(kept)
@@ -147,16 +153,27 @@ def _read_interactions(
         )
     frames: list[pl.DataFrame] = []
     parts = []
-    for part, table in source.items():
-        frame = read_table(table, what=part)
+    for part in (name for name in PART_NAMES if name in source):
+        frame = read_table(source[part], what=part)
         if frames and set(frame.columns) != set(frames[0].columns):
             raise DataError(
-                f"--{part} must have the columns of --{next(iter(source))}, "
+                f"{part} must have the columns of train, "
                 f"{', '.join(frames[0].columns)}, got {', '.join(frame.columns)}."
             )
         frames.append(frame.select(frames[0].columns) if frames else frame)
         parts.append(np.full(len(frame), PART_NAMES[part], np.uint8))
-    return pl.concat(frames, how="vertical_relaxed"), np.concatenate(parts)
+    try:
+        return pl.concat(frames, how="vertical_relaxed"), np.concatenate(parts)
+    except PolarsError as error:
+        differing = [
+            f"{column!r} ({' and '.join(str(frame[column].dtype) for frame in frames)})"
+            for column in frames[0].columns
+            if len({frame[column].dtype for frame in frames}) > 1
+        ]
+        raise DataError(
+            f"given files must have one type a column, got {', '.join(differing)}; "
+            "write the column alike in each."
+        ) from error
 
 
 def _given(config: DataConfig) -> dict[Role, str]:
@@ -195,7 +212,7 @@ def _labels(
         notes.append(
             f"{roles.label} of {threshold:g} or more is a positive: {share:.1%} of the events."
         )
-        return labels
+        return None if (labels > 0).all() else labels
     if roles.label_kind == "rating":
         checked_ratings(column)
         notes.append(f"Every event is a positive, whatever its {roles.label}.")
@@ -223,7 +240,7 @@ def _entities(
     if own.n_unique() != len(own):
         double = own.filter(own.is_duplicated())[0]
         raise DataError(
-            f"--{what} must have one row an id, got {len(own) - own.n_unique()} repeats, "
+            f"{what} must have one row an id, got {len(own) - own.n_unique()} repeats, "
             f"the first of {double!r}."
         )
     if own.dtype != seen.dtype:
@@ -231,7 +248,7 @@ def _entities(
         frame = frame.with_columns(own.rename(key))
     if not seen.is_in(own.implode()).any():
         raise DataError(
-            f"--{what} must share ids with the interactions, got none in common: "
+            f"{what} must share ids with the interactions, got none in common: "
             f"{key!r} begins with {own[0]!r}, {column!r} with {seen[0]!r}; "
             f"state the column with --{role.value}-column NAME."
         )

@@ -21,8 +21,9 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
     """Return the data set with each event assigned to a part.
 
     Raises:
-        ConfigError: The kind needs an order or times that the data does not have.
-        DataError: No test or no training events are left.
+        ConfigError: The kind needs an order or times that the data does not have, or the fractions
+            leave nothing for training.
+        DataError: No training, validation or test events are left.
     """
     config = config or SplitConfig()
     kind = config.kind
@@ -39,6 +40,11 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
         )
     events = dataset.interactions
     test = config.test_fraction or TEST_FRACTIONS.get(kind, 0.0)
+    if test + config.valid_fraction >= 1:
+        raise ConfigError(
+            "split.test_fraction + split.valid_fraction must stay below 1, got "
+            f"{test:g} + {config.valid_fraction:g}; lower one of them."
+        )
     rng = np.random.default_rng([config.seed, 0])
     if kind == "leave-last-out":
         parts = leave_last_out(events)
@@ -93,15 +99,32 @@ def random_per_query(
     """Return a seeded split of each query's events, positives and negatives apart.
 
     Of ``n`` events ``round(test * n)`` go to test and ``round(valid * n)`` to validation, each at
-    least one where the query has three events or more, and never the last one of train.
+    least one where the query has three events or more, and never the last one of train. Where
+    that leaves a wanted part without a positive, since queries have one or two events each, the
+    shares are taken of all events instead.
     """
-    positive = events.is_positive.astype(np.int64)
-    order = np.lexsort((rng.random(len(events)), positive, events.query_rows))
+    positive = events.is_positive
+    # Drawn by item and time, not by place: the order of a table's rows must not change the split.
+    keys = (events.item_rows, events.query_rows)
+    order = np.lexsort(keys if events.times is None else (events.times, *keys))
+    draws = np.empty(len(events))
+    draws[order] = rng.random(len(events))
     group = events.query_rows.astype(np.int64) * 2 + positive
+    parts = _random_in_groups(group, draws, test, valid)
+    for share, part in ((test, Part.TEST), (valid, Part.VALID)):
+        if share > 0 and not (parts[positive] == part).any():
+            return _random_in_groups(positive.astype(np.int64), draws, test, valid)
+    return parts
+
+
+def _random_in_groups(
+    group: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], test: float, valid: float
+) -> Parts:
+    order = np.lexsort((draws, group))
     sizes = np.bincount(group, minlength=1)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    rank = np.empty(len(events), np.int64)
-    rank[order] = np.arange(len(events))
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group))
     rank -= starts[group]
     size = sizes[group]
 
@@ -113,7 +136,7 @@ def random_per_query(
 
     num_test = np.minimum(share(test), size - 1)
     num_valid = np.minimum(share(valid), size - 1 - num_test)
-    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts = np.full(len(group), Part.TRAIN, np.uint8)
     parts[rank < num_test] = Part.TEST
     parts[(rank >= num_test) & (rank < num_test + num_valid)] = Part.VALID
     return parts
@@ -137,7 +160,7 @@ def cold_items(events: Interactions, test: float, valid: float, rng: np.random.G
     """Return a split in which a seeded share of the items has no training event at all."""
     rows = np.unique(events.item_rows)
     shuffled = rng.permutation(rows)
-    num_test, num_valid = round(test * len(rows)), round(valid * len(rows))
+    num_test, num_valid = (max(1, round(share * len(rows))) for share in (test, valid))
     part_of = np.full(int(rows.max(initial=FIRST_ROW)) + 1, Part.TRAIN, np.uint8)
     part_of[shuffled[:num_test]] = Part.TEST
     part_of[shuffled[num_test : num_test + num_valid]] = Part.VALID
@@ -155,6 +178,7 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
     if not len(train_items):
         raise DataError(f"the {kind} split must leave training events, got none; choose another.")
     counts = []
+    names = {Part.VALID: "validation", Part.TEST: "test"}
     for part in (Part.TRAIN, Part.VALID, Part.TEST):
         mask = (dataset.parts == part) & positive
         items = np.unique(events.item_rows[mask])
@@ -164,10 +188,11 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             f"{len(np.unique(events.query_rows[mask])):,} queries and {len(items):,} items"
             + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
         )
-        if part == Part.TEST and not mask.any():
+        if not mask.any():  # of train there are some, see above
+            remedy = "give files" if kind == "given" else "use another --split, or data"
             raise DataError(
-                f"the {kind} split must leave test rows, got none of {len(events)} events; "
-                "use another --split, or data with more events a query."
+                f"the {kind} split must leave {names[part]} rows, got no positive of "
+                f"{len(events)} events; {remedy} with more events a query."
             )
     note = f"Split {kind}: {'; '.join(counts)}."
     notes = (*(n for n in dataset.notes if n), note)

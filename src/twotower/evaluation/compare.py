@@ -135,7 +135,7 @@ def dataset_of(retriever: Retriever, test: Table | None = None) -> Dataset:
     num_rows = contents.queries.ids.num_rows
     if test is None:
         query_rows = np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths)
-        item_rows, times, labels = wanted.item_rows, wanted.times, None
+        item_rows, times, labels = wanted.item_rows, wanted.times, contents.target_labels
     else:
         query_rows, item_rows, labels = _test_events(retriever, test)
         times = None if known.times is None else np.full(len(item_rows), np.inf)
@@ -148,12 +148,17 @@ def dataset_of(retriever: Retriever, test: Table | None = None) -> Dataset:
     all_labels = None
     if labels is not None:
         all_labels = np.concatenate([np.ones(len(known_rows), np.float32), labels])[order]
+    all_weights = None
+    if contents.history_weights is not None:
+        ones = np.ones(len(query_rows), np.float32)
+        all_weights = np.concatenate([contents.history_weights, ones])[order]
     events = Interactions(
         query_rows=all_queries[order],
         item_rows=np.concatenate([known.item_rows, item_rows])[order],
         offsets=np.searchsorted(all_queries[order], np.arange(num_rows + 1)),
         times=all_times,
         labels=all_labels,
+        weights=all_weights,
     )
     tests = np.full(len(query_rows), Part.TEST, np.uint8)
     queries, items = contents.queries, contents.items
@@ -196,12 +201,12 @@ def _test_events(retriever: Retriever, test: Table) -> tuple[Any, Any, Any]:
     item_rows = contents.items.ids.rows_of(item_ids)
     if not (item_rows >= FIRST_ROW).any():
         raise DataError(
-            f"--test must hold items of the catalogue, got none among {len(item_rows)} rows; "
+            f"test must hold items of the catalogue, got none among {len(item_rows)} rows; "
             f"state the column with --item-column NAME."
         )
     if not (query_rows >= FIRST_ROW).any():
         raise DataError(
-            f"--test must hold queries that the bundle knows, got none among {len(query_rows)} rows."
+            f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows."
         )
     kept = query_rows >= FIRST_ROW
     return query_rows[kept], item_rows[kept], None if labels is None else labels[kept]

@@ -18,6 +18,7 @@ from twotower.evaluation.metrics import (
     recall_at_k,
 )
 from twotower.features.histories import Histories
+from twotower.index.exact import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 Metric = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.int64], int], npt.NDArray[np.float64]]
@@ -188,28 +189,16 @@ def rank(
         chunk_size = max(1, _CHUNK_BYTES // (4 * num_item_rows))
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
-    absent = torch.from_numpy(~_present(num_item_rows, allowed))
-    buffer = torch.empty(0)
+    _present(num_item_rows, allowed)
     item_rows = np.full((len(cases), k), PADDING_ROW, np.int32)
     best = np.full((len(cases), k), -np.inf, np.float32)
     for start in range(0, len(cases), chunk_size):
-        chunk = cases.take(slice(start, start + chunk_size))
-        answer = _answer(scorer, chunk, num_item_rows)
-        if not start:  # one for all chunks, as fresh memory costs as much as the ranking itself
-            size = (min(chunk_size, len(cases)), num_item_rows)
-            buffer = torch.empty(size, dtype=torch.float32, device=answer.device)
-        scores = buffer[: len(chunk)].copy_(answer)
-        scores[:, :FIRST_ROW] = -torch.inf
-        _refuse_nan(scores, chunk)
-        if allowed is not None:
-            scores.masked_fill_(absent.to(scores.device), -torch.inf)
-        if remove_seen:
-            seen = torch.from_numpy(_keys(chunk.histories, num_item_rows)).to(scores.device)
-            scores.view(-1)[seen] = -torch.inf
-        values, rows = _top(scores, min(k, num_item_rows))
-        here = slice(start, start + len(chunk)), slice(0, values.shape[1])
-        item_rows[here] = torch.where(values == -torch.inf, PADDING_ROW, rows).cpu().numpy()
-        best[here] = values.cpu().numpy()
+        here = slice(start, start + chunk_size)
+        chunk = cases.take(here)
+        _keys(chunk.histories, num_item_rows)
+        scores = _scores(scorer, chunk, num_item_rows)
+        exclude = chunk.histories if remove_seen else None
+        item_rows[here], best[here] = best_of_scores(scores, k, exclude, allowed)
     return Ranking(item_rows, best)
 
 
@@ -234,31 +223,24 @@ def _refuse_nan(scores: torch.Tensor, chunk: Cases) -> None:
         )
 
 
-def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the ``k`` largest of each row of scores and where, equal ones by position.
-
-    ``torch.topk`` leaves open which of several equal scores it takes, and in which order.
-    """
-    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    last = values[:, k - 1]
-    tied = torch.zeros_like(last, dtype=torch.bool)
-    if values.shape[1] > k:
-        tied = (values[:, k] == last) & (last > -torch.inf)  # equal scores in and out of the top
-    columns = columns[:, :k]
-    if tied.any():
-        columns = columns.clone()
-        columns[tied] = _first_of_the_tied(scores[tied], last[tied, None], k)
-    columns = columns.sort(dim=1).values
-    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, order)
-
-
-def _first_of_the_tied(scores: torch.Tensor, last: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the columns above ``last`` and the first of those equal to it, ``k`` in all."""
-    above, equal = scores > last, scores == last
-    wanted = k - above.sum(dim=1, keepdim=True)
-    taken = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= wanted))
-    return taken.nonzero()[:, 1].view(len(scores), k)
+def _scores(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
+    """Return the scorer's answer, checked, as a float32 copy that may be written to."""
+    with torch.no_grad():
+        answer = scorer.score(chunk)
+    if answer.shape != (len(chunk), num_item_rows):
+        raise ValueError(
+            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
+        )
+    scores = answer.detach().to(torch.float32, copy=True).contiguous()
+    scores[:, :FIRST_ROW] = -torch.inf
+    is_nan = scores.isnan()
+    if is_nan.any():
+        case, row = (int(position) for position in is_nan.nonzero()[0])
+        raise ValueError(
+            f"scores must not be NaN, got NaN for query row {chunk.query_rows[case]} and item row "
+            f"{row}; look for a diverged training or an infinite feature."
+        )
+    return scores
 
 
 def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:

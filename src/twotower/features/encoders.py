@@ -87,6 +87,9 @@ class SideEncoder(nn.Module):
         id_dropout: For the id feature.
         use_id: Whether the key itself is encoded.
         sparse: Whether large tables may have sparse gradients.
+
+    Raises:
+        ValueError: There is no feature to encode.
     """
 
     def __init__(
@@ -94,20 +97,19 @@ class SideEncoder(nn.Module):
     ) -> None:
         super().__init__()
         used = [t for t in transforms.transforms if use_id or t.feature.kind != "id"]
+        if not used:
+            raise ValueError("transforms must hold a feature to encode, got none that is fed.")
         self.names = [t.feature.name for t in used]
         self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse) for t in used)
         self.dim = dim
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Map one tensor a feature, each of ``n`` lines, to ``(n, dim)``."""
-        total: Tensor | None = None
-        for name, encoder in zip(self.names, self.encoders, strict=True):
-            part = encoder(features[name])
-            total = part if total is None else total + part
-        if total is None:
-            num = len(next(iter(features.values()))) if features else 0
-            return torch.zeros(num, self.dim)
-        return total
+        first, *others = (
+            cast("Tensor", encoder(features[name]))
+            for name, encoder in zip(self.names, self.encoders, strict=True)
+        )
+        return sum(others, first)
 
 
 def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) -> nn.Module:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from twotower.config import FeatureKind
 from twotower.errors import ConfigError
+from twotower.features.reading import dates_of, floats_of, seconds_of
 
 Side = Literal["query", "item"]
 
@@ -77,7 +79,14 @@ def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
     path = f"features.{side}.{values.name}"
     if kind in ("number", "time") and isinstance(dtype, (pl.List, pl.Array)):
         raise ConfigError(f"{path} must hold one value a row to be a {kind}, got lists.")
-    if kind == "vector" and _vector_width(values) is None:
+    read = {"number": floats_of, "time": seconds_of}.get(kind)
+    known = _known(values)
+    if read is not None and len(known) and np.isnan(read(known)).all():
+        raise ConfigError(
+            f"{path} must hold values that read as a {kind}, got {dtype} that begins "
+            f"with {known[0]!r}; state another kind."
+        )
+    if kind == "vector" and _vector_width(values, any_numbers=True) is None:
         raise ConfigError(
             f"{path} must hold number lists of one length to be a vector, got {dtype}."
         )
@@ -93,22 +102,24 @@ def _inferred(values: pl.Series, side: Side) -> Feature:
     def feature(kind: FeatureKind, reason: str, separator: str = "") -> Feature:
         return Feature(values.name, side, kind, reason, separator)
 
-    dtype, known = values.dtype, values.drop_nulls()
+    dtype, known = values.dtype, _known(values)
     if not len(known):
         return feature("shown", "it has no value")
     if isinstance(dtype, (pl.List, pl.Array)):
         width = _vector_width(values)
         if width is not None:
             return feature("vector", f"lists of {width} numbers")
-        inner = dtype.inner
-        if isinstance(inner, (pl.List, pl.Array, pl.Struct)):
+        if dtype.inner.is_float():
+            return feature("shown", "lists of numbers that differ in length")
+        if dtype.inner.is_nested() or dtype.inner == pl.Object:
             return feature("shown", f"{dtype} has no encoder")
         return feature("tags", "lists")
     if dtype in (pl.Date, pl.Datetime):
         return feature("time", "dates")
     if dtype.is_nested() or dtype in (pl.Object, pl.Binary, pl.Duration, pl.Time):
         return feature("shown", f"{dtype} has no encoder")
-    distinct = known.n_unique()
+    # polars 1.20 cannot count distinct decimals.
+    distinct = (known.cast(pl.Float64) if dtype.is_decimal() else known).n_unique()
     if distinct == 1:
         return feature("shown", "it is constant")
     if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
@@ -135,12 +146,27 @@ def _inferred_string(known: pl.Series, distinct: int, feature: Callable[..., Fea
     return feature("shown", f"text: {distinct} distinct strings in {len(known)} rows")
 
 
-def _vector_width(values: pl.Series) -> int | None:
-    """Return the common length of lists of numbers, or None; one list of floats is enough to say."""
+def _known(values: pl.Series) -> pl.Series:
+    """Return the values that say something: no null, no NaN, no list without a value."""
+    if isinstance(values.dtype, pl.Array):
+        values = values.arr.to_list()
+    if isinstance(values.dtype, pl.List):
+        return values.filter((values.list.drop_nulls().list.len() > 0).fill_null(value=False))
+    known = values.drop_nulls()
+    return known.drop_nans() if values.dtype.is_float() else known
+
+
+def _vector_width(values: pl.Series, *, any_numbers: bool = False) -> int | None:
+    """Return the common length of lists of floats, or of any numbers; None where there is none.
+
+    Lists of whole numbers are more often ids than vectors, unless their length is part of their type.
+    """
     dtype = values.dtype
     if isinstance(dtype, pl.Array) and dtype.inner.is_numeric():
-        return int(dtype.shape[0]) if len(dtype.shape) == 1 else None
-    if isinstance(dtype, pl.List) and dtype.inner.is_float():
+        return (int(dtype.shape[0]) or None) if len(dtype.shape) == 1 else None
+    if not isinstance(dtype, pl.List):
+        return None
+    if dtype.inner.is_float() or (any_numbers and dtype.inner.is_numeric()):
         lengths = values.drop_nulls().list.len().unique()
         return int(lengths[0]) if len(lengths) == 1 and lengths[0] > 0 else None
     return None
@@ -157,7 +183,7 @@ def _separator(values: pl.Series) -> tuple[str, int]:
         share = known.str.contains(separator, literal=True).mean()
         if not isinstance(share, float) or share < 0.1:
             continue
-        pieces = known.str.split(separator).explode(empty_as_null=True).str.strip_chars()
+        pieces = known.str.split(separator).explode().str.strip_chars()
         distinct = pieces.n_unique()
         if distinct * 4 <= len(pieces):
             return separator, distinct
@@ -168,22 +194,4 @@ def _looks_like_dates(known: pl.Series) -> bool:
     sample = known.head(1000).str.strip_chars()
     if not bool(sample.str.contains(r"^\d{4}-\d{1,2}-\d{1,2}|^\d{1,2}-[A-Za-z]{3}-\d{4}").all()):
         return False
-    return bool(dates_of(sample).is_not_null().mean() or 0 > 0.99)
-
-
-def dates_of(strings: pl.Series) -> pl.Series:
-    """Return the moments that strings name, as datetimes; null where there is none to read."""
-    strings = strings.str.strip_chars()
-    candidates = [
-        strings.str.to_datetime(form, strict=False, time_unit="us")
-        for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
-    ]
-    candidates += [
-        strings.str.to_date(form, strict=False).cast(pl.Datetime("us"))
-        for form in ("%Y-%m-%d", "%d-%b-%Y")
-    ]
-    return (
-        pl.DataFrame({str(i): c for i, c in enumerate(candidates)})
-        .select(pl.coalesce(pl.all()))
-        .to_series()
-    )
+    return dates_of(sample).null_count() <= len(sample) // 100

@@ -11,8 +11,15 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import DataError
-from twotower.features.schema import Feature, dates_of
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
+from twotower.features.reading import (
+    floats_of,
+    number_lists_of,
+    seconds_of,
+    tags_of,
+    vectors_of,
+)
+from twotower.features.schema import Feature
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 MAX_TAGS = 32
 """Most tags of an entity that are read; later ones are left out."""
@@ -67,11 +74,11 @@ class CategoryTransform(Transform):
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "CategoryTransform":
         """Return the vocabulary of the training rows' values."""
-        return cls(feature, Vocabulary.fit(_as_keys(values), min_count), {})
+        return cls(feature, Vocabulary.fit(as_keys(values), min_count), {})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return the row of each value."""
-        return self.own_vocabulary().rows_of(_as_keys(values))
+        return self.own_vocabulary().rows_of(values)
 
     def is_known(
         self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -98,26 +105,22 @@ class TagsTransform(Transform):
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TagsTransform":
         """Return the vocabulary of the training rows' tags and how many the longest list has."""
-        lists = _as_lists(values, feature.separator)
-        vocabulary = Vocabulary.fit(lists.explode(empty_as_null=True), min_count)
-        longest = lists.list.len().max()
-        width = min(MAX_TAGS, max(1, int(longest) if isinstance(longest, int) else 1))
-        return cls(feature, vocabulary, {"longest": np.array([width], np.float64)})
+        lines, tags = tags_of(values, feature.separator)
+        vocabulary = Vocabulary.fit(tags, min_count)
+        longest = int(np.bincount(lines).max()) if len(lines) else 1
+        width = np.array([min(MAX_TAGS, longest)], np.float64)
+        return cls(feature, vocabulary, {"longest": width})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return the rows of each value's tags."""
-        lists = _as_lists(values, self.feature.separator)
-        result = np.full((len(lists), int(self.numbers["longest"][0])), PADDING_ROW, np.int32)
-        lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
-        flat = lists.filter(lists.list.len().fill_null(0) > 0).explode(empty_as_null=True)
-        rows = self.own_vocabulary().rows_of(flat)
-        owner = np.repeat(np.arange(len(lists)), lengths)
+        result = np.full((len(values), int(self.numbers["longest"][0])), PADDING_ROW, np.int32)
+        lines, tags = tags_of(values, self.feature.separator)
+        rows = self.own_vocabulary().rows_of(tags)
         known = rows > UNKNOWN_ROW
-        owner, rows = owner[known], rows[known]
-        starts = np.searchsorted(owner, np.arange(len(lists)))
-        place = np.arange(len(owner)) - starts[owner]
+        lines, rows = lines[known], rows[known]
+        place = np.arange(len(lines)) - np.searchsorted(lines, lines)
         fits = place < result.shape[1]
-        result[owner[fits], place[fits]] = rows[fits]
+        result[lines[fits], place[fits]] = rows[fits]
         return result
 
     def is_known(
@@ -131,7 +134,8 @@ class NumberTransform(Transform):
     """Numbers -> ``(n, 2)`` float32: the scaled value and a flag that it is missing.
 
     Scaled by median and interquartile range (by the standard deviation where that range is 0),
-    after ``log1p`` where no value is negative and the skewness is above 2; cut off at +-10.
+    after ``log1p`` where no training value is negative and their skewness is above 2, a negative
+    one then counting as 0; cut off at +-10.
     """
 
     @classmethod
@@ -141,29 +145,27 @@ class NumberTransform(Transform):
         Raises:
             DataError: A value is infinite.
         """
-        floats = _as_floats(values)
+        floats = floats_of(values)
         infinite = np.flatnonzero(np.isinf(floats))
         if len(infinite):
             raise DataError(
                 f"{feature.side} feature {feature.name!r} must be finite, "
-                f"got {floats[infinite[0]]} for {len(infinite)} rows."
+                f"got {floats[infinite[0]]} for {len(infinite)} rows; make them null."
             )
         known = floats[~np.isnan(floats)]
         log = bool(len(known)) and known.min() >= 0 and _skewness(known) > 2
         known = np.log1p(known) if log else known
         low, middle, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (0, 0, 0)
-        scale = (high - low) or (known.std() if len(known) else 0) or 1.0
-        numbers = {"log": log, "center": middle, "scale": scale}
+        numbers = {"log": log, "center": middle, "scale": _spread(known, float(high - low))}
         return cls(feature, None, {k: np.array([v], np.float64) for k, v in numbers.items()})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the scaled values; missing, infinite or unreadable ones are 0 with the flag 1."""
-        floats = _as_floats(values)
+        floats = floats_of(values)
         if self.numbers["log"][0]:
-            floats = np.log1p(np.where(floats > -1, floats, np.nan))
+            floats = np.log1p(np.maximum(floats, 0))
         missing = ~np.isfinite(floats)
-        scaled = (np.where(missing, 0.0, floats) - self.numbers["center"]) / self.numbers["scale"]
-        scaled = np.where(missing, 0.0, np.clip(scaled, -10, 10))
+        scaled = _scaled(np.where(missing, np.nan, floats), self.numbers)
         return np.stack([scaled, missing], axis=1).astype(np.float32)
 
     @property
@@ -189,18 +191,19 @@ class TimeTransform(Transform):
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TimeTransform":  # noqa: ARG003
         """Return the centre and spread of the training rows' moments."""
-        seconds = _as_seconds(values)
+        seconds = seconds_of(values)
         known = seconds[np.isfinite(seconds)]
         center = float(np.median(known)) if len(known) else 0.0
-        scale = float(known.std()) if len(known) else 1.0
-        return cls(feature, None, {"center": np.array([center]), "scale": np.array([scale or 1.0])})
+        return cls(
+            feature, None, {"center": np.array([center]), "scale": np.array([_spread(known, 0.0)])}
+        )
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the scaled moments; all 0 with the flag 1 where there is none to read."""
-        seconds = _as_seconds(values)
+        seconds = seconds_of(values)
         missing = ~np.isfinite(seconds)
         seconds = np.where(missing, 0.0, seconds)
-        scaled = np.clip((seconds - self.numbers["center"]) / self.numbers["scale"], -10, 10)
+        scaled = _scaled(seconds, self.numbers)
         days = seconds / 86_400
         angles = [
             2 * np.pi * (days % 1),
@@ -234,27 +237,29 @@ class VectorTransform(Transform):
         Raises:
             DataError: A number is infinite, or the lists differ in length.
         """
-        rows = [row for row in values.to_list() if row is not None]
-        widths = {len(row) for row in rows}
-        if len(widths) != 1:
+        widths = number_lists_of(values).list.len().drop_nulls().unique().sort().to_list()
+        if len(widths) > 1:
             raise DataError(
                 f"{feature.side} feature {feature.name!r} must hold lists of one length, "
-                f"got lengths {sorted(widths)[:5]}."
+                f"got lengths {widths[:5]}; pad them, or state it as shown."
             )
-        table = np.array(rows, np.float64)
-        if np.isinf(table).any():
-            raise DataError(f"{feature.side} feature {feature.name!r} must be finite, got inf.")
-        mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+        table = vectors_of(values, widths[0] if widths else 0)
+        infinite = np.flatnonzero(np.isinf(table).any(axis=1))
+        if len(infinite):
+            raise DataError(
+                f"{feature.side} feature {feature.name!r} must be finite, "
+                f"got inf for {len(infinite)} rows; make them null."
+            )
+        known = ~np.isnan(table)
+        counts = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, table, 0.0).sum(axis=0) / counts
+        deviation = np.where(known, table - mean, 0.0)
+        std = np.sqrt((deviation**2).sum(axis=0) / counts)
         return cls(feature, None, {"mean": mean, "std": np.where(std > 0, std, 1.0)})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the standardised vectors; 0 where one is missing or of another length."""
-        width = self.width
-        table = np.full((len(values), width), np.nan)
-        for position, row in enumerate(values.to_list()):
-            if isinstance(row, (list, tuple)) and len(row) == width:
-                table[position] = [np.nan if number is None else number for number in row]
-        table = (table - self.numbers["mean"]) / self.numbers["std"]
+        table = (vectors_of(values, self.width) - self.numbers["mean"]) / self.numbers["std"]
         return np.where(np.isfinite(table), table, 0.0).astype(np.float32)
 
     @property
@@ -354,45 +359,25 @@ class SideTransforms:
         return known
 
 
-def _as_keys(values: pl.Series) -> pl.Series:
-    """Return categories as strings, or as integers where they are; whole floats are integers."""
-    if values.dtype.is_integer() or values.dtype == pl.String:
-        return values
-    if values.dtype.is_float():
-        whole = values.cast(pl.Int64, strict=False)
-        is_whole = bool((whole.cast(values.dtype) == values).fill_null(value=True).all())
-        return whole if is_whole else values.cast(pl.String)
-    if values.dtype == pl.Null:
-        return values.cast(pl.String)
-    return values.cast(pl.String, strict=False)
+def _spread(known: npt.NDArray[np.float64], between: float) -> float:
+    """Return what numbers are divided by: ``between``, else the deviation, never 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for spread in (between, float(known.std()) if len(known) else 0.0):
+            if 0 < spread < np.inf:
+                return spread
+    return 1.0
 
 
-def _as_lists(values: pl.Series, separator: str) -> pl.Series:
-    if isinstance(values.dtype, pl.Array):
-        values = values.arr.to_list()
-    if isinstance(values.dtype, pl.List):
-        return values.cast(pl.List(pl.String))
-    strings = values.cast(pl.String, strict=False)
-    lists = strings.str.split(separator) if separator else strings.reshape((-1, 1)).arr.to_list()
-    pieces = lists.list.eval(pl.element().str.strip_chars())
-    return pieces.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
-
-
-def _as_floats(values: pl.Series) -> npt.NDArray[np.float64]:
-    floats = values.cast(pl.Float64, strict=False).fill_null(float("nan"))
-    return floats.to_numpy().astype(np.float64)
-
-
-def _as_seconds(values: pl.Series) -> npt.NDArray[np.float64]:
-    if values.dtype == pl.String:
-        values = dates_of(values)
-    if values.dtype == pl.Date:
-        values = values.cast(pl.Datetime("us"))
-    if isinstance(values.dtype, pl.Datetime):
-        return values.dt.epoch("us").cast(pl.Float64).fill_null(float("nan")).to_numpy() / 1e6
-    return _as_floats(values)
+def _scaled(values: npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.float64]:
+    """Return ``(values - center) / scale`` cut off at +-10; 0 where a value is NaN."""
+    with np.errstate(over="ignore"):
+        scaled = (values - numbers["center"]) / numbers["scale"]
+    return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -10, 10))
 
 
 def _skewness(values: npt.NDArray[np.float64]) -> float:
-    deviation = values.std()
-    return 0.0 if deviation == 0 else float((((values - values.mean()) / deviation) ** 3).mean())
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        deviation = values.std()
+        if not 0 < deviation < np.inf:
+            return 0.0
+        return float((((values - values.mean()) / deviation) ** 3).mean())

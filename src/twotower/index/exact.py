@@ -34,6 +34,13 @@ class ExactIndex:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
         num_rows, num_queries = len(self.item_vectors), len(query_vectors)
+        if query_vectors.shape != (num_queries, self.item_vectors.shape[1]):
+            raise ValueError(
+                f"query_vectors must have shape (Q, {self.item_vectors.shape[1]}), "
+                f"got {tuple(query_vectors.shape)}."
+            )
+        if exclude is not None and len(exclude) != num_queries:
+            raise ValueError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
         size = max(1, _CHUNK_SCORES // num_rows)

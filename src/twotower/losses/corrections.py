@@ -39,9 +39,8 @@ def known_positives(
     # Each row's one column; what is no candidate, padding included, shares column num.
     column_of = torch.full((num_item_rows,), num, dtype=torch.int64, device=device)
     column_of[candidates.item_rows] = torch.arange(num, device=device)
-    # Queries stand in columns at first: copying whole rows of a mask is far quicker than columns.
-    known = torch.zeros((num + 1, len(item_rows)), dtype=torch.bool, device=device)
-    queries = torch.arange(len(item_rows), device=device)
-    known[column_of[known_rows], queries[:, None]] = True
-    known[column_of[item_rows], queries] = False
-    return known[column_of[candidates.item_rows]].T.contiguous()
+    known = torch.zeros((len(item_rows), num + 1), dtype=torch.bool, device=device)
+    known.scatter_(1, column_of[known_rows], True)
+    known.scatter_(1, column_of[item_rows][:, None], False)
+    # A gather: indexing a mask's columns is four times slower on a CPU.
+    return known.gather(1, column_of[candidates.item_rows].expand(len(item_rows), num))

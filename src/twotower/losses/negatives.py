@@ -220,6 +220,20 @@ class Mixed:
         return Candidates(rows, torch.arange(batch, device=rows.device), expected.log())
 
 
+class OwnItems:
+    """Nothing is sampled: each query is scored against its own item only, whose label decides.
+
+    For losses of pairs on a table that has its own negatives.
+    """
+
+    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+        """Return the batch's own items, every other one hidden."""
+        num = len(item_rows)
+        positions = torch.arange(num, device=item_rows.device)
+        hidden = ~torch.eye(num, dtype=torch.bool, device=item_rows.device)
+        return Candidates(item_rows, positions, hidden=hidden)
+
+
 def _log_presence(log_p: Tensor, batch: int, num: int = 0, share: float = 0.0) -> Tensor:
     """Return log(1 - (1 - p)^batch (1 - share)^num): that an item is among all the proposals."""
     log_absence = batch * torch.log1p(-log_p.exp())

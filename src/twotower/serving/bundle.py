@@ -4,7 +4,6 @@ It is written to a temporary sibling and renamed; after that it is never written
 checks the SHA-256 of every file. Nothing in it is executable: safetensors, Arrow, TOML and JSON.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -21,18 +20,30 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
 
-from twotower.config import Config, read_toml
+from twotower.config import Config, read_toml, toml_value
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side
 from twotower.features.transforms import TRANSFORMS, SideTransforms, Transform
+from twotower.serving.files import (
+    load_arrays,
+    load_ragged,
+    load_tensors,
+    read_vocabulary,
+    save_arrays,
+    save_ragged,
+    save_tensors,
+    sha256,
+    write_arrow,
+)
 from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+OWN_DIGEST = "sha256"
+"""Key in the manifest of the SHA-256 of all its other entries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +77,9 @@ class Contents:
         histories: What each query row is known to like, oldest first: training and validation
             events. None where they were left out.
         history_parts: ``(events,)`` uint8 of ``data.dataset.Part`` for each of those events.
-        targets: The relevant test items of each query row; None where histories were left out.
+        history_weights: ``(events,)`` float32 weights of those events; None where all are 1.
+        targets: The test items of each query row; None where histories were left out.
+        target_labels: ``(targets,)`` float32, 0 or 1; None where every target is relevant.
         metrics: The figures of the evaluation.
         custom: Which towers (``"query"``, ``"item"``) are modules of the user's own.
         ordered: Whether a query's events have an order.
@@ -84,7 +97,9 @@ class Contents:
     popularity: npt.NDArray[np.float32]
     histories: Histories | None
     history_parts: npt.NDArray[np.uint8] | None
+    history_weights: npt.NDArray[np.float32] | None
     targets: Histories | None
+    target_labels: npt.NDArray[np.float32] | None
     metrics: Mapping[str, Any]
     custom: tuple[str, ...]
     ordered: bool
@@ -104,7 +119,7 @@ def check_output(path: str | Path) -> Path:
     parent = path.absolute().parent
     if path.exists() and not path.is_dir():
         raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+    if path.is_dir() and any(path.iterdir()) and not _looks_like_a_bundle(path):
         raise BundleError(
             f"--out must be new, empty or a bundle to replace, got {str(path)!r}, "
             "which holds other files; choose another folder."
@@ -126,19 +141,20 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
             ``path`` before is still there then.
     """
     path = check_output(path)
-    temporary = path.absolute().parent / f".{path.name}.writing-{os.getpid()}"
+    place = path.resolve()  # a link stays, and what it points to is replaced
+    temporary = place.parent / f".{place.name}.writing-{os.getpid()}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write_files(temporary, contents)
         _write_manifest(temporary, contents)
-        _replace(temporary, path)
+        _replace(temporary, place)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else _reason(error)
         raise BundleError(
             f"the bundle {str(path)!r} could not be written: {reason}; nothing was left behind."
         ) from error
-    except pl.exceptions.PolarsError as error:
+    except (ValueError, pl.exceptions.PolarsError) as error:
         raise BundleError(
             f"the bundle {str(path)!r} could not be written: {_first_line(error)}; "
             "nothing was left behind."
@@ -157,7 +173,7 @@ def open_bundle(path: str | Path) -> Contents:
     manifest = check_bundle(path)
     try:
         return _read_files(path, manifest)
-    except (OSError, KeyError, ValueError, pl.exceptions.PolarsError) as error:
+    except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise BundleError(
             f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
             f"promises: {_first_line(error)}; train it again."
@@ -189,9 +205,14 @@ def check_bundle(path: Path) -> dict[str, Any]:
             f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
             f"{FORMAT_VERSION}; upgrade twotower."
         )
+    if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):
+        raise BundleError(
+            f"the bundle {str(path)!r} is damaged: {MANIFEST} was changed after it was written; "
+            "train it again."
+        )
     for name, digest in manifest["files"].items():
         try:
-            found = _sha256(path / name)
+            found = sha256(path / name)
         except FileNotFoundError as error:
             raise BundleError(
                 f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
@@ -215,27 +236,25 @@ def _write_files(folder: Path, contents: Contents) -> None:
     for name in ("vocab", "transforms", "queries", "index"):
         (folder / name).mkdir()
     for side, table in (("query", contents.queries), ("item", contents.items)):
-        _write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
+        write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
         for number, transform in enumerate(table.transforms.transforms):
             stem = f"{side}.{number}"
             if transform.vocabulary is not None:
                 frame = transform.vocabulary.ids.to_frame()
-                _write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
+                write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
             if transform.numbers:
-                _save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
-    _write_arrow(contents.items.frame, folder / "items.arrow")
-    _write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
-    weights = {name: value.detach().cpu().contiguous() for name, value in contents.weights.items()}
-    _save_tensors(folder / "weights.safetensors", weights)
-    vectors = contents.item_vectors.detach().float().cpu().contiguous()
-    _save_tensors(folder / "items.safetensors", {"vectors": vectors})
-    _save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
+                save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
+    write_arrow(contents.items.frame, folder / "items.arrow")
+    write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
+    save_tensors(folder / "weights.safetensors", contents.weights)
+    save_tensors(folder / "items.safetensors", {"vectors": contents.item_vectors.float()})
+    save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
     if contents.histories is not None:
-        _save_ragged(
-            folder / "queries" / "histories.safetensors", contents.histories, contents.history_parts
-        )
+        of_events = {"parts": contents.history_parts, "weights": contents.history_weights}
+        save_ragged(folder / "queries" / "histories.safetensors", contents.histories, of_events)
     if contents.targets is not None:
-        _save_ragged(folder / "queries" / "targets.safetensors", contents.targets, None)
+        labels = {"labels": contents.target_labels}
+        save_ragged(folder / "queries" / "targets.safetensors", contents.targets, labels)
     (folder / "metrics.json").write_text(json.dumps(contents.metrics, indent=2), encoding="utf-8")
     (folder / "training.jsonl").write_text(contents.log, encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8")
@@ -258,8 +277,9 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
         "ordered": contents.ordered,
         "repeats": contents.repeats,
         "provenance": dict(contents.provenance),
-        "files": {file.relative_to(folder).as_posix(): _sha256(file) for file in files},
+        "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
     }
+    manifest[OWN_DIGEST] = _digest_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for file in (*files, folder / MANIFEST):
         with file.open("rb") as opened:
@@ -273,7 +293,7 @@ def _replace(temporary: Path, path: Path) -> None:
         path.rename(old)
     try:
         temporary.rename(path)
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         if old.is_dir():
             old.rename(path)
         raise
@@ -292,34 +312,38 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
             stem = f"{side}.{number}"
             vocabulary, numbers = None, {}
             if (path / "vocab" / f"{stem}.arrow").is_file():
-                vocabulary = _read_vocabulary(path / "vocab" / f"{stem}.arrow")
+                vocabulary = read_vocabulary(path / "vocab" / f"{stem}.arrow")
             if (path / "transforms" / f"{stem}.safetensors").is_file():
-                numbers = _load_arrays(path / "transforms" / f"{stem}.safetensors")
+                numbers = load_arrays(path / "transforms" / f"{stem}.safetensors")
             transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
         sides[side] = SideContents(
-            ids=_read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
+            ids=read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
             id_column=table["id_column"],
             frame=pl.read_ipc(path / file),
             transforms=SideTransforms(features, tuple(transforms)),
         )
-    histories = history_parts = targets = None
+    histories = targets = None
+    of_events: dict[str, npt.NDArray[Any]] = {}
+    labels: dict[str, npt.NDArray[Any]] = {}
     if (path / "queries" / "histories.safetensors").is_file():
-        histories, history_parts = _load_ragged(path / "queries" / "histories.safetensors")
-        targets, _ = _load_ragged(path / "queries" / "targets.safetensors")
+        histories, of_events = load_ragged(path / "queries" / "histories.safetensors")
+        targets, labels = load_ragged(path / "queries" / "targets.safetensors")
     items = sides["item"]
-    vectors = load_file(path / "items.safetensors")["vectors"]
+    vectors = load_tensors(path / "items.safetensors")["vectors"]
     if len(vectors) + FIRST_ROW != items.ids.num_rows:
         raise ValueError(f"{len(items.ids)} items, {len(vectors)} vectors")
     return Contents(
         config=Config.from_toml(path / "config.toml"),
         queries=sides["query"],
         items=items,
-        weights=load_file(path / "weights.safetensors"),
+        weights=load_tensors(path / "weights.safetensors"),
         item_vectors=vectors,
-        popularity=_load_arrays(path / "queries" / "popularity.safetensors")["counts"],
+        popularity=load_arrays(path / "queries" / "popularity.safetensors")["counts"],
         histories=histories,
-        history_parts=history_parts,
+        history_parts=of_events.get("parts"),
+        history_weights=of_events.get("weights"),
         targets=targets,
+        target_labels=labels.get("labels"),
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
         custom=tuple(manifest["custom_towers"]),
         ordered=manifest["ordered"],
@@ -333,70 +357,26 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
 def _schema_toml(contents: Contents) -> str:
     lines = []
     for side, table in (("query", contents.queries), ("item", contents.items)):
-        lines += [f"[{side}]", f"id_column = {json.dumps(table.id_column, ensure_ascii=False)}", ""]
+        lines += [f"[{side}]", f"id_column = {toml_value(table.id_column)}", ""]
         for feature in table.transforms.features:
             lines.append(f"[[{side}.features]]")
             entries = {k: v for k, v in asdict(feature).items() if k != "side"}
-            lines += [
-                f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()
-            ]
+            lines += [f"{key} = {toml_value(value)}" for key, value in entries.items()]
             lines.append("")
     return "\n".join(lines)
 
 
-def _write_arrow(frame: pl.DataFrame, file: Path) -> None:
-    with file.open("wb") as opened:
-        frame.write_ipc(opened)
+def _looks_like_a_bundle(path: Path) -> bool:
+    """Return whether a folder may be replaced: other programs have a manifest.json, too."""
+    return all((path / name).is_file() for name in (MANIFEST, "schema.toml", "config.toml"))
 
 
-def _read_vocabulary(file: Path) -> Vocabulary:
-    return Vocabulary(pl.read_ipc(file).to_series())
-
-
-def _save_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    try:
-        save_file(tensors, file)
-    except Exception as error:  # safetensors raises its own error type for I/O
-        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
-        raise OSError(code, str(error)) from error
-
-
-def _save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    _save_tensors(file, {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
-
-
-def _load_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in load_file(file).items()}
-
-
-def _save_ragged(file: Path, ragged: Histories, parts: npt.NDArray[np.uint8] | None) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "offsets": ragged.offsets,
-        "item_rows": ragged.item_rows,
-    }
-    if ragged.times is not None:
-        arrays["times"] = ragged.times
-    if parts is not None:
-        arrays["parts"] = parts
-    _save_arrays(file, arrays)
-
-
-def _load_ragged(file: Path) -> tuple[Histories, npt.NDArray[np.uint8] | None]:
-    arrays = _load_arrays(file)
-    histories = Histories(arrays["offsets"], arrays["item_rows"], arrays.get("times"))
-    return histories, arrays.get("parts")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: OSError) -> str:
-    with contextlib.suppress(TypeError, ValueError):
-        if error.errno is not None and error.errno != errno.EIO:
-            return os.strerror(error.errno).lower()
-    return _first_line(error)
+    return _first_line(error) if error.errno is None else os.strerror(error.errno).lower()
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """``Retriever``: a bundle opened for use."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,13 @@ from twotower.features.histories import Histories
 from twotower.features.transforms import FeatureArrays
 from twotower.index.exact import ExactIndex
 from twotower.runtime import choose_device
+from twotower.serving.arguments import FeatureLines, Id, frame_of, ids_of, queries_of
 from twotower.serving.bundle import Contents, open_bundle
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
-Id = int | str
 Basis = Literal["model", "popularity"]
-FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +238,13 @@ class Retriever:
             several.
 
         Raises:
-            ValueError: ``k`` is below 1, nothing describes a query, or the lists differ in length.
+            ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, or an
+                argument is of a form that cannot be read.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
-        ids, lines, lists, single = _as_lists(query_id, features, history)
+        k = min(k, len(self.contents.items.ids))
+        ids, lines, lists, single = queries_of(query_id, features, history)
         rows = self._query_rows(ids)
         arrays = self._features_of(rows, lines)
         histories = self._histories_of(rows, lists)
@@ -262,7 +263,7 @@ class Retriever:
             ValueError: ``k`` is below 1.
         """
         ids = self.contents.queries.ids.ids.to_list()
-        frames = [
+        frames: list[pl.DataFrame] = [
             self.recommend(ids[start : start + 4096], k=k, exclude_seen=exclude_seen).to_polars()
             for start in range(0, len(ids), 4096)
         ]
@@ -294,8 +295,14 @@ class Retriever:
         features: FeatureLines | None = None,
         history: Sequence[Id] | Sequence[Sequence[Id]] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments."""
-        ids, lines, lists, _ = _as_lists(query_id, features, history)
+        """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments.
+
+        Raises:
+            ValueError: As ``recommend``.
+        """
+        ids, lines, lists, _ = queries_of(query_id, features, history)
+        if not ids:
+            return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
         rows = self._query_rows(ids)
         vectors = self.encoding.query_vectors(
             self._features_of(rows, lines), self._histories_of(rows, lists)
@@ -313,12 +320,12 @@ class Retriever:
         if item_ids is not None and features is not None:
             raise ValueError("encode_items takes item_ids or features, got both.")
         if features is not None:
-            frame = _as_frame(features)
-            arrays = self.contents.items.transforms.apply(frame)
+            arrays = self.contents.items.transforms.apply(frame_of(features))
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
-            return np.asarray(self.contents.item_vectors.numpy(), np.float32)
-        rows = torch.from_numpy(self._known_item_rows(item_ids).astype(np.int64))
+            return np.array(self.contents.item_vectors.numpy(), np.float32)  # the caller's own
+        known = self._known_item_rows(ids_of(item_ids, what="item_ids"))
+        rows = torch.from_numpy(known.astype(np.int64))
         return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
 
     def similar_items(self, item_id: Id, k: int = 10) -> Recommendation:
@@ -329,6 +336,7 @@ class Retriever:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
+        k = min(k, len(self.contents.items.ids))
         row = self._known_item_rows([item_id])
         vectors = F.normalize(self.index.item_vectors, dim=1)
         own = Histories(np.array([0, 1]), row)
@@ -348,7 +356,7 @@ class Retriever:
         Raises:
             ValueError: An id is not in the catalogue.
         """
-        rows = self._known_item_rows(item_ids)
+        rows = self._known_item_rows(ids_of(item_ids, what="item_ids"))
         lines = self.contents.items.frame[rows.astype(np.int64) - FIRST_ROW]
         assert isinstance(lines, pl.DataFrame)
         return lines
@@ -412,10 +420,10 @@ class Retriever:
         return np.maximum(rows, UNKNOWN_ROW)
 
     def _known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
-        rows = self.contents.items.ids.rows_of(list(ids))
+        rows = self.contents.items.ids.rows_of(ids)
         unknown = np.flatnonzero(rows < FIRST_ROW)
         if len(unknown):
-            raise ValueError(f"item ids must be in the catalogue, got {list(ids)[unknown[0]]!r}.")
+            raise ValueError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
         return rows
 
     def _features_of(
@@ -434,14 +442,12 @@ class Retriever:
         stored = self.contents.histories
         return Histories.empty(len(rows)) if stored is None else stored.take(rows)
 
-    def _histories_of(
-        self, rows: npt.NDArray[np.int32], lists: list[Sequence[Id]] | None
-    ) -> Histories:
+    def _histories_of(self, rows: npt.NDArray[np.int32], lists: list[list[Id]] | None) -> Histories:
         if lists is None:
             return self._stored_histories(rows)
         arrays = []
         for ids in lists:
-            item_rows = self.contents.items.ids.rows_of(list(ids))
+            item_rows = self.contents.items.ids.rows_of(ids)
             arrays.append(item_rows[item_rows >= FIRST_ROW])
         return Histories.of(arrays)
 
@@ -453,61 +459,8 @@ class Retriever:
         ids = self.contents.items.ids
         allowed = np.full(ids.num_rows, among is None)
         if among is not None:
-            allowed[ids.rows_of(list(among))] = True
+            allowed[ids.rows_of(ids_of(among, what="among"))] = True
         if without is not None:
-            allowed[ids.rows_of(list(without))] = False
+            allowed[ids.rows_of(ids_of(without, what="without"))] = False
         allowed[:FIRST_ROW] = False
         return allowed
-
-
-def _as_lists(
-    query_id: object, features: FeatureLines | None, history: object
-) -> tuple[list[Id | None], pl.DataFrame | None, list[Sequence[Id]] | None, bool]:
-    """Return ids, feature lines and histories of equal length, and whether one query was meant."""
-    ids: list[Id | None] | None = None
-    lists: list[Any] | None = None
-    several = False
-    if query_id is not None:
-        several = isinstance(query_id, (list, tuple, np.ndarray, pl.Series))
-        ids = [*_scalars(query_id)] if several else [_scalar(query_id)]
-    frame = None
-    if features is not None:
-        several |= not isinstance(features, Mapping)
-        frame = _as_frame(features)
-    if history is not None:
-        lists = [*_scalars(history)]
-        nested = bool(lists) and isinstance(lists[0], (list, tuple, np.ndarray, pl.Series))
-        several |= nested
-        lists = [[*_scalars(entry)] for entry in lists] if nested else [lists]
-    lengths = {
-        name: len(given)
-        for name, given in (("query_id", ids), ("features", frame), ("history", lists))
-        if given is not None
-    }
-    if not lengths:
-        raise ValueError("recommend needs a query_id, features or a history, got none of them.")
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"query_id, features and history must be of equal length, got {said}.")
-    num = next(iter(lengths.values()))
-    return ids if ids is not None else [None] * num, frame, lists, not several
-
-
-def _scalars(values: Any) -> Iterator[Any]:
-    return (_scalar(value) for value in values)
-
-
-def _scalar(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _as_frame(features: FeatureLines) -> pl.DataFrame:
-    if isinstance(features, pl.DataFrame):
-        return features
-    lines = [features] if isinstance(features, Mapping) else list(features)
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    if not names:
-        return pl.DataFrame({"": [None] * len(lines)})
-    return pl.DataFrame(
-        {name: pl.Series(name, [line.get(name) for line in lines], strict=False) for name in names}
-    )

@@ -30,18 +30,23 @@ def build_model(
         sparse: Whether large embedding tables have sparse gradients.
 
     Raises:
-        ConfigError: The query tower would read nothing at all.
+        ConfigError: A tower would read nothing at all.
     """
     if item_tower is not None:
-        items: nn.Module = CustomTower(item_tower, _fed(item_transforms, with_id=False), "item")
+        items: nn.Module = CustomTower(item_tower, _own_features(item_transforms, "item"), "item")
     else:
+        if not _fed(item_transforms, with_id=True):
+            raise ConfigError(
+                "the item tower must read something, got no feature and no id; "
+                "state another kind than 'shown' in features.item."
+            )
         encoder = SideEncoder(
             item_transforms, config.dim, id_dropout=config.id_dropout, use_id=True, sparse=sparse
         )
         items = ItemTower(encoder, config.item_hidden, config.dropout)
     if query_tower is not None:
         queries: nn.Module = CustomTower(
-            query_tower, _fed(query_transforms, with_id=False), "query"
+            query_tower, _own_features(query_transforms, "query"), "query"
         )
     else:
         use_id = config.query_id == "on"
@@ -69,3 +74,13 @@ def build_model(
 
 def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:
     return [t.feature.name for t in transforms.transforms if with_id or t.feature.kind != "id"]
+
+
+def _own_features(transforms: SideTransforms, side: str) -> list[str]:
+    names = _fed(transforms, with_id=False)
+    if not names:
+        raise ConfigError(
+            f"a {side} tower of your own must have features to read, got none beside the id; "
+            f"give a {side} table, or state kinds in features.{side}."
+        )
+    return names

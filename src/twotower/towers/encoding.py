@@ -22,7 +22,11 @@ _CHUNK_QUERIES = 4_096
 
 def to_tensors(arrays: FeatureArrays, device: torch.device) -> dict[str, Tensor]:
     """Return feature arrays as tensors on a device."""
-    return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+    # A view of a polars column is read-only, which torch.from_numpy warns of.
+    return {
+        name: torch.from_numpy(np.require(values, requirements="W")).to(device)
+        for name, values in arrays.items()
+    }
 
 
 class Encoding:
@@ -82,12 +86,11 @@ class Encoding:
         tensors = to_tensors(features, self.device)
         chunks = []
         with _evaluating(self.model):
-            for start in range(0, len(histories), _CHUNK_QUERIES):
+            # Without any query one empty chunk still tells the width.
+            for start in range(0, max(1, len(histories)), _CHUNK_QUERIES):
                 here = slice(start, min(start + _CHUNK_QUERIES, len(histories)))
                 part = {name: values[here] for name, values in tensors.items()}
                 chunks.append(self._query_chunk(part, histories.take(here)))
-        if not chunks:
-            return torch.zeros(0, 1, device=self.device)
         return torch.cat(chunks)
 
     def is_known(self, features: FeatureArrays, histories: Histories) -> npt.NDArray[np.bool_]:

@@ -136,7 +136,8 @@ class TwoTower(nn.Module):
             and keeps it at 1 for dot.
 
     Raises:
-        ValueError: The widths of the towers differ, where they are known before the first batch.
+        ValueError: The widths of the towers differ, where they are known before the first batch;
+            the similarity is another, or the temperature is not finite and above 0.
     """
 
     def __init__(
@@ -148,6 +149,10 @@ class TwoTower(nn.Module):
         temperature: float | None = None,
     ) -> None:
         super().__init__()
+        if similarity not in ("dot", "cosine"):
+            raise ValueError(f"similarity must be dot or cosine, got {similarity!r}.")
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be finite and above 0, got {temperature}.")
         widths = [getattr(tower, "dim", None) for tower in (query_tower, item_tower)]
         if None not in widths:
             check_widths(cast("int", widths[0]), cast("int", widths[1]))
@@ -162,8 +167,9 @@ class TwoTower(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The divisor of scores, a scalar; kept at 0.01 or above."""
-        return self.log_temperature.exp().clamp(min=0.01)
+        """The divisor of scores, a scalar; one that is learnt is kept at 0.01 or above."""
+        value = self.log_temperature.exp()
+        return value.clamp(min=0.01) if isinstance(self.log_temperature, nn.Parameter) else value
 
     @property
     def reads_history(self) -> bool:

@@ -21,7 +21,8 @@ class Progress:
         epoch: Epochs that were finished.
         model: State of the model after them.
         optimizers: State of the optimizers after them.
-        best_model: State of the model at its best validation.
+        average: State of the average of the weights after them.
+        best_model: State of the model, its weights averaged, at its best validation.
         best_metric: Its validation metric, or None before the first validation.
         best_epoch: The epoch that it came after, counted from 1.
         epochs_since_best: Epochs since then.
@@ -31,6 +32,7 @@ class Progress:
     epoch: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     optimizers: list[Any] = field(default_factory=list)
+    average: list[Any] = field(default_factory=list)
     best_model: dict[str, Any] = field(default_factory=dict)
     best_metric: float | None = None
     best_epoch: int = 0

@@ -80,6 +80,11 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
             negatives, reason = "mixed", f"{num_items:,} items are too many for all"
         loss = replace(loss, negatives=negatives)
         said.append(f"loss.negatives = {negatives!r}: {reason}")
+    if loss.kind == "contrastive" and config.towers.similarity != "cosine":
+        raise ConfigError(
+            f"towers.similarity must be 'cosine' for the contrastive loss, which compares directions "
+            f"only, got {config.towers.similarity!r}; items are ranked by the dot product."
+        )
     if loss.negatives == "labels" and loss.kind == "softmax":
         raise ConfigError(
             "loss.negatives must not be 'labels' for softmax, which ranks an item against others; "

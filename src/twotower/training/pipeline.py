@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
-from twotower.errors import TwoTowerError
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.compare import Figures, compare
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side, infer_features
@@ -148,11 +148,18 @@ def train(
         )
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
+    for side in custom:
+        if not any(t.feature.kind != "id" for t in getattr(sides, side).transforms):
+            table = "queries" if side == "query" else "items"
+            raise ConfigError(
+                f"{side}_tower must have features to read, got a {side} table without any; "
+                f"give them as {table}=, or leave {side}_tower out."
+            )
     settings, choices = resolve(settings, dataset, custom=custom)
     if teller is not None:
         teller.on_choices(choices)
     trainer = Trainer(dataset, sides, settings, query_tower=query_tower, item_tower=item_tower)
-    done, work = _fit(trainer, dataset, settings, target, resume=resume, teller=teller)
+    done, work = _fit(trainer, target, resume=resume, teller=teller)
     figures = compare(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
     interrupted = done.log[-1].get("event") == "interrupted"
     if teller is not None:
@@ -192,7 +199,7 @@ def _name_of(interactions: object) -> str:
 def _as_table(given: Given | None, id_column: str) -> Table | None:
     """Return an array as a table of one vector column, and anything else as it is."""
     if isinstance(given, Tensor):
-        given = given.detach().cpu().numpy()
+        given = given.detach().cpu().double().numpy()  # numpy has no bfloat16
     if not isinstance(given, np.ndarray):
         return given
     if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
@@ -226,31 +233,35 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
 
 def _fit(
     trainer: Trainer,
-    dataset: Dataset,
-    config: Config,
     out: Path | None,
     *,
     resume: bool,
     teller: Teller | None,
 ) -> tuple[Progress, WorkFolder | None]:
-    work = None if out is None else WorkFolder(out.absolute(), _fingerprint(dataset, config))
+    work = None if out is None else WorkFolder(out.resolve(), _fingerprint(trainer))
     progress = None
     if resume:
         if work is None:
             raise ValueError("resume must go with out, got no out.")
         progress = work.load()
     done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
-    if done.best_metric is None:
-        if work is not None:
-            work.remove()
+    if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none
         raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
     return done, work
 
 
-def _fingerprint(dataset: Dataset, config: Config) -> str:
-    return hashlib.sha256(
-        (data_digest(dataset.interactions, dataset.parts) + config.to_toml()).encode()
-    ).hexdigest()
+def _fingerprint(trainer: Trainer) -> str:
+    """Return the SHA-256 of all that makes two trainings the same: events, features, settings."""
+    dataset = trainer.dataset
+    events = data_digest(dataset.interactions, dataset.parts)
+    digest = hashlib.sha256((events + trainer.config.to_toml()).encode())
+    for array in trainer.query_arrays.values():
+        digest.update(array.tobytes())
+    for tensor in trainer.item_features.values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    for name, weights in trainer.model.state_dict().items():
+        digest.update(f"{name} {tuple(weights.shape)}".encode())
+    return digest.hexdigest()
 
 
 def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
@@ -282,6 +293,7 @@ def _contents(
     is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive
     known = dataset.interactions.where(is_known)
     wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs
     events = dataset.interactions
     provenance = {
         "data": dataset.name,
@@ -307,7 +319,9 @@ def _contents(
         popularity=trainer.popularity,
         histories=known.histories() if histories else None,
         history_parts=dataset.parts[is_known] if histories else None,
-        targets=wanted.histories() if histories else None,
+        history_weights=known.weights if histories else None,
+        targets=tests.histories() if histories else None,
+        target_labels=tests.labels if histories else None,
         metrics=figures,
         custom=custom,
         ordered=dataset.ordered,

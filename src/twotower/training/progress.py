@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -36,14 +37,14 @@ class ProgressBar:
     ) -> None:
         """Print which column is what, and why."""
         self.console.print(
-            f"[bold]{dataset.name}[/]: {len(dataset.interactions):,} events, "
+            f"[bold]{escape(dataset.name)}[/]: {len(dataset.interactions):,} events, "
             f"{len(dataset.queries):,} queries, {len(dataset.items):,} items",
             highlight=False,
         )
         table = Table("column", "is the", "because", title="Columns", title_justify="left")
         for decision in decisions:
             if decision.column is not None:
-                table.add_row(decision.column, _role(decision), decision.reason)
+                table.add_row(escape(decision.column), _role(decision), escape(decision.reason))
         self.console.print(table)
         rows = [feature for feature in features if feature.kind != "id"]
         if rows:
@@ -52,10 +53,10 @@ class ProgressBar:
             )
             for feature in rows:
                 kind = "shown only" if feature.kind == "shown" else feature.kind
-                table.add_row(feature.name, feature.side, kind, feature.reason)
+                table.add_row(escape(feature.name), feature.side, kind, escape(feature.reason))
             self.console.print(table)
         for note in dataset.notes:
-            self.console.print(note, highlight=False)
+            self.console.print(note, highlight=False, markup=False)
 
     def on_choices(self, choices: tuple[str, ...]) -> None:
         """Print what every ``auto`` became."""
@@ -104,7 +105,7 @@ class ProgressBar:
         )
         if self._bar is not None and self._task is not None:
             self._examples = 0
-            self._bar.reset(self._task, epoch=record["epoch"] + 1)
+            self._bar.reset(self._task, epoch=record["epoch"] + 1, loss=self._loss, rate="")
 
     def on_end(self) -> None:
         """Take the bar away."""

@@ -1,4 +1,4 @@
-"""The training loop: epochs of pair batches, early stopping on validation, the best weights kept."""
+"""The training loop: epochs of pair batches, averaged weights, early stopping on validation."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from twotower.config import Config, LossConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import TwoTowerError
+from twotower.errors import DataError, TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.transforms import SideTransforms
@@ -23,6 +23,7 @@ from twotower.losses.negatives import (
     Candidates,
     InBatch,
     Mixed,
+    OwnItems,
     Sampler,
     Uniform,
     log_frequency,
@@ -33,6 +34,7 @@ from twotower.runtime import choose_device, torch_generator
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
+from twotower.training.averaging import WeightAverage
 from twotower.training.checkpoints import Progress
 from twotower.training.optim import Optimizers
 from twotower.vocab import FIRST_ROW
@@ -95,13 +97,14 @@ class Trainer:
     """Trains a ``TwoTower`` on a split data set.
 
     Args:
-        dataset: Split, with at least one validation case.
+        dataset: Split.
         sides: The fitted features.
         config: With no ``auto`` left; see ``choices.resolve``.
         query_tower: A module of the user's own in the query tower's place.
         item_tower: One in the item tower's place.
 
     Raises:
+        DataError: The split left no positive validation event.
         ValueError: The widths of the two towers differ.
     """
 
@@ -156,8 +159,9 @@ class Trainer:
             seed=config.training.seed,
             negatives=config.loss.kind != "softmax",
         )
-        train_items = torch.from_numpy(np.unique(positive.item_rows).astype(np.int64))
-        self.sampler = self._sampler(train_items, positive.item_rows)
+        drawn = positive if config.loss.kind == "softmax" else train  # what batches hold
+        train_items = torch.from_numpy(np.unique(drawn.item_rows).astype(np.int64))
+        self.sampler = self._sampler(train_items, drawn.item_rows)
         self.loss = _loss(config.loss)
         self.valid = self._validation_cases()
 
@@ -185,17 +189,19 @@ class Trainer:
         """
         settings = self.config.training
         optimizers = Optimizers(self.model, settings)
+        average = WeightAverage(self.model)
         progress = progress or Progress()
         if progress.epoch:
             self.model.load_state_dict(progress.model)
             optimizers.load_state_dict(progress.optimizers)
+            average.load(progress.average)
         if watcher is not None:
             watcher.on_start(len(self.batches), progress)
         try:
             while progress.epoch < settings.epochs and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
-                self._epoch(progress, optimizers, watcher)
+                self._epoch(progress, optimizers, average, watcher)
                 if save is not None:
                     save(progress)
         except KeyboardInterrupt:
@@ -264,16 +270,23 @@ class Trainer:
         self, candidates: Candidates, item_rows: Tensor, known: Tensor | None
     ) -> Tensor | None:
         hidden = None
-        if not isinstance(self.sampler, AllItems):
+        loss = self.config.loss
+        if loss.negatives in ("in-batch", "mixed") and not loss.correct_log_q:
             hidden = accidental_hits(candidates, item_rows)
-        if self.config.loss.mask_known and known is not None:
+        if loss.mask_known and known is not None:
             num_rows = self.dataset.items.ids.num_rows
             hidden = either(hidden, known_positives(candidates, known, item_rows, num_rows))
         return hidden
 
-    def _epoch(self, progress: Progress, optimizers: Optimizers, watcher: Watcher | None) -> None:
+    def _epoch(
+        self,
+        progress: Progress,
+        optimizers: Optimizers,
+        average: WeightAverage,
+        watcher: Watcher | None,
+    ) -> None:
         seed, epoch = self.config.training.seed, progress.epoch
-        generator = torch_generator(seed, epoch, 1)
+        generator = torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
         self.model.train()
         # Dropout draws from the global generator; it is put back as it was afterwards.
@@ -284,6 +297,7 @@ class Trainer:
                 optimizers.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizers.step()
+                average.update()
                 detached = loss.detach()
                 total += detached * len(batch)
                 examples += len(batch)
@@ -296,23 +310,26 @@ class Trainer:
                 f"(now {self.config.training.learning_rate:g}) and look for extreme features."
             )
         seconds = time.monotonic() - started
-        metric = self.validate()
+        model, averages = _copy(self.model), average.state()
+        with average.in_place():
+            metric, averaged = self.validate(), _copy(self.model)
+        # From here on nothing takes long, so that Ctrl-C finds all of the epoch or nothing of it.
         progress.epoch += 1
+        progress.model, progress.optimizers = model, optimizers.state_dict()
+        progress.average = averages
         if progress.best_metric is None or metric > progress.best_metric:
+            progress.best_model = averaged
             progress.best_metric, progress.best_epoch = metric, progress.epoch
-            progress.best_model = _copy(self.model)
             progress.epochs_since_best = 0
         else:
             progress.epochs_since_best += 1
-        progress.model = _copy(self.model)
-        progress.optimizers = optimizers.state_dict()
         record = {
             "epoch": progress.epoch,
             "loss": round(mean_loss, 6),
             "examples": examples,
             "examples_per_second": round(examples / max(seconds, 1e-9), 1),
             f"valid_{self.config.training.metric}": metric,
-            "temperature": round(float(self.model.temperature), 6),
+            "temperature": round(float(self.model.temperature.detach()), 6),
             "seconds": round(seconds, 3),
             "validation_seconds": round(time.monotonic() - started - seconds, 3),
         }
@@ -334,6 +351,11 @@ class Trainer:
 
     def _validation_cases(self) -> Cases:
         cases = self.dataset.cases(Part.VALID)
+        if not len(cases):
+            raise DataError(
+                "the split must leave validation rows, got none; use another --split, or data with "
+                "more events a query."
+            )
         if len(cases) <= MAX_VALIDATION_CASES:
             return cases
         rng = np.random.default_rng([self.config.training.seed, 3])
@@ -352,9 +374,11 @@ class Trainer:
         log_p = log_frequency(
             torch.from_numpy(item_rows.astype(np.int64)), self.dataset.items.ids.num_rows
         ).to(self.device)
+        # With the correction each item stands once a batch; without it there is nothing to be exact.
+        distinct = config.correct_log_q
         if config.negatives == "in-batch":
-            return InBatch(log_p)
-        return Mixed(log_p, train_items, config.num_negatives)
+            return InBatch(log_p, distinct=distinct)
+        return Mixed(log_p, train_items, config.num_negatives, distinct=distinct)
 
     def _check_towers(self) -> None:
         """Encode two rows a side, so that a tower that does not fit is named before training."""
@@ -371,17 +395,6 @@ class Trainer:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-
-class OwnItems:
-    """Samples nothing: each query is scored against its own item only, whose label decides."""
-
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
-        """Return the batch's own items, every other one hidden."""
-        num = len(item_rows)
-        positions = torch.arange(num, device=item_rows.device)
-        hidden = ~torch.eye(num, dtype=torch.bool, device=item_rows.device)
-        return Candidates(item_rows, positions, hidden=hidden)
 
 
 def _loss(config: LossConfig) -> Loss:

@@ -1,0 +1,134 @@
+"""What the benchmarks share: timing, tables, and results that survive an interruption."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from twotower.version import __version__
+
+OUT = Path(__file__).parent / "out"
+"""Where finished parts are kept; git ignores it."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a piece of work ran.
+
+    Args:
+        examples: Examples of one run.
+        wall_seconds: Of the quickest run, by the clock on the wall.
+        cpu_seconds: Of the run that cost the process the least computing time. On a machine that is
+            shared with others this is the steadier figure.
+    """
+
+    examples: int
+    wall_seconds: float
+    cpu_seconds: float
+
+    @property
+    def by_wall(self) -> float:
+        """Examples a second by the clock."""
+        return self.examples / self.wall_seconds
+
+    @property
+    def by_cpu(self) -> float:
+        """Examples a second of computing time, of all threads together."""
+        return self.examples / self.cpu_seconds
+
+
+def measure(work: Callable[[], int], repeats: int) -> Rate:
+    """Return the rate of the quickest of ``repeats`` runs, after one that is not counted.
+
+    Args:
+        work: Does it once and returns the number of examples.
+        repeats: At least 1.
+    """
+    work()
+    walls, cpus, examples = [], [], 0
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        examples = work()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return Rate(examples, min(walls), min(cpus))
+
+
+def setting() -> dict[str, Any]:
+    """Return what a figure depends on beside the code: versions and threads."""
+    return {
+        "twotower": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "polars": pl.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def report(title: str, rows: Sequence[Row], *, as_json: bool, notes: Sequence[str] = ()) -> None:
+    """Print the rows as a table with the notes below, or all of it as one JSON object.
+
+    Args:
+        title: What was measured.
+        rows: All with the same keys; numbers are rounded for people only.
+        as_json: Whether to print JSON.
+        notes: Sentences.
+    """
+    about = setting()
+    if as_json:
+        print(json.dumps({"title": title, "setting": about, "rows": rows, "notes": notes}))
+        return
+    first, *others = rows[0]
+    table = Table(first, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in others:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    # A table is read in a log, too, where the width of a terminal says nothing.
+    console = Console(width=160, highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False)
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
+
+
+def cached(name: str, compute: Callable[[], dict[str, Any]], *, again: bool) -> dict[str, Any]:
+    """Return what an earlier run computed under this name, or compute it now and keep it.
+
+    Args:
+        name: Says all that the result depends on, the code apart.
+        compute: Returns what JSON can hold.
+        again: Whether to compute it whatever is there.
+    """
+    path = OUT / f"{name}.json"
+    if path.exists() and not again:
+        kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return kept
+    result = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result), "utf-8")
+    temporary.replace(path)
+    return result
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

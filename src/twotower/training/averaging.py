@@ -1,0 +1,70 @@
+"""The average of the weights over the steps: what is validated, kept and served."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+ETA = 8
+
+
+class WeightAverage:
+    """Polynomial-decay average: after ``t`` steps, ``avg += (ETA + 1) / (t + ETA) * (weights - avg)``.
+
+    Early steps fade as ``t ** ETA`` grows, so the average spans about the last ninth of all steps,
+    however many there were: it needs neither a schedule nor a decay to choose. A step size that is
+    large enough to learn quickly leaves the weights jittering around a better point; the average is
+    near that point. Tables with sparse gradients are left as they are, since averaging them would
+    cost what the table holds and not what the step touches.
+
+    Source: Shamir and Zhang, ICML 2013, section 4.
+
+    Args:
+        model: Whose weights are averaged.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        sparse = {
+            id(module.weight)
+            for module in model.modules()
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+        }
+        self._weights = [p for p in model.parameters() if id(p) not in sparse]
+        self._average = [p.detach().clone() for p in self._weights]
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights after one more step in."""
+        self._steps += 1
+        share = (ETA + 1) / (self._steps + ETA)
+        for average, weight in zip(self._average, self._weights, strict=True):
+            average.lerp_(weight, share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model hold the average for a while."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state(self) -> list[Tensor]:
+        """Return what ``load`` takes: the average, and the number of steps."""
+        return [torch.tensor(self._steps), *(average.cpu().clone() for average in self._average)]
+
+    def load(self, state: list[Tensor]) -> None:
+        """Go on from a saved state."""
+        steps, *averages = state
+        self._steps = int(steps)
+        for average, saved in zip(self._average, averages, strict=True):
+            average.copy_(saved)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for average, weight in zip(self._average, self._weights, strict=True):
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
