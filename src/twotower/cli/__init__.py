@@ -45,6 +45,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except (TwoTowerError, ValueError) as error:
-        typer.echo(f"twotower: {error}", err=True)
+        message = str(error)
+        end = "" if message.endswith((".", "?")) else "."  # settings come as a list of problems
+        typer.echo(f"twotower: {message}{end}", err=True)
         interrupted = type(error).__name__ == "NothingLearntError"
         sys.exit(EXIT_INTERRUPTED if interrupted else 2)

@@ -25,6 +25,8 @@ def command(
     Example: twotower config --show > settings.toml
     """
     if not show:
-        raise ConfigError("config needs --show.")
+        raise ConfigError(
+            "config must be given --show, got nothing to do; run `twotower config --show`."
+        )
     tree = Config() if config is None else Config.from_toml(config)
     typer.echo(tree.with_settings(settings or []).to_toml(comments=True))

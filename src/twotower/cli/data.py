@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twotower.cli.output import console, print_json
+from twotower.cli.output import console, print_json, write_tables
 from twotower.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -68,18 +68,20 @@ def command(
 
 
 def _write(tables: "tuple[pl.DataFrame, ...]", folder: Path) -> dict[str, str]:
-    paths = {}
+    names = ("interactions", "items", "queries")
+    paths = {name: folder / f"{name}.parquet" for name in names}
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, table in zip(("interactions", "items", "queries"), tables, strict=True):
-            path = folder / f"{name}.parquet"
-            temporary = path.with_name(f".{path.name}.writing")
-            try:
-                table.write_parquet(temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            paths[name] = str(path)
     except OSError as error:
-        raise DataError(f"--out {str(folder)!r} could not be written: {error.strerror}.") from error
-    return paths
+        reason = (error.strerror or "no folder").lower()
+        raise DataError(
+            f"--out must be a folder, got {reason!r} for {str(folder)!r}; choose another."
+        ) from error
+    try:
+        write_tables(dict(zip(paths.values(), tables, strict=True)))
+    except DataError:
+        if is_new:
+            folder.rmdir()
+        raise
+    return {name: str(path) for name, path in paths.items()}

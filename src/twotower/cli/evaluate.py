@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from twotower.cli.output import console, cutoffs, print_json
+from twotower.errors import ConfigError
 
 NAME = "evaluate"
 
@@ -15,6 +16,8 @@ def command(
     test: Annotated[
         Path | None, typer.Option(help="Test events, in place of the bundle's own.")
     ] = None,
+    query_column: Annotated[str | None, typer.Option(help="Query ids in --test.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Item ids in --test.")] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -23,11 +26,16 @@ def command(
     Example: twotower evaluate model -k 10,100
     """
     ks = cutoffs(k)
+    if test is None and (query_column or item_column):
+        flag = "--query-column" if query_column else "--item-column"
+        raise ConfigError(f"{flag} must go with --test, got no --test.")
     from twotower.evaluation.compare import evaluate_bundle
     from twotower.serving.retriever import Retriever
     from twotower.training.progress import figures_table
 
-    figures = evaluate_bundle(Retriever.open(bundle), ks, test=test)
+    figures = evaluate_bundle(
+        Retriever.open(bundle), ks, test=test, query_column=query_column, item_column=item_column
+    )
     if json:
         print_json(figures)
     else:

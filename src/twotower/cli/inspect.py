@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from twotower.cli.output import console, print_json
 
@@ -53,17 +54,21 @@ def command(
         return
     screen = console(json_wanted=False)
     screen.print(
-        f"[bold]{bundle}[/]: {described['queries']:,} queries, {described['items']:,} items, "
+        f"{bundle}: {described['queries']:,} queries, {described['items']:,} items, "
         f"dim {described['dim']}, {described['weights']:,} weights, "
         f"{described['bytes'] / 1e6:.1f} MB, written {manifest['created']} by twotower "
         f"{manifest['libraries']['twotower']}",
         highlight=False,
+        markup=False,
     )
     for note in manifest["provenance"]["notes"]:
-        screen.print(note, highlight=False)
+        screen.print(note, highlight=False, markup=False)
     table = Table("feature", "side", "kind", "because")
     for feature in features:
-        table.add_row(feature["name"], feature["side"], feature["kind"], feature["because"])
+        table.add_row(
+            Text(feature["name"]), feature["side"], feature["kind"], Text(feature["because"])
+        )
     screen.print(table)
     screen.print(figures_table(dict(contents.metrics)))
-    screen.print(f"All settings: {bundle}/config.toml", highlight=False)
+    where = bundle / "config.toml"
+    screen.print(f"All settings: {where}", highlight=False, markup=False, soft_wrap=True)

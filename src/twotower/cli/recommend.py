@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
-from twotower.cli.output import console, ids, print_json
-from twotower.errors import ConfigError, DataError
+from twotower.cli.output import check_table_path, console, ids, print_json, write_tables
+from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
-    from twotower.serving.retriever import Recommendation, Retriever
+    from twotower.features.schema import Side
+    from twotower.serving.answers import Recommendation
+    from twotower.serving.retriever import Retriever
 
 NAME = "recommend"
 
@@ -40,7 +43,10 @@ def command(
     if everyone == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
     if everyone != (out is not None):
-        raise ConfigError("--all and --out must be given together.")
+        given = "--out" if out is not None else "--all"
+        raise ConfigError(f"--all and --out must be given together, got only {given}.")
+    if out is not None:
+        check_table_path(out)
     described = _object(features)
     from twotower.serving.retriever import Retriever
 
@@ -48,13 +54,13 @@ def command(
     screen = console(json_wanted=json)
     if out is not None:
         _write_all(retriever, out, k)
-        screen.print(f"Wrote {out}.", highlight=False)
+        screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
         return
     answer = retriever.recommend(
         query, features=described, history=None if history is None else ids(history), k=k
     )
     if json:
-        print_json(as_json(retriever, answer))
+        print_json(as_json(retriever, answer, of="query"))
         return
     if answer.basis == "popularity":
         screen.print("Nothing is known of this query that the model reads: what is popular.")
@@ -74,27 +80,23 @@ def _object(text: str | None) -> dict[str, object] | None:
 
 
 def _write_all(retriever: "Retriever", out: Path, k: int) -> None:
-    writers = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
-    if out.suffix not in writers:
-        raise ConfigError(f"--out must end in {', '.join(writers)}, got {str(out)!r}.")
     frame = retriever.recommend_all(k)
     if out.suffix == ".csv":
         frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
-    temporary = out.with_name(f".{out.name}.writing")
-    try:
-        getattr(frame, writers[out.suffix])(temporary)
-        temporary.replace(out)
-    except OSError as error:
-        raise DataError(f"--out {str(out)!r} could not be written: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tables({out: frame})
 
 
-def as_json(retriever: "Retriever", answer: "Recommendation") -> dict[str, Any]:
-    """Return an answer with the items' columns, ready for JSON."""
+def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dict[str, Any]:
+    """Return an answer to a query or an item with the found items' columns, ready for JSON."""
+    from twotower.vocab import FIRST_ROW
+
     lines = retriever.items(answer.item_ids).to_dicts()
+    contents = retriever.contents
+    asked = (contents.queries if of == "query" else contents.items).ids
+    rows = asked.rows_of([answer.query_id])
+    is_known = rows[0] >= FIRST_ROW  # then as the table has it: 7, not the "7" of a command line
     return {
-        "query_id": answer.query_id,
+        f"{of}_id": asked.ids_of(rows)[0] if is_known else answer.query_id,
         "basis": answer.basis,
         "items": [
             {"item_id": item_id, "score": score, "columns": line}
@@ -107,11 +109,16 @@ def answer_table(retriever: "Retriever", answer: "Recommendation", *, score: str
     """Return an answer as a table with the columns that a person can read."""
     frame = retriever.items(answer.item_ids)
     columns = [c for c in frame.columns if c != retriever.item_column][:4]
-    table = Table("", retriever.item_column, *columns, score)
+    # Text, because a title may hold what rich would take for markup
+    names = (retriever.item_column, *columns)
+    table = Table("", *(Column(Text(name)) for name in names), score)
     for place, (item_id, value) in enumerate(zip(answer.item_ids, answer.scores, strict=True)):
         line = frame.row(place, named=True)
         table.add_row(
-            str(place + 1), str(item_id), *(_say(line[c]) for c in columns), f"{value:.4f}"
+            str(place + 1),
+            Text(str(item_id)),
+            *(Text(_say(line[c])) for c in columns),
+            f"{value:.4f}",
         )
     return table
 

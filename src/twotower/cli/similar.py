@@ -29,8 +29,6 @@ def command(
     retriever = Retriever.open(bundle)
     answer = retriever.similar_items(item, k)
     if json:
-        described = as_json(retriever, answer)
-        described["item_id"] = described.pop("query_id")
-        print_json(described)
+        print_json(as_json(retriever, answer, of="item"))
     else:
         console(json_wanted=False).print(answer_table(retriever, answer, score="cosine"))

@@ -93,4 +93,4 @@ def command(
     )
     if json:
         print_json(trained.figures)
-    screen.print(f"The bundle is at [bold]{out}[/].", highlight=False)
+    screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)

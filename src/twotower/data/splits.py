@@ -177,8 +177,14 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
     train_items = np.unique(events.item_rows[(dataset.parts == Part.TRAIN) & positive])
     if not len(train_items):
         raise DataError(f"the {kind} split must leave training events, got none; choose another.")
+    for part, name in ((Part.TEST, "test"), (Part.VALID, "validation")):
+        if not (positive & (dataset.parts == part)).any():
+            remedy = "give files" if kind == "given" else "use another --split, or data"
+            raise DataError(
+                f"the {kind} split must leave {name} rows, got no positive of {len(events)} events; "
+                f"{remedy} with more events a query."
+            )
     counts = []
-    names = {Part.VALID: "validation", Part.TEST: "test"}
     for part in (Part.TRAIN, Part.VALID, Part.TEST):
         mask = (dataset.parts == part) & positive
         items = np.unique(events.item_rows[mask])
@@ -188,12 +194,6 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             f"{len(np.unique(events.query_rows[mask])):,} queries and {len(items):,} items"
             + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
         )
-        if not mask.any():  # of train there are some, see above
-            remedy = "give files" if kind == "given" else "use another --split, or data"
-            raise DataError(
-                f"the {kind} split must leave {names[part]} rows, got no positive of "
-                f"{len(events)} events; {remedy} with more events a query."
-            )
     note = f"Split {kind}: {'; '.join(counts)}."
     notes = (*(n for n in dataset.notes if n), note)
     return Dataset(**{**vars(dataset), "notes": notes})

@@ -1,7 +1,6 @@
 """Reading a table from wherever the user has it, and saying plainly why one cannot be read.
 
-Delimited text is read as strings, checked row by row against its header, and only then given types:
-so an id such as ``007`` stays what it is, and a bad row is named by its line. Errors of polars,
+The content decides how a file is read; ``delimited`` reads the text among them. Errors of polars,
 pandas and pyarrow become a ``DataError`` in one place, ``_reading``.
 """
 
@@ -53,7 +52,8 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
 
     Args:
         source: Path of a file, or a frame. A pandas index is dropped unless it has a name.
-        what: Names the argument in messages, as the user typed it.
+        what: Names the table in messages: the argument in Python and the flag without its dashes,
+            such as ``items``.
 
     Raises:
         DataError: The file is missing, a directory, unreadable, empty, binary, not UTF-8, without a

@@ -92,13 +92,18 @@ def _labelled(
     scores = model.score_pairs(cases, case_of[events.query_rows[kept]], events.item_rows[kept])
     result = {"auc": auc(scores, labels)}
     if calibrated:
-        temperature = float(model.encoding.model.temperature)
+        temperature = float(model.encoding.model.temperature.detach())
         result["log_loss"] = log_loss(scores / temperature, labels)
     return result
 
 
 def evaluate_bundle(
-    retriever: Retriever, ks: Sequence[int] = KS, *, test: Table | None = None
+    retriever: Retriever,
+    ks: Sequence[int] = KS,
+    *,
+    test: Table | None = None,
+    query_column: str | None = None,
+    item_column: str | None = None,
 ) -> Figures:
     """Return ``compare`` for an opened bundle, on its own test events or on others.
 
@@ -107,12 +112,14 @@ def evaluate_bundle(
         ks: Cut-offs.
         test: A table of test events in place of the bundle's own; their queries' histories are those
             of the bundle.
+        query_column: Its column of query ids; by default that of the training.
+        item_column: Its column of item ids; the same.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
         DataError: The table cannot be used, or holds no item of the catalogue.
     """
-    dataset = dataset_of(retriever, test)
+    dataset = dataset_of(retriever, test, query_column=query_column, item_column=item_column)
     contents = retriever.contents
     scorer = ModelScorer(
         retriever.encoding,
@@ -123,7 +130,13 @@ def evaluate_bundle(
     return compare(scorer, dataset, ks, calibrated=contents.config.loss.kind == "bce")
 
 
-def dataset_of(retriever: Retriever, test: Table | None = None) -> Dataset:
+def dataset_of(
+    retriever: Retriever,
+    test: Table | None = None,
+    *,
+    query_column: str | None = None,
+    item_column: str | None = None,
+) -> Dataset:
     """Return the data set that a bundle remembers: its histories, and the targets as test events."""
     contents = retriever.contents
     known, parts, wanted = contents.histories, contents.history_parts, contents.targets
@@ -137,7 +150,7 @@ def dataset_of(retriever: Retriever, test: Table | None = None) -> Dataset:
         query_rows = np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths)
         item_rows, times, labels = wanted.item_rows, wanted.times, contents.target_labels
     else:
-        query_rows, item_rows, labels = _test_events(retriever, test)
+        query_rows, item_rows, labels = _test_events(retriever, test, query_column, item_column)
         times = None if known.times is None else np.full(len(item_rows), np.inf)
     known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
     all_queries = np.concatenate([known_rows, query_rows])
@@ -173,7 +186,9 @@ def dataset_of(retriever: Retriever, test: Table | None = None) -> Dataset:
     )
 
 
-def _test_events(retriever: Retriever, test: Table) -> tuple[Any, Any, Any]:
+def _test_events(
+    retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
+) -> tuple[Any, Any, Any]:
     contents = retriever.contents
     frame = read_table(test, what="test")
     data = contents.config.data
@@ -186,6 +201,8 @@ def _test_events(retriever: Retriever, test: Table) -> tuple[Any, Any, Any]:
         )
         if column is not None and column in frame.columns
     }
+    stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
+    given |= {role: column for role, column in stated if column is not None}
     roles = find_roles(frame, given=given, what="test")
     assert roles.query is not None
     query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
@@ -202,11 +219,12 @@ def _test_events(retriever: Retriever, test: Table) -> tuple[Any, Any, Any]:
     if not (item_rows >= FIRST_ROW).any():
         raise DataError(
             f"test must hold items of the catalogue, got none among {len(item_rows)} rows; "
-            f"state the column with --item-column NAME."
+            "state the column with --item-column NAME."
         )
     if not (query_rows >= FIRST_ROW).any():
         raise DataError(
-            f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows."
+            f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
+            "state the column with --query-column NAME."
         )
     kept = query_rows >= FIRST_ROW
     return query_rows[kept], item_rows[kept], None if labels is None else labels[kept]

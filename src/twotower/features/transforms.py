@@ -24,6 +24,9 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_k
 MAX_TAGS = 32
 """Most tags of an entity that are read; later ones are left out."""
 
+LARGEST = 1e100
+"""Larger numbers are read as this one, so that no square of one overflows."""
+
 Numbers = dict[str, npt.NDArray[np.float64]]
 FeatureArrays = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 
@@ -145,7 +148,7 @@ class NumberTransform(Transform):
         Raises:
             DataError: A value is infinite.
         """
-        floats = floats_of(values)
+        floats = _bounded(floats_of(values))
         infinite = np.flatnonzero(np.isinf(floats))
         if len(infinite):
             raise DataError(
@@ -161,11 +164,11 @@ class NumberTransform(Transform):
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the scaled values; missing, infinite or unreadable ones are 0 with the flag 1."""
-        floats = floats_of(values)
+        floats = _bounded(floats_of(values))
         if self.numbers["log"][0]:
             floats = np.log1p(np.maximum(floats, 0))
         missing = ~np.isfinite(floats)
-        scaled = _scaled(np.where(missing, np.nan, floats), self.numbers)
+        scaled = np.where(missing, 0.0, _scaled(np.where(missing, 0.0, floats), self.numbers))
         return np.stack([scaled, missing], axis=1).astype(np.float32)
 
     @property
@@ -191,7 +194,7 @@ class TimeTransform(Transform):
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TimeTransform":  # noqa: ARG003
         """Return the centre and spread of the training rows' moments."""
-        seconds = seconds_of(values)
+        seconds = _bounded(seconds_of(values))
         known = seconds[np.isfinite(seconds)]
         center = float(np.median(known)) if len(known) else 0.0
         return cls(
@@ -200,7 +203,7 @@ class TimeTransform(Transform):
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the scaled moments; all 0 with the flag 1 where there is none to read."""
-        seconds = seconds_of(values)
+        seconds = _bounded(seconds_of(values))
         missing = ~np.isfinite(seconds)
         seconds = np.where(missing, 0.0, seconds)
         scaled = _scaled(seconds, self.numbers)
@@ -228,7 +231,10 @@ class TimeTransform(Transform):
 
 
 class VectorTransform(Transform):
-    """Lists of ``d`` numbers -> ``(n, d)`` float32, standardised; missing is the mean, 0."""
+    """Lists of ``d`` numbers -> ``(n, d)`` float32, standardised; missing is the mean, 0.
+
+    Each number is cut off at +-10 deviations. ``d`` is 0 where no training row has a list.
+    """
 
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "VectorTransform":  # noqa: ARG003
@@ -243,7 +249,7 @@ class VectorTransform(Transform):
                 f"{feature.side} feature {feature.name!r} must hold lists of one length, "
                 f"got lengths {widths[:5]}; pad them, or state it as shown."
             )
-        table = vectors_of(values, widths[0] if widths else 0)
+        table = _bounded(vectors_of(values, widths[0] if widths else 0))
         infinite = np.flatnonzero(np.isinf(table).any(axis=1))
         if len(infinite):
             raise DataError(
@@ -255,12 +261,15 @@ class VectorTransform(Transform):
         mean = np.where(known, table, 0.0).sum(axis=0) / counts
         deviation = np.where(known, table - mean, 0.0)
         std = np.sqrt((deviation**2).sum(axis=0) / counts)
-        return cls(feature, None, {"mean": mean, "std": np.where(std > 0, std, 1.0)})
+        return cls(feature, None, {"mean": mean, "std": np.where(std > 1 / LARGEST, std, 1.0)})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the standardised vectors; 0 where one is missing or of another length."""
-        table = (vectors_of(values, self.width) - self.numbers["mean"]) / self.numbers["std"]
-        return np.where(np.isfinite(table), table, 0.0).astype(np.float32)
+        table = _bounded(vectors_of(values, self.width))
+        table = (np.where(np.isinf(table), np.nan, table) - self.numbers["mean"]) / self.numbers[
+            "std"
+        ]
+        return np.where(np.isnan(table), 0.0, np.clip(table, -10, 10)).astype(np.float32)
 
     @property
     def width(self) -> int:
@@ -359,25 +368,23 @@ class SideTransforms:
         return known
 
 
+def _bounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(np.isinf(values), values, np.clip(values, -LARGEST, LARGEST))
+
+
 def _spread(known: npt.NDArray[np.float64], between: float) -> float:
-    """Return what numbers are divided by: ``between``, else the deviation, never 0."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        for spread in (between, float(known.std()) if len(known) else 0.0):
-            if 0 < spread < np.inf:
-                return spread
-    return 1.0
+    """Return what numbers are divided by: ``between``, else their deviation, else 1."""
+    spread = between or (float(known.std()) if len(known) else 0.0)
+    return spread if spread > 1 / LARGEST else 1.0
 
 
 def _scaled(values: npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.float64]:
-    """Return ``(values - center) / scale`` cut off at +-10; 0 where a value is NaN."""
-    with np.errstate(over="ignore"):
-        scaled = (values - numbers["center"]) / numbers["scale"]
-    return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -10, 10))
+    """Return ``(values - center) / scale`` cut off at +-10."""
+    return np.clip((values - numbers["center"]) / numbers["scale"], -10, 10)
 
 
 def _skewness(values: npt.NDArray[np.float64]) -> float:
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        deviation = values.std()
-        if not 0 < deviation < np.inf:
-            return 0.0
-        return float((((values - values.mean()) / deviation) ** 3).mean())
+    deviation = values.std()
+    if deviation <= 1 / LARGEST:
+        return 0.0
+    return float((((values - values.mean()) / deviation) ** 3).mean())

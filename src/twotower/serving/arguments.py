@@ -1,17 +1,37 @@
 """What a caller may describe queries and items with, brought into one form."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 Id = int | str
 FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
 
 
+@dataclass(frozen=True)
+class GivenFeatures:
+    """Features of ``n`` queries or items, as a caller gave them.
+
+    Args:
+        frame: ``n`` lines; null where a line lacks a column.
+        lines_with: Column -> ``(n,)`` bool, which lines gave it. A null that is given is given.
+    """
+
+    frame: pl.DataFrame
+    lines_with: Mapping[str, npt.NDArray[np.bool_]]
+
+    def __len__(self) -> int:
+        """Number of lines."""
+        return len(self.frame)
+
+
 def queries_of(
     query_id: object, features: FeatureLines | None, history: object
-) -> tuple[list[Id | None], pl.DataFrame | None, list[list[Id]] | None, bool]:
+) -> tuple[list[Id | None], GivenFeatures | None, list[list[Id]] | None, bool]:
     """Return ids, feature lines and histories of equal length, and whether one query was meant.
 
     Raises:
@@ -23,11 +43,11 @@ def queries_of(
     several = False
     if query_id is not None:
         several = _is_list(query_id)
-        ids = _plain(query_id) if several else _plain([query_id])
-    frame = None
+        ids = plain(query_id) if several else plain([query_id])
+    given_features = None
     if features is not None:
         several |= not isinstance(features, Mapping)
-        frame = frame_of(features)
+        given_features = features_of(features)
     if history is not None:
         entries = ids_of(history, what="history")
         if any(_is_list(entry) for entry in entries):
@@ -37,7 +57,7 @@ def queries_of(
             lists = [entries]
     lengths = {
         name: len(given)
-        for name, given in (("query_id", ids), ("features", frame), ("history", lists))
+        for name, given in (("query_id", ids), ("features", given_features), ("history", lists))
         if given is not None
     }
     if not lengths:
@@ -46,7 +66,7 @@ def queries_of(
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ValueError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
-    return ids if ids is not None else [None] * num, frame, lists, not several
+    return ids if ids is not None else [None] * num, given_features, lists, not several
 
 
 def ids_of(given: Any, *, what: str) -> list[Id]:
@@ -57,17 +77,18 @@ def ids_of(given: Any, *, what: str) -> list[Id]:
     """
     if not _is_list(given):
         raise ValueError(f"{what} must be a list of ids, got {given!r}; put it in brackets.")
-    return _plain(given)
+    return plain(given)
 
 
-def frame_of(features: FeatureLines) -> pl.DataFrame:
-    """Return lines of features as a table; what a line lacks is null.
+def features_of(features: FeatureLines) -> GivenFeatures:
+    """Return lines of features as a table, with what each line gave.
 
     Raises:
         ValueError: It is neither a mapping, nor a list of mappings, nor a polars frame.
     """
     if isinstance(features, pl.DataFrame):
-        return features
+        everywhere = np.ones(len(features), np.bool_)
+        return GivenFeatures(features, dict.fromkeys(features.columns, everywhere))
     lines = [features] if isinstance(features, Mapping) else list(features)
     if not all(isinstance(line, Mapping) for line in lines):
         raise ValueError(
@@ -75,10 +96,10 @@ def frame_of(features: FeatureLines) -> pl.DataFrame:
             f"frame, got {type(features).__name__}."
         )
     names = list(dict.fromkeys(name for line in lines for name in line))
-    if not names:
-        return pl.DataFrame({"": [None] * len(lines)})
-    return pl.DataFrame(
-        {name: pl.Series(name, [line.get(name) for line in lines], strict=False) for name in names}
+    columns = [pl.Series(name, [line.get(name) for line in lines], strict=False) for name in names]
+    frame = pl.DataFrame(columns or {"": [None] * len(lines)})
+    return GivenFeatures(
+        frame, {name: np.array([name in line for line in lines], np.bool_) for name in names}
     )
 
 
@@ -88,6 +109,6 @@ def _is_list(given: object) -> bool:
     return getattr(given, "ndim", 1) > 0  # numpy's and torch's scalars can be iterables, too
 
 
-def _plain(values: Any) -> list[Any]:
+def plain(values: Any) -> list[Any]:
     """Return Python's own numbers in place of numpy's and torch's."""
     return [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]

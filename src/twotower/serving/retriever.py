@@ -1,10 +1,9 @@
 """``Retriever``: a bundle opened for use."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,100 +12,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from twotower.errors import BundleError, MissingExtraError
+from twotower.errors import BundleError
 from twotower.features.histories import Histories
 from twotower.features.transforms import FeatureArrays
 from twotower.index.exact import ExactIndex
 from twotower.runtime import choose_device
-from twotower.serving.arguments import FeatureLines, Id, frame_of, ids_of, queries_of
+from twotower.serving.answers import Basis, Recommendation, Recommendations
+from twotower.serving.arguments import (
+    FeatureLines,
+    GivenFeatures,
+    Id,
+    features_of,
+    ids_of,
+    plain,
+    queries_of,
+)
 from twotower.serving.bundle import Contents, open_bundle
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
-
-Basis = Literal["model", "popularity"]
-
-
-@dataclass(frozen=True, eq=False)
-class Recommendation:
-    """The answer to one query, best first.
-
-    Args:
-        query_id: The query's id, or None where it was described without one.
-        item_ids: At most ``k`` ids.
-        scores: Their dot products, or numbers of training events where ``basis`` is popularity.
-        basis: ``"model"``, or ``"popularity"`` where nothing that the model reads is known of the
-            query.
-    """
-
-    query_id: Id | None
-    item_ids: list[Id]
-    scores: list[float]
-    basis: Basis
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.item_ids)
-
-
-@dataclass(frozen=True, eq=False)
-class Recommendations(Sequence[Recommendation]):
-    """The answers to several queries, in their order."""
-
-    answers: tuple[Recommendation, ...]
-    items: pl.DataFrame
-    item_column: str
-
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.answers)
-
-    def __getitem__(self, position: Any) -> Any:
-        return self.answers[position]
-
-    def __iter__(self) -> Iterator[Recommendation]:
-        return iter(self.answers)
-
-    def to_polars(self) -> pl.DataFrame:
-        """Return one line an answer: query_id, rank, item id, score, basis, the item's columns."""
-        counts = [len(answer) for answer in self.answers]
-        ids: list[object] = [item for answer in self.answers for item in answer.item_ids]
-        lines = pl.DataFrame(
-            {
-                "query_id": pl.Series(
-                    [
-                        a.query_id
-                        for a, n in zip(self.answers, counts, strict=True)
-                        for _ in range(n)
-                    ],
-                    strict=False,
-                ),
-                "rank": pl.Series([r for n in counts for r in range(1, n + 1)], dtype=pl.Int32),
-                self.item_column: pl.Series(ids, dtype=self.items[self.item_column].dtype),
-                "score": pl.Series([s for a in self.answers for s in a.scores], dtype=pl.Float32),
-                "basis": pl.Series(
-                    [a.basis for a, n in zip(self.answers, counts, strict=True) for _ in range(n)],
-                    dtype=pl.String,
-                ),
-            }
-        )
-        taken = [c for c in self.items.columns if c in lines.columns and c != self.item_column]
-        return lines.join(
-            self.items.drop(taken), on=self.item_column, how="left", maintain_order="left"
-        )
-
-    def to_pandas(self) -> Any:
-        """Return ``to_polars`` as a pandas frame.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        try:
-            return self.to_polars().to_pandas()
-        except ImportError as error:
-            raise MissingExtraError(
-                "pandas frames need pandas and pyarrow; run `pip install 'twotower[pandas]'`."
-            ) from error
 
 
 class Retriever:
@@ -146,13 +70,14 @@ class Retriever:
                 raise BundleError(
                     f"{side}_tower must not be given: the bundle {str(path)!r} has a built-in one."
                 )
-        model = build_model(
-            contents.config.towers,
-            contents.queries.transforms,
-            contents.items.transforms,
-            query_tower=query_tower,
-            item_tower=item_tower,
-        )
+        with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced at once
+            model = build_model(
+                contents.config.towers,
+                contents.queries.transforms,
+                contents.items.transforms,
+                query_tower=query_tower,
+                item_tower=item_tower,
+            )
         try:
             model.load_state_dict(dict(contents.weights))
         except RuntimeError as error:
@@ -244,9 +169,9 @@ class Retriever:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
         k = min(k, len(self.contents.items.ids))
-        ids, lines, lists, single = queries_of(query_id, features, history)
+        ids, given, lists, single = queries_of(query_id, features, history)
         rows = self._query_rows(ids)
-        arrays = self._features_of(rows, lines)
+        arrays = self._features_of(rows, given)
         histories = self._histories_of(rows, lists)
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
@@ -300,12 +225,12 @@ class Retriever:
         Raises:
             ValueError: As ``recommend``.
         """
-        ids, lines, lists, _ = queries_of(query_id, features, history)
+        ids, given, lists, _ = queries_of(query_id, features, history)
         if not ids:
             return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
         rows = self._query_rows(ids)
         vectors = self.encoding.query_vectors(
-            self._features_of(rows, lines), self._histories_of(rows, lists)
+            self._features_of(rows, given), self._histories_of(rows, lists)
         )
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
@@ -320,7 +245,7 @@ class Retriever:
         if item_ids is not None and features is not None:
             raise ValueError("encode_items takes item_ids or features, got both.")
         if features is not None:
-            arrays = self.contents.items.transforms.apply(frame_of(features))
+            arrays = self.contents.items.transforms.apply(features_of(features).frame)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
             return np.array(self.contents.item_vectors.numpy(), np.float32)  # the caller's own
@@ -416,27 +341,27 @@ class Retriever:
         return Recommendation(query_id, ids, [float(s) for s in scores[real]], basis)
 
     def _query_rows(self, ids: Sequence[Id | None]) -> npt.NDArray[np.int32]:
-        rows = self.contents.queries.ids.rows_of(ids)
+        rows = self.contents.queries.ids.rows_of(plain(ids))
         return np.maximum(rows, UNKNOWN_ROW)
 
     def _known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
-        rows = self.contents.items.ids.rows_of(ids)
+        rows = self.contents.items.ids.rows_of(plain(ids))
         unknown = np.flatnonzero(rows < FIRST_ROW)
         if len(unknown):
             raise ValueError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
         return rows
 
     def _features_of(
-        self, rows: npt.NDArray[np.int32], lines: pl.DataFrame | None
+        self, rows: npt.NDArray[np.int32], given: GivenFeatures | None
     ) -> FeatureArrays:
         stored = {name: values[rows] for name, values in self.query_features.items()}
-        if lines is None:
+        if given is None:
             return stored
-        given = self.contents.queries.transforms.apply(lines)
-        return {
-            name: given[name] if name in lines.columns else values
-            for name, values in stored.items()
-        }
+        told = self.contents.queries.transforms.apply(given.frame)
+        for name, lines in given.lines_with.items():
+            if name in stored:
+                stored[name][lines] = told[name][lines]
+        return stored
 
     def _stored_histories(self, rows: npt.NDArray[np.integer]) -> Histories:
         stored = self.contents.histories

@@ -80,7 +80,7 @@ def _own_features(transforms: SideTransforms, side: str) -> list[str]:
     names = _fed(transforms, with_id=False)
     if not names:
         raise ConfigError(
-            f"a {side} tower of your own must have features to read, got none beside the id; "
-            f"give a {side} table, or state kinds in features.{side}."
+            f"your own {side} tower must have features to read, got none beside the id; "
+            f"give the {side} side a table with columns, or state kinds in features.{side}."
         )
     return names

@@ -7,6 +7,7 @@ up to it the output is what the encoder makes of nothing. ``last`` is the output
 position, which is all that a batch of single examples needs, without computing the others.
 """
 
+import math
 from abc import abstractmethod
 from typing import cast
 
@@ -39,7 +40,7 @@ class DecayedMean(HistoryEncoder):
         ValueError: ``half_life`` is not above 0.
     """
 
-    def __init__(self, half_life: float = float("inf")) -> None:
+    def __init__(self, half_life: float = math.inf) -> None:
         super().__init__()
         if not half_life > 0:
             raise ValueError(f"half_life must be above 0, got {half_life}.")
@@ -67,11 +68,15 @@ class DecayedMean(HistoryEncoder):
         return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
 
 
-class PooledHistory(HistoryEncoder):
-    """Mean, recent mean and last event, mixed by one linear layer.
+HALF_LIVES = (math.inf, 20.0, 5.0, 1.5, 0.01)
+"""Half-lives in events of the pools; the first is the plain mean, the last is the last event."""
 
-    What a query likes in general, lately, and right now are three different things; a mean alone
-    forgets the order and the last event alone forgets the person.
+
+class PooledHistory(HistoryEncoder):
+    """Means over longer and shorter pasts, down to the last event alone, mixed by one linear layer.
+
+    What a query likes in general, lately, and right now are different things; a mean alone forgets
+    the order and the last event alone forgets the person.
 
     Args:
         dim: ``d``.
@@ -80,7 +85,7 @@ class PooledHistory(HistoryEncoder):
     """
 
     def __init__(
-        self, dim: int, dropout: float, half_lives: tuple[float, ...] = (float("inf"), 5.0, 0.01)
+        self, dim: int, dropout: float, half_lives: tuple[float, ...] = HALF_LIVES
     ) -> None:
         super().__init__()
         self.pools = nn.ModuleList(DecayedMean(half_life) for half_life in half_lives)

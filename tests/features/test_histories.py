@@ -1,0 +1,108 @@
+"""Histories: ragged rows taken in any order, and windows cut from them, against nested loops."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twotower.features.histories import Histories, last_windows, windows_before
+
+ragged = st.lists(st.lists(st.integers(2, 99), max_size=5), max_size=6)
+
+
+def timed(lists: list[list[int]]) -> Histories:
+    histories = Histories.of([np.array(rows, np.int32) for rows in lists])
+    times = np.arange(len(histories.item_rows), dtype=np.float64) / 2
+    return Histories(histories.offsets, histories.item_rows, times)
+
+
+def as_lists(histories: Histories) -> list[list[int]]:
+    bounds = histories.offsets.tolist()
+    return [histories.item_rows[a:b].tolist() for a, b in pairwise(bounds)]
+
+
+@given(lists=ragged)
+@settings(max_examples=50, deadline=None)
+def test_lists_go_in_and_come_out(lists: list[list[int]]) -> None:
+    histories = timed(lists)
+    assert as_lists(histories) == lists
+    assert len(histories) == len(lists)
+    assert histories.lengths.tolist() == [len(rows) for rows in lists]
+    assert histories.offsets.dtype == np.int64
+    assert histories.item_rows.dtype == np.int32
+
+
+@given(lists=ragged, data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_take_is_list_indexing(lists: list[list[int]], data: st.DataObject) -> None:
+    histories = timed(lists)
+    positions = data.draw(st.lists(st.integers(0, len(lists) - 1)) if lists else st.just([]))
+    taken = histories.take(np.array(positions, np.int64))
+    assert as_lists(taken) == [lists[position] for position in positions]
+    assert taken.times is not None
+    bounds = histories.offsets
+    expected = [t * 0.5 for p in positions for t in range(bounds[p], bounds[p + 1])]
+    assert taken.times.tolist() == expected
+    part = data.draw(st.slices(len(lists)))
+    assert as_lists(histories.take(part)) == lists[part]
+
+
+def test_empty_histories() -> None:
+    assert as_lists(Histories.empty(3)) == [[], [], []]
+    assert len(Histories.empty(0)) == len(Histories.of([])) == 0
+    assert as_lists(Histories.empty(3).take(np.array([2, 0]))) == [[], []]
+
+
+@given(lists=ragged, length=st.integers(1, 6))
+@settings(max_examples=100, deadline=None)
+def test_the_last_window_is_right_aligned(lists: list[list[int]], length: int) -> None:
+    histories = timed(lists)
+    rows, times = last_windows(histories, length)
+    assert rows.shape == (len(lists), length)
+    assert rows.dtype == np.int32
+    assert times is not None
+    first = 0
+    for line, items in enumerate(lists):
+        padding = [0] * (length - len(items))
+        assert rows[line].tolist() == padding + items[-length:]
+        moments = [0.5 * (first + place) for place in range(len(items))]
+        assert times[line].tolist() == padding + moments[-length:]
+        first += len(items)
+
+
+def test_windows_without_times_or_events() -> None:
+    rows, times = last_windows(Histories.of([np.array([5], np.int32)]), 2)
+    assert (rows.tolist(), times) == ([[0, 5]], None)
+    rows, times = last_windows(Histories.empty(2), 3)
+    assert (rows.tolist(), times) == ([[0, 0, 0]] * 2, None)
+    no_events = Histories(np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0))
+    rows, times = last_windows(no_events, 2)
+    assert times is not None
+    assert (rows.tolist(), times.tolist()) == ([[0, 0]], [[0.0, 0.0]])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=5), st.integers(1, 4)
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_a_window_holds_the_events_before_its_end_and_no_others(
+    spans: list[tuple[int, int]], length: int
+) -> None:
+    starts = np.array([start for start, _ in spans], np.int64)
+    ends = starts + np.array([size for _, size in spans], np.int64)
+    positions, mask = windows_before(ends, starts, length)
+    assert positions.shape == mask.shape == (len(spans), length)
+    for line, (start, size) in enumerate(spans):
+        expected = list(range(start, start + size))[-length:]
+        assert positions[line][mask[line]].tolist() == expected
+        assert mask[line].tolist() == [False] * (length - len(expected)) + [True] * len(expected)
+        assert not positions[line][~mask[line]].any()
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_a_history_is_not_copied_into_its_neighbours(size: int) -> None:
+    lists = [[9] * 3, [5] * size, [9] * 3]
+    rows, _ = last_windows(timed(lists), 7)
+    assert set(rows[1].tolist()) <= {0, 5}

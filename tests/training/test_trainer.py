@@ -1,0 +1,577 @@
+"""The loop: every loss with every negatives, every setting, sparse tables, weights, validation."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from twotower.config import Config, LossConfig, TowersConfig, TrainingConfig
+from twotower.data.dataset import Dataset, Part
+from twotower.data.prepare import prepare
+from twotower.data.sources.synthetic import SyntheticTables
+from twotower.data.splits import split
+from twotower.errors import ConfigError, DataError
+from twotower.features.schema import infer_features
+from twotower.features.transforms import SideTransforms
+from twotower.training.checkpoints import Progress
+from twotower.training.choices import resolve
+from twotower.training.pipeline import Trained, train
+from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
+
+Settings = dict[str, dict[str, Any]]
+
+BASE: Settings = {
+    "towers": {"dim": 8},
+    "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01},
+}
+
+
+def merged(*settings: Settings) -> Settings:
+    result: Settings = {}
+    for given in settings:
+        for section, values in given.items():
+            result[section] = {**result.get(section, {}), **values}
+    return result
+
+
+def trained(world: SyntheticTables, *settings: Settings) -> Trained:
+    return train(
+        world.interactions,
+        items=world.items,
+        queries=world.queries,
+        config=merged(BASE, *settings),
+    )
+
+
+def trainer_of(world: SyntheticTables, *settings: Settings) -> Trainer:
+    config = Config.from_dict(merged(BASE, *settings))
+    prepared = prepare(world.interactions, items=world.items, queries=world.queries)
+    dataset = split(prepared.dataset, config.split)
+    config, _ = resolve(config, dataset)
+    return Trainer(dataset, sides_of(dataset), config)
+
+
+def sides_of(dataset: Dataset) -> Sides:
+    events = dataset.part(Part.TRAIN)
+
+    def fit(side: Any, rows: Any) -> SideTransforms:
+        table = dataset.queries if side == "query" else dataset.items
+        features = infer_features(table.frame, side, table.id_column, {})
+        counts = np.bincount(rows, minlength=table.ids.num_rows)[2:]
+        return SideTransforms.fit(features, table.frame, counts, 1)
+
+    return Sides(fit("query", events.query_rows), fit("item", events.item_rows))
+
+
+def losses(result: Trained) -> list[float]:
+    return [record["loss"] for record in records(result)]
+
+
+def records(result: Trained) -> list[dict[str, Any]]:
+    return pl.read_ndjson(result.contents.log.encode()).to_dicts()
+
+
+def equal_weights(a: Trained, b: Trained) -> bool:
+    x, y = a.contents.weights, b.contents.weights
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def close_weights(a: Trained, b: Trained, atol: float = 1e-5) -> bool:
+    x, y = a.contents.weights, b.contents.weights
+    return x.keys() == y.keys() and all(torch.allclose(x[k], y[k], atol=atol) for k in x)
+
+
+@pytest.fixture(scope="module")
+def labelled() -> SyntheticTables:
+    """Events with 0/1 labels that a query's and an item's group decide; item 7 is liked by no one."""
+    rng = np.random.default_rng(4)
+    pairs = rng.permutation(40 * 24)[:700]
+    queries, items = pairs // 24, pairs % 24
+    labels = ((queries % 4 == items % 4) | (rng.random(700) < 0.1)) & (items != 7)
+    events = pl.DataFrame({"query_id": queries, "item_id": items, "label": labels.astype(int)})
+    groups = [f"group {i % 4}" for i in range(40)]
+    return SyntheticTables(
+        events,
+        pl.DataFrame({"item_id": range(24), "kind": groups[:24]}),
+        pl.DataFrame({"query_id": range(40), "kind": groups}),
+    )
+
+
+COSINE: Settings = {"towers": {"similarity": "cosine"}}
+EVERY_TRIPLE = [
+    *(("softmax", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed")),
+    *(("bce", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed", "labels")),
+    *(
+        ("contrastive", negatives, "cosine")
+        for negatives in ("all", "in-batch", "uniform", "mixed", "labels")
+    ),
+    ("softmax", "mixed", "cosine"),
+    ("bce", "labels", "cosine"),
+]
+
+
+class TestLosses:
+    @pytest.mark.parametrize(("kind", "negatives", "similarity"), EVERY_TRIPLE)
+    def test_every_loss_learns_from_every_kind_of_negatives(
+        self, labelled: SyntheticTables, kind: str, negatives: str, similarity: str
+    ) -> None:
+        result = trained(
+            labelled,
+            {
+                "loss": {"kind": kind, "negatives": negatives, "num_negatives": 16},
+                "towers": {"similarity": similarity},
+                "training": {"epochs": 5, "patience": 9, "learning_rate": 0.02},
+            },
+        )
+        values = losses(result)
+        assert values[-1] < 0.98 * values[0]
+        assert result.figures["model"]["auc"] > 0.55
+
+    @pytest.mark.parametrize("negatives", ["all", "mixed"])
+    def test_it_finds_more_than_popularity(
+        self, small_world: SyntheticTables, negatives: str
+    ) -> None:
+        result = trained(
+            small_world,
+            {
+                "loss": {"negatives": negatives, "num_negatives": 16},
+                "training": {"epochs": 12, "patience": 12, "learning_rate": 0.03},
+            },
+        )
+        figures = result.figures
+        assert figures["model"]["ndcg@10"] > 1.2 * figures["popularity"]["ndcg@10"]
+
+    def test_log_loss_only_where_scores_are_log_odds(self, labelled: SyntheticTables) -> None:
+        labels: Settings = {"loss": {"kind": "bce", "negatives": "labels"}}
+        long: Settings = {"training": {"epochs": 8, "patience": 8, "learning_rate": 0.03}}
+        bce = trained(labelled, labels, long).figures["model"]
+        assert bce["log_loss"] < 0.6931
+        assert bce["auc"] > 0.7
+        assert "log_loss" not in trained(labelled).figures["model"]
+
+    def test_a_negative_event_is_no_positive(self, labelled: SyntheticTables) -> None:
+        """Softmax ranks what was liked: what a label says was not liked is no example of it."""
+        result = trained(labelled)
+        liked = int(labelled.interactions["label"].sum())
+        assert records(result)[0]["examples"] < liked
+        assert result.contents.popularity.sum() == records(result)[0]["examples"]
+        rows = result.contents.items.ids.rows_of([7])
+        assert result.contents.popularity[rows[0]] == 0
+
+
+class TestDivergence:
+    def test_is_named_with_what_to_do(self, small_world: SyntheticTables) -> None:
+        with pytest.raises(
+            TrainingDivergedError,
+            match=r"the loss became (nan|inf) in epoch 1; lower training\.learning_rate "
+            r"\(now 1e\+30\)",
+        ):
+            trained(small_world, {"training": {"learning_rate": 1e30}})
+
+
+CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
+    "towers": {
+        "dim": ({}, 4),
+        "query_hidden": ({}, [6]),
+        "item_hidden": ({}, [6]),
+        "history": ({"towers": {"history": "pooled"}}, "mean"),
+        "history_length": ({}, 1),
+        "query_id": ({"towers": {"query_id": "off"}}, "on"),
+        "dropout": ({"towers": {"dropout": 0.1}}, 0.5),
+        "id_dropout": ({"towers": {"id_dropout": 0.1}}, 0.5),
+        "similarity": ({}, "cosine"),
+        "temperature": ({"towers": {"temperature": 1.0}}, 0.5),
+    },
+    "loss": {
+        "kind": ({"loss": {"negatives": "uniform"}}, "bce"),
+        "negatives": ({}, "in-batch"),
+        "num_negatives": ({"loss": {"negatives": "uniform"}}, 4),
+        "correct_log_q": ({"loss": {"negatives": "in-batch"}}, False),
+        "mask_known": ({}, False),
+        "margin": ({"loss": {"kind": "contrastive"}, **COSINE}, 0.9),
+    },
+    "training": {
+        "epochs": ({}, 2),
+        "patience": ({"training": {"epochs": 6, "learning_rate": 1e-12, "patience": 1}}, 3),
+        "metric": ({}, "recall@3"),
+        "batch_size": ({}, 50),
+        "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
+        "learning_rate": ({}, 0.02),
+        "weight_decay": ({}, 0.3),
+        "seed": ({}, 9),
+    },
+}
+ELSEWHERE = {"device", "threads"}  # they change where and how fast, not what
+
+
+class TestSettings:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def run(small_world: SyntheticTables) -> Callable[[Settings], Trained]:
+        done: dict[str, Trained] = {}
+
+        def run(settings: Settings) -> Trained:
+            key = repr(settings)
+            if key not in done:
+                done[key] = trained(small_world, settings)
+            return done[key]
+
+        return run
+
+    def test_every_field_has_a_case(self) -> None:
+        for section, kind in (
+            ("towers", TowersConfig),
+            ("loss", LossConfig),
+            ("training", TrainingConfig),
+        ):
+            assert {f.name for f in fields(kind)} - ELSEWHERE == set(CHANGES[section]), section
+
+    @pytest.mark.parametrize(
+        ("section", "name"), [(s, name) for s, cases in CHANGES.items() for name in cases]
+    )
+    def test_changes_the_result(
+        self, run: Callable[[Settings], Trained], section: str, name: str
+    ) -> None:
+        around, value = CHANGES[section][name]
+        before, after = run(around), run(merged(around, {section: {name: value}}))
+        assert getattr(getattr(after.contents.config, section), name) in (
+            value,
+            tuple(value) if isinstance(value, list) else value,
+        )
+        if name in ("patience", "metric"):
+            assert [set(r) for r in records(before)] != [set(r) for r in records(after)]
+        else:
+            assert not equal_weights(before, after)
+
+    @pytest.mark.parametrize("section", CHANGES)
+    def test_the_same_settings_give_the_same_result(
+        self, small_world: SyntheticTables, section: str
+    ) -> None:
+        for around, _ in CHANGES[section].values():
+            if "epochs" not in around.get("training", {}):
+                assert equal_weights(trained(small_world, around), trained(small_world, around))
+                break
+
+    def test_histories_are_read_in_four_ways(self, run: Callable[[Settings], Trained]) -> None:
+        kinds = ("none", "mean", "recency", "pooled")
+        results = [run({"towers": {"history": kind}}) for kind in kinds]
+        vectors = [r.retriever.encode_queries(3) for r in results]
+        assert not any(np.allclose(a, b) for i, a in enumerate(vectors) for b in vectors[i + 1 :])
+
+    def test_patience_counts_epochs_without_a_rise(self, small_world: SyntheticTables) -> None:
+        """Steps of 1e-12 change no ranking, so the first epoch is the best and stays it."""
+        still: Settings = {"training": {"epochs": 9, "learning_rate": 1e-12, "patience": 3}}
+        result = trained(small_world, still)
+        assert [r["epoch"] for r in records(result)] == [1, 2, 3, 4]
+        assert result.contents.provenance["best_epoch"] == 1
+
+    def test_the_best_epoch_is_kept(self, small_world: SyntheticTables) -> None:
+        """What is written is what had the best validation metric, not what came last."""
+        result = trained(
+            small_world,
+            {"training": {"epochs": 12, "patience": 12, "learning_rate": 0.3, "metric": "mrr@7"}},
+        )
+        metrics = [r["valid_mrr@7"] for r in records(result)]
+        best = result.contents.provenance["best_epoch"]
+        assert best == 1 + metrics.index(max(metrics)) < 12
+        shorter: Settings = {
+            "training": {"epochs": best, "patience": 12, "learning_rate": 0.3, "metric": "mrr@7"}
+        }
+        assert equal_weights(result, trained(small_world, shorter))
+
+    def test_threads_are_set(self, small_world: SyntheticTables) -> None:
+        before = torch.get_num_threads()
+        try:
+            trainer_of(small_world, {"training": {"threads": 2}})
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
+
+    def test_a_device_that_is_not_there(self, small_world: SyntheticTables) -> None:
+        assert str(trainer_of(small_world, {"training": {"device": "cpu"}}).device) == "cpu"
+        with pytest.raises(ConfigError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
+            trainer_of(small_world, {"training": {"device": "tpu"}})
+        if not torch.cuda.is_available():
+            with pytest.raises(ConfigError, match="device must be on this machine, got 'cuda'"):
+                trainer_of(small_world, {"training": {"device": "cuda"}})
+
+
+class TestSparseTables:
+    @pytest.fixture
+    @staticmethod
+    def sparse_from(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        def set_limit(rows: int) -> None:
+            monkeypatch.setattr("twotower.features.encoders.SPARSE_FROM_ROWS", rows)
+
+        return set_limit
+
+    @pytest.mark.parametrize("negatives", ["uniform", "in-batch", "mixed"])
+    def test_gradients_are_those_of_dense_tables(
+        self, small_world: SyntheticTables, sparse_from: Callable[[int], None], negatives: str
+    ) -> None:
+        settings: Settings = {
+            "loss": {"negatives": negatives, "num_negatives": 20},
+            "towers": {"query_id": "on", "dropout": 0.0, "id_dropout": 0.0},
+        }
+        found: list[dict[str, torch.Tensor]] = []
+        for limit in (10_000, 10):
+            sparse_from(limit)
+            trainer = trainer_of(small_world, settings)
+            batch = next(trainer.batches.epoch(0))
+            trainer.step_loss(batch, torch.Generator().manual_seed(1)).backward()  # type: ignore[no-untyped-call]
+            gradients = {k: p.grad for k, p in trainer.model.named_parameters()}
+            found.append({k: g.to_dense() for k, g in gradients.items() if g is not None})
+            assert any(g is not None and g.is_sparse for g in gradients.values()) == (limit == 10)
+        dense, sparse = found
+        assert dense.keys() == sparse.keys()
+        assert all(torch.allclose(dense[k], sparse[k], atol=1e-7) for k in dense)
+        assert all(dense[k].any() for k in dense)
+
+    def test_trains_and_leaves_untouched_rows_alone(
+        self, small_world: SyntheticTables, sparse_from: Callable[[int], None]
+    ) -> None:
+        sparse_from(10)
+        settings: Settings = {
+            "loss": {"negatives": "in-batch"},
+            "training": {"epochs": 5, "patience": 9, "batch_size": 32, "weight_decay": 0.1},
+            "towers": {"query_id": "on"},
+        }
+        trainer = trainer_of(small_world, settings)
+        tables = [m for m in trainer.model.modules() if isinstance(m, nn.Embedding) and m.sparse]
+        assert len(tables) == 2  # the ids of both sides
+        progress = trainer.fit()
+        values = [r["loss"] for r in progress.log]
+        assert values[-1] < values[0]
+        assert all(not table.weight[0].any() for table in tables)  # padding stays nothing
+
+    def test_all_items_as_negatives_are_dense(
+        self, small_world: SyntheticTables, sparse_from: Callable[[int], None]
+    ) -> None:
+        """Every row has a gradient at every step then."""
+        sparse_from(10)
+        trainer = trainer_of(small_world, {"loss": {"negatives": "all"}})
+        tables = [m for m in trainer.model.modules() if isinstance(m, nn.Embedding)]
+        assert tables
+        assert not any(m.sparse for m in tables)
+
+
+class TestWeights:
+    def events(self) -> pl.DataFrame:
+        rng = np.random.default_rng(1)
+        return pl.DataFrame(
+            {
+                "query_id": np.repeat(np.arange(25), 6),
+                "item_id": np.concatenate([rng.permutation(15)[:6] for _ in range(25)]),
+            }
+        )
+
+    @pytest.mark.parametrize("kind", ["softmax", "bce"])
+    def test_an_event_of_weight_2_counts_like_two(self, kind: str) -> None:
+        events = self.events()
+        parts = {
+            "train": events.gather_every(6).vstack(events.gather_every(6, 1)),
+            "valid": events.gather_every(6, 2),
+            "test": events.gather_every(6, 3),
+        }
+        heavy = pl.col("item_id") < 5
+        weighted = {
+            k: v.with_columns(weight=pl.when(heavy).then(2).otherwise(1)) for k, v in parts.items()
+        }
+        twice = {**parts, "train": parts["train"].vstack(parts["train"].filter(heavy))}
+        settings: Settings = {
+            "data": {"repeats": "no"},
+            "features": {"min_count": 1},
+            "loss": {"kind": kind, "negatives": "all"},
+            "towers": {
+                "dim": 4,
+                "history": "none",
+                "query_id": "on",
+                "dropout": 0.0,
+                "id_dropout": 0.0,
+            },
+            "training": {"epochs": 4, "patience": 9, "batch_size": 1_000, "learning_rate": 0.05},
+        }
+        a, b, plain = (train(data, config=settings) for data in (weighted, twice, parts))
+        assert a.contents.history_weights is not None
+        assert close_weights(a, b, atol=1e-4)
+        assert not close_weights(a, plain, atol=1e-4)
+        assert a.figures["popularity"] == b.figures["popularity"]
+
+
+class TestValidation:
+    def test_large_sets_are_sampled(
+        self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        everyone = trainer_of(small_world).valid
+        assert len(everyone) == 80
+        monkeypatch.setattr("twotower.training.trainer.MAX_VALIDATION_CASES", 10)
+        drawn = [trainer_of(small_world, {"training": {"seed": s}}).valid for s in (0, 0, 1)]
+        assert [len(cases) for cases in drawn] == [10] * 3
+        rows = [cases.query_rows.tolist() for cases in drawn]
+        assert rows[0] == rows[1] != rows[2]
+        assert len(set(rows[0])) == 10
+        assert set(rows[0]) <= set(everyone.query_rows.tolist())
+        for cases in drawn:
+            for place, row in enumerate(cases.query_rows):
+                whole = everyone.take(np.flatnonzero(everyone.query_rows == row))
+                own = cases.take(np.array([place]))
+                assert own.targets.item_rows.tolist() == whole.targets.item_rows.tolist()
+                assert own.histories.item_rows.tolist() == whole.histories.item_rows.tolist()
+
+    def test_a_sample_decides_but_the_figures_are_of_all(
+        self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("twotower.training.trainer.MAX_VALIDATION_CASES", 10)
+        assert trained(small_world).figures["protocol"]["queries"] == 80
+
+    def test_no_validation_rows_are_named_before_training(self) -> None:
+        rng = np.random.default_rng(0)
+        events = pl.DataFrame(
+            {
+                "query_id": np.repeat(np.arange(30), 2),
+                "item_id": rng.integers(0, 9, 60),
+                "timestamp": 1_500_000_000 + np.arange(60),
+            }
+        )
+        with pytest.raises(DataError, match="must leave validation rows, got no"):
+            train(events, config={**BASE})
+
+    def test_validate_is_the_logged_metric(self, small_world: SyntheticTables) -> None:
+        trainer = trainer_of(small_world, {"training": {"epochs": 3, "metric": "recall@5"}})
+        progress = trainer.fit()
+        assert trainer.validate() == progress.best_metric
+        logged = [record["valid_recall@5"] for record in progress.log]
+        assert progress.best_metric == max(logged)
+
+
+class Stopper:
+    """Presses Ctrl-C at one step of one epoch."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.epoch, self.step, self.now, self.told = epoch, step, 0, list[str]()
+
+    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
+        assert steps_per_epoch > self.step
+        self.now = progress.epoch
+        self.told.append("start")
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+        assert np.isfinite(loss())
+        assert examples > 0
+        if (self.now, step) == (self.epoch, self.step):
+            raise KeyboardInterrupt
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        self.now = record["epoch"]
+        self.told.append(f"epoch {record['epoch']}")
+
+    def on_end(self) -> None:
+        self.told.append("end")
+
+
+class TestInterruption:
+    def test_before_the_first_validation(self, small_world: SyntheticTables) -> None:
+        watcher = Stopper(0, 2)
+        progress = trainer_of(small_world).fit(watcher=watcher)
+        assert progress.best_metric is None
+        assert watcher.told == ["start", "end"]
+
+    def test_later_on_the_best_weights_are_loaded(self, small_world: SyntheticTables) -> None:
+        settings: Settings = {"training": {"epochs": 6, "patience": 9}}
+        watcher = Stopper(2, 1)
+        trainer = trainer_of(small_world, settings)
+        progress = trainer.fit(watcher=watcher)
+        assert watcher.told == ["start", "epoch 1", "epoch 2", "end"]
+        assert progress.log[-1] == {"event": "interrupted", "after_epoch": 2}
+        state = trainer.model.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in progress.best_model.items())
+        assert trainer.validate() == progress.best_metric
+
+    def test_at_any_moment_what_was_saved_is_whole(
+        self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C in the middle of copying weights: a best model is there, and training goes on."""
+        settings: Settings = {"training": {"epochs": 3, "patience": 9}}
+        whole = trainer_of(small_world, settings).fit()
+        real, stopped = torch.Tensor.clone, 0
+        for moment in range(12, 110, 7):
+            calls = [0]
+
+            def clone(self: Any, *, calls: list[int] = calls, moment: int = moment) -> Any:
+                calls[0] += 1
+                if calls[0] == moment:
+                    raise KeyboardInterrupt
+                return real(self)
+
+            saved: list[Progress] = []
+            trainer = trainer_of(small_world, settings)
+            monkeypatch.setattr(torch.Tensor, "clone", clone)
+            progress = trainer.fit(save=lambda p, to=saved: to.append(deepcopy(p)))  # type: ignore[misc]
+            monkeypatch.setattr(torch.Tensor, "clone", real)
+            if progress.best_metric is None:
+                assert not saved
+                continue
+            assert trainer.validate() == progress.best_metric
+            stopped += progress.log[-1].get("event") == "interrupted"
+            if saved:
+                again = trainer_of(small_world, settings).fit(progress=saved[-1])
+                assert again.best_metric == whole.best_metric
+                assert all(torch.equal(again.model[k], v) for k, v in whole.model.items())
+        assert stopped >= 3
+
+
+class TestRandomness:
+    def test_the_global_generators_are_neither_read_nor_moved(
+        self, small_world: SyntheticTables
+    ) -> None:
+        results = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - the global state is what is tested
+            expected = torch.rand(2, generator=torch.Generator().manual_seed(seed))
+            results.append(trained(small_world))
+            assert torch.equal(torch.rand(2), expected)
+        assert equal_weights(*results)
+
+    def test_the_split_seed_is_another(self, small_world: SyntheticTables) -> None:
+        random: Settings = {"split": {"kind": "random"}}
+        a = trained(small_world, random, {"split": {"seed": 1}})
+        b = trained(small_world, random, {"split": {"seed": 2}})
+        c = trained(small_world, random, {"split": {"seed": 1}, "training": {"seed": 5}})
+        assert (
+            a.contents.provenance["sha256_of_events"] != b.contents.provenance["sha256_of_events"]
+        )
+        assert (
+            a.contents.provenance["sha256_of_events"] == c.contents.provenance["sha256_of_events"]
+        )
+        assert not equal_weights(a, c)
+
+
+class TestNothingLeaks:
+    def test_no_weight_depends_on_test_events(self, small_world: SyntheticTables) -> None:
+        """Other test items: the same weights, the same item vectors, other figures."""
+        last = pl.col("timestamp") == pl.col("timestamp").max().over("query_id")
+        ids = small_world.interactions["item_id"]
+        changed = small_world.interactions.with_columns(
+            item_id=pl.when(last).then((pl.col("item_id") % ids.max()) + 1).otherwise("item_id")
+        )
+        other = replace(small_world, interactions=changed)
+        settings: Settings = {"data": {"repeats": "no"}, "training": {"epochs": 2}}
+        a, b = trained(small_world, settings), trained(other, settings)
+        assert equal_weights(a, b)
+        assert a.contents.log.count("\n") == b.contents.log.count("\n") == 2
+        assert [r["valid_ndcg@10"] for r in records(a)] == [r["valid_ndcg@10"] for r in records(b)]
+        assert a.figures["model"] != b.figures["model"]
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
