@@ -71,7 +71,7 @@ def measure(work: Callable[[], int], repeats: int) -> Rate:
 
 
 def setting() -> dict[str, Any]:
-    """Return what a figure depends on beside the code: versions and threads."""
+    """Return the versions that a figure depends on."""
     return {
         "twotower": __version__,
         "python": platform.python_version(),
@@ -79,7 +79,6 @@ def setting() -> dict[str, Any]:
         "numpy": np.__version__,
         "polars": pl.__version__,
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -108,6 +107,12 @@ def report(title: str, rows: Sequence[Row], *, as_json: bool, notes: Sequence[st
     for note in notes:
         console.print(note, markup=False)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
+
+
+def verdict(target: float, least: float, what: str) -> str:
+    """Return a sentence that says whether the least figure reaches its target."""
+    is_met = "met" if least >= target else "missed"
+    return f"{what}: the target of {target:,.0f} is {is_met}, the least is {least:,.1f}."
 
 
 def cached(name: str, compute: Callable[[], dict[str, Any]], *, again: bool) -> dict[str, Any]:

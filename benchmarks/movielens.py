@@ -1,6 +1,7 @@
 """The default configuration on MovieLens, beside popularity and ItemKNN.
 
-    python benchmarks/movielens.py movielens-100k [--seeds 0,1] [--set training.epochs=5] [--json]
+    python benchmarks/movielens.py [movielens-100k] [--seeds 0,1] [--set training.epochs=5] [--json]
+    python benchmarks/movielens.py movielens-1m
 
 Leave-last-out, the whole catalogue ranked, seen items removed. Nothing is set but the seed and the
 number of threads, one unless ``--threads`` says otherwise. ItemKNN's settings are chosen on validation
@@ -14,6 +15,7 @@ after a change of the code use ``--again``. ``--quick`` trains two epochs.
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from common import add_training_arguments, cached, digest_of, report, training_facts
@@ -65,7 +67,7 @@ def lines(results: Sequence[dict[str, Any]], seeds: Iterable[str]) -> list[dict[
 def main() -> None:
     """Train, or read what was trained, and print."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", nargs="?", default=NAMES[0], choices=NAMES)
     parser.add_argument("--quick", action="store_true", help="two epochs")
     add_training_arguments(parser)
     given = parser.parse_args()
@@ -77,18 +79,21 @@ def main() -> None:
     for seed in seeds:
         config = Config().with_settings([*settings, f"training.seed={seed}"])
         key = f"{given.name}-seed{seed}-{digest_of(config)}"
-        results.append(cached(key, lambda c=config: run(given.name, c), again=given.again))
+        results.append(cached(key, partial(run, given.name, config), again=given.again))
     rows = lines(results, seeds)
     popularity, item_knn, best = rows[0], rows[1], rows[-1]
     protocol = results[0]["figures"]["protocol"]
+    ratios = (
+        f"NDCG@10 is {best['NDCG@10'] / popularity['NDCG@10']:.2f} times popularity's and "
+        f"{best['NDCG@10'] / item_knn['NDCG@10']:.2f} times ItemKNN's."
+    )
     report(
         f"{given.name}: {protocol['queries']:,} queries, {protocol['catalogue']:,} items ranked, "
         f"{given.threads} thread(s)",
         rows,
         as_json=given.json,
         notes=[
-            f"NDCG@10 is {best['NDCG@10'] / popularity['NDCG@10']:.2f} times popularity's",
-            f"and {best['NDCG@10'] / item_knn['NDCG@10']:.2f} times ItemKNN's.",
+            ratios,
             f"ItemKNN: {protocol['item_knn']}.",
         ],
     )

@@ -17,6 +17,7 @@ million events.
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,16 +114,16 @@ def main() -> None:
     for seed in given.seeds.split(","):
         config = Config().with_settings([*settings, f"training.seed={seed}"])
         key = f"world-{world_config.num_queries}-seed{seed}-{digest_of(config)}"
-        result = cached(key, lambda c=config: run(world_config, c), again=given.again)
+        result = cached(key, partial(run, world_config, config), again=given.again)
         rows += [{"training seed": seed, **row} for row in lines(result)]
         closed = rows[-2]["distance closed"]
-        notes += [
-            f"Seed {seed}: {closed:.1%} of the distance closed; target {TARGET:.0%}: "
-            + ("met." if closed >= TARGET else "missed."),
+        verdict = "met" if closed >= TARGET else "missed"
+        notes.append(f"Seed {seed}: {closed:.1%} closed; target {TARGET:.0%}: {verdict}.")
+        notes.append(
             f"Tables to figures in {result['seconds']:.0f} s on {given.threads} thread(s): "
             f"{result['epochs']} epochs in {result['training_seconds']:.0f} s, "
-            f"{result['examples_per_second']:,.0f} examples/s.",
-        ]
+            f"{result['examples_per_second']:,.0f} examples/s."
+        )
     num_events = world_config.num_queries * world_config.events_per_query
     report(
         f"The synthetic world of {num_events:,} events: the last event of each of "

@@ -13,10 +13,10 @@ width, learning rate, batches and early stopping; only the settings that are pri
 - d: c, and the query tower reads the history instead of an id;
 - e: the library's defaults, which also read the tables' features.
 
-Printed for each: what a tutorial prints (the loss of the first and the best epoch; the accuracy of telling a
-test item from one random unseen item by the sign of the score, and the share of these pairs that are in
-the right order), and what counts (HR@10, NDCG@10 and recall@100 over the whole catalogue; the mean
-popularity percentile of the first ten, where 50 is an item at random and 100 the most popular).
+Printed for each: what a tutorial prints (the loss of the first and of the best epoch; the accuracy of
+telling a test item from one random unseen item by the sign of the score, and the share of these pairs
+that are in the right order), and what counts (HR@10, NDCG@10 and recall@100 over the whole catalogue;
+the mean popularity percentile of the first ten, where 50 is an item at random and 100 the most popular).
 
 One negative *a query*, as tutorials draw it, cannot be set: negatives are drawn a batch and shared by its
 queries. Rows a and b draw as many as a batch has queries; the loss takes their mean, so it has the
@@ -29,6 +29,7 @@ trains two epochs.
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def run(piece: Piece, tables: MovieLensTables, config: Config) -> dict[str, Any]
         "HR@10": model["hit_rate@10"],
         "NDCG@10": model["ndcg@10"],
         "recall@100": model["recall@100"],
-        "popularity": popularity_percentile(trained),
+        "popularity percentile": popularity_percentile(trained),
         "epochs": facts["epochs"],
         "seconds": facts["training_seconds"],
     }
@@ -162,12 +163,11 @@ def main() -> None:
         for seed in given.seeds.split(","):
             config = Config().with_settings([*settings, f"training.seed={seed}"])
             key = f"pieces-{letter}-seed{seed}-{digest_of(config)}"
-            results.append(
-                cached(key, lambda p=piece, c=config: run(p, tables, c), again=given.again)
-            )
+            results.append(cached(key, partial(run, piece, tables, config), again=given.again))
         mean = {name: float(np.mean([r[name] for r in results])) for name in results[0]}
         rows.append({"": letter, "piece": piece.meaning, **mean})
-        notes.append(f"{letter}: {' '.join(piece.settings)}")
+        set_here = " ".join([*piece.settings, *given.set])
+        notes.append(f"{letter}: {set_here or 'nothing'} (beside what is equal in all rows)")
     report(
         f"{NAME}, leave-last-out, mean of seeds {given.seeds}",
         rows,

@@ -365,6 +365,11 @@ def test_set_names_any_column(setting: str, column: str) -> None:
     assert Config.from_dict(tomllib.loads(config.to_toml())) == config
 
 
+def test_set_takes_one_value_and_no_second_line() -> None:
+    with pytest.raises(ConfigError, match=r"^towers\.dim must be a whole number, got '8\\nx = 1'$"):
+        Config().with_settings(["towers.dim=8\nx = 1"])
+
+
 def test_set_keeps_what_it_does_not_name_and_the_last_one_wins() -> None:
     start = Config(features=FeaturesConfig(item={"a": "tags"}), towers=TowersConfig(dim=3))
     config = start.with_settings(["features.item.b=number", "loss.margin=2", "loss.margin=3"])

@@ -36,7 +36,7 @@ def splits(names: Iterable[str]) -> pytest.MarkDecorator:
 
 
 every_split = splits(SPLITS)
-many = settings(max_examples=15, deadline=None)
+many = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**31)
 
 

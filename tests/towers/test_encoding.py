@@ -57,7 +57,7 @@ def config(**changes: object) -> TowersConfig:
 
 def histories(*rows: list[int]) -> Histories:
     made = Histories.of([np.array(each, np.int32) for each in rows])
-    return Histories(made.offsets, made.item_rows, np.arange(len(made.item_rows)) * 1.0)
+    return Histories(made.offsets, made.item_rows, np.arange(len(made.item_rows), dtype=np.float64))
 
 
 class TestItemVectors:
@@ -220,7 +220,7 @@ class TestSideEffects:
 
     def test_a_tower_that_fails_leaves_no_trace(self) -> None:
         class Broken(nn.Module):
-            def forward(self, features: Tensor) -> Tensor:
+            def forward(self, price: Tensor) -> Tensor:  # noqa: ARG002
                 raise RuntimeError("mine")
 
         queries = transforms("query", price="number")

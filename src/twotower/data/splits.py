@@ -84,9 +84,8 @@ def leave_last_out(events: Interactions) -> Parts:
     owner_end = np.concatenate([[0], place])[events.offsets[1:]][events.query_rows]
     owner_start = np.concatenate([[0], place])[events.offsets[:-1]][events.query_rows]
     count = owner_end - owner_start  # positives of the event's query
-    # The event's place from the end, 0 for the last positive; a negative stands with the positive
-    # before it.
-    from_end = owner_end - np.maximum(place, owner_start + 1)
+    # Positives of the query after the event; a negative stands with the positive before it.
+    from_end = owner_end - place
     parts = np.full(len(events), Part.TRAIN, np.uint8)
     parts[(from_end == 0) & (count >= 2)] = Part.TEST
     parts[(from_end == 1) & (count >= 3)] = Part.VALID

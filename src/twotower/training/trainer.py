@@ -200,9 +200,11 @@ class Trainer:
             while progress.epoch < settings.epochs and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
-                self._epoch(progress, optimizers, average, watcher)
+                record = self._epoch(progress, optimizers, average, watcher)
                 if save is not None:
-                    save(progress)
+                    save(progress)  # before anybody hears of the epoch and presses Ctrl-C
+                if watcher is not None:
+                    watcher.on_epoch(record)
         except KeyboardInterrupt:
             progress.log.append({"event": "interrupted", "after_epoch": progress.epoch})
         finally:
@@ -283,7 +285,7 @@ class Trainer:
         optimizers: Optimizers,
         average: WeightAverage,
         watcher: Watcher | None,
-    ) -> None:
+    ) -> dict[str, Any]:
         seed, epoch = self.config.training.seed, progress.epoch
         generator = torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
@@ -333,8 +335,7 @@ class Trainer:
             "validation_seconds": round(time.monotonic() - started - seconds, 3),
         }
         progress.log.append(record)
-        if watcher is not None:
-            watcher.on_epoch(record)
+        return record
 
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases."""

@@ -1,0 +1,474 @@
+"""Every command, called in this process: what it prints, where, and with which exit code."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import typer
+
+from bad_inputs import Outcome, events, items, run_command, tree_of, write
+from twotower import Config, Retriever
+from twotower.cli import app
+from twotower.cli.output import print_json
+
+COMMANDS = ("train", "evaluate", "recommend", "similar", "inspect", "data", "config")
+QUICK = ("--set", "training.epochs=1", "--set", "training.batch_size=64", "--set", "towers.dim=8")
+METRICS = ("hit_rate", "ndcg", "recall", "precision", "mrr", "map")
+
+
+@pytest.fixture(autouse=True)
+def wide_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are not broken into lines."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    """A folder with sound tables."""
+    write("events.csv", events())(tmp_path)
+    write("items.csv", items())(tmp_path)
+    return tmp_path
+
+
+def ask(bundle: Path, command: str, *arguments: str, folder: Path | None = None) -> Outcome:
+    outcome = run_command((command, str(bundle), *arguments), folder or bundle.parent)
+    assert outcome.code == 0, outcome
+    assert outcome.err == ""
+    return outcome
+
+
+def ask_json(bundle: Path, command: str, *arguments: str) -> Any:
+    return json.loads(ask(bundle, command, *arguments, "--json").out)
+
+
+def train(folder: Path, *arguments: str) -> Outcome:
+    outcome = run_command(("train", *arguments, *QUICK), folder)
+    assert outcome.code == 0, outcome
+    return outcome
+
+
+class TestHelp:
+    def test_no_command_shows_the_commands(self) -> None:
+        outcome = run_command((), Path())
+        assert outcome.code == 2
+        assert all(command in outcome.out for command in COMMANDS)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help_holds_an_example_that_could_be_typed(self, command: str) -> None:
+        outcome = run_command((command, "--help"), Path())
+        assert outcome.code == 0
+        (line,) = [line for line in outcome.out.splitlines() if "Example:" in line]
+        typed = line.split("Example:")[1].split()
+        assert typed[:2] == ["twotower", command]
+        tree: Any = typer.main.get_command(app)
+        known = {flag for option in tree.commands[command].params for flag in option.opts}
+        assert {word for word in typed if word.startswith("-")} <= known
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_option_says_what_it_is(self, command: str) -> None:
+        tree: Any = typer.main.get_command(app)
+        assert all(parameter.help for parameter in tree.commands[command].params)
+
+    def test_the_version_is_that_of_the_package(self) -> None:
+        from twotower import __version__
+
+        assert run_command(("--version",), Path()).out == f"twotower {__version__}\n"
+
+    def test_a_wrong_use_ends_with_2(self) -> None:
+        for wrong in (("train",), ("train", "--out", "x", "--no-such"), ("bake",)):
+            outcome = run_command(wrong, Path())
+            assert outcome.code == 2
+            assert outcome.out == ""
+            assert "Traceback" not in outcome.err
+
+
+class TestTrain:
+    def test_a_bare_table_needs_nothing_else(self, sound: Path) -> None:
+        outcome = run_command(("train", "--interactions", "events.csv", "--out", "m"), sound)
+        assert outcome.code == 0
+        assert outcome.err == ""
+        for word in ("user_id", "its name says", "epoch", "popularity", "ItemKNN", "NDCG@10"):
+            assert word in outcome.out
+        assert outcome.out.endswith("The bundle is at m.\n")
+        assert {path.name for path in sound.iterdir()} == {"events.csv", "items.csv", "m"}
+        assert Retriever.open(sound / "m").recommend(1, k=3).basis == "model"
+
+    def test_json_alone_goes_to_the_standard_output(self, sound: Path) -> None:
+        outcome = train(sound, "--interactions", "events.csv", "--out", "m", "--json")
+        figures = json.loads(outcome.out)
+        assert set(figures) >= {"model", "popularity", "item_knn"}
+        assert figures == json.loads((sound / "m" / "metrics.json").read_text("utf-8"))
+        assert "epoch" in outcome.err
+        assert "The bundle is at m." in outcome.err
+
+    def test_a_flag_wins_over_a_setting_and_a_setting_over_the_file(self, sound: Path) -> None:
+        lines = ["[split]", "kind = 'temporal'", "[training]", "epochs = 9", "seed = 5"]
+        write("own.toml", lines)(sound)
+        flags = ("--config", "own.toml", "--set", "split.kind=temporal", "--split", "random")
+        train(sound, "--interactions", "events.csv", "--out", "m", *flags)
+        used = Config.from_toml(sound / "m" / "config.toml")
+        assert used.split.kind == "random"
+        assert used.training.epochs == 1
+        assert used.training.seed == 5
+
+    def test_given_files_are_taken_as_they_are(self, sound: Path) -> None:
+        header, *rows = events()
+        parts = {"tr": rows[:-20], "va": rows[-20:-12], "te": rows[-12:]}
+        for name, lines in parts.items():
+            write(f"{name}.csv", [header, *lines])(sound)
+        outcome = train(
+            sound, *("--train", "tr.csv", "--valid", "va.csv", "--test", "te.csv"), "--out", "m"
+        )
+        assert "train 52 positive events" in outcome.out
+        assert "valid 8 positive events" in outcome.out
+        assert "test 12 positive events" in outcome.out
+        without = train(sound, "--train", "tr.csv", "--test", "te.csv", "--out", "m")
+        assert "test 12 positive events" in without.out
+        assert "valid 0" not in without.out
+
+    def test_given_files_refuse_a_split(self, sound: Path) -> None:
+        flags = ("--train", "events.csv", "--test", "events.csv", "--split", "random")
+        outcome = run_command(("train", *flags, "--out", "m"), sound)
+        assert outcome.code == 2
+        assert "--split must not go with given files, got 'random'" in outcome.err
+
+    def test_columns_can_be_stated(self, sound: Path) -> None:
+        write("events.csv", ["a,b,c,d", *events()[1:]])(sound)
+        write("items.csv", ["b,title,price", *items()[1:]])(sound)
+        stated = ("--query-column", "a", "--item-column", "b", "--time-column", "d")
+        files = ("--interactions", "events.csv", "--items", "items.csv")
+        outcome = train(sound, *files, *stated, "--label-column", "c", "--out", "m")
+        assert "ratings, each taken as a positive" in outcome.out
+        assert "leave-last-out" in outcome.out
+        weighted = train(sound, *files, *stated, "--weight-column", "c", "--out", "m")
+        assert "weight" in weighted.out
+        answer = ask_json(sound / "m", "recommend", "--query", "3")
+        assert set(answer["items"][0]["columns"]) == {"b", "title", "price"}
+
+    def test_null_ids_are_left_out_on_wish_and_counted(self, sound: Path) -> None:
+        write("events.csv", [*events(), ",3,1,1500000000", "3,,1,1500000000"])(sound)
+        outcome = train(sound, "--interactions", "events.csv", "--out", "m", "--drop-null-ids")
+        assert "Left out 2 of 74 rows without an id." in outcome.out
+
+    def test_histories_can_be_kept_out(self, sound: Path) -> None:
+        train(sound, "--interactions", "events.csv", "--out", "m", "--no-histories")
+        assert not list((sound / "m").rglob("histories*"))
+        assert not list((sound / "m").rglob("targets*"))
+        assert ask_json(sound / "m", "inspect")["histories"] is False
+        assert ask_json(sound / "m", "recommend", "--query", "1")["basis"] == "popularity"
+        outcome = run_command(("evaluate", "m"), sound)
+        assert outcome.code == 2
+        assert "--no-histories" in outcome.err
+
+    def test_a_bundle_is_replaced_and_equal_runs_give_equal_weights(self, sound: Path) -> None:
+        flags = ("--interactions", "events.csv", "--items", "items.csv", "--out", "m")
+        train(sound, *flags)
+        first = tree_of(sound / "m")
+        train(sound, *flags)
+        second = tree_of(sound / "m")
+        assert first.keys() == second.keys()
+        assert first["weights.safetensors"] == second["weights.safetensors"]
+        train(sound, *flags, "--set", "training.seed=1")
+        assert tree_of(sound / "m")["weights.safetensors"] != first["weights.safetensors"]
+
+    def test_a_path_may_look_like_markup(self, sound: Path) -> None:
+        (sound / "m[").mkdir()
+        outcome = train(sound, "--interactions", "events.csv", "--out", "m[/red]")
+        assert outcome.out.endswith("The bundle is at m[/red].\n")
+        assert "m[/red]" in ask(sound / "m[/red]", "inspect").out
+
+    def test_resume_without_a_checkpoint_is_refused(self, sound: Path) -> None:
+        command = ("train", "--interactions", "events.csv", "--out", "m", "--resume")
+        outcome = run_command(command, sound)
+        assert outcome.code == 2
+        assert "--resume needs a checkpoint" in outcome.err
+        assert not (sound / "m").exists()
+
+
+class TestEvaluate:
+    def test_json_has_the_shape_that_stays(self, tiny_bundle: Path) -> None:
+        figures = ask_json(tiny_bundle, "evaluate")
+        for method in ("model", "popularity", "item_knn"):
+            wanted = {f"{name}@{k}" for name in METRICS for k in (10, 20, 100)}
+            assert figures[method].keys() == wanted
+            assert all(0 <= value <= 1 for value in figures[method].values())
+        assert figures["protocol"]["part"] == "test"
+        assert figures["protocol"]["ranking"] == "full"
+
+    def test_the_figures_are_those_of_the_training(self, tiny_bundle: Path) -> None:
+        figures = ask_json(tiny_bundle, "evaluate")
+        written = json.loads((tiny_bundle / "metrics.json").read_text("utf-8"))
+        for method in ("model", "popularity", "item_knn"):
+            assert figures[method] == pytest.approx(written[method], abs=1e-6)
+
+    def test_cutoffs_are_those_asked_for(self, tiny_bundle: Path) -> None:
+        figures = ask_json(tiny_bundle, "evaluate", "-k", "3,200")
+        assert {name.split("@")[1] for name in figures["model"]} == {"3", "200"}
+        assert figures["model"]["recall@200"] == 1.0  # all of the catalogue was looked at
+
+    def test_people_get_one_line_a_method(self, tiny_bundle: Path) -> None:
+        out = " ".join(ask(tiny_bundle, "evaluate").out.split())
+        assert "300 test queries, all 200 items ranked, seen items removed" in out
+        for name in ("two-tower", "popularity", "ItemKNN with decay", "HR@10", "recall@100"):
+            assert name in out
+
+    def test_other_test_events_give_other_figures(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        best = Retriever.open(tiny_bundle).recommend(list(range(1, 21)), k=1)
+        rows = [{"query_id": a.query_id, "item_id": a.item_ids[0]} for a in best]
+        pl.DataFrame(rows).write_csv(tmp_path / "test.csv")
+        figures = ask_json(tiny_bundle, "evaluate", "--test", str(tmp_path / "test.csv"))
+        assert figures["protocol"]["queries"] == 20
+        assert figures["model"]["ndcg@10"] == 1.0
+        assert figures["popularity"]["ndcg@10"] < 1.0
+
+    def test_the_columns_of_other_events_can_be_stated(
+        self, tiny_bundle: Path, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "test.csv"
+        file.write_text("who,what\n1,5\n2,6\n")
+        flags = ("--query-column", "who", "--item-column", "what")
+        figures = ask_json(tiny_bundle, "evaluate", "--test", str(file), *flags)
+        assert figures["protocol"]["queries"] == 2
+        refused = run_command(("evaluate", str(tiny_bundle), "--test", str(file)), tmp_path)
+        assert refused.code == 2
+        assert "--query-column NAME" in refused.err
+        lonely = run_command(("evaluate", str(tiny_bundle), *flags), tmp_path)
+        assert lonely.code == 2
+        assert "--query-column must go with --test" in lonely.err
+
+
+class TestRecommend:
+    def test_json_names_the_query_the_basis_and_the_items(self, tiny_bundle: Path) -> None:
+        answer = ask_json(tiny_bundle, "recommend", "--query", "7", "-k", "4")
+        assert answer["query_id"] == 7  # as the table has it
+        assert answer["basis"] == "model"
+        assert len(answer["items"]) == 4
+        scores = [item["score"] for item in answer["items"]]
+        assert scores == sorted(scores, reverse=True)
+        for item in answer["items"]:
+            assert item["columns"]["item_id"] == item["item_id"]
+            assert item["columns"]["title"].startswith("Synthetic item")
+
+    def test_it_answers_as_the_retriever_does(self, tiny_bundle: Path) -> None:
+        retriever = Retriever.open(tiny_bundle)
+        answer = ask_json(tiny_bundle, "recommend", "--query", "7", "-k", "5")
+        expected = retriever.recommend(7, k=5)
+        assert [item["item_id"] for item in answer["items"]] == expected.item_ids
+        assert not set(retriever.history(7)) & set(expected.item_ids)
+
+    def test_a_history_counts_the_newest_item_last(self, tiny_bundle: Path) -> None:
+        expected = Retriever.open(tiny_bundle).recommend(history=[1, 50, 120])
+        answer = ask_json(tiny_bundle, "recommend", "--history", "1, 50,120")
+        assert [item["item_id"] for item in answer["items"]] == expected.item_ids
+        assert answer["query_id"] is None
+
+    def test_features_are_a_json_object(self, tiny_bundle: Path) -> None:
+        given = {"segment": "segment-2", "signal": 1.5}
+        expected = Retriever.open(tiny_bundle).recommend(features=given)
+        answer = ask_json(tiny_bundle, "recommend", "--features", json.dumps(given))
+        assert [item["item_id"] for item in answer["items"]] == expected.item_ids
+        assert answer["basis"] == "model"
+
+    def test_a_stranger_gets_what_is_popular_and_is_told(self, tiny_bundle: Path) -> None:
+        answer = ask_json(tiny_bundle, "recommend", "--query", "nobody")
+        assert answer["query_id"] == "nobody"
+        assert answer["basis"] == "popularity"
+        assert "what is popular" in ask(tiny_bundle, "recommend", "--query", "nobody").out
+
+    def test_people_see_titles(self, tiny_bundle: Path) -> None:
+        best = Retriever.open(tiny_bundle).recommend(7, k=1).item_ids[0]
+        out = ask(tiny_bundle, "recommend", "--query", "7", "-k", "1").out
+        assert f"Synthetic item {best}" in out
+        assert "title" in out
+        assert "popular" not in out
+
+    def test_k_above_what_exists_returns_what_exists(self, tiny_bundle: Path) -> None:
+        known = len(set(Retriever.open(tiny_bundle).history(7)))
+        answer = ask_json(tiny_bundle, "recommend", "--query", "7", "-k", "100000")
+        assert len(answer["items"]) == 200 - known
+
+    @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+    def test_everyone_at_once(self, tiny_bundle: Path, tmp_path: Path, ending: str) -> None:
+        file = tmp_path / f"recs.{ending}"
+        file.write_text("an older file")
+        outcome = ask(tiny_bundle, "recommend", "--all", "--out", str(file), "-k", "3")
+        assert outcome.out == f"Wrote {file}.\n"
+        assert list(tmp_path.iterdir()) == [file]
+        read: Any = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}
+        frame: pl.DataFrame = read[ending](file)
+        assert frame.height == 3 * 300
+        assert frame["rank"].to_list()[:4] == [1, 2, 3, 1]
+        own = frame.filter(pl.col("query_id") == 7)["item_id"].to_list()
+        assert own == Retriever.open(tiny_bundle).recommend(7, k=3).item_ids
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--all"], "must be given together, got only --all"),
+            (["--query", "1", "--out", "x.csv"], "must be given together, got only --out"),
+            (["--query", "1", "--all", "--out", "x.csv"], "recommend needs"),
+            (["--all", "--out", "."], "--out must end in"),
+            (["--features", "[1]"], "must be a JSON object, got '[1]'"),
+        ],
+    )
+    def test_contradictions_are_refused(
+        self, tiny_bundle: Path, tmp_path: Path, arguments: list[str], message: str
+    ) -> None:
+        outcome = run_command(("recommend", str(tiny_bundle), *arguments), tmp_path)
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert not list(tmp_path.iterdir())
+
+    def test_a_title_may_look_like_markup(self, sound: Path) -> None:
+        write("items.csv", items(title="[/b] [red]Film"))(sound)
+        train(sound, "--interactions", "events.csv", "--items", "items.csv", "--out", "m")
+        for command in (("recommend", "--query", "1"), ("similar", "--item", "1"), ("inspect",)):
+            assert run_command((command[0], "m", *command[1:]), sound).code == 0
+        assert "[/b] [red]Film" in ask(sound / "m", "recommend", "--query", "1").out
+
+
+class TestSimilar:
+    def test_json_has_the_item_and_its_neighbours(self, tiny_bundle: Path) -> None:
+        answer = ask_json(tiny_bundle, "similar", "--item", "50", "-k", "7")
+        found = [item["item_id"] for item in answer["items"]]
+        assert answer["item_id"] == 50
+        assert len(set(found) - {50}) == 7
+        scores = [item["score"] for item in answer["items"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(-1 - 1e-6 <= score <= 1 + 1e-6 for score in scores)
+        assert "query_id" not in answer
+
+    def test_people_see_the_cosine(self, tiny_bundle: Path) -> None:
+        out = ask(tiny_bundle, "similar", "--item", "50").out
+        assert "cosine" in out
+        assert "Synthetic item" in out
+
+
+class TestInspect:
+    def test_json_tells_what_the_bundle_holds(self, tiny_bundle: Path) -> None:
+        told = ask_json(tiny_bundle, "inspect")
+        assert (told["queries"], told["items"], told["dim"]) == (300, 200, 16)
+        assert told["histories"] is True
+        assert told["custom_towers"] == []
+        on_disk = {name for name, data in tree_of(tiny_bundle).items() if data is not None}
+        assert on_disk == {*told["files"], "manifest.json"}
+        assert told["bytes"] == sum(told["files"].values())
+        kinds = {(each["side"], each["name"]): each["kind"] for each in told["features"]}
+        assert kinds["item", "category"] == "categorical"
+        assert told["config"]["towers"]["dim"] == 16
+        assert told["figures"] == json.loads((tiny_bundle / "metrics.json").read_text("utf-8"))
+        assert told["provenance"]["data"] == "tiny world"
+
+    def test_people_see_features_and_figures(self, tiny_bundle: Path) -> None:
+        out = ask(tiny_bundle, "inspect").out
+        for words in ("300 queries, 200 items, dim 16", "category", "NDCG@10", "config.toml"):
+            assert words in out
+
+    def test_no_command_writes_into_a_bundle(self, tiny_bundle: Path) -> None:
+        before = tree_of(tiny_bundle)
+        ask(tiny_bundle, "inspect")
+        ask(tiny_bundle, "evaluate")
+        ask(tiny_bundle, "recommend", "--query", "1")
+        ask(tiny_bundle, "similar", "--item", "1")
+        assert tree_of(tiny_bundle) == before
+
+
+class TestData:
+    @pytest.fixture
+    def by_hand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder in GroupLens' own format, smaller than theirs, and a cache of its own."""
+        monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+        folder = tmp_path / "by-hand"
+        folder.mkdir()
+        ratings = [f"{q}\t{i}\t5\t{881250000 + q * i}" for q in (1, 2) for i in (1, 2, 3)]
+        genres = "|".join(["0"] * 5 + ["1"] + ["0"] * 13)
+        films = [f"{i}|Film {i} (1995)|01-Jan-1995||http://x|{genres}" for i in (1, 2, 3)]
+        write("u.data", ratings)(folder)
+        write("u.item", films, encoding="latin-1")(folder)
+        write("u.user", ["1|24|M|writer|85711", "2|53|F|other|94043"])(folder)
+        return folder
+
+    def test_three_tables_and_the_terms_once(self, by_hand: Path) -> None:
+        command = ("data", "movielens-100k", "--from-dir", str(by_hand), "--out", "films")
+        first = run_command(command, by_hand.parent)
+        assert first.code == 0, first
+        assert "non-commercial" in first.out
+        assert "6 events, 3 items, 2 queries" in first.out
+        assert pl.read_parquet(by_hand.parent / "films" / "items.parquet")["title"][0]
+        second = run_command(command, by_hand.parent)
+        assert second.code == 0
+        assert "non-commercial" not in second.out
+
+    def test_json_names_the_files(self, by_hand: Path) -> None:
+        command = ("data", "movielens-100k", "--from-dir", str(by_hand), "--json")
+        outcome = run_command(command, by_hand.parent)
+        paths = json.loads(outcome.out)
+        assert set(paths) == {"interactions", "items", "queries"}
+        assert all((by_hand.parent / path).is_file() for path in paths.values())
+        assert "non-commercial" in outcome.err
+
+    def test_what_it_suggests_could_be_typed(self, by_hand: Path) -> None:
+        command = ("data", "movielens-100k", "--from-dir", str(by_hand), "--out", "films")
+        suggested = run_command(command, by_hand.parent).out.splitlines()[-1].split()
+        assert suggested[:2] == ["twotower", "train"]
+        assert run_command((*suggested[1:], *QUICK), by_hand.parent).code == 0
+
+    def test_a_synthetic_world_has_no_folder_to_come_from(self, tmp_path: Path) -> None:
+        outcome = run_command(("data", "synthetic", "--from-dir", "x"), tmp_path)
+        assert outcome.code == 2
+        assert "--from-dir must go with MovieLens" in outcome.err
+
+    def test_an_incomplete_copy_is_refused_and_leaves_nothing(self, by_hand: Path) -> None:
+        (by_hand / "u.user").unlink()
+        command = ("data", "movielens-100k", "--from-dir", str(by_hand), "--out", "films")
+        outcome = run_command(command, by_hand.parent)
+        assert outcome.code == 2
+        assert "u.user" in outcome.err
+        assert not (by_hand.parent / "films").exists()
+
+    def test_a_place_that_cannot_be_a_folder_is_refused(self, by_hand: Path) -> None:
+        source = ("data", "movielens-100k", "--from-dir", str(by_hand))
+        for out in ("by-hand/u.data", "by-hand/u.data/films"):
+            outcome = run_command((*source, "--out", out), by_hand.parent)
+            assert outcome.code == 2
+            assert f"for {out!r}" in outcome.err
+
+
+class TestConfig:
+    def test_show_prints_what_config_takes(self, tmp_path: Path) -> None:
+        shown = run_command(("config", "--show"), tmp_path)
+        assert shown.code == 0
+        assert Config.from_dict(tomllib.loads(shown.out)) == Config()
+        write("all.toml", [shown.out])(tmp_path)
+        again = run_command(("config", "--show", "--config", "all.toml"), tmp_path)
+        assert again.out == shown.out
+
+    def test_every_setting_is_shown_with_its_meaning(self) -> None:
+        lines = run_command(("config", "--show"), Path()).out.splitlines()
+        for number, line in enumerate(lines):
+            if " =" in line and not line.startswith("# ``"):
+                assert lines[number - 1].startswith("#"), line
+
+    def test_settings_are_applied(self) -> None:
+        out = run_command(("config", "--show", "--set", "towers.similarity=cosine"), Path()).out
+        assert tomllib.loads(out)["towers"]["similarity"] == "cosine"
+
+    def test_show_must_be_said(self) -> None:
+        outcome = run_command(("config",), Path())
+        assert outcome.code == 2
+        assert "config must be given --show" in outcome.err
+
+    def test_several_mistakes_come_at_once(self) -> None:
+        flags = ("--set", "towers.dmi=1", "--set", "loss.knd=bce")
+        outcome = run_command(("config", "--show", *flags), Path())
+        assert outcome.code == 2
+        assert "did you mean 'dim'?" in outcome.err
+        assert "did you mean 'kind'?" in outcome.err
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"auc": float("nan"), "all": [float("inf"), 1.5, "é"]})
+    assert json.loads(capsys.readouterr().out) == {"auc": None, "all": [None, 1.5, "é"]}

@@ -1,0 +1,339 @@
+"""A model's figures beside the baselines', at the end of training and from an opened bundle."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from twotower.data.dataset import Dataset, Part
+from twotower.data.sources.synthetic import SyntheticTables
+from twotower.errors import BundleError, DataError
+from twotower.evaluation.baselines import Popularity, choose_item_knn
+from twotower.evaluation.compare import compare, dataset_of, evaluate_bundle
+from twotower.evaluation.evaluate import evaluate, rank
+from twotower.evaluation.scorers import ModelScorer
+from twotower.serving.retriever import Retriever
+from twotower.training.pipeline import Trained, train
+
+ONE: dict[str, dict[str, Any]] = {
+    "towers": {"dim": 8},
+    "training": {"epochs": 1, "batch_size": 64},
+}
+
+
+def scorer_of(retriever: Retriever) -> ModelScorer:
+    return ModelScorer(retriever.encoding, retriever.query_features, retriever.contents.popularity)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_retriever: Retriever) -> Dataset:
+    return dataset_of(tiny_retriever)
+
+
+@pytest.fixture(scope="module")
+def last_events(tiny_world: SyntheticTables) -> pl.DataFrame:
+    """The events that leave-last-out kept for the test."""
+    latest = pl.col("timestamp") == pl.col("timestamp").max().over("query_id")
+    return tiny_world.interactions.filter(latest)
+
+
+class TestFigures:
+    def test_metrics_of_the_model_by_hand(
+        self, tiny_retriever: Retriever, dataset: Dataset
+    ) -> None:
+        """Nested loops over the retriever's own answers, with the definitions written out."""
+        ks = (1, 5, 20)
+        figures = evaluate_bundle(tiny_retriever, ks)["model"]
+        cases = dataset.cases(Part.TEST)
+        ids = tiny_retriever.contents.items.ids
+        queries = tiny_retriever.contents.queries.ids.ids_of(cases.query_rows).to_list()
+        sums = {f"{m}@{k}": 0.0 for k in ks for m in ("hit_rate", "ndcg", "mrr", "recall")}
+        for place, query in enumerate(queries):
+            target = ids.ids_of(cases.targets.take(np.array([place])).item_rows)[0]
+            answer = tiny_retriever.recommend(query, k=20).item_ids
+            for k in ks:
+                if target in answer[:k]:
+                    position = answer.index(target) + 1
+                    sums[f"hit_rate@{k}"] += 1
+                    sums[f"recall@{k}"] += 1
+                    sums[f"mrr@{k}"] += 1 / position
+                    sums[f"ndcg@{k}"] += 1 / math.log2(position + 1)
+        for name, total in sums.items():
+            assert figures[name] == pytest.approx(total / len(queries), abs=1e-9), name
+
+    def test_baselines_are_those_of_the_split(
+        self, tiny_trained: Trained, dataset: Dataset
+    ) -> None:
+        cases, rows = dataset.cases(Part.TEST), dataset.items.ids.num_rows
+        popularity = Popularity.fit(dataset.part(Part.TRAIN), rows)
+        knn = choose_item_knn(dataset)
+        for name, scorer in (("popularity", popularity), ("item_knn", knn)):
+            found = evaluate(scorer, cases, (10, 20, 100), num_item_rows=rows).mean()
+            assert tiny_trained.figures[name] == found
+        protocol = tiny_trained.figures["protocol"]
+        assert protocol["item_knn"]["neighbours"] == knn.neighbours
+        assert protocol["item_knn"]["half_life"] == knn.half_life
+
+    def test_protocol(self, tiny_trained: Trained) -> None:
+        protocol = tiny_trained.figures["protocol"]
+        assert protocol["part"] == "test"
+        assert protocol["queries"] == protocol["targets"] == 300
+        assert protocol["catalogue"] == 200
+        assert protocol["ranking"] == "full"
+        assert protocol["seen_removed"] is True
+        assert protocol["targets_that_cannot_be_found"] == {"seen": 0, "absent": 0}
+
+    def test_validation_part(self, tiny_retriever: Retriever, dataset: Dataset) -> None:
+        figures = compare(scorer_of(tiny_retriever), dataset, (10,), part=Part.VALID)
+        assert figures["protocol"]["part"] == "valid"
+        log = tiny_retriever.contents.log
+        best = max(r["valid_ndcg@10"] for r in pl.read_ndjson(log.encode()).to_dicts())
+        assert figures["model"]["ndcg@10"] == pytest.approx(best, abs=1e-9)
+
+    def test_cut_offs(self, tiny_retriever: Retriever) -> None:
+        figures = evaluate_bundle(tiny_retriever, (3, 7))
+        for name in ("model", "popularity", "item_knn"):
+            assert {metric.split("@")[1] for metric in figures[name]} == {"3", "7"}
+        whole = evaluate_bundle(tiny_retriever, (500,))
+        assert whole["model"]["recall@500"] == 1.0
+        with pytest.raises(ValueError, match="ks must be at least 1, got 0"):
+            evaluate_bundle(tiny_retriever, (0,))
+
+
+class TestOpenedBundle:
+    @pytest.mark.parametrize(
+        "case", ["time", "file order", "no order", "repeats", "temporal", "cold"]
+    )
+    def test_gives_the_figures_of_the_training(
+        self, small_world: SyntheticTables, tmp_path: Path, case: str
+    ) -> None:
+        events = small_world.interactions
+        if case == "repeats":
+            events = events.with_columns(item_id=pl.col("item_id") % 5)
+        if case in ("file order", "no order"):
+            events = events.drop("timestamp").sample(fraction=1, shuffle=True, seed=0)
+        settings: dict[str, dict[str, Any]] = {
+            "file order": {"data": {"order": "file"}},
+            "temporal": {"split": {"kind": "temporal"}},
+            "cold": {"split": {"kind": "cold-items"}},
+        }
+        trained = train(
+            events,
+            items=None if case == "repeats" else small_world.items,
+            queries=small_world.queries,
+            out=tmp_path / "m",
+            config={**ONE, **settings.get(case, {})},
+        )
+        opened = Retriever.open(tmp_path / "m")
+        assert evaluate_bundle(opened) == trained.figures
+        assert opened.contents.metrics == trained.figures
+        assert trained.figures["protocol"]["seen_removed"] == (case != "repeats")
+
+    @pytest.mark.parametrize("column", ["weight", "label", "rating"])
+    @pytest.mark.parametrize("kind", ["softmax", "bce"])
+    def test_with_weights_or_labels(
+        self, small_world: SyntheticTables, tmp_path: Path, column: str, kind: str
+    ) -> None:
+        rng = np.random.default_rng(0)
+        values = {
+            "weight": rng.integers(1, 9, 640),
+            "label": rng.integers(0, 2, 640),
+            "rating": rng.integers(1, 6, 640),
+        }[column]
+        config = {**ONE, "loss": {"kind": kind}}
+        if column == "rating":
+            config["data"] = {"positive_threshold": 3}
+        events = small_world.interactions.with_columns(pl.Series(column, values))
+        trained = train(events, out=tmp_path / "m", config=config)
+        figures = evaluate_bundle(Retriever.open(tmp_path / "m"))
+        assert figures == trained.figures
+        assert ("auc" in figures["model"]) == (column != "weight")
+        assert ("log_loss" in figures["model"]) == (column != "weight" and kind == "bce")
+
+    def test_no_warning_of_a_learnt_temperature(
+        self, small_world: SyntheticTables, tmp_path: Path
+    ) -> None:
+        events = small_world.interactions.with_columns(label=pl.Series([0, 1, 1, 0] * 160))
+        towers = {"dim": 8, "similarity": "cosine"}
+        config = {**ONE, "towers": towers, "loss": {"kind": "bce", "negatives": "labels"}}
+        trained = train(events, out=tmp_path / "m", config=config)
+        assert evaluate_bundle(Retriever.open(tmp_path / "m")) == trained.figures
+        assert trained.figures["model"]["log_loss"] > 0
+
+    def test_remembers_every_event_it_may_know(
+        self, tiny_world: SyntheticTables, dataset: Dataset, last_events: pl.DataFrame
+    ) -> None:
+        events = dataset.interactions
+        assert len(events) == len(tiny_world.interactions)
+        ids = tiny_world.interactions.sort("query_id", "timestamp")
+        assert dataset.items.ids.ids_of(events.item_rows).to_list() == ids["item_id"].to_list()
+        assert dataset.queries.ids.ids_of(events.query_rows).to_list() == ids["query_id"].to_list()
+        assert events.times is not None
+        assert events.times.tolist() == ids["timestamp"].to_list()
+        assert np.bincount(dataset.parts).tolist() == [0, 3000, 300, 300]
+        targets = dataset.cases(Part.TEST).targets
+        assert dataset.items.ids.ids_of(targets.item_rows).to_list() == (
+            last_events.sort("query_id")["item_id"].to_list()
+        )
+
+
+class TestOtherTestEvents:
+    def test_the_same_events_give_the_same_figures(
+        self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
+    ) -> None:
+        for test in (
+            last_events,
+            last_events.drop("timestamp"),
+            last_events.sample(fraction=1, shuffle=True, seed=3),
+            last_events.with_columns(pl.all().cast(pl.String)),
+            last_events.to_pandas(),
+        ):
+            assert evaluate_bundle(tiny_retriever, test=test) == tiny_trained.figures
+
+    def test_a_file(
+        self,
+        tiny_retriever: Retriever,
+        tiny_trained: Trained,
+        last_events: pl.DataFrame,
+        tmp_path: Path,
+    ) -> None:
+        last_events.write_csv(tmp_path / "t.csv")
+        assert evaluate_bundle(tiny_retriever, test=tmp_path / "t.csv") == tiny_trained.figures
+
+    def test_other_column_names(
+        self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
+    ) -> None:
+        odd = last_events.rename({"query_id": "wer", "item_id": "was"})
+        found = evaluate_bundle(tiny_retriever, test=odd, query_column="wer", item_column="was")
+        assert found == tiny_trained.figures
+
+    def test_some_queries_only(self, tiny_retriever: Retriever, last_events: pl.DataFrame) -> None:
+        test = last_events.filter(pl.col("query_id") <= 10)
+        found = evaluate_bundle(tiny_retriever, (10,), test=test)
+        assert found["protocol"]["queries"] == 10
+        single = [
+            evaluate_bundle(tiny_retriever, (10,), test=test.filter(pl.col("query_id") == query))[
+                "model"
+            ]["ndcg@10"]
+            for query in range(1, 11)
+        ]
+        assert found["model"]["ndcg@10"] == pytest.approx(sum(single) / 10)
+
+    def test_unknown_items_are_misses_and_unknown_queries_are_left_out(
+        self, tiny_retriever: Retriever, last_events: pl.DataFrame
+    ) -> None:
+        test = last_events.filter(pl.col("query_id") <= 10)
+        more = pl.concat(
+            [test, test.with_columns(item_id=pl.lit(777, pl.Int32), timestamp=pl.lit(0, pl.Int64))]
+        )
+        found = evaluate_bundle(tiny_retriever, (10,), test=more)
+        plain = evaluate_bundle(tiny_retriever, (10,), test=test)
+        assert found["protocol"]["targets_that_cannot_be_found"] == {"seen": 0, "absent": 10}
+        assert found["model"]["recall@10"] == pytest.approx(plain["model"]["recall@10"] / 2)
+        strangers = pl.concat([test, test.with_columns(query_id=pl.col("query_id") + 900)])
+        assert evaluate_bundle(tiny_retriever, (10,), test=strangers) == plain
+
+    def test_seen_items_are_misses(
+        self, tiny_retriever: Retriever, tiny_world: SyntheticTables
+    ) -> None:
+        first = tiny_world.interactions.group_by("query_id", maintain_order=True).first()
+        found = evaluate_bundle(tiny_retriever, (100,), test=first)
+        assert found["protocol"]["targets_that_cannot_be_found"] == {"seen": 300, "absent": 0}
+        assert found["model"]["recall@100"] == 0.0
+
+    def test_labels_in_it(self, tiny_retriever: Retriever, last_events: pl.DataFrame) -> None:
+        wrong = last_events.with_columns(item_id=(pl.col("item_id") % 200) + 1, label=pl.lit(0))
+        test = pl.concat([last_events.with_columns(label=pl.lit(1)), wrong])
+        found = evaluate_bundle(tiny_retriever, (10,), test=test)
+        plain = evaluate_bundle(tiny_retriever, (10,), test=last_events)
+        assert found["model"].pop("auc") > 0.6
+        assert found == plain  # what a label says was not liked is no target
+
+    def test_what_cannot_be_used_is_named(
+        self, tiny_retriever: Retriever, last_events: pl.DataFrame
+    ) -> None:
+        other_items = last_events.with_columns(pl.col("item_id") + 5_000)
+        with pytest.raises(DataError, match="hold items of the catalogue, got none among 300 rows"):
+            evaluate_bundle(tiny_retriever, test=other_items)
+        other_queries = last_events.with_columns(pl.col("query_id") + 5_000)
+        with pytest.raises(DataError, match="queries that the bundle knows, got none among 300"):
+            evaluate_bundle(tiny_retriever, test=other_queries)
+        with pytest.raises(ValueError, match="test"):
+            evaluate_bundle(tiny_retriever, test=last_events.head(0))
+
+    def test_a_bundle_without_histories(
+        self, tiny_retriever: Retriever, last_events: pl.DataFrame
+    ) -> None:
+        contents = replace(
+            tiny_retriever.contents, histories=None, history_parts=None, targets=None
+        )
+        with pytest.raises(BundleError, match="must hold histories to be evaluated"):
+            evaluate_bundle(Retriever(contents), test=last_events)
+
+
+class TestModelScorer:
+    def test_scores_are_dot_products(self, tiny_retriever: Retriever, dataset: Dataset) -> None:
+        cases = dataset.cases(Part.TEST).take(slice(0, 5))
+        scores = scorer_of(tiny_retriever).score(cases)
+        assert scores.shape == (5, 202)
+        queries = tiny_retriever.contents.queries.ids.ids_of(cases.query_rows).to_list()
+        vectors = tiny_retriever.encode_queries(queries)
+        items = tiny_retriever.encode_items()
+        for row in range(5):
+            for item in (0, 57, 199):
+                expected = sum(
+                    a * b for a, b in zip(vectors[row].tolist(), items[item].tolist(), strict=True)
+                )
+                assert float(scores[row, item + 2]) == pytest.approx(expected, abs=1e-4)
+
+    def test_pairs_are_cells_of_the_scores(
+        self, tiny_retriever: Retriever, dataset: Dataset
+    ) -> None:
+        rng = np.random.default_rng(0)
+        cases = dataset.cases(Part.TEST).take(np.array([4, 2, 9]))
+        case_of = rng.integers(0, 3, 40)
+        rows = rng.integers(2, 202, 40).astype(np.int32)
+        scorer = scorer_of(tiny_retriever)
+        whole = scorer.score(cases).numpy()
+        pairs = scorer.score_pairs(cases, case_of, rows)
+        assert pairs.dtype == np.float32
+        assert pairs == pytest.approx(whole[case_of, rows], abs=1e-5)
+
+    def test_a_query_that_nothing_is_known_of_is_answered_by_popularity(
+        self, tiny_retriever: Retriever, dataset: Dataset
+    ) -> None:
+        cases = dataset.cases(Part.TEST).take(np.array([3, 4]))
+        nobody = replace(
+            cases,
+            query_rows=np.array([1, cases.query_rows[1]], np.int32),
+            histories=cases.histories.take(np.array([0, 1])),
+        )
+        lengths = nobody.histories.lengths
+        rows = nobody.histories.item_rows[lengths[0] :]
+        histories = replace(
+            nobody.histories, offsets=np.array([0, 0, lengths[1]]), item_rows=rows, times=None
+        )
+        nobody = replace(nobody, histories=histories)
+        scores = scorer_of(tiny_retriever).score(nobody)
+        popularity = torch.from_numpy(tiny_retriever.contents.popularity)
+        assert torch.equal(scores[0], popularity)
+        assert not torch.equal(scores[1], popularity)
+        found = rank(scorer_of(tiny_retriever), nobody, 10, num_item_rows=202)
+        best = tiny_retriever.contents.items.ids.ids_of(found.item_rows[0]).to_list()
+        assert best == tiny_retriever.recommend(99_999, k=10).item_ids
+
+    def test_the_scorer_does_not_change_its_vectors(
+        self, tiny_retriever: Retriever, dataset: Dataset
+    ) -> None:
+        scorer = scorer_of(tiny_retriever)
+        before = scorer.item_vectors.clone()
+        cases = dataset.cases(Part.TEST)
+        first = rank(scorer, cases, 10, num_item_rows=202)
+        second = rank(scorer, cases, 10, num_item_rows=202)
+        assert np.array_equal(first.item_rows, second.item_rows)
+        assert torch.equal(scorer.item_vectors, before)

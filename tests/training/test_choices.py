@@ -1,0 +1,180 @@
+"""What ``auto`` becomes, the sentence that says so, and what is refused."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twotower.config import Config
+from twotower.data.dataset import Dataset
+from twotower.data.prepare import prepare
+from twotower.data.splits import split
+from twotower.errors import ConfigError
+from twotower.training.choices import resolve
+
+Settings = dict[str, dict[str, Any]]
+
+
+def dataset_of(*, ordered: bool = True, labels: bool = False, events: int = 8) -> Dataset:
+    rng = np.random.default_rng(0)
+    queries = 40
+    frame = pl.DataFrame(
+        {
+            "query_id": np.repeat(np.arange(queries), events),
+            "item_id": np.concatenate([rng.permutation(20)[:events] for _ in range(queries)]),
+            "timestamp": 1_500_000_000 + np.arange(queries * events),
+        }
+    )
+    if labels:
+        frame = frame.with_columns(label=pl.Series([1, 0] * (queries * events // 2)))
+    return split(prepare(frame if ordered else frame.drop("timestamp")).dataset)
+
+
+@pytest.fixture(scope="module")
+def ordered() -> Dataset:
+    return dataset_of()
+
+
+def resolved(
+    dataset: Dataset, settings: Settings | None = None, custom: tuple[str, ...] = ()
+) -> tuple[Config, tuple[str, ...]]:
+    return resolve(Config.from_dict(settings or {}), dataset, custom=custom)
+
+
+class TestAuto:
+    def test_nothing_is_left_of_it(self, ordered: Dataset) -> None:
+        config, said = resolved(ordered)
+        assert "auto" not in (
+            config.towers.history,
+            config.towers.query_id,
+            config.loss.kind,
+            config.loss.negatives,
+        )
+        assert config.training.batch_size is not None
+        names = [sentence.split(" = ")[0] for sentence in said]
+        assert names == [
+            "towers.history",
+            "towers.query_id",
+            "loss.kind",
+            "loss.negatives",
+            "training.batch_size",
+        ]
+        assert all(": " in sentence for sentence in said)
+
+    def test_is_settled_after_once(self, ordered: Dataset) -> None:
+        config, _ = resolved(ordered)
+        assert resolve(config, ordered) == (config, ())
+
+    def test_what_is_set_stays(self, ordered: Dataset) -> None:
+        settings: Settings = {
+            "towers": {"history": "mean", "query_id": "on"},
+            "loss": {"kind": "bce", "negatives": "mixed"},
+            "training": {"batch_size": 7},
+        }
+        config, said = resolved(ordered, settings)
+        assert config == Config.from_dict(settings)
+        assert not said
+
+    @pytest.mark.parametrize(("is_ordered", "history"), [(True, "pooled"), (False, "mean")])
+    def test_history(self, is_ordered: bool, history: str) -> None:
+        config, said = resolved(dataset_of(ordered=is_ordered))
+        assert config.towers.history == history
+        assert any("have an order" if is_ordered else "have no order" in s for s in said)
+
+    @pytest.mark.parametrize(("history", "query_id"), [("mean", "off"), ("none", "on")])
+    def test_an_id_of_its_own_where_there_is_no_history(
+        self, ordered: Dataset, history: str, query_id: str
+    ) -> None:
+        assert resolved(ordered, {"towers": {"history": history}})[0].towers.query_id == query_id
+
+    @pytest.mark.parametrize(
+        ("kind", "limit", "negatives"),
+        [
+            ("softmax", 20, "all"),
+            ("softmax", 19, "mixed"),
+            ("bce", 20, "uniform"),
+            ("bce", 19, "uniform"),
+        ],
+    )
+    def test_negatives_by_the_size_of_the_catalogue(
+        self,
+        ordered: Dataset,
+        monkeypatch: pytest.MonkeyPatch,
+        kind: str,
+        limit: int,
+        negatives: str,
+    ) -> None:
+        """Items that no training event names do not count: they are no candidates."""
+        monkeypatch.setattr("twotower.training.choices.ALL_ITEMS_UP_TO", limit)
+        config, said = resolved(ordered, {"loss": {"kind": kind}})
+        assert config.loss.negatives == negatives
+        assert any(s.startswith(f"loss.negatives = {negatives!r}: ") for s in said)
+
+    @pytest.mark.parametrize(("copies", "size"), [(1, 128), (1_000, 1024), (200, 256)])
+    def test_batch_size_grows_with_the_events(
+        self, ordered: Dataset, copies: int, size: int
+    ) -> None:
+        """A two-hundredth of the 240 training events a copy, as a power of 2, from 128 to 1,024."""
+        events = ordered.interactions
+        many = replace(
+            events,
+            query_rows=np.tile(events.query_rows, copies),
+            item_rows=np.tile(events.item_rows, copies),
+            times=None,
+            offsets=events.offsets * copies,
+        )
+        dataset = replace(ordered, interactions=many, parts=np.tile(ordered.parts, copies))
+        config, _ = resolved(dataset)
+        assert config.training.batch_size == size
+
+    def test_known_items_are_no_mask_where_items_come_again(self, ordered: Dataset) -> None:
+        config, said = resolved(replace(ordered, repeats=True))
+        assert not config.loss.mask_known
+        assert "loss.mask_known = false: items may come again" in said
+        assert resolved(ordered)[0].loss.mask_known
+
+
+class TestOwnTowers:
+    def test_a_query_tower_reads_features_only(self, ordered: Dataset) -> None:
+        config, said = resolved(ordered, custom=("query",))
+        assert (config.towers.history, config.towers.query_id) == ("none", "off")
+        assert not any("towers" in s for s in said)
+
+    def test_an_item_tower_leaves_the_query_side_as_it_is(self, ordered: Dataset) -> None:
+        assert resolved(ordered, custom=("item",))[0].towers == resolved(ordered)[0].towers
+
+    @pytest.mark.parametrize("history", ["mean", "recency", "pooled"])
+    def test_a_history_beside_it_is_refused(self, ordered: Dataset, history: str) -> None:
+        with pytest.raises(ConfigError, match=f"beside a query tower of your own, got '{history}'"):
+            resolved(ordered, {"towers": {"history": history}}, custom=("query",))
+        resolved(ordered, {"towers": {"history": "none"}}, custom=("query",))
+
+
+class TestRefusals:
+    def test_labels_for_softmax(self) -> None:
+        for kind in ("auto", "softmax"):
+            with pytest.raises(ConfigError, match="must not be 'labels' for softmax"):
+                resolved(dataset_of(labels=True), {"loss": {"kind": kind, "negatives": "labels"}})
+
+    @pytest.mark.parametrize("kind", ["bce", "contrastive"])
+    def test_labels_that_are_not_there(self, ordered: Dataset, kind: str) -> None:
+        settings: Settings = {
+            "loss": {"kind": kind, "negatives": "labels"},
+            "towers": {"similarity": "cosine"},
+        }
+        with pytest.raises(
+            ConfigError, match="go with a column of 0/1 labels, got none; state one"
+        ):
+            resolved(ordered, settings)
+        config, _ = resolved(dataset_of(labels=True), settings)
+        assert config.loss.negatives == "labels"
+
+    def test_a_loss_of_directions_for_scores_with_lengths(self, ordered: Dataset) -> None:
+        with pytest.raises(
+            ConfigError, match=r"must be 'cosine' for the contrastive loss.*got 'dot'"
+        ):
+            resolved(ordered, {"loss": {"kind": "contrastive"}})
+        settings: Settings = {"loss": {"kind": "contrastive"}, "towers": {"similarity": "cosine"}}
+        assert resolved(ordered, settings)[0].loss.kind == "contrastive"
