@@ -55,10 +55,12 @@ def make_features(num: int, seed: int) -> Arrays:
 
 def gather(batch: PairBatch, queries: Arrays, items: dict[str, Tensor]) -> int:
     """Gather a batch's features as ``Trainer`` does, and return the number of examples."""
-    of_queries = [torch.from_numpy(values[batch.query_rows]) for values in queries.values()]
-    distinct, _ = torch.unique(torch.from_numpy(batch.item_rows).long(), return_inverse=True)
-    of_items = [values[distinct] for values in items.values()]
-    assert len(of_queries[0]) == len(batch) >= len(of_items[0])
+    of_queries = [
+        torch.from_numpy(values.take(batch.query_rows, axis=0)) for values in queries.values()
+    ]
+    item_rows = torch.from_numpy(batch.item_rows)
+    of_items = [values.index_select(0, item_rows) for values in items.values()]
+    assert len(of_queries[0]) == len(batch) == len(of_items[0])
     return len(batch)
 
 

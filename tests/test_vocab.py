@@ -156,6 +156,13 @@ def test_what_cannot_be_an_id_is_refused(ids: pl.Series, message: str) -> None:
         Vocabulary(ids)
 
 
+@pytest.mark.parametrize("number", [1e-7, 0.1, 1e15, 1e22, 1e300, -2.5e-300])
+def test_a_float_is_found_in_a_list_as_in_a_column(number: float) -> None:
+    vocabulary = Vocabulary.fit(as_keys(pl.Series([number, 7.5])))
+    for ids in (pl.Series([number]), [number], [number, "x"], [Decimal(number), 3]):
+        assert vocabulary.ids_of(vocabulary.rows_of(ids)[:1])[0] == as_keys(pl.Series([number]))[0]
+
+
 class TestFit:
     def test_orders_by_value_and_leaves_out_nulls(self) -> None:
         fitted = Vocabulary.fit(pl.Series(["b", None, "a", "c", "b"]))

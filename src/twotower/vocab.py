@@ -5,7 +5,6 @@ vocabulary, of entities and of feature values alike, keeps row 0 for "nothing" a
 "unknown"; real ids start at row 2.
 """
 
-import math
 from collections.abc import Iterable
 from decimal import Decimal
 
@@ -180,7 +179,6 @@ def _text(value: object) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (float, Decimal)):
-        if math.isnan(value):
-            return None
-        return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+        text: str | None = as_keys(pl.Series([float(value)]))[0]
+        return text
     return repr(value) if isinstance(value, bytes) else str(value)

@@ -389,6 +389,7 @@ class TestData:
         write("u.data", ratings)(folder)
         write("u.item", films, encoding="latin-1")(folder)
         write("u.user", ["1|24|M|writer|85711", "2|53|F|other|94043"])(folder)
+        write("u.genre", [f"genre {code}|{code}" for code in range(19)])(folder)
         return folder
 
     def test_three_tables_and_the_terms_once(self, by_hand: Path) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bad_inputs import events, write
+from bad_inputs import events, run_command, write
 from twotower import Retriever
 
 RUN = "import sys; from twotower.cli import main; sys.argv[0] = 'twotower'; main()"
+HEARS_CTRL_C = (  # a shell's background job is started deaf to it
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + RUN
+)
 MODULES = (
     "import sys; from twotower.cli import main\n"
     "try: main()\n"
@@ -37,7 +40,7 @@ def run(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *arguments],
+        [sys.executable, "-c", HEARS_CTRL_C, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -126,9 +129,8 @@ class TestInterrupt:
         assert {path.name for path in sound.iterdir()} == {"events.csv"}
 
     def test_ctrl_c_leaves_an_older_bundle_alone(self, sound: Path) -> None:
-        quick = ("--set", "training.epochs=1")
         flags = ("train", "--interactions", "events.csv", "--out", "m")
-        assert run(RUN, *flags, *quick, folder=sound).returncode == 0
+        assert run_command((*flags, "--set", "training.epochs=1"), sound).code == 0
         created = json.loads((sound / "m" / "manifest.json").read_text("utf-8"))["created"]
         rows = [f"{q},{(q + s) % 97},3,{1_500_000_000 + s}" for q in range(2_000) for s in range(9)]
         write("events.csv", [events()[0], *rows])(sound)

@@ -14,7 +14,7 @@ ragged = st.lists(st.lists(st.integers(2, 99), max_size=5), max_size=6)
 
 def timed(lists: list[list[int]]) -> Histories:
     histories = Histories.of([np.array(rows, np.int32) for rows in lists])
-    times = np.arange(len(histories.item_rows), dtype=np.float64) / 2
+    times = np.arange(len(histories.item_rows), dtype=np.float64) / 2 + 9
     return Histories(histories.offsets, histories.item_rows, times)
 
 
@@ -43,7 +43,7 @@ def test_take_is_list_indexing(lists: list[list[int]], data: st.DataObject) -> N
     assert as_lists(taken) == [lists[position] for position in positions]
     assert taken.times is not None
     bounds = histories.offsets
-    expected = [t * 0.5 for p in positions for t in range(bounds[p], bounds[p + 1])]
+    expected = [9 + t * 0.5 for p in positions for t in range(bounds[p], bounds[p + 1])]
     assert taken.times.tolist() == expected
     part = data.draw(st.slices(len(lists)))
     assert as_lists(histories.take(part)) == lists[part]
@@ -67,7 +67,7 @@ def test_the_last_window_is_right_aligned(lists: list[list[int]], length: int) -
     for line, items in enumerate(lists):
         padding = [0] * (length - len(items))
         assert rows[line].tolist() == padding + items[-length:]
-        moments = [0.5 * (first + place) for place in range(len(items))]
+        moments = [9 + 0.5 * (first + place) for place in range(len(items))]
         assert times[line].tolist() == padding + moments[-length:]
         first += len(items)
 

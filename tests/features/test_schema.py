@@ -114,6 +114,10 @@ class TestTags:
     def test_the_bar_comes_before_the_comma(self) -> None:
         assert feature_of(column("war, old|drama", "drama|war, old")).separator == "|"
 
+    def test_a_separator_in_few_values_makes_no_tags(self) -> None:
+        assert feature_of(pl.Series(["a"] * 38 + ["a,b"] * 2)).kind == "categorical"
+        assert feature_of(pl.Series(["a"] * 36 + ["a,b"] * 4)).kind == "tags"
+
     def test_sentences_with_commas_are_not_tags(self) -> None:
         sentences = [f"In town {row}, the {row * 7}th man, alone, waits" for row in range(ROWS)]
         assert feature_of(pl.Series(sentences)).kind == "shown"

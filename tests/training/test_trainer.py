@@ -539,6 +539,18 @@ class TestRandomness:
             assert torch.equal(torch.rand(2), expected)
         assert equal_weights(*results)
 
+    def test_every_epoch_draws_negatives_of_its_own(self, small_world: SyntheticTables) -> None:
+        """One batch an epoch, no dropout and no learning: only the draws can change the loss."""
+        still: Settings = {
+            "loss": {"negatives": "uniform", "num_negatives": 5},
+            "towers": {"dropout": 0.0, "id_dropout": 0.0},
+            "training": {"epochs": 4, "patience": 9, "batch_size": 1_000, "learning_rate": 1e-12},
+        }
+        assert len(set(losses(trained(small_world, still)))) == 4
+        still["loss"] = {"negatives": "all"}
+        values = losses(trained(small_world, still))
+        assert max(values) - min(values) < 1e-5
+
     def test_the_split_seed_is_another(self, small_world: SyntheticTables) -> None:
         random: Settings = {"split": {"kind": "random"}}
         a = trained(small_world, random, {"split": {"seed": 1}})

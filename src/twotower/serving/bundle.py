@@ -30,6 +30,7 @@ from twotower.serving.files import (
     load_arrays,
     load_ragged,
     load_tensors,
+    read_arrow,
     read_vocabulary,
     save_arrays,
     save_ragged,
@@ -319,7 +320,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         sides[side] = SideContents(
             ids=read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
             id_column=table["id_column"],
-            frame=pl.read_ipc(path / file),
+            frame=read_arrow(path / file),
             transforms=SideTransforms(features, tuple(transforms)),
         )
     histories = targets = None

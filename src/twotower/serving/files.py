@@ -32,9 +32,15 @@ def write_arrow(frame: pl.DataFrame, file: Path) -> None:
         raise _with_number(error) from error
 
 
+def read_arrow(file: Path) -> pl.DataFrame:
+    """Return the table of an Arrow IPC file."""
+    with file.open("rb") as opened:  # of a path polars would take [ and * for a pattern
+        return pl.read_ipc(opened)
+
+
 def read_vocabulary(file: Path) -> Vocabulary:
     """Return the vocabulary of a table with one column of ids."""
-    return Vocabulary(pl.read_ipc(file).to_series())
+    return Vocabulary(read_arrow(file).to_series())
 
 
 def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:

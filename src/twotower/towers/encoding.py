@@ -122,7 +122,7 @@ class Encoding:
         return self.model.encode_queries(features, vectors, mask, moments)
 
     def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
-        return {name: values[rows] for name, values in self.item_features.items()}
+        return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
 
 
 class _evaluating:  # noqa: N801 - reads as a statement

@@ -242,30 +242,29 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Return the query vectors and the candidates' vectors; each item is encoded once."""
         features = {
-            name: self._tensor(values[batch.query_rows])
+            name: self._tensor(values.take(batch.query_rows, axis=0))
             for name, values in self.query_arrays.items()
         }
+        if known is None:
+            if not features:
+                features = {"": torch.zeros(len(batch), 1, device=self.device)}
+            gathered = self._item_features(item_rows)
+            return self.model.encode_queries(features), self.model.encode_items(gathered)
         if self.config.loss.negatives == "all":
             inputs = self.model.item_inputs(self.item_features)
             place_of_items, place_of_known = item_rows, known
         else:
-            asked = item_rows if known is None else torch.cat([item_rows, known.flatten()])
+            asked = torch.cat([item_rows, known.flatten()])
             distinct, places = torch.unique(asked, return_inverse=True)
-            inputs = self.model.item_inputs(
-                {name: values[distinct] for name, values in self.item_features.items()}
-            )
-            place_of_items = places[: len(item_rows)]
-            place_of_known = None if known is None else places[len(item_rows) :].view(known.shape)
-        item_vectors = self.model.item_outputs(inputs[place_of_items])
-        if known is None or place_of_known is None:
-            if not features:
-                features = {"": torch.zeros(len(batch), 1, device=self.device)}
-            return self.model.encode_queries(features), item_vectors
+            inputs = self.model.item_inputs(self._item_features(distinct))
+            place_of_items, place_of_known = places[: len(item_rows)], places[len(item_rows) :]
+        item_vectors = self.model.item_outputs(inputs.index_select(0, place_of_items))
+        history = inputs.index_select(0, place_of_known.flatten()).view(*known.shape, -1)
         times = None if batch.history_times is None else self._tensor(batch.history_times)
-        mask = known >= FIRST_ROW
-        return self.model.encode_queries(
-            features, inputs[place_of_known], mask, times
-        ), item_vectors
+        return self.model.encode_queries(features, history, known >= FIRST_ROW, times), item_vectors
+
+    def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
+        return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
 
     def _hidden(
         self, candidates: Candidates, item_rows: Tensor, known: Tensor | None

@@ -1,0 +1,149 @@
+"""What the documents say is so: links resolve, commands and options exist, code fits what it calls."""
+
+import ast
+import inspect
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import twotower
+from twotower.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md")
+    for path in ROOT.glob(pattern)
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SOURCES = re.compile(r"(?:src/twotower|tests|benchmarks|examples|docs)/[\w/.-]+\.(?:py|md)")
+COMMAND = re.compile(r"(?:\$ )?((?:\.venv/bin/)?(?:twotower|make) .+)")
+
+OWNERS: dict[str, object] = {
+    "twotower": twotower,
+    "Retriever": twotower.Retriever,
+    "twotower.Retriever": twotower.Retriever,
+    "retriever": twotower.Retriever,
+}
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text("utf-8")
+
+
+def fences(document: str, *languages: str) -> list[str]:
+    return [body for language, body in FENCE.findall(text_of(document)) if language in languages]
+
+
+def prose(document: str) -> str:
+    return FENCE.sub("", text_of(document))
+
+
+def anchors(markdown: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings."""
+    headings = re.findall(r"^#+ (.+?)\s*$", FENCE.sub("", markdown), re.M)
+    plain = (re.sub(r"[^\w\- ]", "", LINK.sub("", heading).lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def broken_links(document: str) -> list[str]:
+    broken = []
+    for link in LINK.findall(CODE.sub("", prose(document))):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        if re.match(r"\w+:", link):
+            continue
+        found = target.exists() and target.resolve().is_relative_to(ROOT)
+        if not found or (anchor and anchor not in anchors(target.read_text("utf-8"))):
+            broken.append(link)
+    return broken
+
+
+def commands(document: str) -> list[str]:
+    """Return every line that somebody is told to type, from blocks and from inline code."""
+    blocks = "\n".join(fences(document, "", "console", "sh", "bash", "shell"))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    lines += [span.replace("\n", " ") for span in CODE.findall(prose(document))]
+    found = (COMMAND.fullmatch(line.strip()) for line in lines)
+    return [match.group(1) for match in found if match]
+
+
+def wrong_command(command: str) -> str | None:
+    """Return what is wrong with a command, None if nothing is."""
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+        asked = {word for word in words[1:] if "=" not in word and not word.startswith("-")}
+        return f"no such target: {asked - targets}" if asked - targets else None
+    tree: Any = typer.main.get_command(app)
+    name, flags = words[1], {w.split("=")[0] for w in words[1:] if re.match(r"--?[a-z]", w)}
+    if name.startswith("-"):
+        known = {"--version", "--help"}
+    elif name in tree.commands:
+        known = {opt for option in tree.commands[name].params for opt in option.opts} | {"--help"}
+    else:
+        return f"no such command: {name}"
+    return f"no such option: {flags - known}" if flags - known else None
+
+
+def wrong_code(code: str) -> list[str]:
+    """Return each name and each argument of ours in Python code that does not exist."""
+    wrong = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("twotower"):
+            home = import_module(node.module or "")
+            wrong += [f"{node.module}.{n.name}" for n in node.names if not hasattr(home, n.name)]
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "twotower":
+            wrong += [] if node.attr in twotower.__all__ else [f"twotower.{node.attr}"]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called = getattr(OWNERS.get(ast.unparse(node.func.value)), node.func.attr, None)
+            if called is None:
+                continue
+            parameters = inspect.signature(called).parameters
+            names = (keyword.arg for keyword in node.keywords)
+            wrong += [f"{node.func.attr}({n}=)" for n in names if n and n not in parameters]
+    return wrong
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+class TestDocument:
+    def test_links_resolve(self, document: str) -> None:
+        assert broken_links(document) == []
+
+    def test_files_that_it_names_exist(self, document: str) -> None:
+        named = SOURCES.findall(text_of(document))
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+    def test_commands_are_current(self, document: str) -> None:
+        wrong = {command: wrong_command(command) for command in commands(document)}
+        assert {command: what for command, what in wrong.items() if what} == {}
+
+    def test_code_fits_the_library(self, document: str) -> None:
+        assert [wrong_code(code) for code in fences(document, "python") if wrong_code(code)] == []
+
+
+def test_every_source_file_has_its_line_in_the_architecture() -> None:
+    text = text_of("docs/architecture.md")
+    files = (path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.py"))
+    missing = [str(file) for file in files if file.name != "__init__.py" and file.name not in text]
+    assert [file for file in missing if "/cli/" not in file and "/sources/" not in file] == []
+
+
+def test_a_wrong_document_would_be_found(tmp_path: Path) -> None:
+    assert wrong_command("make nothing")
+    assert wrong_command("make test BIN=x") is None
+    assert wrong_command("twotower bake m")
+    assert wrong_command("twotower train --interactions f.csv --output m")
+    assert wrong_command("twotower train --interactions f.csv --out=m  # a comment") is None
+    assert wrong_code("import twotower\ntwotower.fit()") == ["twotower.fit"]
+    assert wrong_code("from twotower import Retriver") == ["twotower.Retriver"]
+    assert wrong_code("twotower.train(x, item=y)") == ["train(item=)"]
+    assert wrong_code("retriever.recommend(1, top=3)") == ["recommend(top=)"]
+    assert anchors("# The `way` of data\n") == {"the-way-of-data"}
