@@ -26,8 +26,16 @@ as_told = {
     "loss": {"kind": "bce", "negatives": "labels"},
     "training": {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 32, "epochs": 5},
 }
-own = {"query_tower": tower(10), "item_tower": tower(20)}
-twotower.train(pairs, queries=queries, items=items, **own, config=as_told, progress="bar")
+users, things = tower(10), tower(20)
+twotower.train(
+    pairs,
+    queries=queries,
+    items=items,
+    query_tower=users,
+    item_tower=things,
+    config=as_told,
+    progress="bar",
+)
 
 films = fetch("movielens-100k")
 hidden = {"towers": {"query_hidden": [16], "item_hidden": [16]}}

@@ -101,7 +101,7 @@ def run_case(case: BadInput, bundle: Path, folder: Path) -> tuple[Outcome, bool]
     Raises:
         NoDiskError: The case needs a small disk, and none can be mounted.
     """
-    with _small_disk(folder, case.disk_bytes):
+    with small_disk(folder, case.disk_bytes):
         if case.needs_bundle:
             copytree(bundle, folder / "model")
         case.make(folder)
@@ -111,7 +111,12 @@ def run_case(case: BadInput, bundle: Path, folder: Path) -> tuple[Outcome, bool]
 
 
 @contextmanager
-def _small_disk(folder: Path, size: int | None) -> Iterator[None]:
+def small_disk(folder: Path, size: int | None) -> Iterator[None]:
+    """Mount a disk of ``size`` bytes at ``disk`` in a folder, and take it away again.
+
+    Raises:
+        NoDiskError: None can be mounted.
+    """
     if size is None:
         yield
         return

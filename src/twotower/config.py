@@ -151,7 +151,7 @@ class TowersConfig:
 
     dim: int = 64
     """Width of both towers' output and of an id's embedding."""
-    query_hidden: tuple[int, ...] = ()
+    query_hidden: tuple[int, ...] = (256,)
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: tuple[int, ...] = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
@@ -234,7 +234,8 @@ class TrainingConfig:
     learning_rate: float = 0.006
     """Step size."""
     weight_decay: float = 0.1
-    """Decoupled weight decay (adamw), or L2 penalty (adam); not applied to sparsely updated tables."""
+    """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
+    temperature, or sparsely updated tables."""
     seed: int = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""
     device: str = "auto"

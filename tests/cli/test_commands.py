@@ -9,7 +9,16 @@ import polars as pl
 import pytest
 import typer
 
-from bad_inputs import Outcome, events, items, run_command, tree_of, write
+from bad_inputs import (
+    NoDiskError,
+    Outcome,
+    events,
+    items,
+    run_command,
+    small_disk,
+    tree_of,
+    write,
+)
 from twotower import Config, Retriever
 from twotower.cli import app
 from twotower.cli.output import print_json
@@ -429,6 +438,17 @@ class TestData:
         assert outcome.code == 2
         assert "u.user" in outcome.err
         assert not (by_hand.parent / "films").exists()
+
+    def test_a_full_disk_is_left_as_it_was(self, by_hand: Path) -> None:
+        source = ("data", "movielens-100k", "--from-dir", str(by_hand))
+        try:
+            with small_disk(by_hand.parent, 8 << 10):
+                outcome = run_command((*source, "--out", "disk/films"), by_hand.parent)
+                assert outcome.code == 2
+                assert "the disk is full" in outcome.err
+                assert not list((by_hand.parent / "disk").iterdir())
+        except NoDiskError as error:
+            pytest.skip(str(error))
 
     def test_a_place_that_cannot_be_a_folder_is_refused(self, by_hand: Path) -> None:
         source = ("data", "movielens-100k", "--from-dir", str(by_hand))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.features.histories import Histories, last_windows, windows_before
+from twotower.features.histories import Histories, last_windows, since_first, windows_before
 
 ragged = st.lists(st.lists(st.integers(2, 99), max_size=5), max_size=6)
 
@@ -106,3 +106,15 @@ def test_a_history_is_not_copied_into_its_neighbours(size: int) -> None:
     lists = [[9] * 3, [5] * size, [9] * 3]
     rows, _ = last_windows(timed(lists), 7)
     assert set(rows[1].tolist()) <= {0, 5}
+
+
+class TestSinceFirst:
+    def test_seconds_since_the_first_real_event(self) -> None:
+        times = np.array([[0.0, 0.0, 1.7e9, 1.7e9 + 1.0], [1e9, 1e9 + 60, 1e9 + 61, 1e9 + 86_400]])
+        rows = np.array([[0, 0, 5, 6], [4, 5, 6, 7]], np.int32)
+        found = since_first(times, rows)
+        assert found.dtype == np.float32
+        assert found.tolist() == [[0.0, 0.0, 0.0, 1.0], [0.0, 60.0, 61.0, 86_400.0]]
+
+    def test_nothing_but_padding(self) -> None:
+        assert not since_first(np.zeros((2, 3)), np.zeros((2, 3), np.int32)).any()

@@ -493,6 +493,15 @@ class TestRoundTrip:
             assert not np.allclose(vector, nothing), name
             assert retriever.recommend(features={name: 0.3}, k=3).basis == "model"
 
+    @pytest.mark.parametrize(
+        "name", ["a [b]", "c*?", "{d}", "模型 🎬", "e%20f", "g.h", "-i", "j'k"]
+    )
+    def test_odd_places(self, contents: Contents, tmp_path: Path, name: str) -> None:
+        """Some libraries take a path with such signs for a pattern or an address."""
+        write_bundle(tmp_path / name, contents)
+        assert Retriever.open(tmp_path / name).recommend(3, k=2).basis == "model"
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+
     def test_odd_ids(self, tmp_path: Path) -> None:
         odd = [
             "a b",

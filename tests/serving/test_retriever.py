@@ -311,7 +311,18 @@ class TestBatches:
             lambda ids: dict.fromkeys(ids).keys(),
             lambda ids: [ids[0], str(ids[1]), np.int64(ids[2])],
         ],
-        ids=str,
+        # Names of functions hold addresses, which differ between the workers of pytest-xdist.
+        ids=[
+            "tuple",
+            "numpy",
+            "polars",
+            "pandas",
+            "torch",
+            "iterator",
+            "generator",
+            "keys",
+            "mixed",
+        ],
     )
     def test_forms_of_a_list(self, retriever: Retriever, form: Callable[[list[int]], Any]) -> None:
         ids = [5, 3, 9]

@@ -140,7 +140,7 @@ class TestQueryVectors:
         self, lists: list[list[int]]
     ) -> None:
         queries = transforms("query", key="id")
-        encoding = encoding_of(config(query_id="off"), queries)
+        encoding = encoding_of(config(query_id="off", query_hidden=()), queries)
         for arrays in ({}, queries.apply(FRAME[: len(lists)])):
             vectors = encoding.query_vectors(arrays, histories(*lists))
             assert vectors.shape == (len(lists), DIM)

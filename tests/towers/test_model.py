@@ -81,6 +81,15 @@ class TestQueryTower:
         output = model.encode_queries({}, vectors, mask)
         torch.testing.assert_close(output, vectors.mean(dim=1))
 
+    def test_a_query_of_which_nothing_is_known_is_zero(self) -> None:
+        model = TwoTower(query_tower(features=False), item_tower())
+        assert model.encode_queries({"": torch.zeros(2, 1)}).tolist() == [[0.0] * DIM] * 2
+
+    def test_neither_features_nor_histories_is_refused(self) -> None:
+        model = TwoTower(query_tower(features=False), item_tower())
+        with pytest.raises(ValueError, match="needs features or histories, got neither"):
+            model.encode_queries({})
+
     def test_without_a_history_encoder_the_history_is_ignored(self) -> None:
         model = TwoTower(query_tower(history=False), item_tower())
         vectors, mask = torch.randn(3, 2, DIM), torch.ones(3, 2, dtype=torch.bool)

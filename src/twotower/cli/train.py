@@ -74,9 +74,6 @@ def command(
         flags["split"]["kind"] = split
     tree = Config.from_dict(flags)
 
-    from twotower.serving.bundle import check_output
-
-    check_output(out)  # before minutes of work, not after
     from twotower.training.pipeline import train as train_model
     from twotower.training.progress import ProgressBar
 

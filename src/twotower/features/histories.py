@@ -87,3 +87,20 @@ def last_windows(
     if histories.times is None:
         return rows, None
     return rows, np.where(mask, histories.times[positions], 0.0)
+
+
+def since_first(
+    times: npt.NDArray[np.float64], item_rows: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """Return the seconds since each window's first real event: ``(n, L)`` float32, 0 where padded.
+
+    What an encoder may read are differences between events, and those are exact to seconds in float32
+    over half a year, where seconds since 1970 are not even exact to a minute.
+
+    Args:
+        times: ``(n, L)`` seconds since 1970.
+        item_rows: ``(n, L)`` item rows, ``PADDING_ROW`` where padded.
+    """
+    is_real = item_rows != PADDING_ROW
+    first = np.min(times, axis=1, keepdims=True, where=is_real, initial=np.inf)
+    return np.subtract(times, first, where=is_real, out=np.zeros(times.shape)).astype(np.float32)

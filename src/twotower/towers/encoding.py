@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.features.histories import Histories, last_windows
+from twotower.features.histories import Histories, last_windows, since_first
 from twotower.features.transforms import FeatureArrays, SideTransforms
 from twotower.towers.model import TwoTower
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -107,10 +107,7 @@ class Encoding:
 
     def _query_chunk(self, features: Mapping[str, Tensor], histories: Histories) -> Tensor:
         if not self.model.reads_history:
-            if features:
-                return self.model.encode_queries(features)
-            empty = torch.zeros(len(histories), 1, device=self.device)
-            return self.model.encode_queries({"": empty})
+            return self.model.encode_queries(features)
         rows, times = last_windows(histories, self.history_length)
         distinct, places = np.unique(rows, return_inverse=True)
         inputs = self.model.item_inputs(
@@ -118,7 +115,9 @@ class Encoding:
         )
         vectors = inputs[torch.from_numpy(places.reshape(rows.shape)).to(self.device)]
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
-        moments = None if times is None else torch.from_numpy(times).to(self.device)
+        moments = None
+        if times is not None:
+            moments = torch.from_numpy(since_first(times, rows)).to(self.device)
         return self.model.encode_queries(features, vectors, mask, moments)
 
     def _item_features(self, rows: Tensor) -> dict[str, Tensor]:

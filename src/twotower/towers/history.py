@@ -2,9 +2,10 @@
 
 One contract for all: ``forward(item_vectors (B, L, d), mask (B, L), times (B, L) | None) ->
 (B, L, d)``, where position ``t`` depends on positions up to ``t`` only. Windows are right-aligned
-(the most recent event is last); ``mask`` is True at real events. At a position with no real event
-up to it the output is what the encoder makes of nothing. ``last`` is the output at the last
-position, which is all that a batch of single examples needs, without computing the others.
+(the most recent event is last); ``mask`` is True at real events; ``times`` are seconds since the
+window's first event. At a position with no real event up to it the output is what the encoder makes
+of nothing. ``last`` is the output at the last position, which is all that a batch of single examples
+needs, without computing the others.
 """
 
 import math

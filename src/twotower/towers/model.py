@@ -212,9 +212,15 @@ class TwoTower(nn.Module):
         mask: Tensor | None = None,
         times: Tensor | None = None,
     ) -> Tensor:
-        """Map ``B`` queries to ``(B, dim)``; see ``QueryTower.forward`` for the shapes."""
+        """Map ``B`` queries to ``(B, dim)``; see ``QueryTower.forward`` for the shapes.
+
+        Raises:
+            ValueError: Neither features nor histories say how many queries there are.
+        """
         if isinstance(self.query_tower, QueryTower):
             if mask is None or item_vectors is None:
+                if not features:
+                    raise ValueError("encode_queries needs features or histories, got neither.")
                 num = len(next(iter(features.values())))
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)

@@ -86,7 +86,8 @@ class LazyAdam(torch.optim.Optimizer):
 class Optimizers:
     """Adam or AdamW for dense parameters, ``LazyAdam`` for tables with sparse gradients.
 
-    The latter has no weight decay.
+    The latter has no weight decay, and neither have biases and a learnt temperature, whose zero means
+    nothing.
 
     Args:
         model: Whose parameters are trained.
@@ -104,7 +105,11 @@ class Optimizers:
         self._all: list[torch.optim.Optimizer] = []
         if dense:
             kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-            self._all.append(kind(dense, lr=config.learning_rate, weight_decay=config.weight_decay))
+            groups = [
+                {"params": [p for p in dense if p.ndim > 1], "weight_decay": config.weight_decay},
+                {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+            self._all.append(kind([g for g in groups if g["params"]], lr=config.learning_rate))
         if sparse:
             tables = [p for p in parameters if id(p) in sparse]
             self._all.append(LazyAdam(tables, lr=config.learning_rate))

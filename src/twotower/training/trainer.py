@@ -15,6 +15,7 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
+from twotower.features.histories import since_first
 from twotower.features.transforms import SideTransforms
 from twotower.losses.corrections import accidental_hits, known_positives
 from twotower.losses.geometry import ContrastiveLoss
@@ -260,7 +261,9 @@ class Trainer:
             place_of_items, place_of_known = places[: len(item_rows)], places[len(item_rows) :]
         item_vectors = self.model.item_outputs(inputs.index_select(0, place_of_items))
         history = inputs.index_select(0, place_of_known.flatten()).view(*known.shape, -1)
-        times = None if batch.history_times is None else self._tensor(batch.history_times)
+        times = None
+        if batch.history_times is not None and batch.history_rows is not None:
+            times = self._tensor(since_first(batch.history_times, batch.history_rows))
         return self.model.encode_queries(features, history, known >= FIRST_ROW, times), item_vectors
 
     def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
