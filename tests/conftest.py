@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
+
+# A shared machine may pause for longer than any deadline; a slow test is seen in the durations.
+settings.register_profile("twotower", deadline=None)
+settings.load_profile("twotower")
 
 TINY = WorldConfig(
     num_items=200,

@@ -317,7 +317,7 @@ class TestSparseTables:
     ) -> None:
         settings: Settings = {
             "loss": {"negatives": negatives, "num_negatives": 20},
-            "towers": {"query_id": "on", "dropout": 0.0, "id_dropout": 0.0},
+            "towers": {"query_id": "on", "query_hidden": [], "dropout": 0.0, "id_dropout": 0.0},
         }
         found: list[dict[str, torch.Tensor]] = []
         for limit in (10_000, 10):

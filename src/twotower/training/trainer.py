@@ -188,16 +188,16 @@ class Trainer:
             TrainingDivergedError: The loss became NaN or infinite.
         """
         settings = self.config.training
-        optimizers = Optimizers(self.model, settings)
-        average = WeightAverage(self.model)
         progress = progress or Progress()
-        if progress.epoch:
-            self.model.load_state_dict(progress.model)
-            optimizers.load_state_dict(progress.optimizers)
-            average.load(progress.average)
-        if watcher is not None:
-            watcher.on_start(len(self.batches), progress)
         try:
+            optimizers = Optimizers(self.model, settings)
+            average = WeightAverage(self.model)
+            if progress.epoch:
+                self.model.load_state_dict(progress.model)
+                optimizers.load_state_dict(progress.optimizers)
+                average.load(progress.average)
+            if watcher is not None:
+                watcher.on_start(len(self.batches), progress)
             while progress.epoch < settings.epochs and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
