@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bad_inputs import CALLS, COMMANDS, NoDiskError, make_bundle, run_case
+from bad_inputs import CALLS, COMMANDS, run_case
+from sandbox import NoDiskError, make_bundle
 
 
 def main() -> int:

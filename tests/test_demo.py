@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bad_inputs import run_command
+from sandbox import run_command
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.py"
 

@@ -241,7 +241,7 @@ class TrainingConfig:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
     threads: int | None = None
-    """CPU threads; without it as many as torch finds."""
+    """CPU threads; without it OMP_NUM_THREADS where that is set, else one fewer than there are cores."""
 
     def __post_init__(self) -> None:
         _check_types(self)

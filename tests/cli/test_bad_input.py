@@ -3,18 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from bad_inputs import (
-    CALLS,
-    COMMANDS,
-    BadCall,
-    BadInput,
-    NoDiskError,
-    make_bundle,
-    run_case,
-    run_command,
-    tree_of,
-    write,
-)
+from bad_inputs import CALLS, COMMANDS, BadCall, BadInput, run_case
+from sandbox import NoDiskError, make_bundle, run_command, tree_of, write
 
 
 def named(case: BadInput | BadCall) -> str:

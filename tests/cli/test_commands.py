@@ -1,6 +1,7 @@
 """Every command, called in this process: what it prints, where, and with which exit code."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,7 @@ import polars as pl
 import pytest
 import typer
 
-from bad_inputs import (
-    NoDiskError,
-    Outcome,
-    events,
-    items,
-    run_command,
-    small_disk,
-    tree_of,
-    write,
-)
+from sandbox import NoDiskError, Outcome, events, items, run_command, small_disk, tree_of, write
 from twotower import Config, Retriever
 from twotower.cli import app
 from twotower.cli.output import print_json
@@ -488,6 +480,15 @@ class TestConfig:
         assert outcome.code == 2
         assert "did you mean 'dim'?" in outcome.err
         assert "did you mean 'kind'?" in outcome.err
+
+
+def test_idle_threads_do_not_spin_unless_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    run_command(("--version",), Path())
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    run_command(("--version",), Path())
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:

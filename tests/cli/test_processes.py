@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bad_inputs import events, run_command, write
+from sandbox import events, run_command, write
 from twotower import Retriever
 
 RUN = "import sys; from twotower.cli import main; sys.argv[0] = 'twotower'; main()"

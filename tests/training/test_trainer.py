@@ -285,13 +285,21 @@ class TestSettings:
         }
         assert equal_weights(result, trained(small_world, shorter))
 
-    def test_threads_are_set(self, small_world: SyntheticTables) -> None:
-        before = torch.get_num_threads()
-        try:
-            trainer_of(small_world, {"training": {"threads": 2}})
-            assert torch.get_num_threads() == 2
-        finally:
-            torch.set_num_threads(before)
+    def test_threads_are_set_while_training(
+        self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, seen = torch.get_num_threads(), set()
+        trainer = trainer_of(small_world, {"training": {"threads": 2, "epochs": 1}})
+        real = trainer.step_loss
+
+        def step_loss(*given: Any) -> torch.Tensor:
+            seen.add(torch.get_num_threads())
+            return real(*given)
+
+        monkeypatch.setattr(trainer, "step_loss", step_loss)
+        trainer.fit()
+        assert seen == {2}
+        assert torch.get_num_threads() == before
 
     def test_a_device_that_is_not_there(self, small_world: SyntheticTables) -> None:
         assert str(trainer_of(small_world, {"training": {"device": "cpu"}}).device) == "cpu"

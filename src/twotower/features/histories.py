@@ -103,4 +103,6 @@ def since_first(
     """
     is_real = item_rows != PADDING_ROW
     first = np.min(times, axis=1, keepdims=True, where=is_real, initial=np.inf)
-    return np.subtract(times, first, where=is_real, out=np.zeros(times.shape)).astype(np.float32)
+    seconds = np.zeros(times.shape)
+    np.subtract(times, first, where=is_real, out=seconds)
+    return seconds.astype(np.float32)

@@ -31,7 +31,7 @@ from twotower.losses.negatives import (
 )
 from twotower.losses.pointwise import BCELoss
 from twotower.losses.softmax import SoftmaxLoss, either
-from twotower.runtime import choose_device, torch_generator
+from twotower.runtime import choose_device, choose_threads, torch_generator
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
@@ -120,8 +120,6 @@ class Trainer:
         self.dataset = dataset
         self.config = config
         self.device = choose_device(config.training.device)
-        if config.training.threads is not None:
-            torch.set_num_threads(config.training.threads)
         train = dataset.part(Part.TRAIN)
         positive = train.where(train.is_positive)
         self.popularity = np.bincount(
@@ -189,7 +187,9 @@ class Trainer:
         """
         settings = self.config.training
         progress = progress or Progress()
+        threads_before = torch.get_num_threads()
         try:
+            torch.set_num_threads(choose_threads(settings.threads))
             optimizers = Optimizers(self.model, settings)
             average = WeightAverage(self.model)
             if progress.epoch:
@@ -209,6 +209,7 @@ class Trainer:
         except KeyboardInterrupt:
             progress.log.append({"event": "interrupted", "after_epoch": progress.epoch})
         finally:
+            torch.set_num_threads(threads_before)
             if watcher is not None:
                 watcher.on_end()
         if progress.best_metric is not None:

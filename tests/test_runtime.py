@@ -1,0 +1,41 @@
+import os
+
+import pytest
+import torch
+
+from twotower.errors import ConfigError
+from twotower.runtime import choose_device, choose_threads, torch_generator
+
+
+class TestThreads:
+    def test_what_is_stated_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert choose_threads(7) == 7
+        assert choose_threads() == 3
+
+    @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 7)])
+    def test_one_core_is_left_alone(
+        self, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+    ) -> None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        assert choose_threads() == threads
+
+
+class TestDevice:
+    def test_cpu(self) -> None:
+        assert choose_device("cpu") == torch.device("cpu")
+
+    def test_unknown(self) -> None:
+        with pytest.raises(ConfigError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
+            choose_device("tpu")
+
+
+class TestGenerator:
+    def test_equal_numbers_give_equal_draws(self) -> None:
+        first, again, other = (
+            torch.rand(4, generator=torch_generator(*entropy))
+            for entropy in ((1, 2), (1, 2), (2, 1))
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
