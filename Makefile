@@ -28,7 +28,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes)
-	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py --out demo/model
+	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --doctest-modules src tests \

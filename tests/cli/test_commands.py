@@ -1,7 +1,6 @@
 """Every command, called in this process: what it prints, where, and with which exit code."""
 
 import json
-import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -480,15 +479,6 @@ class TestConfig:
         assert outcome.code == 2
         assert "did you mean 'dim'?" in outcome.err
         assert "did you mean 'kind'?" in outcome.err
-
-
-def test_idle_threads_do_not_spin_unless_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    run_command(("--version",), Path())
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    run_command(("--version",), Path())
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """The command line: one file a command. Exit codes: 0 well, 1 unexpected, 2 the input was wrong."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -41,8 +40,6 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
-    # Threads that spin while they wait make training crawl where other programs want the cores, too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except KeyboardInterrupt:
