@@ -71,7 +71,13 @@ def make_dataset(num_events: int, seed: int) -> Dataset:
 def make_trainer(dataset: Dataset, negatives: str) -> Trainer:
     """Return our trainer of one epoch on the ids alone."""
     settings = {
-        "towers": {"history": "none", "query_id": "on", "dim": DIM, "similarity": "dot"},
+        "towers": {
+            "history": "none",
+            "query_id": "on",
+            "query_hidden": [],  # the tutorial's towers have none
+            "dim": DIM,
+            "similarity": "dot",
+        },
         "loss": {"kind": "softmax", "negatives": negatives, "num_negatives": BATCH_SIZE},
         "training": {
             "batch_size": BATCH_SIZE,
