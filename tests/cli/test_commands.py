@@ -211,7 +211,7 @@ class TestEvaluate:
 
     def test_people_get_one_line_a_method(self, tiny_bundle: Path) -> None:
         out = " ".join(ask(tiny_bundle, "evaluate").out.split())
-        assert "300 test queries, all 200 items ranked, seen items removed" in out
+        assert "300 test queries, all 200 items, seen removed" in out
         for name in ("two-tower", "popularity", "ItemKNN with decay", "HR@10", "recall@100"):
             assert name in out
 

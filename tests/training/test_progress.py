@@ -80,7 +80,7 @@ class TestWhatIsShown:
     def test_the_figures(self, shown: tuple[str, Trained]) -> None:
         text, trained = shown
         words = " ".join(text.split())  # the title is as wide as the table
-        assert "80 test queries, all 60 items ranked, seen items removed" in words
+        assert "80 test queries, all 60 items, seen removed" in words
         for name, label in (("model", "two-tower"), ("popularity", "popularity")):
             line = next(line for line in text.splitlines() if line.startswith(f"│ {label}"))
             assert f"{trained.figures[name]['ndcg@10']:.4f}" in line

@@ -123,13 +123,13 @@ class ProgressBar:
 def figures_table(figures: Figures) -> Table:
     """Return the figures as a table: a line a method, a column a metric."""
     protocol = figures["protocol"]
-    seen = "seen items removed" if protocol["seen_removed"] else "seen items kept"
+    seen = "seen removed" if protocol["seen_removed"] else "seen kept"
     metrics = [m for m in figures["model"] if m in _METRICS or len(figures["model"]) <= 12]
     table = Table(
         "",
         *(_METRICS.get(metric, metric) for metric in metrics),
         title=f"{protocol['queries']:,} {protocol['part']} queries, all {protocol['catalogue']:,} "
-        f"items ranked, {seen}",
+        f"items, {seen}",
         title_justify="left",
     )
     for name, label in _NAMES.items():
