@@ -209,10 +209,10 @@ class TestEvaluate:
         assert {name.split("@")[1] for name in figures["model"]} == {"3", "200"}
         assert figures["model"]["recall@200"] == 1.0  # all of the catalogue was looked at
 
-    def test_people_get_one_line_a_method(self, tiny_bundle: Path) -> None:
+    def test_people_get_a_line_a_metric(self, tiny_bundle: Path) -> None:
         out = " ".join(ask(tiny_bundle, "evaluate").out.split())
         assert "300 test queries, all 200 items, seen removed" in out
-        for name in ("two-tower", "popularity", "ItemKNN with decay", "HR@10", "recall@100"):
+        for name in ("two-tower", "popularity", "ItemKNN with decay", "hit_rate@10", "map@100"):
             assert name in out
 
     def test_other_test_events_give_other_figures(self, tiny_bundle: Path, tmp_path: Path) -> None:

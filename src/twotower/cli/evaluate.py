@@ -31,7 +31,7 @@ def command(
         raise ConfigError(f"{flag} must go with --test, got no --test.")
     from twotower.evaluation.compare import evaluate_bundle
     from twotower.serving.retriever import Retriever
-    from twotower.training.progress import figures_table
+    from twotower.training.progress import all_figures_table
 
     figures = evaluate_bundle(
         Retriever.open(bundle), ks, test=test, query_column=query_column, item_column=item_column
@@ -39,4 +39,4 @@ def command(
     if json:
         print_json(figures)
     else:
-        console(json_wanted=False).print(figures_table(figures))
+        console(json_wanted=False).print(all_figures_table(figures))

@@ -121,21 +121,38 @@ class ProgressBar:
 
 
 def figures_table(figures: Figures) -> Table:
-    """Return the figures as a table: a line a method, a column a metric."""
-    protocol = figures["protocol"]
-    seen = "seen removed" if protocol["seen_removed"] else "seen kept"
-    metrics = [m for m in figures["model"] if m in _METRICS or len(figures["model"]) <= 12]
-    table = Table(
-        "",
-        *(_METRICS.get(metric, metric) for metric in metrics),
-        title=f"{protocol['queries']:,} {protocol['part']} queries, all {protocol['catalogue']:,} "
-        f"items, {seen}",
-        title_justify="left",
-    )
+    """Return the figures that say most: a line a method, a column a metric."""
+    metrics = [m for m in figures["model"] if m in _METRICS] or list(figures["model"])[:4]
+    columns = (_METRICS.get(metric, metric) for metric in metrics)
+    table = Table("", *columns, title=_title(figures), title_justify="left")
     for name, label in _NAMES.items():
-        values = figures[name]
-        table.add_row(label, *(f"{values[m]:.4f}" if m in values else "" for m in metrics))
+        table.add_row(label, *(_say(figures[name].get(metric)) for metric in metrics))
     return table
+
+
+def all_figures_table(figures: Figures) -> Table:
+    """Return every figure: a line a metric, a column a method."""
+    table = Table("", *_NAMES.values(), title=_title(figures), title_justify="left")
+    cut_off = None
+    for metric in figures["model"]:
+        if cut_off not in (None, metric.partition("@")[2]):
+            table.add_section()
+        cut_off = metric.partition("@")[2]
+        table.add_row(metric, *(_say(figures[name].get(metric)) for name in _NAMES))
+    return table
+
+
+def _title(figures: Figures) -> str:
+    protocol = figures["protocol"]
+    seen = "removed" if protocol["seen_removed"] else "kept"
+    return (
+        f"{protocol['queries']:,} {protocol['part']} queries, all {protocol['catalogue']:,} items, "
+        f"seen {seen}"
+    )
+
+
+def _say(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.4f}"
 
 
 def _role(decision: Decision) -> str:
