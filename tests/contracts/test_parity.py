@@ -14,10 +14,11 @@ from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.evaluation.compare import dataset_of, evaluate_bundle
-from twotower.evaluation.evaluate import Ranking, rank
+from twotower.evaluation.evaluate import rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import infer_features
 from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.index.base import Found
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
@@ -28,7 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def rankings(trained: Trained, opened: Retriever, k: int) -> tuple[list[Any], Ranking]:
+def rankings(trained: Trained, opened: Retriever, k: int) -> tuple[list[Any], Found]:
     """Return the opened bundle's answers, and the ranking that the evaluation of training saw."""
     in_memory = trained.retriever
     dataset = dataset_of(in_memory)
@@ -47,7 +48,7 @@ def rankings(trained: Trained, opened: Retriever, k: int) -> tuple[list[Any], Ra
     return list(opened.recommend(queries, k=k)), found
 
 
-def check_same(answers: list[Any], found: Ranking, ids_of: Callable[[Any], pl.Series]) -> None:
+def check_same(answers: list[Any], found: Found, ids_of: Callable[[Any], pl.Series]) -> None:
     """Check that both name the same items, save swaps of scores within the tolerance."""
     assert len(answers) == len(found.item_rows)
     for answer, rows, scores in zip(answers, found.item_rows, found.scores, strict=True):
@@ -78,7 +79,7 @@ class TestTinyWorld:
             line = slice(query - 1, query)
             check_same(
                 [tiny_retriever.recommend(query, k=100)],
-                Ranking(found.item_rows[line], found.scores[line]),
+                Found(found.item_rows[line], found.scores[line]),
                 tiny_retriever.contents.items.ids.ids_of,
             )
 

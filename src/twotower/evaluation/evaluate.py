@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from twotower.evaluation.metrics import (
     recall_at_k,
 )
 from twotower.features.histories import Histories
+from twotower.index.base import Found
 from twotower.index.exact import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -47,18 +48,6 @@ class Scorer(Protocol):
             not write into it.
         """
         ...
-
-
-class Ranking(NamedTuple):
-    """The best items of each case, best first.
-
-    Args:
-        item_rows: ``(Q, k)`` int32, ``PADDING_ROW`` where fewer than ``k`` items exist.
-        scores: ``(Q, k)`` float32, ``-inf`` where padded.
-    """
-
-    item_rows: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +151,7 @@ def rank(
     remove_seen: bool = True,
     allowed: npt.NDArray[np.bool_] | None = None,
     chunk_size: int | None = None,
-) -> Ranking:
+) -> Found:
     """Return the ``k`` best items of the catalogue for each case.
 
     Equal scores are ordered by item row, the lower first, so that one scorer has one ranking.
@@ -199,7 +188,7 @@ def rank(
         scores = _scores(scorer, chunk, num_item_rows)
         exclude = chunk.histories if remove_seen else None
         item_rows[here], best[here] = best_of_scores(scores, k, exclude, allowed)
-    return Ranking(item_rows, best)
+    return Found(item_rows, best)
 
 
 def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
@@ -225,21 +214,9 @@ def _refuse_nan(scores: torch.Tensor, chunk: Cases) -> None:
 
 def _scores(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
     """Return the scorer's answer, checked, as a float32 copy that may be written to."""
-    with torch.no_grad():
-        answer = scorer.score(chunk)
-    if answer.shape != (len(chunk), num_item_rows):
-        raise ValueError(
-            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
-        )
-    scores = answer.detach().to(torch.float32, copy=True).contiguous()
-    scores[:, :FIRST_ROW] = -torch.inf
-    is_nan = scores.isnan()
-    if is_nan.any():
-        case, row = (int(position) for position in is_nan.nonzero()[0])
-        raise ValueError(
-            f"scores must not be NaN, got NaN for query row {chunk.query_rows[case]} and item row "
-            f"{row}; look for a diverged training or an infinite feature."
-        )
+    scores = _answer(scorer, chunk, num_item_rows).to(torch.float32, copy=True).contiguous()
+    scores[:, :FIRST_ROW] = -torch.inf  # whatever the scorer put there
+    _refuse_nan(scores, chunk)
     return scores
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from twotower.training.optim import sparse_tables
+
 ETA = 8
 
 
@@ -25,11 +27,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        sparse = {
-            id(module.weight)
-            for module in model.modules()
-            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
-        }
+        sparse = sparse_tables(model)
         self._weights = [p for p in model.parameters() if id(p) not in sparse]
         self._average = [p.detach().clone() for p in self._weights]
         self._steps = 0

@@ -83,6 +83,15 @@ class LazyAdam(torch.optim.Optimizer):
         table.scatter_add_(0, rows[:, None].expand_as(change), change)
 
 
+def sparse_tables(model: nn.Module) -> set[int]:
+    """Return the ``id`` of each parameter that is a table with sparse gradients."""
+    return {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+    }
+
+
 class Optimizers:
     """Adam or AdamW for dense parameters, ``LazyAdam`` for tables with sparse gradients.
 
@@ -95,11 +104,7 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        sparse = {
-            id(module.weight)
-            for module in model.modules()
-            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
-        }
+        sparse = sparse_tables(model)
         parameters = list(model.parameters())
         dense = [p for p in parameters if id(p) not in sparse]
         self._all: list[torch.optim.Optimizer] = []
