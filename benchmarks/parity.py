@@ -21,7 +21,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.movielens import fetch
 from twotower.data.splits import split
-from twotower.evaluation.compare import dataset_of
+from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.evaluate import rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import infer_features

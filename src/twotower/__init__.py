@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from twotower.errors import DataError as DataError
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import TwoTowerError as TwoTowerError
-    from twotower.evaluation.compare import evaluate_bundle as evaluate_bundle
+    from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
     from twotower.serving.answers import Recommendation as Recommendation
     from twotower.serving.answers import Recommendations as Recommendations
     from twotower.serving.retriever import Retriever as Retriever
@@ -37,7 +37,7 @@ _HOME = {
     "Retriever": "serving.retriever",
     "Trained": "training.pipeline",
     "TwoTowerError": "errors",
-    "evaluate_bundle": "evaluation.compare",
+    "evaluate_bundle": "evaluation.bundles",
     "train": "training.pipeline",
 }
 

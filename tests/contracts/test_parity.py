@@ -13,7 +13,7 @@ from twotower.data.dataset import Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
-from twotower.evaluation.compare import dataset_of, evaluate_bundle
+from twotower.evaluation.bundles import dataset_of, evaluate_bundle
 from twotower.evaluation.evaluate import rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import infer_features

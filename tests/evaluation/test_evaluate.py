@@ -189,7 +189,7 @@ def test_evaluation_worked_by_hand() -> None:
         np.testing.assert_allclose(result.values[name], values, atol=1e-5)
         assert result.mean()[name] == pytest.approx(sum(values) / 3, abs=1e-5)
     assert result.num_queries == 3
-    assert result.query_rows.tolist() == [0, 1, 2]
+    assert result.cases.query_rows.tolist() == [0, 1, 2]
 
 
 def test_targets_that_cannot_be_found_are_counted_as_misses() -> None:

@@ -23,7 +23,7 @@ from torch import nn
 from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError
-from twotower.evaluation.compare import evaluate_bundle
+from twotower.evaluation.bundles import evaluate_bundle
 from twotower.serving.bundle import Contents, check_output, open_bundle, write_bundle
 from twotower.serving.files import load_arrays, save_arrays, save_tensors
 from twotower.serving.retriever import Retriever

@@ -17,7 +17,8 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.evaluation.compare import Figures, evaluate_bundle
+from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.figures import Figures
 from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever

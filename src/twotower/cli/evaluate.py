@@ -29,7 +29,7 @@ def command(
     if test is None and (query_column or item_column):
         flag = "--query-column" if query_column else "--item-column"
         raise ConfigError(f"{flag} must go with --test, got no --test.")
-    from twotower.evaluation.compare import evaluate_bundle
+    from twotower.evaluation.bundles import evaluate_bundle
     from twotower.serving.retriever import Retriever
     from twotower.training.progress import all_figures_table
 

@@ -55,8 +55,10 @@ class Evaluation:
     """The metrics of one scorer on one set of cases.
 
     Args:
-        query_rows: ``(Q,)`` int32, whose value stands where in ``values``.
-        values: Name, such as ``ndcg@10``, to ``(Q,)`` float64, a value per query.
+        cases: What was asked, and what was right.
+        ranking: The best items of each case, as many as the largest cut-off.
+        values: Name, such as ``ndcg@10``, to ``(Q,)`` float64, a value per query, in the order of
+            ``cases``.
         num_targets: Relevant items over all queries.
         num_seen_targets: Those that could not be found because they stand in the history of their
             query and seen items were removed. They count as misses.
@@ -64,7 +66,8 @@ class Evaluation:
             was ranked: an unknown item, or one that is not allowed. They count as misses.
     """
 
-    query_rows: npt.NDArray[np.int32]
+    cases: Cases
+    ranking: Found
     values: dict[str, npt.NDArray[np.float64]]
     num_targets: int
     num_seen_targets: int
@@ -73,7 +76,7 @@ class Evaluation:
     @property
     def num_queries(self) -> int:
         """Number of queries that the means are over."""
-        return len(self.query_rows)
+        return len(self.cases)
 
     def mean(self) -> dict[str, float]:
         """Return each metric's mean over queries, in the order of ``values``."""
@@ -130,7 +133,8 @@ def evaluate(
         seen[places[targets[places] == history]] = True
     is_present = _present(num_item_rows, allowed)[targets % num_item_rows]
     return Evaluation(
-        query_rows=cases.query_rows,
+        cases=cases,
+        ranking=ranking,
         values={
             f"{name}@{k}": metric(is_hit, num_relevant, k)
             for k in ks

@@ -2,7 +2,7 @@
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.evaluation.compare import Figures
+from twotower.evaluation.figures import Figures
 
 _LIMITS = (
     "The model repeats what its data shows: what was popular there, and who is missing there. "

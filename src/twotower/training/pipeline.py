@@ -20,7 +20,7 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
-from twotower.evaluation.compare import Figures, compare
+from twotower.evaluation.figures import Figures, measure
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side, infer_features
 from twotower.features.transforms import SideTransforms
@@ -160,7 +160,7 @@ def train(
         teller.on_choices(choices)
     trainer = Trainer(dataset, sides, settings, query_tower=query_tower, item_tower=item_tower)
     done, work = _fit(trainer, target, resume=resume, teller=teller)
-    figures = compare(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
     interrupted = done.log[-1].get("event") == "interrupted"
     if teller is not None:
         teller.on_figures(figures, interrupted)

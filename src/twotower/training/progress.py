@@ -10,7 +10,7 @@ from rich.table import Table
 
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
-from twotower.evaluation.compare import Figures
+from twotower.evaluation.figures import Figures
 from twotower.features.schema import Feature
 from twotower.training.checkpoints import Progress as TrainingProgress
 

@@ -1,4 +1,4 @@
-"""What every model is measured against: popularity, and item neighbours with decay by recency."""
+"""Item neighbours, the recent items of a history first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,33 +24,6 @@ _SHRINKAGES = (10.0, 0.0, 50.0)
 _NEIGHBOURS = (200, 50, 100, 500)
 _ALL_NEIGHBOURS_ITEM_ROWS = 5_000  # in catalogues up to this size, keeping every neighbour is tried
 _MAX_CASES = 2_000  # to choose on
-
-
-@dataclass(frozen=True, eq=False)
-class Popularity:
-    """Scores an item by how often it occurs in training, the same for every query.
-
-    Args:
-        counts: ``(num_item_rows,)`` float32.
-    """
-
-    counts: npt.NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, train: Interactions, num_item_rows: int) -> "Popularity":
-        """Return the popularity of each item: its positive events, weighted if they have weights.
-
-        Args:
-            train: The training events, and no others.
-            num_item_rows: Rows of the item vocabulary.
-        """
-        train = train.where(train.is_positive)
-        counts = np.bincount(train.item_rows, train.weights, minlength=num_item_rows)
-        return cls(counts.astype(np.float32))
-
-    def score(self, cases: Cases) -> torch.Tensor:
-        """Return the counts once for each case: ``(len(cases), num_item_rows)`` float32."""
-        return torch.from_numpy(self.counts).expand(len(cases), -1)
 
 
 @dataclass(frozen=True, eq=False)

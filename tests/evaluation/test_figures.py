@@ -13,9 +13,11 @@ import torch
 from twotower.data.dataset import Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, DataError
-from twotower.evaluation.baselines import Popularity, choose_item_knn
-from twotower.evaluation.compare import compare, dataset_of, evaluate_bundle
+from twotower.evaluation.baselines.item_knn import choose_item_knn
+from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.bundles import dataset_of, evaluate_bundle
 from twotower.evaluation.evaluate import evaluate, rank
+from twotower.evaluation.figures import measure
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
@@ -89,7 +91,7 @@ class TestFigures:
         assert protocol["targets_that_cannot_be_found"] == {"seen": 0, "absent": 0}
 
     def test_validation_part(self, tiny_retriever: Retriever, dataset: Dataset) -> None:
-        figures = compare(scorer_of(tiny_retriever), dataset, (10,), part=Part.VALID)
+        figures = measure(scorer_of(tiny_retriever), dataset, (10,), part=Part.VALID)
         assert figures["protocol"]["part"] == "valid"
         log = tiny_retriever.contents.log
         best = max(r["valid_ndcg@10"] for r in pl.read_ndjson(log.encode()).to_dicts())

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Part
-from twotower.evaluation import baselines
-from twotower.evaluation.baselines import ItemKNN, Popularity, _thinned, choose_item_knn
+from twotower.evaluation.baselines import item_knn as baselines
+from twotower.evaluation.baselines.item_knn import ItemKNN, _thinned, choose_item_knn
+from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.features.histories import Histories
 from twotower.vocab import Vocabulary

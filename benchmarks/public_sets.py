@@ -1,0 +1,143 @@
+"""The public data sets that the benchmarks read, each as the tables that ``twotower.train`` takes.
+
+MovieLens-100K and -1M come from the package index. The others are read from a folder that is not part
+of this project, ``../shared/data`` unless the environment variable ``TWOTOWER_DATA`` names another.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from twotower.data.sources import movielens
+
+DATA = Path(os.environ.get("TWOTOWER_DATA", "../shared/data"))
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """Tables of one data set, and the settings that its protocol asks for.
+
+    Args:
+        interactions: One table, or the given parts.
+        items: The items' table, if there is one.
+        queries: The queries' table, if there is one.
+        settings: What differs from the defaults because of the data, never because of the model.
+    """
+
+    interactions: pl.DataFrame | Mapping[str, pl.DataFrame]
+    items: pl.DataFrame | None = None
+    queries: pl.DataFrame | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(name: str) -> PublicSet:
+    """Return one of ``SETS``."""
+    return SETS[name]()
+
+
+def _lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding=encoding) as lines:
+        yield from (line.rstrip("\n") for line in lines)
+
+
+def _movielens(name: str) -> PublicSet:
+    tables = movielens.fetch(name)
+    return PublicSet(tables.interactions, tables.items, tables.queries)
+
+
+def _latest_small() -> PublicSet:
+    folder = DATA / "ml-latest-small"
+    return PublicSet(pl.read_csv(folder / "ratings.csv"), pl.read_csv(folder / "movies.csv"))
+
+
+def _sequences(name: str) -> PublicSet:
+    """A line a user: the user and its items in order, without times; attributes of the items."""
+    folder = DATA / "s3rec-sequences"
+    users, items = [], []
+    for line in _lines(folder / f"{name}.txt"):
+        user, *sequence = line.split()
+        users += [int(user)] * len(sequence)
+        items += [int(item) for item in sequence]
+    attributes = json.loads((folder / f"{name}_item2attributes.json").read_text("utf-8"))
+    return PublicSet(
+        pl.DataFrame({"user": users, "item": items}),
+        pl.DataFrame(
+            {
+                "item": [int(item) for item in attributes],
+                "attributes": [[str(number) for number in row] for row in attributes.values()],
+            }
+        ),
+        settings={"data": {"order": "file"}},
+    )
+
+
+def _lightgcn_lastfm() -> PublicSet:
+    folder = DATA / "lightgcn-lastfm"
+
+    def events(file: str) -> pl.DataFrame:
+        rows = [[int(float(cell)) for cell in line.split()] for line in _lines(folder / file)]
+        return pl.DataFrame(rows, schema=["user", "artist", "count"], orient="row")
+
+    return PublicSet({"train": events("data1.txt"), "test": events("test1.txt")})
+
+
+def _book_crossing() -> PublicSet:
+    """Books read, without times; the titles hold a few broken rows, which lose their last columns."""
+    folder = DATA / "bookcrossing-caserec"
+    events = [line.split("\t")[:2] for line in _lines(folder / "book_history.dat.gz")][1:]
+    books = [line.split("\t")[:6] for line in _lines(folder / "items_info.dat.gz", "latin-1")][1:]
+    users = [line.split("\t")[:3] for line in _lines(folder / "users_info.dat.gz", "latin-1")][1:]
+    interactions = pl.DataFrame(
+        {
+            "user": [int(user) for user, _ in events],
+            "item": [int(item) for _, item in events],
+        }
+    )
+    items = pl.DataFrame(
+        {
+            "item": [int(book[0]) for book in books],
+            "title": [book[2] for book in books],
+            "author": [book[3] for book in books],
+            "year": [int(book[4]) if book[4].isdigit() else None for book in books],
+            "publisher": [book[5] for book in books],
+        }
+    )
+    queries = pl.DataFrame(
+        {
+            "user": [int(user[0]) for user in users],
+            "country": [user[1].rsplit(",", 1)[-1].strip() for user in users],
+            "age": [int(user[2]) if user[2].strip().isdigit() else None for user in users],
+        }
+    )
+    return PublicSet(interactions, items, queries, settings={"split": {"kind": "random"}})
+
+
+def _tmall() -> PublicSet:
+    """Sessions of clicks in order; the test's own sessions are for models that read them."""
+    sessions, items = [], []
+    for number, line in enumerate(_lines(DATA / "gcegnn-Tmall" / "train_sessions.txt.gz")):
+        clicks = [int(item) for item in line.split()]
+        sessions += [number] * len(clicks)
+        items += clicks
+    return PublicSet(
+        pl.DataFrame({"session": sessions, "item": items}), settings={"data": {"order": "file"}}
+    )
+
+
+SETS: dict[str, Callable[[], PublicSet]] = {
+    "movielens-100k": lambda: _movielens("movielens-100k"),
+    "movielens-1m": lambda: _movielens("movielens-1m"),
+    "ml-latest-small": _latest_small,
+    "lastfm-sequences": lambda: _sequences("LastFM"),
+    "lastfm-lightgcn": _lightgcn_lastfm,
+    "beauty": lambda: _sequences("Beauty"),
+    "book-crossing": _book_crossing,
+    "tmall": _tmall,
+}

@@ -1,0 +1,72 @@
+"""``Finding``: one thing that the doctor saw, said in a person's language."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "info"]
+Language = Literal["en", "zh"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The three sentences of a finding, as format strings over ``value`` and the finding's facts.
+
+    Args:
+        what: What was seen, with its number.
+        why: Why it matters.
+        do: What to do.
+    """
+
+    what: str
+    why: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    Args:
+        id: Its name in JSON, such as ``duplicate-events``.
+        en: What it says in English.
+        zh: What it says in Chinese.
+    """
+
+    id: str
+    en: Text
+    zh: Text
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen, with its number.
+
+    Args:
+        kind: What kind of finding it is.
+        severity: ``error``: figures cannot be trusted until it is mended; ``warning``: the model is
+            likely worse than it could be; ``info``: worth knowing.
+        value: The number that the thresholds were compared with.
+        facts: What the texts name: columns, counts, shares.
+    """
+
+    kind: Kind
+    severity: Severity
+    value: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self, language: Language = "en") -> dict[str, Any]:
+        """Return ``{"id", "severity", "what", "why", "do", "value"}``, said in ``language``."""
+        text = self.kind.en if language == "en" else self.kind.zh
+        what, why, do = (
+            sentence.format(value=self.value, **self.facts)
+            for sentence in (text.what, text.why, text.do)
+        )
+        return {
+            "id": self.kind.id,
+            "severity": self.severity,
+            "what": what,
+            "why": why,
+            "do": do,
+            "value": self.value,
+        }
