@@ -1,6 +1,17 @@
-"""Intervals of a mean over queries, by bootstrap."""
+"""Intervals of means over queries, by bootstrap, and what they say in a sentence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+LEVEL = 0.95
+"""How often an interval holds the true mean, were the queries drawn again and again."""
+
+_BLOCK = 2_000_000  # drawn positions held at once
 
 
 @dataclass(frozen=True)
@@ -16,3 +27,136 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def as_json(self) -> list[float]:
+        """Return ``[value, low, high]``."""
+        return [self.value, self.low, self.high]
+
+
+def mean_intervals(
+    values: Mapping[str, Values], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Return the mean of each metric with the 95 % interval of its percentile bootstrap.
+
+    Queries are drawn with replacement, as many as there are, ``resamples`` times, the same for every
+    metric; the ends are the 2.5th and the 97.5th percentile of the means. Where all values are equal
+    no resample can differ, which is not certainty: then the share of queries that have another value
+    is only known to be below ``1 - 0.025 ** (1 / Q)``, and the ends are what the mean would be if
+    so many had the worst value, or the best.
+
+    Args:
+        values: Name to ``(Q,)`` float64 within 0 and 1, one value a query; all of one length.
+        resamples: Resamples, at least 2.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: There is no query, lengths differ, or ``resamples`` is below 2.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile
+        interval); Clopper and Pearson, Biometrika 1934 (exact bound where nothing was counted).
+    """
+    return _intervals(values, 0.0, resamples, seed)
+
+
+def difference_intervals(
+    ours: Mapping[str, Values],
+    theirs: Mapping[str, Values],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the mean of ``ours - theirs`` of each metric, paired by query, with its 95 % interval.
+
+    Args:
+        ours: As ``values`` of ``mean_intervals``.
+        theirs: The same names, the same queries in the same order.
+        resamples: See ``mean_intervals``.
+        seed: See ``mean_intervals``.
+
+    Raises:
+        ValueError: The names differ, or as ``mean_intervals``.
+
+    Source: Sakai, SIGIR 2006, section 3 (the bootstrap, paired by query).
+    """
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"ours and theirs must have the same names, got {sorted(ours)} and {sorted(theirs)}."
+        )
+    for name, values in ours.items():
+        if values.shape != theirs[name].shape:
+            raise ValueError(
+                "ours and theirs must be of the same queries, got "
+                f"{len(values)} and {len(theirs[name])} for {name!r}."
+            )
+    pairs = {name: values - theirs[name] for name, values in ours.items()}
+    return _intervals(pairs, -1.0, resamples, seed)
+
+
+def verdict(name: str, metric: str, difference: Interval) -> str:
+    """Return what a paired difference says, as a sentence without subject and full stop.
+
+    Example: beats ItemKNN by 0.021 NDCG@10 (95 % interval 0.015 to 0.027).
+
+    Args:
+        name: What the model was compared with, as people call it.
+        metric: The metric, as people call it.
+        difference: The model's mean minus the other's.
+    """
+    value, low, high = difference.value, difference.low, difference.high
+    if low > 0:
+        return f"beats {name} by {value:.3f} {metric} (95 % interval {low:.3f} to {high:.3f})"
+    if high < 0:
+        return f"loses to {name} by {-value:.3f} {metric} (95 % interval {-high:.3f} to {-low:.3f})"
+    return (
+        f"cannot be told apart from {name}: a difference of {value:+.3f} {metric} "
+        f"(95 % interval {low:+.3f} to {high:+.3f})"
+    )
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name as people write it: ``NDCG@10``, ``hit rate@10``."""
+    name, _, k = metric.partition("@")
+    words = name.upper() if name in ("ndcg", "mrr", "map", "auc") else name.replace("_", " ")
+    return f"{words}@{k}" if k else words
+
+
+def _intervals(
+    values: Mapping[str, Values], least: float, resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Return the intervals of means of values within ``least`` and 1."""
+    if resamples < 2:
+        raise ValueError(f"resamples must be at least 2, got {resamples}.")
+    lengths = {len(column) for column in values.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"values must all be of the same queries, got lengths {sorted(lengths)}.")
+    if not values:
+        return {}
+    num_queries = lengths.pop()
+    if not num_queries:
+        raise ValueError("values must hold at least one query, got 0.")
+    table = np.stack(list(values.values()), axis=1)  # (Q, M)
+    tail = (1 - LEVEL) / 2
+    ends = np.quantile(_resampled(table, resamples, seed), (tail, 1 - tail), axis=0)
+    unseen = 1 - tail ** (1 / num_queries)
+    result = {}
+    for column, (name, mean) in enumerate(zip(values, table.mean(axis=0), strict=True)):
+        low, high = ends[:, column]
+        if np.ptp(table[:, column]) == 0:
+            low, high = mean - unseen * (mean - least), mean + unseen * (1 - mean)
+        result[name] = Interval(float(mean), float(low), float(high))
+    return result
+
+
+def _resampled(table: Values, resamples: int, seed: int) -> Values:
+    """Return the means of each resample: ``(resamples, M)``."""
+    rng = np.random.default_rng(seed)
+    num_queries = len(table)
+    means = np.empty((resamples, table.shape[1]))
+    block = max(1, _BLOCK // num_queries)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(num_queries, size=(size, num_queries))
+        drawn += np.arange(size)[:, None] * num_queries
+        counts = np.bincount(drawn.ravel(), minlength=size * num_queries)
+        means[start : start + size] = counts.reshape(size, -1) @ table / num_queries
+    return means

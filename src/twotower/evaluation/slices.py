@@ -1,0 +1,292 @@
+"""For whom is it bad? A metric of every scorer on groups of queries and on groups of items."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.data.dataset import Cases, Dataset
+from twotower.evaluation.cuts import Cut, cuts_of
+from twotower.evaluation.evaluate import METRICS, Evaluation, Metric
+from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals
+from twotower.features.schema import Side
+
+MIN_QUERIES = 10
+"""Queries below which a slice is flagged: whatever stands there may be chance."""
+
+_DRAWS = 10
+_SENTENCES = {
+    "all": "{label} queries",
+    "cold_items": "{label} items",
+    "item_popularity": "{label} items",
+    "cold_queries": "{label} queries",
+    "activity": "queries with {label} in training",
+    "history_length": "histories of {label}",
+    "time": "test queries from {label}",
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How well every method does on a group of queries, or of items.
+
+    Args:
+        by: What the groups were cut by: ``all``, a built-in cut, or ``query.COLUMN``, ``item.COLUMN``.
+        label: Which of its groups this is, in words.
+        side: ``query``: the group is some of the queries. ``item``: it is some of the items, and
+            each query's relevant items are only those among them.
+        metric: Such as ``ndcg@10``.
+        queries: Queries with a relevant item in the group; the means are over them.
+        targets: Relevant items in the group, over all queries.
+        intervals: Method to the mean of its metric, with the interval.
+        differences: Every other method to the model's mean minus its own, paired by query.
+        reference: What the model's mean can be held against: its mean over all queries. Where the
+            group is of items and queries have several targets, the mean on as many targets drawn at
+            random, since fewer relevant items change a metric by themselves.
+        low: Smallest value in the group, where it was cut by a number: events, or seconds since 1970.
+        high: Largest value.
+    """
+
+    by: str
+    label: str
+    side: Side
+    metric: str
+    queries: int
+    targets: int
+    intervals: Mapping[str, Interval]
+    differences: Mapping[str, Interval]
+    reference: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there are too few queries to conclude anything."""
+        return self.queries < MIN_QUERIES
+
+    @property
+    def name(self) -> str:
+        """What the group is, as part of a sentence."""
+        form = _SENTENCES.get(self.by, self.by.replace(".", " ", 1) + " {label}")
+        return form.format(label=self.label)
+
+    def sentence(self, method: str = "model") -> str:
+        """Return how one method does here, as a sentence without its full stop.
+
+        Example: cold items: NDCG@10 0.010 (0.000 to 0.024) against 0.131 overall, 57 queries.
+        """
+        found = self.intervals[method]
+        return (
+            f"{self.name}: {metric_name(self.metric)} {found.value:.3f} ({found.low:.3f} to "
+            f"{found.high:.3f}) against {self.reference:.3f} overall, {self.queries:,} "
+            f"{'query' if self.queries == 1 else 'queries'}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the slice as plain values; an interval is ``[value, low, high]``."""
+        return {
+            "by": self.by,
+            "label": self.label,
+            "side": self.side,
+            "metric": self.metric,
+            "queries": self.queries,
+            "targets": self.targets,
+            "small": self.is_small,
+            "intervals": {name: plain(found) for name, found in self.intervals.items()},
+            "differences": {name: plain(found) for name, found in self.differences.items()},
+            "reference": self.reference,
+            "low": self.low,
+            "high": self.high,
+        }
+
+
+def slices(
+    evaluations: Mapping[str, Evaluation],
+    dataset: Dataset,
+    *,
+    metric: str = "ndcg@10",
+    by: Sequence[str] | None = None,
+    model: str = "model",
+) -> list[Slice]:
+    """Return a metric of each method on every group, the whole first.
+
+    Nothing is ranked again: an answer to a query counts as right in a group where the group holds
+    the item. On the item side the query's other relevant items keep their places and are misses.
+
+    Args:
+        evaluations: Method to its evaluation, all of the same cases.
+        dataset: The data that the cases are of.
+        metric: Such as ``ndcg@10``, at a cut-off of at most what was ranked.
+        by: What to cut by. Built in are ``cold_items`` (without a training event), ``item_popularity``
+            (``head`` items have the first third of the training events, ``tail`` the last),
+            ``cold_queries`` (without a training event), ``activity`` (quarters of the queries, by
+            training events), ``history_length`` (the same by what a query's history holds at its
+            test) and ``time`` (the same by the moment of the test). Any column of either table may be
+            named, as ``COLUMN``, ``query.COLUMN`` or ``item.COLUMN``: a number is cut into quarters,
+            of other values the most frequent dozen is shown, and an item belongs to each of its tags.
+            None takes all that is built in and every categorical or tags column of 2 to 50 values, as
+            far as they give more than one group.
+        model: The method that the others are subtracted from.
+
+    Raises:
+        ConfigError: ``by`` names no cut and no column, or a column that cannot be cut.
+        ValueError: The evaluations are of different cases or do not hold ``model``, ``metric`` is
+            none, or its cut-off is above what was ranked.
+    """
+    if model not in evaluations:
+        raise ValueError(
+            f"evaluations must hold {model!r}, got {', '.join(map(repr, evaluations)) or 'none'}."
+        )
+    cases = _common_cases(evaluations)
+    function, k = _metric(metric, evaluations[model])
+    num_rows = dataset.items.ids.num_rows
+    keys = np.unique(_owners(cases) * num_rows + cases.targets.item_rows)
+    targets = _Targets(keys // num_rows, (keys % num_rows).astype(np.int32), len(cases))
+    places = {
+        name: _places(found.ranking.item_rows[:, :k], keys, num_rows)
+        for name, found in evaluations.items()
+    }
+    cuts = cuts_of(dataset, cases, targets.owners, targets.item_rows, by)
+    everything = Cut("all", "query", "all", np.ones(len(keys), np.bool_))
+    overall = targets.values(places[model], everything.kept, function, k)
+    is_single = len(keys) == len(cases)
+    result = []
+    for cut in (everything, *cuts):
+        values = {
+            name: targets.values(place, cut.kept, function, k) for name, place in places.items()
+        }
+        reference = float(overall.mean())
+        if cut.side == "item" and not is_single:
+            reference = _at_random(targets, places[model], cut, function, k)
+        result.append(_slice(cut, values, targets, metric, model, reference))
+    return result
+
+
+def worst(found: Sequence[Slice], n: int = 5, *, model: str = "model") -> list[Slice]:
+    """Return the slices where the model surely does worse than elsewhere, the worst first.
+
+    Those are the slices whose whole interval lies below their ``reference``, ordered by how far, small
+    slices left out. Of forty slices that differ by nothing, one is to be expected here by chance.
+
+    Args:
+        found: What ``slices`` returned.
+        n: How many at most.
+        model: The method.
+    """
+    bad = [s for s in found if not s.is_small and s.intervals[model].high < s.reference]
+    return sorted(bad, key=lambda s: s.intervals[model].high - s.reference)[:n]
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name as people write it: ``NDCG@10``, ``hit rate@10``."""
+    name, _, k = metric.partition("@")
+    words = name.upper() if name in ("ndcg", "mrr", "map", "auc") else name.replace("_", " ")
+    return f"{words}@{k}" if k else words
+
+
+def plain(interval: Interval) -> list[float]:
+    """Return an interval as ``[value, low, high]``."""
+    return [interval.value, interval.low, interval.high]
+
+
+@dataclass(frozen=True, eq=False)
+class _Targets:
+    """Every relevant item of every case, sorted by case and item row.
+
+    Args:
+        owners: ``(T,)`` int64, the case of each.
+        item_rows: ``(T,)`` int32.
+        num_cases: Number of cases.
+    """
+
+    owners: npt.NDArray[np.int64]
+    item_rows: npt.NDArray[np.int32]
+    num_cases: int
+
+    def values(
+        self, places: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_], metric: Metric, k: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the metric of each query with a target in ``kept``, as if those were all."""
+        num_relevant = np.bincount(self.owners[kept], minlength=self.num_cases).astype(np.int64)
+        asked = num_relevant > 0
+        is_hit = np.append(kept, False)[places[asked]]
+        return metric(is_hit, num_relevant[asked], k)
+
+
+def _slice(
+    cut: Cut,
+    values: Mapping[str, npt.NDArray[np.float64]],
+    targets: _Targets,
+    metric: str,
+    model: str,
+    reference: float,
+) -> Slice:
+    others = {name: theirs for name, theirs in values.items() if name != model}
+    ours = dict.fromkeys(others, values[model])
+    return Slice(
+        by=cut.by,
+        label=cut.label,
+        side=cut.side,
+        metric=metric,
+        queries=len(values[model]),
+        targets=int(cut.kept.sum()),
+        intervals=mean_intervals(values),
+        differences=difference_intervals(ours, others) if others else {},
+        reference=reference,
+        low=cut.low,
+        high=cut.high,
+    )
+
+
+def _at_random(
+    targets: _Targets, places: npt.NDArray[np.int64], cut: Cut, metric: Metric, k: int
+) -> float:
+    """Return the mean metric where as many targets, drawn from all, are the relevant ones."""
+    rng = np.random.default_rng(0)
+    draws = (targets.values(places, rng.permutation(cut.kept), metric, k) for _ in range(_DRAWS))
+    return float(np.mean([values.mean() for values in draws]))
+
+
+def _places(
+    item_rows: npt.NDArray[np.int32], keys: npt.NDArray[np.int64], num_rows: int
+) -> npt.NDArray[np.int64]:
+    """Return which target stands at each rank: ``(Q, k)`` positions in ``keys``, -1 for none."""
+    wanted = np.arange(len(item_rows), dtype=np.int64)[:, None] * num_rows + item_rows
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[places] == wanted, places, -1)
+
+
+def _owners(cases: Cases) -> npt.NDArray[np.int64]:
+    return np.repeat(np.arange(len(cases), dtype=np.int64), cases.targets.lengths)
+
+
+def _common_cases(evaluations: Mapping[str, Evaluation]) -> Cases:
+    (name, first), *rest = evaluations.items()
+    for other, evaluation in rest:
+        ours, theirs = first.cases, evaluation.cases
+        same = (
+            np.array_equal(ours.query_rows, theirs.query_rows)
+            and np.array_equal(ours.targets.offsets, theirs.targets.offsets)
+            and np.array_equal(ours.targets.item_rows, theirs.targets.item_rows)
+        )
+        if not same:
+            raise ValueError(
+                f"evaluations must be of the same cases, got others for {other!r} than for {name!r}."
+            )
+    return first.cases
+
+
+def _metric(metric: str, evaluation: Evaluation) -> tuple[Metric, int]:
+    form = re.fullmatch(rf"({'|'.join(METRICS)})@([1-9][0-9]*)", metric)
+    if form is None:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)} with @k, got {metric!r}.")
+    k, ranked = int(form[2]), evaluation.ranking.item_rows.shape[1]
+    if k > ranked:
+        raise ValueError(
+            f"metric must have a cut-off of at most {ranked}, the number of items that were ranked, "
+            f"got {metric!r}; evaluate with ks of at least {k}."
+        )
+    return METRICS[form[1]], k
