@@ -1,10 +1,11 @@
-"""Full ranking against sorted Python lists, and what may and may not be ranked."""
+"""Ranking against sorted Python lists, and what may and may not be ranked."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from twotower.data.dataset import Cases
 from twotower.evaluation.evaluate import evaluate, rank
 from twotower.features.histories import Histories
+from twotower.vocab import Vocabulary
 
 
 @dataclass
@@ -163,6 +165,15 @@ def test_nan_is_refused_with_its_query() -> None:
     scores[2, 5] = math.nan
     with pytest.raises(ValueError, match=r"NaN for query row 2 and item row 5"):
         rank(Table(scores), cases_of([[], [], []]), 1, num_item_rows=8, chunk_size=1)
+    for ids, name in ((["a"], "'a'"), ([731], "731")):
+        with pytest.raises(ValueError, match=rf"NaN for query {name} and item row 5; look for"):
+            rank(
+                Table(scores),
+                cases_of([[], [], []]),
+                1,
+                num_item_rows=8,
+                query_ids=Vocabulary(pl.Series(ids)),
+            )
 
 
 # Rows 2..7 score 6, 5, 4, 3, 2, 1. Query 0 has seen 2: its answer is 3, 4, 5, 6, 7.
@@ -243,9 +254,79 @@ def test_evaluate_errors() -> None:
     scorer, cases = random_problem(0)
     with pytest.raises(ValueError, match=r"at least one query, got 0"):
         evaluate(scorer, cases.take(slice(0, 0)), num_item_rows=40)
-    with pytest.raises(ValueError, match=r"distinct and at least one, got \(\)"):
-        evaluate(scorer, cases, (), num_item_rows=40)
-    with pytest.raises(ValueError, match=r"distinct and at least one, got \(5, 5\)"):
-        evaluate(scorer, cases, (5, 5), num_item_rows=40)
-    with pytest.raises(ValueError, match=r"ks must be at least 1, got 0"):
-        evaluate(scorer, cases, (10, 0), num_item_rows=40)
+    for ks, sentence in (
+        ((), r"ks must hold at least one cut-off, got none"),
+        ((5, 10, 5), r"ks must be distinct, got 5 more than once"),
+        ((10, 0), r"ks must be at least 1, got 0"),
+        ((10, 2.5), r"ks must be whole numbers, got 2.5"),
+        (("10",), r"ks must be whole numbers, got '10'"),
+        ((True,), r"ks must be whole numbers, got True"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(scorer, cases, ks, num_item_rows=40)  # type: ignore[arg-type]
+
+
+def test_cutoffs_may_be_numpys() -> None:
+    result = evaluate(Fixed(SCORES), cases_of([[]]), np.array([1, 2]), num_item_rows=8)  # type: ignore[arg-type]
+    assert "ndcg@2" in result.values
+
+
+def test_only_candidates_are_ranked() -> None:
+    # Of 2..7 in that order, query 0 ranks 3, 6 and 7 and has seen 3; query 1 ranks its target alone.
+    cases = cases_of([[3], []], [[7], [5, 1]])
+    result = evaluate(
+        Fixed(SCORES), cases, (1, 2), num_item_rows=8, candidates=ragged([[7, 3, 6, 6], [5]])
+    )
+    assert result.ranking.item_rows.tolist() == [[6, 7], [5, 0]]
+    assert result.values["hit_rate@1"].tolist() == [0, 1]
+    assert result.values["mrr@2"].tolist() == [0.5, 1]
+    assert result.is_sampled
+    assert not evaluate(Fixed(SCORES), cases, (1,), num_item_rows=8).is_sampled
+    kept = rank(
+        Fixed(SCORES),
+        cases,
+        3,
+        num_item_rows=8,
+        candidates=ragged([[7, 3, 6], [0, 1]]),
+        remove_seen=False,
+        chunk_size=1,
+    )
+    assert kept.item_rows.tolist() == [[3, 6, 7], [0, 0, 0]]
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_candidates_equal_scores_of_minus_infinity_elsewhere(seed: int) -> None:
+    scorer, cases = random_problem(seed)
+    is_candidate = np.random.default_rng(seed + 1).random((30, 40)) < 0.3
+    owners = np.repeat(np.arange(30), cases.targets.lengths)
+    is_candidate[owners, cases.targets.item_rows] = True
+    candidates = ragged([np.flatnonzero(line).tolist() for line in is_candidate])
+    found = evaluate(scorer, cases, (5,), num_item_rows=40, candidates=candidates, chunk_size=7)
+    masked = Table(scorer.scores.masked_fill(torch.from_numpy(~is_candidate), -math.inf))
+    expected = evaluate(masked, cases, (5,), num_item_rows=40)
+    np.testing.assert_array_equal(found.ranking.item_rows, expected.ranking.item_rows)
+    for name, values in expected.values.items():
+        np.testing.assert_array_equal(found.values[name], values)
+
+
+def test_errors_of_candidates() -> None:
+    cases, scorer = cases_of([[], []], [[3], [4, 5]]), Fixed(SCORES)
+    with pytest.raises(ValueError, match=r"one set a case, got 1 for 2 cases"):
+        evaluate(scorer, cases, (1,), num_item_rows=8, candidates=ragged([[3]]))
+    with pytest.raises(ValueError, match=r"num_item_rows must be above .* got 8 and row 8"):
+        evaluate(scorer, cases, (1,), num_item_rows=8, candidates=ragged([[3], [8]]))
+    with pytest.raises(ValueError, match=r"one set a case, got 1 for 2 cases"):
+        rank(scorer, cases, 1, num_item_rows=8, candidates=ragged([[3]]))
+    missing = ragged([[3, 6], [4]])
+    with pytest.raises(ValueError, match=r"got none of item row 5 for query row 1; add it"):
+        evaluate(scorer, cases, (1,), num_item_rows=8, candidates=missing)
+    with pytest.raises(ValueError, match=r"got none of item row 5 for query 'two'; add it"):
+        evaluate(
+            scorer,
+            Cases(np.array([2, 3], np.int32), cases.histories, cases.targets),
+            (1,),
+            num_item_rows=8,
+            candidates=missing,
+            query_ids=Vocabulary(pl.Series(["one", "two"])),
+        )

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from twotower.evaluation.metrics import (
     auc,
+    graded_ndcg_at_k,
     hit_rate_at_k,
     log_loss,
     map_at_k,
@@ -178,6 +179,86 @@ def test_errors(metric: Metric) -> None:
         metric(IS_HIT, np.array([3, 0]), 2)
     with pytest.raises(ValueError, match=r"at most num_relevant hits a query, got 2 of 1 for que"):
         metric(IS_HIT, np.array([1, 5]), 4)
+
+
+def naive_graded_ndcg(gains: list[float], ideal: list[float], k: int) -> float:
+    def dcg(values: list[float]) -> float:
+        return sum(gain / math.log2(i + 2) for i, gain in enumerate(values[:k]))
+
+    return dcg(gains) / dcg(sorted(ideal, reverse=True))
+
+
+# Two queries. The first has gains 3, 2, 1 and finds 1 and 3 at ranks 1 and 3; the second finds its 2
+# at rank 2 and not its 4.
+GAINS = np.array([[1.0, 0, 3], [0, 2, 0]])
+IDEAL = np.array([[2.0, 1, 3, 0], [2, 4, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [
+        (1, [1 / 3, 0]),
+        # (1 + 3/2) over 3 + 2/log2(3) + 1/2 = 4.76186; 2/log2(3) = 1.26186 over 4 + 1.26186
+        (3, [2.5 / 4.76186, 1.26186 / 5.26186]),
+        (9, [2.5 / 4.76186, 1.26186 / 5.26186]),
+    ],
+)
+def test_graded_ndcg_worked_by_hand(k: int, expected: list[float]) -> None:
+    np.testing.assert_allclose(graded_ndcg_at_k(GAINS, IDEAL, k), expected, atol=1e-5)
+
+
+@st.composite
+def graded(draw: st.DrawFn) -> tuple[list[float], list[float]]:
+    """Gains in ranked order, and those of all relevant items, of which some were not found."""
+    grade = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0])
+    gains = draw(st.lists(grade, max_size=8))
+    unfound = draw(st.lists(grade, max_size=4))
+    return gains, draw(st.permutations([*gains, *unfound, 1.0]))
+
+
+@given(case=graded(), k=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_graded_ndcg_equals_loops(case: tuple[list[float], list[float]], k: int) -> None:
+    gains, ideal = case
+    value = graded_ndcg_at_k(np.array([gains]), np.array([ideal]), k)
+    np.testing.assert_allclose(value, [naive_graded_ndcg(gains, ideal, k)], rtol=1e-12)
+
+
+@given(case=ranked(), k=st.integers(1, 15))
+@settings(max_examples=30, deadline=None)
+def test_graded_ndcg_of_equal_gains_is_binary(case: tuple[Bools, Ints], k: int) -> None:
+    is_hit, num_relevant = case
+    ideal = 3.0 * (np.arange(num_relevant.max()) < num_relevant[:, None])
+    value = graded_ndcg_at_k(3.0 * is_hit, ideal, k)
+    np.testing.assert_allclose(value, ndcg_at_k(is_hit, num_relevant, k), rtol=1e-12)
+
+
+@given(case=graded(), k=st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_graded_ndcg_of_the_ideal_is_exactly_1(
+    case: tuple[list[float], list[float]], k: int
+) -> None:
+    ideal = np.array([case[1]])
+    assert graded_ndcg_at_k(-np.sort(-ideal), ideal, k) == 1.0
+
+
+def test_errors_of_graded_ndcg() -> None:
+    with pytest.raises(ValueError, match=r"k must be at least 1, got 0"):
+        graded_ndcg_at_k(GAINS, IDEAL, 0)
+    with pytest.raises(ValueError, match=r"\(Q, R\) and \(Q, M\), got \(2, 3\) and \(1, 4\)"):
+        graded_ndcg_at_k(GAINS, IDEAL[:1], 2)
+    with pytest.raises(ValueError, match=r"gains must be finite .* got -1.0 for query 0"):
+        graded_ndcg_at_k(-GAINS, IDEAL, 2)
+    with pytest.raises(ValueError, match=r"ideal must be finite .* got nan for query 1"):
+        graded_ndcg_at_k(GAINS, np.array([[3.0, 1], [math.nan, 2]]), 2)
+    with pytest.raises(ValueError, match=r"a gain above 0 for each query, got none for query 1"):
+        graded_ndcg_at_k(GAINS, np.array([[3.0, 1], [0, 0]]), 2)
+    with pytest.raises(ValueError, match=r"gains must be among .* got others for query 0"):
+        graded_ndcg_at_k(GAINS, np.array([[2.0, 1], [2, 4]]), 2)
+    with pytest.raises(ValueError, match=r"gains must be among .* got others for query 1"):
+        graded_ndcg_at_k(np.array([[1.0], [2]]), np.array([[1.0], [1]]), 2)
+    with pytest.raises(ValueError, match=r"gains must be among .* got others for query 0"):
+        graded_ndcg_at_k(np.array([[1.0, 1]]), np.array([[1.0]]), 2)
 
 
 def naive_auc(scores: list[float], labels: list[int]) -> float:

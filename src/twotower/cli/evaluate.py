@@ -1,7 +1,7 @@
 """``twotower evaluate``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,24 +19,62 @@ def command(
     query_column: Annotated[str | None, typer.Option(help="Query ids in --test.")] = None,
     item_column: Annotated[str | None, typer.Option(help="Item ids in --test.")] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
+    baselines: Annotated[
+        str,
+        typer.Option(help="auto, none, or names with commas between: popularity,item_knn,ease."),
+    ] = "auto",
+    slice_by: Annotated[
+        list[str] | None,
+        typer.Option(help="Show the figures by activity, cold_items, ..., or any column."),
+    ] = None,
+    negatives: Annotated[
+        int | None, typer.Option(help="Rank each target among so many random items. Inflated.")
+    ] = None,
+    candidates: Annotated[
+        Path | None, typer.Option(help="Rank only the items that this table has. Inflated.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Rank the whole catalogue for the test queries: the model beside popularity and ItemKNN.
+    """Rank the whole catalogue for the test queries: the model beside the baselines.
 
-    Example: twotower evaluate model -k 10,100
+    Example: twotower evaluate model -k 10,100 --slice-by cold_items
     """
     ks = cutoffs(k)
     if test is None and (query_column or item_column):
         flag = "--query-column" if query_column else "--item-column"
         raise ConfigError(f"{flag} must go with --test, got no --test.")
     from twotower.evaluation.bundles import evaluate_bundle
+    from twotower.evaluation.figures import strongest_baseline
+    from twotower.evaluation.tables import all_figures_tables, footnotes, slices_table
     from twotower.serving.retriever import Retriever
-    from twotower.training.progress import all_figures_table
 
     figures = evaluate_bundle(
-        Retriever.open(bundle), ks, test=test, query_column=query_column, item_column=item_column
+        Retriever.open(bundle),
+        ks,
+        test=test,
+        query_column=query_column,
+        item_column=item_column,
+        baselines=_names(baselines),
+        negatives=negatives,
+        candidates=candidates,
+        slice_by=slice_by or None,
     )
     if json:
         print_json(figures)
-    else:
-        console(json_wanted=False).print(all_figures_table(figures))
+        return
+    screen = console(json_wanted=False)
+    for table in all_figures_tables(figures):
+        screen.print(table)
+    if slice_by:
+        screen.print(slices_table(figures["slices"], strongest_baseline(figures)))
+    for note in footnotes(figures):
+        screen.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _names(text: str) -> Literal["auto"] | list[str]:
+    """Return the baselines that ``auto``, ``none`` or a list means."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return []
+    return [name.strip() for name in text.split(",")]

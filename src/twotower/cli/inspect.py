@@ -21,7 +21,7 @@ def command(
     Example: twotower inspect model
     """
     from twotower.serving.bundle import check_bundle, open_bundle
-    from twotower.training.progress import figures_table
+    from twotower.evaluation.tables import figures_table
 
     manifest = check_bundle(bundle)
     contents = open_bundle(bundle)

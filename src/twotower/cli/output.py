@@ -31,7 +31,7 @@ def cutoffs(text: str) -> tuple[int, ...]:
     """Return the numbers of ``10,20,100``.
 
     Raises:
-        ConfigError: Something else stands there, or a number below 1.
+        ConfigError: Something else stands there, a number below 1, or a number twice.
     """
     try:
         ks = tuple(int(piece) for piece in text.split(","))
@@ -39,6 +39,8 @@ def cutoffs(text: str) -> tuple[int, ...]:
         raise ConfigError(f"-k must be whole numbers with commas between, got {text!r}.") from error
     if min(ks) < 1:
         raise ConfigError(f"-k must be at least 1, got {min(ks)}.")
+    if len(set(ks)) != len(ks):
+        raise ConfigError(f"-k must name each cut-off once, got {text!r}.")
     return ks
 
 

@@ -41,9 +41,14 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
+    seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Log to this folder for TensorBoard.")
+    ] = None,
+    mlflow: Annotated[str | None, typer.Option(help="Log to this experiment of MLflow.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Train a model on a table of interactions, evaluate it, and write it as a bundle.
+    """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
 
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
     """
@@ -74,9 +79,16 @@ def command(
         flags["split"]["kind"] = split
     tree = Config.from_dict(flags)
 
+    from twotower.training.loggers import MLflowLogger, TensorBoardLogger
+    from twotower.training.pipeline import Teller
     from twotower.training.pipeline import train as train_model
     from twotower.training.progress import ProgressBar
 
+    loggers: list[Teller] = []
+    if tensorboard is not None:
+        loggers.append(TensorBoardLogger(tensorboard))
+    if mlflow is not None:
+        loggers.append(MLflowLogger(mlflow))
     screen = console(json_wanted=json)
     trained = train_model(
         interactions if interactions is not None else files,
@@ -86,8 +98,13 @@ def command(
         config=tree,
         histories=not no_histories,
         resume=resume,
+        seeds=seeds,
         progress=ProgressBar(screen),
+        loggers=loggers,
     )
     if json:
         print_json(trained.figures)
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
+    page = report_path(out)
+    trained.report(page)
+    screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)

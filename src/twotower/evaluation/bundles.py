@@ -1,14 +1,15 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from twotower.data.columns import Role, checked_ids, checked_labels, find_roles, label_kind
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table, read_table
-from twotower.errors import BundleError, DataError
+from twotower.errors import BundleError, ConfigError, DataError
+from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
@@ -22,6 +23,10 @@ def evaluate_bundle(
     test: Table | None = None,
     query_column: str | None = None,
     item_column: str | None = None,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    negatives: int | None = None,
+    candidates: Table | None = None,
+    slice_by: Sequence[str] | None = None,
 ) -> Figures:
     """Return ``measure`` for an opened bundle, on its own test events or on others.
 
@@ -32,20 +37,48 @@ def evaluate_bundle(
             of the bundle.
         query_column: Its column of query ids; by default that of the training.
         item_column: Its column of item ids; the same.
+        baselines: See ``measure``.
+        negatives: Ranks each query's targets among so many random items only, in place of the whole
+            catalogue; see ``random_candidates``.
+        candidates: A table of the items that are ranked for each query; see ``read_candidates``.
+        slice_by: See ``measure``.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
-        DataError: The table cannot be used, or holds no item of the catalogue.
+        ConfigError: ``negatives`` and ``candidates`` are both given, or as ``measure``.
+        DataError: A table cannot be used, or holds no item of the catalogue.
     """
+    if negatives is not None and candidates is not None:
+        raise ConfigError(
+            "negatives and candidates must not both be given, got both; leave one out."
+        )
     dataset = dataset_of(retriever, test, query_column=query_column, item_column=item_column)
-    contents = retriever.contents
-    scorer = ModelScorer(
+    ranked = None
+    if negatives is not None or candidates is not None:
+        cases, ids = dataset.cases(Part.TEST), dataset.items.ids
+        if candidates is not None:
+            ranked = read_candidates(candidates, cases, dataset.queries.ids, ids)
+        elif negatives is not None:
+            ranked = random_candidates(cases, negatives, num_item_rows=ids.num_rows)
+    return measure(
+        scorer_of(retriever),
+        dataset,
+        ks,
+        calibrated=retriever.contents.config.loss.kind == "bce",
+        baselines=baselines,
+        candidates=ranked,
+        slice_by=slice_by,
+    )
+
+
+def scorer_of(retriever: Retriever) -> ModelScorer:
+    """Return the model of a bundle as a ``Scorer`` over the rows of ``dataset_of``."""
+    return ModelScorer(
         retriever.encoding,
         retriever.query_features,
-        contents.popularity,
+        retriever.contents.popularity,
         retriever.index.item_vectors,
     )
-    return measure(scorer, dataset, ks, calibrated=contents.config.loss.kind == "bce")
 
 
 def dataset_of(

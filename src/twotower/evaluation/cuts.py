@@ -1,8 +1,10 @@
 """Ways to cut test cases into groups: by coldness, popularity, activity, time, or any column."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ from twotower.features.schema import Feature, Side, infer_features
 from twotower.vocab import FIRST_ROW
 
 Mask = npt.NDArray[np.bool_]
+Unit = Literal["events", "number", "day", "minute"]
+"""What the bounds of a group count. ``day`` and ``minute`` are moments in seconds since 1970, told apart
+by how finely they are worth showing."""
 
 _MAX_GROUPS = 12
 _MAX_VALUES = 50  # of a column that is cut without being asked for
@@ -32,6 +37,7 @@ class Cut:
         kept: ``(T,)`` bool over the targets of all cases; of a query that belongs, all.
         low: Smallest value in the group, where it was cut by a number.
         high: Largest value.
+        unit: What these two are; None where it was not cut by a number.
     """
 
     by: str
@@ -40,6 +46,7 @@ class Cut:
     kept: Mask
     low: float | None = None
     high: float | None = None
+    unit: Unit | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +76,19 @@ class _Asked:
         """Return what the side's groups are of: the cases' queries, or the targets' items."""
         return self.cases.query_rows if side == "query" else self.item_rows
 
-    def cut(self, by: str, side: Side, groups: "Iterable[_Group]") -> list[Cut]:
+    def cut(self, by: str, side: Side, groups: Iterable["_Group"]) -> list[Cut]:
         """Return the groups that hold something, as masks over targets."""
         owners = self.owners
         return [
-            Cut(by, side, g.label, g.mask[owners] if side == "query" else g.mask, g.low, g.high)
+            Cut(
+                by,
+                side,
+                g.label,
+                g.mask[owners] if side == "query" else g.mask,
+                g.low,
+                g.high,
+                g.unit,
+            )
             for g in groups
             if g.mask.any()
         ]
@@ -87,6 +102,7 @@ class _Group:
     mask: Mask
     low: float | None = None
     high: float | None = None
+    unit: Unit | None = None
 
 
 def cuts_of(
@@ -107,7 +123,10 @@ def cuts_of(
 
     Raises:
         ConfigError: A name is none, or its column cannot be cut.
+        ValueError: ``by`` is one string.
     """
+    if isinstance(by, str):
+        raise ValueError(f"by must be a list of names, got the string {by!r}; write [{by!r}].")
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
     counts = np.bincount(train.query_rows, minlength=dataset.queries.ids.num_rows)
@@ -120,9 +139,8 @@ def cuts_of(
         item_events=np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows),
     )
     if by is None:
-        every = [cut(asked) for cut in _BUILT_IN.values()]
-        if _same_order(asked):
-            every.remove(every[list(_BUILT_IN).index("history_length")])
+        skipped = "history_length" if _same_order(asked) else None
+        every = [cut(asked) for name, cut in _BUILT_IN.items() if name != skipped]
         sides: tuple[Side, ...] = ("query", "item")
         for side in sides:
             table = asked.table(side)
@@ -133,7 +151,13 @@ def cuts_of(
     found: list[Cut] = []
     for name in dict.fromkeys(by):
         if name in _BUILT_IN:
-            found += _BUILT_IN[name](asked)
+            groups = _BUILT_IN[name](asked)
+            if not groups:
+                raise ConfigError(
+                    f"by must name something that the test events have, got {name!r} of events "
+                    "without times."
+                )
+            found += groups
             continue
         for side, column in _columns(dataset, name):
             table = asked.table(side)
@@ -166,25 +190,25 @@ def _item_popularity(asked: _Asked) -> list[Cut]:
         mask = thirds == third
         events = asked.item_events[asked.item_rows[mask]]
         if len(events):
-            groups.append(_Group(label, mask, float(events.min()), float(events.max())))
+            groups.append(_Group(label, mask, float(events.min()), float(events.max()), "events"))
     return asked.cut("item_popularity", "item", groups)
 
 
 def _activity(asked: _Asked) -> list[Cut]:
-    groups = _quarters(asked.query_events.astype(np.float64), _say_events)
+    groups = _quarters(asked.query_events.astype(np.float64), "events")
     return asked.cut("activity", "query", groups)
 
 
 def _history_length(asked: _Asked) -> list[Cut]:
-    groups = _quarters(asked.cases.histories.lengths.astype(np.float64), _say_events)
+    groups = _quarters(asked.cases.histories.lengths.astype(np.float64), "events")
     return asked.cut("history_length", "query", groups)
 
 
 def _time(asked: _Asked) -> list[Cut]:
     times = asked.cases.times
-    if times is None:
+    if times is None or not np.isfinite(times).any():
         return []
-    return asked.cut("time", "query", _quarters(times, _say_moments(times)))
+    return asked.cut("time", "query", _quarters(times, _time_unit(times)))
 
 
 _BUILT_IN: dict[str, Callable[[_Asked], list[Cut]]] = {
@@ -231,14 +255,18 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Cu
     column = asked.table(side).frame[feature.name]
     values = column.gather(pl.select(pl.when(places >= 0).then(places)).to_series())
     if feature.kind == "number":
-        return asked.cut(by, side, _quarters(floats_of(values), _say_numbers))
+        return asked.cut(by, side, _quarters(floats_of(values), "number"))
     if feature.kind == "time":
         seconds = seconds_of(values)
-        return asked.cut(by, side, _quarters(seconds, _say_moments(seconds)))
+        return asked.cut(by, side, _quarters(seconds, _time_unit(seconds)))
     if feature.kind == "vector":
-        raise ConfigError(f"by must name a column of single values or tags, got the vectors {by!r}.")
+        raise ConfigError(
+            f"by must name a column of single values or tags, got the vectors {by!r}."
+        )
     line, tags = tags_of(values, feature.separator)
-    counts = tags.rename("tag").value_counts(name="count").sort("count", "tag", descending=[True, False])
+    counts = (
+        tags.rename("tag").value_counts(name="count").sort("count", "tag", descending=[True, False])
+    )
     if most is not None and not 2 <= len(counts) <= most:
         return []
     # One group more than is shown would hold a single value, which may as well be shown itself.
@@ -258,14 +286,12 @@ def _mask(positions: npt.NDArray[np.int64], size: int) -> Mask:
     return mask
 
 
-def _quarters(
-    values: npt.NDArray[np.float64], say: Callable[[float, float], str]
-) -> list[_Group]:
+def _quarters(values: npt.NDArray[np.float64], unit: Unit) -> list[_Group]:
     """Return groups of about a quarter of the values each, equal values together.
 
     Args:
         values: ``(n,)``; what is NaN or infinite is missing.
-        say: The smallest and the largest value of a group to its label.
+        unit: What the values are.
     """
     is_known = np.isfinite(values)
     groups = []
@@ -277,30 +303,27 @@ def _quarters(
             mask = (quarter == q) & is_known
             if mask.any():
                 low, high = float(values[mask].min()), float(values[mask].max())
-                groups.append(_Group(say(low, high), mask, low, high))
+                groups.append(_Group(_range(low, high, unit), mask, low, high, unit))
     return [*groups, _Group("(missing)", ~is_known)]
 
 
-def _say_events(low: float, high: float) -> str:
-    return f"{_range(f'{low:,.0f}', f'{high:,.0f}')} {'event' if high == 1 else 'events'}"
-
-
-def _say_numbers(low: float, high: float) -> str:
-    return _range(f"{low:.6g}", f"{high:.6g}")
-
-
-def _say_moments(times: npt.NDArray[np.float64]) -> Callable[[float, float], str]:
-    """Return what names the first and the last moment of a group: by day, or by minute."""
+def _time_unit(times: npt.NDArray[np.float64]) -> Unit:
     known = times[np.isfinite(times)]
-    unit = "D" if len(known) and np.ptp(known) >= 8 * _DAY else "m"
-
-    def say(low: float, high: float) -> str:
-        moments = np.array([low, high]).astype("datetime64[s]")
-        first, last = np.datetime_as_string(moments, unit=unit)
-        return _range(first.replace("T", " "), last.replace("T", " "))
-
-    return say
+    return "day" if len(known) and np.ptp(known) >= 8 * _DAY else "minute"
 
 
-def _range(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
+def _range(low: float, high: float, unit: Unit) -> str:
+    first, last = _say(low, unit), _say(high, unit)
+    words = first if first == last else f"{first} to {last}"
+    if unit == "events":
+        return f"{words} {'event' if high == 1 else 'events'}"
+    return words
+
+
+def _say(value: float, unit: Unit) -> str:
+    if unit == "events":
+        return f"{value:,.0f}"
+    if unit == "number":
+        return f"{value:.6g}"
+    moment = np.datetime64(math.floor(value), "s")
+    return str(np.datetime_as_string(moment, unit="D" if unit == "day" else "m")).replace("T", " ")

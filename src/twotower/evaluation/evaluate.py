@@ -1,4 +1,4 @@
-"""Full ranking over the catalogue, and the metrics of it."""
+"""Ranking over the whole catalogue, or over given candidates, and the metrics of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from twotower.evaluation.metrics import (
 from twotower.features.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import best_of_scores
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
 
 Metric = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.int64], int], npt.NDArray[np.float64]]
 
@@ -64,6 +64,8 @@ class Evaluation:
             query and seen items were removed. They count as misses.
         num_absent_targets: Those that could not be found because they are not in the catalogue that
             was ranked: an unknown item, or one that is not allowed. They count as misses.
+        is_sampled: Whether candidates were ranked instead of the whole catalogue, which inflates every
+            figure; see ``candidates.INFLATED``.
     """
 
     cases: Cases
@@ -72,6 +74,7 @@ class Evaluation:
     num_targets: int
     num_seen_targets: int
     num_absent_targets: int
+    is_sampled: bool = False
 
     @property
     def num_queries(self) -> int:
@@ -91,29 +94,39 @@ def evaluate(
     num_item_rows: int,
     remove_seen: bool = True,
     allowed: npt.NDArray[np.bool_] | None = None,
+    candidates: Histories | None = None,
     chunk_size: int | None = None,
+    query_ids: Vocabulary | None = None,
 ) -> Evaluation:
     """Return the metrics of ``scorer`` on ``cases``, ranking the whole catalogue.
 
     Args:
         scorer: See ``Scorer``.
         cases: At least one.
-        ks: Cut-offs, distinct, each at least 1. Metrics come in this order: all at the first
-            cut-off, then all at the second.
+        ks: Cut-offs, distinct whole numbers, each at least 1. Metrics come in this order: all at the
+            first cut-off, then all at the second.
         num_item_rows: See ``rank``.
         remove_seen: See ``rank``.
         allowed: See ``rank``.
+        candidates: See ``rank``; each case's hold its targets, unknown ones apart.
         chunk_size: See ``rank``.
+        query_ids: See ``rank``.
 
     Raises:
-        ValueError: There is no case, ``ks`` is empty or repeats itself, or as ``rank``.
+        ValueError: There is no case, ``ks`` is empty, repeats itself or holds what is no whole number
+            of at least 1, a case's candidates lack a target, or as ``rank``.
     """
     if not len(cases):
-        raise ValueError("cases must hold at least one query, got 0; choose another split.")
-    if not ks or len(set(ks)) != len(ks):
-        raise ValueError(f"ks must be distinct and at least one, got {tuple(ks)}.")
-    if min(ks) < 1:
-        raise ValueError(f"ks must be at least 1, got {min(ks)}.")
+        raise ValueError(
+            "cases must hold at least one query, got 0; choose a split that leaves test events, such "
+            "as split.kind=random, or pass other test events."
+        )
+    _check_ks(ks)
+    targets = np.unique(_keys(cases.targets, num_item_rows))
+    if candidates is not None:
+        is_there = np.isin(targets, _candidate_keys(candidates, cases, num_item_rows))
+        is_missing = ~is_there & (targets % num_item_rows >= FIRST_ROW)  # unknown items have no row
+        _refuse_missing(is_missing, targets, cases, num_item_rows, query_ids)
     ranking = rank(
         scorer,
         cases,
@@ -121,9 +134,10 @@ def evaluate(
         num_item_rows=num_item_rows,
         remove_seen=remove_seen,
         allowed=allowed,
+        candidates=candidates,
         chunk_size=chunk_size,
+        query_ids=query_ids,
     )
-    targets = np.unique(_keys(cases.targets, num_item_rows))
     num_relevant = np.bincount(targets // num_item_rows, minlength=len(cases)).astype(np.int64)
     is_hit = _hits(ranking.item_rows, targets, num_item_rows)
     seen = np.zeros(len(targets), np.bool_)
@@ -143,6 +157,7 @@ def evaluate(
         num_targets=len(targets),
         num_seen_targets=int((seen & is_present).sum()),
         num_absent_targets=int((~is_present).sum()),
+        is_sampled=candidates is not None,
     )
 
 
@@ -154,9 +169,11 @@ def rank(
     num_item_rows: int,
     remove_seen: bool = True,
     allowed: npt.NDArray[np.bool_] | None = None,
+    candidates: Histories | None = None,
     chunk_size: int | None = None,
+    query_ids: Vocabulary | None = None,
 ) -> Found:
-    """Return the ``k`` best items of the catalogue for each case.
+    """Return the ``k`` best items of the catalogue, or of the candidates, for each case.
 
     Equal scores are ordered by item row, the lower first, so that one scorer has one ranking.
     Scores are computed for a chunk of cases at a time; the chunk's size changes no result beyond
@@ -170,11 +187,14 @@ def rank(
         remove_seen: Whether the items in a case's history are left out of its answer, a target that
             stands there included.
         allowed: ``(num_item_rows,)`` bool, the items that may be ranked; None allows all.
+        candidates: The item rows that may be ranked, a set for each case, in the order of ``cases``;
+            seen items among them are left out as elsewhere. None ranks the whole catalogue.
         chunk_size: Cases scored at once, at least 1; None takes as many as fit in 64 MiB of scores.
+        query_ids: The query vocabulary, by which an error names a query; without it, by its row.
 
     Raises:
-        ValueError: ``k`` or ``chunk_size`` is below 1, ``allowed`` or the scores have another
-            shape, or a score is NaN.
+        ValueError: ``k`` or ``chunk_size`` is below 1, ``allowed``, ``candidates`` or the scores have
+            another shape, or a score is NaN.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
@@ -183,13 +203,17 @@ def rank(
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
     _present(num_item_rows, allowed)
+    if candidates is not None:
+        _candidate_keys(candidates, cases, num_item_rows)
     item_rows = np.full((len(cases), k), PADDING_ROW, np.int32)
     best = np.full((len(cases), k), -np.inf, np.float32)
     for start in range(0, len(cases), chunk_size):
         here = slice(start, start + chunk_size)
         chunk = cases.take(here)
         _keys(chunk.histories, num_item_rows)
-        scores = _scores(scorer, chunk, num_item_rows)
+        scores = _scores(scorer, chunk, num_item_rows, query_ids)
+        if candidates is not None:
+            scores = _only(candidates.take(here), scores)
         exclude = chunk.histories if remove_seen else None
         item_rows[here], best[here] = best_of_scores(scores, k, exclude, allowed)
     return Found(item_rows, best)
@@ -206,22 +230,77 @@ def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
     return answer.detach()
 
 
-def _refuse_nan(scores: torch.Tensor, chunk: Cases) -> None:
+def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None) -> None:
     """Raise a ValueError that names the query where a score is NaN."""
     if scores.amax(dim=1).isnan().any():  # the largest of a row is NaN if any is
         case, row = (int(position) for position in scores.isnan().nonzero()[0])
         raise ValueError(
-            f"scores must not be NaN, got NaN for query row {chunk.query_rows[case]} and item row "
+            f"scores must not be NaN, got NaN for {_name(chunk, case, query_ids)} and item row "
             f"{row}; look for a diverged training or an infinite feature."
         )
 
 
-def _scores(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
+def _name(cases: Cases, case: int, query_ids: Vocabulary | None) -> str:
+    """Return what an error calls the query of a case."""
+    row = cases.query_rows[case : case + 1]
+    return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
+
+
+def _scores(
+    scorer: Scorer, chunk: Cases, num_item_rows: int, query_ids: Vocabulary | None
+) -> torch.Tensor:
     """Return the scorer's answer, checked, as a float32 copy that may be written to."""
     scores = _answer(scorer, chunk, num_item_rows).to(torch.float32, copy=True).contiguous()
     scores[:, :FIRST_ROW] = -torch.inf  # whatever the scorer put there
-    _refuse_nan(scores, chunk)
+    _refuse_nan(scores, chunk, query_ids)
     return scores
+
+
+def _only(candidates: Histories, scores: torch.Tensor) -> torch.Tensor:
+    """Return the scores of each line's candidates, and ``-inf`` for every other item."""
+    owners = torch.from_numpy(np.repeat(np.arange(len(candidates)), candidates.lengths))
+    rows = torch.from_numpy(candidates.item_rows.astype(np.int64))
+    kept = torch.full_like(scores, -torch.inf)
+    kept[owners, rows] = scores[owners, rows]
+    return kept
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if not len(ks):
+        raise ValueError("ks must hold at least one cut-off, got none; pass (10,), say.")
+    for position, k in enumerate(ks):
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
+            raise ValueError(f"ks must be whole numbers, got {k!r}.")
+        if k < 1:
+            raise ValueError(f"ks must be at least 1, got {k}.")
+        if k in ks[:position]:
+            raise ValueError(f"ks must be distinct, got {k} more than once; leave one out.")
+
+
+def _candidate_keys(
+    candidates: Histories, cases: Cases, num_item_rows: int
+) -> npt.NDArray[np.int64]:
+    if len(candidates) != len(cases):
+        raise ValueError(
+            f"candidates must hold one set a case, got {len(candidates)} for {len(cases)} cases."
+        )
+    return _keys(candidates, num_item_rows)
+
+
+def _refuse_missing(
+    is_missing: npt.NDArray[np.bool_],
+    targets: npt.NDArray[np.int64],
+    cases: Cases,
+    num_item_rows: int,
+    query_ids: Vocabulary | None,
+) -> None:
+    """Raise a ValueError where a case's candidates lack a target."""
+    if is_missing.any():
+        case, row = divmod(int(targets[is_missing][0]), num_item_rows)
+        raise ValueError(
+            f"candidates must hold the targets of their case, got none of item row {row} for "
+            f"{_name(cases, case, query_ids)}; add it."
+        )
 
 
 def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:

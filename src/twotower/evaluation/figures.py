@@ -1,20 +1,38 @@
-"""The figures of a model beside those of the baselines, on the same cases."""
+"""The figures of a model beside those of the baselines, on the same cases, with intervals."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from twotower.data.dataset import Dataset, Part
-from twotower.evaluation.baselines.item_knn import choose_item_knn
-from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.evaluation.baselines.choose import NAMES, fit_baselines
+from twotower.evaluation.candidates import INFLATED
+from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, evaluate
+from twotower.evaluation.exposure import exposure
+from twotower.evaluation.intervals import (
+    Interval,
+    difference_intervals,
+    mean_intervals,
+    metric_name,
+    verdict,
+)
 from twotower.evaluation.metrics import auc, log_loss
 from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.slices import slices
+from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW
 
 KS = (10, 20, 100)
-Figures = dict[str, dict[str, Any]]
+MAIN_METRIC = "ndcg@10"
+"""What verdicts, slices and the choice of a baseline's settings go by."""
+
+Figures = dict[str, Any]
+
+_CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
+_CURVES = ("ndcg", "recall", "hit_rate")
+_EXPOSURE_K = 10
 
 
 def measure(
@@ -24,8 +42,11 @@ def measure(
     *,
     part: Part = Part.TEST,
     calibrated: bool = False,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    candidates: Histories | None = None,
+    slice_by: Sequence[str] | None = None,
 ) -> Figures:
-    """Return the figures of the model, of popularity and of ItemKNN on one part.
+    """Return the figures of the model and of the baselines on one part.
 
     Args:
         model: The trained model.
@@ -33,43 +54,146 @@ def measure(
         ks: Cut-offs.
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
+        baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
+        candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
+        slice_by: What to cut the cases by; None takes all that is known. See ``slices``.
 
     Returns:
-        ``{"model": {"hit_rate@10": ..., ...}, "popularity": {...}, "item_knn": {...}, "protocol":
-        {...}}``; the protocol says what was ranked, for how many queries, and ItemKNN's settings.
+        Plain values, ready for JSON, under these keys: ``model`` and each baseline's key, with its
+        metrics (``{"ndcg@10": 0.13, ...}``); ``intervals`` (method, metric: ``[mean, low, high]``);
+        ``differences`` (baseline, metric: the model's mean minus the baseline's, paired, the same);
+        ``verdict``, a sentence about the strongest baseline, and ``verdicts`` about each; ``curves``
+        (metric, method: one mean for each of ``k``); ``slices`` (see ``Slice.as_json``);
+        ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
+        left out and why.
     """
     cases = dataset.cases(part)
+    fitted = fit_baselines(dataset, baselines)
+    scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
+    every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
     num_rows = dataset.items.ids.num_rows
-    train = dataset.part(Part.TRAIN)
-    item_knn = choose_item_knn(dataset)
-    scorers: dict[str, Scorer] = {
-        "model": model,
-        "popularity": Popularity.fit(train, num_rows),
-        "item_knn": item_knn,
+    found = {
+        name: evaluate(
+            scorer,
+            cases,
+            every_k,
+            num_item_rows=num_rows,
+            remove_seen=not dataset.repeats,
+            candidates=candidates,
+            query_ids=dataset.queries.ids,
+        )
+        for name, scorer in scorers.items()
     }
-    figures: Figures = {}
-    missed: dict[str, int] = {}
-    for name, scorer in scorers.items():
-        found = evaluate(scorer, cases, ks, num_item_rows=num_rows, remove_seen=not dataset.repeats)
-        figures[name] = found.mean()
-        missed = {"seen": found.num_seen_targets, "absent": found.num_absent_targets}
+    metrics = [f"{name}@{k}" for k in ks for name in METRICS]
+    figures: Figures = {
+        name: {metric: float(evaluation.values[metric].mean()) for metric in metrics}
+        for name, evaluation in found.items()
+    }
+    if candidates is None:
+        for name, values in _exposures(model, dataset, found).items():
+            figures[name] |= values
     figures["model"] |= _labelled(model, dataset, part, calibrated=calibrated)
-    figures["protocol"] = {
+    figures |= _comparison(found, metrics)
+    figures["curves"] = _curves(found)
+    cut = slices(found, dataset, metric=MAIN_METRIC, by=slice_by)
+    figures["slices"] = [group.as_json() for group in cut]
+    figures["protocol"] = _protocol(dataset, part, cases, found["model"], candidates) | {
+        "settings": fitted.settings,
+        "left_out": fitted.left_out,
+    }
+    return figures
+
+
+def strongest_baseline(figures: Mapping[str, Any], metric: str = MAIN_METRIC) -> str | None:
+    """Return the key of the baseline with the highest mean, or None where none was run."""
+    run = [name for name in NAMES if name in figures and metric in figures[name]]
+    return max(run, key=lambda name: float(figures[name][metric]), default=None)
+
+
+def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
+    """Return the intervals, the paired differences, and what they say."""
+    shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
+    means = mean_intervals(
+        {f"{name}/{m}": found[name].values[m] for name in found for m in shown}
+    )
+    others = [name for name in found if name != "model"]
+    gaps = difference_intervals(
+        {f"{name}/{m}": found["model"].values[m] for name in others for m in shown},
+        {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
+    )
+
+    def nested(flat: Mapping[str, Interval], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {name: {m: flat[f"{name}/{m}"].as_json() for m in metrics} for name in names}
+
+    sentences = {
+        name: f"The model {verdict(NAMES[name], metric_name(MAIN_METRIC), gap)}."
+        for name, gap in ((name, gaps[f"{name}/{MAIN_METRIC}"]) for name in others)
+    }
+    strongest = max(others, key=lambda name: means[f"{name}/{MAIN_METRIC}"].value, default=None)
+    return {
+        "intervals": nested(means, list(found)),
+        "differences": nested(gaps, others),
+        "verdict": "No baseline was run." if strongest is None else sentences[strongest],
+        "verdicts": sentences,
+    }
+
+
+def _curves(found: Mapping[str, Evaluation]) -> Figures:
+    return {"k": list(_CURVE_KS)} | {
+        metric: {
+            name: [float(evaluation.values[f"{metric}@{k}"].mean()) for k in _CURVE_KS]
+            for name, evaluation in found.items()
+        }
+        for metric in _CURVES
+    }
+
+
+def _exposures(
+    model: ModelScorer, dataset: Dataset, found: Mapping[str, Evaluation]
+) -> dict[str, dict[str, float]]:
+    """Return what each method shows whom; lists are compared by the model's item vectors."""
+    train = dataset.part(Part.TRAIN)
+    train = train.where(train.is_positive)
+    popularity = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
+    vectors = model.item_vectors.float().cpu().numpy()
+    return {
+        name: exposure(
+            evaluation.ranking.item_rows,
+            _EXPOSURE_K,
+            popularity=popularity,
+            item_vectors=vectors,
+            targets=evaluation.cases.targets.item_rows,
+        )
+        for name, evaluation in found.items()
+    }
+
+
+def _protocol(
+    dataset: Dataset,
+    part: Part,
+    cases: Cases,
+    found: Evaluation,
+    candidates: Histories | None,
+) -> dict[str, Any]:
+    protocol: dict[str, Any] = {
         "part": part.name.lower(),
         "queries": len(cases),
         "targets": len(cases.targets.item_rows),
-        "targets_that_cannot_be_found": missed,
-        "catalogue": num_rows - FIRST_ROW,
+        "targets_that_cannot_be_found": {
+            "seen": found.num_seen_targets,
+            "absent": found.num_absent_targets,
+        },
+        "catalogue": dataset.items.ids.num_rows - FIRST_ROW,
         "ranking": "full",
         "seen_removed": not dataset.repeats,
-        "item_knn": {
-            "neighbours": item_knn.neighbours,
-            "shrinkage": item_knn.shrinkage,
-            "half_life": item_knn.half_life,
-            "chosen_on": "valid",
-        },
     }
-    return figures
+    if candidates is not None:
+        protocol |= {
+            "ranking": "sampled",
+            "candidates_a_query": float(candidates.lengths.mean()),
+            "warning": INFLATED,
+        }
+    return protocol
 
 
 def _labelled(
@@ -83,7 +207,7 @@ def _labelled(
     case_of = np.full(dataset.queries.ids.num_rows, -1, np.int64)
     case_of[cases.query_rows] = np.arange(len(cases))
     kept = case_of[events.query_rows] >= 0
-    labels = events.labels[kept]
+    labels: npt.NDArray[np.float32] = events.labels[kept]
     if not 0 < labels.mean() < 1:
         return {}
     scores = model.score_pairs(cases, case_of[events.query_rows[kept]], events.item_rows[kept])

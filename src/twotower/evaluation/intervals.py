@@ -1,5 +1,6 @@
 """Intervals of means over queries, by bootstrap, and what they say in a sentence."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -95,7 +96,8 @@ def difference_intervals(
 def verdict(name: str, metric: str, difference: Interval) -> str:
     """Return what a paired difference says, as a sentence without subject and full stop.
 
-    Example: beats ItemKNN by 0.021 NDCG@10 (95 % interval 0.015 to 0.027).
+    Example: beats ItemKNN by 0.021 NDCG@10 (95 % interval 0.015 to 0.027). Three decimals are
+    written, more where the interval would seem to touch 0 and does not.
 
     Args:
         name: What the model was compared with, as people call it.
@@ -103,13 +105,18 @@ def verdict(name: str, metric: str, difference: Interval) -> str:
         difference: The model's mean minus the other's.
     """
     value, low, high = difference.value, difference.low, difference.high
-    if low > 0:
-        return f"beats {name} by {value:.3f} {metric} (95 % interval {low:.3f} to {high:.3f})"
-    if high < 0:
-        return f"loses to {name} by {-value:.3f} {metric} (95 % interval {-high:.3f} to {-low:.3f})"
+    if low <= 0 <= high:
+        return (
+            f"cannot be told apart from {name}: a difference of {value:+.3f} {metric} "
+            f"(95 % interval {low:+.3f} to {high:+.3f})"
+        )
+    won, least, most = ("beats", low, high) if low > 0 else ("loses to", -high, -low)
+    digits = max(
+        3, math.ceil(-math.log10(2 * least))
+    )  # half a unit of the last one is at most least
     return (
-        f"cannot be told apart from {name}: a difference of {value:+.3f} {metric} "
-        f"(95 % interval {low:+.3f} to {high:+.3f})"
+        f"{won} {name} by {abs(value):.{digits}f} {metric} "
+        f"(95 % interval {least:.{digits}f} to {most:.{digits}f})"
     )
 
 
@@ -139,9 +146,9 @@ def _intervals(
     ends = np.quantile(_resampled(table, resamples, seed), (tail, 1 - tail), axis=0)
     unseen = 1 - tail ** (1 / num_queries)
     result = {}
-    for column, (name, mean) in enumerate(zip(values, table.mean(axis=0), strict=True)):
-        low, high = ends[:, column]
-        if np.ptp(table[:, column]) == 0:
+    for (name, column), (low, high) in zip(values.items(), ends.T, strict=True):
+        mean = column.mean()
+        if np.ptp(column) == 0:
             low, high = mean - unseen * (mean - least), mean + unseen * (1 - mean)
         result[name] = Interval(float(mean), float(low), float(high))
     return result

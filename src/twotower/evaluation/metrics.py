@@ -1,9 +1,9 @@
 """Ranking metrics, one value per query, and two metrics of labelled pairs.
 
-Every ranking metric reads the same two things: ``is_hit``, which says of each ranked position, best
-first, whether a relevant item stands there, and ``num_relevant``, how many relevant items the query
-has. Averages over queries are the caller's (a mean of per-query values: "macro"). Where fewer items
-are ranked than ``k``, the missing positions are misses.
+Every metric of binary relevance reads the same two things: ``is_hit``, which says of each ranked
+position, best first, whether a relevant item stands there, and ``num_relevant``, how many relevant
+items the query has. Averages over queries are the caller's (a mean of per-query values: "macro").
+Where fewer items are ranked than ``k``, the missing positions are misses.
 """
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 Hits = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.integer]
 Values = npt.NDArray[np.float64]
+Gains = npt.NDArray[np.floating]
 
 
 def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
@@ -38,9 +39,9 @@ def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
 def recall_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     """Return the share of each query's relevant items found among its first ``k``: ``(Q,)``.
 
-    The denominator is the number of relevant items, not ``min(k, that number)``: a query with more
-    than ``k`` of them cannot reach 1. Example: hits at ranks 1 and 4 of three relevant items give
-    recall@3 = 1/3 and recall@4 = 2/3.
+    The denominator is the number of relevant items, as in trec_eval, not ``min(k, that number)``, as
+    in some libraries: a query with more than ``k`` of them cannot reach 1. Example: hits at ranks 1
+    and 4 of three relevant items give recall@3 = 1/3 and recall@4 = 2/3.
 
     Args:
         is_hit: See ``hit_rate_at_k``.
@@ -94,12 +95,61 @@ def ndcg_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
         from rank 2 on; ``log2(r + 1)`` is the one in use since Burges et al., ICML 2005.
     """
     first = _first(is_hit, num_relevant, k)
-    longest = max(first.shape[1], min(k, int(np.max(num_relevant, initial=1))))
-    gains = 1.0 / np.log2(np.arange(2, longest + 2))
-    ideal = np.cumsum(gains)[np.minimum(num_relevant, k) - 1]
-    # summed in the ideal's order, so that a perfect ranking has exactly 1
-    gain = np.cumsum(np.where(first, gains[: first.shape[1]], 0.0), axis=1)[:, -1:].sum(axis=1)
-    return np.asarray(gain / ideal)
+    longest = min(k, int(np.max(num_relevant, initial=1)))
+    ideal = np.cumsum(1.0 / np.log2(np.arange(2, longest + 2)))
+    return np.asarray(_dcg(first) / ideal[np.minimum(num_relevant, k) - 1])
+
+
+def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Values:
+    """Return the normalised discounted cumulative gain of graded relevance at ``k``: ``(Q,)``.
+
+    The gain is linear: a grade of 3 is worth three times a grade of 1. (For exponential gain, pass
+    ``2 ** grade - 1`` as both gains.) An item of gain ``g`` at rank ``r`` (from 1) adds
+    ``g / log2(r + 1)``; the sum is divided by that of the ``k`` largest of ``ideal``, largest first.
+    Where every gain is 1 or 0 this is ``ndcg_at_k``. Example: gains 1, 0, 3 in ranked order, with the
+    relevant items' gains 3, 2, 1, give ``(1 + 3/2) / (3 + 2/log2 3 + 1/2) = 0.5250`` at 3.
+
+    Args:
+        gains: ``(Q, R)`` float of at least 0, best-ranked first: the gain of the item at each position,
+            0 where it is not relevant or there is none.
+        ideal: ``(Q, M)`` float: the gains of all relevant items of each query, found or not, in any
+            order, padded with 0; each row has one above 0.
+        k: See ``hit_rate_at_k``; ``k > M`` is allowed too.
+
+    Raises:
+        ValueError: ``k`` is below 1, the shapes differ, a gain is negative or not finite, a query has
+            no gain above 0, or a row has larger gains than its query has.
+
+    Source: Jaervelin and Kekaelaeinen, TOIS 2002, section 2 (linear gain); discount as ``ndcg_at_k``.
+    """
+    _check_k(k)
+    if gains.ndim != 2 or ideal.ndim != 2 or len(gains) != len(ideal):
+        raise ValueError(
+            f"gains and ideal must have shapes (Q, R) and (Q, M), got {gains.shape} and {ideal.shape}."
+        )
+    for name, values in (("gains", gains), ("ideal", ideal)):
+        wrong = ~((values >= 0) & (values < np.inf))  # true for NaN
+        if wrong.any():
+            raise ValueError(
+                f"{name} must be finite and at least 0, got {values[wrong][0]} for query "
+                f"{int(wrong.any(axis=1).argmax())}."
+            )
+    best = -np.sort(-np.asarray(ideal, np.float64), axis=1)
+    is_empty = ~best.any(axis=1)
+    if is_empty.any():
+        raise ValueError(
+            f"ideal must hold a gain above 0 for each query, got none for query "
+            f"{int(is_empty.argmax())}; drop queries without relevant items first."
+        )
+    found = -np.sort(-np.asarray(gains, np.float64), axis=1)
+    width = min(found.shape[1], best.shape[1])
+    excess = (found[:, :width] > best[:, :width]).any(axis=1) | found[:, width:].any(axis=1)
+    if excess.any():
+        raise ValueError(
+            "gains must be among the ideal gains of their query, got others for query "
+            f"{int(excess.argmax())}; rank each item once."
+        )
+    return np.asarray(_dcg(gains[:, :k]) / _dcg(best[:, :k]))
 
 
 def mrr_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
@@ -139,7 +189,7 @@ def map_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
         ValueError: As ``hit_rate_at_k``.
 
     Source: Manning, Raghavan and Schuetze, 2008, section 8.4. Differs: the cut-off, and with it the
-        divisor, which there is ``num_relevant``.
+        divisor, which there, and in trec_eval's ``map_cut``, is ``num_relevant`` at any ``k``.
     """
     first = _first(is_hit, num_relevant, k)
     precision = np.cumsum(first, axis=1, dtype=np.int32) / np.arange(1, first.shape[1] + 1)
@@ -196,10 +246,21 @@ def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.logaddexp(0.0, np.where(positive, -values, values)).mean())
 
 
-def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
-    """Return the first ``k`` columns of ``is_hit`` after checking all three."""
+def _dcg(gains: Gains | Hits) -> Values:
+    """Return the discounted sum of each row: ``(Q,)``."""
+    discounts = 1.0 / np.log2(np.arange(2, gains.shape[1] + 2))
+    # cumsum adds from left to right whatever the width, so that a perfect ranking has exactly 1
+    return np.asarray(np.cumsum(gains * discounts, axis=1)[:, -1:].sum(axis=1))
+
+
+def _check_k(k: int) -> None:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
+
+
+def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
+    """Return the first ``k`` columns of ``is_hit`` after checking all three."""
+    _check_k(k)
     if is_hit.ndim != 2 or num_relevant.shape != is_hit.shape[:1]:
         raise ValueError(
             "is_hit and num_relevant must have shapes (Q, R) and (Q,), "

@@ -9,9 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset
-from twotower.evaluation.cuts import Cut, cuts_of
+from twotower.evaluation.cuts import Cut, Unit, cuts_of
 from twotower.evaluation.evaluate import METRICS, Evaluation, Metric
-from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals
+from twotower.evaluation.intervals import (
+    Interval,
+    difference_intervals,
+    mean_intervals,
+    metric_name,
+)
 from twotower.features.schema import Side
 
 MIN_QUERIES = 10
@@ -46,8 +51,10 @@ class Slice:
         reference: What the model's mean can be held against: its mean over all queries. Where the
             group is of items and queries have several targets, the mean on as many targets drawn at
             random, since fewer relevant items change a metric by themselves.
-        low: Smallest value in the group, where it was cut by a number: events, or seconds since 1970.
+        low: Smallest value in the group, where it was cut by a number.
         high: Largest value.
+        unit: What ``low`` and ``high`` are: ``events``, ``number``, or ``day`` or ``minute``, which are
+            moments in seconds since 1970 to be shown that finely.
     """
 
     by: str
@@ -61,6 +68,7 @@ class Slice:
     reference: float
     low: float | None = None
     high: float | None = None
+    unit: Unit | None = None
 
     @property
     def is_small(self) -> bool:
@@ -86,7 +94,12 @@ class Slice:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the slice as plain values; an interval is ``[value, low, high]``."""
+        """Return the slice as plain values; an interval is ``[value, low, high]``.
+
+        All that ``name`` says can be said in another language: a label is one of the words ``all``,
+        ``cold``, ``warm``, ``head``, ``middle`` and ``tail`` of the built-in cuts, or ``(other)`` or
+        ``(missing)``, or it tells ``low`` to ``high`` in ``unit``, or it is a value of the data.
+        """
         return {
             "by": self.by,
             "label": self.label,
@@ -95,11 +108,12 @@ class Slice:
             "queries": self.queries,
             "targets": self.targets,
             "small": self.is_small,
-            "intervals": {name: plain(found) for name, found in self.intervals.items()},
-            "differences": {name: plain(found) for name, found in self.differences.items()},
+            "intervals": {name: found.as_json() for name, found in self.intervals.items()},
+            "differences": {name: found.as_json() for name, found in self.differences.items()},
             "reference": self.reference,
             "low": self.low,
             "high": self.high,
+            "unit": self.unit,
         }
 
 
@@ -132,8 +146,9 @@ def slices(
         model: The method that the others are subtracted from.
 
     Raises:
-        ConfigError: ``by`` names no cut and no column, or a column that cannot be cut.
-        ValueError: The evaluations are of different cases or do not hold ``model``, ``metric`` is
+        ConfigError: ``by`` names no cut and no column, or a column that cannot be cut, or the time of
+            events without one.
+        ValueError: ``by`` is one string, the evaluations are of different cases or do not hold ``model``, ``metric`` is
             none, or its cut-off is above what was ranked.
     """
     if model not in evaluations:
@@ -178,18 +193,6 @@ def worst(found: Sequence[Slice], n: int = 5, *, model: str = "model") -> list[S
     """
     bad = [s for s in found if not s.is_small and s.intervals[model].high < s.reference]
     return sorted(bad, key=lambda s: s.intervals[model].high - s.reference)[:n]
-
-
-def metric_name(metric: str) -> str:
-    """Return a metric's name as people write it: ``NDCG@10``, ``hit rate@10``."""
-    name, _, k = metric.partition("@")
-    words = name.upper() if name in ("ndcg", "mrr", "map", "auc") else name.replace("_", " ")
-    return f"{words}@{k}" if k else words
-
-
-def plain(interval: Interval) -> list[float]:
-    """Return an interval as ``[value, low, high]``."""
-    return [interval.value, interval.low, interval.high]
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +241,7 @@ def _slice(
         reference=reference,
         low=cut.low,
         high=cut.high,
+        unit=cut.unit,
     )
 
 

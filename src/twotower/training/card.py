@@ -3,6 +3,7 @@
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
+from twotower.evaluation.tables import METHODS
 
 _LIMITS = (
     "The model repeats what its data shows: what was popular there, and who is missing there. "
@@ -16,8 +17,9 @@ def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
     metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
     seen = "removed" if protocol["seen_removed"] else "kept"
     rows = [
-        f"| {name} | " + " | ".join(f"{figures[name][m]:.4f}" for m in metrics) + " |"
-        for name in ("model", "popularity", "item_knn")
+        f"| {label} | " + " | ".join(_with_interval(figures, name, m) for m in metrics) + " |"
+        for name, label in METHODS.items()
+        if name in figures
     ]
     ranks = (
         f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
@@ -25,7 +27,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
     )
     ranked = (
         f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
-        f"catalogue; seen items {seen}."
+        f"catalogue; seen items {seen}. 95 % intervals by bootstrap over queries."
     )
     lines = [
         f"# Two-tower model of {dataset.name}",
@@ -40,6 +42,8 @@ def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
         "|---|" + "---|" * len(metrics),
         *rows,
         "",
+        figures["verdict"],
+        "",
         "## Data",
         "",
         *(f"- {note}" for note in dataset.notes),
@@ -50,3 +54,8 @@ def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _with_interval(figures: Figures, method: str, metric: str) -> str:
+    value, low, high = figures["intervals"][method][metric]
+    return f"{value:.4f} ({low:.4f} to {high:.4f})"

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
-from twotower.evaluation.figures import Figures, measure
+from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.figures import KS, Figures, measure
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side, infer_features
 from twotower.features.transforms import SideTransforms
@@ -29,6 +31,7 @@ from twotower.serving.retriever import Retriever
 from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
+from twotower.training.loggers import Tellers
 from twotower.training.trainer import Sides, Trainer, Watcher
 from twotower.vocab import FIRST_ROW
 
@@ -97,7 +100,9 @@ def train(
     item_tower: nn.Module | None = None,
     histories: bool = True,
     resume: bool = False,
+    seeds: int = 1,
     progress: Teller | Literal["bar"] | None = None,
+    loggers: Sequence[Teller] = (),
     name: str | None = None,
 ) -> Trained:
     """Train a two-tower model on a table of interactions, evaluate it, and write it as a bundle.
@@ -117,18 +122,24 @@ def train(
         item_tower: The same for the items.
         histories: Whether the bundle holds the queries' histories and test items.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
+            first; the figures then say how far the others spread, under ``seeds``.
         progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
+        loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``.
         name: What the data is called in reports; by default the file's name.
 
     Raises:
         DataError: A table cannot be used as it is.
         ConfigError: A setting is unknown, out of range, or does not go with the data.
         BundleError: ``out`` cannot be written.
-        ValueError: Two towers of different widths.
+        ValueError: Two towers of different widths, or ``seeds`` is below 1.
     """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}.")
     settings = _config(config)
     target = None if out is None else check_output(out)
-    teller = _teller(progress)
+    bar = _teller(progress)
+    teller = Tellers([t for t in (bar, *loggers) if t is not None])
     preparation = prepare(
         interactions,
         items=_as_table(items, "item_id"),
@@ -142,10 +153,7 @@ def train(
     else:
         dataset = split(dataset, settings.split)
     sides, settings = _fit_features(dataset, settings)
-    if teller is not None:
-        teller.on_data(
-            dataset, preparation.decisions, (*sides.query.features, *sides.item.features)
-        )
+    teller.on_data(dataset, preparation.decisions, (*sides.query.features, *sides.item.features))
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
     for side in custom:
@@ -156,14 +164,22 @@ def train(
                 f"give them as {table}=, or leave {side}_tower out."
             )
     settings, choices = resolve(settings, dataset, custom=custom)
-    if teller is not None:
-        teller.on_choices(choices)
-    trainer = Trainer(dataset, sides, settings, query_tower=query_tower, item_tower=item_tower)
+    teller.on_choices(choices)
+    towers = {"query_tower": query_tower, "item_tower": item_tower}
+    fresh = deepcopy(towers) if seeds > 1 else {}
+    trainer = Trainer(dataset, sides, settings, **towers)
     done, work = _fit(trainer, target, resume=resume, teller=teller)
     figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
     interrupted = done.log[-1].get("event") == "interrupted"
-    if teller is not None:
-        teller.on_figures(figures, interrupted)
+    if seeds > 1 and not interrupted:
+        figures["seeds"] = _spread(
+            figures["model"],
+            [
+                _means_of_seed(dataset, sides, settings, settings.training.seed + i, fresh, bar)
+                for i in range(1, seeds)
+            ],
+        )
+    teller.on_figures(figures, interrupted)
     contents = _contents(
         trainer, dataset, sides, settings, figures, done, histories=histories, custom=custom
     )
@@ -240,7 +256,7 @@ def _fit(
     out: Path | None,
     *,
     resume: bool,
-    teller: Teller | None,
+    teller: Teller,
 ) -> tuple[Progress, WorkFolder | None]:
     work = None if out is None else WorkFolder(out.resolve(), _fingerprint(trainer))
     progress = None
@@ -252,6 +268,43 @@ def _fit(
     if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none
         raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
     return done, work
+
+
+def _means_of_seed(
+    dataset: Dataset,
+    sides: Sides,
+    config: Config,
+    seed: int,
+    towers: Mapping[str, nn.Module | None],
+    watcher: Watcher | None,
+) -> dict[str, float]:
+    """Return the model's metrics after a training with another seed, of which nothing is kept."""
+    config = replace(config, training=replace(config.training, seed=seed))
+    trainer = Trainer(dataset, sides, config, **deepcopy(dict(towers)))
+    done = trainer.fit(watcher=watcher)
+    if done.log[-1].get("event") == "interrupted":
+        raise NothingLearntError(f"Interrupted in the training of seed {seed}: nothing was kept.")
+    found = evaluate(
+        trainer.scorer(),
+        dataset.cases(Part.TEST),
+        KS,
+        num_item_rows=dataset.items.ids.num_rows,
+        remove_seen=not dataset.repeats,
+    )
+    return found.mean()
+
+
+def _spread(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Return mean, standard deviation (of a sample) and values of each metric over the seeds."""
+    spread = {}
+    for metric in others[0]:
+        values = [first[metric], *(figures[metric] for figures in others)]
+        spread[metric] = {
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)),
+            "values": values,
+        }
+    return spread
 
 
 def _fingerprint(trainer: Trainer) -> str:

@@ -11,11 +11,10 @@ from rich.table import Table
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
+from twotower.evaluation.tables import figures_table, footnotes
 from twotower.features.schema import Feature
 from twotower.training.checkpoints import Progress as TrainingProgress
 
-_NAMES = {"model": "two-tower", "popularity": "popularity", "item_knn": "ItemKNN with decay"}
-_METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
 _STEPS_A_READING = 20  # reading the loss waits for the device
 
 
@@ -114,45 +113,12 @@ class ProgressBar:
             self._bar = None
 
     def on_figures(self, figures: Figures, stopped_early: bool) -> None:
-        """Print the model beside the baselines."""
+        """Print the model beside the baselines, and what that says."""
         if stopped_early:
             self.console.print("Interrupted: the best weights so far are kept.")
         self.console.print(figures_table(figures))
-
-
-def figures_table(figures: Figures) -> Table:
-    """Return the figures that say most: a line a method, a column a metric."""
-    metrics = [m for m in figures["model"] if m in _METRICS] or list(figures["model"])[:4]
-    columns = (_METRICS.get(metric, metric) for metric in metrics)
-    table = Table("", *columns, title=_title(figures), title_justify="left")
-    for name, label in _NAMES.items():
-        table.add_row(label, *(_say(figures[name].get(metric)) for metric in metrics))
-    return table
-
-
-def all_figures_table(figures: Figures) -> Table:
-    """Return every figure: a line a metric, a column a method."""
-    table = Table("", *_NAMES.values(), title=_title(figures), title_justify="left")
-    cut_off = None
-    for metric in figures["model"]:
-        if cut_off not in (None, metric.partition("@")[2]):
-            table.add_section()
-        cut_off = metric.partition("@")[2]
-        table.add_row(metric, *(_say(figures[name].get(metric)) for name in _NAMES))
-    return table
-
-
-def _title(figures: Figures) -> str:
-    protocol = figures["protocol"]
-    seen = "removed" if protocol["seen_removed"] else "kept"
-    return (
-        f"{protocol['queries']:,} {protocol['part']} queries, all {protocol['catalogue']:,} items, "
-        f"seen {seen}"
-    )
-
-
-def _say(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.4f}"
+        for note in footnotes(figures):
+            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _role(decision: Decision) -> str:

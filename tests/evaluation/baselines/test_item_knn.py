@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Part
 from twotower.evaluation.baselines import item_knn as baselines
-from twotower.evaluation.baselines.item_knn import ItemKNN, _thinned, choose_item_knn
+from twotower.evaluation.baselines import matrices
+from twotower.evaluation.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.features.histories import Histories
 from twotower.vocab import Vocabulary
@@ -193,7 +195,7 @@ def test_blocks_change_nothing(
         return knn.similarity.toarray().tolist()
 
     whole = similarity()
-    monkeypatch.setattr(baselines, "_BLOCK_ENTRIES", 50)
+    monkeypatch.setattr(matrices, "_BLOCK_ENTRIES", 50)
     assert similarity() == whole
 
 
@@ -348,5 +350,5 @@ def test_seen_items_count_where_queries_repeat_items() -> None:
 
 def test_many_cases_are_thinned_evenly() -> None:
     cases = cases_of([[2]] * 10)
-    assert _thinned(cases, 4).query_rows.tolist() == [0, 3, 6, 9]
-    assert len(_thinned(cases, 10)) == 10
+    assert thinned(cases, 4).query_rows.tolist() == [0, 3, 6, 9]
+    assert len(thinned(cases, 10)) == 10

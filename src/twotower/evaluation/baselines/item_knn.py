@@ -1,8 +1,8 @@
 """Item neighbours, the recent items of a history first."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,15 @@ import torch
 from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.baselines.matrices import (
+    close_together,
+    history_matrix,
+    query_item_matrix,
+    together,
+)
+from twotower.evaluation.baselines.validation import Validation, half_lives
 from twotower.vocab import FIRST_ROW
 
-_BLOCK_ENTRIES = 8_000_000  # of co-occurrences held at once while fitting, about 100 MB
 _DENSE_BYTES = 256 * 2**20  # similarities are multiplied as a dense matrix up to this size
 _PAIR_REACH = 5  # pair half-lives beyond which two events no longer count as a pair
 
@@ -23,7 +28,6 @@ _PAIR_HALF_LIVES = (None, 2.0, 5.0, 10.0, 20.0)
 _SHRINKAGES = (10.0, 0.0, 50.0)
 _NEIGHBOURS = (200, 50, 100, 500)
 _ALL_NEIGHBOURS_ITEM_ROWS = 5_000  # in catalogues up to this size, keeping every neighbour is tried
-_MAX_CASES = 2_000  # to choose on
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +103,19 @@ class ItemKNN:
             if value is not None and not 0 < value < np.inf:
                 raise ValueError(f"{name} must be above 0 and finite, or None, got {value}.")
         train = train.where(train.is_positive & (train.item_rows >= FIRST_ROW))
-        matrix = _query_item_matrix(train, num_item_rows)
+        matrix = query_item_matrix(train, num_item_rows)
         norms = np.sqrt(matrix.power(2).sum(axis=0))
         if pair_half_life is None:
-            blocks = _together(matrix)
+            blocks = together(matrix)
         else:
-            blocks = _close_together(train, num_item_rows, pair_half_life)
+            distances = np.arange(max(1, int(_PAIR_REACH * pair_half_life)))
+            blocks = close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
         kept = []
-        for first, together in blocks:
-            rows = first + np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
-            together.data /= norms[rows] * norms[together.indices] + shrinkage
-            together.data[rows == together.indices] = 0.0
-            kept.append(_largest(together, neighbours))
+        for first, block in blocks:
+            rows = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+            block.data /= norms[rows] * norms[block.indices] + shrinkage
+            block.data[rows == block.indices] = 0.0
+            kept.append(_largest(block, neighbours))
         similarity = sparse.csr_array(sparse.vstack(kept, format="csr", dtype=np.float32))
         return cls(similarity, neighbours, shrinkage, half_life, pair_half_life)
 
@@ -122,17 +127,7 @@ class ItemKNN:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        histories = cases.histories
-        owners = np.repeat(np.arange(len(histories)), histories.lengths)
-        rows, weights = histories.item_rows, np.ones(len(owners))
-        if self.half_life is not None:
-            ages = histories.offsets[1:][owners] - 1 - np.arange(len(owners))
-            weights = 0.5 ** (ages / self.half_life)
-        kept = weights > 1e-30  # below, float32 products would be denormal, and slow
-        history = sparse.csr_array(
-            (weights[kept].astype(np.float32), (owners[kept], rows[kept])),
-            shape=(len(histories), self.similarity.shape[0]),
-        )
+        history = history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
         scores = history @ self._factor
         return torch.from_numpy(scores.toarray() if sparse.issparse(scores) else scores)
 
@@ -158,10 +153,10 @@ def choose_item_knn(dataset: Dataset, *, pairs: bool = False) -> ItemKNN:
             case nothing is chosen: the first value of each grid is taken.
         pairs: Whether ``pair_half_life`` is chosen too, rather than left at None.
     """
-    train, num_item_rows = dataset.part(Part.TRAIN), dataset.items.ids.num_rows
-    cases = _thinned(dataset.cases(Part.VALID), _MAX_CASES)
-    half_lives = _HALF_LIVES if dataset.ordered else (None,)
-    pair_half_lives = _PAIR_HALF_LIVES if dataset.ordered and pairs else (None,)
+    train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
+    num_item_rows = validation.num_item_rows
+    lives = half_lives(dataset, _HALF_LIVES)
+    pair_lives = half_lives(dataset, _PAIR_HALF_LIVES) if pairs else (None,)
     neighbours: tuple[int | None, ...] = _NEIGHBOURS
     if num_item_rows <= _ALL_NEIGHBOURS_ITEM_ROWS:
         neighbours = (*_NEIGHBOURS, None)
@@ -176,96 +171,17 @@ def choose_item_knn(dataset: Dataset, *, pairs: bool = False) -> ItemKNN:
             pair_half_life=pair_half_life,
         )
 
-    def quality(scorer: ItemKNN) -> float:
-        evaluation = evaluate(
-            scorer, cases, (10,), num_item_rows=num_item_rows, remove_seen=not dataset.repeats
-        )
-        return evaluation.mean()["ndcg@10"]
-
-    if not len(cases):
-        return fit(_SHRINKAGES[0], half_lives[0], pair_half_lives[-1]).narrowed(neighbours[0])
-    fitted = [fit(_SHRINKAGES[0], None, pair_half_life) for pair_half_life in pair_half_lives]
-    best = max((replace(knn, half_life=life) for knn in fitted for life in half_lives), key=quality)
-    shrunk = [fit(shrinkage, best.half_life, best.pair_half_life) for shrinkage in _SHRINKAGES[1:]]
-    best = max((best, *shrunk), key=quality)
-    return max((best.narrowed(count) for count in neighbours), key=quality)
-
-
-def _thinned(cases: Cases, most: int) -> Cases:
-    """Return at most ``most`` of the cases, evenly spaced."""
-    if len(cases) <= most:
-        return cases
-    return cases.take(np.linspace(0, len(cases) - 1, most).astype(np.int64))
+    fitted = (fit(_SHRINKAGES[0], None, pair_life) for pair_life in pair_lives)
+    best = validation.best(replace(knn, half_life=life) for knn in fitted for life in lives)
+    shrunk = (fit(shrinkage, best.half_life, best.pair_half_life) for shrinkage in _SHRINKAGES[1:])
+    best = validation.best(chain([best], shrunk))
+    return validation.best(best.narrowed(count) for count in neighbours)
 
 
 def _widest(neighbours: tuple[int | None, ...]) -> int | None:
     """Return the largest number of neighbours, None being all."""
     numbers = [count for count in neighbours if count is not None]
     return max(numbers) if len(numbers) == len(neighbours) else None
-
-
-def _query_item_matrix(train: Interactions, num_item_rows: int) -> sparse.csr_array:
-    """Return the largest weight of the events of each query and item: sparse, queries by rows."""
-    num_query_rows = len(train.offsets) - 1
-    pairs = train.query_rows.astype(np.int64) * num_item_rows + train.item_rows
-    order = np.argsort(pairs, kind="stable")
-    pairs, starts = np.unique(pairs[order], return_index=True)
-    weights = np.ones(len(pairs))
-    if train.weights is not None and len(pairs):
-        weights = np.maximum.reduceat(train.weights[order].astype(np.float64), starts)
-    return sparse.csr_array(
-        (weights, (pairs // num_item_rows, pairs % num_item_rows)),
-        shape=(num_query_rows, num_item_rows),
-    )
-
-
-def _blocks(costs: npt.NDArray[np.integer]) -> Iterator[tuple[int, int]]:
-    """Yield ranges of items whose costs sum to at most a block's, or that are one item."""
-    total = np.concatenate([[0], np.cumsum(costs, dtype=np.int64)])
-    first = 0
-    while first < len(costs):
-        last = int(np.searchsorted(total, total[first] + _BLOCK_ENTRIES, side="right")) - 1
-        yield first, max(last, first + 1)
-        first = max(last, first + 1)
-
-
-def _together(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Yield the first item of each block and the dot products of its items with all."""
-    by_item = matrix.T.tocsr()
-    found = np.diff(matrix.indptr)[by_item.indices]  # items of the query, per entry
-    work = np.diff(np.concatenate([[0], np.cumsum(found)])[by_item.indptr])
-    for first, last in _blocks(np.minimum(work, matrix.shape[1])):
-        yield first, by_item[first:last] @ matrix
-
-
-def _close_together(
-    train: Interactions, num_item_rows: int, pair_half_life: float
-) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Yield the first item of each block and how closely its items occur together with all."""
-    reach = max(1, int(_PAIR_REACH * pair_half_life))
-    distances = np.concatenate([np.arange(-reach, 0), np.arange(1, reach + 1)])
-    closeness = 0.5 ** ((np.abs(distances) - 1) / pair_half_life)
-    weights = np.ones(len(train)) if train.weights is None else train.weights.astype(np.float64)
-    events = np.argsort(train.item_rows, kind="stable")  # by item
-    counts = np.bincount(train.item_rows, minlength=num_item_rows)
-    ends = np.cumsum(counts)
-    piece = max(1, _BLOCK_ENTRIES // len(distances))
-    for first, last in _blocks(counts * len(distances)):
-        shape = (last - first, num_item_rows)
-        together = sparse.csr_array(shape)
-        for start in range(ends[first] - counts[first], ends[last - 1], piece):
-            here = events[start : min(start + piece, ends[last - 1])]
-            there = here[:, None] + distances  # (events, 2 reach)
-            query_rows = train.query_rows[here]
-            inside = (there >= train.offsets[query_rows][:, None]) & (
-                there < train.offsets[query_rows + 1][:, None]
-            )
-            event, distance = inside.nonzero()
-            other = there[inside]
-            values = weights[here[event]] * weights[other] * closeness[distance]
-            cells = (train.item_rows[here[event]] - first, train.item_rows[other])
-            together = together + sparse.csr_array((values, cells), shape=shape)
-        yield first, together
 
 
 def _largest(similarity: sparse.csr_array, neighbours: int | None) -> sparse.csr_array:

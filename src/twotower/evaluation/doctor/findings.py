@@ -1,11 +1,14 @@
 """``Finding``: one thing that the doctor saw, said in a person's language."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "info"]
 Language = Literal["en", "zh"]
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""The worst first."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,8 @@ class Finding:
             "do": do,
             "value": self.value,
         }
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings by severity, and of equal ones in their order."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

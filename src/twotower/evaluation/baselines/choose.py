@@ -1,0 +1,164 @@
+"""All baselines of a data set, fitted on training, their settings chosen on validation."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.errors import ConfigError, MissingExtraError
+from twotower.evaluation.baselines.als import choose_als
+from twotower.evaluation.baselines.bm25 import choose_bm25, text_columns
+from twotower.evaluation.baselines.ease import choose_ease, num_trained_items
+from twotower.evaluation.baselines.item_knn import choose_item_knn
+from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.baselines.random_order import RandomOrder
+from twotower.evaluation.baselines.recent_popularity import choose_recent_popularity
+from twotower.evaluation.evaluate import Scorer
+
+NAMES: dict[str, str] = {
+    "popularity": "popularity",
+    "recent_popularity": "recent popularity",
+    "item_knn": "ItemKNN with decay",
+    "ease": "EASE with decay",
+    "als": "implicit ALS",
+    "bm25": "BM25",
+    "random": "random order",
+}
+"""What people call each baseline, by its key, in the order in which they are shown."""
+
+Settings = dict[str, Any]
+
+_AUTO_EASE_ITEMS = 35_000  # its inverse takes ten minutes of a core there
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """Fitted baselines.
+
+    Args:
+        scorers: Key -> what scores, in the order of ``NAMES``.
+        settings: Key -> what was chosen, as JSON has it; ``chosen_on`` is ``"valid"`` or None.
+        left_out: Key -> why it does not stand here, a sentence.
+    """
+
+    scorers: dict[str, Scorer]
+    settings: dict[str, Settings]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class PopularWhenCold:
+    """A scorer of histories, with popularity for the queries that have none.
+
+    Args:
+        scorer: Answers the others.
+        popularity: Answers those.
+    """
+
+    scorer: Scorer
+    popularity: Popularity
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)`` float32."""
+        scores = self.scorer.score(cases)
+        cold = torch.from_numpy(cases.histories.lengths == 0)
+        if cold.any():
+            scores[cold] = torch.from_numpy(self.popularity.counts)
+        return scores
+
+
+def fit_baselines(
+    dataset: Dataset, keys: Literal["auto"] | Sequence[str] = "auto", *, seed: int = 0
+) -> Baselines:
+    """Return the baselines fitted on the training events, their settings chosen on validation.
+
+    Nothing of the test is read. A query without a history is answered by popularity.
+
+    Args:
+        dataset: With a split.
+        keys: Some of ``NAMES``; ``"auto"`` takes those that fit the data, the machine and what is
+            installed, and gives a reason for each of the others.
+        seed: Of what is random: the first factors of ALS, and the random order.
+
+    Raises:
+        ConfigError: A key is unknown (with the nearest one), or does not fit the data.
+        MissingExtraError: The library of a key is not installed.
+    """
+    if keys != "auto":
+        _check(keys)
+    scorers: dict[str, Scorer] = {}
+    settings: dict[str, Settings] = {}
+    left_out: dict[str, str] = {}
+    popularity = Popularity.fit(dataset.part(Part.TRAIN), dataset.items.ids.num_rows)
+    for key in NAMES:
+        if keys != "auto" and key not in keys:
+            continue
+        try:
+            if keys == "auto" and key == "ease":
+                _refuse_slow_ease(dataset)
+            scorers[key], settings[key] = _fitted(key, dataset, popularity, seed)
+        except (ConfigError, MissingExtraError) as error:
+            if keys != "auto":
+                raise
+            left_out[key] = str(error)
+    return Baselines(scorers, settings, left_out)
+
+
+def _check(keys: Sequence[str]) -> None:
+    keys = [keys] if isinstance(keys, str) else keys
+    for key in keys:
+        if key not in NAMES:
+            near = difflib.get_close_matches(str(key), NAMES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(f"baselines must be among {', '.join(NAMES)}, got {key!r}{hint}")
+
+
+def _refuse_slow_ease(dataset: Dataset) -> None:
+    count = num_trained_items(dataset)
+    if count > _AUTO_EASE_ITEMS:
+        raise ConfigError(
+            f"EASE takes more than ten minutes for {count:,} items; name it to have it all the same."
+        )
+
+
+def _fitted(
+    key: str, dataset: Dataset, popularity: Popularity, seed: int
+) -> tuple[Scorer, Settings]:
+    """Return the baseline of a key, and its settings as JSON has them."""
+    if key == "popularity":
+        return popularity, {}
+    if key == "random":
+        return RandomOrder(dataset.items.ids.num_rows, seed), {"seed": seed}
+    scorer: Scorer
+    settings: Settings
+    if key == "recent_popularity":
+        scorer = recent = choose_recent_popularity(dataset)
+        settings = {"half_life_seconds": recent.half_life}
+    elif key == "item_knn":
+        knn = choose_item_knn(dataset)
+        scorer = PopularWhenCold(knn, popularity)
+        settings = _of(knn, "neighbours", "shrinkage", "half_life", "pair_half_life")
+    elif key == "ease":
+        ease = choose_ease(dataset)
+        scorer = PopularWhenCold(ease, popularity)
+        settings = _of(ease, "regularization", "half_life", "pair_half_life")
+    elif key == "als":
+        als = choose_als(dataset, seed=seed)
+        scorer = PopularWhenCold(als, popularity)
+        settings = _of(als, "factors", "regularization", "alpha")
+    else:
+        scorer = bm25 = choose_bm25(dataset)
+        settings = {
+            "query_columns": list(text_columns(dataset.queries)),
+            "item_columns": list(text_columns(dataset.items)),
+            **_of(bm25, "k1", "b"),
+        }
+    validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
+    return scorer, {**settings, "chosen_on": "valid" if validation.any() else None}
+
+
+def _of(scorer: Scorer, *names: str) -> Settings:
+    return {name: getattr(scorer, name) for name in names}

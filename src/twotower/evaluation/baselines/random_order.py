@@ -1,0 +1,49 @@
+"""Random order: the floor that everything must stand above."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from twotower.data.dataset import Cases
+
+
+@dataclass(frozen=True)
+class RandomOrder:
+    """Scores each pair of a query and an item by a hash of both, in [0, 1).
+
+    The same pair always gets the same score, whatever is scored beside it.
+
+    Args:
+        num_item_rows: Rows of the item vocabulary.
+        seed: At least 0; other seeds give other orders.
+    """
+
+    num_item_rows: int
+    seed: int = 0
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)`` float32."""
+        seed = _mixed(np.array([self.seed & 0xFFFFFFFF, self.seed >> 32], np.uint32))
+        queries = _mixed(_mixed(cases.query_rows.astype(np.uint32) ^ seed[0]) ^ seed[1])
+        items = _mixed(np.arange(self.num_item_rows, dtype=np.uint32) + np.uint32(0x9E3779B9))
+        scores = np.empty((len(cases), self.num_item_rows), np.float32)
+        for place, query in enumerate(
+            queries
+        ):  # row by row, so that the integers stay in the cache
+            scores[place] = _mixed(items ^ query) >> np.uint32(8)
+        scores *= 2.0**-24
+        return torch.from_numpy(scores)
+
+
+def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return the values with every bit spread over all 32.
+
+    Source: the finaliser of MurmurHash3, 32 bits (Appleby, 2011).
+    """
+    values = values ^ (values >> np.uint32(16))
+    values = values * np.uint32(0x85EBCA6B)
+    values = values ^ (values >> np.uint32(13))
+    values = values * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))

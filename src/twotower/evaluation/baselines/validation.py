@@ -1,0 +1,72 @@
+"""What a baseline's settings are chosen by: NDCG@10 on validation."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.evaluation.evaluate import Scorer, evaluate
+
+_MAX_CASES = 2_000
+
+Candidate = TypeVar("Candidate", bound=Scorer)
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """The validation cases that settings are chosen on.
+
+    Args:
+        cases: May be none at all: then nothing can be chosen.
+        num_item_rows: Rows of the item vocabulary.
+        remove_seen: Whether the items in a case's history are left out of its answer.
+    """
+
+    cases: Cases
+    num_item_rows: int
+    remove_seen: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Validation":
+        """Return at most 2,000 of the data set's validation cases, evenly spaced."""
+        cases = thinned(dataset.cases(Part.VALID), _MAX_CASES)
+        return cls(cases, dataset.items.ids.num_rows, not dataset.repeats)
+
+    def quality(self, scorer: Scorer) -> float:
+        """Return the scorer's NDCG@10; 0 where there is no case."""
+        if not len(self.cases):
+            return 0.0
+        found = evaluate(
+            scorer,
+            self.cases,
+            (10,),
+            num_item_rows=self.num_item_rows,
+            remove_seen=self.remove_seen,
+        )
+        return found.mean()["ndcg@10"]
+
+    def best(self, candidates: Iterable[Candidate]) -> Candidate:
+        """Return the candidate of the highest quality, the first of equal ones.
+
+        Without any case that is the first, and the others are not even made.
+
+        Args:
+            candidates: At least one. Of an iterator, two are held at once.
+        """
+        if not len(self.cases):
+            return next(iter(candidates))
+        return max(candidates, key=self.quality)
+
+
+def thinned(cases: Cases, most: int) -> Cases:
+    """Return at most ``most`` of the cases, evenly spaced."""
+    if len(cases) <= most:
+        return cases
+    return cases.take(np.linspace(0, len(cases) - 1, most).astype(np.int64))
+
+
+def half_lives(dataset: Dataset, values: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Return the half-lives that can be tried: of events without order, None alone."""
+    return tuple(values) if dataset.ordered else (None,)

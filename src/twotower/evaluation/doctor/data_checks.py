@@ -1,0 +1,118 @@
+"""The doctor on data, before anything is trained: every check, the worst finding first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from twotower.config import Config
+from twotower.data.columns import Decision, Role, checked_ids
+from twotower.data.dataset import Dataset
+from twotower.data.prepare import Preparation, prepare
+from twotower.data.splits import hold_out_validation, split
+from twotower.data.tables import Table, read_table
+from twotower.data.times import times_in_seconds
+from twotower.evaluation.doctor.data_events import duplicates, one_moment, out_of_order, tied_times
+from twotower.evaluation.doctor.data_features import columns
+from twotower.evaluation.doctor.data_labels import label_columns
+from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_query_columns
+from twotower.evaluation.doctor.data_order import times_without_order
+from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
+from twotower.evaluation.doctor.findings import Finding, worst_first
+
+
+def diagnose_data(
+    interactions: Table | Mapping[str, Table],
+    *,
+    items: Table | None = None,
+    queries: Table | None = None,
+    config: Config | Mapping[str, object] | str | Path | None = None,
+) -> list[Finding]:
+    """Return what is wrong with tables that ``twotower.train`` would take, the worst first.
+
+    The data is split as for training, and nothing is trained.
+
+    Args:
+        interactions: A file or a frame of events; or a mapping with ``train``, ``test`` and on wish
+            ``valid``.
+        items: A file or a frame of the items' columns.
+        queries: A file or a frame of the queries' columns.
+        config: Settings, as for ``twotower.train``.
+
+    Raises:
+        DataError: A table cannot be used as it is, or the split leaves no test.
+        ConfigError: A setting is unknown, out of range, or does not go with the data.
+    """
+    settings = _config(config)
+    if isinstance(interactions, Mapping):
+        tables = {name: read_table(table, what=name) for name, table in interactions.items()}
+        preparation = prepare(tables, items=items, queries=queries, config=settings.data)
+        dataset = hold_out_validation(preparation.dataset, settings.split)
+        frames = list(tables.values())
+    else:
+        frames = [read_table(interactions)]
+        preparation = prepare(frames[0], items=items, queries=queries, config=settings.data)
+        dataset = split(preparation.dataset, settings.split)
+    findings = [
+        finding for frame in frames for finding in _as_in_file(frame, preparation, settings)
+    ]
+    findings += diagnose_dataset(dataset, config=settings, decisions=preparation.decisions)
+    return worst_first(findings)
+
+
+def diagnose_dataset(
+    dataset: Dataset, *, config: Config | None = None, decisions: tuple[Decision, ...] = ()
+) -> list[Finding]:
+    """Return what is wrong with prepared and split data, the worst first.
+
+    How events stood in their file is no longer known then.
+
+    Args:
+        dataset: Split; without a test part, just that is said of the split.
+        config: The settings that it was made with: which kinds are stated, and which split was asked
+            for. A random or cold-items split is told from a given one by them.
+        decisions: Which columns of the interactions have a role; without them, columns of the
+            interactions are not examined.
+    """
+    settings = config or Config()
+    roles = {decision.column for decision in decisions if decision.column is not None}
+    is_chosen = settings.split.kind in ("random", "cold-items") or not dataset.ordered
+    return worst_first(
+        [
+            *empty_test(dataset),
+            *leaking_query_columns(dataset),
+            *leaking_item_columns(dataset),
+            *label_columns(dataset, roles if decisions else None),
+            *split_times(dataset, is_chosen=is_chosen),
+            *duplicates(dataset),
+            *times_without_order(dataset),
+            *one_moment(dataset),
+            *tied_times(dataset),
+            *columns(dataset.queries, "query", settings.features.query),
+            *columns(dataset.items, "item", settings.features.item),
+            *churn(dataset),
+            *popularity(dataset),
+        ]
+    )
+
+
+def _as_in_file(frame: pl.DataFrame, preparation: Preparation, config: Config) -> list[Finding]:
+    """Return whether a table of events, as it was read, is out of order."""
+    column = {decision.role: decision.column for decision in preparation.decisions}
+    query, item, time = (column[role] for role in (Role.QUERY, Role.ITEM, Role.TIME))
+    if query is None or item is None or time is None:
+        return []
+    query_ids, has_query = checked_ids(frame[query], role=Role.QUERY, drop_null=True)
+    _, has_item = checked_ids(frame[item], role=Role.ITEM, drop_null=True)
+    kept = pl.Series(has_query & has_item)
+    times = times_in_seconds(frame[time].filter(kept), what=f"time column {time!r}")
+    owners = query_ids.filter(kept).rank("dense").to_numpy()
+    return out_of_order(owners, times, sorted_by_time=config.data.order != "file")
+
+
+def _config(config: Config | Mapping[str, object] | str | Path | None) -> Config:
+    if config is None:
+        return Config()
+    if isinstance(config, Config):
+        return config
+    return Config.from_toml(config) if isinstance(config, (str, Path)) else Config.from_dict(config)

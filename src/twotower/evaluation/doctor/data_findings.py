@@ -1,0 +1,204 @@
+"""What the doctor can find in interactions and in their split, in English and in Chinese."""
+
+from twotower.evaluation.doctor.findings import Kind, Text
+
+DUPLICATE_EVENTS = Kind(
+    "duplicate-events",
+    en=Text(
+        "{value:.2%} of the events ({count:,}) are copies of another event with the same {key}; "
+        "{in_test:.1%} of the test events have a copy outside the test.",
+        "A copy counts twice in training, makes the data look like one with repeats, and where it "
+        "stands on both sides of the split the answer is known before it is asked for.",
+        "Find out where the copies come from, often a join or a file read twice, and remove them.",
+    ),
+    zh=Text(
+        "{value:.2%} 的事件（{count:,} 条）与另一条事件的{key_zh}完全相同；"
+        "{in_test:.1%} 的测试事件在测试集之外还有一份副本。",
+        "副本在训练中被重复计算，会让数据看起来像允许重复消费；如果副本跨越了训练与测试，答案就提前泄露了。",
+        "查明副本的来源（常见的是表连接或同一文件读了两次），然后去重。",
+    ),
+)
+
+FILE_ORDER = Kind(
+    "events-out-of-order",
+    en=Text(
+        "{value:.1%} of the events stand in the table before an earlier event of their query.",
+        "{why}",
+        "{do}",
+    ),
+    zh=Text(
+        "{value:.1%} 的事件在表中排在同一查询的更早事件之前。",
+        "{why_zh}",
+        "{do_zh}",
+    ),
+)
+
+TIED_TIMES = Kind(
+    "tied-times",
+    en=Text(
+        "{value:.1%} of the events share their moment with another event of the same query.",
+        "Among such events the order of the table decides which is the last, so the test event and "
+        "what its history holds are partly arbitrary.",
+        "Use a finer time column if there is one; if these are baskets or batches, consider one "
+        "query a basket, or order = 'none'.",
+    ),
+    zh=Text(
+        "{value:.1%} 的事件与同一查询的另一事件时间相同。",
+        "这些事件的先后只由表中的顺序决定，因此哪一条是测试事件、历史里有什么，都带有任意性。",
+        "如有更精细的时间列请改用它；如果本来就是购物篮或批量导入，可以一个篮子作一个查询，或设 order = 'none'。",
+    ),
+)
+
+ONE_MOMENT = Kind(
+    "one-moment",
+    en=Text(
+        "{value:.1%} of all events, of {queries:,} queries, bear one moment: {moment}.",
+        "So many at once are an import or a default value, not the time at which things happened; "
+        "splits by time and recency then follow the import.",
+        "Find the true times, or leave these events out of the test and of time features.",
+    ),
+    zh=Text(
+        "{value:.1%} 的事件（来自 {queries:,} 个查询）都是同一时刻：{moment}。",
+        "这么多事件同时发生，多半是批量导入或默认值，而非真实时间；按时间的划分和时近性特征会受其支配。",
+        "找回真实时间，否则不要把这些事件用于测试和时间特征。",
+    ),
+)
+
+TIMES_WITHOUT_ORDER = Kind(
+    "times-without-order",
+    en=Text(
+        "The order of a query's events says no more than a shuffled one: what follows what recurs "
+        "{adjacent:.1f} and where items stand differs {position:.1f} standard deviations from "
+        "chance, and neither reaches {needed:g}.",
+        "In nearly all data what comes next depends on what came before. Where nothing does, the "
+        "times were probably shuffled or are those of an export, and a test of the last event is "
+        "a test of a random one.",
+        "Check how the time column was made, a join or a sort of one column alone for instance.",
+    ),
+    zh=Text(
+        "查询内事件的先后顺序与随机打乱没有区别：相邻物品的复现偏离随机 {adjacent:.1f} 个标准差，"
+        "物品所处位置偏离 {position:.1f} 个标准差，均未达到 {needed:g}。",
+        "几乎所有数据中，接下来发生什么都与之前有关。若毫无关系，时间列很可能被打乱过，或只是导出时间；"
+        "这时“最后一次事件”的测试其实是随机抽取的测试。",
+        "检查时间列的来历，例如是否经过连接，或只对单独一列排过序。",
+    ),
+)
+
+NO_TEST = Kind(
+    "empty-test",
+    en=Text(
+        "The test part holds no positive event of {events:,} events.",
+        "Without test events there is no figure at all.",
+        "Choose another split, or give a test file with positive events.",
+    ),
+    zh=Text(
+        "{events:,} 条事件中，测试部分没有任何正例。",
+        "没有测试事件就没有任何指标。",
+        "换一种划分方式，或提供含有正例的测试文件。",
+    ),
+)
+
+TEST_BEFORE_TRAIN = Kind(
+    "test-before-train",
+    en=Text(
+        "{value:.1%} of the test events ({count:,} of {total:,}) are earlier than a training event "
+        "of the same query.",
+        "The model is told what the query did afterwards and then asked what it did before, which is "
+        "easier than what it will be used for: the figures are too good.",
+        "Split by time within each query, or leave the split to twotower: leave-last-out or temporal.",
+    ),
+    zh=Text(
+        "{value:.1%} 的测试事件（{total:,} 条中的 {count:,} 条）早于同一查询的某个训练事件。",
+        "模型先看到了查询后来的行为，再去预测之前的行为，这比实际使用时容易：指标会偏高。",
+        "在每个查询内按时间划分，或交给 twotower：leave-last-out 或 temporal。",
+    ),
+)
+
+TIME_OVERLAP = Kind(
+    "time-overlap",
+    en=Text(
+        "{value:.1%} of the test events are earlier than the last training event of all queries.",
+        "Training then knows what others did later, such as what became popular. With "
+        "leave-last-out this is so by construction and common in papers; in use nobody knows it.",
+        "Read the figures as a comparison of methods; --split temporal shows what to expect in use.",
+    ),
+    zh=Text(
+        "{value:.1%} 的测试事件早于全部查询中最后一个训练事件。",
+        "训练因此知道他人后来的行为，比如后来什么流行。leave-last-out 本来就是这样，论文中也很常见；"
+        "但实际使用时无从得知。",
+        "把指标当作方法之间的比较；想知道实际效果请用 --split temporal。",
+    ),
+)
+
+COLD_ITEMS = Kind(
+    "cold-test-items",
+    en=Text(
+        "{value:.1%} of the test events are of items without a single training event.",
+        "Such items can only be found by their features; baselines that count events never find them.",
+        "Give --items with columns that describe items, and look at the slice of cold items.",
+    ),
+    zh=Text(
+        "{value:.1%} 的测试事件，其物品没有任何训练事件。",
+        "这类物品只能靠特征找到；靠计数的基线永远找不到它们。",
+        "用 --items 提供描述物品的列，并查看冷启动物品的切片指标。",
+    ),
+)
+
+CATALOGUE_CHURN = Kind(
+    "catalogue-churn",
+    en=Text(
+        "{value:.1%} of the distinct items of the test ({count:,} of {total:,}) are not in training.",
+        "The catalogue changes faster than the training data, so a model is out of date when used.",
+        "Train on more recent data and more often; describe items by columns.",
+    ),
+    zh=Text(
+        "测试中出现的物品有 {value:.1%}（{total:,} 个中的 {count:,} 个）未在训练中出现。",
+        "物品更替快于训练数据，模型一上线就已过时。",
+        "用更新的数据、更频繁地训练；并用列来描述物品。",
+    ),
+)
+
+QUERY_CHURN = Kind(
+    "query-churn",
+    en=Text(
+        "{value:.1%} of the test queries ({count:,} of {total:,}) have no training event.",
+        "Nothing is known of them but their features: an embedding of the query is untrained, and "
+        "a history is empty.",
+        "Give --queries with columns that describe them, and look at the slice of cold queries.",
+    ),
+    zh=Text(
+        "{value:.1%} 的测试查询（{total:,} 个中的 {count:,} 个）没有训练事件。",
+        "除特征外对它们一无所知：查询的嵌入未经训练，历史也是空的。",
+        "用 --queries 提供描述查询的列，并查看冷启动查询的切片指标。",
+    ),
+)
+
+POPULARITY = Kind(
+    "popularity-concentration",
+    en=Text(
+        "{value:.1%} of the training events are of the {items:,} most popular items, 1 % of those "
+        "with an event.",
+        "Popularity alone scores well then, and a model may learn little else.",
+        "Look at the baseline of popularity first and at the slice of tail items.",
+    ),
+    zh=Text(
+        "{value:.1%} 的训练事件集中在最热门的 {items:,} 个物品上（占有事件物品的 1%）。",
+        "此时仅凭热门度就能得到不错的指标，模型可能学不到别的。",
+        "先看热门度基线和长尾物品的切片指标。",
+    ),
+)
+
+FEW_EVENTS = Kind(
+    "few-events-per-item",
+    en=Text(
+        "{value:.1%} of the catalogue's {items:,} items have fewer than {needed} training events; "
+        "the median item has {median:g}.",
+        "An embedding of its own cannot be learnt from so few events; it is mostly its start value.",
+        "Describe items by columns, gather more events, or leave items out that nobody takes.",
+    ),
+    zh=Text(
+        "目录中 {items:,} 个物品有 {value:.1%} 的训练事件少于 {needed} 次；中位数为 {median:g} 次。",
+        "这么少的事件学不出物品自己的嵌入，基本还是初始值。",
+        "用列来描述物品，收集更多事件，或去掉无人问津的物品。",
+    ),
+)

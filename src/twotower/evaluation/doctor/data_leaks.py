@@ -1,0 +1,283 @@
+"""The doctor on columns that know the future: the test's targets, or how often items are in it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.stats import rankdata
+
+from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.evaluation.doctor.data_feature_findings import (
+    HOLDS_TARGET,
+    LEAKING_ITEM,
+    LEAKING_QUERY,
+)
+from twotower.evaluation.doctor.data_features import by_row, codes_of, described, text_of
+from twotower.evaluation.doctor.findings import Finding, Severity
+from twotower.features.reading import floats_of, seconds_of
+from twotower.vocab import FIRST_ROW
+
+TARGETS_KNOWN = (0.05, 0.15)
+"""More agreement among targets than training lets expect: a warning, and an error, since the figures
+then measure the column. A taste that drifted is below the first in every public set that we know."""
+
+COUNTS_KNOWN = (0.5, 0.8)
+"""Partial rank correlations: a release date that goes with rising items stays below the first."""
+
+MIN_TARGETS = 100
+NEEDED_DEVIATIONS = 3.0
+MAX_EVENTS = 300_000
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Events:
+    """Positive events of some parts, at most ``MAX_EVENTS`` drawn at random.
+
+    Args:
+        query_rows: ``(n,)`` int64.
+        item_rows: ``(n,)`` int64.
+    """
+
+    query_rows: Ints
+    item_rows: Ints
+
+    @classmethod
+    def drawn(cls, events: Interactions) -> "_Events":
+        rng = np.random.default_rng(0)
+        rows = np.arange(len(events))
+        if len(rows) > MAX_EVENTS:
+            rows = np.sort(rng.permutation(rows)[:MAX_EVENTS])
+        return cls(
+            events.query_rows[rows].astype(np.int64), events.item_rows[rows].astype(np.int64)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """What a target may be called: the item itself, or its value in a column.
+
+    Args:
+        name: Of the column.
+        codes: ``(num_item_rows,)`` group of each item row, -1 where it has none.
+        texts: ``(num_item_rows,)`` the values as text, or None where they are no names.
+        tested: Events of the test.
+        known: Events of training and validation.
+    """
+
+    name: str
+    codes: Ints
+    texts: pl.Series | None
+    tested: _Events
+    known: _Events
+
+    @cached_property
+    def without_groups(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Shares of equal targets whatever the query's value: among test targets, in training."""
+        zeros = np.zeros(int(self._num_query_rows), np.int64)
+        return self.agreement(zeros)
+
+    @property
+    def _num_query_rows(self) -> int:
+        highest = (self.tested.query_rows.max(initial=0), self.known.query_rows.max(initial=0))
+        return int(max(highest)) + 1
+
+    def agreement(self, groups: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return how often a test target equals another query's test target, and its training event.
+
+        Args:
+            groups: ``(num_query_rows,)``; only queries of the same group are compared.
+
+        Returns:
+            Two ``(T,)`` shares, NaN where nobody can be compared with.
+        """
+        return (
+            _share_of_others(self.tested, self.tested, groups, self.codes),
+            _share_of_others(self.tested, self.known, groups, self.codes),
+        )
+
+
+def leaking_query_columns(dataset: Dataset) -> list[Finding]:
+    """Return which query columns know the test targets better than training events explain.
+
+    For queries that share a value, the share of pairs of test targets that are equal is held against
+    the share of their training events that equal the target, each less the same share among all
+    queries, so that neither taste nor drift common to all counts. Only pairs of different queries
+    count. Targets are compared by their id, where the item was in training, and by each item column.
+    """
+    positive = dataset.interactions.is_positive
+    test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    known = dataset.interactions.where(np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive)
+    if not len(test) or not len(known):
+        return []
+    labels = _labels(dataset, _Events.drawn(test), _Events.drawn(known))
+    findings = []
+    table = dataset.queries
+    for name in described(table):
+        values = table.frame[name]
+        codes = codes_of(values)
+        if codes is None or codes.max(initial=-1) < 1:
+            continue
+        groups = by_row(codes)
+        texts = text_of(values)
+        found = [_known_by_groups(name, groups, label) for label in labels]
+        found += [_named(name, texts, label) for label in labels if texts is not None]
+        most = max((f for f in found if f is not None), key=lambda f: f.value, default=None)
+        if most is not None:
+            findings.append(most)
+    return findings
+
+
+def leaking_item_columns(dataset: Dataset) -> list[Finding]:
+    """Return which item columns go with the number of test events beyond that of training events.
+
+    The figure is the partial rank correlation of the column with the test counts, given the training
+    counts, over items with an event and a value.
+
+    Source: Kendall, Biometrika 1942 (partial rank correlation), here with Spearman's coefficient.
+    """
+    positive = dataset.interactions.is_positive
+    is_test = dataset.parts == Part.TEST
+    rows, size = dataset.interactions.item_rows, dataset.items.ids.num_rows
+    tested = np.bincount(rows[is_test & positive], minlength=size)[FIRST_ROW:]
+    is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID))
+    known = np.bincount(rows[is_known & positive], minlength=size)[FIRST_ROW:]
+    findings = []
+    for name in described(dataset.items):
+        values = dataset.items.frame[name]
+        if values.dtype.is_nested():
+            continue
+        numbers = seconds_of(values) if values.dtype.is_temporal() else floats_of(values)
+        kept = np.isfinite(numbers) & (known + tested > 0)
+        if kept.sum() < MIN_TARGETS or np.ptp(numbers[kept]) == 0:
+            continue
+        found = _partial(numbers[kept], tested[kept], known[kept])
+        if abs(found) >= COUNTS_KNOWN[0]:
+            severity: Severity = "error" if abs(found) >= COUNTS_KNOWN[1] else "warning"
+            findings.append(Finding(LEAKING_ITEM, severity, found, {"column": name}))
+    return findings
+
+
+def _labels(dataset: Dataset, tested: _Events, known: _Events) -> list[_Label]:
+    """Return what targets are called: their id, and each column of the item table."""
+    table = dataset.items
+    num_rows = table.ids.num_rows
+    ids = np.full(num_rows, -1, np.int64)
+    trained = np.unique(known.item_rows)
+    ids[trained] = trained  # what is new in the test is new for everybody, which is no leak
+    labels = [_Label(table.id_column, ids, text_of(table.ids.ids), tested, known)]
+    for name in described(table):
+        codes = codes_of(table.frame[name])
+        if codes is not None and codes.max(initial=-1) >= 1:
+            texts = text_of(table.frame[name])
+            labels.append(_Label(name, by_row(codes), texts, tested, known))
+    return labels
+
+
+def _known_by_groups(column: str, groups: Ints, label: _Label) -> Finding | None:
+    here, expected = label.agreement(groups)
+    here_all, expected_all = label.without_groups
+    gains = (here - here_all) - (expected - expected_all)
+    is_compared = np.isfinite(gains)
+    severity = _severity(gains[is_compared])
+    if severity is None:
+        return None
+    facts = {
+        "column": column,
+        "label": label.name,
+        "here": float(here[is_compared].mean()),
+        "expected": float(here[is_compared].mean() - gains[is_compared].mean()),
+    }
+    return Finding(LEAKING_QUERY, severity, float(gains[is_compared].mean()), facts)
+
+
+def _named(column: str, texts: pl.Series, label: _Label) -> Finding | None:
+    """Return whether a query's value is the very name of its target."""
+    if label.texts is None:
+        return None
+    here = _is_named(texts, label.texts, label.tested)
+    expected = _is_named(texts, label.texts, label.known)
+    if not len(here) or not len(expected):
+        return None
+    gains = here - expected.mean()
+    severity = _severity(gains)
+    if severity is None:
+        return None
+    facts = {
+        "column": column,
+        "label": label.name,
+        "here": float(here.mean()),
+        "expected": float(expected.mean()),
+    }
+    return Finding(HOLDS_TARGET, severity, float(gains.mean()), facts)
+
+
+def _severity(gains: npt.NDArray[np.float64]) -> Severity | None:
+    """Return how bad a mean gain is; None where it is small, or may be chance."""
+    if len(gains) < MIN_TARGETS:
+        return None
+    mean = gains.mean()
+    if mean < TARGETS_KNOWN[0] or mean < NEEDED_DEVIATIONS * gains.std() / np.sqrt(len(gains)):
+        return None
+    return "error" if mean >= TARGETS_KNOWN[1] else "warning"
+
+
+def _is_named(
+    query_texts: pl.Series, item_texts: pl.Series, events: _Events
+) -> npt.NDArray[np.float64]:
+    """Return which events are of an item with the query's value: 0 or 1, where both have one."""
+    ours = query_texts.gather(events.query_rows - FIRST_ROW)
+    theirs = item_texts.gather(events.item_rows - FIRST_ROW)
+    return (ours == theirs).drop_nulls().cast(pl.Float64).to_numpy()
+
+
+def _share_of_others(
+    asked: _Events, reference: _Events, groups: Ints, codes: Ints
+) -> npt.NDArray[np.float64]:
+    """Return for each event which share of reference events in its group has its label.
+
+    Events of the same query are left out of the reference.
+
+    Args:
+        asked: ``T`` events.
+        reference: The events to be compared with.
+        groups: ``(num_query_rows,)`` group of each query, -1 for none.
+        codes: ``(num_item_rows,)`` label of each item, -1 for none.
+
+    Returns:
+        ``(T,)``; NaN where the event has no group or label, or its group has no other events.
+    """
+    width = int(codes.max(initial=0)) + 1
+    group, label = groups[reference.query_rows], codes[reference.item_rows]
+    kept = (group >= 0) & (label >= 0)
+    group, label, owner = group[kept], label[kept], reference.query_rows[kept]
+    own_group, own_label = groups[asked.query_rows], codes[asked.item_rows]
+    same = _count(group * width + label, own_group * width + own_label)
+    same -= _count(owner * width + label, asked.query_rows * width + own_label)
+    every = _count(group, own_group) - _count(owner, asked.query_rows)
+    every[(own_group < 0) | (own_label < 0)] = 0
+    return np.where(every > 0, same / np.maximum(every, 1), np.nan)
+
+
+def _count(keys: Ints, asked: Ints) -> Ints:
+    """Return how often each of ``asked`` is among ``keys``."""
+    found, counts = np.unique(keys, return_counts=True)
+    if not len(found):
+        return np.zeros(len(asked), np.int64)
+    places = np.minimum(np.searchsorted(found, asked), len(found) - 1)
+    return np.where(found[places] == asked, counts[places], 0)
+
+
+def _partial(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.int64], given: npt.NDArray[np.int64]
+) -> float:
+    """Return the partial rank correlation of ``x`` and ``y``; 0 where ``given`` explains one."""
+    ranks = np.array([rankdata(column) for column in (x, y, given)])
+    if (np.ptp(ranks, axis=1) == 0).any():
+        return 0.0
+    xy, xg, yg = np.corrcoef(ranks)[[0, 0, 1], [1, 2, 2]]
+    rest = (1 - xg**2) * (1 - yg**2)
+    return float((xy - xg * yg) / np.sqrt(rest)) if rest > 1e-9 else 0.0

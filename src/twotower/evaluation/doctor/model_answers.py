@@ -1,0 +1,180 @@
+"""What a model answers: to whom the same, and what it reads for it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import skew
+
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.doctor.findings import Finding, Severity
+from twotower.evaluation.doctor.model_findings import HUB_ITEM, POPULARITY_ONLY, SAME_ANSWERS
+from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
+from twotower.features.transforms import FeatureArrays
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+Rows = npt.NDArray[np.int32]
+
+K = 10
+"""How many answers of a query are looked at."""
+
+MAX_QUERIES = 1_000
+"""Queries that are asked: a share among them is known to 3 % or better."""
+
+HUB_SHARE = 0.25
+"""Share of the answers that an item must stand in to be a hub: one place in ten, for one in four."""
+
+HUB_ODDS = 20.0
+"""How many times the odds that its popularity gives it; models that only follow tastes stay below."""
+
+POPULAR = 0.5
+"""Share of the answers from which a model is popularity with a touch of something else."""
+
+NOTHING_ELSE = 0.9
+"""Share of the answers from which there is nothing else."""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorScorer:
+    """Scores by dot products of vectors that are there already; satisfies ``Scorer``.
+
+    Args:
+        query_rows: ``(Q,)`` int32, ascending.
+        query_vectors: ``(Q, dim)`` float32, a line for each of ``query_rows``.
+        item_vectors: ``(num_item_rows, dim)`` float32.
+    """
+
+    query_rows: Rows
+    query_vectors: torch.Tensor
+    item_vectors: torch.Tensor
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)`` float32."""
+        places = torch.from_numpy(np.searchsorted(self.query_rows, cases.query_rows))
+        return self.query_vectors[places.to(self.query_vectors.device)] @ self.item_vectors.T
+
+
+class Trial:
+    """A sample of a bundle's validation queries, asked again and again.
+
+    Validation, so that nothing that is done about a finding was chosen on the test.
+
+    Args:
+        retriever: The opened bundle.
+        dataset: The data set that it remembers.
+    """
+
+    def __init__(self, retriever: Retriever, dataset: Dataset) -> None:
+        self.encoding = retriever.encoding
+        self.popularity = retriever.contents.popularity
+        self.num_item_rows = dataset.items.ids.num_rows
+        self.remove_seen = not dataset.repeats
+        cases = dataset.cases(Part.VALID)
+        features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
+        # Those of whom nothing is known get popularity, whatever the model is worth.
+        known = np.flatnonzero(self.encoding.is_known(features, cases.histories))
+        chosen = np.sort(np.random.default_rng(0).permutation(known)[:MAX_QUERIES])
+        self.cases = cases.take(chosen)
+        self.features: FeatureArrays = {name: v[chosen] for name, v in features.items()}
+        self.query_vectors = self.encoding.query_vectors(self.features, self.cases.histories)
+        self.item_vectors = retriever.index.item_vectors
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.cases)
+
+    def answer(self, query_vectors: torch.Tensor, item_vectors: torch.Tensor) -> Evaluation:
+        """Return the first ``K`` answers of each query, and their metrics."""
+        return self.evaluated(VectorScorer(self.cases.query_rows, query_vectors, item_vectors))
+
+    def evaluated(self, scorer: Scorer) -> Evaluation:
+        """Return the first ``K`` answers that ``scorer`` gives, and their metrics."""
+        return evaluate(
+            scorer,
+            self.cases,
+            (K,),
+            num_item_rows=self.num_item_rows,
+            remove_seen=self.remove_seen,
+        )
+
+
+def check_answers(trial: Trial, item_ids: Any) -> list[Finding]:
+    """Return hub items, and whether the answers are popularity's or the same for all.
+
+    Args:
+        trial: At least two queries.
+        item_ids: The item vocabulary.
+    """
+    answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
+    popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
+    found = _same(answers, popular, trial.num_item_rows - FIRST_ROW)
+    hub = _hub(trial, answers, item_ids)
+    return found if hub is None else [*found, hub]
+
+
+def overlap(first: Rows, second: Rows) -> float:
+    """Return the mean share of each line of ``first``, ``(Q, k)`` rows, that its ``second`` holds."""
+    is_real = first != PADDING_ROW
+    is_there = (first[:, :, None] == second[:, None, :]).any(axis=2) & is_real
+    return float(is_there.sum() / max(1, is_real.sum()))
+
+
+def pairwise_overlap(answers: Rows) -> float:
+    """Return the mean share of its ``k`` answers that a query has in common with another one.
+
+    Over all pairs of different queries: an item in ``c`` of ``Q`` answers is common to ``c (c - 1)``
+    of the ``Q (Q - 1)`` ordered pairs. Example: (1, 2), (1, 3), (1, 2) have item 1 in three, 2 in two
+    and 3 in one of them: (6 + 2 + 0) / (3 * 2 * 2) = 2/3.
+
+    Args:
+        answers: ``(Q, k)`` int32 item rows, distinct in a line; ``Q`` at least 2.
+    """
+    counts = np.bincount(answers[answers != PADDING_ROW]).astype(np.float64)
+    num_queries, k = answers.shape
+    return float((counts * (counts - 1)).sum() / (num_queries * (num_queries - 1) * k))
+
+
+def _same(answers: Rows, popular: Rows, num_items: int) -> list[Finding]:
+    pairwise, like_popular = pairwise_overlap(answers), overlap(answers, popular)
+    chance = min(1.0, K / num_items)  # what two lists share that have nothing to do with each other
+    share, all_of_it = (chance + (1 - chance) * level for level in (POPULAR, NOTHING_ELSE))
+    facts = {"pairwise": pairwise, "popular": like_popular, "k": K}
+    severity: Severity
+    if min(like_popular, 1.0) >= share and chance < 1:
+        severity = "error" if like_popular >= all_of_it else "warning"
+        return [Finding(POPULARITY_ONLY, severity, like_popular, facts)]
+    if pairwise >= share and chance < 1:
+        severity = "error" if pairwise >= all_of_it else "warning"
+        return [Finding(SAME_ANSWERS, severity, pairwise, facts)]
+    return []
+
+
+def _hub(trial: Trial, answers: Rows, item_ids: Any) -> Finding | None:
+    num_rows, num_queries = trial.num_item_rows, len(trial)
+    counts = np.bincount(answers[answers != PADDING_ROW], minlength=num_rows)
+    may_be_shown = np.full(num_rows, num_queries)
+    if trial.remove_seen:
+        owners = np.repeat(np.arange(num_queries), trial.cases.histories.lengths)
+        pairs = np.unique(np.stack([owners, trial.cases.histories.item_rows]), axis=1)
+        may_be_shown -= np.bincount(pairs[1], minlength=num_rows)
+    share = np.where(may_be_shown >= num_queries / 10, counts / np.maximum(may_be_shown, 1), 0.0)
+    chances = trial.popularity / max(1.0, float(trial.popularity.sum()))
+    justified = np.minimum(0.99, K * np.maximum(chances, 1 / (num_rows - FIRST_ROW)))
+    odds = share / np.maximum(1 - share, 1e-9)
+    is_hub = (share >= HUB_SHARE) & (odds >= HUB_ODDS * justified / (1 - justified))
+    if not is_hub.any():
+        return None
+    row = int(np.where(is_hub, share, -1.0).argmax())
+    drawn = np.random.default_rng(0).multinomial(K * num_queries, chances / chances.sum())
+    facts = {
+        "item": item_ids.ids_of(np.array([row]))[0],
+        "justified": float(justified[row]),
+        "skewness": float(skew(counts[FIRST_ROW:])),
+        "expected_skewness": float(skew(drawn[FIRST_ROW:])),
+        "k": K,
+    }
+    return Finding(HUB_ITEM, "warning", float(share[row]), facts)

@@ -1,0 +1,50 @@
+"""``diagnose_model``: everything that the doctor can see of a trained model."""
+
+import numpy as np
+
+from twotower.evaluation.bundles import dataset_of
+from twotower.evaluation.doctor.findings import Finding
+from twotower.evaluation.doctor.model_answers import Trial, check_answers
+from twotower.evaluation.doctor.model_features import (
+    check_features,
+    check_history,
+    check_vocabularies,
+)
+from twotower.evaluation.doctor.model_training import check_loss, check_negatives
+from twotower.evaluation.doctor.model_vectors import check_item_vectors, check_query_vectors
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW
+
+_SEVERITIES = ("error", "warning", "info")
+
+
+def diagnose_model(retriever: Retriever) -> list[Finding]:
+    """Return what may be wrong with a trained model, the worst first.
+
+    Loss, item vectors and vocabularies are looked at in every bundle. Where it holds histories, up to
+    1,000 of its validation queries are asked as well, again with each feature and the history
+    shuffled between them; the test is not touched.
+
+    Args:
+        retriever: An opened bundle, or ``trained.retriever``.
+
+    Raises:
+        ValueError: A score is NaN; the query is named.
+    """
+    contents, model = retriever.contents, retriever.encoding.model
+    item_vectors = retriever.index.item_vectors[FIRST_ROW:].cpu().numpy()
+    found = [
+        *check_loss(contents),
+        *check_item_vectors(item_vectors, contents.popularity[FIRST_ROW:]),
+        *check_vocabularies(contents, model),
+    ]
+    if contents.histories is not None:
+        dataset = dataset_of(retriever)
+        found += check_negatives(contents, dataset, reads_history=model.reads_history)
+        trial = Trial(retriever, dataset)
+        if len(trial) > 1:
+            found += check_query_vectors(np.asarray(trial.query_vectors.cpu().numpy()))
+            found += check_answers(trial, contents.items.ids)
+            found += check_history(trial)
+            found += check_features(trial, contents.items.transforms.transforms)
+    return sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity))

@@ -1,0 +1,97 @@
+"""The figures of a bundle read safely: an older one lacks intervals, curves and slices."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+METHODS = (
+    "model",
+    "popularity",
+    "recent_popularity",
+    "item_knn",
+    "ease",
+    "als",
+    "bm25",
+    "random",
+)
+
+Triple = Sequence[float]
+"""``[value, low, high]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What ``metrics.json`` says.
+
+    Args:
+        figures: Its content, complete or not.
+    """
+
+    figures: Mapping[str, Any]
+
+    @cached_property
+    def metric(self) -> str | None:
+        """The metric that the verdict is about: ``ndcg@10``, else the first there is."""
+        metrics = list(self.figures.get("model") or ())
+        first = [m for m in metrics if m.startswith("ndcg@")] + metrics
+        return "ndcg@10" if "ndcg@10" in metrics else next(iter(first), None)
+
+    @cached_property
+    def baselines(self) -> list[str]:
+        """The baselines that were run, the strongest first."""
+        present = [m for m in METHODS[1:] if self.figures.get(m)]
+        return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The model and the baselines, best first."""
+        present = [*(["model"] if self.figures.get("model") else []), *self.baselines]
+        return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
+
+    @property
+    def strongest(self) -> str | None:
+        """The baseline to beat; None where none was run."""
+        return next(iter(self.baselines), None)
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """What was measured on."""
+        found: Mapping[str, Any] = self.figures.get("protocol") or {}
+        return found
+
+    def value(self, method: str, metric: str | None) -> float | None:
+        """Return a mean, or None."""
+        found = (self.figures.get(method) or {}).get(metric)
+        return float(found) if isinstance(found, (int, float)) else None
+
+    def interval(self, method: str, metric: str | None) -> Triple | None:
+        """Return ``[value, low, high]`` of a mean, or None."""
+        return self._triple("intervals", method, metric)
+
+    def difference(self, baseline: str, metric: str | None) -> Triple | None:
+        """Return ``[value, low, high]`` of the model's mean minus the baseline's, or None."""
+        return self._triple("differences", baseline, metric)
+
+    def digits(self, metric: str | None) -> int:
+        """Return how many digits tell the methods' means apart."""
+        values = [abs(self.value(method, metric) or 0.0) for method in self.methods]
+        largest = max(values, default=0.0)
+        return 4 if largest < 0.1 else 3 if largest < 10 else 1
+
+    def _triple(self, table: str, method: str, metric: str | None) -> Triple | None:
+        found = ((self.figures.get(table) or {}).get(method) or {}).get(metric)
+        return None if not found else [float(number) for number in found]
+
+
+def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+    """Return a number as it is printed: a fixed count of digits and a true minus; "" for None."""
+    if value is None:
+        return ""
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def whole(value: Any) -> str:
+    """Return a count with commas, or whatever stands there as it is."""
+    return f"{value:,}" if isinstance(value, int) else str(value)

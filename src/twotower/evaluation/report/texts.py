@@ -1,0 +1,335 @@
+"""Every sentence of the report's frame, in English and in Chinese side by side."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twotower.evaluation.doctor.findings import Language
+
+Say = Callable[..., str]
+
+TEXTS: dict[str, tuple[str, str]] = {
+    # the frame
+    "report": ("Evaluation report", "评估报告"),
+    "made": ("Written {date} by twotower {version}", "{date} 由 twotower {version} 生成"),
+    "contents": ("Contents", "目录"),
+    "skip": ("Skip to the report", "跳到正文"),
+    "yes": ("yes", "是"),
+    "no": ("no", "否"),
+    "none": ("none", "无"),
+    "missing": (
+        "Not in this bundle: {what}. Evaluate again with a current version to have it.",
+        "此模型包中没有{what}；请用当前版本重新评估。",
+    ),
+    # the verdict
+    "verdict": ("Verdict", "结论"),
+    "beats": (
+        "The model beats {name} by {value} {metric}",
+        "模型优于{name}，{metric} 高出 {value}",
+    ),
+    "loses": (
+        "The model loses to {name} by {value} {metric}",
+        "模型不及{name}，{metric} 低 {value}",
+    ),
+    "equal": (
+        "The model cannot be told apart from {name}",
+        "模型与{name}无法区分高下",
+    ),
+    "unpaired": (
+        "The model reaches {metric} {value}; {name}, the strongest baseline, {other}",
+        "模型的 {metric} 为 {value}；最强基线{name}为 {other}",
+    ),
+    "alone": (
+        "The model reaches {metric} {value}, and no baseline stands beside it",
+        "模型的 {metric} 为 {value}，没有可比较的基线",
+    ),
+    "no_figures": ("This model has not been evaluated", "该模型尚未评估"),
+    "interval": ("95 % interval {low} to {high}", "95% 置信区间 {low} 至 {high}"),
+    "difference_is": (
+        "The difference is {value} {metric}, {interval}.",
+        "两者 {metric} 之差为 {value}，{interval}。",
+    ),
+    "strongest_is": (
+        "{name} is the strongest of {count} baselines. {interval}.",
+        "{name}是 {count} 个基线中最强的。{interval}。",
+    ),
+    "no_interval": (
+        "These figures come without intervals, so a small difference may be chance.",
+        "这些数字没有置信区间，微小的差异可能只是偶然。",
+    ),
+    "sampled": (
+        "Ranked against a sample of the catalogue ({ranking}), not all of it: these figures are "
+        "inflated and can only be compared with tables made the same way.",
+        "这里只在部分候选（{ranking}）中排序，而非全部物品：数字偏高，只能与同样做法的结果比较。",
+    ),
+    "measured": (
+        "Measured on {queries} {part} queries with {targets} relevant items, ranking all {catalogue} "
+        "items; items already seen {seen}.",
+        "在{part}的 {queries} 个查询、{targets} 个相关物品上测得，对全部 {catalogue} 个物品排序；已见过的物品{seen}。",
+    ),
+    "unfindable": (
+        "{count} of these items cannot be found by any method ({seen} were seen before, {absent} are "
+        "not in the catalogue); they count as misses.",
+        "其中 {count} 个物品任何方法都找不到（{seen} 个此前已见过，{absent} 个不在物品库中），均计为未命中。",
+    ),
+    "test": ("test", "测试集"),
+    "valid": ("validation", "验证集"),
+    "removed": ("are removed", "已剔除"),
+    "kept": ("are kept", "予以保留"),
+    "strongest_has": ("{name} has {value}", "{name}为 {value}"),
+    "of_seeds": (
+        "{metric} over {count} seeds: mean {mean}, standard deviation {sd}.",
+        "{count} 个随机种子的 {metric}：均值 {mean}，标准差 {sd}。",
+    ),
+    # against baselines
+    "baselines": ("Against the baselines", "与基线相比"),
+    "baselines_lead": (
+        "A model earns its keep only above the best of these simple methods. The dot is the mean over "
+        "queries, the line its 95 % interval.",
+        "模型只有胜过这些简单方法中最好的一个才有意义。圆点是各查询的均值，线段是 95% 置信区间。",
+    ),
+    "methods_chart": (
+        "{metric} of the model and of {count} baselines. {best}",
+        "模型与 {count} 个基线的 {metric}。{best}",
+    ),
+    "methods_table": ("Means over queries, with 95 % intervals", "各查询的均值与 95% 置信区间"),
+    "method": ("Method", "方法"),
+    "model_minus": ("Model minus it, {metric}", "模型减去它，{metric}"),
+    "says": ("Says", "结论"),
+    "says_better": ("model better", "模型更好"),
+    "says_worse": ("model worse", "模型更差"),
+    "says_equal": ("cannot tell", "无法区分"),
+    "all_figures": ("Every figure", "全部数字"),
+    "settings_of": (
+        "Settings of the baselines, chosen on validation data",
+        "基线的设置（在验证集上选定）",
+    ),
+    "left_out": ("Not run: {name}. {reason}", "未运行：{name}。{reason}"),
+    # curves
+    "curves": ("By length of the list", "随列表长度的变化"),
+    "curves_lead": (
+        "How the figures grow with the number of items that are shown.",
+        "随着展示物品数的增加，指标如何变化。",
+    ),
+    "curve_chart": (
+        "{metric} at list lengths {first} to {last}. At {last}: {values}.",
+        "列表长度 {first} 至 {last} 时的 {metric}。长度为 {last} 时：{values}。",
+    ),
+    "k": ("Items shown (k)", "展示物品数 k"),
+    # slices
+    "slices": ("For whom is it bad?", "对谁效果不好？"),
+    "slices_lead": (
+        "The same figure on parts of the test. Read the line, not the dot: few queries make a long "
+        "line. The vertical rule is the mean of all queries.",
+        "把测试集切开后的同一指标。请看线段而非圆点：查询少则线段长。竖线是全部查询的均值。",
+    ),
+    "worst": ("Surely worse than elsewhere", "确实差于其他部分"),
+    "worst_item": (
+        "{name}: {metric} {value} ({low} to {high}), against {reference} overall; {queries} queries",
+        "{name}：{metric} {value}（{low} 至 {high}），总体为 {reference}；{queries} 个查询",
+    ),
+    "no_worst": (
+        "No part with enough queries is surely worse than the whole.",
+        "查询足够多的各部分中，没有哪一部分确实差于总体。",
+    ),
+    "slice_chart": (
+        "{metric} of the model by {by}: {values}.",
+        "按{by}划分的模型 {metric}：{values}。",
+    ),
+    "slice_table": ("All {count} slices", "全部 {count} 个切片"),
+    "slice": ("Slice", "切片"),
+    "queries": ("Queries", "查询数"),
+    "model": ("Model", "模型"),
+    "against": ("Minus {name}", "减去{name}"),
+    "few": ("few", "太少"),
+    "by_cold_items": ("items with and without training events", "物品是否有训练事件"),
+    "by_item_popularity": ("popularity of the items", "物品流行度"),
+    "by_cold_queries": ("queries with and without training events", "查询是否有训练事件"),
+    "by_activity": ("activity of the queries", "查询活跃度"),
+    "by_history_length": ("length of the history", "历史长度"),
+    "by_time": ("moment of the test", "测试时间"),
+    "by_column": ("{side}: {column}", "{side}：{column}"),
+    "side_query": ("query", "查询"),
+    "side_item": ("item", "物品"),
+    "label_cold": ("cold", "冷"),
+    "label_warm": ("warm", "热"),
+    "label_head": ("head", "头部"),
+    "label_middle": ("middle", "中部"),
+    "label_tail": ("tail", "尾部"),
+    "label_one": ("1 event", "1 个事件"),
+    "label_events": ("{low} to {high} events", "{low} 至 {high} 个事件"),
+    "label_same": ("{low} events", "{low} 个事件"),
+    "label_time": ("{low} to {high}", "{low} 至 {high}"),
+    # training
+    "training": ("Training", "训练过程"),
+    "training_lead": (
+        "{epochs} epochs in {seconds}; the weights of epoch {best} were kept.",
+        "共 {epochs} 轮，用时 {seconds}；保留了第 {best} 轮的权重。",
+    ),
+    "epoch": ("Epoch", "轮次"),
+    "loss": ("Training loss", "训练损失"),
+    "validation": ("Validation {metric}", "验证集 {metric}"),
+    "training_chart": (
+        "{name} by epoch: from {first} to {last} over {epochs} epochs; {best} at the epoch kept.",
+        "{name}随轮次的变化：{epochs} 轮中从 {first} 到 {last}；所保留的一轮为 {best}。",
+    ),
+    "kept_epoch": ("kept", "保留"),
+    "seconds": ("{count} seconds", "{count} 秒"),
+    "minutes": ("{count} minutes", "{count} 分钟"),
+    # exposure
+    "exposure": ("What gets shown", "展示给了谁"),
+    "exposure_lead": (
+        "Accuracy is not all: a model may be right by showing everybody the same few items.",
+        "准确并非全部：模型可能只是把同样几个物品展示给所有人。",
+    ),
+    "exposure_chart": ("{metric}: {values}.", "{metric}：{values}。"),
+    "exposure_table": ("Exposure, by method", "各方法的曝光情况"),
+    "mean_coverage": (
+        "share of the catalogue that is shown to anybody; more is wider",
+        "至少展示给一个人的物品占物品库的比例；越高越广",
+    ),
+    "mean_gini": (
+        "inequality of exposure; 0: all items alike, 1: one item has it all",
+        "曝光的不平等程度；0 表示所有物品相同，1 表示集中于一个物品",
+    ),
+    "mean_novelty": (
+        "how rare the shown items are, in bits; more is rarer",
+        "所展示物品的稀有程度（比特）；越高越稀有",
+    ),
+    "mean_popularity_bias": (
+        "popularity of what is shown against that of the test items; the further above, the more popular",
+        "所展示物品与测试物品相比的流行程度；越高越偏向热门",
+    ),
+    "mean_diversity": (
+        "how unlike each other the items of a list are; more is more varied",
+        "同一列表中物品彼此的差异程度；越高越多样",
+    ),
+    # map
+    "map": ("A map of the items", "物品地图"),
+    "map_lead": (
+        "Items near each other are alike to the model: their vectors of width {dim}, brought to two "
+        "dimensions. Distances between far groups mean nothing. Point at a dot to read its title.",
+        "相近的物品在模型看来相似：{dim} 维向量被压到二维。相距很远的群之间的距离没有意义。指向圆点可看标题。",
+    ),
+    "map_of": (
+        "The {shown} most popular of {all} items.",
+        "{all} 个物品中最热门的 {shown} 个。",
+    ),
+    "map_chart": (
+        "Map of {count} items in two dimensions, coloured by {column}: {values}.",
+        "{count} 个物品的二维地图，按{column}着色：{values}。",
+    ),
+    "map_plain": ("Map of {count} items in two dimensions.", "{count} 个物品的二维地图。"),
+    "map_none": (
+        "There is no map: it takes at least three items whose vectors differ.",
+        "没有地图：至少需要三个向量互不相同的物品。",
+    ),
+    "other": ("other or none", "其他或无"),
+    "legend": ("Legend: {column}", "图例：{column}"),
+    # examples
+    "examples": ("{count} real queries", "{count} 个真实查询"),
+    "examples_lead": (
+        "Drawn at random from those with something in the test. Right answers are marked “hit”.",
+        "从测试集中有事件的查询里随机抽取。正确的推荐标有“命中”。",
+    ),
+    "query": ("Query {id}", "查询 {id}"),
+    "history": ("History", "历史"),
+    "history_last": ("the last {shown} of {all}, oldest first", "{all} 个中的最后 {shown} 个，旧的在前"),
+    "history_all": ("oldest first", "旧的在前"),
+    "history_none": ("No history is known.", "没有已知的历史。"),
+    "answer": ("The model’s answer", "模型的推荐"),
+    "answer_popular": ("Nothing is known of it: what is popular", "对其一无所知：给出热门物品"),
+    "next": ("What happened next", "之后发生的"),
+    "hit": ("hit", "命中"),
+    "rank": ("rank {rank}", "排第 {rank}"),
+    "rank_beyond": ("beyond rank {rank}", "{rank} 名之外"),
+    "more": ("and {count} more", "另有 {count} 个"),
+    "no_examples": (
+        "The bundle holds no histories, so no queries can be shown.",
+        "此模型包不含历史，无法展示查询。",
+    ),
+    # doctor
+    "doctor": ("The doctor’s findings", "诊断结果"),
+    "doctor_lead": (
+        "{errors} errors, {warnings} warnings, {infos} notes.",
+        "{errors} 个错误，{warnings} 个警告，{infos} 条提示。",
+    ),
+    "no_findings": ("Nothing was found.", "没有发现问题。"),
+    "error": ("Error", "错误"),
+    "warning": ("Warning", "警告"),
+    "info": ("Note", "提示"),
+    "why": ("Why it matters", "为何重要"),
+    "do": ("What to do", "怎么办"),
+    # configuration
+    "configuration": ("Configuration and provenance", "配置与来源"),
+    "changed": ("Settings that differ from the defaults", "与默认值不同的设置"),
+    "unchanged": ("Settings left at their defaults", "保持默认的设置"),
+    "setting": ("Setting", "设置"),
+    "value": ("Value", "值"),
+    "default": ("Default", "默认值"),
+    "not_set": ("not set", "未设置"),
+    "nothing_changed": ("All settings are the defaults.", "所有设置均为默认值。"),
+    "features": ("Features", "特征"),
+    "feature": ("Feature", "特征"),
+    "side": ("Side", "所属"),
+    "kind": ("Kind", "类型"),
+    "because": ("Because", "原因"),
+    "provenance": ("Provenance", "来源"),
+    "data": ("Data", "数据"),
+    "events": ("Events", "事件数"),
+    "items": ("Items", "物品数"),
+    "sha256_of_events": ("SHA-256 of the events", "事件的 SHA-256"),
+    "sha256_of_targets": ("SHA-256 of the test items", "测试物品的 SHA-256"),
+    "best_epoch": ("Epoch kept", "保留的轮次"),
+    "device": ("Device", "设备"),
+    "created": ("Trained", "训练时间"),
+    "libraries": ("Libraries", "库版本"),
+    "notes": ("Notes on the data", "数据说明"),
+    "dim": ("Width of the vectors", "向量维数"),
+    "weights": ("Weights", "参数量"),
+    # names
+    "name_model": ("Two-tower model", "双塔模型"),
+    "name_popularity": ("Popularity", "流行度"),
+    "name_recent_popularity": ("Recent popularity", "近期流行度"),
+    "name_item_knn": ("ItemKNN with decay", "带时间衰减的 ItemKNN"),
+    "name_ease": ("EASE with decay", "带时间衰减的 EASE"),
+    "name_als": ("Implicit ALS", "隐式 ALS"),
+    "name_bm25": ("BM25", "BM25"),
+    "name_random": ("Random", "随机"),
+    "metric_hit_rate": ("hit rate", "命中率"),
+    "metric_recall": ("recall", "召回率"),
+    "metric_precision": ("precision", "精确率"),
+    "metric_coverage": ("catalogue coverage", "物品覆盖率"),
+    "metric_gini": ("Gini of exposure", "曝光基尼系数"),
+    "metric_novelty": ("novelty", "新颖度"),
+    "metric_popularity_bias": ("popularity bias", "流行度偏差"),
+    "metric_diversity": ("intra-list diversity", "列表内多样性"),
+    "metric_log_loss": ("log loss", "对数损失"),
+}
+
+
+def speaker(language: Language) -> Say:
+    """Return a function from a key, with what its sentence names, to the sentence.
+
+    Args:
+        language: ``"en"`` or ``"zh"``.
+    """
+    column = 0 if language == "en" else 1
+
+    def say(key: str, **facts: Any) -> str:
+        return TEXTS[key][column].format(**facts)
+
+    return say
+
+
+def method_name(say: Say, method: str) -> str:
+    """Return what people call a method; its own key where it is none of ours."""
+    key = f"name_{method}"
+    return say(key) if key in TEXTS else method
+
+
+def metric_name(say: Say, metric: str) -> str:
+    """Return what people call a metric: ``NDCG@10``, ``命中率@10``."""
+    name, _, k = metric.partition("@")
+    key = f"metric_{name}"
+    words = say(key) if key in TEXTS else name.replace("_", " ").upper()
+    return f"{words}@{k}" if k else words

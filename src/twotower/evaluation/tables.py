@@ -1,0 +1,115 @@
+"""Figures as tables for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from twotower.evaluation.baselines.choose import NAMES
+from twotower.evaluation.evaluate import METRICS
+from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.intervals import metric_name
+
+METHODS = {"model": "two-tower", **NAMES}
+"""What each method is called on a screen."""
+
+_METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
+
+
+def figures_table(figures: Mapping[str, Any]) -> Table:
+    """Return the figures that say most: a line a method, a column a metric."""
+    metrics = [m for m in figures["model"] if m in _METRICS] or list(figures["model"])[:4]
+    intervals = figures.get("intervals", {})
+    table = Table("", title=_title(figures), title_justify="left")
+    for metric in metrics:
+        table.add_column(_METRICS.get(metric, metric))
+        if metric == MAIN_METRIC and intervals:
+            table.add_column("95 % interval")
+    for name in _run(figures):
+        cells = []
+        for metric in metrics:
+            cells.append(_say(figures[name].get(metric)))
+            if metric == MAIN_METRIC and intervals:
+                _, low, high = intervals[name][metric]
+                cells.append(f"{low:.4f} to {high:.4f}")
+        table.add_row(METHODS[name], *cells)
+    return table
+
+
+def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
+    """Return every figure: a table a cut-off, then what is beyond accuracy; a line a method."""
+    groups: dict[str, list[str]] = {}
+    for metric in figures["model"]:
+        name, _, k = metric.partition("@")
+        title = f"first {k}" if name in METRICS else "beyond accuracy"
+        groups.setdefault(title, []).append(metric)
+    tables = []
+    for title, metrics in groups.items():
+        heads = (metric.partition("@")[0] if title.startswith("first") else metric for metric in metrics)
+        table = Table(title, *heads, title_justify="left")
+        table.title = None if tables else _title(figures)
+        for name in _run(figures):
+            table.add_row(METHODS[name], *(_say(figures[name].get(metric)) for metric in metrics))
+        tables.append(table)
+    return tables
+
+
+def slices_table(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> Table:
+    """Return a metric on each slice: a line a slice, with its count and interval.
+
+    Args:
+        slices: As ``Slice.as_json`` gives them, at least one.
+        baseline: The baseline that the model is held against, or None.
+    """
+    metric = metric_name(slices[0]["metric"])
+    table = Table("", "queries", metric, "95 % interval", title_justify="left")
+    if baseline is not None:
+        table.add_column(f"minus {METHODS[baseline]}")
+    by = None
+    for group in slices:
+        if by not in (None, group["by"]):
+            table.add_section()
+        by = group["by"]
+        value, low, high = group["intervals"]["model"]
+        label = by if by == group["label"] else f"{by}: {group['label']}"
+        few = " (few)" if group["small"] else ""
+        cells = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
+        if baseline is not None:
+            value, low, high = group["differences"][baseline]
+            cells.append(f"{value:+.4f} ({low:+.4f} to {high:+.4f})")
+        table.add_row(label, *cells)
+    return table
+
+
+def footnotes(figures: Mapping[str, Any]) -> list[str]:
+    """Return what must be read with the table: the verdict, what was left out, a warning."""
+    protocol = figures["protocol"]
+    notes = [figures["verdict"]] if "verdict" in figures else []
+    if "warning" in protocol:
+        notes.insert(0, protocol["warning"])
+    for metric, spread in figures.get("seeds", {}).items():
+        if metric == MAIN_METRIC:
+            notes.append(
+                f"Over {len(spread['values'])} seeds the model's {metric_name(metric)} is "
+                f"{spread['mean']:.4f}, standard deviation {spread['sd']:.4f}."
+            )
+    left_out = protocol.get("left_out", {})
+    notes += [f"Left out: {METHODS[name]}, as {why}" for name, why in left_out.items()]
+    return notes
+
+
+def _run(figures: Mapping[str, Any]) -> list[str]:
+    return [name for name in METHODS if name in figures]
+
+
+def _title(figures: Mapping[str, Any]) -> str:
+    protocol = figures["protocol"]
+    seen = "removed" if protocol["seen_removed"] else "kept"
+    ranked = f"all {protocol['catalogue']:,} items"
+    if protocol["ranking"] == "sampled":
+        ranked = f"{protocol['candidates_a_query']:.0f} candidates each"
+    return f"{protocol['queries']:,} {protocol['part']} queries, {ranked}, seen {seen}"
+
+
+def _say(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.4f}"
