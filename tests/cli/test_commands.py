@@ -191,29 +191,65 @@ class TestTrain:
 class TestEvaluate:
     def test_json_has_the_shape_that_stays(self, tiny_bundle: Path) -> None:
         figures = ask_json(tiny_bundle, "evaluate")
-        for method in ("model", "popularity", "item_knn"):
-            wanted = {f"{name}@{k}" for name in METRICS for k in (10, 20, 100)}
-            assert figures[method].keys() == wanted
-            assert all(0 <= value <= 1 for value in figures[method].values())
+        assert figures == json.loads((tiny_bundle / "metrics.json").read_text("utf-8"))
+        wanted = {f"{name}@{k}" for name in METRICS for k in (10, 20, 100)}
+        exposure = {"coverage@10", "popularity_bias@10", "novelty@10", "gini@10", "diversity@10"}
+        for method in ("model", "popularity", "recent_popularity", "item_knn", "ease", "random"):
+            assert figures[method].keys() == wanted | exposure
+            for metric in wanted:
+                value, low, high = figures["intervals"][method][metric]
+                assert 0 <= low <= value == figures[method][metric] <= high <= 1
+        assert set(figures["verdicts"]) == set(figures["differences"])
         assert figures["protocol"]["part"] == "test"
         assert figures["protocol"]["ranking"] == "full"
 
-    def test_the_figures_are_those_of_the_training(self, tiny_bundle: Path) -> None:
-        figures = ask_json(tiny_bundle, "evaluate")
-        written = json.loads((tiny_bundle / "metrics.json").read_text("utf-8"))
-        for method in ("model", "popularity", "item_knn"):
-            assert figures[method] == pytest.approx(written[method], abs=1e-6)
-
-    def test_cutoffs_are_those_asked_for(self, tiny_bundle: Path) -> None:
-        figures = ask_json(tiny_bundle, "evaluate", "-k", "3,200")
-        assert {name.split("@")[1] for name in figures["model"]} == {"3", "200"}
+    def test_cutoffs_and_baselines_are_those_asked_for(self, tiny_bundle: Path) -> None:
+        figures = ask_json(tiny_bundle, "evaluate", "-k", "3,200", "--baselines", "popularity")
+        assert figures["intervals"].keys() == {"model", "popularity"}
+        assert {name.split("@")[1] for name in figures["intervals"]["model"]} == {"3", "200"}
         assert figures["model"]["recall@200"] == 1.0  # all of the catalogue was looked at
+        alone = ask_json(tiny_bundle, "evaluate", "--baselines", "none")
+        assert alone["intervals"].keys() == {"model"}
+        wrong = run_command(("evaluate", str(tiny_bundle), "--baselines", "item-knn"), tiny_bundle)
+        assert wrong.code == 2
+        assert "did you mean 'item_knn'?" in wrong.err
 
-    def test_people_get_a_line_a_metric(self, tiny_bundle: Path) -> None:
-        out = " ".join(ask(tiny_bundle, "evaluate").out.split())
+    @pytest.mark.parametrize(
+        ("ks", "told"),
+        [
+            ("0", "-k must be at least 1, got 0"),
+            ("10,10", "-k must name each cut-off once, got '10,10'"),
+            ("10,many", "-k must be whole numbers with commas between, got '10,many'"),
+        ],
+    )
+    def test_cutoffs_that_are_none_are_refused(
+        self, tiny_bundle: Path, ks: str, told: str
+    ) -> None:
+        refused = run_command(("evaluate", str(tiny_bundle), "-k", ks), tiny_bundle)
+        assert refused.code == 2
+        assert told in refused.err
+
+    def test_people_get_a_line_a_method_and_what_it_means(self, tiny_bundle: Path) -> None:
+        out = " ".join(ask(tiny_bundle, "evaluate", "--slice-by", "activity").out.split())
         assert "300 test queries, all 200 items, seen removed" in out
-        for name in ("two-tower", "popularity", "ItemKNN with decay", "hit_rate@10", "map@100"):
-            assert name in out
+        for words in ("two-tower", "EASE with decay", "first 10", "hit_rate", "beyond accuracy"):
+            assert words in out
+        assert "activity: " in out
+        assert "The model " in out
+        assert "Left out: BM25" in out
+
+    def test_a_slice_by_a_column_that_is_not_there(self, tiny_bundle: Path) -> None:
+        refused = run_command(
+            ("evaluate", str(tiny_bundle), "--slice-by", "activty", "--baselines", "none"),
+            tiny_bundle,
+        )
+        assert refused.code == 2
+        assert "did you mean 'activity'?" in refused.err
+
+    def test_sampled_candidates_say_that_they_inflate(self, tiny_bundle: Path) -> None:
+        out = ask(tiny_bundle, "evaluate", "--negatives", "50", "--baselines", "none").out
+        assert "51 candidates each" in out
+        assert "inflated" in out
 
     def test_other_test_events_give_other_figures(self, tiny_bundle: Path, tmp_path: Path) -> None:
         best = Retriever.open(tiny_bundle).recommend(list(range(1, 21)), k=1)

@@ -12,24 +12,25 @@ import torch
 
 from twotower.data.dataset import Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import BundleError, DataError
-from twotower.evaluation.baselines.item_knn import choose_item_knn
+from twotower.errors import BundleError, ConfigError, DataError
+from twotower.evaluation.baselines.choose import fit_baselines
 from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.bundles import dataset_of, evaluate_bundle
+from twotower.evaluation.bundles import dataset_of, evaluate_bundle, scorer_of
 from twotower.evaluation.evaluate import evaluate, rank
-from twotower.evaluation.figures import measure
+from twotower.evaluation.figures import measure, strongest_baseline
+from twotower.evaluation.intervals import difference_intervals, mean_intervals, verdict
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
+
+def tiny_trained_scorer(trained: Trained) -> ModelScorer:
+    return scorer_of(trained.retriever)
+
 
 ONE: dict[str, dict[str, Any]] = {
     "towers": {"dim": 8},
     "training": {"epochs": 1, "batch_size": 64},
 }
-
-
-def scorer_of(retriever: Retriever) -> ModelScorer:
-    return ModelScorer(retriever.encoding, retriever.query_features, retriever.contents.popularity)
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +73,102 @@ class TestFigures:
         self, tiny_trained: Trained, dataset: Dataset
     ) -> None:
         cases, rows = dataset.cases(Part.TEST), dataset.items.ids.num_rows
-        popularity = Popularity.fit(dataset.part(Part.TRAIN), rows)
-        knn = choose_item_knn(dataset)
-        for name, scorer in (("popularity", popularity), ("item_knn", knn)):
+        fitted = fit_baselines(dataset)
+        figures = tiny_trained.figures
+        assert set(fitted.scorers) == {
+            "popularity", "recent_popularity", "item_knn", "ease", "als", "random"
+        }
+        for name, scorer in fitted.scorers.items():
             found = evaluate(scorer, cases, (10, 20, 100), num_item_rows=rows).mean()
-            assert tiny_trained.figures[name] == found
-        protocol = tiny_trained.figures["protocol"]
-        assert protocol["item_knn"]["neighbours"] == knn.neighbours
-        assert protocol["item_knn"]["half_life"] == knn.half_life
+            assert found.items() <= figures[name].items(), name
+        assert figures["protocol"]["settings"] == fitted.settings
+        assert "text" in figures["protocol"]["left_out"]["bm25"]
+
+    def test_intervals_are_of_the_values_of_each_query(
+        self, tiny_trained: Trained, dataset: Dataset
+    ) -> None:
+        figures, rows = tiny_trained.figures, dataset.items.ids.num_rows
+        scorers = {
+            "model": tiny_trained_scorer(tiny_trained),
+            "popularity": Popularity.fit(dataset.part(Part.TRAIN), rows),
+        }
+        found = {
+            name: evaluate(scorer, dataset.cases(Part.TEST), (10,), num_item_rows=rows).values
+            for name, scorer in scorers.items()
+        }
+        for name, values in found.items():
+            wanted = mean_intervals({"ndcg@10": values["ndcg@10"]})["ndcg@10"]
+            assert figures["intervals"][name]["ndcg@10"] == pytest.approx(wanted.as_json())
+            assert figures["intervals"][name]["ndcg@10"][0] == figures[name]["ndcg@10"]
+        gap = difference_intervals(found["model"], found["popularity"])["ndcg@10"]
+        told = figures["differences"]["popularity"]["ndcg@10"]
+        assert told == pytest.approx(gap.as_json())
+        assert figures["verdicts"]["popularity"] == (
+            f"The model {verdict('popularity', 'NDCG@10', gap)}."
+        )
+
+    def test_the_verdict_is_about_the_strongest_baseline(self, tiny_trained: Trained) -> None:
+        figures = tiny_trained.figures
+        ranked = sorted(figures["verdicts"], key=lambda name: -figures[name]["ndcg@10"])
+        assert strongest_baseline(figures) == ranked[0]
+        assert figures["verdict"] == figures["verdicts"][ranked[0]]
+
+    def test_curves_go_through_the_figures_and_never_fall(self, tiny_trained: Trained) -> None:
+        curves = tiny_trained.figures["curves"]
+        assert curves["k"] == [1, 2, 5, 10, 20, 50, 100]
+        for name, values in curves["recall"].items():
+            assert values == sorted(values)
+            for k in (10, 20, 100):
+                place = curves["k"].index(k)
+                assert values[place] == tiny_trained.figures[name][f"recall@{k}"]
+
+    def test_slices_start_with_the_whole(self, tiny_trained: Trained) -> None:
+        whole, *others = tiny_trained.figures["slices"]
+        assert whole["by"] == "all"
+        assert whole["queries"] == 300
+        assert whole["intervals"]["model"][0] == tiny_trained.figures["model"]["ndcg@10"]
+        assert others
+
+    def test_what_is_shown_to_whom(self, tiny_trained: Trained) -> None:
+        figures = tiny_trained.figures
+        assert figures["random"]["coverage@10"] == 1.0
+        assert figures["popularity"]["coverage@10"] < 0.3
+        assert figures["popularity"]["popularity_bias@10"] > figures["random"]["popularity_bias@10"]
+
+    def test_only_the_baselines_that_were_asked_for(
+        self, tiny_retriever: Retriever, dataset: Dataset
+    ) -> None:
+        scorer = scorer_of(tiny_retriever)
+        some = measure(scorer, dataset, (10,), baselines=["random"])
+        assert set(some["intervals"]) == {"model", "random"}
+        none = measure(scorer, dataset, (10,), baselines=[])
+        assert set(none["intervals"]) == {"model"}
+        assert none["verdict"] == "No baseline was run."
+        assert strongest_baseline(none) is None
+        with pytest.raises(ConfigError, match="did you mean 'ease'"):
+            measure(scorer, dataset, baselines=["eese"])
+
+    def test_slices_by_a_column(self, tiny_retriever: Retriever) -> None:
+        found = evaluate_bundle(
+            tiny_retriever, (10,), baselines=[], slice_by=["activity", "cold_items"]
+        )
+        assert {group["by"] for group in found["slices"]} <= {"all", "activity", "cold_items"}
+        with pytest.raises(ConfigError, match="did you mean 'activity'"):
+            evaluate_bundle(tiny_retriever, baselines=[], slice_by=["activty"])
+
+    def test_sampled_candidates_inflate_and_say_so(
+        self, tiny_retriever: Retriever, tmp_path: Path
+    ) -> None:
+        full = evaluate_bundle(tiny_retriever, (10,), baselines=["random"])
+        found = evaluate_bundle(tiny_retriever, (10,), baselines=["random"], negatives=19)
+        assert found["protocol"]["ranking"] == "sampled"
+        assert found["protocol"]["candidates_a_query"] == 20
+        assert "inflated" in found["protocol"]["warning"]
+        assert found["random"]["hit_rate@10"] == pytest.approx(0.5, abs=0.1)  # 10 of 20
+        assert found["model"]["hit_rate@10"] > full["model"]["hit_rate@10"]
+        assert "coverage@10" not in found["model"]
+        with pytest.raises(ConfigError, match="must not both be given"):
+            evaluate_bundle(tiny_retriever, negatives=9, candidates=tmp_path / "c.csv")
 
     def test_protocol(self, tiny_trained: Trained) -> None:
         protocol = tiny_trained.figures["protocol"]
@@ -100,8 +189,9 @@ class TestFigures:
     def test_cut_offs(self, tiny_retriever: Retriever) -> None:
         figures = evaluate_bundle(tiny_retriever, (3, 7))
         for name in ("model", "popularity", "item_knn"):
-            assert {metric.split("@")[1] for metric in figures[name]} == {"3", "7"}
-        whole = evaluate_bundle(tiny_retriever, (500,))
+            assert figures["intervals"][name].keys() == figures["intervals"]["model"].keys()
+            assert {m.split("@")[1] for m in figures["intervals"][name]} == {"3", "7"}
+        whole = evaluate_bundle(tiny_retriever, (500,), baselines=[])
         assert whole["model"]["recall@500"] == 1.0
         with pytest.raises(ValueError, match="ks must be at least 1, got 0"):
             evaluate_bundle(tiny_retriever, (0,))
@@ -192,12 +282,18 @@ class TestOtherTestEvents:
     ) -> None:
         for test in (
             last_events,
-            last_events.drop("timestamp"),
             last_events.sample(fraction=1, shuffle=True, seed=3),
             last_events.with_columns(pl.all().cast(pl.String)),
             last_events.to_pandas(),
         ):
             assert evaluate_bundle(tiny_retriever, test=test) == tiny_trained.figures
+
+    def test_events_without_a_time_come_after_all_that_is_known(
+        self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
+    ) -> None:
+        found = evaluate_bundle(tiny_retriever, test=last_events.drop("timestamp"))
+        for name in ("model", "popularity", "item_knn", "ease", "als", "random"):
+            assert found[name] == tiny_trained.figures[name]
 
     def test_a_file(
         self,

@@ -13,13 +13,17 @@ def test_holds_the_figures_and_the_data(tiny_trained: Trained) -> None:
     assert "vectors of width 16." in card
     assert "300 queries of the test part, ranking the whole catalogue; seen items removed." in card
     for name, label in (
-        ("model", "| model |"),
+        ("model", "| two-tower |"),
         ("popularity", "| popularity |"),
-        ("item_knn", "|"),
+        ("item_knn", "| ItemKNN with decay |"),
     ):
-        figures = tiny_trained.figures[name]
-        cells = [f"{figures[m]:.4f}" for m in ("hit_rate@10", "ndcg@10", "recall@100")]
+        intervals = tiny_trained.figures["intervals"][name]
+        cells = [
+            "{:.4f} ({:.4f} to {:.4f})".format(*intervals[m])
+            for m in ("hit_rate@10", "ndcg@10", "recall@100")
+        ]
         assert any(label in line and " | ".join(cells) in line for line in lines), name
+    assert tiny_trained.figures["verdict"] in lines
     for note in tiny_trained.contents.provenance["notes"]:
         assert f"- {note}" in lines
     assert "## Limits" in lines
@@ -28,7 +32,7 @@ def test_holds_the_figures_and_the_data(tiny_trained: Trained) -> None:
 
 def test_is_a_table_that_markdown_reads(tiny_trained: Trained) -> None:
     table = [line for line in tiny_trained.contents.card.splitlines() if line.startswith("|")]
-    assert len(table) == 5
+    assert len(table) == 9
     assert len({line.count("|") for line in table}) == 1
 
 

@@ -675,3 +675,39 @@ class TestProvenance:
         weighted = Interactions(rows, rows, offsets, weights=np.zeros(3, np.float32))
         labelled = Interactions(rows, rows, offsets, labels=np.zeros(3, np.float32))
         assert len({data_digest(e, parts) for e in (plain, weighted, labelled)}) == 3
+
+
+class TestSeveralSeeds:
+    def test_the_bundle_is_of_the_first_and_the_spread_of_all(
+        self, small_world: SyntheticTables, tmp_path: Path
+    ) -> None:
+        config = {"towers": {"dim": 4}, "training": {"epochs": 1, "batch_size": 64, "seed": 5}}
+        tables = (small_world.interactions, small_world.items)
+        both = train(tables[0], items=tables[1], config=config, seeds=2, out=tmp_path / "m")
+        singles = []
+        for seed in (5, 6):
+            config["training"]["seed"] = seed
+            singles.append(train(tables[0], items=tables[1], config=config))
+        assert both.figures["model"] == singles[0].figures["model"]
+        assert both.contents.config.training.seed == 5
+        spread = both.figures["seeds"]["ndcg@10"]
+        values = [single.figures["model"]["ndcg@10"] for single in singles]
+        assert spread["values"] == values
+        assert values[0] != values[1]
+        assert spread["mean"] == pytest.approx(sum(values) / 2)
+        assert spread["sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        written = json.loads((tmp_path / "m" / "metrics.json").read_text("utf-8"))
+        assert written["seeds"]["ndcg@10"] == spread
+
+    def test_towers_of_ones_own_start_each_seed_afresh(self, small_world: SyntheticTables) -> None:
+        torch.manual_seed(0)
+        tower = torch.nn.Sequential(torch.nn.LazyLinear(4))
+        vectors = np.random.default_rng(0).normal(size=(60, 5))
+        events = small_world.interactions.with_columns(pl.col("item_id").rank("dense") - 1)
+        config = {"towers": {"dim": 4}, "training": {"epochs": 1, "batch_size": 64}}
+        found = train(events, items=vectors, item_tower=tower, config=config, seeds=2)
+        assert len(found.figures["seeds"]["ndcg@10"]["values"]) == 2
+
+    def test_none_is_refused(self, small_world: SyntheticTables) -> None:
+        with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+            train(small_world.interactions, seeds=0)

@@ -9,7 +9,7 @@ from rich.console import Console
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.training.checkpoints import Progress
 from twotower.training.pipeline import NothingLearntError, Trained, train
-from twotower.training.progress import ProgressBar, figures_table
+from twotower.training.progress import ProgressBar
 
 CONFIG: dict[str, dict[str, object]] = {
     "towers": {"dim": 4},
@@ -159,12 +159,11 @@ class TestAlone:
         ProgressBar(screen).on_figures(tiny_trained.figures, stopped_early=True)
         assert "Interrupted: the best weights so far are kept." in text_of(screen)
 
-    def test_figures_as_a_table(self, tiny_trained: Trained) -> None:
-        table = figures_table(tiny_trained.figures)
-        headers = [column.header for column in table.columns]
-        assert headers[0] == ""
-        assert {"HR@10", "NDCG@10", "recall@100"} <= set(headers)
-        assert table.row_count == 3
+    def test_the_verdict_and_what_was_left_out_are_said(self, tiny_trained: Trained) -> None:
+        screen = console()
+        ProgressBar(screen).on_figures(tiny_trained.figures, stopped_early=False)
+        assert tiny_trained.figures["verdict"] in text_of(screen)
+        assert "Left out: BM25, " in text_of(screen)
 
     def test_without_a_console_it_is_the_standard_output(
         self, tiny_trained: Trained, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ import numpy as np
 from twotower.data.columns import Role, checked_ids, checked_labels, find_roles, label_kind
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table, read_table
+from twotower.data.times import times_in_seconds
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
@@ -101,8 +102,9 @@ def dataset_of(
         query_rows = np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths)
         item_rows, times, labels = wanted.item_rows, wanted.times, contents.target_labels
     else:
-        query_rows, item_rows, labels = _test_events(retriever, test, query_column, item_column)
-        times = None if known.times is None else np.full(len(item_rows), np.inf)
+        query_rows, item_rows, times, labels = _test_events(
+            retriever, test, query_column, item_column
+        )
     known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
     all_queries = np.concatenate([known_rows, query_rows])
     order = np.argsort(all_queries, kind="stable")  # test events after the known ones
@@ -139,7 +141,8 @@ def dataset_of(
 
 def _test_events(
     retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any, Any, Any]:
+    """Return query rows, item rows, times and labels, in the order of time."""
     contents = retriever.contents
     frame = read_table(test, what="test")
     data = contents.config.data
@@ -148,6 +151,7 @@ def _test_events(
         for role, column in (
             (Role.QUERY, data.query_column or contents.queries.id_column),
             (Role.ITEM, data.item_column or contents.items.id_column),
+            (Role.TIME, data.time_column),
             (Role.LABEL, data.label_column),
         )
         if column is not None and column in frame.columns
@@ -158,6 +162,11 @@ def _test_events(
     assert roles.query is not None
     query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
     item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
+    times = None  # without a time of its own, an event is later than all that the bundle knows
+    if contents.histories is not None and contents.histories.times is not None:
+        times = np.full(len(frame), np.inf)
+        if roles.time is not None:
+            times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
     labels = None
     if roles.label is not None:
         threshold = data.positive_threshold
@@ -177,5 +186,9 @@ def _test_events(
             f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
             "state the column with --query-column NAME."
         )
-    kept = query_rows >= FIRST_ROW
-    return query_rows[kept], item_rows[kept], None if labels is None else labels[kept]
+    kept = np.flatnonzero(query_rows >= FIRST_ROW)
+    if times is not None:
+        kept = kept[np.argsort(times[kept], kind="stable")]
+    columns = (query_rows, item_rows, times, labels)
+    of_test = [None if column is None else column[kept] for column in columns]
+    return of_test[0], of_test[1], of_test[2], of_test[3]

@@ -148,8 +148,8 @@ def slices(
     Raises:
         ConfigError: ``by`` names no cut and no column, or a column that cannot be cut, or the time of
             events without one.
-        ValueError: ``by`` is one string, the evaluations are of different cases or do not hold ``model``, ``metric`` is
-            none, or its cut-off is above what was ranked.
+        ValueError: ``by`` is one string, the evaluations are of different cases or do not hold
+            ``model``, ``metric`` is none, or its cut-off is above what was ranked.
     """
     if model not in evaluations:
         raise ValueError(
@@ -176,7 +176,7 @@ def slices(
         reference = float(overall.mean())
         if cut.side == "item" and not is_single:
             reference = _at_random(targets, places[model], cut, function, k)
-        result.append(_slice(cut, values, targets, metric, model, reference))
+        result.append(_slice(cut, values, metric, model, reference))
     return result
 
 
@@ -222,7 +222,6 @@ class _Targets:
 def _slice(
     cut: Cut,
     values: Mapping[str, npt.NDArray[np.float64]],
-    targets: _Targets,
     metric: str,
     model: str,
     reference: float,

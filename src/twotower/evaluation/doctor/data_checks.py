@@ -16,7 +16,7 @@ from twotower.evaluation.doctor.data_events import duplicates, one_moment, out_o
 from twotower.evaluation.doctor.data_features import columns
 from twotower.evaluation.doctor.data_labels import label_columns
 from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_query_columns
-from twotower.evaluation.doctor.data_order import times_without_order
+from twotower.evaluation.doctor.data_order import shuffled_order
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
 from twotower.evaluation.doctor.findings import Finding, worst_first
 
@@ -85,7 +85,7 @@ def diagnose_dataset(
             *label_columns(dataset, roles if decisions else None),
             *split_times(dataset, is_chosen=is_chosen),
             *duplicates(dataset),
-            *times_without_order(dataset),
+            *shuffled_order(dataset),
             *one_moment(dataset),
             *tied_times(dataset),
             *columns(dataset.queries, "query", settings.features.query),

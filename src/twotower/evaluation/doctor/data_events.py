@@ -128,7 +128,8 @@ def out_of_order(
         "why": "data.order = 'file' takes the table's order for the order of events, which "
         "contradicts the times: histories and the test event are not what they seem.",
         "do": "Leave data.order at 'auto', or sort the table.",
-        "why_zh": "data.order = 'file' 把表中的顺序当作事件顺序，与时间矛盾：历史和测试事件都不是看上去的样子。",
+        "why_zh": "data.order = 'file' 把表中的顺序当作事件顺序，与时间矛盾："
+        "历史和测试事件都不是看上去的样子。",
         "do_zh": "把 data.order 保持为 'auto'，或先把表排序。",
     }
     return [Finding(FILE_ORDER, "warning", share, facts)]

@@ -49,14 +49,15 @@ LEAKING_QUERY = Kind(
     "leaking-query-feature",
     en=Text(
         "Test targets of queries with the same {column!r} have the same {label!r} {here:.1%} of the "
-        "time, where training events let {expected:.1%} be expected.",
-        "The column knows something of the targets that the training events do not: it was probably "
+        "time, where what was known before lets {expected:.1%} be expected.",
+        "The column knows something of the targets that the events before do not: it was probably "
         "made after the test events or from them, so the figures are too good.",
         "Make the column anew from what was known before each test event, or leave it out.",
     ),
     zh=Text(
-        "{column!r} 相同的查询，其测试目标的 {label!r} 有 {here:.1%} 相同，而按训练事件只应有 {expected:.1%}。",
-        "该列掌握了训练事件中没有的、关于目标的信息：很可能是在测试事件之后、或由测试事件生成的，指标会偏高。",
+        "{column!r} 相同的查询，其测试目标的 {label!r} 有 {here:.1%} 相同，"
+        "而按此前已知的信息只应有 {expected:.1%}。",
+        "该列掌握了此前事件中没有的、关于目标的信息：很可能是在测试事件之后、或由测试事件生成的，指标会偏高。",
         "只用每个测试事件之前已知的信息重新生成该列，或去掉它。",
     ),
 )
@@ -65,12 +66,13 @@ HOLDS_TARGET = Kind(
     "feature-names-target",
     en=Text(
         "The query column {column!r} equals the target's {label!r} for {here:.1%} of the test events, "
-        "and the item's for {expected:.1%} of the training events.",
+        "and the item's for at most {expected:.1%} of the events before.",
         "The column holds the answer of the test, or a part of it: the figures are too good.",
         "Make the column anew from what was known before each test event, or leave it out.",
     ),
     zh=Text(
-        "查询列 {column!r} 在 {here:.1%} 的测试事件中等于目标的 {label!r}，而在训练事件中只有 {expected:.1%}。",
+        "查询列 {column!r} 在 {here:.1%} 的测试事件中等于目标的 {label!r}，"
+        "而在此前的事件中至多只有 {expected:.1%}。",
         "该列包含了测试的答案或其一部分：指标会偏高。",
         "只用每个测试事件之前已知的信息重新生成该列，或去掉它。",
     ),

@@ -45,7 +45,8 @@ TIED_TIMES = Kind(
     zh=Text(
         "{value:.1%} 的事件与同一查询的另一事件时间相同。",
         "这些事件的先后只由表中的顺序决定，因此哪一条是测试事件、历史里有什么，都带有任意性。",
-        "如有更精细的时间列请改用它；如果本来就是购物篮或批量导入，可以一个篮子作一个查询，或设 order = 'none'。",
+        "如有更精细的时间列请改用它；如果本来就是购物篮或批量导入，"
+        "可以一个篮子作一个查询，或设 order = 'none'。",
     ),
 )
 
@@ -64,23 +65,25 @@ ONE_MOMENT = Kind(
     ),
 )
 
-TIMES_WITHOUT_ORDER = Kind(
-    "times-without-order",
+SHUFFLED_ORDER = Kind(
+    "shuffled-order",
     en=Text(
-        "The order of a query's events says no more than a shuffled one: what follows what recurs "
-        "{adjacent:.1f} and where items stand differs {position:.1f} standard deviations from "
-        "chance, and neither reaches {needed:g}.",
-        "In nearly all data what comes next depends on what came before. Where nothing does, the "
-        "times were probably shuffled or are those of an export, and a test of the last event is "
-        "a test of a random one.",
-        "Check how the time column was made, a join or a sort of one column alone for instance.",
+        "The order of a query's events says no more than a shuffled one: how often one item follows "
+        "another again is {adjacent:.1f}, and how items differ in their place is {position:.1f} "
+        "standard deviations from chance; neither reaches {needed:g}.",
+        "In nearly all data what comes next depends on what came before. Where nothing does, times "
+        "or rows were probably shuffled, or are those of an export: the test of the last event is then "
+        "one of a random event, and recency tells nothing.",
+        "Check how the order came about, a join or a sort of one column alone for instance; if the "
+        "data have none, set data.order = 'none'.",
     ),
     zh=Text(
-        "查询内事件的先后顺序与随机打乱没有区别：相邻物品的复现偏离随机 {adjacent:.1f} 个标准差，"
-        "物品所处位置偏离 {position:.1f} 个标准差，均未达到 {needed:g}。",
-        "几乎所有数据中，接下来发生什么都与之前有关。若毫无关系，时间列很可能被打乱过，或只是导出时间；"
-        "这时“最后一次事件”的测试其实是随机抽取的测试。",
-        "检查时间列的来历，例如是否经过连接，或只对单独一列排过序。",
+        "查询内事件的先后与随机打乱没有区别：同一物品之后再次出现同一物品的次数偏离随机 {adjacent:.1f} "
+        "个标准差，物品所处位置偏离 {position:.1f} 个标准差，均未达到 {needed:g}。",
+        "几乎所有数据中，接下来发生什么都与之前有关。若毫无关系，时间或行多半被打乱过，或只是导出时的"
+        "顺序：这时“最后一次事件”的测试其实是随机事件的测试，时近性也没有意义。",
+        "检查顺序的来历，例如是否经过连接，或只对单独一列排过序；"
+        "若数据本无顺序，请设 data.order = 'none'。",
     ),
 )
 

@@ -1,7 +1,6 @@
 """The doctor on columns that know the future: the test's targets, or how often items are in it."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ NEEDED_DEVIATIONS = 3.0
 MAX_EVENTS = 300_000
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,68 +63,89 @@ class _Label:
     Args:
         name: Of the column.
         codes: ``(num_item_rows,)`` group of each item row, -1 where it has none.
-        texts: ``(num_item_rows,)`` the values as text, or None where they are no names.
-        tested: Events of the test.
-        known: Events of training and validation.
+        texts: ``(num_items,)`` the values as text, or None where they are no names.
     """
 
     name: str
     codes: Ints
     texts: pl.Series | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What a column's knowledge is measured on.
+
+    Args:
+        tested: Events of the test.
+        known: Events of training and validation.
+        latest: Of these the last one of each query: a column that tells it was made from the past.
+        num_query_rows: Rows of the query table.
+    """
+
     tested: _Events
     known: _Events
+    latest: _Events
+    num_query_rows: int
 
-    @cached_property
-    def without_groups(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Shares of equal targets whatever the query's value: among test targets, in training."""
-        zeros = np.zeros(int(self._num_query_rows), np.int64)
-        return self.agreement(zeros)
-
-    @property
-    def _num_query_rows(self) -> int:
-        highest = (self.tested.query_rows.max(initial=0), self.known.query_rows.max(initial=0))
-        return int(max(highest)) + 1
-
-    def agreement(self, groups: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return how often a test target equals another query's test target, and its training event.
+    def gains(self, groups: Ints, label: _Label) -> Floats:
+        """Return how much more the test targets of a group agree than was to be expected.
 
         Args:
-            groups: ``(num_query_rows,)``; only queries of the same group are compared.
+            groups: ``(num_query_rows,)`` group of each query, -1 for none.
+            label: What is compared.
 
         Returns:
-            Two ``(T,)`` shares, NaN where nobody can be compared with.
+            ``(T,)`` for each test event that can be compared.
         """
-        return (
-            _share_of_others(self.tested, self.tested, groups, self.codes),
-            _share_of_others(self.tested, self.known, groups, self.codes),
+        everybody = np.zeros(self.num_query_rows, np.int64)
+
+        def beyond_everybody(asked: _Events, reference: _Events) -> Floats:
+            shares = _share_of_others(asked, reference, groups, label.codes)
+            shares -= _share_of_others(asked, reference, everybody, label.codes)
+            return shares[np.isfinite(shares)]
+
+        here = beyond_everybody(self.tested, self.tested)
+        by_taste = beyond_everybody(self.tested, self.known)
+        by_last = beyond_everybody(self.latest, self.latest)
+        return here - max(
+            (shares.mean() for shares in (by_taste, by_last) if len(shares)), default=0
         )
 
 
 def leaking_query_columns(dataset: Dataset) -> list[Finding]:
-    """Return which query columns know the test targets better than training events explain.
+    """Return which query columns know the test targets better than the past explains.
 
     For queries that share a value, the share of pairs of test targets that are equal is held against
-    the share of their training events that equal the target, each less the same share among all
-    queries, so that neither taste nor drift common to all counts. Only pairs of different queries
-    count. Targets are compared by their id, where the item was in training, and by each item column.
+    two others: how often their training events equal the target, which is what taste explains, and
+    how often their last events before the test are equal, which is where a column comes out that was
+    made from the history. Each is taken less the same share among all queries, so that a drift
+    common to all does not count; only pairs of different queries do. Targets are compared by their
+    id, where the item was in training, and by each item column.
     """
     positive = dataset.interactions.is_positive
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     known = dataset.interactions.where(np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive)
     if not len(test) or not len(known):
         return []
-    labels = _labels(dataset, _Events.drawn(test), _Events.drawn(known))
+    last = np.zeros(len(known), np.bool_)
+    last[known.offsets[1:][np.diff(known.offsets) > 0] - 1] = True
+    last &= np.isin(known.query_rows, test.query_rows)
+    parts = _Parts(
+        _Events.drawn(test),
+        _Events.drawn(known),
+        _Events.drawn(known.where(last)),
+        dataset.queries.ids.num_rows,
+    )
+    labels = _labels(dataset, np.unique(known.item_rows))
     findings = []
-    table = dataset.queries
-    for name in described(table):
-        values = table.frame[name]
+    for name in described(dataset.queries):
+        values = dataset.queries.frame[name]
         codes = codes_of(values)
         if codes is None or codes.max(initial=-1) < 1:
             continue
-        groups = by_row(codes)
         texts = text_of(values)
-        found = [_known_by_groups(name, groups, label) for label in labels]
-        found += [_named(name, texts, label) for label in labels if texts is not None]
+        found = [_known_by_groups(name, by_row(codes), label, parts) for label in labels]
+        found += [_named(name, texts, label, parts) for label in labels]
         most = max((f for f in found if f is not None), key=lambda f: f.value, default=None)
         if most is not None:
             findings.append(most)
@@ -148,7 +169,7 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     findings = []
     for name in described(dataset.items):
         values = dataset.items.frame[name]
-        if values.dtype.is_nested():
+        if not (values.dtype.is_numeric() or values.dtype.is_temporal() or values.dtype == pl.Boolean):
             continue
         numbers = seconds_of(values) if values.dtype.is_temporal() else floats_of(values)
         kept = np.isfinite(numbers) & (known + tested > 0)
@@ -161,61 +182,49 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     return findings
 
 
-def _labels(dataset: Dataset, tested: _Events, known: _Events) -> list[_Label]:
+def _labels(dataset: Dataset, trained: npt.NDArray[np.int32]) -> list[_Label]:
     """Return what targets are called: their id, and each column of the item table."""
     table = dataset.items
-    num_rows = table.ids.num_rows
-    ids = np.full(num_rows, -1, np.int64)
-    trained = np.unique(known.item_rows)
+    ids = np.full(table.ids.num_rows, -1, np.int64)
     ids[trained] = trained  # what is new in the test is new for everybody, which is no leak
-    labels = [_Label(table.id_column, ids, text_of(table.ids.ids), tested, known)]
+    labels = [_Label(table.id_column, ids, text_of(table.ids.ids))]
     for name in described(table):
         codes = codes_of(table.frame[name])
         if codes is not None and codes.max(initial=-1) >= 1:
-            texts = text_of(table.frame[name])
-            labels.append(_Label(name, by_row(codes), texts, tested, known))
+            labels.append(_Label(name, by_row(codes), text_of(table.frame[name])))
     return labels
 
 
-def _known_by_groups(column: str, groups: Ints, label: _Label) -> Finding | None:
-    here, expected = label.agreement(groups)
-    here_all, expected_all = label.without_groups
-    gains = (here - here_all) - (expected - expected_all)
-    is_compared = np.isfinite(gains)
-    severity = _severity(gains[is_compared])
-    if severity is None:
-        return None
-    facts = {
-        "column": column,
-        "label": label.name,
-        "here": float(here[is_compared].mean()),
-        "expected": float(here[is_compared].mean() - gains[is_compared].mean()),
-    }
-    return Finding(LEAKING_QUERY, severity, float(gains[is_compared].mean()), facts)
-
-
-def _named(column: str, texts: pl.Series, label: _Label) -> Finding | None:
-    """Return whether a query's value is the very name of its target."""
-    if label.texts is None:
-        return None
-    here = _is_named(texts, label.texts, label.tested)
-    expected = _is_named(texts, label.texts, label.known)
-    if not len(here) or not len(expected):
-        return None
-    gains = here - expected.mean()
+def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) -> Finding | None:
+    """Return whether queries with the same value have the same target too often."""
+    gains = parts.gains(groups, label)
     severity = _severity(gains)
     if severity is None:
         return None
-    facts = {
-        "column": column,
-        "label": label.name,
-        "here": float(here.mean()),
-        "expected": float(expected.mean()),
-    }
-    return Finding(HOLDS_TARGET, severity, float(gains.mean()), facts)
+    gain = float(gains.mean())
+    here = float(np.nanmean(_share_of_others(parts.tested, parts.tested, groups, label.codes)))
+    facts = {"column": column, "label": label.name, "here": here, "expected": here - gain}
+    return Finding(LEAKING_QUERY, severity, gain, facts)
 
 
-def _severity(gains: npt.NDArray[np.float64]) -> Severity | None:
+def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -> Finding | None:
+    """Return whether a query's value is the very name of its target."""
+    if texts is None or label.texts is None:
+        return None
+    here, *before = (
+        _is_named(texts, label.texts, events)
+        for events in (parts.tested, parts.known, parts.latest)
+    )
+    expected = max((float(shares.mean()) for shares in before if len(shares)), default=0.0)
+    severity = _severity(here - expected)
+    if severity is None:
+        return None
+    share = float(here.mean())
+    facts = {"column": column, "label": label.name, "here": share, "expected": expected}
+    return Finding(HOLDS_TARGET, severity, share - expected, facts)
+
+
+def _severity(gains: Floats) -> Severity | None:
     """Return how bad a mean gain is; None where it is small, or may be chance."""
     if len(gains) < MIN_TARGETS:
         return None
@@ -225,18 +234,14 @@ def _severity(gains: npt.NDArray[np.float64]) -> Severity | None:
     return "error" if mean >= TARGETS_KNOWN[1] else "warning"
 
 
-def _is_named(
-    query_texts: pl.Series, item_texts: pl.Series, events: _Events
-) -> npt.NDArray[np.float64]:
+def _is_named(query_texts: pl.Series, item_texts: pl.Series, events: _Events) -> Floats:
     """Return which events are of an item with the query's value: 0 or 1, where both have one."""
     ours = query_texts.gather(events.query_rows - FIRST_ROW)
     theirs = item_texts.gather(events.item_rows - FIRST_ROW)
     return (ours == theirs).drop_nulls().cast(pl.Float64).to_numpy()
 
 
-def _share_of_others(
-    asked: _Events, reference: _Events, groups: Ints, codes: Ints
-) -> npt.NDArray[np.float64]:
+def _share_of_others(asked: _Events, reference: _Events, groups: Ints, codes: Ints) -> Floats:
     """Return for each event which share of reference events in its group has its label.
 
     Events of the same query are left out of the reference.
@@ -271,9 +276,7 @@ def _count(keys: Ints, asked: Ints) -> Ints:
     return np.where(found[places] == asked, counts[places], 0)
 
 
-def _partial(
-    x: npt.NDArray[np.float64], y: npt.NDArray[np.int64], given: npt.NDArray[np.int64]
-) -> float:
+def _partial(x: Floats, y: Ints, given: Ints) -> float:
     """Return the partial rank correlation of ``x`` and ``y``; 0 where ``given`` explains one."""
     ranks = np.array([rankdata(column) for column in (x, y, given)])
     if (np.ptp(ranks, axis=1) == 0).any():

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset, Interactions
-from twotower.evaluation.doctor.data_findings import TIMES_WITHOUT_ORDER
+from twotower.evaluation.doctor.data_findings import SHUFFLED_ORDER
 from twotower.evaluation.doctor.findings import Finding
 
 NEEDED_DEVIATIONS = 3.0
@@ -41,7 +41,7 @@ class OrderEvidence:
         return self.events >= MIN_EVENTS and self.collisions >= MIN_COLLISIONS
 
 
-def times_without_order(dataset: Dataset) -> list[Finding]:
+def shuffled_order(dataset: Dataset) -> list[Finding]:
     """Return whether the order of events looks shuffled."""
     if not dataset.ordered:
         return []
@@ -55,7 +55,7 @@ def times_without_order(dataset: Dataset) -> list[Finding]:
         "position": evidence.position,
         "needed": NEEDED_DEVIATIONS,
     }
-    return [Finding(TIMES_WITHOUT_ORDER, "warning", found, facts)]
+    return [Finding(SHUFFLED_ORDER, "warning", found, facts)]
 
 
 def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:

@@ -1,7 +1,6 @@
 """What a model answers: to whom the same, and what it reads for it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,10 @@ from twotower.evaluation.doctor.model_findings import HUB_ITEM, POPULARITY_ONLY,
 from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
 from twotower.features.transforms import FeatureArrays
 from twotower.serving.retriever import Retriever
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
 
 Rows = npt.NDArray[np.int32]
+Shares = npt.NDArray[np.float64]
 
 K = 10
 """How many answers of a query are looked at."""
@@ -102,17 +102,20 @@ class Trial:
         )
 
 
-def check_answers(trial: Trial, item_ids: Any) -> list[Finding]:
+def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
     """Return hub items, and whether the answers are popularity's or the same for all.
 
     Args:
         trial: At least two queries.
         item_ids: The item vocabulary.
     """
+    num_items = trial.num_item_rows - FIRST_ROW
+    if num_items <= K:  # everyone gets everything
+        return []
     answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
     popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
-    found = _same(answers, popular, trial.num_item_rows - FIRST_ROW)
-    hub = _hub(trial, answers, item_ids)
+    found = _same(answers, popular, num_items)
+    hub = _hub(trial, answers, popular, item_ids)
     return found if hub is None else [*found, hub]
 
 
@@ -140,41 +143,54 @@ def pairwise_overlap(answers: Rows) -> float:
 
 def _same(answers: Rows, popular: Rows, num_items: int) -> list[Finding]:
     pairwise, like_popular = pairwise_overlap(answers), overlap(answers, popular)
-    chance = min(1.0, K / num_items)  # what two lists share that have nothing to do with each other
+    chance = K / num_items  # what two lists share that have nothing to do with each other
     share, all_of_it = (chance + (1 - chance) * level for level in (POPULAR, NOTHING_ELSE))
     facts = {"pairwise": pairwise, "popular": like_popular, "k": K}
     severity: Severity
-    if min(like_popular, 1.0) >= share and chance < 1:
+    if like_popular >= share:
         severity = "error" if like_popular >= all_of_it else "warning"
         return [Finding(POPULARITY_ONLY, severity, like_popular, facts)]
-    if pairwise >= share and chance < 1:
+    if pairwise >= share:
         severity = "error" if pairwise >= all_of_it else "warning"
         return [Finding(SAME_ANSWERS, severity, pairwise, facts)]
     return []
 
 
-def _hub(trial: Trial, answers: Rows, item_ids: Any) -> Finding | None:
+def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Finding | None:
     num_rows, num_queries = trial.num_item_rows, len(trial)
-    counts = np.bincount(answers[answers != PADDING_ROW], minlength=num_rows)
+    counts, popular_counts = (
+        np.bincount(rows[rows != PADDING_ROW], minlength=num_rows) for rows in (answers, popular)
+    )
     may_be_shown = np.full(num_rows, num_queries)
     if trial.remove_seen:
         owners = np.repeat(np.arange(num_queries), trial.cases.histories.lengths)
         pairs = np.unique(np.stack([owners, trial.cases.histories.item_rows]), axis=1)
         may_be_shown -= np.bincount(pairs[1], minlength=num_rows)
-    share = np.where(may_be_shown >= num_queries / 10, counts / np.maximum(may_be_shown, 1), 0.0)
+    shown_to = np.maximum(may_be_shown, 1)
+    # An item that popularity itself shows to everyone is no hub, nor one drawn as often as liked.
     chances = trial.popularity / max(1.0, float(trial.popularity.sum()))
-    justified = np.minimum(0.99, K * np.maximum(chances, 1 / (num_rows - FIRST_ROW)))
-    odds = share / np.maximum(1 - share, 1e-9)
-    is_hub = (share >= HUB_SHARE) & (odds >= HUB_ODDS * justified / (1 - justified))
+    drawn = np.minimum(1.0, K * np.maximum(chances, 1 / (num_rows - FIRST_ROW)))
+    share, justified = counts / shown_to, np.maximum(drawn, popular_counts / shown_to)
+    few = may_be_shown < num_queries / 10
+    is_hub = (
+        ~few
+        & (share >= HUB_SHARE)
+        & (_odds(share, shown_to) >= HUB_ODDS * _odds(justified, shown_to))
+    )
     if not is_hub.any():
         return None
     row = int(np.where(is_hub, share, -1.0).argmax())
-    drawn = np.random.default_rng(0).multinomial(K * num_queries, chances / chances.sum())
+    by_popularity = np.random.default_rng(0).multinomial(K * num_queries, chances / chances.sum())
     facts = {
         "item": item_ids.ids_of(np.array([row]))[0],
         "justified": float(justified[row]),
         "skewness": float(skew(counts[FIRST_ROW:])),
-        "expected_skewness": float(skew(drawn[FIRST_ROW:])),
+        "expected_skewness": float(skew(by_popularity[FIRST_ROW:])),
         "k": K,
     }
     return Finding(HUB_ITEM, "warning", float(share[row]), facts)
+
+
+def _odds(share: Shares, num: npt.NDArray[np.integer]) -> Shares:
+    """Return the odds of shares of ``num``, half a query on either side keeping them finite."""
+    return (share * num + 0.5) / ((1 - share) * num + 0.5)

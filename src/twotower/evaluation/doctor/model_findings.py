@@ -130,14 +130,14 @@ HUB_ITEM = Kind(
     "hub-item",
     Text(
         "Item {item} stands in the first {k} of {value:.0%} of the queries that it can be shown to; "
-        "its share of events explains {justified:.1%} (skewness of how often items are shown: "
+        "its popularity explains {justified:.1%} (skewness of how often items are shown: "
         "{skewness:.1f}, drawn by popularity: {expected_skewness:.1f}).",
         "A hub takes a place in everyone's answer whether it fits or not.",
         "Look at this item's features for extreme values, lower training.learning_rate, or compare "
         "with towers.similarity = 'cosine', which takes a vector's length away.",
     ),
     Text(
-        "在可以展示物品 {item} 的查询中，它出现在 {value:.0%} 的前 {k} 名里；按其事件占比只应为 "
+        "在可以展示物品 {item} 的查询中，它出现在 {value:.0%} 的前 {k} 名里；按其流行度只应为 "
         "{justified:.1%}（物品出现次数的偏度为 {skewness:.1f}，按流行度抽取为 {expected_skewness:.1f}）。",
         "枢纽物品不管是否合适，都会占据每个人答案中的一个位置。",
         "检查该物品的特征是否有极端值，调低 training.learning_rate，"

@@ -9,7 +9,13 @@ from markupsafe import Markup
 from twotower.evaluation.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.evaluation.report.reading import METHODS, Reading, number
 from twotower.evaluation.report.svg import svg_of
-from twotower.evaluation.report.texts import TEXTS, Say, method_name, metric_name
+from twotower.evaluation.report.texts import (
+    TEXTS,
+    Say,
+    method_label,
+    metric_label,
+    metric_name,
+)
 
 WIDE, NARROW, HALF = 700, 340, 440
 _LABELS = {WIDE: 190, NARROW: 128, HALF: 150}
@@ -75,7 +81,7 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
         if value is None:
             continue
         triple = reading.interval(method, metric)
-        name = method_name(say, method)
+        name = method_label(say, method)
         low, high = (None, None) if triple is None else (triple[1], triple[2])
         tip = f"{name}: {number(value, digits)}"
         if low is not None:
@@ -112,8 +118,8 @@ def methods_table(reading: Reading, say: Say) -> Table:
             if difference is not None:
                 sure = "better" if difference[1] > 0 else "worse" if difference[2] < 0 else "equal"
                 says = say(f"says_{sure}")
-        rows.append(Row(method_name(say, method), cells, method == "model", says))
-    columns = [metric_name(say, metric) for metric in metrics]
+        rows.append(Row(method_label(say, method), cells, method == "model", says))
+    columns = [metric_label(say, metric) for metric in metrics]
     if has_differences:
         assert reading.metric is not None
         columns += [say("model_minus", metric=metric_name(say, reading.metric)), say("says")]
@@ -124,18 +130,18 @@ def all_figures_table(reading: Reading, say: Say) -> Table:
     """Return every mean: a line a metric, a column a method."""
     rows = [
         Row(
-            metric_name(say, metric),
+            metric_label(say, metric),
             [Cell(number(reading.value(method, metric), 4)) for method in reading.methods],
         )
         for metric in reading.figures.get("model") or ()
     ]
-    return Table(say("all_figures"), [method_name(say, m) for m in reading.methods], rows)
+    return Table(say("all_figures"), [method_label(say, m) for m in reading.methods], rows)
 
 
 def left_out(reading: Reading, say: Say) -> list[str]:
     """Return why baselines were not run."""
     return [
-        say("left_out", name=method_name(say, method), reason=reason)
+        say("left_out", name=method_label(say, method), reason=reason)
         for method, reason in (reading.protocol.get("left_out") or {}).items()
     ]
 
@@ -153,7 +159,7 @@ def baseline_settings(reading: Reading, say: Say) -> list[tuple[str, str]]:
             if name != "chosen_on"
         )
         if words:
-            said.append((method_name(say, method), words))
+            said.append((method_label(say, method), words))
     return said
 
 
@@ -162,14 +168,15 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
     curves = reading.figures.get("curves") or {}
     ks = curves.get("k") or []
     charts: list[Chart] = []
+    drawn: list[Any] = []
     for metric in ("ndcg", "recall", "hit_rate"):
         by_method = curves.get(metric) or {}
-        if len(ks) < 2 or not by_method or (charts and by_method == curves.get("recall")):
-            if metric != "recall" or len(ks) < 2 or not by_method:
-                continue
+        if len(ks) < 2 or not by_method or by_method in drawn:
+            continue  # with one relevant item a query, recall is the hit rate
+        drawn.append(by_method)
         lines = [
             Line(
-                method_name(say, method),
+                method_label(say, method),
                 list(zip(ks, by_method[method], strict=True)),
                 method == "model",
                 METHODS.index(method),
@@ -177,7 +184,7 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
             for method in METHODS
             if method in by_method
         ]
-        called = metric_name(say, metric)
+        called = metric_label(say, metric)
         values = ", ".join(f"{line.label} {line.points[-1][1]:.3f}" for line in lines)
         label = say("curve_chart", metric=called, first=ks[0], last=ks[-1], values=values)
         spec = line_chart(
@@ -197,13 +204,13 @@ def exposure_charts(reading: Reading, say: Say) -> list[Chart]:
     """Return a small plot a measure of what gets shown, every method in each."""
     charts = []
     for metric in _exposure_metrics(reading):
-        called, digits = metric_name(say, metric), reading.digits(metric)
+        called, digits = metric_label(say, metric), reading.digits(metric)
         found = [(m, reading.value(m, metric)) for m in reading.methods]
         dots = [
             Dot(
-                method_name(say, method),
+                method_label(say, method),
                 value,
-                tip=f"{method_name(say, method)}: {number(value, digits)}",
+                tip=f"{method_label(say, method)}: {number(value, digits)}",
                 is_model=method == "model",
             )
             for method, value in found
@@ -222,24 +229,20 @@ def exposure_table(reading: Reading, say: Say) -> Table:
     metrics = _exposure_metrics(reading)
     rows = [
         Row(
-            method_name(say, method),
+            method_label(say, method),
             [_cell(reading, method, metric) for metric in metrics],
             method == "model",
         )
         for method in reading.methods
     ]
-    return Table(say("exposure_table"), [metric_name(say, metric) for metric in metrics], rows)
+    return Table(say("exposure_table"), [metric_label(say, metric) for metric in metrics], rows)
 
 
 def _exposure_metrics(reading: Reading) -> list[str]:
     """Return the measures of exposure that are there, each at the cut-off nearest to 10."""
     chosen = []
     for name in _EXPOSURE:
-        present = [
-            m
-            for m in reading.figures.get("model") or ()
-            if m.partition("@")[0] in (name, f"intra_list_{name}")
-        ]
+        present = [m for m in reading.figures.get("model") or () if m.partition("@")[0] == name]
         if present:
             chosen.append(min(present, key=lambda m: abs(int(m.partition("@")[2] or 10) - 10)))
     return chosen

@@ -97,7 +97,7 @@ def _clean(element: ElementTree.Element, key: str) -> None:
     attributes |= {"font-size": size.removesuffix("px")} if size else {}
     if element.get("opacity", "1") != "1":
         attributes["opacity"] = element.attrib["opacity"]
-    if element is not None and element.tag == f"{{{SVG}}}svg":
+    if element.tag == f"{{{SVG}}}svg":
         attributes |= {name: element.attrib[name] for name in ("width", "height")}
     element.attrib.clear()
     element.attrib.update(attributes)

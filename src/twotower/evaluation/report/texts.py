@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from twotower.evaluation.baselines.choose import NAMES
 from twotower.evaluation.doctor.findings import Language
 
 Say = Callable[..., str]
@@ -20,6 +21,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Not in this bundle: {what}. Evaluate again with a current version to have it.",
         "此模型包中没有{what}；请用当前版本重新评估。",
     ),
+    "what_curves": ("the figures by length of the list", "各列表长度的指标"),
+    "what_slices": ("the figures of parts of the test", "测试集各部分的指标"),
+    "what_training": ("a training log", "训练日志"),
+    "what_exposure": ("what was shown to whom", "曝光情况"),
     # the verdict
     "verdict": ("Verdict", "结论"),
     "beats": (
@@ -57,19 +62,31 @@ TEXTS: dict[str, tuple[str, str]] = {
         "这些数字没有置信区间，微小的差异可能只是偶然。",
     ),
     "sampled": (
-        "Ranked against a sample of the catalogue ({ranking}), not all of it: these figures are "
-        "inflated and can only be compared with tables made the same way.",
+        (
+            "Ranked against a sample of the catalogue ({ranking}), not all of it: these figures are "
+            "inflated and can only be compared with tables made the same way."
+        ),
         "这里只在部分候选（{ranking}）中排序，而非全部物品：数字偏高，只能与同样做法的结果比较。",
     ),
     "measured": (
-        "Measured on {queries} {part} queries with {targets} relevant items, ranking all {catalogue} "
-        "items; items already seen {seen}.",
-        "在{part}的 {queries} 个查询、{targets} 个相关物品上测得，对全部 {catalogue} 个物品排序；已见过的物品{seen}。",
+        (
+            "Measured on {queries} {part} queries with {targets} relevant items, ranking all {catalogue} "
+            "items; items already seen {seen}."
+        ),
+        (
+            "在{part}的 {queries} 个查询、{targets} 个相关物品上测得，"
+            "对全部 {catalogue} 个物品排序；已见过的物品{seen}。"
+        ),
     ),
     "unfindable": (
-        "{count} of these items cannot be found by any method ({seen} were seen before, {absent} are "
-        "not in the catalogue); they count as misses.",
-        "其中 {count} 个物品任何方法都找不到（{seen} 个此前已见过，{absent} 个不在物品库中），均计为未命中。",
+        (
+            "{count} of these items cannot be found by any method ({seen} were seen before, {absent} are "
+            "not in the catalogue); they count as misses."
+        ),
+        (
+            "其中 {count} 个物品任何方法都找不到（{seen} 个此前已见过，{absent} 个不在物品库中），"
+            "均计为未命中。"
+        ),
     ),
     "test": ("test", "测试集"),
     "valid": ("validation", "验证集"),
@@ -83,8 +100,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     # against baselines
     "baselines": ("Against the baselines", "与基线相比"),
     "baselines_lead": (
-        "A model earns its keep only above the best of these simple methods. The dot is the mean over "
-        "queries, the line its 95 % interval.",
+        (
+            "A model earns its keep only above the best of these simple methods. The dot is the mean over "
+            "queries, the line its 95 % interval."
+        ),
         "模型只有胜过这些简单方法中最好的一个才有意义。圆点是各查询的均值，线段是 95% 置信区间。",
     ),
     "methods_chart": (
@@ -118,8 +137,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     # slices
     "slices": ("For whom is it bad?", "对谁效果不好？"),
     "slices_lead": (
-        "The same figure on parts of the test. Read the line, not the dot: few queries make a long "
-        "line. The vertical rule is the mean of all queries.",
+        (
+            "The same figure on parts of the test. Read the line, not the dot: few queries make a long "
+            "line. The vertical rule is the mean of all queries."
+        ),
         "把测试集切开后的同一指标。请看线段而非圆点：查询少则线段长。竖线是全部查询的均值。",
     ),
     "worst": ("Surely worse than elsewhere", "确实差于其他部分"),
@@ -155,10 +176,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "label_head": ("head", "头部"),
     "label_middle": ("middle", "中部"),
     "label_tail": ("tail", "尾部"),
-    "label_one": ("1 event", "1 个事件"),
-    "label_events": ("{low} to {high} events", "{low} 至 {high} 个事件"),
-    "label_same": ("{low} events", "{low} 个事件"),
-    "label_time": ("{low} to {high}", "{low} 至 {high}"),
+    "label_all": ("all", "全部"),
+    "label_(other)": ("other values", "其他值"),
+    "label_(missing)": ("no value", "无值"),
+    "range": ("{low} to {high}", "{low} 至 {high}"),
+    "range_events": ("{range} events", "{range} 个事件"),
     # training
     "training": ("Training", "训练过程"),
     "training_lead": (
@@ -196,8 +218,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "所展示物品的稀有程度（比特）；越高越稀有",
     ),
     "mean_popularity_bias": (
-        "popularity of what is shown against that of the test items; the further above, the more popular",
-        "所展示物品与测试物品相比的流行程度；越高越偏向热门",
+        "popularity percentile of what is shown minus that of the test items; above 0: too popular",
+        "所展示物品与测试物品的流行度百分位之差；大于 0 表示偏向热门",
     ),
     "mean_diversity": (
         "how unlike each other the items of a list are; more is more varied",
@@ -206,9 +228,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     # map
     "map": ("A map of the items", "物品地图"),
     "map_lead": (
-        "Items near each other are alike to the model: their vectors of width {dim}, brought to two "
-        "dimensions. Distances between far groups mean nothing. Point at a dot to read its title.",
-        "相近的物品在模型看来相似：{dim} 维向量被压到二维。相距很远的群之间的距离没有意义。指向圆点可看标题。",
+        (
+            "Items near each other are alike to the model: their vectors of width {dim}, brought to two "
+            "dimensions. Distances between far groups mean nothing. Point at a dot to read its title."
+        ),
+        (
+            "相近的物品在模型看来相似：{dim} 维向量被压到二维。相距很远的群之间的距离没有意义。"
+            "指向圆点可看标题。"
+        ),
     ),
     "map_of": (
         "The {shown} most popular of {all} items.",
@@ -233,7 +260,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "query": ("Query {id}", "查询 {id}"),
     "history": ("History", "历史"),
-    "history_last": ("the last {shown} of {all}, oldest first", "{all} 个中的最后 {shown} 个，旧的在前"),
+    "history_last": (
+        "the last {shown} of {all}, oldest first",
+        "{all} 个中的最后 {shown} 个，旧的在前",
+    ),
     "history_all": ("oldest first", "旧的在前"),
     "history_none": ("No history is known.", "没有已知的历史。"),
     "answer": ("The model’s answer", "模型的推荐"),
@@ -287,14 +317,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "dim": ("Width of the vectors", "向量维数"),
     "weights": ("Weights", "参数量"),
     # names
-    "name_model": ("Two-tower model", "双塔模型"),
-    "name_popularity": ("Popularity", "流行度"),
-    "name_recent_popularity": ("Recent popularity", "近期流行度"),
-    "name_item_knn": ("ItemKNN with decay", "带时间衰减的 ItemKNN"),
-    "name_ease": ("EASE with decay", "带时间衰减的 EASE"),
-    "name_als": ("Implicit ALS", "隐式 ALS"),
-    "name_bm25": ("BM25", "BM25"),
-    "name_random": ("Random", "随机"),
+    "name_model": ("two-tower model", "双塔模型"),
     "metric_hit_rate": ("hit rate", "命中率"),
     "metric_recall": ("recall", "召回率"),
     "metric_precision": ("precision", "精确率"),
@@ -305,6 +328,17 @@ TEXTS: dict[str, tuple[str, str]] = {
     "metric_diversity": ("intra-list diversity", "列表内多样性"),
     "metric_log_loss": ("log loss", "对数损失"),
 }
+
+_CHINESE_NAMES = {
+    "popularity": "流行度",
+    "recent_popularity": "近期流行度",
+    "item_knn": "带时间衰减的 ItemKNN",
+    "ease": "带时间衰减的 EASE",
+    "als": "隐式 ALS",
+    "bm25": "BM25",
+    "random": "随机排序",
+}
+TEXTS |= {f"name_{key}": (NAMES[key], _CHINESE_NAMES[key]) for key in NAMES}
 
 
 def speaker(language: Language) -> Say:
@@ -325,6 +359,18 @@ def method_name(say: Say, method: str) -> str:
     """Return what people call a method; its own key where it is none of ours."""
     key = f"name_{method}"
     return say(key) if key in TEXTS else method
+
+
+def method_label(say: Say, method: str) -> str:
+    """Return a method's name as it begins a line."""
+    name = method_name(say, method)
+    return name[:1].upper() + name[1:]
+
+
+def metric_label(say: Say, metric: str) -> str:
+    """Return a metric's name as it begins a line."""
+    name = metric_name(say, metric)
+    return name[:1].upper() + name[1:]
 
 
 def metric_name(say: Say, metric: str) -> str:

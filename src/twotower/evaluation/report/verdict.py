@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from twotower.evaluation.report.reading import Reading, number, whole
-from twotower.evaluation.report.texts import Say, method_name, metric_name
+from twotower.evaluation.report.texts import Say, method_name, metric_label, metric_name
 
 _KEY_METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "recall@100")
 _NUM_KEYS = 3
@@ -114,7 +114,7 @@ def key_figures(reading: Reading, say: Say) -> list[KeyFigure]:
             name = method_name(say, strongest)
             beside = say("strongest_has", name=name, value=number(other, digits))
         value = number(reading.value("model", metric), digits)
-        found.append(KeyFigure(metric_name(say, metric), value, interval, beside))
+        found.append(KeyFigure(metric_label(say, metric), value, interval, beside))
     return found
 
 

@@ -1,0 +1,184 @@
+"""``twotower doctor``."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from twotower.cli.output import console, print_json
+from twotower.config import Config
+from twotower.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from twotower.evaluation.doctor.findings import Finding
+
+NAME = "doctor"
+
+EXIT_FOUND = 3
+
+
+class Language(StrEnum):
+    """What findings are said in."""
+
+    EN = "en"
+    ZH = "zh"
+
+
+class FailOn(StrEnum):
+    """What ends the command with an exit code of its own."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+_WORDS = {
+    Language.EN: {"error": "error", "warning": "warning", "info": "info"},
+    Language.ZH: {"error": "错误", "warning": "警告", "info": "提示"},
+}
+_DO = {Language.EN: "What to do: ", Language.ZH: "处理："}
+_NOTHING = {Language.EN: "Nothing found.", Language.ZH: "未发现问题。"}
+
+
+def command(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder of a bundle: its data and its model.")
+    ] = None,
+    interactions: Annotated[Path | None, typer.Option(help="Table of events.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Table of the items' columns.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Table of the queries' columns.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Given split: training events.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Given split: validation events.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Given split: test events.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
+    ] = None,
+    query_column: Annotated[str | None, typer.Option(help="Column of the query ids.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Column of the item ids.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="Column of the times.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of labels or ratings.")] = None,
+    weight_column: Annotated[str | None, typer.Option(help="Column of counts.")] = None,
+    drop_null_ids: Annotated[
+        bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")
+    ] = False,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help=f"End with {EXIT_FOUND} where this, or worse, is found.")
+    ] = None,
+    lang: Annotated[Language, typer.Option(help="Language of the findings.")] = Language.EN,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is wrong with tables before training, or with a bundle: its data and its model.
+
+    Example: twotower doctor --interactions ratings.csv --items movies.csv --fail-on error
+    """
+    given = {"train": train, "valid": valid, "test": test}
+    files = {part: path for part, path in given.items() if path is not None}
+    roles = {
+        "query_column": query_column,
+        "item_column": item_column,
+        "time_column": time_column,
+        "label_column": label_column,
+        "weight_column": weight_column,
+    }
+    stated = {name: column for name, column in roles.items() if column is not None}
+    if bundle is not None:
+        others: dict[str, object] = {
+            "interactions": interactions,
+            "items": items,
+            "queries": queries,
+            **given,
+        }
+        others |= {"split": split, "config": config, "set": settings, **roles}
+        others |= {"drop_null_ids": drop_null_ids or None}
+        named = [name for name, value in others.items() if value]
+        if named:
+            flag = named[0].replace("_", "-")
+            raise ConfigError(
+                f"--{flag} must not go with a bundle, got {str(bundle)!r}; leave it out."
+            )
+        findings = _of_bundle(bundle)
+    else:
+        if (interactions is None) == (not files):
+            raise ConfigError(
+                "doctor needs the folder of a bundle, or --interactions, or --train and --test."
+            )
+        if files and not {"train", "test"} <= set(files):
+            raise ConfigError(
+                f"--train and --test must both be given, got --{' and --'.join(files)} only."
+            )
+        if files and split is not None:
+            raise ConfigError(f"--split must not go with given files, got {split!r}; leave it out.")
+        tree = Config() if config is None else Config.from_toml(config)
+        flags: dict[str, dict[str, object]] = tree.with_settings(settings or []).to_dict()
+        flags["data"] |= stated
+        if drop_null_ids:
+            flags["data"]["drop_null_ids"] = True
+        if split is not None:
+            flags["split"]["kind"] = split
+
+        from twotower.evaluation.doctor.data_checks import diagnose_data
+
+        findings = diagnose_data(
+            interactions if interactions is not None else files,
+            items=items,
+            queries=queries,
+            config=Config.from_dict(flags),
+        )
+    if json:
+        print_json([finding.as_json(lang.value) for finding in findings])
+    else:
+        _show(findings, lang, console(json_wanted=False))
+    if fail_on is not None and any(_is_as_bad(finding, fail_on) for finding in findings):
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _of_bundle(bundle: Path) -> "list[Finding]":
+    from twotower.evaluation.bundles import dataset_of
+    from twotower.evaluation.doctor.data_checks import diagnose_dataset
+    from twotower.evaluation.doctor.findings import worst_first
+    from twotower.evaluation.doctor.model_checks import diagnose_model
+    from twotower.serving.retriever import Retriever
+
+    retriever = Retriever.open(bundle)
+    contents = retriever.contents
+    findings = []
+    if contents.histories is not None:
+        findings += diagnose_dataset(dataset_of(retriever), config=contents.config)
+    return worst_first([*findings, *diagnose_model(retriever)])
+
+
+def _is_as_bad(finding: "Finding", least: FailOn) -> bool:
+    from twotower.evaluation.doctor.findings import SEVERITIES
+
+    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(least.value)
+
+
+def _show(findings: "Sequence[Finding]", language: Language, screen: "Console") -> None:
+    """Print each finding: severity and id, then what, why and what to do."""
+    for finding in findings:
+        said = finding.as_json(language.value)
+        head = Text(_WORDS[language][finding.severity], style=_STYLES[finding.severity])
+        screen.print(head, Text(said["id"], style="bold"))
+        for sentence in (said["what"], said["why"], _DO[language] + said["do"]):
+            screen.print(Text("  " + sentence))
+        screen.print()
+    if not findings:
+        screen.print(_NOTHING[language])
+        return
+    counts = {
+        severity: sum(finding.severity == severity for finding in findings) for severity in _STYLES
+    }
+    words = _WORDS[language]
+    screen.print(
+        ", ".join(f"{count} × {words[severity]}" for severity, count in counts.items() if count),
+        highlight=False,
+    )

@@ -1,0 +1,51 @@
+"""A page written whole, or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from twotower.errors import ConfigError
+
+_HERE = Path(__file__).parent
+
+
+def render(template: str, **facts: Any) -> str:
+    """Return a page: the template with what it names, all of it escaped but what was drawn here."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, **facts)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page at ``path``, replacing a file that is there.
+
+    Raises:
+        ConfigError: It is a folder, its folder does not exist, or it cannot be written (a full disk,
+            say). Whatever was there before is still there then.
+    """
+    if path.is_dir():
+        raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(
+            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+        )
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"--out must be writable, got {reason!r} for {str(path)!r}; nothing was written."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""The report: one HTML file with all that is to be known of a model, the verdict first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twotower.evaluation.doctor.findings import Finding, Language
+from twotower.evaluation.report.charts import SHAPES, point_map
+from twotower.evaluation.report.examples import DEPTH, examples
+from twotower.evaluation.report.files import render, write_page
+from twotower.evaluation.report.groups import (
+    group_charts,
+    groups_table,
+    worst_groups,
+)
+from twotower.evaluation.report.items import ItemMap, Titles, clean, item_map
+from twotower.evaluation.report.methods import (
+    all_figures_table,
+    baseline_settings,
+    curve_charts,
+    exposure_charts,
+    exposure_table,
+    left_out,
+    methods_chart,
+    methods_table,
+)
+from twotower.evaluation.report.reading import Reading, whole
+from twotower.evaluation.report.settings import manifest_of, settings_of
+from twotower.evaluation.report.svg import svg_of
+from twotower.evaluation.report.texts import Say, speaker
+from twotower.evaluation.report.training import epochs_of, summary, training_charts
+from twotower.evaluation.report.verdict import deck, headline, key_figures
+from twotower.serving.retriever import Retriever
+
+_MAP = (700, 520)
+_SEVERITIES = ("error", "warning", "info")
+
+
+def write_report(
+    retriever: Retriever,
+    path: str | Path,
+    *,
+    language: Language = "en",
+    findings: Sequence[Finding] = (),
+) -> None:
+    """Write the report of a bundle: one HTML file that needs nothing else, under 3 MB.
+
+    It shows what the bundle's figures hold, and says what they lack. The same bundle always gives
+    the same page.
+
+    Args:
+        retriever: The opened bundle.
+        path: Where to; a file that is there is replaced.
+        language: ``"en"`` or ``"zh"``.
+        findings: What the doctor found.
+
+    Raises:
+        ConfigError: ``path`` cannot be written.
+    """
+    say = speaker(language)
+    contents = retriever.contents
+    reading = Reading(contents.metrics)
+    titles = Titles(contents.items)
+    manifest = manifest_of(retriever)
+    provenance = contents.provenance
+    best = provenance.get("best_epoch")
+    epochs = epochs_of(contents.log)
+    groups = reading.figures.get("slices") or []
+    page = render(
+        "report.html",
+        language=language,
+        t=say,
+        name=clean(provenance.get("data", "")),
+        manifest=manifest,
+        headline=headline(reading, say),
+        deck=deck(reading, say),
+        keys=key_figures(reading, say),
+        methods=methods_chart(reading, say) if reading.methods else None,
+        methods_table=methods_table(reading, say),
+        all_figures=all_figures_table(reading, say),
+        baseline_settings=baseline_settings(reading, say),
+        left_out=left_out(reading, say),
+        curves=curve_charts(reading, say),
+        worst=worst_groups(groups, say),
+        groups=group_charts(groups, say),
+        groups_table=groups_table(groups, reading, say) if groups else None,
+        training=training_charts(epochs, best, say),
+        training_lead=summary(epochs, best, say) if epochs else "",
+        exposure=exposure_charts(reading, say),
+        exposure_table=exposure_table(reading, say),
+        map=_map(item_map(retriever, titles), retriever, say),
+        dim=contents.item_vectors.shape[1],
+        examples=examples(retriever, titles),
+        depth=DEPTH,
+        findings=_findings(findings, language),
+        severities=_SEVERITIES,
+        settings=settings_of(contents.config),
+        features=[
+            feature
+            for side in (contents.queries, contents.items)
+            for feature in side.transforms.features
+        ],
+        provenance=_provenance(retriever, manifest, say),
+        notes=[str(note) for note in provenance.get("notes", ())],
+    )
+    write_page(Path(path), page)
+
+
+def _map(found: ItemMap | None, retriever: Retriever, say: Say) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    count = len(found.points)
+    if found.column is None:
+        label = say("map_plain", count=whole(count))
+    else:
+        values = ", ".join(found.groups)
+        label = say("map_chart", count=whole(count), column=found.column, values=values)
+    spec = point_map(found.points, width=_MAP[0], height=_MAP[1])
+    everything = len(retriever.contents.items.ids)
+    return {
+        "drawn": svg_of(spec, label=label, key="map"),
+        "column": found.column,
+        "groups": list(zip(found.groups, SHAPES, strict=False)),
+        "note": say("map_of", shown=whole(count), all=whole(everything))
+        if count < everything
+        else "",
+    }
+
+
+def _findings(findings: Sequence[Finding], language: Language) -> list[dict[str, Any]]:
+    ordered = sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+    return [finding.as_json(language) for finding in ordered]
+
+
+def _provenance(retriever: Retriever, manifest: dict[str, Any], say: Say) -> list[tuple[str, str]]:
+    contents = retriever.contents
+    known = contents.provenance
+    keys = ("data", "events", "queries", "items", "sha256_of_events", "sha256_of_targets")
+    lines = [(say(key), whole(known[key])) for key in keys if key in known]
+    lines.append((say("dim"), str(contents.item_vectors.shape[1])))
+    lines.append((say("weights"), whole(sum(w.numel() for w in contents.weights.values()))))
+    lines += [(say(key), str(known[key])) for key in ("best_epoch", "device") if key in known]
+    if manifest:
+        libraries = ", ".join(f"{name} {v}" for name, v in manifest["libraries"].items())
+        lines += [(say("created"), manifest["created"]), (say("libraries"), libraries)]
+    return lines

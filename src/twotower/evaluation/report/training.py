@@ -1,0 +1,65 @@
+"""How training went: loss and validation by epoch."""
+
+import json
+import math
+from typing import Any
+
+from twotower.evaluation.report.charts import Line, line_chart
+from twotower.evaluation.report.methods import HALF, Chart
+from twotower.evaluation.report.reading import number
+from twotower.evaluation.report.svg import svg_of
+from twotower.evaluation.report.texts import Say, metric_name
+
+Record = dict[str, Any]
+
+
+def epochs_of(log: str) -> list[Record]:
+    """Return the epochs of a training log, one JSON object a line; other events are left out."""
+    records = (json.loads(line) for line in log.splitlines() if line.strip())
+    return [r for r in records if isinstance(r, dict) and "epoch" in r and "loss" in r]
+
+
+def summary(epochs: list[Record], best: Any, say: Say) -> str:
+    """Return how long it took, and which epoch was kept."""
+    seconds = sum(r.get("seconds", 0.0) + r.get("validation_seconds", 0.0) for r in epochs)
+    took = say("seconds", count=f"{seconds:.0f}")
+    if seconds >= 120:
+        took = say("minutes", count=f"{seconds / 60:.0f}")
+    return say("training_lead", epochs=len(epochs), seconds=took, best=best)
+
+
+def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
+    """Return a chart of the loss and one of each validation metric, the kept epoch marked."""
+    names = [("loss", say("loss"))]
+    names += [
+        (key, say("validation", metric=metric_name(say, key.removeprefix("valid_"))))
+        for key in dict.fromkeys(k for r in epochs for k in r)
+        if key.startswith("valid_")
+    ]
+    charts = []
+    for key, name in names:
+        points = [
+            (r["epoch"], float(r[key]))
+            for r in epochs
+            if isinstance(r.get(key), (int, float)) and math.isfinite(r[key])
+        ]
+        if not points:
+            continue
+        kept = dict(points).get(best)
+        label = say(
+            "training_chart",
+            name=name,
+            first=number(points[0][1]),
+            last=number(points[-1][1]),
+            epochs=len(points),
+            best=number(kept),
+        )
+        spec = line_chart(
+            [Line(name, points, is_model=True)],
+            width=HALF,
+            title=say("epoch"),
+            mark_x=None if kept is None else best,
+            mark_label=say("kept_epoch"),
+        )
+        charts.append(Chart(name, svg_of(spec, label=label, key=f"training-{len(charts)}")))
+    return charts

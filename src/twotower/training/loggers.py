@@ -1,0 +1,322 @@
+"""Trainings written down for TensorBoard and for MLflow, through the calls that a ``Teller`` gets."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from twotower.config import Config
+from twotower.data.columns import Decision
+from twotower.data.dataset import Dataset
+from twotower.errors import ConfigError, MissingExtraError
+from twotower.evaluation.figures import Figures
+from twotower.features.schema import Feature
+from twotower.training.checkpoints import Progress
+
+if TYPE_CHECKING:
+    from twotower.training.pipeline import Teller
+
+_STEPS_A_READING = 20  # reading the loss waits for the device
+_PARAMS_A_CALL = 100  # what MLflow takes at once
+
+
+@runtime_checkable
+class ConfigTeller(Protocol):
+    """A teller that also wants the settings."""
+
+    def on_config(self, config: Config) -> None:
+        """Every ``auto`` was replaced, and these are the settings."""
+        ...
+
+
+class Tellers:
+    """Several tellers as one: each call is passed on to all, in their order; satisfies ``Teller``.
+
+    Args:
+        tellers: Whom to tell.
+    """
+
+    def __init__(self, tellers: "Sequence[Teller]") -> None:
+        self.tellers = tuple(tellers)
+
+    def on_data(
+        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
+    ) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_data(dataset, decisions, features)
+
+    def on_choices(self, choices: tuple[str, ...]) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_choices(choices)
+
+    def on_config(self, config: Config) -> None:
+        """Pass it on to those that want it."""
+        for teller in self.tellers:
+            if isinstance(teller, ConfigTeller):
+                teller.on_config(config)
+
+    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_start(steps_per_epoch, progress)
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_step(step, loss, examples)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_epoch(record)
+
+    def on_end(self) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_end()
+
+    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
+        """Pass it on."""
+        for teller in self.tellers:
+            teller.on_figures(figures, stopped_early)
+
+
+class _Logger:
+    """Turns the calls of a training into numbers and texts; where they go is a subclass's affair.
+
+    Nothing is written before the first step is near, so that data or settings that are refused leave no
+    empty run behind. Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``,
+    ``train/temperature``, ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch,
+    ``test/METRIC`` of the model and ``test/BASELINE/METRIC`` of the baselines at the end. The step of a
+    scalar counts batches from the start of the training, also where it goes on from a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._config: Config | None = None
+        self._steps_per_epoch = 0
+        self._epoch = 0
+
+    def on_data(
+        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
+    ) -> None:
+        """Note what the data is, and which column is what."""
+        counts = (
+            f"{dataset.name}: {len(dataset.interactions):,} events, {len(dataset.queries):,} queries, "
+            f"{len(dataset.items):,} items"
+        )
+        columns = [f"{d.column}: {d.role.value} ({d.reason})" for d in decisions if d.column]
+        fed = [f"{f.side} {f.name}: {f.kind} ({f.reason})" for f in features]
+        self._texts["data"] = "\n".join((counts, *columns, *fed, *dataset.notes))
+
+    def on_choices(self, choices: tuple[str, ...]) -> None:
+        """Note what every ``auto`` became."""
+        self._texts["choices"] = "\n".join(choices)
+
+    def on_config(self, config: Config) -> None:
+        """Note the settings."""
+        self._config = config
+
+    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
+        """Open the run and write down what was noted."""
+        self._steps_per_epoch, self._epoch = steps_per_epoch, progress.epoch
+        self._open(self._config)
+        for name, text in self._texts.items():
+            self._text(name, text)
+        if self._config is not None:
+            self._text("config", self._config.to_toml())
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
+        """Write the loss of every twentieth batch."""
+        if step % _STEPS_A_READING == 0:
+            at = self._epoch * self._steps_per_epoch + step
+            self._scalars({"train/loss_of_batch": loss()}, at)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Write the epoch's means."""
+        self._epoch = int(record["epoch"])
+        names = {key: f"train/{key}" for key in ("loss", "temperature", "examples_per_second")}
+        names |= {k: f"valid/{k.removeprefix('valid_')}" for k in record if k.startswith("valid_")}
+        found = {name: float(record[key]) for key, name in names.items() if key in record}
+        self._scalars(found, self._epoch * self._steps_per_epoch)
+
+    def on_end(self) -> None:
+        """Close the run as one that failed; figures that come yet open it again."""
+        self._close("FAILED")
+
+    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
+        """Write the figures of the model and of the baselines, and what they say."""
+        part = figures["protocol"]["part"]
+        found: dict[str, float] = {}
+        for method, metrics in figures.items():
+            if method == "protocol" or not isinstance(metrics, Mapping):
+                continue
+            prefix = part if method == "model" else f"{part}/{method}"
+            # The intervals, curves and sentences that stand beside the methods are no numbers.
+            found |= {
+                f"{prefix}/{metric}": float(value)
+                for metric, value in metrics.items()
+                if isinstance(value, Real)
+            }
+        self._scalars(found, self._epoch * self._steps_per_epoch)
+        if "verdict" in figures:
+            self._text("verdict", figures["verdict"])
+        self._close("KILLED" if stopped_early else "FINISHED")
+
+    def _open(self, config: Config | None) -> None:
+        raise NotImplementedError
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        raise NotImplementedError
+
+    def _text(self, name: str, text: str) -> None:
+        raise NotImplementedError
+
+    def _close(self, status: str) -> None:
+        raise NotImplementedError
+
+
+class TensorBoardLogger(_Logger):
+    """Writes a training as event files that TensorBoard shows; satisfies ``Teller``.
+
+    What is written is told at ``MLflowLogger``; data, choices, settings and verdict become texts.
+
+    Args:
+        folder: Where the files go; it is made. TensorBoard shows the folders beside each other, so that
+            each training wants its own.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError(
+                "TensorBoardLogger needs tensorboard, which is not installed; "
+                "pip install 'twotower[tensorboard]'."
+            ) from error
+        self.folder = Path(folder)
+        self._make: Any = SummaryWriter
+        self._writer: Any = None
+
+    def _open(self, config: Config | None) -> None:  # noqa: ARG002 - the text says it all
+        self._writer = self._make(str(self.folder))
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def _text(self, name: str, text: str) -> None:
+        shown = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown: as it stands
+        self._writer.add_text(name, shown)
+
+    def _close(self, status: str) -> None:  # noqa: ARG002 - event files have no status
+        if self._writer is not None:
+            self._writer.close()  # it opens another file where more comes
+
+
+class MLflowLogger(_Logger):
+    """Writes a training as a run of MLflow; satisfies ``Teller``.
+
+    Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``, ``train/temperature``,
+    ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch, ``test/METRIC`` of the
+    model and ``test/BASELINE/METRIC`` of the baselines at the end. MLflow refuses ``@``, so that
+    ``ndcg@10`` is ``ndcg_at_10`` there. The settings become parameters, ``towers.dim``, say; data,
+    choices and verdict become tags, and the whole configuration, which may be longer than a tag, too,
+    cut at 5,000 characters. A run that broke off is FAILED; one that was interrupted and kept its best
+    weights is KILLED.
+
+    Args:
+        experiment: Its name, made where there is none; None is MLflow's default experiment.
+        uri: Of the tracking server or store; None is what MLflow finds in its environment.
+        run_name: What the run is called; None lets MLflow name it.
+
+    Raises:
+        MissingExtraError: MLflow is not installed.
+        ConfigError: The store at ``uri`` cannot be used.
+    """
+
+    def __init__(
+        self, experiment: str | None = None, *, uri: str | None = None, run_name: str | None = None
+    ) -> None:
+        super().__init__()
+        try:
+            from mlflow import MlflowClient
+            from mlflow.entities import Metric, Param
+            from mlflow.exceptions import MlflowException
+        except ImportError as error:
+            raise MissingExtraError(
+                "MLflowLogger needs mlflow, which is not installed; pip install 'twotower[mlflow]'."
+            ) from error
+        self._metric, self._param = Metric, Param
+        self._run_name, self._run_id = run_name, ""
+        try:
+            self._client = MlflowClient(uri)
+            self._experiment_id = "0"
+            if experiment is not None:
+                known = self._client.get_experiment_by_name(experiment)
+                self._experiment_id = (
+                    self._client.create_experiment(experiment)
+                    if known is None
+                    else known.experiment_id
+                )
+            else:
+                self._client.get_experiment(self._experiment_id)
+        except MlflowException as error:
+            reason = str(error).strip().rstrip(".")
+            raise ConfigError(
+                f"uri must be a store that MLflow can use, got {uri!r}: {reason}."
+            ) from error
+
+    def _open(self, config: Config | None) -> None:
+        run = self._client.create_run(self._experiment_id, run_name=self._run_name)
+        self._run_id = run.info.run_id
+        flat = {} if config is None else _flat(config.to_dict())
+        # Features are named after columns, as many as there are and as they are called.
+        params = [
+            self._param(name, str(value))
+            for name, value in flat.items()
+            if not name.startswith(("features.query.", "features.item."))
+        ]
+        for start in range(0, len(params), _PARAMS_A_CALL):
+            self._client.log_batch(self._run_id, params=params[start : start + _PARAMS_A_CALL])
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        metrics = [
+            self._metric(_metric_key(name), value, now, step)
+            for name, value in values.items()
+            if math.isfinite(value)
+        ]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _text(self, name: str, text: str) -> None:
+        self._client.set_tag(self._run_id, name, text[:5000])
+
+    def _close(self, status: str) -> None:
+        if self._run_id:
+            self._client.set_terminated(self._run_id, status)
+
+
+def _metric_key(name: str) -> str:
+    """Return a name that MLflow takes: letters, digits, ``_-. /`` and no ``@``."""
+    return re.sub(r"[^\w\-./ ]", "_", name.replace("@", "_at_"))
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a tree as ``section.field`` to value."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
