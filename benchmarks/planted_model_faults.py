@@ -28,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from evaluation.doctor.faulty_towers import CollapsedTower, deafen
+from faulty_towers import CollapsedTower, deafen
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.evaluation.doctor.findings import Finding
 from twotower.evaluation.doctor.model_checks import diagnose_model

@@ -51,6 +51,9 @@ def main() -> int:
     for question in ("recommend {} --query {}", "similar {} --item {}"):
         asked = query_id if "query" in question else item_id
         screen.print(f"  {twotower_here} {question.format(options.out, asked)}", soft_wrap=True)
+    page = options.out.with_name(f"{options.out.name}.report.html")
+    trained.report(page)
+    screen.print(f"The report, to open in a browser, is at {page}", soft_wrap=True)
     return 0
 
 

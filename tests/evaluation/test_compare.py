@@ -118,7 +118,9 @@ class TestFigures:
         assert not same.won[later]
         assert not same.lost[later]
 
-    def test_rows_in_another_order_change_nothing(self, tiny_trained: Trained, narrow: Path) -> None:
+    def test_rows_in_another_order_change_nothing(
+        self, tiny_trained: Trained, narrow: Path
+    ) -> None:
         """The slices of a later run are read off its own ranking, in the first run's rows."""
         ours = compare_runs([narrow, tiny_trained.retriever], names=["a", "b"])
         theirs = compare_runs([tiny_trained.retriever, narrow], names=["b", "a"])

@@ -17,7 +17,7 @@ def rows(*lines: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
 
 
 def test_worked_by_hand() -> None:
-    # Items 2..5 have 0, 1, 1 and 6 training events: percentiles 1/8, 4/8 (a shared rank), 4/8, 7/8.
+    # Items 2..5 have 0, 1, 1 and 6 training events: ranks 1, 2.5 (shared), 2.5 and 4 of 4.
     # Item 5 is shown twice, 2 and 3 once, 4 never; the test wanted 4 and 2.
     figures = exposure(
         rows([5, 2, 4], [5, 3, 4]),
@@ -30,7 +30,7 @@ def test_worked_by_hand() -> None:
     assert figures == pytest.approx(
         {
             "coverage@2": 3 / 4,
-            "popularity_bias@2": (2 * 7 / 8 + 1 / 8 + 4 / 8) / 4 - (4 / 8 + 1 / 8) / 2,
+            "popularity_bias@2": ((2 * 4 + 1 + 2.5) / 4 - (2.5 + 1) / 2) / 4,
             "novelty@2": (bits[0] + bits[1] + 2 * bits[2]) / 4,
             # counts 0, 1, 1, 2 weighted by -3, -1, 1, 3
             "gini@2": 6 / (4 * 4),
@@ -73,7 +73,7 @@ def test_equals_nested_loops(monkeypatch: pytest.MonkeyPatch) -> None:
         catalogue = popularity[2:].tolist()
         less = sum(events < popularity[row] for events in catalogue)
         equal = sum(events == popularity[row] for events in catalogue)
-        return float((less + equal / 2) / items)
+        return float((less + (equal + 1) / 2) / items)
 
     def distance(a: int, b: int) -> float:
         norm = float(np.linalg.norm(vectors[a]) * np.linalg.norm(vectors[b]))
@@ -109,7 +109,7 @@ def test_the_same_item_for_everybody() -> None:
     figures = exposure(rows([5], [5]), 1, popularity=np.arange(6), targets=rows([2, 3, 4, 5])[0])
     assert figures["coverage@1"] == 1 / 4
     assert figures["gini@1"] == 1 - 1 / 4
-    assert figures["popularity_bias@1"] == 7 / 8 - 1 / 2
+    assert figures["popularity_bias@1"] == 4 / 4 - 2.5 / 4
 
 
 def test_a_list_shorter_than_k_is_taken_as_it_is() -> None:

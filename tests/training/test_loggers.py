@@ -1,5 +1,6 @@
 """A training as TensorBoard and MLflow have it, read back with their own readers."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ConfigError, MissingExtraError
 from twotower.training.checkpoints import Progress
-from twotower.training.loggers import MLflowLogger, TensorBoardLogger, Tellers
+from twotower.training.loggers import MLflowLogger, Tellers, TensorBoardLogger
 from twotower.training.pipeline import Teller, Trained, train
 
 CONFIG: dict[str, dict[str, Any]] = {
@@ -22,10 +25,6 @@ CONFIG: dict[str, dict[str, Any]] = {
     "training": {"epochs": 2, "batch_size": 16},
 }
 VERDICT = "The model beats ItemKNN by 0.021 NDCG@10 (95 % interval 0.015 to 0.027)."
-
-
-class Configured:
-    """Hands the settings on with the choices, for as long as a test trains with it."""
 
 
 def fit(tables: SyntheticTables, teller: Teller) -> Trained:
@@ -80,7 +79,7 @@ Ran = tuple[Trained, EventAccumulator, Run, MlflowClient]
 class TestTensorBoard:
     def test_a_loss_and_a_validation_for_each_epoch(self, run: Ran) -> None:
         trained, events, _, _ = run
-        log = [eval(line) for line in trained.contents.log.splitlines()]  # noqa: S307
+        log = [json.loads(line) for line in trained.contents.log.splitlines()]
         losses = events.Scalars("train/loss")
         assert [point.value for point in losses] == pytest.approx([r["loss"] for r in log])
         steps_per_epoch = losses[0].step
@@ -167,13 +166,16 @@ class TestMLflow:
     def test_names_of_any_column_and_figures_that_are_no_number(self, store: str) -> None:
         logger = MLflowLogger("odd", uri=store)
         logger.on_start(10, Progress())
-        figures = {"model": {"auc ($)": 0.7, "log_loss": float("nan")}, "protocol": {"part": "test"}}
+        figures = {
+            "model": {"auc ($)": 0.7, "log_loss": float("nan")},
+            "protocol": {"part": "test"},
+        }
         logger.on_figures(figures, stopped_early=False)
         (found,) = runs_of(MlflowClient(store), "odd")
-        assert found.data.metrics == {"test/auc (_)".replace("(", "_").replace(")", "_"): 0.7}
+        assert found.data.metrics == {"test/auc ___": 0.7}
 
     def test_a_store_that_cannot_be_used(self) -> None:
-        with pytest.raises(ConfigError, match="uri must be a store .* got 'nonsense://x'"):
+        with pytest.raises(ConfigError, match=r"uri must be a store .* got 'nonsense://x'"):
             MLflowLogger(uri="nonsense://x")
 
 
@@ -259,7 +261,7 @@ class Listener:
 def test_tellers_pass_every_call_on_to_all() -> None:
     first, second = Listener(), Listener()
     tellers: Any = Tellers([first, second])
-    calls = {
+    calls: dict[str, tuple[Any, ...]] = {
         "on_data": (None, (), ()),
         "on_choices": ((),),
         "on_start": (1, Progress()),

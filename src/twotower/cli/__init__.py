@@ -1,11 +1,25 @@
-"""The command line: one file a command. Exit codes: 0 well, 1 unexpected, 2 the input was wrong."""
+"""The command line: one file a command.
+
+Exit codes: 0 well, 1 unexpected, 2 the input was wrong, 3 the doctor found what it was told to fail on.
+"""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from twotower.cli import config, data, evaluate, inspect, recommend, similar, train
+from twotower.cli import (
+    compare,
+    config,
+    data,
+    doctor,
+    evaluate,
+    inspect,
+    recommend,
+    report,
+    similar,
+    train,
+)
 from twotower.errors import TwoTowerError
 from twotower.version import __version__
 
@@ -16,7 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (train, evaluate, recommend, similar, inspect, data, config):
+COMMANDS = (train, evaluate, report, compare, doctor, recommend, similar, inspect, data, config)
+for module in COMMANDS:
     app.command(module.NAME)(module.command)
 
 EXIT_INTERRUPTED = 130

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from twotower.cli.output import console, print_json
@@ -21,7 +20,7 @@ _METRICS = ("hit_rate@10", "ndcg@10", "recall@10", "recall@100")
 
 def command(
     bundles: Annotated[list[Path], typer.Argument(help="Folders of two or more bundles.")],
-    out: Annotated[Path | None, typer.Option(help="Write a page, an .html file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write one HTML page there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Hold bundles against the first: settings, figures with intervals, slices won and lost.
@@ -34,12 +33,14 @@ def command(
             "name another after it."
         )
     if out is not None:
-        _check_page(out)
+        from twotower.evaluation.report.files import check_page
+
+        check_page(out)
     from twotower.evaluation.compare import compare_runs
 
     comparison = compare_runs(bundles)
     if out is not None:
-        from twotower.evaluation.report import write_comparison
+        from twotower.evaluation.report.comparison import write_comparison
 
         write_comparison(comparison, out)
     screen = console(json_wanted=json)
@@ -50,18 +51,6 @@ def command(
             screen.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
     if out is not None:
         screen.print(f"Page: {out}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _check_page(path: Path) -> None:
-    """Refuse a file that could not be written, before the work and not after it."""
-    if path.suffix != ".html":
-        raise ConfigError(f"--out must end in .html, got {str(path)!r}.")
-    if path.is_dir():
-        raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(
-            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
-        )
 
 
 def _parts(comparison: "Comparison") -> list[Table | str]:
@@ -75,10 +64,11 @@ def _parts(comparison: "Comparison") -> list[Table | str]:
         won, lost = comparison.won[run], comparison.lost[run]
         if won or lost:
             parts.append(_slices_table(comparison, run, won, lost))
-        parts.append(
-            f"{run}: {len(won)} slices won and {len(lost)} lost of {comparison.num_slices} against "
-            f"{comparison.runs[0]}; by chance alone, one in forty of each is to be expected."
-        )
+        if comparison.num_slices:
+            parts.append(
+                f"{run}: {len(won)} slices won and {len(lost)} lost of {comparison.num_slices} against "
+                f"{comparison.runs[0]}; by chance alone, one in forty of each is to be expected."
+            )
     return parts
 
 
@@ -96,25 +86,25 @@ def _figures_table(comparison: "Comparison") -> Table:
     first = comparison.runs[0]
     for run in comparison.runs:
         means = comparison.intervals[run]
-        table.add_row(escape(run), *(f"{means[metric].value:.4f}" for metric in _METRICS))
+        table.add_row(run, *(f"{means[metric].value:.4f}" for metric in _METRICS))
         if run != first:
             gaps = (comparison.differences[run][metric] for metric in _METRICS)
             cells = (f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})" for gap in gaps)
-            table.add_row(f"  minus {escape(first)}", *cells)
+            table.add_row(f"  minus {first}", *cells)
     return table
 
 
 def _settings_table(comparison: "Comparison") -> Table:
     table = Table(
         "setting",
-        *map(escape, comparison.runs),
+        *comparison.runs,
         "default",
         title="Settings that differ",
         title_justify="left",
     )
     for setting in comparison.settings:
         values = (setting.values[run] for run in comparison.runs)
-        table.add_row(escape(setting.name), *map(_say, values), _say(setting.default))
+        table.add_row(setting.name, *map(_say, values), _say(setting.default))
     return table
 
 
@@ -127,9 +117,9 @@ def _slices_table(
     metric = metric_name((*won, *lost)[0].metric)
     table = Table(
         "",
-        f"{escape(run)} against {escape(first)}",
+        f"{run} against {first}",
         "queries",
-        f"{metric} minus {escape(first)}'s",
+        f"{metric} minus {first}'s",
         title="Slices won and lost",
         title_justify="left",
     )
@@ -138,7 +128,7 @@ def _slices_table(
             gap = group.differences[first]
             table.add_row(
                 word,
-                escape(group.name),
+                group.name,
                 f"{group.queries:,}",
                 f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})",
             )
@@ -148,4 +138,4 @@ def _slices_table(
 def _say(value: Any) -> str:
     from twotower.config import toml_value
 
-    return "" if value is None else escape(toml_value(value))
+    return "" if value is None else toml_value(value)

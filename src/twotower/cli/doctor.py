@@ -142,18 +142,10 @@ def command(
 
 
 def _of_bundle(bundle: Path) -> "list[Finding]":
-    from twotower.evaluation.bundles import dataset_of
-    from twotower.evaluation.doctor.data_checks import diagnose_dataset
-    from twotower.evaluation.doctor.findings import worst_first
-    from twotower.evaluation.doctor.model_checks import diagnose_model
+    from twotower.evaluation.doctor.diagnosis import diagnose_bundle
     from twotower.serving.retriever import Retriever
 
-    retriever = Retriever.open(bundle)
-    contents = retriever.contents
-    findings = []
-    if contents.histories is not None:
-        findings += diagnose_dataset(dataset_of(retriever), config=contents.config)
-    return worst_first([*findings, *diagnose_model(retriever)])
+    return diagnose_bundle(Retriever.open(bundle))
 
 
 def _is_as_bad(finding: "Finding", least: FailOn) -> bool:

@@ -44,6 +44,12 @@ def cutoffs(text: str) -> tuple[int, ...]:
     return ks
 
 
+def report_path(bundle: Path) -> Path:
+    """Return where a bundle's report stands unless another place is named: beside it."""
+    bundle = bundle if bundle.name not in ("", "..") else bundle.resolve()
+    return bundle.with_name(f"{bundle.name}.report.html")
+
+
 def ids(text: str) -> list[int | str]:
     """Return the ids of ``1,2,3``; integers and strings of digits are the same to a vocabulary."""
     return [piece.strip() for piece in text.split(",") if piece.strip()]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli.output import console, print_json
+from twotower.cli.output import console, print_json, report_path
 from twotower.config import Config
 from twotower.errors import ConfigError
 

@@ -144,9 +144,11 @@ def cuts_of(
         sides: tuple[Side, ...] = ("query", "item")
         for side in sides:
             table = asked.table(side)
-            for feature in infer_features(table.frame, side, table.id_column, {}):
-                if feature.kind in ("categorical", "tags"):
-                    every.append(_column(asked, feature, most=_MAX_VALUES))
+            every += [
+                _column(asked, feature, most=_MAX_VALUES)
+                for feature in infer_features(table.frame, side, table.id_column, {})
+                if feature.kind in ("categorical", "tags")
+            ]
         return [cut for groups in every if len(groups) > 1 for cut in groups]
     found: list[Cut] = []
     for name in dict.fromkeys(by):
@@ -161,7 +163,7 @@ def cuts_of(
             continue
         for side, column in _columns(dataset, name):
             table = asked.table(side)
-            frame = table.frame.select(dict.fromkeys((table.id_column, column)))
+            frame = table.frame.select(table.id_column, column)
             features = infer_features(frame, side, table.id_column, {})
             found += _column(asked, next(f for f in features if f.name == column))
     return found

@@ -30,7 +30,7 @@ def exposure(
     - ``coverage@k``: share of the catalogue that stands in at least one answer.
       Source: Ge, Delgado-Battenfeld and Jannach, RecSys 2010, section 3 ("catalog coverage").
     - ``popularity_bias@k``: mean popularity percentile of what is shown minus that of the test items.
-      The percentile of an item is ``(r - 1/2) / I``, where ``r`` is its rank by training events, the
+      The percentile of an item is ``r / I``, where ``r`` is its rank by training events, the
       fewest first, equal ones sharing their mean rank. Within -1 and 1; 0 where answers are as
       popular as what was chosen, above 0 where they are more so.
       Source: Abdollahpouri et al., RMSE workshop 2019, section 3. Differs: percentiles, not counts,
@@ -73,7 +73,7 @@ def exposure(
     events = popularity[FIRST_ROW:].astype(np.float64)
     times_wanted = _counts(targets, num_rows)
     if times_wanted.any():
-        percentile = (rankdata(events) - 0.5) / len(events)
+        percentile = rankdata(events) / len(events)
         wanted = times_wanted @ percentile / times_wanted.sum()
         figures[f"popularity_bias@{k}"] = float(times_shown @ percentile / num_shown - wanted)
     information = -np.log2((events + 1) / (events.sum() + len(events)))

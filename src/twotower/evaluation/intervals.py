@@ -111,9 +111,8 @@ def verdict(name: str, metric: str, difference: Interval) -> str:
             f"(95 % interval {low:+.3f} to {high:+.3f})"
         )
     won, least, most = ("beats", low, high) if low > 0 else ("loses to", -high, -low)
-    digits = max(
-        3, math.ceil(-math.log10(2 * least))
-    )  # half a unit of the last one is at most least
+    # Half a unit of the last decimal is at most ``least``.
+    digits = max(3, math.ceil(-math.log10(2 * least)))
     return (
         f"{won} {name} by {abs(value):.{digits}f} {metric} "
         f"(95 % interval {least:.{digits}f} to {most:.{digits}f})"

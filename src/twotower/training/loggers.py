@@ -89,11 +89,9 @@ class Tellers:
 class _Logger:
     """Turns the calls of a training into numbers and texts; where they go is a subclass's affair.
 
-    Nothing is written before the first step is near, so that data or settings that are refused leave no
-    empty run behind. Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``,
-    ``train/temperature``, ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch,
-    ``test/METRIC`` of the model and ``test/BASELINE/METRIC`` of the baselines at the end. The step of a
-    scalar counts batches from the start of the training, also where it goes on from a checkpoint.
+    Nothing is written before the training starts, so that data or settings that are refused leave no
+    empty run behind. The step of a number counts batches from the start of the training, also where it
+    goes on from a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -184,7 +182,10 @@ class _Logger:
 class TensorBoardLogger(_Logger):
     """Writes a training as event files that TensorBoard shows; satisfies ``Teller``.
 
-    What is written is told at ``MLflowLogger``; data, choices, settings and verdict become texts.
+    Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``, ``train/temperature``,
+    ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch, ``test/METRIC`` of the
+    model and ``test/BASELINE/METRIC`` of the baselines at the end. Data, choices, settings and verdict
+    become texts.
 
     Args:
         folder: Where the files go; it is made. TensorBoard shows the folders beside each other, so that
@@ -226,13 +227,11 @@ class TensorBoardLogger(_Logger):
 class MLflowLogger(_Logger):
     """Writes a training as a run of MLflow; satisfies ``Teller``.
 
-    Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``, ``train/temperature``,
-    ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch, ``test/METRIC`` of the
-    model and ``test/BASELINE/METRIC`` of the baselines at the end. MLflow refuses ``@``, so that
-    ``ndcg@10`` is ``ndcg_at_10`` there. The settings become parameters, ``towers.dim``, say; data,
-    choices and verdict become tags, and the whole configuration, which may be longer than a tag, too,
-    cut at 5,000 characters. A run that broke off is FAILED; one that was interrupted and kept its best
-    weights is KILLED.
+    The metrics are the scalars of ``TensorBoardLogger``, where ``ndcg@10`` is ``ndcg_at_10``, as MLflow
+    refuses ``@``; one that is NaN or infinite is left out. The settings become parameters, such as
+    ``towers.dim``; data, choices, verdict and the whole configuration become tags of at most 5,000
+    characters. A run that broke off is FAILED; one that was interrupted and kept its best weights is
+    KILLED.
 
     Args:
         experiment: Its name, made where there is none; None is MLflow's default experiment.

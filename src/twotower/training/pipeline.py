@@ -21,8 +21,11 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
+from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+from twotower.evaluation.doctor.findings import Language
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.report.page import write_report
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side, infer_features
 from twotower.features.transforms import SideTransforms
@@ -86,6 +89,20 @@ class Trained:
             query_tower=self.query_tower,
             item_tower=self.item_tower,
             path=self.path or "",
+        )
+
+    def report(self, path: str | Path, *, language: Language = "en") -> None:
+        """Write all that is to be known of the model, with the doctor's findings, as one HTML page.
+
+        Args:
+            path: Where to; a file that is there is replaced.
+            language: ``"en"`` or ``"zh"``.
+
+        Raises:
+            ConfigError: ``path`` cannot be written.
+        """
+        write_report(
+            self.retriever, path, language=language, findings=diagnose_bundle(self.retriever)
         )
 
 

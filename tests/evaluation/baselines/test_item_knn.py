@@ -295,7 +295,6 @@ def test_recent_items_win_where_order_matters() -> None:
     knn = choose_item_knn(dataset)
     assert knn.half_life is not None
     assert knn.half_life <= 2.0
-    assert knn.pair_half_life is None
     num_item_rows = dataset.items.ids.num_rows
 
     def ndcg(scorer: Scorer) -> float:
@@ -307,7 +306,7 @@ def test_recent_items_win_where_order_matters() -> None:
 
 
 def test_close_pairs_are_chosen_where_they_help() -> None:
-    knn = choose_item_knn(held_out(walks(), ordered=True), pairs=True)
+    knn = choose_item_knn(held_out(walks(), ordered=True))
     assert knn.pair_half_life is not None
 
 
@@ -320,12 +319,13 @@ def test_only_training_events_make_similarities() -> None:
         neighbours=chosen.neighbours,
         shrinkage=chosen.shrinkage,
         half_life=chosen.half_life,
+        pair_half_life=chosen.pair_half_life,
     )
     np.testing.assert_array_equal(again.similarity.toarray(), chosen.similarity.toarray())
 
 
 def test_without_order_nothing_is_recent() -> None:
-    knn = choose_item_knn(held_out(walks(), ordered=False), pairs=True)
+    knn = choose_item_knn(held_out(walks(), ordered=False))
     assert (knn.half_life, knn.pair_half_life) == (None, None)
 
 
@@ -346,6 +346,16 @@ def test_seen_items_count_where_queries_repeat_items() -> None:
         sequences.append(own.tolist())
     repeating = choose_item_knn(held_out(sequences, ordered=True, repeats=True))
     assert repeating.half_life is None or repeating.half_life >= 5.0
+
+
+def test_the_best_of_several_shrinkages_is_that_of_one() -> None:
+    train = interactions(walks())
+    several = baselines._similarities(train, 62, 9, (10.0, 0.0, 50.0), 2.0)
+    for shrinkage, similarity in zip((10.0, 0.0, 50.0), several, strict=True):
+        one = ItemKNN.fit(
+            train, 62, neighbours=9, shrinkage=shrinkage, half_life=None, pair_half_life=2.0
+        )
+        np.testing.assert_array_equal(similarity.toarray(), one.similarity.toarray())
 
 
 def test_many_cases_are_thinned_evenly() -> None:

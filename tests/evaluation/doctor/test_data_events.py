@@ -117,7 +117,8 @@ class TestOutOfOrder:
         query_rows = np.array([1, 2, 1, 1, 2, 1])
         times = np.array([3.0, 1.0, 5.0, 4.0, 2.0, 6.0])
         finding = only(out_of_order(query_rows, times, sorted_by_time=True))
-        assert (finding.severity, finding.value) == ("info", pytest.approx(1 / 6))
+        assert finding.severity == "info"
+        assert finding.value == pytest.approx(1 / 6)
 
     def test_equal_times_are_in_order(self) -> None:
         assert out_of_order(np.array([1, 1]), np.array([3.0, 3.0]), sorted_by_time=True) == []

@@ -22,7 +22,7 @@ def dataset_of(parts: list[int], **columns: Any) -> Dataset:
 
 def by_id(findings: list[Finding]) -> dict[str, Finding]:
     for finding in findings:
-        assert all(finding.as_json(language)["what"] for language in ("en", "zh"))  # type: ignore[arg-type]
+        assert all(finding.as_json(language)["what"] for language in ("en", "zh"))
     return {finding.kind.id: finding for finding in findings}
 
 
@@ -49,7 +49,8 @@ class TestTimes:
         )
         found = by_id(split_times(dataset, is_chosen=False))
         before = found["test-before-train"]
-        assert (before.severity, before.value) == ("error", pytest.approx(1 / 3))
+        assert before.severity == "error"
+        assert before.value == pytest.approx(1 / 3)
         assert (before.facts["count"], before.facts["total"]) == (1, 3)
         assert found["time-overlap"].value == pytest.approx(
             2 / 3

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from evaluation.doctor.faulty_towers import deafen
+from faulty_towers import deafen
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.findings import Finding
 from twotower.evaluation.doctor.model_answers import Trial
@@ -17,6 +17,7 @@ from twotower.evaluation.doctor.model_features import (
     check_vocabularies,
 )
 from twotower.serving.retriever import Retriever
+from twotower.towers.model import QueryTower
 
 
 def trial_of(retriever: Retriever) -> Trial:
@@ -72,7 +73,9 @@ class TestHistory:
     def test_a_model_without_histories_is_left_alone(self, tiny_retriever: Retriever) -> None:
         retriever = again(tiny_retriever)
         trial = trial_of(retriever)
-        retriever.encoding.model.query_tower.history = None
+        tower = retriever.encoding.model.query_tower
+        assert isinstance(tower, QueryTower)
+        tower.history = None
         assert check_history(trial) == []
 
 

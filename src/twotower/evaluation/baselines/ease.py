@@ -16,7 +16,6 @@ from scipy.linalg import lapack
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.matrices import (
-    close_together,
     history_matrix,
     query_item_matrix,
     together,
@@ -29,7 +28,7 @@ _MIRRORED_ROWS = 512  # of the matrix that are mirrored at once
 
 # What is tried, the value to fall back on first.
 _REGULARIZATIONS = (200.0, 50.0, 800.0)
-_PAIR_HALF_LIVES = (5.0, 20.0)
+_PAIR_HALF_LIVES = (None, 5.0, 20.0)
 _HALF_LIVES = (2.0, 1.0, 0.5, 5.0, 10.0, 20.0, 50.0, None)
 _CHOSEN_ITEMS = 16_000  # above, one inverse takes minutes: only the half-life is chosen
 
@@ -111,7 +110,7 @@ class EASE:
 def choose_ease(dataset: Dataset) -> EASE:
     """Return EASE fitted on the training events, its settings chosen on validation.
 
-    NDCG@10 decides on small grids: the regularisation, then whether pairs decay, the half-life of the
+    NDCG@10 decides on small grids: whether pairs decay, then the regularisation, the half-life of the
     history anew with each. In a catalogue of more than 16,000 items the half-life alone is chosen.
 
     Args:
@@ -120,11 +119,13 @@ def choose_ease(dataset: Dataset) -> EASE:
     Raises:
         ConfigError: The catalogue is too large for the memory that is available.
     """
-    refusal = too_large(dataset)
+    count = num_trained_items(dataset)
+    refusal = too_large(count, available_bytes())
     if refusal is not None:
         raise ConfigError(refusal)
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     lives = half_lives(dataset, _HALF_LIVES)
+    pair_lives = half_lives(dataset, _PAIR_HALF_LIVES)
 
     def tried(pair_half_life: float | None, regularizations: tuple[float, ...]) -> Iterator[EASE]:
         item_rows, gram = _gram(train, pair_half_life)
@@ -142,13 +143,11 @@ def choose_ease(dataset: Dataset) -> EASE:
             del matrix
             yield validation.best(replace(fitted, half_life=life) for life in lives)
 
-    if num_trained_items(dataset) > _CHOSEN_ITEMS:
+    if count > _CHOSEN_ITEMS:
         return next(tried(None, _REGULARIZATIONS[:1]))
-    best = validation.best(tried(None, _REGULARIZATIONS))
-    if not dataset.ordered:
-        return best
-    paired = (tried(life, (best.regularization,)) for life in _PAIR_HALF_LIVES)
-    return validation.best(chain([best], chain.from_iterable(paired)))
+    paired = (tried(life, _REGULARIZATIONS[:1]) for life in pair_lives)
+    best = validation.best(chain.from_iterable(paired))
+    return validation.best(chain([best], tried(best.pair_half_life, _REGULARIZATIONS[1:])))
 
 
 def num_trained_items(dataset: Dataset) -> int:
@@ -158,11 +157,15 @@ def num_trained_items(dataset: Dataset) -> int:
     return len(np.unique(rows[rows >= FIRST_ROW]))
 
 
-def too_large(dataset: Dataset) -> str | None:
-    """Return why memory cannot hold EASE of the data set, with both figures; None if it can."""
-    count = num_trained_items(dataset)
+def too_large(count: int, available: float) -> str | None:
+    """Return why memory cannot hold EASE of ``count`` items, with both figures; None if it can.
+
+    Args:
+        count: Items with a training event.
+        available: Bytes.
+    """
     matrices = 3 if count <= _CHOSEN_ITEMS else 1  # the Gram matrix, the best, the one being tried
-    needed, available = 4 * matrices * count**2, available_bytes()
+    needed = 4 * matrices * count**2
     if needed <= available:
         return None
     return (
@@ -202,14 +205,20 @@ def _gram(
     plain = replace(train, item_rows=places.astype(np.int32), weights=None)
     gram = np.zeros((count, count), np.float32)
     if pair_half_life is None:
-        blocks = together(query_item_matrix(plain, count))
+        for first, block in together(query_item_matrix(plain, count)):
+            dense = sparse.csr_array(block, dtype=np.float32).toarray()
+            gram[first : first + block.shape[0]] = dense
     else:
-        distances = np.arange(1, max(1, int(_PAIR_REACH * pair_half_life)) + 1)
-        blocks = close_together(plain, count, 0.5 ** (distances / pair_half_life))
-    for first, block in blocks:
-        gram[first : first + block.shape[0]] = sparse.csr_array(block, dtype=np.float32).toarray()
-    if pair_half_life is not None:
-        gram[np.diag_indices(count)] += np.bincount(places, minlength=count)
+        cells = gram.reshape(-1)
+        for distance in range(1, int(_PAIR_REACH * pair_half_life) + 1):
+            pair = train.query_rows[distance:] == train.query_rows[:-distance]
+            if not pair.any():
+                break
+            earlier, later = places[:-distance][pair], places[distance:][pair]
+            closeness = np.full(len(later), 0.5 ** (distance / pair_half_life), np.float32)
+            np.add.at(cells, earlier * count + later, closeness)
+            np.add.at(cells, later * count + earlier, closeness)
+        np.add.at(cells, places * (count + 1), np.float32(1))
     return item_rows.astype(np.int64), gram
 
 

@@ -24,7 +24,7 @@ _PAIR_REACH = 5  # pair half-lives beyond which two events no longer count as a 
 
 # What is tried, the value to fall back on first.
 _HALF_LIVES = (1.0, 0.5, 2.0, 5.0, 10.0, 20.0, 50.0, None)
-_PAIR_HALF_LIVES = (None, 2.0, 5.0, 10.0, 20.0)
+_PAIR_HALF_LIVES = (None, 2.0, 10.0, 20.0)
 _SHRINKAGES = (10.0, 0.0, 50.0)
 _NEIGHBOURS = (200, 50, 100, 500)
 _ALL_NEIGHBOURS_ITEM_ROWS = 5_000  # in catalogues up to this size, keeping every neighbour is tried
@@ -102,21 +102,9 @@ class ItemKNN:
         for name, value in (("half_life", half_life), ("pair_half_life", pair_half_life)):
             if value is not None and not 0 < value < np.inf:
                 raise ValueError(f"{name} must be above 0 and finite, or None, got {value}.")
-        train = train.where(train.is_positive & (train.item_rows >= FIRST_ROW))
-        matrix = query_item_matrix(train, num_item_rows)
-        norms = np.sqrt(matrix.power(2).sum(axis=0))
-        if pair_half_life is None:
-            blocks = together(matrix)
-        else:
-            distances = np.arange(max(1, int(_PAIR_REACH * pair_half_life)))
-            blocks = close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
-        kept = []
-        for first, block in blocks:
-            rows = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-            block.data /= norms[rows] * norms[block.indices] + shrinkage
-            block.data[rows == block.indices] = 0.0
-            kept.append(_largest(block, neighbours))
-        similarity = sparse.csr_array(sparse.vstack(kept, format="csr", dtype=np.float32))
+        (similarity,) = _similarities(
+            train, num_item_rows, neighbours, (shrinkage,), pair_half_life
+        )
         return cls(similarity, neighbours, shrinkage, half_life, pair_half_life)
 
     def narrowed(self, neighbours: int | None) -> "ItemKNN":
@@ -140,42 +128,67 @@ class ItemKNN:
         return self.similarity
 
 
-def choose_item_knn(dataset: Dataset, *, pairs: bool = False) -> ItemKNN:
+def choose_item_knn(dataset: Dataset) -> ItemKNN:
     """Return ItemKNN fitted on the training events, its settings chosen on validation.
 
-    NDCG@10 decides, in stages, each on a small grid: the half-lives, then the shrinkage, then the
-    neighbours. The similarities stay those of the training events alone, as a trained model's
-    weights do; at test the events of validation enter through the histories only.
+    NDCG@10 decides, on small grids: for each ``pair_half_life`` the half-life and then the shrinkage,
+    the best of those, and then the neighbours. The similarities stay those of the training events
+    alone, as a trained model's weights do; at test the events of validation enter through the histories
+    only.
 
     Args:
         dataset: With a split. Without order among its events, both half-lives are None. Where
             queries repeat items, those in the history stay in the ranking. Without any validation
             case nothing is chosen: the first value of each grid is taken.
-        pairs: Whether ``pair_half_life`` is chosen too, rather than left at None.
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     num_item_rows = validation.num_item_rows
-    lives = half_lives(dataset, _HALF_LIVES)
-    pair_lives = half_lives(dataset, _PAIR_HALF_LIVES) if pairs else (None,)
     neighbours: tuple[int | None, ...] = _NEIGHBOURS
     if num_item_rows <= _ALL_NEIGHBOURS_ITEM_ROWS:
         neighbours = (*_NEIGHBOURS, None)
+    lives = half_lives(dataset, _HALF_LIVES)
 
-    def fit(shrinkage: float, half_life: float | None, pair_half_life: float | None) -> ItemKNN:
-        return ItemKNN.fit(
-            train,
-            num_item_rows,
-            neighbours=_widest(neighbours),
-            shrinkage=shrinkage,
-            half_life=half_life,
-            pair_half_life=pair_half_life,
+    def shrunk(pair_life: float | None) -> ItemKNN:
+        widest = _widest(neighbours)
+        similarities = _similarities(train, num_item_rows, widest, _SHRINKAGES, pair_life)
+        first, *others = (
+            ItemKNN(similarity, widest, shrinkage, lives[0], pair_life)
+            for similarity, shrinkage in zip(similarities, _SHRINKAGES, strict=True)
         )
+        first = validation.best(replace(first, half_life=life) for life in lives)
+        same_life = (replace(other, half_life=first.half_life) for other in others)
+        return validation.best(chain([first], same_life))
 
-    fitted = (fit(_SHRINKAGES[0], None, pair_life) for pair_life in pair_lives)
-    best = validation.best(replace(knn, half_life=life) for knn in fitted for life in lives)
-    shrunk = (fit(shrinkage, best.half_life, best.pair_half_life) for shrinkage in _SHRINKAGES[1:])
-    best = validation.best(chain([best], shrunk))
+    best = validation.best(shrunk(life) for life in half_lives(dataset, _PAIR_HALF_LIVES))
     return validation.best(best.narrowed(count) for count in neighbours)
+
+
+def _similarities(
+    train: Interactions,
+    num_item_rows: int,
+    neighbours: int | None,
+    shrinkages: tuple[float, ...],
+    pair_half_life: float | None,
+) -> list[sparse.csr_array]:
+    """Return the similarities under each shrinkage, from one count of what occurs together."""
+    train = train.where(train.is_positive & (train.item_rows >= FIRST_ROW))
+    matrix = query_item_matrix(train, num_item_rows)
+    norms = np.sqrt(matrix.power(2).sum(axis=0))
+    if pair_half_life is None:
+        blocks = together(matrix)
+    else:
+        distances = np.arange(max(1, int(_PAIR_REACH * pair_half_life)))
+        blocks = close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
+    kept: list[list[sparse.csr_array]] = [[] for _ in shrinkages]
+    for first, block in blocks:
+        rows = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+        lengths = norms[rows] * norms[block.indices]
+        block.data[rows == block.indices] = 0.0
+        for shrinkage, pieces in zip(shrinkages, kept, strict=True):
+            similar = block.copy()
+            similar.data /= lengths + shrinkage
+            pieces.append(sparse.csr_array(_largest(similar, neighbours), dtype=np.float32))
+    return [sparse.csr_array(sparse.vstack(pieces, format="csr")) for pieces in kept]
 
 
 def _widest(neighbours: tuple[int | None, ...]) -> int | None:

@@ -95,21 +95,21 @@ class _Parts:
             label: What is compared.
 
         Returns:
-            ``(T,)`` for each test event that can be compared.
+            ``(T,)`` for each test event, NaN where it cannot be compared.
         """
         everybody = np.zeros(self.num_query_rows, np.int64)
 
         def beyond_everybody(asked: _Events, reference: _Events) -> Floats:
             shares = _share_of_others(asked, reference, groups, label.codes)
             shares -= _share_of_others(asked, reference, everybody, label.codes)
-            return shares[np.isfinite(shares)]
+            return shares
 
         here = beyond_everybody(self.tested, self.tested)
-        by_taste = beyond_everybody(self.tested, self.known)
-        by_last = beyond_everybody(self.latest, self.latest)
-        return here - max(
-            (shares.mean() for shares in (by_taste, by_last) if len(shares)), default=0
+        before = (
+            beyond_everybody(self.tested, self.known),  # taste
+            beyond_everybody(self.latest, self.latest),  # what was made from the history
         )
+        return here - max((np.nanmean(shares) for shares in before if _any(shares)), default=0.0)
 
 
 def leaking_query_columns(dataset: Dataset) -> list[Finding]:
@@ -169,7 +169,9 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     findings = []
     for name in described(dataset.items):
         values = dataset.items.frame[name]
-        if not (values.dtype.is_numeric() or values.dtype.is_temporal() or values.dtype == pl.Boolean):
+        if not (
+            values.dtype.is_numeric() or values.dtype.is_temporal() or values.dtype == pl.Boolean
+        ):
             continue
         numbers = seconds_of(values) if values.dtype.is_temporal() else floats_of(values)
         kept = np.isfinite(numbers) & (known + tested > 0)
@@ -198,10 +200,16 @@ def _labels(dataset: Dataset, trained: npt.NDArray[np.int32]) -> list[_Label]:
 def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) -> Finding | None:
     """Return whether queries with the same value have the same target too often."""
     gains = parts.gains(groups, label)
-    severity = _severity(gains)
+    kept = np.isfinite(gains)
+    owners = parts.tested.query_rows[kept]
+    # Each query stands on both sides of its pairs, and pairs of one group share their queries.
+    error = max(
+        2 * _standard_error(gains[kept], owners), _standard_error(gains[kept], groups[owners])
+    )
+    severity = _severity(gains[kept], error)
     if severity is None:
         return None
-    gain = float(gains.mean())
+    gain = float(gains[kept].mean())
     here = float(np.nanmean(_share_of_others(parts.tested, parts.tested, groups, label.codes)))
     facts = {"column": column, "label": label.name, "here": here, "expected": here - gain}
     return Finding(LEAKING_QUERY, severity, gain, facts)
@@ -211,12 +219,12 @@ def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -
     """Return whether a query's value is the very name of its target."""
     if texts is None or label.texts is None:
         return None
-    here, *before = (
+    (here, owners), *before = (
         _is_named(texts, label.texts, events)
         for events in (parts.tested, parts.known, parts.latest)
     )
-    expected = max((float(shares.mean()) for shares in before if len(shares)), default=0.0)
-    severity = _severity(here - expected)
+    expected = max((float(shares.mean()) for shares, _ in before if len(shares)), default=0.0)
+    severity = _severity(here - expected, _standard_error(here, owners))
     if severity is None:
         return None
     share = float(here.mean())
@@ -224,21 +232,41 @@ def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -
     return Finding(HOLDS_TARGET, severity, share - expected, facts)
 
 
-def _severity(gains: Floats) -> Severity | None:
+def _severity(gains: Floats, standard_error: float) -> Severity | None:
     """Return how bad a mean gain is; None where it is small, or may be chance."""
     if len(gains) < MIN_TARGETS:
         return None
     mean = gains.mean()
-    if mean < TARGETS_KNOWN[0] or mean < NEEDED_DEVIATIONS * gains.std() / np.sqrt(len(gains)):
+    if mean < TARGETS_KNOWN[0] or mean < NEEDED_DEVIATIONS * standard_error:
         return None
     return "error" if mean >= TARGETS_KNOWN[1] else "warning"
 
 
-def _is_named(query_texts: pl.Series, item_texts: pl.Series, events: _Events) -> Floats:
-    """Return which events are of an item with the query's value: 0 or 1, where both have one."""
+def _standard_error(values: Floats, clusters: Ints) -> float:
+    """Return the standard error of a mean whose values depend on each other within a cluster."""
+    if not len(values):
+        return 0.0
+    sums = np.bincount(clusters, values - values.mean())
+    return float(np.sqrt((sums**2).sum()) / len(values))
+
+
+def _any(shares: Floats) -> bool:
+    return bool(np.isfinite(shares).any())
+
+
+def _is_named(
+    query_texts: pl.Series, item_texts: pl.Series, events: _Events
+) -> tuple[Floats, Ints]:
+    """Return which events are of an item with the query's value, where both have one.
+
+    Returns:
+        ``(n,)`` 0 or 1, and the ``(n,)`` query rows.
+    """
     ours = query_texts.gather(events.query_rows - FIRST_ROW)
     theirs = item_texts.gather(events.item_rows - FIRST_ROW)
-    return (ours == theirs).drop_nulls().cast(pl.Float64).to_numpy()
+    is_same = (ours == theirs).cast(pl.Float64)
+    kept = is_same.is_not_null().to_numpy()
+    return is_same.drop_nulls().to_numpy(), events.query_rows[kept]
 
 
 def _share_of_others(asked: _Events, reference: _Events, groups: Ints, codes: Ints) -> Floats:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from twotower.evaluation.doctor.findings import Finding, Severity
@@ -168,7 +169,7 @@ def _item_features_read(model: TwoTower) -> frozenset[str]:
     return frozenset(tower.feature_names)
 
 
-def _is_same(before: Evaluation, after: Evaluation) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _is_same(before: Evaluation, after: Evaluation) -> npt.NDArray[np.bool_]:
     """Return which queries get exactly the same answer, in the same order: ``(Q,)``."""
     return np.asarray((before.ranking.item_rows == after.ranking.item_rows).all(axis=1))
 

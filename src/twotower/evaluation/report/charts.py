@@ -13,6 +13,7 @@ SILENT = "\N{ZERO WIDTH SPACE}"
 """Description of a mark that has no tooltip; without one Vega writes its own, in English."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+_DOT: Spec = {"type": "point", "filled": True, "opacity": 1}
 _DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (1, 3), (10, 4), (4, 4))
 
 
@@ -96,7 +97,7 @@ def dot_plot(
         }
         for number, dot in enumerate(dots)
     ]
-    names = [_cut(dot.label, label_width) for dot in dots]
+    names = [_folded(dot.label, label_width) for dot in dots]
     y = {
         "field": "line",
         "type": "ordinal",
@@ -104,10 +105,11 @@ def dot_plot(
             "title": None,
             "grid": False,
             "labelExpr": _lookup(names),
-            "labelLimit": label_width,
+            "labelLimit": 0,
+            "labelLineHeight": 14,
             "labelColor": INK,
-            "minExtent": label_width,
-            "maxExtent": label_width,
+            "labelAlign": "left",
+            "labelPadding": label_width,
         },
         "scale": {"paddingInner": 0, "paddingOuter": 0.2},
     }
@@ -117,7 +119,11 @@ def dot_plot(
     x = {
         "type": "quantitative",
         "scale": scale,
-        "axis": {"title": title, "tickCount": max(3, (width - label_width) // 90)},
+        "axis": {
+            "title": title,
+            "tickCount": max(3, (width - label_width) // 90),
+            "labelFlush": False,
+        },
     }
     tip = {"field": "tip", "type": "nominal"}
     colour = {"field": "colour", "type": "nominal", "scale": None, "legend": None}
@@ -142,7 +148,7 @@ def dot_plot(
             },
         },
         {
-            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 90, "strokeWidth": 2},
+            "mark": {**_DOT, "size": 90, "strokeWidth": 2},
             "encoding": {
                 "y": y,
                 "x": {**x, "field": "value"},
@@ -155,7 +161,7 @@ def dot_plot(
     return {
         "data": {"values": values},
         "width": width - label_width - 24,
-        "height": {"step": 27},
+        "height": {"step": 27 if max(map(len, names), default=1) == 1 else 36},
         "layer": layers,
     }
 
@@ -194,7 +200,12 @@ def line_chart(
     pad = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
     domain = [low if from_zero and low == 0 else low - pad, high + pad]
     xs = [x for line in lines for x, _ in line.points]
-    x_axis: dict[str, Any] = {"title": title, "grid": False, "labelOverlap": True}
+    x_axis: dict[str, Any] = {
+        "title": title,
+        "grid": False,
+        "labelOverlap": True,
+        "labelSeparation": 5,
+    }
     if x_values is not None:
         x_axis["values"] = list(x_values)
     else:
@@ -222,10 +233,9 @@ def line_chart(
         at = {"data": {"values": [{"x": mark_x, "y": domain[1]}]}}
         rule = {"type": "rule", "color": QUIET, "strokeDash": [3, 3]}
         layers.append({**at, "mark": rule, "encoding": {"x": x, "description": silent}})
-        right = (mark_x - min(xs)) * 2 > max(xs) - min(xs)
-        text = {"type": "text", "text": mark_label, "color": QUIET, "baseline": "top"}
-        text |= {"align": "right", "dx": -5} if right else {"align": "left", "dx": 5}
-        layers.append({**at, "mark": text, "encoding": {"x": x, "y": y, "description": silent}})
+        text = {"type": "text", "text": mark_label, "color": QUIET, "baseline": "bottom"}
+        mark = {**text, "dy": -4}
+        layers.append({**at, "mark": mark, "encoding": {"x": x, "y": y, "description": silent}})
     for line in ordered:
         mark = {
             "type": "line",
@@ -238,13 +248,14 @@ def line_chart(
         points = [{"x": x_, "y": y_, "tip": f"{line.label}: {y_:.4g}"} for x_, y_ in line.points]
         data = {"data": {"values": points}}
         layers.append({**data, "mark": mark, "encoding": {"x": x, "y": y, "description": silent}})
-        dot = {"type": "point", "filled": True, "opacity": 1, "size": 28 if line.is_model else 14}
-        dot["color"] = mark["color"]
+        dot = {**_DOT, "color": mark["color"], "size": 28 if line.is_model else 14}
         tip = {"field": "tip", "type": "nominal"}
         layers.append({**data, "mark": dot, "encoding": {"x": x, "y": y, "description": tip}})
     if label_width:
         layers += _end_labels(ordered, x, y, domain, height, label_width)
-    return {"width": width - 52 - label_width, "height": height, "layer": layers}
+    room = {"left": 2, "top": 2, "bottom": 2, "right": 20 if label_width else 8}
+    plot = width - 52 - label_width
+    return {"width": plot, "height": height, "padding": room, "layer": layers}
 
 
 def point_map(points: Sequence[Point], *, width: int, height: int) -> Spec:
@@ -337,15 +348,24 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
 
 def _cut(label: str, pixels: int) -> str:
     """Return a label that fits: CJK letters are about as wide as the font is high, others half."""
-    room = pixels / 7.0
+    room = pixels / 7.4
     used = 0.0
     for number, letter in enumerate(label):
-        used += 1.9 if ord(letter) > 0x2E80 else 1.0
+        used += 2.0 if ord(letter) > 0x2E80 else 1.0
         if used > room:
             return label[: max(1, number - 1)] + "…"
     return label
 
 
-def _lookup(names: Sequence[str]) -> str:
-    """Return a Vega expression that says which name a line has."""
+def _folded(label: str, pixels: int) -> list[str]:
+    """Return a label as the one line or two that fit."""
+    if _cut(label, pixels) == label or " " not in label:
+        return [_cut(label, pixels)]
+    spaces = [place for place, letter in enumerate(label) if letter == " "]
+    middle = min(spaces, key=lambda place: abs(2 * place - len(label)))
+    return [_cut(label[:middle], pixels), _cut(label[middle + 1 :], pixels)]
+
+
+def _lookup(names: Sequence[Sequence[str]]) -> str:
+    """Return a Vega expression that says which lines of text name a line."""
     return f"{json.dumps(list(names))}[datum.value]"

@@ -25,12 +25,11 @@ def render(template: str, **facts: Any) -> str:
     return environment.get_template(template).render(style=style, **facts)
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write a page at ``path``, replacing a file that is there.
+def check_page(path: Path) -> None:
+    """Refuse a place that no page can be written at, before the work and not after it.
 
     Raises:
-        ConfigError: It is a folder, its folder does not exist, or it cannot be written (a full disk,
-            say). Whatever was there before is still there then.
+        ConfigError: It is a folder, or its folder does not exist.
     """
     if path.is_dir():
         raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
@@ -38,6 +37,16 @@ def write_page(path: Path, page: str) -> None:
         raise ConfigError(
             f"--out must be in a folder that exists, got {str(path)!r}; make it first."
         )
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page at ``path``, replacing a file that is there.
+
+    Raises:
+        ConfigError: It is a folder, its folder does not exist, or it cannot be written (a full disk,
+            say). Whatever was there before is still there then.
+    """
+    check_page(path)
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
         temporary.write_text(page, encoding="utf-8")

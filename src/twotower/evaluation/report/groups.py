@@ -9,7 +9,8 @@ from twotower.evaluation.report.charts import Dot, dot_plot
 from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Cell, Chart, Row, Table, in_two_widths
 from twotower.evaluation.report.reading import Reading, number, whole
-from twotower.evaluation.report.texts import TEXTS, Say, method_name, metric_name
+from twotower.evaluation.report.texts import TEXTS
+from twotower.evaluation.report.wording import Say, method_name, metric_name
 
 Group = Mapping[str, Any]
 """A slice as ``Slice.as_json`` writes it."""
@@ -84,7 +85,8 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
         for group in members:
             value, low, high = group["intervals"]["model"]
             label = group_label(say, group)
-            tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {whole(group['queries'])}"
+            count = whole(group["queries"])
+            tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {count}"
             name = f"{label} ({say('few')})" if group["small"] else label
             dots.append(Dot(name, min(value, top), min(low, top), min(high, top), tip, True))
         metric = metric_name(say, members[0]["metric"])

@@ -124,8 +124,13 @@ def _flat(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     components = PCA(width, random_state=0).fit_transform(directions)
     if len(vectors) < 10 or width < 2 or not components.std(axis=0)[0] > 0:
         return np.hstack([components, np.zeros((len(vectors), 1))])[:, :2]
+    # Coarser and shorter than by default: half the time, and the same groups.
     flat: npt.NDArray[np.float64] = TSNE(
-        perplexity=min(30, (len(vectors) - 1) / 3), init="pca", random_state=0
+        perplexity=min(30, (len(vectors) - 1) / 3),
+        init="pca",
+        angle=0.8,
+        max_iter=500,
+        random_state=0,
     ).fit_transform(components)
     return flat
 

@@ -9,16 +9,11 @@ from markupsafe import Markup
 from twotower.evaluation.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.evaluation.report.reading import METHODS, Reading, number
 from twotower.evaluation.report.svg import svg_of
-from twotower.evaluation.report.texts import (
-    TEXTS,
-    Say,
-    method_label,
-    metric_label,
-    metric_name,
-)
+from twotower.evaluation.report.texts import TEXTS
+from twotower.evaluation.report.wording import Say, method_label, metric_label, metric_name
 
-WIDE, NARROW, HALF = 700, 340, 440
-_LABELS = {WIDE: 190, NARROW: 128, HALF: 150}
+WIDE, NARROW, HALF = 860, 340, 420
+_LABELS = {WIDE: 190, NARROW: 138, HALF: 150}
 _COLUMNS = ("ndcg@10", "hit_rate@10", "recall@10", "mrr@10", "recall@100")
 _EXPOSURE = ("coverage", "gini", "novelty", "popularity_bias", "diversity")
 
@@ -43,11 +38,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its caption, its columns, its lines."""
+    """A table: its caption, its columns, its lines, and the head of what each line says."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Row]
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,9 @@ def methods_table(reading: Reading, say: Say) -> Table:
     columns = [metric_label(say, metric) for metric in metrics]
     if has_differences:
         assert reading.metric is not None
-        columns += [say("model_minus", metric=metric_name(say, reading.metric)), say("says")]
-    return Table(say("methods_table"), columns, rows)
+        columns.append(say("model_minus", metric=metric_name(say, reading.metric)))
+    said = say("says") if has_differences else ""
+    return Table(say("methods_table"), columns, rows, said)
 
 
 def all_figures_table(reading: Reading, say: Say) -> Table:
@@ -141,7 +138,7 @@ def all_figures_table(reading: Reading, say: Say) -> Table:
 def left_out(reading: Reading, say: Say) -> list[str]:
     """Return why baselines were not run."""
     return [
-        say("left_out", name=method_label(say, method), reason=reason)
+        say("left_out", name=method_label(say, method), reason=str(reason).rstrip("."))
         for method, reason in (reading.protocol.get("left_out") or {}).items()
     ]
 
@@ -190,7 +187,7 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
         spec = line_chart(
             lines,
             width=HALF,
-            label_width=130,
+            label_width=150,
             title=say("k"),
             x_values=ks,
             logarithmic=True,

@@ -27,12 +27,12 @@ from twotower.evaluation.report.methods import (
 from twotower.evaluation.report.reading import Reading, whole
 from twotower.evaluation.report.settings import manifest_of, settings_of
 from twotower.evaluation.report.svg import svg_of
-from twotower.evaluation.report.texts import Say, speaker
 from twotower.evaluation.report.training import epochs_of, summary, training_charts
 from twotower.evaluation.report.verdict import deck, headline, key_figures
+from twotower.evaluation.report.wording import Say, speaker
 from twotower.serving.retriever import Retriever
 
-_MAP = (700, 520)
+_MAP = (860, 560)
 _SEVERITIES = ("error", "warning", "info")
 
 

@@ -51,7 +51,16 @@ _CONFIG: dict[str, Any] = {
 }
 _KEPT = {"d", "cx", "cy", "r", "x", "y", "x2", "y2", "x1", "y1", "width", "height", "transform"}
 _KEPT |= {"fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "text-anchor"}
-_KEPT |= {"font-size", "font-weight", "fill-opacity", "stroke-opacity", "clip-path", "id"}
+_KEPT |= {
+    "font-size",
+    "font-weight",
+    "fill-opacity",
+    "stroke-opacity",
+    "clip-path",
+    "id",
+    "dx",
+    "dy",
+}
 
 
 def svg_of(spec: Mapping[str, Any], *, label: str, key: str) -> Markup:

@@ -1,13 +1,5 @@
 """Every sentence of the report's frame, in English and in Chinese side by side."""
 
-from collections.abc import Callable
-from typing import Any
-
-from twotower.evaluation.baselines.choose import NAMES
-from twotower.evaluation.doctor.findings import Language
-
-Say = Callable[..., str]
-
 TEXTS: dict[str, tuple[str, str]] = {
     # the frame
     "report": ("Evaluation report", "评估报告"),
@@ -54,8 +46,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "两者 {metric} 之差为 {value}，{interval}。",
     ),
     "strongest_is": (
-        "{name} is the strongest of {count} baselines. {interval}.",
-        "{name}是 {count} 个基线中最强的。{interval}。",
+        "The 95 % interval of the difference is {low} to {high}. Strongest of {count} baselines: {name}.",
+        "差值的 95% 置信区间为 {low} 至 {high}；{name}是 {count} 个基线中最强的。",
     ),
     "no_interval": (
         "These figures come without intervals, so a small difference may be chance.",
@@ -122,7 +114,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Settings of the baselines, chosen on validation data",
         "基线的设置（在验证集上选定）",
     ),
-    "left_out": ("Not run: {name}. {reason}", "未运行：{name}。{reason}"),
+    "left_out": ("Not run: {name} ({reason}).", "未运行：{name}（{reason}）。"),
     # curves
     "curves": ("By length of the list", "随列表长度的变化"),
     "curves_lead": (
@@ -316,6 +308,51 @@ TEXTS: dict[str, tuple[str, str]] = {
     "notes": ("Notes on the data", "数据说明"),
     "dim": ("Width of the vectors", "向量维数"),
     "weights": ("Weights", "参数量"),
+    # comparison
+    "comparison": ("Comparison of runs", "运行对比"),
+    "run_beats": (
+        "{run} beats {first} by {value} {metric}",
+        "{run} 优于 {first}，{metric} 高出 {value}",
+    ),
+    "run_loses": (
+        "{first} stays ahead: the nearest, {run}, is {value} {metric} behind",
+        "{first} 仍领先：最接近的 {run} 的 {metric} 低 {value}",
+    ),
+    "run_equal": (
+        "No run is surely better than {first}",
+        "没有哪次运行确实优于 {first}",
+    ),
+    "run_better": (
+        "{run} is better than {first}: {value} {metric}, 95 % interval {low} to {high}.",
+        "{run} 优于 {first}：{metric} 相差 {value}，95% 置信区间 {low} 至 {high}。",
+    ),
+    "run_worse": (
+        "{run} is worse than {first}: {value} {metric}, 95 % interval {low} to {high}.",
+        "{run} 不及 {first}：{metric} 相差 {value}，95% 置信区间 {low} 至 {high}。",
+    ),
+    "run_equal_to": (
+        "{run} cannot be told apart from {first}: {value} {metric}, 95 % interval {low} to {high}.",
+        "{run} 与 {first} 无法区分：{metric} 相差 {value}，95% 置信区间 {low} 至 {high}。",
+    ),
+    "run_minus": ("{run} minus {first}", "{run} 减去 {first}"),
+    "run_says_better": ("better", "更好"),
+    "run_says_worse": ("worse", "更差"),
+    "run_says_equal": ("cannot tell", "无法区分"),
+    "difference": ("Difference", "差值"),
+    "figures": ("Figures", "指标"),
+    "differences": ("Differences, paired by query", "按查询配对的差值"),
+    "run_settings": ("Settings that differ", "不同的设置"),
+    "same_settings": ("The runs have the same settings.", "各次运行的设置相同。"),
+    "run_slices": ("Slices won and lost", "胜出与落败的切片"),
+    "run_slices_lead": (
+        (
+            "Parts of the test where the whole interval of the difference lies on one side, of {count} "
+            "looked at. One in forty is to be expected on each side by chance."
+        ),
+        "差值的整个区间都在一侧的部分，共考察 {count} 个。每一侧约四十分之一会纯属偶然。",
+    ),
+    "won": ("{run} won", "{run} 胜出"),
+    "lost": ("{run} lost", "{run} 落败"),
     # names
     "name_model": ("two-tower model", "双塔模型"),
     "metric_hit_rate": ("hit rate", "命中率"),
@@ -328,54 +365,3 @@ TEXTS: dict[str, tuple[str, str]] = {
     "metric_diversity": ("intra-list diversity", "列表内多样性"),
     "metric_log_loss": ("log loss", "对数损失"),
 }
-
-_CHINESE_NAMES = {
-    "popularity": "流行度",
-    "recent_popularity": "近期流行度",
-    "item_knn": "带时间衰减的 ItemKNN",
-    "ease": "带时间衰减的 EASE",
-    "als": "隐式 ALS",
-    "bm25": "BM25",
-    "random": "随机排序",
-}
-TEXTS |= {f"name_{key}": (NAMES[key], _CHINESE_NAMES[key]) for key in NAMES}
-
-
-def speaker(language: Language) -> Say:
-    """Return a function from a key, with what its sentence names, to the sentence.
-
-    Args:
-        language: ``"en"`` or ``"zh"``.
-    """
-    column = 0 if language == "en" else 1
-
-    def say(key: str, **facts: Any) -> str:
-        return TEXTS[key][column].format(**facts)
-
-    return say
-
-
-def method_name(say: Say, method: str) -> str:
-    """Return what people call a method; its own key where it is none of ours."""
-    key = f"name_{method}"
-    return say(key) if key in TEXTS else method
-
-
-def method_label(say: Say, method: str) -> str:
-    """Return a method's name as it begins a line."""
-    name = method_name(say, method)
-    return name[:1].upper() + name[1:]
-
-
-def metric_label(say: Say, metric: str) -> str:
-    """Return a metric's name as it begins a line."""
-    name = metric_name(say, metric)
-    return name[:1].upper() + name[1:]
-
-
-def metric_name(say: Say, metric: str) -> str:
-    """Return what people call a metric: ``NDCG@10``, ``命中率@10``."""
-    name, _, k = metric.partition("@")
-    key = f"metric_{name}"
-    words = say(key) if key in TEXTS else name.replace("_", " ").upper()
-    return f"{words}@{k}" if k else words

@@ -8,7 +8,7 @@ from twotower.evaluation.report.charts import Line, line_chart
 from twotower.evaluation.report.methods import HALF, Chart
 from twotower.evaluation.report.reading import number
 from twotower.evaluation.report.svg import svg_of
-from twotower.evaluation.report.texts import Say, metric_name
+from twotower.evaluation.report.wording import Say, metric_name
 
 Record = dict[str, Any]
 
@@ -36,7 +36,7 @@ def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
         for key in dict.fromkeys(k for r in epochs for k in r)
         if key.startswith("valid_")
     ]
-    charts = []
+    charts: list[Chart] = []
     for key, name in names:
         points = [
             (r["epoch"], float(r[key]))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from twotower.evaluation.report.reading import Reading, number, whole
-from twotower.evaluation.report.texts import Say, method_name, metric_label, metric_name
+from twotower.evaluation.report.wording import Say, method_name, metric_label, metric_name
 
 _KEY_METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "recall@100")
 _NUM_KEYS = 3
@@ -52,32 +52,19 @@ def deck(reading: Reading, say: Say) -> list[str]:
             sentences.append(say("no_interval"))
         else:
             value, low, high = difference
-            sign = -1 if high < 0 else 1
-            ends = sorted((low * sign, high * sign))
-            signed = low <= 0 <= high
-            interval = say(
-                "interval",
-                low=number(ends[0], digits, signed=signed),
-                high=number(ends[1], digits, signed=signed),
-            )
-            if signed:
+            name, called = method_name(say, strongest), metric_name(say, metric)
+            if low <= 0 <= high:
+                low_, high_ = (number(end, digits, signed=True) for end in (low, high))
+                interval = say("interval", low=low_, high=high_)
+                value_ = number(value, digits, signed=True)
                 sentences.append(
-                    say(
-                        "difference_is",
-                        value=number(value, digits, signed=True),
-                        metric=metric_name(say, metric),
-                        interval=interval,
-                    )
+                    say("difference_is", value=value_, metric=called, interval=interval)
                 )
             else:
-                sentences.append(
-                    say(
-                        "strongest_is",
-                        name=method_name(say, strongest),
-                        count=len(reading.baselines),
-                        interval=interval,
-                    )
-                )
+                ends = sorted((abs(low), abs(high)))
+                low_, high_ = (number(end, digits) for end in ends)
+                count = len(reading.baselines)
+                sentences.append(say("strongest_is", low=low_, high=high_, name=name, count=count))
     sentences += _measured(reading, say)
     for name, seeds in (reading.figures.get("seeds") or {}).items():
         if name == metric:

@@ -1,0 +1,33 @@
+"""``twotower report``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from twotower.cli.output import report_path
+
+NAME = "report"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; by default BUNDLE.report.html beside the bundle.")
+    ] = None,
+    lang: Annotated[Literal["en", "zh"], typer.Option(help="English or Chinese.")] = "en",
+) -> None:
+    """Write all that is to be known of a model as one HTML page, and print its path.
+
+    Example: twotower report model --lang zh
+    """
+    from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+    from twotower.evaluation.report.files import check_page
+    from twotower.evaluation.report.page import write_report
+    from twotower.serving.retriever import Retriever
+
+    place = report_path(bundle) if out is None else out
+    check_page(place)
+    retriever = Retriever.open(bundle)
+    write_report(retriever, place, language=lang, findings=diagnose_bundle(retriever))
+    typer.echo(str(place))

@@ -1,0 +1,245 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from twotower.errors import ConfigError
+from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+from twotower.evaluation.doctor.findings import Finding, Kind, Text
+from twotower.evaluation.report import files, items
+from twotower.evaluation.report.page import write_report
+from twotower.serving.retriever import Retriever
+
+FINDING = Finding(
+    Kind(
+        "duplicate-events",
+        en=Text("{count} copies <b>", "They count twice.", "Remove them."),
+        zh=Text("{count} 份副本", "重复计算。", "去重。"),
+    ),
+    "warning",
+    0.5,
+    {"count": 7},
+)
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+SHAPES = {"path", "line", "rect", "circle"}
+
+
+class Page(HTMLParser):
+    """What a page is made of; fails where an element is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def with_metrics(retriever: Retriever, metrics: dict[str, Any]) -> Retriever:
+    return Retriever(replace(retriever.contents, metrics=metrics), path=retriever.path)
+
+
+def written(retriever: Retriever, folder: Path, **options: Any) -> str:
+    write_report(retriever, folder / "r.html", **options)
+    return (folder / "r.html").read_text("utf-8")
+
+
+@pytest.fixture
+def full(tiny_retriever: Retriever, figures: dict[str, Any]) -> Retriever:
+    return with_metrics(tiny_retriever, figures)
+
+
+def test_everything_has_its_place_and_the_verdict_comes_first(
+    full: Retriever, tmp_path: Path
+) -> None:
+    text = written(full, tmp_path, findings=[FINDING])
+    page = Page(text)
+    assert [t for t, _ in page.tags].count("h1") == 1
+    sections = [s["id"] for s in page.all("section")]
+    assert sections == [
+        "baselines", "curves", "slices", "training", "exposure", "map", "examples", "doctor",
+        "configuration",
+    ]  # fmt: skip
+    assert page.all("html") == [{"lang": "en"}]
+    for said in (
+        "The model beats ItemKNN with decay by 0.021 NDCG@10",
+        "0.015 to 0.127",
+        "over 3 seeds: mean 0.1295, standard deviation 0.0012",
+        "3 of these items cannot be found by any method (1 were seen before, 2 are",
+        "cold: NDCG@10 0.010 (0.000 to 0.020), against 0.130 overall; 57 queries",
+        "1970-01-01 to 1970-01-02",
+        "7 copies <b>",
+        "tiny world",
+        "10 real queries",
+        "towers.dim",
+    ):
+        assert said in page.text, said
+    assert text.index("The model beats") < text.index("<section")
+
+
+def test_it_is_one_file_that_asks_for_nothing(full: Retriever, tmp_path: Path) -> None:
+    text = written(full, tmp_path, findings=[FINDING])
+    page = Page(text)
+    assert len(text.encode()) < 3_000_000
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not page.all("img")
+    assert not re.search(r"url\((?!#)|@import", text)
+    links = {value for _, a in page.tags for key, value in a.items() if key in ("href", "src")}
+    assert all(link and link.startswith("#") for link in links)
+    assert {link[1:] for link in links if link} <= {a.get("id") for _, a in page.tags}
+
+
+def test_charts_have_labels_unique_ids_and_the_pages_colours(
+    full: Retriever, tmp_path: Path
+) -> None:
+    page = Page(written(full, tmp_path))
+    charts = page.all("svg")
+    assert len(charts) > 10
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in page.tags:
+        for name in ("fill", "stroke"):
+            if tag in {*SHAPES, "text"} and attributes.get(name):
+                assert str(attributes[name]).startswith(("var(--", "none", "transparent")), (
+                    tag,
+                    attributes,
+                )
+
+
+def test_tables_have_captions_and_scopes(full: Retriever, tmp_path: Path) -> None:
+    page = Page(written(full, tmp_path))
+    assert len(page.all("table")) == len(page.all("caption")) >= 5
+    assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
+
+
+def test_chinese_leaves_no_english_sentence(full: Retriever, tmp_path: Path) -> None:
+    text = written(full, tmp_path, language="zh", findings=[FINDING])
+    page = Page(text)
+    assert page.all("html") == [{"lang": "zh-CN"}]
+    assert "模型优于带时间衰减的 ItemKNN，NDCG@10 高出 0.021" in page.text
+    assert "7 份副本" in page.text
+    labels = [a["aria-label"] for _, a in page.tags if a.get("aria-label")]
+    assert all(re.search(r"[\u4e00-\u9fff]", str(label)) for label in labels)
+    notes = re.sub(r'<(\w+) lang="en">.*?</\1>', "", text, flags=re.S)
+    plain = Page(re.sub(r"<(style|code|title)\b.*?</\1>", "", notes, flags=re.S)).text
+    assert not re.search(r"\b(the|with|queries|items|of)\b", plain)
+
+
+def test_an_older_bundle_says_what_it_lacks(tiny_retriever: Retriever, tmp_path: Path) -> None:
+    means = {"ndcg@10": 0.2, "hit_rate@10": 0.3}
+    old = {
+        "model": means,
+        "popularity": {"ndcg@10": 0.1, "hit_rate@10": 0.2},
+        "item_knn": {"ndcg@10": 0.15, "hit_rate@10": 0.25},
+        "protocol": {"part": "test", "queries": 9, "item_knn": {"half_life": 1.0}},
+    }
+    page = Page(written(with_metrics(tiny_retriever, old), tmp_path))
+    assert (
+        "The model reaches NDCG@10 0.200; ItemKNN with decay, the strongest baseline, 0.150"
+        in page.text
+    )
+    assert "without intervals" in page.text
+    assert page.text.count("Not in this bundle") == 3
+
+
+@pytest.mark.parametrize("metrics", [{}, {"model": {"auc": 0.7}}, {"model": {}, "protocol": {}}])
+def test_hardly_any_figures_still_make_a_page(
+    tiny_retriever: Retriever, tmp_path: Path, metrics: dict[str, Any]
+) -> None:
+    Page(written(with_metrics(tiny_retriever, metrics), tmp_path))
+
+
+def test_sampled_figures_are_called_inflated(
+    tiny_retriever: Retriever, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    figures["protocol"] |= {"ranking": "sampled", "candidates_a_query": 101.0}
+    assert "inflated" in Page(written(with_metrics(tiny_retriever, figures), tmp_path)).text
+
+
+def test_hostile_titles_are_only_text(hostile_retriever: Retriever, tmp_path: Path) -> None:
+    text = written(hostile_retriever, tmp_path, findings=diagnose_bundle(hostile_retriever))
+    page = Page(text)
+    assert not page.all("script")
+    assert not page.all("img")
+    assert not page.all("b")
+    assert "<script>alert(1)</script>" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert not re.search(r"[\x00-\x08\x0b\x1b\u202e]", text)
+    assert "word" * 30 not in text
+    assert "<img src=x onerror=alert(1)>" in page.text
+
+
+def test_a_bundle_without_histories_shows_no_queries(
+    tiny_retriever: Retriever, tmp_path: Path
+) -> None:
+    bare = replace(
+        tiny_retriever.contents, histories=None, history_parts=None, targets=None, log=""
+    )
+    page = Page(written(Retriever(bare), tmp_path))
+    assert "no queries can be shown" in page.text
+    assert "a training log" in page.text
+
+
+def test_collapsed_vectors_have_no_map(tiny_retriever: Retriever, tmp_path: Path) -> None:
+    contents = tiny_retriever.contents
+    same = replace(contents, item_vectors=torch.ones_like(contents.item_vectors))
+    assert "There is no map" in Page(written(Retriever(same), tmp_path)).text
+
+
+def test_the_same_bundle_gives_the_same_page(full: Retriever, tmp_path: Path) -> None:
+    assert written(full, tmp_path) == written(full, tmp_path)
+
+
+def test_titles_come_from_the_column_of_that_name(tiny_retriever: Retriever) -> None:
+    titles = items.Titles(tiny_retriever.contents.items)
+    assert titles.column == "title"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("a\nb\t c", "a b c"), ("x" * 95, "x" * 89 + "…"), ("\u202eabc", "abc"), (7, "7")],
+)
+def test_clean(value: object, expected: str) -> None:
+    assert items.clean(value) == expected
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    page.write_text("old")
+    with pytest.raises(ConfigError, match=r"--out must be a file, got the folder"):
+        files.write_page(tmp_path, "new")
+    with pytest.raises(ConfigError, match=r"--out must be in a folder that exists"):
+        files.write_page(tmp_path / "none" / "r.html", "new")
+    with pytest.raises(ConfigError, match=r"--out must be writable, got 'file name too long'"):
+        files.write_page(tmp_path / ("x" * 250), "new")
+    assert page.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [page]
