@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.data.dataset import Cases, EntityTable
+from twotower.data.dataset import Cases, Dataset, EntityTable, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.bm25 import BM25, choose_bm25, text_columns, words_of
+from twotower.evaluation.baselines.validation import Validation
 from twotower.features.histories import Histories
 from twotower.vocab import Vocabulary
 
@@ -131,24 +132,33 @@ def test_a_side_without_text_is_refused() -> None:
     )
     titles = pl.DataFrame({"item_id": range(4), "title": ["a b", "b c", "c d", "d e"]})
     dataset = split(prepare(frame, items=titles).dataset)
-    with pytest.raises(ConfigError, match="bm25 must have text on both sides, got no .* a query"):
+    with pytest.raises(ConfigError, match=r"bm25 must have text on both sides, got no .* a query"):
         choose_bm25(dataset)
 
 
-def test_long_texts_are_held_back_where_that_helps() -> None:
-    # Each item's text has its own word once; those of the second half also hold every word once.
-    words = [f"word{number} thing" for number in range(40)]
-    noise = " ".join(words)
-    frame = pl.DataFrame(
-        [(words[item], item) for item in range(20) for _ in range(1)]
-        + [(words[item], (item + 1) % 20) for item in range(20)]
-        + [(words[item], (item + 2) % 20) for item in range(20)],
-        schema=["query_id", "item_id"],
-        orient="row",
-    )
-    titles = [words[item] if item < 20 else noise for item in range(40)]
-    items = pl.DataFrame({"item_id": range(40), "title": titles})
-    chosen = choose_bm25(split(prepare(frame, items=items).dataset))
-    assert (chosen.k1, chosen.b) != (None, None)
-    best = chosen.score(cases_of([2]))[0, 2:].argmax()
-    assert titles[int(best)] in chosen.query_words[2][0] + " thing"
+def searches() -> Dataset:
+    """Forty searches of two words; right are the short text that has both, and two long ones.
+
+    The long texts hold the words twice, among many others: whether they stand before other short
+    texts that have one of the words is for ``b`` to decide.
+    """
+    names = [f"colour{number % 8} shape{number // 8}" for number in range(40)]
+    long = [
+        f"{name} {name} " + " ".join(f"x{n}y{k}" for k in range(30)) for n, name in enumerate(names)
+    ]
+    pairs = [(name, n + step) for n, name in enumerate(names) for step in (0, 40, 80)]
+    frame = pl.DataFrame(pairs, schema=["query_id", "item_id"], orient="row")
+    items = pl.DataFrame({"item_id": range(120), "title": [*names, *long, *long]})
+    return split(prepare(frame, items=items).dataset)
+
+
+def test_settings_are_chosen_on_validation() -> None:
+    dataset = searches()
+    validation = Validation.of(dataset)
+    chosen = choose_bm25(dataset)
+    words = words_of(dataset.queries), words_of(dataset.items)
+    assert chosen.b == 0.3
+    assert validation.quality(chosen) > validation.quality(BM25.fit(*words, k1=1.2, b=0.75))
+    without = np.where(dataset.parts == Part.VALID, Part.TRAIN, dataset.parts)
+    fallback = choose_bm25(dataset.with_parts(without, ""))
+    assert (fallback.k1, fallback.b) == (1.2, 0.75)

@@ -1,5 +1,7 @@
 """Overlaps by hand, and answers that are popularity's, the same for all, or hold a hub."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from twotower.evaluation.doctor.model_answers import (
     pairwise_overlap,
 )
 from twotower.evaluation.scorers import ModelScorer
+from twotower.features.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 
@@ -37,7 +40,7 @@ class TestOverlap:
     def test_by_hand(self) -> None:
         """Of (2, 3) one is in (3, 4), of (5, nothing) the one is in (5, 6): two of three."""
         first = np.array([[2, 3], [5, 0]], np.int32)
-        assert overlap(first, np.array([[3, 4], [5, 6]], np.int32)) == pytest.approx(2 / 3)
+        assert overlap(first, np.array([[3, 4], [5, 0]], np.int32)) == pytest.approx(2 / 3)
 
     def test_of_all_pairs_by_hand(self) -> None:
         """Pairs share 1, 2 and 1 of two: 4 / 6."""
@@ -118,6 +121,17 @@ class TestFindings:
         row = push_one(own_taste)
         own_taste.popularity = own_taste.popularity.copy()
         own_taste.popularity[row] = own_taste.popularity.sum()
+        assert said(own_taste, tiny_retriever) == {}
+
+    def test_twenty_items_stand_in_half_of_the_answers_by_chance(
+        self, own_taste: Trial, tiny_retriever: Retriever
+    ) -> None:
+        own_taste.num_item_rows = num = 22
+        own_taste.item_vectors = own_taste.item_vectors[:num]
+        own_taste.popularity = own_taste.popularity[:num]
+        targets = Histories(np.arange(len(own_taste) + 1), np.full(len(own_taste), 2, np.int32))
+        nothing = Histories.empty(len(own_taste))
+        own_taste.cases = replace(own_taste.cases, histories=nothing, targets=targets)
         assert said(own_taste, tiny_retriever) == {}
 
     def test_a_catalogue_of_ten_has_one_answer_and_no_finding(

@@ -39,6 +39,7 @@ def test_collapsed_towers(small_world: SyntheticTables) -> None:
     )
     errors = {f.kind.id for f in found if f.severity == "error"}
     assert {"item-vectors-alike", "query-vectors-alike", "loss-at-chance"} <= errors
+    assert "item.item_id" not in {f.facts.get("feature") for f in found}  # such towers read none
 
 
 def test_the_worst_comes_first(tiny_retriever: Retriever) -> None:

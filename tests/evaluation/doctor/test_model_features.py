@@ -16,6 +16,7 @@ from twotower.evaluation.doctor.model_features import (
     check_history,
     check_vocabularies,
 )
+from twotower.features.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import QueryTower
 
@@ -70,6 +71,18 @@ class TestHistory:
         assert finding.value == pytest.approx(share, abs=0.05)
         assert (finding.facts["drop"] == 0) == (share == 1)
 
+    def test_who_has_no_history_keeps_the_answer_and_does_not_count(
+        self, tiny_retriever: Retriever
+    ) -> None:
+        trial = trial_of(tiny_retriever)
+        histories = trial.cases.histories
+        some = [
+            rows if place % 2 else rows[:0]
+            for place, rows in enumerate(np.split(histories.item_rows, histories.offsets[1:-1]))
+        ]
+        trial.cases = replace(trial.cases, histories=Histories.of(some))
+        assert check_history(trial) == []
+
     def test_a_model_without_histories_is_left_alone(self, tiny_retriever: Retriever) -> None:
         retriever = again(tiny_retriever)
         trial = trial_of(retriever)
@@ -110,7 +123,13 @@ class TestVocabularies:
     def test_tags_that_are_all_new(self, tiny_retriever: Retriever) -> None:
         contents = tiny_retriever.contents
         place = pl.Series(np.arange(200))
-        tags = pl.when(place < 20).then(pl.lit("new|newer")).otherwise(pl.col("tags"))
+        tags = (
+            pl.when(place < 20)
+            .then(pl.lit("new|newer"))
+            .when(place >= 140)  # missing
+            .then(None)
+            .otherwise(pl.col("tags"))
+        )
         items = replace(contents.items, frame=contents.items.frame.with_columns(tags=tags))
         found = {
             finding.facts["feature"]: finding

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.evaluation.bundles import dataset_of
@@ -133,6 +134,26 @@ class TestFalseNegatives:
     ) -> None:
         share = false_negative_share(retriever.contents, dataset, reads_history=False)
         assert share == pytest.approx(by_loops(dataset, masked=0))
+
+    def test_the_own_item_again_in_the_batch_is_no_negative(
+        self, retriever: Retriever, dataset: Dataset
+    ) -> None:
+        settings = {"negatives": "in-batch", "correct_log_q": False, "mask_known": False}
+        known = dataset.part(Part.TRAIN, Part.VALID)
+        batches = PairBatches(
+            dataset.part(Part.TRAIN), batch_size=64, history_length=2, ordered=True, seed=0
+        )
+        num_false = num_negatives = 0
+        for batch in batches.epoch(0):
+            for query, own in zip(batch.query_rows, batch.item_rows, strict=True):
+                liked = known.item_rows[known.query_rows == query]
+                negatives = [item for item in batch.item_rows if item != own]
+                num_negatives += len(negatives)
+                num_false += sum(item in liked for item in negatives)
+        share = false_negative_share(
+            with_loss(retriever.contents, **settings), dataset, reads_history=True
+        )
+        assert share == pytest.approx(num_false / num_negatives)
 
     def test_popular_items_are_more_often_both(
         self, retriever: Retriever, dataset: Dataset

@@ -98,6 +98,8 @@ class TestFindings:
         assert said(found) == {"norm-follows-popularity": "info"}
         assert found[0].value == pytest.approx(1.0)
         assert check_item_vectors(vectors / lengths, counts) == []  # cosine: no length to speak of
+        axes = np.tile(np.eye(15, dtype=np.float32), (20, 1))
+        assert check_item_vectors(axes, counts) == []  # exactly equal
 
     def test_items_that_training_never_saw_are_left_out(self) -> None:
         unseen = np.ones((5_000, 16), np.float32)

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from typing import Any
 
 import polars as pl
@@ -39,7 +40,13 @@ def group(by: str, label: str, value: float, queries: int, **more: Any) -> dict[
 
 
 @pytest.fixture
-def figures() -> dict[str, Any]:
+def figures(all_figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures that a test may change."""
+    return deepcopy(all_figures)
+
+
+@pytest.fixture(scope="session")
+def all_figures() -> dict[str, Any]:
     """All that metrics.json can hold: the model above ItemKNN, the strongest of seven."""
     means = {"model": 0.130, "item_knn": 0.109} | {
         method: 0.05 for method in METHODS if method not in ("model", "item_knn")

@@ -71,16 +71,20 @@ def written(retriever: Retriever, folder: Path, **options: Any) -> str:
     return (folder / "r.html").read_text("utf-8")
 
 
-@pytest.fixture
-def full(tiny_retriever: Retriever, figures: dict[str, Any]) -> Retriever:
-    return with_metrics(tiny_retriever, figures)
+@pytest.fixture(scope="module")
+def full(tiny_retriever: Retriever, all_figures: dict[str, Any]) -> Retriever:
+    return with_metrics(tiny_retriever, all_figures)
+
+
+@pytest.fixture(scope="module")
+def english(full: Retriever, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return written(full, tmp_path_factory.mktemp("en"), findings=[FINDING])
 
 
 def test_everything_has_its_place_and_the_verdict_comes_first(
-    full: Retriever, tmp_path: Path
+    english: str,
 ) -> None:
-    text = written(full, tmp_path, findings=[FINDING])
-    page = Page(text)
+    page = Page(english)
     assert [t for t, _ in page.tags].count("h1") == 1
     sections = [s["id"] for s in page.all("section")]
     assert sections == [
@@ -101,12 +105,11 @@ def test_everything_has_its_place_and_the_verdict_comes_first(
         "towers.dim",
     ):
         assert said in page.text, said
-    assert text.index("The model beats") < text.index("<section")
+    assert english.index("The model beats") < english.index("<section")
 
 
-def test_it_is_one_file_that_asks_for_nothing(full: Retriever, tmp_path: Path) -> None:
-    text = written(full, tmp_path, findings=[FINDING])
-    page = Page(text)
+def test_it_is_one_file_that_asks_for_nothing(english: str) -> None:
+    text, page = english, Page(english)
     assert len(text.encode()) < 3_000_000
     assert not page.all("script")
     assert not page.all("link")
@@ -118,9 +121,9 @@ def test_it_is_one_file_that_asks_for_nothing(full: Retriever, tmp_path: Path) -
 
 
 def test_charts_have_labels_unique_ids_and_the_pages_colours(
-    full: Retriever, tmp_path: Path
+    english: str,
 ) -> None:
-    page = Page(written(full, tmp_path))
+    page = Page(english)
     charts = page.all("svg")
     assert len(charts) > 10
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
@@ -135,8 +138,8 @@ def test_charts_have_labels_unique_ids_and_the_pages_colours(
                 )
 
 
-def test_tables_have_captions_and_scopes(full: Retriever, tmp_path: Path) -> None:
-    page = Page(written(full, tmp_path))
+def test_tables_have_captions_and_scopes(english: str) -> None:
+    page = Page(english)
     assert len(page.all("table")) == len(page.all("caption")) >= 5
     assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
 
@@ -215,8 +218,8 @@ def test_collapsed_vectors_have_no_map(tiny_retriever: Retriever, tmp_path: Path
     assert "There is no map" in Page(written(Retriever(same), tmp_path)).text
 
 
-def test_the_same_bundle_gives_the_same_page(full: Retriever, tmp_path: Path) -> None:
-    assert written(full, tmp_path) == written(full, tmp_path)
+def test_the_same_bundle_gives_the_same_page(full: Retriever, english: str, tmp_path: Path) -> None:
+    assert written(full, tmp_path, findings=[FINDING]) == english
 
 
 def test_titles_come_from_the_column_of_that_name(tiny_retriever: Retriever) -> None:

@@ -105,7 +105,9 @@ def choose_bm25(dataset: Dataset) -> BM25:
     """
     for side, table in (("query", dataset.queries), ("item", dataset.items)):
         if not text_columns(table):
-            raise ConfigError(f"bm25 must have text on both sides, got no column of text a {side}.")
+            raise ConfigError(
+                f"bm25 must have text on both sides, got no column of text for a {side}."
+            )
     validation = Validation.of(dataset)
     query_words, item_words = words_of(dataset.queries), words_of(dataset.items)
 

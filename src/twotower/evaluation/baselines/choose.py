@@ -108,7 +108,8 @@ def fit_baselines(
 
 
 def _check(keys: Sequence[str]) -> None:
-    keys = [keys] if isinstance(keys, str) else keys
+    if isinstance(keys, str):
+        raise ConfigError(f"baselines must be 'auto' or a sequence of keys, got {keys!r}.")
     for key in keys:
         if key not in NAMES:
             near = difflib.get_close_matches(str(key), NAMES, n=1)

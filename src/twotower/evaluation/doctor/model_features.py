@@ -122,7 +122,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
                 continue
             rows = transform.apply(present)
             # A tag without a vector is left out; what has no other is all padding.
-            is_unknown = (rows == UNKNOWN_ROW) if rows.ndim == 1 else (rows <= UNKNOWN_ROW).all(1)
+            is_unknown = (rows <= UNKNOWN_ROW).reshape(len(rows), -1).all(axis=1)
             share = float(is_unknown.sum() / len(values))
             if share >= SOME_UNKNOWN:
                 severity: Severity = "warning" if share >= UNKNOWN_SHARE else "info"

@@ -122,7 +122,6 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
         liked = known.take(batch.query_rows[:_QUERIES])
         is_liked = np.zeros((len(own), num_rows), np.bool_)
         is_liked[np.repeat(np.arange(len(own)), liked.lengths), liked.item_rows] = True
-        is_liked[np.arange(len(own)), own.numpy()] = False
         num_negatives += int(is_negative.sum())
         num_false += int((is_negative.numpy() & is_liked[:, candidates.item_rows.numpy()]).sum())
     return num_false / max(1, num_negatives)

@@ -1,6 +1,7 @@
 """A page written whole, or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,4 +58,5 @@ def write_page(path: Path, page: str) -> None:
             f"--out must be writable, got {reason!r} for {str(path)!r}; nothing was written."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the name itself may be what is refused
+            temporary.unlink()

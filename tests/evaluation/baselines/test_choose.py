@@ -1,0 +1,144 @@
+"""Which baselines there are, why one is left out, and what each says of its settings."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twotower.config import DataConfig, SplitConfig
+from twotower.data.dataset import Dataset, Part
+from twotower.data.prepare import prepare
+from twotower.data.sources.synthetic import SyntheticTables
+from twotower.data.splits import split
+from twotower.errors import ConfigError, MissingExtraError
+from twotower.evaluation.baselines.choose import NAMES, _refuse_slow_ease, fit_baselines
+from twotower.evaluation.baselines.ease import choose_ease
+from twotower.features.histories import Histories
+
+KEYS = ["popularity", "recent_popularity", "item_knn", "ease", "als", "bm25", "random"]
+
+
+@pytest.fixture(scope="module")
+def dataset(small_world: SyntheticTables) -> Dataset:
+    tables = small_world
+    prepared = prepare(tables.interactions, items=tables.items, queries=tables.queries)
+    return split(prepared.dataset)
+
+
+def test_auto_takes_what_fits_in_order_and_says_why_not(dataset: Dataset) -> None:
+    found = fit_baselines(dataset)
+    assert list(NAMES) == KEYS
+    assert list(found.scorers) == list(found.settings) == [key for key in KEYS if key != "bm25"]
+    assert found.left_out == {
+        "bm25": "bm25 must have text on both sides, got no column of text for a query."
+    }
+    assert json.loads(json.dumps(found.settings)) == found.settings
+    for key in ("recent_popularity", "item_knn", "ease", "als"):
+        assert found.settings[key]["chosen_on"] == "valid"
+    assert set(found.settings["ease"]) == {
+        "regularization",
+        "half_life",
+        "pair_half_life",
+        "chosen_on",
+    }
+
+
+def test_settings_are_those_of_the_scorer(dataset: Dataset) -> None:
+    found = fit_baselines(dataset, ("ease", "random"), seed=3)
+    assert list(found.scorers) == ["ease", "random"]
+    assert found.settings["ease"]["regularization"] == choose_ease(dataset).regularization
+    assert found.settings["random"] == {"seed": 3}
+    assert found.left_out == {}
+
+
+def test_without_times_or_order(small_world: SyntheticTables) -> None:
+    frame = small_world.interactions.drop("timestamp")
+    found = fit_baselines(split(prepare(frame, config=DataConfig(order="none")).dataset))
+    assert "recent_popularity must have times" in found.left_out["recent_popularity"]
+    assert found.settings["item_knn"]["half_life"] is None
+    with pytest.raises(ConfigError, match="recent_popularity must have times of events, got none"):
+        fit_baselines(
+            split(prepare(frame, config=DataConfig(order="none")).dataset), ["recent_popularity"]
+        )
+
+
+def test_without_validation_nothing_is_chosen(dataset: Dataset) -> None:
+    parts = np.where(dataset.parts == Part.VALID, Part.TRAIN, dataset.parts)
+    found = fit_baselines(dataset.with_parts(parts, ""))
+    assert found.settings["als"]["chosen_on"] is None
+    assert found.settings["item_knn"]["neighbours"] == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (["item-knn"], r"got 'item-knn'; did you mean 'item_knn'\?"),
+        (["popularity", "Ease"], r"got 'Ease'; did you mean 'ease'\?"),
+        (["zzz"], r"got 'zzz'\.$"),
+        ("ease", "must be 'auto' or a sequence of keys, got 'ease'"),
+    ],
+)
+def test_an_unknown_key_is_told_the_nearest(
+    dataset: Dataset, given: str | list[str], hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^baselines .*{hint}"):
+        fit_baselines(dataset, given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("key", "module"), [("als", "implicit.cpu.als"), ("bm25", "bm25s")])
+def test_a_missing_library_names_its_extra(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, key: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    dataset = with_text(dataset)
+    told = (
+        rf"{key} needs the library '{module.split('.')[0]}'.* pip install 'twotower\[baselines\]'"
+    )
+    with pytest.raises(MissingExtraError, match=told):
+        fit_baselines(dataset, [key])
+    left_out = fit_baselines(dataset).left_out
+    assert list(left_out) == [key]
+    assert "twotower[baselines]" in left_out[key]
+
+
+def with_text(dataset: Dataset) -> Dataset:
+    """Give every query and item a text of two words that tells one from the other."""
+
+    def side(table: pl.DataFrame) -> pl.DataFrame:
+        return table.with_columns(
+            words=pl.Series([f"word w{n % 7} x{n}" for n in range(len(table))])
+        )
+
+    return replace(
+        dataset,
+        queries=replace(dataset.queries, frame=side(dataset.queries.frame)),
+        items=replace(dataset.items, frame=side(dataset.items.frame)),
+    )
+
+
+def test_bm25_names_its_columns(dataset: Dataset) -> None:
+    settings = fit_baselines(with_text(dataset), ["bm25"]).settings["bm25"]
+    assert (settings["query_columns"], settings["item_columns"]) == (["words"], ["title", "words"])
+
+
+def test_a_slow_inverse_is_for_those_who_ask(dataset: Dataset) -> None:
+    _refuse_slow_ease(dataset)
+    frame = pl.DataFrame({"user_id": [n // 9 for n in range(49_500)], "item_id": range(49_500)})
+    many = split(prepare(frame).dataset, SplitConfig(kind="random"))
+    with pytest.raises(ConfigError, match=r"EASE takes more than ten minutes for 3\d,\d{3} items"):
+        _refuse_slow_ease(many)
+
+
+@pytest.mark.parametrize("key", ["item_knn", "ease", "als"])
+def test_a_query_without_history_is_answered_by_popularity(dataset: Dataset, key: str) -> None:
+    found = fit_baselines(dataset, ["popularity", key])
+    cases = dataset.cases(Part.TEST).take(slice(0, 3))
+    first = cases.histories.take(slice(0, 1))
+    known = [first.item_rows, np.zeros(0, np.int32), first.item_rows]
+    cases = replace(cases, histories=Histories.of(known))
+    popular, got = (found.scorers[name].score(cases) for name in ("popularity", key))
+    assert got[1].tolist() == popular[1].tolist()
+    assert got[0].tolist() == got[2].tolist() != popular[0].tolist()

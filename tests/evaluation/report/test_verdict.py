@@ -1,0 +1,128 @@
+import re
+import string
+from typing import Any
+
+import pytest
+
+from twotower.evaluation.report.groups import group_label, worst_groups
+from twotower.evaluation.report.reading import METHODS, Reading, number
+from twotower.evaluation.report.texts import TEXTS
+from twotower.evaluation.report.verdict import deck, headline, key_figures
+from twotower.evaluation.report.wording import method_name, speaker
+
+EN, ZH = speaker("en"), speaker("zh")
+
+
+def reading(low: float, value: float, high: float) -> Reading:
+    table = {"model": {"ndcg@10": 0.2}, "ease": {"ndcg@10": 0.1}, "random": {"ndcg@10": 0.01}}
+    gaps = {"ease": {"ndcg@10": [value, low, high]}}
+    return Reading({**table, "differences": gaps})
+
+
+@pytest.mark.parametrize(
+    ("triple", "english", "chinese", "sure"),
+    [
+        (
+            (0.015, 0.021, 0.027),
+            "The model beats EASE with decay by 0.021 NDCG@10",
+            "模型优于带时间衰减的 EASE，NDCG@10 高出 0.021",
+            "is 0.015 to 0.027",
+        ),
+        (
+            (-0.027, -0.021, -0.015),
+            "The model loses to EASE with decay by 0.021 NDCG@10",
+            "模型不及带时间衰减的 EASE，NDCG@10 低 0.021",
+            "is 0.015 to 0.027",
+        ),
+        (
+            (-0.001, 0.002, 0.005),
+            "The model cannot be told apart from EASE with decay",
+            "模型与带时间衰减的 EASE无法区分高下",
+            "is +0.002 NDCG@10, 95 % interval \N{MINUS SIGN}0.001 to +0.005",
+        ),
+    ],
+)
+def test_the_headline_is_made_of_the_numbers(
+    triple: tuple[float, float, float], english: str, chinese: str, sure: str
+) -> None:
+    found = reading(*triple)
+    assert headline(found, EN) == english
+    assert headline(found, ZH) == chinese
+    assert sure in deck(found, EN)[0]
+
+
+def test_the_strongest_baseline_is_the_one_with_the_highest_mean() -> None:
+    assert reading(0, 0, 0).strongest == "ease"
+    assert reading(0, 0, 0).methods == ["model", "ease", "random"]
+
+
+def test_key_figures_leave_out_what_says_the_same_twice() -> None:
+    row = {"ndcg@10": 0.1, "hit_rate@10": 0.2, "recall@10": 0.2, "recall@100": 0.6}
+    keys = key_figures(Reading({"model": row}), EN)
+    assert [key.metric for key in keys] == ["NDCG@10", "Hit rate@10", "Recall@100"]
+    row = row | {"recall@10": 0.1}
+    keys = key_figures(Reading({"model": row}), EN)
+    assert [key.metric for key in keys] == ["NDCG@10", "Hit rate@10", "Recall@10"]
+
+
+def test_numbers_have_a_true_minus() -> None:
+    assert number(-0.0214) == "\N{MINUS SIGN}0.021"
+    assert number(0.5, 1, signed=True) == "+0.5"
+    assert number(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("group", "english", "chinese"),
+    [
+        ({"by": "cold_items", "label": "cold"}, "cold", "冷"),
+        ({"by": "query.mood", "label": "cold"}, "cold", "cold"),
+        ({"by": "query.mood", "label": "(other)"}, "other values", "其他值"),
+        (
+            {"by": "activity", "label": "", "low": 3.0, "high": 1200.0, "unit": "events"},
+            "3 to 1,200 events",
+            "3 至 1,200 个事件",
+        ),
+        (
+            {"by": "time", "label": "", "low": 0, "high": 0, "unit": "day"},
+            "1970-01-01",
+            "1970-01-01",
+        ),
+        (
+            {"by": "time", "label": "", "low": 0, "high": 90, "unit": "minute"},
+            "1970-01-01 00:00 to 1970-01-01 00:01",
+            "1970-01-01 00:00 至 1970-01-01 00:01",
+        ),
+        ({"by": "time", "label": "", "low": 1e30, "high": 1e30, "unit": "day"}, "1e+30", "1e+30"),
+    ],
+)
+def test_groups_are_named_in_either_language(
+    group: dict[str, Any], english: str, chinese: str
+) -> None:
+    assert group_label(EN, group) == english
+    assert group_label(ZH, group) == chinese
+
+
+def test_only_groups_surely_below_their_reference_are_bad(figures: dict[str, Any]) -> None:
+    found = worst_groups(figures["slices"], EN)
+    assert [sentence.partition(": NDCG")[0] for sentence in found] == [
+        "items with and without training events: cold",
+        "activity of the queries: 1 to 7 events",
+        "moment of the test: 1970-01-01 to 1970-01-02",
+    ]  # not Sci-Fi, whose interval touches the reference
+
+
+def test_every_sentence_says_the_same_facts_in_both_languages() -> None:
+    for key, (english, chinese) in TEXTS.items():
+        named = [
+            {name for _, name, _, _ in string.Formatter().parse(text) if name}
+            for text in (english, chinese)
+        ]
+        assert named[0] == named[1], key
+        assert not re.search(r"[\u4e00-\u9fff]", english), key
+
+
+def test_every_method_has_a_name() -> None:
+    for method in METHODS:
+        assert method_name(EN, method) != method or method in ("popularity",)
+    assert method_name(ZH, "random") == "随机排序"
+    assert method_name(EN, "somebody's own") == "somebody's own"
