@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCHMARKS := $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ci bench docs clean
+.PHONY: help setup browser demo test lint ci bench docs clean
 
 help: ## Show this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes)
+demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes), write its report
 	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
@@ -40,7 +40,16 @@ lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ci: setup lint test ## What the continuous integration runs: setup, lint, test
+browser: ## Install chromium, in which the report is tested, by apt-get where there is none
+	@command -v chromium >/dev/null && exit 0; \
+	echo "Installing chromium and a font for Chinese with apt-get."; \
+	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	$$as_root apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -qq -y --no-install-recommends \
+	  -o Acquire::Retries=3 chromium fonts-noto-cjk >/dev/null
+
+ci: export TWOTOWER_BROWSER = 1
+ci: setup browser lint test ## What the continuous integration runs: setup, browser, lint, test
 
 bench: $(READY) ## Print every figure that we claim; one: make bench BENCHMARKS=benchmarks/loader.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -5,7 +5,8 @@ fault at full strength is missed, or if a healthy model (or one of the bundles n
 level error.
 
 The strengths were written down before the first run, and so were the thresholds, which are the
-doctor's own; ``none`` is made in the same way without the fault:
+doctor's own. After it the rule for hubs was narrowed, because of a smaller world: what popularity
+itself would show to as many is none. ``none``, added then, is made in the same way without the fault:
 
 | fault | full | half | weak | none | is |
 |---|---|---|---|---|---|

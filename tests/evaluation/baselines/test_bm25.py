@@ -47,7 +47,7 @@ def test_worked_by_hand() -> None:
     )
     scores = fitted.score(cases_of([2, 3, 4, 0]))
     red, car = 0.98083 / 2, 0.47000
-    expected = [
+    expected: list[list[float]] = [
         [0, 0, red + car / 2, 0.6 * car, 0],
         [0, 0, car, 1.2 * car, 0],
         [0, 0, 0, 0, 0],

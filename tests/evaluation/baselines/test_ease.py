@@ -76,7 +76,7 @@ def test_worked_by_hand() -> None:
     # [[2, -1], [-1, 3]] / 5. From 2 to 3: 1/3. From 3 to 2: 1/2.
     fitted = EASE.fit(interactions([[2, 3], [2]]), 5, regularization=1.0, half_life=1.0)
     scores = fitted.score(cases_of([[2], [3], [2, 3], [2, 2], []]))
-    expected = [
+    expected: list[list[float]] = [
         [0, 0, 0, 1 / 3, 0],
         [0, 0, 1 / 2, 0, 0],
         [0, 0, 1 / 2, 1 / 6, 0],

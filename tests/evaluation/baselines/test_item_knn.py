@@ -358,6 +358,12 @@ def test_the_best_of_several_shrinkages_is_that_of_one() -> None:
         np.testing.assert_array_equal(similarity.toarray(), one.similarity.toarray())
 
 
+def test_a_large_catalogue_keeps_the_first_shrinkage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_ALL_SHRINKAGES_ITEM_ROWS", 10)
+    monkeypatch.setattr(baselines, "_SHRINKAGES", (1e9, 0.0))
+    assert choose_item_knn(held_out(walks(), ordered=True)).shrinkage == 1e9
+
+
 def test_many_cases_are_thinned_evenly() -> None:
     cases = cases_of([[2]] * 10)
     assert thinned(cases, 4).query_rows.tolist() == [0, 3, 6, 9]

@@ -67,7 +67,8 @@ def test_a_table_that_is_read_in_file_order_against_its_times(tiny_world: Synthe
 
 def test_rows_without_an_id_do_not_disturb(tiny_world: SyntheticTables) -> None:
     lacking = tiny_world.interactions.head(1).with_columns(item_id=pl.lit(None, pl.Int32))
-    events = pl.concat([tiny_world.interactions, lacking])
+    nobody = tiny_world.interactions.head(1).with_columns(query_id=pl.lit(None, pl.Int32))
+    events = pl.concat([tiny_world.interactions, lacking, nobody])
     settings = {"data": {"drop_null_ids": True}}
     assert ids_of(diagnose_data(events, config=settings)) == ids_of(
         diagnose_data(tiny_world.interactions)

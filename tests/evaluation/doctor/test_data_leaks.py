@@ -74,6 +74,35 @@ class TestQueryColumns:
         assert finding.facts["here"] == 1
         assert "100.0%" in finding.as_json("zh")["what"]
 
+    @pytest.mark.parametrize("is_opaque", [True, False])
+    def test_a_summary_of_the_history_is_none_though_it_foretells_the_target(
+        self, is_opaque: bool
+    ) -> None:
+        # Events spread over six kinds, but the last one before the test says the target's kind.
+        rng = np.random.default_rng(0)
+        kinds = rng.integers(6, size=(800, 8))
+        kinds[:, -1] = np.where(rng.random(800) < 0.9, kinds[:, -2], kinds[:, -1])
+        drawn = kinds * 10 + rng.integers(10, size=kinds.shape)
+        events = pl.DataFrame(
+            {
+                "user_id": np.repeat(np.arange(800), 8),
+                "item_id": drawn.reshape(-1),
+                "timestamp": np.tile(np.arange(8), 800),
+            }
+        )
+        items = pl.DataFrame({"item_id": range(60), "kind": [f"kind-{i // 10}" for i in range(60)]})
+        prefix = "code-" if is_opaque else "kind-"
+
+        def found(place: int) -> list[Finding]:
+            own = [f"{prefix}{kind}" for kind in kinds[:, place]]
+            queries = pl.DataFrame({"user_id": range(800), "own": own})
+            return leaking_query_columns(
+                split(prepare(events, items=items, queries=queries).dataset)
+            )
+
+        assert found(-2) == []
+        assert len(found(-1)) == 1
+
     @pytest.mark.parametrize("place", [-2, -3])
     def test_what_was_last_seen_before_the_test_is_no_leak(
         self, world: SyntheticTables, place: int

@@ -7,7 +7,7 @@ import pytest
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset
 from twotower.data.prepare import prepare
-from twotower.evaluation.doctor.data_order import order_evidence, shuffled_order
+from twotower.evaluation.doctor.data_order import order_evidence, order_statistics, shuffled_order
 
 
 def chains(num_queries: int, *, shuffled: bool, seed: int = 0) -> pl.DataFrame:
@@ -31,6 +31,18 @@ def chains(num_queries: int, *, shuffled: bool, seed: int = 0) -> pl.DataFrame:
 
 def dataset_of(frame: pl.DataFrame, order: str = "auto") -> Dataset:
     return prepare(frame, config=DataConfig(order=order)).dataset  # type: ignore[arg-type]
+
+
+def test_both_statistics_worked_by_hand() -> None:
+    # Sequences 1 2 1 2 | 1 2 2 2: the transition 1 to 2 comes three times, which is three pairs, 2 to 1
+    # once; 2 to 2 is none, and neither is 2 to 1 across the end of the first sequence.
+    rows = np.array([1, 2, 1, 2, 1, 2, 2, 2], np.int32)
+    follows = np.array([True, True, True, False, True, True, True])
+    places = np.array([-0.4, -0.1, 0.1, 0.4, -0.3, 0.0, 0.1, 0.2])
+    recurring, spread = order_statistics(rows, follows, places)
+    assert recurring == 3
+    # Item 1 stands at -0.6 in all three events, item 2 at 0.6 in all five.
+    assert spread == pytest.approx(0.36 / 3 + 0.36 / 5)
 
 
 def test_a_real_order_is_far_from_shuffled_ones() -> None:

@@ -96,12 +96,12 @@ class TestChurn:
 
 class TestPopularity:
     def test_the_share_of_the_top_hundredth(self) -> None:
-        # Item 0 has 30 of 129 events, each of 99 others one: 100 items, of which one is the top.
-        items = [0] * 30 + list(range(1, 100))
-        dataset = dataset_of([TRAIN] * 129, user_id=list(range(129)), item_id=items)
+        # Item 0 has 30 of 130 events, each of 100 others one: of 101 items two are the top.
+        items = [0] * 30 + list(range(1, 101))
+        dataset = dataset_of([TRAIN] * 130, user_id=list(range(130)), item_id=items)
         found = by_id(popularity(dataset))["popularity-concentration"]
-        assert found.value == pytest.approx(30 / 129)
-        assert (found.severity, found.facts["items"]) == ("info", 1)
+        assert found.value == pytest.approx(31 / 130)
+        assert (found.severity, found.facts["items"]) == ("info", 2)
 
     def test_items_with_fewer_than_five_training_events(self) -> None:
         # Item 1 has five, item 2 four, item 3 five of which one is in the test.

@@ -81,6 +81,7 @@ class TestHistory:
             for place, rows in enumerate(np.split(histories.item_rows, histories.offsets[1:-1]))
         ]
         trial.cases = replace(trial.cases, histories=Histories.of(some))
+        trial.query_vectors = trial.encoding.query_vectors(trial.features, trial.cases.histories)
         assert check_history(trial) == []
 
     def test_a_model_without_histories_is_left_alone(self, tiny_retriever: Retriever) -> None:

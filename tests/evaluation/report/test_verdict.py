@@ -102,13 +102,21 @@ def test_groups_are_named_in_either_language(
     assert group_label(ZH, group) == chinese
 
 
-def test_only_groups_surely_below_their_reference_are_bad(figures: dict[str, Any]) -> None:
-    found = worst_groups(figures["slices"], EN)
-    assert [sentence.partition(": NDCG")[0] for sentence in found] == [
-        "items with and without training events: cold",
-        "activity of the queries: 1 to 7 events",
-        "moment of the test: 1970-01-01 to 1970-01-02",
-    ]  # not Sci-Fi, whose interval touches the reference
+def test_only_groups_surely_below_their_reference_are_bad() -> None:
+    def group(label: str, value: float, high: float, *, small: bool = False) -> dict[str, Any]:
+        interval = {"intervals": {"model": [value, 0.0, high]}, "reference": 0.13, "queries": 1057}
+        return {"by": "query.age", "label": label, "metric": "ndcg@10", "small": small, **interval}
+
+    groups = [
+        group("bad", 0.05, 0.12),
+        group("worst", 0.01, 0.02),
+        group("unsure", 0.05, 0.13),
+        group("few", 0.01, 0.02, small=True),
+    ]
+    assert worst_groups(groups, EN) == [
+        "query: age: worst: NDCG@10 0.010 (0.000 to 0.020), against 0.130 overall; 1,057 queries",
+        "query: age: bad: NDCG@10 0.050 (0.000 to 0.120), against 0.130 overall; 1,057 queries",
+    ]
 
 
 def test_every_sentence_says_the_same_facts_in_both_languages() -> None:

@@ -51,10 +51,10 @@ class Baselines:
 
 @dataclass(frozen=True, eq=False)
 class PopularWhenCold:
-    """A scorer of histories, with popularity for the queries that have none.
+    """A scorer of histories, with popularity for a query of whose history it knows nothing.
 
     Args:
-        scorer: Answers the others.
+        scorer: Answers the others; where nothing is known, all that it says is 0.
         popularity: Answers those.
     """
 
@@ -64,7 +64,7 @@ class PopularWhenCold:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
         scores = self.scorer.score(cases)
-        cold = torch.from_numpy(cases.histories.lengths == 0)
+        cold = ~scores.any(dim=1)
         if cold.any():
             scores[cold] = torch.from_numpy(self.popularity.counts)
         return scores
@@ -75,7 +75,8 @@ def fit_baselines(
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
-    Nothing of the test is read. A query without a history is answered by popularity.
+    Nothing of the test is read. A query of whose history a baseline knows nothing, or that has none, is
+    answered by popularity.
 
     Args:
         dataset: With a split.

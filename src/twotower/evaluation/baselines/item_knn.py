@@ -27,6 +27,7 @@ _HALF_LIVES = (1.0, 0.5, 2.0, 5.0, 10.0, 20.0, 50.0, None)
 _PAIR_HALF_LIVES = (None, 2.0, 10.0, 20.0)
 _SHRINKAGES = (10.0, 0.0, 50.0)
 _NEIGHBOURS = (200, 50, 100, 500)
+_ALL_SHRINKAGES_ITEM_ROWS = 50_000  # above, similarities are held once, with the first shrinkage
 _ALL_NEIGHBOURS_ITEM_ROWS = 5_000  # in catalogues up to this size, keeping every neighbour is tried
 
 
@@ -131,10 +132,10 @@ class ItemKNN:
 def choose_item_knn(dataset: Dataset) -> ItemKNN:
     """Return ItemKNN fitted on the training events, its settings chosen on validation.
 
-    NDCG@10 decides, on small grids: for each ``pair_half_life`` the half-life and then the shrinkage,
-    the best of those, and then the neighbours. The similarities stay those of the training events
-    alone, as a trained model's weights do; at test the events of validation enter through the histories
-    only.
+    NDCG@10 decides, on small grids: for each ``pair_half_life`` the half-life and then the shrinkage
+    (not above 50,000 items, to hold the similarities once), the best of those, and then the
+    neighbours. The similarities stay those of the training events alone, as a trained model's weights
+    do; at test the events of validation enter through the histories only.
 
     Args:
         dataset: With a split. Without order among its events, both half-lives are None. Where
@@ -147,13 +148,15 @@ def choose_item_knn(dataset: Dataset) -> ItemKNN:
     if num_item_rows <= _ALL_NEIGHBOURS_ITEM_ROWS:
         neighbours = (*_NEIGHBOURS, None)
     lives = half_lives(dataset, _HALF_LIVES)
+    few = num_item_rows <= _ALL_SHRINKAGES_ITEM_ROWS
+    shrinkages = _SHRINKAGES if few else _SHRINKAGES[:1]
 
     def shrunk(pair_life: float | None) -> ItemKNN:
         widest = _widest(neighbours)
-        similarities = _similarities(train, num_item_rows, widest, _SHRINKAGES, pair_life)
+        similarities = _similarities(train, num_item_rows, widest, shrinkages, pair_life)
         first, *others = (
             ItemKNN(similarity, widest, shrinkage, lives[0], pair_life)
-            for similarity, shrinkage in zip(similarities, _SHRINKAGES, strict=True)
+            for similarity, shrinkage in zip(similarities, shrinkages, strict=True)
         )
         first = validation.best(replace(first, half_life=life) for life in lives)
         same_life = (replace(other, half_life=first.half_life) for other in others)

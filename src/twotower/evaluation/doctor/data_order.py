@@ -61,12 +61,9 @@ def shuffled_order(dataset: Dataset) -> list[Finding]:
 def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     """Return how far the order within queries is from what shuffling within queries gives.
 
-    Two statistics are compared with ``SHUFFLES`` shuffled orders. The first counts the pairs of equal
-    transitions: of ``c`` times that item ``b`` comes right after item ``a``, ``c (c - 1) / 2``. The
-    second is the sum over items of ``n m**2``, with ``n`` the item's events and ``m`` their mean
-    place, where the places of a query's events run evenly from -1/2 to 1/2. Shuffling keeps which
-    items a query has, so that taste and popularity are the same on both sides. Events at one moment
-    have no order and are shuffled on both sides.
+    Both of ``order_statistics`` are compared with those of ``SHUFFLES`` shuffled orders. Shuffling keeps
+    which items a query has, so that taste and popularity are the same on both sides. Events at one
+    moment have no order and are shuffled on both sides.
 
     Args:
         events: Sorted by query; by time, or, where there are no times, in the order to be judged. Of
@@ -76,21 +73,13 @@ def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     rng = np.random.default_rng(seed)
     events = _drawn(events, rng)
     owners = events.query_rows
-    num_rows = int(events.item_rows.max(initial=0)) + 1
     lengths = np.diff(events.offsets)[owners]
     starts = events.offsets[:-1][owners]
     places = (np.arange(len(events)) - starts + 0.5) / np.maximum(lengths, 1) - 0.5
     follows = owners[1:] == owners[:-1]
 
     def statistics(order: npt.NDArray[np.int64]) -> tuple[float, float]:
-        rows = events.item_rows[order]
-        pairs = rows[:-1].astype(np.int64) * num_rows + rows[1:]
-        _, counts = np.unique(pairs[follows & (rows[1:] != rows[:-1])], return_counts=True)
-        sums = np.bincount(rows, places, num_rows)
-        sizes = np.bincount(rows, minlength=num_rows)
-        return float((counts * (counts - 1) / 2).sum()), float(
-            (sums**2 / np.maximum(sizes, 1)).sum()
-        )
+        return order_statistics(events.item_rows[order], follows, places)
 
     ties = rng.random(len(events))
     real_keys = (ties, events.times, owners) if events.times is not None else None
@@ -103,6 +92,31 @@ def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     deviation[1] = max(deviation[1], 1e-12)
     adjacent, position = (np.array(real) - expected) / deviation
     return OrderEvidence(float(adjacent), float(position), len(events), float(expected[0]))
+
+
+def order_statistics(
+    item_rows: npt.NDArray[np.int32],
+    follows: npt.NDArray[np.bool_],
+    places: npt.NDArray[np.float64],
+) -> tuple[float, float]:
+    """Return how often transitions recur, and how much items differ in their place.
+
+    The first counts the pairs of equal transitions: of ``c`` times that item ``b`` comes right after
+    another item ``a``, ``c (c - 1) / 2``. The second is the sum over items of ``n m**2``, with ``n`` the
+    item's events and ``m`` their mean place.
+
+    Args:
+        item_rows: ``(E,)`` the sequences end to end.
+        follows: ``(E - 1,)`` whether an event belongs to the sequence of the one before it.
+        places: ``(E,)`` where in its sequence each event stands, from -1/2 to 1/2.
+    """
+    size = int(item_rows.max(initial=0)) + 1
+    pairs = item_rows[:-1].astype(np.int64) * size + item_rows[1:]
+    _, counts = np.unique(pairs[follows & (item_rows[1:] != item_rows[:-1])], return_counts=True)
+    sums = np.bincount(item_rows, places, size)
+    events = np.bincount(item_rows, minlength=size)
+    recurring = (counts * (counts - 1) / 2).sum()
+    return float(recurring), float((sums**2 / np.maximum(events, 1)).sum())
 
 
 def _drawn(events: Interactions, rng: np.random.Generator) -> Interactions:

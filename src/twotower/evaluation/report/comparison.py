@@ -123,7 +123,6 @@ def _chart(comparison: Comparison, names: Mapping[str, str], say: Say) -> Markup
     return in_two_widths(
         lambda width, labels: dot_plot(dots, width=width, label_width=labels, title=metric),
         say("exposure_chart", metric=metric, values="; ".join(dot.tip for dot in dots)),
-        "runs",
     )
 
 

@@ -80,7 +80,7 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
     sure = [g for g in groups if not g["small"]] or list(groups)
     top = max((g["intervals"]["model"][2] for g in sure), default=1.0)
     charts = []
-    for place, (by, members) in enumerate(cuts.items()):
+    for by, members in cuts.items():
         dots = []
         for group in members:
             value, low, high = group["intervals"]["model"]
@@ -101,7 +101,6 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
                 span=(0.0, top * 1.02 or 1.0),
             ),
             label,
-            f"slice-{place}",
         )
         charts.append(Chart(called[:1].upper() + called[1:], drawn))
     return charts

@@ -55,11 +55,11 @@ class Chart:
     note: str = ""
 
 
-def in_two_widths(make: Callable[[int, int], Spec], label: str, key: str) -> Markup:
+def in_two_widths(make: Callable[[int, int], Spec], label: str) -> Markup:
     """Return a chart drawn for a screen and for a phone; the page's style shows one of them."""
     drawn = [
         Markup('<div class="{}">{}</div>').format(
-            name, svg_of(make(width, _LABELS[width]), label=label, key=f"{key}-{name}")
+            name, svg_of(make(width, _LABELS[width]), label=label)
         )
         for name, width in (("wide", WIDE), ("narrow", NARROW))
     ]
@@ -93,7 +93,6 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
             dots, width=width, label_width=labels, title=called, from_zero=True
         ),
         label,
-        "methods",
     )
 
 
@@ -193,7 +192,7 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
             logarithmic=True,
             from_zero=True,
         )
-        charts.append(Chart(called, svg_of(spec, label=label, key=f"curve-{metric}")))
+        charts.append(Chart(called, svg_of(spec, label=label)))
     return charts
 
 
@@ -216,7 +215,7 @@ def exposure_charts(reading: Reading, say: Say) -> list[Chart]:
         label = say("exposure_chart", metric=called, values="; ".join(dot.tip for dot in dots))
         spec = dot_plot(dots, width=HALF, label_width=_LABELS[HALF], from_zero=True)
         note = f"mean_{metric.partition('@')[0]}"
-        drawn = svg_of(spec, label=label, key=f"exposure-{metric.replace('@', '-')}")
+        drawn = svg_of(spec, label=label)
         charts.append(Chart(called, drawn, say(note) if note in TEXTS else ""))
     return charts
 

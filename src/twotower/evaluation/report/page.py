@@ -118,7 +118,7 @@ def _map(found: ItemMap | None, retriever: Retriever, say: Say) -> dict[str, Any
     spec = point_map(found.points, width=_MAP[0], height=_MAP[1])
     everything = len(retriever.contents.items.ids)
     return {
-        "drawn": svg_of(spec, label=label, key="map"),
+        "drawn": svg_of(spec, label=label),
         "column": found.column,
         "groups": list(zip(found.groups, SHAPES, strict=False)),
         "note": say("map_of", shown=whole(count), all=whole(everything))

@@ -63,20 +63,20 @@ _KEPT |= {
 }
 
 
-def svg_of(spec: Mapping[str, Any], *, label: str, key: str) -> Markup:
+def svg_of(spec: Mapping[str, Any], *, label: str) -> Markup:
     """Return a chart as an SVG element to stand in a page.
 
     Colours become the page's CSS variables, the font is inherited, what a mark's ``description`` says
-    becomes its tooltip, and the whole is one image with one label.
+    becomes its tooltip, and the whole is one image with one label. Ids are left out: on one page they
+    would clash.
 
     Args:
         spec: Vega-Lite, with colours out of this module.
         label: What the chart shows, in a sentence, for who cannot see it.
-        key: Told apart from every other chart's on the page; prefixes ids.
     """
     drawn = vl_convert.vegalite_to_svg(dict(spec), config=_CONFIG)
     root = ElementTree.fromstring(drawn)
-    _clean(root, key)
+    _clean(root)
     width, height = root.attrib.pop("width"), root.attrib.pop("height")
     root.attrib.clear()
     root.set("viewBox", f"0 0 {float(width):g} {float(height):g}")
@@ -88,20 +88,16 @@ def svg_of(spec: Mapping[str, Any], *, label: str, key: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _clean(element: ElementTree.Element, key: str) -> None:
+def _clean(element: ElementTree.Element) -> None:
     """Keep what is seen; turn descriptions into tooltips, and colours into variables."""
     for child in list(element):
         if child.get("display") == "none" or child.get("opacity") == "0" or _is_empty(child):
             element.remove(child)
         else:
-            _clean(child, key)
+            _clean(child)
     tip = element.get("aria-label") if element.get("aria-roledescription") != "axis" else None
     is_mark = (element.get("role") or "") == "graphics-symbol"
-    attributes = {
-        name: _themed(value, key) for name, value in element.attrib.items() if name in _KEPT
-    }
-    if "id" in attributes:
-        attributes["id"] = f"{key}-{attributes['id']}"
+    attributes = {name: _themed(value) for name, value in element.attrib.items() if name in _KEPT}
     size = attributes.get("font-size", "")
     attributes |= {"font-size": size.removesuffix("px")} if size else {}
     if element.get("opacity", "1") != "1":
@@ -123,9 +119,8 @@ def _is_empty(element: ElementTree.Element) -> bool:
     return no_path or (name == "path" and unseen)
 
 
-def _themed(value: str, key: str) -> str:
+def _themed(value: str) -> str:
     """Return an attribute with numbers cut to what an eye can tell, and with the page's colours."""
     if value in COLOURS:
         return f"var(--{COLOURS[value]})"
-    value = value.replace("url(#", f"url(#{key}-")
     return re.sub(r"\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)

@@ -104,6 +104,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "methods_table": ("Means over queries, with 95 % intervals", "各查询的均值与 95% 置信区间"),
     "method": ("Method", "方法"),
+    "metric": ("Metric", "指标"),
     "model_minus": ("Model minus it, {metric}", "模型减去它，{metric}"),
     "says": ("Says", "结论"),
     "says_better": ("model better", "模型更好"),

@@ -61,5 +61,5 @@ def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
             mark_x=None if kept is None else best,
             mark_label=say("kept_epoch"),
         )
-        charts.append(Chart(name, svg_of(spec, label=label, key=f"training-{len(charts)}")))
+        charts.append(Chart(name, svg_of(spec, label=label)))
     return charts
