@@ -303,7 +303,9 @@ def test_sampled_figures_are_called_inflated(
     tiny_retriever: Retriever, figures: dict[str, Any], tmp_path: Path
 ) -> None:
     figures["protocol"] |= {"ranking": "sampled", "candidates_a_query": 101.0}
-    assert "inflated" in Page(written(with_metrics(tiny_retriever, figures), tmp_path)).text
+    text = Page(written(with_metrics(tiny_retriever, figures), tmp_path)).text
+    assert "inflated" in text
+    assert "ranking 101 candidates each, out of 1,682 items" in text
 
 
 def test_hostile_titles_are_only_text(hostile_retriever: Retriever, tmp_path: Path) -> None:

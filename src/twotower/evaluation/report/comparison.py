@@ -51,7 +51,7 @@ def write_comparison(
             queries=whole(comparison.queries),
             part=say("test"),
             targets=whole(comparison.targets),
-            catalogue=whole(comparison.catalogue),
+            among=say("among_all", catalogue=whole(comparison.catalogue)),
             seen=say("removed" if comparison.seen_removed else "kept"),
         ),
         chart=_chart(comparison, names, say),

@@ -55,19 +55,24 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "sampled": (
         (
-            "Ranked against a sample of the catalogue ({ranking}), not all of it: these figures are "
-            "inflated and can only be compared with tables made the same way."
+            "Ranked against a sample of the catalogue, not all of it: these figures are inflated and "
+            "can only be compared with tables made the same way."
         ),
-        "这里只在部分候选（{ranking}）中排序，而非全部物品：数字偏高，只能与同样做法的结果比较。",
+        "这里只在部分候选中排序，而非全部物品：数字偏高，只能与同样做法的结果比较。",
+    ),
+    "among_all": ("all {catalogue} items", "全部 {catalogue} 个物品"),
+    "among_sample": (
+        "{count} candidates each, out of {catalogue} items",
+        "每个查询的 {count} 个候选（共 {catalogue} 个物品）",
     ),
     "measured": (
         (
-            "Measured on {queries} {part} queries with {targets} relevant items, ranking all {catalogue} "
-            "items; items already seen {seen}."
+            "Measured on {queries} {part} queries with {targets} relevant items, ranking {among}; items "
+            "already seen {seen}."
         ),
         (
-            "在{part}的 {queries} 个查询、{targets} 个相关物品上测得，"
-            "对全部 {catalogue} 个物品排序；已见过的物品{seen}。"
+            "在{part}的 {queries} 个查询、{targets} 个相关物品上测得，对{among}排序；"
+            "已见过的物品{seen}。"
         ),
     ),
     "unfindable": (

@@ -111,15 +111,20 @@ def _measured(reading: Reading, say: Say) -> list[str]:
         return []
     part = str(protocol.get("part", "test"))
     sentences = []
+    catalogue = whole(protocol.get("catalogue", "?"))
+    among = say("among_all", catalogue=catalogue)
+    if "candidates_a_query" in protocol:
+        count = f"{protocol['candidates_a_query']:.0f}"
+        among = say("among_sample", count=count, catalogue=catalogue)
     if protocol.get("ranking", "full") != "full":
-        sentences.append(say("sampled", ranking=protocol["ranking"]))
+        sentences.append(say("sampled"))
     sentences.append(
         say(
             "measured",
             queries=whole(protocol["queries"]),
             part=say(part) if part in ("test", "valid") else part,
             targets=whole(protocol.get("targets", "?")),
-            catalogue=whole(protocol.get("catalogue", "?")),
+            among=among,
             seen=say("removed" if protocol.get("seen_removed") else "kept"),
         )
     )
