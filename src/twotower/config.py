@@ -298,6 +298,24 @@ class Config:
         """
         return Config.from_dict(read_toml(path))
 
+    @staticmethod
+    def of(given: "Config | Mapping[str, object] | str | Path | None") -> "Config":
+        """Return the settings in whichever form they are given; None stands for the defaults.
+
+        Args:
+            given: A tree, a nested table as ``from_dict`` takes it, or the path of a TOML file.
+
+        Raises:
+            ConfigError: As ``from_dict`` and ``from_toml``.
+        """
+        if given is None:
+            return Config()
+        if isinstance(given, Config):
+            return given
+        return (
+            Config.from_toml(given) if isinstance(given, (str, Path)) else Config.from_dict(given)
+        )
+
     def with_settings(self, settings: Iterable[str]) -> "Config":
         """Return the tree with ``section.field=value`` settings applied, as ``--set`` takes them.
 

@@ -54,7 +54,7 @@ def run(
     folder = tmp_path_factory.mktemp("board") / "run"
     board, flow = TensorBoardLogger(folder), MLflowLogger("small", uri=store, run_name="first")
     for logger in (board, flow):
-        logger.on_config(Config.from_dict(CONFIG))
+        logger.on_config(Config.from_dict(CONFIG | {"features": {"item": {"price ($)": "number"}}}))
     trained = fit(small_world, Tellers([board, flow]))
     events = EventAccumulator(str(folder))
     events.Reload()
@@ -128,7 +128,9 @@ class TestMLflow:
         _, _, found, _ = run
         assert found.data.params["towers.dim"] == "4"
         assert found.data.params["training.epochs"] == "2"
+        assert found.data.params["features.min_count"] == "2"
         assert not any(name.startswith("features.item") for name in found.data.params)
+        assert "price ($)" in found.data.tags["config"]
 
     def test_the_run_is_named_finished_and_described(self, run: Ran) -> None:
         _, _, found, _ = run

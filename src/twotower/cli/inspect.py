@@ -20,8 +20,8 @@ def command(
 
     Example: twotower inspect model
     """
-    from twotower.serving.bundle import check_bundle, open_bundle
     from twotower.evaluation.tables import figures_table
+    from twotower.serving.bundle import check_bundle, open_bundle
 
     manifest = check_bundle(bundle)
     contents = open_bundle(bundle)

@@ -153,7 +153,7 @@ def train(
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}.")
-    settings = _config(config)
+    settings = Config.of(config)
     target = None if out is None else check_output(out)
     bar = _teller(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
@@ -209,14 +209,6 @@ def train(
         if not interrupted:
             work.remove()
     return Trained(contents, target, figures, query_tower, item_tower)
-
-
-def _config(config: Config | Mapping[str, object] | str | Path | None) -> Config:
-    if config is None:
-        return Config()
-    if isinstance(config, Config):
-        return config
-    return Config.from_toml(config) if isinstance(config, (str, Path)) else Config.from_dict(config)
 
 
 def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:

@@ -17,20 +17,11 @@ from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.histories import since_first
 from twotower.features.transforms import SideTransforms
-from twotower.losses.corrections import accidental_hits, known_positives
+from twotower.losses.configured import hidden_by, sampler_of
 from twotower.losses.geometry import ContrastiveLoss
-from twotower.losses.negatives import (
-    AllItems,
-    Candidates,
-    InBatch,
-    Mixed,
-    OwnItems,
-    Sampler,
-    Uniform,
-    log_frequency,
-)
+from twotower.losses.negatives import Candidates, log_frequency
 from twotower.losses.pointwise import BCELoss
-from twotower.losses.softmax import SoftmaxLoss, either
+from twotower.losses.softmax import SoftmaxLoss
 from twotower.runtime import choose_device, choose_threads, torch_generator
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
@@ -158,8 +149,9 @@ class Trainer:
             negatives=config.loss.kind != "softmax",
         )
         drawn = positive if config.loss.kind == "softmax" else train  # what batches hold
-        train_items = torch.from_numpy(np.unique(drawn.item_rows).astype(np.int64))
-        self.sampler = self._sampler(train_items, drawn.item_rows)
+        item_rows = self._tensor(drawn.item_rows).long()
+        log_p = log_frequency(item_rows, dataset.items.ids.num_rows)
+        self.sampler = sampler_of(config.loss, item_rows.unique(), log_p)
         self.loss = _loss(config.loss)
         self.valid = self._validation_cases()
 
@@ -234,7 +226,9 @@ class Trainer:
             item_vectors,
             candidates if self.config.loss.correct_log_q else replace(candidates, log_q=None),
             temperature=self.model.temperature,
-            hidden=self._hidden(candidates, item_rows, known),
+            hidden=hidden_by(
+                self.config.loss, candidates, item_rows, known, self.dataset.items.ids.num_rows
+            ),
             weights=None if batch.weights is None else self._tensor(batch.weights),
             labels=labels if self.config.loss.kind != "softmax" else None,
         )
@@ -269,18 +263,6 @@ class Trainer:
 
     def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
-
-    def _hidden(
-        self, candidates: Candidates, item_rows: Tensor, known: Tensor | None
-    ) -> Tensor | None:
-        hidden = None
-        loss = self.config.loss
-        if loss.negatives in ("in-batch", "mixed") and not loss.correct_log_q:
-            hidden = accidental_hits(candidates, item_rows)
-        if loss.mask_known and known is not None:
-            num_rows = self.dataset.items.ids.num_rows
-            hidden = either(hidden, known_positives(candidates, known, item_rows, num_rows))
-        return hidden
 
     def _epoch(
         self,
@@ -358,25 +340,6 @@ class Trainer:
             return cases
         rng = np.random.default_rng([self.config.training.seed, 3])
         return cases.take(np.sort(rng.choice(len(cases), MAX_VALIDATION_CASES, replace=False)))
-
-    def _sampler(self, train_items: Tensor, item_rows: Any) -> Sampler:
-        train_items = train_items.to(self.device)
-        config = self.config.loss
-        if config.negatives == "all":
-            return AllItems(train_items)
-        if config.negatives == "labels":
-            return OwnItems()
-        if config.negatives == "uniform":
-            return Uniform(train_items, config.num_negatives)
-        # An event is drawn once an epoch whatever its weight, so the weights are not in log_p.
-        log_p = log_frequency(
-            torch.from_numpy(item_rows.astype(np.int64)), self.dataset.items.ids.num_rows
-        ).to(self.device)
-        # With the correction each item stands once a batch; without it there is nothing to be exact.
-        distinct = config.correct_log_q
-        if config.negatives == "in-batch":
-            return InBatch(log_p, distinct=distinct)
-        return Mixed(log_p, train_items, config.num_negatives, distinct=distinct)
 
     def _check_towers(self) -> None:
         """Encode two rows a side, so that a tower that does not fit is named before training."""

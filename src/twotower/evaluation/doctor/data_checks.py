@@ -43,7 +43,7 @@ def diagnose_data(
         DataError: A table cannot be used as it is, or the split leaves no test.
         ConfigError: A setting is unknown, out of range, or does not go with the data.
     """
-    settings = _config(config)
+    settings = Config.of(config)
     if isinstance(interactions, Mapping):
         tables = {name: read_table(table, what=name) for name, table in interactions.items()}
         preparation = prepare(tables, items=items, queries=queries, config=settings.data)
@@ -108,11 +108,3 @@ def _as_in_file(frame: pl.DataFrame, preparation: Preparation, config: Config) -
     times = times_in_seconds(frame[time].filter(kept), what=f"time column {time!r}")
     owners = query_ids.filter(kept).rank("dense").to_numpy()
     return out_of_order(owners, times, sorted_by_time=config.data.order != "file")
-
-
-def _config(config: Config | Mapping[str, object] | str | Path | None) -> Config:
-    if config is None:
-        return Config()
-    if isinstance(config, Config):
-        return config
-    return Config.from_toml(config) if isinstance(config, (str, Path)) else Config.from_dict(config)

@@ -47,7 +47,8 @@ class Finding:
 
     Args:
         kind: What kind of finding it is.
-        severity: ``error``: figures cannot be trusted until it is mended; ``warning``: the model is
+        severity: ``error``: figures cannot be trusted, or the model does not work, until it is
+            mended; ``warning``: the model is
             likely worse than it could be; ``info``: worth knowing.
         value: The number that the thresholds were compared with.
         facts: What the texts name: columns, counts, shares.

@@ -17,16 +17,8 @@ from twotower.evaluation.doctor.model_findings import (
     LOSS_AT_CHANCE,
     LOSS_AT_POPULARITY,
 )
-from twotower.losses.corrections import accidental_hits, known_positives
-from twotower.losses.negatives import (
-    AllItems,
-    Candidates,
-    InBatch,
-    Mixed,
-    Sampler,
-    Uniform,
-    log_frequency,
-)
+from twotower.losses.configured import hidden_by, sampler_of
+from twotower.losses.negatives import Candidates, Sampler, log_frequency
 from twotower.losses.pointwise import BCELoss
 from twotower.losses.softmax import SoftmaxLoss, either
 from twotower.serving.bundle import Contents
@@ -158,15 +150,8 @@ def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float,
 
 def _sampler(config: LossConfig, counts: Counts) -> Sampler:
     """Return the sampler of the training, which drew its items as often as they are counted."""
-    items = torch.from_numpy(np.flatnonzero(counts))
-    if config.negatives == "all":
-        return AllItems(items)
-    if config.negatives == "uniform":
-        return Uniform(items, config.num_negatives)
     log_p = log_frequency(torch.arange(len(counts)), len(counts), torch.from_numpy(counts))
-    if config.negatives == "in-batch":
-        return InBatch(log_p, distinct=config.correct_log_q)
-    return Mixed(log_p, items, config.num_negatives, distinct=config.correct_log_q)
+    return sampler_of(config, torch.from_numpy(np.flatnonzero(counts)), log_p)
 
 
 def _hidden(
@@ -177,11 +162,8 @@ def _hidden(
     num_item_rows: int,
 ) -> Tensor:
     """Return which candidates were no negatives in training, the own item among them: ``(B, N)``."""
-    hidden = either(candidates.hidden, None)
-    if config.negatives in ("in-batch", "mixed") and not config.correct_log_q:
-        hidden = either(hidden, accidental_hits(candidates, own))
-    if config.mask_known and history is not None:
-        hidden = either(hidden, known_positives(candidates, history, own, num_item_rows))
+    hidden = hidden_by(config, candidates, own, history, num_item_rows)
+    hidden = either(candidates.hidden, hidden)
     if hidden is None:
         hidden = torch.zeros((len(own), len(candidates)), dtype=torch.bool)
     return hidden.scatter(1, candidates.positions[:, None], True)
