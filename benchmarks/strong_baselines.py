@@ -20,7 +20,7 @@ from twotower import train
 from twotower.data.dataset import Part
 from twotower.evaluation.bundles import dataset_of, scorer_of
 from twotower.evaluation.figures import measure
-from twotower.evaluation.tables import METHODS
+from twotower.evaluation.screen import METHODS
 from twotower.serving.retriever import Retriever
 
 NAMES = (

@@ -222,9 +222,7 @@ class TestEvaluate:
             ("10,many", "-k must be whole numbers with commas between, got '10,many'"),
         ],
     )
-    def test_cutoffs_that_are_none_are_refused(
-        self, tiny_bundle: Path, ks: str, told: str
-    ) -> None:
+    def test_cutoffs_that_are_none_are_refused(self, tiny_bundle: Path, ks: str, told: str) -> None:
         refused = run_command(("evaluate", str(tiny_bundle), "-k", ks), tiny_bundle)
         assert refused.code == 2
         assert told in refused.err

@@ -16,12 +16,13 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.baselines.choose import fit_baselines
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.bundles import dataset_of, evaluate_bundle, scorer_of
-from twotower.evaluation.evaluate import evaluate, rank
+from twotower.evaluation.evaluate import Scorer, evaluate, rank
 from twotower.evaluation.figures import measure, strongest_baseline
 from twotower.evaluation.intervals import difference_intervals, mean_intervals, verdict
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
+
 
 def tiny_trained_scorer(trained: Trained) -> ModelScorer:
     return scorer_of(trained.retriever)
@@ -76,7 +77,12 @@ class TestFigures:
         fitted = fit_baselines(dataset)
         figures = tiny_trained.figures
         assert set(fitted.scorers) == {
-            "popularity", "recent_popularity", "item_knn", "ease", "als", "random"
+            "popularity",
+            "recent_popularity",
+            "item_knn",
+            "ease",
+            "als",
+            "random",
         }
         for name, scorer in fitted.scorers.items():
             found = evaluate(scorer, cases, (10, 20, 100), num_item_rows=rows).mean()
@@ -88,7 +94,7 @@ class TestFigures:
         self, tiny_trained: Trained, dataset: Dataset
     ) -> None:
         figures, rows = tiny_trained.figures, dataset.items.ids.num_rows
-        scorers = {
+        scorers: dict[str, Scorer] = {
             "model": tiny_trained_scorer(tiny_trained),
             "popularity": Popularity.fit(dataset.part(Part.TRAIN), rows),
         }

@@ -52,7 +52,7 @@ class Listener:
         assert features
         self.told.append("data")
 
-    def on_choices(self, choices: tuple[str, ...]) -> None:
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
         assert all(choices)
         self.told.append("choices")
 

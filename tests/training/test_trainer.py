@@ -409,7 +409,7 @@ class TestWeights:
         assert a.contents.history_weights is not None
         assert close_weights(a, b, atol=1e-4)
         assert not close_weights(a, plain, atol=1e-4)
-        assert a.figures["popularity"] == b.figures["popularity"]
+        assert a.figures["popularity"] == pytest.approx(b.figures["popularity"])
 
 
 class TestValidation:

@@ -45,7 +45,7 @@ def command(
         raise ConfigError(f"{flag} must go with --test, got no --test.")
     from twotower.evaluation.bundles import evaluate_bundle
     from twotower.evaluation.figures import strongest_baseline
-    from twotower.evaluation.tables import all_figures_tables, footnotes, slices_table
+    from twotower.evaluation.screen import all_figures_tables, footnotes, slices_table
     from twotower.serving.retriever import Retriever
 
     figures = evaluate_bundle(

@@ -20,7 +20,7 @@ def command(
 
     Example: twotower inspect model
     """
-    from twotower.evaluation.tables import figures_table
+    from twotower.evaluation.screen import figures_table
     from twotower.serving.bundle import check_bundle, open_bundle
 
     manifest = check_bundle(bundle)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.baselines.choose import NAMES, fit_baselines
+from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.candidates import INFLATED
 from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, evaluate
 from twotower.evaluation.exposure import exposure
@@ -113,9 +114,7 @@ def strongest_baseline(figures: Mapping[str, Any], metric: str = MAIN_METRIC) ->
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
     """Return the intervals, the paired differences, and what they say."""
     shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
-    means = mean_intervals(
-        {f"{name}/{m}": found[name].values[m] for name in found for m in shown}
-    )
+    means = mean_intervals({f"{name}/{m}": found[name].values[m] for name in found for m in shown})
     others = [name for name in found if name != "model"]
     gaps = difference_intervals(
         {f"{name}/{m}": found["model"].values[m] for name in others for m in shown},
@@ -153,8 +152,7 @@ def _exposures(
 ) -> dict[str, dict[str, float]]:
     """Return what each method shows whom; lists are compared by the model's item vectors."""
     train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_positive)
-    popularity = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
+    popularity = Popularity.fit(train, dataset.items.ids.num_rows).counts
     vectors = model.item_vectors.float().cpu().numpy()
     return {
         name: exposure(

@@ -3,7 +3,7 @@
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
-from twotower.evaluation.tables import METHODS
+from twotower.evaluation.screen import METHODS
 
 _LIMITS = (
     "The model repeats what its data shows: what was popular there, and who is missing there. "

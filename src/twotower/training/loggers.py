@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from twotower.config import Config
 from twotower.data.columns import Decision
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 _STEPS_A_READING = 20  # reading the loss waits for the device
 _PARAMS_A_CALL = 100  # what MLflow takes at once
-
-
-@runtime_checkable
-class ConfigTeller(Protocol):
-    """A teller that also wants the settings."""
-
-    def on_config(self, config: Config) -> None:
-        """Every ``auto`` was replaced, and these are the settings."""
-        ...
 
 
 class Tellers:
@@ -49,16 +40,10 @@ class Tellers:
         for teller in self.tellers:
             teller.on_data(dataset, decisions, features)
 
-    def on_choices(self, choices: tuple[str, ...]) -> None:
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
         """Pass it on."""
         for teller in self.tellers:
-            teller.on_choices(choices)
-
-    def on_config(self, config: Config) -> None:
-        """Pass it on to those that want it."""
-        for teller in self.tellers:
-            if isinstance(teller, ConfigTeller):
-                teller.on_config(config)
+            teller.on_choices(choices, config)
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
         """Pass it on."""
@@ -112,12 +97,9 @@ class _Logger:
         fed = [f"{f.side} {f.name}: {f.kind} ({f.reason})" for f in features]
         self._texts["data"] = "\n".join((counts, *columns, *fed, *dataset.notes))
 
-    def on_choices(self, choices: tuple[str, ...]) -> None:
-        """Note what every ``auto`` became."""
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
+        """Note the settings, and why every ``auto`` became what it is."""
         self._texts["choices"] = "\n".join(choices)
-
-    def on_config(self, config: Config) -> None:
-        """Note the settings."""
         self._config = config
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
@@ -270,9 +252,11 @@ class MLflowLogger(_Logger):
             else:
                 self._client.get_experiment(self._experiment_id)
         except MlflowException as error:
-            reason = str(error).strip().rstrip(".")
+            reason = str(error).partition(". ")[0].strip().rstrip(".")
+            place = "MLFLOW_TRACKING_URI" if uri is None else repr(uri)
             raise ConfigError(
-                f"uri must be a store that MLflow can use, got {uri!r}: {reason}."
+                f"the store of MLflow must be one that it can use, got from {place}: {reason}; "
+                "name a tracking server, such as http://localhost:5000."
             ) from error
 
     def _open(self, config: Config | None) -> None:

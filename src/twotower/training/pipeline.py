@@ -50,8 +50,8 @@ class Teller(Watcher, Protocol):
         """The tables were read and split."""
         ...
 
-    def on_choices(self, choices: tuple[str, ...]) -> None:
-        """Every ``auto`` was replaced."""
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
+        """Every ``auto`` was replaced; these are the settings."""
         ...
 
     def on_figures(self, figures: Figures, stopped_early: bool) -> None:
@@ -181,7 +181,7 @@ def train(
                 f"give them as {table}=, or leave {side}_tower out."
             )
     settings, choices = resolve(settings, dataset, custom=custom)
-    teller.on_choices(choices)
+    teller.on_choices(choices, settings)
     towers = {"query_tower": query_tower, "item_tower": item_tower}
     fresh = deepcopy(towers) if seeds > 1 else {}
     trainer = Trainer(dataset, sides, settings, **towers)

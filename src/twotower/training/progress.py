@@ -8,10 +8,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
-from twotower.evaluation.tables import figures_table, footnotes
+from twotower.evaluation.screen import figures_table, footnotes
 from twotower.features.schema import Feature
 from twotower.training.checkpoints import Progress as TrainingProgress
 
@@ -57,7 +58,7 @@ class ProgressBar:
         for note in dataset.notes:
             self.console.print(note, highlight=False, markup=False)
 
-    def on_choices(self, choices: tuple[str, ...]) -> None:
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
         """Print what every ``auto`` became."""
         for choice in choices:
             self.console.print(f"  {choice}", highlight=False, markup=False)

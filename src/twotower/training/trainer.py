@@ -151,7 +151,7 @@ class Trainer:
         drawn = positive if config.loss.kind == "softmax" else train  # what batches hold
         item_rows = self._tensor(drawn.item_rows).long()
         log_p = log_frequency(item_rows, dataset.items.ids.num_rows)
-        self.sampler = sampler_of(config.loss, item_rows.unique(), log_p)
+        self.sampler = sampler_of(config.loss, torch.unique(item_rows), log_p)
         self.loss = _loss(config.loss)
         self.valid = self._validation_cases()
 

@@ -75,12 +75,12 @@ def loss_of(counts: Any, queries: Any, items: Any, regularization: float) -> flo
 
 
 def test_training_reaches_what_plain_alternation_reaches() -> None:
-    sequences = drawn()
-    weights = [1.0 + place % 3 for place in range(240)]
+    sequences = [[*items, items[0]] for items in drawn()]  # one event a query comes twice
+    weights = [1.0 + place % 3 for place in range(280)]
     fitted = ALS.fit(interactions(sequences, weights), 22, factors=4, regularization=0.3, alpha=5.0)
     counts = np.zeros((40, 20))
     for place, row in enumerate(row for items in sequences for row in items):
-        counts[place // 6, row - 2] += weights[place]
+        counts[place // 7, row - 2] += weights[place]
     confidences = 5.0 * counts / counts[counts > 0].mean()
 
     def solved(confidences: Any, fixed: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -183,7 +184,7 @@ def test_blocks_change_nothing(
     draw = np.random.default_rng(0)
     train = interactions([draw.integers(2, 30, 12).tolist() for _ in range(40)])
 
-    def similarity() -> object:
+    def similarity() -> Any:
         knn = ItemKNN.fit(
             train,
             30,
@@ -194,6 +195,9 @@ def test_blocks_change_nothing(
         )
         return knn.similarity.toarray().tolist()
 
+    whole = similarity()
+    monkeypatch.setattr(matrices, "_DENSE_CELLS", 0)
+    np.testing.assert_allclose(similarity(), whole, rtol=1e-6)
     whole = similarity()
     monkeypatch.setattr(matrices, "_BLOCK_ENTRIES", 50)
     assert similarity() == whole

@@ -107,7 +107,6 @@ class ALS:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
         history = sparse.csr_matrix(history)
-        history.sum_duplicates()
         history.data *= np.float32(self.alpha)
         with _one_blas_thread():
             queries = self.model.recalculate_user(np.arange(len(cases)), history)

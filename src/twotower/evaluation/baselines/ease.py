@@ -16,7 +16,9 @@ from scipy.linalg import lapack
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.matrices import (
+    close_matrix,
     history_matrix,
+    product,
     query_item_matrix,
     together,
 )
@@ -103,7 +105,7 @@ class EASE:
         history = history_matrix(cases.histories, self.num_item_rows, self.half_life)
         scores = np.zeros((len(cases), self.num_item_rows), np.float32)
         if len(self.item_rows):
-            scores[:, self.item_rows] = history[:, self.item_rows] @ self.weights
+            scores[:, self.item_rows] = product(history[:, self.item_rows], self.weights)
         return torch.from_numpy(scores)
 
 
@@ -203,22 +205,15 @@ def _gram(
     item_rows, places = np.unique(train.item_rows, return_inverse=True)
     count = len(item_rows)
     plain = replace(train, item_rows=places.astype(np.int32), weights=None)
-    gram = np.zeros((count, count), np.float32)
     if pair_half_life is None:
+        gram = np.zeros((count, count), np.float32)
         for first, block in together(query_item_matrix(plain, count)):
             dense = sparse.csr_array(block, dtype=np.float32).toarray()
             gram[first : first + block.shape[0]] = dense
     else:
-        cells = gram.reshape(-1)
-        for distance in range(1, int(_PAIR_REACH * pair_half_life) + 1):
-            pair = train.query_rows[distance:] == train.query_rows[:-distance]
-            if not pair.any():
-                break
-            earlier, later = places[:-distance][pair], places[distance:][pair]
-            closeness = np.full(len(later), 0.5 ** (distance / pair_half_life), np.float32)
-            np.add.at(cells, earlier * count + later, closeness)
-            np.add.at(cells, later * count + earlier, closeness)
-        np.add.at(cells, places * (count + 1), np.float32(1))
+        distances = np.arange(1, int(_PAIR_REACH * pair_half_life) + 1)
+        gram = close_matrix(plain, count, 0.5 ** (distances / pair_half_life), np.float32)
+        gram[np.diag_indices(count)] += np.bincount(places, minlength=count).astype(np.float32)
     return item_rows.astype(np.int64), gram
 
 

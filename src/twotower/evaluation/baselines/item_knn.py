@@ -13,6 +13,7 @@ from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.evaluation.baselines.matrices import (
     close_together,
     history_matrix,
+    product,
     query_item_matrix,
     together,
 )
@@ -117,8 +118,9 @@ class ItemKNN:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
-        scores = history @ self._factor
-        return torch.from_numpy(scores.toarray() if sparse.issparse(scores) else scores)
+        if sparse.issparse(self._factor):
+            return torch.from_numpy((history @ self._factor).toarray())
+        return torch.from_numpy(product(history, self._factor))
 
     @cached_property
     def _factor(self) -> "sparse.csr_array | npt.NDArray[np.float32]":

@@ -1,16 +1,23 @@
 """Histories as weighted rows of a matrix, and which items occur together, counted in blocks."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 
 from twotower.data.dataset import Interactions
 from twotower.features.histories import Histories
 
 _BLOCK_ENTRIES = 8_000_000  # of co-occurrences held at once, about 100 MB
+_DENSE_CELLS = 20_000_000  # of a matrix of items by items that is counted as a dense one
+_MANY = 1 / 25  # share of filled cells above which a dense product is quicker than a sparse one
+_MIRRORED_ROWS = 512  # of a square matrix that are mirrored at once
 _NOTHING = 1e-30  # weights below would make float32 products denormal, and slow
+
+Number = TypeVar("Number", np.float32, np.float64)
 
 
 def query_item_matrix(
@@ -48,7 +55,7 @@ def history_matrix(
         half_life: Events after which one counts half, above 0; None weighs all the same.
 
     Returns:
-        ``(n, num_item_rows)`` float32, sparse, in which an item may stand several times.
+        ``(n, num_item_rows)`` float32, sparse.
     """
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
     weights = np.ones(len(owners))
@@ -60,6 +67,22 @@ def history_matrix(
         (weights[kept].astype(np.float32), (owners[kept], histories.item_rows[kept])),
         shape=(len(histories), num_item_rows),
     )
+
+
+def product(history: sparse.csr_array, factor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return ``history @ factor``, by whichever way is quicker: ``(n, m)`` float32.
+
+    Args:
+        history: ``(n, items)`` float32, sparse.
+        factor: ``(items, m)``.
+    """
+    if history.nnz > _MANY * history.shape[0] * history.shape[1]:
+        dense: npt.NDArray[np.float32] = (
+            torch.from_numpy(history.toarray()) @ torch.from_numpy(factor)
+        ).numpy()
+        return dense
+    scores: npt.NDArray[np.float32] = history @ factor
+    return scores
 
 
 def together(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
@@ -84,6 +107,9 @@ def close_together(
         num_item_rows: Rows and columns of the whole.
         closeness: ``(reach,)``; pairs further apart than ``reach`` count nothing.
     """
+    if num_item_rows**2 <= _DENSE_CELLS:
+        yield 0, sparse.csr_array(close_matrix(train, num_item_rows, closeness, np.float64))
+        return
     reach = len(closeness)
     distances = np.concatenate([np.arange(-reach, 0), np.arange(1, reach + 1)])
     closeness = np.concatenate([closeness[::-1], closeness])
@@ -108,6 +134,31 @@ def close_together(
             cells = (train.item_rows[here[event]] - first, train.item_rows[other])
             block = block + sparse.csr_array((values, cells), shape=shape)
         yield first, block
+
+
+def close_matrix(
+    train: Interactions,
+    num_item_rows: int,
+    closeness: npt.NDArray[np.float64],
+    dtype: type[Number],
+) -> npt.NDArray[Number]:
+    """Return what ``close_together`` yields, as one dense matrix of ``dtype``."""
+    matrix = np.zeros((num_item_rows, num_item_rows), dtype)
+    cells = matrix.reshape(-1)
+    rows = train.item_rows.astype(np.int64)
+    for distance, close in enumerate(closeness, 1):
+        pair = train.query_rows[distance:] == train.query_rows[:-distance]
+        if not pair.any():
+            break
+        values = np.full(len(pair), close, dtype)
+        if train.weights is not None:
+            values = (values * train.weights[distance:] * train.weights[:-distance]).astype(dtype)
+        np.add.at(cells, (rows[:-distance] * num_item_rows + rows[distance:])[pair], values[pair])
+    for start in range(0, num_item_rows, _MIRRORED_ROWS):  # the pairs the other way round
+        here = slice(start, start + _MIRRORED_ROWS)
+        both = matrix[here, start:] + matrix[start:, here].T
+        matrix[here, start:], matrix[start:, here] = both, both.T
+    return matrix
 
 
 def _blocks(costs: npt.NDArray[np.integer]) -> Iterator[tuple[int, int]]:

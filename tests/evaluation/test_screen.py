@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from twotower.evaluation.tables import (
+from twotower.evaluation.screen import (
     all_figures_tables,
     figures_table,
     footnotes,
@@ -59,7 +59,9 @@ class TestFiguresTable:
         for method in figures["intervals"]:
             figures[method] = {"ndcg@3": 0.5, "recall@3": 0.25}
         assert line_of(text_of(figures_table(figures)), "two-tower") == [
-            "two-tower", "0.5000", "0.2500"
+            "two-tower",
+            "0.5000",
+            "0.2500",
         ]
 
 
@@ -67,7 +69,10 @@ class TestAllFigures:
     def test_a_table_a_cut_off_and_one_beyond_accuracy(self, figures: dict[str, Any]) -> None:
         tables = all_figures_tables(figures)
         assert [table.columns[0].header for table in tables] == [
-            "first 10", "first 20", "first 100", "beyond accuracy"
+            "first 10",
+            "first 20",
+            "first 100",
+            "beyond accuracy",
         ]
         assert text_of(*tables).count("300 test queries") == 1
         first = text_of(tables[1])
@@ -94,7 +99,9 @@ class TestFootnotes:
 
     def test_a_warning_comes_first(self, figures: dict[str, Any]) -> None:
         figures["protocol"] |= {
-            "ranking": "sampled", "candidates_a_query": 100.0, "warning": "These are inflated."
+            "ranking": "sampled",
+            "candidates_a_query": 100.0,
+            "warning": "These are inflated.",
         }
         assert footnotes(figures)[0] == "These are inflated."
         assert "100 candidates each" in text_of(figures_table(figures))
@@ -103,9 +110,7 @@ class TestFootnotes:
         spread = {"mean": 0.125, "sd": 0.0321, "values": [0.1, 0.15]}
         figures["seeds"] = {"ndcg@10": spread, "recall@10": spread}
         spoken = [note for note in footnotes(figures) if "seeds" in note]
-        assert spoken == [
-            "Over 2 seeds the model's NDCG@10 is 0.1250, standard deviation 0.0321."
-        ]
+        assert spoken == ["Over 2 seeds the model's NDCG@10 is 0.1250, standard deviation 0.0321."]
 
     def test_figures_of_an_older_bundle_have_neither(self, figures: dict[str, Any]) -> None:
         for key in ("verdict", "intervals"):

@@ -43,9 +43,11 @@ def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
         name, _, k = metric.partition("@")
         title = f"first {k}" if name in METRICS else "beyond accuracy"
         groups.setdefault(title, []).append(metric)
-    tables = []
+    tables: list[Table] = []
     for title, metrics in groups.items():
-        heads = (metric.partition("@")[0] if title.startswith("first") else metric for metric in metrics)
+        heads = (
+            metric.partition("@")[0] if title.startswith("first") else metric for metric in metrics
+        )
         table = Table(title, *heads, title_justify="left")
         table.title = None if tables else _title(figures)
         for name in _run(figures):
