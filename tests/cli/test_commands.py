@@ -14,7 +14,18 @@ from twotower import Config, Retriever
 from twotower.cli import app
 from twotower.cli.output import print_json
 
-COMMANDS = ("train", "evaluate", "recommend", "similar", "inspect", "data", "config")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "report",
+    "compare",
+    "doctor",
+    "recommend",
+    "similar",
+    "inspect",
+    "data",
+    "config",
+)
 QUICK = ("--set", "training.epochs=1", "--set", "training.batch_size=64", "--set", "towers.dim=8")
 METRICS = ("hit_rate", "ndcg", "recall", "precision", "mrr", "map")
 
@@ -92,8 +103,9 @@ class TestTrain:
         assert outcome.err == ""
         for word in ("user_id", "its name says", "epoch", "popularity", "ItemKNN", "NDCG@10"):
             assert word in outcome.out
-        assert outcome.out.endswith("The bundle is at m.\n")
-        assert {path.name for path in sound.iterdir()} == {"events.csv", "items.csv", "m"}
+        assert outcome.out.endswith("The bundle is at m.\nIts report is at m.report.html.\n")
+        files = {"events.csv", "items.csv", "m", "m.report.html"}
+        assert {path.name for path in sound.iterdir()} == files
         assert Retriever.open(sound / "m").recommend(1, k=3).basis == "model"
 
     def test_json_alone_goes_to_the_standard_output(self, sound: Path) -> None:
@@ -177,7 +189,7 @@ class TestTrain:
     def test_a_path_may_look_like_markup(self, sound: Path) -> None:
         (sound / "m[").mkdir()
         outcome = train(sound, "--interactions", "events.csv", "--out", "m[/red]")
-        assert outcome.out.endswith("The bundle is at m[/red].\n")
+        assert outcome.out.endswith("Its report is at m[/red].report.html.\n")
         assert "m[/red]" in ask(sound / "m[/red]", "inspect").out
 
     def test_resume_without_a_checkpoint_is_refused(self, sound: Path) -> None:

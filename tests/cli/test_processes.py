@@ -104,7 +104,8 @@ class TestInterrupt:
         log = [json.loads(line) for line in lines]
         assert log[-1]["event"] == "interrupted"
         assert log[-1]["after_epoch"] == len(log) - 1 < 1000
-        assert {path.name for path in sound.iterdir()} == {"events.csv", "m", "m.training"}
+        files = {"events.csv", "m", "m.training", "m.report.html"}
+        assert {path.name for path in sound.iterdir()} == files
 
         process = start(*endless, "--resume", folder=sound)
         seen = wait_for(process, "epoch")

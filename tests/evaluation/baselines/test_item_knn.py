@@ -15,7 +15,6 @@ from twotower.evaluation.baselines import item_knn as baselines
 from twotower.evaluation.baselines import matrices
 from twotower.evaluation.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.features.histories import Histories
 from twotower.vocab import Vocabulary
@@ -366,9 +365,3 @@ def test_a_large_catalogue_keeps_the_first_shrinkage(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(baselines, "_ALL_SHRINKAGES_ITEM_ROWS", 10)
     monkeypatch.setattr(baselines, "_SHRINKAGES", (1e9, 0.0))
     assert choose_item_knn(held_out(walks(), ordered=True)).shrinkage == 1e9
-
-
-def test_many_cases_are_thinned_evenly() -> None:
-    cases = cases_of([[2]] * 10)
-    assert thinned(cases, 4).query_rows.tolist() == [0, 3, 6, 9]
-    assert len(thinned(cases, 10)) == 10

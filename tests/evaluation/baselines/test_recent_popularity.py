@@ -1,14 +1,12 @@
 """Recent popularity against nested loops, and a fashion that it must follow."""
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.data.dataset import Cases, Dataset, Interactions
+from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
@@ -108,7 +106,7 @@ def test_half_life_out_of_range(half_life: float) -> None:
         RecentPopularity.fit(interactions([2], [0.0]), 3, half_life=half_life)
 
 
-def fashions(frame_of: Any = None) -> Dataset:
+def fashions() -> Dataset:
     """Forty weeks; each has two items that everybody likes, of 80."""
     draw = np.random.default_rng(0)
     rows = []
@@ -127,7 +125,7 @@ def test_it_follows_a_fashion() -> None:
     chosen = choose_recent_popularity(dataset)
     assert chosen.half_life < 10 * 604_800
     validation = Validation.of(dataset)
-    popularity = Popularity.fit(dataset.part(1), validation.num_item_rows)  # type: ignore[arg-type]
+    popularity = Popularity.fit(dataset.part(Part.TRAIN), validation.num_item_rows)
     assert validation.quality(chosen) > 2 * validation.quality(popularity)
 
 

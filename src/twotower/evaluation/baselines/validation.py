@@ -35,9 +35,7 @@ class Validation:
         return cls(cases, dataset.items.ids.num_rows, not dataset.repeats)
 
     def quality(self, scorer: Scorer) -> float:
-        """Return the scorer's NDCG@10; 0 where there is no case."""
-        if not len(self.cases):
-            return 0.0
+        """Return the scorer's NDCG@10; there must be a case."""
         found = evaluate(
             scorer,
             self.cases,
