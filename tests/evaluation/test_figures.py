@@ -320,12 +320,12 @@ class TestOtherTestEvents:
 
     def test_some_queries_only(self, tiny_retriever: Retriever, last_events: pl.DataFrame) -> None:
         test = last_events.filter(pl.col("query_id") <= 10)
-        found = evaluate_bundle(tiny_retriever, (10,), test=test)
+        found = evaluate_bundle(tiny_retriever, (10,), test=test, baselines=[])
         assert found["protocol"]["queries"] == 10
         single = [
-            evaluate_bundle(tiny_retriever, (10,), test=test.filter(pl.col("query_id") == query))[
-                "model"
-            ]["ndcg@10"]
+            evaluate_bundle(
+                tiny_retriever, (10,), test=test.filter(pl.col("query_id") == query), baselines=[]
+            )["model"]["ndcg@10"]
             for query in range(1, 11)
         ]
         assert found["model"]["ndcg@10"] == pytest.approx(sum(single) / 10)
@@ -337,26 +337,26 @@ class TestOtherTestEvents:
         more = pl.concat(
             [test, test.with_columns(item_id=pl.lit(777, pl.Int32), timestamp=pl.lit(0, pl.Int64))]
         )
-        found = evaluate_bundle(tiny_retriever, (10,), test=more)
-        plain = evaluate_bundle(tiny_retriever, (10,), test=test)
+        found = evaluate_bundle(tiny_retriever, (10,), test=more, baselines=[])
+        plain = evaluate_bundle(tiny_retriever, (10,), test=test, baselines=[])
         assert found["protocol"]["targets_that_cannot_be_found"] == {"seen": 0, "absent": 10}
         assert found["model"]["recall@10"] == pytest.approx(plain["model"]["recall@10"] / 2)
         strangers = pl.concat([test, test.with_columns(query_id=pl.col("query_id") + 900)])
-        assert evaluate_bundle(tiny_retriever, (10,), test=strangers) == plain
+        assert evaluate_bundle(tiny_retriever, (10,), test=strangers, baselines=[]) == plain
 
     def test_seen_items_are_misses(
         self, tiny_retriever: Retriever, tiny_world: SyntheticTables
     ) -> None:
         first = tiny_world.interactions.group_by("query_id", maintain_order=True).first()
-        found = evaluate_bundle(tiny_retriever, (100,), test=first)
+        found = evaluate_bundle(tiny_retriever, (100,), test=first, baselines=[])
         assert found["protocol"]["targets_that_cannot_be_found"] == {"seen": 300, "absent": 0}
         assert found["model"]["recall@100"] == 0.0
 
     def test_labels_in_it(self, tiny_retriever: Retriever, last_events: pl.DataFrame) -> None:
         wrong = last_events.with_columns(item_id=(pl.col("item_id") % 200) + 1, label=pl.lit(0))
         test = pl.concat([last_events.with_columns(label=pl.lit(1)), wrong])
-        found = evaluate_bundle(tiny_retriever, (10,), test=test)
-        plain = evaluate_bundle(tiny_retriever, (10,), test=last_events)
+        found = evaluate_bundle(tiny_retriever, (10,), test=test, baselines=[])
+        plain = evaluate_bundle(tiny_retriever, (10,), test=last_events, baselines=[])
         assert found["model"].pop("auc") > 0.6
         assert found == plain  # what a label says was not liked is no target
 

@@ -1,6 +1,7 @@
 """EASE against a textbook inverse, against ridge regressions, and on worlds whose answer is known."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from twotower.evaluation.baselines.ease import (
     EASE,
     available_bytes,
     choose_ease,
+    left_in_container,
     num_trained_items,
     too_large,
 )
@@ -236,3 +238,12 @@ def test_a_large_catalogue_gets_one_inverse(monkeypatch: pytest.MonkeyPatch) -> 
     chosen = choose_ease(walks())
     assert (chosen.regularization, chosen.pair_half_life) == (200.0, None)
     assert chosen.half_life is not None  # chosen all the same
+
+
+def test_a_container_may_have_less_than_the_machine(tmp_path: Path) -> None:
+    assert left_in_container(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert left_in_container(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert left_in_container(tmp_path) == 4000

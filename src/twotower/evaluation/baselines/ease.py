@@ -177,7 +177,10 @@ def too_large(count: int, available: float) -> str | None:
 
 
 def available_bytes() -> float:
-    """Return how much memory can still be taken, as Linux estimates it; elsewhere all there is."""
+    """Return how much memory can still be taken: by the machine, and by the container if it is in one.
+
+    Linux says both; elsewhere it is all that the machine has.
+    """
     found = math.inf
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -186,7 +189,20 @@ def available_bytes() -> float:
                 found = 1024.0 * int(line.split()[1])
     elif hasattr(os, "sysconf"):
         found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return found
+    return min(found, left_in_container(Path("/sys/fs/cgroup")))
+
+
+def left_in_container(folder: Path) -> float:
+    """Return what a control group may still take, in bytes; infinity where it has no limit.
+
+    Args:
+        folder: Of the group, with ``memory.max`` and ``memory.current`` (version 2 of the interface).
+    """
+    limit, used = folder / "memory.max", folder / "memory.current"
+    if not limit.exists() or not used.exists():
+        return math.inf
+    most = limit.read_text("ascii").strip()
+    return math.inf if most == "max" else float(int(most) - int(used.read_text("ascii")))
 
 
 def _check(*, regularization: float, half_life: float | None, pair_half_life: float | None) -> None:
