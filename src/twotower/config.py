@@ -74,6 +74,8 @@ class DataConfig:
     """Column of 0/1 labels, or of ratings."""
     weight_column: str | None = None
     """Column of counts or weights, above 0."""
+    weight_scale: Literal["auto", "linear", "log"] = "auto"
+    """What a weight w counts for: w, or ln(1 + w); ``auto`` is log where one event would outweigh 100."""
     positive_threshold: float | None = None
     """Ratings from this one up are positives and the others negatives; without it all are positives."""
     order: Literal["auto", "time", "file", "none"] = "auto"

@@ -1,6 +1,7 @@
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -343,6 +344,25 @@ def test_a_count_is_a_weight_and_not_a_label() -> None:
     assert dataset.interactions.weights.tolist() == [7, 1, 2]
     assert dataset.event_columns["count"].to_list() == [7, 1, 2]
     assert prepared(PLAIN).interactions.weights is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "scale", "wanted"),
+    [
+        ([1, 2, 200], "auto", [1, 2, 200]),  # a hundred medians are not more than a hundred
+        ([1, 2, 201], "auto", [math.log(2), math.log(3), math.log(202)]),
+        ([1, 2, 201], "linear", [1, 2, 201]),
+        ([1, 2, 3], "log", [math.log(2), math.log(3), math.log(4)]),
+    ],
+)
+def test_counts_of_which_a_few_would_decide_everything_are_taken_by_their_logarithm(
+    counts: list[float], scale: Literal["auto", "linear", "log"], wanted: list[float]
+) -> None:
+    dataset = prepared(rated(counts, "count"), config=DataConfig(weight_scale=scale))
+    assert dataset.interactions.weights is not None
+    assert sorted(dataset.interactions.weights.tolist()) == pytest.approx(wanted)
+    told = [note for note in dataset.notes if "ln(1 + weight)" in note]
+    assert len(told) == (scale == "auto" and max(counts) == 201)
 
 
 # --- repeats ---

@@ -29,6 +29,8 @@ from twotower.vocab import Vocabulary
 PART_NAMES = {"train": Part.TRAIN, "valid": Part.VALID, "test": Part.TEST}
 REPEATS_FROM = 0.05
 """From this share of events on that repeat an item of the same query, repeats are part of the data."""
+HEAVY_WEIGHT = 100
+"""Above so many medians, an event outweighs a hundred others, and weights are taken by their logarithm."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def prepare(
     if roles.time is not None:
         times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
     labels = _labels(frame, roles, config, notes)
-    weights = None if roles.weight is None else checked_weights(frame[roles.weight])
+    weights = None
+    if roles.weight is not None:
+        weights = _scaled(checked_weights(frame[roles.weight]), roles.weight, config, notes)
     if labels is not None and not (labels > 0).any():
         raise DataError(
             f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
@@ -257,6 +261,23 @@ def _entities(
         vocabulary.ids.rename(key).to_frame().join(frame, on=key, how="left", maintain_order="left")
     )
     return EntityTable(vocabulary, frame, key)
+
+
+def _scaled(
+    weights: npt.NDArray[np.float32], column: str, config: DataConfig, notes: list[str]
+) -> npt.NDArray[np.float32]:
+    """Return the weights, or their logarithm where a few of them would decide everything."""
+    scale = config.weight_scale
+    if scale == "auto":
+        median = float(np.median(weights))
+        is_heavy = bool(weights.max() > HEAVY_WEIGHT * median)
+        scale = "log" if is_heavy else "linear"
+        if is_heavy:
+            notes.append(
+                f"Weights in {column!r} go up to {weights.max():,.6g}, with a median of {median:,.6g}: "
+                "each counts as ln(1 + weight)."
+            )
+    return np.log1p(weights) if scale == "log" else weights
 
 
 def _order(config: DataConfig, *, has_times: bool) -> tuple[bool, bool]:
