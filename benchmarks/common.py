@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.config import Config
-from twotower.training.pipeline import Trained
+from twotower.serving.bundle import Contents
 from twotower.version import __version__
 
 OUT = Path(__file__).parent / "out"
@@ -151,13 +151,13 @@ def digest_of(config: Config) -> str:
     return hashlib.sha256(config.to_toml().encode()).hexdigest()[:10]
 
 
-def training_facts(trained: Trained) -> dict[str, Any]:
+def training_facts(contents: Contents) -> dict[str, Any]:
     """Return the epochs of a training, its seconds without reading and evaluating, and its losses."""
-    log = [json.loads(line) for line in (trained.contents.log or "").splitlines()]
+    log = [json.loads(line) for line in contents.log.splitlines()]
     epochs = [record for record in log if "epoch" in record]
     return {
         "epochs": len(epochs),
-        "best_epoch": trained.contents.provenance["best_epoch"],
+        "best_epoch": contents.provenance["best_epoch"],
         "training_seconds": sum(r["seconds"] + r["validation_seconds"] for r in epochs),
         "examples_per_second": sum(r["examples"] for r in epochs)
         / sum(r["seconds"] for r in epochs),

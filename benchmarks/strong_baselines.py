@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import public_sets
-from common import OUT, report
+from common import OUT, report, training_facts
 from twotower import train
 from twotower.data.dataset import Part
 from twotower.evaluation.bundles import dataset_of, scorer_of
@@ -91,6 +91,9 @@ def main() -> None:
                 figures["verdict"],
                 f"Chosen on validation: {json.dumps(protocol['settings'])}",
                 *(f"Left out: {METHODS[key]}, {why}" for key, why in protocol["left_out"].items()),
+                "Trained for {epochs} epochs in {training_seconds:.0f} s.".format(
+                    **training_facts(retriever.contents)
+                ),
                 f"Baselines fitted and all evaluated in {time.perf_counter() - started:.0f} s.",
             ],
         )

@@ -65,7 +65,7 @@ def run(world_config: WorldConfig, config: Config) -> dict[str, Any]:
         },
         "item_knn": trained.figures["item_knn"][METRIC],
         "seconds": seconds,
-        **training_facts(trained),
+        **training_facts(trained.contents),
     }
 
 

@@ -90,7 +90,7 @@ def run(piece: Piece, tables: MovieLensTables, config: Config) -> dict[str, Any]
         config=config,
         name=NAME,
     )
-    facts = training_facts(trained)
+    facts = training_facts(trained.contents)
     model = trained.figures["model"]
     return {
         "first loss": facts["losses"][0],
