@@ -97,14 +97,20 @@ class TestFootnotes:
         assert verdict == figures["verdict"]
         assert left_out.startswith("Left out: BM25, as ")
 
-    def test_a_warning_comes_first(self, figures: dict[str, Any]) -> None:
-        figures["protocol"] |= {
-            "ranking": "sampled",
-            "candidates_a_query": 100.0,
-            "warning": "These are inflated.",
-        }
-        assert footnotes(figures)[0] == "These are inflated."
+    def test_candidates_are_told_in_the_title(self, figures: dict[str, Any]) -> None:
+        figures["protocol"] |= {"ranking": "sampled", "candidates_a_query": 100.0}
         assert "100 candidates each" in text_of(figures_table(figures))
+
+    def test_what_is_amiss_with_the_test(self, figures: dict[str, Any]) -> None:
+        figures["protocol"] |= {
+            "targets_that_cannot_be_found": {"seen": 2, "absent": 1},
+            "notes": ["5 rows were left out."],
+            "labelled_pairs": [4, 116],
+        }
+        told = footnotes(figures)
+        assert "5 rows were left out." in told
+        assert any(note.startswith("3 of 300 relevant items cannot be found: 2 ") for note in told)
+        assert any("AUC is over 4 of 116 labelled pairs" in note for note in told)
 
     def test_the_spread_over_seeds(self, figures: dict[str, Any]) -> None:
         spread = {"mean": 0.125, "sd": 0.0321, "values": [0.1, 0.15]}

@@ -16,8 +16,12 @@ def command(
     test: Annotated[
         Path | None, typer.Option(help="Test events, in place of the bundle's own.")
     ] = None,
-    query_column: Annotated[str | None, typer.Option(help="Query ids in --test.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Item ids in --test.")] = None,
+    query_column: Annotated[
+        str | None, typer.Option(help="Query ids in --test, --candidates.")
+    ] = None,
+    item_column: Annotated[
+        str | None, typer.Option(help="Item ids in --test, --candidates.")
+    ] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
     baselines: Annotated[
         str,
@@ -28,7 +32,7 @@ def command(
         typer.Option(help="Show the figures by activity, cold_items, ..., or any column."),
     ] = None,
     negatives: Annotated[
-        int | None, typer.Option(help="Rank each target among so many random items. Inflated.")
+        int | None, typer.Option(help="Rank the targets among so many random items. Inflated.")
     ] = None,
     candidates: Annotated[
         Path | None, typer.Option(help="Rank only the items that this table has. Inflated.")
@@ -40,11 +44,12 @@ def command(
     Example: twotower evaluate model -k 10,100 --slice-by cold_items
     """
     ks = cutoffs(k)
-    if test is None and (query_column or item_column):
+    if test is None and candidates is None and (query_column or item_column):
         flag = "--query-column" if query_column else "--item-column"
-        raise ConfigError(f"{flag} must go with --test, got no --test.")
+        raise ConfigError(f"{flag} must go with --test or --candidates, got neither.")
+    if negatives is not None and negatives < 1:
+        raise ConfigError(f"--negatives must be at least 1, got {negatives}.")
     from twotower.evaluation.bundles import evaluate_bundle
-    from twotower.evaluation.figures import strongest_baseline
     from twotower.evaluation.screen import all_figures_tables, footnotes, slices_table
     from twotower.serving.retriever import Retriever
 
@@ -63,10 +68,12 @@ def command(
         print_json(figures)
         return
     screen = console(json_wanted=False)
+    if "warning" in figures["protocol"]:
+        screen.print(figures["protocol"]["warning"], soft_wrap=True)
     for table in all_figures_tables(figures):
         screen.print(table)
     if slice_by:
-        screen.print(slices_table(figures["slices"], strongest_baseline(figures)))
+        screen.print(slices_table(figures["slices"], figures["strongest_baseline"]))
     for note in footnotes(figures):
         screen.print(note, highlight=False, markup=False, soft_wrap=True)
 

@@ -43,9 +43,11 @@ def command(
     ] = False,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Log to this folder for TensorBoard.")
+        Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
     ] = None,
-    mlflow: Annotated[str | None, typer.Option(help="Log to this experiment of MLflow.")] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Log to this experiment of an MLflow server.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
@@ -86,7 +88,7 @@ def command(
 
     loggers: list[Teller] = []
     if tensorboard is not None:
-        loggers.append(TensorBoardLogger(tensorboard))
+        loggers.append(TensorBoardLogger(tensorboard / out.resolve().name))
     if mlflow is not None:
         loggers.append(MLflowLogger(mlflow))
     screen = console(json_wanted=json)

@@ -5,7 +5,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from twotower.data.columns import Role, checked_ids, checked_labels, find_roles, label_kind
+from twotower.data.columns import (
+    Role,
+    checked_ids,
+    checked_labels,
+    checked_ratings,
+    find_roles,
+    label_kind,
+)
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
@@ -36,7 +43,8 @@ def evaluate_bundle(
         ks: Cut-offs.
         test: A table of test events in place of the bundle's own; their queries' histories are those
             of the bundle.
-        query_column: Its column of query ids; by default that of the training.
+        query_column: The column of query ids in it and in ``candidates``; by default that of the
+            training.
         item_column: Its column of item ids; the same.
         baselines: See ``measure``.
         negatives: Ranks each query's targets among so many random items only, in place of the whole
@@ -58,10 +66,17 @@ def evaluate_bundle(
     if negatives is not None or candidates is not None:
         cases, ids = dataset.cases(Part.TEST), dataset.items.ids
         if candidates is not None:
-            ranked = read_candidates(candidates, cases, dataset.queries.ids, ids)
+            ranked = read_candidates(
+                candidates,
+                cases,
+                dataset.queries.ids,
+                ids,
+                query_column=query_column,
+                item_column=item_column,
+            )
         elif negatives is not None:
             ranked = random_candidates(cases, negatives, num_item_rows=ids.num_rows)
-    return measure(
+    figures = measure(
         scorer_of(retriever),
         dataset,
         ks,
@@ -70,6 +85,9 @@ def evaluate_bundle(
         candidates=ranked,
         slice_by=slice_by,
     )
+    if dataset.notes:
+        figures["protocol"]["notes"] = list(dataset.notes)
+    return figures
 
 
 def scorer_of(retriever: Retriever) -> ModelScorer:
@@ -98,11 +116,12 @@ def dataset_of(
             "written with --no-histories; evaluate at the end of training instead."
         )
     num_rows = contents.queries.ids.num_rows
+    notes: list[str] = []
     if test is None:
         query_rows = np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths)
         item_rows, times, labels = wanted.item_rows, wanted.times, contents.target_labels
     else:
-        query_rows, item_rows, times, labels = _test_events(
+        query_rows, item_rows, times, labels, notes = _test_events(
             retriever, test, query_column, item_column
         )
     known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
@@ -136,13 +155,14 @@ def dataset_of(
         ordered=contents.ordered,
         repeats=contents.repeats,
         event_columns=queries.frame.clear(),
+        notes=tuple(notes),
     )
 
 
 def _test_events(
     retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
-) -> tuple[Any, Any, Any, Any]:
-    """Return query rows, item rows, times and labels, in the order of time."""
+) -> tuple[Any, Any, Any, Any, list[str]]:
+    """Return query rows, item rows, times and labels, in the order of time, and what to know of it."""
     contents = retriever.contents
     frame = read_table(test, what="test")
     data = contents.config.data
@@ -169,11 +189,11 @@ def _test_events(
             times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
     labels = None
     if roles.label is not None:
-        threshold = data.positive_threshold
+        column, threshold = frame[roles.label], data.positive_threshold
         if threshold is not None:
-            labels = (frame[roles.label].to_numpy() >= threshold).astype(np.float32)
-        elif label_kind(frame[roles.label]) == "label":
-            labels = checked_labels(frame[roles.label])
+            labels = (checked_ratings(column) >= threshold).astype(np.float32)
+        elif contents.target_labels is not None or label_kind(column) == "label":
+            labels = checked_labels(column)
     query_rows = contents.queries.ids.rows_of(query_ids)
     item_rows = contents.items.ids.rows_of(item_ids)
     if not (item_rows >= FIRST_ROW).any():
@@ -186,9 +206,18 @@ def _test_events(
             f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
             "state the column with --query-column NAME."
         )
-    kept = np.flatnonzero(query_rows >= FIRST_ROW)
+    is_known = query_rows >= FIRST_ROW
+    kept = np.flatnonzero(is_known)
+    notes = []
+    if not is_known.all():
+        notes.append(
+            f"{(~is_known).sum():,} of the test's {len(frame):,} rows are of queries that the bundle "
+            "does not know, and were left out."
+        )
+    if data.positive_threshold is not None and labels is None:
+        notes.append("The test has no column of ratings: each of its rows counts as a positive.")
     if times is not None:
         kept = kept[np.argsort(times[kept], kind="stable")]
     columns = (query_rows, item_rows, times, labels)
     of_test = [None if column is None else column[kept] for column in columns]
-    return of_test[0], of_test[1], of_test[2], of_test[3]
+    return of_test[0], of_test[1], of_test[2], of_test[3], notes

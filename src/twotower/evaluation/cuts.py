@@ -125,8 +125,7 @@ def cuts_of(
         ConfigError: A name is none, or its column cannot be cut.
         ValueError: ``by`` is one string.
     """
-    if isinstance(by, str):
-        raise ValueError(f"by must be a list of names, got the string {by!r}; write [{by!r}].")
+    check_names(dataset, by)
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
     counts = np.bincount(train.query_rows, minlength=dataset.queries.ids.num_rows)
@@ -167,6 +166,20 @@ def cuts_of(
             features = infer_features(frame, side, table.id_column, {})
             found += _column(asked, next(f for f in features if f.name == column))
     return found
+
+
+def check_names(dataset: Dataset, by: Sequence[str] | None) -> None:
+    """Refuse what names no cut and no column, before anything is ranked.
+
+    Raises:
+        ConfigError: A name is none; the nearest one is told.
+        ValueError: ``by`` is one string.
+    """
+    if isinstance(by, str):
+        raise ValueError(f"by must be a list of names, got the string {by!r}; write [{by!r}].")
+    for name in by or ():
+        if name not in _BUILT_IN:
+            _columns(dataset, name)
 
 
 def _cold_items(asked: _Asked) -> list[Cut]:

@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     "map": map_at_k,
 }
 
+_LEAST_RANKED = 100  # places that an evaluation holds, however small the catalogue is
 _CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times as much at its peak
 
 
@@ -118,10 +119,10 @@ def evaluate(
     """
     if not len(cases):
         raise ValueError(
-            "cases must hold at least one query, got 0; choose a split that leaves test events, such "
-            "as split.kind=random, or pass other test events."
+            "cases must hold at least one query with a relevant item, got 0; choose a split that leaves "
+            "test events, such as split.kind=random, or pass test events of which some are positive."
         )
-    _check_ks(ks)
+    check_ks(ks)
     targets = np.unique(_keys(cases.targets, num_item_rows))
     if candidates is not None:
         is_there = np.isin(targets, _candidate_keys(candidates, cases, num_item_rows))
@@ -130,7 +131,8 @@ def evaluate(
     ranking = rank(
         scorer,
         cases,
-        max(ks),
+        # Beyond the catalogue there is nothing to rank, whatever k is.
+        min(max(ks), max(num_item_rows, _LEAST_RANKED)),
         num_item_rows=num_item_rows,
         remove_seen=remove_seen,
         allowed=allowed,
@@ -232,11 +234,15 @@ def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
 
 def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None) -> None:
     """Raise a ValueError that names the query where a score is NaN."""
-    if scores.amax(dim=1).isnan().any():  # the largest of a row is NaN if any is
-        case, row = (int(position) for position in scores.isnan().nonzero()[0])
+    largest = scores.amax(dim=1)  # NaN if any of the row is
+    if (largest.isnan() | largest.isposinf()).any():
+        is_bad = scores.isnan() | scores.isposinf()
+        case, row = (int(position) for position in is_bad.nonzero()[0])
+        found = "NaN" if scores[case, row].isnan() else "infinity"
         raise ValueError(
-            f"scores must not be NaN, got NaN for {_name(chunk, case, query_ids)} and item row "
-            f"{row}; look for a diverged training or an infinite feature."
+            f"scores must not be NaN or infinite, got {found} for "
+            f"{_name(chunk, case, query_ids)} and item row {row}; look for a diverged training or an "
+            "infinite feature."
         )
 
 
@@ -265,7 +271,8 @@ def _only(candidates: Histories, scores: torch.Tensor) -> torch.Tensor:
     return kept
 
 
-def _check_ks(ks: Sequence[int]) -> None:
+def check_ks(ks: Sequence[int]) -> None:
+    """Raise a ValueError unless cut-offs are distinct whole numbers of at least 1, and some."""
     if not len(ks):
         raise ValueError("ks must hold at least one cut-off, got none; pass (10,), say.")
     for position, k in enumerate(ks):

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.errors import DataError
 from twotower.evaluation.baselines.choose import NAMES, fit_baselines
-from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.candidates import INFLATED
-from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, evaluate
+from twotower.evaluation.cuts import check_names
+from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, check_ks, evaluate
 from twotower.evaluation.exposure import exposure
 from twotower.evaluation.intervals import (
     Interval,
@@ -63,12 +64,20 @@ def measure(
         Plain values, ready for JSON, under these keys: ``model`` and each baseline's key, with its
         metrics (``{"ndcg@10": 0.13, ...}``); ``intervals`` (method, metric: ``[mean, low, high]``);
         ``differences`` (baseline, metric: the model's mean minus the baseline's, paired, the same);
-        ``verdict``, a sentence about the strongest baseline, and ``verdicts`` about each; ``curves``
+        ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts`` about
+        each; ``curves``
         (metric, method: one mean for each of ``k``); ``slices`` (see ``Slice.as_json``);
         ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
         left out and why.
     """
     cases = dataset.cases(part)
+    check_ks(ks)
+    check_names(dataset, slice_by)
+    if not len(cases):
+        raise DataError(
+            f"the {part.name.lower()} events must hold a positive of a known query, got none; choose a "
+            "split that leaves some, such as split.kind=random, or pass other test events."
+        )
     fitted = fit_baselines(dataset, baselines)
     scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
@@ -93,7 +102,8 @@ def measure(
     if candidates is None:
         for name, values in _exposures(model, dataset, found).items():
             figures[name] |= values
-    figures["model"] |= _labelled(model, dataset, part, calibrated=calibrated)
+    pairs, labelled = _labelled(model, dataset, part, calibrated=calibrated)
+    figures["model"] |= labelled
     figures |= _comparison(found, metrics)
     figures["curves"] = _curves(found)
     cut = slices(found, dataset, metric=MAIN_METRIC, by=slice_by)
@@ -102,13 +112,9 @@ def measure(
         "settings": fitted.settings,
         "left_out": fitted.left_out,
     }
+    if labelled:
+        figures["protocol"]["labelled_pairs"] = pairs
     return figures
-
-
-def strongest_baseline(figures: Mapping[str, Any], metric: str = MAIN_METRIC) -> str | None:
-    """Return the key of the baseline with the highest mean, or None where none was run."""
-    run = [name for name in NAMES if name in figures and metric in figures[name]]
-    return max(run, key=lambda name: float(figures[name][metric]), default=None)
 
 
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
@@ -132,6 +138,7 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
     return {
         "intervals": nested(means, list(found)),
         "differences": nested(gaps, others),
+        "strongest_baseline": strongest,
         "verdict": "No baseline was run." if strongest is None else sentences[strongest],
         "verdicts": sentences,
     }
@@ -152,7 +159,8 @@ def _exposures(
 ) -> dict[str, dict[str, float]]:
     """Return what each method shows whom; lists are compared by the model's item vectors."""
     train = dataset.part(Part.TRAIN)
-    popularity = Popularity.fit(train, dataset.items.ids.num_rows).counts
+    train = train.where(train.is_positive)
+    popularity = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     vectors = model.item_vectors.float().cpu().numpy()
     return {
         name: exposure(
@@ -196,21 +204,24 @@ def _protocol(
 
 def _labelled(
     model: ModelScorer, dataset: Dataset, part: Part, *, calibrated: bool
-) -> dict[str, float]:
-    """Return AUC and log loss over the labelled pairs of queries that have a case."""
+) -> tuple[list[int], dict[str, float]]:
+    """Return how many labelled pairs were read, and of how many, with their AUC and log loss.
+
+    Only queries that have a case are scored: those with a positive event in the part.
+    """
     events = dataset.part(part)
     if events.labels is None or not 0 < events.labels.mean() < 1:
-        return {}
+        return [], {}
     cases = dataset.cases(part)
     case_of = np.full(dataset.queries.ids.num_rows, -1, np.int64)
     case_of[cases.query_rows] = np.arange(len(cases))
     kept = case_of[events.query_rows] >= 0
     labels: npt.NDArray[np.float32] = events.labels[kept]
     if not 0 < labels.mean() < 1:
-        return {}
+        return [], {}
     scores = model.score_pairs(cases, case_of[events.query_rows[kept]], events.item_rows[kept])
     result = {"auc": auc(scores, labels)}
     if calibrated:
         temperature = float(model.encoding.model.temperature.detach())
         result["log_loss"] = log_loss(scores / temperature, labels)
-    return result
+    return [len(labels), len(events)], result

@@ -111,12 +111,22 @@ def verdict(name: str, metric: str, difference: Interval) -> str:
             f"(95 % interval {low:+.3f} to {high:+.3f})"
         )
     won, least, most = ("beats", low, high) if low > 0 else ("loses to", -high, -low)
-    # Half a unit of the last decimal is at most ``least``.
-    digits = max(3, math.ceil(-math.log10(2 * least)))
+    digits = digits_of(least)
     return (
         f"{won} {name} by {abs(value):.{digits}f} {metric} "
         f"(95 % interval {least:.{digits}f} to {most:.{digits}f})"
     )
+
+
+def digits_of(least: float) -> int:
+    """Return with how many decimals a difference is written whose interval leaves 0 out.
+
+    Three, and more where the end next to 0 would round to it. Example: 4 for 0.0004, 3 for 0.0005.
+
+    Args:
+        least: The absolute value of the end next to 0, above 0.
+    """
+    return max(3, math.ceil(-math.log10(2 * least)))  # half a unit of the last is at most ``least``
 
 
 def metric_name(metric: str) -> str:

@@ -45,13 +45,21 @@ def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
         groups.setdefault(title, []).append(metric)
     tables: list[Table] = []
     for title, metrics in groups.items():
-        heads = (
-            metric.partition("@")[0] if title.startswith("first") else metric for metric in metrics
-        )
-        table = Table(title, *heads, title_justify="left")
-        table.title = None if tables else _title(figures)
-        for name in _run(figures):
-            table.add_row(METHODS[name], *(_say(figures[name].get(metric)) for metric in metrics))
+        table = Table(title, title_justify="left", title=None if tables else _title(figures))
+        is_ranking = title.startswith("first")
+        for metric in metrics:
+            name = metric.partition("@")[0]
+            table.add_column(name if is_ranking else metric)
+            if name == "ndcg":
+                table.add_column("95 % interval")
+        for method in _run(figures):
+            cells = []
+            for metric in metrics:
+                cells.append(_say(figures[method].get(metric)))
+                if metric.startswith("ndcg@"):
+                    _, low, high = figures["intervals"][method][metric]
+                    cells.append(f"{low:.4f} to {high:.4f}")
+            table.add_row(METHODS[method], *cells)
         tables.append(table)
     return tables
 
@@ -84,11 +92,22 @@ def slices_table(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> T
 
 
 def footnotes(figures: Mapping[str, Any]) -> list[str]:
-    """Return what must be read with the table: the verdict, what was left out, a warning."""
+    """Return what must be read with the table: the verdict, what is amiss, what was left out."""
     protocol = figures["protocol"]
     notes = [figures["verdict"]] if "verdict" in figures else []
-    if "warning" in protocol:
-        notes.insert(0, protocol["warning"])
+    notes += protocol.get("notes", [])
+    lost = protocol["targets_that_cannot_be_found"]
+    if lost["seen"] or lost["absent"]:
+        notes.append(
+            f"{lost['seen'] + lost['absent']:,} of {protocol['targets']:,} relevant items cannot be "
+            f"found: {lost['seen']:,} stand in the history of their query, {lost['absent']:,} are not in "
+            "the catalogue. They count as misses."
+        )
+    if "labelled_pairs" in protocol:
+        used, all_pairs = protocol["labelled_pairs"]
+        notes.append(
+            f"AUC is over {used:,} of {all_pairs:,} labelled pairs, of queries with a positive."
+        )
     for metric, spread in figures.get("seeds", {}).items():
         if metric == MAIN_METRIC:
             notes.append(

@@ -21,8 +21,9 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
-from twotower.evaluation.doctor.diagnosis import diagnose_bundle
-from twotower.evaluation.doctor.findings import Language
+from twotower.evaluation.doctor.data_checks import diagnose_dataset
+from twotower.evaluation.doctor.findings import Finding, Language, worst_first
+from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.report.page import write_report
@@ -71,6 +72,9 @@ class Trained:
         contents: All that the bundle holds.
         path: Where the bundle stands, or None where none was asked for.
         figures: The model's figures beside the baselines'.
+        dataset: What it was trained on, split.
+        findings: What the doctor found in the data, columns of the events included, which a bundle does
+            not hold.
         query_tower: The user's own query tower, where one was given.
         item_tower: The same for the items.
     """
@@ -78,6 +82,8 @@ class Trained:
     contents: Contents
     path: Path | None
     figures: Figures
+    dataset: Dataset
+    findings: tuple[Finding, ...]
     query_tower: nn.Module | None = None
     item_tower: nn.Module | None = None
 
@@ -101,9 +107,8 @@ class Trained:
         Raises:
             ConfigError: ``path`` cannot be written.
         """
-        write_report(
-            self.retriever, path, language=language, findings=diagnose_bundle(self.retriever)
-        )
+        findings = worst_first([*self.findings, *diagnose_model(self.retriever)])
+        write_report(self.retriever, path, language=language, findings=findings)
 
 
 def train(
@@ -208,7 +213,8 @@ def train(
             write_bundle(target, contents)
         if not interrupted:
             work.remove()
-    return Trained(contents, target, figures, query_tower, item_tower)
+    findings = diagnose_dataset(dataset, config=settings, decisions=preparation.decisions)
+    return Trained(contents, target, figures, dataset, tuple(findings), query_tower, item_tower)
 
 
 def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:
@@ -292,7 +298,9 @@ def _means_of_seed(
     trainer = Trainer(dataset, sides, config, **deepcopy(dict(towers)))
     done = trainer.fit(watcher=watcher)
     if done.log[-1].get("event") == "interrupted":
-        raise NothingLearntError(f"Interrupted in the training of seed {seed}: nothing was kept.")
+        raise NothingLearntError(
+            f"Interrupted in the training of seed {seed}: no bundle was written; go on with --resume."
+        )
     found = evaluate(
         trainer.scorer(),
         dataset.cases(Part.TEST),

@@ -18,6 +18,9 @@ COPIES = 0.001
 COPIES_IN_TEST = 0.01
 """From this share of test events on that training has a copy of, the figures say something else."""
 
+DAY = 86_400.0
+"""Seconds of a day: times that are all multiples of it are dates."""
+
 TIES = (0.1, 0.5)
 """Shares of events with the moment of another: worth knowing, and the order is mostly arbitrary."""
 
@@ -29,7 +32,8 @@ frequent as the average moment, which spares data whose times are days."""
 def duplicates(dataset: Dataset) -> list[Finding]:
     """Return whether events are there twice: the same query, item and time.
 
-    Without times a copy cannot be told from a repeat, so nothing is said where repeats are allowed.
+    Where repeats are usual a copy cannot be told from one without times, so nothing is said; nor can
+    it if times are dates, so copies are at most worth knowing.
     """
     events = dataset.interactions
     if events.times is None and dataset.repeats:
@@ -46,13 +50,12 @@ def duplicates(dataset: Dataset) -> list[Finding]:
     severity: Severity = "warning" if share >= COPIES else "info"
     if in_test >= COPIES_IN_TEST:
         severity = "error"
-    timed = events.times is not None
-    facts = {
-        "count": copies,
-        "in_test": in_test,
-        "key": "query, item and time" if timed else "query and item",
-        "key_zh": "查询、物品和时间" if timed else "查询和物品",
-    }
+    key, key_zh = "query and item", "查询和物品"
+    if events.times is not None:
+        key, key_zh = "query, item and time", "查询、物品和时间"
+        if dataset.repeats and not (events.times % DAY).any():
+            key, key_zh, severity = "query, item and day", "查询、物品和日期", "info"
+    facts = {"count": copies, "in_test": in_test, "key": key, "key_zh": key_zh}
     return [Finding(DUPLICATE_EVENTS, severity, share, facts)]
 
 

@@ -4,17 +4,33 @@ from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
 from twotower.evaluation.doctor.findings import Finding, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
+from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
 from twotower.serving.retriever import Retriever
 
 
 def diagnose_bundle(retriever: Retriever) -> list[Finding]:
-    """Return all findings, the worst first; without histories in the bundle, those of the model.
+    """Return all findings, the worst first.
+
+    Without histories in the bundle they are those of the model alone, and one says what was not
+    looked at.
 
     Args:
         retriever: The opened bundle.
     """
     contents = retriever.contents
     found = list(diagnose_model(retriever))
-    if contents.histories is not None:
+    if contents.histories is None:
+        facts = {
+            "what": "the data, the query vectors, the answers, and what the history and the features "
+            "do for them",
+            "because": "the bundle holds no histories",
+            "do": "Train without --no-histories (histories=True), or give the data itself to the "
+            "doctor.",
+            "what_zh": "数据、查询向量、推荐结果，以及历史和特征对它们的作用",
+            "because_zh": "模型包不含历史",
+            "do_zh": "训练时不要使用 --no-histories（histories=True），或直接诊断数据本身。",
+        }
+        found.append(Finding(NOT_LOOKED_AT, "info", 0, facts))
+    else:
         found += diagnose_dataset(dataset_of(retriever), config=contents.config)
     return worst_first(found)

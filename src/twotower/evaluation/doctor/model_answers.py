@@ -37,6 +37,9 @@ POPULAR = 0.5
 NOTHING_ELSE = 0.9
 """Share of the answers from which there is nothing else."""
 
+FEW_QUERIES = 20
+"""Queries that must have a choice of answers before what they have in common says anything."""
+
 
 @dataclass(frozen=True, eq=False)
 class VectorScorer:
@@ -72,6 +75,7 @@ class Trial:
         self.encoding = retriever.encoding
         self.popularity = retriever.contents.popularity
         self.num_item_rows = dataset.items.ids.num_rows
+        self.query_ids = dataset.queries.ids
         self.remove_seen = not dataset.repeats
         cases = dataset.cases(Part.VALID)
         features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
@@ -99,7 +103,19 @@ class Trial:
             (K,),
             num_item_rows=self.num_item_rows,
             remove_seen=self.remove_seen,
+            query_ids=self.query_ids,
         )
+
+    def removed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the places of queries, and the rows of items that are left out of their answers."""
+        if not self.remove_seen:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        histories = self.cases.histories
+        owners = np.repeat(np.arange(len(self), dtype=np.int64), histories.lengths)
+        pairs = np.unique(owners * self.num_item_rows + histories.item_rows)
+        queries, items = np.divmod(pairs, self.num_item_rows)
+        is_item = items >= FIRST_ROW
+        return queries[is_item], items[is_item]
 
 
 def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
@@ -109,12 +125,11 @@ def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
         trial: At least two queries.
         item_ids: The item vocabulary.
     """
-    num_items = trial.num_item_rows - FIRST_ROW
-    if num_items <= K:  # everyone gets everything
+    if trial.num_item_rows - FIRST_ROW <= K:  # everyone gets everything
         return []
     answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
     popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
-    found = _same(answers, popular, num_items)
+    found = _same(trial, answers, popular)
     hub = _hub(trial, answers, popular, item_ids)
     return found if hub is None else [*found, hub]
 
@@ -141,9 +156,17 @@ def pairwise_overlap(answers: Rows) -> float:
     return float((counts * (counts - 1)).sum() / (num_queries * (num_queries - 1) * k))
 
 
-def _same(answers: Rows, popular: Rows, num_items: int) -> list[Finding]:
+def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
+    queries, _ = trial.removed()
+    may_be_shown = trial.num_item_rows - FIRST_ROW - np.bincount(queries, minlength=len(trial))
+    # Whoever has seen most of a catalogue gets the rest of it, from any model.
+    has_choice = may_be_shown >= 2 * K
+    if has_choice.sum() < FEW_QUERIES:
+        return []
+    answers, popular = answers[has_choice], popular[has_choice]
     pairwise, like_popular = pairwise_overlap(answers), overlap(answers, popular)
-    chance = K / num_items  # what two lists share that have nothing to do with each other
+    # What two lists share that have nothing to do with each other.
+    chance = float((K / may_be_shown[has_choice]).mean())
     share, all_of_it = (chance + (1 - chance) * level for level in (POPULAR, NOTHING_ELSE))
     facts = {"pairwise": pairwise, "popular": like_popular, "k": K}
     severity: Severity
@@ -162,10 +185,7 @@ def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Fi
         np.bincount(rows[rows != PADDING_ROW], minlength=num_rows) for rows in (answers, popular)
     )
     may_be_shown = np.full(num_rows, num_queries)
-    if trial.remove_seen:
-        owners = np.repeat(np.arange(num_queries), trial.cases.histories.lengths)
-        pairs = np.unique(np.stack([owners, trial.cases.histories.item_rows]), axis=1)
-        may_be_shown -= np.bincount(pairs[1], minlength=num_rows)
+    may_be_shown -= np.bincount(trial.removed()[1], minlength=num_rows)
     shown_to = np.maximum(may_be_shown, 1)
     # An item that popularity itself shows to everyone is no hub, nor one drawn as often as liked.
     chances = trial.popularity / max(1.0, float(trial.popularity.sum()))

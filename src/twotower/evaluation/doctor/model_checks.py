@@ -10,6 +10,7 @@ from twotower.evaluation.doctor.model_features import (
     check_history,
     check_vocabularies,
 )
+from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
 from twotower.evaluation.doctor.model_training import check_loss, check_negatives
 from twotower.evaluation.doctor.model_vectors import check_item_vectors, check_query_vectors
 from twotower.serving.retriever import Retriever
@@ -43,8 +44,24 @@ def diagnose_model(retriever: Retriever) -> list[Finding]:
         found += check_negatives(contents, dataset, reads_history=model.reads_history)
         trial = Trial(retriever, dataset)
         if len(trial) > 1:
+            # Answers first: an error about a score names the query.
+            answers = check_answers(trial, contents.items.ids)
             found += check_query_vectors(np.asarray(trial.query_vectors.cpu().numpy()))
-            found += check_answers(trial, contents.items.ids)
+            found += answers
             found += check_history(trial)
             found += check_features(trial, contents.items.transforms.transforms)
+        else:
+            facts = {
+                "what": "the query vectors, the answers, and what the history and the features do "
+                "for them",
+                "because": f"the bundle has {len(trial)} validation queries of which something is "
+                "known, and two are needed",
+                "do": "Train on more data, or hold more of it out: split.valid_fraction, or a "
+                "validation file with more queries.",
+                "what_zh": "查询向量、推荐结果，以及历史和特征对它们的作用",
+                "because_zh": f"模型包中已知信息的验证查询只有 {len(trial)} 个，而至少需要两个",
+                "do_zh": "用更多数据训练，或留出更多数据：split.valid_fraction，"
+                "或包含更多查询的验证文件。",
+            }
+            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
     return sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity))

@@ -179,6 +179,20 @@ SAME_ANSWERS = Kind(
     ),
 )
 
+NOT_LOOKED_AT = Kind(
+    "not-looked-at",
+    Text(
+        "Not looked at: {what}, because {because}.",
+        "No finding about them does not mean that they are healthy.",
+        "{do}",
+    ),
+    Text(
+        "未检查：{what_zh}，因为{because_zh}。",
+        "没有相关的发现并不意味着它们没有问题。",
+        "{do_zh}",
+    ),
+)
+
 FALSE_NEGATIVES = Kind(
     "false-negatives",
     Text(

@@ -19,7 +19,7 @@ ONE_LINE = 2.0
 """Effective rank below which all vectors lie on about one line: then there is one ranking only."""
 
 FEW_DIRECTIONS = 0.1
-"""Share of the width below which most of what the width costs is wasted."""
+"""Share of the directions that there could be (the width, or fewer vectors) below which most of what the width costs is wasted."""
 
 SAME_POINT = -0.05
 """Uniformity above which vectors are one point and noise: a mean cosine of about 0.99 or more."""
@@ -94,10 +94,13 @@ def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> lis
     Args:
         vectors: ``(I, dim)`` float32.
         counts: ``(I,)`` training events of each item.
+
+    Raises:
+        ValueError: A vector that training saw is not finite.
     """
     seen = counts > 0
     vectors, counts = vectors[seen], counts[seen]
-    found = _collapse(vectors, ITEM_VECTORS_FEW_DIRECTIONS, ITEM_VECTORS_ALIKE)
+    found = _collapse(vectors, ITEM_VECTORS_FEW_DIRECTIONS, "warning", ITEM_VECTORS_ALIKE)
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if len(norms) > 2 and norms.std() > EQUAL_NORMS * norms.mean() and np.ptp(counts) > 0:
         correlation = float(spearmanr(norms, counts).statistic)
@@ -108,20 +111,37 @@ def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> lis
 
 
 def check_query_vectors(vectors: Vectors) -> list[Finding]:
-    """Return whether the vectors of queries, ``(Q, dim)`` float32, have collapsed."""
-    return _collapse(vectors, QUERY_VECTORS_FEW_DIRECTIONS, QUERY_VECTORS_ALIKE)
+    """Return whether the vectors of queries have collapsed.
+
+    Few directions are only noted, above one line: queries may well differ in few ways.
+
+    Args:
+        vectors: ``(Q, dim)`` float32.
+
+    Raises:
+        ValueError: A vector is not finite.
+    """
+    return _collapse(vectors, QUERY_VECTORS_FEW_DIRECTIONS, "info", QUERY_VECTORS_ALIKE)
 
 
-def _collapse(vectors: Vectors, few: Kind, alike: Kind) -> list[Finding]:
+def _collapse(vectors: Vectors, few: Kind, above_line: Severity, alike: Kind) -> list[Finding]:
+    """Return findings of kinds ``few``, of severity ``above_line`` or error, and ``alike``."""
+    is_finite = np.isfinite(vectors).all(axis=1)
+    if not is_finite.all():
+        raise ValueError(
+            f"vectors must be finite, got NaN or infinity in line {int(is_finite.argmin())}; look for "
+            "a diverged training or an infinite feature."
+        )
     rng = np.random.default_rng(0)
     vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
     if len(vectors) < 2:
         return []
     dim = vectors.shape[1]
+    most = min(vectors.shape)
     found = []
     rank = effective_rank(rng.permutation(vectors)[:_MOST_VECTORS])
-    severity: Severity = "error" if rank < ONE_LINE else "warning"
-    if min(dim, len(vectors)) > ONE_LINE and rank < max(ONE_LINE, FEW_DIRECTIONS * dim):
+    severity: Severity = "error" if rank < ONE_LINE else above_line
+    if most > ONE_LINE and rank < max(ONE_LINE, FEW_DIRECTIONS * most):
         found.append(Finding(few, severity, rank, {"dim": dim, "vectors": len(vectors)}))
     value = uniformity(rng.permutation(vectors)[:_MOST_PAIRED])
     if value > ALIKE:

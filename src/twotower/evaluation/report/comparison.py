@@ -15,7 +15,7 @@ from twotower.evaluation.report.files import render, write_page
 from twotower.evaluation.report.groups import cut_name, group_label
 from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Cell, Row, Table, in_two_widths
-from twotower.evaluation.report.reading import number, whole
+from twotower.evaluation.report.reading import number, telling, whole
 from twotower.evaluation.report.wording import Say, metric_label, metric_name, speaker
 from twotower.evaluation.slices import Slice
 
@@ -92,9 +92,9 @@ def _headline(comparison: Comparison, names: Mapping[str, str], say: Say) -> str
     gap = gaps[best]
     metric, facts = metric_name(say, MAIN_METRIC), {"run": names[best], "first": names[first]}
     if gap.low > 0:
-        return say("run_beats", metric=metric, value=number(gap.value, _DIGITS), **facts)
+        return say("run_beats", metric=metric, value=number(gap.value, _digits(gap)), **facts)
     if all(found.high < 0 for found in gaps.values()):
-        return say("run_loses", metric=metric, value=number(-gap.value, _DIGITS), **facts)
+        return say("run_loses", metric=metric, value=number(-gap.value, _digits(gap)), **facts)
     return say("run_equal", **facts)
 
 
@@ -106,9 +106,9 @@ def _verdict(comparison: Comparison, run: str, names: Mapping[str, str], say: Sa
         run=names[run],
         first=names[comparison.runs[0]],
         metric=metric_name(say, MAIN_METRIC),
-        value=number(gap.value, _DIGITS, signed=True),
-        low=number(gap.low, _DIGITS, signed=True),
-        high=number(gap.high, _DIGITS, signed=True),
+        value=number(gap.value, _digits(gap), signed=True),
+        low=number(gap.low, _digits(gap), signed=True),
+        high=number(gap.high, _digits(gap), signed=True),
     )
 
 
@@ -155,18 +155,25 @@ def _slices(found: Sequence[Slice], first: str, say: Say) -> list[tuple[str, str
         group = part.as_json()
         gap = part.differences[first]
         name = f"{cut_name(say, part.by)}: {group_label(say, group)}"
-        difference = number(gap.value, _DIGITS, signed=True)
+        difference = number(gap.value, _digits(gap), signed=True)
         lines.append((name, whole(part.queries), difference, _ends(gap, signed=True)))
     return lines
 
 
 def _cell(found: Interval, *, signed: bool = False) -> Cell:
-    return Cell(number(found.value, _DIGITS, signed=signed), _ends(found, signed=signed))
+    digits = _digits(found) if signed else _DIGITS
+    return Cell(number(found.value, digits, signed=signed), _ends(found, signed=signed))
 
 
 def _ends(found: Interval, *, signed: bool = False) -> str:
-    low, high = (number(end, _DIGITS, signed=signed) for end in (found.low, found.high))
+    digits = _digits(found) if signed else _DIGITS
+    low, high = (number(end, digits, signed=signed) for end in (found.low, found.high))
     return f"{low} – {high}"
+
+
+def _digits(gap: Interval) -> int:
+    """Return with how many digits a difference is written."""
+    return telling(_DIGITS, gap.low, gap.high)
 
 
 def _said(value: Any) -> str:

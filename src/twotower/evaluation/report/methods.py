@@ -257,6 +257,7 @@ def _cell(reading: Reading, method: str, metric: str) -> Cell:
 def _difference_cell(difference: Sequence[float] | None, digits: int) -> Cell:
     if difference is None:
         return Cell("")
+    digits = telling(digits, difference[1], difference[2])
     return Cell(number(difference[0], digits, signed=True), _ends(difference, digits, signed=True))
 
 

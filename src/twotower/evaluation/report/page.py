@@ -66,6 +66,7 @@ def write_report(
     best = provenance.get("best_epoch")
     epochs = epochs_of(contents.log)
     groups = reading.figures.get("slices") or []
+    shown = examples(retriever, titles)
     page = render(
         "report.html",
         language=language,
@@ -90,7 +91,8 @@ def write_report(
         exposure_table=exposure_table(reading, say),
         map=_map(item_map(retriever, titles), retriever, say),
         dim=contents.item_vectors.shape[1],
-        examples=examples(retriever, titles),
+        examples=shown,
+        examples_title=_examples_title(len(shown), say),
         depth=DEPTH,
         findings=_findings(findings, language),
         severities=_SEVERITIES,
@@ -125,6 +127,12 @@ def _map(found: ItemMap | None, retriever: Retriever, say: Say) -> dict[str, Any
         if count < everything
         else "",
     }
+
+
+def _examples_title(count: int, say: Say) -> str:
+    if count > 1:
+        return say("examples", count=count)
+    return say("example" if count else "examples_none")
 
 
 def _findings(findings: Sequence[Finding], language: Language) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from twotower.evaluation.intervals import digits_of
+
 METHODS = (
     "model",
     "popularity",
@@ -82,6 +84,19 @@ class Reading:
     def _triple(self, table: str, method: str, metric: str | None) -> Triple | None:
         found = ((self.figures.get(table) or {}).get(method) or {}).get(metric)
         return None if not found else [float(number) for number in found]
+
+
+def telling(digits: int, low: float, high: float) -> int:
+    """Return ``digits``, or as many as an interval needs that leaves 0 out and would seem to touch it.
+
+    Args:
+        digits: As many as there are anyway.
+        low: The lower end of a difference.
+        high: The upper end.
+    """
+    if low <= 0 <= high:
+        return digits
+    return max(digits, digits_of(min(abs(low), abs(high))))
 
 
 def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:

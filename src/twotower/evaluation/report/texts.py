@@ -252,6 +252,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "legend": ("Legend: {column}", "图例：{column}"),
     # examples
     "examples": ("{count} real queries", "{count} 个真实查询"),
+    "example": ("One real query", "1 个真实查询"),
+    "examples_none": ("Real queries", "真实查询"),
     "examples_lead": (
         "Drawn at random from those with something in the test. Right answers are marked “hit”.",
         "从测试集中有事件的查询里随机抽取。正确的推荐标有“命中”。",
@@ -272,8 +274,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "rank_beyond": ("beyond rank {rank}", "{rank} 名之外"),
     "more": ("and {count} more", "另有 {count} 个"),
     "no_examples": (
-        "The bundle holds no histories, so no queries can be shown.",
-        "此模型包不含历史，无法展示查询。",
+        "The bundle holds no histories with test events, so no queries can be shown.",
+        "此模型包不含带测试事件的历史，无法展示查询。",
     ),
     # doctor
     "doctor": ("The doctor’s findings", "诊断结果"),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from twotower.evaluation.report.reading import Reading, number, whole
+from twotower.evaluation.report.reading import Reading, number, telling, whole
 from twotower.evaluation.report.wording import Say, method_name, metric_label, metric_name
 
 _KEY_METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "recall@100")
@@ -33,6 +33,7 @@ def headline(reading: Reading, say: Say) -> str:
     if difference is None:
         other = number(reading.value(strongest, metric), digits)
         return say("unpaired", metric=called, value=value, name=name, other=other)
+    digits = telling(digits, difference[1], difference[2])
     if difference[1] > 0:
         return say("beats", name=name, metric=called, value=number(difference[0], digits))
     if difference[2] < 0:
@@ -52,6 +53,7 @@ def deck(reading: Reading, say: Say) -> list[str]:
             sentences.append(say("no_interval"))
         else:
             value, low, high = difference
+            digits = telling(digits, low, high)
             name, called = method_name(say, strongest), metric_name(say, metric)
             if low <= 0 <= high:
                 low_, high_ = (number(end, digits, signed=True) for end in (low, high))
