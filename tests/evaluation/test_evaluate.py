@@ -73,7 +73,7 @@ def ranking_problem(
 ) -> tuple[list[list[float]], list[list[int]], list[bool], int, bool]:
     num_item_rows = draw(st.integers(3, 12))
     num_queries = draw(st.integers(1, 4))
-    score = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf])
+    score = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0])
     row = st.lists(score, min_size=num_item_rows, max_size=num_item_rows)
     scores = draw(st.lists(row, min_size=num_queries, max_size=num_queries))
     seen = st.lists(st.integers(0, num_item_rows - 1), max_size=6)
@@ -252,7 +252,7 @@ def test_metrics_equal_a_search_through_sets() -> None:
 
 def test_evaluate_errors() -> None:
     scorer, cases = random_problem(0)
-    with pytest.raises(ValueError, match=r"at least one query, got 0"):
+    with pytest.raises(ValueError, match=r"at least one query with a relevant item, got 0"):
         evaluate(scorer, cases.take(slice(0, 0)), num_item_rows=40)
     for ks, sentence in (
         ((), r"ks must hold at least one cut-off, got none"),
@@ -264,6 +264,19 @@ def test_evaluate_errors() -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             evaluate(scorer, cases, ks, num_item_rows=40)  # type: ignore[arg-type]
+
+
+def test_infinite_scores_are_refused_and_the_query_named() -> None:
+    scores = torch.zeros(1, 8)
+    scores[0, 3] = math.inf
+    with pytest.raises(ValueError, match="got infinity for query row 0 and item row 3"):
+        evaluate(Fixed(scores), cases_of([[]]), (1,), num_item_rows=8)
+
+
+def test_a_cutoff_far_beyond_the_catalogue_costs_nothing() -> None:
+    result = evaluate(Fixed(SCORES), cases_of([[]]), (1, 10**12), num_item_rows=8)
+    assert result.ranking.item_rows.shape == (1, 100)
+    assert result.values[f"recall@{10**12}"].tolist() == [1]
 
 
 def test_cutoffs_may_be_numpys() -> None:

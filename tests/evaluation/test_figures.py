@@ -342,7 +342,12 @@ class TestOtherTestEvents:
         assert found["protocol"]["targets_that_cannot_be_found"] == {"seen": 0, "absent": 10}
         assert found["model"]["recall@10"] == pytest.approx(plain["model"]["recall@10"] / 2)
         strangers = pl.concat([test, test.with_columns(query_id=pl.col("query_id") + 900)])
-        assert evaluate_bundle(tiny_retriever, (10,), test=strangers, baselines=[]) == plain
+        found = evaluate_bundle(tiny_retriever, (10,), test=strangers, baselines=[])
+        (note,) = found["protocol"].pop("notes")
+        assert note.startswith(
+            "10 of the test's 20 rows are of queries that the bundle does not know"
+        )
+        assert found == plain
 
     def test_seen_items_are_misses(
         self, tiny_retriever: Retriever, tiny_world: SyntheticTables
@@ -358,6 +363,7 @@ class TestOtherTestEvents:
         found = evaluate_bundle(tiny_retriever, (10,), test=test, baselines=[])
         plain = evaluate_bundle(tiny_retriever, (10,), test=last_events, baselines=[])
         assert found["model"].pop("auc") > 0.6
+        assert found["protocol"].pop("labelled_pairs") == [600, 600]
         assert found == plain  # what a label says was not liked is no target
 
     def test_what_cannot_be_used_is_named(

@@ -50,6 +50,24 @@ class TestDuplicates:
             only(duplicates(dataset_of([TRAIN, TEST, TEST, TEST], **columns))).severity == "warning"
         )
 
+    def test_a_repeat_on_one_day_is_no_certain_copy(self) -> None:
+        """Query 1 takes item 5 on two days, so repeats are usual, and twice on the second."""
+        days = [d * 86_400 for d in (1, 2, 2, 3)]
+        columns = {"user_id": [1, 1, 1, 2], "item_id": [5, 5, 5, 6]}
+        parts = [TRAIN, TRAIN, TEST, TEST]
+        finding = only(duplicates(dataset_of(parts, **columns, timestamp=days)))
+        assert (finding.severity, finding.facts["in_test"]) == ("info", 0.5)
+        assert "query, item and day;" in finding.as_json()["what"]
+        seconds = [day + 1 for day in days]
+        assert only(duplicates(dataset_of(parts, **columns, timestamp=seconds))).severity == "error"
+
+    def test_a_copy_on_one_day_is_one_where_nothing_repeats(self) -> None:
+        rows = list(range(100))
+        days = [86_400 * row for row in [*rows, 7]]
+        dataset = dataset_of(user_id=[*rows, 7], item_id=[*rows, 7], timestamp=days)
+        assert not dataset.repeats
+        assert only(duplicates(dataset)).severity == "warning"
+
     def test_few_copies_are_only_noted(self) -> None:
         rows = list(range(2000))
         dataset = dataset_of(user_id=[*rows, 0], item_id=[*rows, 0], timestamp=[*rows, 0])

@@ -134,11 +134,69 @@ class TestFindings:
         own_taste.cases = replace(own_taste.cases, histories=nothing, targets=targets)
         assert said(own_taste, tiny_retriever) == {}
 
+    @pytest.mark.parametrize("num_items", [15, 20, 25])
+    def test_who_has_seen_most_of_a_catalogue_gets_the_rest(
+        self, own_taste: Trial, tiny_retriever: Retriever, num_items: int
+    ) -> None:
+        """Answers that point anywhere hold what is popular where little else can be shown."""
+        shrink(own_taste, num_items, seen=min(10, num_items - 8))
+        assert said(own_taste, tiny_retriever) == {}
+
+    def test_only_who_has_a_choice_is_counted(
+        self, own_taste: Trial, tiny_retriever: Retriever
+    ) -> None:
+        """Popularity for the last 25, who have seen nothing; the others have five items left."""
+        num = len(own_taste)
+        shrink(own_taste, 30, seen=25, seers=num - 25)
+        popular = torch.from_numpy(own_taste.popularity)
+        own_taste.query_vectors = torch.ones(num, 1)
+        own_taste.item_vectors = popular[:, None]
+        finding = said(own_taste, tiny_retriever)["popularity-only"]
+        assert (finding.severity, finding.value) == ("error", 1.0)
+        shrink(own_taste, 30, seen=25, seers=num - 19)
+        assert said(own_taste, tiny_retriever) == {}
+
+    def test_items_are_removed_once_and_only_where_they_are(self, trial: Trial) -> None:
+        lengths = np.zeros(len(trial) + 1, np.int64)
+        lengths[1:] = 4
+        rows = np.tile(np.array([5, 1, 5, 3], np.int32), len(trial))
+        trial.cases = replace(trial.cases, histories=Histories(lengths.cumsum(), rows))
+        queries, items = trial.removed()
+        assert queries[:4].tolist() == [0, 0, 1, 1]
+        assert items[:4].tolist() == [3, 5, 3, 5]
+        trial.remove_seen = False
+        assert len(trial.removed()[0]) == 0
+
+    def test_a_score_that_is_nan_names_the_query(
+        self, own_taste: Trial, tiny_retriever: Retriever
+    ) -> None:
+        own_taste.query_vectors[3] = torch.nan
+        name = own_taste.query_ids.ids_of(own_taste.cases.query_rows[3:4])[0]
+        with pytest.raises(ValueError, match=f"got NaN for query {name!r} and"):
+            said(own_taste, tiny_retriever)
+
     def test_a_catalogue_of_ten_has_one_answer_and_no_finding(
         self, trial: Trial, tiny_retriever: Retriever
     ) -> None:
         trial.num_item_rows = 12
         assert said(trial, tiny_retriever) == {}
+
+
+def shrink(trial: Trial, num_items: int, *, seen: int, seers: int | None = None) -> None:
+    """Leave ``num_items`` items, of which each query, or the first ``seers``, has seen ``seen``."""
+    num = len(trial)
+    trial.num_item_rows = rows = num_items + FIRST_ROW
+    trial.item_vectors = trial.item_vectors[:rows]
+    trial.popularity = np.concatenate([[0, 0], np.arange(num_items, 0, -1)]).astype(np.float32)
+    lengths = np.where(np.arange(num) < (num if seers is None else seers), seen, 0)
+    rng = np.random.default_rng(0)
+    items = [rng.permutation(num_items)[:length] + FIRST_ROW for length in lengths]
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    trial.cases = replace(
+        trial.cases,
+        histories=Histories(offsets, np.concatenate(items).astype(np.int32)),
+        targets=Histories(np.arange(num + 1), np.full(num, FIRST_ROW, np.int32)),
+    )
 
 
 def push_one(trial: Trial) -> int:

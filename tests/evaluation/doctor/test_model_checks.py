@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from faulty_towers import CollapsedTower, deafen
+from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.evaluation.doctor import model_findings
 from twotower.evaluation.doctor.findings import Finding, Kind
@@ -63,8 +64,22 @@ def test_without_histories_what_needs_none_is_looked_at(tiny_retriever: Retrieve
     assert not found & {"query-vectors-alike", "same-answer-for-all", "history-ignored"}
 
 
+def test_too_few_queries_to_ask_are_said(tiny_retriever: Retriever) -> None:
+    """With nothing in validation, nobody can be asked."""
+    contents = tiny_retriever.contents
+    assert contents.history_parts is not None
+    parts = contents.history_parts.copy()
+    parts[parts == int(Part.VALID)] = int(Part.TEST)
+    found = diagnose_model(Retriever(replace(contents, history_parts=parts)))
+    finding = next(f for f in found if f.kind.id == "not-looked-at")
+    assert (finding.severity, finding.value) == ("info", 0)
+    assert "has 0 validation queries" in finding.as_json()["what"]
+    assert "只有 0 个" in finding.as_json("zh")["what"]
+    assert "not-looked-at" not in {f.kind.id for f in diagnose_model(tiny_retriever)}
+
+
 def test_ids_are_distinct() -> None:
-    assert len({kind.id for kind in KINDS}) == len(KINDS) == 15
+    assert len({kind.id for kind in KINDS}) == len(KINDS) == 16
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
@@ -74,7 +89,9 @@ def test_both_languages_name_the_same_numbers(kind: Kind) -> None:
         ("loss", "chance", "popularity", "popular", "pairwise", "justified", "skewness"), 0.5
     ) | dict.fromkeys(("expected_skewness", "low", "high", "base", "drop"), 0.25)
     facts |= dict.fromkeys(("dim", "vectors", "items", "rows", "k", "min_count"), 7)
-    finding = Finding(kind, "info", 0.125, facts | {"feature": "item.genre", "item": "A"})
+    words = {"feature": "item.genre", "item": "A", "what": "all", "because": "of it", "do": "Act."}
+    words |= {"what_zh": "全部", "because_zh": "如此", "do_zh": "处理。"}
+    finding = Finding(kind, "info", 0.125, facts | words)
     english, chinese = finding.as_json("en"), finding.as_json("zh")
     for text in ("what", "why", "do"):
         assert english[text].endswith(".")

@@ -85,7 +85,22 @@ class TestFindings:
 
     def test_few_directions_of_many(self) -> None:
         narrow = even(dim=3) @ even(3, 64, seed=1)
-        assert said(check_query_vectors(narrow)) == {"query-vectors-few-directions": "warning"}
+        assert said(check_query_vectors(narrow)) == {"query-vectors-few-directions": "info"}
+        assert said(check_item_vectors(narrow, np.ones(300, np.float32))) == {
+            "item-vectors-few-directions": "warning"
+        }
+
+    def test_few_vectors_have_few_directions(self) -> None:
+        """Ten vectors of a width of 512 have at most 10 directions: 5 are not few."""
+        few = np.tile(np.eye(5, 512, dtype=np.float32), (2, 1))
+        assert said(check_query_vectors(few)) == {}
+        assert said(check_item_vectors(few, np.ones(10, np.float32))) == {}
+
+    def test_a_vector_that_is_not_finite_is_not_left_out(self) -> None:
+        vectors = even()
+        vectors[3, 5] = np.nan
+        with pytest.raises(ValueError, match=r"vectors must be finite, got NaN .* in line 3;"):
+            check_query_vectors(vectors)
 
     def test_a_constant_and_little_else(self) -> None:
         assert said(check_query_vectors(10 + 0.5 * even()))["query-vectors-alike"] == "error"

@@ -79,3 +79,19 @@ def test_the_headline_follows_the_interval(
     found = comparison(low, high)
     assert f"<h1>{english}" in written(found, tmp_path)
     assert f"<h1>{chinese}" in written(found, tmp_path, "zh")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.000004, 0.000016, ("wider &lt;b&gt; beats base by 0.000010", "0.000004 to +0.000016")),
+        (-0.000016, -0.000004, ("wider &lt;b&gt;, is 0.000010", "\N{MINUS SIGN}0.000010")),
+    ],
+)
+def test_what_is_sure_is_not_rounded_to_nothing(
+    tmp_path: Path, low: float, high: float, said: tuple[str, ...]
+) -> None:
+    page = written(comparison(low, high), tmp_path)
+    assert all(words in page for words in said)
+    assert "\N{MINUS SIGN}0.0000 " not in page
+    assert "+0.0000 " not in page

@@ -329,6 +329,8 @@ def test_a_bundle_without_histories_shows_no_queries(
     )
     page = Page(written(Retriever(bare), tmp_path))
     assert "no queries can be shown" in page.text
+    assert "0 real queries" not in page.text
+    assert page.text.count("Real queries") == 2  # the contents and the heading
     assert "a training log" in page.text
 
 

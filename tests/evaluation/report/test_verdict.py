@@ -35,6 +35,18 @@ def reading(low: float, value: float, high: float) -> Reading:
             "is 0.015 to 0.027",
         ),
         (
+            (0.00004, 0.0003, 0.0006),
+            "The model beats EASE with decay by 0.00030 NDCG@10",
+            "模型优于带时间衰减的 EASE，NDCG@10 高出 0.00030",
+            "is 0.00004 to 0.00060",
+        ),
+        (
+            (-0.0006, -0.0003, -0.00004),
+            "The model loses to EASE with decay by 0.00030 NDCG@10",
+            "模型不及带时间衰减的 EASE，NDCG@10 低 0.00030",
+            "is 0.00004 to 0.00060",
+        ),
+        (
             (-0.001, 0.002, 0.005),
             "The model cannot be told apart from EASE with decay",
             "模型与带时间衰减的 EASE无法区分高下",

@@ -19,7 +19,8 @@ ONE_LINE = 2.0
 """Effective rank below which all vectors lie on about one line: then there is one ranking only."""
 
 FEW_DIRECTIONS = 0.1
-"""Share of the directions that there could be (the width, or fewer vectors) below which most of what the width costs is wasted."""
+"""Share of the directions that there could be, as many as the width or as there are vectors, below
+which most of what the width costs is wasted."""
 
 SAME_POINT = -0.05
 """Uniformity above which vectors are one point and noise: a mean cosine of about 0.99 or more."""

@@ -8,7 +8,7 @@ from typing import Any
 from twotower.evaluation.report.charts import Dot, dot_plot
 from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Cell, Chart, Row, Table, in_two_widths
-from twotower.evaluation.report.reading import Reading, number, whole
+from twotower.evaluation.report.reading import Reading, number, telling, whole
 from twotower.evaluation.report.texts import TEXTS
 from twotower.evaluation.report.wording import Say, method_name, metric_name
 
@@ -123,7 +123,10 @@ def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
         cells = [Cell(few), Cell(number(value), f"{number(low)} – {number(high)}")]
         if strongest is not None:
             found = (group.get("differences") or {}).get(strongest)
-            said = ["", "", ""] if found is None else [number(f, signed=True) for f in found]
+            said = ["", "", ""]
+            if found is not None:
+                digits = telling(3, found[1], found[2])
+                said = [number(f, digits, signed=True) for f in found]
             cells.append(Cell(said[0], f"{said[1]} – {said[2]}" if found else ""))
         label = group_label(say, group)
         name = label if group["by"] == "all" else f"{cut_name(say, group['by'])}: {label}"

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from twotower.evaluation.report.charts import Dot, Line, Spec, dot_plot, line_chart
-from twotower.evaluation.report.reading import METHODS, Reading, number
+from twotower.evaluation.report.reading import METHODS, Reading, number, telling
 from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.texts import TEXTS
 from twotower.evaluation.report.wording import Say, method_label, metric_label, metric_name
