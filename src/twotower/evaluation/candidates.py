@@ -19,18 +19,26 @@ INFLATED = (
 """What is said wherever figures of the sampled protocol are shown."""
 
 
-def random_candidates(cases: Cases, n: int, *, num_item_rows: int, seed: int = 0) -> Histories:
+def random_candidates(
+    cases: Cases,
+    n: int,
+    *,
+    num_item_rows: int,
+    seed: int = 0,
+    query_ids: Vocabulary | None = None,
+) -> Histories:
     """Return the targets of each case with ``n`` random items that the query has never had.
 
     The items are drawn uniformly and without replacement from the catalogue without the case's
-    history and targets. What a query is given depends on ``seed`` and its row alone, not on the other
-    cases.
+    history and targets; a target that is no item of the catalogue is left out. What a query is given
+    depends on ``seed`` and its row alone, not on the other cases.
 
     Args:
         cases: What is asked.
         n: At least 1.
         num_item_rows: Rows of the item vocabulary, the reserved ones (never drawn) included.
         seed: At least 0.
+        query_ids: The query vocabulary, by which an error names a query; without it, by its row.
 
     Returns:
         A set for each case, in their order, sorted by item row.
@@ -44,14 +52,16 @@ def random_candidates(cases: Cases, n: int, *, num_item_rows: int, seed: int = 0
         raise ValueError(f"seed must be at least 0, got {seed}.")
     sets = []
     for case, query_row in enumerate(cases.query_rows.tolist()):
-        targets = _of(cases.targets, case)
-        had = np.union1d(_of(cases.histories, case), targets)
-        had = had[had >= FIRST_ROW]
+        targets = _items_of(cases.targets, case)
+        had = np.union1d(_items_of(cases.histories, case), targets)
         free = num_item_rows - FIRST_ROW - len(had)
         if n > free:
+            query = f"row {query_row}"
+            if query_ids is not None:
+                query = repr(query_ids.ids_of(cases.query_rows[case : case + 1])[0])
             raise ValueError(
-                f"n must be at most the items that each query has not had, got {n} where query row "
-                f"{query_row} has {free}; lower it."
+                f"n must be at most the items that each query has not had, got {n} where query "
+                f"{query} has {free}; lower it."
             )
         drawn = np.random.default_rng([seed, query_row]).choice(free, n, replace=False)
         # The p-th free item: p plus as many places as items that were had stand before it.
@@ -93,7 +103,8 @@ def read_candidates(
     frame = read_table(file, what="candidates")
     stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
     given = {role: column for role, column in stated if column is not None}
-    roles = find_roles(frame, given=given, what="candidates")
+    # By their names alone: what other columns hold, such as times or labels, is of no concern here.
+    roles = find_roles(frame.clear(), given=given, what="candidates")
     assert roles.query is not None
     frame = _one_item_a_row(frame, roles.item, item_ids)
     query_rows = _known_rows(frame[roles.query], Role.QUERY, query_ids)
@@ -114,8 +125,9 @@ def read_candidates(
     return Histories(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows)
 
 
-def _of(sets: Histories, case: int) -> npt.NDArray[np.int32]:
-    return sets.item_rows[sets.offsets[case] : sets.offsets[case + 1]]
+def _items_of(sets: Histories, case: int) -> npt.NDArray[np.int32]:
+    rows = sets.item_rows[sets.offsets[case] : sets.offsets[case + 1]]
+    return rows[rows >= FIRST_ROW]
 
 
 def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> pl.DataFrame:
@@ -137,13 +149,20 @@ def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> p
 
 
 def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    keys, _ = checked_ids(ids, role=role, drop_null=False)
+    keys, is_id = checked_ids(ids, role=role, drop_null=True)
+    if not is_id.all():
+        raise DataError(
+            f"candidates must hold a {role} id in every row of column {ids.name!r}, got "
+            f"{int((~is_id).sum())} null or empty; leave them out, or state another with "
+            f"--{role}-column NAME."
+        )
     rows = vocabulary.rows_of(keys)
     is_unknown = rows == UNKNOWN_ROW
     if is_unknown.any():
         raise DataError(
             f"candidates must hold {role} ids that the data holds, got {int(is_unknown.sum())} rows "
-            f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; leave them out."
+            f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; leave them out, or "
+            f"state another column with --{role}-column NAME."
         )
     return rows
 

@@ -1,6 +1,7 @@
 """Trainings written down for TensorBoard and for MLflow, through the calls that a ``Teller`` gets."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -217,12 +218,13 @@ class MLflowLogger(_Logger):
 
     Args:
         experiment: Its name, made where there is none; None is MLflow's default experiment.
-        uri: Of the tracking server or store; None is what MLflow finds in its environment.
+        uri: Of the tracking server or store; None is that of the environment variable
+            ``MLFLOW_TRACKING_URI``. mlflow-skinny, what the extra installs, has no local store.
         run_name: What the run is called; None lets MLflow name it.
 
     Raises:
         MissingExtraError: MLflow is not installed.
-        ConfigError: The store at ``uri`` cannot be used.
+        ConfigError: The store at ``uri`` cannot be used, or no server is named.
     """
 
     def __init__(
@@ -252,8 +254,15 @@ class MLflowLogger(_Logger):
             else:
                 self._client.get_experiment(self._experiment_id)
         except MlflowException as error:
+            named = os.environ.get("MLFLOW_TRACKING_URI")
+            if uri is None and not named:
+                raise ConfigError(
+                    "MLflow must have a running tracking server, got no uri and no environment variable "
+                    "MLFLOW_TRACKING_URI, and mlflow-skinny has no local store; set "
+                    "MLFLOW_TRACKING_URI to a server, such as http://localhost:5000."
+                ) from error
             reason = str(error).partition(". ")[0].strip().rstrip(".")
-            place = "MLFLOW_TRACKING_URI" if uri is None else repr(uri)
+            place = f"MLFLOW_TRACKING_URI={named!r}" if uri is None else repr(uri)
             raise ConfigError(
                 f"the store of MLflow must be one that it can use, got from {place}: {reason}; "
                 "name a tracking server, such as http://localhost:5000."

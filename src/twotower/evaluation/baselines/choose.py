@@ -17,6 +17,7 @@ from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.baselines.random_order import RandomOrder
 from twotower.evaluation.baselines.recent_popularity import choose_recent_popularity
 from twotower.evaluation.evaluate import Scorer
+from twotower.vocab import FIRST_ROW
 
 NAMES: dict[str, str] = {
     "popularity": "popularity",
@@ -51,10 +52,10 @@ class Baselines:
 
 @dataclass(frozen=True, eq=False)
 class PopularWhenCold:
-    """A scorer of histories, with popularity for a query of whose history it knows nothing.
+    """A scorer, with popularity for a query of which it knows nothing.
 
     Args:
-        scorer: Answers the others; where nothing is known, all that it says is 0.
+        scorer: Answers the others; where it knows nothing, it gives all items the same score.
         popularity: Answers those.
     """
 
@@ -64,7 +65,8 @@ class PopularWhenCold:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
         scores = self.scorer.score(cases)
-        cold = ~scores.any(dim=1)
+        items = scores[:, FIRST_ROW:]
+        cold = (items == items[:, :1]).all(dim=1)
         if cold.any():
             scores[cold] = torch.from_numpy(self.popularity.counts)
         return scores
@@ -75,8 +77,8 @@ def fit_baselines(
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
-    Nothing of the test is read. A query of whose history a baseline knows nothing, or that has none, is
-    answered by popularity.
+    Nothing of the test is read. Where a baseline knows nothing of a query (no item of its history, no word
+    of its text, no event before it) and gives all items the same score, popularity answers.
 
     Args:
         dataset: With a split.
@@ -137,7 +139,8 @@ def _fitted(
     scorer: Scorer
     settings: Settings
     if key == "recent_popularity":
-        scorer = recent = choose_recent_popularity(dataset)
+        recent = choose_recent_popularity(dataset)
+        scorer = PopularWhenCold(recent, popularity)
         settings = {"half_life_seconds": recent.half_life}
     elif key == "item_knn":
         knn = choose_item_knn(dataset)
@@ -152,7 +155,8 @@ def _fitted(
         scorer = PopularWhenCold(als, popularity)
         settings = _of(als, "factors", "regularization", "alpha")
     else:
-        scorer = bm25 = choose_bm25(dataset)
+        bm25 = choose_bm25(dataset)
+        scorer = PopularWhenCold(bm25, popularity)
         settings = {
             "query_columns": list(text_columns(dataset.queries)),
             "item_columns": list(text_columns(dataset.items)),

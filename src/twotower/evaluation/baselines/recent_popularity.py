@@ -19,12 +19,14 @@ _DAY = 86_400.0
 class RecentPopularity:
     """Scores an item by its training events up to the moment of the query, recent ones first.
 
-    At the moment ``now`` item ``i`` gets, over its positive training events at times ``t <= now``::
+    At the moment ``now`` item ``i`` has, over its positive training events at times ``t <= now``::
 
-        score(i) = sum of weight * 0.5 ** ((now - t) / half_life)
+        count(i) = sum of weight * 0.5 ** ((now - t) / half_life)
+        score(i) = log(count(i) / the largest count)
 
     ``now`` is the case's time, or the end of training where a case has none. Events after it count
-    nothing: when this case was asked, nobody could know them.
+    nothing: when this case was asked, nobody could know them. An item without an event so far scores
+    below all that have one; where no item has one, all score 0.
 
     Args:
         item_rows: ``(E,)`` int32, the item of each event, in the order of time.
@@ -79,26 +81,24 @@ class RecentPopularity:
         )
 
     def score(self, cases: Cases) -> torch.Tensor:
-        """Return the decayed counts as of each case: ``(len(cases), num_item_rows)`` float32."""
+        """Return the scores as of each case: ``(len(cases), num_item_rows)`` float32, finite."""
         last = self.times[-1]
         nows = np.full(len(cases), last) if cases.times is None else cases.times
         nows = np.where(np.isfinite(nows), nows, last)
-        scores = np.empty((len(cases), self.num_item_rows), np.float32)
-        counts, before, seen = np.zeros(self.num_item_rows), -np.inf, 0
+        scores = np.zeros((len(cases), self.num_item_rows), np.float32)
+        # The logarithms of the counts as of the end: a count itself would fade to 0 with many half-lives,
+        # and what fades after an event fades for all items alike.
+        shares = np.log(self.weights) - (last - self.times) * (np.log(2) / self.half_life)
+        logs, seen = np.full(self.num_item_rows, -np.inf), 0
         for place in np.argsort(nows, kind="stable"):  # one walk through time serves all cases
-            now = nows[place]
-            until = int(np.searchsorted(self.times, now, side="right"))
-            if now > before:
-                counts *= 0.5 ** ((now - before) / self.half_life)
-                ages = (now - self.times[seen:until]) / self.half_life
-                decayed = self.weights[seen:until] * 0.5**ages
-                if until - seen < self.num_item_rows:
-                    np.add.at(counts, self.item_rows[seen:until], decayed)
-                else:
-                    rows = self.item_rows[seen:until]
-                    counts += np.bincount(rows, decayed, self.num_item_rows)
-                before, seen = now, until
-            scores[place] = counts
+            until = int(np.searchsorted(self.times, nows[place], side="right"))
+            np.logaddexp.at(logs, self.item_rows[seen:until], shares[seen:until])
+            seen = until
+            if seen:
+                scores[place] = logs - logs.max()  # in float64: float32 is finest near 0
+        never = np.isneginf(scores)
+        least = scores.min(axis=1, keepdims=True, where=~never, initial=0)
+        np.copyto(scores, 2 * least - 1, where=never)
         return torch.from_numpy(scores)
 
 
