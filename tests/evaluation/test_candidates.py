@@ -32,8 +32,10 @@ def test_drawn_ones_are_new_to_the_query() -> None:
     found = lists(random_candidates(CASES, 1, num_item_rows=7))
     # cyd can be given 20 and 50 alone
     assert found[0] in ([3, 4, 5], [4, 5, 6])
-    assert len(found[1]) == 3
-    assert set(found[1]) > {1, 3}
+    # ann's unknown target is no item that could be ranked
+    assert len(found[1]) == 2
+    assert 3 in found[1]
+    assert 1 not in found[1]
     everything = lists(random_candidates(CASES, 2, num_item_rows=7))
     assert everything[0] == [3, 4, 5, 6]
 
@@ -70,6 +72,8 @@ def test_errors_of_draws() -> None:
         random_candidates(CASES, 1, num_item_rows=7, seed=-1)
     with pytest.raises(ValueError, match=r"got 3 where query row 4 has 2; lower it"):
         random_candidates(CASES, 3, num_item_rows=7)
+    with pytest.raises(ValueError, match=r"got 3 where query 'cyd' has 2; lower it"):
+        random_candidates(CASES, 3, num_item_rows=7, query_ids=QUERIES)
 
 
 EXPECTED = [[3, 4, 5], [3, 6]]  # cyd, ann
@@ -112,8 +116,14 @@ def test_an_id_with_a_space_stays_whole() -> None:
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [
-        ("cyd 30 cyd 40 ann 20 ann 60", r"item ids .* got 1 rows with others, .* of them 60"),
-        ("cyd 30 cyd 40 ann 20 dee 20", r"query ids .* got 1 rows with others, .* of them 'dee'"),
+        (
+            "cyd 30 cyd 40 ann 20 ann 60",
+            r"item ids .* got 1 rows .* of them 60; .* --item-column NAME",
+        ),
+        (
+            "cyd 30 cyd 40 ann 20 dee 20",
+            r"query ids .* got 1 rows .* 'dee'; .* --query-column NAME",
+        ),
         ("ann 20 ann 50", r"every query of the test, got no row for 1 of 2, .* of them 'cyd'"),
         ("cyd 20 cyd 40 ann 50", r"got none of 30 for query 'cyd' \(2 are missing in all\); add"),
     ],
@@ -128,8 +138,39 @@ def test_refusals(pairs: str, sentence: str) -> None:
 def test_a_missing_item_is_refused() -> None:
     for items in ([30, None], ["30 40", None], [[30], None]):
         frame = pl.DataFrame({"user_id": ["cyd", "ann"], "item_id": items})
-        with pytest.raises(DataError, match=r"must hold an id in every row, got 1 null"):
+        told = r"an item id in every row of column 'item_id', got 1 null .* --item-column NAME"
+        with pytest.raises(DataError, match=told) as refusal:
             read_candidates(frame, CASES, QUERIES, ITEMS)
+        assert "--drop-null-ids" not in str(refusal.value)  # that is an option of training alone
+
+
+@pytest.mark.parametrize(
+    ("columns", "stated", "sentence"),
+    [
+        (["who", "item_id"], {}, r"query id: a column of candidates .* --query-column NAME"),
+        (["user_id", "what"], {}, r"item id: a column of candidates .* --item-column NAME"),
+        (["user_id", "item_id"], {"query_column": "who"}, r"--query-column must name a column of"),
+        (["user_id", "item_id"], {"item_column": "what"}, r"--item-column must name a column of"),
+    ],
+)
+def test_columns_are_named_by_their_options(
+    columns: list[str], stated: dict[str, str], sentence: str
+) -> None:
+    frame = pl.DataFrame([["ann"], [20]], schema=columns)
+    with pytest.raises(DataError, match=sentence):
+        read_candidates(frame, CASES, QUERIES, ITEMS, **stated)
+
+
+def test_columns_that_are_not_asked_for_may_hold_anything() -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": ["cyd", "cyd", "cyd", "ann", "ann"],
+            "item_id": [20, 30, 40, 20, 50],
+            "timestamp": ["soon", "soon", "soon", "soon", "soon"],
+            "rating": ["1", "2", "3", "4", "good"],
+        }
+    )
+    assert lists(read_candidates(frame, CASES, QUERIES, ITEMS)) == EXPECTED
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -178,6 +178,22 @@ class TestMLflow:
         with pytest.raises(ConfigError, match=r"store of MLflow .* got from 'nonsense://x'"):
             MLflowLogger(uri="nonsense://x")
 
+    def test_a_place_of_the_environment_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://y")
+        with pytest.raises(ConfigError, match=r"from MLFLOW_TRACKING_URI='nonsense://y'"):
+            MLflowLogger()
+
+    def test_without_a_place_it_asks_for_a_server(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        told = (
+            r"running tracking server, .*mlflow-skinny has no local store; set MLFLOW_TRACKING_URI"
+        )
+        with pytest.raises(ConfigError, match=told):
+            MLflowLogger()
+
 
 def told(teller: Teller, *, stopped_early: bool = False) -> None:
     """Tell of a training of one epoch without doing it."""

@@ -75,7 +75,9 @@ def evaluate_bundle(
                 item_column=item_column,
             )
         elif negatives is not None:
-            ranked = random_candidates(cases, negatives, num_item_rows=ids.num_rows)
+            ranked = random_candidates(
+                cases, negatives, num_item_rows=ids.num_rows, query_ids=dataset.queries.ids
+            )
     figures = measure(
         scorer_of(retriever),
         dataset,

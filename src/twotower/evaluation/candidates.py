@@ -151,8 +151,9 @@ def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> p
 def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
     keys, is_id = checked_ids(ids, role=role, drop_null=True)
     if not is_id.all():
+        article = "an" if role == Role.ITEM else "a"
         raise DataError(
-            f"candidates must hold a {role} id in every row of column {ids.name!r}, got "
+            f"candidates must hold {article} {role} id in every row of column {ids.name!r}, got "
             f"{int((~is_id).sum())} null or empty; leave them out, or state another with "
             f"--{role}-column NAME."
         )

@@ -7,18 +7,20 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from twotower.config import DataConfig
-from twotower.data.dataset import Dataset, Part
+from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.errors import ConfigError, MissingExtraError
 from twotower.evaluation.baselines import choose
-from twotower.evaluation.baselines.choose import NAMES, fit_baselines
+from twotower.evaluation.baselines.choose import NAMES, PopularWhenCold, fit_baselines
 from twotower.evaluation.baselines.ease import choose_ease
+from twotower.evaluation.baselines.popularity import Popularity
 from twotower.features.histories import Histories
-from twotower.vocab import UNKNOWN_ROW
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 KEYS = ["popularity", "recent_popularity", "item_knn", "ease", "als", "bm25", "random"]
 
@@ -156,3 +158,56 @@ def test_a_query_of_which_nothing_is_known_is_answered_by_popularity(
     popular, got = (found.scorers[name].score(cases) for name in ("popularity", key))
     assert got[1].tolist() == got[3].tolist() == popular[1].tolist()
     assert got[0].tolist() == got[2].tolist() != popular[0].tolist()
+
+
+def test_a_query_that_shares_no_word_with_any_item_is_answered_by_popularity(
+    dataset: Dataset,
+) -> None:
+    pytest.importorskip("bm25s")
+    dataset = with_text(dataset)
+    cases = dataset.cases(Part.TEST).take(slice(0, 2))
+    place = int(cases.query_rows[0]) - FIRST_ROW
+    words = dataset.queries.frame["words"].to_list()
+    words[place] = "nothing alike"
+    frame = dataset.queries.frame.with_columns(words=pl.Series(words))
+    dataset = replace(dataset, queries=replace(dataset.queries, frame=frame))
+    found = fit_baselines(dataset, ["popularity", "bm25"])
+    popular, got = (found.scorers[key].score(cases) for key in ("popularity", "bm25"))
+    assert got[0].tolist() == popular[0].tolist()
+    assert got[1].tolist() != popular[1].tolist()
+
+
+def test_before_the_first_training_event_popularity_answers(dataset: Dataset) -> None:
+    found = fit_baselines(dataset, ["popularity", "recent_popularity"])
+    cases = dataset.cases(Part.TEST).take(slice(0, 2))
+    cases = replace(cases, times=np.array([0.0, np.nan]))
+    popular, got = (found.scorers[key].score(cases) for key in ("popularity", "recent_popularity"))
+    assert got[0].tolist() == popular[0].tolist()
+    assert got[1].tolist() != popular[1].tolist()
+
+
+class Says:
+    """Scores every case as it is told."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = torch.tensor(scores)
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        return self.scores.repeat(len(cases), 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_cold"),
+    [
+        ((0.0, 0.0, 0.5, 0.5, 0.5), True),
+        ((9.0, 8.0, 0.0, 0.0, 0.0), True),
+        ((0.0, 0.0, 0.5, 0.5, 0.4), False),
+    ],
+)
+def test_cold_is_where_all_items_score_the_same(
+    dataset: Dataset, said: tuple[float, ...], is_cold: bool
+) -> None:
+    popularity = Popularity(np.array([0, 0, 3, 1, 2], np.float32))
+    cases = dataset.cases(Part.TEST).take(slice(0, 2))
+    got = PopularWhenCold(Says(*said), popularity).score(cases)
+    assert got.equal(popularity.score(cases) if is_cold else Says(*said).score(cases))

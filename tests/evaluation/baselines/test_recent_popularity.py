@@ -1,5 +1,7 @@
 """Recent popularity against nested loops, and a fashion that it must follow."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -44,17 +46,34 @@ def cases_at(times: list[float] | None, count: int = 1) -> Cases:
 
 
 def test_worked_by_hand() -> None:
-    # Half-life 10: at 20 item 2 (at 0 and at 20) has 1/4 + 1, item 3 (at 10) 1/2; item 4 comes at 30.
+    # Half-life 10: at 20 item 2 (at 0 and at 20) has 1/4 + 1, item 3 (at 10) 1/2; item 4 comes at 30,
+    # when the others have 5/8 and 1/4. Items without an event stand below those that have one.
     train = interactions([2, 3, 2, 4], [0, 10, 20, 30])
     fitted = RecentPopularity.fit(train, 6, half_life=10.0)
     scores = fitted.score(cases_at([20.0, 30.0, 5.0, -1.0]))
-    expected = [
-        [0, 0, 1.25, 0.5, 0, 0],
-        [0, 0, 0.625, 0.25, 1, 0],
-        [0, 0, 0.5**0.5, 0, 0, 0],
+    log, none, later = math.log, 2 * math.log(0.4) - 1, 2 * math.log(0.25) - 1
+    expected: list[list[float]] = [
+        [none, none, 0, log(0.5 / 1.25), none, none],
+        [later, later, log(0.625), log(0.25), 0, later],
+        [-1, -1, 0, -1, -1, -1],
         [0, 0, 0, 0, 0, 0],
     ]
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-6)
+
+
+def test_old_items_stay_in_order_however_old_they_are() -> None:
+    # Two thousand half-lives before the end: the counts 0.5**2000 are 0 in float64 too.
+    fitted = RecentPopularity.fit(interactions([3, 2, 4], [0, 1, 2_000]), 6, half_life=1.0)
+    for now in (2_000.0, 9_000.0):
+        (scores,) = fitted.score(cases_at([now])).numpy()
+        assert np.isfinite(scores).all()
+        assert scores[4] > scores[2] > scores[3] > scores[5]
+
+
+def test_near_the_top_close_counts_stay_apart() -> None:
+    train = interactions([2, 3], [0, 0], weights=[100_001, 100_000])
+    (scores,) = RecentPopularity.fit(train, 4, half_life=1.0).score(cases_at([50.0])).numpy()
+    assert scores[2] > scores[3]
 
 
 @given(
@@ -78,20 +97,29 @@ def test_equals_nested_loops(
         for row, time, weight in zip(rows, times, weights, strict=True):
             if time <= now:
                 expected[row] += weight * 0.5 ** ((now - time) / half_life)
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-12)
+        counts = np.array(expected)
+        some = counts > 0
+        if not some.any():
+            assert not any(got)
+            continue
+        logs = np.log(counts[some] / counts.max())
+        np.testing.assert_allclose(np.array(got)[some], logs, rtol=1e-5, atol=1e-6)
+        assert np.array(got)[~some].max() < logs.min()
+        assert np.isfinite(got).all()
 
 
 def test_a_case_without_a_time_is_asked_at_the_end_of_training() -> None:
     fitted = RecentPopularity.fit(interactions([2, 3], [0, 10]), 4, half_life=10.0)
-    expected = [[0, 0, 0.5, 1.0]]
-    assert fitted.score(cases_at(None)).tolist() == expected
-    assert fitted.score(cases_at([np.nan])).tolist() == expected
+    at_the_end = fitted.score(cases_at([10.0])).tolist()
+    assert at_the_end[0][2:] == [pytest.approx(math.log(0.5)), 0]
+    assert fitted.score(cases_at(None)).tolist() == at_the_end
+    assert fitted.score(cases_at([np.nan])).tolist() == at_the_end
 
 
 def test_negatives_and_events_without_a_time_teach_nothing() -> None:
     train = interactions([2, 3, 4], [0, 0, np.nan], labels=[1, 0, 1])
     fitted = RecentPopularity.fit(train, 5, half_life=10.0)
-    assert fitted.score(cases_at([0.0])).tolist() == [[0, 0, 1, 0, 0]]
+    assert fitted.score(cases_at([0.0])).tolist() == [[-1, -1, 0, -1, -1]]
 
 
 @pytest.mark.parametrize("times", [None, [np.nan, np.nan]])
