@@ -26,6 +26,7 @@ from common import add_training_arguments, cached, digest_of, report, training_f
 from twotower import Config, train
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.data.sources.synthetic_optimum import Estimate
+from twotower.evaluation.screen import METHODS
 
 K = 100
 METRIC = f"recall@{K}"
@@ -63,7 +64,9 @@ def run(world_config: WorldConfig, config: Config) -> dict[str, Any]:
             "two-tower": asdict(ours),
             "Bayes optimum": asdict(optimum.bayes),
         },
-        "item_knn": trained.figures["item_knn"][METRIC],
+        "baselines": {
+            METHODS[name]: trained.figures[name][METRIC] for name in ("item_knn", "als", "ease")
+        },
         "seconds": seconds,
         **training_facts(trained.contents),
     }
@@ -79,7 +82,7 @@ def lines(result: dict[str, Any]) -> list[dict[str, Any]]:
         return {"": name, METRIC: mean, "from": low, "to": high, "distance closed": closed}
 
     rows = [line(name, e["mean"], e["low"], e["high"]) for name, e in estimates.items()]
-    rows.insert(2, line("ItemKNN with decay", result["item_knn"], None, None))
+    rows[2:2] = [line(name, mean, None, None) for name, mean in result["baselines"].items()]
     return rows
 
 
