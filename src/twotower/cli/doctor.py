@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from twotower.cli import tables
 from twotower.cli.output import console, print_json
-from twotower.config import Config
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,27 +49,21 @@ def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="Folder of a bundle: its data and its model.")
     ] = None,
-    interactions: Annotated[Path | None, typer.Option(help="Table of events.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Table of the items' columns.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="Table of the queries' columns.")] = None,
-    train: Annotated[Path | None, typer.Option(help="Given split: training events.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Given split: validation events.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Given split: test events.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
-    ] = None,
-    query_column: Annotated[str | None, typer.Option(help="Column of the query ids.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Column of the item ids.")] = None,
-    time_column: Annotated[str | None, typer.Option(help="Column of the times.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of labels or ratings.")] = None,
-    weight_column: Annotated[str | None, typer.Option(help="Column of counts.")] = None,
-    drop_null_ids: Annotated[
-        bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")
-    ] = False,
+    interactions: tables.Interactions = None,
+    items: tables.Items = None,
+    queries: tables.Queries = None,
+    train: tables.TrainPart = None,
+    valid: tables.ValidPart = None,
+    test: tables.TestPart = None,
+    split: tables.Split = None,
+    config: tables.ConfigFile = None,
+    settings: tables.Settings = None,
+    query_column: tables.QueryColumn = None,
+    item_column: tables.ItemColumn = None,
+    time_column: tables.TimeColumn = None,
+    label_column: tables.LabelColumn = None,
+    weight_column: tables.WeightColumn = None,
+    drop_null_ids: tables.DropNullIds = False,
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {EXIT_FOUND} where this, or worse, is found.")
     ] = None,
@@ -81,7 +75,6 @@ def command(
     Example: twotower doctor --interactions ratings.csv --items movies.csv --fail-on error
     """
     given = {"train": train, "valid": valid, "test": test}
-    files = {part: path for part, path in given.items() if path is not None}
     roles = {
         "query_column": query_column,
         "item_column": item_column,
@@ -89,7 +82,6 @@ def command(
         "label_column": label_column,
         "weight_column": weight_column,
     }
-    stated = {name: column for name, column in roles.items() if column is not None}
     if bundle is not None:
         others: dict[str, object] = {
             "interactions": interactions,
@@ -107,31 +99,23 @@ def command(
             )
         findings = _of_bundle(bundle)
     else:
-        if (interactions is None) == (not files):
-            raise ConfigError(
-                "doctor needs the folder of a bundle, or --interactions, or --train and --test."
-            )
-        if files and not {"train", "test"} <= set(files):
-            raise ConfigError(
-                f"--train and --test must both be given, got --{' and --'.join(files)} only."
-            )
-        if files and split is not None:
-            raise ConfigError(f"--split must not go with given files, got {split!r}; leave it out.")
-        tree = Config() if config is None else Config.from_toml(config)
-        flags: dict[str, dict[str, object]] = tree.with_settings(settings or []).to_dict()
-        flags["data"] |= stated
-        if drop_null_ids:
-            flags["data"]["drop_null_ids"] = True
-        if split is not None:
-            flags["split"]["kind"] = split
+        events = tables.events_of(
+            interactions,
+            given,
+            split,
+            needs="doctor needs the folder of a bundle, or --interactions, or --train and --test.",
+        )
+        tree = tables.config_of(
+            config, settings, columns=roles, drop_null_ids=drop_null_ids, split=split
+        )
 
         from twotower.evaluation.doctor.data_checks import diagnose_data
 
         findings = diagnose_data(
-            interactions if interactions is not None else files,
+            events,
             items=items,
             queries=queries,
-            config=Config.from_dict(flags),
+            config=tree,
         )
     if json:
         print_json([finding.as_json(lang.value) for finding in findings])

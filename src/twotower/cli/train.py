@@ -5,36 +5,29 @@ from typing import Annotated
 
 import typer
 
+from twotower.cli import tables
 from twotower.cli.output import console, print_json, report_path
-from twotower.config import Config
-from twotower.errors import ConfigError
 
 NAME = "train"
 
 
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    interactions: Annotated[Path | None, typer.Option(help="Table of events.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Table of the items' columns.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="Table of the queries' columns.")] = None,
-    train: Annotated[Path | None, typer.Option(help="Given split: training events.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Given split: validation events.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Given split: test events.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
-    ] = None,
-    query_column: Annotated[str | None, typer.Option(help="Column of the query ids.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Column of the item ids.")] = None,
-    time_column: Annotated[str | None, typer.Option(help="Column of the times.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of labels or ratings.")] = None,
-    weight_column: Annotated[str | None, typer.Option(help="Column of counts.")] = None,
-    drop_null_ids: Annotated[
-        bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")
-    ] = False,
+    interactions: tables.Interactions = None,
+    items: tables.Items = None,
+    queries: tables.Queries = None,
+    train: tables.TrainPart = None,
+    valid: tables.ValidPart = None,
+    test: tables.TestPart = None,
+    split: tables.Split = None,
+    config: tables.ConfigFile = None,
+    settings: tables.Settings = None,
+    query_column: tables.QueryColumn = None,
+    item_column: tables.ItemColumn = None,
+    time_column: tables.TimeColumn = None,
+    label_column: tables.LabelColumn = None,
+    weight_column: tables.WeightColumn = None,
+    drop_null_ids: tables.DropNullIds = False,
     no_histories: Annotated[
         bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
     ] = False,
@@ -54,16 +47,12 @@ def command(
 
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
     """
-    given = {"train": train, "valid": valid, "test": test}
-    files = {part: path for part, path in given.items() if path is not None}
-    if (interactions is None) == (not files):
-        raise ConfigError("train needs either --interactions, or --train and --test.")
-    if files and not {"train", "test"} <= set(files):
-        raise ConfigError(
-            f"--train and --test must both be given, got --{' and --'.join(files)} only."
-        )
-    if files and split is not None:
-        raise ConfigError(f"--split must not go with given files, got {split!r}; leave it out.")
+    events = tables.events_of(
+        interactions,
+        {"train": train, "valid": valid, "test": test},
+        split,
+        needs="train needs either --interactions, or --train and --test.",
+    )
     columns = {
         "query_column": query_column,
         "item_column": item_column,
@@ -71,15 +60,9 @@ def command(
         "label_column": label_column,
         "weight_column": weight_column,
     }
-    tree = Config() if config is None else Config.from_toml(config)
-    tree = tree.with_settings(settings or [])
-    flags: dict[str, dict[str, object]] = tree.to_dict()
-    flags["data"] |= {name: column for name, column in columns.items() if column is not None}
-    if drop_null_ids:
-        flags["data"]["drop_null_ids"] = True
-    if split is not None:
-        flags["split"]["kind"] = split
-    tree = Config.from_dict(flags)
+    tree = tables.config_of(
+        config, settings, columns=columns, drop_null_ids=drop_null_ids, split=split
+    )
 
     from twotower.training.loggers import MLflowLogger, TensorBoardLogger
     from twotower.training.pipeline import Teller
@@ -93,7 +76,7 @@ def command(
         loggers.append(MLflowLogger(mlflow))
     screen = console(json_wanted=json)
     trained = train_model(
-        interactions if interactions is not None else files,
+        events,
         items=items,
         queries=queries,
         out=out,

@@ -1,0 +1,83 @@
+"""The options that name tables, their columns and settings, shared by the commands that read data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.config import Config
+from twotower.errors import ConfigError
+
+Interactions = Annotated[Path | None, typer.Option(help="Table of events.")]
+Items = Annotated[Path | None, typer.Option(help="Table of the items' columns.")]
+Queries = Annotated[Path | None, typer.Option(help="Table of the queries' columns.")]
+TrainPart = Annotated[Path | None, typer.Option(help="Given split: training events.")]
+ValidPart = Annotated[Path | None, typer.Option(help="Given split: validation events.")]
+TestPart = Annotated[Path | None, typer.Option(help="Given split: test events.")]
+Split = Annotated[str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
+]
+QueryColumn = Annotated[str | None, typer.Option(help="Column of the query ids.")]
+ItemColumn = Annotated[str | None, typer.Option(help="Column of the item ids.")]
+TimeColumn = Annotated[str | None, typer.Option(help="Column of the times.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of labels or ratings.")]
+WeightColumn = Annotated[str | None, typer.Option(help="Column of counts.")]
+DropNullIds = Annotated[bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")]
+
+
+def events_of(
+    interactions: Path | None, parts: Mapping[str, Path | None], split: str | None, *, needs: str
+) -> Path | dict[str, Path]:
+    """Return the table of events, or those of the given parts.
+
+    Args:
+        interactions: One table.
+        parts: ``train``, ``valid``, ``test`` to a table, or None.
+        split: The split that was asked for.
+        needs: What is said where neither or both are given.
+
+    Raises:
+        ConfigError: Neither or both are given, a part is missing, or a split beside given parts.
+    """
+    files = {part: path for part, path in parts.items() if path is not None}
+    if (interactions is None) == (not files):
+        raise ConfigError(needs)
+    if interactions is not None:
+        return interactions
+    if not {"train", "test"} <= set(files):
+        raise ConfigError(
+            f"--train and --test must both be given, got --{' and --'.join(files)} only."
+        )
+    if split is not None:
+        raise ConfigError(f"--split must not go with given files, got {split!r}; leave it out.")
+    return files
+
+
+def config_of(
+    file: Path | None,
+    settings: Sequence[str] | None,
+    *,
+    columns: Mapping[str, str | None],
+    drop_null_ids: bool,
+    split: str | None,
+) -> Config:
+    """Return the settings of a file, changed by ``--set`` and then by the options of their own.
+
+    Args:
+        file: TOML, or None for the defaults.
+        settings: As ``Config.with_settings`` takes them.
+        columns: Field of ``[data]`` to a column, or None.
+        drop_null_ids: Whether that was asked for.
+        split: The split that was asked for.
+    """
+    tree = Config() if file is None else Config.from_toml(file)
+    flags: dict[str, dict[str, object]] = tree.with_settings(settings or []).to_dict()
+    flags["data"] |= {name: column for name, column in columns.items() if column is not None}
+    if drop_null_ids:
+        flags["data"]["drop_null_ids"] = True
+    if split is not None:
+        flags["split"]["kind"] = split
+    return Config.from_dict(flags)
