@@ -4,6 +4,7 @@ import math
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -72,7 +73,7 @@ class Tellers:
             teller.on_figures(figures, stopped_early)
 
 
-class _Logger:
+class _Logger(ABC):
     """Turns the calls of a training into numbers and texts; where they go is a subclass's affair.
 
     Nothing is written before the training starts, so that data or settings that are refused leave no
@@ -149,17 +150,17 @@ class _Logger:
             self._text("verdict", figures["verdict"])
         self._close("KILLED" if stopped_early else "FINISHED")
 
-    def _open(self, config: Config | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, config: Config | None) -> None: ...
 
-    def _scalars(self, values: Mapping[str, float], step: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
-    def _text(self, name: str, text: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, name: str, text: str) -> None: ...
 
-    def _close(self, status: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _close(self, status: str) -> None: ...
 
 
 class TensorBoardLogger(_Logger):

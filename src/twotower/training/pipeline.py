@@ -22,7 +22,7 @@ from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
-from twotower.evaluation.doctor.findings import Finding, Language, worst_first
+from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
@@ -73,8 +73,7 @@ class Trained:
         path: Where the bundle stands, or None where none was asked for.
         figures: The model's figures beside the baselines'.
         dataset: What it was trained on, split.
-        findings: What the doctor found in the data, columns of the events included, which a bundle does
-            not hold.
+        decisions: Which column is what.
         query_tower: The user's own query tower, where one was given.
         item_tower: The same for the items.
     """
@@ -83,7 +82,7 @@ class Trained:
     path: Path | None
     figures: Figures
     dataset: Dataset
-    findings: tuple[Finding, ...]
+    decisions: tuple[Decision, ...]
     query_tower: nn.Module | None = None
     item_tower: nn.Module | None = None
 
@@ -107,7 +106,11 @@ class Trained:
         Raises:
             ConfigError: ``path`` cannot be written.
         """
-        findings = worst_first([*self.findings, *diagnose_model(self.retriever)])
+        # The data themselves say more than a bundle does: it keeps no other columns of the events.
+        found = diagnose_dataset(
+            self.dataset, config=self.contents.config, decisions=self.decisions
+        )
+        findings = worst_first([*found, *diagnose_model(self.retriever)])
         write_report(self.retriever, path, language=language, findings=findings)
 
 
@@ -213,8 +216,9 @@ def train(
             write_bundle(target, contents)
         if not interrupted:
             work.remove()
-    findings = diagnose_dataset(dataset, config=settings, decisions=preparation.decisions)
-    return Trained(contents, target, figures, dataset, tuple(findings), query_tower, item_tower)
+    return Trained(
+        contents, target, figures, dataset, preparation.decisions, query_tower, item_tower
+    )
 
 
 def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:

@@ -8,32 +8,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from twotower.data.dataset import Cases, Interactions
+from sequences import cases_of, interactions
 from twotower.evaluation.baselines.als import ALS
-from twotower.features.histories import Histories
 
 pytest.importorskip("implicit")
-
-
-def interactions(
-    sequences: list[list[int]],
-    weights: list[float] | None = None,
-    labels: list[int] | None = None,
-) -> Interactions:
-    lengths = [len(items) for items in sequences]
-    return Interactions(
-        query_rows=np.repeat(np.arange(len(sequences), dtype=np.int32), lengths),
-        item_rows=np.array([row for items in sequences for row in items], np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        weights=None if weights is None else np.array(weights, np.float32),
-        labels=None if labels is None else np.array(labels, np.float32),
-    )
-
-
-def cases_of(histories: list[list[int]]) -> Cases:
-    sets = [np.array(items, np.int32) for items in histories]
-    targets = Histories.of([np.array([2], np.int32)] * len(sets))
-    return Cases(np.arange(len(sets), dtype=np.int32), Histories.of(sets), targets)
 
 
 def drawn(seed: int = 0, queries: int = 40, items: int = 20) -> list[list[int]]:
@@ -77,7 +55,9 @@ def loss_of(counts: Any, queries: Any, items: Any, regularization: float) -> flo
 def test_training_reaches_what_plain_alternation_reaches() -> None:
     sequences = [[*items, items[0]] for items in drawn()]  # one event a query comes twice
     weights = [1.0 + place % 3 for place in range(280)]
-    fitted = ALS.fit(interactions(sequences, weights), 22, factors=4, regularization=0.3, alpha=5.0)
+    fitted = ALS.fit(
+        interactions(sequences, weights=weights), 22, factors=4, regularization=0.3, alpha=5.0
+    )
     counts = np.zeros((40, 20))
     for place, row in enumerate(row for items in sequences for row in items):
         counts[place // 7, row - 2] += weights[place]
@@ -126,7 +106,7 @@ def test_the_scale_of_the_weights_does_not_matter() -> None:
     weights = [1.0 + place % 3 for place in range(240)]
 
     def scores(scale: float) -> Any:
-        train = interactions(sequences, [scale * weight for weight in weights])
+        train = interactions(sequences, weights=[scale * weight for weight in weights])
         fitted = ALS.fit(train, 22, factors=4, regularization=0.3, alpha=5.0)
         return fitted.score(cases_of(sequences)).numpy()
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sequences import cases_of, interactions
 from twotower.config import DataConfig
-from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.dataset import Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import split
 from twotower.evaluation.baselines import ease as ease_file
@@ -23,23 +24,6 @@ from twotower.evaluation.baselines.ease import (
     num_trained_items,
     too_large,
 )
-from twotower.features.histories import Histories
-
-
-def interactions(sequences: list[list[int]], labels: list[int] | None = None) -> Interactions:
-    lengths = [len(items) for items in sequences]
-    return Interactions(
-        query_rows=np.repeat(np.arange(len(sequences), dtype=np.int32), lengths),
-        item_rows=np.array([row for items in sequences for row in items], np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=None if labels is None else np.array(labels, np.float32),
-    )
-
-
-def cases_of(histories: list[list[int]]) -> Cases:
-    sets = [np.array(items, np.int32) for items in histories]
-    targets = Histories.of([np.array([2], np.int32)] * len(sets))
-    return Cases(np.arange(len(sets), dtype=np.int32), Histories.of(sets), targets)
 
 
 def naive_scores(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from twotower.data.dataset import Interactions
+from sequences import interactions
 from twotower.evaluation.baselines import matrices
 from twotower.evaluation.baselines.matrices import (
     close_matrix,
@@ -20,18 +20,8 @@ from twotower.evaluation.baselines.matrices import (
 from twotower.features.histories import Histories
 
 
-def interactions(sequences: list[list[int]], weights: list[float] | None = None) -> Interactions:
-    lengths = [len(items) for items in sequences]
-    return Interactions(
-        query_rows=np.repeat(np.arange(len(sequences), dtype=np.int32), lengths),
-        item_rows=np.array([row for items in sequences for row in items], np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        weights=None if weights is None else np.array(weights, np.float32),
-    )
-
-
 def test_weights_of_a_pair_by_hand() -> None:
-    train = interactions([[2, 3, 2], [], [3]], [1.0, 5.0, 4.0, 2.0])
+    train = interactions([[2, 3, 2], [], [3]], weights=[1.0, 5.0, 4.0, 2.0])
     largest = query_item_matrix(train, 4).toarray().tolist()
     total = query_item_matrix(train, 4, add_up=True).toarray().tolist()
     assert largest == [[0, 0, 4, 5], [0, 0, 0, 0], [0, 0, 0, 2]]
@@ -65,7 +55,7 @@ def test_close_pairs_equal_nested_loops(
                     close = closeness[abs(s - t) - 1]
                     expected[first, second] += of_events[s] * of_events[t] * close
     flat = [weight for of_events in weights for weight in of_events]
-    train = interactions(sequences, flat if weighted else None)
+    train = interactions(sequences, weights=flat if weighted else None)
     for dtype in (np.float32, np.float64):
         got: Any = close_matrix(train, 9, np.array(closeness), dtype)
         assert got.dtype == dtype
