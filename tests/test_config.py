@@ -20,7 +20,6 @@ from twotower.config import (
     SplitConfig,
     TowersConfig,
     TrainingConfig,
-    read_toml,
 )
 from twotower.errors import ConfigError
 
@@ -140,29 +139,6 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(b"\xef\xbb\xbf[towers]\r\ndim = 7\r\n")
     assert Config.from_toml(path).towers.dim == 7
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"must be a file, got .*c\.toml', which is missing"),
-        (b"dim 3", r".*c\.toml' must be TOML: .*line 1"),
-        (b"\xff\xfe", r".*c\.toml' cannot be read: .*0xff"),
-    ],
-)
-def test_a_file_that_is_no_toml_is_refused(
-    content: bytes | None, message: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "c.toml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"^--config {message}"):
-        read_toml(path)
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be read: .*directory"):
-        read_toml(tmp_path)
 
 
 # --- mistakes ---

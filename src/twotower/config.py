@@ -8,9 +8,7 @@ a field out.
 import ast
 import difflib
 import inspect
-import json
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from twotower.errors import ConfigError
+from twotower.toml import parse_value, read_toml, toml_key, toml_value
 
 FeatureKind = Literal["id", "categorical", "tags", "number", "time", "vector", "shown"]
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
@@ -367,31 +366,13 @@ class Config:
                 comment = [f"# {line.strip()}" for line in docs.get(entry.name, "").splitlines()]
                 if isinstance(inner, Mapping):
                     tables += ["", f"[{section.name}.{entry.name}]", *comment]
-                    tables += [f"{_toml_key(k)} = {toml_value(v)}" for k, v in inner.items()]
+                    tables += [f"{toml_key(k)} = {toml_value(v)}" for k, v in inner.items()]
                 elif inner is not None:
                     lines += [*comment, f"{entry.name} = {toml_value(inner)}"]
                 elif comments:
                     lines += [*comment, f"# {entry.name} ="]
             lines += [*tables, ""]
         return "\n".join(lines)
-
-
-def read_toml(path: str | Path) -> dict[str, object]:
-    """Return the table that a TOML file holds.
-
-    Raises:
-        ConfigError: The file is missing, unreadable or not TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows writes a mark
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"--config must be a file, got {str(path)!r}, which is missing."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {str(path)!r} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--config {str(path)!r} must be TOML: {error}.") from error
 
 
 def _build(cls: type, table: object, where: str, problems: list[str]) -> object:
@@ -478,7 +459,7 @@ def _cut_setting(setting: str) -> tuple[list[str], str]:
     while (found := _KEY.match(setting, start)) is not None:
         key, separator = found[1].strip(), found[2]
         quoted = key.startswith(('"', "'"))
-        keys.append(str(_toml_value(key)) if quoted else key)
+        keys.append(str(parse_value(key)) if quoted else key)
         start = found.end()
         if separator == "=":
             return (keys if all(keys) else []), setting[start:].strip()
@@ -486,22 +467,13 @@ def _cut_setting(setting: str) -> tuple[list[str], str]:
 
 
 def _setting_value(keys: list[str], text: str) -> object:
-    value = _toml_value(text)
+    value = parse_value(text)
     hint: Any = Config
     for key in keys:
         # the kinds of columns are strings, and whatever no field knows may be one
         hint = _hints_of(hint).get(key) if is_dataclass(hint) else str
     is_bare = hint is not None and not _convert(hint, value)[0] and _convert(hint, text)[0]
     return text if is_bare else value
-
-
-def _toml_value(text: str) -> object:
-    """Return what ``text`` says in TOML, or ``text`` itself where it is no TOML value."""
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except ValueError:  # TOMLDecodeError, or a number of thousands of digits
-        return text
-    return table["value"] if len(table) == 1 else text
 
 
 def _plain(value: object) -> object:
@@ -511,23 +483,6 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _toml_key(key: str) -> str:
-    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if bare else toml_value(key)
-
-
-def toml_value(value: object) -> str:
-    """Return a string, boolean, number or list of those as TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, save that TOML wants one for the delete character, too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
-    return repr(float(value)) if isinstance(value, float) else str(value)  # numpy's float, too
 
 
 @cache

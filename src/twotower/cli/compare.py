@@ -136,6 +136,6 @@ def _slices_table(
 
 
 def _say(value: Any) -> str:
-    from twotower.config import toml_value
+    from twotower.toml import toml_value
 
     return "" if value is None else toml_value(value)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from twotower.config import Config, read_toml, toml_value
+from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side
@@ -38,6 +38,7 @@ from twotower.serving.files import (
     sha256,
     write_arrow,
 )
+from twotower.toml import read_toml, toml_value
 from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary
 

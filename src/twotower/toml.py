@@ -1,0 +1,52 @@
+"""TOML: a file or one value read, a key or one value written."""
+
+import json
+import tomllib
+from pathlib import Path
+
+from twotower.errors import ConfigError
+
+
+def read_toml(path: str | Path) -> dict[str, object]:
+    """Return the table that a TOML file holds.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows writes a mark
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"--config must be a file, got {str(path)!r}, which is missing."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {str(path)!r} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config {str(path)!r} must be TOML: {error}.") from error
+
+
+def parse_value(text: str) -> object:
+    """Return what ``text`` says in TOML, or ``text`` itself where it is no TOML value."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except ValueError:  # TOMLDecodeError, or a number of thousands of digits
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def toml_key(key: str) -> str:
+    """Return a key as TOML, in quotes where it needs them."""
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else toml_value(key)
+
+
+def toml_value(value: object) -> str:
+    """Return a string, boolean, number or list of those as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, save that TOML wants one for the delete character, too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
+    return repr(float(value)) if isinstance(value, float) else str(value)  # numpy's float, too
