@@ -242,7 +242,7 @@ class TestEvaluate:
     def test_people_get_a_line_a_method_and_what_it_means(self, tiny_bundle: Path) -> None:
         out = " ".join(ask(tiny_bundle, "evaluate", "--slice-by", "activity").out.split())
         assert "300 test queries, all 200 items, seen removed" in out
-        for words in ("two-tower", "EASE with decay", "first 10", "hit_rate", "beyond accuracy"):
+        for words in ("two-tower", "EASE with decay", "first 10", "hit rate", "popularity bias"):
             assert words in out
         assert "activity: " in out
         assert "The model " in out

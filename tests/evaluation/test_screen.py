@@ -30,8 +30,8 @@ def figures(tiny_trained: Trained) -> dict[str, Any]:
 
 
 def line_of(text: str, start: str) -> list[str]:
-    line = next(line for line in text.splitlines() if line.startswith(f"│ {start} "))
-    return [cell.strip() for cell in line.strip("│").split("│")]
+    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
+    return next(cells for cells in lines if cells[0] == start)
 
 
 class TestFiguresTable:
@@ -72,12 +72,24 @@ class TestAllFigures:
             "first 10",
             "first 20",
             "first 100",
-            "beyond accuracy",
+            "first 10, else",
+            "95 % interval of",
         ]
         assert text_of(*tables).count("300 test queries") == 1
         first = text_of(tables[1])
         assert line_of(first, "two-tower")[1] == f"{figures['model']['hit_rate@20']:.4f}"
-        assert "coverage@10" in text_of(tables[3])
+        assert "popularity bias" in text_of(tables[3])
+        low, high = figures["intervals"]["ease"]["ndcg@20"][1:]
+        assert line_of(text_of(tables[4]), "EASE with decay")[2] == f"{low:.4f} to {high:.4f}"
+
+    def test_nothing_is_cut_off_in_eighty_columns(self, figures: dict[str, Any]) -> None:
+        screen = Console(file=StringIO(), width=80)
+        for table in all_figures_tables(figures):
+            screen.print(table)
+        assert isinstance(screen.file, StringIO)
+        text = screen.file.getvalue()
+        assert "…" not in text
+        assert text.count("ItemKNN with decay") == 5
 
 
 class TestSlices:

@@ -37,31 +37,36 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
 
 
 def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
-    """Return every figure: a table a cut-off, then what is beyond accuracy; a line a method."""
+    """Return every figure: a table a cut-off, what is beyond accuracy, intervals; a line a method."""
     groups: dict[str, list[str]] = {}
     for metric in figures["model"]:
         name, _, k = metric.partition("@")
-        title = f"first {k}" if name in METRICS else "beyond accuracy"
+        title = f"first {k}" if name in METRICS else "labelled pairs"
+        if k and name not in METRICS:
+            title = f"first {k}, else"
         groups.setdefault(title, []).append(metric)
     tables: list[Table] = []
     for title, metrics in groups.items():
-        table = Table(title, title_justify="left", title=None if tables else _title(figures))
-        is_ranking = title.startswith("first")
+        # Without padding at the edges it fits 80 columns.
+        table = Table(title, title_justify="left", pad_edge=False)
+        table.title = None if tables else _title(figures)
         for metric in metrics:
-            name = metric.partition("@")[0]
-            table.add_column(name if is_ranking else metric)
-            if name == "ndcg":
-                table.add_column("95 % interval")
+            table.add_column(metric.partition("@")[0].replace("_", " "))
         for method in _run(figures):
-            cells = []
-            for metric in metrics:
-                cells.append(_say(figures[method].get(metric)))
-                if metric.startswith("ndcg@"):
-                    _, low, high = figures["intervals"][method][metric]
-                    cells.append(f"{low:.4f} to {high:.4f}")
+            cells = (_say(figures[method].get(metric)) for metric in metrics)
             table.add_row(METHODS[method], *cells)
         tables.append(table)
-    return tables
+    return [*tables, _intervals_table(figures)]
+
+
+def _intervals_table(figures: Mapping[str, Any]) -> Table:
+    """Return the intervals of NDCG: a line a method, a column a cut-off."""
+    metrics = [metric for metric in figures["model"] if metric.startswith("ndcg@")]
+    table = Table("95 % interval of", *metrics, title_justify="left")
+    for method in _run(figures):
+        ends = (figures["intervals"][method][metric][1:] for metric in metrics)
+        table.add_row(METHODS[method], *(f"{low:.4f} to {high:.4f}" for low, high in ends))
+    return table
 
 
 def slices_table(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> Table:
