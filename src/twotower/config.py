@@ -23,6 +23,34 @@ from twotower.toml import parse_value, read_toml, toml_key, toml_value
 
 FeatureKind = Literal["id", "categorical", "tags", "number", "time", "vector", "shown"]
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
+LossKind = Literal[
+    "auto",
+    "softmax",
+    "symmetric",
+    "softmax-at-k",
+    "bpr",
+    "bpr-max",
+    "hinge",
+    "triplet",
+    "bce",
+    "gbce",
+    "contrastive",
+    "ccl",
+    "directau",
+]
+NegativesKind = Literal[
+    "auto",
+    "all",
+    "in-batch",
+    "uniform",
+    "popularity",
+    "mixed",
+    "per-query",
+    "hard",
+    "memory",
+    "impressions",
+    "labels",
+]
 
 
 def _check(problems: list[str], ok: bool, name: str, rule: str, value: object) -> None:
@@ -73,6 +101,8 @@ class DataConfig:
     """Column of 0/1 labels, or of ratings."""
     weight_column: str | None = None
     """Column of counts or weights, above 0."""
+    impressions_column: str | None = None
+    """Column of the items that were shown beside the taken one: a list, or a string with a separator."""
     weight_scale: Literal["auto", "linear", "log"] = "auto"
     """What a weight w counts for: w, or ln(1 + w); ``auto`` is log where one event would outweigh 100."""
     positive_threshold: float | None = None
@@ -170,6 +200,8 @@ class TowersConfig:
     """``cosine`` normalises both outputs."""
     temperature: float | None = None
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
+    temperature_end: float | None = None
+    """Where a stated temperature goes to over the epochs, evenly in its logarithm; without it it stays."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -183,10 +215,13 @@ class TowersConfig:
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
             _check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
-        t = self.temperature
-        _check(
-            problems, t is None or 0 < t < float("inf"), "temperature", "be finite and above 0", t
-        )
+        for name in ("temperature", "temperature_end"):
+            t = getattr(self, name)
+            ok = t is None or 0 < t < float("inf")
+            _check(problems, ok, name, "be finite and above 0", t)
+        if self.temperature is None:
+            end, rule = self.temperature_end, "stand beside a temperature that it starts from"
+            _check(problems, end is None, "temperature_end", rule, end)
         _raise(problems)
 
 
@@ -194,27 +229,53 @@ class TowersConfig:
 class LossConfig:
     """``[loss]``: what is minimised, and against which negatives."""
 
-    kind: Literal["auto", "softmax", "bce", "contrastive"] = "auto"
+    kind: LossKind = "auto"
     """``auto`` is softmax."""
-    negatives: Literal["auto", "all", "in-batch", "uniform", "mixed", "labels"] = "auto"
+    negatives: NegativesKind = "auto"
     """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed; for the others
-    uniform. ``labels`` takes the table's own 0 labels and samples nothing."""
+    uniform. ``labels`` takes the table's own 0 labels and samples nothing; ``impressions`` takes what
+    was shown beside the item."""
     num_negatives: int = 1024
-    """Items drawn a batch by ``uniform`` and ``mixed``."""
+    """Items drawn a batch by ``uniform``, ``popularity``, ``mixed`` and ``hard``, a query by ``per-query``."""
+    popularity_power: float = 0.75
+    """Power of an item's share of the events by which ``popularity`` draws; 0 is uniform."""
+    hard_share: float = 0.5
+    """Share of ``num_negatives`` that ``hard`` mines from the index; the others are uniform."""
+    hard_margin: float = 0.1
+    """A mined item that scores above (1 - this) of the own item may be a false negative: not taken."""
+    memory_batches: int = 4
+    """Earlier batches whose items ``memory`` remembers."""
     correct_log_q: bool = True
     """Subtract the log of the probability with which an item is proposed as a negative."""
+    frequencies: Literal["counts", "stream"] = "counts"
+    """Where that probability comes from: counts of the table, or an estimate over the stream of batches."""
     mask_known: bool = True
     """Leave items of the query's own history out of its negatives."""
+    label_smoothing: float = 0.0
+    """Share of softmax's target that is spread evenly over the negatives."""
+    top_k: int = 10
+    """Ranks that ``softmax-at-k`` is about."""
     margin: float = 0.5
-    """Distance beyond which the contrastive loss lets negatives be."""
+    """How far ``hinge``, ``triplet``, ``contrastive`` and ``ccl`` want negatives to be."""
+    calibration: float = 0.75
+    """How far ``gbce`` takes the overconfidence of sampling back: 0 is bce, 1 all of it."""
+    uniformity: float = 1.0
+    """Weight that ``directau`` gives to spreading vectors out, against drawing matches together."""
 
     def __post_init__(self) -> None:
         _check_types(self)
         problems: list[str] = []
-        n = self.num_negatives
-        _check(problems, n >= 1, "num_negatives", "be at least 1", n)
-        margin = self.margin
-        _check(problems, 0 < margin < float("inf"), "margin", "be finite and above 0", margin)
+        for name in ("num_negatives", "memory_batches", "top_k"):
+            _check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        for name in ("margin", "uniformity"):
+            value = getattr(self, name)
+            _check(problems, 0 < value < float("inf"), name, "be finite and above 0", value)
+        for name in ("popularity_power", "hard_share", "calibration"):
+            value = getattr(self, name)
+            _check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)
+        for name in ("hard_margin", "label_smoothing"):
+            value = getattr(self, name)
+            _check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
         _raise(problems)
 
 
@@ -234,6 +295,20 @@ class TrainingConfig:
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: float = 0.006
     """Step size."""
+    table_optimizer: Literal["auto", "adam", "adagrad"] = "auto"
+    """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
+    number a row, where a table holds more than 64 million numbers."""
+    table_learning_rate: float | None = None
+    """Step size of those tables; without it the same."""
+    warmup_steps: int = 0
+    """Steps over which the step size rises from 0."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the step size falls to 0 until the last of ``epochs``."""
+    clip_norm: float | None = None
+    """Greatest norm of all gradients together; without it they are left as they are."""
+    encode_size: int | None = None
+    """Queries and items that are encoded at once, gradients exact all the same: memory for a second pass;
+    without it a batch is encoded whole."""
     weight_decay: float = 0.1
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
     temperature, or sparsely updated tables."""
@@ -249,11 +324,15 @@ class TrainingConfig:
         problems: list[str] = []
         for name in ("epochs", "patience"):
             _check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("batch_size", "threads"):
+        for name in ("batch_size", "encode_size", "threads"):
             value = getattr(self, name)
             _check(problems, value is None or value >= 1, name, "be at least 1", value)
-        rate = self.learning_rate
-        _check(problems, 0 < rate < float("inf"), "learning_rate", "be finite and above 0", rate)
+        steps = self.warmup_steps
+        _check(problems, steps >= 0, "warmup_steps", "be at least 0", steps)
+        for name in ("learning_rate", "table_learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            ok = value is None or 0 < value < float("inf")
+            _check(problems, ok, name, "be finite and above 0", value)
         decay = self.weight_decay
         _check(
             problems, 0 <= decay < float("inf"), "weight_decay", "be finite and at least 0", decay

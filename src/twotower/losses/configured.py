@@ -1,5 +1,6 @@
 """What the settings of the loss ask for: who the negatives are, and who of them is none."""
 
+import torch
 from torch import Tensor
 
 from twotower.config import LossConfig
@@ -13,7 +14,6 @@ from twotower.losses.negatives import (
     Sampler,
     Uniform,
 )
-from twotower.losses.softmax import either
 
 
 def sampler_of(config: LossConfig, train_items: Tensor, log_p: Tensor) -> Sampler:
@@ -45,7 +45,7 @@ def hidden_by(
     history_rows: Tensor | None,
     num_item_rows: int,
 ) -> Tensor | None:
-    """Return which candidates are no negatives by the settings: ``(B, N)`` bool, or None.
+    """Return where candidates stand that are no negatives by the settings: ``(B, H)`` int64, or None.
 
     Args:
         config: With no ``auto`` left.
@@ -54,10 +54,9 @@ def hidden_by(
         history_rows: ``(B, L)`` int64, what the queries are known to like besides, or None.
         num_item_rows: Rows of the item vocabulary.
     """
-    hidden = None
+    hidden = []
     if config.negatives in ("in-batch", "mixed") and not config.correct_log_q:
-        hidden = accidental_hits(candidates, item_rows)
+        hidden.append(accidental_hits(candidates, item_rows, num_item_rows))
     if config.mask_known and history_rows is not None:
-        known = known_positives(candidates, history_rows, item_rows, num_item_rows)
-        hidden = either(hidden, known)
-    return hidden
+        hidden.append(known_positives(candidates, history_rows, item_rows, num_item_rows))
+    return torch.cat(hidden, dim=1) if hidden else None

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from twotower.losses.negatives import Candidates
-from twotower.losses.pointwise import negative_shares, weighted_mean
+from twotower.losses.pointwise import weighted_mean
+from twotower.losses.scores import score
 from twotower.losses.softmax import check_shapes
 
 # Below this squared distance the distance is constant: its slope has no limit at 0.
@@ -53,7 +54,8 @@ class ContrastiveLoss:
             item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
             candidates: What the queries are compared with.
             temperature: Not used: a distance has a margin instead.
-            hidden: ``(B, N)`` bool, candidates to leave out beside those of ``candidates.hidden``.
+            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
+                with fewer repeats the place of its own item. None hides nothing.
             weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
             labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
 
@@ -65,14 +67,14 @@ class ContrastiveLoss:
             query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
         )
         queries, items = normalize(query_vectors, dim=1), normalize(item_vectors, dim=1)
-        squared = (2 - 2 * queries @ items.T).clamp_min(LEAST_SQUARED_DISTANCE)
+        scores = score(queries, items, candidates, hidden)
+        squared = (2 - 2 * scores.dots).clamp_min(LEAST_SQUARED_DISTANCE)
         apart = (self.margin - squared.sqrt()).clamp_min(0).square() / 2  # (B, N)
         # The own pair is taken from the vectors: 2 - 2 cos is inexact for near ones.
         own_distances = torch.linalg.vector_norm(queries - items[positions], dim=1)
-        shares = negative_shares(candidates, len(queries), hidden).to(apart.dtype)
         targets = torch.ones_like(own_distances) if labels is None else labels.to(apart.dtype)
         own = _pair_losses(own_distances, targets, self.margin)
-        return weighted_mean(own + targets * (apart * shares).sum(1), weights)
+        return weighted_mean(own + targets * (apart * scores.negative_shares()).sum(1), weights)
 
 
 def contrastive_loss(

@@ -12,11 +12,31 @@ Source: Bengio & Senécal, IEEE TNN 2008, section III (importance sampling of th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The positives of a batch, which a sampler finds negatives for.
+
+    Args:
+        item_rows: ``(B,)`` int64 row of each query's own item.
+        query_rows: ``(B,)`` int64, or None where it is not known who asks.
+        impression_rows: ``(B, M)`` int64 items that were shown beside the own one and not taken,
+            ``PADDING_ROW`` where padded; None without such a column.
+    """
+
+    item_rows: Tensor
+    query_rows: Tensor | None = None
+    impression_rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.item_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +48,25 @@ class Candidates:
         positions: ``(B,)`` int64 in ``0..N-1``: where each query's own item stands.
         log_q: ``(N,)`` or ``(B, N)`` float32 natural log of the probability, or of the expected
             number of times, that the sampler proposes the item, up to one shared constant. None
-            where that is equal for all.
-        hidden: ``(B, N)`` bool, which candidates are not meant as a negative of that query. None
-            where all are.
+            where that is equal for all. Beside ``columns``, ``(N,)`` or ``(B, n)``.
+        never: ``(N,)`` bool, candidates that are nobody's negative: they stand here as some query's
+            own item only. None where all may be.
+        columns: ``(B, n)`` int64 places in ``0..N-1``: the candidates of each query alone, its own item
+            first. None where all queries share all.
+        stored: ``(M, d)`` float vectors of the last ``M`` candidates, which were encoded in earlier
+            batches; None where all are to be encoded.
+        query_rows: ``(B,)`` int64 who asks, for a loss that also compares an item with queries.
+        query_log_q: ``(B,)`` float32 the same as ``log_q`` for the queries of the batch.
     """
 
     item_rows: Tensor
     positions: Tensor
     log_q: Tensor | None = None
-    hidden: Tensor | None = None
+    never: Tensor | None = None
+    columns: Tensor | None = None
+    stored: Tensor | None = None
+    query_rows: Tensor | None = None
+    query_log_q: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of candidates."""
@@ -44,10 +74,14 @@ class Candidates:
 
 
 class Sampler(Protocol):
-    """Proposes the candidates of a batch."""
+    """Proposes the candidates of a batch.
 
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:
-        """Return the candidates of a batch whose own items are ``item_rows``, ``(B,)`` int64."""
+    This is also the seam for negatives that come from elsewhere, such as another process: what it
+    returns is all that a loss knows of them.
+    """
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return the candidates of a batch."""
         ...
 
 
@@ -92,8 +126,9 @@ class AllItems:
         self._position_of = item_rows.new_full((int(item_rows.max()) + 1,), -1)
         self._position_of[item_rows] = torch.arange(len(item_rows), device=item_rows.device)
 
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Return the whole catalogue, in the catalogue's order."""
+        item_rows = pairs.item_rows
         inside = item_rows < len(self._position_of)
         positions = self._position_of[torch.where(inside, item_rows, 0)]
         absent = ~inside | (positions < 0)
@@ -127,8 +162,9 @@ class InBatch:
         self._log_p = log_p
         self._distinct = distinct
 
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Return the batch's own items."""
+        item_rows = pairs.item_rows
         unseen = self._log_p[item_rows] == -math.inf
         if unseen.any():
             raise ValueError(
@@ -146,10 +182,10 @@ class Uniform:
     """Items drawn evenly from the catalogue are the negatives, shared by the whole batch.
 
     The candidates are the distinct items among the draws and the queries' own. A query's negatives
-    are the draws alone: an item that is here only because it is another query's own is hidden,
-    since it came by popularity. ``log_q`` is None: all sets of drawn items of one size are equally
-    likely, and an own item that was also drawn stands once, so the candidates alone say nothing
-    about which of them is the own. (Counting the own item as certain and each draw as ``I / num``
+    are the draws alone: an item that is here only because it is another query's own is nobody's
+    negative, since it came by popularity. ``log_q`` is None: all sets of drawn items of one size are
+    equally likely, and an own item that was also drawn stands once, so the candidates alone say
+    nothing about which of them is the own. (Counting the own item as certain and each draw as ``I / num``
     items estimates the full softmax's denominator without bias, but not its logarithm: it is right
     only as ``num`` grows.)
 
@@ -167,16 +203,13 @@ class Uniform:
         self._item_rows = item_rows
         self._num = num
 
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:
-        """Return the distinct items among ``item_rows`` and ``num`` draws, ordered by row."""
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return the distinct items among the own ones and ``num`` draws, ordered by row."""
         drawn = _draw(self._item_rows, self._num, generator)
-        rows, places = _distinct(torch.cat([item_rows, drawn]))
-        positions = places[: len(item_rows)]
-        not_drawn = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        not_drawn[places[len(item_rows) :]] = False
-        hidden = not_drawn.repeat(len(item_rows), 1)  # (B, N)
-        hidden[torch.arange(len(item_rows), device=rows.device), positions] = False
-        return Candidates(rows, positions, hidden=hidden)
+        rows, places = _distinct(torch.cat([pairs.item_rows, drawn]))
+        never = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        never[places[len(pairs) :]] = False
+        return Candidates(rows, places[: len(pairs)], never=never)
 
 
 class Mixed:
@@ -208,8 +241,9 @@ class Mixed:
         self._num = num
         self._distinct = distinct
 
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return the batch's own items and ``num`` draws."""
+        item_rows = pairs.item_rows
         batch, share = len(item_rows), 1 / len(self._item_rows)
         rows = torch.cat([item_rows, _draw(self._item_rows, self._num, generator)])
         if self._distinct:
@@ -220,18 +254,42 @@ class Mixed:
         return Candidates(rows, torch.arange(batch, device=rows.device), expected.log())
 
 
+class BothSides:
+    """Another sampler's candidates, with the query side's ``log_q`` for losses of both directions.
+
+    A batch draws its queries by their share of the events, as it draws its items.
+
+    Args:
+        sampler: Of the items.
+        query_log_p: ``(num_query_rows,)`` float32 log of each query's share of training, from
+            ``log_frequency``; None where each event asks anew, as with a history, so that all are
+            equally likely.
+    """
+
+    def __init__(self, sampler: Sampler, query_log_p: Tensor | None) -> None:
+        self._sampler = sampler
+        self._query_log_p = query_log_p
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return the candidates, with who asks."""
+        log_q = None
+        if self._query_log_p is not None and pairs.query_rows is not None:
+            log_q = self._query_log_p[pairs.query_rows]
+        candidates = self._sampler(pairs, generator)
+        return replace(candidates, query_rows=pairs.query_rows, query_log_q=log_q)
+
+
 class OwnItems:
     """Nothing is sampled: each query is scored against its own item only, whose label decides.
 
     For losses of pairs on a table that has its own negatives.
     """
 
-    def __call__(self, item_rows: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
-        """Return the batch's own items, every other one hidden."""
-        num = len(item_rows)
-        positions = torch.arange(num, device=item_rows.device)
-        hidden = ~torch.eye(num, dtype=torch.bool, device=item_rows.device)
-        return Candidates(item_rows, positions, hidden=hidden)
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+        """Return the batch's own items, none of which is a negative."""
+        num, device = len(pairs), pairs.item_rows.device
+        never = torch.ones(num, dtype=torch.bool, device=device)
+        return Candidates(pairs.item_rows, torch.arange(num, device=device), never=never)
 
 
 def _log_presence(log_p: Tensor, batch: int, num: int = 0, share: float = 0.0) -> Tensor:

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from twotower.losses.negatives import Candidates
-from twotower.losses.softmax import check_shapes, check_temperature, either
+from twotower.losses.scores import score
+from twotower.losses.softmax import check_shapes, check_temperature
 
 
 class BCELoss:
@@ -39,7 +40,8 @@ class BCELoss:
             item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
             candidates: What the queries are scored against.
             temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, N)`` bool, candidates to leave out beside those of ``candidates.hidden``.
+            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
+                with fewer repeats the place of its own item. None hides nothing.
             weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
             labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
 
@@ -52,12 +54,11 @@ class BCELoss:
             query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
         )
         check_temperature(temperature)
-        logits = query_vectors @ item_vectors.T / temperature  # (B, N)
-        own_logits = logits.gather(1, positions[:, None]).squeeze(1)
-        shares = negative_shares(candidates, len(query_vectors), hidden).to(logits.dtype)
-        targets = torch.ones_like(own_logits) if labels is None else labels.to(logits.dtype)
+        scores = score(query_vectors, item_vectors, candidates, hidden)
+        own_logits = scores.own / temperature
+        targets = torch.ones_like(own_logits) if labels is None else labels.to(own_logits.dtype)
         own = binary_cross_entropy_with_logits(own_logits, targets, reduction="none")
-        negatives = (softplus(logits) * shares).sum(1)
+        negatives = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
         return weighted_mean(own + targets * negatives, weights)
 
 
@@ -79,30 +80,6 @@ def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> T
             raise ValueError(f"{name} must be {tuple(logits.shape)}, got {tuple(tensor.shape)}.")
     losses = binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return weighted_mean(losses, weights)
-
-
-def negative_shares(candidates: Candidates, batch: int, hidden: Tensor | None) -> Tensor:
-    """Return the weight of each candidate in its query's mean over negatives: ``(B, N)`` float.
-
-    Shares are proportional to ``1 / q`` among the candidates that are neither hidden nor the
-    query's own, and sum to 1 a query; all are 0 for a query without any.
-
-    Args:
-        candidates: ``N`` candidates.
-        batch: ``B``, the number of queries.
-        hidden: ``(B, N)`` bool, candidates to leave out beside those of ``candidates.hidden``.
-    """
-    left_out = either(candidates.hidden, hidden)
-    left_out = (
-        torch.zeros((batch, len(candidates)), dtype=torch.bool, device=candidates.positions.device)
-        if left_out is None
-        else left_out
-    ).scatter(1, candidates.positions[:, None], True)
-    scores = candidates.item_rows.new_zeros(left_out.shape, dtype=torch.float32)
-    if candidates.log_q is not None:
-        scores = scores - candidates.log_q
-    # A row without negatives is all -inf, whose softmax is NaN: such a query has nothing to weigh.
-    return scores.masked_fill(left_out, -torch.inf).softmax(1).nan_to_num(0.0)
 
 
 def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:

@@ -39,7 +39,8 @@ class SoftmaxLoss:
             item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
             candidates: What the queries are scored against.
             temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, N)`` bool, candidates to leave out beside those of ``candidates.hidden``.
+            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
+                with fewer repeats the place of its own item. None hides nothing.
             weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
             labels: ``(B,)`` 0 or 1, all of which must be 1; None says the same.
 
@@ -59,7 +60,8 @@ class SoftmaxLoss:
             positions,
             temperature=temperature,
             log_q=candidates.log_q,
-            hidden=either(candidates.hidden, hidden),
+            never=candidates.never,
+            hidden=hidden,
             weights=weights,
         )
 
@@ -71,6 +73,7 @@ def softmax_loss(
     *,
     temperature: float | Tensor = 1.0,
     log_q: Tensor | None = None,
+    never: Tensor | None = None,
     hidden: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
@@ -87,7 +90,8 @@ def softmax_loss(
         positions: ``(B,)`` int64 in ``0..N-1``, the own item of each query; it is never hidden.
         temperature: Divisor of the dot products, above 0; a tensor of one value gets a gradient.
         log_q: ``(N,)`` or ``(B, N)`` float, not differentiated; None is 0.
-        hidden: ``(B, N)`` bool, candidates that a query is not scored against.
+        never: ``(N,)`` bool, candidates that no query is scored against.
+        hidden: ``(B, H)`` int64 places of candidates that a query is not scored against.
         weights: ``(B,)`` float, at least 0 and not all 0, not differentiated; None is 1.
 
     Raises:
@@ -107,6 +111,7 @@ def softmax_loss(
         temperature,
         positions,
         log_q,
+        never,
         hidden,
         weights,
         torch.is_grad_enabled(),
@@ -123,6 +128,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         temperature: float | Tensor,
         positions: Tensor,
         log_q: Tensor | None,
+        never: Tensor | None,
         hidden: Tensor | None,
         weights: Tensor | None,
         grad_enabled: bool,
@@ -147,8 +153,11 @@ class _ChunkedSoftmax(torch.autograd.Function):
             if log_q is not None:
                 logits.sub_(log_q if log_q.ndim == 1 else log_q[part])
             own_logits = logits.gather(1, own)
+            if never is not None:
+                logits.masked_fill_(never, -math.inf)
             if hidden is not None:
-                logits.masked_fill_(hidden[part], -math.inf)
+                logits.scatter_(1, hidden[part], -math.inf)
+            if never is not None or hidden is not None:
                 logits.scatter_(1, own, own_logits)  # the own item stays: no row is all -inf
             highest = logits.amax(1, keepdim=True)
             probs = torch.softmax(logits, 1, out=probs_buffer[: len(own)])
@@ -173,14 +182,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
             grad * grad_outputs[0] if needed else None
             for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
         ]
-        return (*grads, None, None, None, None, None)
-
-
-def either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Return where one mask or the other is set; None is a mask of nothing."""
-    if first is None or second is None:
-        return second if first is None else first
-    return first | second
+        return (*grads, None, None, None, None, None, None)
 
 
 def check_temperature(temperature: float | Tensor) -> None:
@@ -208,7 +210,7 @@ def check_shapes(
         query_vectors: ``(B, d)``, ``B`` at least 1.
         item_vectors: ``(N, d)``.
         positions: ``(B,)``.
-        **others: ``hidden``: ``(B, N)``; any other: ``(B,)``; each may be None.
+        **others: ``hidden``: ``(B, H)``; any other: ``(B,)``; each may be None.
 
     Raises:
         ValueError: A shape is another.
@@ -220,9 +222,16 @@ def check_shapes(
             f"query_vectors and item_vectors must be equally wide, "
             f"got {query_vectors.shape[1]} and {item_vectors.shape[1]}."
         )
-    batch, num = len(query_vectors), len(item_vectors)
+    batch = len(query_vectors)
     for name, tensor in {"positions": positions, **others}.items():
-        shape = (batch, num) if name == "hidden" else (batch,)
+        if name == "hidden" and tensor is not None:
+            if tensor.ndim != 2 or len(tensor) != batch or tensor.dtype != torch.int64:
+                raise ValueError(
+                    f"hidden must be ({batch}, H) int64 places among the candidates, got "
+                    f"{tuple(tensor.shape)} {tensor.dtype}."
+                )
+            continue
+        shape = (batch,)
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}.")
 

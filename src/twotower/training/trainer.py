@@ -19,7 +19,7 @@ from twotower.features.histories import since_first
 from twotower.features.transforms import SideTransforms
 from twotower.losses.configured import hidden_by, sampler_of
 from twotower.losses.geometry import ContrastiveLoss
-from twotower.losses.negatives import Candidates, log_frequency
+from twotower.losses.negatives import Candidates, Pairs, log_frequency
 from twotower.losses.pointwise import BCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.runtime import choose_device, choose_threads, torch_generator
@@ -216,7 +216,8 @@ class Trainer:
         """Return the loss of one batch, a scalar with gradients."""
         item_rows = self._tensor(batch.item_rows).long()
         labels = None if batch.labels is None else self._tensor(batch.labels)
-        candidates = self.sampler(item_rows, generator)
+        pairs = Pairs(item_rows, self._tensor(batch.query_rows).long())
+        candidates = self.sampler(pairs, generator)
         known = None
         if batch.history_rows is not None:
             known = self._tensor(batch.history_rows).long()

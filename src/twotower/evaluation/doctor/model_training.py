@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,9 @@ from twotower.evaluation.doctor.model_findings import (
     LOSS_AT_POPULARITY,
 )
 from twotower.losses.configured import hidden_by, sampler_of
-from twotower.losses.negatives import Candidates, Sampler, log_frequency
+from twotower.losses.negatives import Candidates, Pairs, Sampler, log_frequency
 from twotower.losses.pointwise import BCELoss
-from twotower.losses.softmax import SoftmaxLoss, either
+from twotower.losses.softmax import SoftmaxLoss
 from twotower.serving.bundle import Contents
 
 Counts = npt.NDArray[np.float32]
@@ -105,7 +106,7 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
     num_false = num_negatives = 0
     for batch in _first(batches.epoch(0), _BATCHES):
         item_rows = torch.from_numpy(batch.item_rows.astype(np.int64))
-        candidates = _of_first_queries(sampler(item_rows, generator))
+        candidates = _of_first_queries(sampler(Pairs(item_rows), generator))
         own = item_rows[:_QUERIES]
         history = None
         if batch.history_rows is not None:
@@ -128,21 +129,18 @@ def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float,
     totals = np.zeros(2)
     for _ in range(_BATCHES):
         drawn = torch.from_numpy(rng.choice(len(shares), batch_size, p=shares))
-        candidates = _of_first_queries(sampler(drawn, generator))
+        candidates = _of_first_queries(sampler(Pairs(drawn), generator))
+        hits = None
         if not config.correct_log_q:
             own = drawn[:_QUERIES]
-            hits = _hidden(config, candidates, own, None, len(shares))
-            candidates = Candidates(
-                candidates.item_rows,
-                candidates.positions,
-                hidden=hits.scatter(1, candidates.positions[:, None], False),
-            )
+            hits = hidden_by(config, candidates, own, None, len(shares))
+            candidates = replace(candidates, log_q=None)
         queries = torch.ones(len(candidates.positions), 1)
         items = logs[candidates.item_rows]
         with torch.no_grad():
             totals += (
-                float(loss(queries, 0 * items, candidates)),
-                float(loss(queries, items, candidates)),
+                float(loss(queries, 0 * items, candidates, hidden=hits)),
+                float(loss(queries, items, candidates, hidden=hits)),
             )
     chance, popularity = totals / _BATCHES
     return float(chance), float(popularity)
@@ -163,21 +161,17 @@ def _hidden(
 ) -> Tensor:
     """Return which candidates were no negatives in training, the own item among them: ``(B, N)``."""
     hidden = hidden_by(config, candidates, own, history, num_item_rows)
-    hidden = either(candidates.hidden, hidden)
-    if hidden is None:
-        hidden = torch.zeros((len(own), len(candidates)), dtype=torch.bool)
-    return hidden.scatter(1, candidates.positions[:, None], True)
+    is_hidden = torch.zeros((len(own), len(candidates)), dtype=torch.bool)
+    if candidates.never is not None:
+        is_hidden |= candidates.never
+    if hidden is not None:
+        is_hidden.scatter_(1, hidden, True)
+    return is_hidden.scatter_(1, candidates.positions[:, None], True)
 
 
 def _of_first_queries(candidates: Candidates) -> Candidates:
     """Return the same candidates for the batch's first queries alone, which is cheaper to look at."""
-    hidden = candidates.hidden
-    return Candidates(
-        candidates.item_rows,
-        candidates.positions[:_QUERIES],
-        candidates.log_q,
-        None if hidden is None else hidden[:_QUERIES],
-    )
+    return replace(candidates, positions=candidates.positions[:_QUERIES])
 
 
 def _first(batches: Iterator[PairBatch], num: int) -> Iterator[PairBatch]:
