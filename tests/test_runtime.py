@@ -1,10 +1,12 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+from twotower import runtime
 from twotower.errors import ConfigError
-from twotower.runtime import choose_device, choose_threads, torch_generator
+from twotower.runtime import choose_device, choose_precision, choose_threads, torch_generator
 
 
 class TestThreads:
@@ -29,6 +31,29 @@ class TestDevice:
     def test_unknown(self) -> None:
         with pytest.raises(ConfigError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
             choose_device("tpu")
+
+
+class TestPrecision:
+    def test_what_is_stated_is_not_measured(self) -> None:
+        assert choose_precision("float32", torch.device("cpu")) == torch.float32
+        assert choose_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+    def test_auto_does_not_take_bfloat16_where_there_are_no_units_for_it(self) -> None:
+        info = Path("/proc/cpuinfo")
+        if not info.exists() or "bf16" in info.read_text():
+            pytest.skip("only on processors that are known to have none")
+        assert choose_precision("auto", torch.device("cpu")) == torch.float32
+
+    def test_auto_measures_once(self) -> None:
+        first = choose_precision("auto", torch.device("cpu"))
+        measured = runtime._bfloat16_gain.cache_info().misses
+        assert choose_precision("auto", torch.device("cpu")) == first
+        assert runtime._bfloat16_gain.cache_info().misses == measured
+        assert runtime._bfloat16_gain(torch.device("cpu")) > 0
+
+    def test_unknown(self) -> None:
+        with pytest.raises(ConfigError, match=r"precision must be auto, float32 or .* got 'fp8'"):
+            choose_precision("fp8", torch.device("cpu"))
 
 
 class TestGenerator:

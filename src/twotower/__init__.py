@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from twotower.serving.retriever import Retriever as Retriever
     from twotower.training.pipeline import Trained as Trained
     from twotower.training.pipeline import train as train
+    from twotower.training.tune import Tuned as Tuned
+    from twotower.training.tune import tune as tune
 
 _HOME = {
     "BundleError": "errors",
@@ -36,9 +38,11 @@ _HOME = {
     "Recommendations": "serving.answers",
     "Retriever": "serving.retriever",
     "Trained": "training.pipeline",
+    "Tuned": "training.tune",
     "TwoTowerError": "errors",
     "evaluate_bundle": "evaluation.bundles",
     "train": "training.pipeline",
+    "tune": "training.tune",
 }
 
 __all__ = [
@@ -51,10 +55,12 @@ __all__ = [
     "Recommendations",
     "Retriever",
     "Trained",
+    "Tuned",
     "TwoTowerError",
     "__version__",
     "evaluate_bundle",
     "train",
+    "tune",
 ]
 
 

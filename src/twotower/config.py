@@ -5,21 +5,26 @@ A field exists only if it changes something, and its default is written here and
 a field out.
 """
 
-import ast
-import difflib
-import inspect
 import re
-import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
 from twotower.errors import ConfigError
-from twotower.toml import parse_value, read_toml, toml_key, toml_value
+from twotower.settings import (
+    build,
+    check,
+    check_seed,
+    check_types,
+    cut_setting,
+    field_docs,
+    plain,
+    raise_all,
+    setting_value,
+)
+from twotower.toml import read_toml, toml_key, toml_value
 
 FeatureKind = Literal["id", "categorical", "tags", "number", "time", "vector", "shown"]
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
@@ -53,40 +58,6 @@ NegativesKind = Literal[
 ]
 
 
-def _check(problems: list[str], ok: bool, name: str, rule: str, value: object) -> None:
-    if not ok:
-        problems.append(f"{name} must {rule}, got {value!r}")
-
-
-def _check_seed(problems: list[str], seed: int) -> None:
-    _check(problems, 0 <= seed < 2**63, "seed", "be in 0..2**63 - 1", seed)
-
-
-_hints_of: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)
-
-
-def _check_types(section: Any) -> None:
-    """Refuse what a type checker would: a misspelt choice must not pass for another one."""
-    problems: list[str] = []
-    for name, hint in _hints_of(type(section)).items():
-        value = getattr(section, name)
-        _check(problems, _convert(hint, value)[0], name, f"be {_say_type(hint)}", value)
-    _raise(problems)
-
-
-class _SectionError(ConfigError):
-    """All problems of one section, still apart, so that each can get its path."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems) + ".")
-        self.problems = problems
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        raise _SectionError(problems)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """``[data]``: which column is what, and what counts as a positive."""
@@ -101,10 +72,10 @@ class DataConfig:
     """Column of 0/1 labels, or of ratings."""
     weight_column: str | None = None
     """Column of counts or weights, above 0."""
-    impressions_column: str | None = None
-    """Column of the items that were shown beside the taken one: a list, or a string with a separator."""
     weight_scale: Literal["auto", "linear", "log"] = "auto"
     """What a weight w counts for: w, or ln(1 + w); ``auto`` is log where one event would outweigh 100."""
+    impressions_column: str | None = None
+    """Column of the items that were shown beside the taken one: a list, or a string with a separator."""
     positive_threshold: float | None = None
     """Ratings from this one up are positives and the others negatives; without it all are positives."""
     order: Literal["auto", "time", "file", "none"] = "auto"
@@ -115,12 +86,12 @@ class DataConfig:
     """Leave out events without a query or item id instead of refusing the table."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         problems: list[str] = []
         threshold = self.positive_threshold
         finite = threshold is None or abs(threshold) < float("inf")
-        _check(problems, finite, "positive_threshold", "be finite", threshold)
-        _raise(problems)
+        check(problems, finite, "positive_threshold", "be finite", threshold)
+        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,15 +110,15 @@ class FeaturesConfig:
     """A category, tag or id seen in fewer training rows than this is treated as unknown."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         problems: list[str] = []
-        _check(problems, self.min_count >= 1, "min_count", "be at least 1", self.min_count)
+        check(problems, self.min_count >= 1, "min_count", "be at least 1", self.min_count)
         kinds = get_args(FeatureKind)
         for side, table in (("query", self.query), ("item", self.item)):
             for column, kind in table.items():
                 rule = f"be one of {', '.join(kinds)}"
-                _check(problems, kind in kinds, f"{side}.{column}", rule, kind)
-        _raise(problems)
+                check(problems, kind in kinds, f"{side}.{column}", rule, kind)
+        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,15 +136,15 @@ class SplitConfig:
     """Seed of the random choices of a split; apart from the training seed."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         problems: list[str] = []
         for name in ("test_fraction", "valid_fraction"):
             value = getattr(self, name)
-            _check(problems, value is None or 0 < value < 1, name, "be between 0 and 1", value)
+            check(problems, value is None or 0 < value < 1, name, "be between 0 and 1", value)
         total = (self.test_fraction or 0.0) + self.valid_fraction
-        _check(problems, total < 1, "test_fraction + valid_fraction", "stay below 1", total)
-        _check_seed(problems, self.seed)
-        _raise(problems)
+        check(problems, total < 1, "test_fraction + valid_fraction", "stay below 1", total)
+        check_seed(problems, self.seed)
+        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,25 +175,22 @@ class TowersConfig:
     """Where a stated temperature goes to over the epochs, evenly in its logarithm; without it it stays."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         problems: list[str] = []
-        _check(problems, self.dim >= 1, "dim", "be at least 1", self.dim)
+        check(problems, self.dim >= 1, "dim", "be at least 1", self.dim)
         for name in ("query_hidden", "item_hidden"):
             widths = getattr(self, name)
-            _check(problems, all(w >= 1 for w in widths), name, "hold widths of at least 1", widths)
+            check(problems, all(w >= 1 for w in widths), name, "hold widths of at least 1", widths)
         length = self.history_length
-        _check(problems, length >= 1, "history_length", "be at least 1", length)
+        check(problems, length >= 1, "history_length", "be at least 1", length)
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
-            _check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
+            check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
         for name in ("temperature", "temperature_end"):
             t = getattr(self, name)
             ok = t is None or 0 < t < float("inf")
-            _check(problems, ok, name, "be finite and above 0", t)
-        if self.temperature is None:
-            end, rule = self.temperature_end, "stand beside a temperature that it starts from"
-            _check(problems, end is None, "temperature_end", rule, end)
-        _raise(problems)
+            check(problems, ok, name, "be finite and above 0", t)
+        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,7 +204,8 @@ class LossConfig:
     uniform. ``labels`` takes the table's own 0 labels and samples nothing; ``impressions`` takes what
     was shown beside the item."""
     num_negatives: int = 1024
-    """Items drawn a batch by ``uniform``, ``popularity``, ``mixed`` and ``hard``, a query by ``per-query``."""
+    """Items drawn a batch by ``uniform``, ``popularity``, ``mixed`` and ``hard``, a query by
+    ``per-query``."""
     popularity_power: float = 0.75
     """Power of an item's share of the events by which ``popularity`` draws; 0 is uniform."""
     hard_share: float = 0.5
@@ -263,20 +232,20 @@ class LossConfig:
     """Weight that ``directau`` gives to spreading vectors out, against drawing matches together."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         problems: list[str] = []
         for name in ("num_negatives", "memory_batches", "top_k"):
-            _check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+            check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("margin", "uniformity"):
             value = getattr(self, name)
-            _check(problems, 0 < value < float("inf"), name, "be finite and above 0", value)
+            check(problems, 0 < value < float("inf"), name, "be finite and above 0", value)
         for name in ("popularity_power", "hard_share", "calibration"):
             value = getattr(self, name)
-            _check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)
+            check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)
         for name in ("hard_margin", "label_smoothing"):
             value = getattr(self, name)
-            _check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
-        _raise(problems)
+            check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
+        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,28 +289,28 @@ class TrainingConfig:
     """CPU threads; without it OMP_NUM_THREADS where that is set, else one fewer than there are cores."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         problems: list[str] = []
         for name in ("epochs", "patience"):
-            _check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+            check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("batch_size", "encode_size", "threads"):
             value = getattr(self, name)
-            _check(problems, value is None or value >= 1, name, "be at least 1", value)
+            check(problems, value is None or value >= 1, name, "be at least 1", value)
         steps = self.warmup_steps
-        _check(problems, steps >= 0, "warmup_steps", "be at least 0", steps)
+        check(problems, steps >= 0, "warmup_steps", "be at least 0", steps)
         for name in ("learning_rate", "table_learning_rate", "clip_norm"):
             value = getattr(self, name)
             ok = value is None or 0 < value < float("inf")
-            _check(problems, ok, name, "be finite and above 0", value)
+            check(problems, ok, name, "be finite and above 0", value)
         decay = self.weight_decay
-        _check(
+        check(
             problems, 0 <= decay < float("inf"), "weight_decay", "be finite and at least 0", decay
         )
         names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
         ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]*", self.metric) is not None
-        _check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
-        _check_seed(problems, self.seed)
-        _raise(problems)
+        check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
+        check_seed(problems, self.seed)
+        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,7 +332,7 @@ class Config:
             ConfigError: All unknown keys, wrong types and values out of range, each by its path.
         """
         problems: list[str] = []
-        config = _build(Config, table, "", problems)
+        config = build(Config, table, "", problems)
         if problems:
             raise ConfigError("\n".join(problems))
         assert isinstance(config, Config)
@@ -409,7 +378,7 @@ class Config:
         table = self.to_dict()
         problems: list[str] = []
         for setting in settings:
-            keys, text = _cut_setting(setting)
+            keys, text = cut_setting(setting)
             if len(keys) < 2:
                 problems.append(f"--set must be section.field=value, got {setting!r}")
                 continue
@@ -417,10 +386,10 @@ class Config:
             for key in keys[:-1]:
                 inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
             if isinstance(inner, dict):
-                inner[keys[-1]] = _setting_value(keys, text)
+                inner[keys[-1]] = setting_value(Config, keys, text)
             else:
                 problems.append(f"--set must name a field, got {setting!r}, which goes deeper")
-        config = _build(Config, table, "", problems)
+        config = build(Config, table, "", problems)
         if problems:
             raise ConfigError("\n".join(problems))
         assert isinstance(config, Config)
@@ -428,7 +397,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as nested dictionaries, without the fields that are not set."""
-        result = _plain(self)
+        result = plain(self)
         assert isinstance(result, dict)
         return result
 
@@ -437,7 +406,7 @@ class Config:
         lines: list[str] = []
         for section in fields(self):
             value = getattr(self, section.name)
-            docs = _field_docs(typing.cast("Any", type(value))) if comments else {}
+            docs = field_docs(typing.cast("Any", type(value))) if comments else {}
             tables: list[str] = []
             lines.append(f"[{section.name}]")
             for entry in fields(value):
@@ -452,130 +421,3 @@ class Config:
                     lines += [*comment, f"# {entry.name} ="]
             lines += [*tables, ""]
         return "\n".join(lines)
-
-
-def _build(cls: type, table: object, where: str, problems: list[str]) -> object:
-    if not isinstance(table, Mapping):
-        problems.append(f"{where or 'config'} must be a table, got {table!r}")
-        return cls()
-    known = {entry.name: entry for entry in fields(cls)}
-    hints = _hints_of(cls)
-    values: dict[str, object] = {}
-    for key, value in table.items():
-        path = f"{where}.{key}" if where else key
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            problems.append(f"{path}: unknown key; {hint}")
-            continue
-        hint_type = hints[key]
-        if is_dataclass(hint_type):
-            values[key] = _build(typing.cast("type", hint_type), value, path, problems)
-            continue
-        ok, converted = _convert(hint_type, value)
-        if ok:
-            values[key] = converted
-        else:
-            problems.append(f"{path} must be {_say_type(hint_type)}, got {value!r}")
-    try:
-        return cls(**values)
-    except _SectionError as error:
-        problems.extend(f"{where}.{problem}" for problem in error.problems)
-        return cls()
-
-
-def _convert(hint: Any, value: object) -> tuple[bool, object]:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for arg in args:
-            if arg is not type(None):
-                ok, converted = _convert(arg, value)
-                if ok:
-                    return True, converted
-        return value is None and type(None) in args, None
-    if origin is Literal:
-        return value in args and isinstance(value, str), value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        pairs = [_convert(args[0], entry) for entry in value]
-        return all(ok for ok, _ in pairs), tuple(entry for _, entry in pairs)
-    if origin is not None and isinstance(value, Mapping):
-        return all(isinstance(k, str) for k in value), dict(value)
-    if hint is float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return False, None
-        try:
-            return True, float(value)
-        except OverflowError:  # a whole number of more than 308 digits
-            return False, None
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if hint in (str, bool):
-        return isinstance(value, hint), value
-    return False, None
-
-
-def _say_type(hint: Any) -> str:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, args))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_say_type(arg) for arg in args if arg is not type(None))
-    if origin is tuple:
-        return "a list of whole numbers"
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    return names.get(hint, "a table")
-
-
-_KEY = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^.="'][^.=]*)\s*([.=])""")
-
-
-def _cut_setting(setting: str) -> tuple[list[str], str]:
-    """Return the keys and the value of ``section.field=value``; no keys where it is malformed."""
-    keys: list[str] = []
-    start = 0
-    while (found := _KEY.match(setting, start)) is not None:
-        key, separator = found[1].strip(), found[2]
-        quoted = key.startswith(('"', "'"))
-        keys.append(str(parse_value(key)) if quoted else key)
-        start = found.end()
-        if separator == "=":
-            return (keys if all(keys) else []), setting[start:].strip()
-    return [], ""
-
-
-def _setting_value(keys: list[str], text: str) -> object:
-    value = parse_value(text)
-    hint: Any = Config
-    for key in keys:
-        # the kinds of columns are strings, and whatever no field knows may be one
-        hint = _hints_of(hint).get(key) if is_dataclass(hint) else str
-    is_bare = hint is not None and not _convert(hint, value)[0] and _convert(hint, text)[0]
-    return text if is_bare else value
-
-
-def _plain(value: object) -> object:
-    if is_dataclass(value):
-        pairs = ((entry.name, getattr(value, entry.name)) for entry in fields(value))
-        return {name: _plain(inner) for name, inner in pairs if inner is not None}
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-@cache
-def _field_docs(cls: Any) -> dict[str, str]:
-    """Return the strings that stand below each field in the source."""
-    tree = ast.parse(inspect.getsource(cls).strip())
-    body = typing.cast("ast.ClassDef", tree.body[0]).body
-    docs = {}
-    for statement, following in pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-        ):
-            docs[statement.target.id] = str(following.value.value)
-    return docs

@@ -160,6 +160,16 @@ class TestTrain:
         answer = ask_json(sound / "m", "recommend", "--query", "3")
         assert set(answer["items"][0]["columns"]) == {"b", "title", "price"}
 
+    def test_what_was_shown_can_be_stated(self, sound: Path) -> None:
+        header, *rows = events()
+        lines = [f"{row},{place % 5} {place % 3} new" for place, row in enumerate(rows)]
+        write("events.csv", [f"{header},shown", *lines])(sound)
+        stated = ("--set", "data.impressions_column=shown")
+        outcome = train(sound, "--interactions", "events.csv", *stated, "--out", "m")
+        (line,) = [line for line in outcome.out.splitlines() if "impressions" in line]
+        assert [cell.strip() for cell in line.split("│")[1:4]] == ["shown", "impressions", "stated"]
+        assert "no event and no item table has, 'new' the first." in outcome.out
+
     def test_null_ids_are_left_out_on_wish_and_counted(self, sound: Path) -> None:
         write("events.csv", [*events(), ",3,1,1500000000", "3,,1,1500000000"])(sound)
         outcome = train(sound, "--interactions", "events.csv", "--out", "m", "--drop-null-ids")

@@ -1,4 +1,6 @@
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,18 @@ from twotower.data.batches import (
     save_events,
 )
 from twotower.data.dataset import Interactions
+from twotower.features.histories import Histories
 
 Row = tuple[int, int, int]  # query row, item row, label
-COLUMNS = ("query_rows", "item_rows", "history_rows", "history_times", "labels", "weights")
+COLUMNS = (
+    "query_rows",
+    "item_rows",
+    "history_rows",
+    "history_times",
+    "labels",
+    "weights",
+    "impression_rows",
+)
 
 rows_of_events = st.lists(
     st.tuples(st.integers(2, 5), st.integers(2, 7), st.integers(0, 1)), min_size=1, max_size=30
@@ -279,6 +290,90 @@ def test_without_order_each_epoch_draws_other_histories() -> None:
     assert sum(one[place] != other[place] for place in one) > 20
 
 
+# --- impressions ---
+
+
+def showing(rows: list[Row], counts: Sequence[int]) -> Interactions:
+    """Return events of which event ``j`` shows the ``counts[j]`` items from ``100 * j + 2`` on."""
+    shown = [np.arange(count, dtype=np.int32) + 100 * j + 2 for j, count in enumerate(counts)]
+    return replace(events_of(rows), impressions=Histories.of(shown))
+
+
+def test_impressions_of_events_worked_by_hand() -> None:
+    events = showing([(2, 3, 1), (2, 4, 1), (3, 2, 1)], [2, 0, 3])
+    (batch,) = made(events).epoch(0)
+    assert batch.impression_rows is not None
+    assert batch.impression_rows.dtype == np.int32
+    found = dict(zip(places_of(batch), batch.impression_rows.tolist(), strict=True))
+    assert found == {0: [0, 2, 3], 1: [0, 0, 0], 2: [202, 203, 204]}
+    assert all(b.impression_rows is None for b in made(events_of([(2, 3, 1)])).epoch(0))
+
+
+@given(
+    rows=rows_of_events,
+    seed=st.integers(0, 99),
+    cap=st.integers(1, 9),
+    negatives=st.booleans(),
+    on_disk=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_event_comes_with_what_was_shown_beside_it(
+    rows: list[Row],
+    seed: int,
+    cap: int,
+    negatives: bool,
+    on_disk: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    counts = np.random.default_rng(seed).integers(0, 8, len(rows)).tolist()
+    events = showing(rows, counts)
+    if on_disk:
+        folder = tmp_path_factory.mktemp("shown") / "events"
+        save_events(events, folder)
+        events = open_events(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "MAX_IMPRESSIONS", cap)
+        for batch in made(events, batch_size=7, negatives=negatives, seed=seed).epoch(0):
+            assert batch.impression_rows is not None
+            places = places_of(batch)
+            longest = max(counts[place] for place in places)
+            assert batch.impression_rows.shape == (len(batch), min(max(longest, 1), cap))
+            for place, found in zip(places, batch.impression_rows.tolist(), strict=True):
+                shown = [100 * place + 2 + n for n in range(counts[place])]
+                real = [row for row in found if row]
+                assert found == [0] * (len(found) - len(real)) + real
+                assert set(real) <= set(shown)
+                assert len(set(real)) == len(real) == min(len(shown), cap)
+
+
+def test_of_more_impressions_than_fit_each_is_as_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "MAX_IMPRESSIONS", 4)
+    events = showing([(2, 2, 1)] * 20, [11] * 20)
+    counts = np.zeros(11)
+    firsts = set()
+    for epoch in range(100):
+        (batch,) = made(events, batch_size=20, history_length=None).epoch(epoch)
+        assert batch.impression_rows is not None
+        counts += np.bincount((batch.impression_rows.ravel() - 2) % 100, minlength=11)
+        firsts.add(tuple(batch.impression_rows[0] % 100))
+    # Each with 4/11 in 2,000 draws: the standard deviation of a count is 21.5.
+    assert np.abs(counts - 2000 * 4 / 11).max() < 5 * 21.5
+    assert len(firsts) == 11  # each epoch draws anew
+
+
+def test_impressions_resume_exactly_and_change_nothing_else() -> None:
+    rows = [(2 + j // 10, 2 + j % 5, 1) for j in range(40)]
+    events = showing(rows, [60 + j for j in range(40)])
+    whole = list(made(events, ordered=False).epoch(3))
+    rest = list(made(events, ordered=False).epoch(3, start=4))
+    assert all(same(a, b) for a, b in zip(whole[4:], rest, strict=True))
+    assert {b.impression_rows.shape for b in whole if b.impression_rows is not None} == {(4, 64)}
+    without = made(replace(events, impressions=None), ordered=False).epoch(3)
+    assert all(
+        same(replace(a, impression_rows=None), b) for a, b in zip(whole, without, strict=True)
+    )
+
+
 # --- shuffling ---
 
 
@@ -380,6 +475,23 @@ def test_events_come_back_from_disk_without_being_read(tmp_path: Path, labelled:
             assert other.tolist() == column.tolist()
             with pytest.raises(ValueError, match="read-only"):
                 other[0] = 1
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 1], [0, 0, 0]])
+def test_impressions_come_back_from_disk_without_being_read(
+    tmp_path: Path, counts: list[int]
+) -> None:
+    events = showing([(2, 3, 1), (2, 4, 0), (4, 2, 1)], counts)
+    save_events(events, tmp_path / "events")
+    opened = open_events(tmp_path / "events")
+    assert events.impressions is not None
+    assert opened.impressions is not None
+    for name in ("offsets", "item_rows"):
+        column, other = getattr(events.impressions, name), getattr(opened.impressions, name)
+        assert isinstance(other, np.memmap)
+        assert other.dtype == column.dtype
+        assert other.tolist() == column.tolist()
+    assert opened.item_rows.tolist() == events.item_rows.tolist()
 
 
 def test_mapped_events_give_the_same_histories_as_those_in_memory(tmp_path: Path) -> None:

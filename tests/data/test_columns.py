@@ -82,6 +82,7 @@ def test_every_decision_has_a_reason() -> None:
         Role.LABEL: "stated; it holds 3 distinct values from 1 to 3: "
         "ratings, each taken as a positive",
         Role.WEIGHT: "no column is named like a weight",
+        Role.IMPRESSIONS: "it is read only where stated",
     }
 
 
@@ -90,6 +91,24 @@ def test_stated_columns_win_and_are_not_used_twice() -> None:
     roles = find_roles(frame, given={Role.ITEM: "movie_id", Role.WEIGHT: "rating"})
     assert (roles.item, roles.weight, roles.label) == ("movie_id", "rating", None)
     assert roles.label_kind is None
+
+
+def test_what_was_shown_is_read_only_where_stated() -> None:
+    frame = frame_of("user_id", "item_id", "count").with_columns(
+        pl.Series("impressions", [[1], [2], [3]])
+    )
+    roles = find_roles(frame)
+    assert (roles.impressions, roles.weight) == (None, "count")
+    assert find_roles(frame, given={Role.IMPRESSIONS: "impressions"}).impressions == "impressions"
+    roles = find_roles(frame, given={Role.IMPRESSIONS: "count"})  # it has no other role then
+    assert (roles.impressions, roles.weight) == ("count", None)
+    assert roles.decisions[-1].reason == "stated"
+    with pytest.raises(
+        DataError, match=r"--impressions-column must .* got 'shown'; .* 'impressions'"
+    ):
+        find_roles(frame, given={Role.IMPRESSIONS: "shown"})
+    with pytest.raises(DataError, match=r"got 'item_id' for both item and impressions; state"):
+        find_roles(frame, given={Role.ITEM: "item_id", Role.IMPRESSIONS: "item_id"})
 
 
 def test_a_query_is_looked_for_only_where_needed() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ def dataset_of(
         times=np.array(range(len(rows)) if times is None else times, np.float64),
         labels=np.array([row[2] for row in rows], np.float32) if labelled else None,
         weights=np.array([1.0 + row[3] for row in rows], np.float32),
+        impressions=Histories.of(
+            [np.arange(place % 3, dtype=np.int32) + place for place in range(len(rows))]
+        ),
     )
     return Dataset(
         queries=EntityTable(queries, queries.ids.to_frame(), "id"),
@@ -148,6 +152,8 @@ def test_where_keeps_every_column_and_the_owner_of_each_event(
         column: npt.NDArray[Any] = getattr(found, name)
         assert column.tolist() == [getattr(events, name)[place] for place in places]
         assert column.dtype == getattr(events, name).dtype
+    assert found.impressions is not None
+    assert as_lists(found.impressions) == [list(range(p, p + p % 3)) for p in places]
     assert found.offsets.dtype == np.int64
     assert len(found.offsets) == len(events.offsets)
     for row in range(len(found.offsets) - 1):
@@ -162,6 +168,12 @@ def test_parts_are_taken_together_and_in_the_events_order() -> None:
     assert times.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
     assert len(dataset.part(Part.UNUSED)) == 1
     assert len(dataset.part()) == 0
+
+
+def test_without_impressions_there_are_none_in_a_part() -> None:
+    dataset = dataset_of(HAND)
+    plain = replace(dataset.interactions, impressions=None)
+    assert replace(dataset, interactions=plain).part(Part.TEST).impressions is None
 
 
 def test_positives_are_labels_of_1_and_all_where_there_are_no_labels() -> None:

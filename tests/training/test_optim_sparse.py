@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
-from twotower.training.optim import LazyAdam, Optimizers
+from twotower.training.lazy import LazyAdam
+from twotower.training.optim import Optimizers
 
 NUM_ROWS, DIM = 6, 3
 Batch = list[int]
@@ -164,6 +165,33 @@ def test_a_table_without_a_gradient_is_left_alone() -> None:
     assert torch.equal(table.weight.detach(), before)
 
 
+def test_decay_worked_by_hand() -> None:
+    """Rows of 1, lr 0.1, decay 0.5, and no gradient but zeros: 1 - 0.05 a step that touches the row.
+
+    Row 0 is looked up in both steps, and twice in the first: 0.95, then 0.9025. Row 1 once: 0.95.
+    Row 2 never: 1. Were it part of the gradient, Adam would step by the learning rate, to 0.9.
+    """
+    table = nn.Embedding(3, 1, sparse=True)
+    nn.init.ones_(table.weight)
+    optimizer = LazyAdam(table.parameters(), lr=0.1, weight_decay=0.5)
+    for rows in ([0, 0], [0, 1]):
+        optimizer.zero_grad()
+        (table(torch.tensor(rows)) * 0.0).sum().backward()
+        optimizer.step()
+    assert table.weight.flatten().tolist() == pytest.approx([0.9025, 0.95, 1.0])
+
+
+def test_decays_as_adamw_does_where_every_step_touches_every_row() -> None:
+    steps = [list(range(NUM_ROWS)), [*range(NUM_ROWS), 2, 2], list(range(NUM_ROWS))[::-1]]
+    ours, theirs = make_table(), make_table()
+    theirs.sparse = False
+    lazy = LazyAdam(ours.parameters(), lr=0.05, eps=1e-30, weight_decay=0.3)
+    dense = torch.optim.AdamW(theirs.parameters(), lr=0.05, eps=1e-30, weight_decay=0.3)
+    torch.testing.assert_close(
+        train(ours, lazy, steps), train(theirs, dense, steps), rtol=1e-5, atol=1e-6
+    )
+
+
 class Both(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +205,7 @@ def test_optimizers_update_dense_and_sparse_parameters_of_a_model(optimizer: str
     model = Both()
     before = copy.deepcopy(model.state_dict())
     config = TrainingConfig(optimizer=optimizer, learning_rate=0.1)  # type: ignore[arg-type]
-    both = Optimizers(model, config)
+    both = Optimizers(model, config, 9)
     model.layer(model.table(torch.tensor([2, 2, 4]))).sum().backward()
     both.step()
     after = model.state_dict()
@@ -200,10 +228,10 @@ def test_optimizers_go_on_from_a_saved_state() -> None:
     config = TrainingConfig(learning_rate=0.1)
     torch.manual_seed(0)
     model = Both()
-    optimizers = Optimizers(model, config)
+    optimizers = Optimizers(model, config, 9)
     run(model, optimizers, [0, 1])
     other = copy.deepcopy(model)
-    resumed = Optimizers(other, config)
+    resumed = Optimizers(other, config, 9)
     resumed.load_state_dict(copy.deepcopy(optimizers.state_dict()))
     for rows in ([1, 2], [0]):
         run(model, optimizers, rows)

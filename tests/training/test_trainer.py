@@ -104,6 +104,8 @@ def labelled() -> SyntheticTables:
 
 
 COSINE: Settings = {"towers": {"similarity": "cosine"}}
+TWO_EPOCHS: Settings = {"training": {"epochs": 2}}
+SAMPLED: Settings = {"loss": {"negatives": "in-batch"}}
 EVERY_TRIPLE = [
     *(("softmax", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed")),
     *(("bce", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed", "labels")),
@@ -187,13 +189,23 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "id_dropout": ({"towers": {"id_dropout": 0.1}}, 0.5),
         "similarity": ({}, "cosine"),
         "temperature": ({"towers": {"temperature": 1.0}}, 0.5),
+        "temperature_end": ({"towers": {"temperature": 1.0}}, 0.5),
     },
     "loss": {
         "kind": ({"loss": {"negatives": "uniform"}}, "bce"),
         "negatives": ({}, "in-batch"),
         "num_negatives": ({"loss": {"negatives": "uniform"}}, 4),
         "correct_log_q": ({"loss": {"negatives": "in-batch"}}, False),
+        "frequencies": ({"loss": {"negatives": "in-batch"}}, "stream"),
         "mask_known": ({}, False),
+        "popularity_power": ({"loss": {"negatives": "popularity", "num_negatives": 8}}, 0.2),
+        "hard_share": ({"loss": {"negatives": "hard", "num_negatives": 8}, **TWO_EPOCHS}, 0.9),
+        "hard_margin": ({"loss": {"negatives": "hard", "num_negatives": 8}, **TWO_EPOCHS}, 0.9),
+        "memory_batches": ({"loss": {"negatives": "memory"}}, 1),
+        "label_smoothing": ({}, 0.3),
+        "top_k": ({"loss": {"kind": "softmax-at-k"}}, 1),
+        "calibration": ({"loss": {"kind": "gbce", "num_negatives": 4}}, 0.1),
+        "uniformity": ({"loss": {"kind": "directau"}, **COSINE}, 3.0),
         "margin": ({"loss": {"kind": "contrastive"}, **COSINE}, 0.9),
     },
     "training": {
@@ -203,6 +215,12 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "batch_size": ({}, 50),
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
+        "table_optimizer": ({"training": {"table_optimizer": "adam"}, **SAMPLED}, "adagrad"),
+        "table_learning_rate": (SAMPLED, 0.02),
+        "warmup_steps": ({}, 5),
+        "decay": ({}, "cosine"),
+        "clip_norm": ({}, 0.01),
+        "encode_size": ({"towers": {"dropout": 0.5}}, 7),
         "weight_decay": ({}, 0.3),
         "seed": ({}, 9),
     },
@@ -290,13 +308,13 @@ class TestSettings:
     ) -> None:
         before, seen = torch.get_num_threads(), set()
         trainer = trainer_of(small_world, {"training": {"threads": 2, "epochs": 1}})
-        real = trainer.step_loss
+        real = trainer.steps.backward
 
-        def step_loss(*given: Any) -> torch.Tensor:
+        def backward(*given: Any) -> torch.Tensor:
             seen.add(torch.get_num_threads())
             return real(*given)
 
-        monkeypatch.setattr(trainer, "step_loss", step_loss)
+        monkeypatch.setattr(trainer.steps, "backward", backward)
         trainer.fit()
         assert seen == {2}
         assert torch.get_num_threads() == before
@@ -332,7 +350,7 @@ class TestSparseTables:
             sparse_from(limit)
             trainer = trainer_of(small_world, settings)
             batch = next(trainer.batches.epoch(0))
-            trainer.step_loss(batch, torch.Generator().manual_seed(1)).backward()  # type: ignore[no-untyped-call]
+            trainer.steps.backward(batch, torch.Generator().manual_seed(1))
             gradients = {k: p.grad for k, p in trainer.model.named_parameters()}
             found.append({k: g.to_dense() for k, g in gradients.items() if g is not None})
             assert any(g is not None and g.is_sparse for g in gradients.values()) == (limit == 10)

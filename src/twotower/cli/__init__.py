@@ -19,6 +19,7 @@ from twotower.cli import (
     report,
     similar,
     train,
+    tune,
 )
 from twotower.errors import TwoTowerError
 from twotower.version import __version__
@@ -30,7 +31,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-COMMANDS = (train, evaluate, report, compare, doctor, recommend, similar, inspect, data, config)
+COMMANDS = (
+    train,
+    tune,
+    evaluate,
+    report,
+    compare,
+    doctor,
+    recommend,
+    similar,
+    inspect,
+    data,
+    config,
+)
 for module in COMMANDS:
     app.command(module.NAME)(module.command)
 

@@ -25,6 +25,9 @@ ItemColumn = Annotated[str | None, typer.Option(help="Column of the item ids.")]
 TimeColumn = Annotated[str | None, typer.Option(help="Column of the times.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of labels or ratings.")]
 WeightColumn = Annotated[str | None, typer.Option(help="Column of counts.")]
+ImpressionsColumn = Annotated[
+    str | None, typer.Option(help="Column of the items shown beside the taken one.")
+]
 DropNullIds = Annotated[bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")]
 
 

@@ -1,7 +1,7 @@
 """Batches: rows of training events in bulk, seeded and resumable; never one object a sample."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,15 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.data.dataset import Column, Interactions
+from twotower.features.histories import Histories
 from twotower.vocab import PADDING_ROW
 
 Rows = npt.NDArray[np.int32]
 
 BLOCK_EVENTS = 4096
 BUFFER_BLOCKS = 256
+MAX_IMPRESSIONS = 64
+"""Most items of an event's impressions that a batch holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,9 @@ class PairBatch:
         history_times: ``(B, L)`` float64 seconds, or None.
         labels: ``(B,)`` float32 0 or 1, or None where all are positives.
         weights: ``(B,)`` float32, or None where all are 1.
+        impression_rows: ``(B, M)`` int32 items that were shown with the event and not taken, each
+            once, right-aligned, ``PADDING_ROW`` where padded; ``M`` is that of the event with the most,
+            in 1..``MAX_IMPRESSIONS``. None where the events have no impressions.
     """
 
     query_rows: Rows
@@ -37,6 +43,7 @@ class PairBatch:
     history_times: npt.NDArray[np.float64] | None = None
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
+    impression_rows: Rows | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -85,7 +92,7 @@ class PairBatches:
         self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
         if not positive.all():
-            self._known = events.where(positive)
+            self._known = replace(events, impressions=None).where(positive)
             # Where each event stands among the positives: its history ends there.
             self._end_of = np.concatenate([[0], np.cumsum(positive)[:-1]]).astype(np.int64)
             if not negatives:
@@ -114,19 +121,23 @@ class PairBatches:
         for number, picked in enumerate(_cut(pieces, self.batch_size)):
             if number >= start:
                 events = picked if self._examples is None else self._examples[picked]
-                yield self._gather(events, [self.seed, epoch, 1, number])
+                yield self._gather(events, epoch, number)
 
-    def _gather(self, picked: npt.NDArray[np.int64], entropy: list[int]) -> PairBatch:
+    def _gather(self, picked: npt.NDArray[np.int64], epoch: int, number: int) -> PairBatch:
         events = self.events
         query_rows, item_rows = events.query_rows[picked], events.item_rows[picked]
         history_rows = history_times = None
         if self.history_length is not None and self.ordered:
             history_rows, history_times = self._earlier(picked, query_rows, self.history_length)
         elif self.history_length is not None:
-            rng = np.random.default_rng(entropy)
+            rng = np.random.default_rng([self.seed, epoch, 1, number])
             history_rows, history_times = self._others(
                 picked, query_rows, item_rows, self.history_length, rng
             )
+        impression_rows = None
+        if events.impressions is not None:
+            rng = np.random.default_rng([self.seed, epoch, 2, number])
+            impression_rows = _shown(events.impressions, picked, rng)
         return PairBatch(
             query_rows=query_rows,
             item_rows=item_rows,
@@ -134,6 +145,7 @@ class PairBatches:
             history_times=history_times,
             labels=None if events.labels is None else events.labels[picked],
             weights=None if events.weights is None else events.weights[picked],
+            impression_rows=impression_rows,
         )
 
     def _earlier(
@@ -196,7 +208,11 @@ def block_shuffle(
 def save_events(events: Interactions, folder: Path) -> None:
     """Write each column as a file that ``open_events`` maps without reading it."""
     folder.mkdir(parents=True, exist_ok=False)
-    for name, column in vars(events).items():
+    columns = {**vars(events), "impressions": None}
+    if events.impressions is not None:
+        columns["impressions.offsets"] = events.impressions.offsets
+        columns["impressions.item_rows"] = events.impressions.item_rows
+    for name, column in columns.items():
         if column is not None:
             np.save(folder / f"{name}.npy", column)
 
@@ -204,7 +220,11 @@ def save_events(events: Interactions, folder: Path) -> None:
 def open_events(folder: Path) -> Interactions:
     """Return events whose columns stay on disk and are mapped into memory as they are read."""
     columns = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    return Interactions(**columns)
+    offsets = columns.pop("impressions.offsets", None)
+    if offsets is None:
+        return Interactions(**columns)
+    shown = Histories(offsets, columns.pop("impressions.item_rows"))
+    return Interactions(**columns, impressions=shown)
 
 
 def _cut(pieces: Iterator[npt.NDArray[np.int64]], size: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -241,6 +261,27 @@ def _windows(
             values[~is_whole] = column[np.maximum(places, 0)]
     np.copyto(values, np.zeros((), column.dtype), where=is_padding)
     return values
+
+
+def _shown(impressions: Histories, picked: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
+    """Return ``(B, M)`` what was shown with each event, right-aligned.
+
+    Of more than fit, a run of their ring is taken that starts anywhere, so that each is equally likely
+    to be in it.
+    """
+    starts, ends = impressions.offsets[picked], impressions.offsets[picked + 1]
+    counts = ends - starts
+    width = min(max(int(counts.max(initial=0)), 1), MAX_IMPRESSIONS)
+    column = np.arange(width)
+    firsts = ends - width
+    rows = _windows(impressions.item_rows, firsts, column < (starts - firsts)[:, None])
+    cut = np.flatnonzero(counts > width)
+    if len(cut):
+        shift = (rng.random(len(cut)) * counts[cut]).astype(np.int64)
+        places = shift[:, None] + column
+        places -= (places >= counts[cut, None]) * counts[cut, None]
+        rows[cut] = impressions.item_rows[starts[cut, None] + places]
+    return rows
 
 
 def _other_places(

@@ -29,6 +29,7 @@ class Role(StrEnum):
     TIME = "time"
     LABEL = "label"
     WEIGHT = "weight"
+    IMPRESSIONS = "impressions"
 
 
 LabelKind = Literal["label", "rating"]
@@ -77,6 +78,7 @@ _NAMES: dict[Role, tuple[str, ...]] = {
         (Role.TIME, _TIME),
         (Role.LABEL, f"{_LABEL} {_RATING}"),
         (Role.WEIGHT, _WEIGHT),
+        (Role.IMPRESSIONS, ""),
     )
 }
 _KNOWN_NAMES = frozenset(name for names in _NAMES.values() for name in names) | {"id", "key"}
@@ -87,6 +89,7 @@ _ENDINGS: dict[Role, tuple[str, ...]] = {
     Role.TIME: ("timestamp", "datetime", "unixtime"),
     Role.LABEL: ("label", "rating"),
     Role.WEIGHT: (),
+    Role.IMPRESSIONS: (),
 }
 
 
@@ -115,6 +118,7 @@ class Roles:
         time: Column of the times, or None.
         label: Column of the labels or ratings, or None.
         weight: Column of the weights, or None.
+        impressions: Column of the items that were shown, or None; only a stated one.
         label_kind: ``"label"`` where ``label`` holds only 0 and 1, ``"rating"`` where it holds
             more, None where there is no such column.
         decisions: One decision a role, to be shown.
@@ -125,6 +129,7 @@ class Roles:
     time: str | None
     label: str | None
     weight: str | None
+    impressions: str | None
     label_kind: LabelKind | None
     decisions: tuple[Decision, ...]
 
@@ -176,6 +181,7 @@ def find_roles(
         time=column[Role.TIME],
         label=label,
         weight=column[Role.WEIGHT],
+        impressions=column[Role.IMPRESSIONS],
         label_kind=None if label is None else label_kind(frame[label]),
         decisions=tuple(decisions),
     )
@@ -378,6 +384,8 @@ def _stated(frame: pl.DataFrame, role: Role, column: str) -> Decision:
 
 
 def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:
+    if role == Role.IMPRESSIONS:  # the name is as often that of a count
+        return Decision(role, None, "it is read only where stated")
     named = list(_candidates(frame, role, taken))
     if role in (Role.QUERY, Role.ITEM):
         if not named:

@@ -35,6 +35,8 @@ class Interactions:
         times: ``(E,)`` float64 seconds since 1970, or None.
         labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive.
         weights: ``(E,)`` float32 above 0, or None where all are 1.
+        impressions: ``E`` sets of the items that were shown with each event and not taken, or None
+            where that is not known. Another event of the query may have taken one of them.
     """
 
     query_rows: npt.NDArray[np.int32]
@@ -43,6 +45,7 @@ class Interactions:
     times: npt.NDArray[np.float64] | None = None
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
+    impressions: Histories | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -67,6 +70,9 @@ class Interactions:
             times=take(self.times),
             labels=take(self.labels),
             weights=take(self.weights),
+            impressions=None
+            if self.impressions is None
+            else self.impressions.take(np.flatnonzero(mask)),
         )
 
     def histories(self) -> Histories:
@@ -135,7 +141,7 @@ class Dataset:
         ordered: Whether the events of a query have an order. Without one a history is the query's
             *other* events, not those before.
         repeats: Whether a query may be given an item again that it had before.
-        event_columns: Every column of the interactions table that is not an id, in the events'
+        event_columns: Every column of the interactions table that holds no ids, in the events'
             order: kept, never fed.
         name: What the data is called in reports.
         notes: What was decided on the way, a sentence each, to be shown.
@@ -170,9 +176,10 @@ class Dataset:
         if part not in (Part.VALID, Part.TEST):
             raise ValueError(f"part must be VALID or TEST, got {part!r}.")
         earlier = (Part.TRAIN,) if part == Part.VALID else (Part.TRAIN, Part.VALID)
-        positive = self.interactions.is_positive
-        known = self.interactions.where(np.isin(self.parts, earlier) & positive)
-        wanted = self.interactions.where((self.parts == part) & positive)
+        events = replace(self.interactions, impressions=None)  # no case reads what was shown
+        positive = events.is_positive
+        known = events.where(np.isin(self.parts, earlier) & positive)
+        wanted = events.where((self.parts == part) & positive)
         counts = np.diff(wanted.offsets)
         query_rows = np.flatnonzero(counts).astype(np.int32)
         times = None

@@ -21,6 +21,7 @@ from twotower.data.columns import (
     find_roles,
 )
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.impressions import impressions_of
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
@@ -111,6 +112,11 @@ def prepare(
         )
     ordered, by_time = _order(config, has_times=times is not None)
     query_rows = query_table.ids.rows_of(query_ids)
+    item_rows = item_table.ids.rows_of(item_ids)
+    impressions = None
+    if roles.impressions is not None:
+        shown = frame[roles.impressions]
+        impressions = impressions_of(shown, item_rows, item_table.ids, notes)
     keys = (times, query_rows) if by_time and times is not None else (query_rows,)
     order = np.lexsort(keys)
 
@@ -121,13 +127,15 @@ def prepare(
 
     events = Interactions(
         query_rows=query_rows[order],
-        item_rows=item_table.ids.rows_of(item_ids)[order],
+        item_rows=item_rows[order],
         offsets=np.searchsorted(query_rows[order], np.arange(query_table.ids.num_rows + 1)),
         times=None if times is None else times[order],
         labels=sorted_by_event(labels),
         weights=sorted_by_event(weights),
+        impressions=None if impressions is None else impressions.take(order),
     )
-    event_columns = frame.drop([c for c in (roles.query, roles.item) if c is not None])[order]
+    with_ids = (roles.query, roles.item, roles.impressions)
+    event_columns = frame.drop([column for column in with_ids if column is not None])[order]
     parts = np.full(len(events), Part.TRAIN, np.uint8)
     if given_parts is not None:
         parts = given_parts[order]
@@ -187,6 +195,7 @@ def _given(config: DataConfig) -> dict[Role, str]:
         Role.TIME: config.time_column,
         Role.LABEL: config.label_column,
         Role.WEIGHT: config.weight_column,
+        Role.IMPRESSIONS: config.impressions_column,
     }
     return {role: column for role, column in stated.items() if column is not None}
 

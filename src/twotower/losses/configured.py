@@ -1,41 +1,109 @@
 """What the settings of the loss ask for: who the negatives are, and who of them is none."""
 
+from collections.abc import Callable
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor
 
 from twotower.config import LossConfig
+from twotower.losses.candidates import Candidates, Sampler
 from twotower.losses.corrections import accidental_hits, known_positives
+from twotower.losses.frequencies import LogShares
+from twotower.losses.geometry import CCLLoss, ContrastiveLoss, DirectAULoss
+from twotower.losses.hard import HardNegatives
+from twotower.losses.memory import Memory
 from twotower.losses.negatives import (
     AllItems,
-    Candidates,
+    Impressions,
     InBatch,
     Mixed,
     OwnItems,
-    Sampler,
+    PerQuery,
+    Popularity,
     Uniform,
 )
+from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss, TripletLoss
+from twotower.losses.pointwise import BCELoss, GBCELoss
+from twotower.losses.softmax import SoftmaxLoss
+from twotower.losses.symmetric import SymmetricSoftmaxLoss
+from twotower.losses.topk import SoftmaxAtKLoss
+
+LABELLED = ("bce", "contrastive")
+"""Losses of pairs that take an event with label 0 as an example, too."""
 
 
-def sampler_of(config: LossConfig, train_items: Tensor, log_p: Tensor) -> Sampler:
+class Loss(Protocol):
+    """What every loss can be called with."""
+
+    def __call__(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return a scalar."""
+        ...
+
+
+def loss_of(config: LossConfig, num_items: int) -> Loss:
+    """Return the loss that ``kind`` names.
+
+    Args:
+        config: With no ``auto`` left.
+        num_items: Items of the catalogue.
+    """
+    margin, smoothing = config.margin, config.label_smoothing
+    losses: dict[str, Callable[[], Loss]] = {
+        "softmax": lambda: SoftmaxLoss(smoothing),
+        "symmetric": lambda: SymmetricSoftmaxLoss(smoothing),
+        "softmax-at-k": lambda: SoftmaxAtKLoss(config.top_k, num_items),
+        "bpr": BPRLoss,
+        "bpr-max": BPRMaxLoss,
+        "hinge": lambda: HingeLoss(num_items, margin),
+        "triplet": lambda: TripletLoss(margin),
+        "bce": BCELoss,
+        "gbce": lambda: GBCELoss(config.calibration, num_items),
+        "contrastive": lambda: ContrastiveLoss(margin),
+        "ccl": lambda: CCLLoss(margin),
+        "directau": lambda: DirectAULoss(config.uniformity),
+    }
+    return losses[config.kind]()
+
+
+def sampler_of(config: LossConfig, train_items: Tensor, log_p: LogShares) -> Sampler:
     """Return the sampler that ``negatives`` names.
 
     Args:
         config: With no ``auto`` left.
         train_items: ``(n,)`` int64, the rows that training events hold.
-        log_p: ``(num_item_rows,)`` log of the share of training events of each row; an event is
-            drawn once an epoch whatever its weight, so weights are not in it.
+        log_p: Log of the share of training events of each row; an event is drawn once an epoch
+            whatever its weight, so weights are not in it. A tensor where ``negatives`` is
+            ``popularity``.
     """
-    if config.negatives == "all":
-        return AllItems(train_items)
-    if config.negatives == "labels":
-        return OwnItems()
-    if config.negatives == "uniform":
-        return Uniform(train_items, config.num_negatives)
+    num = config.num_negatives
     # With the correction each item stands once a batch; without it there is nothing to be exact.
     distinct = config.correct_log_q
-    if config.negatives == "in-batch":
-        return InBatch(log_p, distinct=distinct)
-    return Mixed(log_p, train_items, config.num_negatives, distinct=distinct)
+    samplers: dict[str, Callable[[], Sampler]] = {
+        "all": lambda: AllItems(train_items),
+        "labels": OwnItems,
+        "uniform": lambda: Uniform(train_items, num),
+        "popularity": lambda: Popularity(
+            cast("Tensor", log_p), train_items, num, config.popularity_power
+        ),
+        "per-query": lambda: PerQuery(train_items, num),
+        "impressions": lambda: Impressions(train_items, num),
+        "in-batch": lambda: InBatch(log_p, distinct=distinct),
+        "mixed": lambda: Mixed(log_p, train_items, num, distinct=distinct),
+        "hard": lambda: HardNegatives(log_p, train_items, num, config.hard_share),
+        "memory": lambda: Memory(log_p, config.memory_batches),
+    }
+    return samplers[config.negatives]()
 
 
 def hidden_by(

@@ -1,4 +1,4 @@
-"""Contrastive loss with a margin: matches are drawn together, others kept a distance apart."""
+"""Losses of directions: matches are drawn together, others kept apart or spread out."""
 
 import math
 
@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from twotower.losses.negatives import Candidates
-from twotower.losses.pointwise import weighted_mean
-from twotower.losses.scores import score
-from twotower.losses.softmax import check_shapes
+from twotower.losses.candidates import Candidates
+from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
+from twotower.losses.scores import at_least_float32, score, weighted_mean
 
 # Below this squared distance the distance is constant: its slope has no limit at 0.
 LEAST_SQUARED_DISTANCE = 1e-12
@@ -42,7 +41,7 @@ class ContrastiveLoss:
         item_vectors: Tensor,
         candidates: Candidates,
         *,
-        temperature: float | Tensor = 1.0,  # noqa: ARG002 (the losses' common signature)
+        temperature: float | Tensor = 1.0,
         hidden: Tensor | None = None,
         weights: Tensor | None = None,
         labels: Tensor | None = None,
@@ -60,21 +59,158 @@ class ContrastiveLoss:
             labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
 
         Raises:
-            ValueError: A shape does not fit, or the batch is empty.
+            ValueError: A shape does not fit, the batch is empty, or a number ``temperature`` is not
+                finite and above 0.
         """
         positions = candidates.positions
         check_shapes(
             query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
         )
-        queries, items = normalize(query_vectors, dim=1), normalize(item_vectors, dim=1)
+        check_temperature(temperature)
+        queries, items = _unit(query_vectors), _unit(item_vectors)
         scores = score(queries, items, candidates, hidden)
         squared = (2 - 2 * scores.dots).clamp_min(LEAST_SQUARED_DISTANCE)
-        apart = (self.margin - squared.sqrt()).clamp_min(0).square() / 2  # (B, N)
+        apart = (self.margin - squared.sqrt()).clamp_min(0).square() / 2  # (B, n)
         # The own pair is taken from the vectors: 2 - 2 cos is inexact for near ones.
         own_distances = torch.linalg.vector_norm(queries - items[positions], dim=1)
         targets = torch.ones_like(own_distances) if labels is None else labels.to(apart.dtype)
         own = _pair_losses(own_distances, targets, self.margin)
         return weighted_mean(own + targets * (apart * scores.negative_shares()).sum(1), weights)
+
+
+class CCLLoss:
+    """Cosine contrastive loss: a negative counts only where it comes nearer than a margin.
+
+    The loss of a query is ``1 - cos(own) + negative_weight * mean over negatives of
+    max(0, cos(negative) - margin)``, with the mean of ``BCELoss``. A pair labelled 0 costs
+    ``max(0, cos(own) - margin)``, without negatives. The vectors are scaled to length 1, so train
+    normalised towers with it.
+
+    Args:
+        margin: Cosine up to which a negative costs nothing, at least 0 and below 1.
+        negative_weight: Weight of all negatives together against the own item, above 0. Few of them
+            pass the margin, so it is large: the paper's authors publish 150 for 1,000 negatives and
+            a margin of 0.9.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Mao et al., CIKM 2021 (SimpleX), the cosine contrastive loss. Differs: the mean is weighted
+        by ``1 / q``; labels.
+    """
+
+    def __init__(self, margin: float, negative_weight: float = 150.0) -> None:
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin must be at least 0 and below 1, got {margin}.")
+        if not 0 < negative_weight < math.inf:
+            raise ValueError(f"negative_weight must be finite and above 0, got {negative_weight}.")
+        self.margin = margin
+        self.negative_weight = negative_weight
+
+    def __call__(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted mean loss of the batch: a scalar, in cosines.
+
+        Args:
+            query_vectors: ``(B, d)`` float.
+            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
+            candidates: What the queries are compared with.
+            temperature: Not used: a cosine has a margin instead.
+            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
+                with fewer repeats the place of its own item. None hides nothing.
+            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
+            labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
+
+        Raises:
+            ValueError: A shape does not fit, the batch is empty, or a number ``temperature`` is not
+                finite and above 0.
+        """
+        positions = candidates.positions
+        check_shapes(
+            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
+        )
+        check_temperature(temperature)
+        scores = score(_unit(query_vectors), _unit(item_vectors), candidates, hidden)
+        targets = torch.ones_like(scores.own) if labels is None else labels.to(scores.own.dtype)
+        too_near = (scores.dots - self.margin).clamp_min(0)  # (B, n)
+        negatives = self.negative_weight * (too_near * scores.negative_shares()).sum(1)
+        disliked = (scores.own - self.margin).clamp_min(0)
+        losses = targets * (1 - scores.own + negatives) + (1 - targets) * disliked
+        return weighted_mean(losses, weights)
+
+
+class DirectAULoss:
+    """Alignment and uniformity: matches are drawn together, and each side is spread over the sphere.
+
+    The loss is the mean of ``|query - own item|^2`` plus ``uniformity`` times the mean of both
+    sides' ``log mean exp(-2 |x - x'|^2)``, over the pairs of two places in the batch; a query or an
+    item that the batch holds twice is a pair, too. The vectors are scaled to length 1, so train
+    normalised towers with it. Weights weigh a place, and a pair by their product.
+
+    There are no negatives: of the candidates only the own items count, and neither ``log_q`` nor
+    ``hidden`` does. Memory is ``O(B^2)``.
+
+    Args:
+        uniformity: Weight of spreading out, the paper's gamma, above 0.
+
+    Raises:
+        ValueError: ``uniformity`` is not finite and above 0.
+
+    Source: Wang et al., KDD 2022 (DirectAU), the losses of alignment and uniformity and their sum.
+        Differs: weights.
+    """
+
+    def __init__(self, uniformity: float) -> None:
+        if not 0 < uniformity < math.inf:
+            raise ValueError(f"uniformity must be finite and above 0, got {uniformity}.")
+        self.uniformity = uniformity
+
+    def __call__(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of the batch: a scalar, in squared distance.
+
+        Args:
+            query_vectors: ``(B, d)`` float.
+            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
+            candidates: Where the own items are.
+            temperature: Not used.
+            hidden: Not used: there are no negatives.
+            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
+            labels: ``(B,)``, all of which must be 1; None says the same.
+
+        Raises:
+            ValueError: A shape does not fit, the batch is empty, a label is not 1, or a number
+                ``temperature`` is not finite and above 0.
+        """
+        positions = candidates.positions
+        check_shapes(
+            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
+        )
+        check_temperature(temperature)
+        check_all_liked(labels, "directau")
+        queries = _unit(query_vectors)
+        items = _unit(at_least_float32(item_vectors).index_select(0, positions))
+        alignment = weighted_mean((queries - items).square().sum(1), weights)
+        spread = (_log_closeness(queries, weights) + _log_closeness(items, weights)) / 2
+        return alignment + self.uniformity * spread
 
 
 def contrastive_loss(
@@ -105,6 +241,21 @@ def contrastive_loss(
 def _pair_losses(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
     apart = (margin - distances).clamp_min(0)
     return (labels * distances.square() + (1 - labels) * apart.square()) / 2
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return normalize(at_least_float32(vectors), dim=1)
+
+
+def _log_closeness(units: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the log of the mean of ``exp(-2 D^2)`` over the pairs of ``(B, d)``: 0 without pairs."""
+    closeness = (4 * (units @ units.T - 1)).exp()  # D^2 = 2 - 2 cos
+    places = torch.ones_like(units[:, 0]) if weights is None else weights.to(units.dtype)
+    shares = (places / places.sum()).outer(places / places.sum())
+    shares = shares.fill_diagonal_(0)
+    total = shares.sum()
+    no_pairs = (total == 0).to(units.dtype)
+    return (((closeness * shares).sum() + no_pairs) / (total + no_pairs)).log()
 
 
 def _check_margin(margin: float, greatest: float) -> None:

@@ -4,7 +4,14 @@ The correction ``log_q`` that goes with each sampler answers one question: given
 which of them is a query's own? By Bayes' rule that probability is proportional to
 ``p(item | query) / q(item)``, where ``q`` is how often the sampler proposes the item, so a softmax
 over ``logit - log_q`` is least where the logits are ``log p(item | query)`` plus a constant of the
-query, however few the negatives. The own item's logit is corrected like every other.
+query, however few the negatives. The own item's logit is corrected like every other: that it is
+among the candidates for certain is what the rule starts from, and ``q`` counts only the draws
+beside it. (Khrylchenko et al., RecSys 2025, section 3.3, conclude otherwise: they take the own item
+out of the sum and estimate the full softmax's gradient, which is right as the negatives become many;
+this is right at the minimum with any number.)
+
+Where repeats stand once, ``q`` is the probability of being among the draws. That is exact where all
+items are equally likely, and but for terms of the order of 1 over the number of draws where not.
 
 Source: Bengio & Senécal, IEEE TNN 2008, section III (importance sampling of the negatives); Jean et
     al., ACL 2015, section 3; Yi et al., RecSys 2019, section 3 (in-batch); Yang et al., WWW 2020
@@ -12,102 +19,14 @@ Source: Bengio & Senécal, IEEE TNN 2008, section III (importance sampling of th
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """The positives of a batch, which a sampler finds negatives for.
-
-    Args:
-        item_rows: ``(B,)`` int64 row of each query's own item.
-        query_rows: ``(B,)`` int64, or None where it is not known who asks.
-        impression_rows: ``(B, M)`` int64 items that were shown beside the own one and not taken,
-            ``PADDING_ROW`` where padded; None without such a column.
-    """
-
-    item_rows: Tensor
-    query_rows: Tensor | None = None
-    impression_rows: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.item_rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The items that a batch of ``B`` queries is scored against.
-
-    Args:
-        item_rows: ``(N,)`` int64.
-        positions: ``(B,)`` int64 in ``0..N-1``: where each query's own item stands.
-        log_q: ``(N,)`` or ``(B, N)`` float32 natural log of the probability, or of the expected
-            number of times, that the sampler proposes the item, up to one shared constant. None
-            where that is equal for all. Beside ``columns``, ``(N,)`` or ``(B, n)``.
-        never: ``(N,)`` bool, candidates that are nobody's negative: they stand here as some query's
-            own item only. None where all may be.
-        columns: ``(B, n)`` int64 places in ``0..N-1``: the candidates of each query alone, its own item
-            first. None where all queries share all.
-        stored: ``(M, d)`` float vectors of the last ``M`` candidates, which were encoded in earlier
-            batches; None where all are to be encoded.
-        query_rows: ``(B,)`` int64 who asks, for a loss that also compares an item with queries.
-        query_log_q: ``(B,)`` float32 the same as ``log_q`` for the queries of the batch.
-    """
-
-    item_rows: Tensor
-    positions: Tensor
-    log_q: Tensor | None = None
-    never: Tensor | None = None
-    columns: Tensor | None = None
-    stored: Tensor | None = None
-    query_rows: Tensor | None = None
-    query_log_q: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Number of candidates."""
-        return len(self.item_rows)
-
-
-class Sampler(Protocol):
-    """Proposes the candidates of a batch.
-
-    This is also the seam for negatives that come from elsewhere, such as another process: what it
-    returns is all that a loss knows of them.
-    """
-
-    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
-        """Return the candidates of a batch."""
-        ...
-
-
-def log_frequency(item_rows: Tensor, num_item_rows: int, weights: Tensor | None = None) -> Tensor:
-    """Return the log of each item's share of the training events: ``(num_item_rows,)`` float32.
-
-    Args:
-        item_rows: ``(E,)`` int64 item rows of the training events.
-        num_item_rows: Number of item rows, the reserved ones included.
-        weights: ``(E,)`` float, how often each event is drawn into a batch, relative to the others;
-            None where all are drawn equally. Weights that multiply the loss do not belong here.
-
-    Returns:
-        Natural logs; ``-inf`` for an item without events.
-
-    Raises:
-        ValueError: There are no events.
-    """
-    if not len(item_rows):
-        raise ValueError("item_rows must hold at least 1 training event, got 0.")
-    counts = torch.bincount(
-        item_rows,
-        weights=None if weights is None else weights.double(),
-        minlength=num_item_rows,
-    ).double()
-    return (counts / counts.sum()).log().float()
+from twotower.losses.candidates import Candidates, Pairs, Sampler
+from twotower.losses.frequencies import LogShares
+from twotower.vocab import PADDING_ROW
 
 
 class AllItems:
@@ -146,36 +65,29 @@ class InBatch:
     Candidate ``b`` is query ``b``'s own item, and ``log_q`` is the log of its training frequency.
     Its copies elsewhere in the batch are part of that sum: hide them and popular items are
     corrected for proposals that no longer count. With ``distinct``, each item of the batch stands
-    once and ``log_q`` is the log of the probability that a batch holds it; that is equally exact,
-    cheaper, has no copies to hide, and becomes the full softmax as the batch grows.
+    once and ``log_q`` is the log of the probability that the other queries bring it; that is cheaper,
+    less noisy, has no copies to hide, and becomes the full softmax as the batch grows.
 
     Args:
-        log_p: ``(num_item_rows,)`` float32 log of each item's share of training, from
-            ``log_frequency``.
+        log_p: Log of each item's share of training, by row: ``log_frequency``, or an estimate.
         distinct: Whether an item stands once, ordered by row, or as often as it is in the batch.
 
     Raises:
         ValueError: (When called) an item has no training events.
     """
 
-    def __init__(self, log_p: Tensor, *, distinct: bool = False) -> None:
+    def __init__(self, log_p: LogShares, *, distinct: bool = False) -> None:
         self._log_p = log_p
         self._distinct = distinct
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Return the batch's own items."""
-        item_rows = pairs.item_rows
-        unseen = self._log_p[item_rows] == -math.inf
-        if unseen.any():
-            raise ValueError(
-                f"item_rows must have training events, got row {int(item_rows[unseen][0])} "
-                "without; compute log_p on the events that batches are drawn from."
-            )
+        rows, positions = pairs.item_rows, torch.arange(len(pairs), device=pairs.item_rows.device)
         if self._distinct:
-            rows, positions = _distinct(item_rows)
-            return Candidates(rows, positions, _log_presence(self._log_p[rows], len(item_rows)))
-        positions = torch.arange(len(item_rows), device=item_rows.device)
-        return Candidates(item_rows, positions, self._log_p[item_rows])
+            rows, positions = distinct_rows(rows)
+        log_p = self._log_p[rows]
+        check_drawn(log_p, rows)
+        return Candidates(rows, positions, _log_presence(log_p, pairs) if self._distinct else log_p)
 
 
 class Uniform:
@@ -205,11 +117,133 @@ class Uniform:
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return the distinct items among the own ones and ``num`` draws, ordered by row."""
-        drawn = _draw(self._item_rows, self._num, generator)
-        rows, places = _distinct(torch.cat([pairs.item_rows, drawn]))
-        never = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        never[places[len(pairs) :]] = False
-        return Candidates(rows, places[: len(pairs)], never=never)
+        return _shared(pairs, _draw(self._item_rows, self._num, generator))
+
+
+class Popularity:
+    """Items drawn by a power of their training frequency are the negatives, shared by the batch.
+
+    Between ``Uniform``, whose negatives are mostly easy, and ``InBatch``, which hardly shows the rare
+    ones. Who is whose negative is as in ``Uniform``, and ``log_q`` is the log of the probability that
+    an item is drawn.
+
+    Args:
+        log_p: ``(num_item_rows,)`` float32 log of each item's share of training, from
+            ``log_frequency``.
+        item_rows: ``(I,)`` int64 distinct rows of the catalogue, which holds every own item.
+        num: Draws a batch, at least 1, with replacement; repeats stand once.
+        power: In [0, 1], of the share: at 0 all items are equally likely, at 1 as in training.
+
+    Raises:
+        ValueError: There is no item, ``num`` is below 1, ``power`` is out of its range, no item has
+            training events, or (when called) an own item cannot be drawn.
+
+    Source: Mikolov et al., NIPS 2013, section 2.2 (the power .75). Differs: ``log_q`` corrects for it.
+    """
+
+    def __init__(self, log_p: Tensor, item_rows: Tensor, num: int, power: float) -> None:
+        _check_catalogue(item_rows)
+        _check_num(num)
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must be in [0, 1], got {power}.")
+        shares = torch.ones(len(item_rows), dtype=torch.float64, device=item_rows.device)
+        if power:  # 0 times the -inf of an item without events is no number
+            shares = (power * log_p[item_rows].double()).exp()
+        self._upto = shares.cumsum(0)
+        total = self._upto[-1]
+        if not total > 0:
+            raise ValueError("log_p must give some item of item_rows training events, got none.")
+        self._item_rows = item_rows
+        self._num = num
+        self._log_q = torch.full_like(log_p, -math.inf)
+        self._log_q[item_rows] = log_any(shares / total, num).float()
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return the distinct items among the own ones and ``num`` draws, ordered by row."""
+        check_drawn(self._log_q[pairs.item_rows], pairs.item_rows)
+        upto = self._upto
+        spots = torch.rand(self._num, generator=generator, dtype=upto.dtype, device=upto.device)
+        picks = torch.searchsorted(upto, spots * upto[-1], right=True)
+        # A product may round up to the end itself, where nobody's stretch begins.
+        candidates = _shared(pairs, self._item_rows[picks.clamp_(max=len(upto) - 1)])
+        return replace(candidates, log_q=self._log_q[candidates.item_rows])
+
+
+class PerQuery:
+    """Each query has negatives of its own, drawn evenly from the catalogue.
+
+    What papers of pairwise losses do. Where ``Uniform`` shows all queries the same items this shows a
+    batch many more, at the price of encoding them: prefer it while items are cheap to encode and
+    ``num`` is small. Every query's draws are one random pattern, shifted by a random distance along
+    the catalogue: each set of draws is as likely as if it had been drawn alone, without repeats to
+    look for. ``log_q`` is None as in ``Uniform``.
+
+    Args:
+        item_rows: ``(I,)`` int64 distinct rows of the catalogue.
+        num: Draws a query, at least 1, with replacement; repeats stand once.
+
+    Raises:
+        ValueError: There is no item, or ``num`` is below 1.
+    """
+
+    def __init__(self, item_rows: Tensor, num: int) -> None:
+        _check_catalogue(item_rows)
+        _check_num(num)
+        self._item_rows = item_rows
+        self._num = num
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return each query's own item and up to ``num`` others, in its ``columns``."""
+        size, device = len(self._item_rows), self._item_rows.device
+        pattern = torch.unique(
+            torch.randint(size, (self._num,), generator=generator, device=device)
+        )
+        shifts = torch.randint(size, (len(pairs), 1), generator=generator, device=device)
+        drawn = self._item_rows[(pattern + shifts) % size]  # (B, n)
+        rows, columns = distinct_rows(torch.cat([pairs.item_rows[:, None], drawn], dim=1))
+        return Candidates(rows, columns[:, 0], columns=columns)
+
+
+class Impressions:
+    """What a query was shown beside its own item and did not take, and a few items for all queries.
+
+    Each query has its own impressions as negatives, and ``num`` items drawn evenly from the
+    catalogue, which all share: without them an item that is never shown would never be pushed down,
+    and a query without impressions would learn nothing. ``log_q`` is None: whoever chose what to show
+    did not say with which probability, so impressions count as they are, as in a choice among what
+    was shown. Scores therefore rank, and estimate no ``p(item | query)`` over the catalogue.
+
+    Args:
+        item_rows: ``(I,)`` int64 distinct rows of the catalogue.
+        num: Draws a batch, at least 1, with replacement; repeats stand once.
+
+    Raises:
+        ValueError: There is no item, ``num`` is below 1, or (when called) the pairs have no column
+            of impressions.
+    """
+
+    def __init__(self, item_rows: Tensor, num: int) -> None:
+        _check_catalogue(item_rows)
+        _check_num(num)
+        self._item_rows = item_rows
+        self._num = num
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return each query's own item, its impressions and the draws, in its ``columns``."""
+        if pairs.impression_rows is None:
+            raise ValueError("pairs must have impression_rows, got None; name their column.")
+        own, shown = pairs.item_rows[:, None], pairs.impression_rows.long()  # (B, 1), (B, M)
+        beside = torch.cat([own, torch.where(shown == PADDING_ROW, own, shown)], dim=1)
+        drawn = torch.unique(_draw(self._item_rows, self._num, generator))
+        rows, places = distinct_rows(torch.cat([beside.flatten(), drawn]))
+        columns, others = places[: beside.numel()].view(beside.shape), places[beside.numel() :]
+        # An impression that was also drawn is one negative, not two.
+        is_drawn = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        is_drawn[others] = True
+        positions = columns[:, 0]
+        columns = torch.where(is_drawn[columns], positions[:, None], columns)
+        columns = torch.cat([columns, others.expand(len(pairs), -1)], dim=1)
+        return Candidates(rows, positions, columns=columns)
 
 
 class Mixed:
@@ -221,8 +255,7 @@ class Mixed:
     as in ``InBatch``.
 
     Args:
-        log_p: ``(num_item_rows,)`` float32 log of each item's share of training, from
-            ``log_frequency``.
+        log_p: As in ``InBatch``.
         item_rows: ``(I,)`` int64 distinct rows of the catalogue, which holds every own item.
         num: Draws a batch, at least 1, with replacement.
         distinct: Whether an item stands once, ordered by row, or as often as it was proposed.
@@ -232,7 +265,7 @@ class Mixed:
     """
 
     def __init__(
-        self, log_p: Tensor, item_rows: Tensor, num: int, *, distinct: bool = False
+        self, log_p: LogShares, item_rows: Tensor, num: int, *, distinct: bool = False
     ) -> None:
         _check_catalogue(item_rows)
         _check_num(num)
@@ -247,8 +280,8 @@ class Mixed:
         batch, share = len(item_rows), 1 / len(self._item_rows)
         rows = torch.cat([item_rows, _draw(self._item_rows, self._num, generator)])
         if self._distinct:
-            rows, places = _distinct(rows)
-            log_q = _log_presence(self._log_p[rows], batch, self._num, share)
+            rows, places = distinct_rows(rows)
+            log_q = _log_presence(self._log_p[rows], pairs, self._num, share)
             return Candidates(rows, places[:batch], log_q)
         expected = batch * self._log_p[rows].exp() + self._num * share
         return Candidates(rows, torch.arange(batch, device=rows.device), expected.log())
@@ -261,12 +294,11 @@ class BothSides:
 
     Args:
         sampler: Of the items.
-        query_log_p: ``(num_query_rows,)`` float32 log of each query's share of training, from
-            ``log_frequency``; None where each event asks anew, as with a history, so that all are
-            equally likely.
+        query_log_p: Log of each query's share of training, by row: ``log_frequency``, or an estimate;
+            None where each event asks anew, as with a history, so that all are equally likely.
     """
 
-    def __init__(self, sampler: Sampler, query_log_p: Tensor | None) -> None:
+    def __init__(self, sampler: Sampler, query_log_p: LogShares | None) -> None:
         self._sampler = sampler
         self._query_log_p = query_log_p
 
@@ -292,18 +324,45 @@ class OwnItems:
         return Candidates(pairs.item_rows, torch.arange(num, device=device), never=never)
 
 
-def _log_presence(log_p: Tensor, batch: int, num: int = 0, share: float = 0.0) -> Tensor:
-    """Return log(1 - (1 - p)^batch (1 - share)^num): that an item is among all the proposals."""
-    log_absence = batch * torch.log1p(-log_p.exp())
+def _log_presence(log_p: Tensor, pairs: Pairs, num: int = 0, share: float = 0.0) -> Tensor:
+    """Return the log probability that an item is among the others' own ones or ``num`` draws.
+
+    Of ``log_p`` for a query's draw, and ``share`` for one of the ``num``.
+    """
+    others = len(pairs) - 1
+    if not others + num:
+        return torch.zeros_like(log_p)  # a query alone with its own item
+    log_absence = others * torch.log1p(-log_p.exp()) if others else torch.zeros_like(log_p)
     if num:
-        log_absence += num * math.log1p(-share) if share < 1 else -math.inf
+        log_absence = log_absence + (num * math.log1p(-share) if share < 1 else -math.inf)
     return torch.log(-torch.expm1(log_absence))
 
 
-def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+def log_any(shares: Tensor, num: int) -> Tensor:
+    """Return log(1 - (1 - share)^num): that an item is among ``num`` draws."""
+    return torch.log(-torch.expm1(num * torch.log1p(-shares)))
+
+
+def _shared(pairs: Pairs, drawn: Tensor) -> Candidates:
+    """Return the distinct rows among the own ones and ``drawn``, which alone are negatives."""
+    rows, places = distinct_rows(torch.cat([pairs.item_rows, drawn]))
+    never = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    never[places[len(pairs) :]] = False
+    return Candidates(rows, places[: len(pairs)], never=never)
+
+
+def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct rows in ascending order, and where each of ``rows`` is among them."""
-    distinct, places = torch.unique(rows, return_inverse=True)
-    return distinct, places
+    num_rows = int(rows.max()) + 1
+    if num_rows > 8 * rows.numel():  # a table of them all would take longer than sorting these
+        distinct, places = torch.unique(rows, return_inverse=True)
+        return distinct, places
+    is_there = torch.zeros(num_rows, dtype=torch.bool, device=rows.device)
+    is_there[rows.flatten()] = True
+    distinct = is_there.nonzero().squeeze(1)
+    place_of = torch.empty(num_rows, dtype=torch.int64, device=rows.device)
+    place_of[distinct] = torch.arange(len(distinct), device=rows.device)
+    return distinct, place_of[rows]
 
 
 def _draw(item_rows: Tensor, num: int, generator: torch.Generator) -> Tensor:
@@ -319,3 +378,21 @@ def _check_catalogue(item_rows: Tensor) -> None:
 def _check_num(num: int) -> None:
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}.")
+
+
+def check_drawn(log_q: Tensor, rows: Tensor) -> None:
+    """Refuse own items that a sampler never proposes.
+
+    Args:
+        log_q: ``(n,)`` float log of how likely each is.
+        rows: ``(n,)`` int64 which they are.
+
+    Raises:
+        ValueError: One is ``-inf``.
+    """
+    unseen = log_q == -math.inf
+    if unseen.any():
+        raise ValueError(
+            f"item_rows must have training events, got row {int(rows[unseen][0])} "
+            "without; compute log_p on the events that batches are drawn from."
+        )

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from twotower.losses.negatives import Candidates
-from twotower.losses.scores import score
-from twotower.losses.softmax import check_shapes, check_temperature
+from twotower.losses.candidates import Candidates
+from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
+from twotower.losses.scores import score, weighted_mean
 
 
 class BCELoss:
@@ -62,6 +62,84 @@ class BCELoss:
         return weighted_mean(own + targets * negatives, weights)
 
 
+class GBCELoss:
+    """Generalised binary cross-entropy: takes back the overconfidence that sampling brings.
+
+    Among ``n`` sampled negatives an own item is far more frequent than in the catalogue, so that
+    binary cross-entropy learns too high a probability. Here the own item's sigmoid is raised to
+    ``beta = alpha (t (1 - 1 / alpha) + 1 / alpha)``, where ``alpha = n / (num_items - 1)`` is the
+    share of the catalogue's negatives that were sampled and ``t`` is ``calibration``. The loss of a
+    query is ``(beta softplus(-own logit) + sum over negatives of softplus(logit)) / (n + 1)``.
+
+    The negatives are summed, not averaged as in ``BCELoss``: only then are the probabilities those
+    of the catalogue at ``t = 1``. The sum is ``n`` times the mean of ``BCELoss``, so that a sampler
+    with a ``log_q`` counts as ``n`` evenly drawn negatives; ``n`` counts what a query is scored
+    against, with repeats and without what is hidden from it. At ``t = 0`` it is binary
+    cross-entropy in which each negative weighs as much as the own item.
+
+    Args:
+        calibration: ``t`` in 0..1.
+        num_items: Items of the catalogue, at least 2.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Petrov and Macdonald, RecSys 2023 (gSASRec), the definitions of gBCE and of beta by t.
+        Differs: the sum is weighted by ``1 / q``.
+    """
+
+    def __init__(self, calibration: float, num_items: int) -> None:
+        if not 0 <= calibration <= 1:
+            raise ValueError(f"calibration must be in 0..1, got {calibration}.")
+        if num_items < 2:
+            raise ValueError(f"num_items must be at least 2, got {num_items}.")
+        self.calibration = calibration
+        self.num_items = num_items
+
+    def __call__(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted mean loss of the batch: a scalar, in nats.
+
+        Args:
+            query_vectors: ``(B, d)`` float.
+            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
+            candidates: What the queries are scored against.
+            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
+            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
+                with fewer repeats the place of its own item. None hides nothing.
+            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
+            labels: ``(B,)``, all of which must be 1; None says the same.
+
+        Raises:
+            ValueError: A shape does not fit, the batch is empty, a label is not 1, or a number
+                ``temperature`` is not finite and above 0.
+        """
+        positions = candidates.positions
+        check_shapes(
+            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
+        )
+        check_temperature(temperature)
+        # At what rate a table's own 0 labels were sampled is not known.
+        check_all_liked(labels, "gbce")
+        scores = score(query_vectors, item_vectors, candidates, hidden)
+        num_negatives = (~scores.left_out).sum(1).to(scores.dots.dtype)
+        # More than the catalogue's, as with repeats in a large batch, are no rate above 1.
+        rates = (num_negatives / (self.num_items - 1)).clamp(max=1)
+        powers = 1 - self.calibration * (1 - rates)  # the formula of beta, defined at alpha = 0 too
+        own = powers * softplus(-scores.own / temperature)
+        mean = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
+        return weighted_mean((own + num_negatives * mean) / (num_negatives + 1), weights)
+
+
 def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the weighted mean binary cross-entropy of labelled pairs: a scalar, in nats.
 
@@ -80,10 +158,3 @@ def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> T
             raise ValueError(f"{name} must be {tuple(logits.shape)}, got {tuple(tensor.shape)}.")
     losses = binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return weighted_mean(losses, weights)
-
-
-def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean of ``losses``, ``(n,)``, weighted by ``weights``, ``(n,)``; None is 1."""
-    if weights is None:
-        return losses.mean()
-    return (losses * weights).sum() / weights.sum()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from twotower.losses.negatives import Candidates
+from twotower.losses.candidates import Candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,27 @@ def score(
         candidates: What the queries are scored against.
         hidden: ``(B, H)`` int64 places in ``candidates`` that are no negative of a query; a query
             with fewer repeats the place of its own item. None hides nothing.
+
+    Returns:
+        Dot products in float32 where the vectors are in half precision.
+
+    Raises:
+        ValueError: There is not one vector a candidate, or ``candidates.log_q`` does not fit.
     """
+    batch, num, columns = len(query_vectors), len(candidates), candidates.columns
+    if len(item_vectors) != num:
+        raise ValueError(
+            f"item_vectors must be the vectors of all {num} candidates, got {len(item_vectors)}."
+        )
+    shapes = ((num,), (batch, num if columns is None else columns.shape[1]))
+    if candidates.log_q is not None and candidates.log_q.shape not in shapes:
+        raise ValueError(
+            f"log_q must be {shapes[0]} or {shapes[1]}, got {tuple(candidates.log_q.shape)}."
+        )
+    query_vectors, item_vectors = at_least_float32(query_vectors), at_least_float32(item_vectors)
+    if columns is not None:
+        return _per_query(query_vectors, item_vectors, candidates, columns, hidden)
     own_places = candidates.positions[:, None]
-    if candidates.columns is not None:
-        return _per_query(query_vectors, item_vectors, candidates, candidates.columns, hidden)
     dots = query_vectors @ item_vectors.T  # (B, N)
     if candidates.never is None:
         left_out = torch.zeros(dots.shape, dtype=torch.bool, device=dots.device)
@@ -64,6 +81,18 @@ def score(
     return Scores(dots, dots.gather(1, own_places).squeeze(1), left_out, candidates.log_q)
 
 
+def at_least_float32(vectors: Tensor) -> Tensor:
+    """Return float16 and bfloat16 as float32, which a sum over thousands needs; else the same."""
+    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
+
+
+def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of ``losses``, ``(n,)``, weighted by ``weights``, ``(n,)``; None is 1."""
+    if weights is None:
+        return losses.mean()
+    return (losses * weights).sum() / weights.sum()
+
+
 def _per_query(
     query_vectors: Tensor,
     item_vectors: Tensor,
@@ -71,9 +100,8 @@ def _per_query(
     columns: Tensor,
     hidden: Tensor | None,
 ) -> Scores:
-    gathered = embedding(
-        columns, item_vectors
-    )  # (B, n, d); its gradient is quicker than indexing's
+    # (B, n, d); the gradient of embedding is quicker than that of indexing.
+    gathered = embedding(columns, item_vectors)
     dots = torch.einsum("bd,bnd->bn", query_vectors, gathered)
     left_out = columns == candidates.positions[:, None]
     if candidates.never is not None:

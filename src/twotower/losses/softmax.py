@@ -1,25 +1,47 @@
-"""Softmax cross-entropy of each query's own item against shared candidates, in chunks."""
+"""Softmax cross-entropy of each query's own item against its candidates."""
 
-import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
-from twotower.losses.negatives import Candidates
+from twotower.losses.candidates import Candidates
+from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
+from twotower.losses.kernel import ChunkedSoftmax
+from twotower.losses.scores import at_least_float32, score, weighted_mean
 
-# Logits held at once. On a CPU 2 MB stay in the cache, which is worth more than longer products
-# (measured at N = 950 to 5,000, d = 64); elsewhere a chunk must be long enough to hide its launch.
-CPU_CHUNK_LOGITS = 2**19
-DEVICE_CHUNK_LOGITS = 2**26
+# Numbers of gathered item vectors at once, where each query has candidates of its own: 64 MB.
+PER_QUERY_NUMBERS = 2**24
 
 
 class SoftmaxLoss:
     """Softmax over the candidates, corrected by their ``log_q``: the default for retrieval.
 
-    Source: Yi et al., RecSys 2019, section 3.
+    Args:
+        label_smoothing: Share ``e`` of the target that is spread over the negatives, in ``[0, 1)``. It
+            is spread evenly over the catalogue, estimated: a negative gets ``e / q``, scaled to a sum
+            of ``e`` a query, since ``q`` is how often it stands for the others. A query without
+            negatives keeps its whole target.
+        precision: Of the factors of the products with candidates: ``torch.bfloat16`` or None, which is
+            that of the vectors, at least float32. In bfloat16 a logit is off by up to 1 part in 256,
+            which for logits within 20 shifts gradients by about 1 % (at random, not to one side); the
+            own item's logit, sums and results are in full precision.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Yi et al., RecSys 2019, section 3; Szegedy et al., CVPR 2016, section 7 (smoothing). Differs:
+        smoothed over the negatives, without the own item.
     """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, *, precision: torch.dtype | None = None
+    ) -> None:
+        _check_settings(label_smoothing, precision)
+        self.label_smoothing = label_smoothing
+        self.precision = precision
 
     def __call__(
         self,
@@ -42,18 +64,26 @@ class SoftmaxLoss:
             hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
                 with fewer repeats the place of its own item. None hides nothing.
             weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)`` 0 or 1, all of which must be 1; None says the same.
+            labels: ``(B,)``, all of which must be 1; None says the same.
 
         Raises:
-            ValueError: A label is 0, or what ``softmax_loss`` raises.
+            ValueError: A label is not 1, or what ``softmax_loss`` raises.
         """
         positions = candidates.positions
         check_shapes(query_vectors, item_vectors, positions, labels=labels)
-        if labels is not None and bool((labels == 0).any()):
-            raise ValueError(
-                f"labels must all be 1 for the softmax loss, got {int((labels == 0).sum())} of 0; "
-                "leave those rows out, or train with BCELoss."
+        check_all_liked(labels, "softmax")
+        if candidates.columns is not None:
+            check_shapes(query_vectors, item_vectors, positions, hidden=hidden, weights=weights)
+            check_temperature(temperature)
+            losses = _per_query_losses(
+                query_vectors,
+                item_vectors,
+                candidates,
+                temperature,
+                hidden,
+                self.label_smoothing,
             )
+            return weighted_mean(losses, weights)
         return softmax_loss(
             query_vectors,
             item_vectors,
@@ -63,6 +93,8 @@ class SoftmaxLoss:
             never=candidates.never,
             hidden=hidden,
             weights=weights,
+            label_smoothing=self.label_smoothing,
+            precision=self.precision,
         )
 
 
@@ -74,15 +106,21 @@ def softmax_loss(
     temperature: float | Tensor = 1.0,
     log_q: Tensor | None = None,
     never: Tensor | None = None,
-    hidden: Tensor | None = None,
+    hidden: Tensor | Callable[[slice], Tensor] | None = None,
     weights: Tensor | None = None,
+    more_positives: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     """Return the weighted mean over queries of ``-log softmax(logits)[own]``: a scalar, in nats.
 
     The logit of query ``b`` and candidate ``j`` is ``<query_b, item_j> / temperature - log_q_j``,
     the own item's included. The ``(B, N)`` logits are never kept: gradients are computed chunk by
     chunk beside the loss, so memory is ``O(chunk)`` and the backward pass costs nothing; there is
-    no second derivative. Half precision is computed in float32.
+    no second derivative. Half precision vectors are computed in float32 but for ``precision``.
+
+    With ``more_positives`` the loss is the mean of ``-log softmax(logits)`` over a query's positives:
+    each is pulled up, and each stands in the denominator.
 
     Args:
         query_vectors: ``(B, d)`` float, ``B`` at least 1.
@@ -91,150 +129,113 @@ def softmax_loss(
         temperature: Divisor of the dot products, above 0; a tensor of one value gets a gradient.
         log_q: ``(N,)`` or ``(B, N)`` float, not differentiated; None is 0.
         never: ``(N,)`` bool, candidates that no query is scored against.
-        hidden: ``(B, H)`` int64 places of candidates that a query is not scored against.
+        hidden: ``(B, H)`` int64 places of candidates that a query is not scored against; or a
+            function from a slice of the batch to those of its queries.
         weights: ``(B,)`` float, at least 0 and not all 0, not differentiated; None is 1.
+        more_positives: ``(B, P)`` int64 places of other items that a query likes, which are never
+            hidden from it; repeats count once, so a query with fewer repeats its own.
+        label_smoothing: See ``SoftmaxLoss``.
+        precision: See ``SoftmaxLoss``.
 
     Raises:
-        ValueError: A shape does not fit, the batch is empty, or a number ``temperature`` is not
-            finite and above 0.
+        ValueError: A shape does not fit, the batch is empty, or a number is out of range.
 
-    Source: Yi et al., RecSys 2019, section 3. Differs: candidates can be hidden.
+    Source: Yi et al., RecSys 2019, section 3; Khosla et al., NeurIPS 2020, equation 2 (several
+        positives). Differs: candidates can be hidden.
     """
-    check_shapes(query_vectors, item_vectors, positions, hidden=hidden, weights=weights)
+    places = hidden if isinstance(hidden, Tensor) else None
+    check_shapes(query_vectors, item_vectors, positions, hidden=places, weights=weights)
     check_temperature(temperature)
+    _check_settings(label_smoothing, precision)
     batch, num = len(query_vectors), len(item_vectors)
     if log_q is not None and log_q.shape not in ((num,), (batch, num)):
         raise ValueError(f"log_q must be ({num},) or ({batch}, {num}), got {tuple(log_q.shape)}.")
-    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        _at_least_float32(query_vectors),
-        _at_least_float32(item_vectors),
+    targets = positions[:, None]
+    if more_positives is not None:
+        if more_positives.ndim != 2 or len(more_positives) != batch:
+            raise ValueError(
+                f"more_positives must be ({batch}, P), got {tuple(more_positives.shape)}."
+            )
+        targets = torch.cat([targets, more_positives], dim=1)
+    queries, items = at_least_float32(query_vectors), at_least_float32(item_vectors)
+    loss: Tensor = ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+        queries,
+        items,
         temperature,
-        positions,
+        targets,
         log_q,
         never,
-        hidden,
+        hidden if places is None else places.__getitem__,
         weights,
+        label_smoothing,
+        queries.dtype if precision is None else precision,
         torch.is_grad_enabled(),
     )
     return loss
 
 
-class _ChunkedSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        items: Tensor,
-        temperature: float | Tensor,
-        positions: Tensor,
-        log_q: Tensor | None,
-        never: Tensor | None,
-        hidden: Tensor | None,
-        weights: Tensor | None,
-        grad_enabled: bool,
-    ) -> Tensor:
-        num = len(items)
-        wants_grad = grad_enabled and any(ctx.needs_input_grad[:3])
-        shares = torch.ones_like(positions, dtype=queries.dtype) if weights is None else weights
-        shares = (shares / shares.sum()).to(queries.dtype)
-        scaled = queries / temperature  # (B, d)
-        is_cpu = queries.device.type == "cpu"
-        step = max(1, (CPU_CHUNK_LOGITS if is_cpu else DEVICE_CHUNK_LOGITS) // num)
-        step = min(step, len(queries))
-        logits_buffer = queries.new_empty((step, num))
-        probs_buffer = queries.new_empty((step, num))
-        loss = queries.new_zeros(())
-        query_grads = torch.empty_like(queries)
-        item_grads = queries.new_zeros((items.shape[1], num))  # (d, N): the quicker product
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            own, share = positions[part, None], shares[part, None]
-            logits = torch.mm(scaled[part], items.T, out=logits_buffer[: len(own)])
-            if log_q is not None:
-                logits.sub_(log_q if log_q.ndim == 1 else log_q[part])
-            own_logits = logits.gather(1, own)
-            if never is not None:
-                logits.masked_fill_(never, -math.inf)
-            if hidden is not None:
-                logits.scatter_(1, hidden[part], -math.inf)
-            if never is not None or hidden is not None:
-                logits.scatter_(1, own, own_logits)  # the own item stays: no row is all -inf
-            highest = logits.amax(1, keepdim=True)
-            probs = torch.softmax(logits, 1, out=probs_buffer[: len(own)])
-            # The greatest probability is exp(highest - logsumexp), at least 1 / N: no overflow.
-            row_losses = highest - probs.amax(1, keepdim=True).log() - own_logits
-            loss += (row_losses * share).sum()
-            if wants_grad:
-                probs.scatter_add_(1, own, torch.full_like(own_logits, -1))
-                torch.mm(probs, items, out=query_grads[part]).mul_(share)
-                item_grads.addmm_((scaled[part] * share).T, probs)
-        if wants_grad:
-            query_grads /= temperature
-            # d loss / d temperature, since each logit's dot product is homogeneous in the query.
-            temperature_grad = -(query_grads * queries).sum() / temperature
-            ctx.save_for_backward(query_grads, item_grads.T, temperature_grad)
-        return loss
+def _per_query_losses(
+    queries: Tensor,
+    items: Tensor,
+    candidates: Candidates,
+    temperature: float | Tensor,
+    hidden: Tensor | None,
+    label_smoothing: float,
+) -> Tensor:
+    """Return the losses of queries with candidates of their own: ``(B,)``.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [
-            grad * grad_outputs[0] if needed else None
-            for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
-        ]
-        return (*grads, None, None, None, None, None, None)
-
-
-def check_temperature(temperature: float | Tensor) -> None:
-    """Refuse a number that cannot divide; a tensor is the model's own and is not looked into.
-
-    Raises:
-        ValueError: A number is not finite and above 0, or a tensor has more than one value.
+    A batch whose gathered item vectors are large is computed in parts, each once more in the
+    backward pass.
     """
-    if isinstance(temperature, Tensor):
-        if temperature.numel() != 1:
-            raise ValueError(f"temperature must be one value, got {temperature.numel()}.")
-    elif not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be finite and above 0, got {temperature}.")
-
-
-def check_shapes(
-    query_vectors: Tensor,
-    item_vectors: Tensor,
-    positions: Tensor,
-    **others: Tensor | None,
-) -> None:
-    """Refuse tensors that do not fit each other.
-
-    Args:
-        query_vectors: ``(B, d)``, ``B`` at least 1.
-        item_vectors: ``(N, d)``.
-        positions: ``(B,)``.
-        **others: ``hidden``: ``(B, H)``; any other: ``(B,)``; each may be None.
-
-    Raises:
-        ValueError: A shape is another.
-    """
-    if not len(query_vectors):
-        raise ValueError("query_vectors must hold at least 1 query, got 0; skip empty batches.")
-    if query_vectors.shape[1] != item_vectors.shape[1]:
-        raise ValueError(
-            f"query_vectors and item_vectors must be equally wide, "
-            f"got {query_vectors.shape[1]} and {item_vectors.shape[1]}."
+    columns, log_q = candidates.columns, candidates.log_q
+    assert columns is not None
+    step = max(1, PER_QUERY_NUMBERS // (columns.shape[1] * items.shape[1]))
+    losses = []
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        arguments = (
+            queries[part],
+            items,
+            replace(
+                candidates,
+                positions=candidates.positions[part],
+                columns=columns[part],
+                log_q=log_q if log_q is None or log_q.ndim == 1 else log_q[part],
+            ),
+            temperature,
+            None if hidden is None else hidden[part],
+            label_smoothing,
         )
-    batch = len(query_vectors)
-    for name, tensor in {"positions": positions, **others}.items():
-        if name == "hidden" and tensor is not None:
-            if tensor.ndim != 2 or len(tensor) != batch or tensor.dtype != torch.int64:
-                raise ValueError(
-                    f"hidden must be ({batch}, H) int64 places among the candidates, got "
-                    f"{tuple(tensor.shape)} {tensor.dtype}."
-                )
-            continue
-        shape = (batch,)
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}.")
+        if step >= len(queries):
+            return _gathered_losses(*arguments)
+        losses.append(checkpoint(_gathered_losses, *arguments, use_reentrant=False))
+    return torch.cat(losses)
 
 
-def _at_least_float32(vectors: Tensor) -> Tensor:
-    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
+def _gathered_losses(
+    queries: Tensor,
+    items: Tensor,
+    candidates: Candidates,
+    temperature: float | Tensor,
+    hidden: Tensor | None,
+    label_smoothing: float,
+) -> Tensor:
+    scores = score(queries, items, candidates, hidden)
+    logits = scores.dots / temperature
+    if scores.log_q is not None:
+        logits = logits - scores.log_q
+    absent = scores.left_out.clone()
+    absent[:, 0] = False  # the own item
+    log_probs = logits.masked_fill(absent, -torch.inf).log_softmax(1)
+    if not label_smoothing:
+        return -log_probs[:, 0]
+    spread = label_smoothing * scores.negative_shares()
+    own_share = 1 - spread.sum(1)
+    return -own_share * log_probs[:, 0] - (spread * log_probs.masked_fill(absent, 0)).sum(1)
+
+
+def _check_settings(label_smoothing: float, precision: torch.dtype | None) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+    if precision not in (None, torch.bfloat16):
+        raise ValueError(f"precision must be torch.bfloat16 or None, got {precision}.")

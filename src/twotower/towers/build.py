@@ -27,7 +27,8 @@ def build_model(
         item_transforms: The item side's.
         query_tower: A module of the user's own in the query tower's place.
         item_tower: One in the item tower's place.
-        sparse: Whether large embedding tables have sparse gradients.
+        sparse: Whether large embedding tables of the item side have sparse gradients. Those of the
+            query side always have: no step touches all queries.
 
     Raises:
         ConfigError: A tower would read nothing at all.
@@ -64,7 +65,7 @@ def build_model(
                 config.dim,
                 id_dropout=config.id_dropout,
                 use_id=use_id,
-                sparse=sparse,
+                sparse=True,
             )
         queries = QueryTower(
             query_encoder, history, config.dim, config.query_hidden, config.dropout

@@ -8,9 +8,16 @@ import numpy as np
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ConfigError
+from twotower.losses.configured import LABELLED
 
 ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
+ADAM_UP_TO = 2**26
+"""Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
+SOFTMAX = ("softmax", "symmetric", "softmax-at-k")
+"""Losses that rank the own item against all others at once."""
+COSINE_ONLY = ("contrastive", "triplet", "ccl", "directau")
+"""Losses that compare directions only."""
 
 
 def resolve(
@@ -33,6 +40,8 @@ def resolve(
     towers = _towers(config, dataset, custom, said)
     loss = _loss(config, dataset, num_items, said)
     training = config.training
+    if training.table_optimizer == "auto":
+        training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
     if training.batch_size is None:
         by_size = 2 ** round(np.log2(max(1, int(positive.sum())) / 200))
         size = int(np.clip(by_size, 128, 1024))
@@ -45,6 +54,11 @@ def _towers(
     config: Config, dataset: Dataset, custom: tuple[str, ...], said: list[str]
 ) -> TowersConfig:
     towers = config.towers
+    if towers.temperature is None and towers.temperature_end is not None:
+        raise ConfigError(
+            "towers.temperature_end must stand beside the towers.temperature that it starts from, "
+            f"got {towers.temperature_end:g} alone."
+        )
     if "query" in custom:
         if towers.history not in ("auto", "none"):
             raise ConfigError(
@@ -65,14 +79,29 @@ def _towers(
     return towers
 
 
+def _table_optimizer(
+    towers: TowersConfig, dataset: Dataset, said: list[str]
+) -> Literal["adam", "adagrad"]:
+    rows = max(len(dataset.items), len(dataset.queries) if towers.query_id == "on" else 0)
+    if rows * towers.dim <= ADAM_UP_TO:
+        return "adam"
+    said.append(
+        f"training.table_optimizer = 'adagrad': {rows:,} rows of {towers.dim} numbers, for each of "
+        "which adam would keep two more"
+    )
+    return "adagrad"
+
+
 def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> LossConfig:
     loss = config.loss
     if loss.kind == "auto":
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
-        negatives: Literal["all", "mixed", "uniform"]
-        if loss.kind != "softmax":
+        negatives: Literal["all", "in-batch", "mixed", "uniform"]
+        if loss.kind == "directau":
+            negatives, reason = "in-batch", "the loss has no negatives but the batch itself"
+        elif loss.kind not in SOFTMAX:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO:
             negatives, reason = "all", f"{num_items:,} items are few enough"
@@ -80,15 +109,39 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
             negatives, reason = "mixed", f"{num_items:,} items are too many for all"
         loss = replace(loss, negatives=negatives)
         said.append(f"loss.negatives = {negatives!r}: {reason}")
-    if loss.kind == "contrastive" and config.towers.similarity != "cosine":
+    if loss.kind in COSINE_ONLY and config.towers.similarity != "cosine":
         raise ConfigError(
-            f"towers.similarity must be 'cosine' for the contrastive loss, which compares directions "
+            f"towers.similarity must be 'cosine' for the {loss.kind} loss, which compares directions "
             f"only, got {config.towers.similarity!r}; items are ranked by the dot product."
         )
-    if loss.negatives == "labels" and loss.kind == "softmax":
+    if loss.negatives == "labels" and loss.kind not in LABELLED:
         raise ConfigError(
-            "loss.negatives must not be 'labels' for softmax, which ranks an item against others; "
-            "use loss.kind = 'bce' or other negatives."
+            f"loss.negatives must not be 'labels' for {loss.kind}, which ranks an item against "
+            "others; use loss.kind = 'bce' or other negatives."
+        )
+    if loss.negatives == "impressions" and dataset.interactions.impressions is None:
+        raise ConfigError(
+            "loss.negatives = 'impressions' must go with a column of what was shown, got none; "
+            "state one with --impressions-column."
+        )
+    if loss.negatives == "popularity" and loss.frequencies == "stream":
+        raise ConfigError(
+            "loss.frequencies must be 'counts' for popularity, which draws by counts, got 'stream'."
+        )
+    if loss.kind == "directau" and loss.negatives != "in-batch":
+        raise ConfigError(
+            f"loss.negatives must be 'in-batch' or 'auto' for directau, which spreads the batch's own "
+            f"vectors and samples nothing, got {loss.negatives!r}."
+        )
+    if loss.kind == "gbce" and loss.negatives not in ("uniform", "per-query"):
+        raise ConfigError(
+            f"loss.negatives must be 'uniform' or 'per-query' for gbce, which takes back what uniform "
+            f"sampling does, got {loss.negatives!r}."
+        )
+    if loss.label_smoothing and loss.kind not in ("softmax", "symmetric"):
+        raise ConfigError(
+            f"loss.label_smoothing must be 0 for {loss.kind}, got {loss.label_smoothing:g}; it is for "
+            "softmax and symmetric."
         )
     if loss.negatives == "labels" and dataset.interactions.labels is None:
         raise ConfigError(

@@ -7,18 +7,15 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, Union
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-from torch import Tensor, nn
+from torch import nn
 
 from twotower.config import Config
 from twotower.data.columns import Decision
-from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
-from twotower.data.prepare import prepare
-from twotower.data.splits import hold_out_validation, split
+from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
@@ -28,18 +25,16 @@ from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.report.page import write_report
 from twotower.features.histories import Histories
-from twotower.features.schema import Feature, Side, infer_features
-from twotower.features.transforms import SideTransforms
+from twotower.features.schema import Feature
 from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.loggers import Tellers
+from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
 from twotower.vocab import FIRST_ROW
-
-Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table names classes
 
 
 class Teller(Watcher, Protocol):
@@ -165,20 +160,9 @@ def train(
     target = None if out is None else check_output(out)
     bar = _teller(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
-    preparation = prepare(
-        interactions,
-        items=_as_table(items, "item_id"),
-        queries=_as_table(queries, "query_id"),
-        config=settings.data,
-        name=name or _name_of(interactions),
-    )
-    dataset = preparation.dataset
-    if preparation.is_split:
-        dataset = hold_out_validation(dataset, settings.split)
-    else:
-        dataset = split(dataset, settings.split)
-    sides, settings = _fit_features(dataset, settings)
-    teller.on_data(dataset, preparation.decisions, (*sides.query.features, *sides.item.features))
+    task = Task.of(interactions, items=items, queries=queries, config=settings, name=name)
+    dataset, sides, settings = task.dataset, task.sides, task.config
+    teller.on_data(dataset, task.decisions, (*sides.query.features, *sides.item.features))
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
     for side in custom:
@@ -216,9 +200,7 @@ def train(
             write_bundle(target, contents)
         if not interrupted:
             work.remove()
-    return Trained(
-        contents, target, figures, dataset, preparation.decisions, query_tower, item_tower
-    )
+    return Trained(contents, target, figures, dataset, task.decisions, query_tower, item_tower)
 
 
 def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:
@@ -227,47 +209,6 @@ def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:
     from twotower.training.progress import ProgressBar
 
     return ProgressBar()
-
-
-def _name_of(interactions: object) -> str:
-    if isinstance(interactions, Mapping):
-        interactions = interactions.get("train")
-    return Path(interactions).name if isinstance(interactions, (str, Path)) else "a frame"
-
-
-def _as_table(given: Given | None, id_column: str) -> Table | None:
-    """Return an array as a table of one vector column, and anything else as it is."""
-    if isinstance(given, Tensor):
-        given = given.detach().cpu().double().numpy()  # numpy has no bfloat16
-    if not isinstance(given, np.ndarray):
-        return given
-    if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
-        raise ValueError(
-            f"an array of features must have shape (n, d) and hold numbers, got {given.shape} "
-            f"of {given.dtype}."
-        )
-    vectors = pl.Series("features", np.ascontiguousarray(given, np.float64))
-    return pl.DataFrame({id_column: np.arange(len(given)), "features": vectors})
-
-
-def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
-    """Return both sides' transforms, and the config with every kind written down."""
-    train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_positive)
-    fitted: dict[str, SideTransforms] = {}
-    stated: dict[str, dict[str, Any]] = {}
-    sides: tuple[tuple[Side, EntityTable, npt.NDArray[np.int32]], ...] = (
-        ("query", dataset.queries, train.query_rows),
-        ("item", dataset.items, train.item_rows),
-    )
-    for side, table, rows in sides:
-        given = getattr(config.features, side)
-        features = infer_features(table.frame, side, table.id_column, given)
-        counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
-        fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
-        stated[side] = {feature.name: feature.kind for feature in features}
-    features_config = replace(config.features, query=stated["query"], item=stated["item"])
-    return Sides(fitted["query"], fitted["item"]), replace(config, features=features_config)
 
 
 def _fit(

@@ -1,56 +1,40 @@
 """The training loop: epochs of pair batches, averaged weights, early stopping on validation."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from twotower.config import Config, LossConfig
-from twotower.data.batches import PairBatch, PairBatches
-from twotower.data.dataset import Cases, Dataset, Part
+from twotower.config import Config
+from twotower.data.batches import PairBatches
+from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.histories import since_first
 from twotower.features.transforms import SideTransforms
-from twotower.losses.configured import hidden_by, sampler_of
-from twotower.losses.geometry import ContrastiveLoss
-from twotower.losses.negatives import Candidates, Pairs, log_frequency
-from twotower.losses.pointwise import BCELoss
-from twotower.losses.softmax import SoftmaxLoss
+from twotower.losses.candidates import Sampler
+from twotower.losses.configured import LABELLED, loss_of, sampler_of
+from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
+from twotower.losses.hard import HardNegatives
+from twotower.losses.memory import Memory
+from twotower.losses.negatives import BothSides
 from twotower.runtime import choose_device, choose_threads, torch_generator
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
 from twotower.training.averaging import WeightAverage
 from twotower.training.checkpoints import Progress
+from twotower.training.mining import Miner
 from twotower.training.optim import Optimizers
-from twotower.vocab import FIRST_ROW
+from twotower.training.steps import Steps
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
-
-
-class Loss(Protocol):
-    """What every loss of ``twotower.losses`` can be called with."""
-
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates,
-        *,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return a scalar."""
-        ...
 
 
 class Watcher(Protocol):
@@ -146,13 +130,23 @@ class Trainer:
             history_length=config.towers.history_length if self.model.reads_history else None,
             ordered=dataset.ordered,
             seed=config.training.seed,
-            negatives=config.loss.kind != "softmax",
+            negatives=config.loss.kind in LABELLED,
         )
-        drawn = positive if config.loss.kind == "softmax" else train  # what batches hold
-        item_rows = self._tensor(drawn.item_rows).long()
-        log_p = log_frequency(item_rows, dataset.items.ids.num_rows)
-        self.sampler = sampler_of(config.loss, torch.unique(item_rows), log_p)
-        self.loss = _loss(config.loss)
+        drawn = train if config.loss.kind in LABELLED else positive  # what batches hold
+        self.stream: StreamFrequency | None = None
+        self.memory: Memory | None = None
+        self.miner: Miner | None = None
+        self.steps = Steps(
+            self.model,
+            config,
+            self.item_features,
+            self.query_arrays,
+            self._sampler(drawn),
+            loss_of(config.loss, len(dataset.items)),
+            dataset.items.ids.num_rows,
+            stream=self.stream,
+            memory=self.memory,
+        )
         self.valid = self._validation_cases()
 
     def fit(
@@ -182,12 +176,14 @@ class Trainer:
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(choose_threads(settings.threads))
-            optimizers = Optimizers(self.model, settings)
+            optimizers = Optimizers(self.model, settings, settings.epochs * len(self.batches))
             average = WeightAverage(self.model)
             if progress.epoch:
                 self.model.load_state_dict(progress.model)
                 optimizers.load_state_dict(progress.optimizers)
                 average.load(progress.average)
+                if self.stream is not None:
+                    self.stream.load_state_dict(progress.stream)
             if watcher is not None:
                 watcher.on_start(len(self.batches), progress)
             while progress.epoch < settings.epochs and (
@@ -212,59 +208,6 @@ class Trainer:
         """Return the model as it is now as a scorer."""
         return ModelScorer(self.encoding, self.query_arrays, self.popularity)
 
-    def step_loss(self, batch: PairBatch, generator: torch.Generator) -> Tensor:
-        """Return the loss of one batch, a scalar with gradients."""
-        item_rows = self._tensor(batch.item_rows).long()
-        labels = None if batch.labels is None else self._tensor(batch.labels)
-        pairs = Pairs(item_rows, self._tensor(batch.query_rows).long())
-        candidates = self.sampler(pairs, generator)
-        known = None
-        if batch.history_rows is not None:
-            known = self._tensor(batch.history_rows).long()
-        query_vectors, item_vectors = self._vectors(batch, candidates.item_rows, known)
-        return self.loss(
-            query_vectors,
-            item_vectors,
-            candidates if self.config.loss.correct_log_q else replace(candidates, log_q=None),
-            temperature=self.model.temperature,
-            hidden=hidden_by(
-                self.config.loss, candidates, item_rows, known, self.dataset.items.ids.num_rows
-            ),
-            weights=None if batch.weights is None else self._tensor(batch.weights),
-            labels=labels if self.config.loss.kind != "softmax" else None,
-        )
-
-    def _vectors(
-        self, batch: PairBatch, item_rows: Tensor, known: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the query vectors and the candidates' vectors; each item is encoded once."""
-        features = {
-            name: self._tensor(values.take(batch.query_rows, axis=0))
-            for name, values in self.query_arrays.items()
-        }
-        if known is None:
-            if not features:
-                features = {"": torch.zeros(len(batch), 1, device=self.device)}
-            gathered = self._item_features(item_rows)
-            return self.model.encode_queries(features), self.model.encode_items(gathered)
-        if self.config.loss.negatives == "all":
-            inputs = self.model.item_inputs(self.item_features)
-            place_of_items, place_of_known = item_rows, known
-        else:
-            asked = torch.cat([item_rows, known.flatten()])
-            distinct, places = torch.unique(asked, return_inverse=True)
-            inputs = self.model.item_inputs(self._item_features(distinct))
-            place_of_items, place_of_known = places[: len(item_rows)], places[len(item_rows) :]
-        item_vectors = self.model.item_outputs(inputs.index_select(0, place_of_items))
-        history = inputs.index_select(0, place_of_known.flatten()).view(*known.shape, -1)
-        times = None
-        if batch.history_times is not None and batch.history_rows is not None:
-            times = self._tensor(since_first(batch.history_times, batch.history_rows))
-        return self.model.encode_queries(features, history, known >= FIRST_ROW, times), item_vectors
-
-    def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
-        return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
-
     def _epoch(
         self,
         progress: Progress,
@@ -275,21 +218,24 @@ class Trainer:
         seed, epoch = self.config.training.seed, progress.epoch
         generator = torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
+        if self.memory is not None:
+            self.memory.clear()  # so that a training that is gone on with takes the same steps
+        if self.miner is not None and epoch:  # before the first, the model knows nothing
+            self.miner.refresh()
         self.model.train()
         # Dropout draws from the global generator; it is put back as it was afterwards.
         with torch.random.fork_rng():
             torch.manual_seed(torch_generator(seed, epoch, 2).initial_seed())
             for step, batch in enumerate(self.batches.epoch(epoch)):
-                loss = self.step_loss(batch, generator)
+                self._set_temperature(epoch * len(self.batches) + step)
                 optimizers.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss = self.steps.backward(batch, generator)
                 optimizers.step()
                 average.update()
-                detached = loss.detach()
-                total += detached * len(batch)
+                total += loss * len(batch)
                 examples += len(batch)
                 if watcher is not None:
-                    watcher.on_step(step, detached.item, len(batch))
+                    watcher.on_step(step, loss.item, len(batch))
         mean_loss = float(total) / max(1, examples)
         if not np.isfinite(mean_loss):
             raise TrainingDivergedError(
@@ -304,6 +250,8 @@ class Trainer:
         progress.epoch += 1
         progress.model, progress.optimizers = model, optimizers.state_dict()
         progress.average = averages
+        if self.stream is not None:
+            progress.stream = self.stream.state_dict()
         if progress.best_metric is None or metric > progress.best_metric:
             progress.best_model = averaged
             progress.best_metric, progress.best_epoch = metric, progress.epoch
@@ -335,6 +283,35 @@ class Trainer:
         )
         return found.mean()[name]
 
+    def _sampler(self, drawn: Interactions) -> Sampler:
+        loss, num_rows = self.config.loss, self.dataset.items.ids.num_rows
+        item_rows = self._tensor(drawn.item_rows).long()
+        log_p: LogShares = log_frequency(item_rows, num_rows)
+        if loss.frequencies == "stream":
+            log_p = self.stream = StreamFrequency(num_rows, device=self.device)
+        sampler = sampler_of(loss, torch.unique(item_rows), log_p)
+        if isinstance(sampler, Memory):
+            self.memory = sampler
+        if isinstance(sampler, HardNegatives):
+            liked = drawn.where(drawn.is_positive)
+            self.miner = Miner(sampler, self.encoding, self.query_arrays, liked, loss.hard_margin)
+        if loss.kind != "symmetric":
+            return sampler
+        query_log_p = None  # with a history each event asks anew
+        if not self.model.reads_history:
+            query_rows = self._tensor(drawn.query_rows).long()
+            query_log_p = log_frequency(query_rows, self.dataset.queries.ids.num_rows)
+        return BothSides(sampler, query_log_p)
+
+    def _set_temperature(self, step: int) -> None:
+        """Move a temperature that has an end, evenly in its logarithm over all steps of all epochs."""
+        towers = self.config.towers
+        if towers.temperature is None or towers.temperature_end is None:
+            return
+        share = step / max(1, self.config.training.epochs * len(self.batches) - 1)
+        start, end = math.log(towers.temperature), math.log(towers.temperature_end)
+        self.model.log_temperature.fill_(start + share * (end - start))
+
     def _validation_cases(self) -> Cases:
         cases = self.dataset.cases(Part.VALID)
         if len(cases) <= MAX_VALIDATION_CASES:
@@ -357,12 +334,6 @@ class Trainer:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-
-def _loss(config: LossConfig) -> Loss:
-    if config.kind == "bce":
-        return BCELoss()
-    return ContrastiveLoss(config.margin) if config.kind == "contrastive" else SoftmaxLoss()
 
 
 def _copy(model: TwoTower) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from twotower.evaluation.doctor.model_findings import (
     LOSS_AT_CHANCE,
     LOSS_AT_POPULARITY,
 )
+from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import hidden_by, sampler_of
-from twotower.losses.negatives import Candidates, Pairs, Sampler, log_frequency
+from twotower.losses.frequencies import log_frequency
 from twotower.losses.pointwise import BCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.serving.bundle import Contents

@@ -1,0 +1,97 @@
+"""``twotower.train`` with its defaults, one thread; on the synthetic data batches of 1,024 as for all.
+
+The time holds the validations, after each of which training may end early; the rate holds steps alone. It
+stops at the end of the time within an epoch and keeps the weights that validated best; the first epoch
+is always finished.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+from peer import BATCH_SIZE, TOP, begin
+
+import twotower
+from twotower.config import Config
+from twotower.data.columns import Decision
+from twotower.data.dataset import Dataset
+from twotower.evaluation.figures import Figures
+from twotower.features.schema import Feature
+from twotower.training.checkpoints import Progress
+
+run = begin()
+data, clock = run.data, run.clock
+
+
+class Watch:
+    """Counts, and ends the training in time."""
+
+    def __init__(self) -> None:
+        self.choices: tuple[str, ...] = ()
+        self.epochs = 0
+
+    def on_data(
+        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
+    ) -> None:
+        """Nothing of this counts."""
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+        """Note what every ``auto`` became."""
+        self.choices = choices
+
+    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:  # noqa: ARG002
+        """Start the clock."""
+        clock.start()
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
+        """Count the examples of a step."""
+        if clock.step(examples) and self.epochs:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, record: dict[str, Any]) -> None:  # noqa: ARG002
+        """Leave the validation out of the rate."""
+        self.epochs += 1
+        if clock.is_over:
+            raise KeyboardInterrupt
+        clock.resume()
+
+    def on_end(self) -> None:
+        """Stop the clock."""
+        clock.stop()
+
+    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
+        """Our own evaluation is not what is asked for here."""
+
+
+def events(mask: Any) -> pl.DataFrame:
+    """Return a table of the masked events."""
+    return pl.DataFrame(
+        {"query": data.query[mask], "item": data.item[mask], "time": data.times[mask]}
+    )
+
+
+def table(side: str, features: Any) -> pl.DataFrame:
+    """Return a table of ids and categories, which are words so that they read as such."""
+    named = {f"{side}_{i}": [f"c{v}" for v in column] for i, column in enumerate(features.T)}
+    return pl.DataFrame({side: np.arange(len(features), dtype=np.int32), **named})
+
+
+watch = Watch()
+settings: dict[str, Any] = {"training": {"threads": 1}, "data": {"order": "file"}}
+if run.variant == "batch":
+    settings["training"]["batch_size"] = BATCH_SIZE
+valid = events(data.is_valid)
+trained = twotower.train(
+    # It asks for a test, which is not ours to see; its figures are thrown away.
+    {"train": events(~data.is_valid), "valid": valid, "test": valid},
+    items=table("item", data.item_features),
+    queries=table("query", data.query_features),
+    config=settings,
+    progress=watch,
+)
+answers = trained.retriever.recommend(data.test_queries.tolist(), k=TOP, exclude_seen=True)
+top = np.full((len(data.test_queries), TOP), -1)
+for line, answer in zip(top, answers, strict=True):
+    line[: len(answer)] = answer.item_ids
+run.answer(top, epochs=watch.epochs, choices=watch.choices)

@@ -1,0 +1,95 @@
+"""``twotower tune``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.cli import tables
+from twotower.cli.output import console, print_json, report_path
+
+NAME = "tune"
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+    minutes: Annotated[float, typer.Option(help="How long to search.")] = 30.0,
+    interactions: tables.Interactions = None,
+    items: tables.Items = None,
+    queries: tables.Queries = None,
+    train: tables.TrainPart = None,
+    valid: tables.ValidPart = None,
+    test: tables.TestPart = None,
+    split: tables.Split = None,
+    config: tables.ConfigFile = None,
+    settings: tables.Settings = None,
+    query_column: tables.QueryColumn = None,
+    item_column: tables.ItemColumn = None,
+    time_column: tables.TimeColumn = None,
+    label_column: tables.LabelColumn = None,
+    weight_column: tables.WeightColumn = None,
+    drop_null_ids: tables.DropNullIds = False,
+    no_histories: Annotated[
+        bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search that stands beside the bundle.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the figures and the trials as JSON.")
+    ] = False,
+) -> None:
+    """Search settings on validation for some minutes, and write the best model as a bundle.
+
+    What --set names, or --config has otherwise than the defaults, is kept and not searched.
+
+    Example: twotower tune --interactions ratings.csv --items movies.csv --out model --minutes 30
+    """
+    events = tables.events_of(
+        interactions,
+        {"train": train, "valid": valid, "test": test},
+        split,
+        needs="tune needs either --interactions, or --train and --test.",
+    )
+    columns = {
+        "query_column": query_column,
+        "item_column": item_column,
+        "time_column": time_column,
+        "label_column": label_column,
+        "weight_column": weight_column,
+    }
+    tree = tables.config_of(
+        config, settings, columns=columns, drop_null_ids=drop_null_ids, split=split
+    )
+
+    from twotower.training.search_space import SEARCHED
+    from twotower.training.tune import tune as tune_model
+    from twotower.training.tuning_bar import TuningBar
+
+    named = {setting.partition("=")[0].strip() for setting in settings or []}
+    screen = console(json_wanted=json)
+    tuned = tune_model(
+        events,
+        out=out,
+        minutes=minutes,
+        items=items,
+        queries=queries,
+        config=tree,
+        fixed=named & set(SEARCHED),
+        histories=not no_histories,
+        resume=resume,
+        progress=TuningBar(screen),
+    )
+    if json:
+        trials = [vars(trial) for trial in tuned.trials]
+        print_json({**tuned.trained.figures, "trials": trials})
+    screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
+    page = report_path(out)
+    tuned.trained.report(page)
+    screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+    screen.print(
+        f"All trials are in {tuned.folder.name}; --resume goes on from there.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,74 @@
+"""What a batch is scored against: the pairs that a sampler sees, the candidates that it names."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The positives of a batch, which a sampler finds negatives for.
+
+    Args:
+        item_rows: ``(B,)`` int64 row of each query's own item.
+        query_rows: ``(B,)`` int64, or None where it is not known who asks.
+        impression_rows: ``(B, M)`` int64 items that were shown beside the own one and not taken,
+            ``PADDING_ROW`` where padded; None without such a column.
+    """
+
+    item_rows: Tensor
+    query_rows: Tensor | None = None
+    impression_rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.item_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The items that a batch of ``B`` queries is scored against.
+
+    Args:
+        item_rows: ``(N,)`` int64.
+        positions: ``(B,)`` int64 in ``0..N-1``: where each query's own item stands.
+        log_q: ``(N,)`` or ``(B, N)`` float32 natural log of the probability, or of the expected
+            number of times, that the sampler proposes the item, up to one shared constant. None
+            where that is equal for all. Beside ``columns``, ``(N,)`` or ``(B, n)``.
+        never: ``(N,)`` bool, candidates that are nobody's negative: they stand here as some query's
+            own item only. None where all may be.
+        columns: ``(B, n)`` int64 places in ``0..N-1``: the candidates of each query alone, its own item
+            first. A query with fewer repeats the place of its own item. None where all queries share
+            all.
+        stored: ``(M, d)`` float vectors of the last ``M`` candidates, which were encoded in earlier
+            batches; None where all are to be encoded.
+        query_rows: ``(B,)`` int64 who asks, for a loss that also compares an item with queries.
+        query_log_q: ``(B,)`` float32 the same as ``log_q`` for the queries of the batch.
+    """
+
+    item_rows: Tensor
+    positions: Tensor
+    log_q: Tensor | None = None
+    never: Tensor | None = None
+    columns: Tensor | None = None
+    stored: Tensor | None = None
+    query_rows: Tensor | None = None
+    query_log_q: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of candidates."""
+        return len(self.item_rows)
+
+
+class Sampler(Protocol):
+    """Proposes the candidates of a batch.
+
+    This is also the seam for negatives that come from elsewhere, such as another process: what it
+    returns is all that a loss knows of them.
+    """
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return the candidates of a batch."""
+        ...

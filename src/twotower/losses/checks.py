@@ -1,0 +1,75 @@
+"""What every loss refuses before it computes."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Refuse a number that cannot divide; a tensor is the model's own and is not looked into.
+
+    Raises:
+        ValueError: A number is not finite and above 0, or a tensor has more than one value.
+    """
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1:
+            raise ValueError(f"temperature must be one value, got {temperature.numel()}.")
+    elif not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be finite and above 0, got {temperature}.")
+
+
+def check_shapes(
+    query_vectors: Tensor,
+    item_vectors: Tensor,
+    positions: Tensor,
+    **others: Tensor | None,
+) -> None:
+    """Refuse tensors that do not fit each other.
+
+    Args:
+        query_vectors: ``(B, d)``, ``B`` at least 1.
+        item_vectors: ``(N, d)``.
+        positions: ``(B,)``.
+        **others: ``hidden``: ``(B, H)``; any other: ``(B,)``; each may be None.
+
+    Raises:
+        ValueError: A shape is another.
+    """
+    if not len(query_vectors):
+        raise ValueError("query_vectors must hold at least 1 query, got 0; skip empty batches.")
+    if query_vectors.shape[1] != item_vectors.shape[1]:
+        raise ValueError(
+            f"query_vectors and item_vectors must be equally wide, "
+            f"got {query_vectors.shape[1]} and {item_vectors.shape[1]}."
+        )
+    batch = len(query_vectors)
+    for name, tensor in {"positions": positions, **others}.items():
+        if name == "hidden" and tensor is not None:
+            if tensor.ndim != 2 or len(tensor) != batch or tensor.dtype != torch.int64:
+                raise ValueError(
+                    f"hidden must be ({batch}, H) int64 places among the candidates, got "
+                    f"{tuple(tensor.shape)} {tensor.dtype}."
+                )
+            continue
+        shape = (batch,)
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}.")
+
+
+def check_all_liked(labels: Tensor | None, loss: str) -> None:
+    """Refuse labels other than 1, for a loss that has no place for a pair that is no match.
+
+    Args:
+        labels: ``(B,)``, or None, which says that all are 1.
+        loss: Its name, for the message.
+
+    Raises:
+        ValueError: A label is not 1.
+    """
+    if labels is not None and bool((labels != 1).any()):
+        other = labels[labels != 1][0]
+        raise ValueError(
+            f"labels must all be 1 for the {loss} loss, got {int((labels == other).sum())} of "
+            f"{other.item():g}; leave those rows out, or train with BCELoss."
+        )

@@ -1,0 +1,138 @@
+"""Hard negatives: items that the model ranks high for a query and that it is not known to like."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from twotower.losses.candidates import Candidates, Pairs
+from twotower.losses.frequencies import LogShares
+from twotower.losses.negatives import check_drawn, distinct_rows
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+
+class KnownRows(Protocol):
+    """Item rows that queries are known to like, a slice of queries at a time."""
+
+    def __call__(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Return int64 lines, counted from the slice's start, and item rows: two of one length."""
+        ...
+
+
+class HardNegatives:
+    """The batch's own items, items drawn evenly, and items that were mined for the batch's queries.
+
+    All candidates are shared by the batch and stand once, and ``log_q`` is the log of the probability
+    that any draw proposes the item: by training frequency for the own items, evenly, and for the
+    mined ones by how often a query at random has it in its list. The corrected softmax then aims at
+    what it aims at with any sampler, with less noise where the model errs most. It is approximate in
+    one point: the draws from a batch's lists are taken as independent of its own items. Until
+    ``refresh`` was called for the first time it is ``Mixed``.
+
+    Args:
+        log_p: Log of each item's share of training, by row.
+        item_rows: ``(I,)`` int64 distinct rows of the catalogue, which holds every own item.
+        num: Draws a batch beside the own items, at least 1.
+        share: Of them that are mined, in [0, 1].
+
+    Raises:
+        ValueError: ``num`` is below 1, ``share`` is out of its range, or (when called) an item has no
+            training events or it is not known who asks.
+
+    Source: Xiong et al., ICLR 2021 (ANCE: mined from an index of an earlier state, again and again).
+        Differs: shared by the batch, and corrected for how likely they are.
+    """
+
+    def __init__(self, log_p: LogShares, item_rows: Tensor, num: int, share: float) -> None:
+        if num < 1:
+            raise ValueError(f"num must be at least 1, got {num}.")
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must be in [0, 1], got {share}.")
+        self._log_p = log_p
+        self._item_rows = item_rows
+        self._num_mined = round(num * share)
+        self._num_even = num - self._num_mined
+        self._mined: Tensor | None = None
+        self._mined_share = torch.zeros(0)
+
+    def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
+        """Return the distinct items among the own ones and all draws, ordered by row."""
+        if pairs.query_rows is None:
+            raise ValueError("pairs must have query_rows, got None: mined items are a query's.")
+        num_mined = self._num_mined if self._mined is not None else 0
+        num_even = self._num_even + self._num_mined - num_mined
+        device = pairs.item_rows.device
+        even = torch.randint(len(self._item_rows), (num_even,), generator=generator, device=device)
+        drawn = [self._item_rows[even]]
+        if self._mined is not None:
+            lines = torch.randint(len(pairs), (num_mined,), generator=generator, device=device)
+            lists = self._mined[pairs.query_rows[lines]]
+            lengths = (lists != PADDING_ROW).sum(1)
+            spots = torch.rand(num_mined, generator=generator, device=device) * lengths
+            picked = lists.gather(1, spots.long()[:, None]).squeeze(1)
+            drawn.append(picked[picked != PADDING_ROW])
+        rows, places = distinct_rows(torch.cat([pairs.item_rows, *drawn]))
+        log_p = self._log_p[rows]
+        check_drawn(log_p[places[: len(pairs)]], pairs.item_rows)
+        log_absent = (len(pairs) - 1) * torch.log1p(-log_p.exp())
+        share = 1 / len(self._item_rows)
+        log_absent += num_even * (math.log1p(-share) if share < 1 else -math.inf)
+        if num_mined:
+            log_absent += num_mined * torch.log1p(-self._mined_share[rows])
+        return Candidates(rows, places[: len(pairs)], torch.log(-torch.expm1(log_absent)))
+
+    def refresh(self, mined: Tensor, query_shares: Tensor) -> None:
+        """Take new lists.
+
+        Args:
+            mined: ``(num_query_rows, m)`` int64 item rows, ``PADDING_ROW`` after the last.
+            query_shares: ``(num_query_rows,)`` float, each query's share of the training events.
+        """
+        is_item = mined != PADDING_ROW
+        each = query_shares / is_item.sum(1).clamp(min=1)
+        num_rows = int(self._item_rows.max()) + 1
+        weights = each[:, None].expand_as(mined)[is_item].double()
+        shares = torch.bincount(mined[is_item], weights=weights, minlength=num_rows)
+        self._mined, self._mined_share = mined, shares.clamp(max=1 - 1e-9).float()
+
+
+def mine(
+    query_vectors: Tensor,
+    item_vectors: Tensor,
+    own_rows: Tensor,
+    known: KnownRows,
+    *,
+    depth: int,
+    margin: float,
+    chunk: int = 1024,
+) -> Tensor:
+    """Return the items that each query ranks highest and is not known to like: ``(Q, depth)`` int64.
+
+    An item that scores above ``own - margin |own|`` is left out, ``own`` being the score of the
+    query's own item: so near to what the query likes it may well be liked, too. ``PADDING_ROW`` stands
+    where a query has fewer than ``depth``.
+
+    Args:
+        query_vectors: ``(Q, d)`` float.
+        item_vectors: ``(num_item_rows, d)`` float; rows that are no item are zero.
+        own_rows: ``(Q,)`` int64 an item that the query likes, apart from what its vector was read from.
+        known: All that the queries like.
+        depth: At least 1.
+        margin: In [0, 1).
+        chunk: Queries at a time.
+
+    Source: Moreira et al., 2024 (NV-Retriever), section 3 (TopK-PercPos).
+    """
+    found = []
+    for start in range(0, len(query_vectors), chunk):
+        part = slice(start, start + chunk)
+        scores = query_vectors[part] @ item_vectors.T
+        own = scores.gather(1, own_rows[part, None])
+        scores.masked_fill_(scores > own - margin * own.abs(), -math.inf)
+        lines, rows = known(part)
+        scores[lines, rows] = -math.inf
+        scores[:, :FIRST_ROW] = -math.inf
+        best, picked = scores.topk(min(depth, scores.shape[1]), dim=1)
+        found.append(torch.where(best == -math.inf, PADDING_ROW, picked))
+    return torch.cat(found)

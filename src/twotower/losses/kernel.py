@@ -1,0 +1,284 @@
+"""The softmax over shared candidates, forward and backward at once, in chunks of queries.
+
+What keeps its cost near that of three matrix products and ``B x N`` exponentials:
+
+- A chunk's logits are computed once, in a buffer that is used again; their exponentials serve the
+  loss and both gradients. Nothing of size ``B x N`` is ever allocated.
+- A pass over the logits costs a twentieth of the whole, so there are few: ``log_q`` is one more
+  column of the product, and probabilities are normalised in results of size ``(B, d)``.
+- Own items take part outside of the product. Their logits are exact in any precision, candidates
+  that are nobody's negative need no column, and ``p - 1`` keeps its digits as ``p`` nears 1.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Queries a chunk on a CPU: with fewer the products are slow, more leave the cache (measured at N = 950
+# to 65,536, d = 64). Beyond 32,768 candidates memory decides, down to where the products suffer.
+CPU_CHUNK_ROWS, CPU_CHUNK_LOGITS, CPU_LEAST_ROWS = 128, 2**22, 32
+# Elsewhere a chunk must be long enough to hide its launch.
+DEVICE_CHUNK_LOGITS = 2**26
+# Logits that are no further than this from 0 need no shift before the exponential: sums are finite,
+# probabilities have all their digits.
+MOST_UNSHIFTED = 40.0
+# After the shift, e^-60 is nothing beside the greatest, 1. What is below must not be computed as it
+# is: an exponential that underflows takes 80 times as long, a product of subnormal numbers 100 times.
+LEAST_SHIFTED = -60.0
+
+
+class ChunkedSoftmax(torch.autograd.Function):
+    """``softmax_loss`` of arguments that were checked; the arguments and the formula stand there.
+
+    ``targets`` are the ``(B, P)`` int64 places of the positives, of which repeats count once.
+    ``hidden`` returns the ``(rows, H)`` int64 places that are hidden in a slice of the batch, so
+    that they need not be in memory all at once. Gradients are computed beside the loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        temperature: float | Tensor,
+        targets: Tensor,
+        log_q: Tensor | None,
+        never: Tensor | None,
+        hidden: Callable[[slice], Tensor] | None,
+        weights: Tensor | None,
+        label_smoothing: float,
+        precision: torch.dtype,
+        grad_enabled: bool,
+    ) -> Tensor:
+        """Return the loss, and keep its gradients for ``backward``."""
+        wants_grad = grad_enabled and any(ctx.needs_input_grad[:3])
+        chunks = _Chunks(queries, items, temperature, log_q, never, precision)
+        targets = targets.sort(dim=1).values
+        counts = torch.ones_like(targets, dtype=torch.bool)
+        counts[:, 1:] = targets.diff(dim=1) != 0
+        own_logits = chunks.own_logits(targets).masked_fill_(~counts, -torch.inf)  # (B, P)
+        of_own = own_logits.logsumexp(1, keepdim=True)
+        own_shares = counts / counts.sum(1, keepdim=True).to(queries.dtype)
+        weights = torch.ones_like(own_logits[:, 0]) if weights is None else weights
+        weights = (weights / weights.sum()).to(queries.dtype)[:, None]  # (B, 1)
+        logsumexps = torch.empty_like(weights)
+        losses = torch.zeros_like(weights)
+        for part in chunks:
+            logits = chunks.logits(part)
+            left_out = chunks.left_out(targets[part], None if hidden is None else hidden(part))
+            if label_smoothing:
+                spread, total = chunks.spread(part, left_out, label_smoothing)
+                own_shares[part] *= 1 - total
+                losses[part] -= chunks.dots(spread, logits)
+            shift = chunks.exponentiate(logits, left_out, of_own[part])
+            of_negatives = logits.sum(1, keepdim=True, dtype=queries.dtype).log() + shift
+            logsumexp = torch.logaddexp(of_negatives, of_own[part])
+            logsumexps[part] = logsumexp
+            if wants_grad:
+                factors = (shift - logsumexp).exp()
+                if label_smoothing:
+                    logits.mul_(factors).sub_(spread)
+                    factors = torch.ones_like(factors)
+                chunks.add_gradients(part, logits, factors * weights[part])
+        # A target that is counted already stands at -inf, which its share of 0 cannot multiply.
+        own_parts = own_shares * own_logits.masked_fill(~counts, 0)
+        losses += logsumexps - own_parts.sum(1, keepdim=True)
+        if wants_grad:
+            slopes = ((own_logits - logsumexps).exp() - own_shares) * weights
+            query_grads, item_grads = chunks.gradients(targets, slopes)
+            query_grads /= temperature
+            # d loss / d temperature, since each logit's dot product is homogeneous in the query.
+            temperature_grad = -(query_grads * queries).sum() / temperature
+            ctx.save_for_backward(query_grads, item_grads, temperature_grad)
+        return (losses * weights).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the queries, the items and the temperature."""
+        grads = [
+            grad * grad_outputs[0] if needed else None
+            for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
+        ]
+        return (*grads, *[None] * 8)
+
+
+class _Chunks:
+    """The products of a batch with its candidates, a slice of the queries at a time.
+
+    Columns are the candidates that can be a negative, in order; where some cannot, there is one column
+    more, without weight, which stands for all of those.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        items: Tensor,
+        temperature: float | Tensor,
+        log_q: Tensor | None,
+        never: Tensor | None,
+        precision: torch.dtype,
+    ) -> None:
+        batch, dim = queries.shape
+        self._items = items
+        self._log_q = None if log_q is None else log_q.to(queries.dtype)
+        self._kept: Tensor | None = None
+        negatives = items
+        if never is not None:
+            kept = never.logical_not().nonzero().squeeze(1)
+            self._column_of = torch.full_like(never, len(kept), dtype=torch.int64)
+            self._column_of[kept] = torch.arange(len(kept), device=kept.device)
+            self._kept = torch.cat([kept, kept.new_zeros(1)])  # the last column is overwritten
+            negatives = items[self._kept]
+        num = len(negatives)
+        self._negatives = negatives.to(precision)  # (n, d)
+        is_shared = self._log_q is not None and self._log_q.ndim == 1
+        width = dim + is_shared
+        left = queries.new_ones((batch, width))
+        right = queries.new_empty((width, num))
+        torch.div(queries, temperature, out=left[:, :dim])
+        right[:dim] = negatives.T
+        self._offset: float | Tensor = 0.0
+        span: float | Tensor = 0.0
+        if self._log_q is not None and is_shared:
+            # Constants cancel: centred, more logits are near 0.
+            least, greatest = self._log_q.aminmax()
+            self._offset, span = (least + greatest) / 2, (greatest - least) / 2
+            shared = self._log_q if self._kept is None else self._log_q[self._kept]
+            torch.sub(self._offset, shared, out=right[dim])
+        self._scaled = left[:, :dim]
+        self._left, self._right = left.to(precision), right.to(precision)
+        is_cpu = queries.device.type == "cpu"
+        rows = DEVICE_CHUNK_LOGITS // num
+        self._is_bounded = False
+        if is_cpu:
+            rows = min(CPU_CHUNK_ROWS, max(CPU_CHUNK_LOGITS // num, CPU_LEAST_ROWS))
+        if is_cpu and (log_q is None or is_shared):  # elsewhere, to look would be to wait
+            norms = [torch.linalg.vector_norm(x, dim=1).max() for x in (self._scaled, items)]
+            self._is_bounded = bool(norms[0] * norms[1] + span <= MOST_UNSHIFTED)
+        self._rows = min(max(rows, 1), batch)
+        self._logits = self._left.new_empty((self._rows, num))
+        self._spread: Tensor | None = None
+        self._products: Tensor | None = None
+        self._query_grads = torch.empty_like(queries)
+        self._item_grads = queries.new_zeros((dim, num))  # transposed: the quicker product
+
+    def __iter__(self) -> Iterator[slice]:
+        """Yield the slices of the batch."""
+        for start in range(0, len(self._left), self._rows):
+            yield slice(start, min(start + self._rows, len(self._left)))
+
+    def left_out(self, targets: Tensor, hidden: Tensor | None) -> Tensor:
+        """Return the columns that are no negatives, from places: ``(rows, H')``."""
+        places = targets if hidden is None else torch.cat([targets, hidden], dim=1)
+        if self._kept is None:
+            return places
+        nobodys = places.new_full((len(places), 1), len(self._kept) - 1)
+        return torch.cat([self._column_of[places], nobodys], dim=1)
+
+    def own_logits(self, targets: Tensor) -> Tensor:
+        """Return the logits of ``(B, P)`` places: ``(B, P)``."""
+        logits = [(self._scaled * self._items[places]).sum(1) for places in targets.unbind(1)]
+        own = torch.stack(logits, dim=1)
+        if self._log_q is not None:
+            is_shared = self._log_q.ndim == 1
+            own -= self._log_q[targets] if is_shared else self._log_q.gather(1, targets)
+        return own.add_(self._offset)
+
+    def logits(self, part: slice) -> Tensor:
+        """Return the logits of a slice, ``(rows, n)``, in the one buffer that there is."""
+        logits = self._logits[: part.stop - part.start]
+        torch.mm(self._left[part], self._right, out=logits)
+        if self._log_q is not None and self._log_q.ndim == 2:
+            log_q = self._log_q[part]
+            logits.sub_(log_q if self._kept is None else log_q[:, self._kept])
+        return logits
+
+    def spread(self, part: slice, left_out: Tensor, total: float) -> tuple[Tensor, Tensor]:
+        """Return the target of a slice's negatives, which sums to ``total`` where there is one.
+
+        Args:
+            part: The slice.
+            left_out: ``(rows, H)`` columns that are no negatives.
+            total: Share of the target that is spread.
+
+        Returns:
+            ``(rows, n)``, proportional to ``1 / q``, and its sums, ``(rows, 1)``.
+        """
+        if self._spread is None:
+            self._spread = torch.empty_like(self._logits)
+        spread = self._spread[: part.stop - part.start]
+        if self._log_q is None:
+            spread.fill_(1)
+        else:
+            log_q = self._log_q if self._log_q.ndim == 1 else self._log_q[part]
+            kept = log_q if self._kept is None else log_q[..., self._kept]
+            spread.copy_((-kept).softmax(-1))
+        spread.scatter_(1, left_out, 0)
+        sums = spread.sum(1, keepdim=True, dtype=self._scaled.dtype)
+        spread.mul_(torch.where(sums > 0, total / sums, 0))
+        return spread, torch.where(sums > 0, total, torch.zeros_like(sums))
+
+    def dots(self, spread: Tensor, logits: Tensor) -> Tensor:
+        """Return the dot product of each row of one with that of the other: ``(rows, 1)``."""
+        if self._products is None:
+            self._products = torch.empty_like(self._logits)
+        products = torch.mul(spread, logits, out=self._products[: len(spread)])  # quicker than bmm
+        return products.sum(1, keepdim=True, dtype=self._scaled.dtype)
+
+    def exponentiate(self, logits: Tensor, left_out: Tensor, of_own: Tensor) -> Tensor:
+        """Turn a slice's logits into ``exp(logits - shift)``, 0 where left out; return the shifts.
+
+        Args:
+            logits: ``(rows, n)``, changed in place.
+            left_out: ``(rows, H)`` columns.
+            of_own: ``(rows, 1)`` logsumexp of the own logits.
+
+        Returns:
+            ``(rows, 1)``, at least the greatest logit, or 0 where nothing can overflow.
+        """
+        if self._is_bounded:
+            shift = torch.zeros_like(of_own)
+        else:
+            logits.scatter_(1, left_out, torch.finfo(logits.dtype).min)
+            shift = torch.maximum(logits.amax(1, keepdim=True), of_own)
+            logits.sub_(shift).clamp_min_(LEAST_SHIFTED)
+        logits.exp_().scatter_(1, left_out, 0)
+        return shift
+
+    def add_gradients(self, part: slice, slopes: Tensor, factors: Tensor) -> None:
+        """Add what a slice's negatives contribute.
+
+        Args:
+            part: The slice.
+            slopes: ``(rows, n)`` derivatives of the loss by the logits.
+            factors: ``(rows, 1)`` which they still lack.
+        """
+        scaled = (self._scaled[part] * factors).T
+        if slopes.dtype == scaled.dtype:
+            torch.mm(slopes, self._negatives, out=self._query_grads[part])
+            self._item_grads.addmm_(scaled, slopes)
+        else:
+            self._query_grads[part] = torch.mm(slopes, self._negatives)
+            self._item_grads += torch.mm(scaled.to(slopes.dtype), slopes)
+        self._query_grads[part] *= factors
+
+    def gradients(self, targets: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of the scaled queries, ``(B, d)``, and of the items, ``(N, d)``.
+
+        Args:
+            targets: ``(B, P)`` places of the own items.
+            slopes: ``(B, P)`` derivatives of the loss by their logits.
+        """
+        if self._kept is None:
+            item_grads = self._item_grads.T.contiguous()
+        else:
+            item_grads = torch.zeros_like(self._items)
+            item_grads.index_add_(0, self._kept, self._item_grads.T)
+        for places, slope in zip(targets.unbind(1), slopes.T[:, :, None], strict=True):
+            self._query_grads.addcmul_(self._items[places], slope)
+            item_grads.index_add_(0, places, self._scaled * slope)
+        return self._query_grads, item_grads

@@ -1,0 +1,211 @@
+"""Losses of pairs: a query's own item is to score higher than each of its negatives."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, normalize, softplus
+
+from twotower.losses.candidates import Candidates
+from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
+from twotower.losses.scores import Scores, at_least_float32, score, weighted_mean
+
+EULER_GAMMA = 0.5772156649015329
+
+
+class _PairwiseLoss:
+    """What the losses of this file share: the call, and what it refuses."""
+
+    _name: str
+
+    def __call__(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted mean loss of the batch: a scalar. A query without negatives costs 0.
+
+        Args:
+            query_vectors: ``(B, d)`` float.
+            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
+            candidates: What the queries are scored against.
+            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
+            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
+                with fewer repeats the place of its own item. None hides nothing.
+            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
+            labels: ``(B,)``, all of which must be 1; None says the same.
+
+        Raises:
+            ValueError: A shape does not fit, the batch is empty, a label is not 1, or a number
+                ``temperature`` is not finite and above 0.
+        """
+        positions = candidates.positions
+        check_shapes(
+            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
+        )
+        check_temperature(temperature)
+        check_all_liked(labels, self._name)
+        query_vectors, item_vectors = self._prepared(query_vectors), self._prepared(item_vectors)
+        scores = score(query_vectors, item_vectors, candidates, hidden)
+        return weighted_mean(self._losses(scores, temperature), weights)
+
+    def _prepared(self, vectors: Tensor) -> Tensor:
+        return vectors
+
+    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+        """Return the loss of each query: ``(B,)`` float."""
+        raise NotImplementedError
+
+
+class BPRLoss(_PairwiseLoss):
+    """Bayesian personalised ranking: each pair is a match of two, which the own item is to win.
+
+    The loss of a query, in nats, is the mean over negatives of
+    ``-log sigmoid((<query, own> - <query, negative>) / temperature)``. The mean is over the whole
+    catalogue, estimated by weighing each candidate with ``1 / q``. Most of the catalogue is beaten
+    early, and its share of the gradient goes with it: prefer ``BPRMaxLoss`` or softmax where the
+    first ranks count.
+
+    Source: Rendle et al., UAI 2009, section 4.1 (BPR-Opt). Differs: many negatives a positive; a
+        temperature; no penalty on parameters, which is the optimizer's weight decay.
+    """
+
+    _name = "bpr"
+
+    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+        behind = (scores.dots - scores.own[:, None]) / temperature  # (B, n)
+        return (softplus(behind) * scores.negative_shares()).sum(1)
+
+
+class BPRMaxLoss(_PairwiseLoss):
+    """BPR against the best negative, which a softmax over the negatives stands for.
+
+    The loss of a query, in nats, is ``-log sum_j s_j sigmoid(r_own - r_j) + regularization *
+    sum_j s_j <query, item_j>^2`` over negatives ``j``, where ``r`` is ``<query, item> / temperature``
+    and ``s`` is the softmax of ``r - log_q`` over the negatives, so that ``s`` and the sums stand for
+    the whole catalogue's, whatever the sampler.
+
+    Args:
+        regularization: Weight of the penalty on the negatives' scores, finite and at least 0. Without
+            it only differences count, and the scores may drift; those of vectors of length 1 cannot.
+
+    Raises:
+        ValueError: ``regularization`` is out of range.
+
+    Source: Hidasi and Karatzoglou, CIKM 2018, section 3.3 (BPR-max, with score regularisation).
+        Differs: ``log_q``; a temperature, which the penalty is not divided by.
+    """
+
+    _name = "bpr-max"
+
+    def __init__(self, regularization: float = 0.0) -> None:
+        if not 0 <= regularization < math.inf:
+            raise ValueError(f"regularization must be finite and at least 0, got {regularization}.")
+        self.regularization = regularization
+
+    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+        logits = scores.dots / temperature  # (B, n)
+        proposals = logits if scores.log_q is None else logits - scores.log_q.to(logits.dtype)
+        # A row without negatives is all -inf, whose softmax is NaN: it is left as it is, and costs 0.
+        alone = scores.left_out.all(1, keepdim=True)
+        log_s = proposals.masked_fill(scores.left_out & ~alone, -math.inf).log_softmax(1)
+        wins = logsigmoid((scores.own / temperature)[:, None] - logits)
+        penalty = (log_s.exp() * scores.dots.square()).sum(1)
+        losses = self.regularization * penalty - (log_s + wins).logsumexp(1)
+        return losses.masked_fill(alone.squeeze(1), 0)
+
+
+class HingeLoss(_PairwiseLoss):
+    """WARP: a hinge for the negatives within a margin of the own item, weighed by its rank.
+
+    A negative ``j`` violates where ``h_j = margin - (<query, own> - <query, item_j>) / temperature``
+    is above 0. The loss of a query is ``L(rank)`` times the mean of ``h_j`` over those that do; ``rank``
+    is ``num_items - 1`` times their share of the negatives, and ``L(rank) = 1 + 1/2 + ... + 1/rank``,
+    continued between whole ranks. ``L`` is not differentiated. Shares are of the whole catalogue,
+    estimated by weighing each candidate with ``1 / q``.
+
+    Args:
+        num_items: Items of the catalogue, at least 2.
+        margin: How far ahead of a negative the own item is to be, in logits (so for vectors of length
+            1 ``margin * temperature`` in cosine), finite and above 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Weston, Bengio and Usunier, IJCAI 2011, section 4; Usunier, Buffoni and Gallinari, ICML
+        2009 (weights by rank). Differs: where they draw negatives until one violates, the rank and the
+        mean over violating negatives are taken from all candidates at once.
+    """
+
+    _name = "hinge"
+
+    def __init__(self, num_items: int, margin: float = 1.0) -> None:
+        if num_items < 2:
+            raise ValueError(f"num_items must be at least 2, got {num_items}.")
+        _check_margin(margin, math.inf)
+        self.num_items = num_items
+        self.margin = margin
+
+    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+        excess = self.margin + (scores.dots - scores.own[:, None]) / temperature  # (B, n)
+        mean, share = _violations(excess, scores.negative_shares())
+        return _harmonic(share * (self.num_items - 1)) * mean
+
+
+class TripletLoss(_PairwiseLoss):
+    """Triplet loss: the own item is to be nearer than each negative, by a margin.
+
+    The loss of a query is the mean of ``|query - own|^2 - |query - negative|^2 + margin`` over the
+    negatives for which that is above 0, of vectors scaled to length 1. All that violate the margin
+    count, those nearer than the own item too, each with ``1 / q``; those that do not are no part of the
+    mean, which else would fade as they become most. The temperature is not used.
+
+    Args:
+        margin: In squared distance (twice the difference in cosine), above 0 and at most 4.
+
+    Raises:
+        ValueError: ``margin`` is out of range.
+
+    Source: Schroff, Kalenichenko and Philbin, CVPR 2015, section 3.1, equations 1 to 3. Differs: the
+        mean over all violating negatives instead of one semi-hard one (section 3.2), which a query
+        that ranks its own item last may not have.
+    """
+
+    _name = "triplet"
+
+    def __init__(self, margin: float = 0.2) -> None:
+        _check_margin(margin, 4.0)
+        self.margin = margin
+
+    def _prepared(self, vectors: Tensor) -> Tensor:
+        return normalize(at_least_float32(vectors), dim=1)
+
+    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:  # noqa: ARG002
+        excess = self.margin + 2 * (scores.dots - scores.own[:, None])  # (B, n)
+        return _violations(excess, scores.negative_shares())[0]
+
+
+def _violations(excess: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean excess of the negatives whose excess is above 0, and their share: ``(B,)`` each."""
+    violating = shares * (excess > 0)
+    share = violating.sum(1)
+    return (violating * excess).sum(1) / share.clamp_min(torch.finfo(share.dtype).tiny), share
+
+
+def _harmonic(rank: Tensor) -> Tensor:
+    """Return 1 + 1/2 + ... + 1/rank, and what the digamma function makes of it between."""
+    return torch.digamma(rank + 1) + EULER_GAMMA
+
+
+def _check_margin(margin: float, greatest: float) -> None:
+    if not 0 < margin <= greatest or margin == math.inf:
+        limit = (
+            "finite and above 0" if greatest == math.inf else f"above 0 and at most {greatest:g}"
+        )
+        raise ValueError(f"margin must be {limit}, got {margin}.")

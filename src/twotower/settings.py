@@ -1,0 +1,197 @@
+"""Trees of dataclasses as settings: read from plain tables, checked, written back.
+
+Knows nothing of what the settings are about: ``config.py`` says that.
+"""
+
+import ast
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any, Literal, get_args, get_origin
+
+from twotower.errors import ConfigError
+from twotower.toml import parse_value
+
+
+def check(problems: list[str], ok: bool, name: str, rule: str, value: object) -> None:
+    """Note a problem, ``name must rule, got value``, unless it is ``ok``."""
+    if not ok:
+        problems.append(f"{name} must {rule}, got {value!r}")
+
+
+def check_seed(problems: list[str], seed: int) -> None:
+    """Note a seed that not every generator takes."""
+    check(problems, 0 <= seed < 2**63, "seed", "be in 0..2**63 - 1", seed)
+
+
+_hints_of: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)
+
+
+def check_types(section: Any) -> None:
+    """Refuse what a type checker would: a misspelt choice must not pass for another one."""
+    problems: list[str] = []
+    for name, hint in _hints_of(type(section)).items():
+        value = getattr(section, name)
+        check(problems, _convert(hint, value)[0], name, f"be {_say_type(hint)}", value)
+    raise_all(problems)
+
+
+class SectionError(ConfigError):
+    """All problems of one section, still apart, so that each can get its path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems) + ".")
+        self.problems = problems
+
+
+def raise_all(problems: list[str]) -> None:
+    """Raise the problems of a section, if there are any.
+
+    Raises:
+        SectionError: There are.
+    """
+    if problems:
+        raise SectionError(problems)
+
+
+def build(cls: type, table: object, where: str, problems: list[str]) -> object:
+    """Return a dataclass of a nested table; every problem is noted by its path.
+
+    Args:
+        cls: The dataclass; a field that the table leaves out keeps its default.
+        table: Keys are the names of fields.
+        where: The path of this table, ``""`` for the root.
+        problems: Is added to.
+    """
+    if not isinstance(table, Mapping):
+        problems.append(f"{where or 'config'} must be a table, got {table!r}")
+        return cls()
+    known = {entry.name: entry for entry in fields(cls)}
+    hints = _hints_of(cls)
+    values: dict[str, object] = {}
+    for key, value in table.items():
+        path = f"{where}.{key}" if where else key
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            problems.append(f"{path}: unknown key; {hint}")
+            continue
+        hint_type = hints[key]
+        if is_dataclass(hint_type):
+            values[key] = build(typing.cast("type", hint_type), value, path, problems)
+            continue
+        ok, converted = _convert(hint_type, value)
+        if ok:
+            values[key] = converted
+        else:
+            problems.append(f"{path} must be {_say_type(hint_type)}, got {value!r}")
+    try:
+        return cls(**values)
+    except SectionError as error:
+        problems.extend(f"{where}.{problem}" for problem in error.problems)
+        return cls()
+
+
+def _convert(hint: Any, value: object) -> tuple[bool, object]:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for arg in args:
+            if arg is not type(None):
+                ok, converted = _convert(arg, value)
+                if ok:
+                    return True, converted
+        return value is None and type(None) in args, None
+    if origin is Literal:
+        return value in args and isinstance(value, str), value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, None
+        pairs = [_convert(args[0], entry) for entry in value]
+        return all(ok for ok, _ in pairs), tuple(entry for _, entry in pairs)
+    if origin is not None and isinstance(value, Mapping):
+        return all(isinstance(k, str) for k in value), dict(value)
+    if hint is float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False, None
+        try:
+            return True, float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            return False, None
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if hint in (str, bool):
+        return isinstance(value, hint), value
+    return False, None
+
+
+def _say_type(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_say_type(arg) for arg in args if arg is not type(None))
+    if origin is tuple:
+        return "a list of whole numbers"
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return names.get(hint, "a table")
+
+
+_KEY = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^.="'][^.=]*)\s*([.=])""")
+
+
+def cut_setting(setting: str) -> tuple[list[str], str]:
+    """Return the keys and the value of ``section.field=value``; no keys where it is malformed."""
+    keys: list[str] = []
+    start = 0
+    while (found := _KEY.match(setting, start)) is not None:
+        key, separator = found[1].strip(), found[2]
+        quoted = key.startswith(('"', "'"))
+        keys.append(str(parse_value(key)) if quoted else key)
+        start = found.end()
+        if separator == "=":
+            return (keys if all(keys) else []), setting[start:].strip()
+    return [], ""
+
+
+def setting_value(root: type, keys: list[str], text: str) -> object:
+    """Return what ``text`` stands for in the field of ``root`` that ``keys`` lead to."""
+    value = parse_value(text)
+    hint: Any = root
+    for key in keys:
+        # the kinds of columns are strings, and whatever no field knows may be one
+        hint = _hints_of(hint).get(key) if is_dataclass(hint) else str
+    is_bare = hint is not None and not _convert(hint, value)[0] and _convert(hint, text)[0]
+    return text if is_bare else value
+
+
+def plain(value: object) -> object:
+    """Return a tree as nested dictionaries and lists, without the fields that are None."""
+    if is_dataclass(value):
+        pairs = ((entry.name, getattr(value, entry.name)) for entry in fields(value))
+        return {name: plain(inner) for name, inner in pairs if inner is not None}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def field_docs(cls: Any) -> dict[str, str]:
+    """Return the strings that stand below each field in the source."""
+    tree = ast.parse(inspect.getsource(cls).strip())
+    body = typing.cast("ast.ClassDef", tree.body[0]).body
+    docs = {}
+    for statement, following in pairwise(body):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            docs[statement.target.id] = str(following.value.value)
+    return docs

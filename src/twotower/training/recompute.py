@@ -1,0 +1,71 @@
+"""Encoding a batch in pieces and again for its gradients: the batch may exceed the memory."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+class Recomputed:
+    """Vectors that are computed piece by piece without a graph, and once more when their gradient is known.
+
+    Only one piece's activations are ever held. The second pass draws the same random numbers as the
+    first, so that dropout leaves out the same values and the gradients are those of one pass over the
+    whole batch, up to rounding.
+
+    Args:
+        function: Computes the vectors of a slice, ``(n, d)``.
+        num: Vectors in all.
+        size: Vectors a piece, at least 1.
+        device: Whose generator the function draws from.
+
+    Source: Gao, Zhang, Han and Callan, RepL4NLP 2021 (GradCache), section 3.
+    """
+
+    def __init__(
+        self, function: Callable[[slice], Tensor], num: int, size: int, device: torch.device
+    ) -> None:
+        self._function = function
+        self._pieces = [slice(start, min(start + size, num)) for start in range(0, num, size)]
+        self._generators = _Generators(device)
+        self._states = []
+        vectors = []
+        with torch.no_grad():
+            for piece in self._pieces:
+                self._states.append(self._generators.states())
+                vectors.append(function(piece))
+        self.vectors = torch.cat(vectors).requires_grad_()
+        """All of them, ``(num, d)``: a leaf, whose gradient ``backward`` passes on."""
+
+    def backward(self) -> None:
+        """Add the gradients of all that the function read, given ``vectors.grad``."""
+        gradient = self.vectors.grad
+        if gradient is None:
+            return
+        before = self._generators.states()
+        for piece, states in zip(self._pieces, self._states, strict=True):
+            self._generators.set(states)
+            again = self._function(piece)
+            if again.requires_grad:
+                again.backward(gradient[piece])  # type: ignore[no-untyped-call]
+        self._generators.set(before)
+
+
+class _Generators:
+    """The global generators that layers draw from: the CPU's, and the device's where it has its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def states(self) -> list[Tensor]:
+        return [get() for get, _ in self._all()]
+
+    def set(self, states: list[Tensor]) -> None:
+        for (_, put), state in zip(self._all(), states, strict=True):
+            put(state)
+
+    def _all(self) -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+        yield torch.get_rng_state, torch.set_rng_state
+        if self._device.type != "cpu":
+            module = torch.get_device_module(self._device)
+            yield module.get_rng_state, module.set_rng_state

@@ -1,0 +1,214 @@
+"""One step: the loss of a batch and its gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.config import Config
+from twotower.data.batches import PairBatch
+from twotower.features.histories import since_first
+from twotower.losses.candidates import Candidates, Pairs, Sampler
+from twotower.losses.configured import LABELLED, Loss, hidden_by
+from twotower.losses.frequencies import StreamFrequency
+from twotower.losses.memory import Memory
+from twotower.towers.model import TwoTower
+from twotower.training.recompute import Recomputed
+from twotower.vocab import FIRST_ROW
+
+
+class Steps:
+    """Computes losses and gradients of batches; the optimizers are another's matter.
+
+    Args:
+        model: The two towers.
+        config: With no ``auto`` left.
+        item_features: One tensor a feature over all item rows.
+        query_arrays: One array a feature over all query rows.
+        sampler: Of the negatives.
+        loss: What is minimised.
+        num_item_rows: The reserved ones included.
+        stream: Frequencies that learn from each batch before the sampler reads them.
+        memory: A sampler that is told the vectors of each batch.
+    """
+
+    def __init__(
+        self,
+        model: TwoTower,
+        config: Config,
+        item_features: Mapping[str, Tensor],
+        query_arrays: Mapping[str, npt.NDArray[Any]],
+        sampler: Sampler,
+        loss: Loss,
+        num_item_rows: int,
+        *,
+        stream: StreamFrequency | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.item_features = item_features
+        self.query_arrays = query_arrays
+        self.sampler = sampler
+        self.loss = loss
+        self.num_item_rows = num_item_rows
+        self.stream = stream
+        self.memory = memory
+        self.device = next(iter(item_features.values())).device
+
+    def backward(self, batch: PairBatch, generator: torch.Generator) -> Tensor:
+        """Add the gradients of a batch's loss to the model's, and return the loss: a scalar."""
+        reading = self._reading(batch, generator)
+        size = self.config.training.encode_size
+        if size is None:
+            loss = self._loss_of(batch, reading, *reading.vectors(self.model))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+        inputs = Recomputed(
+            lambda piece: reading.inputs(self.model, piece), reading.num_inputs, size, self.device
+        )
+        items = Recomputed(
+            lambda piece: reading.items(self.model, inputs.vectors, piece),
+            len(reading.places),
+            size,
+            self.device,
+        )
+        queries = Recomputed(
+            lambda piece: reading.queries(self.model, inputs.vectors, piece),
+            len(batch),
+            size,
+            self.device,
+        )
+        loss = self._loss_of(batch, reading, queries.vectors, items.vectors)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for part in (queries, items, inputs):  # the inputs' gradients come from the other two
+            part.backward()
+        return loss.detach()
+
+    def _reading(self, batch: PairBatch, generator: torch.Generator) -> "_Reading":
+        """Draw the candidates, and gather what the towers read."""
+        item_rows = self._tensor(batch.item_rows).long()
+        pairs = Pairs(
+            item_rows,
+            self._tensor(batch.query_rows).long(),
+            None if batch.impression_rows is None else self._tensor(batch.impression_rows).long(),
+        )
+        if self.stream is not None:
+            self.stream.update(item_rows)
+        candidates = self.sampler(pairs, generator)
+        known = None
+        if batch.history_rows is not None:
+            known = self._tensor(batch.history_rows).long()
+        query_features = {
+            name: self._tensor(values.take(batch.query_rows, axis=0))
+            for name, values in self.query_arrays.items()
+        }
+        if known is None and not query_features:
+            query_features = {"": torch.zeros(len(batch), 1, device=self.device)}
+        stored = 0 if candidates.stored is None else len(candidates.stored)
+        rows = candidates.item_rows[: len(candidates) - stored]
+        times = None
+        if batch.history_times is not None and batch.history_rows is not None:
+            times = self._tensor(since_first(batch.history_times, batch.history_rows))
+        if self.config.loss.negatives == "all":
+            item_features, places, known_places = self.item_features, rows, known
+        else:
+            # Each item is encoded once, whether it is a candidate, in a history or both.
+            asked = rows if known is None else torch.cat([rows, known.flatten()])
+            distinct, found = torch.unique(asked, return_inverse=True)
+            item_features = {
+                name: values.index_select(0, distinct)
+                for name, values in self.item_features.items()
+            }
+            places = found[: len(rows)]
+            known_places = None if known is None else found[len(rows) :].view(known.shape)
+        return _Reading(
+            pairs, candidates, item_features, places, query_features, known, known_places, times
+        )
+
+    def _loss_of(
+        self, batch: PairBatch, reading: "_Reading", query_vectors: Tensor, item_vectors: Tensor
+    ) -> Tensor:
+        config, candidates = self.config.loss, reading.candidates
+        if self.memory is not None:
+            rows = candidates.item_rows[: len(item_vectors)]
+            self.memory.push(rows, item_vectors, len(batch))
+        if candidates.stored is not None:
+            item_vectors = torch.cat([item_vectors, candidates.stored])
+        hidden = hidden_by(
+            config, candidates, reading.pairs.item_rows, reading.known, self.num_item_rows
+        )
+        if not config.correct_log_q:
+            candidates = replace(candidates, log_q=None, query_log_q=None)
+        labels = None
+        if batch.labels is not None and config.kind in LABELLED:
+            labels = self._tensor(batch.labels)
+        return self.loss(
+            query_vectors,
+            item_vectors,
+            candidates,
+            temperature=self.model.temperature,
+            hidden=hidden,
+            weights=None if batch.weights is None else self._tensor(batch.weights),
+            labels=labels,
+        )
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """What the towers read for a batch, and how to encode pieces of it.
+
+    Args:
+        pairs: The positives.
+        candidates: ``N``, of which the stored ones are not encoded.
+        item_features: Features of the ``U`` distinct items that are read.
+        places: ``(N - stored,)`` int64 where the candidates stand among them.
+        query_features: Features of the ``B`` queries.
+        known: ``(B, L)`` int64 item rows of the histories, or None.
+        known_places: ``(B, L)`` int64 where these stand among the items that are read, or None.
+        times: ``(B, L)`` seconds, or None.
+    """
+
+    pairs: Pairs
+    candidates: Candidates
+    item_features: Mapping[str, Tensor]
+    places: Tensor
+    query_features: Mapping[str, Tensor]
+    known: Tensor | None
+    known_places: Tensor | None
+    times: Tensor | None
+
+    @property
+    def num_inputs(self) -> int:
+        return len(next(iter(self.item_features.values())))
+
+    def vectors(self, model: TwoTower) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all queries and all candidates that are encoded."""
+        inputs = self.inputs(model, slice(None))
+        items = self.items(model, inputs, slice(None))
+        return self.queries(model, inputs, slice(None)), items
+
+    def inputs(self, model: TwoTower, piece: slice) -> Tensor:
+        """Return what histories read of a piece of the distinct items: ``(n, dim)``."""
+        return model.item_inputs({name: v[piece] for name, v in self.item_features.items()})
+
+    def items(self, model: TwoTower, inputs: Tensor, piece: slice) -> Tensor:
+        """Return the vectors of a piece of the candidates: ``(n, dim)``."""
+        return model.item_outputs(inputs.index_select(0, self.places[piece]))
+
+    def queries(self, model: TwoTower, inputs: Tensor, piece: slice) -> Tensor:
+        """Return the vectors of a piece of the queries: ``(n, dim)``."""
+        features = {name: values[piece] for name, values in self.query_features.items()}
+        if self.known is None or self.known_places is None:
+            return model.encode_queries(features)
+        places = self.known_places[piece]
+        history = inputs.index_select(0, places.flatten()).view(*places.shape, -1)
+        times = None if self.times is None else self.times[piece]
+        return model.encode_queries(features, history, self.known[piece] >= FIRST_ROW, times)

@@ -1,0 +1,117 @@
+"""What is to be learnt: events that are split, and features that are fitted on the training part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from torch import Tensor
+
+from twotower.config import Config
+from twotower.data.columns import Decision
+from twotower.data.dataset import Dataset, EntityTable, Part
+from twotower.data.prepare import prepare
+from twotower.data.splits import hold_out_validation, split
+from twotower.data.tables import Table
+from twotower.features.schema import Side, infer_features
+from twotower.features.transforms import SideTransforms
+from twotower.training.trainer import Sides
+from twotower.vocab import FIRST_ROW
+
+Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table names classes
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Split data with fitted features, before any choice is made for the model.
+
+    Args:
+        dataset: Split in training, validation and test.
+        sides: The fitted features.
+        config: As it was given, with the kind of every column written down.
+        decisions: Which column is what.
+    """
+
+    dataset: Dataset
+    sides: Sides
+    config: Config
+    decisions: tuple[Decision, ...]
+
+    @staticmethod
+    def of(
+        interactions: Table | Mapping[str, Table],
+        *,
+        items: Given | None = None,
+        queries: Given | None = None,
+        config: Config,
+        name: str | None = None,
+    ) -> "Task":
+        """Read the tables, split the events, and fit the features on the training part.
+
+        Args:
+            interactions: As ``train`` takes it.
+            items: As ``train`` takes it.
+            queries: As ``train`` takes it.
+            config: The settings.
+            name: What the data is called; by default the file's name.
+
+        Raises:
+            DataError: A table cannot be used as it is.
+            ConfigError: A setting does not go with the data.
+            ValueError: An array of features has another shape.
+        """
+        preparation = prepare(
+            interactions,
+            items=_as_table(items, "item_id"),
+            queries=_as_table(queries, "query_id"),
+            config=config.data,
+            name=name or _name_of(interactions),
+        )
+        divide = hold_out_validation if preparation.is_split else split
+        dataset = divide(preparation.dataset, config.split)
+        sides, config = _fit_features(dataset, config)
+        return Task(dataset, sides, config, preparation.decisions)
+
+
+def _name_of(interactions: object) -> str:
+    if isinstance(interactions, Mapping):
+        interactions = interactions.get("train")
+    return Path(interactions).name if isinstance(interactions, (str, Path)) else "a frame"
+
+
+def _as_table(given: Given | None, id_column: str) -> Table | None:
+    """Return an array as a table of one vector column, and anything else as it is."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu().double().numpy()  # numpy has no bfloat16
+    if not isinstance(given, np.ndarray):
+        return given
+    if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
+        raise ValueError(
+            f"an array of features must have shape (n, d) and hold numbers, got {given.shape} "
+            f"of {given.dtype}."
+        )
+    vectors = pl.Series("features", np.ascontiguousarray(given, np.float64))
+    return pl.DataFrame({id_column: np.arange(len(given)), "features": vectors})
+
+
+def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
+    """Return both sides' transforms, and the config with every kind written down."""
+    train = dataset.part(Part.TRAIN)
+    train = train.where(train.is_positive)
+    fitted: dict[str, SideTransforms] = {}
+    stated: dict[str, dict[str, Any]] = {}
+    sides: tuple[tuple[Side, EntityTable, npt.NDArray[np.int32]], ...] = (
+        ("query", dataset.queries, train.query_rows),
+        ("item", dataset.items, train.item_rows),
+    )
+    for side, table, rows in sides:
+        given = getattr(config.features, side)
+        features = infer_features(table.frame, side, table.id_column, given)
+        counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
+        fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
+        stated[side] = {feature.name: feature.kind for feature in features}
+    features_config = replace(config.features, query=stated["query"], item=stated["item"])
+    return Sides(fitted["query"], fitted["item"]), replace(config, features=features_config)

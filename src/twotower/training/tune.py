@@ -1,0 +1,260 @@
+"""``tune``: settings searched on validation for some minutes, then a bundle of the best."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from twotower.config import Config
+from twotower.data.dataset import Dataset
+from twotower.data.tables import Table
+from twotower.errors import ConfigError
+from twotower.evaluation.figures import measure
+from twotower.serving.bundle import check_output, write_bundle
+from twotower.training.checkpoints import Progress
+from twotower.training.choices import resolve
+from twotower.training.loggers import Tellers
+from twotower.training.pipeline import (
+    NothingLearntError,
+    Teller,
+    Trained,
+    _contents,
+    _fingerprint,
+)
+from twotower.training.search_space import (
+    held_back,
+    say,
+    search_space,
+    to_param,
+    value_of,
+    with_values,
+)
+from twotower.training.study import End, Study, Trial, changes, check_optuna, study_folder
+from twotower.training.task import Given, Task
+from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class TuneTeller(Teller, Protocol):
+    """A teller that is also told of the trials."""
+
+    def on_trial(self, trial: Trial) -> None:
+        """A trial ended, in whatever way."""
+        ...
+
+    def on_trials(self, trials: tuple[Trial, ...], default: Config) -> None:
+        """The search ended; these are all trials, the best first, and what they started from."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What ``tune`` returns.
+
+    Args:
+        trained: The model of the best trial, with the figures on the test part.
+        trials: All trials, the best first.
+        default: The settings of trial 0.
+        changed: What the best trial has otherwise: ``section.field`` to (default, chosen).
+        folder: Where the study is, to be gone on with.
+    """
+
+    trained: Trained
+    trials: tuple[Trial, ...]
+    default: Config
+    changed: Mapping[str, tuple[Any, Any]]
+    folder: Path
+
+
+def tune(
+    interactions: Table | Mapping[str, Table],
+    *,
+    out: str | Path,
+    minutes: float = 30.0,
+    items: Given | None = None,
+    queries: Given | None = None,
+    config: Config | Mapping[str, object] | str | Path | None = None,
+    fixed: Collection[str] = (),
+    histories: bool = True,
+    resume: bool = False,
+    progress: TuneTeller | Literal["bar"] | None = None,
+    name: str | None = None,
+) -> Tuned:
+    """Search settings on the validation part, and write the model of the best as a bundle.
+
+    The first trial is ``train`` with the default settings, so that nothing worse on validation is
+    chosen; see ``search_space`` for what is searched. The bundle holds the best trial's own weights,
+    evaluated on the test part once. Ctrl-C ends the search and keeps the best so far. What was found
+    stays in the folder ``OUT.tuning``, from which ``resume`` goes on for as many minutes again.
+
+    Args:
+        interactions: As ``train`` takes it, and so are the tables, ``histories`` and ``name``.
+        out: Where to write the bundle.
+        minutes: Budget of the search on the wall clock, above 0; the trial that it ends in is stopped
+            after a step. Reading the data and the evaluation at the end come on top.
+        items: The items' table.
+        queries: The queries' table.
+        config: Settings; those that differ from the defaults are kept and not searched.
+        fixed: Further settings that are not searched, as ``section.field``.
+        histories: Whether the bundle holds the queries' histories and test items.
+        resume: Whether to go on with the study beside ``out``, on the same data and settings.
+        progress: ``"bar"`` shows how it goes; or an object that is told.
+        name: What the data is called in reports; by default the file's name.
+
+    Raises:
+        MissingExtraError: optuna is not installed.
+        DataError: A table cannot be used as it is.
+        ConfigError: A setting is wrong or nothing is left to search; the budget ended before the first
+            validation; there is a study beside ``out``, or with ``resume`` none that fits.
+        BundleError: ``out`` cannot be written.
+        NothingLearntError: Ctrl-C came before the first validation.
+        TrainingDivergedError: The loss became NaN or infinite in every trial.
+        ValueError: ``minutes`` is not above 0, or ``fixed`` names what is not searched.
+    """
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes must be finite and above 0, got {minutes!r}.")
+    check_optuna()
+    given = Config.of(config)
+    without = held_back(given, fixed)
+    target = check_output(out)
+    folder = study_folder(target, resume=resume)
+    if progress == "bar":
+        from twotower.training.tuning_bar import TuningBar
+
+        progress = TuningBar()
+    teller = Tellers([] if progress is None else [progress])
+    task = Task.of(interactions, items=items, queries=queries, config=given, name=name)
+    dataset, sides = task.dataset, task.sides
+    features = (*sides.query.features, *sides.item.features)
+    teller.on_data(dataset, task.decisions, features)
+    default, choices = resolve(task.config, dataset)
+    space = search_space(default, dataset, sides, without=without)
+    if not space:
+        raise ConfigError("something must be left to search, got every setting fixed; use train.")
+    searched = tuple(f"searched: {say(*entry)}" for entry in space.items())
+    teller.on_choices((*choices, *searched), default)
+    digest = hashlib.sha256(_fingerprint(Trainer(dataset, sides, default)).encode())
+    digest.update(repr(sorted(space.items())).encode())
+    first = {name: to_param(value_of(default, name)) for name in space}
+    study = Study(folder, digest.hexdigest(), default.training.seed, space, first)
+
+    deadline = time.monotonic() + 60 * minutes
+    interrupted = False
+    try:
+        while time.monotonic() < deadline:
+            trial = study.ask()
+            end = _run(trial, study, dataset, sides, default, teller, deadline)
+            if progress is not None:
+                progress.on_trial(study.record(trial))
+            if end is None:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        interrupted = True
+    best, trials = study.best(), study.trials()
+    if best is None:
+        study.remove()
+        raise _nothing(trials, minutes, interrupted=interrupted)
+    if progress is not None:
+        progress.on_trials(trials, default)
+
+    chosen = with_values(default, best.settings)
+    trainer = Trainer(dataset, sides, chosen)
+    done = study.work(best.number).load()
+    trainer.model.load_state_dict(done.best_model)
+    figures = measure(trainer.scorer(), dataset, calibrated=chosen.loss.kind == "bce")
+    teller.on_figures(figures, interrupted)
+    contents = _contents(
+        trainer, dataset, sides, chosen, figures, done, histories=histories, custom=()
+    )
+    tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
+    contents = replace(contents, provenance={**contents.provenance, "tuning": tuning})
+    write_bundle(target, contents)
+    trained = Trained(contents, target, figures, dataset, task.decisions)
+    return Tuned(trained, trials, default, changes(best, default), folder)
+
+
+class _StoppedError(Exception):
+    """A trial is not to be trained any further."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end)
+        self.end = end
+
+
+class _Watch:
+    """Reports a trial's validations, and ends it where it is pruned or the time is up."""
+
+    def __init__(self, trial: "optuna.Trial", metric: str, deadline: float, teller: Teller) -> None:
+        self.trial, self.key = trial, f"valid_{metric}"
+        self.deadline, self.teller = deadline, teller
+
+    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
+        """Report once more what a trial that is gone on with had come to."""
+        self.teller.on_start(steps_per_epoch, progress)
+        for record in progress.log:
+            self.trial.report(record[self.key], record["epoch"])
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+        """End the trial where the time is up."""
+        self.teller.on_step(step, loss, examples)
+        if time.monotonic() >= self.deadline:
+            raise _StoppedError("cut")
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """End the trial where it is worse than most at this epoch."""
+        self.trial.report(record[self.key], record["epoch"])
+        self.teller.on_epoch(record)
+        if self.trial.should_prune():
+            raise _StoppedError("pruned")
+
+    def on_end(self) -> None:
+        """Pass it on."""
+        self.teller.on_end()
+
+
+def _run(
+    trial: "optuna.Trial",
+    study: Study,
+    dataset: Dataset,
+    sides: Sides,
+    default: Config,
+    teller: Teller,
+    deadline: float,
+) -> End | None:
+    """Return how a trial ended; one that was cut stays unfinished in the study; None is Ctrl-C."""
+    record = study.record(trial)
+    config = with_values(default, record.settings)
+    work = study.work(record.number)
+    progress = work.load() if study.has_checkpoint(record.number) else Progress()
+    watch = _Watch(trial, config.training.metric, deadline, teller)
+    end: End = "finished"
+    try:
+        Trainer(dataset, sides, config).fit(progress=progress, watcher=watch, save=work.save)
+    except _StoppedError as stopped:
+        end = stopped.end
+    except TrainingDivergedError:
+        end = "diverged"
+    if progress.log and progress.log[-1].get("event") == "interrupted":
+        return None
+    if end != "cut":
+        study.tell(trial, end, progress)
+    return end
+
+
+def _nothing(trials: tuple[Trial, ...], minutes: float, *, interrupted: bool) -> Exception:
+    """Return why nothing came of a search."""
+    if any(trial.end == "diverged" for trial in trials):
+        return TrainingDivergedError(
+            "the loss became NaN or infinite in each trial that got so far; look for extreme "
+            "features, or set a lower training.learning_rate."
+        )
+    if interrupted:
+        return NothingLearntError("Interrupted before the first validation: nothing was kept.")
+    return ConfigError(
+        f"minutes must be enough for an epoch and its validation, got {minutes:g}; give more."
+    )
