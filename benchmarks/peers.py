@@ -252,7 +252,7 @@ def _zipf(count: int, exponent: float, rng: np.random.Generator) -> npt.NDArray[
 
 def prepared(task: str) -> tuple[Path, npt.NDArray[np.int32]]:
     """Return the file that all scripts read, made where it is not there yet, and the test items."""
-    folder = OUT / "peer_models"
+    folder = OUT / "peers"
     data, targets = folder / f"{task}.npz", folder / f"{task}-targets.npy"
     if not targets.exists():
         makers: dict[str, Callable[[], tuple[Arrays, npt.NDArray[np.int32]]]] = {

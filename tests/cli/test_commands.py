@@ -164,7 +164,7 @@ class TestTrain:
         header, *rows = events()
         lines = [f"{row},{place % 5} {place % 3} new" for place, row in enumerate(rows)]
         write("events.csv", [f"{header},shown", *lines])(sound)
-        stated = ("--set", "data.impressions_column=shown")
+        stated = ("--impressions-column", "shown")
         outcome = train(sound, "--interactions", "events.csv", *stated, "--out", "m")
         (line,) = [line for line in outcome.out.splitlines() if "impressions" in line]
         assert [cell.strip() for cell in line.split("│")[1:4]] == ["shown", "impressions", "stated"]

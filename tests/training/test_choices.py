@@ -71,7 +71,7 @@ class TestAuto:
         settings: Settings = {
             "towers": {"history": "mean", "query_id": "on"},
             "loss": {"kind": "bce", "negatives": "mixed"},
-            "training": {"batch_size": 7},
+            "training": {"batch_size": 7, "table_optimizer": "adagrad"},
         }
         config, said = resolved(ordered, settings)
         assert config == Config.from_dict(settings)

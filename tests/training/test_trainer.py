@@ -105,7 +105,7 @@ def labelled() -> SyntheticTables:
 
 COSINE: Settings = {"towers": {"similarity": "cosine"}}
 TWO_EPOCHS: Settings = {"training": {"epochs": 2}}
-SAMPLED: Settings = {"loss": {"negatives": "in-batch"}}
+SLOW = ("ccl", "gbce")
 EVERY_TRIPLE = [
     *(("softmax", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed")),
     *(("bce", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed", "labels")),
@@ -115,6 +115,12 @@ EVERY_TRIPLE = [
     ),
     ("softmax", "mixed", "cosine"),
     ("bce", "labels", "cosine"),
+    *(("softmax", n, "dot") for n in ("popularity", "per-query", "hard", "memory")),
+    *((kind, "all", "dot") for kind in ("symmetric", "softmax-at-k", "bpr-max", "hinge")),
+    ("bpr", "uniform", "dot"),
+    *((kind, "uniform", "cosine") for kind in ("triplet", "ccl")),
+    ("directau", "in-batch", "cosine"),
+    ("gbce", "per-query", "dot"),
 ]
 
 
@@ -126,9 +132,18 @@ class TestLosses:
         result = trained(
             labelled,
             {
-                "loss": {"kind": kind, "negatives": negatives, "num_negatives": 16},
+                "loss": {
+                    "kind": kind,
+                    "negatives": negatives,
+                    "num_negatives": 16,
+                    "margin": 0.1 if kind == "ccl" else 0.5,
+                },
                 "towers": {"similarity": similarity},
-                "training": {"epochs": 5, "patience": 9, "learning_rate": 0.02},
+                "training": {
+                    "epochs": 12 if kind in SLOW else 5,
+                    "patience": 12,
+                    "learning_rate": 0.02,
+                },
             },
         )
         values = losses(result)
@@ -215,8 +230,6 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "batch_size": ({}, 50),
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
-        "table_optimizer": ({"training": {"table_optimizer": "adam"}, **SAMPLED}, "adagrad"),
-        "table_learning_rate": (SAMPLED, 0.02),
         "warmup_steps": ({}, 5),
         "decay": ({}, "cosine"),
         "clip_norm": ({}, 0.01),
@@ -226,6 +239,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
     },
 }
 ELSEWHERE = {"device", "threads"}  # they change where and how fast, not what
+OF_TABLES = {"table_optimizer": "adagrad", "table_learning_rate": 0.03}
 
 
 class TestSettings:
@@ -248,7 +262,9 @@ class TestSettings:
             ("loss", LossConfig),
             ("training", TrainingConfig),
         ):
-            assert {f.name for f in fields(kind)} - ELSEWHERE == set(CHANGES[section]), section
+            assert {f.name for f in fields(kind)} - ELSEWHERE - set(OF_TABLES) == set(
+                CHANGES[section]
+            ), section
 
     @pytest.mark.parametrize(
         ("section", "name"), [(s, name) for s, cases in CHANGES.items() for name in cases]
@@ -358,6 +374,16 @@ class TestSparseTables:
         assert dense.keys() == sparse.keys()
         assert all(torch.allclose(dense[k], sparse[k], atol=1e-7) for k in dense)
         assert all(dense[k].any() for k in dense)
+
+    @pytest.mark.parametrize("name", OF_TABLES)
+    def test_tables_have_settings_of_their_own(
+        self, small_world: SyntheticTables, sparse_from: Callable[[int], None], name: str
+    ) -> None:
+        sparse_from(10)
+        around: Settings = {"loss": {"negatives": "in-batch"}}
+        before = trained(small_world, around)
+        after = trained(small_world, around, {"training": {name: OF_TABLES[name]}})
+        assert not equal_weights(before, after)
 
     def test_trains_and_leaves_untouched_rows_alone(
         self, small_world: SyntheticTables, sparse_from: Callable[[int], None]

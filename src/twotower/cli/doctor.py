@@ -63,6 +63,7 @@ def command(
     time_column: tables.TimeColumn = None,
     label_column: tables.LabelColumn = None,
     weight_column: tables.WeightColumn = None,
+    impressions_column: tables.ImpressionsColumn = None,
     drop_null_ids: tables.DropNullIds = False,
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {EXIT_FOUND} where this, or worse, is found.")
@@ -81,6 +82,7 @@ def command(
         "time_column": time_column,
         "label_column": label_column,
         "weight_column": weight_column,
+        "impressions_column": impressions_column,
     }
     if bundle is not None:
         others: dict[str, object] = {

@@ -27,6 +27,7 @@ def command(
     time_column: tables.TimeColumn = None,
     label_column: tables.LabelColumn = None,
     weight_column: tables.WeightColumn = None,
+    impressions_column: tables.ImpressionsColumn = None,
     drop_null_ids: tables.DropNullIds = False,
     no_histories: Annotated[
         bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
@@ -59,6 +60,7 @@ def command(
         "time_column": time_column,
         "label_column": label_column,
         "weight_column": weight_column,
+        "impressions_column": impressions_column,
     }
     tree = tables.config_of(
         config, settings, columns=columns, drop_null_ids=drop_null_ids, split=split

@@ -64,7 +64,7 @@ class ChunkedSoftmax(torch.autograd.Function):
         own_shares = counts / counts.sum(1, keepdim=True).to(queries.dtype)
         weights = torch.ones_like(own_logits[:, 0]) if weights is None else weights
         weights = (weights / weights.sum()).to(queries.dtype)[:, None]  # (B, 1)
-        logsumexps = torch.empty_like(weights)
+        negative_probs, nothing = torch.zeros_like(weights), torch.zeros_like(weights)
         losses = torch.zeros_like(weights)
         for part in chunks:
             logits = chunks.logits(part)
@@ -75,19 +75,22 @@ class ChunkedSoftmax(torch.autograd.Function):
                 losses[part] -= chunks.dots(spread, logits)
             shift = chunks.exponentiate(logits, left_out, of_own[part])
             of_negatives = logits.sum(1, keepdim=True, dtype=queries.dtype).log() + shift
-            logsumexp = torch.logaddexp(of_negatives, of_own[part])
-            logsumexps[part] = logsumexp
+            ahead = of_negatives - of_own[part]  # of all own items together, as a logit
+            excess = torch.logaddexp(ahead, nothing[part])
+            losses[part] += excess
+            negative_probs[part] = (ahead - excess).exp()
             if wants_grad:
-                factors = (shift - logsumexp).exp()
+                factors = (shift - of_own[part] - excess).exp()
                 if label_smoothing:
                     logits.mul_(factors).sub_(spread)
                     factors = torch.ones_like(factors)
                 chunks.add_gradients(part, logits, factors * weights[part])
         # A target that is counted already stands at -inf, which its share of 0 cannot multiply.
-        own_parts = own_shares * own_logits.masked_fill(~counts, 0)
-        losses += logsumexps - own_parts.sum(1, keepdim=True)
+        losses += of_own - (own_shares * own_logits.masked_fill(~counts, 0)).sum(1, keepdim=True)
         if wants_grad:
-            slopes = ((own_logits - logsumexps).exp() - own_shares) * weights
+            # Of one own item this is exactly minus the probability of all others, however small.
+            among_own = (own_logits - of_own).exp()
+            slopes = (among_own - own_shares - among_own * negative_probs) * weights
             query_grads, item_grads = chunks.gradients(targets, slopes)
             query_grads /= temperature
             # d loss / d temperature, since each logit's dot product is homogeneous in the query.

@@ -294,6 +294,9 @@ def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
         events.weights,
     ):
         digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+    if events.impressions is not None:
+        digest.update(events.impressions.offsets.tobytes())
+        digest.update(events.impressions.item_rows.tobytes())
     return digest.hexdigest()
 
 

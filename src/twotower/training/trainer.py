@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,6 +124,8 @@ class Trainer:
         self._check_towers()
         batch_size = config.training.batch_size
         assert batch_size is not None
+        if config.loss.negatives != "impressions":
+            train = replace(train, impressions=None)  # gathering what is not read takes time
         self.batches = PairBatches(
             train,
             batch_size=batch_size,

@@ -1,0 +1,172 @@
+"""What the chunked kernel must keep to beside its value: memory, extremes, precision."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from twotower.losses.softmax import softmax_loss
+
+
+def vectors(batch: int, num: int, dim: int = 8, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(batch, dim, generator=generator) * scale
+    items = torch.randn(num, dim, generator=generator) * scale
+    return queries.requires_grad_(), items.requires_grad_()
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many numbers the largest tensor holds that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numel = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outcome = func(*args, **(kwargs or {}))
+        for tensor in outcome if isinstance(outcome, (tuple, list)) else [outcome]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // 4)
+        return outcome
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_nothing_of_size_batch_by_candidates_is_allocated(
+    label_smoothing: float, precision: torch.dtype | None
+) -> None:
+    queries, items = vectors(1_500, 2_000)
+    with Largest() as largest:
+        loss = softmax_loss(
+            queries,
+            items,
+            torch.arange(1_500),
+            log_q=torch.zeros(2_000),
+            never=torch.arange(2_000) < 10,
+            hidden=torch.arange(1_500)[:, None] + torch.arange(5),
+            label_smoothing=label_smoothing,
+            precision=precision,
+        )
+        torch.autograd.grad(loss, (queries, items))
+    assert 0 < largest.numel < 1_500 * 2_000 / 10
+
+
+def test_nothing_of_size_batch_by_candidates_is_kept() -> None:
+    queries, items = vectors(300, 200)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = softmax_loss(queries, items, torch.arange(300) % 200)
+    torch.autograd.grad(loss, queries)
+    assert sum(kept) < 10 * (300 + 200)
+
+
+def test_a_second_call_leaves_the_first_ones_gradients_alone() -> None:
+    queries, items = vectors(5, 7)
+    first = softmax_loss(queries, items, torch.arange(5))
+    expected = torch.autograd.grad(first, (queries, items), retain_graph=True)
+    second = softmax_loss(queries, items, torch.arange(5) + 2, temperature=0.1)
+    for gradient, before in zip(
+        torch.autograd.grad(first, (queries, items)), expected, strict=True
+    ):
+        assert torch.equal(gradient, before)
+    assert second > 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e4, 1e9])
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_extreme_logits_are_finite(scale: float, precision: torch.dtype | None) -> None:
+    queries, items = vectors(6, 9, scale=scale)
+    temperature = torch.tensor(0.01, requires_grad=True)
+    loss = softmax_loss(
+        queries,
+        items,
+        torch.arange(6),
+        temperature=temperature,
+        log_q=torch.linspace(-30, 0, 9),
+        hidden=torch.tensor([[8]] * 6),
+        label_smoothing=0.1,
+        precision=precision,
+    )
+    gradients = torch.autograd.grad(loss, (queries, items, temperature))
+    assert all(x.isfinite().all() for x in (loss, *gradients))
+
+
+def test_a_shift_that_all_share_does_not_matter() -> None:
+    # Every dot product is 1,000 more, beyond what an exponential can hold.
+    queries, items = (x.detach().double() for x in vectors(6, 9))
+    shift = torch.full((6, 1), math.sqrt(1000), dtype=torch.float64)
+    shifted_items = torch.cat([items, shift[0].expand(9, 1)], dim=1)
+    value = softmax_loss(torch.cat([queries, shift], dim=1), shifted_items, torch.arange(6))
+    torch.testing.assert_close(value, softmax_loss(queries, items, torch.arange(6)))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.005])
+def test_what_cannot_be_a_negative_gets_no_gradient_at_all(temperature: float) -> None:
+    queries, items = vectors(3, 6)
+    never = torch.tensor([False, False, False, True, False, False])
+    hidden = torch.tensor([[4], [4], [4]])
+    loss = softmax_loss(
+        queries, items, torch.arange(3), temperature=temperature, never=never, hidden=hidden
+    )
+    (gradient,) = torch.autograd.grad(loss, items)
+    assert not gradient[3:5].any()
+    assert gradient[:3].any(dim=1).all()
+    assert gradient[5].any()
+
+
+def test_a_small_loss_has_all_its_digits() -> None:
+    # Logits 30 and 0: p = 1 - 9.36e-14, whose distance from 1 float32 cannot tell by a subtraction.
+    queries = torch.tensor([[30.0, 0.0]], requires_grad=True)
+    loss = softmax_loss(queries, torch.eye(2), torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, queries)
+    torch.testing.assert_close(
+        gradient, torch.tensor([[-9.3576e-14, 9.3576e-14]]), rtol=1e-3, atol=0
+    )
+    assert loss.item() == pytest.approx(9.3576e-14, rel=1e-3)
+
+
+def test_what_is_far_below_the_greatest_makes_no_subnormal_numbers() -> None:
+    # e^-90 is subnormal in float32, and a product of such numbers takes a hundred times as long.
+    queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    items = torch.tensor([[0.0, 1.0], [0.0, 1.0], [-90.0, 1.0]], requires_grad=True)
+    loss = softmax_loss(queries, items, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, items)
+    assert loss.item() == pytest.approx(math.log(2))
+    assert abs(gradient[2, 0].item()) < 1e-20
+    assert gradient[2, 0].item() == 0 or abs(gradient[2, 0].item()) > 1e-37
+
+
+def test_bfloat16_is_near_float32_and_the_own_item_is_exact() -> None:
+    queries, items = (normalize(x, dim=1) for x in vectors(300, 500, dim=64))
+    log_q = torch.linspace(-12, -4, 500)
+    arguments: dict[str, Any] = {
+        "temperature": 0.05,
+        "log_q": log_q,
+        "hidden": torch.full((300, 1), 7),
+    }
+    outcomes = []
+    for precision in (None, torch.bfloat16):
+        loss = softmax_loss(queries, items, torch.arange(300), precision=precision, **arguments)
+        outcomes.append((loss, *torch.autograd.grad(loss, (queries, items))))
+    (loss, *gradients), (low, *low_gradients) = outcomes
+    assert low.dtype == torch.float32
+    assert low.item() != loss.item()
+    assert low.item() == pytest.approx(loss.item(), rel=0.005)
+    for gradient, low_gradient in zip(gradients, low_gradients, strict=True):
+        assert low_gradient.dtype == torch.float32
+        assert (low_gradient - gradient).norm() < 0.02 * gradient.norm()
+    # A model that is right is sure of it, however few digits a logit of 20 has.
+    sure = softmax_loss(items, items, torch.arange(500), temperature=0.01, precision=torch.bfloat16)
+    exact = softmax_loss(items, items, torch.arange(500), temperature=0.01)
+    assert sure.item() == pytest.approx(exact.item(), abs=1e-4)
