@@ -11,10 +11,10 @@ them, beside 50 thousand items. A step is all of it: loading, forward, softmax o
   ``nn.Embedding`` gives it by default.
 
 Every line is measured in processes of its own, in turns, so that whatever else the machine does falls on
-all; the quickest 20 steps in a row count, after those in which an optimizer sets up its state. Memory is the most
-that was resident (VmHWM, Linux), of the whole process with all libraries: until the last step, and once
-the epoch is validated and the weights are kept. The interactions are random and built as arrays, without
-reading tables.
+all; the quickest 20 steps in a row count, after those in which an optimizer sets up its state. Memory is
+the most that was resident (VmHWM, Linux), of the whole process with all libraries: until the last step,
+and once the epoch is validated and the weights are kept. The interactions are random and built as arrays,
+without reading tables.
 
 The targets: row-wise Adagrad is at 5 million queries at least 90 % as fast as at 50 thousand, and stays
 under 2 GB in the steps. The limit is not 100 %: 1,024 rows out of 13 MB are mostly found in the cache, out

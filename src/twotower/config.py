@@ -203,9 +203,8 @@ class LossConfig:
     """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed; for the others
     uniform. ``labels`` takes the table's own 0 labels and samples nothing; ``impressions`` takes what
     was shown beside the item."""
-    num_negatives: int = 1024
-    """Items drawn a batch by ``uniform``, ``popularity``, ``mixed`` and ``hard``, a query by
-    ``per-query``."""
+    num_negatives: int | None = None
+    """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128."""
     popularity_power: float = 0.75
     """Power of an item's share of the events by which ``popularity`` draws; 0 is uniform."""
     hard_share: float = 0.5
@@ -235,7 +234,8 @@ class LossConfig:
         check_types(self)
         problems: list[str] = []
         for name in ("num_negatives", "memory_batches", "top_k"):
-            check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+            value = getattr(self, name)
+            check(problems, value is None or value >= 1, name, "be at least 1", value)
         for name in ("margin", "uniformity"):
             value = getattr(self, name)
             check(problems, 0 < value < float("inf"), name, "be finite and above 0", value)

@@ -59,7 +59,7 @@ def naive_bpr_max(own: float, negatives: list[tuple[float, float]], temperature:
 
 
 def harmonic(x: float) -> float:
-    # sum over k of x / (k (k + x)), the continuation of 1 + 1/2 + ... + 1/x; its tail is an integral.
+    # The sum over k of x / (k (k + x)) continues 1 + 1/2 + ... + 1/x; its tail is an integral.
     last = 20000
     return sum(x / (k * (k + x)) for k in range(1, last)) + math.log1p(x / (last - 0.5))
 
@@ -94,8 +94,8 @@ NAIVE: dict[str, Naive] = {
 
 def test_bpr_worked() -> None:
     # T = 1/2, own 1, negatives 1/2 and 0: the own logit is ahead by 1 and by 2, which costs
-    # log(1 + e^-1) = .3133 and log(1 + e^-2) = .1269. The second was proposed three times as often:
-    # 3/4 * .3133 + 1/4 * .1269 = .2667. (Equal shares give .2201, shares the wrong way round .1735.)
+    # log(1 + e^-1) = .3133 and log(1 + e^-2) = .1269. The second was proposed three times as
+    # often: 3/4 * .3133 + 1/4 * .1269 = .2667. (Equal shares give .2201, swapped ones .1735.)
     problem = one_query([1.0, 0.5, 0.0], [5.0, 0.0, math.log(3)])
     assert BPRLoss()(*problem, temperature=0.5).item() == pytest.approx(0.2667, abs=5e-5)
 
@@ -138,7 +138,7 @@ def test_hinge_does_not_differentiate_the_rank() -> None:
 
 def test_triplet_worked() -> None:
     # Cosines: own 1/2 (squared distance 1), negatives 1 (0), 1/2 (1) and 0 (2); margin 1/2. They
-    # exceed by 1 - 0 + 1/2 = 3/2, by 1/2 and not at all (1 - 2 + 1/2 < 0): the mean of the two is 1.
+    # exceed by 1 - 0 + 1/2 = 3/2, by 1/2 and not at all (1 - 2 + 1/2 < 0): the mean is 1.
     # Were the first proposed three times less often, 3/4 * 3/2 + 1/4 * 1/2 = 5/4.
     queries = torch.tensor([[2.0, 0.0]])
     side = math.sqrt(0.75)

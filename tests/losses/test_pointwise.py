@@ -149,9 +149,9 @@ def test_gbce_equals_loops(seed: int, calibration: float, num_items: int) -> Non
 def test_full_calibration_learns_probabilities_of_the_catalogue(
     num_drawn: int, calibration: float
 ) -> None:
-    # One query and 11 items, of which item j is its own with probability p_j; each other item is drawn
-    # equally often: every run of neighbours on the circle of the others once. Without calibration
-    # the probabilities learnt are those among the draws.
+    # One query and 11 items, of which item j is its own with probability p_j; each other item is
+    # drawn equally often: every run of neighbours on the circle of the others once. Without
+    # calibration the probabilities learnt are those among the draws.
     p = torch.arange(1, 12).double() / 66
     own = torch.arange(11).repeat_interleave(10)
     runs = (torch.arange(10)[:, None] + torch.arange(num_drawn)) % 10

@@ -36,8 +36,8 @@ def test_shares_of_a_query_without_negatives_are_all_zero() -> None:
 
 
 def test_candidates_of_each_query_worked() -> None:
-    # Query 0 lists items 1 and 2 besides its own, of which 2 is hidden; query 1 lists item 0 and its
-    # own a second time, which is no negative.
+    # Query 0 lists items 1 and 2 besides its own, of which 2 is hidden; query 1 lists item 0 and
+    # its own a second time, which is no negative.
     queries, items = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0], [5.0]])
     columns = torch.tensor([[0, 1, 2], [2, 0, 2]])
     log_q = torch.tensor([0.1, 0.2, 0.3])

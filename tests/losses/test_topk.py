@@ -49,9 +49,9 @@ def test_softmax_at_k_worked(top_k: int, levels: tuple[float, float]) -> None:
 
 
 def test_a_level_counts_the_items_that_a_negative_stands_for() -> None:
-    # Three negatives stand for the 30 other items. Of query 0 the best (4) is proposed five times as
-    # often as the others and stands for 30 / 11 of them, so the second best of all items scores 4 as
-    # well, and so does the third; the fourth is the own (3), the fifth scores 2.
+    # Three negatives stand for the 30 other items. Of query 0 the best (4) is proposed five times
+    # as often as the others and stands for 30 / 11 of them, so the second best of all items scores
+    # 4 as well, and so does the third; the fourth is the own (3), the fifth scores 2.
     problem = two_queries()
     log_q = torch.tensor([[math.log(5), 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     candidates = Candidates(problem[2].item_rows, problem[2].positions, log_q)

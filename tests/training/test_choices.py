@@ -70,7 +70,7 @@ class TestAuto:
     def test_what_is_set_stays(self, ordered: Dataset) -> None:
         settings: Settings = {
             "towers": {"history": "mean", "query_id": "on"},
-            "loss": {"kind": "bce", "negatives": "mixed"},
+            "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {"batch_size": 7, "table_optimizer": "adagrad"},
         }
         config, said = resolved(ordered, settings)
@@ -178,3 +178,53 @@ class TestRefusals:
             resolved(ordered, {"loss": {"kind": "contrastive"}})
         settings: Settings = {"loss": {"kind": "contrastive"}, "towers": {"similarity": "cosine"}}
         assert resolved(ordered, settings)[0].loss.kind == "contrastive"
+
+    @pytest.mark.parametrize("kind", ["triplet", "ccl", "directau"])
+    def test_so_for_every_loss_of_directions(self, ordered: Dataset, kind: str) -> None:
+        with pytest.raises(ConfigError, match=f"must be 'cosine' for the {kind} loss"):
+            resolved(ordered, {"loss": {"kind": kind}})
+
+    @pytest.mark.parametrize(
+        ("loss", "towers", "message"),
+        [
+            ({"negatives": "impressions"}, {}, "go with a column of what was shown, got none"),
+            ({"kind": "bpr", "negatives": "labels"}, {}, "must not be 'labels' for bpr"),
+            ({"kind": "gbce", "negatives": "all"}, {}, "must be 'uniform' or 'per-query' for gbce"),
+            (
+                {"kind": "directau", "negatives": "mixed"},
+                {"similarity": "cosine"},
+                "must be 'in-batch' or 'auto' for directau.* got 'mixed'",
+            ),
+            ({"kind": "bpr", "label_smoothing": 0.1}, {}, "must be 0 for bpr, got 0.1"),
+            (
+                {"negatives": "popularity", "frequencies": "stream"},
+                {},
+                "must be 'counts' for popularity",
+            ),
+            ({}, {"temperature_end": 0.2}, "beside the towers.temperature .* got 0.2 alone"),
+        ],
+    )
+    def test_what_does_not_go_together(
+        self, ordered: Dataset, loss: Settings, towers: Settings, message: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            resolved(ordered, {"loss": loss, "towers": towers})
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("negatives", "num"), [("mixed", 1024), ("uniform", 1024), ("per-query", 128)]
+    )
+    def test_negatives_are_counted_a_batch_or_a_query(
+        self, ordered: Dataset, negatives: str, num: int
+    ) -> None:
+        assert resolved(ordered, {"loss": {"negatives": negatives}})[0].loss.num_negatives == num
+
+    def test_a_large_table_gets_the_optimizer_with_the_small_state(self, ordered: Dataset) -> None:
+        small, _ = resolved(ordered, {"towers": {"query_id": "on"}})
+        assert small.training.table_optimizer == "adam"
+        dim = 2**26 // len(ordered.items)
+        assert resolved(ordered, {"towers": {"dim": dim}})[0].training.table_optimizer == "adam"
+        large, said = resolved(ordered, {"towers": {"dim": dim + 1}})
+        assert large.training.table_optimizer == "adagrad"
+        assert any(s.startswith("training.table_optimizer = 'adagrad': ") for s in said)

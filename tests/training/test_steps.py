@@ -71,3 +71,17 @@ def test_both_passes_leave_out_the_same(small_world: SyntheticTables) -> None:
                 slope += float(p.grad.square().sum())
                 p -= step * p.grad
     assert (before - loss()) / step == pytest.approx(slope, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "loss", [{"negatives": "in-batch", "frequencies": "stream"}, {"negatives": "memory"}], ids=str
+)
+def test_what_a_sampler_learnt_is_gone_on_with(small_world: SyntheticTables, loss: Any) -> None:
+    settings: Settings = {"loss": loss, "training": {"epochs": 2, "patience": 9, "batch_size": 50}}
+    whole = trainer_of(small_world, settings)
+    whole.fit()
+    half = trainer_of(small_world, settings, {"training": {"epochs": 1}}).fit()
+    rest = trainer_of(small_world, settings)
+    rest.fit(progress=half)
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, rest.model.state_dict()[name]), name

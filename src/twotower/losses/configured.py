@@ -87,6 +87,7 @@ def sampler_of(config: LossConfig, train_items: Tensor, log_p: LogShares) -> Sam
             ``popularity``.
     """
     num = config.num_negatives
+    assert num is not None
     # With the correction each item stands once a batch; without it there is nothing to be exact.
     distinct = config.correct_log_q
     samplers: dict[str, Callable[[], Sampler]] = {

@@ -88,15 +88,14 @@ class CCLLoss:
 
     Args:
         margin: Cosine up to which a negative costs nothing, at least 0 and below 1.
-        negative_weight: Weight of all negatives together against the own item, above 0. The more of
-            the catalogue a query likes, the smaller it has to be: on a synthetic catalogue of 1,500
-            items 10 is far better than 50, while the paper's authors publish 150 for Yelp2018.
+        negative_weight: Weight of all negatives together against the own item, above 0: the paper's
+            ``w``, which wants tuning for each catalogue.
 
     Raises:
         ValueError: An argument is out of range.
 
-    Source: Mao et al., CIKM 2021 (SimpleX), the cosine contrastive loss. Differs: the mean is weighted
-        by ``1 / q``; labels.
+    Source: Mao et al., CIKM 2021 (SimpleX), the cosine contrastive loss. Differs: the mean is
+        weighted by ``1 / q``; labels.
     """
 
     def __init__(self, margin: float, negative_weight: float = 10.0) -> None:
@@ -149,7 +148,7 @@ class CCLLoss:
 
 
 class DirectAULoss:
-    """Alignment and uniformity: matches are drawn together, and each side is spread over the sphere.
+    """Alignment and uniformity: matches are drawn together, each side is spread over the sphere.
 
     The loss is the mean of ``|query - own item|^2`` plus ``uniformity`` times the mean of both
     sides' ``log mean exp(-2 |x - x'|^2)``, over the pairs of two places in the batch; a query or an
@@ -248,7 +247,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _log_closeness(units: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the log of the mean of ``exp(-2 D^2)`` over the pairs of ``(B, d)``: 0 without pairs."""
+    """Return the log of the mean of ``exp(-2 D^2)`` over the pairs of ``(B, d)``; 0 without."""
     closeness = (4 * (units @ units.T - 1)).exp()  # D^2 = 2 - 2 cos
     places = torch.ones_like(units[:, 0]) if weights is None else weights.to(units.dtype)
     shares = (places / places.sum()).outer(places / places.sum())

@@ -64,33 +64,36 @@ class ChunkedSoftmax(torch.autograd.Function):
         own_shares = counts / counts.sum(1, keepdim=True).to(queries.dtype)
         weights = torch.ones_like(own_logits[:, 0]) if weights is None else weights
         weights = (weights / weights.sum()).to(queries.dtype)[:, None]  # (B, 1)
-        negative_probs, nothing = torch.zeros_like(weights), torch.zeros_like(weights)
-        losses = torch.zeros_like(weights)
+        losses, shifts = torch.zeros_like(weights), torch.zeros_like(weights)
+        sums = torch.empty_like(weights)
         for part in chunks:
+            # Little is done here: after a product the cache is cold for what Python needs.
             logits = chunks.logits(part)
             left_out = chunks.left_out(targets[part], None if hidden is None else hidden(part))
             if label_smoothing:
                 spread, total = chunks.spread(part, left_out, label_smoothing)
                 own_shares[part] *= 1 - total
                 losses[part] -= chunks.dots(spread, logits)
-            shift = chunks.exponentiate(logits, left_out, of_own[part])
-            of_negatives = logits.sum(1, keepdim=True, dtype=queries.dtype).log() + shift
-            ahead = of_negatives - of_own[part]  # of all own items together, as a logit
-            excess = torch.logaddexp(ahead, nothing[part])
-            losses[part] += excess
-            negative_probs[part] = (ahead - excess).exp()
+            shift, of_own_part = shifts[part], of_own[part]
+            chunks.exponentiate(logits, left_out, of_own_part, shift)
+            denominators = logits.sum(1, keepdim=True, dtype=queries.dtype)
+            sums[part] = denominators
             if wants_grad:
-                factors = (shift - of_own[part] - excess).exp()
+                denominators += (of_own_part - shift).exp_()
+                factors = weights[part] / denominators
                 if label_smoothing:
-                    logits.mul_(factors).sub_(spread)
+                    logits.mul_(factors).sub_(spread.mul_(weights[part]))
                     factors = torch.ones_like(factors)
-                chunks.add_gradients(part, logits, factors * weights[part])
+                chunks.add_gradients(part, logits, factors)
+        ahead = sums.log() + shifts - of_own  # of all own items together, as a logit
+        excesses = torch.logaddexp(ahead, torch.zeros_like(ahead))
+        losses += excesses
         # A target that is counted already stands at -inf, which its share of 0 cannot multiply.
         losses += of_own - (own_shares * own_logits.masked_fill(~counts, 0)).sum(1, keepdim=True)
         if wants_grad:
             # Of one own item this is exactly minus the probability of all others, however small.
             among_own = (own_logits - of_own).exp()
-            slopes = (among_own - own_shares - among_own * negative_probs) * weights
+            slopes = (among_own - own_shares - among_own * (ahead - excesses).exp()) * weights
             query_grads, item_grads = chunks.gradients(targets, slopes)
             query_grads /= temperature
             # d loss / d temperature, since each logit's dot product is homogeneous in the query.
@@ -232,25 +235,20 @@ class _Chunks:
         products = torch.mul(spread, logits, out=self._products[: len(spread)])  # quicker than bmm
         return products.sum(1, keepdim=True, dtype=self._scaled.dtype)
 
-    def exponentiate(self, logits: Tensor, left_out: Tensor, of_own: Tensor) -> Tensor:
-        """Turn a slice's logits into ``exp(logits - shift)``, 0 where left out; return the shifts.
+    def exponentiate(self, logits: Tensor, left_out: Tensor, of_own: Tensor, shift: Tensor) -> None:
+        """Turn a slice's logits into ``exp(logits - shift)``, 0 where left out.
 
         Args:
             logits: ``(rows, n)``, changed in place.
             left_out: ``(rows, H)`` columns.
             of_own: ``(rows, 1)`` logsumexp of the own logits.
-
-        Returns:
-            ``(rows, 1)``, at least the greatest logit, or 0 where nothing can overflow.
+            shift: ``(rows, 1)`` of 0, which becomes the greatest logit where one could overflow.
         """
-        if self._is_bounded:
-            shift = torch.zeros_like(of_own)
-        else:
+        if not self._is_bounded:
             logits.scatter_(1, left_out, torch.finfo(logits.dtype).min)
-            shift = torch.maximum(logits.amax(1, keepdim=True), of_own)
+            torch.maximum(logits.amax(1, keepdim=True), of_own, out=shift)
             logits.sub_(shift).clamp_min_(LEAST_SHIFTED)
         logits.exp_().scatter_(1, left_out, 0)
-        return shift
 
     def add_gradients(self, part: slice, slopes: Tensor, factors: Tensor) -> None:
         """Add what a slice's negatives contribute.

@@ -86,19 +86,20 @@ class BPRLoss(_PairwiseLoss):
 class BPRMaxLoss(_PairwiseLoss):
     """BPR against the best negative, which a softmax over the negatives stands for.
 
-    The loss of a query, in nats, is ``-log sum_j s_j sigmoid(r_own - r_j) + regularization *
-    sum_j s_j <query, item_j>^2`` over negatives ``j``, where ``r`` is ``<query, item> / temperature``
-    and ``s`` is the softmax of ``r - log_q`` over the negatives, so that ``s`` and the sums stand for
-    the whole catalogue's, whatever the sampler.
+    The loss of a query, in nats, is ``-log sum_j s_j sigmoid(r_own - r_j)`` plus ``regularization``
+    times ``sum_j s_j <query, item_j>^2`` over negatives ``j``, where ``r`` is
+    ``<query, item> / temperature`` and ``s`` is the softmax of ``r - log_q`` over the negatives, so
+    that ``s`` and the sums stand for the whole catalogue's, whatever the sampler.
 
     Args:
-        regularization: Weight of the penalty on the negatives' scores, finite and at least 0. Without
-            it only differences count, and the scores may drift; those of vectors of length 1 cannot.
+        regularization: Weight of the penalty on the negatives' scores, finite and at least 0.
+            Without it only differences count, and the scores may drift; those of vectors of length
+            1 cannot.
 
     Raises:
         ValueError: ``regularization`` is out of range.
 
-    Source: Hidasi and Karatzoglou, CIKM 2018, section 3.3 (BPR-max, with score regularisation).
+    Source: Hidasi and Karatzoglou, CIKM 2018 (BPR-max with score regularisation).
         Differs: ``log_q``; a temperature, which the penalty is not divided by.
     """
 
@@ -112,7 +113,7 @@ class BPRMaxLoss(_PairwiseLoss):
     def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
         logits = scores.dots / temperature  # (B, n)
         proposals = logits if scores.log_q is None else logits - scores.log_q.to(logits.dtype)
-        # A row without negatives is all -inf, whose softmax is NaN: it is left as it is, and costs 0.
+        # A row without negatives would be all -inf, whose softmax is NaN: it stays, and costs 0.
         alone = scores.left_out.all(1, keepdim=True)
         log_s = proposals.masked_fill(scores.left_out & ~alone, -math.inf).log_softmax(1)
         wins = logsigmoid((scores.own / temperature)[:, None] - logits)
@@ -124,23 +125,24 @@ class BPRMaxLoss(_PairwiseLoss):
 class HingeLoss(_PairwiseLoss):
     """WARP: a hinge for the negatives within a margin of the own item, weighed by its rank.
 
-    A negative ``j`` violates where ``h_j = margin - (<query, own> - <query, item_j>) / temperature``
-    is above 0. The loss of a query is ``L(rank)`` times the mean of ``h_j`` over those that do; ``rank``
-    is ``num_items - 1`` times their share of the negatives, and ``L(rank) = 1 + 1/2 + ... + 1/rank``,
-    continued between whole ranks. ``L`` is not differentiated. Shares are of the whole catalogue,
-    estimated by weighing each candidate with ``1 / q``.
+    A negative ``j`` violates where ``h_j`` is above 0:
+    ``h_j = margin - (<query, own> - <query, item_j>) / temperature``. The loss of a query is
+    ``L(rank)`` times the mean of ``h_j`` over those that do; ``rank`` is ``num_items - 1`` times
+    their share of the negatives, and ``L(rank)`` is ``1 + 1/2 + ... + 1/rank``, continued between
+    whole ranks. ``L`` is not differentiated. Shares are of the whole catalogue, estimated by
+    weighing each candidate with ``1 / q``.
 
     Args:
         num_items: Items of the catalogue, at least 2.
-        margin: How far ahead of a negative the own item is to be, in logits (so for vectors of length
-            1 ``margin * temperature`` in cosine), finite and above 0.
+        margin: How far ahead of a negative the own item is to be, in logits (so for vectors of
+            length 1 ``margin * temperature`` in cosine), finite and above 0.
 
     Raises:
         ValueError: An argument is out of range.
 
-    Source: Weston, Bengio and Usunier, IJCAI 2011, section 4; Usunier, Buffoni and Gallinari, ICML
-        2009 (weights by rank). Differs: where they draw negatives until one violates, the rank and the
-        mean over violating negatives are taken from all candidates at once.
+    Source: Weston, Bengio and Usunier, IJCAI 2011 (the WARP loss); Usunier, Buffoni and Gallinari,
+        ICML 2009 (weights by rank). Differs: where they draw negatives until one violates, the rank
+        and the mean over violating negatives are taken from all candidates at once.
     """
 
     _name = "hinge"
@@ -163,8 +165,8 @@ class TripletLoss(_PairwiseLoss):
 
     The loss of a query is the mean of ``|query - own|^2 - |query - negative|^2 + margin`` over the
     negatives for which that is above 0, of vectors scaled to length 1. All that violate the margin
-    count, those nearer than the own item too, each with ``1 / q``; those that do not are no part of the
-    mean, which else would fade as they become most. The temperature is not used.
+    count, those nearer than the own item too, each with ``1 / q``; those that do not are no part of
+    the mean, which else would fade as they become most. The temperature is not used.
 
     Args:
         margin: In squared distance (twice the difference in cosine), above 0 and at most 4.
@@ -172,9 +174,9 @@ class TripletLoss(_PairwiseLoss):
     Raises:
         ValueError: ``margin`` is out of range.
 
-    Source: Schroff, Kalenichenko and Philbin, CVPR 2015, section 3.1, equations 1 to 3. Differs: the
-        mean over all violating negatives instead of one semi-hard one (section 3.2), which a query
-        that ranks its own item last may not have.
+    Source: Schroff, Kalenichenko and Philbin, CVPR 2015, section 3.1, equations 1 to 3. Differs:
+        the mean over all violating negatives instead of one semi-hard one (section 3.2), which a
+        query that ranks its own item last may not have.
     """
 
     _name = "triplet"
@@ -192,7 +194,7 @@ class TripletLoss(_PairwiseLoss):
 
 
 def _violations(excess: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean excess of the negatives whose excess is above 0, and their share: ``(B,)`` each."""
+    """Return the mean excess of negatives that have one above 0, and their share: ``(B,)`` each."""
     violating = shares * (excess > 0)
     share = violating.sum(1)
     return (violating * excess).sum(1) / share.clamp_min(torch.finfo(share.dtype).tiny), share

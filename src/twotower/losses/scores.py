@@ -1,4 +1,4 @@
-"""What every loss but the chunked softmax starts from: all dot products of a batch, and the masks."""
+"""What every loss but the chunked softmax starts from: a batch's dot products, and the masks."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ class SoftmaxAtKLoss:
     """SL@K: softmax whose queries weigh by whether their own item is among the best ``top_k``.
 
     The loss is the mean of the queries' softmax losses with weights
-    ``w = sigmoid((<query, own> - level) / weight_temperature)``, where ``level`` is the score of the
+    ``sigmoid((<query, own> - level) / weight_temperature)``, where ``level`` is the score of the
     query's ``top_k``-th best item. An item far below it is left for later: it would not be shown.
     The level is estimated from the candidates: a negative stands for as many of the ``num_items``
     items as its share ``1 / q`` says, the own item for itself. With every item as a candidate it is
@@ -27,17 +27,17 @@ class SoftmaxAtKLoss:
     Args:
         top_k: Ranks that count, at least 1; more than there are items are all of them.
         num_items: Items of the catalogue, at least 2.
-        weight_temperature: Divisor of the difference of dot products in the weight, finite and above
-            0; the greater, the more alike the weights.
+        weight_temperature: Divisor of the difference of dot products in the weight, finite and
+            above 0; the greater, the more alike the weights.
 
     Raises:
         ValueError: An argument is out of range.
 
     Source: Yang et al., KDD 2025 (Breaking the Top-K Barrier), the SL@K loss and its estimate of
         quantiles from a sample. Differs: weights are divided by their mean over the batch and are
-        not differentiated, since a falling weight would reward a falling score; a level is estimated
-        in each batch for the whole catalogue, where theirs is kept a while and is the ``top_k``-th
-        score of the sample.
+        not differentiated, since a falling weight would reward a falling score; a level is
+        estimated in each batch for the whole catalogue, where theirs is kept a while and is the
+        ``top_k``-th score of the sample.
     """
 
     def __init__(self, top_k: int, num_items: int, weight_temperature: float = 1.0) -> None:

@@ -109,6 +109,8 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
             negatives, reason = "mixed", f"{num_items:,} items are too many for all"
         loss = replace(loss, negatives=negatives)
         said.append(f"loss.negatives = {negatives!r}: {reason}")
+    if loss.num_negatives is None:
+        loss = replace(loss, num_negatives=128 if loss.negatives == "per-query" else 1024)
     if loss.kind in COSINE_ONLY and config.towers.similarity != "cosine":
         raise ConfigError(
             f"towers.similarity must be 'cosine' for the {loss.kind} loss, which compares directions "

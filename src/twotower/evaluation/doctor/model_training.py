@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.config import LossConfig
+from twotower.config import LossConfig, NegativesKind
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.doctor.findings import Finding, Severity
@@ -19,10 +19,8 @@ from twotower.evaluation.doctor.model_findings import (
     LOSS_AT_POPULARITY,
 )
 from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.configured import hidden_by, sampler_of
+from twotower.losses.configured import hidden_by, loss_of, sampler_of
 from twotower.losses.frequencies import log_frequency
-from twotower.losses.pointwise import BCELoss
-from twotower.losses.softmax import SoftmaxLoss
 from twotower.serving.bundle import Contents
 
 Counts = npt.NDArray[np.float32]
@@ -32,6 +30,9 @@ AT_CHANCE = 0.98
 
 MANY_FALSE = 0.1
 """Share of false negatives from which one push in ten goes the wrong way."""
+
+_SHARED: tuple[NegativesKind, ...] = ("all", "in-batch", "uniform", "popularity", "mixed")
+"""Negatives of a whole batch that can be drawn again without the model and the events."""
 
 _BATCHES = 8
 _QUERIES = (
@@ -48,8 +49,8 @@ def check_loss(contents: Contents) -> list[Finding]:
     """
     config, counts = contents.config.loss, contents.popularity
     losses = [record["loss"] for record in map(json.loads, _lines(contents)) if "loss" in record]
-    has_level = config.kind == "softmax" or (
-        config.kind == "bce" and config.negatives != "labels" and contents.target_labels is None
+    has_level = config.negatives in _SHARED and (
+        config.kind == "softmax" or (config.kind == "bce" and contents.target_labels is None)
     )
     if not losses or not has_level or (counts > 0).sum() < 2:
         return []
@@ -72,7 +73,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
         reads_history: Whether the model reads histories; those are what ``mask_known`` masks.
     """
     config = contents.config.loss
-    if config.negatives == "labels":
+    if config.negatives not in _SHARED or config.kind == "directau":  # which has no negatives
         return []
     share = false_negative_share(contents, dataset, reads_history=reads_history)
     if share < MANY_FALSE:
@@ -124,7 +125,7 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
 def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float, float]:
     """Return the mean loss of equal scores, and that of scores that are the log of popularity."""
     rng, generator, sampler = np.random.default_rng(0), _generator(), _sampler(config, counts)
-    loss = SoftmaxLoss() if config.kind == "softmax" else BCELoss()
+    loss = loss_of(config, int((counts > 0).sum()))
     shares = counts.astype(np.float64) / counts.sum()
     logs = torch.from_numpy(np.log(np.maximum(shares, 1e-30))).float()[:, None]
     totals = np.zeros(2)
