@@ -128,10 +128,10 @@ def main() -> None:
         rows,
         as_json=given.json,
         notes=[
-            f"Gradients at a batch of {SAME_BATCH:,}, in pieces against whole: they differ by "
-            f"{largest:.1e} of the largest; target 1e-5: {'met' if largest <= 1e-5 else 'missed'}.",
-            f"Batch of {given.batch:,}: {peak:,.0f} MB; target 4,000: "
-            f"{'met' if peak < 4_000 else 'missed'}.",
+            f"Gradients at a batch of {SAME_BATCH:,}, pieces against whole: {largest:.1e} of the largest.",
+            f"Target 1e-5: {'met' if largest <= 1e-5 else 'missed'}.",
+            f"Memory at a batch of {given.batch:,}: {peak:,.0f} MB.",
+            f"Target 4,000 MB: {'met' if peak < 4_000 else 'missed'}.",
         ],
     )
 

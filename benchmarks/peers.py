@@ -5,9 +5,9 @@
 
 ``--install`` makes an environment for each library in ``benchmarks/out/venvs`` (5 GB); a peer that cannot
 be installed or run has a line that says why. Each of ``PEERS`` is trained by its script in
-``benchmarks/peer_models``, whose docstring says what was set: width 64, batches of 1,024 where the model works in
-pairs, otherwise what its documentation recommends. All run one after the other, each alone in a process
-that is bound to one core. What is finished is kept (``--again`` does it once more).
+``benchmarks/peer_models``, whose docstring says what was set: width 64, batches of 1,024 where the model
+works in pairs, otherwise what its documentation recommends. All run one after the other, each alone in a
+process that is bound to one core. What is finished is kept (``--again`` does it once more).
 
 - **movielens-1m**: leave-last-out; the whole catalogue is ranked without the items of the history. Training
   takes ``--seconds`` for all, by the clock on the wall, from when a library begins to train: tracing and

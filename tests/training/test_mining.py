@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from tests.training.test_trainer import Settings, trainer_of
 
+from trainers import Settings, trainer_of
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.features.histories import Histories

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_trainer import Settings, trainer_of
 
+from trainers import Settings, trainer_of
 from twotower.data.sources.synthetic import SyntheticTables
 
 EXACT: Settings = {"towers": {"dropout": 0.0, "id_dropout": 0.0}}

@@ -10,7 +10,7 @@ What keeps its cost near that of three matrix products and ``B x N`` exponential
   that are nobody's negative need no column, and ``p - 1`` keeps its digits as ``p`` nears 1.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,25 +66,26 @@ class ChunkedSoftmax(torch.autograd.Function):
         weights = (weights / weights.sum()).to(queries.dtype)[:, None]  # (B, 1)
         losses, shifts = torch.zeros_like(weights), torch.zeros_like(weights)
         sums = torch.empty_like(weights)
-        for part in chunks:
-            # Little is done here: after a product the cache is cold for what Python needs.
-            logits = chunks.logits(part)
-            left_out = chunks.left_out(targets[part], None if hidden is None else hidden(part))
+        in_parts = (targets, own_shares, of_own, weights, losses, shifts, sums)
+        parts = zip(*(tensor.split(chunks.rows) for tensor in in_parts), strict=True)
+        # After a product the cache is cold for what Python needs: little is done in this loop.
+        for number, (places, own_share, of_own_part, weight, loss, shift, total) in enumerate(
+            parts
+        ):
+            logits = chunks.logits(number)
+            left_out = chunks.left_out(number, places, hidden)
             if label_smoothing:
-                spread, total = chunks.spread(part, left_out, label_smoothing)
-                own_shares[part] *= 1 - total
-                losses[part] -= chunks.dots(spread, logits)
-            shift, of_own_part = shifts[part], of_own[part]
+                spread, spread_sum = chunks.spread(number, left_out, label_smoothing)
+                own_share *= 1 - spread_sum
+                loss -= chunks.dots(spread, logits)
             chunks.exponentiate(logits, left_out, of_own_part, shift)
-            denominators = logits.sum(1, keepdim=True, dtype=queries.dtype)
-            sums[part] = denominators
+            torch.sum(logits, 1, keepdim=True, dtype=total.dtype, out=total)
             if wants_grad:
-                denominators += (of_own_part - shift).exp_()
-                factors = weights[part] / denominators
+                factors = weight / (of_own_part - shift).exp_().add_(total)
                 if label_smoothing:
-                    logits.mul_(factors).sub_(spread.mul_(weights[part]))
-                    factors = torch.ones_like(factors)
-                chunks.add_gradients(part, logits, factors)
+                    logits.mul_(factors).sub_(spread.mul_(weight))
+                    factors.fill_(1)
+                chunks.add_gradients(number, logits, factors)
         ahead = sums.log() + shifts - of_own  # of all own items together, as a logit
         excesses = torch.logaddexp(ahead, torch.zeros_like(ahead))
         losses += excesses
@@ -140,12 +141,10 @@ class _Chunks:
             self._kept = torch.cat([kept, kept.new_zeros(1)])  # the last column is overwritten
             negatives = items[self._kept]
         num = len(negatives)
-        self._negatives = negatives.to(precision)  # (n, d)
         is_shared = self._log_q is not None and self._log_q.ndim == 1
-        width = dim + is_shared
-        left = queries.new_ones((batch, width))
-        right = queries.new_empty((width, num))
-        torch.div(queries, temperature, out=left[:, :dim])
+        left = queries.new_empty((batch, dim + is_shared))
+        right = queries.new_empty((dim + is_shared, num))
+        scaled = torch.div(queries, temperature, out=left[:, :dim])
         right[:dim] = negatives.T
         self._offset: float | Tensor = 0.0
         span: float | Tensor = 0.0
@@ -153,61 +152,63 @@ class _Chunks:
             # Constants cancel: centred, more logits are near 0.
             least, greatest = self._log_q.aminmax()
             self._offset, span = (least + greatest) / 2, (greatest - least) / 2
+            left[:, dim] = 1
             shared = self._log_q if self._kept is None else self._log_q[self._kept]
             torch.sub(self._offset, shared, out=right[dim])
-        self._scaled = left[:, :dim]
-        self._left, self._right = left.to(precision), right.to(precision)
         is_cpu = queries.device.type == "cpu"
         rows = DEVICE_CHUNK_LOGITS // num
         self._is_bounded = False
         if is_cpu:
             rows = min(CPU_CHUNK_ROWS, max(CPU_CHUNK_LOGITS // num, CPU_LEAST_ROWS))
         if is_cpu and (log_q is None or is_shared):  # elsewhere, to look would be to wait
-            norms = [torch.linalg.vector_norm(x, dim=1).max() for x in (self._scaled, items)]
+            norms = [torch.linalg.vector_norm(x, dim=1).max() for x in (scaled, items)]
             self._is_bounded = bool(norms[0] * norms[1] + span <= MOST_UNSHIFTED)
-        self._rows = min(max(rows, 1), batch)
-        self._logits = self._left.new_empty((self._rows, num))
+        self.rows = min(max(rows, 1), batch)
+        self._scaled, self._scaled_parts = scaled, scaled.split(self.rows)
+        self._left_parts = left.to(precision).split(self.rows)
+        self._right, self._negatives = right.to(precision), negatives.to(precision)
+        self._logits = self._right.new_empty((self.rows, num))
         self._spread: Tensor | None = None
         self._products: Tensor | None = None
         self._query_grads = torch.empty_like(queries)
+        self._query_grad_parts = self._query_grads.split(self.rows)
         self._item_grads = queries.new_zeros((dim, num))  # transposed: the quicker product
-
-    def __iter__(self) -> Iterator[slice]:
-        """Yield the slices of the batch."""
-        for start in range(0, len(self._left), self._rows):
-            yield slice(start, min(start + self._rows, len(self._left)))
-
-    def left_out(self, targets: Tensor, hidden: Tensor | None) -> Tensor:
-        """Return the columns that are no negatives, from places: ``(rows, H')``."""
-        places = targets if hidden is None else torch.cat([targets, hidden], dim=1)
-        if self._kept is None:
-            return places
-        nobodys = places.new_full((len(places), 1), len(self._kept) - 1)
-        return torch.cat([self._column_of[places], nobodys], dim=1)
 
     def own_logits(self, targets: Tensor) -> Tensor:
         """Return the logits of ``(B, P)`` places: ``(B, P)``."""
-        logits = [(self._scaled * self._items[places]).sum(1) for places in targets.unbind(1)]
-        own = torch.stack(logits, dim=1)
+        own = torch.empty(targets.shape, dtype=self._items.dtype, device=self._items.device)
+        for places, logits in zip(targets.T, own.T, strict=True):
+            torch.sum(self._items.index_select(0, places).mul_(self._scaled), 1, out=logits)
         if self._log_q is not None:
             is_shared = self._log_q.ndim == 1
             own -= self._log_q[targets] if is_shared else self._log_q.gather(1, targets)
         return own.add_(self._offset)
 
-    def logits(self, part: slice) -> Tensor:
-        """Return the logits of a slice, ``(rows, n)``, in the one buffer that there is."""
-        logits = self._logits[: part.stop - part.start]
-        torch.mm(self._left[part], self._right, out=logits)
+    def logits(self, number: int) -> Tensor:
+        """Return the logits of a part, ``(rows, n)``, in the one buffer that there is."""
+        left = self._left_parts[number]
+        logits = torch.mm(left, self._right, out=self._logits[: left.shape[0]])
         if self._log_q is not None and self._log_q.ndim == 2:
-            log_q = self._log_q[part]
+            log_q = self._log_q[self._part(number)]
             logits.sub_(log_q if self._kept is None else log_q[:, self._kept])
         return logits
 
-    def spread(self, part: slice, left_out: Tensor, total: float) -> tuple[Tensor, Tensor]:
-        """Return the target of a slice's negatives, which sums to ``total`` where there is one.
+    def left_out(
+        self, number: int, targets: Tensor, hidden: Callable[[slice], Tensor] | None
+    ) -> Tensor:
+        """Return the columns that are no negatives in a part, from places: ``(rows, H')``."""
+        if hidden is not None:
+            targets = torch.cat([targets, hidden(self._part(number))], dim=1)
+        if self._kept is None:
+            return targets
+        nobodys = targets.new_full((len(targets), 1), len(self._kept) - 1)
+        return torch.cat([self._column_of[targets], nobodys], dim=1)
+
+    def spread(self, number: int, left_out: Tensor, total: float) -> tuple[Tensor, Tensor]:
+        """Return the target of a part's negatives, which sums to ``total`` where there is one.
 
         Args:
-            part: The slice.
+            number: Of the part.
             left_out: ``(rows, H)`` columns that are no negatives.
             total: Share of the target that is spread.
 
@@ -216,11 +217,11 @@ class _Chunks:
         """
         if self._spread is None:
             self._spread = torch.empty_like(self._logits)
-        spread = self._spread[: part.stop - part.start]
+        spread = self._spread[: left_out.shape[0]]
         if self._log_q is None:
             spread.fill_(1)
         else:
-            log_q = self._log_q if self._log_q.ndim == 1 else self._log_q[part]
+            log_q = self._log_q if self._log_q.ndim == 1 else self._log_q[self._part(number)]
             kept = log_q if self._kept is None else log_q[..., self._kept]
             spread.copy_((-kept).softmax(-1))
         spread.scatter_(1, left_out, 0)
@@ -232,11 +233,13 @@ class _Chunks:
         """Return the dot product of each row of one with that of the other: ``(rows, 1)``."""
         if self._products is None:
             self._products = torch.empty_like(self._logits)
-        products = torch.mul(spread, logits, out=self._products[: len(spread)])  # quicker than bmm
+        products = torch.mul(
+            spread, logits, out=self._products[: spread.shape[0]]
+        )  # quicker than bmm
         return products.sum(1, keepdim=True, dtype=self._scaled.dtype)
 
     def exponentiate(self, logits: Tensor, left_out: Tensor, of_own: Tensor, shift: Tensor) -> None:
-        """Turn a slice's logits into ``exp(logits - shift)``, 0 where left out.
+        """Turn a part's logits into ``exp(logits - shift)``, 0 where left out.
 
         Args:
             logits: ``(rows, n)``, changed in place.
@@ -250,22 +253,23 @@ class _Chunks:
             logits.sub_(shift).clamp_min_(LEAST_SHIFTED)
         logits.exp_().scatter_(1, left_out, 0)
 
-    def add_gradients(self, part: slice, slopes: Tensor, factors: Tensor) -> None:
-        """Add what a slice's negatives contribute.
+    def add_gradients(self, number: int, slopes: Tensor, factors: Tensor) -> None:
+        """Add what a part's negatives contribute.
 
         Args:
-            part: The slice.
+            number: Of the part.
             slopes: ``(rows, n)`` derivatives of the loss by the logits.
             factors: ``(rows, 1)`` which they still lack.
         """
-        scaled = (self._scaled[part] * factors).T
+        scaled = (self._scaled_parts[number] * factors).T
+        query_grads = self._query_grad_parts[number]
         if slopes.dtype == scaled.dtype:
-            torch.mm(slopes, self._negatives, out=self._query_grads[part])
+            torch.mm(slopes, self._negatives, out=query_grads)
             self._item_grads.addmm_(scaled, slopes)
         else:
-            self._query_grads[part] = torch.mm(slopes, self._negatives)
+            query_grads.copy_(torch.mm(slopes, self._negatives))
             self._item_grads += torch.mm(scaled.to(slopes.dtype), slopes)
-        self._query_grads[part] *= factors
+        query_grads.mul_(factors)
 
     def gradients(self, targets: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of the scaled queries, ``(B, d)``, and of the items, ``(N, d)``.
@@ -279,7 +283,11 @@ class _Chunks:
         else:
             item_grads = torch.zeros_like(self._items)
             item_grads.index_add_(0, self._kept, self._item_grads.T)
-        for places, slope in zip(targets.unbind(1), slopes.T[:, :, None], strict=True):
-            self._query_grads.addcmul_(self._items[places], slope)
-            item_grads.index_add_(0, places, self._scaled * slope)
+        for places, slope in zip(targets.T, slopes.T[:, :, None], strict=True):
+            vectors = self._items.index_select(0, places)
+            self._query_grads.addcmul_(vectors, slope)
+            item_grads.index_add_(0, places, torch.mul(self._scaled, slope, out=vectors))
         return self._query_grads, item_grads
+
+    def _part(self, number: int) -> slice:
+        return slice(number * self.rows, (number + 1) * self.rows)

@@ -31,11 +31,12 @@ class Scores:
         Shares are proportional to ``1 / q`` among the negatives and sum to 1 a query, so that the
         mean is over the whole catalogue, estimated; all are 0 for a query without any.
         """
-        scores = torch.zeros_like(self.dots)
-        if self.log_q is not None:
-            scores = scores - self.log_q.to(scores.dtype)
+        if self.log_q is None:
+            negatives = (~self.left_out).to(self.dots.dtype)
+            return negatives.div_(negatives.sum(1, keepdim=True).clamp_(min=1))
+        logits = self.log_q.to(self.dots.dtype).neg().expand_as(self.dots)
         # A row without negatives is all -inf, whose softmax is NaN: it has nothing to weigh.
-        return scores.masked_fill(self.left_out, -torch.inf).softmax(1).nan_to_num(0.0)
+        return logits.masked_fill(self.left_out, -torch.inf).softmax(1).nan_to_num_(0.0)
 
 
 def score(
