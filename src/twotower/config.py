@@ -224,10 +224,11 @@ class LossConfig:
     top_k: int = 10
     """Ranks that ``softmax-at-k`` is about."""
     margin: float = 0.5
-    """How far ``hinge``, ``triplet``, ``contrastive`` and ``ccl`` want negatives to be."""
+    """How far negatives are to be: below the own logit (``hinge``) or its squared distance (``triplet``),
+    in distance (``contrastive``), or the cosine that they may have (``ccl``)."""
     calibration: float = 0.75
-    """How far ``gbce`` takes the overconfidence of sampling back: 0 is bce, 1 all of it."""
-    uniformity: float = 1.0
+    """How far ``gbce`` takes the overconfidence of sampling back: 0 not at all, 1 all of it."""
+    uniformity: float = 0.2
     """Weight that ``directau`` gives to spreading vectors out, against drawing matches together."""
 
     def __post_init__(self) -> None:

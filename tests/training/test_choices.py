@@ -201,6 +201,16 @@ class TestRefusals:
                 {},
                 "must be 'counts' for popularity",
             ),
+            (
+                {"kind": "triplet", "margin": 4.5},
+                {"similarity": "cosine"},
+                "loss.margin must be at most 4 for triplet, .* got 4.5",
+            ),
+            (
+                {"kind": "ccl", "margin": 1.0},
+                {"similarity": "cosine"},
+                "loss.margin must be below 1 for ccl, .* got 1",
+            ),
             ({}, {"temperature_end": 0.2}, "beside the towers.temperature .* got 0.2 alone"),
         ],
     )

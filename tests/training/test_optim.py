@@ -97,16 +97,6 @@ class TestSteps:
             optimizers = Optimizers(model, CONFIG, STEPS)
             assert len(optimizers.state_dict()) == 2  # the steps, and one optimizer
 
-    def test_frozen_parameters_may_be_of_any_type(self) -> None:
-        """As those of a tower of one's own that holds quantised weights."""
-        model = nn.Linear(2, 1)
-        codes = nn.Parameter(torch.tensor([3, 7]), requires_grad=False)
-        model.register_parameter("codes", codes)
-        optimizers = Optimizers(model, CONFIG, STEPS)
-        model(torch.ones(1, 2)).sum().backward()
-        optimizers.step()
-        assert codes.tolist() == [3, 7]
-
     def test_zero_grad_forgets(self) -> None:
         model = Model(sparse=True)
         optimizers = Optimizers(model, CONFIG, STEPS)

@@ -69,7 +69,7 @@ def test_both_passes_leave_out_the_same(small_world: SyntheticTables) -> None:
         for p in trainer.model.parameters():
             if p.grad is not None:
                 slope += float(p.grad.square().sum())
-                p -= step * p.grad
+                p.sub_(step * p.grad)
     assert (before - loss()) / step == pytest.approx(slope, rel=0.02)
 
 

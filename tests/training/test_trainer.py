@@ -65,7 +65,7 @@ def labelled() -> SyntheticTables:
 
 COSINE: Settings = {"towers": {"similarity": "cosine"}}
 TWO_EPOCHS: Settings = {"training": {"epochs": 2}}
-SLOW = ("ccl", "gbce")
+SLOW = ("gbce",)
 EVERY_TRIPLE = [
     *(("softmax", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed")),
     *(("bce", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed", "labels")),
@@ -96,7 +96,6 @@ class TestLosses:
                     "kind": kind,
                     "negatives": negatives,
                     "num_negatives": 16,
-                    "margin": 0.1 if kind == "ccl" else 0.5,
                 },
                 "towers": {"similarity": similarity},
                 "training": {

@@ -1,5 +1,6 @@
 """What ``auto`` stands for, decided from the data once and written into the config."""
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -16,6 +17,8 @@ ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
 SOFTMAX = ("softmax", "symmetric", "softmax-at-k")
 """Losses that rank the own item against all others at once."""
+MARGINS = {"contrastive": 2.0, "triplet": 4.0, "ccl": 1.0}
+"""The greatest distance, squared distance and cosine that two directions can have."""
 COSINE_ONLY = ("contrastive", "triplet", "ccl", "directau")
 """Losses that compare directions only."""
 
@@ -115,6 +118,12 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
         raise ConfigError(
             f"towers.similarity must be 'cosine' for the {loss.kind} loss, which compares directions "
             f"only, got {config.towers.similarity!r}; items are ranked by the dot product."
+        )
+    most = MARGINS.get(loss.kind, math.inf)
+    if loss.margin > most or (loss.kind == "ccl" and loss.margin == most):
+        raise ConfigError(
+            f"loss.margin must be {'below' if loss.kind == 'ccl' else 'at most'} {most:g} for "
+            f"{loss.kind}, which compares directions, got {loss.margin:g}."
         )
     if loss.negatives == "labels" and loss.kind not in LABELLED:
         raise ConfigError(

@@ -88,7 +88,7 @@ class Optimizers:
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps: int) -> None:
         sparse = sparse_tables(model)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = list(model.parameters())
         self._config = config
         self._steps = steps
         self._taken = 0

@@ -20,7 +20,7 @@ End = Literal["finished", "pruned", "diverged", "cut"]
 
 _LOG, _NAME = "study.log", "twotower"
 _STARTUP_TRIALS = 5  # random ones, before the sampler has seen enough to propose any
-_UNPRUNED_TRIALS = 3  # a median of fewer says little
+_UNPRUNED_TRIALS = 5  # the median of fewer often ends what would have been the best
 _UNPRUNED_EPOCHS = 3  # a slow start is no bad end
 
 
