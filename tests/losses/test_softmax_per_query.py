@@ -110,40 +110,42 @@ def test_all_in_every_list_is_the_shared_layout(
         torch.testing.assert_close(gradient, exact)
 
 
-def test_a_batch_in_parts_is_the_batch() -> None:
+@pytest.mark.parametrize("log_q_of_query", [False, True])
+def test_a_batch_in_parts_is_the_batch(log_q_of_query: bool) -> None:
     # 260 x 1,100 x 64 numbers are more than 2^24: two parts, of 238 queries and 22.
     queries, items, candidates = some(260, 300, 1_100, 64, torch.float32)
+    log_q = torch.randn(260, 1_100) if log_q_of_query else candidates.log_q
     hidden = candidates.positions[:, None] + torch.zeros(1, 2, dtype=torch.int64)
     weights = torch.linspace(0.5, 2, 260)
-    whole = SoftmaxLoss()(
-        queries, items, candidates, temperature=8.0, hidden=hidden, weights=weights
-    )
-    gradients = torch.autograd.grad(whole, (queries, items))
-    total, expected = 0.0, [torch.zeros_like(queries), torch.zeros_like(items)]
-    assert candidates.columns is not None
-    for part in (slice(0, 100), slice(100, 260)):
-        few = Candidates(
+
+    def loss(part: slice) -> Tensor:
+        assert candidates.columns is not None
+        assert log_q is not None
+        some_candidates = Candidates(
             candidates.item_rows,
             candidates.positions[part],
-            candidates.log_q,
+            log_q[part] if log_q_of_query else log_q,
             columns=candidates.columns[part],
         )
-        value = SoftmaxLoss()(
+        return SoftmaxLoss()(
             queries[part],
             items,
-            few,
+            some_candidates,
             temperature=8.0,
             hidden=hidden[part],
             weights=weights[part],
         )
-        value = value * weights[part].sum() / weights.sum()
-        total += value.item()
-        for so_far, more in zip(
-            expected, torch.autograd.grad(value, (queries, items)), strict=True
-        ):
-            so_far += more
-    assert whole.item() == pytest.approx(total, rel=1e-5)
-    for gradient, exact in zip(gradients, expected, strict=True):
+
+    parts = slice(0, 100), slice(100, 260)
+    shares = [weights[part].sum() / weights.sum() for part in parts]
+    whole = loss(slice(0, 260))
+    pieces = [share * loss(part) for share, part in zip(shares, parts, strict=True)]
+    expected = torch.stack(pieces).sum()
+    torch.testing.assert_close(whole, expected)
+    leaves = (queries, items)
+    for gradient, exact in zip(
+        torch.autograd.grad(whole, leaves), torch.autograd.grad(expected, leaves), strict=True
+    ):
         torch.testing.assert_close(gradient, exact, atol=1e-6, rtol=1e-3)
 
 

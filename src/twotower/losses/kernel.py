@@ -67,11 +67,9 @@ class ChunkedSoftmax(torch.autograd.Function):
         losses, shifts = torch.zeros_like(weights), torch.zeros_like(weights)
         sums = torch.empty_like(weights)
         in_parts = (targets, own_shares, of_own, weights, losses, shifts, sums)
-        parts = zip(*(tensor.split(chunks.rows) for tensor in in_parts), strict=True)
+        parts = enumerate(zip(*(x.split_with_sizes(chunks.sizes) for x in in_parts), strict=True))
         # After a product the cache is cold for what Python needs: little is done in this loop.
-        for number, (places, own_share, of_own_part, weight, loss, shift, total) in enumerate(
-            parts
-        ):
+        for number, (places, own_share, of_own_part, weight, loss, shift, total) in parts:
             logits = chunks.logits(number)
             left_out = chunks.left_out(number, places, hidden)
             if label_smoothing:
@@ -139,7 +137,7 @@ class _Chunks:
             self._column_of = torch.full_like(never, len(kept), dtype=torch.int64)
             self._column_of[kept] = torch.arange(len(kept), device=kept.device)
             self._kept = torch.cat([kept, kept.new_zeros(1)])  # the last column is overwritten
-            negatives = items[self._kept]
+            negatives = items.index_select(0, self._kept)
         num = len(negatives)
         is_shared = self._log_q is not None and self._log_q.ndim == 1
         left = queries.new_empty((batch, dim + is_shared))
@@ -163,15 +161,16 @@ class _Chunks:
         if is_cpu and (log_q is None or is_shared):  # elsewhere, to look would be to wait
             norms = [torch.linalg.vector_norm(x, dim=1).max() for x in (scaled, items)]
             self._is_bounded = bool(norms[0] * norms[1] + span <= MOST_UNSHIFTED)
-        self.rows = min(max(rows, 1), batch)
-        self._scaled, self._scaled_parts = scaled, scaled.split(self.rows)
-        self._left_parts = left.to(precision).split(self.rows)
+        self._rows = min(max(rows, 1), batch)
+        self.sizes = [min(self._rows, batch - start) for start in range(0, batch, self._rows)]
+        self._scaled, self._scaled_parts = scaled, scaled.split_with_sizes(self.sizes)
+        self._left_parts = left.to(precision).split_with_sizes(self.sizes)
         self._right, self._negatives = right.to(precision), negatives.to(precision)
-        self._logits = self._right.new_empty((self.rows, num))
+        self._logits = self._right.new_empty((self._rows, num))
         self._spread: Tensor | None = None
         self._products: Tensor | None = None
         self._query_grads = torch.empty_like(queries)
-        self._query_grad_parts = self._query_grads.split(self.rows)
+        self._query_grad_parts = self._query_grads.split_with_sizes(self.sizes)
         self._item_grads = queries.new_zeros((dim, num))  # transposed: the quicker product
 
     def own_logits(self, targets: Tensor) -> Tensor:
@@ -233,9 +232,8 @@ class _Chunks:
         """Return the dot product of each row of one with that of the other: ``(rows, 1)``."""
         if self._products is None:
             self._products = torch.empty_like(self._logits)
-        products = torch.mul(
-            spread, logits, out=self._products[: spread.shape[0]]
-        )  # quicker than bmm
+        # A product of matrices, one a row, would take four times as long.
+        products = torch.mul(spread, logits, out=self._products[: spread.shape[0]])
         return products.sum(1, keepdim=True, dtype=self._scaled.dtype)
 
     def exponentiate(self, logits: Tensor, left_out: Tensor, of_own: Tensor, shift: Tensor) -> None:
@@ -290,4 +288,4 @@ class _Chunks:
         return self._query_grads, item_grads
 
     def _part(self, number: int) -> slice:
-        return slice(number * self.rows, (number + 1) * self.rows)
+        return slice(number * self._rows, (number + 1) * self._rows)

@@ -107,12 +107,11 @@ class _KnownQueries:
         items, item_of = torch.unique(candidates.item_rows[positions], return_inverse=True)
         likers, liked = batch, item_of
         if hidden is not None:
-            is_more = hidden != positions[:, None]  # a filler says nothing new
-            rows = candidates.item_rows[hidden[is_more]]
-            places = torch.searchsorted(items, rows).clamp_(max=len(items) - 1)
-            is_own = items[places] == rows  # of some query of the batch
-            likers = torch.cat([likers, is_more.nonzero()[:, 0][is_own]])
-            liked = torch.cat([liked, places[is_own]])
+            nearest = torch.searchsorted(items, candidates.item_rows).clamp_(max=len(items) - 1)
+            is_own = items[nearest] == candidates.item_rows  # (N,): of some query of the batch
+            is_more = is_own[hidden] & (hidden != positions[:, None])  # a filler says nothing new
+            likers = torch.cat([likers, is_more.nonzero()[:, 0]])
+            liked = torch.cat([liked, nearest[hidden[is_more]]])
         self._groups = [(item_of, _Groups.of(liked, likers))]
         if candidates.query_rows is not None:
             _, query_of = torch.unique(candidates.query_rows, return_inverse=True)
