@@ -269,7 +269,7 @@ class TrainingConfig:
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: float | None = None
-    """Step size of those tables; without it the same."""
+    """Step size of those tables; without it the same for adam, ten times as great for adagrad."""
     warmup_steps: int = 0
     """Steps over which the step size rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"

@@ -136,15 +136,26 @@ def test_a_small_loss_has_all_its_digits() -> None:
     assert loss.item() == pytest.approx(9.3576e-14, rel=1e-3)
 
 
-def test_what_is_far_below_the_greatest_makes_no_subnormal_numbers() -> None:
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [([[0.0, 1.0], [0.0, 1.0], [-90.0, 1.0]], math.log(2)), ([[0.0, 1.0], [-90.0, 1.0]], 0.0)],
+)
+def test_what_is_far_below_the_greatest_makes_no_subnormal_numbers(
+    items: list[list[float]], expected: float
+) -> None:
     # e^-90 is subnormal in float32, and a product of such numbers takes a hundred times as long.
-    queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    items = torch.tensor([[0.0, 1.0], [0.0, 1.0], [-90.0, 1.0]], requires_grad=True)
-    loss = softmax_loss(queries, items, torch.tensor([0]))
-    (gradient,) = torch.autograd.grad(loss, items)
-    assert loss.item() == pytest.approx(math.log(2))
-    assert abs(gradient[2, 0].item()) < 1e-20
-    assert gradient[2, 0].item() == 0 or abs(gradient[2, 0].item()) > 1e-37
+    queries, vectors = torch.tensor([[1.0, 0.0]]), torch.tensor(items, requires_grad=True)
+    loss = softmax_loss(queries, vectors, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, vectors)
+    assert loss.item() == pytest.approx(expected)
+    assert 1e-37 < gradient[-1, 0].item() < 1e-20
+
+
+def test_corrections_far_apart_are_exact() -> None:
+    # Corrected logits 200, 190 and 0: log(1 + e^-10) where the first is the own item.
+    log_q = torch.tensor([-200.0, -190.0, 0.0])
+    loss = softmax_loss(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), log_q=log_q)
+    assert loss.item() == pytest.approx(4.53989e-5, rel=1e-3)
 
 
 def test_bfloat16_is_near_float32_and_the_own_item_is_exact() -> None:

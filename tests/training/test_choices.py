@@ -71,7 +71,11 @@ class TestAuto:
         settings: Settings = {
             "towers": {"history": "mean", "query_id": "on"},
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
-            "training": {"batch_size": 7, "table_optimizer": "adagrad"},
+            "training": {
+                "batch_size": 7,
+                "table_optimizer": "adagrad",
+                "table_learning_rate": 0.1,
+            },
         }
         config, said = resolved(ordered, settings)
         assert config == Config.from_dict(settings)
@@ -238,3 +242,5 @@ class TestNumbers:
         large, said = resolved(ordered, {"towers": {"dim": dim + 1}})
         assert large.training.table_optimizer == "adagrad"
         assert any(s.startswith("training.table_optimizer = 'adagrad': ") for s in said)
+        assert small.training.table_learning_rate is None
+        assert large.training.table_learning_rate == 10 * large.training.learning_rate

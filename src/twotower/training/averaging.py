@@ -28,7 +28,10 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module) -> None:
         sparse = sparse_tables(model)
-        self._weights = [p for p in model.parameters() if id(p) not in sparse]
+        averaged = {n: p for n, p in model.named_parameters() if id(p) not in sparse}
+        self.names = frozenset(averaged)
+        """Names of the parameters that are averaged."""
+        self._weights = list(averaged.values())
         self._average = [p.detach().clone() for p in self._weights]
         self._steps = 0
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -101,6 +101,10 @@ class Trainer:
             positive.item_rows, minlength=dataset.items.ids.num_rows
         ).astype(np.float32)
 
+        # Before the model: what is only needed on the way must not stand beside its tables.
+        self.query_arrays = sides.query.apply_to_rows(dataset.queries.frame)
+        self.item_features = to_tensors(sides.item.apply_to_rows(dataset.items.frame), self.device)
+        self.valid = self._validation_cases()
         uses_all = config.loss.negatives == "all"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
@@ -112,8 +116,6 @@ class Trainer:
                 item_tower=item_tower,
                 sparse=not uses_all,
             ).to(self.device)
-        self.query_arrays = sides.query.apply_to_rows(dataset.queries.frame)
-        self.item_features = to_tensors(sides.item.apply_to_rows(dataset.items.frame), self.device)
         self.encoding = Encoding(
             self.model,
             self.item_features,
@@ -149,7 +151,6 @@ class Trainer:
             stream=self.stream,
             memory=self.memory,
         )
-        self.valid = self._validation_cases()
 
     def fit(
         self,
@@ -247,7 +248,8 @@ class Trainer:
         seconds = time.monotonic() - started
         model, averages = _copy(self.model), average.state()
         with average.in_place():
-            metric, averaged = self.validate(), _copy(self.model)
+            metric = self.validate()
+            averaged = {**model, **_copy(self.model, average.names)}
         # From here on nothing takes long, so that Ctrl-C finds all of the epoch or nothing of it.
         progress.epoch += 1
         progress.model, progress.optimizers = model, optimizers.state_dict()
@@ -338,5 +340,10 @@ class Trainer:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def _copy(model: TwoTower) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+def _copy(model: TwoTower, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Return a copy of the model's state, or of what of it is named."""
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in model.state_dict().items()
+        if names is None or name in names
+    }
