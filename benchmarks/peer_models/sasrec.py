@@ -54,6 +54,7 @@ class Watch(Callback):  # type: ignore[misc]
         """Count the positions of a step."""
         trainer, _, _, batch, _ = given
         if clock.step(int((batch["y"] != 0).sum())):
+            clock.stop()
             trainer.should_stop = True
 
 
@@ -76,7 +77,6 @@ model = SASRecModel(
     n_factors=DIM, get_trainer_func=trainer, **(large if data.num_items > 20_000 else {})
 )
 model.fit(dataset)
-clock.stop()
 found = model.recommend(data.test_queries, dataset, k=TOP, filter_viewed=True)
 place = {query: row for row, query in enumerate(data.test_queries.tolist())}
 top = np.full((len(place), TOP), -1)

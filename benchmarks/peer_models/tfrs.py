@@ -65,6 +65,7 @@ class Watch(tf.keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Count the examples of a step; all batches are full."""
         if clock.step(BATCH_SIZE):
+            clock.stop()
             self.model.stop_training = True
 
 
@@ -102,7 +103,6 @@ model = Retrieval(query_tower, item_tower)
 model.compile(optimizer=tf.keras.optimizers.Adagrad(LEARNING_RATE))
 clock.start()
 model.fit(batches, epochs=1_000_000, verbose=0, callbacks=[Watch()])
-clock.stop()
 run.answer_by_vectors(
     query_tower.predict(of_tests, batch_size=BATCH_SIZE, verbose=0),
     item_tower.predict(of_items, batch_size=BATCH_SIZE, verbose=0),

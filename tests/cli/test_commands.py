@@ -16,6 +16,7 @@ from twotower.cli.output import print_json
 
 COMMANDS = (
     "train",
+    "tune",
     "evaluate",
     "report",
     "compare",

@@ -188,6 +188,9 @@ class TestMLflow:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # Its local store is there as soon as another extra brings SQLAlchemy.
+        for name in ("sqlalchemy", "mlflow.store.tracking.sqlalchemy_store"):
+            monkeypatch.setitem(sys.modules, name, None)
         told = (
             r"running tracking server, .*mlflow-skinny has no local store; set MLFLOW_TRACKING_URI"
         )

@@ -254,7 +254,7 @@ class MLflowLogger(_Logger):
                 )
             else:
                 self._client.get_experiment(self._experiment_id)
-        except MlflowException as error:
+        except (MlflowException, ImportError) as error:
             named = os.environ.get("MLFLOW_TRACKING_URI")
             if uri is None and not named:
                 raise ConfigError(
