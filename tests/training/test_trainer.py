@@ -190,6 +190,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
         "warmup_steps": ({}, 5),
+        "precision": ({"training": {"precision": "float32"}}, "bfloat16"),
         "decay": ({}, "cosine"),
         "clip_norm": ({}, 0.01),
         "encode_size": ({"towers": {"dropout": 0.5}}, 7),

@@ -51,17 +51,18 @@ class Loss(Protocol):
         ...
 
 
-def loss_of(config: LossConfig, num_items: int) -> Loss:
+def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = None) -> Loss:
     """Return the loss that ``kind`` names.
 
     Args:
         config: With no ``auto`` left.
         num_items: Items of the catalogue.
+        precision: See ``SoftmaxLoss``.
     """
     margin, smoothing = config.margin, config.label_smoothing
     losses: dict[str, Callable[[], Loss]] = {
-        "softmax": lambda: SoftmaxLoss(smoothing),
-        "symmetric": lambda: SymmetricSoftmaxLoss(smoothing),
+        "softmax": lambda: SoftmaxLoss(smoothing, precision=precision),
+        "symmetric": lambda: SymmetricSoftmaxLoss(smoothing, precision=precision),
         "softmax-at-k": lambda: SoftmaxAtKLoss(config.top_k, num_items),
         "bpr": BPRLoss,
         "bpr-max": BPRMaxLoss,

@@ -8,7 +8,8 @@ from torch.nn.functional import normalize
 
 from twotower.losses.candidates import Candidates
 from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
-from twotower.losses.scores import at_least_float32, score, weighted_mean
+from twotower.losses.dense import DenseLoss
+from twotower.losses.scores import Scores, at_least_float32, score, weighted_mean
 
 # Below this squared distance the distance is constant: its slope has no limit at 0.
 LEAST_SQUARED_DISTANCE = 1e-12
@@ -78,7 +79,7 @@ class ContrastiveLoss:
         return weighted_mean(own + targets * (apart * scores.negative_shares()).sum(1), weights)
 
 
-class CCLLoss:
+class CCLLoss(DenseLoss):
     """Cosine contrastive loss: a negative counts only where it comes nearer than a margin.
 
     The loss of a query is ``1 - cos(own) + negative_weight * mean over negatives of
@@ -98,6 +99,9 @@ class CCLLoss:
         weighted by ``1 / q``; labels.
     """
 
+    name = "ccl"
+    takes_labels = True
+
     def __init__(self, margin: float, negative_weight: float = 10.0) -> None:
         if not 0 <= margin < 1:
             raise ValueError(f"margin must be at least 0 and below 1, got {margin}.")
@@ -106,45 +110,14 @@ class CCLLoss:
         self.margin = margin
         self.negative_weight = negative_weight
 
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates,
-        *,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean loss of the batch: a scalar, in cosines.
+    def _prepared(self, vectors: Tensor) -> Tensor:
+        return _unit(vectors)
 
-        Args:
-            query_vectors: ``(B, d)`` float.
-            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: What the queries are compared with.
-            temperature: Not used: a cosine has a margin instead.
-            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
-                with fewer repeats the place of its own item. None hides nothing.
-            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
-
-        Raises:
-            ValueError: A shape does not fit, the batch is empty, or a number ``temperature`` is not
-                finite and above 0.
-        """
-        positions = candidates.positions
-        check_shapes(
-            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
-        )
-        check_temperature(temperature)
-        scores = score(_unit(query_vectors), _unit(item_vectors), candidates, hidden)
-        targets = torch.ones_like(scores.own) if labels is None else labels.to(scores.own.dtype)
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         too_near = (scores.dots - self.margin).clamp_min(0)  # (B, n)
         negatives = self.negative_weight * (too_near * scores.negative_shares()).sum(1)
         disliked = (scores.own - self.margin).clamp_min(0)
-        losses = targets * (1 - scores.own + negatives) + (1 - targets) * disliked
-        return weighted_mean(losses, weights)
+        return labels * (1 - scores.own + negatives) + (1 - labels) * disliked
 
 
 class DirectAULoss:

@@ -6,64 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize, softplus
 
-from twotower.losses.candidates import Candidates
-from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
-from twotower.losses.scores import Scores, at_least_float32, score, weighted_mean
+from twotower.losses.dense import DenseLoss
+from twotower.losses.scores import Scores, at_least_float32
 
 EULER_GAMMA = 0.5772156649015329
 
 
-class _PairwiseLoss:
-    """What the losses of this file share: the call, and what it refuses."""
-
-    _name: str
-
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates,
-        *,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean loss of the batch: a scalar. A query without negatives costs 0.
-
-        Args:
-            query_vectors: ``(B, d)`` float.
-            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: What the queries are scored against.
-            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
-                with fewer repeats the place of its own item. None hides nothing.
-            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)``, all of which must be 1; None says the same.
-
-        Raises:
-            ValueError: A shape does not fit, the batch is empty, a label is not 1, or a number
-                ``temperature`` is not finite and above 0.
-        """
-        positions = candidates.positions
-        check_shapes(
-            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
-        )
-        check_temperature(temperature)
-        check_all_liked(labels, self._name)
-        query_vectors, item_vectors = self._prepared(query_vectors), self._prepared(item_vectors)
-        scores = score(query_vectors, item_vectors, candidates, hidden)
-        return weighted_mean(self._losses(scores, temperature), weights)
-
-    def _prepared(self, vectors: Tensor) -> Tensor:
-        return vectors
-
-    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
-        """Return the loss of each query: ``(B,)`` float."""
-        raise NotImplementedError
-
-
-class BPRLoss(_PairwiseLoss):
+class BPRLoss(DenseLoss):
     """Bayesian personalised ranking: each pair is a match of two, which the own item is to win.
 
     The loss of a query, in nats, is the mean over negatives of
@@ -76,14 +25,14 @@ class BPRLoss(_PairwiseLoss):
         temperature; no penalty on parameters, which is the optimizer's weight decay.
     """
 
-    _name = "bpr"
+    name = "bpr"
 
-    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         behind = (scores.dots - scores.own[:, None]) / temperature  # (B, n)
         return (softplus(behind) * scores.negative_shares()).sum(1)
 
 
-class BPRMaxLoss(_PairwiseLoss):
+class BPRMaxLoss(DenseLoss):
     """BPR against the best negative, which a softmax over the negatives stands for.
 
     The loss of a query, in nats, is ``-log sum_j s_j sigmoid(r_own - r_j)`` plus ``regularization``
@@ -103,14 +52,14 @@ class BPRMaxLoss(_PairwiseLoss):
         Differs: ``log_q``; a temperature, which the penalty is not divided by.
     """
 
-    _name = "bpr-max"
+    name = "bpr-max"
 
     def __init__(self, regularization: float = 0.0) -> None:
         if not 0 <= regularization < math.inf:
             raise ValueError(f"regularization must be finite and at least 0, got {regularization}.")
         self.regularization = regularization
 
-    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         logits = scores.dots / temperature  # (B, n)
         proposals = logits if scores.log_q is None else logits - scores.log_q.to(logits.dtype)
         # A row without negatives would be all -inf, whose softmax is NaN: it stays, and costs 0.
@@ -122,7 +71,7 @@ class BPRMaxLoss(_PairwiseLoss):
         return losses.masked_fill(alone.squeeze(1), 0)
 
 
-class HingeLoss(_PairwiseLoss):
+class HingeLoss(DenseLoss):
     """WARP: a hinge for the negatives within a margin of the own item, weighed by its rank.
 
     A negative ``j`` violates where ``h_j`` is above 0:
@@ -145,7 +94,7 @@ class HingeLoss(_PairwiseLoss):
         and the mean over violating negatives are taken from all candidates at once.
     """
 
-    _name = "hinge"
+    name = "hinge"
 
     def __init__(self, num_items: int, margin: float = 1.0) -> None:
         if num_items < 2:
@@ -154,13 +103,13 @@ class HingeLoss(_PairwiseLoss):
         self.num_items = num_items
         self.margin = margin
 
-    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         excess = self.margin + (scores.dots - scores.own[:, None]) / temperature  # (B, n)
         mean, share = _violations(excess, scores.negative_shares())
         return _harmonic(share * (self.num_items - 1)) * mean
 
 
-class TripletLoss(_PairwiseLoss):
+class TripletLoss(DenseLoss):
     """Triplet loss: the own item is to be nearer than each negative, by a margin.
 
     The loss of a query is the mean of ``|query - own|^2 - |query - negative|^2 + margin`` over the
@@ -179,7 +128,7 @@ class TripletLoss(_PairwiseLoss):
         query that ranks its own item last may not have.
     """
 
-    _name = "triplet"
+    name = "triplet"
 
     def __init__(self, margin: float = 0.2) -> None:
         _check_margin(margin, 4.0)
@@ -188,7 +137,7 @@ class TripletLoss(_PairwiseLoss):
     def _prepared(self, vectors: Tensor) -> Tensor:
         return normalize(at_least_float32(vectors), dim=1)
 
-    def _losses(self, scores: Scores, temperature: float | Tensor) -> Tensor:  # noqa: ARG002
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         excess = self.margin + 2 * (scores.dots - scores.own[:, None])  # (B, n)
         return _violations(excess, scores.negative_shares())[0]
 

@@ -1,15 +1,13 @@
 """Binary cross-entropy: each pair alone is a match or none."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from twotower.losses.candidates import Candidates
-from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
-from twotower.losses.scores import score, weighted_mean
+from twotower.losses.dense import DenseLoss
+from twotower.losses.scores import Scores, weighted_mean
 
 
-class BCELoss:
+class BCELoss(DenseLoss):
     """Binary cross-entropy of each own item and, where it is a positive, of sampled negatives.
 
     The loss of a query is ``bce(own logit, label) + label * mean over negatives of bce(logit, 0)``:
@@ -22,47 +20,17 @@ class BCELoss:
     0.27.
     """
 
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates,
-        *,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean loss of the batch: a scalar, in nats.
+    name = "bce"
+    takes_labels = True
 
-        Args:
-            query_vectors: ``(B, d)`` float.
-            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: What the queries are scored against.
-            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
-                with fewer repeats the place of its own item. None hides nothing.
-            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
-
-        Raises:
-            ValueError: A shape does not fit, the batch is empty, or a number ``temperature`` is not
-                finite and above 0.
-        """
-        positions = candidates.positions
-        check_shapes(
-            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
-        )
-        check_temperature(temperature)
-        scores = score(query_vectors, item_vectors, candidates, hidden)
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:
         own_logits = scores.own / temperature
-        targets = torch.ones_like(own_logits) if labels is None else labels.to(own_logits.dtype)
-        own = binary_cross_entropy_with_logits(own_logits, targets, reduction="none")
+        own = binary_cross_entropy_with_logits(own_logits, labels, reduction="none")
         negatives = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
-        return weighted_mean(own + targets * negatives, weights)
+        return own + labels * negatives
 
 
-class GBCELoss:
+class GBCELoss(DenseLoss):
     """Generalised binary cross-entropy: takes back the overconfidence that sampling brings.
 
     Among ``n`` sampled negatives an own item is far more frequent than in the catalogue, so that
@@ -88,6 +56,8 @@ class GBCELoss:
         Differs: the sum is weighted by ``1 / q``.
     """
 
+    name = "gbce"  # at what rate a table's own 0 labels were sampled is not known: it takes none
+
     def __init__(self, calibration: float, num_items: int) -> None:
         if not 0 <= calibration <= 1:
             raise ValueError(f"calibration must be in 0..1, got {calibration}.")
@@ -96,48 +66,14 @@ class GBCELoss:
         self.calibration = calibration
         self.num_items = num_items
 
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates,
-        *,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean loss of the batch: a scalar, in nats.
-
-        Args:
-            query_vectors: ``(B, d)`` float.
-            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: What the queries are scored against.
-            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
-                with fewer repeats the place of its own item. None hides nothing.
-            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)``, all of which must be 1; None says the same.
-
-        Raises:
-            ValueError: A shape does not fit, the batch is empty, a label is not 1, or a number
-                ``temperature`` is not finite and above 0.
-        """
-        positions = candidates.positions
-        check_shapes(
-            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
-        )
-        check_temperature(temperature)
-        # At what rate a table's own 0 labels were sampled is not known.
-        check_all_liked(labels, "gbce")
-        scores = score(query_vectors, item_vectors, candidates, hidden)
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         num_negatives = (~scores.left_out).sum(1).to(scores.dots.dtype)
         # More than the catalogue's, as with repeats in a large batch, are no rate above 1.
         rates = (num_negatives / (self.num_items - 1)).clamp(max=1)
         powers = 1 - self.calibration * (1 - rates)  # the formula of beta, defined at alpha = 0 too
         own = powers * softplus(-scores.own / temperature)
         mean = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
-        return weighted_mean((own + num_negatives * mean) / (num_negatives + 1), weights)
+        return (own + num_negatives * mean) / (num_negatives + 1)
 
 
 def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ConfigError
 from twotower.losses.configured import LABELLED
+from twotower.runtime import choose_device, choose_precision
 
 ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
@@ -47,6 +49,13 @@ def resolve(
     training = config.training
     if training.table_optimizer == "auto":
         training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
+    if training.precision == "auto":
+        is_bfloat16 = loss.kind in ("softmax", "symmetric") and (
+            choose_precision("auto", choose_device(training.device)) == torch.bfloat16
+        )
+        training = replace(training, precision="bfloat16" if is_bfloat16 else "float32")
+        if is_bfloat16:
+            said.append("training.precision = 'bfloat16': measured, it is much faster here")
     if training.table_optimizer == "adagrad" and training.table_learning_rate is None:
         rate = ADAGRAD_FASTER * training.learning_rate
         training = replace(training, table_learning_rate=rate)

@@ -146,7 +146,11 @@ class Trainer:
             self.item_features,
             self.query_arrays,
             self._sampler(drawn),
-            loss_of(config.loss, len(dataset.items)),
+            loss_of(
+                config.loss,
+                len(dataset.items),
+                torch.bfloat16 if config.training.precision == "bfloat16" else None,
+            ),
             dataset.items.ids.num_rows,
             stream=self.stream,
             memory=self.memory,
