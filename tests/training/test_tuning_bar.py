@@ -79,5 +79,11 @@ class TestTheEnd:
 
     def test_the_default_itself(self) -> None:
         shown, file = bar()
-        shown.on_trials((Trial(0, STOCK, 0.3, 5, "finished"),), DEFAULT)
+        best = Trial(0, STOCK, 0.3, 5, "finished")
+        shown.on_trials((best, Trial(1, BETTER, 0.2, 5, "finished")), DEFAULT)
         assert file.getvalue().endswith("The default settings were the best.\n")
+
+    def test_one_trial_is_no_search(self) -> None:
+        shown, file = bar()
+        shown.on_trials((Trial(0, STOCK, 0.3, 5, "cut"),), DEFAULT)
+        assert file.getvalue().endswith("were tried; give it more --minutes.\n")

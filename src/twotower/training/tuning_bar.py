@@ -65,7 +65,10 @@ class TuningBar(ProgressBar):
         self.console.print(table)
         changed = changes(trials[0], default)
         if not changed:
-            self.console.print("The default settings were the best.")
+            said = "The default settings were the best."
+            if len(trials) == 1:
+                said = "Only the default settings were tried; give it more --minutes."
+            self.console.print(said)
             return
         table = Table("setting", "default", "chosen", title="Chosen", title_justify="left")
         for name, (before, chosen) in changed.items():
