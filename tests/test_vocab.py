@@ -120,6 +120,23 @@ def test_a_column_of_any_type_can_be_looked_up(values: pl.Series, rows: list[int
     assert NUMBERS.rows_of(values).tolist() == rows
 
 
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.String])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_one_id_of_many_is_found_as_all_of_them_are(dtype: pl.DataType, shuffled: bool) -> None:
+    numbers = np.arange(-50, 950) * 3
+    if shuffled:
+        np.random.default_rng(0).shuffle(numbers)
+    ids = pl.Series(numbers).cast(dtype)
+    vocabulary = Vocabulary(ids if shuffled else ids.sort())
+    rows = {key: row for row, key in enumerate(vocabulary.ids, 2)}
+    asked = pl.Series([-151, -150, 0, 1, 2847, 2848, 10**9]).cast(dtype).to_list()
+    expected = [rows.get(key, 1) for key in asked]
+    assert len(vocabulary) >= 16 * (len(asked) + 1)  # few enough for bisection
+    assert vocabulary.rows_of([*asked, None]).tolist() == [*expected, 0]
+    assert vocabulary.rows_of([*asked, None] * 50).tolist() == [*expected, 0] * 50
+    assert vocabulary.rows_of(vocabulary.ids).tolist() == list(range(2, 1002))
+
+
 def test_an_empty_vocabulary_knows_nothing() -> None:
     empty = Vocabulary(pl.Series([], dtype=pl.String))
     assert (len(empty), empty.num_rows) == (0, 2)

@@ -7,6 +7,7 @@ vocabulary, of entities and of feature values alike, keeps row 0 for "nothing" a
 
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from twotower.errors import DataError
 PADDING_ROW = 0
 UNKNOWN_ROW = 1
 FIRST_ROW = 2
+FEW = 16
+"""How many ids there must be for one that is asked for, that bisection is the quicker way to find it."""
 
 
 class Vocabulary:
@@ -38,9 +41,6 @@ class Vocabulary:
         if ids.n_unique() != len(ids):
             raise DataError(f"ids must be distinct, got {ids.len() - ids.n_unique()} repeats.")
         self._ids = ids.rename("id").rechunk()
-        self._lookup = pl.DataFrame(
-            {"id": self._ids, "row": np.arange(len(ids), dtype=np.int32) + FIRST_ROW}
-        )
 
     @classmethod
     def fit(cls, values: pl.Series, min_count: int = 1) -> "Vocabulary":
@@ -89,19 +89,45 @@ class Vocabulary:
         that went through CSV, JSON, pandas or a command line may have changed its type on the way.
         """
         keys = as_keys(ids if isinstance(ids, pl.Series) else _series_of(list(ids)))
-        present = keys.is_not_null()
-        rows = (
-            pl.DataFrame({"id": keys.cast(self._ids.dtype, strict=False)})
-            .join(self._lookup, on="id", how="left", maintain_order="left")
-            .select(
-                pl.when(present)
-                .then(pl.col("row").fill_null(UNKNOWN_ROW))
-                .otherwise(PADDING_ROW)
-                .cast(pl.Int32)
+        if len(keys) == len(self) and keys.equals(self._ids, check_dtypes=True):
+            return np.arange(len(self), dtype=np.int32) + FIRST_ROW  # a table by its own key
+        known = keys.cast(self._ids.dtype, strict=False)
+        rows = self._search(known) if len(keys) * FEW <= len(self) else self._join(known)
+        rows[keys.is_null().to_numpy()] = PADDING_ROW
+        return rows
+
+    def _search(self, keys: pl.Series) -> npt.NDArray[np.int32]:
+        """Return the row of each key by bisection: what asks for one id need not read all."""
+        if not len(self):
+            return np.full(len(keys), UNKNOWN_ROW, np.int32)
+        ids, order = self._sorted
+        places = ids.search_sorted(keys).to_numpy().clip(max=len(self) - 1)
+        found = (ids.gather(places) == keys).fill_null(value=False).to_numpy()
+        positions = places if order is None else order[places]
+        return np.where(found, positions + FIRST_ROW, UNKNOWN_ROW).astype(np.int32)
+
+    def _join(self, keys: pl.Series) -> npt.NDArray[np.int32]:
+        """Return the row of each key by a table of all hashes."""
+        rows = np.arange(len(self), dtype=np.int32) + FIRST_ROW
+        found = (
+            keys.rename("id")
+            .to_frame()
+            .join(
+                pl.DataFrame({"id": self._ids, "row": rows}),
+                on="id",
+                how="left",
+                maintain_order="left",
             )
-            .to_series()
         )
-        return rows.to_numpy()
+        return found["row"].fill_null(UNKNOWN_ROW).to_numpy(writable=True)
+
+    @cached_property
+    def _sorted(self) -> tuple[pl.Series, npt.NDArray[np.uint32] | None]:
+        """The ids by value, and the position of each, or None where that is the place itself."""
+        if self._ids.is_sorted():
+            return self._ids, None
+        order = self._ids.arg_sort()
+        return self._ids.gather(order), order.to_numpy()
 
     def ids_of(self, rows: npt.NDArray[np.integer]) -> pl.Series:
         """Return the id of each row, in the rows' order; null for the reserved rows.
