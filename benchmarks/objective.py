@@ -130,6 +130,9 @@ CELLS = {
 }
 
 
+WORLDS = {"synthetic": WorldConfig(), "world-50k": WorldConfig(num_items=50_000, num_clusters=500)}
+
+
 class Clock:
     """Ends a training, as Ctrl-C does, after the epoch in which its CPU time is over."""
 
@@ -159,8 +162,8 @@ class Clock:
 @cache
 def task_of(name: str) -> Task:
     """Return a data set, read and split, with its features fitted."""
-    if name == "synthetic":
-        tables = World(WorldConfig()).generate()
+    if name in WORLDS:
+        tables = World(WORLDS[name]).generate()
         return Task.of(
             tables.interactions, items=tables.items, queries=tables.queries, config=Config()
         )
@@ -230,16 +233,16 @@ def _percentile(rows: npt.NDArray[np.int32], counts: npt.NDArray[np.float32]) ->
 
 
 def differences(
-    cells: Mapping[str, Mapping[str, npt.NDArray[np.float64]]], metric: str
+    cells: Mapping[str, Mapping[str, npt.NDArray[np.float64]]], metric: str, against: str
 ) -> dict[str, tuple[float, float, float]]:
-    """Return each cell's difference to ``auto`` with its interval at the level of Holm's procedure.
+    """Return each cell's difference to ``against`` with its interval at the level of Holm's procedure.
 
     With the ``m`` cells ordered by their two-sided bootstrap p, the j-th (from 0) has the level
     ``1 - 0.05 / (m - j)``; after the first whose interval holds 0, all others hold it, too, whatever
     their own says: they are widened to the last level that still told one apart.
     """
-    others = [name for name in cells if name != "auto"]
-    table = np.stack([cells[name][metric] - cells["auto"][metric] for name in others], axis=1)
+    others = [name for name in cells if name != against]
+    table = np.stack([cells[name][metric] - cells[against][metric] for name in others], axis=1)
     rng = np.random.default_rng(0)
     num = len(table)
     means = np.empty((RESAMPLES, len(others)))
@@ -261,14 +264,16 @@ def differences(
     return result
 
 
-def show(name: str, results: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the table of a data set."""
+def show(name: str, results: Mapping[str, Any], *, against: str = "auto", as_json: bool) -> None:
+    """Print the table of a data set, with each cell's difference to ``against``."""
     values = {
         cell: {metric: np.array(result["values"][metric]) for metric in METRICS}
         for cell, result in results.items()
     }
-    against = (
-        {metric: differences(values, metric) for metric in METRICS} if "auto" in values else {}
+    compared = (
+        {metric: differences(values, metric, against) for metric in METRICS}
+        if against in values and len(values) > 1
+        else {}
     )
     rows = []
     for cell, result in sorted(
@@ -279,21 +284,21 @@ def show(name: str, results: Mapping[str, Any], *, as_json: bool) -> None:
         for metric in METRICS:
             found = intervals[metric]
             row[metric] = f"{found.value:.4f} ({found.low:.4f}-{found.high:.4f})"
-            row[f"{metric} - auto"] = ""
-            if cell in against.get(metric, {}):
-                value, low, high = against[metric][cell]
-                row[f"{metric} - auto"] = f"{value:+.4f} ({low:+.4f}, {high:+.4f})"
+            row[f"{metric} - {against}"] = ""
+            if cell in compared.get(metric, {}):
+                value, low, high = compared[metric][cell]
+                row[f"{metric} - {against}"] = f"{value:+.4f} ({low:+.4f}, {high:+.4f})"
         row["pop."] = f"{result['popularity']:.0f}"
         row["s"] = f"{result['seconds']:.0f}"
         rows.append(row)
     notes = []
-    for metric, table in against.items():
+    for metric, table in compared.items():
         better = [cell for cell, (_, low, _) in table.items() if low > 0]
         best = max(values[cell][metric].mean() for cell in values)
-        ratio = values["auto"][metric].mean() / best
+        ratio = values[against][metric].mean() / best
         notes.append(
-            f"{metric}: better than auto with an interval above zero: {', '.join(better) or 'none'}; "
-            f"auto is {ratio:.3f} of the best cell."
+            f"{metric}: better than {against} with an interval above zero: "
+            f"{', '.join(better) or 'none'}; {against} is {ratio:.3f} of the best cell."
         )
     report(
         f"{name}: {len(next(iter(values.values()))['ndcg@10']):,} test queries",
@@ -303,17 +308,21 @@ def show(name: str, results: Mapping[str, Any], *, as_json: bool) -> None:
     )
 
 
+def key_of(name: str, cell: str, what: Cell, seconds: float, seed: int) -> str:
+    """Return the name under which a cell's result on a data set is kept."""
+    choice = f"{what.field} {what.values} {digest_of(Config().with_settings(what.fixed))}"
+    digest = hashlib.sha256(choice.encode()).hexdigest()[:10]
+    slug = re.sub("[^a-z-]+", "-", cell)
+    return f"objective/{name}-{slug}-{seconds:g}s-seed{seed}-{digest}"
+
+
 def parts(
     names: list[str], cells: list[str], seconds: float, seed: int
 ) -> Iterator[tuple[str, str, str]]:
     """Yield data set, cell and the name under which the cell's result is kept."""
     for name in names:
         for cell in cells:
-            config = Config().with_settings(CELLS[cell].fixed)
-            choice = f"{CELLS[cell].field} {CELLS[cell].values} {digest_of(config)}"
-            digest = hashlib.sha256(choice.encode()).hexdigest()[:10]
-            slug = re.sub("[^a-z-]+", "-", cell)
-            yield name, cell, f"objective/{name}-{slug}-{seconds:g}s-seed{seed}-{digest}"
+            yield name, cell, key_of(name, cell, CELLS[cell], seconds, seed)
 
 
 def main() -> None:

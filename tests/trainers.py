@@ -18,7 +18,8 @@ Settings = dict[str, dict[str, Any]]
 
 BASE: Settings = {
     "towers": {"dim": 8},
-    "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01},
+    # In float32, whatever the machine is quickest in.
+    "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "precision": "float32"},
 }
 
 

@@ -89,7 +89,7 @@ class TestInterrupt:
         return tmp_path
 
     def test_what_was_learnt_is_kept_and_can_be_gone_on_with(self, sound: Path) -> None:
-        flags = ("train", "--interactions", "events.csv", "--out", "m", *SLOW)
+        flags = ("train", "--interactions", "events.csv", "--out", "m")
         endless = (*flags, "--set", "training.patience=1000", "--set", "training.epochs=1000")
         process = start(*endless, folder=sound)
         wait_for(process, "epoch")
