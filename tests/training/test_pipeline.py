@@ -24,7 +24,8 @@ from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.checkpoints import Progress
-from twotower.training.pipeline import NothingLearntError, Trained, data_digest, train
+from twotower.training.contents import data_digest
+from twotower.training.pipeline import NothingLearntError, Trained, train
 from twotower.training.trainer import TrainingDivergedError
 
 FOUR: dict[str, dict[str, object]] = {

@@ -1,7 +1,5 @@
 """``train``: from tables to a trained, evaluated bundle."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -10,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from twotower.config import Config
 from twotower.data.columns import Decision
-from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, TwoTowerError
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
@@ -24,17 +21,15 @@ from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.report.page import write_report
-from twotower.features.histories import Histories
 from twotower.features.schema import Feature
-from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
+from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
-from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
+from twotower.training.contents import contents_of, fingerprint
 from twotower.training.loggers import Tellers
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
-from twotower.vocab import FIRST_ROW
 
 
 class Teller(Watcher, Protocol):
@@ -189,7 +184,7 @@ def train(
             ],
         )
     teller.on_figures(figures, interrupted)
-    contents = _contents(
+    contents = contents_of(
         trainer, dataset, sides, settings, figures, done, histories=histories, custom=custom
     )
     if target is not None and work is not None:
@@ -218,7 +213,7 @@ def _fit(
     resume: bool,
     teller: Teller,
 ) -> tuple[Progress, WorkFolder | None]:
-    work = None if out is None else WorkFolder(out.resolve(), _fingerprint(trainer))
+    work = None if out is None else WorkFolder(out.resolve(), fingerprint(trainer))
     progress = None
     if resume:
         if work is None:
@@ -267,94 +262,3 @@ def _spread(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -
             "values": values,
         }
     return spread
-
-
-def _fingerprint(trainer: Trainer) -> str:
-    """Return the SHA-256 of all that makes two trainings the same: events, features, settings."""
-    dataset = trainer.dataset
-    events = data_digest(dataset.interactions, dataset.parts)
-    digest = hashlib.sha256((events + trainer.config.to_toml()).encode())
-    for array in trainer.query_arrays.values():
-        digest.update(array.tobytes())
-    for tensor in trainer.item_features.values():
-        digest.update(tensor.cpu().numpy().tobytes())
-    for name, weights in trainer.model.state_dict().items():
-        digest.update(f"{name} {tuple(weights.shape)}".encode())
-    return digest.hexdigest()
-
-
-def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of all events and of what each is used for."""
-    digest = hashlib.sha256(np.ascontiguousarray(parts).tobytes())
-    for column in (
-        events.query_rows,
-        events.item_rows,
-        events.times,
-        events.labels,
-        events.weights,
-    ):
-        digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
-    if events.impressions is not None:
-        digest.update(events.impressions.offsets.tobytes())
-        digest.update(events.impressions.item_rows.tobytes())
-    return digest.hexdigest()
-
-
-def _contents(
-    trainer: Trainer,
-    dataset: Dataset,
-    sides: Sides,
-    config: Config,
-    figures: Figures,
-    progress: Progress,
-    *,
-    histories: bool,
-    custom: tuple[str, ...],
-) -> Contents:
-    positive = dataset.interactions.is_positive
-    is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive
-    known = dataset.interactions.where(is_known)
-    wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
-    tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs
-    events = dataset.interactions
-    provenance = {
-        "data": dataset.name,
-        "events": len(events),
-        "queries": len(dataset.queries),
-        "items": len(dataset.items),
-        "sha256_of_events": data_digest(events, dataset.parts),
-        "sha256_of_targets": _digest_of(wanted.histories()),
-        "notes": list(dataset.notes),
-        "best_epoch": progress.best_epoch,
-        "device": str(trainer.device),
-    }
-    return Contents(
-        config=config,
-        queries=SideContents(
-            dataset.queries.ids, dataset.queries.id_column, dataset.queries.frame, sides.query
-        ),
-        items=SideContents(
-            dataset.items.ids, dataset.items.id_column, dataset.items.frame, sides.item
-        ),
-        weights=trainer.model.state_dict(),
-        item_vectors=trainer.encoding.item_vectors()[FIRST_ROW:].cpu(),
-        popularity=trainer.popularity,
-        histories=known.histories() if histories else None,
-        history_parts=dataset.parts[is_known] if histories else None,
-        history_weights=known.weights if histories else None,
-        targets=tests.histories() if histories else None,
-        target_labels=tests.labels if histories else None,
-        metrics=figures,
-        custom=custom,
-        ordered=dataset.ordered,
-        repeats=dataset.repeats,
-        provenance=provenance,
-        log="".join(json.dumps(record) + "\n" for record in progress.log),
-        card=model_card(dataset, config, figures),
-    )
-
-
-def _digest_of(sets: Histories) -> str:
-    digest = hashlib.sha256(sets.offsets.tobytes())
-    digest.update(sets.item_rows.tobytes())
-    return digest.hexdigest()

@@ -16,14 +16,9 @@ from twotower.evaluation.figures import measure
 from twotower.serving.bundle import check_output, write_bundle
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
+from twotower.training.contents import contents_of, fingerprint
 from twotower.training.loggers import Tellers
-from twotower.training.pipeline import (
-    NothingLearntError,
-    Teller,
-    Trained,
-    _contents,
-    _fingerprint,
-)
+from twotower.training.pipeline import NothingLearntError, Teller, Trained
 from twotower.training.search_space import (
     held_back,
     say,
@@ -138,7 +133,7 @@ def tune(
         raise ConfigError("something must be left to search, got every setting fixed; use train.")
     searched = tuple(f"searched: {say(*entry)}" for entry in space.items())
     teller.on_choices((*choices, *searched), default)
-    digest = hashlib.sha256(_fingerprint(Trainer(dataset, sides, default)).encode())
+    digest = hashlib.sha256(fingerprint(Trainer(dataset, sides, default)).encode())
     digest.update(repr(sorted(space.items())).encode())
     first = {name: to_param(value_of(default, name)) for name in space}
     study = Study(folder, digest.hexdigest(), default.training.seed, space, first)
@@ -168,7 +163,7 @@ def tune(
     trainer.model.load_state_dict(done.best_model)
     figures = measure(trainer.scorer(), dataset, calibrated=chosen.loss.kind == "bce")
     teller.on_figures(figures, interrupted)
-    contents = _contents(
+    contents = contents_of(
         trainer, dataset, sides, chosen, figures, done, histories=histories, custom=()
     )
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}

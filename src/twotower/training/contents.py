@@ -1,0 +1,120 @@
+"""What a training leaves behind: the contents of its bundle, and digests of what it learnt from."""
+
+import hashlib
+import json
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.config import Config
+from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.evaluation.figures import Figures
+from twotower.features.histories import Histories
+from twotower.serving.bundle import Contents, SideContents
+from twotower.training.card import model_card
+from twotower.training.checkpoints import Progress
+from twotower.training.trainer import Sides, Trainer
+from twotower.vocab import FIRST_ROW
+
+
+def fingerprint(trainer: Trainer) -> str:
+    """Return the SHA-256 of all that makes two trainings the same: events, features, settings."""
+    dataset = trainer.dataset
+    events = data_digest(dataset.interactions, dataset.parts)
+    digest = hashlib.sha256((events + trainer.config.to_toml()).encode())
+    for array in trainer.query_arrays.values():
+        digest.update(array.tobytes())
+    for tensor in trainer.item_features.values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    for name, weights in trainer.model.state_dict().items():
+        digest.update(f"{name} {tuple(weights.shape)}".encode())
+    return digest.hexdigest()
+
+
+def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of all events and of what each is used for."""
+    digest = hashlib.sha256(np.ascontiguousarray(parts).tobytes())
+    for column in (
+        events.query_rows,
+        events.item_rows,
+        events.times,
+        events.labels,
+        events.weights,
+    ):
+        digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+    if events.impressions is not None:
+        digest.update(events.impressions.offsets.tobytes())
+        digest.update(events.impressions.item_rows.tobytes())
+    return digest.hexdigest()
+
+
+def contents_of(
+    trainer: Trainer,
+    dataset: Dataset,
+    sides: Sides,
+    config: Config,
+    figures: Figures,
+    progress: Progress,
+    *,
+    histories: bool,
+    custom: tuple[str, ...] = (),
+) -> Contents:
+    """Return what the bundle of a trained model holds.
+
+    Args:
+        trainer: With the best weights.
+        dataset: What it was trained on.
+        sides: The fitted features.
+        config: The settings, with no ``auto`` left.
+        figures: On the test part.
+        progress: Of the training.
+        histories: Whether the queries' histories and test items are kept.
+        custom: Sides whose tower is the user's own.
+    """
+    positive = dataset.interactions.is_positive
+    is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive
+    known = dataset.interactions.where(is_known)
+    wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs
+    events = dataset.interactions
+    provenance = {
+        "data": dataset.name,
+        "events": len(events),
+        "queries": len(dataset.queries),
+        "items": len(dataset.items),
+        "sha256_of_events": data_digest(events, dataset.parts),
+        "sha256_of_targets": _digest_of(wanted.histories()),
+        "notes": list(dataset.notes),
+        "best_epoch": progress.best_epoch,
+        "device": str(trainer.device),
+    }
+    return Contents(
+        config=config,
+        queries=SideContents(
+            dataset.queries.ids, dataset.queries.id_column, dataset.queries.frame, sides.query
+        ),
+        items=SideContents(
+            dataset.items.ids, dataset.items.id_column, dataset.items.frame, sides.item
+        ),
+        weights=trainer.model.state_dict(),
+        item_vectors=trainer.encoding.item_vectors()[FIRST_ROW:].cpu(),
+        popularity=trainer.popularity,
+        histories=known.histories() if histories else None,
+        history_parts=dataset.parts[is_known] if histories else None,
+        history_weights=known.weights if histories else None,
+        targets=tests.histories() if histories else None,
+        target_labels=tests.labels if histories else None,
+        metrics=figures,
+        custom=custom,
+        ordered=dataset.ordered,
+        repeats=dataset.repeats,
+        provenance=provenance,
+        log="".join(json.dumps(record) + "\n" for record in progress.log),
+        card=model_card(dataset, config, figures),
+    )
+
+
+def _digest_of(sets: Histories) -> str:
+    digest = hashlib.sha256(sets.offsets.tobytes())
+    digest.update(sets.item_rows.tobytes())
+    return digest.hexdigest()
