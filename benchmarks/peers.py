@@ -99,7 +99,8 @@ PACKAGES = {
     "implicit": ("implicit==0.7.3",),
 }
 PEERS = {
-    "twotower": Peer("twotower", "ours.py", None),
+    "twotower": Peer("twotower", "ours.py", None, "default"),
+    "twotower-ids": Peer("twotower, ids and features", "ours.py", None, "ids"),
     "librecommender": Peer(
         "LibRecommender TwoTower", "librecommender.py", "tensorflow", is_two_tower=True
     ),
@@ -351,7 +352,7 @@ def verdicts(
 ) -> list[str]:
     """Return a sentence on each target, where ours and a peer to hold it against were run."""
     by_name = dict(zip(names, rows, strict=True))
-    ours = by_name.pop("twotower", None)
+    ours, of_ids = by_name.pop("twotower", None), by_name.pop("twotower-ids", None)
     if ours is None or ours["note"]:
         return []
     if task == "movielens-1m":
@@ -370,6 +371,9 @@ def verdicts(
         if rates and ours[column]:
             ratio = ours[column] / max(rates)
             found.append(verdict(TARGET, ratio, f"{column}, ratio to the fastest two-tower peer"))
+            if of_ids is not None and of_ids[column]:
+                ratio = of_ids[column] / max(rates)
+                found.append(f"The same of ids and features, without a history: {ratio:.2f}.")
     return found
 
 

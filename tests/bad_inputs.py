@@ -196,6 +196,12 @@ def _columns() -> Iterator[BadInput]:
         write("events.csv", changed(0, "colour,item_id,rating,timestamp")),
     )
     yield BadInput(
+        "impressions of another catalogue",
+        f"{TRAIN} --impressions-column rating",
+        ("the impressions column 'rating'", "must share ids with the items", "'9.5'"),
+        write("events.csv", [HEADER, *(f"{row.rsplit(',', 2)[0]},9.5,7" for row in events()[1:])]),
+    )
+    yield BadInput(
         "a stated column that is not there",
         f"{TRAIN} --item-column film_id",
         ("--item-column", "got 'film_id'"),

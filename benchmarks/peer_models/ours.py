@@ -1,8 +1,12 @@
-"""``twotower.train`` with its defaults, one thread; on the synthetic data batches of 1,024 as for all.
+"""``twotower.train`` on one thread.
 
 The time holds the validations, after each of which training may end early; the rate holds steps alone. It
 stops at the end of the time within an epoch and keeps the weights that validated best; the first epoch
 is always finished.
+
+- ``default``: nothing is set.
+- ``ids``: what the two-tower peers train, ids and features without a history or a hidden layer, and the
+  batch's own items as negatives; tables with Adagrad.
 """
 
 from collections.abc import Callable
@@ -79,8 +83,10 @@ def table(side: str, features: Any) -> pl.DataFrame:
 
 watch = Watch()
 settings: dict[str, Any] = {"training": {"threads": 1}, "data": {"order": "file"}}
-if run.variant == "batch":
-    settings["training"]["batch_size"] = BATCH_SIZE
+if run.variant == "ids":
+    settings["towers"] = {"history": "none", "query_id": "on", "query_hidden": []}
+    settings["loss"] = {"negatives": "in-batch"}
+    settings["training"] |= {"batch_size": BATCH_SIZE, "table_optimizer": "adagrad"}
 valid = events(data.is_valid)
 trained = twotower.train(
     # It asks for a test, which is not ours to see; its figures are thrown away.
