@@ -161,6 +161,12 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
             f"loss.negatives must be 'in-batch' or 'auto' for directau, which spreads the batch's own "
             f"vectors and samples nothing, got {loss.negatives!r}."
         )
+    if loss.negatives == "memory" and loss.kind != "softmax":
+        raise ConfigError(
+            "loss.negatives must not be 'memory' for "
+            f"{loss.kind}: only softmax makes up for the gradients that remembered items do not get; "
+            "use loss.kind = 'softmax' or other negatives."
+        )
     if loss.kind == "gbce" and loss.negatives not in ("uniform", "per-query"):
         raise ConfigError(
             f"loss.negatives must be 'uniform' or 'per-query' for gbce, which takes back what uniform "

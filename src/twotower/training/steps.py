@@ -143,7 +143,7 @@ class Steps:
             config, candidates, reading.pairs.item_rows, reading.known, self.num_item_rows
         )
         if not config.correct_log_q:
-            candidates = replace(candidates, log_q=None, query_log_q=None)
+            candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
         labels = None
         if batch.labels is not None and config.kind in LABELLED:
             labels = self._tensor(batch.labels)
