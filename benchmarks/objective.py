@@ -14,8 +14,12 @@ Printed for each cell: NDCG@10 and recall@100 on test with 95 % intervals, their
 (paired by query; ``Holm`` is the interval at the level that Holm's procedure gives this cell among all
 cells of the data set), the mean popularity percentile of the first ten items, and the CPU time.
 
-A finished part is kept under ``benchmarks/out/objective``; ``--show`` prints what is there and trains
-nothing. Two of these may run at once, each on its own data sets.
+Of several data sets two tables more are printed: the cells by their validation metric, as a share of the
+best cell's, averaged over the data sets that have them all; and how near ``auto`` comes to the best cell
+on test, averaged over the data sets.
+
+A finished part is kept under ``benchmarks/results/objective``, a value for each query; ``--show`` prints
+what is there and trains nothing. Two of these may run at once, each on its own data sets.
 
 Source: Holm, Scandinavian Journal of Statistics 1979 (the procedure).
 """
@@ -35,7 +39,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 import public_sets
-from common import OUT, cached, digest_of, report
+from common import RESULTS, cached, digest_of, report
 from twotower import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import World, WorldConfig
@@ -248,8 +252,7 @@ def differences(
     means = np.empty((RESAMPLES, len(others)))
     for i in range(RESAMPLES):
         means[i] = np.bincount(rng.integers(num, size=num), minlength=num) @ table / num
-    below = (means <= 0).mean(axis=0)
-    p = 2 * np.minimum(below, 1 - below)
+    p = 2 * np.minimum((means <= 0).mean(axis=0), (means >= 0).mean(axis=0))
     result, is_open = {}, True
     level = 1 - 0.05 / max(1, len(others))
     for place, column in enumerate(np.argsort(p, kind="stable")):
@@ -308,6 +311,34 @@ def show(name: str, results: Mapping[str, Any], *, against: str = "auto", as_jso
     )
 
 
+def summary(results: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print how the cells stand over all data sets."""
+    shared = set.intersection(*(set(found) for found in results.values()))
+    shares = {
+        cell: [
+            found[cell]["valid"] / max(found[other]["valid"] for other in shared)
+            for found in results.values()
+        ]
+        for cell in shared
+    }
+    rows = [
+        {"": cell, "share of the best": float(np.mean(of_sets))}
+        | dict(zip(results, of_sets, strict=True))
+        for cell, of_sets in sorted(shares.items(), key=lambda pair: -float(np.mean(pair[1])))
+    ]
+    notes = []
+    for metric in METRICS:
+        ratios = []
+        for found in results.values():
+            means = {cell: np.mean(result["values"][metric]) for cell, result in found.items()}
+            ratios.append(float(means["auto"] / max(means.values())))
+        each = ", ".join(f"{name} {ratio:.3f}" for name, ratio in zip(results, ratios, strict=True))
+        notes.append(
+            f"{metric} on test: auto's mean ratio to the best cell is {np.mean(ratios):.3f} ({each})."
+        )
+    report("Validation metric as a share of the best cell's", rows, as_json=as_json, notes=notes)
+
+
 def key_of(name: str, cell: str, what: Cell, seconds: float, seed: int) -> str:
     """Return the name under which a cell's result on a data set is kept."""
     choice = f"{what.field} {what.values} {digest_of(Config().with_settings(what.fixed))}"
@@ -339,10 +370,10 @@ def main() -> None:
     given = parser.parse_args()
     results: dict[str, dict[str, Any]] = {name: {} for name in given.names}
     for name, cell, key in parts(given.names, given.cells.split(";"), given.seconds, given.seed):
-        if given.show and not (OUT / f"{key}.json").exists():
+        if given.show and not (RESULTS / f"{key}.json.gz").exists():
             continue
         work = partial(run, name, CELLS[cell], given.seconds, given.seed)
-        results[name][cell] = cached(key, work, again=False)
+        results[name][cell] = cached(key, work, again=False, folder=RESULTS)
         if not given.show:
             found = results[name][cell]
             print(
@@ -358,6 +389,8 @@ def main() -> None:
     for name, found in results.items():
         if found:
             show(name, found, as_json=given.json)
+    if sum("auto" in found for found in results.values()) > 1:
+        summary({name: found for name, found in results.items() if found}, as_json=given.json)
 
 
 if __name__ == "__main__":
