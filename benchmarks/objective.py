@@ -113,9 +113,6 @@ CELLS = {
     "bpr/uniform": _cell("bpr", "uniform"),
     "bpr-max/mixed": _cell("bpr-max", "mixed"),
     "hinge/uniform": _cell("hinge", "uniform", field="loss.margin", values=(0.5, 1.0, 2.0)),
-    "triplet/uniform": _cell(
-        "triplet", "uniform", COSINE, field="loss.margin", values=(0.2, 0.5, 1.0)
-    ),
     "bce/uniform": _cell("bce", "uniform"),
     "gbce/per-query": _cell(
         "gbce",
@@ -123,13 +120,6 @@ CELLS = {
         "loss.num_negatives=256",
         field="loss.calibration",
         values=(0.5, 0.75, 1.0),
-    ),
-    "contrastive/uniform": _cell(
-        "contrastive", "uniform", COSINE, field="loss.margin", values=(0.5, 1.0, 1.4)
-    ),
-    "ccl/uniform": _cell("ccl", "uniform", COSINE, field="loss.margin", values=(0.3, 0.5, 0.8)),
-    "directau/in-batch": _cell(
-        "directau", "in-batch", COSINE, field="loss.uniformity", values=(0.5, 1.0, 2.0)
     ),
 }
 
