@@ -122,4 +122,8 @@ def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder
         return DecayedMean(5.0)
     if kind == "pooled":
         return PooledHistory(dim, dropout)
-    raise ValueError(f"history must be none, mean, recency or pooled, got {kind!r}.")
+    if kind == "transformer":
+        from twotower.towers.transformer import Transformer
+
+        return Transformer(dim, dropout)
+    raise ValueError(f"history must be none, mean, recency, pooled or transformer, got {kind!r}.")

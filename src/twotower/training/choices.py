@@ -67,6 +67,14 @@ def resolve(
         size = int(np.clip(by_size, 128, 1024))
         training = replace(training, batch_size=size)
         said.append(f"training.batch_size = {size}: {int(positive.sum()):,} training events")
+    if training.examples == "auto":
+        fits = (
+            dataset.ordered
+            and towers.history == "transformer"
+            and loss.kind not in LABELLED
+            and loss.negatives != "impressions"
+        )
+        training = replace(training, examples="prefixes" if fits else "pairs")
     return replace(config, towers=towers, loss=loss, training=training), tuple(said)
 
 

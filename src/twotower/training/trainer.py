@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from twotower.config import Config
 from twotower.data.batches import PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.prefixes import PrefixBatches
 from twotower.errors import TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
@@ -128,14 +129,23 @@ class Trainer:
         assert batch_size is not None
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
-        self.batches = PairBatches(
-            train,
-            batch_size=batch_size,
-            history_length=config.towers.history_length if self.model.reads_history else None,
-            ordered=dataset.ordered,
-            seed=config.training.seed,
-            negatives=config.loss.kind in LABELLED,
-        )
+        self.batches: PairBatches | PrefixBatches
+        if config.training.examples == "prefixes":
+            self.batches = PrefixBatches(
+                positive,
+                batch_size=batch_size,
+                length=config.towers.history_length,
+                seed=config.training.seed,
+            )
+        else:
+            self.batches = PairBatches(
+                train,
+                batch_size=batch_size,
+                history_length=config.towers.history_length if self.model.reads_history else None,
+                ordered=dataset.ordered,
+                seed=config.training.seed,
+                negatives=config.loss.kind in LABELLED,
+            )
         drawn = train if config.loss.kind in LABELLED else positive  # what batches hold
         self.stream: StreamFrequency | None = None
         self.memory: Memory | None = None
