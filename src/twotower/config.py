@@ -157,7 +157,7 @@ class TowersConfig:
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: tuple[int, ...] = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
-    history: Literal["auto", "none", "mean", "recency", "pooled", "transformer"] = "auto"
+    history: Literal["auto", "none", "mean", "recency", "pooled", "gru", "transformer"] = "auto"
     """How the query's history is read; ``auto`` is ``pooled`` where events have an order, else ``mean``."""
     history_length: int = 50
     """Most recent events of the history that are read."""

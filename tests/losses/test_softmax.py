@@ -255,6 +255,28 @@ def test_the_gradient_is_scaled_by_what_follows_and_kept_for_a_second_pass() -> 
     torch.testing.assert_close(thrice, 3 * once)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_item_factors_multiply_what_an_item_gets_as_a_negative(kept: bool) -> None:
+    generator = torch.Generator().manual_seed(8)
+    queries = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    items = torch.randn(7, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    positions, factors = torch.tensor([0, 1, 1, 4, 6]), torch.rand(7, generator=generator).double()
+    never = None if kept else torch.arange(7) == 2
+    softmax_loss(queries, items, positions, never=never, item_factors=factors).backward()  # type: ignore[no-untyped-call]
+    # The same by a copy of each item for its role as own item, and one for that as a negative.
+    own, negative = items.detach().clone(), items.detach().clone()
+    own.requires_grad_(), negative.requires_grad_()
+    is_own = torch.arange(7) == positions[:, None]
+    logits = torch.where(is_own, queries @ own.T, queries @ negative.T)
+    if never is not None:
+        logits = logits.masked_fill(never & ~is_own, -torch.inf)
+    loss = (logits.logsumexp(1) - logits.gather(1, positions[:, None])[:, 0]).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert own.grad is not None
+    assert negative.grad is not None
+    torch.testing.assert_close(items.grad, own.grad + factors[:, None] * negative.grad)
+
+
 def test_there_is_no_second_derivative() -> None:
     inputs = problem(6, 9, 4, 0, torch.float64)
     queries = inputs["query_vectors"].requires_grad_()
@@ -328,6 +350,7 @@ def test_places_may_be_told_a_slice_at_a_time() -> None:
         ({"more_positives": torch.zeros(5, 2)}, r"more_positives must be \(6, P\), got \(5, 2\)"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 1\), got -0.1"),
+        ({"item_factors": torch.ones(6)}, r"item_factors must be \(9,\), got \(6,\)"),
         ({"precision": torch.float16}, r"precision must be torch.bfloat16 or None, got torch.fl"),
     ],
 )

@@ -202,6 +202,7 @@ class TestRefusals:
                 {"similarity": "cosine"},
                 "must be 'in-batch' or 'auto' for directau.* got 'mixed'",
             ),
+            ({"kind": "bpr", "negatives": "memory"}, {}, "must not be 'memory' for bpr"),
             ({"kind": "bpr", "label_smoothing": 0.1}, {}, "must be 0 for bpr, got 0.1"),
             (
                 {"negatives": "popularity", "frequencies": "stream"},

@@ -44,6 +44,8 @@ class Candidates:
             all.
         stored: ``(M, d)`` float vectors of the last ``M`` candidates, which were encoded in earlier
             batches; None where all are to be encoded.
+        fresh_share: ``(N - M,)`` float32 in (0, 1], beside ``stored``: of the times that each of the
+            others is a candidate, how often it is one that is encoded.
         query_rows: ``(B,)`` int64 who asks, for a loss that also compares an item with queries.
         query_log_q: ``(B,)`` float32 the same as ``log_q`` for the queries of the batch.
     """
@@ -54,6 +56,7 @@ class Candidates:
     never: Tensor | None = None
     columns: Tensor | None = None
     stored: Tensor | None = None
+    fresh_share: Tensor | None = None
     query_rows: Tensor | None = None
     query_log_q: Tensor | None = None
 

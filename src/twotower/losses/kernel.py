@@ -49,6 +49,7 @@ class ChunkedSoftmax(torch.autograd.Function):
         never: Tensor | None,
         hidden: Callable[[slice], Tensor] | None,
         weights: Tensor | None,
+        item_factors: Tensor | None,
         label_smoothing: float,
         precision: torch.dtype,
         grad_enabled: bool,
@@ -93,7 +94,7 @@ class ChunkedSoftmax(torch.autograd.Function):
             # Of one own item this is exactly minus the probability of all others, however small.
             among_own = (own_logits - of_own).exp()
             slopes = (among_own - own_shares - among_own * (ahead - excesses).exp()) * weights
-            query_grads, item_grads = chunks.gradients(targets, slopes)
+            query_grads, item_grads = chunks.gradients(targets, slopes, item_factors)
             query_grads /= temperature
             # d loss / d temperature, since each logit's dot product is homogeneous in the query.
             temperature_grad = -(query_grads * queries).sum() / temperature
@@ -108,7 +109,7 @@ class ChunkedSoftmax(torch.autograd.Function):
             grad * grad_outputs[0] if needed else None
             for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
         ]
-        return (*grads, *[None] * 8)
+        return (*grads, *[None] * 9)
 
 
 class _Chunks:
@@ -269,18 +270,23 @@ class _Chunks:
             self._item_grads += torch.mm(scaled.to(slopes.dtype), slopes)
         query_grads.mul_(factors)
 
-    def gradients(self, targets: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, targets: Tensor, slopes: Tensor, item_factors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the gradients of the scaled queries, ``(B, d)``, and of the items, ``(N, d)``.
 
         Args:
             targets: ``(B, P)`` places of the own items.
             slopes: ``(B, P)`` derivatives of the loss by their logits.
+            item_factors: ``(N,)`` of what the items got as negatives; None is 1.
         """
         if self._kept is None:
             item_grads = self._item_grads.T.contiguous()
         else:
             item_grads = torch.zeros_like(self._items)
             item_grads.index_add_(0, self._kept, self._item_grads.T)
+        if item_factors is not None:
+            item_grads *= item_factors[:, None]
         for places, slope in zip(targets.T, slopes.T[:, :, None], strict=True):
             vectors = self._items.index_select(0, places)
             self._query_grads.addcmul_(vectors, slope)

@@ -14,7 +14,9 @@ class Memory:
     What is remembered is not encoded again: a vector is at most ``batches`` steps old, and an item of
     the present batch takes its fresh one. Each item stands once, with its newest vector, and
     ``log_q`` is the log of the probability that any of these batches holds it. Remembered vectors
-    get no gradient.
+    get no gradient. So ``fresh_share`` says how seldom an item is one that gets one: what pushes it
+    away when it is encoded must stand for all the times that it was only remembered, or rare items, which
+    mostly are, rise far above their place.
 
     Args:
         log_p: Log of each item's share of training, by row.
@@ -24,8 +26,8 @@ class Memory:
         ValueError: ``batches`` is below 1, or (when called) an item has no training events.
 
     Source: Wang, Zhang, Huang and Scott, CVPR 2020 (XBM), section 3.2; Wang, Zhu and He, SIGIR 2021
-        (cross-batch negative sampling), section 3.3. Differs: no warm-up; an item stands once, and
-        ``log_q`` says how likely that was.
+        (cross-batch negative sampling), section 3.3. Differs: no warm-up; an item stands once,
+        ``log_q`` says how likely that was, and the items' gradients are made up for.
     """
 
     def __init__(self, log_p: LogShares, batches: int) -> None:
@@ -39,7 +41,8 @@ class Memory:
         """Return the batch's distinct items, and then those that are remembered."""
         rows, positions = distinct_rows(pairs.item_rows)
         draws = len(pairs) - 1 + sum(size for _, _, size in self._held)
-        stored = None
+        stored = fresh_share = None
+        num_fresh = len(rows)
         if self._held:
             asked = torch.cat([rows, *(held for held, _, _ in self._held)])
             # The first of equal rows is the newest, as the sort is stable.
@@ -56,7 +59,10 @@ class Memory:
         log_q = torch.zeros_like(log_p)  # a query alone with its own item
         if draws:
             log_q = log_any(log_p.exp(), draws)
-        return Candidates(rows, positions, log_q, stored=stored)
+        if stored is not None and len(pairs) > 1:
+            in_batch = log_any(log_p[:num_fresh].exp(), len(pairs) - 1)
+            fresh_share = (in_batch - log_q[:num_fresh]).exp()
+        return Candidates(rows, positions, log_q, stored=stored, fresh_share=fresh_share)
 
     def push(self, rows: Tensor, vectors: Tensor, batch_size: int) -> None:
         """Remember a batch, and forget the oldest.

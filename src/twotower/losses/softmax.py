@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from twotower.losses.candidates import Candidates
@@ -84,6 +85,9 @@ class SoftmaxLoss:
                 self.label_smoothing,
             )
             return weighted_mean(losses, weights)
+        num, fresh_share, factors = len(item_vectors), candidates.fresh_share, None
+        if fresh_share is not None:
+            factors = F.pad(1 / fresh_share, (0, num - len(fresh_share)), value=1.0)
         return softmax_loss(
             query_vectors,
             item_vectors,
@@ -93,6 +97,7 @@ class SoftmaxLoss:
             never=candidates.never,
             hidden=hidden,
             weights=weights,
+            item_factors=factors,
             label_smoothing=self.label_smoothing,
             precision=self.precision,
         )
@@ -109,6 +114,7 @@ def softmax_loss(
     hidden: Tensor | Callable[[slice], Tensor] | None = None,
     weights: Tensor | None = None,
     more_positives: Tensor | None = None,
+    item_factors: Tensor | None = None,
     label_smoothing: float = 0.0,
     precision: torch.dtype | None = None,
 ) -> Tensor:
@@ -134,6 +140,8 @@ def softmax_loss(
         weights: ``(B,)`` float, at least 0 and not all 0, not differentiated; None is 1.
         more_positives: ``(B, P)`` int64 places of other items that a query likes, which are never
             hidden from it; repeats count once, so a query with fewer repeats its own.
+        item_factors: ``(N,)`` float, what the gradient that an item gets as a negative is multiplied by;
+            see ``Memory``. None is 1.
         label_smoothing: See ``SoftmaxLoss``.
         precision: See ``SoftmaxLoss``.
 
@@ -150,6 +158,8 @@ def softmax_loss(
     batch, num = len(query_vectors), len(item_vectors)
     if log_q is not None and log_q.shape not in ((num,), (batch, num)):
         raise ValueError(f"log_q must be ({num},) or ({batch}, {num}), got {tuple(log_q.shape)}.")
+    if item_factors is not None and item_factors.shape != (num,):
+        raise ValueError(f"item_factors must be ({num},), got {tuple(item_factors.shape)}.")
     targets = positions[:, None]
     if more_positives is not None:
         if more_positives.ndim != 2 or len(more_positives) != batch:
@@ -167,6 +177,7 @@ def softmax_loss(
         never,
         hidden if places is None else places.__getitem__,
         weights,
+        item_factors,
         label_smoothing,
         queries.dtype if precision is None else precision,
         torch.is_grad_enabled(),

@@ -126,4 +126,10 @@ def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder
         from twotower.towers.transformer import Transformer
 
         return Transformer(dim, dropout)
-    raise ValueError(f"history must be none, mean, recency, pooled or transformer, got {kind!r}.")
+    if kind == "gru":
+        from twotower.towers.recurrent import Recurrent
+
+        return Recurrent(dim, dropout)
+    raise ValueError(
+        f"history must be none, mean, recency, pooled, gru or transformer, got {kind!r}."
+    )

@@ -70,7 +70,7 @@ def resolve(
     if training.examples == "auto":
         fits = (
             dataset.ordered
-            and towers.history == "transformer"
+            and towers.history in ("gru", "transformer")
             and loss.kind not in LABELLED
             and loss.negatives != "impressions"
         )
@@ -168,6 +168,12 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
         raise ConfigError(
             f"loss.negatives must be 'in-batch' or 'auto' for directau, which spreads the batch's own "
             f"vectors and samples nothing, got {loss.negatives!r}."
+        )
+    if loss.negatives == "memory" and loss.kind != "softmax":
+        raise ConfigError(
+            "loss.negatives must not be 'memory' for "
+            f"{loss.kind}: only softmax makes up for the gradients that remembered items do not get; "
+            "use loss.kind = 'softmax' or other negatives."
         )
     if loss.kind == "gbce" and loss.negatives not in ("uniform", "per-query"):
         raise ConfigError(
