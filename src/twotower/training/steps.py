@@ -162,20 +162,13 @@ class Steps:
             config, candidates, reading.pairs.item_rows, reading.liked(), self.num_item_rows
         )
         if not config.correct_log_q:
-<<<<<<< HEAD
-            candidates = replace(candidates, log_q=None, query_log_q=None)
+            candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
         labels, weights = None, batch.weights
         if isinstance(batch, PairBatch):
             if batch.labels is not None and config.kind in LABELLED:
                 labels = self._tensor(batch.labels)
         elif weights is not None:
             weights = weights[batch.target_rows != PADDING_ROW]
-=======
-            candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
-        labels = None
-        if batch.labels is not None and config.kind in LABELLED:
-            labels = self._tensor(batch.labels)
->>>>>>> main
         return self.loss(
             query_vectors,
             item_vectors,
