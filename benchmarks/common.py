@@ -1,5 +1,6 @@
 """What the benchmarks share: timing, tables, and results that survive an interruption."""
 
+import gzip
 import hashlib
 import json
 import platform
@@ -23,6 +24,8 @@ from twotower.version import __version__
 
 OUT = Path(__file__).parent / "out"
 """Where finished parts are kept; git ignores it."""
+RESULTS = Path(__file__).parent / "results"
+"""Where those are kept that took hours, a value for each query: git has them."""
 
 Row = Mapping[str, Any]
 
@@ -115,22 +118,25 @@ def verdict(target: float, least: float, what: str) -> str:
     return f"{what}: the target of {target:,.0f} is {is_met}, the least is {least:,.1f}."
 
 
-def cached(name: str, compute: Callable[[], dict[str, Any]], *, again: bool) -> dict[str, Any]:
+def cached(
+    name: str, compute: Callable[[], dict[str, Any]], *, again: bool, folder: Path = OUT
+) -> dict[str, Any]:
     """Return what an earlier run computed under this name, or compute it now and keep it.
 
     Args:
         name: Says all that the result depends on, the code apart.
         compute: Returns what JSON can hold.
         again: Whether to compute it whatever is there.
+        folder: Where it is kept.
     """
-    path = OUT / f"{name}.json"
+    path = folder / f"{name}.json.gz"
     if path.exists() and not again:
-        kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        kept: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
         return kept
     result = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result), "utf-8")
+    temporary.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
     temporary.replace(path)
     return result
 

@@ -21,7 +21,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 
 import objective
-from common import OUT, cached
+from common import RESULTS, cached
 
 DEAR = "towers.item_hidden=[1024, 1024]"
 MIXED = "mixed"
@@ -68,10 +68,10 @@ def main() -> None:
             key = objective.key_of(
                 name, f"{cell} {' '.join(tower)}", what, given.seconds, given.seed
             )
-            if given.show and not (OUT / f"{key}.json").exists():
+            if given.show and not (RESULTS / f"{key}.json.gz").exists():
                 continue
             work = partial(objective.run, name, what, given.seconds, given.seed)
-            results[cell] = cached(key, work, again=False)
+            results[cell] = cached(key, work, again=False, folder=RESULTS)
         if results:
             objective.show(table, results, against=MIXED, as_json=given.json)
 

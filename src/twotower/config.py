@@ -36,12 +36,8 @@ LossKind = Literal[
     "bpr",
     "bpr-max",
     "hinge",
-    "triplet",
     "bce",
     "gbce",
-    "contrastive",
-    "ccl",
-    "directau",
 ]
 NegativesKind = Literal[
     "auto",
@@ -167,8 +163,9 @@ class TowersConfig:
     """Probability with which each input of the query tower's layers is left out in training."""
     id_dropout: float = 0.05
     """Probability with which an id is taken as unknown in training, so that features learn to stand in."""
-    similarity: Literal["dot", "cosine"] = "dot"
-    """``cosine`` normalises both outputs."""
+    similarity: Literal["auto", "dot", "cosine"] = "auto"
+    """``cosine`` normalises both outputs; ``auto`` is cosine for the softmax of 5,000 queries or more whose
+    temperature is learnt, else dot, as it is for towers of your own."""
     temperature: float | None = None
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
     temperature_end: float | None = None
@@ -224,12 +221,9 @@ class LossConfig:
     top_k: int = 10
     """Ranks that ``softmax-at-k`` is about."""
     margin: float = 0.5
-    """How far negatives are to be: below the own logit (``hinge``) or its squared distance (``triplet``),
-    in distance (``contrastive``), or the cosine that they may have (``ccl``)."""
+    """How far below the own logit ``hinge`` wants the negatives' to be."""
     calibration: float = 0.75
     """How far ``gbce`` takes the overconfidence of sampling back: 0 not at all, 1 all of it."""
-    uniformity: float = 0.2
-    """Weight that ``directau`` gives to spreading vectors out, against drawing matches together."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -237,9 +231,8 @@ class LossConfig:
         for name in ("num_negatives", "memory_batches", "top_k"):
             value = getattr(self, name)
             check(problems, value is None or value >= 1, name, "be at least 1", value)
-        for name in ("margin", "uniformity"):
-            value = getattr(self, name)
-            check(problems, 0 < value < float("inf"), name, "be finite and above 0", value)
+        ok = 0 < self.margin < float("inf")
+        check(problems, ok, "margin", "be finite and above 0", self.margin)
         for name in ("popularity_power", "hard_share", "calibration"):
             value = getattr(self, name)
             check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)

@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 
 from twotower.losses.candidates import Candidates
 from twotower.losses.configured import Loss
-from twotower.losses.geometry import CCLLoss, ContrastiveLoss, DirectAULoss
-from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss, TripletLoss
+from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
@@ -33,8 +32,6 @@ class Declared:
 
 
 LIKED_ONLY = "it has no place for what a query does not like"
-NO_TEMPERATURE = "a length of 1 and a margin stand for it"
-NO_NEGATIVES = "it has no negatives"
 ALL_LIKERS = "a hidden item hides its queries from each other, too"
 OTHER_QUERIES = "a query is a negative of the others' items"
 LOSSES = {
@@ -76,29 +73,10 @@ LOSSES = {
         },
     ),
     "hinge": Declared(HingeLoss(num_items=20, margin=1.5), {"dislike": LIKED_ONLY}),
-    "triplet": Declared(
-        TripletLoss(margin=1.5),
-        {"dislike": LIKED_ONLY, "scale": NO_TEMPERATURE},
-    ),
     "bce": Declared(BCELoss()),
     "gbce": Declared(
         GBCELoss(calibration=0.75, num_items=20),
         {"dislike": LIKED_ONLY, "repeats": "how many negatives there are is part of it"},
-    ),
-    "contrastive": Declared(ContrastiveLoss(margin=1.5), {"scale": NO_TEMPERATURE}),
-    "ccl": Declared(
-        CCLLoss(margin=0.1, negative_weight=3.0),
-        {"scale": NO_TEMPERATURE},
-    ),
-    "directau": Declared(
-        DirectAULoss(uniformity=0.5),
-        {
-            "dislike": LIKED_ONLY,
-            "scale": NO_TEMPERATURE,
-            "proposals": NO_NEGATIVES,
-            "masks": NO_NEGATIVES,
-            "copies": "two places that hold the same are a pair, too",
-        },
     ),
 }
 
@@ -539,12 +517,3 @@ def test_a_temperature_divides_the_dot_products(loss: Loss) -> None:
     cold = loss(queries, items, candidates, temperature=0.25)
     torch.testing.assert_close(cold, loss(4 * queries, items, candidates))
     assert not torch.isclose(cold, loss(queries, items, candidates))
-
-
-@pytest.mark.parametrize(
-    "name", [n for n, d in LOSSES.items() if d.excepted.get("scale") == NO_TEMPERATURE]
-)
-def test_without_a_temperature_it_changes_nothing(name: str) -> None:
-    queries, items, candidates = some(9)
-    loss = LOSSES[name].loss
-    assert loss(queries, items, candidates, temperature=0.25) == loss(queries, items, candidates)

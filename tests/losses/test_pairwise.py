@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss, TripletLoss
+from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
 
-Loss = BPRLoss | BPRMaxLoss | HingeLoss | TripletLoss
+Loss = BPRLoss | BPRMaxLoss | HingeLoss
 NUM_ITEMS = 40
 LOSSES: dict[str, Loss] = {
     "bpr": BPRLoss(),
     "bpr-max": BPRMaxLoss(regularization=0.3),
     "hinge": HingeLoss(NUM_ITEMS, margin=0.8),
-    "triplet": TripletLoss(margin=1.5),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -74,21 +73,10 @@ def naive_hinge(own: float, negatives: list[tuple[float, float]], temperature: f
     return harmonic(rank) * sum(excess * weight for excess, weight in violating) / number
 
 
-def naive_triplet(own: float, negatives: list[tuple[float, float]], temperature: float) -> float:
-    total = number = 0.0
-    for dot, weight in negatives:
-        excess = (2 - 2 * own) - (2 - 2 * dot) + 1.5
-        if excess > 0:
-            total += excess * weight
-            number += weight
-    return total / number if number else 0.0
-
-
 NAIVE: dict[str, Naive] = {
     "bpr": naive_bpr,
     "bpr-max": naive_bpr_max,
     "hinge": naive_hinge,
-    "triplet": naive_triplet,
 }
 
 
@@ -136,22 +124,6 @@ def test_hinge_does_not_differentiate_the_rank() -> None:
     assert gradient.flatten().tolist() == pytest.approx([-1.5, 0.75, 0.75])
 
 
-def test_triplet_worked() -> None:
-    # Cosines: own 1/2 (squared distance 1), negatives 1 (0), 1/2 (1) and 0 (2); margin 1/2. They
-    # exceed by 1 - 0 + 1/2 = 3/2, by 1/2 and not at all (1 - 2 + 1/2 < 0): the mean is 1.
-    # Were the first proposed three times less often, 3/4 * 3/2 + 1/4 * 1/2 = 5/4.
-    queries = torch.tensor([[2.0, 0.0]])
-    side = math.sqrt(0.75)
-    items = torch.tensor([[0.5, side], [3.0, 0.0], [0.5, -side], [0.0, 0.1]])
-    candidates = Candidates(torch.arange(2, 6), torch.tensor([0]))
-    loss = TripletLoss(margin=0.5)
-    assert loss(queries, items, candidates).item() == pytest.approx(1.0, rel=1e-5)
-    assert loss(queries, items, candidates, temperature=0.1).item() == pytest.approx(1.0, rel=1e-5)
-    log_q = torch.tensor([0.0, -math.log(3), 0.0, 0.0])
-    candidates = Candidates(torch.arange(2, 6), torch.tensor([0]), log_q)
-    assert loss(queries, items, candidates).item() == pytest.approx(1.25, rel=1e-5)
-
-
 @every_loss
 @pytest.mark.parametrize("per_query", [False, True], ids=["shared", "per-query"])
 @given(seed=st.integers(0, 2**31))
@@ -168,13 +140,9 @@ def test_losses_equal_loops(name: str, per_query: bool, seed: int) -> None:
     columns = torch.cat([positions[:, None], drawn], dim=1) if per_query else None
     places = torch.arange(6).repeat(3, 1) if columns is None else columns
     log_q = torch.randn(places.shape, generator=generator, dtype=torch.float64)
-    unit = name == "triplet"
     total = 0.0
     for b in range(3):
-        vectors = [queries[b], *items]
-        if unit:
-            vectors = [vector / vector.norm() for vector in vectors]
-        dots = [float(vectors[0] @ vector) for vector in vectors[1:]]
+        dots = [float(queries[b] @ item) for item in items]
         own, not_negative = int(positions[b]), {*hidden[b].tolist(), int(positions[b])}
         negatives = [
             (dots[place], math.exp(-float(log_q[b, n])))
@@ -196,12 +164,11 @@ def test_bpr_max_looks_at_the_best_negative_alone_when_it_is_cold() -> None:
     assert BPRLoss()(*problem, temperature=0.02).item() == pytest.approx(expected / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["hinge", "triplet"])
-def test_negatives_beyond_the_margin_have_no_gradient(name: str) -> None:
+def test_negatives_beyond_the_margin_have_no_gradient() -> None:
     queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
     items = torch.tensor([[1.0, 0.0], [-1.0, 0.1]], requires_grad=True)
     candidates = Candidates(torch.tensor([2, 3]), torch.tensor([0]))
-    loss = LOSSES[name](queries, items, candidates)
+    loss = LOSSES["hinge"](queries, items, candidates)
     assert loss.item() == 0
     for gradient in torch.autograd.grad(loss, (queries, items)):
         assert not gradient.any()
@@ -260,13 +227,10 @@ def test_a_regularization_out_of_range_is_refused(value: float) -> None:
         BPRMaxLoss(value)
 
 
-@pytest.mark.parametrize("margin", [0.0, -1.0, 4.5, math.nan, math.inf])
+@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
 def test_a_margin_out_of_range_is_refused(margin: float) -> None:
-    with pytest.raises(ValueError, match=f"margin must be above 0 and at most 4, got {margin}"):
-        TripletLoss(margin)
-    if margin != 4.5:
-        with pytest.raises(ValueError, match=f"margin must be finite and above 0, got {margin}"):
-            HingeLoss(NUM_ITEMS, margin)
+    with pytest.raises(ValueError, match=f"margin must be finite and above 0, got {margin}"):
+        HingeLoss(NUM_ITEMS, margin)
 
 
 def test_a_catalogue_of_one_item_has_no_ranks() -> None:

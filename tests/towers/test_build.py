@@ -17,7 +17,7 @@ from twotower.towers.build import build_model
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 
 FRAME = pl.DataFrame({"key": [1, 2, 3], "price": [1.0, 2.0, 5.0], "size": [2.0, 1.0, 0.0]})
-CONFIG = TowersConfig(dim=8, history="mean", query_id="off")
+CONFIG = TowersConfig(dim=8, history="mean", query_id="off", similarity="dot")
 
 
 def transforms(side: Side, **kinds: FeatureKind) -> SideTransforms:

@@ -19,7 +19,7 @@ def ids(side: Side) -> SideTransforms:
 
 
 def sparse_sides(*, sparse: bool) -> set[str]:
-    config = TowersConfig(dim=4, history="none", query_id="on")
+    config = TowersConfig(dim=4, history="none", query_id="on", similarity="dot")
     model = build_model(config, ids("query"), ids("item"), sparse=sparse)
     return {
         name.split("_")[0]

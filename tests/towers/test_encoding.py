@@ -52,7 +52,7 @@ def encoding_of(
 
 def config(**changes: object) -> TowersConfig:
     settings = {"dim": DIM, "history": "recency", "query_id": "on", "dropout": 0.5}
-    return TowersConfig(**{**settings, **changes})  # type: ignore[arg-type]
+    return TowersConfig(**{"similarity": "dot", **settings, **changes})  # type: ignore[arg-type]
 
 
 def histories(*rows: list[int]) -> Histories:

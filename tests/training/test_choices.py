@@ -49,6 +49,7 @@ class TestAuto:
         assert "auto" not in (
             config.towers.history,
             config.towers.query_id,
+            config.towers.similarity,
             config.loss.kind,
             config.loss.negatives,
         )
@@ -71,7 +72,7 @@ class TestAuto:
 
     def test_what_is_set_stays(self, ordered: Dataset) -> None:
         settings: Settings = {
-            "towers": {"history": "mean", "query_id": "on"},
+            "towers": {"history": "mean", "query_id": "on", "similarity": "cosine"},
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {
                 "batch_size": 7,
@@ -95,6 +96,31 @@ class TestAuto:
         self, ordered: Dataset, history: str, query_id: str
     ) -> None:
         assert resolved(ordered, {"towers": {"history": history}})[0].towers.query_id == query_id
+
+    @pytest.mark.parametrize(
+        ("limit", "settings", "similarity"),
+        [
+            (40, {}, "cosine"),
+            (41, {}, "dot"),
+            (40, {"loss": {"kind": "bpr"}}, "dot"),
+            (40, {"towers": {"temperature": 0.5}}, "dot"),
+            (40, {"towers": {"similarity": "dot"}}, "dot"),
+        ],
+    )
+    def test_directions_where_many_ask(
+        self,
+        ordered: Dataset,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: int,
+        settings: Settings,
+        similarity: str,
+    ) -> None:
+        monkeypatch.setattr("twotower.training.choices.COSINE_FROM", limit)
+        config, said = resolved(ordered, settings)
+        assert config.towers.similarity == similarity
+        sentence = "towers.similarity = 'cosine': 40 queries to learn from"
+        assert (sentence in said) == (similarity == "cosine")
+        assert resolved(ordered, settings, custom=("item",))[0].towers.similarity == "dot"
 
     @pytest.mark.parametrize(
         ("kind", "limit", "negatives"),
@@ -165,12 +191,8 @@ class TestRefusals:
             with pytest.raises(ConfigError, match="must not be 'labels' for softmax"):
                 resolved(dataset_of(labels=True), {"loss": {"kind": kind, "negatives": "labels"}})
 
-    @pytest.mark.parametrize("kind", ["bce", "contrastive"])
-    def test_labels_that_are_not_there(self, ordered: Dataset, kind: str) -> None:
-        settings: Settings = {
-            "loss": {"kind": kind, "negatives": "labels"},
-            "towers": {"similarity": "cosine"},
-        }
+    def test_labels_that_are_not_there(self, ordered: Dataset) -> None:
+        settings: Settings = {"loss": {"kind": "bce", "negatives": "labels"}}
         with pytest.raises(
             ConfigError, match="go with a column of 0/1 labels, got none; state one"
         ):
@@ -178,46 +200,18 @@ class TestRefusals:
         config, _ = resolved(dataset_of(labels=True), settings)
         assert config.loss.negatives == "labels"
 
-    def test_a_loss_of_directions_for_scores_with_lengths(self, ordered: Dataset) -> None:
-        with pytest.raises(
-            ConfigError, match=r"must be 'cosine' for the contrastive loss.*got 'dot'"
-        ):
-            resolved(ordered, {"loss": {"kind": "contrastive"}})
-        settings: Settings = {"loss": {"kind": "contrastive"}, "towers": {"similarity": "cosine"}}
-        assert resolved(ordered, settings)[0].loss.kind == "contrastive"
-
-    @pytest.mark.parametrize("kind", ["triplet", "ccl", "directau"])
-    def test_so_for_every_loss_of_directions(self, ordered: Dataset, kind: str) -> None:
-        with pytest.raises(ConfigError, match=f"must be 'cosine' for the {kind} loss"):
-            resolved(ordered, {"loss": {"kind": kind}})
-
     @pytest.mark.parametrize(
         ("loss", "towers", "message"),
         [
             ({"negatives": "impressions"}, {}, "go with a column of what was shown, got none"),
             ({"kind": "bpr", "negatives": "labels"}, {}, "must not be 'labels' for bpr"),
             ({"kind": "gbce", "negatives": "all"}, {}, "must be 'uniform' or 'per-query' for gbce"),
-            (
-                {"kind": "directau", "negatives": "mixed"},
-                {"similarity": "cosine"},
-                "must be 'in-batch' or 'auto' for directau.* got 'mixed'",
-            ),
             ({"kind": "bpr", "negatives": "memory"}, {}, "must not be 'memory' for bpr"),
             ({"kind": "bpr", "label_smoothing": 0.1}, {}, "must be 0 for bpr, got 0.1"),
             (
                 {"negatives": "popularity", "frequencies": "stream"},
                 {},
                 "must be 'counts' for popularity",
-            ),
-            (
-                {"kind": "triplet", "margin": 4.5},
-                {"similarity": "cosine"},
-                "loss.margin must be at most 4 for triplet, .* got 4.5",
-            ),
-            (
-                {"kind": "ccl", "margin": 1.0},
-                {"similarity": "cosine"},
-                "loss.margin must be below 1 for ccl, .* got 1",
             ),
             ({}, {"temperature_end": 0.2}, "beside the towers.temperature .* got 0.2 alone"),
         ],

@@ -69,17 +69,11 @@ SLOW = ("gbce",)
 EVERY_TRIPLE = [
     *(("softmax", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed")),
     *(("bce", negatives, "dot") for negatives in ("all", "in-batch", "uniform", "mixed", "labels")),
-    *(
-        ("contrastive", negatives, "cosine")
-        for negatives in ("all", "in-batch", "uniform", "mixed", "labels")
-    ),
     ("softmax", "mixed", "cosine"),
     ("bce", "labels", "cosine"),
     *(("softmax", n, "dot") for n in ("popularity", "per-query", "hard", "memory")),
     *((kind, "all", "dot") for kind in ("symmetric", "softmax-at-k", "bpr-max", "hinge")),
     ("bpr", "uniform", "dot"),
-    *((kind, "uniform", "cosine") for kind in ("triplet", "ccl")),
-    ("directau", "in-batch", "cosine"),
     ("gbce", "per-query", "dot"),
 ]
 
@@ -179,8 +173,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "label_smoothing": ({}, 0.3),
         "top_k": ({"loss": {"kind": "softmax-at-k"}}, 1),
         "calibration": ({"loss": {"kind": "gbce", "num_negatives": 4}}, 0.1),
-        "uniformity": ({"loss": {"kind": "directau"}, **COSINE}, 3.0),
-        "margin": ({"loss": {"kind": "contrastive"}, **COSINE}, 0.9),
+        "margin": ({"loss": {"kind": "hinge"}}, 0.9),
     },
     "training": {
         "epochs": ({}, 2),

@@ -10,7 +10,6 @@ from twotower.config import LossConfig
 from twotower.losses.candidates import Candidates, Sampler
 from twotower.losses.corrections import accidental_hits, known_positives
 from twotower.losses.frequencies import LogShares
-from twotower.losses.geometry import CCLLoss, ContrastiveLoss, DirectAULoss
 from twotower.losses.hard import HardNegatives
 from twotower.losses.memory import Memory
 from twotower.losses.negatives import (
@@ -23,13 +22,13 @@ from twotower.losses.negatives import (
     Popularity,
     Uniform,
 )
-from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss, TripletLoss
+from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
 from twotower.losses.topk import SoftmaxAtKLoss
 
-LABELLED = ("bce", "contrastive")
+LABELLED = ("bce",)
 """Losses of pairs that take an event with label 0 as an example, too."""
 
 
@@ -59,20 +58,16 @@ def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = 
         num_items: Items of the catalogue.
         precision: See ``SoftmaxLoss``.
     """
-    margin, smoothing = config.margin, config.label_smoothing
+    smoothing = config.label_smoothing
     losses: dict[str, Callable[[], Loss]] = {
         "softmax": lambda: SoftmaxLoss(smoothing, precision=precision),
         "symmetric": lambda: SymmetricSoftmaxLoss(smoothing, precision=precision),
         "softmax-at-k": lambda: SoftmaxAtKLoss(config.top_k, num_items),
         "bpr": BPRLoss,
         "bpr-max": BPRMaxLoss,
-        "hinge": lambda: HingeLoss(num_items, margin),
-        "triplet": lambda: TripletLoss(margin),
+        "hinge": lambda: HingeLoss(num_items, config.margin),
         "bce": BCELoss,
         "gbce": lambda: GBCELoss(config.calibration, num_items),
-        "contrastive": lambda: ContrastiveLoss(margin),
-        "ccl": lambda: CCLLoss(margin),
-        "directau": lambda: DirectAULoss(config.uniformity),
     }
     return losses[config.kind]()
 

@@ -57,14 +57,9 @@ class DenseLoss(ABC):
         check_temperature(temperature)
         if not self.takes_labels:
             check_all_liked(labels, self.name)
-        query_vectors, item_vectors = self._prepared(query_vectors), self._prepared(item_vectors)
         scores = score(query_vectors, item_vectors, candidates, hidden)
         liked = torch.ones_like(scores.own) if labels is None else labels.to(scores.own.dtype)
         return weighted_mean(self._losses(scores, temperature, liked), weights)
-
-    def _prepared(self, vectors: Tensor) -> Tensor:
-        """Return ``(n, d)`` vectors as they are compared."""
-        return vectors
 
     @abstractmethod
     def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, normalize, softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from twotower.losses.dense import DenseLoss
-from twotower.losses.scores import Scores, at_least_float32
+from twotower.losses.scores import Scores
 
 EULER_GAMMA = 0.5772156649015329
 
@@ -99,7 +99,8 @@ class HingeLoss(DenseLoss):
     def __init__(self, num_items: int, margin: float = 1.0) -> None:
         if num_items < 2:
             raise ValueError(f"num_items must be at least 2, got {num_items}.")
-        _check_margin(margin, math.inf)
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin must be finite and above 0, got {margin}.")
         self.num_items = num_items
         self.margin = margin
 
@@ -107,39 +108,6 @@ class HingeLoss(DenseLoss):
         excess = self.margin + (scores.dots - scores.own[:, None]) / temperature  # (B, n)
         mean, share = _violations(excess, scores.negative_shares())
         return _harmonic(share * (self.num_items - 1)) * mean
-
-
-class TripletLoss(DenseLoss):
-    """Triplet loss: the own item is to be nearer than each negative, by a margin.
-
-    The loss of a query is the mean of ``|query - own|^2 - |query - negative|^2 + margin`` over the
-    negatives for which that is above 0, of vectors scaled to length 1. All that violate the margin
-    count, those nearer than the own item too, each with ``1 / q``; those that do not are no part of
-    the mean, which else would fade as they become most. The temperature is not used.
-
-    Args:
-        margin: In squared distance (twice the difference in cosine), above 0 and at most 4.
-
-    Raises:
-        ValueError: ``margin`` is out of range.
-
-    Source: Schroff, Kalenichenko and Philbin, CVPR 2015, section 3.1, equations 1 to 3. Differs:
-        the mean over all violating negatives instead of one semi-hard one (section 3.2), which a
-        query that ranks its own item last may not have.
-    """
-
-    name = "triplet"
-
-    def __init__(self, margin: float = 0.2) -> None:
-        _check_margin(margin, 4.0)
-        self.margin = margin
-
-    def _prepared(self, vectors: Tensor) -> Tensor:
-        return normalize(at_least_float32(vectors), dim=1)
-
-    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
-        excess = self.margin + 2 * (scores.dots - scores.own[:, None])  # (B, n)
-        return _violations(excess, scores.negative_shares())[0]
 
 
 def _violations(excess: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,11 +120,3 @@ def _violations(excess: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 def _harmonic(rank: Tensor) -> Tensor:
     """Return 1 + 1/2 + ... + 1/rank, and what the digamma function makes of it between."""
     return torch.digamma(rank + 1) + EULER_GAMMA
-
-
-def _check_margin(margin: float, greatest: float) -> None:
-    if not 0 < margin <= greatest or margin == math.inf:
-        limit = (
-            "finite and above 0" if greatest == math.inf else f"above 0 and at most {greatest:g}"
-        )
-        raise ValueError(f"margin must be {limit}, got {margin}.")

@@ -22,7 +22,7 @@ def build_model(
     """Return a model with fresh weights.
 
     Args:
-        config: Concrete settings: ``history`` and ``query_id`` are no longer ``auto``.
+        config: Concrete settings: nothing is ``auto`` any more.
         query_transforms: The query side's fitted features.
         item_transforms: The item side's.
         query_tower: A module of the user's own in the query tower's place.

@@ -1,6 +1,5 @@
 """What ``auto`` stands for, decided from the data once and written into the config."""
 
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -15,16 +14,14 @@ from twotower.runtime import choose_device, choose_precision
 
 ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
+COSINE_FROM = 5_000
+"""Queries from which a softmax compares directions. Of fewer, that lengths tell what is popular helps."""
 ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
 ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
 SOFTMAX = ("softmax", "symmetric", "softmax-at-k")
 """Losses that rank the own item against all others at once."""
-MARGINS = {"contrastive": 2.0, "triplet": 4.0, "ccl": 1.0}
-"""The greatest distance, squared distance and cosine that two directions can have."""
-COSINE_ONLY = ("contrastive", "triplet", "ccl", "directau")
-"""Losses that compare directions only."""
 
 
 def resolve(
@@ -46,6 +43,13 @@ def resolve(
     said: list[str] = []
     towers = _towers(config, dataset, custom, said)
     loss = _loss(config, dataset, num_items, said)
+    if towers.similarity == "auto":
+        num_queries = len(np.unique(train.query_rows[positive]))
+        fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
+        is_cosine = fits and num_queries >= COSINE_FROM
+        towers = replace(towers, similarity="cosine" if is_cosine else "dot")
+        if is_cosine:
+            said.append(f"towers.similarity = 'cosine': {num_queries:,} queries to learn from")
     training = config.training
     if training.table_optimizer == "auto":
         training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
@@ -127,9 +131,7 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
         negatives: Literal["all", "in-batch", "mixed", "uniform"]
-        if loss.kind == "directau":
-            negatives, reason = "in-batch", "the loss has no negatives but the batch itself"
-        elif loss.kind not in SOFTMAX:
+        if loss.kind not in SOFTMAX:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO:
             negatives, reason = "all", f"{num_items:,} items are few enough"
@@ -139,17 +141,6 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
         said.append(f"loss.negatives = {negatives!r}: {reason}")
     if loss.num_negatives is None:
         loss = replace(loss, num_negatives=128 if loss.negatives == "per-query" else 1024)
-    if loss.kind in COSINE_ONLY and config.towers.similarity != "cosine":
-        raise ConfigError(
-            f"towers.similarity must be 'cosine' for the {loss.kind} loss, which compares directions "
-            f"only, got {config.towers.similarity!r}; items are ranked by the dot product."
-        )
-    most = MARGINS.get(loss.kind, math.inf)
-    if loss.margin > most or (loss.kind == "ccl" and loss.margin == most):
-        raise ConfigError(
-            f"loss.margin must be {'below' if loss.kind == 'ccl' else 'at most'} {most:g} for "
-            f"{loss.kind}, which compares directions, got {loss.margin:g}."
-        )
     if loss.negatives == "labels" and loss.kind not in LABELLED:
         raise ConfigError(
             f"loss.negatives must not be 'labels' for {loss.kind}, which ranks an item against "
@@ -163,11 +154,6 @@ def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> 
     if loss.negatives == "popularity" and loss.frequencies == "stream":
         raise ConfigError(
             "loss.frequencies must be 'counts' for popularity, which draws by counts, got 'stream'."
-        )
-    if loss.kind == "directau" and loss.negatives != "in-batch":
-        raise ConfigError(
-            f"loss.negatives must be 'in-batch' or 'auto' for directau, which spreads the batch's own "
-            f"vectors and samples nothing, got {loss.negatives!r}."
         )
     if loss.negatives == "memory" and loss.kind != "softmax":
         raise ConfigError(

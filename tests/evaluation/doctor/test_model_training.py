@@ -112,7 +112,7 @@ class TestLoss:
         assert check_loss(ended_at(contents, 1.0)) == []
 
     def test_losses_without_such_a_level_are_left_alone(self, retriever: Retriever) -> None:
-        for settings in ({"kind": "contrastive"}, {"kind": "bce", "negatives": "labels"}):
+        for settings in ({"kind": "bpr"}, {"kind": "bce", "negatives": "labels"}):
             assert check_loss(ended_at(with_loss(retriever.contents, **settings), 50.0)) == []
 
 

@@ -45,7 +45,7 @@ def check_loss(contents: Contents) -> list[Finding]:
 
     Both are measured: the training's own loss and sampler, on batches of items drawn as in training,
     with all scores equal, and with scores that are the log of the items' share of the events. Losses
-    that have no such level (contrastive; pairs with labels of their own) are not looked at.
+    that have no such level (losses of pairs; events with labels of their own) are not looked at.
     """
     config, counts = contents.config.loss, contents.popularity
     losses = [record["loss"] for record in map(json.loads, _lines(contents)) if "loss" in record]
@@ -73,7 +73,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
         reads_history: Whether the model reads histories; those are what ``mask_known`` masks.
     """
     config = contents.config.loss
-    if config.negatives not in _SHARED or config.kind == "directau":  # which has no negatives
+    if config.negatives not in _SHARED:
         return []
     share = false_negative_share(contents, dataset, reads_history=reads_history)
     if share < MANY_FALSE:
