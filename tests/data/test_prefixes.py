@@ -16,7 +16,7 @@ def events_of(*lengths: int, weighted: bool = False) -> Interactions:
         query_rows=np.repeat(np.arange(len(lengths)) + FIRST_ROW, lengths).astype(np.int32),
         item_rows=(np.arange(num) + 100).astype(np.int32),
         offsets=offsets,
-        times=np.arange(num) * 10.0,
+        times=np.arange(num, dtype=np.float64) * 10,
         weights=(np.arange(num) + 1).astype(np.float32) if weighted else None,
     )
 

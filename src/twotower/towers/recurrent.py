@@ -1,7 +1,5 @@
 """A gated recurrent unit over the history."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +41,7 @@ class Recurrent(HistoryEncoder):
         states, _ = self.cell(shifted, start)
         states = torch.cat([start.transpose(0, 1), states], dim=1)  # (B, 1 + L, d)
         after = (place + 1 - padded).clamp(min=0)
-        return cast("Tensor", states.gather(1, after[:, :, None].expand_as(vectors)))
+        return states.gather(1, after[:, :, None].expand_as(vectors))
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return ``forward(...)[:, -1]``."""

@@ -44,7 +44,7 @@ class Recomputed:
         if gradient is None:
             return
         before = self._generators.states()
-        gradients = gradient.split(self._lengths)
+        gradients = torch.split(gradient, self._lengths)
         for piece, states, part in zip(self._pieces, self._states, gradients, strict=True):
             self._generators.set(states)
             again = self._function(piece)
