@@ -153,7 +153,7 @@ class TowersConfig:
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: tuple[int, ...] = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
-    history: Literal["auto", "none", "mean", "recency", "pooled"] = "auto"
+    history: Literal["auto", "none", "mean", "recency", "pooled", "gru", "transformer"] = "auto"
     """How the query's history is read; ``auto`` is ``pooled`` where events have an order, else ``mean``."""
     history_length: int = 50
     """Most recent events of the history that are read."""
@@ -254,6 +254,9 @@ class TrainingConfig:
     """Validation metric that decides, as ``name@k``."""
     batch_size: int | None = None
     """Examples a step; without it by the number of training events, from 128 to 1,024."""
+    examples: Literal["auto", "pairs", "prefixes"] = "auto"
+    """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
+    positions is an example (``prefixes``)."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: float = 0.006

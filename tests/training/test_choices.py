@@ -50,6 +50,7 @@ class TestAuto:
             config.towers.history,
             config.towers.query_id,
             config.towers.similarity,
+            config.training.examples,
             config.loss.kind,
             config.loss.negatives,
         )
@@ -79,6 +80,7 @@ class TestAuto:
                 "table_optimizer": "adagrad",
                 "table_learning_rate": 0.1,
                 "precision": "float32",
+                "examples": "pairs",
             },
         }
         config, said = resolved(ordered, settings)
@@ -213,14 +215,30 @@ class TestRefusals:
                 {},
                 "must be 'counts' for popularity",
             ),
+            ({}, {"history": "none", "examples": "prefixes"}, "where towers.history is 'none'"),
+            ({"kind": "bce"}, {"examples": "prefixes"}, "where labels and impressions are read"),
             ({}, {"temperature_end": 0.2}, "beside the towers.temperature .* got 0.2 alone"),
         ],
     )
     def test_what_does_not_go_together(
         self, ordered: Dataset, loss: Settings, towers: Settings, message: str
     ) -> None:
+        training = {key: towers[key] for key in ("examples",) if key in towers}
+        towers = {key: value for key, value in towers.items() if key not in training}
         with pytest.raises(ConfigError, match=message):
-            resolved(ordered, {"loss": loss, "towers": towers})
+            resolved(ordered, {"loss": loss, "towers": towers, "training": training})
+
+    def test_prefixes_of_events_without_an_order(self) -> None:
+        with pytest.raises(ConfigError, match="where the events have no order; use 'pairs'"):
+            resolved(dataset_of(ordered=False), {"training": {"examples": "prefixes"}})
+
+    @pytest.mark.parametrize(
+        ("history", "examples"),
+        [("transformer", "prefixes"), ("gru", "prefixes"), ("pooled", "pairs")],
+    )
+    def test_examples_by_the_history(self, ordered: Dataset, history: str, examples: str) -> None:
+        config, _ = resolved(ordered, {"towers": {"history": history}})
+        assert config.training.examples == examples
 
 
 class TestNumbers:

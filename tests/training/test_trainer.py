@@ -180,6 +180,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "patience": ({"training": {"epochs": 6, "learning_rate": 1e-12, "patience": 1}}, 3),
         "metric": ({}, "recall@3"),
         "batch_size": ({}, 50),
+        "examples": ({"towers": {"history": "pooled"}}, "prefixes"),
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
         "warmup_steps": ({}, 5),

@@ -122,4 +122,14 @@ def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder
         return DecayedMean(5.0)
     if kind == "pooled":
         return PooledHistory(dim, dropout)
-    raise ValueError(f"history must be none, mean, recency or pooled, got {kind!r}.")
+    if kind == "transformer":
+        from twotower.towers.transformer import Transformer
+
+        return Transformer(dim, dropout)
+    if kind == "gru":
+        from twotower.towers.recurrent import Recurrent
+
+        return Recurrent(dim, dropout)
+    raise ValueError(
+        f"history must be none, mean, recency, pooled, gru or transformer, got {kind!r}."
+    )

@@ -87,6 +87,30 @@ class QueryTower(nn.Module):
             vectors = vectors + self.history.last(item_vectors, mask, times)
         return vectors if self.block is None else cast("Tensor", self.block(vectors))
 
+    def prefixes(
+        self,
+        features: Features,
+        item_vectors: Tensor,
+        mask: Tensor,
+        times: Tensor | None,
+        wanted: Tensor,
+    ) -> Tensor:
+        """Map the wanted positions of ``S`` windows to ``(n, dim)``, each as if its window ended there.
+
+        Args:
+            features: One tensor a feature, ``S`` lines each.
+            item_vectors: ``(S, W, dim)``.
+            mask: ``(S, W)`` bool.
+            times: ``(S, W)`` seconds, or None.
+            wanted: ``(S, W)`` bool.
+        """
+        assert self.history is not None
+        vectors = self.history(item_vectors, mask, times)[wanted]
+        if self.encoder is not None:
+            windows = wanted.nonzero()[:, 0]
+            vectors = vectors + self.encoder(features).index_select(0, windows)
+        return vectors if self.block is None else cast("Tensor", self.block(vectors))
+
 
 class CustomTower(nn.Module):
     """A module of the user's own in a tower's place.
@@ -227,6 +251,18 @@ class TwoTower(nn.Module):
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
             return self._compared(self.query_tower(features, item_vectors, mask, times))
         return self._compared(self.query_tower(features))
+
+    def encode_prefixes(
+        self,
+        features: Features,
+        item_vectors: Tensor,
+        mask: Tensor,
+        times: Tensor | None,
+        wanted: Tensor,
+    ) -> Tensor:
+        """Map the wanted positions of windows to ``(n, dim)``; see ``QueryTower.prefixes``."""
+        tower = cast("QueryTower", self.query_tower)
+        return self._compared(tower.prefixes(features, item_vectors, mask, times, wanted))
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

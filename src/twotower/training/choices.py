@@ -71,6 +71,7 @@ def resolve(
         size = int(np.clip(by_size, 128, 1024))
         training = replace(training, batch_size=size)
         said.append(f"training.batch_size = {size}: {int(positive.sum()):,} training events")
+    training = replace(training, examples=_examples(training.examples, towers, loss, dataset))
     return replace(config, towers=towers, loss=loss, training=training), tuple(said)
 
 
@@ -114,6 +115,30 @@ def _table_optimizer(
         "which adam would keep two more"
     )
     return "adagrad"
+
+
+def _examples(
+    given: Literal["auto", "pairs", "prefixes"],
+    towers: TowersConfig,
+    loss: LossConfig,
+    dataset: Dataset,
+) -> Literal["pairs", "prefixes"]:
+    hindrance = ""
+    if towers.history == "none":
+        hindrance = "towers.history is 'none': there is no history to train the prefixes of"
+    elif not dataset.ordered:
+        hindrance = "the events have no order"
+    elif loss.kind in LABELLED or loss.negatives == "impressions":
+        hindrance = "labels and impressions are read event by event"
+    if given == "prefixes" and hindrance:
+        raise ConfigError(
+            f"training.examples must not be 'prefixes' where {hindrance}; use 'pairs'."
+        )
+    if given != "auto":
+        return given
+    # A pooled history costs little an example, and batches of whole histories are less mixed.
+    sequential = towers.history in ("gru", "transformer")
+    return "prefixes" if sequential and not hindrance else "pairs"
 
 
 def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> LossConfig:

@@ -14,9 +14,9 @@ class Recomputed:
     whole batch, up to rounding.
 
     Args:
-        function: Computes the vectors of a slice, ``(n, d)``.
-        num: Vectors in all.
-        size: Vectors a piece, at least 1.
+        function: Computes the vectors of a slice, ``(n, d)``: one for each that it is given, or any number.
+        num: What the function is given, in all.
+        size: Of that a piece, at least 1.
         device: Whose generator the function draws from.
 
     Source: Gao, Zhang, Han and Callan, RepL4NLP 2021 (GradCache), section 3.
@@ -34,8 +34,9 @@ class Recomputed:
             for piece in self._pieces:
                 self._states.append(self._generators.states())
                 vectors.append(function(piece))
+        self._lengths = [len(part) for part in vectors]
         self.vectors = torch.cat(vectors).requires_grad_()
-        """All of them, ``(num, d)``: a leaf, whose gradient ``backward`` passes on."""
+        """All of them, ``(n, d)``: a leaf, whose gradient ``backward`` passes on."""
 
     def backward(self) -> None:
         """Add the gradients of all that the function read, given ``vectors.grad``."""
@@ -43,11 +44,12 @@ class Recomputed:
         if gradient is None:
             return
         before = self._generators.states()
-        for piece, states in zip(self._pieces, self._states, strict=True):
+        gradients = torch.split(gradient, self._lengths)
+        for piece, states, part in zip(self._pieces, self._states, gradients, strict=True):
             self._generators.set(states)
             again = self._function(piece)
             if again.requires_grad:
-                again.backward(gradient[piece])  # type: ignore[no-untyped-call]
+                again.backward(part)  # type: ignore[no-untyped-call]
         self._generators.set(before)
 
 

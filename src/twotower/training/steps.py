@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.batches import PairBatch
+from twotower.data.prefixes import PrefixBatch
 from twotower.features.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import LABELLED, Loss, hidden_by
@@ -18,7 +19,7 @@ from twotower.losses.frequencies import StreamFrequency
 from twotower.losses.memory import Memory
 from twotower.towers.model import TwoTower
 from twotower.training.recompute import Recomputed
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 
 class Steps:
@@ -60,7 +61,7 @@ class Steps:
         self.memory = memory
         self.device = next(iter(item_features.values())).device
 
-    def backward(self, batch: PairBatch, generator: torch.Generator) -> Tensor:
+    def backward(self, batch: PairBatch | PrefixBatch, generator: torch.Generator) -> Tensor:
         """Add the gradients of a batch's loss to the model's, and return the loss: a scalar."""
         reading = self._reading(batch, generator)
         size = self.config.training.encode_size
@@ -79,7 +80,7 @@ class Steps:
         )
         queries = Recomputed(
             lambda piece: reading.queries(self.model, inputs.vectors, piece),
-            len(batch),
+            len(batch.query_rows),
             size,
             self.device,
         )
@@ -89,31 +90,37 @@ class Steps:
             part.backward()
         return loss.detach()
 
-    def _reading(self, batch: PairBatch, generator: torch.Generator) -> "_Reading":
+    def _reading(self, batch: PairBatch | PrefixBatch, generator: torch.Generator) -> "_Reading":
         """Draw the candidates, and gather what the towers read."""
-        item_rows = self._tensor(batch.item_rows).long()
-        pairs = Pairs(
-            item_rows,
-            self._tensor(batch.query_rows).long(),
-            None if batch.impression_rows is None else self._tensor(batch.impression_rows).long(),
-        )
+        query_rows, impressions, wanted = self._tensor(batch.query_rows).long(), None, None
+        if isinstance(batch, PrefixBatch):
+            known: Tensor | None = self._tensor(batch.rows).long()
+            item_rows = self._tensor(batch.target_rows).long()
+            wanted = item_rows != PADDING_ROW
+            item_rows = item_rows[wanted]
+            query_rows = query_rows[wanted.nonzero()[:, 0]]
+            moments = batch.times
+        else:
+            item_rows = self._tensor(batch.item_rows).long()
+            known = None if batch.history_rows is None else self._tensor(batch.history_rows).long()
+            if batch.impression_rows is not None:
+                impressions = self._tensor(batch.impression_rows).long()
+            moments = batch.history_times
+        pairs = Pairs(item_rows, query_rows, impressions)
         if self.stream is not None:
             self.stream.update(item_rows)
         candidates = self.sampler(pairs, generator)
-        known = None
-        if batch.history_rows is not None:
-            known = self._tensor(batch.history_rows).long()
         query_features = {
             name: self._tensor(values.take(batch.query_rows, axis=0))
             for name, values in self.query_arrays.items()
         }
         if known is None and not query_features:
-            query_features = {"": torch.zeros(len(batch), 1, device=self.device)}
+            query_features = {"": torch.zeros(len(query_rows), 1, device=self.device)}
         stored = 0 if candidates.stored is None else len(candidates.stored)
         rows = candidates.item_rows[: len(candidates) - stored]
         times = None
-        if batch.history_times is not None and batch.history_rows is not None:
-            times = self._tensor(since_first(batch.history_times, batch.history_rows))
+        if moments is not None and known is not None:
+            times = self._tensor(since_first(moments, known.cpu().numpy()))
         if self.config.loss.negatives == "all":
             item_features, places, known_places = self.item_features, rows, known
         else:
@@ -127,11 +134,23 @@ class Steps:
             places = found[: len(rows)]
             known_places = None if known is None else found[len(rows) :].view(known.shape)
         return _Reading(
-            pairs, candidates, item_features, places, query_features, known, known_places, times
+            pairs,
+            candidates,
+            item_features,
+            places,
+            query_features,
+            known,
+            known_places,
+            times,
+            wanted,
         )
 
     def _loss_of(
-        self, batch: PairBatch, reading: "_Reading", query_vectors: Tensor, item_vectors: Tensor
+        self,
+        batch: PairBatch | PrefixBatch,
+        reading: "_Reading",
+        query_vectors: Tensor,
+        item_vectors: Tensor,
     ) -> Tensor:
         config, candidates = self.config.loss, reading.candidates
         if self.memory is not None:
@@ -140,20 +159,23 @@ class Steps:
         if candidates.stored is not None:
             item_vectors = torch.cat([item_vectors, candidates.stored])
         hidden = hidden_by(
-            config, candidates, reading.pairs.item_rows, reading.known, self.num_item_rows
+            config, candidates, reading.pairs.item_rows, reading.liked(), self.num_item_rows
         )
         if not config.correct_log_q:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
-        labels = None
-        if batch.labels is not None and config.kind in LABELLED:
-            labels = self._tensor(batch.labels)
+        labels, weights = None, batch.weights
+        if isinstance(batch, PairBatch):
+            if batch.labels is not None and config.kind in LABELLED:
+                labels = self._tensor(batch.labels)
+        elif weights is not None:
+            weights = weights[batch.target_rows != PADDING_ROW]
         return self.loss(
             query_vectors,
             item_vectors,
             candidates,
             temperature=self.model.temperature,
             hidden=hidden,
-            weights=None if batch.weights is None else self._tensor(batch.weights),
+            weights=None if weights is None else self._tensor(weights),
             labels=labels,
         )
 
@@ -174,6 +196,8 @@ class _Reading:
         known: ``(B, L)`` int64 item rows of the histories, or None.
         known_places: ``(B, L)`` int64 where these stand among the items that are read, or None.
         times: ``(B, L)`` seconds, or None.
+        wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
+            of ``B`` queries is one example.
     """
 
     pairs: Pairs
@@ -184,6 +208,16 @@ class _Reading:
     known: Tensor | None
     known_places: Tensor | None
     times: Tensor | None
+    wanted: Tensor | None = None
+
+    def liked(self) -> Tensor | None:
+        """Return the item rows that each example's history holds: ``(n, L)``, or None."""
+        if self.known is None or self.wanted is None:
+            return self.known
+        windows, positions = self.wanted.nonzero(as_tuple=True)
+        column = torch.arange(self.known.shape[1], device=self.known.device)
+        later = column > positions[:, None]
+        return self.known.index_select(0, windows).masked_fill_(later, PADDING_ROW)
 
     @property
     def num_inputs(self) -> int:
@@ -211,4 +245,7 @@ class _Reading:
         places = self.known_places[piece]
         history = inputs.index_select(0, places.flatten()).view(*places.shape, -1)
         times = None if self.times is None else self.times[piece]
-        return model.encode_queries(features, history, self.known[piece] >= FIRST_ROW, times)
+        mask = self.known[piece] >= FIRST_ROW
+        if self.wanted is not None:
+            return model.encode_prefixes(features, history, mask, times, self.wanted[piece])
+        return model.encode_queries(features, history, mask, times)

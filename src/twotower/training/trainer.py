@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from twotower.config import Config
-from twotower.data.batches import PairBatches
+from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
@@ -35,6 +36,18 @@ from twotower.training.steps import Steps
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
+
+
+class Batches(Protocol):
+    """Gives the batches of each epoch."""
+
+    def __len__(self) -> int:
+        """Number of batches an epoch."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[PairBatch | PrefixBatch]:
+        """Yield the batches of an epoch."""
+        ...
 
 
 class Watcher(Protocol):
@@ -128,14 +141,23 @@ class Trainer:
         assert batch_size is not None
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
-        self.batches = PairBatches(
-            train,
-            batch_size=batch_size,
-            history_length=config.towers.history_length if self.model.reads_history else None,
-            ordered=dataset.ordered,
-            seed=config.training.seed,
-            negatives=config.loss.kind in LABELLED,
-        )
+        self.batches: Batches
+        if config.training.examples == "prefixes":
+            self.batches = PrefixBatches(
+                positive,
+                batch_size=batch_size,
+                length=config.towers.history_length,
+                seed=config.training.seed,
+            )
+        else:
+            self.batches = PairBatches(
+                train,
+                batch_size=batch_size,
+                history_length=config.towers.history_length if self.model.reads_history else None,
+                ordered=dataset.ordered,
+                seed=config.training.seed,
+                negatives=config.loss.kind in LABELLED,
+            )
         drawn = train if config.loss.kind in LABELLED else positive  # what batches hold
         self.stream: StreamFrequency | None = None
         self.memory: Memory | None = None

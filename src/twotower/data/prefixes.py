@@ -1,0 +1,132 @@
+"""Batches of whole histories: one pass of a causal query tower trains an example at each position."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.data.batches import Rows
+from twotower.data.dataset import Interactions
+from twotower.vocab import PADDING_ROW
+
+POOL_BATCHES = 64
+"""Batches' worth of windows that are sorted by length together, so that little is padded."""
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixBatch:
+    """``S`` windows of histories, each position with the event after it.
+
+    Args:
+        rows: ``(S, W)`` int32 items that are read, oldest first, right-aligned, ``PADDING_ROW`` where
+            padded.
+        target_rows: ``(S, W)`` int32 the item of the event after each position's, ``PADDING_ROW`` where
+            that is no example. A query's first event is the target of a padded position.
+        query_rows: ``(S,)`` int32.
+        times: ``(S, W)`` float64 seconds of the events that are read, or None.
+        weights: ``(S, W)`` float32 of the targets, or None where all are 1.
+    """
+
+    rows: Rows
+    target_rows: Rows
+    query_rows: Rows
+    times: npt.NDArray[np.float64] | None = None
+    weights: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return int((self.target_rows != PADDING_ROW).sum())
+
+
+class PrefixBatches:
+    """Shuffled batches of windows; two with equal arguments give equal batches.
+
+    An epoch holds each event once as an example. A history of more than ``length`` events is cut into
+    windows at places that are other ones each epoch; each window reads up to ``length`` events, those
+    before its first example included where there is room. Windows of about equal length share a batch.
+
+    Args:
+        events: The training events, all of them positive and in their order.
+        batch_size: Examples a batch, about, at least 1.
+        length: Most events that a window reads, at least 1.
+        seed: Of the shuffles and the cuts.
+
+    Raises:
+        ValueError: ``batch_size`` or ``length`` is below 1.
+    """
+
+    def __init__(self, events: Interactions, *, batch_size: int, length: int, seed: int) -> None:
+        for name, value in (("batch_size", batch_size), ("length", length)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.events = events
+        self.batch_size = batch_size
+        self.length = length
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of batches an epoch, but for the rounding of windows."""
+        return -(-len(self.events) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[PrefixBatch]:
+        """Yield the batches of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch, 0])
+        starts, ends, query_rows = self._windows(rng)
+        order = rng.permutation(len(starts))
+        pool = POOL_BATCHES * self.batch_size
+        sizes = (ends - starts)[order]
+        group = (np.cumsum(sizes) - sizes) // pool
+        reads = np.minimum(ends - 1 - self.events.offsets[query_rows], self.length)[order]
+        order = order[np.lexsort((reads, group))]
+        sizes = (ends - starts)[order]
+        batch = (np.cumsum(sizes) - sizes) * len(self) // max(1, len(self.events))
+        cuts = np.concatenate([[0], np.flatnonzero(np.diff(batch)) + 1, [len(batch)]])
+        for number in rng.permutation(len(cuts) - 1):
+            picked = order[cuts[number] : cuts[number + 1]]
+            if len(picked):
+                yield self._gather(starts[picked], ends[picked], query_rows[picked])
+
+    def _windows(
+        self, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where the examples of each window start and end, and whose it is."""
+        lengths = np.diff(self.events.offsets)
+        # The first window of a long history is cut short by a random number of events.
+        first = np.where(
+            lengths > self.length, rng.integers(1, self.length + 1, len(lengths)), lengths
+        )
+        more = -(-(lengths - first) // self.length)
+        counts = np.where(lengths > 0, 1 + more, 0)
+        query_rows = np.repeat(np.arange(len(lengths)), counts)
+        number = np.arange(len(query_rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        begin = self.events.offsets[query_rows]
+        ends = np.minimum(
+            begin + first[query_rows] + number * self.length, begin + lengths[query_rows]
+        )
+        starts = np.where(
+            number == 0, begin, begin + first[query_rows] + (number - 1) * self.length
+        )
+        return starts, ends, query_rows
+
+    def _gather(
+        self,
+        starts: npt.NDArray[np.int64],
+        ends: npt.NDArray[np.int64],
+        query_rows: npt.NDArray[np.int64],
+    ) -> PrefixBatch:
+        events = self.events
+        begins = np.maximum(events.offsets[query_rows], ends - 1 - self.length)
+        width = int(np.maximum(ends - starts, ends - 1 - begins).max())
+        after = ends[:, None] - width + np.arange(width)  # (S, W) the event after each position's
+        is_read, is_target = after - 1 >= begins[:, None], after >= starts[:, None]
+        read, target = np.maximum(after - 1, 0), np.maximum(after, 0)
+        return PrefixBatch(
+            rows=np.where(is_read, events.item_rows[read], PADDING_ROW),
+            target_rows=np.where(is_target, events.item_rows[target], PADDING_ROW),
+            query_rows=query_rows.astype(np.int32),
+            times=None if events.times is None else np.where(is_read, events.times[read], 0.0),
+            weights=None
+            if events.weights is None
+            else np.where(is_target, events.weights[target], 0).astype(np.float32),
+        )

@@ -1,0 +1,173 @@
+"""A causal transformer over the history: who somebody is now, from what they did last, in order."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.towers.history import HistoryEncoder
+
+NUM_PLACES = 32
+"""Buckets of the distance in events; the last holds all that are farther."""
+NUM_GAPS = 24
+"""Buckets of the distance in time, each twice as long as the one before; the first holds 0 seconds."""
+
+
+class Transformer(HistoryEncoder):
+    """Blocks of attention and a gated layer, each position reading those up to it.
+
+    What differs from SASRec (Kang and McAuley, ICDM 2018) is what later work found better: norms
+    before each layer, without a mean (RMSNorm); a gated layer (SwiGLU); and no positions, but a bias of
+    the attention by how many events and how much time lie between two events, so that it is the same
+    wherever a window is cut. A learnt start stands before each window: what a history without any
+    event is read as, and what an event can attend to in place of others.
+
+    Args:
+        dim: ``d``.
+        dropout: Of the inputs and of what each layer adds, in training.
+        num_blocks: At least 1.
+        num_heads: A divisor of ``dim``.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``dim``.
+
+    Source: Vaswani et al., NeurIPS 2017; Zhang and Sennrich, NeurIPS 2019 (RMSNorm); Shazeer,
+        arXiv 2002.05202 (SwiGLU); Zhai et al., ICML 2024 (HSTU: the bias by place and time).
+    """
+
+    def __init__(
+        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads must divide dim, got {num_heads} and {dim}.")
+        self.start = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
+        self.dropout = dropout
+        self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_blocks))
+        self.norm = RMSNorm(dim)
+
+    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        """Map ``(B, L, d)`` to ``(B, L, d)``."""
+        return self._read(item_vectors, mask, times, last_only=False)
+
+    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        """Return ``forward(...)[:, -1]``, of whose last block only that position is computed."""
+        return self._read(item_vectors, mask, times, last_only=True)[:, 0]
+
+    def _read(
+        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
+    ) -> Tensor:
+        vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0)
+        vectors = F.dropout(vectors, self.dropout, self.training)
+        start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)
+        vectors = torch.cat([start, vectors], dim=1)  # (B, 1 + L, d)
+        between = _Between(mask, times)
+        for block in self.blocks[:-1]:
+            vectors = block(vectors, between, last_only=False)
+        vectors = self.blocks[-1](vectors, between, last_only=last_only)
+        # A position without any event up to it is read as the start alone.
+        has_event = mask.cummax(dim=1).values[:, :, None]
+        if last_only:
+            alone = self._alone(vectors)
+            return cast("Tensor", self.norm(torch.where(has_event[:, -1:], vectors, alone)))
+        alone, vectors = vectors[:, :1], vectors[:, 1:]
+        return cast("Tensor", self.norm(torch.where(has_event, vectors, alone)))
+
+    def _alone(self, like: Tensor) -> Tensor:
+        """Return what the start is mapped to, which sees nothing but itself: ``(1, 1, d)``."""
+        vectors = self.start.to(like.dtype).view(1, 1, -1)
+        nothing = torch.zeros(1, 0, dtype=torch.bool, device=like.device)
+        for block in self.blocks:
+            vectors = block(vectors, _Between(nothing, None), last_only=False)
+        return vectors
+
+
+class _Between:
+    """What lies between the positions of windows that a start stands before.
+
+    Args:
+        mask: ``(B, L)`` real events.
+        times: ``(B, L)`` seconds, or None.
+    """
+
+    def __init__(self, mask: Tensor, times: Tensor | None) -> None:
+        length = mask.shape[1]
+        device = mask.device
+        seen = F.pad(mask, (1, 0), value=True)
+        place = torch.arange(length + 1, device=device)
+        is_earlier = place[:, None] >= place[None, :]
+        self.visible = is_earlier & seen[:, None, :]  # (B, 1 + L, 1 + L)
+        # Bucket 0 is the start, whose distance means nothing: padding may stand between.
+        places = (place[:, None] - place[None, :]).clamp(0, NUM_PLACES - 1) + 1
+        places[:, 0] = 0
+        self.places = places
+        self.gaps = None
+        if times is not None:
+            moments = F.pad(times, (1, 0))
+            gaps = (moments[:, :, None] - moments[:, None, :]).clamp(min=0)
+            gaps = torch.log2(1 + gaps).long().clamp(max=NUM_GAPS - 1) + 1
+            gaps[:, :, 0] = 0
+            self.gaps = gaps
+
+
+class _Block(nn.Module):
+    """Attention, then a gated layer; each adds to what it reads."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.norm_attention, self.norm_gated = RMSNorm(dim), RMSNorm(dim)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.by_place = nn.Parameter(torch.zeros(NUM_PLACES + 1, num_heads))
+        self.by_gap = nn.Parameter(torch.zeros(NUM_GAPS + 1, num_heads))
+        width = 2 * dim
+        self.gate_up = nn.Linear(dim, 2 * width, bias=False)
+        self.down = nn.Linear(width, dim, bias=False)
+
+    def forward(self, vectors: Tensor, between: _Between, *, last_only: bool) -> Tensor:
+        """Map ``(B, 1 + L, d)`` to the same, or to ``(B, 1, d)``."""
+        read = vectors[:, -1:] if last_only else vectors
+        attended = self._attend(
+            self.norm_attention(read), self.norm_attention(vectors), self._bias(between, last_only)
+        )
+        read = read + F.dropout(attended, self.dropout, self.training)
+        gate, up = self.gate_up(self.norm_gated(read)).chunk(2, dim=-1)
+        return read + F.dropout(self.down(F.silu(gate) * up), self.dropout, self.training)
+
+    def _bias(self, between: _Between, last_only: bool) -> Tensor:
+        rows = slice(-1, None) if last_only else slice(None)
+        bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
+        if between.gaps is not None:
+            bias = bias + F.embedding(between.gaps[:, rows], self.by_gap)
+        hidden = ~between.visible[:, rows, :, None]
+        return bias.masked_fill(hidden, -math.inf).permute(0, 3, 1, 2)
+
+    def _attend(self, read: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+        num, length, dim = read.shape
+        keys, values = self.key_value(vectors).chunk(2, dim=-1)
+        width = dim // self.num_heads
+        queries, keys, values = (
+            part.reshape(num, part.shape[1], self.num_heads, width).transpose(1, 2)
+            for part in (self.query(read), keys, values)
+        )
+        found = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=bias.to(queries.dtype)
+        )
+        return cast("Tensor", self.out(found.transpose(1, 2).reshape(num, length, dim)))
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) * weight`` over the last dimension (Zhang and Sennrich, NeurIPS 2019, equation 4)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``(..., dim)`` to the same."""
+        return F.rms_norm(vectors, self.weight.shape, self.weight, 1e-6)
