@@ -160,13 +160,13 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
         }
     )
     metrics = "hit_rate, recall, precision, ndcg, mrr, map"
+    histories = "'auto', 'none', 'mean', 'recency', 'pooled', 'gru', 'transformer'"
     kinds = "id, categorical, tags, number, time, vector, shown"
     expected = [
         "towres: unknown key; did you mean 'towers'?",
         "towers.dim must be at least 1, got 0",
         "towers.drop_out: unknown key; did you mean 'dropout'?",
-        "towers.history must be one of 'auto', 'none', 'mean', 'recency', 'pooled', 'gru', "
-        "'transformer', got 'men'",
+        f"towers.history must be one of {histories}, got 'men'",
         "towers.dropout must be in [0, 1), got 1.0",
         "training.batchsize: unknown key; did you mean 'batch_size'?",
         "training.epochs must be a whole number, got 'many'",
