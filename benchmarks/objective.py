@@ -110,7 +110,6 @@ CELLS = {
     "smoothed softmax/all": _cell(
         "softmax", "all", field="loss.label_smoothing", values=(0.05, 0.1, 0.2)
     ),
-    "softmax-at-k/all": _cell("softmax-at-k", "all", field="loss.top_k", values=(5, 10, 20)),
     "bpr/uniform": _cell("bpr", "uniform"),
     "bpr-max/mixed": _cell("bpr-max", "mixed"),
     "hinge/uniform": _cell("hinge", "uniform", field="loss.margin", values=(0.5, 1.0, 2.0)),

@@ -238,7 +238,6 @@ NAN, INF = float("nan"), float("inf")
         (LossConfig, "num_negatives", 0, "be at least 1"),
         (LossConfig, "margin", 0.0, "be finite and above 0"),
         (LossConfig, "margin", INF, "be finite and above 0"),
-        (LossConfig, "top_k", 0, "be at least 1"),
         (LossConfig, "memory_batches", 0, "be at least 1"),
         (LossConfig, "popularity_power", 1.1, "be in [0, 1]"),
         (LossConfig, "hard_share", -0.1, "be in [0, 1]"),

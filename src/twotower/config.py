@@ -32,7 +32,6 @@ LossKind = Literal[
     "auto",
     "softmax",
     "symmetric",
-    "softmax-at-k",
     "bpr",
     "bpr-max",
     "hinge",
@@ -220,8 +219,6 @@ class LossConfig:
     """Leave items of the query's own history out of its negatives."""
     label_smoothing: float = 0.0
     """Share of softmax's target that is spread evenly over the negatives."""
-    top_k: int = 10
-    """Ranks that ``softmax-at-k`` is about."""
     margin: float = 0.5
     """How far below the own logit ``hinge`` wants the negatives' to be."""
     calibration: float = 0.75
@@ -230,7 +227,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         check_types(self)
         problems: list[str] = []
-        for name in ("num_negatives", "memory_batches", "top_k"):
+        for name in ("num_negatives", "memory_batches"):
             value = getattr(self, name)
             check(problems, value is None or value >= 1, name, "be at least 1", value)
         ok = 0 < self.margin < float("inf")

@@ -20,7 +20,6 @@ from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
-from twotower.losses.topk import SoftmaxAtKLoss
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,6 @@ LOSSES = {
             "lists": ALL_LIKERS,
             "copies": OTHER_QUERIES,
             "absence": OTHER_QUERIES,
-        },
-    ),
-    "softmax-at-k": Declared(
-        SoftmaxAtKLoss(top_k=2, num_items=20),
-        {
-            "dislike": LIKED_ONLY,
-            "slopes": "its weights count as constants",
-            "scale": "its weights are of dot products",
         },
     ),
     "bpr": Declared(BPRLoss(), {"dislike": LIKED_ONLY}),

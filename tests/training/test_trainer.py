@@ -72,7 +72,7 @@ EVERY_TRIPLE = [
     ("softmax", "mixed", "cosine"),
     ("bce", "labels", "cosine"),
     *(("softmax", n, "dot") for n in ("popularity", "per-query", "hard", "memory")),
-    *((kind, "all", "dot") for kind in ("symmetric", "softmax-at-k", "bpr-max", "hinge")),
+    *((kind, "all", "dot") for kind in ("symmetric", "bpr-max", "hinge")),
     ("bpr", "uniform", "dot"),
     ("gbce", "per-query", "dot"),
 ]
@@ -171,7 +171,6 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "hard_margin": ({"loss": {"negatives": "hard", "num_negatives": 8}, **TWO_EPOCHS}, 0.9),
         "memory_batches": ({"loss": {"negatives": "memory"}}, 1),
         "label_smoothing": ({}, 0.3),
-        "top_k": ({"loss": {"kind": "softmax-at-k"}}, 1),
         "calibration": ({"loss": {"kind": "gbce", "num_negatives": 4}}, 0.1),
         "margin": ({"loss": {"kind": "hinge"}}, 0.9),
     },

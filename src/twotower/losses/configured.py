@@ -26,7 +26,6 @@ from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
-from twotower.losses.topk import SoftmaxAtKLoss
 
 LABELLED = ("bce",)
 """Losses of pairs that take an event with label 0 as an example, too."""
@@ -62,7 +61,6 @@ def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = 
     losses: dict[str, Callable[[], Loss]] = {
         "softmax": lambda: SoftmaxLoss(smoothing, precision=precision),
         "symmetric": lambda: SymmetricSoftmaxLoss(smoothing, precision=precision),
-        "softmax-at-k": lambda: SoftmaxAtKLoss(config.top_k, num_items),
         "bpr": BPRLoss,
         "bpr-max": BPRMaxLoss,
         "hinge": lambda: HingeLoss(num_items, config.margin),

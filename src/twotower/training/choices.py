@@ -20,7 +20,7 @@ ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
 ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
-SOFTMAX = ("softmax", "symmetric", "softmax-at-k")
+SOFTMAX = ("softmax", "symmetric")
 """Losses that rank the own item against all others at once."""
 
 
