@@ -18,10 +18,8 @@ Holm's procedure over the cells of a table.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from functools import partial
 
 import objective
-from common import RESULTS, cached
 
 DEAR = "towers.item_hidden=[1024, 1024]"
 MIXED = "mixed"
@@ -65,13 +63,9 @@ def main() -> None:
         name, tower = TABLES[table]
         results = {}
         for cell, what in cells_of(tower).items():
-            key = objective.key_of(
-                name, f"{cell} {' '.join(tower)}", what, given.seconds, given.seed
-            )
-            if given.show and not (RESULTS / f"{key}.json.gz").exists():
-                continue
-            work = partial(objective.run, name, what, given.seconds, given.seed)
-            results[cell] = cached(key, work, again=False, folder=RESULTS)
+            found = objective.result_of(name, f"{cell} {' '.join(tower)}", what, given)
+            if found is not None:
+                results[cell] = found
         if results:
             objective.show(table, results, against=MIXED, as_json=given.json)
 

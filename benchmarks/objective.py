@@ -28,8 +28,8 @@ import hashlib
 import json
 import re
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Mapping
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -340,13 +340,13 @@ def key_of(name: str, cell: str, what: Cell, seconds: float, seed: int) -> str:
     return f"objective/{name}-{slug}-{seconds:g}s-seed{seed}-{digest}"
 
 
-def parts(
-    names: list[str], cells: list[str], seconds: float, seed: int
-) -> Iterator[tuple[str, str, str]]:
-    """Yield data set, cell and the name under which the cell's result is kept."""
-    for name in names:
-        for cell in cells:
-            yield name, cell, key_of(name, cell, CELLS[cell], seconds, seed)
+def result_of(name: str, cell: str, what: Cell, given: Namespace) -> dict[str, Any] | None:
+    """Return a cell's result on a data set, trained where it is missing; None where it is only shown."""
+    key = key_of(name, cell, what, given.seconds, given.seed)
+    if given.show and not (RESULTS / f"{key}.json.gz").exists():
+        return None
+    work = partial(run, name, what, given.seconds, given.seed)
+    return cached(key, work, again=False, folder=RESULTS)
 
 
 def main() -> None:
@@ -362,23 +362,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     results: dict[str, dict[str, Any]] = {name: {} for name in given.names}
-    for name, cell, key in parts(given.names, given.cells.split(";"), given.seconds, given.seed):
-        if given.show and not (RESULTS / f"{key}.json.gz").exists():
-            continue
-        work = partial(run, name, CELLS[cell], given.seconds, given.seed)
-        results[name][cell] = cached(key, work, again=False, folder=RESULTS)
-        if not given.show:
-            found = results[name][cell]
-            print(
-                json.dumps(
-                    {
-                        "data": name,
-                        "cell": cell,
-                        **{k: v for k, v in found.items() if k != "values"},
-                    }
-                ),
-                flush=True,
-            )
+    for name in given.names:
+        for cell in given.cells.split(";"):
+            found = result_of(name, cell, CELLS[cell], given)
+            if found is None:
+                continue
+            results[name][cell] = found
+            if not given.show:
+                line = {"data": name, "cell": cell} | found
+                del line["values"]
+                print(json.dumps(line), flush=True)
     for name, found in results.items():
         if found:
             show(name, found, as_json=given.json)

@@ -18,8 +18,8 @@ from twotower.errors import DataError
 PADDING_ROW = 0
 UNKNOWN_ROW = 1
 FIRST_ROW = 2
-FEW = 16
-"""How many ids there must be for one that is asked for, that bisection is the quicker way to find it."""
+BISECT_FROM = 16
+"""Ids for each key that is asked for, from which on bisection is quicker than a table of hashes."""
 
 
 class Vocabulary:
@@ -92,7 +92,7 @@ class Vocabulary:
         if len(keys) == len(self) and keys.equals(self._ids, check_dtypes=True):
             return np.arange(len(self), dtype=np.int32) + FIRST_ROW  # a table by its own key
         known = keys.cast(self._ids.dtype, strict=False)
-        rows = self._search(known) if len(keys) * FEW <= len(self) else self._join(known)
+        rows = self._search(known) if len(keys) * BISECT_FROM <= len(self) else self._join(known)
         rows[keys.is_null().to_numpy()] = PADDING_ROW
         return rows
 

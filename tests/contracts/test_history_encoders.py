@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.config import TowersConfig
-from twotower.towers.history import DecayedMean, HistoryEncoder, build_history_encoder
+from twotower.towers.build import build_history_encoder
+from twotower.towers.history import DecayedMean, HistoryEncoder
+from twotower.towers.transformer import Transformer
 
 B, L, D = 4, 6, 3
 KINDS = [k for k in get_args(get_type_hints(TowersConfig)["history"]) if k not in ("auto", "none")]
@@ -172,6 +174,11 @@ def test_every_weight_is_trained(kind: str) -> None:
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
+
+
+def test_heads_share_the_width() -> None:
+    with pytest.raises(ValueError, match="num_heads must divide dim, got 2 and 3"):
+        Transformer(3, 0.0, num_heads=2)
 
 
 class TestDecayedMean:

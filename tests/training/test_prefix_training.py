@@ -92,14 +92,3 @@ def test_a_history_that_is_read_in_order_is_learnt_from(
     losses = [record["loss"] for record in progress.log]
     assert losses[-1] < 0.98 * losses[0]
     assert progress.log[0]["examples"] == len(trainer.dataset.part(Part.TRAIN))
-
-
-def test_gone_on_with_it_is_as_if_never_interrupted(small_world: SyntheticTables) -> None:
-    settings: Settings = {"towers": {"history": "transformer"}, "training": {"epochs": 2}}
-    whole = trainer_of(small_world, settings)
-    whole.fit()
-    half = trainer_of(small_world, settings, {"training": {"epochs": 1}}).fit()
-    rest = trainer_of(small_world, settings)
-    rest.fit(progress=half)
-    for name, weights in whole.model.state_dict().items():
-        assert torch.equal(weights, rest.model.state_dict()[name]), name

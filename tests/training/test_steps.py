@@ -74,14 +74,22 @@ def test_both_passes_leave_out_the_same(small_world: SyntheticTables) -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [{"negatives": "in-batch", "frequencies": "stream"}, {"negatives": "memory"}], ids=str
+    "some",
+    [
+        {"loss": {"negatives": "in-batch", "frequencies": "stream"}},
+        {"loss": {"negatives": "memory"}},
+        {"towers": {"history": "transformer"}},
+    ],
+    ids=str,
 )
-def test_what_a_sampler_learnt_is_gone_on_with(small_world: SyntheticTables, loss: Any) -> None:
-    settings: Settings = {"loss": loss, "training": {"epochs": 2, "patience": 9, "batch_size": 50}}
-    whole = trainer_of(small_world, settings)
+def test_gone_on_with_it_is_as_if_never_interrupted(
+    small_world: SyntheticTables, some: Settings
+) -> None:
+    long: Settings = {"training": {"epochs": 2, "patience": 9, "batch_size": 50}}
+    whole = trainer_of(small_world, some, long)
     whole.fit()
-    half = trainer_of(small_world, settings, {"training": {"epochs": 1}}).fit()
-    rest = trainer_of(small_world, settings)
+    half = trainer_of(small_world, some, long, {"training": {"epochs": 1}}).fit()
+    rest = trainer_of(small_world, some, long)
     rest.fit(progress=half)
     for name, weights in whole.model.state_dict().items():
         assert torch.equal(weights, rest.model.state_dict()[name]), name

@@ -39,8 +39,7 @@ class DenseLoss(ABC):
             query_vectors: ``(B, d)`` float.
             item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
             candidates: What the queries are scored against.
-            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt. Not
-                used by losses of cosines, which have a margin instead.
+            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
             hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
                 with fewer repeats the place of its own item. None hides nothing.
             weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.

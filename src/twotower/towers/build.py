@@ -6,8 +6,10 @@ from twotower.config import TowersConfig
 from twotower.errors import ConfigError
 from twotower.features.encoders import SideEncoder
 from twotower.features.transforms import SideTransforms
-from twotower.towers.history import build_history_encoder
+from twotower.towers.history import DecayedMean, HistoryEncoder, PooledHistory
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
+from twotower.towers.recurrent import Recurrent
+from twotower.towers.transformer import Transformer
 
 
 def build_model(
@@ -71,6 +73,29 @@ def build_model(
             query_encoder, history, config.dim, config.query_hidden, config.dropout
         )
     return TwoTower(queries, items, similarity=config.similarity, temperature=config.temperature)
+
+
+def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder | None:
+    """Return the encoder that the config's ``towers.history`` names; None for ``none``.
+
+    Raises:
+        ValueError: No encoder has this name.
+    """
+    if kind == "none":
+        return None
+    if kind == "mean":
+        return DecayedMean()
+    if kind == "recency":
+        return DecayedMean(5.0)
+    if kind == "pooled":
+        return PooledHistory(dim, dropout)
+    if kind == "transformer":
+        return Transformer(dim, dropout)
+    if kind == "gru":
+        return Recurrent(dim, dropout)
+    raise ValueError(
+        f"history must be none, mean, recency, pooled, gru or transformer, got {kind!r}."
+    )
 
 
 def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:

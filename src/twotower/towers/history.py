@@ -106,30 +106,3 @@ class PooledHistory(HistoryEncoder):
         )  # (B, pools, L)
         pooled = (weights @ item_vectors).flatten(1)
         return cast("Tensor", self.mix(F.dropout(pooled, self.dropout, self.training)))
-
-
-def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder | None:
-    """Return the encoder that the config's ``towers.history`` names; None for ``none``.
-
-    Raises:
-        ValueError: No encoder has this name.
-    """
-    if kind == "none":
-        return None
-    if kind == "mean":
-        return DecayedMean()
-    if kind == "recency":
-        return DecayedMean(5.0)
-    if kind == "pooled":
-        return PooledHistory(dim, dropout)
-    if kind == "transformer":
-        from twotower.towers.transformer import Transformer
-
-        return Transformer(dim, dropout)
-    if kind == "gru":
-        from twotower.towers.recurrent import Recurrent
-
-        return Recurrent(dim, dropout)
-    raise ValueError(
-        f"history must be none, mean, recency, pooled, gru or transformer, got {kind!r}."
-    )

@@ -69,9 +69,14 @@ class QueryTower(nn.Module):
         self.dim = dim
 
     def forward(
-        self, features: Features, item_vectors: Tensor, mask: Tensor, times: Tensor | None
+        self,
+        features: Features,
+        item_vectors: Tensor,
+        mask: Tensor,
+        times: Tensor | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Map ``B`` queries to ``(B, dim)``.
+        """Map ``B`` queries to ``(B, dim)``, or ``n`` wanted positions of their histories to ``(n, dim)``.
 
         Args:
             features: One tensor a feature, ``B`` lines each.
@@ -79,36 +84,19 @@ class QueryTower(nn.Module):
                 encoder.
             mask: ``(B, L)`` bool.
             times: ``(B, L)`` seconds, or None.
+            wanted: ``(B, L)`` bool positions, each read as if the history ended there; None wants the
+                last of each. It needs a history encoder.
         """
-        vectors = torch.zeros(len(mask), self.dim, device=mask.device)
+        owners = None if wanted is None else wanted.nonzero()[:, 0]
+        num = len(mask) if owners is None else len(owners)
+        vectors = torch.zeros(num, self.dim, device=mask.device)
         if self.encoder is not None:
-            vectors = vectors + self.encoder(features)
-        if self.history is not None:
+            encoded = self.encoder(features)
+            vectors = vectors + (encoded if owners is None else encoded.index_select(0, owners))
+        if self.history is not None and wanted is None:
             vectors = vectors + self.history.last(item_vectors, mask, times)
-        return vectors if self.block is None else cast("Tensor", self.block(vectors))
-
-    def prefixes(
-        self,
-        features: Features,
-        item_vectors: Tensor,
-        mask: Tensor,
-        times: Tensor | None,
-        wanted: Tensor,
-    ) -> Tensor:
-        """Map the wanted positions of ``S`` windows to ``(n, dim)``, each as if its window ended there.
-
-        Args:
-            features: One tensor a feature, ``S`` lines each.
-            item_vectors: ``(S, W, dim)``.
-            mask: ``(S, W)`` bool.
-            times: ``(S, W)`` seconds, or None.
-            wanted: ``(S, W)`` bool.
-        """
-        assert self.history is not None
-        vectors = self.history(item_vectors, mask, times)[wanted]
-        if self.encoder is not None:
-            windows = wanted.nonzero()[:, 0]
-            vectors = vectors + self.encoder(features).index_select(0, windows)
+        elif self.history is not None:
+            vectors = vectors + self.history(item_vectors, mask, times)[wanted]
         return vectors if self.block is None else cast("Tensor", self.block(vectors))
 
 
@@ -235,8 +223,11 @@ class TwoTower(nn.Module):
         item_vectors: Tensor | None = None,
         mask: Tensor | None = None,
         times: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Map ``B`` queries to ``(B, dim)``; see ``QueryTower.forward`` for the shapes.
+        """Map ``B`` queries, or the wanted positions of their histories, to ``(n, dim)``.
+
+        See ``QueryTower.forward`` for the shapes.
 
         Raises:
             ValueError: Neither features nor histories say how many queries there are.
@@ -249,20 +240,8 @@ class TwoTower(nn.Module):
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
-            return self._compared(self.query_tower(features, item_vectors, mask, times))
+            return self._compared(self.query_tower(features, item_vectors, mask, times, wanted))
         return self._compared(self.query_tower(features))
-
-    def encode_prefixes(
-        self,
-        features: Features,
-        item_vectors: Tensor,
-        mask: Tensor,
-        times: Tensor | None,
-        wanted: Tensor,
-    ) -> Tensor:
-        """Map the wanted positions of windows to ``(n, dim)``; see ``QueryTower.prefixes``."""
-        tower = cast("QueryTower", self.query_tower)
-        return self._compared(tower.prefixes(features, item_vectors, mask, times, wanted))
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.data.batches import PairBatch
+from twotower.data.batches import PairBatch, Rows
 from twotower.data.prefixes import PrefixBatch
 from twotower.features.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
@@ -93,19 +93,19 @@ class Steps:
     def _reading(self, batch: PairBatch | PrefixBatch, generator: torch.Generator) -> "_Reading":
         """Draw the candidates, and gather what the towers read."""
         query_rows, impressions, wanted = self._tensor(batch.query_rows).long(), None, None
+        history_rows: Rows | None
         if isinstance(batch, PrefixBatch):
-            known: Tensor | None = self._tensor(batch.rows).long()
+            history_rows, moments = batch.rows, batch.times
             item_rows = self._tensor(batch.target_rows).long()
             wanted = item_rows != PADDING_ROW
             item_rows = item_rows[wanted]
             query_rows = query_rows[wanted.nonzero()[:, 0]]
-            moments = batch.times
         else:
             item_rows = self._tensor(batch.item_rows).long()
-            known = None if batch.history_rows is None else self._tensor(batch.history_rows).long()
+            history_rows, moments = batch.history_rows, batch.history_times
             if batch.impression_rows is not None:
                 impressions = self._tensor(batch.impression_rows).long()
-            moments = batch.history_times
+        known = None if history_rows is None else self._tensor(history_rows).long()
         pairs = Pairs(item_rows, query_rows, impressions)
         if self.stream is not None:
             self.stream.update(item_rows)
@@ -119,8 +119,8 @@ class Steps:
         stored = 0 if candidates.stored is None else len(candidates.stored)
         rows = candidates.item_rows[: len(candidates) - stored]
         times = None
-        if moments is not None and known is not None:
-            times = self._tensor(since_first(moments, known.cpu().numpy()))
+        if moments is not None and history_rows is not None:
+            times = self._tensor(since_first(moments, history_rows))
         if self.config.loss.negatives == "all":
             item_features, places, known_places = self.item_features, rows, known
         else:
@@ -245,7 +245,6 @@ class _Reading:
         places = self.known_places[piece]
         history = inputs.index_select(0, places.flatten()).view(*places.shape, -1)
         times = None if self.times is None else self.times[piece]
+        wanted = None if self.wanted is None else self.wanted[piece]
         mask = self.known[piece] >= FIRST_ROW
-        if self.wanted is not None:
-            return model.encode_prefixes(features, history, mask, times, self.wanted[piece])
-        return model.encode_queries(features, history, mask, times)
+        return model.encode_queries(features, history, mask, times, wanted)
