@@ -120,15 +120,17 @@ def _book_crossing() -> PublicSet:
 
 
 def _tmall() -> PublicSet:
-    """Sessions of clicks in order; the test's own sessions are for models that read them."""
-    sessions, items = [], []
-    for number, line in enumerate(_lines(DATA / "gcegnn-Tmall" / "train_sessions.txt.gz")):
-        clicks = [int(item) for item in line.split()]
-        sessions += [number] * len(clicks)
-        items += clicks
-    return PublicSet(
-        pl.DataFrame({"session": sessions, "item": items}), settings={"data": {"order": "file"}}
-    )
+    """Sessions of clicks in order; each line of the test is a new session and its next item."""
+    folder = DATA / "gcegnn-Tmall"
+    learnt = [line.split() for line in _lines(folder / "train_sessions.txt.gz")]
+    asked = [line.split() for line in _lines(folder / "test_prefix_target.txt.gz")]
+
+    def events(sessions: list[list[str]], first: int) -> pl.DataFrame:
+        numbers = pl.Series("session", range(first, first + len(sessions)))
+        items = pl.Series("item", sessions)
+        return pl.DataFrame([numbers, items]).explode("item").cast(pl.Int64)
+
+    return PublicSet({"train": events(learnt, 0), "test_sessions": events(asked, len(learnt))})
 
 
 SETS: dict[str, Callable[[], PublicSet]] = {

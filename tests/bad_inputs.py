@@ -307,7 +307,7 @@ def _settings() -> Iterator[BadInput]:
     yield BadInput(
         "a training file without a test file",
         "train --train events.csv --out model",
-        ("--train and --test must both be given", "got --train only"),
+        ("--train and one of --test and --test-sessions must be given", "got --train only"),
         sound,
     )
     yield BadInput(

@@ -133,7 +133,10 @@ def test_columns_and_settings_can_be_stated(sound: Path) -> None:
     [
         ((), "doctor needs the folder of a bundle, or --interactions"),
         (("--interactions", "events.csv", "--train", "events.csv"), "doctor needs the folder"),
-        (("--train", "events.csv"), "--train and --test must both be given, got --train only"),
+        (
+            ("--train", "events.csv"),
+            "--train and one of --test and --test-sessions must be given, got --train",
+        ),
         (("m", "--items", "items.csv"), "--items must not go with a bundle, got 'm'"),
         (("m", "--query-column", "a"), "--query-column must not go with a bundle"),
         (("m", "--set", "split.kind=random"), "--set must not go with a bundle"),

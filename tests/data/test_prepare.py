@@ -455,7 +455,7 @@ def test_given_files_with_other_columns_are_refused() -> None:
 )
 def test_given_files_must_be_train_test_and_perhaps_valid(tables: Mapping[str, Any]) -> None:
     message = refusal(tables, ConfigError)
-    assert message.startswith("given files must be train, test and on wish valid, got ")
+    assert message.startswith("given files must be train, one of test and test_sessions, ")
     assert message.endswith(f"got {', '.join(sorted(tables))}.")
 
 

@@ -54,7 +54,9 @@ def command(
     queries: tables.Queries = None,
     train: tables.TrainPart = None,
     valid: tables.ValidPart = None,
+    valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
+    test_sessions: tables.TestSessions = None,
     split: tables.Split = None,
     config: tables.ConfigFile = None,
     settings: tables.Settings = None,
@@ -75,7 +77,13 @@ def command(
 
     Example: twotower doctor --interactions ratings.csv --items movies.csv --fail-on error
     """
-    given = {"train": train, "valid": valid, "test": test}
+    given = {
+        "train": train,
+        "valid": valid,
+        "valid_sessions": valid_sessions,
+        "test": test,
+        "test_sessions": test_sessions,
+    }
     roles = {
         "query_column": query_column,
         "item_column": item_column,

@@ -16,11 +16,15 @@ def command(
     test: Annotated[
         Path | None, typer.Option(help="Test events, in place of the bundle's own.")
     ] = None,
+    test_sessions: Annotated[
+        Path | None,
+        typer.Option(help="New sessions in their place; the last event of each is asked for."),
+    ] = None,
     query_column: Annotated[
-        str | None, typer.Option(help="Query ids in --test, --candidates.")
+        str | None, typer.Option(help="Query ids in --test, --test-sessions, --candidates.")
     ] = None,
     item_column: Annotated[
-        str | None, typer.Option(help="Item ids in --test, --candidates.")
+        str | None, typer.Option(help="Item ids in --test, --test-sessions, --candidates.")
     ] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
     baselines: Annotated[
@@ -44,9 +48,12 @@ def command(
     Example: twotower evaluate model -k 10,100 --slice-by cold_items
     """
     ks = cutoffs(k)
-    if test is None and candidates is None and (query_column or item_column):
+    tables = (test, test_sessions, candidates)
+    if all(table is None for table in tables) and (query_column or item_column):
         flag = "--query-column" if query_column else "--item-column"
-        raise ConfigError(f"{flag} must go with --test or --candidates, got neither.")
+        raise ConfigError(
+            f"{flag} must go with --test, --test-sessions or --candidates, got neither."
+        )
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, got {negatives}.")
     from twotower.evaluation.bundles import evaluate_bundle
@@ -57,6 +64,7 @@ def command(
         Retriever.open(bundle),
         ks,
         test=test,
+        test_sessions=test_sessions,
         query_column=query_column,
         item_column=item_column,
         baselines=_names(baselines),

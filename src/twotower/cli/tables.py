@@ -15,6 +15,12 @@ Queries = Annotated[Path | None, typer.Option(help="Table of the queries' column
 TrainPart = Annotated[Path | None, typer.Option(help="Given split: training events.")]
 ValidPart = Annotated[Path | None, typer.Option(help="Given split: validation events.")]
 TestPart = Annotated[Path | None, typer.Option(help="Given split: test events.")]
+ValidSessions = Annotated[
+    Path | None, typer.Option(help="New sessions; the last event of each is for validation.")
+]
+TestSessions = Annotated[
+    Path | None, typer.Option(help="New sessions; the last event of each is for the test.")
+]
 Split = Annotated[str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 Settings = Annotated[
@@ -38,7 +44,7 @@ def events_of(
 
     Args:
         interactions: One table.
-        parts: ``train``, ``valid``, ``test`` to a table, or None.
+        parts: ``train``, ``valid``, ``valid_sessions``, ``test``, ``test_sessions`` to a table, or None.
         split: The split that was asked for.
         needs: What is said where neither or both are given.
 
@@ -50,10 +56,17 @@ def events_of(
         raise ConfigError(needs)
     if interactions is not None:
         return interactions
-    if not {"train", "test"} <= set(files):
+    flags = [f"--{part.replace('_', '-')}" for part in files]
+    if "train" not in files or not {"test", "test_sessions"} & set(files):
         raise ConfigError(
-            f"--train and --test must both be given, got --{' and --'.join(files)} only."
+            "--train and one of --test and --test-sessions must be given, got "
+            f"{' and '.join(flags)} only."
         )
+    for part in ("valid", "test"):
+        if {part, f"{part}_sessions"} <= set(files):
+            raise ConfigError(
+                f"--{part} and --{part}-sessions must not both be given; leave one out."
+            )
     if split is not None:
         raise ConfigError(f"--split must not go with given files, got {split!r}; leave it out.")
     return files

@@ -18,7 +18,9 @@ def command(
     queries: tables.Queries = None,
     train: tables.TrainPart = None,
     valid: tables.ValidPart = None,
+    valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
+    test_sessions: tables.TestSessions = None,
     split: tables.Split = None,
     config: tables.ConfigFile = None,
     settings: tables.Settings = None,
@@ -50,7 +52,13 @@ def command(
     """
     events = tables.events_of(
         interactions,
-        {"train": train, "valid": valid, "test": test},
+        {
+            "train": train,
+            "valid": valid,
+            "valid_sessions": valid_sessions,
+            "test": test,
+            "test_sessions": test_sessions,
+        },
         split,
         needs="train needs either --interactions, or --train and --test.",
     )

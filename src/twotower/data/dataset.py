@@ -21,6 +21,12 @@ class Part(IntEnum):
     TRAIN = 1
     VALID = 2
     TEST = 3
+    CONTEXT = 4
+    """Known when its query is asked about, and never learnt from: the start of a held-out session."""
+
+
+KNOWN = (Part.TRAIN, Part.VALID, Part.CONTEXT)
+"""Parts that are known of a query when the test asks about it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +175,13 @@ class Dataset:
         """Return one case for each query with a positive event in ``part``.
 
         The history holds the query's positive events of the earlier parts only (of train for
-        ``VALID``; of train and validation for ``TEST``), whatever their times: with leave-last-out and
-        temporal splits those come before the targets by construction. An item that stands twice
-        among a query's targets counts once.
+        ``VALID``; of train and validation for ``TEST``; of a held-out session its start), whatever their
+        times: with leave-last-out and temporal splits those come before the targets by construction. An
+        item that stands twice among a query's targets counts once.
         """
         if part not in (Part.VALID, Part.TEST):
             raise ValueError(f"part must be VALID or TEST, got {part!r}.")
-        earlier = (Part.TRAIN,) if part == Part.VALID else (Part.TRAIN, Part.VALID)
+        earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
         events = replace(self.interactions, impressions=None)  # no case reads what was shown
         positive = events.is_positive
         known = events.where(np.isin(self.parts, earlier) & positive)

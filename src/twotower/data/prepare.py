@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.exceptions import PolarsError
 
 from twotower.config import DataConfig
 from twotower.data.columns import (
@@ -21,13 +20,13 @@ from twotower.data.columns import (
     find_roles,
 )
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.given import parts_of, read_events
 from twotower.data.impressions import impressions_of
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import Vocabulary
 
-PART_NAMES = {"train": Part.TRAIN, "valid": Part.VALID, "test": Part.TEST}
 REPEATS_FROM = 0.05
 """From this share of events on that repeat an item of the same query, repeats are part of the data."""
 HEAVY_WEIGHT = 100
@@ -57,11 +56,12 @@ def prepare(
     config: DataConfig | None = None,
     name: str = "data",
 ) -> Preparation:
-    """Return the data set of one table of interactions, or of ``train``/``valid``/``test`` tables.
+    """Return the data set of one table of interactions, or of tables that give the parts.
 
     Args:
-        interactions: A path or a frame; or a mapping with the keys ``train``, ``test`` and on wish
-            ``valid``.
+        interactions: A path or a frame; or a mapping of ``train`` and ``test``, and on wish ``valid``.
+            ``test_sessions`` and ``valid_sessions`` in their place hold new queries, each from its first
+            event to the one that is asked for; see ``given.read_events``.
         items: The items' table; items that only it knows are in the catalogue, too.
         queries: The queries' table.
         config: Which column is what.
@@ -71,7 +71,7 @@ def prepare(
         DataError: A table cannot be used; the message says which, why and what to do.
     """
     config = config or DataConfig()
-    frame, given_parts = _read_interactions(interactions)
+    frame, given = read_events(interactions)
     roles = find_roles(frame, given=_given(config))
     notes: list[str] = []
 
@@ -88,7 +88,7 @@ def prepare(
         mask = pl.Series(kept)
         frame = frame.filter(mask)
         query_ids, item_ids = query_ids.filter(mask), item_ids.filter(mask)
-        given_parts = None if given_parts is None else given_parts[kept]
+        given = None if given is None else given.take(kept)
 
     times = None
     if roles.time is not None:
@@ -110,7 +110,8 @@ def prepare(
             f"the catalogue must hold at least 2 items, got {len(item_table)}; "
             "with one item there is nothing to rank."
         )
-    ordered, by_time = _order(config, has_times=times is not None)
+    has_sessions = given is not None and bool(given.is_session.any())
+    ordered, by_time = _order(config, has_times=times is not None, has_sessions=has_sessions)
     query_rows = query_table.ids.rows_of(query_ids)
     item_rows = item_table.ids.rows_of(item_ids)
     impressions = None
@@ -137,8 +138,8 @@ def prepare(
     with_ids = (roles.query, roles.item, roles.impressions)
     event_columns = frame.drop([column for column in with_ids if column is not None])[order]
     parts = np.full(len(events), Part.TRAIN, np.uint8)
-    if given_parts is not None:
-        parts = given_parts[order]
+    if given is not None:
+        parts = parts_of(given.take(order), events, query_table.ids, notes)
     dataset = Dataset(
         queries=query_table,
         items=item_table,
@@ -150,42 +151,7 @@ def prepare(
         name=name,
         notes=tuple(notes),
     )
-    return Preparation(dataset, roles.decisions, given_parts is not None)
-
-
-def _read_interactions(
-    source: Table | Mapping[str, Table],
-) -> tuple[pl.DataFrame, npt.NDArray[np.uint8] | None]:
-    if not isinstance(source, Mapping):
-        return read_table(source, what="interactions"), None
-    unknown = set(source) - set(PART_NAMES)
-    if unknown or "train" not in source or "test" not in source:
-        raise ConfigError(
-            f"given files must be train, test and on wish valid, got {', '.join(sorted(source))}."
-        )
-    frames: list[pl.DataFrame] = []
-    parts = []
-    for part in (name for name in PART_NAMES if name in source):
-        frame = read_table(source[part], what=part)
-        if frames and set(frame.columns) != set(frames[0].columns):
-            raise DataError(
-                f"{part} must have the columns of train, "
-                f"{', '.join(frames[0].columns)}, got {', '.join(frame.columns)}."
-            )
-        frames.append(frame.select(frames[0].columns) if frames else frame)
-        parts.append(np.full(len(frame), PART_NAMES[part], np.uint8))
-    try:
-        return pl.concat(frames, how="vertical_relaxed"), np.concatenate(parts)
-    except PolarsError as error:
-        differing = [
-            f"{column!r} ({' and '.join(str(frame[column].dtype) for frame in frames)})"
-            for column in frames[0].columns
-            if len({frame[column].dtype for frame in frames}) > 1
-        ]
-        raise DataError(
-            f"given files must have one type a column, got {', '.join(differing)}; "
-            "write the column alike in each."
-        ) from error
+    return Preparation(dataset, roles.decisions, given is not None)
 
 
 def _given(config: DataConfig) -> dict[Role, str]:
@@ -289,15 +255,24 @@ def _scaled(
     return np.log1p(weights) if scale == "log" else weights
 
 
-def _order(config: DataConfig, *, has_times: bool) -> tuple[bool, bool]:
-    """Return whether a query's events have an order, and whether time gives it."""
+def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[bool, bool]:
+    """Return whether a query's events have an order, and whether time gives it.
+
+    Sessions have one always: without times, that of the file.
+    """
     if config.order == "time" and not has_times:
         raise ConfigError(
             "data.order must be 'file' or 'none' where no column is a time, got 'time'; "
             "state one with --time-column NAME."
         )
     by_time = config.order == "time" or (config.order == "auto" and has_times)
-    return by_time or config.order == "file", by_time
+    if has_sessions and config.order == "none":
+        raise ConfigError(
+            "data.order must be 'time' or 'file' where sessions are given, got 'none': "
+            "the last event of each is asked for."
+        )
+    by_file = config.order == "file" or (config.order == "auto" and has_sessions)
+    return by_time or by_file, by_time
 
 
 def _repeats(events: Interactions, config: DataConfig, notes: list[str]) -> bool:

@@ -61,13 +61,21 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
     """Return a data set whose parts were given, with a seeded share of train held out where needed.
 
     A tenth of each query's training events (``valid_fraction``) becomes validation when the files
-    gave none.
+    gave none; where the test is of sessions, a tenth of the training sessions of two events or more.
     """
     parts = dataset.parts
     if not (parts == Part.VALID).any():
         rng = np.random.default_rng([config.seed, 0])
         train = parts == Part.TRAIN
-        drawn = random_per_query(dataset.interactions.where(train), 0.0, config.valid_fraction, rng)
+        events = dataset.interactions.where(train)
+        if (parts == Part.CONTEXT).any():
+            _, count = _from_end(events)
+            rows = np.unique(events.query_rows[count >= 2])
+            drawn_rows = rng.permutation(rows)[: max(1, round(config.valid_fraction * len(rows)))]
+            is_drawn = np.isin(events.query_rows, drawn_rows)
+            drawn = whole_sessions(events, is_drawn, Part.VALID)
+        else:
+            drawn = random_per_query(events, 0.0, config.valid_fraction, rng)
         parts = parts.copy()
         parts[train] = drawn
     return checked(dataset.with_parts(parts, ""), "given")
@@ -79,16 +87,40 @@ def leave_last_out(events: Interactions) -> Parts:
     A query with two positives gives a test event only, and one with a single positive stays in
     train. Negatives go where their moment falls.
     """
-    positive = events.is_positive
-    place = np.cumsum(positive)
-    owner_end = np.concatenate([[0], place])[events.offsets[1:]][events.query_rows]
-    owner_start = np.concatenate([[0], place])[events.offsets[:-1]][events.query_rows]
-    count = owner_end - owner_start  # positives of the event's query
-    # Positives of the query after the event; a negative stands with the positive before it.
-    from_end = owner_end - place
+    from_end, count = _from_end(events)
     parts = np.full(len(events), Part.TRAIN, np.uint8)
     parts[(from_end == 0) & (count >= 2)] = Part.TEST
     parts[(from_end == 1) & (count >= 3)] = Part.VALID
+    return parts
+
+
+def _from_end(events: Interactions) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many positives of its query come after each event, and how many it has: ``(E,)``.
+
+    A negative stands with the positive before it.
+    """
+    place = np.cumsum(events.is_positive)
+    owner_end = np.concatenate([[0], place])[events.offsets[1:]][events.query_rows]
+    owner_start = np.concatenate([[0], place])[events.offsets[:-1]][events.query_rows]
+    return owner_end - place, owner_end - owner_start
+
+
+def whole_sessions(events: Interactions, is_held_out: npt.NDArray[np.bool_], part: Part) -> Parts:
+    """Return the parts of sessions that are held out whole: nothing of them is learnt from.
+
+    The last positive is asked for (``part``) and what comes before it is ``CONTEXT``. Without a positive
+    before the last there is nothing to go by: such a session is not used.
+
+    Args:
+        events: All events.
+        is_held_out: ``(E,)``, all or none of a query's events; the others are ``TRAIN``.
+        part: ``VALID`` or ``TEST``.
+    """
+    from_end, count = _from_end(events)
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts[is_held_out] = Part.CONTEXT
+    parts[is_held_out & (from_end == 0)] = part
+    parts[is_held_out & (count < 2)] = Part.UNUSED
     return parts
 
 

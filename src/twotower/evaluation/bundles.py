@@ -1,27 +1,18 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from twotower.data.columns import (
-    Role,
-    checked_ids,
-    checked_labels,
-    checked_ratings,
-    find_roles,
-    label_kind,
-)
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
-from twotower.data.tables import Table, read_table
-from twotower.data.times import times_in_seconds
-from twotower.errors import BundleError, ConfigError, DataError
+from twotower.data.tables import Table
+from twotower.errors import BundleError, ConfigError
+from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
-from twotower.vocab import FIRST_ROW
 
 
 def evaluate_bundle(
@@ -29,6 +20,7 @@ def evaluate_bundle(
     ks: Sequence[int] = KS,
     *,
     test: Table | None = None,
+    test_sessions: Table | None = None,
     query_column: str | None = None,
     item_column: str | None = None,
     baselines: Literal["auto"] | Sequence[str] = "auto",
@@ -43,7 +35,9 @@ def evaluate_bundle(
         ks: Cut-offs.
         test: A table of test events in place of the bundle's own; their queries' histories are those
             of the bundle.
-        query_column: The column of query ids in it and in ``candidates``; by default that of the
+        test_sessions: A table of new sessions in their place: the last event of each is asked for, and
+            its history is what comes before.
+        query_column: The column of query ids in them and in ``candidates``; by default that of the
             training.
         item_column: Its column of item ids; the same.
         baselines: See ``measure``.
@@ -54,14 +48,19 @@ def evaluate_bundle(
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
-        ConfigError: ``negatives`` and ``candidates`` are both given, or as ``measure``.
+        ConfigError: ``negatives`` and ``candidates`` are both given, or ``test`` and
+            ``test_sessions``, or as ``measure``.
         DataError: A table cannot be used, or holds no item of the catalogue.
     """
     if negatives is not None and candidates is not None:
         raise ConfigError(
             "negatives and candidates must not both be given, got both; leave one out."
         )
-    dataset = dataset_of(retriever, test, query_column=query_column, item_column=item_column)
+    if test is not None and test_sessions is not None:
+        raise ConfigError("test and test_sessions must not both be given, got both; leave one out.")
+    dataset = dataset_of(
+        retriever, test, test_sessions, query_column=query_column, item_column=item_column
+    )
     ranked = None
     if negatives is not None or candidates is not None:
         cases, ids = dataset.cases(Part.TEST), dataset.items.ids
@@ -79,7 +78,7 @@ def evaluate_bundle(
                 cases, negatives, num_item_rows=ids.num_rows, query_ids=dataset.queries.ids
             )
     figures = measure(
-        scorer_of(retriever),
+        scorer_of(retriever, dataset),
         dataset,
         ks,
         calibrated=retriever.contents.config.loss.kind == "bce",
@@ -92,24 +91,39 @@ def evaluate_bundle(
     return figures
 
 
-def scorer_of(retriever: Retriever) -> ModelScorer:
-    """Return the model of a bundle as a ``Scorer`` over the rows of ``dataset_of``."""
+def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScorer:
+    """Return the model of a bundle as a ``Scorer`` over the rows of a ``dataset_of`` it.
+
+    Args:
+        retriever: The opened bundle.
+        dataset: Which may have queries that the bundle lacks; None is without any.
+    """
+    contents = retriever.contents
+    features = retriever.query_features
+    if dataset is not None and len(dataset.queries) != len(contents.queries.ids):
+        features = contents.queries.transforms.apply_to_rows(dataset.queries.frame)
     return ModelScorer(
-        retriever.encoding,
-        retriever.query_features,
-        retriever.contents.popularity,
-        retriever.index.item_vectors,
+        retriever.encoding, features, contents.popularity, retriever.index.item_vectors
     )
 
 
 def dataset_of(
     retriever: Retriever,
     test: Table | None = None,
+    test_sessions: Table | None = None,
     *,
     query_column: str | None = None,
     item_column: str | None = None,
 ) -> Dataset:
-    """Return the data set that a bundle remembers: its histories, and the targets as test events."""
+    """Return the data set that a bundle remembers: its histories, and the targets as test events.
+
+    Args:
+        retriever: The opened bundle.
+        test: Test events in place of its own.
+        test_sessions: New sessions in their place, which are further queries of the data set.
+        query_column: See ``evaluate_bundle``.
+        item_column: See ``evaluate_bundle``.
+    """
     contents = retriever.contents
     known, parts, wanted = contents.histories, contents.history_parts, contents.targets
     if known is None or parts is None or wanted is None:
@@ -117,109 +131,55 @@ def dataset_of(
             f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
             "written with --no-histories; evaluate at the end of training instead."
         )
-    num_rows = contents.queries.ids.num_rows
-    notes: list[str] = []
-    if test is None:
-        query_rows = np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths)
-        item_rows, times, labels = wanted.item_rows, wanted.times, contents.target_labels
-    else:
-        query_rows, item_rows, times, labels, notes = _test_events(
-            retriever, test, query_column, item_column
-        )
+    queries, items = contents.queries, contents.items
+    num_rows = queries.ids.num_rows
     known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
-    all_queries = np.concatenate([known_rows, query_rows])
+    kept = np.ones(len(known_rows), np.bool_)
+    table = EntityTable(queries.ids, queries.frame, queries.id_column)
+    if test_sessions is not None:
+        asked, table = sessions_asked(retriever, test_sessions, query_column, item_column)
+        kept = ~np.isin(
+            known_rows, asked.query_rows
+        )  # what the bundle knows of them stands there, too
+        num_rows = table.ids.num_rows
+    elif test is not None:
+        asked = events_asked(retriever, test, query_column, item_column)
+    else:
+        asked = Asked(
+            query_rows=np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths),
+            item_rows=wanted.item_rows,
+            parts=np.full(len(wanted.item_rows), Part.TEST, np.uint8),
+            times=wanted.times,
+            labels=contents.target_labels,
+        )
+    all_queries = np.concatenate([known_rows[kept], asked.query_rows])
     order = np.argsort(all_queries, kind="stable")  # test events after the known ones
+    num_kept = int(kept.sum())
     all_times = None
-    if known.times is not None and times is not None:
-        all_times = np.concatenate([known.times, times])[order]
+    if known.times is not None and asked.times is not None:
+        all_times = np.concatenate([known.times[kept], asked.times])[order]
     all_labels = None
-    if labels is not None:
-        all_labels = np.concatenate([np.ones(len(known_rows), np.float32), labels])[order]
+    if asked.labels is not None:
+        all_labels = np.concatenate([np.ones(num_kept, np.float32), asked.labels])[order]
     all_weights = None
     if contents.history_weights is not None:
-        ones = np.ones(len(query_rows), np.float32)
-        all_weights = np.concatenate([contents.history_weights, ones])[order]
+        ones = np.ones(len(asked.query_rows), np.float32)
+        all_weights = np.concatenate([contents.history_weights[kept], ones])[order]
     events = Interactions(
         query_rows=all_queries[order],
-        item_rows=np.concatenate([known.item_rows, item_rows])[order],
+        item_rows=np.concatenate([known.item_rows[kept], asked.item_rows])[order],
         offsets=np.searchsorted(all_queries[order], np.arange(num_rows + 1)),
         times=all_times,
         labels=all_labels,
         weights=all_weights,
     )
-    tests = np.full(len(query_rows), Part.TEST, np.uint8)
-    queries, items = contents.queries, contents.items
     return Dataset(
-        queries=EntityTable(queries.ids, queries.frame, queries.id_column),
+        queries=table,
         items=EntityTable(items.ids, items.frame, items.id_column),
         interactions=events,
-        parts=np.concatenate([parts, tests])[order],
+        parts=np.concatenate([parts[kept], asked.parts])[order],
         ordered=contents.ordered,
         repeats=contents.repeats,
         event_columns=queries.frame.clear(),
-        notes=tuple(notes),
+        notes=asked.notes,
     )
-
-
-def _test_events(
-    retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
-) -> tuple[Any, Any, Any, Any, list[str]]:
-    """Return query rows, item rows, times and labels, in the order of time, and what to know of it."""
-    contents = retriever.contents
-    frame = read_table(test, what="test")
-    data = contents.config.data
-    given = {
-        role: column
-        for role, column in (
-            (Role.QUERY, data.query_column or contents.queries.id_column),
-            (Role.ITEM, data.item_column or contents.items.id_column),
-            (Role.TIME, data.time_column),
-            (Role.LABEL, data.label_column),
-        )
-        if column is not None and column in frame.columns
-    }
-    stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
-    given |= {role: column for role, column in stated if column is not None}
-    roles = find_roles(frame, given=given, what="test")
-    assert roles.query is not None
-    query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
-    item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
-    times = None  # without a time of its own, an event is later than all that the bundle knows
-    if contents.histories is not None and contents.histories.times is not None:
-        times = np.full(len(frame), np.inf)
-        if roles.time is not None:
-            times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
-    labels = None
-    if roles.label is not None:
-        column, threshold = frame[roles.label], data.positive_threshold
-        if threshold is not None:
-            labels = (checked_ratings(column) >= threshold).astype(np.float32)
-        elif contents.target_labels is not None or label_kind(column) == "label":
-            labels = checked_labels(column)
-    query_rows = contents.queries.ids.rows_of(query_ids)
-    item_rows = contents.items.ids.rows_of(item_ids)
-    if not (item_rows >= FIRST_ROW).any():
-        raise DataError(
-            f"test must hold items of the catalogue, got none among {len(item_rows)} rows; "
-            "state the column with --item-column NAME."
-        )
-    if not (query_rows >= FIRST_ROW).any():
-        raise DataError(
-            f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
-            "state the column with --query-column NAME."
-        )
-    is_known = query_rows >= FIRST_ROW
-    kept = np.flatnonzero(is_known)
-    notes = []
-    if not is_known.all():
-        notes.append(
-            f"{(~is_known).sum():,} of the test's {len(frame):,} rows are of queries that the bundle "
-            "does not know, and were left out."
-        )
-    if data.positive_threshold is not None and labels is None:
-        notes.append("The test has no column of ratings: each of its rows counts as a positive.")
-    if times is not None:
-        kept = kept[np.argsort(times[kept], kind="stable")]
-    columns = (query_rows, item_rows, times, labels)
-    of_test = [None if column is None else column[kept] for column in columns]
-    return of_test[0], of_test[1], of_test[2], of_test[3], notes

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.config import Config
-from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.evaluation.figures import Figures
 from twotower.features.histories import Histories
 from twotower.serving.bundle import Contents, SideContents
@@ -72,7 +72,7 @@ def contents_of(
         custom: Sides whose tower is the user's own.
     """
     positive = dataset.interactions.is_positive
-    is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive
+    is_known = np.isin(dataset.parts, KNOWN) & positive
     known = dataset.interactions.where(is_known)
     wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs

@@ -78,7 +78,7 @@ def test_rows_without_an_id_do_not_disturb(tiny_world: SyntheticTables) -> None:
 def test_bad_input_is_refused_as_in_training(tiny_world: SyntheticTables, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no-such\.csv"):
         diagnose_data(tmp_path / "no-such.csv")
-    with pytest.raises(ConfigError, match="given files must be train, test"):
+    with pytest.raises(ConfigError, match="given files must be train, one of test"):
         diagnose_data({"train": tiny_world.interactions})
     with pytest.raises(ConfigError, match="did you mean 'kind'"):
         diagnose_data(tiny_world.interactions, config={"split": {"kin": "random"}})

@@ -11,7 +11,7 @@ from twotower.data.prepare import prepare
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
 from twotower.evaluation.doctor.findings import Finding
 
-U, TRAIN, VALID, TEST = (int(part) for part in Part)
+U, TRAIN, VALID, TEST, CONTEXT = (int(part) for part in Part)
 
 
 def dataset_of(parts: list[int], **columns: Any) -> Dataset:
@@ -116,3 +116,14 @@ class TestPopularity:
         items = [1] * 5 + [2] * 5 + [3] * 5
         dataset = dataset_of([TRAIN] * 15, user_id=list(range(15)), item_id=items)
         assert "few-events-per-item" not in by_id(popularity(dataset))
+
+
+def test_the_start_of_a_held_out_session_makes_its_query_known_and_its_items_not() -> None:
+    dataset = dataset_of(
+        [TRAIN, TRAIN, CONTEXT, TEST, CONTEXT, TEST],
+        user_id=[1, 1, 2, 2, 3, 3],
+        item_id=[1, 2, 3, 1, 1, 3],
+    )
+    found = by_id(churn(dataset))
+    assert found["cold-test-items"].value == pytest.approx(1 / 2)
+    assert "query-churn" not in found

@@ -33,8 +33,7 @@ def diagnose_data(
     The data is split as for training, and nothing is trained.
 
     Args:
-        interactions: A file or a frame of events; or a mapping with ``train``, ``test`` and on wish
-            ``valid``.
+        interactions: As ``twotower.train`` takes it.
         items: A file or a frame of the items' columns.
         queries: A file or a frame of the queries' columns.
         config: Settings, as for ``twotower.train``.

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import rankdata
 
-from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.evaluation.doctor.data_feature_findings import (
     HOLDS_TARGET,
     LEAKING_ITEM,
@@ -124,7 +124,7 @@ def leaking_query_columns(dataset: Dataset) -> list[Finding]:
     """
     positive = dataset.interactions.is_positive
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
-    known = dataset.interactions.where(np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive)
+    known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
     if not len(test) or not len(known):
         return []
     last = np.zeros(len(known), np.bool_)
@@ -164,7 +164,7 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     is_test = dataset.parts == Part.TEST
     rows, size = dataset.interactions.item_rows, dataset.items.ids.num_rows
     tested = np.bincount(rows[is_test & positive], minlength=size)[FIRST_ROW:]
-    is_known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID))
+    is_known = np.isin(dataset.parts, KNOWN)
     known = np.bincount(rows[is_known & positive], minlength=size)[FIRST_ROW:]
     findings = []
     for name in described(dataset.items):

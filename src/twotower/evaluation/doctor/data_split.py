@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from twotower.data.dataset import Dataset, Part
+from twotower.data.dataset import KNOWN, Dataset, Part
 from twotower.evaluation.doctor.data_findings import (
     CATALOGUE_CHURN,
     COLD_ITEMS,
@@ -45,7 +45,7 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
     """
     times = dataset.interactions.times
     is_test = dataset.parts == Part.TEST
-    known = np.isin(dataset.parts, (Part.TRAIN, Part.VALID))
+    known = np.isin(dataset.parts, KNOWN)
     if times is None or not is_test.any() or not known.any():
         return []
     query_rows = dataset.interactions.query_rows
@@ -68,12 +68,13 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
 def churn(dataset: Dataset) -> list[Finding]:
     """Return how much of the test is of items and queries that training has not seen."""
     positive = dataset.interactions.is_positive
-    known = dataset.interactions.where(np.isin(dataset.parts, (Part.TRAIN, Part.VALID)) & positive)
+    known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     if not len(test):
         return []
     is_known = np.zeros(dataset.items.ids.num_rows, np.bool_)
-    is_known[known.item_rows] = True
+    learnt = dataset.part(Part.TRAIN, Part.VALID)
+    is_known[learnt.item_rows[learnt.is_positive]] = True
     items, queries = np.unique(test.item_rows), np.unique(test.query_rows)
     new_queries = np.setdiff1d(queries, known.query_rows)
     new_items = int((~is_known[items]).sum())

@@ -1,0 +1,238 @@
+"""Test events that are given to a bundle: later ones of the queries that it knows, or new sessions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.data.columns import (
+    Role,
+    checked_ids,
+    checked_labels,
+    checked_ratings,
+    find_roles,
+    label_kind,
+)
+from twotower.data.dataset import EntityTable, Interactions, Part
+from twotower.data.splits import whole_sessions
+from twotower.data.tables import Table, read_table
+from twotower.data.times import times_in_seconds
+from twotower.errors import DataError
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Events in the order of time, those of a query.
+
+    Args:
+        query_rows: ``(n,)`` int32.
+        item_rows: ``(n,)`` int32; items that the catalogue lacks are ``UNKNOWN_ROW``.
+        parts: ``(n,)`` uint8, ``TEST`` or ``CONTEXT``.
+        times: ``(n,)`` float64 seconds, or None where the bundle knows none.
+        labels: ``(n,)`` float32 0 or 1, or None where all are positives.
+        notes: What is to be known of it.
+    """
+
+    query_rows: npt.NDArray[np.int32]
+    item_rows: npt.NDArray[np.int32]
+    parts: npt.NDArray[np.uint8]
+    times: npt.NDArray[np.float64] | None = None
+    labels: npt.NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
+
+    def take(self, kept: npt.NDArray[np.integer]) -> "Asked":
+        """Return the events at ``kept``."""
+        return Asked(
+            query_rows=self.query_rows[kept],
+            item_rows=self.item_rows[kept],
+            parts=self.parts[kept],
+            times=None if self.times is None else self.times[kept],
+            labels=None if self.labels is None else self.labels[kept],
+            notes=self.notes,
+        )
+
+
+def events_asked(
+    retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
+) -> Asked:
+    """Return the events of a table that are of queries which the bundle knows.
+
+    Raises:
+        DataError: The table cannot be used, or knows no query or item of the bundle.
+    """
+    read = _Read.of(retriever, test, "test", query_column, item_column)
+    query_rows = retriever.contents.queries.ids.rows_of(read.query_ids)
+    if not (query_rows >= FIRST_ROW).any():
+        raise DataError(
+            f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
+            "state the column with --query-column NAME."
+        )
+    is_known = query_rows >= FIRST_ROW
+    notes = list(read.notes)
+    if not is_known.all():
+        notes.insert(
+            0,
+            f"{(~is_known).sum():,} of the test's {len(query_rows):,} rows are of queries that the "
+            "bundle does not know, and were left out.",
+        )
+    times = read.times
+    if times is None and _has_times(retriever):
+        times = np.full(len(query_rows), np.inf)  # later than all that the bundle knows
+    asked = Asked(
+        query_rows=query_rows,
+        item_rows=read.item_rows,
+        parts=np.full(len(query_rows), Part.TEST, np.uint8),
+        times=times,
+        labels=read.labels,
+        notes=tuple(notes),
+    )
+    kept = np.flatnonzero(is_known)
+    return asked.take(kept if times is None else kept[np.argsort(times[kept], kind="stable")])
+
+
+def sessions_asked(
+    retriever: Retriever, sessions: Table, query_column: str | None, item_column: str | None
+) -> tuple[Asked, EntityTable]:
+    """Return the events of new sessions, and the queries of the bundle with the sessions after them.
+
+    A session that the bundle has as one of its own test is taken from the table.
+
+    Raises:
+        DataError: The table cannot be used, a session was trained on, or none can be asked about.
+    """
+    contents = retriever.contents
+    read = _Read.of(retriever, sessions, "test_sessions", query_column, item_column)
+    if read.times is None and _has_times(retriever):
+        raise DataError(
+            "test_sessions must have a column of times, as the training table had, got none; add it."
+        )
+    known = contents.queries.ids
+    _check_unlearnt(retriever, read.query_ids)
+    new = read.query_ids.filter(pl.Series(known.rows_of(read.query_ids) < FIRST_ROW))
+    ids = known.ids
+    new = new.unique(maintain_order=True).rename("id")
+    if new.dtype != ids.dtype:
+        ids, new = ids.cast(pl.String), new.cast(pl.String)
+    vocabulary = Vocabulary(pl.concat([ids, new]))
+    column = contents.queries.id_column
+    frame = pl.concat(
+        [
+            contents.queries.frame.with_columns(ids.rename(column)),
+            new.rename(column).to_frame(),
+        ],
+        how="diagonal",
+    )
+    query_rows = vocabulary.rows_of(read.query_ids)
+    keys = (query_rows,) if read.times is None else (read.times, query_rows)
+    order = np.lexsort(keys)
+    asked = Asked(
+        query_rows=query_rows,
+        item_rows=read.item_rows,
+        parts=np.full(len(query_rows), Part.TEST, np.uint8),
+        times=read.times,
+        labels=read.labels,
+        notes=read.notes,
+    ).take(order)
+    events = Interactions(
+        query_rows=asked.query_rows,
+        item_rows=asked.item_rows,
+        offsets=np.searchsorted(asked.query_rows, np.arange(vocabulary.num_rows + 1)),
+        labels=asked.labels,
+    )
+    parts = whole_sessions(events, np.ones(len(events), np.bool_), Part.TEST)
+    # A history leaves out what the catalogue lacks, as in serving.
+    parts[(parts == Part.CONTEXT) & (asked.item_rows < FIRST_ROW)] = Part.UNUSED
+    if not (parts == Part.TEST).any():
+        raise DataError(
+            "test_sessions must hold sessions of two events or more, got "
+            f"{len(np.unique(query_rows)):,} sessions of one; state the column with --query-column NAME."
+        )
+    return (
+        Asked(**{**vars(asked), "parts": parts}),
+        EntityTable(vocabulary, frame, column),
+    )
+
+
+def _check_unlearnt(retriever: Retriever, query_ids: pl.Series) -> None:
+    contents = retriever.contents
+    assert contents.histories is not None
+    assert contents.history_parts is not None
+    owners = np.repeat(np.arange(len(contents.histories)), contents.histories.lengths)
+    learnt = np.unique(owners[np.isin(contents.history_parts, (Part.TRAIN, Part.VALID))])
+    rows = np.unique(contents.queries.ids.rows_of(query_ids))
+    again = np.intersect1d(rows[rows >= FIRST_ROW], learnt)
+    if len(again):
+        raise DataError(
+            f"test_sessions must be new queries, got {len(again):,} ids that the bundle was trained on, "
+            f"the first {contents.queries.ids.ids_of(again[:1])[0]!r}; number them on, or give later "
+            "events of known queries as test."
+        )
+
+
+def _has_times(retriever: Retriever) -> bool:
+    histories = retriever.contents.histories
+    return histories is not None and histories.times is not None
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The columns of a table of test events, in its order; ``times`` and ``labels`` where it has them."""
+
+    query_ids: pl.Series
+    item_rows: npt.NDArray[np.int32]
+    times: npt.NDArray[np.float64] | None
+    labels: npt.NDArray[np.float32] | None
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        retriever: Retriever,
+        table: Table,
+        what: str,
+        query_column: str | None,
+        item_column: str | None,
+    ) -> "_Read":
+        contents = retriever.contents
+        frame = read_table(table, what=what)
+        data = contents.config.data
+        given = {
+            role: column
+            for role, column in (
+                (Role.QUERY, data.query_column or contents.queries.id_column),
+                (Role.ITEM, data.item_column or contents.items.id_column),
+                (Role.TIME, data.time_column),
+                (Role.LABEL, data.label_column),
+            )
+            if column is not None and column in frame.columns
+        }
+        stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
+        given |= {role: column for role, column in stated if column is not None}
+        roles = find_roles(frame, given=given, what=what)
+        assert roles.query is not None
+        query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
+        item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
+        item_rows = contents.items.ids.rows_of(item_ids)
+        if not (item_rows >= FIRST_ROW).any():
+            raise DataError(
+                f"{what} must hold items of the catalogue, got none among {len(item_rows)} rows; "
+                "state the column with --item-column NAME."
+            )
+        times = None
+        if roles.time is not None and _has_times(retriever):
+            times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
+        labels = None
+        if roles.label is not None:
+            column, threshold = frame[roles.label], data.positive_threshold
+            if threshold is not None:
+                labels = (checked_ratings(column) >= threshold).astype(np.float32)
+            elif contents.target_labels is not None or label_kind(column) == "label":
+                labels = checked_labels(column)
+        notes: tuple[str, ...] = ()
+        if data.positive_threshold is not None and labels is None:
+            notes = (
+                f"The {what} has no column of ratings: each of its rows counts as a positive.",
+            )
+        return _Read(query_ids, item_rows, times, labels, notes)
