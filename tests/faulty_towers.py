@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.towers.history import HistoryEncoder
+from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.model import QueryTower, TwoTower
 
 
@@ -60,6 +60,12 @@ class DeafHistory(HistoryEncoder):
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return the last position: ``(B, d)``."""
         return self.inner.last(self._heard(item_vectors), mask, times)
+
+    def step(
+        self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read one event more, as the encoder inside does: what is deaf here is whole batches."""
+        return self.inner.step(item_vectors, times, state)
 
     def _heard(self, item_vectors: Tensor) -> Tensor:
         lines = torch.arange(len(item_vectors), device=item_vectors.device)

@@ -111,6 +111,20 @@ def test_each_prefix_as_a_history_of_its_own_gives_its_position(kind: str) -> No
 
 
 @every_encoder
+@pytest.mark.parametrize("timed", [False, True])
+def test_one_event_after_the_other_gives_each_position(kind: str, timed: bool) -> None:
+    encoder = encoder_of(kind)
+    length = 40  # farther than the buckets of a distance
+    vectors, mask, times = some(8, length, length, length=length)
+    together = encoder(vectors, mask, times if timed else None)
+    state = None
+    for now in range(length):
+        moment = times[:, now] - times[:, 0] if timed else None
+        output, state = encoder.step(vectors[:, now], moment, state)
+        torch.testing.assert_close(output, together[:, now], atol=1e-6, rtol=1e-6)
+
+
+@every_encoder
 def test_what_stands_at_a_padded_place_does_not_matter(kind: str) -> None:
     encoder = encoder_of(kind)
     vectors, mask, times = some(1, 4, 1, 0)

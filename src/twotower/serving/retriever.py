@@ -1,6 +1,6 @@
 """``Retriever``: a bundle opened for use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from twotower.serving.arguments import (
     queries_of,
 )
 from twotower.serving.bundle import Contents, open_bundle
+from twotower.serving.session import Session
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -166,9 +167,7 @@ class Retriever:
             ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, or an
                 argument is of a form that cannot be read.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
-        k = min(k, len(self.contents.items.ids))
+        k = self._checked_k(k)
         ids, given, lists, single = queries_of(query_id, features, history)
         rows = self._query_rows(ids)
         arrays = self._features_of(rows, given)
@@ -180,6 +179,32 @@ class Retriever:
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
+
+    def session(
+        self,
+        query_id: Id | None = None,
+        *,
+        features: Mapping[str, object] | None = None,
+        history: Sequence[Id] = (),
+    ) -> Session:
+        """Return one query to which events can be added, each of which is read once.
+
+        Args:
+            query_id: An id; what the bundle knows of it is where the session starts.
+            features: Column -> value.
+            history: Item ids, oldest first, in place of what the bundle knows.
+
+        Raises:
+            ValueError: As ``recommend``, or for several queries.
+        """
+        told = history if len(history) or query_id is None else None
+        ids, given, lists, single = queries_of(query_id, features, told)
+        if not single:
+            raise ValueError("session is of one query, got several; make one for each.")
+        rows = self._query_rows(ids)
+        return Session(
+            self, ids[0], self._features_of(rows, given), self._histories_of(rows, lists)
+        )
 
     def recommend_all(self, k: int = 10, *, exclude_seen: bool | None = None) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
@@ -259,9 +284,7 @@ class Retriever:
         Raises:
             ValueError: ``k`` is below 1, or the id is not in the catalogue.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
-        k = min(k, len(self.contents.items.ids))
+        k = self._checked_k(k)
         row = self._known_item_rows([item_id])
         vectors = F.normalize(self.index.item_vectors, dim=1)
         own = Histories(np.array([0, 1]), row)
@@ -291,6 +314,38 @@ class Retriever:
         histories = self._stored_histories(self._query_rows([query_id]))
         return self.contents.items.ids.ids_of(histories.item_rows).to_list()
 
+    def answer_vector(
+        self,
+        query_id: Id | None,
+        features: FeatureArrays,
+        history: Histories,
+        vector: torch.Tensor,
+        *,
+        k: int,
+        exclude_seen: bool | None,
+        among: Iterable[Id] | None,
+        without: Iterable[Id] | None,
+    ) -> Recommendation:
+        """Return ``recommend`` for one query whose vector is there already: ``(1, dim)``.
+
+        Raises:
+            ValueError: ``k`` is below 1.
+        """
+        return self._answer(
+            [query_id],
+            features,
+            history,
+            self._checked_k(k),
+            not self.contents.repeats if exclude_seen is None else exclude_seen,
+            self._allowed(among, without),
+            vector,
+        )[0]
+
+    def _checked_k(self, k: int) -> int:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        return min(k, len(self.contents.items.ids))
+
     def _answer(
         self,
         ids: list[Id | None],
@@ -299,10 +354,12 @@ class Retriever:
         k: int,
         exclude_seen: bool,
         allowed: npt.NDArray[np.bool_] | None,
+        vectors: torch.Tensor | None = None,
     ) -> list[Recommendation]:
         known = self.encoding.is_known(arrays, histories)
         exclude = histories if exclude_seen else None
-        vectors = self.encoding.query_vectors(arrays, histories)
+        if vectors is None:
+            vectors = self.encoding.query_vectors(arrays, histories)
         found = self.index.search(vectors, k, exclude=exclude, allowed=allowed)
         rows, scores = found.item_rows.copy(), found.scores.copy()
         if not known.all():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twotower.features.histories import Histories, last_windows, since_first
 from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.towers.history import State
 from twotower.towers.model import TwoTower
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -92,6 +93,31 @@ class Encoding:
                 part = {name: values[here] for name, values in tensors.items()}
                 chunks.append(self._query_chunk(part, histories.take(here)))
         return torch.cat(chunks)
+
+    @property
+    def can_step(self) -> bool:
+        """Whether ``next_query_vector`` can be asked: the query tower reads histories."""
+        return self.model.reads_history
+
+    def next_query_vector(
+        self, features: FeatureArrays, item_row: int, seconds: float | None, state: State | None
+    ) -> tuple[Tensor, State]:
+        """Return the vector of one query after one event more: ``(1, dim)``, and what to go on from.
+
+        Args:
+            features: One array a query feature, one line each.
+            item_row: Of the event.
+            seconds: Since the history's first event, or None where its events have no times.
+            state: Of the events before, of which there are fewer than ``history_length``; None where
+                there are none.
+        """
+        rows = torch.tensor([item_row], device=self.device)
+        moments = None if seconds is None else torch.tensor([seconds], device=self.device)
+        with _evaluating(self.model):
+            inputs = self.model.item_inputs(self._item_features(rows))
+            return self.model.step_queries(
+                to_tensors(features, self.device), inputs, moments, state
+            )
 
     def is_known(self, features: FeatureArrays, histories: Histories) -> npt.NDArray[np.bool_]:
         """Return for which queries the query tower has anything to go by: ``(n,)`` bool."""

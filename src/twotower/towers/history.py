@@ -5,16 +5,20 @@ One contract for all: ``forward(item_vectors (B, L, d), mask (B, L), times (B, L
 (the most recent event is last); ``mask`` is True at real events; ``times`` are seconds since the
 window's first event. At a position with no real event up to it the output is what the encoder makes
 of nothing. ``last`` is the output at the last position, which is all that a batch of single examples
-needs, without computing the others.
+needs, without computing the others. ``step`` reads one event more than was read before, for a session
+that goes on.
 """
 
 import math
 from abc import abstractmethod
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+State: TypeAlias = tuple[Tensor, ...]
+"""What an encoder keeps of ``B`` histories of equal length to go on from."""
 
 
 class HistoryEncoder(nn.Module):
@@ -27,6 +31,21 @@ class HistoryEncoder(nn.Module):
     @abstractmethod
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return ``forward(...)[:, -1]``: ``(B, d)``."""
+
+    @abstractmethod
+    def step(
+        self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read one event more of each history, in evaluation.
+
+        Args:
+            item_vectors: ``(B, d)`` of the new events.
+            times: ``(B,)`` seconds since the history's first event; None where its events have none.
+            state: Of the events before; None where there are none.
+
+        Returns:
+            ``forward``'s output at the new events, ``(B, d)``, and the state with them.
+        """
 
 
 class DecayedMean(HistoryEncoder):
@@ -61,6 +80,18 @@ class DecayedMean(HistoryEncoder):
         """Return the decayed mean of all events: ``(B, d)``."""
         weights = self.last_weights(mask, item_vectors.dtype)
         return (weights[:, None, :] @ item_vectors).squeeze(1)
+
+    def step(
+        self,
+        item_vectors: Tensor,
+        times: Tensor | None = None,  # noqa: ARG002
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        """Fade what was there by one event, and add the new one; the state is a sum and its weight."""
+        fade = 0.5 ** (1 / self.half_life)
+        total, weight = state or (item_vectors.new_zeros(()), item_vectors.new_zeros(()))
+        total, weight = fade * total + item_vectors, fade * weight + 1
+        return total / weight, (total, weight)
 
     def last_weights(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """Return each event's weight seen from the last position: ``(B, L)``."""
@@ -106,3 +137,17 @@ class PooledHistory(HistoryEncoder):
         )  # (B, pools, L)
         pooled = (weights @ item_vectors).flatten(1)
         return cast("Tensor", self.mix(F.dropout(pooled, self.dropout, self.training)))
+
+    def step(
+        self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Step each pool, and mix; the state is two tensors a pool."""
+        outputs: list[Tensor] = []
+        states: list[Tensor] = []
+        for i, pool in enumerate(self.pools):
+            before = None if state is None else state[2 * i : 2 * i + 2]
+            output, after = cast("DecayedMean", pool).step(item_vectors, times, before)
+            outputs.append(output)
+            states += after
+        pooled = F.dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
+        return cast("Tensor", self.mix(pooled)), tuple(states)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from twotower.features.encoders import SideEncoder
 from twotower.towers.blocks import SkipMLP
-from twotower.towers.history import HistoryEncoder
+from twotower.towers.history import HistoryEncoder, State
 
 Features = Mapping[str, Tensor]
 
@@ -89,15 +89,25 @@ class QueryTower(nn.Module):
         """
         owners = None if wanted is None else wanted.nonzero()[:, 0]
         num = len(mask) if owners is None else len(owners)
-        vectors = torch.zeros(num, self.dim, device=mask.device)
+        read = torch.zeros(num, self.dim, device=mask.device)
+        if self.history is not None and wanted is None:
+            read = self.history.last(item_vectors, mask, times)
+        elif self.history is not None:
+            read = self.history(item_vectors, mask, times)[wanted]
+        return self.output(features, read, owners)
+
+    def output(self, features: Features, read: Tensor, owners: Tensor | None = None) -> Tensor:
+        """Map what was read of histories, ``(n, dim)``, to the tower's output, ``(n, dim)``.
+
+        Args:
+            features: One tensor a feature.
+            read: Outputs of the history encoder; zeros where there is none.
+            owners: ``(n,)`` int64 line of the features that each belongs to; None where they are as many.
+        """
         if self.encoder is not None:
             encoded = self.encoder(features)
-            vectors = vectors + (encoded if owners is None else encoded.index_select(0, owners))
-        if self.history is not None and wanted is None:
-            vectors = vectors + self.history.last(item_vectors, mask, times)
-        elif self.history is not None:
-            vectors = vectors + self.history(item_vectors, mask, times)[wanted]
-        return vectors if self.block is None else cast("Tensor", self.block(vectors))
+            read = read + (encoded if owners is None else encoded.index_select(0, owners))
+        return read if self.block is None else cast("Tensor", self.block(read))
 
 
 class CustomTower(nn.Module):
@@ -242,6 +252,23 @@ class TwoTower(nn.Module):
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
             return self._compared(self.query_tower(features, item_vectors, mask, times, wanted))
         return self._compared(self.query_tower(features))
+
+    def step_queries(
+        self,
+        features: Features,
+        item_vectors: Tensor,
+        times: Tensor | None = None,
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        """Map ``B`` queries, each with one event more than ``state`` knows, to ``(B, dim)``.
+
+        See ``HistoryEncoder.step``; the query tower must read histories.
+        """
+        tower = self.query_tower
+        assert isinstance(tower, QueryTower)
+        assert tower.history is not None
+        read, state = tower.history.step(item_vectors, times, state)
+        return self._compared(tower.output(features, read)), state
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

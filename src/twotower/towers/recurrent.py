@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.towers.history import HistoryEncoder
+from twotower.towers.history import HistoryEncoder, State
 
 
 class Recurrent(HistoryEncoder):
@@ -46,3 +46,14 @@ class Recurrent(HistoryEncoder):
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return ``forward(...)[:, -1]``."""
         return self.forward(item_vectors, mask, times)[:, -1]
+
+    def step(
+        self,
+        item_vectors: Tensor,
+        times: Tensor | None = None,  # noqa: ARG002
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        """Move the unit's state by one event."""
+        before = self.start.expand_as(item_vectors) if state is None else state[0]
+        output, _ = self.cell(item_vectors[:, None], before[None].contiguous())
+        return output[:, 0], (output[:, 0],)

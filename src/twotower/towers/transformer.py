@@ -1,13 +1,14 @@
 """A causal transformer over the history: who somebody is now, from what they did last, in order."""
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.towers.history import HistoryEncoder
+from twotower.towers.history import HistoryEncoder, State
 
 NUM_PLACES = 32
 """Buckets of the distance in events; the last holds all that are farther."""
@@ -56,6 +57,37 @@ class Transformer(HistoryEncoder):
         """Return ``forward(...)[:, -1]``, of whose last block only that position is computed."""
         return self._read(item_vectors, mask, times, last_only=True)[:, 0]
 
+    def step(
+        self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read one event more; the state is the moments, and each block's keys and values.
+
+        Moments are ``(B, n)``, and ``(B, 0)`` where events have no times.
+        """
+        if state is None:
+            start = self.start.to(item_vectors.dtype).expand_as(item_vectors)
+            moments = None if times is None else torch.zeros_like(times)
+            _, state = self._next(start, moments, (start.new_zeros(len(start), 0),))
+        output, state = self._next(item_vectors, times, state)
+        return cast("Tensor", self.norm(output)), state
+
+    def _next(self, vectors: Tensor, times: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """Return what a position after all others is mapped to, the start being one."""
+        moments, *caches = state
+        if times is not None:
+            moments = torch.cat([moments, times[:, None]], dim=1)
+        count = caches[0].shape[1] if caches else 0
+        between = _Between.of_last(
+            count + 1, vectors.device, moments if times is not None else None
+        )
+        read = vectors[:, None]
+        kept = [moments]
+        for i, block in enumerate(self.blocks):
+            before = caches[2 * i : 2 * i + 2]
+            read, *after = cast("_Block", block).step(read, between, before)
+            kept += after
+        return read[:, 0], tuple(kept)
+
     def _read(
         self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
     ) -> Tensor:
@@ -63,7 +95,7 @@ class Transformer(HistoryEncoder):
         vectors = F.dropout(vectors, self.dropout, self.training)
         start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)
         vectors = torch.cat([start, vectors], dim=1)  # (B, 1 + L, d)
-        between = _Between(mask, times)
+        between = _Between.of_windows(mask, times)
         for block in self.blocks[:-1]:
             vectors = block(vectors, between, last_only=False)
         vectors = self.blocks[-1](vectors, between, last_only=last_only)
@@ -80,36 +112,48 @@ class Transformer(HistoryEncoder):
         vectors = self.start.to(like.dtype).view(1, 1, -1)
         nothing = torch.zeros(1, 0, dtype=torch.bool, device=like.device)
         for block in self.blocks:
-            vectors = block(vectors, _Between(nothing, None), last_only=False)
+            vectors = block(vectors, _Between.of_windows(nothing, None), last_only=False)
         return vectors
 
 
 class _Between:
-    """What lies between the positions of windows that a start stands before.
+    """What lies between positions that read and those that are read, a start before all others.
 
     Args:
-        mask: ``(B, L)`` real events.
-        times: ``(B, L)`` seconds, or None.
+        places: ``(R, 1 + L)`` how many events each of the first stands after each of the second.
+        visible: ``(B or 1, R, 1 + L)`` which may be read.
+        gaps: ``(B, R, 1 + L)`` seconds between them, or None.
     """
 
-    def __init__(self, mask: Tensor, times: Tensor | None) -> None:
-        length = mask.shape[1]
-        device = mask.device
-        seen = F.pad(mask, (1, 0), value=True)
-        place = torch.arange(length + 1, device=device)
-        is_earlier = place[:, None] >= place[None, :]
-        self.visible = is_earlier & seen[:, None, :]  # (B, 1 + L, 1 + L)
+    def __init__(self, places: Tensor, visible: Tensor, gaps: Tensor | None) -> None:
+        self.visible = visible
         # Bucket 0 is the start, whose distance means nothing: padding may stand between.
-        places = (place[:, None] - place[None, :]).clamp(0, NUM_PLACES - 1) + 1
-        places[:, 0] = 0
-        self.places = places
+        self.places = places.clamp(0, NUM_PLACES - 1) + 1
+        self.places[:, 0] = 0
         self.gaps = None
-        if times is not None:
-            moments = F.pad(times, (1, 0))
-            gaps = (moments[:, :, None] - moments[:, None, :]).clamp(min=0)
-            gaps = torch.log2(1 + gaps).long().clamp(max=NUM_GAPS - 1) + 1
-            gaps[:, :, 0] = 0
-            self.gaps = gaps
+        if gaps is not None:
+            doublings = torch.log2(1 + gaps.clamp(min=0)).long()
+            self.gaps = doublings.clamp(max=NUM_GAPS - 1) + 1
+            self.gaps[:, :, 0] = 0
+
+    @staticmethod
+    def of_windows(mask: Tensor, times: Tensor | None) -> "_Between":
+        """Return what lies between all positions of ``(B, L)`` windows and the start before them."""
+        place = torch.arange(mask.shape[1] + 1, device=mask.device)
+        places = place[:, None] - place[None, :]
+        visible = (places >= 0) & F.pad(mask, (1, 0), value=True)[:, None, :]
+        if times is None:
+            return _Between(places, visible, None)
+        moments = F.pad(times, (1, 0))
+        return _Between(places, visible, moments[:, :, None] - moments[:, None, :])
+
+    @staticmethod
+    def of_last(count: int, device: torch.device, moments: Tensor | None) -> "_Between":
+        """Return what lies between the last of ``count`` positions and all; moments are ``(B, count)``."""
+        places = torch.arange(count - 1, -1, -1, device=device)[None]
+        visible = torch.ones(1, 1, count, dtype=torch.bool, device=device)
+        gaps = None if moments is None else moments[:, -1:, None] - moments[:, None, :]
+        return _Between(places, visible, gaps)
 
 
 class _Block(nn.Module):
@@ -131,29 +175,49 @@ class _Block(nn.Module):
 
     def forward(self, vectors: Tensor, between: _Between, *, last_only: bool) -> Tensor:
         """Map ``(B, 1 + L, d)`` to the same, or to ``(B, 1, d)``."""
-        read = vectors[:, -1:] if last_only else vectors
-        attended = self._attend(
-            self.norm_attention(read), self.norm_attention(vectors), self._bias(between, last_only)
-        )
+        normed = self.norm_attention(vectors)
+        keys, values = self.key_value(normed).chunk(2, dim=-1)
+        rows = slice(-1, None) if last_only else slice(None)
+        return self._map(vectors[:, rows], normed[:, rows], keys, values, self._bias(between, rows))
+
+    def step(
+        self, vectors: Tensor, between: _Between, before: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map ``(B, 1, d)`` to the same; return it with all keys and values, ``(B, 1 + n, d)``.
+
+        Args:
+            vectors: Of the last position.
+            between: It and all positions.
+            before: Keys and values of the ``n`` positions before; empty where there are none.
+        """
+        normed = self.norm_attention(vectors)
+        keys, values = self.key_value(normed).chunk(2, dim=-1)
+        if before:
+            keys, values = (torch.cat(p, dim=1) for p in zip(before, (keys, values), strict=True))
+        mapped = self._map(vectors, normed, keys, values, self._bias(between, slice(None)))
+        return mapped, keys, values
+
+    def _map(
+        self, read: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> Tensor:
+        attended = self._attend(self.query(normed), keys, values, bias)
         read = read + F.dropout(attended, self.dropout, self.training)
         gate, up = self.gate_up(self.norm_gated(read)).chunk(2, dim=-1)
         return read + F.dropout(self.down(F.silu(gate) * up), self.dropout, self.training)
 
-    def _bias(self, between: _Between, last_only: bool) -> Tensor:
-        rows = slice(-1, None) if last_only else slice(None)
+    def _bias(self, between: _Between, rows: slice) -> Tensor:
         bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
         if between.gaps is not None:
             bias = bias + F.embedding(between.gaps[:, rows], self.by_gap)
         hidden = ~between.visible[:, rows, :, None]
         return bias.masked_fill(hidden, -math.inf).permute(0, 3, 1, 2)
 
-    def _attend(self, read: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
-        num, length, dim = read.shape
-        keys, values = self.key_value(vectors).chunk(2, dim=-1)
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        num, length, dim = queries.shape
         width = dim // self.num_heads
         queries, keys, values = (
             part.reshape(num, part.shape[1], self.num_heads, width).transpose(1, 2)
-            for part in (self.query(read), keys, values)
+            for part in (queries, keys, values)
         )
         found = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=bias.to(queries.dtype)
