@@ -152,10 +152,13 @@ class TowersConfig:
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: tuple[int, ...] = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
-    history: Literal["auto", "none", "mean", "recency", "pooled", "gru", "transformer"] = "auto"
-    """How the query's history is read: as a mean (``mean``, ``recency``: the later the heavier), as means
-    over longer and shorter pasts (``pooled``), or in its order (``gru``, ``transformer``); ``auto`` is
-    ``pooled`` where events have an order, else ``mean``."""
+    history: Literal[
+        "auto", "none", "mean", "recency", "attention", "pooled", "gru", "sasrec", "transformer"
+    ] = "auto"
+    """How the query's history is read: as a mean (``mean``; ``recency``: the later the heavier;
+    ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
+    order (``gru``, ``sasrec``, ``transformer``); ``auto`` is ``pooled`` where events have an order, else
+    ``mean``."""
     history_length: int = 50
     """Most recent events of the history that are read."""
     query_id: Literal["auto", "on", "off"] = "auto"

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from twotower.config import TowersConfig
 from twotower.towers.build import build_history_encoder
 from twotower.towers.history import DecayedMean, HistoryEncoder
-from twotower.towers.transformer import Transformer
+from twotower.towers.transformer import Transformer, _look_up
 
 B, L, D = 4, 6, 3
 KINDS = [k for k in get_args(get_type_hints(TowersConfig)["history"]) if k not in ("auto", "none")]
@@ -22,7 +23,7 @@ def encoder_of(kind: str, dropout: float = 0.0, dim: int = D) -> HistoryEncoder:
     """An encoder whose every weight, also one that starts at zero, says something."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        encoder = build_history_encoder(kind, dim, dropout)
+        encoder = build_history_encoder(kind, dim, dropout, 1000)
         assert encoder is not None
         with torch.no_grad():
             for parameter in encoder.parameters():
@@ -190,6 +191,16 @@ def test_every_weight_is_trained(kind: str) -> None:
         assert parameter.grad.any(), name
 
 
+def test_a_bias_by_time_has_the_gradient_of_its_look_ups() -> None:
+    table = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    rows = torch.randint(0, 4, (3, 7, 7))  # the last row is never looked up
+    weights = torch.randn(3, 7, 7, 2, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((F.embedding(rows, table) * weights).sum(), table)
+    (found,) = torch.autograd.grad((_look_up(table, rows) * weights).sum(), table)
+    torch.testing.assert_close(found, expected)
+    assert not found[4].any()
+
+
 def test_heads_share_the_width() -> None:
     with pytest.raises(ValueError, match="num_heads must divide dim, got 2 and 3"):
         Transformer(3, 0.0, num_heads=2)
@@ -233,9 +244,9 @@ class TestDecayedMean:
 
 
 def test_a_history_that_is_not_read_has_no_encoder() -> None:
-    assert build_history_encoder("none", D, 0.0) is None
+    assert build_history_encoder("none", D, 0.0, L) is None
 
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"history must be .*pooled.*, got 'lstm'"):
-        build_history_encoder("lstm", D, 0.0)
+        build_history_encoder("lstm", D, 0.0, L)

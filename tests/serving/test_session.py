@@ -12,7 +12,7 @@ from twotower.serving.session import Session
 from twotower.training.pipeline import train
 
 LENGTH = 6
-WAYS = ["mean", "recency", "pooled", "gru", "transformer", "none"]
+WAYS = ["mean", "recency", "attention", "pooled", "gru", "sasrec", "transformer", "none"]
 
 
 @pytest.fixture(scope="module", params=WAYS)

@@ -6,9 +6,11 @@ from twotower.config import TowersConfig
 from twotower.errors import ConfigError
 from twotower.features.encoders import SideEncoder
 from twotower.features.transforms import SideTransforms
+from twotower.towers.attention import AttentionPooled
 from twotower.towers.history import DecayedMean, HistoryEncoder, PooledHistory
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 from twotower.towers.recurrent import Recurrent
+from twotower.towers.sasrec import SASRec
 from twotower.towers.transformer import Transformer
 
 
@@ -54,7 +56,9 @@ def build_model(
     else:
         use_id = config.query_id == "on"
         names = _fed(query_transforms, with_id=use_id)
-        history = build_history_encoder(config.history, config.dim, config.dropout)
+        history = build_history_encoder(
+            config.history, config.dim, config.dropout, config.history_length
+        )
         if not names and history is None:
             raise ConfigError(
                 "the query tower must read something, got no feature, no history and no id; "
@@ -75,7 +79,9 @@ def build_model(
     return TwoTower(queries, items, similarity=config.similarity, temperature=config.temperature)
 
 
-def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder | None:
+def build_history_encoder(
+    kind: str, dim: int, dropout: float, length: int
+) -> HistoryEncoder | None:
     """Return the encoder that the config's ``towers.history`` names; None for ``none``.
 
     Raises:
@@ -89,12 +95,17 @@ def build_history_encoder(kind: str, dim: int, dropout: float) -> HistoryEncoder
         return DecayedMean(5.0)
     if kind == "pooled":
         return PooledHistory(dim, dropout)
+    if kind == "attention":
+        return AttentionPooled(dim, dropout)
+    if kind == "sasrec":
+        return SASRec(dim, dropout, length)
     if kind == "transformer":
         return Transformer(dim, dropout)
     if kind == "gru":
         return Recurrent(dim, dropout)
     raise ValueError(
-        f"history must be none, mean, recency, pooled, gru or transformer, got {kind!r}."
+        "history must be none, mean, recency, pooled, attention, gru, sasrec or transformer, "
+        f"got {kind!r}."
     )
 
 

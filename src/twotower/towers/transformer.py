@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +208,7 @@ class _Block(nn.Module):
     def _bias(self, between: _Between, rows: slice) -> Tensor:
         bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
         if between.gaps is not None:
-            bias = bias + F.embedding(between.gaps[:, rows], self.by_gap)
+            bias = bias + _look_up(self.by_gap, between.gaps[:, rows])
         hidden = ~between.visible[:, rows, :, None]
         return bias.masked_fill(hidden, -math.inf).permute(0, 3, 1, 2)
 
@@ -223,6 +223,31 @@ class _Block(nn.Module):
             queries, keys, values, attn_mask=bias.to(queries.dtype)
         )
         return cast("Tensor", self.out(found.transpose(1, 2).reshape(num, length, dim)))
+
+
+class _LookUp(torch.autograd.Function):
+    """``F.embedding`` of few rows, each looked up very often: its gradient is counted, not scattered."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.num_rows = len(table)
+        return F.embedding(rows, table)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        flat = rows.reshape(-1)
+        sums = [
+            torch.bincount(flat, weights=column, minlength=ctx.num_rows)
+            for column in gradient.reshape(len(flat), -1).unbind(1)
+        ]
+        return torch.stack(sums, dim=1).to(gradient.dtype), None
+
+
+def _look_up(table: Tensor, rows: Tensor) -> Tensor:
+    """Return ``(*rows.shape, d)`` of a ``(n, d)`` table."""
+    return cast("Tensor", _LookUp.apply(table, rows))  # type: ignore[no-untyped-call]
 
 
 class RMSNorm(nn.Module):

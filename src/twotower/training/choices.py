@@ -137,7 +137,7 @@ def _examples(
     if given != "auto":
         return given
     # A pooled history costs little an example, and batches of whole histories are less mixed.
-    sequential = towers.history in ("gru", "transformer")
+    sequential = towers.history in ("gru", "sasrec", "transformer")
     return "prefixes" if sequential and not hindrance else "pairs"
 
 
