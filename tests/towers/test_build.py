@@ -14,6 +14,7 @@ from twotower.errors import ConfigError
 from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.towers.build import build_model
+from twotower.towers.dropout import Dropout
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 
 FRAME = pl.DataFrame({"key": [1, 2, 3], "price": [1.0, 2.0, 5.0], "size": [2.0, 1.0, 0.0]})
@@ -66,7 +67,7 @@ def test_every_setting_reaches_its_place() -> None:
     assert shapes["query_tower.block.layers.0.weight"] == (5, 8)
     assert shapes["query_tower.block.layers.3.weight"] == (3, 5)
     assert shapes["item_tower.block.layers.0.weight"] == (7, 8)
-    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.25}
+    assert {m.probability for m in model.modules() if isinstance(m, Dropout)} == {0.25}
     dropouts = [m.id_dropout for m in model.modules() if hasattr(m, "id_dropout")]
     assert dropouts == [0.5, 0.5]
     assert model.similarity == "cosine"

@@ -5,8 +5,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from twotower.towers.dropout import dropout
 from twotower.towers.history import HistoryEncoder, State
 
 NUM_PLACES = 32
@@ -72,4 +72,4 @@ class AttentionPooled(HistoryEncoder):
         # Of no event at all a softmax is not a number; and what is padded may be anything.
         weights = torch.where(visible, weights, 0.0)
         pooled = weights @ vectors.masked_fill(~mask[:, :, None], 0.0)
-        return cast("Tensor", self.mix(F.dropout(pooled, self.dropout, self.training)))
+        return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))

@@ -6,6 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from twotower.towers.dropout import Dropout
+
 
 class SkipMLP(nn.Module):
     """``x + MLP(x)`` with GELU; the last layer starts at zero, so a tower starts as the plain sum.
@@ -25,7 +27,7 @@ class SkipMLP(nn.Module):
             raise ValueError("hidden must have at least one width, got none; leave the block out.")
         layers: list[nn.Module] = []
         for narrow, wide in zip((dim, *hidden), hidden, strict=False):
-            layers += [nn.Linear(narrow, wide), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(narrow, wide), nn.GELU(), Dropout(dropout)]
         last = nn.Linear(hidden[-1], dim)
         with torch.no_grad():
             last.weight.zero_()

@@ -15,7 +15,8 @@ from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from twotower.towers.dropout import dropout
 
 State: TypeAlias = tuple[Tensor, ...]
 """What an encoder keeps of ``B`` histories of equal length to go on from."""
@@ -127,7 +128,7 @@ class PooledHistory(HistoryEncoder):
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to ``(B, L, d)``."""
         pooled = torch.cat([pool(item_vectors, mask, times) for pool in self.pools], dim=2)
-        return cast("Tensor", self.mix(F.dropout(pooled, self.dropout, self.training)))
+        return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
@@ -136,7 +137,7 @@ class PooledHistory(HistoryEncoder):
             dim=1,
         )  # (B, pools, L)
         pooled = (weights @ item_vectors).flatten(1)
-        return cast("Tensor", self.mix(F.dropout(pooled, self.dropout, self.training)))
+        return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))
 
     def step(
         self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
@@ -149,5 +150,5 @@ class PooledHistory(HistoryEncoder):
             output, after = cast("DecayedMean", pool).step(item_vectors, times, before)
             outputs.append(output)
             states += after
-        pooled = F.dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
+        pooled = dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
         return cast("Tensor", self.mix(pooled)), tuple(states)

@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from twotower.towers.dropout import dropout
 from twotower.towers.history import HistoryEncoder, State
 
 
@@ -30,7 +30,7 @@ class Recurrent(HistoryEncoder):
         """Map ``(B, L, d)`` to ``(B, L, d)``."""
         if not len(mask):
             return torch.zeros_like(item_vectors)
-        vectors = F.dropout(item_vectors, self.dropout, self.training)
+        vectors = dropout(item_vectors, self.dropout, self.training)
         # Histories are shifted to begin at the left, so that nothing is read before them.
         length = mask.shape[1]
         place = torch.arange(length, device=mask.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.towers.dropout import dropout
 from twotower.towers.history import HistoryEncoder, State
 
 
@@ -47,7 +48,7 @@ class SASRec(HistoryEncoder):
         """Map ``(B, L, d)`` to ``(B, L, d)``."""
         places = (mask.cumsum(dim=1) - 1).clamp(0, len(self.positions) - 1)
         vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0) * self.scale
-        vectors = F.dropout(vectors + self.positions[places], self.dropout, self.training)
+        vectors = dropout(vectors + self.positions[places], self.dropout, self.training)
         length = mask.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         # A padded position reads itself, so that no softmax is of nothing.
@@ -106,6 +107,6 @@ class _Block(nn.Module):
         self, read: Tensor, normed: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None
     ) -> Tensor:
         found = F.scaled_dot_product_attention(self.query(normed), keys, values, attn_mask=visible)
-        read = read + F.dropout(found, self.dropout, self.training)
-        hidden = F.dropout(F.relu(self.first(self.norm_layers(read))), self.dropout, self.training)
-        return read + F.dropout(self.second(hidden), self.dropout, self.training)
+        read = read + dropout(found, self.dropout, self.training)
+        hidden = dropout(F.relu(self.first(self.norm_layers(read))), self.dropout, self.training)
+        return read + dropout(self.second(hidden), self.dropout, self.training)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.towers.dropout import dropout
 from twotower.towers.history import HistoryEncoder, State
 
 NUM_PLACES = 32
@@ -92,7 +93,7 @@ class Transformer(HistoryEncoder):
         self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
     ) -> Tensor:
         vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0)
-        vectors = F.dropout(vectors, self.dropout, self.training)
+        vectors = dropout(vectors, self.dropout, self.training)
         start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)
         vectors = torch.cat([start, vectors], dim=1)  # (B, 1 + L, d)
         between = _Between.of_windows(mask, times)
@@ -201,9 +202,9 @@ class _Block(nn.Module):
         self, read: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
         attended = self._attend(self.query(normed), keys, values, bias)
-        read = read + F.dropout(attended, self.dropout, self.training)
+        read = read + dropout(attended, self.dropout, self.training)
         gate, up = self.gate_up(self.norm_gated(read)).chunk(2, dim=-1)
-        return read + F.dropout(self.down(F.silu(gate) * up), self.dropout, self.training)
+        return read + dropout(self.down(F.silu(gate) * up), self.dropout, self.training)
 
     def _bias(self, between: _Between, rows: slice) -> Tensor:
         bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
