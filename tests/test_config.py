@@ -160,7 +160,9 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
         }
     )
     metrics = "hit_rate, recall, precision, ndcg, mrr, map"
-    histories = "'auto', 'none', 'mean', 'recency', 'pooled', 'gru', 'transformer'"
+    histories = (
+        "'auto', 'none', 'mean', 'recency', 'attention', 'pooled', 'gru', 'sasrec', 'transformer'"
+    )
     kinds = "id, categorical, tags, number, time, vector, shown"
     expected = [
         "towres: unknown key; did you mean 'towers'?",

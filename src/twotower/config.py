@@ -259,6 +259,8 @@ class TrainingConfig:
     examples: Literal["auto", "pairs", "prefixes"] = "auto"
     """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
     positions is an example (``prefixes``)."""
+    next_events: int = 1
+    """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: float = 0.006
@@ -293,7 +295,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_types(self)
         problems: list[str] = []
-        for name in ("epochs", "patience"):
+        for name in ("epochs", "patience", "next_events"):
             check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("batch_size", "encode_size", "threads"):
             value = getattr(self, name)

@@ -88,6 +88,26 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Interactions:
     return open_events(folder)
 
 
+def test_an_event_may_be_asked_for_a_few_events_early() -> None:
+    events = events_of([(2, 2, 1)] * 2 + [(3, i + 2, 1) for i in range(5)], labelled=False)
+    batches = made(events, batch_size=7, history_length=4, next_events=2)
+    ends: dict[int, Counter[float]] = {}
+    for epoch in range(400):
+        (batch,) = batches.epoch(epoch)
+        assert batch.history_times is not None
+        assert batch.history_rows is not None
+        for place, rows, times in zip(
+            places_of(batch), batch.history_rows, batch.history_times, strict=True
+        ):
+            last = float(times[-1]) if rows[-1] else -1.0
+            ends.setdefault(place, Counter())[last] += 1
+    assert ends[6] == {5.0: pytest.approx(200, abs=45), 4.0: pytest.approx(200, abs=45)}
+    assert set(ends[3]) == {2.0, -1.0}
+    assert set(ends[2]) == {-1.0}  # a query's first event, and nothing of the query before
+    (first,), (again,) = batches.epoch(0), batches.epoch(0)
+    assert same(first, again)
+
+
 # --- what an epoch holds ---
 
 

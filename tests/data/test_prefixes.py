@@ -49,6 +49,26 @@ def test_each_event_is_an_example_once_and_reads_what_came_before(length: int) -
                 assert len(history) == place - begin
 
 
+def test_a_target_may_be_one_of_the_next_few() -> None:
+    batches = PrefixBatches(events_of(6, 3), batch_size=100, length=9, seed=0, next_events=3)
+    drawn: dict[int, list[int]] = {}
+    for epoch in range(600):
+        (batch,) = batches.epoch(epoch)
+        for _, target, history in examples(batch):
+            drawn.setdefault((history or (0,))[-1], []).append(target)
+    # After the third event of six: one of the next three. After the fifth only the last is left.
+    assert {target: drawn[102].count(target) for target in set(drawn[102])} == {
+        103: pytest.approx(200, abs=45),
+        104: pytest.approx(200, abs=45),
+        105: pytest.approx(200, abs=45),
+    }
+    assert set(drawn[103]) == {104, 105}
+    assert set(drawn[104]) == {105}
+    assert set(drawn[106]) == {107, 108}  # never one of another query
+    (first,), (again,) = batches.epoch(0), batches.epoch(0)
+    assert (first.target_rows == again.target_rows).all()
+
+
 def test_a_long_history_is_cut_at_other_places_each_epoch() -> None:
     batches = PrefixBatches(events_of(40), batch_size=100, length=10, seed=0)
     read = []
@@ -96,7 +116,7 @@ def test_equal_seeds_give_equal_batches() -> None:
     assert rows(0, 1) != rows(1, 1)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "length"])
+@pytest.mark.parametrize("name", ["batch_size", "length", "next_events"])
 def test_sizes_below_1_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         PrefixBatches(events_of(3), **{"batch_size": 4, "length": 4, "seed": 0, name: 0})

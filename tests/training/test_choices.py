@@ -232,9 +232,21 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="where the events have no order; use 'pairs'"):
             resolved(dataset_of(ordered=False), {"training": {"examples": "prefixes"}})
 
+    def test_next_events_need_a_history_in_order(self, ordered: Dataset) -> None:
+        training = {"next_events": 3}
+        with pytest.raises(ConfigError, match="must be 1 where there is no history, got 3"):
+            resolved(ordered, {"towers": {"history": "none"}, "training": training})
+        with pytest.raises(ConfigError, match="must be 1 where the events have no order, got 3"):
+            resolved(dataset_of(ordered=False), {"training": training})
+
     @pytest.mark.parametrize(
         ("history", "examples"),
-        [("transformer", "prefixes"), ("gru", "prefixes"), ("pooled", "pairs")],
+        [
+            ("sasrec", "prefixes"),
+            ("transformer", "prefixes"),
+            ("gru", "prefixes"),
+            ("pooled", "pairs"),
+        ],
     )
     def test_examples_by_the_history(self, ordered: Dataset, history: str, examples: str) -> None:
         config, _ = resolved(ordered, {"towers": {"history": history}})

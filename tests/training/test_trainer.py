@@ -180,6 +180,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "metric": ({}, "recall@3"),
         "batch_size": ({}, 50),
         "examples": ({"towers": {"history": "pooled"}}, "prefixes"),
+        "next_events": ({"towers": {"history": "pooled"}}, 3),
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
         "warmup_steps": ({}, 5),
@@ -262,13 +263,13 @@ class TestSettings:
         """What is written is what had the best validation metric, not what came last."""
         result = trained(
             small_world,
-            {"training": {"epochs": 12, "patience": 12, "learning_rate": 0.3, "metric": "mrr@7"}},
+            {"training": {"epochs": 12, "patience": 12, "learning_rate": 2.0, "metric": "mrr@7"}},
         )
         metrics = [r["valid_mrr@7"] for r in records(result)]
         best = result.contents.provenance["best_epoch"]
         assert best == 1 + metrics.index(max(metrics)) < 12
         shorter: Settings = {
-            "training": {"epochs": best, "patience": 12, "learning_rate": 0.3, "metric": "mrr@7"}
+            "training": {"epochs": best, "patience": 12, "learning_rate": 2.0, "metric": "mrr@7"}
         }
         assert equal_weights(result, trained(small_world, shorter))
 

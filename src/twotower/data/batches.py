@@ -65,9 +65,11 @@ class PairBatches:
             query's other positives, wherever they stand, without the event's own item.
         seed: Of the shuffles.
         negatives: Whether events with label 0 are examples, too. They are never part of a history.
+        next_events: An event is asked for as one of so many next ones, each as likely: its history ends
+            before one of the last so many events up to it. At least 1, which ends right before it.
 
     Raises:
-        ValueError: ``batch_size`` or ``history_length`` is below 1.
+        ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.
     """
 
     def __init__(
@@ -79,8 +81,14 @@ class PairBatches:
         ordered: bool,
         seed: int,
         negatives: bool = False,
+        next_events: int = 1,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("history_length", history_length)):
+        given = {
+            "batch_size": batch_size,
+            "history_length": history_length,
+            "next_events": next_events,
+        }
+        for name, value in given.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         self.events = events
@@ -88,6 +96,7 @@ class PairBatches:
         self.history_length = history_length
         self.ordered = ordered
         self.seed = seed
+        self.next_events = next_events
         positive = events.is_positive
         self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
@@ -128,7 +137,10 @@ class PairBatches:
         query_rows, item_rows = events.query_rows[picked], events.item_rows[picked]
         history_rows = history_times = None
         if self.history_length is not None and self.ordered:
-            history_rows, history_times = self._earlier(picked, query_rows, self.history_length)
+            rng = np.random.default_rng([self.seed, epoch, 3, number])
+            history_rows, history_times = self._earlier(
+                picked, query_rows, self.history_length, rng
+            )
         elif self.history_length is not None:
             rng = np.random.default_rng([self.seed, epoch, 1, number])
             history_rows, history_times = self._others(
@@ -149,11 +161,18 @@ class PairBatches:
         )
 
     def _earlier(
-        self, picked: npt.NDArray[np.int64], query_rows: Rows, length: int
+        self,
+        picked: npt.NDArray[np.int64],
+        query_rows: Rows,
+        length: int,
+        rng: np.random.Generator,
     ) -> tuple[Rows, npt.NDArray[np.float64] | None]:
-        """Return the last ``length`` positives of each query before the event."""
+        """Return the last ``length`` positives of each query before the event, or a little earlier."""
         known = self._known
         ends = picked if self._end_of is None else self._end_of[picked]
+        if self.next_events > 1:
+            before = np.minimum(ends - known.offsets[query_rows] + 1, self.next_events)
+            ends = ends - (rng.random(len(ends)) * before).astype(np.int64)
         firsts = ends - length
         is_padding = np.arange(length) < (known.offsets[query_rows] - firsts)[:, None]
         rows = _windows(known.item_rows, firsts, is_padding)

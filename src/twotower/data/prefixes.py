@@ -21,8 +21,9 @@ class PrefixBatch:
     Args:
         rows: ``(S, W)`` int32 items that are read, oldest first, right-aligned, ``PADDING_ROW`` where
             padded.
-        target_rows: ``(S, W)`` int32 the item of the event after each position's, ``PADDING_ROW`` where
-            that is no example. A query's first event is the target of a padded position.
+        target_rows: ``(S, W)`` int32 the item of the event after each position's, or of one of the next
+            few, ``PADDING_ROW`` where that is no example. A query's first event is the target of a padded
+            position.
         query_rows: ``(S,)`` int32.
         times: ``(S, W)`` float64 seconds of the events that are read, or None.
         weights: ``(S, W)`` float32 of the targets, or None where all are 1.
@@ -50,20 +51,33 @@ class PrefixBatches:
         events: The training events, all of them positive and in their order.
         batch_size: Examples a batch, about, at least 1.
         length: Most events that a window reads, at least 1.
-        seed: Of the shuffles and the cuts.
+        seed: Of the shuffles, the cuts and the targets.
+        next_events: A position's target is one of so many next events, each as likely, at least 1.
 
     Raises:
-        ValueError: ``batch_size`` or ``length`` is below 1.
+        ValueError: ``batch_size``, ``length`` or ``next_events`` is below 1.
+
+    Source: Pancha et al., KDD 2022 (PinnerFormer: targets drawn from what follows, not the next alone).
     """
 
-    def __init__(self, events: Interactions, *, batch_size: int, length: int, seed: int) -> None:
-        for name, value in (("batch_size", batch_size), ("length", length)):
+    def __init__(
+        self,
+        events: Interactions,
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        next_events: int = 1,
+    ) -> None:
+        given = {"batch_size": batch_size, "length": length, "next_events": next_events}
+        for name, value in given.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         self.events = events
         self.batch_size = batch_size
         self.length = length
         self.seed = seed
+        self.next_events = next_events
 
     def __len__(self) -> int:
         """Number of batches an epoch, but for the rounding of windows."""
@@ -85,7 +99,8 @@ class PrefixBatches:
         for number in rng.permutation(len(cuts) - 1):
             picked = order[cuts[number] : cuts[number + 1]]
             if len(picked):
-                yield self._gather(starts[picked], ends[picked], query_rows[picked])
+                drawing = np.random.default_rng([self.seed, epoch, 3, number])
+                yield self._gather(starts[picked], ends[picked], query_rows[picked], drawing)
 
     def _windows(
         self, rng: np.random.Generator
@@ -114,6 +129,7 @@ class PrefixBatches:
         starts: npt.NDArray[np.int64],
         ends: npt.NDArray[np.int64],
         query_rows: npt.NDArray[np.int64],
+        rng: np.random.Generator,
     ) -> PrefixBatch:
         events = self.events
         begins = np.maximum(events.offsets[query_rows], ends - 1 - self.length)
@@ -121,6 +137,9 @@ class PrefixBatches:
         after = ends[:, None] - width + np.arange(width)  # (S, W) the event after each position's
         is_read, is_target = after - 1 >= begins[:, None], after >= starts[:, None]
         read, target = np.maximum(after - 1, 0), np.maximum(after, 0)
+        if self.next_events > 1:
+            left = events.offsets[query_rows + 1][:, None] - target
+            target += (rng.random(target.shape) * np.minimum(left, self.next_events)).astype(int)
         return PrefixBatch(
             rows=np.where(is_read, events.item_rows[read], PADDING_ROW),
             target_rows=np.where(is_target, events.item_rows[target], PADDING_ROW),

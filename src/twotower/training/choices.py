@@ -71,6 +71,11 @@ def resolve(
         size = int(np.clip(by_size, 128, 1024))
         training = replace(training, batch_size=size)
         said.append(f"training.batch_size = {size}: {int(positive.sum()):,} training events")
+    if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
+        why = "there is no history" if towers.history == "none" else "the events have no order"
+        raise ConfigError(
+            f"training.next_events must be 1 where {why}, got {training.next_events}."
+        )
     training = replace(training, examples=_examples(training.examples, towers, loss, dataset))
     return replace(config, towers=towers, loss=loss, training=training), tuple(said)
 

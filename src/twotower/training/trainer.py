@@ -148,6 +148,7 @@ class Trainer:
                 batch_size=batch_size,
                 length=config.towers.history_length,
                 seed=config.training.seed,
+                next_events=config.training.next_events,
             )
         else:
             self.batches = PairBatches(
@@ -157,6 +158,7 @@ class Trainer:
                 ordered=dataset.ordered,
                 seed=config.training.seed,
                 negatives=config.loss.kind in LABELLED,
+                next_events=config.training.next_events,
             )
         drawn = train if config.loss.kind in LABELLED else positive  # what batches hold
         self.stream: StreamFrequency | None = None
