@@ -111,8 +111,6 @@ CELLS = {
         "softmax", "all", field="loss.label_smoothing", values=(0.05, 0.1, 0.2)
     ),
     "bpr/uniform": _cell("bpr", "uniform"),
-    "bpr-max/mixed": _cell("bpr-max", "mixed"),
-    "hinge/uniform": _cell("hinge", "uniform", field="loss.margin", values=(0.5, 1.0, 2.0)),
     "bce/uniform": _cell("bce", "uniform"),
     "gbce/per-query": _cell(
         "gbce",

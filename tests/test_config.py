@@ -238,8 +238,6 @@ NAN, INF = float("nan"), float("inf")
         (TowersConfig, "temperature", 0.0, "be finite and above 0"),
         (TowersConfig, "temperature", NAN, "be finite and above 0"),
         (LossConfig, "num_negatives", 0, "be at least 1"),
-        (LossConfig, "margin", 0.0, "be finite and above 0"),
-        (LossConfig, "margin", INF, "be finite and above 0"),
         (LossConfig, "memory_batches", 0, "be at least 1"),
         (LossConfig, "popularity_power", 1.1, "be in [0, 1]"),
         (LossConfig, "hard_share", -0.1, "be in [0, 1]"),
@@ -367,9 +365,11 @@ def test_set_takes_one_value_and_no_second_line() -> None:
 
 def test_set_keeps_what_it_does_not_name_and_the_last_one_wins() -> None:
     start = Config(features=FeaturesConfig(item={"a": "tags"}), towers=TowersConfig(dim=3))
-    config = start.with_settings(["features.item.b=number", "loss.margin=2", "loss.margin=3"])
+    config = start.with_settings(
+        ["features.item.b=number", "loss.hard_margin=0.2", "loss.hard_margin=0.3"]
+    )
     assert config.features.item == {"a": "tags", "b": "number"}
-    assert (config.towers.dim, config.loss.margin) == (3, 3.0)
+    assert (config.towers.dim, config.loss.hard_margin) == (3, 0.3)
     assert start.with_settings([]) == start
     assert start.features.item == {"a": "tags"}
 

@@ -33,8 +33,6 @@ LossKind = Literal[
     "softmax",
     "symmetric",
     "bpr",
-    "bpr-max",
-    "hinge",
     "bce",
     "gbce",
 ]
@@ -222,8 +220,6 @@ class LossConfig:
     """Leave items of the query's own history out of its negatives."""
     label_smoothing: float = 0.0
     """Share of softmax's target that is spread evenly over the negatives."""
-    margin: float = 0.5
-    """How far below the own logit ``hinge`` wants the negatives' to be."""
     calibration: float = 0.75
     """How far ``gbce`` takes the overconfidence of sampling back: 0 not at all, 1 all of it."""
 
@@ -233,8 +229,6 @@ class LossConfig:
         for name in ("num_negatives", "memory_batches"):
             value = getattr(self, name)
             check(problems, value is None or value >= 1, name, "be at least 1", value)
-        ok = 0 < self.margin < float("inf")
-        check(problems, ok, "margin", "be finite and above 0", self.margin)
         for name in ("popularity_power", "hard_share", "calibration"):
             value = getattr(self, name)
             check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)

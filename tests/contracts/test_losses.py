@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from twotower.losses.candidates import Candidates
 from twotower.losses.configured import Loss
-from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
+from twotower.losses.pairwise import BPRLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
@@ -54,16 +54,6 @@ LOSSES = {
         },
     ),
     "bpr": Declared(BPRLoss(), {"dislike": LIKED_ONLY}),
-    "bpr-max": Declared(BPRMaxLoss(), {"dislike": LIKED_ONLY}),
-    "bpr-max, penalised": Declared(
-        BPRMaxLoss(regularization=0.1),
-        {
-            "dislike": LIKED_ONLY,
-            "perfect": "scores far below 0 are penalised, too",
-            "scale": "its penalty is on dot products",
-        },
-    ),
-    "hinge": Declared(HingeLoss(num_items=20, margin=1.5), {"dislike": LIKED_ONLY}),
     "bce": Declared(BCELoss()),
     "gbce": Declared(
         GBCELoss(calibration=0.75, num_items=20),

@@ -72,7 +72,7 @@ EVERY_TRIPLE = [
     ("softmax", "mixed", "cosine"),
     ("bce", "labels", "cosine"),
     *(("softmax", n, "dot") for n in ("popularity", "per-query", "hard", "memory")),
-    *((kind, "all", "dot") for kind in ("symmetric", "bpr-max", "hinge")),
+    ("symmetric", "all", "dot"),
     ("bpr", "uniform", "dot"),
     ("gbce", "per-query", "dot"),
 ]
@@ -172,7 +172,6 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "memory_batches": ({"loss": {"negatives": "memory"}}, 1),
         "label_smoothing": ({}, 0.3),
         "calibration": ({"loss": {"kind": "gbce", "num_negatives": 4}}, 0.1),
-        "margin": ({"loss": {"kind": "hinge"}}, 0.9),
     },
     "training": {
         "epochs": ({}, 2),

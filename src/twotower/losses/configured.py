@@ -22,7 +22,7 @@ from twotower.losses.negatives import (
     Popularity,
     Uniform,
 )
-from twotower.losses.pairwise import BPRLoss, BPRMaxLoss, HingeLoss
+from twotower.losses.pairwise import BPRLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
@@ -62,8 +62,6 @@ def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = 
         "softmax": lambda: SoftmaxLoss(smoothing, precision=precision),
         "symmetric": lambda: SymmetricSoftmaxLoss(smoothing, precision=precision),
         "bpr": BPRLoss,
-        "bpr-max": BPRMaxLoss,
-        "hinge": lambda: HingeLoss(num_items, config.margin),
         "bce": BCELoss,
         "gbce": lambda: GBCELoss(config.calibration, num_items),
     }
