@@ -72,7 +72,8 @@ class DataConfig:
     positive_threshold: float | None = None
     """Ratings from this one up are positives and the others negatives; without it all are positives."""
     order: Literal["auto", "time", "file", "none"] = "auto"
-    """What orders a query's events; ``auto`` is time where there is a time column, else none."""
+    """What orders a query's events; ``auto`` is time where there is a time column and the split asks for
+    what comes last, the file's order for sessions without times, else none."""
     repeats: Literal["auto", "yes", "no"] = "auto"
     """Whether a query may get an item again that it had before; ``auto`` reads it off the events."""
     drop_null_ids: bool = False
@@ -249,7 +250,8 @@ class TrainingConfig:
     metric: str = "ndcg@10"
     """Validation metric that decides, as ``name@k``."""
     batch_size: int | None = None
-    """Examples a step; without it by the number of training events, from 128 to 1,024."""
+    """Examples a step; without it by the number of training events, from 128 to 1,024, and for ``prefixes``
+    those of about 128 histories, up to 4,096."""
     examples: Literal["auto", "pairs", "prefixes"] = "auto"
     """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
     positions is an example (``prefixes``)."""

@@ -19,6 +19,7 @@ from twotower.data.splits import (
     random_per_query,
     split,
     temporal,
+    with_order_as_asked,
 )
 from twotower.errors import ConfigError, DataError
 
@@ -374,3 +375,28 @@ def test_a_part_of_negatives_alone_counts_as_empty() -> None:
         hold_out_validation(from_files(events, negatives), SplitConfig())
     with pytest.raises(DataError, match="the given split must leave validation rows, got no pos"):
         hold_out_validation(from_files(events, events, valid=negatives), SplitConfig())
+
+
+# --- whether the order counts ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "ordered"),
+    [("leave-last-out", True), ("temporal", True), ("random", False)],
+)
+def test_a_history_has_an_order_where_the_split_asks_for_what_comes_last(
+    kind: Any, ordered: bool
+) -> None:
+    dataset = with_order_as_asked(split(some(), SplitConfig(kind=kind)))
+    assert dataset.ordered == ordered
+    said = [note for note in dataset.notes if "without an order" in note]
+    assert len(said) == (not ordered)
+
+
+def test_the_share_of_what_is_asked_for_before_a_training_event() -> None:
+    dataset = dataset_of(user_id=[1, 1, 1, 2, 2, 2], item_id=[1, 2, 3, 1, 2, 3], timestamp=range(6))
+    one_of_two = dataset.with_parts(np.array([VALID, TRAIN, TEST, TRAIN, VALID, TEST]), "")
+    assert with_order_as_asked(one_of_two) is one_of_two
+    both = dataset.with_parts(np.array([VALID, TRAIN, TEST, VALID, TRAIN, TEST]), "")
+    assert not with_order_as_asked(both).ordered
+    assert "100% of the validation events" in with_order_as_asked(both).notes[-1]

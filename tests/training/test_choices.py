@@ -164,6 +164,16 @@ class TestAuto:
         config, _ = resolved(dataset)
         assert config.training.batch_size == size
 
+    @pytest.mark.parametrize(("length", "size"), [(50, 1024), (2, 256)])
+    def test_batch_size_of_whole_histories_is_that_of_128(
+        self, ordered: Dataset, length: int, size: int
+    ) -> None:
+        """Each of 40 queries has 6 training events, of which a window reads ``length`` at most."""
+        towers = {"history": "transformer", "history_length": length}
+        config, said = resolved(ordered, {"towers": towers})
+        assert config.training.batch_size == size
+        assert any("about 128 histories of" in sentence for sentence in said)
+
     def test_known_items_are_no_mask_where_items_come_again(self, ordered: Dataset) -> None:
         config, said = resolved(replace(ordered, repeats=True))
         assert not config.loss.mask_known

@@ -599,7 +599,9 @@ class TestGivenParts:
         train({k: parts[k] for k in ("train", "test")}, config=ONE)
 
     def test_unknown_names(self, small_world: SyntheticTables) -> None:
-        with pytest.raises(ConfigError, match="train, test and on wish valid, got train, tset"):
+        with pytest.raises(
+            ConfigError, match="on wish one of valid and valid_sessions, got train, tset"
+        ):
             train({"train": small_world.interactions, "tset": small_world.interactions})
 
 

@@ -4,6 +4,8 @@ All test rows of a query are one relevant set; its history and the items removed
 its train and validation rows only. Each split states what it left.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,8 @@ from twotower.vocab import FIRST_ROW
 Parts = npt.NDArray[np.uint8]
 
 TEST_FRACTIONS = {"random": 0.2, "temporal": 0.1, "cold-items": 0.1}
+OUT_OF_ORDER = 0.5
+"""From this share of validation events before a training event on, the future is not what is asked for."""
 
 
 def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
@@ -196,6 +200,28 @@ def cold_items(events: Interactions, test: float, valid: float, rng: np.random.G
     part_of[shuffled[:num_test]] = Part.TEST
     part_of[shuffled[num_test : num_test + num_valid]] = Part.VALID
     return part_of[events.item_rows]
+
+
+def with_order_as_asked(dataset: Dataset) -> Dataset:
+    """Return the data set without an order of events where what is asked for does not come last.
+
+    A random split asks for events from anywhere in a query's time, with later ones in its history. A model
+    that learns what follows what has no answer to that: a history is then all other events.
+    """
+    if not dataset.ordered:
+        return dataset
+    events, positive = dataset.interactions, dataset.interactions.is_positive
+    learnt = np.concatenate([[0], np.cumsum((dataset.parts == Part.TRAIN) & positive)])
+    after = learnt[events.offsets[1:]][events.query_rows] - learnt[1:]
+    asked = (dataset.parts == Part.VALID) & positive
+    share = float((after[asked] > 0).mean()) if asked.any() else 0.0
+    if share <= OUT_OF_ORDER:
+        return dataset
+    note = (
+        f"{share:.0%} of the validation events come before a training event of their query: a history is "
+        "read as all other events, without an order."
+    )
+    return replace(dataset, ordered=False, notes=(*dataset.notes, note))
 
 
 def checked(dataset: Dataset, kind: str) -> Dataset:

@@ -173,6 +173,11 @@ class _Block(nn.Module):
         width = 2 * dim
         self.gate_up = nn.Linear(dim, 2 * width, bias=False)
         self.down = nn.Linear(width, dim, bias=False)
+        with (
+            torch.no_grad()
+        ):  # nothing is added at first: training starts from the last event alone
+            self.out.weight.zero_()
+            self.down.weight.zero_()
 
     def forward(self, vectors: Tensor, between: _Between, *, last_only: bool) -> Tensor:
         """Map ``(B, 1 + L, d)`` to the same, or to ``(B, 1, d)``."""

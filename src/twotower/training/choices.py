@@ -20,6 +20,8 @@ ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
 ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
+WINDOWS = 128
+"""Histories in a batch whose positions are the examples."""
 SOFTMAX = ("softmax", "symmetric")
 """Losses that rank the own item against all others at once."""
 
@@ -66,17 +68,16 @@ def resolve(
         said.append(
             f"training.table_learning_rate = {rate:g}: adagrad takes larger steps than adam"
         )
-    if training.batch_size is None:
-        by_size = 2 ** round(np.log2(max(1, int(positive.sum())) / 200))
-        size = int(np.clip(by_size, 128, 1024))
-        training = replace(training, batch_size=size)
-        said.append(f"training.batch_size = {size}: {int(positive.sum()):,} training events")
     if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
         why = "there is no history" if towers.history == "none" else "the events have no order"
         raise ConfigError(
             f"training.next_events must be 1 where {why}, got {training.next_events}."
         )
     training = replace(training, examples=_examples(training.examples, towers, loss, dataset))
+    if training.batch_size is None:
+        size, reason = _batch_size(training.examples, towers, dataset)
+        training = replace(training, batch_size=size)
+        said.append(f"training.batch_size = {size}: {reason}")
     return replace(config, towers=towers, loss=loss, training=training), tuple(said)
 
 
@@ -120,6 +121,20 @@ def _table_optimizer(
         "which adam would keep two more"
     )
     return "adagrad"
+
+
+def _batch_size(examples: str, towers: TowersConfig, dataset: Dataset) -> tuple[int, str]:
+    """Return how many examples a step has, and why."""
+    train = dataset.part(Part.TRAIN)
+    positive = train.where(train.is_positive)
+    if examples != "prefixes":
+        size = 2 ** round(np.log2(max(1, len(positive)) / 200))
+        return int(np.clip(size, 128, 1024)), f"{len(positive):,} training events"
+    # Examples of one history are alike: it is the number of histories that makes a batch mixed.
+    lengths = np.diff(positive.offsets)
+    mean = float(np.minimum(lengths[lengths > 0], towers.history_length).mean())
+    size = 2 ** round(np.log2(WINDOWS * mean))
+    return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 
 def _examples(

@@ -14,7 +14,7 @@ from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part
 from twotower.data.prepare import prepare
-from twotower.data.splits import hold_out_validation, split
+from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.features.schema import Side, infer_features
 from twotower.features.transforms import SideTransforms
@@ -72,6 +72,8 @@ class Task:
         )
         divide = hold_out_validation if preparation.is_split else split
         dataset = divide(preparation.dataset, config.split)
+        if config.data.order == "auto":
+            dataset = with_order_as_asked(dataset)
         sides, config = _fit_features(dataset, config)
         return Task(dataset, sides, config, preparation.decisions)
 
