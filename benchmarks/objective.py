@@ -122,7 +122,7 @@ CELLS = {
 }
 
 
-WORLDS = {"synthetic": WorldConfig(), "world-50k": WorldConfig(num_items=50_000, num_clusters=500)}
+WORLDS = {"synthetic": WorldConfig()}
 
 
 class Clock:
