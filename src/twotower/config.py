@@ -200,9 +200,9 @@ class LossConfig:
     kind: LossKind = "auto"
     """``auto`` is softmax."""
     negatives: NegativesKind = "auto"
-    """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed; for the others
-    uniform. ``labels`` takes the table's own 0 labels and samples nothing; ``impressions`` takes what
-    was shown beside the item."""
+    """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed, and by popularity
+    where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels
+    and samples nothing; ``impressions`` takes what was shown beside the item."""
     num_negatives: int | None = None
     """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128."""
     popularity_power: float = 0.75

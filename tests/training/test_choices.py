@@ -164,6 +164,16 @@ class TestAuto:
         config, _ = resolved(dataset)
         assert config.training.batch_size == size
 
+    def test_whole_histories_are_not_each_others_negatives(
+        self, ordered: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("twotower.training.choices.ALL_ITEMS_UP_TO", 3)
+        for history, negatives in (("transformer", "popularity"), ("pooled", "mixed")):
+            config, _ = resolved(ordered, {"towers": {"history": history}})
+            assert config.loss.negatives == negatives
+        stream = {"towers": {"history": "gru"}, "loss": {"frequencies": "stream"}}
+        assert resolved(ordered, stream)[0].loss.negatives == "mixed"
+
     @pytest.mark.parametrize(("length", "size"), [(50, 1024), (2, 256)])
     def test_batch_size_of_whole_histories_is_that_of_128(
         self, ordered: Dataset, length: int, size: int

@@ -22,6 +22,8 @@ ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
+SEQUENTIAL = ("gru", "sasrec", "transformer")
+"""Histories that are read in their order, at a cost that one pass over all positions shares."""
 SOFTMAX = ("softmax", "symmetric")
 """Losses that rank the own item against all others at once."""
 
@@ -44,7 +46,7 @@ def resolve(
     num_items = len(np.unique(train.item_rows[positive]))
     said: list[str] = []
     towers = _towers(config, dataset, custom, said)
-    loss = _loss(config, dataset, num_items, said)
+    loss = _loss(config, towers, dataset, num_items, said)
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows[positive]))
         fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
@@ -157,21 +159,31 @@ def _examples(
     if given != "auto":
         return given
     # A pooled history costs little an example, and batches of whole histories are less mixed.
-    sequential = towers.history in ("gru", "sasrec", "transformer")
+    sequential = towers.history in SEQUENTIAL
     return "prefixes" if sequential and not hindrance else "pairs"
 
 
-def _loss(config: Config, dataset: Dataset, num_items: int, said: list[str]) -> LossConfig:
+def _loss(
+    config: Config, towers: TowersConfig, dataset: Dataset, num_items: int, said: list[str]
+) -> LossConfig:
     loss = config.loss
+    in_order = towers.history in SEQUENTIAL and dataset.ordered
+    whole = (
+        in_order if config.training.examples == "auto" else config.training.examples == "prefixes"
+    )
     if loss.kind == "auto":
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
-        negatives: Literal["all", "in-batch", "mixed", "uniform"]
+        negatives: Literal["all", "mixed", "popularity", "uniform"]
         if loss.kind not in SOFTMAX:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO:
             negatives, reason = "all", f"{num_items:,} items are few enough"
+        elif whole and loss.frequencies == "counts":
+            # A batch brings a history's own items for sure, which its log_q does not know.
+            reason = f"{num_items:,} items are too many for all, and a batch is of few histories"
+            negatives = "popularity"
         else:
             negatives, reason = "mixed", f"{num_items:,} items are too many for all"
         loss = replace(loss, negatives=negatives)
