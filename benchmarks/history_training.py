@@ -53,7 +53,7 @@ class PaddedBatches(PrefixBatches):
         batch = (np.cumsum((ends - starts)[order]) - 1) // self.batch_size
         for number in range(int(batch[-1]) + 1):
             picked = order[batch == number]
-            yield _padded(self._gather(starts[picked], ends[picked], query_rows[picked], rng))
+            yield _padded(self._gather(starts[picked], ends[picked], query_rows[picked], None))
 
 
 def _padded(batch: PrefixBatch) -> PrefixBatch:

@@ -137,7 +137,9 @@ class PairBatches:
         query_rows, item_rows = events.query_rows[picked], events.item_rows[picked]
         history_rows = history_times = None
         if self.history_length is not None and self.ordered:
-            rng = np.random.default_rng([self.seed, epoch, 3, number])
+            rng = None
+            if self.next_events > 1:
+                rng = np.random.default_rng([self.seed, epoch, 3, number])
             history_rows, history_times = self._earlier(
                 picked, query_rows, self.history_length, rng
             )
@@ -165,12 +167,12 @@ class PairBatches:
         picked: npt.NDArray[np.int64],
         query_rows: Rows,
         length: int,
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
     ) -> tuple[Rows, npt.NDArray[np.float64] | None]:
-        """Return the last ``length`` positives of each query before the event, or a little earlier."""
+        """Return the last ``length`` positives before the event, or with ``rng`` a little earlier."""
         known = self._known
         ends = picked if self._end_of is None else self._end_of[picked]
-        if self.next_events > 1:
+        if rng is not None:
             before = np.minimum(ends - known.offsets[query_rows] + 1, self.next_events)
             ends = ends - (rng.random(len(ends)) * before).astype(np.int64)
         firsts = ends - length

@@ -64,10 +64,11 @@ def read_events(source: Table | Mapping[str, Table]) -> tuple[pl.DataFrame, Give
                 f"{', '.join(frames[0].columns)}, got {', '.join(frame.columns)}."
             )
         frames.append(frame.select(frames[0].columns) if frames else frame)
-    names = np.repeat([name for name in PARTS if name in source], [len(frame) for frame in frames])
+    names = [name for name in PARTS if name in source]
+    lengths = [len(frame) for frame in frames]
     given = Given(
-        parts=np.array([PARTS[name] for name in names], np.uint8),
-        is_session=np.char.endswith(names, "_sessions"),
+        parts=np.repeat(np.array([PARTS[name] for name in names], np.uint8), lengths),
+        is_session=np.repeat([name.endswith("_sessions") for name in names], lengths),
     )
     try:
         return pl.concat(frames, how="vertical_relaxed"), given
@@ -97,7 +98,7 @@ def parts_of(given: Given, events: Interactions, ids: Vocabulary, notes: list[st
     """
     if not given.is_session.any():
         return given.parts
-    check_new(given, events, ids)
+    _check_new(given, events, ids)
     parts = given.parts.copy()
     for part in (Part.VALID, Part.TEST):
         is_held_out = given.is_session & (given.parts == part)
@@ -111,15 +112,10 @@ def parts_of(given: Given, events: Interactions, ids: Vocabulary, notes: list[st
     return parts
 
 
-def check_new(given: Given, events: Interactions, ids: Vocabulary) -> None:
-    """Refuse sessions that are not new.
-
-    Raises:
-        DataError: A session's id stands in another table, too.
-    """
+def _check_new(given: Given, events: Interactions, ids: Vocabulary) -> None:
     tables = given.parts * 2 + given.is_session
     sessions = np.unique(events.query_rows[given.is_session])
-    first = tables[np.minimum(events.offsets[events.query_rows], len(tables) - 1)]
+    first = tables[events.offsets[events.query_rows]]
     is_mixed = (tables != first) & np.isin(events.query_rows, sessions)
     if is_mixed.any():
         rows = np.unique(events.query_rows[is_mixed])

@@ -43,9 +43,10 @@ class PrefixBatch:
 class PrefixBatches:
     """Shuffled batches of windows; two with equal arguments give equal batches.
 
-    An epoch holds each event once as an example. A history of more than ``length`` events is cut into
-    windows at places that are other ones each epoch; each window reads up to ``length`` events, those
-    before its first example included where there is room. Windows of about equal length share a batch.
+    An epoch holds each event once as an example (where targets are drawn, each position once). A history of
+    more than ``length`` events is cut into windows at places that are other ones each epoch; each window
+    reads up to ``length`` events, those before its first example included where there is room. Windows of
+    about equal length share a batch.
 
     Args:
         events: The training events, all of them positive and in their order.
@@ -99,8 +100,10 @@ class PrefixBatches:
         for number in rng.permutation(len(cuts) - 1):
             picked = order[cuts[number] : cuts[number + 1]]
             if len(picked):
-                drawing = np.random.default_rng([self.seed, epoch, 3, number])
-                yield self._gather(starts[picked], ends[picked], query_rows[picked], drawing)
+                drawn = None
+                if self.next_events > 1:
+                    drawn = np.random.default_rng([self.seed, epoch, 3, number])
+                yield self._gather(starts[picked], ends[picked], query_rows[picked], drawn)
 
     def _windows(
         self, rng: np.random.Generator
@@ -129,7 +132,7 @@ class PrefixBatches:
         starts: npt.NDArray[np.int64],
         ends: npt.NDArray[np.int64],
         query_rows: npt.NDArray[np.int64],
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
     ) -> PrefixBatch:
         events = self.events
         begins = np.maximum(events.offsets[query_rows], ends - 1 - self.length)
@@ -137,7 +140,7 @@ class PrefixBatches:
         after = ends[:, None] - width + np.arange(width)  # (S, W) the event after each position's
         is_read, is_target = after - 1 >= begins[:, None], after >= starts[:, None]
         read, target = np.maximum(after - 1, 0), np.maximum(after, 0)
-        if self.next_events > 1:
+        if rng is not None:
             left = events.offsets[query_rows + 1][:, None] - target
             target += (rng.random(target.shape) * np.minimum(left, self.next_events)).astype(int)
         return PrefixBatch(

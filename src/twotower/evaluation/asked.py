@@ -1,6 +1,6 @@
 """Test events that are given to a bundle: later ones of the queries that it knows, or new sessions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -150,10 +150,7 @@ def sessions_asked(
             "test_sessions must hold sessions of two events or more, got "
             f"{len(np.unique(query_rows)):,} sessions of one; state the column with --query-column NAME."
         )
-    return (
-        Asked(**{**vars(asked), "parts": parts}),
-        EntityTable(vocabulary, frame, column),
-    )
+    return replace(asked, parts=parts), EntityTable(vocabulary, frame, column)
 
 
 def _check_unlearnt(retriever: Retriever, query_ids: pl.Series) -> None:

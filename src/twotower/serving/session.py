@@ -107,7 +107,8 @@ class Session:
     def _query_vector(self) -> torch.Tensor:
         if self._vector is None:
             encoding = self._retriever.encoding
-            if self._rows and encoding.can_step and len(self._rows) <= encoding.history_length:
+            fits = 0 < len(self._rows) <= encoding.history_length
+            if fits and encoding.model.reads_history:
                 self._step()
             else:
                 self._vector = encoding.query_vectors(self._features, self._history())

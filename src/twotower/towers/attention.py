@@ -7,10 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.towers.dropout import dropout
-from twotower.towers.history import HistoryEncoder, State
-
-NUM_PLACES = 32
-"""Ages in events that have a weight of their own; older events share the last."""
+from twotower.towers.history import NUM_PLACES, HistoryEncoder, State
 
 
 class AttentionPooled(HistoryEncoder):

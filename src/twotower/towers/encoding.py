@@ -94,11 +94,6 @@ class Encoding:
                 chunks.append(self._query_chunk(part, histories.take(here)))
         return torch.cat(chunks)
 
-    @property
-    def can_step(self) -> bool:
-        """Whether ``next_query_vector`` can be asked: the query tower reads histories."""
-        return self.model.reads_history
-
     def next_query_vector(
         self, features: FeatureArrays, item_row: int, seconds: float | None, state: State | None
     ) -> tuple[Tensor, State]:

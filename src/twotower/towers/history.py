@@ -22,6 +22,10 @@ State: TypeAlias = tuple[Tensor, ...]
 """What an encoder keeps of ``B`` histories of equal length to go on from."""
 
 
+NUM_PLACES = 32
+"""Distances in events that an encoder tells apart; all that are farther count as the last."""
+
+
 class HistoryEncoder(nn.Module):
     """The contract; see the module's docstring."""
 
@@ -29,9 +33,9 @@ class HistoryEncoder(nn.Module):
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to ``(B, L, d)``, causally."""
 
-    @abstractmethod
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return ``forward(...)[:, -1]``: ``(B, d)``."""
+        """Return ``forward(...)[:, -1]``, ``(B, d)``; to be overridden where that can be had for less."""
+        return cast("Tensor", self(item_vectors, mask, times))[:, -1]
 
     @abstractmethod
     def step(

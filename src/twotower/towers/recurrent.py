@@ -43,10 +43,6 @@ class Recurrent(HistoryEncoder):
         after = (place + 1 - padded).clamp(min=0)
         return states.gather(1, after[:, :, None].expand_as(vectors))
 
-    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return ``forward(...)[:, -1]``."""
-        return self.forward(item_vectors, mask, times)[:, -1]
-
     def step(
         self,
         item_vectors: Tensor,

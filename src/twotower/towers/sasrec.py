@@ -59,10 +59,6 @@ class SASRec(HistoryEncoder):
         has_event = mask.cummax(dim=1).values[:, :, None]
         return cast("Tensor", self.norm(vectors)).masked_fill(~has_event, 0.0)
 
-    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return ``forward(...)[:, -1]``."""
-        return self.forward(item_vectors, mask, times)[:, -1]
-
     def step(
         self,
         item_vectors: Tensor,

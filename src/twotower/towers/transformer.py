@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.towers.dropout import dropout
-from twotower.towers.history import HistoryEncoder, State
+from twotower.towers.history import NUM_PLACES, HistoryEncoder, State
 
-NUM_PLACES = 32
-"""Buckets of the distance in events; the last holds all that are farther."""
 NUM_GAPS = 24
 """Buckets of the distance in time, each twice as long as the one before; the first holds 0 seconds."""
 

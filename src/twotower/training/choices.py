@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from twotower.config import Config, LossConfig, TowersConfig
-from twotower.data.dataset import Dataset, Part
+from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.losses.configured import LABELLED
 from twotower.runtime import choose_device, choose_precision
@@ -42,19 +42,19 @@ def resolve(
         ConfigError: Settings that cannot go together, with the reason.
     """
     train = dataset.part(Part.TRAIN)
-    positive = train.is_positive
-    num_items = len(np.unique(train.item_rows[positive]))
+    train = train.where(train.is_positive)
+    num_items = len(np.unique(train.item_rows))
     said: list[str] = []
     towers = _towers(config, dataset, custom, said)
-    loss = _loss(config, towers, dataset, num_items, said)
+    training = replace(config.training, examples=_examples(config, towers, dataset))
+    loss = _loss(config.loss, training.examples, dataset, num_items, said)
     if towers.similarity == "auto":
-        num_queries = len(np.unique(train.query_rows[positive]))
+        num_queries = len(np.unique(train.query_rows))
         fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
         is_cosine = fits and num_queries >= COSINE_FROM
         towers = replace(towers, similarity="cosine" if is_cosine else "dot")
         if is_cosine:
             said.append(f"towers.similarity = 'cosine': {num_queries:,} queries to learn from")
-    training = config.training
     if training.table_optimizer == "auto":
         training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
     if training.precision == "auto":
@@ -75,9 +75,8 @@ def resolve(
         raise ConfigError(
             f"training.next_events must be 1 where {why}, got {training.next_events}."
         )
-    training = replace(training, examples=_examples(training.examples, towers, loss, dataset))
     if training.batch_size is None:
-        size, reason = _batch_size(training.examples, towers, dataset)
+        size, reason = _batch_size(training.examples, towers, train)
         training = replace(training, batch_size=size)
         said.append(f"training.batch_size = {size}: {reason}")
     return replace(config, towers=towers, loss=loss, training=training), tuple(said)
@@ -125,27 +124,22 @@ def _table_optimizer(
     return "adagrad"
 
 
-def _batch_size(examples: str, towers: TowersConfig, dataset: Dataset) -> tuple[int, str]:
-    """Return how many examples a step has, and why."""
-    train = dataset.part(Part.TRAIN)
-    positive = train.where(train.is_positive)
+def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tuple[int, str]:
+    """Return how many examples a step has, and why; ``train`` holds the positives."""
     if examples != "prefixes":
-        size = 2 ** round(np.log2(max(1, len(positive)) / 200))
-        return int(np.clip(size, 128, 1024)), f"{len(positive):,} training events"
+        size = 2 ** round(np.log2(max(1, len(train)) / 200))
+        return int(np.clip(size, 128, 1024)), f"{len(train):,} training events"
     # Examples of one history are alike: it is the number of histories that makes a batch mixed.
-    lengths = np.diff(positive.offsets)
+    lengths = np.diff(train.offsets)
     mean = float(np.minimum(lengths[lengths > 0], towers.history_length).mean())
     size = 2 ** round(np.log2(WINDOWS * mean))
     return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 
 def _examples(
-    given: Literal["auto", "pairs", "prefixes"],
-    towers: TowersConfig,
-    loss: LossConfig,
-    dataset: Dataset,
+    config: Config, towers: TowersConfig, dataset: Dataset
 ) -> Literal["pairs", "prefixes"]:
-    hindrance = ""
+    given, loss, hindrance = config.training.examples, config.loss, ""
     if towers.history == "none":
         hindrance = "towers.history is 'none': there is no history to train the prefixes of"
     elif not dataset.ordered:
@@ -159,18 +153,12 @@ def _examples(
     if given != "auto":
         return given
     # A pooled history costs little an example, and batches of whole histories are less mixed.
-    sequential = towers.history in SEQUENTIAL
-    return "prefixes" if sequential and not hindrance else "pairs"
+    return "prefixes" if towers.history in SEQUENTIAL and not hindrance else "pairs"
 
 
 def _loss(
-    config: Config, towers: TowersConfig, dataset: Dataset, num_items: int, said: list[str]
+    loss: LossConfig, examples: str, dataset: Dataset, num_items: int, said: list[str]
 ) -> LossConfig:
-    loss = config.loss
-    in_order = towers.history in SEQUENTIAL and dataset.ordered
-    whole = (
-        in_order if config.training.examples == "auto" else config.training.examples == "prefixes"
-    )
     if loss.kind == "auto":
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
@@ -180,7 +168,7 @@ def _loss(
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO:
             negatives, reason = "all", f"{num_items:,} items are few enough"
-        elif whole and loss.frequencies == "counts":
+        elif examples == "prefixes" and loss.frequencies == "counts":
             # A batch brings a history's own items for sure, which its log_q does not know.
             reason = f"{num_items:,} items are too many for all, and a batch is of few histories"
             negatives = "popularity"
