@@ -3,7 +3,7 @@
     python benchmarks/peers.py --install
     python benchmarks/peers.py [twotower tfrs ...] [--tasks movielens-1m] [--seconds 240] [--json]
 
-``--install`` makes an environment for each library in ``benchmarks/out/venvs`` (5 GB); a peer that cannot
+``--install`` makes an environment for each library in ``benchmarks/out/venvs`` (6 GB); a peer that cannot
 be installed or run has a line that says why. Each of ``PEERS`` is trained by its script in
 ``benchmarks/peer_models``, whose docstring says what was set: width 64, batches of 1,024 where the model
 works in pairs, otherwise what its documentation recommends. All run one after the other, each alone in a
@@ -97,6 +97,8 @@ PACKAGES = {
     "torch-rechub": ("torch-rechub==0.9.0", "torch"),
     "rectools": ("rectools[torch]==0.19.0", "torch"),
     "implicit": ("implicit==0.7.3",),
+    # Of unordered.py and race.py. It needs what newer numpy, pandas, scipy and setuptools took away.
+    "recbole": ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.11", "setuptools<80", "torch"),
 }
 PEERS = {
     "twotower": Peer("twotower", "ours.py", None, "default"),
@@ -120,12 +122,10 @@ class PeerFailedError(Exception):
 
 
 def install(names: Sequence[str]) -> None:
-    """Make the environments of ``names``, and say of each whether it worked."""
+    """Make the environments of ``names``, keys of ``PACKAGES``, and say of each whether it worked."""
     # The newest Python that TensorFlow 2.15 exists for.
     python = shutil.which("python3.11") or sys.executable
-    for venv in dict.fromkeys(PEERS[name].venv for name in names):
-        if venv is None:
-            continue
+    for venv in names:
         folder = VENVS / venv
         make: tuple[list[str], ...] = (
             [python, "-m", "venv", str(folder)],
@@ -268,10 +268,10 @@ def prepared(task: str) -> tuple[Path, npt.NDArray[np.int32]]:
     return data, np.load(targets)
 
 
-def run(
-    peer: Peer, data: Path, test_items: npt.NDArray[np.int32], seconds: float
-) -> dict[str, Any]:
-    """Return the figures of a peer, measured by us on the items that it answers with.
+def answers_of(
+    peer: Peer, data: Path, seconds: float
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.int32]]]:
+    """Return what a peer says of its training, and its answers by the names of their files.
 
     Raises:
         PeerFailedError: It is not installed, it failed, or it answers with what it was told to leave out.
@@ -294,8 +294,22 @@ def run(
         if done.returncode:
             raise PeerFailedError(f"failed: {_reason(done.stderr, done.returncode)}")
         figures: dict[str, Any] = json.loads((Path(folder) / "figures.json").read_text("utf-8"))
-        top = np.load(Path(folder) / "top.npy")
-    _check(top, data)
+        answers = {file.stem: np.load(file) for file in sorted(Path(folder).glob("top*.npy"))}
+    for top in answers.values():
+        _check(top, data)
+    return figures, answers
+
+
+def run(
+    peer: Peer, data: Path, test_items: npt.NDArray[np.int32], seconds: float
+) -> dict[str, Any]:
+    """Return the figures of a peer, measured by us on the items that it answers with.
+
+    Raises:
+        PeerFailedError: See ``answers_of``.
+    """
+    figures, answers = answers_of(peer, data, seconds)
+    top = answers["top"]
     is_hit = top == test_items[:, None]
     one = np.ones(len(top), np.int64)
     return figures | {
@@ -380,28 +394,34 @@ def verdicts(
 def main() -> None:
     """Install, or train, measure and print."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(PEERS), help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--install", action="store_true", help="make the environments, and no more")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--install",
+        nargs="*",
+        choices=list(PACKAGES),
+        help="make these environments, or all, and no more",
+    )
     parser.add_argument("--tasks", nargs="*", default=TASKS, choices=TASKS)
     parser.add_argument("--seconds", type=float, default=240, help="of training on movielens-1m")
     parser.add_argument("--rate-seconds", type=float, default=60, help="the same on synthetic")
     parser.add_argument("--again", action="store_true", help="compute what is kept once more")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
-    unknown = set(given.names) - set(PEERS)
+    names = given.names or list(PEERS)
+    unknown = set(names) - set(PEERS)
     if unknown:
         parser.error(f"names must be among {', '.join(PEERS)}, got {', '.join(sorted(unknown))}.")
-    if given.install:
-        install(given.names)
+    if given.install is not None:
+        install(given.install or list(PACKAGES))
         return
     for task in given.tasks:
         seconds = given.seconds if task == "movielens-1m" else given.rate_seconds
-        rows = lines(task, given.names, seconds, again=given.again)
+        rows = lines(task, names, seconds, again=given.again)
         report(
             f"{task}: {seconds:g} seconds of training on one core",
             rows,
             as_json=given.json,
-            notes=verdicts(task, given.names, rows, seconds),
+            notes=verdicts(task, names, rows, seconds),
         )
 
 

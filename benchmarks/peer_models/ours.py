@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import polars as pl
+from our_tables import events, table
 from peer import BATCH_SIZE, TOP, begin
 
 import twotower
@@ -68,29 +68,16 @@ class Watch:
         """Our own evaluation is not what is asked for here."""
 
 
-def events(mask: Any) -> pl.DataFrame:
-    """Return a table of the masked events."""
-    return pl.DataFrame(
-        {"query": data.query[mask], "item": data.item[mask], "time": data.times[mask]}
-    )
-
-
-def table(side: str, features: Any) -> pl.DataFrame:
-    """Return a table of ids and categories, which are words so that they read as such."""
-    named = {f"{side}_{i}": [f"c{v}" for v in column] for i, column in enumerate(features.T)}
-    return pl.DataFrame({side: np.arange(len(features), dtype=np.int32), **named})
-
-
 watch = Watch()
 settings: dict[str, Any] = {"training": {"threads": 1}, "data": {"order": "file"}}
 if run.variant == "ids":
     settings["towers"] = {"history": "none", "query_id": "on", "query_hidden": []}
     settings["loss"] = {"negatives": "in-batch"}
     settings["training"] |= {"batch_size": BATCH_SIZE, "table_optimizer": "adagrad"}
-valid = events(data.is_valid)
+valid = events(data, data.is_valid)
 trained = twotower.train(
     # It asks for a test, which is not ours to see; its figures are thrown away.
-    {"train": events(~data.is_valid), "valid": valid, "test": valid},
+    {"train": events(data, ~data.is_valid), "valid": valid, "test": valid},
     items=table("item", data.item_features),
     queries=table("query", data.query_features),
     config=settings,

@@ -12,7 +12,8 @@ import json
 import os
 import time
 from argparse import ArgumentParser
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ class Data:
     def offsets(self) -> npt.NDArray[np.int64]:
         """Where the events of each query begin, and the number of events: ``(Q + 1,)``."""
         return np.searchsorted(self.query, np.arange(self.num_queries + 1)).astype(np.int64)
+
+    def learnt(self) -> "Data":
+        """Return the events without those of the validation."""
+        kept = ~self.is_valid
+        return replace(
+            self,
+            query=self.query[kept],
+            item=self.item[kept],
+            times=self.times[kept],
+            is_valid=self.is_valid[kept],
+        )
 
     def histories(self, width: int) -> Ints:
         """Return the items before each event, newest last: ``(E, width)``, see ``_windows``."""
@@ -136,6 +148,72 @@ class Clock:
             "rate": self._counted / self._wall if self._counted else None,
             "rate_of_cpu": self._counted / self._cpu if self._counted else None,
         }
+
+
+class Laps:
+    """Answers on the way of a race; the time that they take is not of the training.
+
+    Args:
+        run: Of the script.
+        every: Seconds of training between two answers.
+    """
+
+    def __init__(self, run: "Run", every: float) -> None:
+        self.run = run
+        self.every = every
+        self.laps: list[dict[str, float]] = []
+        self._trained = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Training begins, or goes on."""
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Training stops for a while."""
+        self._trained, self._since = self.trained, None
+
+    @property
+    def trained(self) -> float:
+        """Seconds of training so far."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._trained + running
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next answer is due."""
+        return self.trained >= self.every * (len(self.laps) + 1)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is spent."""
+        return self.trained >= self.run.clock.seconds
+
+    def answer(self, top: Callable[[], npt.NDArray[np.integer]], epochs: float) -> None:
+        """Write the answers now, and leave the clock paused.
+
+        Args:
+            top: Returns ``(T, at least 10)`` item ids, best first.
+            epochs: Trained so far, parts included.
+        """
+        self.pause()
+        np.save(self.run.out / f"top-{len(self.laps):03}.npy", top().astype(np.int32))
+        self._write({"seconds": self._trained, "epochs": epochs})
+
+    def note(self, seconds: float, epochs: float, ndcg: float) -> None:
+        """Write a lap of somebody who measures alone.
+
+        Args:
+            seconds: Of training since the lap before.
+            epochs: Trained so far.
+            ndcg: NDCG@10 of the validation now.
+        """
+        self._trained += seconds
+        self._write({"seconds": self._trained, "epochs": epochs, "ndcg@10": ndcg})
+
+    def _write(self, lap: dict[str, float]) -> None:
+        self.laps.append(lap)
+        (self.run.out / "figures.json").write_text(json.dumps({"laps": self.laps}), "utf-8")
 
 
 class TimeIsOverError(Exception):

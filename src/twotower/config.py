@@ -90,16 +90,19 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeaturesConfig:
-    """``[features.item]`` and ``[features.query]``: column name -> kind.
+    """``[features.item]``, ``[features.query]`` and ``[features.event]``: column name -> kind.
 
-    A column that is not named here gets the kind that its content suggests. ``shown`` keeps a
-    column for people to read without feeding it.
+    A column of an item or a query that is not named here gets the kind that its content suggests.
+    ``shown`` keeps a column for people to read without feeding it.
     """
 
     query: Mapping[str, FeatureKind] = field(default_factory=dict)
     """Kinds of the query table's columns."""
     item: Mapping[str, FeatureKind] = field(default_factory=dict)
     """Kinds of the item table's columns."""
+    event: Mapping[str, FeatureKind] = field(default_factory=dict)
+    """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
+    time spent, the kind of event; those that are not named are not read."""
     min_count: int = 2
     """A category, tag or id seen in fewer training rows than this is treated as unknown."""
 
@@ -108,10 +111,11 @@ class FeaturesConfig:
         problems: list[str] = []
         check(problems, self.min_count >= 1, "min_count", "be at least 1", self.min_count)
         kinds = get_args(FeatureKind)
-        for side, table in (("query", self.query), ("item", self.item)):
+        for side, table in (("query", self.query), ("item", self.item), ("event", self.event)):
+            allowed = kinds if side != "event" else tuple(k for k in kinds if k != "id")
             for column, kind in table.items():
-                rule = f"be one of {', '.join(kinds)}"
-                check(problems, kind in kinds, f"{side}.{column}", rule, kind)
+                rule = f"be one of {', '.join(allowed)}"
+                check(problems, kind in allowed, f"{side}.{column}", rule, kind)
         raise_all(problems)
 
 

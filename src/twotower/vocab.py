@@ -22,6 +22,11 @@ BISECT_FROM = 16
 """Ids for each key that is asked for, from which on bisection is quicker than a table of hashes."""
 
 
+def rows_of_lines(num: int) -> npt.NDArray[np.int32]:
+    """Return the rows of ``num`` lines in a table whose first rows are reserved."""
+    return np.arange(FIRST_ROW, FIRST_ROW + num, dtype=np.int32)
+
+
 class Vocabulary:
     """A frozen, ordered set of ids, each with a row.
 

@@ -15,7 +15,8 @@ ragged = st.lists(st.lists(st.integers(2, 99), max_size=5), max_size=6)
 def timed(lists: list[list[int]]) -> Histories:
     histories = Histories.of([np.array(rows, np.int32) for rows in lists])
     times = np.arange(len(histories.item_rows), dtype=np.float64) / 2 + 9
-    return Histories(histories.offsets, histories.item_rows, times)
+    event_rows = np.arange(2, 2 + len(times), dtype=np.int32)
+    return Histories(histories.offsets, histories.item_rows, times, event_rows)
 
 
 def as_lists(histories: Histories) -> list[list[int]]:
@@ -59,7 +60,9 @@ def test_empty_histories() -> None:
 @settings(max_examples=100, deadline=None)
 def test_the_last_window_is_right_aligned(lists: list[list[int]], length: int) -> None:
     histories = timed(lists)
-    rows, times = last_windows(histories, length)
+    windows = last_windows(histories, length)
+    rows, times, event_rows = windows.rows, windows.times, windows.event_rows
+    assert event_rows is not None
     assert rows.shape == (len(lists), length)
     assert rows.dtype == np.int32
     assert times is not None
@@ -69,18 +72,20 @@ def test_the_last_window_is_right_aligned(lists: list[list[int]], length: int) -
         assert rows[line].tolist() == padding + items[-length:]
         moments = [9 + 0.5 * (first + place) for place in range(len(items))]
         assert times[line].tolist() == padding + moments[-length:]
+        lines = [2 + first + place for place in range(len(items))]
+        assert event_rows[line].tolist() == padding + lines[-length:]
         first += len(items)
 
 
 def test_windows_without_times_or_events() -> None:
-    rows, times = last_windows(Histories.of([np.array([5], np.int32)]), 2)
-    assert (rows.tolist(), times) == ([[0, 5]], None)
-    rows, times = last_windows(Histories.empty(2), 3)
-    assert (rows.tolist(), times) == ([[0, 0, 0]] * 2, None)
+    windows = last_windows(Histories.of([np.array([5], np.int32)]), 2)
+    assert (windows.rows.tolist(), windows.times, windows.event_rows) == ([[0, 5]], None, None)
+    windows = last_windows(Histories.empty(2), 3)
+    assert (windows.rows.tolist(), windows.times) == ([[0, 0, 0]] * 2, None)
     no_events = Histories(np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0))
-    rows, times = last_windows(no_events, 2)
-    assert times is not None
-    assert (rows.tolist(), times.tolist()) == ([[0, 0]], [[0.0, 0.0]])
+    windows = last_windows(no_events, 2)
+    assert windows.times is not None
+    assert (windows.rows.tolist(), windows.times.tolist()) == ([[0, 0]], [[0.0, 0.0]])
 
 
 @given(
@@ -104,7 +109,7 @@ def test_a_window_holds_the_events_before_its_end_and_no_others(
 @pytest.mark.parametrize("size", [0, 1, 7])
 def test_a_history_is_not_copied_into_its_neighbours(size: int) -> None:
     lists = [[9] * 3, [5] * size, [9] * 3]
-    rows, _ = last_windows(timed(lists), 7)
+    rows = last_windows(timed(lists), 7).rows
     assert set(rows[1].tolist()) <= {0, 5}
 
 

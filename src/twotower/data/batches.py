@@ -9,7 +9,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.data.dataset import Column, Interactions
-from twotower.features.histories import Histories
+from twotower.features.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
 Rows = npt.NDArray[np.int32]
@@ -30,6 +30,7 @@ class PairBatch:
         history_rows: ``(B, L)`` int32, oldest first, right-aligned, ``PADDING_ROW`` where padded; None
             where histories are not read.
         history_times: ``(B, L)`` float64 seconds, or None.
+        history_event_rows: ``(B, L)`` int32 where the features of the history's events stand, or None.
         labels: ``(B,)`` float32 0 or 1, or None where all are positives.
         weights: ``(B,)`` float32, or None where all are 1.
         impression_rows: ``(B, M)`` int32 items that were shown with the event and not taken, each
@@ -41,6 +42,7 @@ class PairBatch:
     item_rows: Rows
     history_rows: Rows | None = None
     history_times: npt.NDArray[np.float64] | None = None
+    history_event_rows: Rows | None = None
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
     impression_rows: Rows | None = None
@@ -135,19 +137,15 @@ class PairBatches:
     def _gather(self, picked: npt.NDArray[np.int64], epoch: int, number: int) -> PairBatch:
         events = self.events
         query_rows, item_rows = events.query_rows[picked], events.item_rows[picked]
-        history_rows = history_times = None
+        history: Windows | None = None
         if self.history_length is not None and self.ordered:
             rng = None
             if self.next_events > 1:
                 rng = np.random.default_rng([self.seed, epoch, 3, number])
-            history_rows, history_times = self._earlier(
-                picked, query_rows, self.history_length, rng
-            )
+            history = self._earlier(picked, query_rows, self.history_length, rng)
         elif self.history_length is not None:
             rng = np.random.default_rng([self.seed, epoch, 1, number])
-            history_rows, history_times = self._others(
-                picked, query_rows, item_rows, self.history_length, rng
-            )
+            history = self._others(picked, query_rows, item_rows, self.history_length, rng)
         impression_rows = None
         if events.impressions is not None:
             rng = np.random.default_rng([self.seed, epoch, 2, number])
@@ -155,8 +153,9 @@ class PairBatches:
         return PairBatch(
             query_rows=query_rows,
             item_rows=item_rows,
-            history_rows=history_rows,
-            history_times=history_times,
+            history_rows=None if history is None else history.rows,
+            history_times=None if history is None else history.times,
+            history_event_rows=None if history is None else history.event_rows,
             labels=None if events.labels is None else events.labels[picked],
             weights=None if events.weights is None else events.weights[picked],
             impression_rows=impression_rows,
@@ -168,7 +167,7 @@ class PairBatches:
         query_rows: Rows,
         length: int,
         rng: np.random.Generator | None,
-    ) -> tuple[Rows, npt.NDArray[np.float64] | None]:
+    ) -> Windows:
         """Return the last ``length`` positives before the event, or with ``rng`` a little earlier."""
         known = self._known
         ends = picked if self._end_of is None else self._end_of[picked]
@@ -177,8 +176,12 @@ class PairBatches:
             ends = ends - (rng.random(len(ends)) * before).astype(np.int64)
         firsts = ends - length
         is_padding = np.arange(length) < (known.offsets[query_rows] - firsts)[:, None]
-        rows = _windows(known.item_rows, firsts, is_padding)
-        return rows, None if known.times is None else _windows(known.times, firsts, is_padding)
+        times, event_rows = known.times, known.event_rows
+        return Windows(
+            rows=_windows(known.item_rows, firsts, is_padding),
+            times=None if times is None else _windows(times, firsts, is_padding),
+            event_rows=None if event_rows is None else _windows(event_rows, firsts, is_padding),
+        )
 
     def _others(
         self,
@@ -187,7 +190,7 @@ class PairBatches:
         item_rows: Rows,
         length: int,
         rng: np.random.Generator,
-    ) -> tuple[Rows, npt.NDArray[np.float64] | None]:
+    ) -> Windows:
         """Return up to ``length`` positives of each query wherever they stand, never the own item."""
         known, labels = self._known, self.events.labels
         own = picked if self._end_of is None else self._end_of[picked]
@@ -203,13 +206,18 @@ class PairBatches:
             order = np.argsort(mask[gaps], axis=1, kind="stable")
             for each in (mask, rows, places):
                 each[gaps] = np.take_along_axis(each[gaps], order, axis=1)
-        is_padding = ~mask
-        np.copyto(rows, PADDING_ROW, where=is_padding)
-        if known.times is None:
-            return rows, None
-        times = known.times[places] if len(known) else np.zeros(places.shape)
-        np.copyto(times, 0.0, where=is_padding)
-        return rows, times
+
+        def gathered(column: npt.NDArray[Column]) -> npt.NDArray[Column]:
+            values = column[places] if len(known) else np.zeros(places.shape, column.dtype)
+            np.copyto(values, np.zeros((), column.dtype), where=~mask)
+            return values
+
+        np.copyto(rows, PADDING_ROW, where=~mask)
+        return Windows(
+            rows=rows,
+            times=None if known.times is None else gathered(known.times),
+            event_rows=None if known.event_rows is None else gathered(known.event_rows),
+        )
 
 
 def block_shuffle(

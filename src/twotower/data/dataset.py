@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.features.histories import Histories
-from twotower.vocab import Vocabulary
+from twotower.vocab import Vocabulary, rows_of_lines
 
 Column = TypeVar("Column", bound=np.generic)
 
@@ -43,6 +43,7 @@ class Interactions:
         weights: ``(E,)`` float32 above 0, or None where all are 1.
         impressions: ``E`` sets of the items that were shown with each event and not taken, or None
             where that is not known. Another event of the query may have taken one of them.
+        event_rows: ``(E,)`` int32 where the features of each event stand; see ``Histories``.
     """
 
     query_rows: npt.NDArray[np.int32]
@@ -52,6 +53,7 @@ class Interactions:
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
     impressions: Histories | None = None
+    event_rows: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -79,11 +81,12 @@ class Interactions:
             impressions=None
             if self.impressions is None
             else self.impressions.take(np.flatnonzero(mask)),
+            event_rows=take(self.event_rows),
         )
 
     def histories(self) -> Histories:
         """Return all events of each query row as its history."""
-        return Histories(self.offsets, self.item_rows, self.times)
+        return Histories(self.offsets, self.item_rows, self.times, self.event_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +151,7 @@ class Dataset:
             *other* events, not those before.
         repeats: Whether a query may be given an item again that it had before.
         event_columns: Every column of the interactions table that holds no ids, in the events'
-            order: kept, never fed.
+            order. A history reads those that ``features.event`` names.
         name: What the data is called in reports.
         notes: What was decided on the way, a sentence each, to be shown.
     """
@@ -199,6 +202,12 @@ class Dataset:
             targets=_distinct(wanted.histories().take(query_rows)),
             times=times,
         )
+
+
+def with_event_rows(dataset: Dataset) -> Dataset:
+    """Return the data set whose events know where their line of ``event_columns`` stands."""
+    rows = rows_of_lines(len(dataset.interactions))
+    return replace(dataset, interactions=replace(dataset.interactions, event_rows=rows))
 
 
 def _distinct(sets: Histories) -> Histories:

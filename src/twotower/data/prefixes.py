@@ -27,6 +27,7 @@ class PrefixBatch:
         query_rows: ``(S,)`` int32.
         times: ``(S, W)`` float64 seconds of the events that are read, or None.
         weights: ``(S, W)`` float32 of the targets, or None where all are 1.
+        event_rows: ``(S, W)`` int32 where the features of the events that are read stand, or None.
     """
 
     rows: Rows
@@ -34,6 +35,7 @@ class PrefixBatch:
     query_rows: Rows
     times: npt.NDArray[np.float64] | None = None
     weights: npt.NDArray[np.float32] | None = None
+    event_rows: Rows | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -151,4 +153,7 @@ class PrefixBatches:
             weights=None
             if events.weights is None
             else np.where(is_target, events.weights[target], 0).astype(np.float32),
+            event_rows=None
+            if events.event_rows is None
+            else np.where(is_read, events.event_rows[read], PADDING_ROW),
         )

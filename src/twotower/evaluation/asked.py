@@ -33,6 +33,7 @@ class Asked:
         parts: ``(n,)`` uint8, ``TEST`` or ``CONTEXT``.
         times: ``(n,)`` float64 seconds, or None where the bundle knows none.
         labels: ``(n,)`` float32 0 or 1, or None where all are positives.
+        columns: What a history reads of them beside their items, ``n`` lines, or None.
         notes: What is to be known of it.
     """
 
@@ -41,6 +42,7 @@ class Asked:
     parts: npt.NDArray[np.uint8]
     times: npt.NDArray[np.float64] | None = None
     labels: npt.NDArray[np.float32] | None = None
+    columns: pl.DataFrame | None = None
     notes: tuple[str, ...] = ()
 
     def take(self, kept: npt.NDArray[np.integer]) -> "Asked":
@@ -51,6 +53,7 @@ class Asked:
             parts=self.parts[kept],
             times=None if self.times is None else self.times[kept],
             labels=None if self.labels is None else self.labels[kept],
+            columns=None if self.columns is None else self.columns[kept.astype(np.int64)],
             notes=self.notes,
         )
 
@@ -134,6 +137,7 @@ def sessions_asked(
         parts=np.full(len(query_rows), Part.TEST, np.uint8),
         times=read.times,
         labels=read.labels,
+        columns=read.columns,
         notes=read.notes,
     ).take(order)
     events = Interactions(
@@ -176,12 +180,13 @@ def _has_times(retriever: Retriever) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """The columns of a table of test events, in its order; ``times`` and ``labels`` where it has them."""
+    """The columns of a table of test events, in its order; those that can be None where it has them."""
 
     query_ids: pl.Series
     item_rows: npt.NDArray[np.int32]
     times: npt.NDArray[np.float64] | None
     labels: npt.NDArray[np.float32] | None
+    columns: pl.DataFrame | None
     notes: tuple[str, ...]
 
     @staticmethod
@@ -232,4 +237,12 @@ class _Read:
             notes = (
                 f"The {what} has no column of ratings: each of its rows counts as a positive.",
             )
-        return _Read(query_ids, item_rows, times, labels, notes)
+        columns = None
+        if contents.events is not None:
+            names = [feature.name for feature in contents.events.transforms.features]
+            there = [name for name in names if name in frame.columns]
+            columns = frame.select(there) if there else None
+            if len(there) < len(names):
+                lacking = ", ".join(repr(name) for name in names if name not in there)
+                notes += (f"The {what} has no column {lacking}: of its events that is unknown.",)
+        return _Read(query_ids, item_rows, times, labels, columns, notes)

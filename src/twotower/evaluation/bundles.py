@@ -1,9 +1,11 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import polars as pl
 
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
@@ -13,6 +15,8 @@ from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
+from twotower.towers.encoding import to_tensors
+from twotower.vocab import rows_of_lines
 
 
 def evaluate_bundle(
@@ -99,11 +103,18 @@ def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScor
         dataset: Which may have queries that the bundle lacks; None is without any.
     """
     contents = retriever.contents
-    features = retriever.query_features
+    features, event_features = retriever.query_features, None
+    if dataset is not None and contents.events is not None:
+        of_events = contents.events.transforms.apply_to_rows(dataset.event_columns)
+        event_features = to_tensors(of_events, retriever.device)
     if dataset is not None and len(dataset.queries) != len(contents.queries.ids):
         features = contents.queries.transforms.apply_to_rows(dataset.queries.frame)
     return ModelScorer(
-        retriever.encoding, features, contents.popularity, retriever.index.item_vectors
+        retriever.encoding,
+        features,
+        contents.popularity,
+        retriever.index.item_vectors,
+        event_features,
     )
 
 
@@ -173,6 +184,15 @@ def dataset_of(
         labels=all_labels,
         weights=all_weights,
     )
+    event_columns = queries.frame.clear()
+    if contents.events is not None:
+        columns = asked.columns
+        if columns is None:  # no history has the test events
+            columns = pl.DataFrame({"": [None] * len(asked.query_rows)})
+        event_columns = pl.concat(
+            [contents.events.frame.filter(pl.Series(kept)), columns], how="diagonal_relaxed"
+        )[order]
+        events = replace(events, event_rows=rows_of_lines(len(events)))
     return Dataset(
         queries=table,
         items=EntityTable(items.ids, items.frame, items.id_column),
@@ -180,6 +200,6 @@ def dataset_of(
         parts=np.concatenate([parts[kept], asked.parts])[order],
         ordered=contents.ordered,
         repeats=contents.repeats,
-        event_columns=queries.frame.clear(),
+        event_columns=event_columns,
         notes=asked.notes,
     )

@@ -1,11 +1,14 @@
 """Histories: each query's earlier items as one ragged array, and windows cut from it in bulk."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from twotower.vocab import PADDING_ROW
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,11 +19,14 @@ class Histories:
         offsets: ``(n + 1,)`` int64; history ``i`` is ``item_rows[offsets[i]:offsets[i + 1]]``.
         item_rows: ``(events,)`` int32.
         times: ``(events,)`` float64 seconds since 1970, or None where events have no time.
+        event_rows: ``(events,)`` int32 where the features of each event stand in a table of them, whose
+            first rows are reserved; None where nothing of an event is read but its item and time.
     """
 
     offsets: npt.NDArray[np.int64]
     item_rows: npt.NDArray[np.int32]
     times: npt.NDArray[np.float64] | None = None
+    event_rows: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """Number of histories."""
@@ -37,7 +43,15 @@ class Histories:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         times = None if self.times is None else self.times[index]
-        return Histories(offsets, self.item_rows[index], times)
+        event_rows = None if self.event_rows is None else self.event_rows[index]
+        return Histories(offsets, self.item_rows[index], times, event_rows)
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> "Histories":
+        """Return the histories with the events of ``mask`` alone."""
+        kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
+        times = None if self.times is None else self.times[mask]
+        event_rows = None if self.event_rows is None else self.event_rows[mask]
+        return Histories(kept[self.offsets], self.item_rows[mask], times, event_rows)
 
     @staticmethod
     def of(histories: "list[npt.NDArray[np.int32]]") -> "Histories":
@@ -71,22 +85,36 @@ def windows_before(
     return np.where(mask, positions, 0), mask
 
 
-def last_windows(
-    histories: Histories, length: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64] | None]:
-    """Return the most recent ``length`` items of each history, right-aligned.
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of ``n`` histories, oldest event first, right-aligned.
 
-    Returns:
-        ``(n, L)`` int32 item rows, ``PADDING_ROW`` where padded, and ``(n, L)`` float64 times or None.
+    Args:
+        rows: ``(n, L)`` int32 item rows, ``PADDING_ROW`` where padded.
+        times: ``(n, L)`` float64 seconds since 1970, 0 where padded; or None.
+        event_rows: ``(n, L)`` int32, ``PADDING_ROW`` where padded; or None. See ``Histories``.
     """
+
+    rows: npt.NDArray[np.int32]
+    times: npt.NDArray[np.float64] | None = None
+    event_rows: npt.NDArray[np.int32] | None = None
+
+
+def last_windows(histories: Histories, length: int) -> Windows:
+    """Return the most recent ``length`` events of each history."""
     positions, mask = windows_before(histories.offsets[1:], histories.offsets[:-1], length)
-    if not len(histories.item_rows):
-        empty = np.full(mask.shape, PADDING_ROW, np.int32)
-        return empty, None if histories.times is None else np.zeros(mask.shape)
-    rows = np.where(mask, histories.item_rows[positions], PADDING_ROW).astype(np.int32)
-    if histories.times is None:
-        return rows, None
-    return rows, np.where(mask, histories.times[positions], 0.0)
+
+    def gathered(column: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        if not len(column):
+            return np.zeros(mask.shape, column.dtype)
+        return np.where(mask, column[positions], np.zeros((), column.dtype))
+
+    assert PADDING_ROW == 0
+    return Windows(
+        rows=gathered(histories.item_rows),
+        times=None if histories.times is None else gathered(histories.times),
+        event_rows=None if histories.event_rows is None else gathered(histories.event_rows),
+    )
 
 
 def since_first(

@@ -12,7 +12,7 @@ from twotower.config import FeatureKind
 from twotower.errors import ConfigError
 from twotower.features.reading import dates_of, floats_of, seconds_of
 
-Side = Literal["query", "item"]
+Side = Literal["query", "item", "event"]
 
 _MAX_CATEGORICAL_INTEGERS = 50
 _MAX_CATEGORIES = 100_000
@@ -25,7 +25,7 @@ class Feature:
 
     Args:
         name: The column's name.
-        side: ``"query"`` or ``"item"``.
+        side: ``"query"``, ``"item"`` or ``"event"``.
         kind: ``shown`` columns are kept for people and never fed.
         reason: Why it has this kind, for the table that is printed.
         separator: What stands between tags in a string; empty for lists.
@@ -58,11 +58,7 @@ def infer_features(
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
             be of the stated kind.
     """
-    for name in stated:
-        if name not in frame.columns:
-            near = difflib.get_close_matches(name, frame.columns, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(frame.columns)}"
-            raise ConfigError(f"features.{side}.{name} must name a column of the table; {hint}")
+    _check_names(frame, side, stated)
     features = []
     for name in (id_column, *(c for c in frame.columns if c != id_column)):
         if name in stated:
@@ -72,6 +68,28 @@ def infer_features(
         else:
             features.append(_inferred(frame[name], side))
     return tuple(features)
+
+
+def event_features(frame: pl.DataFrame, stated: Mapping[str, FeatureKind]) -> tuple[Feature, ...]:
+    """Return the features of the events of a history: those stated, and no other.
+
+    Args:
+        frame: The columns of the interactions that hold no ids, one line an event.
+        stated: Column name -> kind.
+
+    Raises:
+        ConfigError: As ``infer_features``.
+    """
+    _check_names(frame, "event", stated)
+    return tuple(_stated(frame[name], "event", kind) for name, kind in stated.items())
+
+
+def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKind]) -> None:
+    for name in stated:
+        if name not in frame.columns:
+            near = difflib.get_close_matches(name, frame.columns, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(frame.columns)}"
+            raise ConfigError(f"features.{side}.{name} must name a column of the table; {hint}")
 
 
 def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:

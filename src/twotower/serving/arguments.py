@@ -1,5 +1,6 @@
 """What a caller may describe queries and items with, brought into one form."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.features.histories import Histories
+from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
+
 Id = int | str
+Event = Id | Mapping[str, object]
+"""An event of a history: its item's id, or a line with that id and what else is known of it."""
+TIME = "time"
+"""Key of an event's time in such a line: seconds since 1970."""
 FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
 
 
@@ -31,7 +40,7 @@ class GivenFeatures:
 
 def queries_of(
     query_id: object, features: FeatureLines | None, history: object
-) -> tuple[list[Id | None], GivenFeatures | None, list[list[Id]] | None, bool]:
+) -> tuple[list[Id | None], GivenFeatures | None, list[list[Event]] | None, bool]:
     """Return ids, feature lines and histories of equal length, and whether one query was meant.
 
     Raises:
@@ -39,7 +48,7 @@ def queries_of(
             form that cannot be read.
     """
     ids: list[Id | None] | None = None
-    lists: list[list[Id]] | None = None
+    lists: list[list[Event]] | None = None
     several = False
     if query_id is not None:
         several = _is_list(query_id)
@@ -49,10 +58,10 @@ def queries_of(
         several |= not isinstance(features, Mapping)
         given_features = features_of(features)
     if history is not None:
-        entries = ids_of(history, what="history")
+        entries: list[Any] = ids_of(history, what="history")
         if any(_is_list(entry) for entry in entries):
             several = True
-            lists = [ids_of(entry, what="each history") for entry in entries]
+            lists = [list(ids_of(entry, what="each history")) for entry in entries]
         else:
             lists = [entries]
     lengths = {
@@ -67,6 +76,65 @@ def queries_of(
         raise ValueError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
     return ids if ids is not None else [None] * num, given_features, lists, not several
+
+
+def histories_of(
+    lists: list[list[Event]], items: Vocabulary, item_column: str, events: SideTransforms | None
+) -> tuple[Histories, FeatureArrays | None]:
+    """Return histories as a caller gave them, without items that the catalogue lacks.
+
+    Args:
+        lists: The events of each history, oldest first.
+        items: Ids of the catalogue.
+        item_column: The key of the item in a line.
+        events: What the model reads of an event beside its item and time, or None.
+
+    Returns:
+        The histories, with times where each event of each has one; and the features of the events by
+        their rows, where the model reads any.
+
+    Raises:
+        ValueError: A line names no item, or its time is not a finite number.
+    """
+    lines = [event if isinstance(event, Mapping) else {} for each in lists for event in each]
+    ids = [_item_of(event, item_column) for each in lists for event in each]
+    item_rows = items.rows_of(ids)
+    times = None
+    if lines and all(line.get(TIME) is not None for line in lines):
+        times = np.array([_seconds(line[TIME]) for line in lines])
+    event_rows = arrays = None
+    if events is not None:
+        names = [feature.name for feature in events.features]
+        columns = [pl.Series(n, [line.get(n) for line in lines], strict=False) for n in names]
+        arrays = events.apply_to_rows(pl.DataFrame(columns))
+        event_rows = rows_of_lines(len(lines))
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
+    histories = Histories(offsets, item_rows.astype(np.int32), times, event_rows)
+    return histories.where(item_rows >= FIRST_ROW), arrays
+
+
+def _item_of(event: Event, item_column: str) -> Id:
+    if not isinstance(event, Mapping):
+        return event
+    item_id: Any = event.get(item_column)
+    if item_id is None:
+        raise ValueError(
+            f"each event of a history must name its item under {item_column!r}, got a line with "
+            f"{', '.join(repr(key) for key in event) or 'nothing'}."
+        )
+    return plain([item_id])[0]  # type: ignore[no-any-return]
+
+
+def _seconds(given: Any) -> float:
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError(
+            f"the time of an event must be a finite number of seconds since 1970, got {given!r}."
+        )
+    return seconds
 
 
 def ids_of(given: Any, *, what: str) -> list[Id]:

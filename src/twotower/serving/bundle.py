@@ -66,6 +66,20 @@ class SideContents:
 
 
 @dataclass(frozen=True, eq=False)
+class EventContents:
+    """What a bundle knows of events beside their items.
+
+    Args:
+        frame: The columns that are read, one line an event of the histories, in their order; without a
+            line where histories were left out.
+        transforms: The fitted features.
+    """
+
+    frame: pl.DataFrame
+    transforms: SideTransforms
+
+
+@dataclass(frozen=True, eq=False)
 class Contents:
     """What a bundle holds.
 
@@ -89,6 +103,7 @@ class Contents:
         provenance: What the data is and where it came from.
         log: The training log, one JSON object a line.
         card: The model card, Markdown.
+        events: What a history reads of its events beside their items, or None.
     """
 
     config: Config
@@ -109,6 +124,7 @@ class Contents:
     provenance: Mapping[str, Any]
     log: str
     card: str
+    events: EventContents | None = None
 
 
 def check_output(path: str | Path) -> Path:
@@ -239,13 +255,10 @@ def _write_files(folder: Path, contents: Contents) -> None:
         (folder / name).mkdir()
     for side, table in (("query", contents.queries), ("item", contents.items)):
         write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
-        for number, transform in enumerate(table.transforms.transforms):
-            stem = f"{side}.{number}"
-            if transform.vocabulary is not None:
-                frame = transform.vocabulary.ids.to_frame()
-                write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
-            if transform.numbers:
-                save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
+        _write_transforms(folder, side, table.transforms)
+    if contents.events is not None:
+        _write_transforms(folder, "event", contents.events.transforms)
+        write_arrow(contents.events.frame, folder / "queries" / "events.arrow")
     write_arrow(contents.items.frame, folder / "items.arrow")
     write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
     save_tensors(folder / "weights.safetensors", contents.weights)
@@ -261,6 +274,30 @@ def _write_files(folder: Path, contents: Contents) -> None:
     (folder / "training.jsonl").write_text(contents.log, encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8")
     (folder / "index" / "index.json").write_text('{"kind": "exact"}\n', encoding="utf-8")
+
+
+def _write_transforms(folder: Path, side: str, transforms: SideTransforms) -> None:
+    for number, transform in enumerate(transforms.transforms):
+        stem = f"{side}.{number}"
+        if transform.vocabulary is not None:
+            frame = transform.vocabulary.ids.to_frame()
+            write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
+        if transform.numbers:
+            save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
+
+
+def _read_transforms(folder: Path, side: Side, entries: Any) -> SideTransforms:
+    features = tuple(Feature(side=side, **entry) for entry in entries)
+    transforms: list[Transform] = []
+    for number, feature in enumerate(f for f in features if f.is_fed):
+        stem = f"{side}.{number}"
+        vocabulary, numbers = None, {}
+        if (folder / "vocab" / f"{stem}.arrow").is_file():
+            vocabulary = read_vocabulary(folder / "vocab" / f"{stem}.arrow")
+        if (folder / "transforms" / f"{stem}.safetensors").is_file():
+            numbers = load_arrays(folder / "transforms" / f"{stem}.safetensors")
+        transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
+    return SideTransforms(features, tuple(transforms))
 
 
 def _write_manifest(folder: Path, contents: Contents) -> None:
@@ -308,21 +345,18 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
     files: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
     for side, file in files.items():
         table: Any = schema[side]
-        features = tuple(Feature(side=side, **entry) for entry in table["features"])
-        transforms: list[Transform] = []
-        for number, feature in enumerate(f for f in features if f.is_fed):
-            stem = f"{side}.{number}"
-            vocabulary, numbers = None, {}
-            if (path / "vocab" / f"{stem}.arrow").is_file():
-                vocabulary = read_vocabulary(path / "vocab" / f"{stem}.arrow")
-            if (path / "transforms" / f"{stem}.safetensors").is_file():
-                numbers = load_arrays(path / "transforms" / f"{stem}.safetensors")
-            transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
         sides[side] = SideContents(
             ids=read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
             id_column=table["id_column"],
             frame=read_arrow(path / file),
-            transforms=SideTransforms(features, tuple(transforms)),
+            transforms=_read_transforms(path, side, table["features"]),
+        )
+    events = None
+    if "event" in schema:
+        of_event: Any = schema["event"]
+        events = EventContents(
+            frame=read_arrow(path / "queries" / "events.arrow"),
+            transforms=_read_transforms(path, "event", of_event["features"]),
         )
     histories = targets = None
     of_events: dict[str, npt.NDArray[Any]] = {}
@@ -353,6 +387,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         provenance=manifest["provenance"],
         log=(path / "training.jsonl").read_text(encoding="utf-8"),
         card=(path / "MODEL_CARD.md").read_text(encoding="utf-8"),
+        events=events,
     )
 
 
@@ -360,12 +395,20 @@ def _schema_toml(contents: Contents) -> str:
     lines = []
     for side, table in (("query", contents.queries), ("item", contents.items)):
         lines += [f"[{side}]", f"id_column = {toml_value(table.id_column)}", ""]
-        for feature in table.transforms.features:
-            lines.append(f"[[{side}.features]]")
-            entries = {k: v for k, v in asdict(feature).items() if k != "side"}
-            lines += [f"{key} = {toml_value(value)}" for key, value in entries.items()]
-            lines.append("")
+        lines += _features_toml(table.transforms)
+    if contents.events is not None:
+        lines += _features_toml(contents.events.transforms)
     return "\n".join(lines)
+
+
+def _features_toml(transforms: SideTransforms) -> list[str]:
+    lines = []
+    for feature in transforms.features:
+        lines.append(f"[[{feature.side}.features]]")
+        entries = {k: v for k, v in asdict(feature).items() if k != "side"}
+        lines += [f"{key} = {toml_value(value)}" for key, value in entries.items()]
+        lines.append("")
+    return lines
 
 
 def _looks_like_a_bundle(path: Path) -> bool:

@@ -19,10 +19,12 @@ from twotower.index.exact import ExactIndex
 from twotower.runtime import choose_device
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
+    Event,
     FeatureLines,
     GivenFeatures,
     Id,
     features_of,
+    histories_of,
     ids_of,
     plain,
     queries_of,
@@ -76,6 +78,7 @@ class Retriever:
                 contents.config.towers,
                 contents.queries.transforms,
                 contents.items.transforms,
+                event_transforms=None if contents.events is None else contents.events.transforms,
                 query_tower=query_tower,
                 item_tower=item_tower,
             )
@@ -88,12 +91,17 @@ class Retriever:
             ) from error
         model.to(self.device)
         item_arrays = contents.items.transforms.apply_to_rows(contents.items.frame)
+        event_features = None
+        if contents.events is not None:
+            of_events = contents.events.transforms.apply_to_rows(contents.events.frame)
+            event_features = to_tensors(of_events, self.device)
         self.encoding = Encoding(
             model,
             to_tensors(item_arrays, self.device),
             contents.queries.transforms,
             contents.config.towers.history_length,
             self.device,
+            event_features,
         )
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
         self.index = ExactIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
@@ -136,7 +144,7 @@ class Retriever:
         query_id: Id | Sequence[Id] | None = None,
         *,
         features: FeatureLines | None = None,
-        history: Sequence[Id] | Sequence[Sequence[Id]] | None = None,
+        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
@@ -152,7 +160,9 @@ class Retriever:
             query_id: One id, or a list of them.
             features: Column -> value; or a list of such lines, or a frame, for several queries.
             history: Item ids, oldest first; or a list of such lists. Ids that the catalogue does
-                not know are left out.
+                not know are left out. An event may be a line in place of an id: the item's id under the
+                name of its column, ``"time"`` in seconds since 1970, and the columns of
+                ``features.event``. Times are read where every event has one.
             k: At least 1; above what exists it returns what exists.
             exclude_seen: Whether items of the history are left out; None: as the data was, that is
                 unless repeats were part of it.
@@ -171,11 +181,12 @@ class Retriever:
         ids, given, lists, single = queries_of(query_id, features, history)
         rows = self._query_rows(ids)
         arrays = self._features_of(rows, given)
-        histories = self._histories_of(rows, lists)
+        histories, events = self._histories_of(rows, lists)
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed(among, without)
-        answers = self._answer(ids, arrays, histories, k, exclude_seen, allowed)
+        vectors = self.encoding.query_vectors(arrays, histories, events)
+        answers = self._answer(ids, arrays, histories, vectors, k, exclude_seen, allowed)
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
@@ -185,14 +196,14 @@ class Retriever:
         query_id: Id | None = None,
         *,
         features: Mapping[str, object] | None = None,
-        history: Sequence[Id] = (),
+        history: Sequence[Event] = (),
     ) -> Session:
         """Return one query to which events can be added, each of which is read once.
 
         Args:
             query_id: An id; what the bundle knows of it is where the session starts.
             features: Column -> value.
-            history: Item ids, oldest first, in place of what the bundle knows.
+            history: Events, oldest first, in place of what the bundle knows; see ``recommend``.
 
         Raises:
             ValueError: As ``recommend``, or for several queries.
@@ -202,9 +213,8 @@ class Retriever:
         if not single:
             raise ValueError("session is of one query, got several; make one for each.")
         rows = self._query_rows(ids)
-        return Session(
-            self, ids[0], self._features_of(rows, given), self._histories_of(rows, lists)
-        )
+        histories, events = self._histories_of(rows, lists)
+        return Session(self, ids[0], self._features_of(rows, given), histories, events)
 
     def recommend_all(self, k: int = 10, *, exclude_seen: bool | None = None) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
@@ -243,7 +253,7 @@ class Retriever:
         query_id: Id | Sequence[Id] | None = None,
         *,
         features: FeatureLines | None = None,
-        history: Sequence[Id] | Sequence[Sequence[Id]] | None = None,
+        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments.
 
@@ -254,9 +264,8 @@ class Retriever:
         if not ids:
             return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
         rows = self._query_rows(ids)
-        vectors = self.encoding.query_vectors(
-            self._features_of(rows, given), self._histories_of(rows, lists)
-        )
+        histories, events = self._histories_of(rows, lists)
+        vectors = self.encoding.query_vectors(self._features_of(rows, given), histories, events)
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def encode_items(
@@ -335,10 +344,10 @@ class Retriever:
             [query_id],
             features,
             history,
+            vector,
             self._checked_k(k),
             not self.contents.repeats if exclude_seen is None else exclude_seen,
             self._allowed(among, without),
-            vector,
         )[0]
 
     def _checked_k(self, k: int) -> int:
@@ -351,15 +360,13 @@ class Retriever:
         ids: list[Id | None],
         arrays: FeatureArrays,
         histories: Histories,
+        vectors: torch.Tensor,
         k: int,
         exclude_seen: bool,
         allowed: npt.NDArray[np.bool_] | None,
-        vectors: torch.Tensor | None = None,
     ) -> list[Recommendation]:
         known = self.encoding.is_known(arrays, histories)
         exclude = histories if exclude_seen else None
-        if vectors is None:
-            vectors = self.encoding.query_vectors(arrays, histories)
         found = self.index.search(vectors, k, exclude=exclude, allowed=allowed)
         rows, scores = found.item_rows.copy(), found.scores.copy()
         if not known.all():
@@ -424,14 +431,20 @@ class Retriever:
         stored = self.contents.histories
         return Histories.empty(len(rows)) if stored is None else stored.take(rows)
 
-    def _histories_of(self, rows: npt.NDArray[np.int32], lists: list[list[Id]] | None) -> Histories:
+    def _histories_of(
+        self, rows: npt.NDArray[np.int32], lists: list[list[Event]] | None
+    ) -> tuple[Histories, dict[str, torch.Tensor] | None]:
+        """Return histories, and the table that the rows of their events count in where not the bundle's."""
         if lists is None:
-            return self._stored_histories(rows)
-        arrays = []
-        for ids in lists:
-            item_rows = self.contents.items.ids.rows_of(ids)
-            arrays.append(item_rows[item_rows >= FIRST_ROW])
-        return Histories.of(arrays)
+            return self._stored_histories(rows), None
+        events = self.contents.events
+        histories, arrays = histories_of(
+            lists,
+            self.contents.items.ids,
+            self.item_column,
+            None if events is None else events.transforms,
+        )
+        return histories, None if arrays is None else to_tensors(arrays, self.device)
 
     def _allowed(
         self, among: Iterable[Id] | None, without: Iterable[Id] | None

@@ -1,6 +1,6 @@
 """``Session``: a query that goes on, event by event."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from twotower.features.histories import Histories
 from twotower.features.transforms import FeatureArrays
 from twotower.serving.answers import Recommendation
-from twotower.serving.arguments import Id
+from twotower.serving.arguments import TIME, Id, histories_of
+from twotower.towers.encoding import to_tensors
 from twotower.towers.history import State
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, rows_of_lines
 
 if TYPE_CHECKING:
     from twotower.serving.retriever import Retriever
@@ -31,6 +32,7 @@ class Session:
         query_id: The query's id, or None.
         features: One array a query feature, one line each.
         history: What is known so far, one history.
+        events: The table that the rows of its events count in; None is the bundle's.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Session:
         query_id: Id | None,
         features: FeatureArrays,
         history: Histories,
+        events: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._retriever = retriever
         self._query_id = query_id
@@ -47,6 +50,7 @@ class Session:
         self._times: list[float] | None = []
         if len(self._rows):
             self._times = None if history.times is None else history.times.tolist()
+        self._events = self._features_of(history, events)
         self._vector: torch.Tensor | None = None
         self._state: State | None = None
         self._num_read = 0
@@ -59,22 +63,39 @@ class Session:
         ids: list[Id] = self._retriever.contents.items.ids.ids_of(rows).to_list()
         return ids
 
-    def add(self, item_id: Id, time: float | None = None) -> None:
+    def add(self, item_id: Id, time: float | None = None, **more: object) -> None:
         """Add an event. An item that the catalogue does not know is left out.
 
         Args:
             item_id: What was taken.
             time: When, in seconds since 1970. Times are read where every event has one.
+            more: The columns of ``features.event``.
+
+        Raises:
+            ValueError: ``time`` is not a finite number.
         """
-        (row,) = self._retriever.contents.items.ids.rows_of([item_id])
-        if row < FIRST_ROW:
+        contents = self._retriever.contents
+        line = {contents.items.id_column: item_id, TIME: time, **more}
+        history, arrays = histories_of(
+            [[line]],
+            contents.items.ids,
+            contents.items.id_column,
+            None if contents.events is None else contents.events.transforms,
+        )
+        if not len(history.item_rows):
             return
         self._vector = None
         if time is None and self._times is not None:
             self._times, self._state, self._num_read = None, None, 0
-        self._rows.append(int(row))
+        self._rows.append(int(history.item_rows[0]))
         if self._times is not None and time is not None:
             self._times.append(time)
+        if arrays is not None and self._events is not None:
+            added = to_tensors(arrays, self._retriever.device)
+            self._events = {
+                name: torch.cat([values, added[name][FIRST_ROW:]])
+                for name, values in self._events.items()
+            }
 
     def recommend(
         self,
@@ -111,7 +132,7 @@ class Session:
             if fits and encoding.model.reads_history:
                 self._step()
             else:
-                self._vector = encoding.query_vectors(self._features, self._history())
+                self._vector = encoding.query_vectors(self._features, self._history(), self._events)
         assert self._vector is not None
         return self._vector
 
@@ -119,13 +140,38 @@ class Session:
         """Read the events that were not read yet."""
         for place in range(self._num_read, len(self._rows)):
             seconds = None if self._times is None else self._times[place] - self._times[0]
+            event = None
+            if self._events is not None:
+                line = slice(FIRST_ROW + place, FIRST_ROW + place + 1)
+                event = {name: values[line] for name, values in self._events.items()}
             self._vector, self._state = self._retriever.encoding.next_query_vector(
-                self._features, self._rows[place], seconds, self._state
+                self._features, self._rows[place], seconds, self._state, event
             )
         self._num_read = len(self._rows)
 
     def _history(self) -> Histories:
-        history = Histories.of([np.array(self._rows, np.int32)])
-        if self._times is None or not self._rows:
-            return history
-        return Histories(history.offsets, history.item_rows, np.array(self._times, np.float64))
+        times = None
+        if self._times is not None and self._rows:
+            times = np.array(self._times, np.float64)
+        return Histories(
+            np.array([0, len(self._rows)], np.int64),
+            np.array(self._rows, np.int32),
+            times,
+            None if self._events is None else rows_of_lines(len(self._rows)),
+        )
+
+    def _features_of(
+        self, history: Histories, events: Mapping[str, torch.Tensor] | None
+    ) -> dict[str, torch.Tensor] | None:
+        """Return the features of a history's events in their order, after the reserved rows."""
+        table = self._retriever.encoding.event_features if events is None else events
+        if table is None:
+            return None
+        rows = history.event_rows
+        if rows is None:
+            rows = np.full(len(history.item_rows), UNKNOWN_ROW, np.int32)
+        places = np.concatenate([np.arange(FIRST_ROW), rows]).astype(np.int64)
+        return {
+            name: values[torch.from_numpy(places).to(values.device)]
+            for name, values in table.items()
+        }

@@ -19,6 +19,7 @@ def build_model(
     query_transforms: SideTransforms,
     item_transforms: SideTransforms,
     *,
+    event_transforms: SideTransforms | None = None,
     query_tower: nn.Module | None = None,
     item_tower: nn.Module | None = None,
     sparse: bool = False,
@@ -29,6 +30,7 @@ def build_model(
         config: Concrete settings: nothing is ``auto`` any more.
         query_transforms: The query side's fitted features.
         item_transforms: The item side's.
+        event_transforms: Those of the events of a history; None where none are read.
         query_tower: A module of the user's own in the query tower's place.
         item_tower: One in the item tower's place.
         sparse: Whether large embedding tables of the item side have sparse gradients. Those of the
@@ -73,8 +75,22 @@ def build_model(
                 use_id=use_id,
                 sparse=True,
             )
+        event_encoder = None
+        if history is not None and event_transforms is not None:
+            event_encoder = SideEncoder(
+                event_transforms,
+                config.dim,
+                id_dropout=config.id_dropout,
+                use_id=False,
+                sparse=False,
+            )
         queries = QueryTower(
-            query_encoder, history, config.dim, config.query_hidden, config.dropout
+            query_encoder,
+            history,
+            config.dim,
+            config.query_hidden,
+            config.dropout,
+            events=event_encoder,
         )
     return TwoTower(queries, items, similarity=config.similarity, temperature=config.temperature)
 

@@ -15,7 +15,7 @@ from twotower.features.histories import Histories, last_windows, since_first
 from twotower.features.transforms import FeatureArrays, SideTransforms
 from twotower.towers.history import State
 from twotower.towers.model import TwoTower
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 _CHUNK_ITEMS = 65_536
 _CHUNK_QUERIES = 4_096
@@ -39,6 +39,8 @@ class Encoding:
         query_transforms: The query side's transforms, which say when a query's features are known.
         history_length: Most recent events that the query tower reads.
         device: Where the model is.
+        event_features: One tensor a feature over all event rows, the reserved ones included; None where
+            events have none.
     """
 
     def __init__(
@@ -48,12 +50,25 @@ class Encoding:
         query_transforms: SideTransforms,
         history_length: int,
         device: torch.device,
+        event_features: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model = model
         self.item_features = item_features
         self.query_transforms = query_transforms
         self.history_length = history_length
         self.device = device
+        self.event_features = event_features
+
+    def with_item_features(self, item_features: Mapping[str, Tensor]) -> "Encoding":
+        """Return the same with other features of the catalogue."""
+        return Encoding(
+            self.model,
+            item_features,
+            self.query_transforms,
+            self.history_length,
+            self.device,
+            self.event_features,
+        )
 
     @property
     def num_item_rows(self) -> int:
@@ -77,25 +92,38 @@ class Encoding:
         with _evaluating(self.model):
             return self.model.encode_items(to_tensors(features, self.device))
 
-    def query_vectors(self, features: FeatureArrays, histories: Histories) -> Tensor:
+    def query_vectors(
+        self,
+        features: FeatureArrays,
+        histories: Histories,
+        event_features: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Return the vectors of ``n`` queries: ``(n, dim)``.
 
         Args:
             features: One array a query feature, ``n`` lines each.
             histories: Their ``n`` histories; read where the model reads histories.
+            event_features: What the rows of the histories' events count in; None is the table of the
+                encoding.
         """
         tensors = to_tensors(features, self.device)
+        of_events = self.event_features if event_features is None else event_features
         chunks = []
         with _evaluating(self.model):
             # Without any query one empty chunk still tells the width.
             for start in range(0, max(1, len(histories)), _CHUNK_QUERIES):
                 here = slice(start, min(start + _CHUNK_QUERIES, len(histories)))
                 part = {name: values[here] for name, values in tensors.items()}
-                chunks.append(self._query_chunk(part, histories.take(here)))
+                chunks.append(self._query_chunk(part, histories.take(here), of_events))
         return torch.cat(chunks)
 
     def next_query_vector(
-        self, features: FeatureArrays, item_row: int, seconds: float | None, state: State | None
+        self,
+        features: FeatureArrays,
+        item_row: int,
+        seconds: float | None,
+        state: State | None,
+        event: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, State]:
         """Return the vector of one query after one event more: ``(1, dim)``, and what to go on from.
 
@@ -105,11 +133,13 @@ class Encoding:
             seconds: Since the history's first event, or None where its events have no times.
             state: Of the events before, of which there are fewer than ``history_length``; None where
                 there are none.
+            event: One tensor a feature of the event, one line each, where the model reads them.
         """
         rows = torch.tensor([item_row], device=self.device)
         moments = None if seconds is None else torch.tensor([seconds], device=self.device)
         with _evaluating(self.model):
             inputs = self.model.item_inputs(self._item_features(rows))
+            inputs = self.model.event_inputs(inputs, event)
             return self.model.step_queries(
                 to_tensors(features, self.device), inputs, moments, state
             )
@@ -126,15 +156,29 @@ class Encoding:
                 known |= transform.is_known(features[name])
         return known
 
-    def _query_chunk(self, features: Mapping[str, Tensor], histories: Histories) -> Tensor:
+    def _query_chunk(
+        self,
+        features: Mapping[str, Tensor],
+        histories: Histories,
+        event_features: Mapping[str, Tensor] | None,
+    ) -> Tensor:
         if not self.model.reads_history:
             return self.model.encode_queries(features)
-        rows, times = last_windows(histories, self.history_length)
-        distinct, places = np.unique(rows, return_inverse=True)
+        windows = last_windows(histories, self.history_length)
+        rows, times = windows.rows, windows.times
+        distinct, found = np.unique(rows, return_inverse=True)
         inputs = self.model.item_inputs(
             self._item_features(torch.from_numpy(distinct.astype(np.int64)).to(self.device))
         )
-        vectors = inputs[torch.from_numpy(places.reshape(rows.shape)).to(self.device)]
+        vectors = inputs[torch.from_numpy(found.reshape(rows.shape)).to(self.device)]
+        if event_features is not None:
+            event_rows = windows.event_rows
+            if event_rows is None:  # histories of bare items
+                event_rows = np.where(rows == PADDING_ROW, PADDING_ROW, UNKNOWN_ROW)
+            places = torch.from_numpy(event_rows.astype(np.int64)).to(self.device)
+            vectors = self.model.event_inputs(
+                vectors, {name: values[places] for name, values in event_features.items()}
+            )
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
         moments = None
         if times is not None:

@@ -49,6 +49,7 @@ class QueryTower(nn.Module):
     Args:
         encoder: Of the query's features, or None where it has none.
         history: Of its earlier items, or None.
+        events: Of what is known of an earlier event beside its item, or None.
         dim: Width.
         hidden: Widths of the hidden layers of the block on top; none leaves it out.
         dropout: Of that block.
@@ -61,10 +62,12 @@ class QueryTower(nn.Module):
         dim: int,
         hidden: Sequence[int],
         dropout: float,
+        events: SideEncoder | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.history = history
+        self.events = events
         self.block = SkipMLP(dim, hidden, dropout) if hidden else None
         self.dim = dim
 
@@ -252,6 +255,20 @@ class TwoTower(nn.Module):
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
             return self._compared(self.query_tower(features, item_vectors, mask, times, wanted))
         return self._compared(self.query_tower(features))
+
+    def event_inputs(self, item_inputs: Tensor, features: Features | None) -> Tensor:
+        """Return what a history reads of events: their items, and what else is known of each.
+
+        Args:
+            item_inputs: ``(*shape, dim)`` of ``item_inputs``.
+            features: One tensor a feature of the events, ``shape`` lines each; None adds nothing.
+        """
+        tower = self.query_tower
+        if features is None or not isinstance(tower, QueryTower) or tower.events is None:
+            return item_inputs
+        shape = item_inputs.shape[:-1]
+        flat = {name: values.flatten(0, len(shape) - 1) for name, values in features.items()}
+        return item_inputs + cast("Tensor", tower.events(flat)).view(*shape, -1)
 
     def step_queries(
         self,

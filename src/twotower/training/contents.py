@@ -2,19 +2,21 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from twotower.config import Config
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.evaluation.figures import Figures
 from twotower.features.histories import Histories
-from twotower.serving.bundle import Contents, SideContents
+from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress
 from twotower.training.trainer import Sides, Trainer
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, rows_of_lines
 
 
 def fingerprint(trainer: Trainer) -> str:
@@ -24,7 +26,7 @@ def fingerprint(trainer: Trainer) -> str:
     digest = hashlib.sha256((events + trainer.config.to_toml()).encode())
     for array in trainer.query_arrays.values():
         digest.update(array.tobytes())
-    for tensor in trainer.item_features.values():
+    for tensor in (*trainer.item_features.values(), *(trainer.event_features or {}).values()):
         digest.update(tensor.cpu().numpy().tobytes())
     for name, weights in trainer.model.state_dict().items():
         digest.update(f"{name} {tuple(weights.shape)}".encode())
@@ -76,7 +78,14 @@ def contents_of(
     known = dataset.interactions.where(is_known)
     wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs
+    tests = replace(tests, event_rows=None)  # no history has them
     events = dataset.interactions
+    of_events = None
+    if sides.event is not None:
+        columns = [feature.name for feature in sides.event.features]
+        frame = dataset.event_columns.select(columns).filter(pl.Series(is_known))
+        known = replace(known, event_rows=rows_of_lines(len(frame)))
+        of_events = EventContents(frame if histories else frame.clear(), sides.event)
     provenance = {
         "data": dataset.name,
         "events": len(events),
@@ -111,6 +120,7 @@ def contents_of(
         provenance=provenance,
         log="".join(json.dumps(record) + "\n" for record in progress.log),
         card=model_card(dataset, config, figures),
+        events=of_events,
     )
 
 

@@ -78,6 +78,4 @@ def _without_last(histories: Histories) -> Histories:
     """Return histories of at least one event each, all without their last event."""
     keep: npt.NDArray[np.bool_] = np.ones(len(histories.item_rows), np.bool_)
     keep[histories.offsets[1:] - 1] = False
-    offsets = histories.offsets - np.arange(len(histories.offsets))
-    times = None if histories.times is None else histories.times[keep]
-    return Histories(offsets, histories.item_rows[keep], times)
+    return histories.where(keep)

@@ -33,6 +33,7 @@ class Steps:
         sampler: Of the negatives.
         loss: What is minimised.
         num_item_rows: The reserved ones included.
+        event_features: One tensor a feature over all event rows, or None.
         stream: Frequencies that learn from each batch before the sampler reads them.
         memory: A sampler that is told the vectors of each batch.
     """
@@ -47,6 +48,7 @@ class Steps:
         loss: Loss,
         num_item_rows: int,
         *,
+        event_features: Mapping[str, Tensor] | None = None,
         stream: StreamFrequency | None = None,
         memory: Memory | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class Steps:
         self.sampler = sampler
         self.loss = loss
         self.num_item_rows = num_item_rows
+        self.event_features = event_features
         self.stream = stream
         self.memory = memory
         self.device = next(iter(item_features.values())).device
@@ -95,7 +98,7 @@ class Steps:
         query_rows, impressions, wanted = self._tensor(batch.query_rows).long(), None, None
         history_rows: Rows | None
         if isinstance(batch, PrefixBatch):
-            history_rows, moments = batch.rows, batch.times
+            history_rows, moments, event_rows = batch.rows, batch.times, batch.event_rows
             item_rows = self._tensor(batch.target_rows).long()
             wanted = item_rows != PADDING_ROW
             item_rows = item_rows[wanted]
@@ -103,6 +106,7 @@ class Steps:
         else:
             item_rows = self._tensor(batch.item_rows).long()
             history_rows, moments = batch.history_rows, batch.history_times
+            event_rows = batch.history_event_rows
             if batch.impression_rows is not None:
                 impressions = self._tensor(batch.impression_rows).long()
         known = None if history_rows is None else self._tensor(history_rows).long()
@@ -121,6 +125,10 @@ class Steps:
         times = None
         if moments is not None and history_rows is not None:
             times = self._tensor(since_first(moments, history_rows))
+        of_events = None
+        if event_rows is not None and self.event_features is not None:
+            read = self._tensor(event_rows).long()
+            of_events = {name: values[read] for name, values in self.event_features.items()}
         if self.config.loss.negatives == "all":
             item_features, places, known_places = self.item_features, rows, known
         else:
@@ -143,6 +151,7 @@ class Steps:
             known_places,
             times,
             wanted,
+            of_events,
         )
 
     def _loss_of(
@@ -198,6 +207,7 @@ class _Reading:
         times: ``(B, L)`` seconds, or None.
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
+        of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
     """
 
     pairs: Pairs
@@ -209,6 +219,7 @@ class _Reading:
     known_places: Tensor | None
     times: Tensor | None
     wanted: Tensor | None = None
+    of_events: Mapping[str, Tensor] | None = None
 
     def liked(self) -> Tensor | None:
         """Return the item rows that each example's history holds: ``(n, L)``, or None."""
@@ -244,6 +255,9 @@ class _Reading:
             return model.encode_queries(features)
         places = self.known_places[piece]
         history = inputs.index_select(0, places.flatten()).view(*places.shape, -1)
+        if self.of_events is not None:
+            events = {name: values[piece] for name, values in self.of_events.items()}
+            history = model.event_inputs(history, events)
         times = None if self.times is None else self.times[piece]
         wanted = None if self.wanted is None else self.wanted[piece]
         mask = self.known[piece] >= FIRST_ROW

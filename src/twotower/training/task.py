@@ -12,11 +12,11 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.columns import Decision
-from twotower.data.dataset import Dataset, EntityTable, Part
+from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
-from twotower.features.schema import Side, infer_features
+from twotower.features.schema import Side, event_features, infer_features
 from twotower.features.transforms import SideTransforms
 from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
@@ -75,6 +75,8 @@ class Task:
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
         sides, config = _fit_features(dataset, config)
+        if sides.event is not None:
+            dataset = with_event_rows(dataset)
         return Task(dataset, sides, config, preparation.decisions)
 
 
@@ -116,4 +118,11 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
         stated[side] = {feature.name: feature.kind for feature in features}
     features_config = replace(config.features, query=stated["query"], item=stated["item"])
-    return Sides(fitted["query"], fitted["item"]), replace(config, features=features_config)
+    event = None
+    if config.features.event:
+        features = event_features(dataset.event_columns, config.features.event)
+        is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_positive
+        event = SideTransforms.fit(
+            features, dataset.event_columns, is_learnt.astype(np.int64), config.features.min_count
+        )
+    return Sides(fitted["query"], fitted["item"], event), replace(config, features=features_config)

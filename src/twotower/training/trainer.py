@@ -72,10 +72,11 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Sides:
-    """The fitted features of both sides."""
+    """The fitted features of both sides, and of the events of a history where some are read."""
 
     query: SideTransforms
     item: SideTransforms
+    event: SideTransforms | None = None
 
 
 class TrainingDivergedError(TwoTowerError):
@@ -117,6 +118,10 @@ class Trainer:
         # Before the model: what is only needed on the way must not stand beside its tables.
         self.query_arrays = sides.query.apply_to_rows(dataset.queries.frame)
         self.item_features = to_tensors(sides.item.apply_to_rows(dataset.items.frame), self.device)
+        self.event_features: dict[str, Tensor] | None = None
+        if sides.event is not None:
+            of_events = sides.event.apply_to_rows(dataset.event_columns)
+            self.event_features = to_tensors(of_events, self.device)
         self.valid = self._validation_cases()
         uses_all = config.loss.negatives == "all"
         with torch.random.fork_rng(devices=[]):
@@ -125,6 +130,7 @@ class Trainer:
                 config.towers,
                 sides.query,
                 sides.item,
+                event_transforms=sides.event,
                 query_tower=query_tower,
                 item_tower=item_tower,
                 sparse=not uses_all,
@@ -135,6 +141,7 @@ class Trainer:
             sides.query,
             config.towers.history_length,
             self.device,
+            self.event_features,
         )
         self._check_towers()
         batch_size = config.training.batch_size
@@ -176,6 +183,7 @@ class Trainer:
                 torch.bfloat16 if config.training.precision == "bfloat16" else None,
             ),
             dataset.items.ids.num_rows,
+            event_features=self.event_features,
             stream=self.stream,
             memory=self.memory,
         )

@@ -19,7 +19,6 @@ from twotower.evaluation.intervals import Interval, difference_intervals
 from twotower.features.histories import last_windows
 from twotower.features.transforms import Transform
 from twotower.serving.bundle import Contents
-from twotower.towers.encoding import Encoding
 from twotower.towers.model import CustomTower, ItemTower, TwoTower
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -83,7 +82,9 @@ def check_history(trial: Trial) -> list[Finding]:
     giver[order] = np.roll(order, 1)  # nobody keeps their own
     others = histories.take(giver)
     length = trial.encoding.history_length
-    differs = (last_windows(histories, length)[0] != last_windows(others, length)[0]).any(axis=1)
+    differs = (last_windows(histories, length).rows != last_windows(others, length).rows).any(
+        axis=1
+    )
     if not differs.any():
         return []
     before = trial.answer(trial.query_vectors, trial.item_vectors)
@@ -150,13 +151,7 @@ def _shuffled(
             continue
         rows = np.concatenate([np.arange(FIRST_ROW), FIRST_ROW + rng.permutation(num - FIRST_ROW)])
         column = encoding.item_features[name][torch.from_numpy(rows).to(encoding.device)]
-        other = Encoding(
-            encoding.model,
-            {**encoding.item_features, name: column},
-            encoding.query_transforms,
-            encoding.history_length,
-            encoding.device,
-        )
+        other = encoding.with_item_features({**encoding.item_features, name: column})
         vectors = other.query_vectors(trial.features, trial.cases.histories)
         yield f"item.{name}", trial.answer(vectors, other.item_vectors())
 
