@@ -69,6 +69,10 @@ class DataConfig:
     """What a weight w counts for: w, or ln(1 + w); ``auto`` is log where one event would outweigh 100."""
     impressions_column: str | None = None
     """Column of the items that were shown beside the taken one: a list, or a string with a separator."""
+    event_column: str | None = None
+    """Column of the kinds of event, such as view, cart and purchase."""
+    target_events: tuple[str, ...] = ()
+    """Kinds of event that are asked for and learnt to predict; other kinds are only read."""
     positive_threshold: float | None = None
     """Ratings from this one up are positives and the others negatives; without it all are positives."""
     order: Literal["auto", "time", "file", "none"] = "auto"
@@ -85,6 +89,10 @@ class DataConfig:
         threshold = self.positive_threshold
         finite = threshold is None or abs(threshold) < float("inf")
         check(problems, finite, "positive_threshold", "be finite", threshold)
+        if self.target_events and self.event_column is None:
+            check(problems, False, "event_column", "be stated beside target_events", None)
+        if self.event_column is not None and not self.target_events:
+            check(problems, False, "target_events", "be stated beside event_column", ())
         raise_all(problems)
 
 

@@ -66,6 +66,8 @@ def command(
     label_column: tables.LabelColumn = None,
     weight_column: tables.WeightColumn = None,
     impressions_column: tables.ImpressionsColumn = None,
+    event_column: tables.EventColumn = None,
+    target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {EXIT_FOUND} where this, or worse, is found.")
@@ -91,6 +93,7 @@ def command(
         "label_column": label_column,
         "weight_column": weight_column,
         "impressions_column": impressions_column,
+        "event_column": event_column,
     }
     if bundle is not None:
         others: dict[str, object] = {
@@ -116,7 +119,12 @@ def command(
             needs="doctor needs the folder of a bundle, or --interactions, or --train and --test.",
         )
         tree = tables.config_of(
-            config, settings, columns=roles, drop_null_ids=drop_null_ids, split=split
+            config,
+            settings,
+            columns=roles,
+            target_events=target_events,
+            drop_null_ids=drop_null_ids,
+            split=split,
         )
 
         from twotower.evaluation.doctor.data_checks import diagnose_data

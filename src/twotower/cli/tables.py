@@ -34,6 +34,12 @@ WeightColumn = Annotated[str | None, typer.Option(help="Column of counts.")]
 ImpressionsColumn = Annotated[
     str | None, typer.Option(help="Column of the items shown beside the taken one.")
 ]
+EventColumn = Annotated[
+    str | None, typer.Option(help="Column of kinds of event, such as view and purchase.")
+]
+TargetEvents = Annotated[
+    str | None, typer.Option(help="Kinds that are asked for, KIND,KIND; others are only read.")
+]
 DropNullIds = Annotated[bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")]
 
 
@@ -77,6 +83,7 @@ def config_of(
     settings: Sequence[str] | None,
     *,
     columns: Mapping[str, str | None],
+    target_events: str | None = None,
     drop_null_ids: bool,
     split: str | None,
 ) -> Config:
@@ -86,12 +93,16 @@ def config_of(
         file: TOML, or None for the defaults.
         settings: As ``Config.with_settings`` takes them.
         columns: Field of ``[data]`` to a column, or None.
+        target_events: Kinds of event between commas.
         drop_null_ids: Whether that was asked for.
         split: The split that was asked for.
     """
     tree = Config() if file is None else Config.from_toml(file)
     flags: dict[str, dict[str, object]] = tree.with_settings(settings or []).to_dict()
     flags["data"] |= {name: column for name, column in columns.items() if column is not None}
+    if target_events is not None:
+        kinds = [kind.strip() for kind in target_events.split(",")]
+        flags["data"]["target_events"] = [kind for kind in kinds if kind]
     if drop_null_ids:
         flags["data"]["drop_null_ids"] = True
     if split is not None:

@@ -63,8 +63,8 @@ class PairBatches:
         events: The training events, all of them.
         batch_size: ``B``, at least 1; an epoch's last batch may be smaller.
         history_length: ``L``, at least 1, or None to leave histories out.
-        ordered: Whether a history is the positives before the event; otherwise it is up to ``L`` of the
-            query's other positives, wherever they stand, without the event's own item.
+        ordered: Whether a history is what is read before the event; otherwise it is up to ``L`` of the
+            query's other events that are read, wherever they stand, without the event's own item.
         seed: Of the shuffles.
         negatives: Whether events with label 0 are examples, too. They are never part of a history.
         next_events: An event is asked for as one of so many next ones, each as likely: its history ends
@@ -99,15 +99,16 @@ class PairBatches:
         self.ordered = ordered
         self.seed = seed
         self.next_events = next_events
-        positive = events.is_positive
+        positive, self._is_read = events.is_positive, events.is_read
         self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
-        if not positive.all():
-            self._known = replace(events, impressions=None).where(positive)
-            # Where each event stands among the positives: its history ends there.
-            self._end_of = np.concatenate([[0], np.cumsum(positive)[:-1]]).astype(np.int64)
-            if not negatives:
-                self._examples = np.flatnonzero(positive)
+        if not self._is_read.all():
+            self._known = replace(events, impressions=None).where(self._is_read)
+            # Where each event stands among those that are read: its history ends there.
+            self._end_of = np.concatenate([[0], np.cumsum(self._is_read)[:-1]]).astype(np.int64)
+        is_example = positive | (~self._is_read if negatives else False)
+        if not is_example.all():
+            self._examples = np.flatnonzero(is_example)
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -168,7 +169,7 @@ class PairBatches:
         length: int,
         rng: np.random.Generator | None,
     ) -> Windows:
-        """Return the last ``length`` positives before the event, or with ``rng`` a little earlier."""
+        """Return the last ``length`` read events before the event, or with ``rng`` a little earlier."""
         known = self._known
         ends = picked if self._end_of is None else self._end_of[picked]
         if rng is not None:
@@ -191,10 +192,10 @@ class PairBatches:
         length: int,
         rng: np.random.Generator,
     ) -> Windows:
-        """Return up to ``length`` positives of each query wherever they stand, never the own item."""
-        known, labels = self._known, self.events.labels
+        """Return up to ``length`` of each query's events that are read, never the own item."""
+        known = self._known
         own = picked if self._end_of is None else self._end_of[picked]
-        is_own = np.ones(len(picked), np.bool_) if labels is None else labels[picked] > 0
+        is_own = self._is_read[picked]
         starts, ends = known.offsets[query_rows], known.offsets[query_rows + 1]
         places, mask = _other_places(own, starts, ends, is_own, length, rng)
         rows = known.item_rows[places] if len(known) else places.astype(np.int32)

@@ -30,6 +30,7 @@ class Role(StrEnum):
     LABEL = "label"
     WEIGHT = "weight"
     IMPRESSIONS = "impressions"
+    EVENT = "event"
 
 
 LabelKind = Literal["label", "rating"]
@@ -79,6 +80,7 @@ _NAMES: dict[Role, tuple[str, ...]] = {
         (Role.LABEL, f"{_LABEL} {_RATING}"),
         (Role.WEIGHT, _WEIGHT),
         (Role.IMPRESSIONS, ""),
+        (Role.EVENT, ""),
     )
 }
 _KNOWN_NAMES = frozenset(name for names in _NAMES.values() for name in names) | {"id", "key"}
@@ -90,6 +92,7 @@ _ENDINGS: dict[Role, tuple[str, ...]] = {
     Role.LABEL: ("label", "rating"),
     Role.WEIGHT: (),
     Role.IMPRESSIONS: (),
+    Role.EVENT: (),
 }
 
 
@@ -119,6 +122,7 @@ class Roles:
         label: Column of the labels or ratings, or None.
         weight: Column of the weights, or None.
         impressions: Column of the items that were shown, or None; only a stated one.
+        event: Column of the kinds of event, or None; only a stated one.
         label_kind: ``"label"`` where ``label`` holds only 0 and 1, ``"rating"`` where it holds
             more, None where there is no such column.
         decisions: One decision a role, to be shown.
@@ -130,6 +134,7 @@ class Roles:
     label: str | None
     weight: str | None
     impressions: str | None
+    event: str | None
     label_kind: LabelKind | None
     decisions: tuple[Decision, ...]
 
@@ -182,6 +187,7 @@ def find_roles(
         label=label,
         weight=column[Role.WEIGHT],
         impressions=column[Role.IMPRESSIONS],
+        event=column[Role.EVENT],
         label_kind=None if label is None else label_kind(frame[label]),
         decisions=tuple(decisions),
     )
@@ -383,8 +389,30 @@ def _stated(frame: pl.DataFrame, role: Role, column: str) -> Decision:
     return Decision(role, column, "stated")
 
 
+def targets_among(kinds: pl.Series, wanted: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which events are of a kind that is asked for: ``(E,)``.
+
+    Raises:
+        DataError: None of a kind is there, or events without a kind.
+    """
+    texts = kinds.cast(pl.String)
+    if texts.null_count():
+        raise DataError(
+            f"the event column {kinds.name!r} must name the kind of each event, got "
+            f"{texts.null_count():,} rows without; leave them out."
+        )
+    there = texts.unique().sort().to_list()
+    missing = [kind for kind in wanted if kind not in there]
+    if missing:
+        raise DataError(
+            f"data.target_events must be kinds of the column {kinds.name!r}, got {missing[0]!r}; it "
+            f"holds {', '.join(map(repr, there[:10]))}."
+        )
+    return texts.is_in(list(wanted)).to_numpy()
+
+
 def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:
-    if role == Role.IMPRESSIONS:  # the name is as often that of a count
+    if role in (Role.IMPRESSIONS, Role.EVENT):  # their names are as often those of other things
         return Decision(role, None, "it is read only where stated")
     named = list(_candidates(frame, role, taken))
     if role in (Role.QUERY, Role.ITEM):

@@ -44,6 +44,8 @@ class Interactions:
         impressions: ``E`` sets of the items that were shown with each event and not taken, or None
             where that is not known. Another event of the query may have taken one of them.
         event_rows: ``(E,)`` int32 where the features of each event stand; see ``Histories``.
+        is_target: ``(E,)`` bool, False where an event is of a kind that is read in histories and never
+            asked for; None where all are asked for.
     """
 
     query_rows: npt.NDArray[np.int32]
@@ -54,6 +56,7 @@ class Interactions:
     weights: npt.NDArray[np.float32] | None = None
     impressions: Histories | None = None
     event_rows: npt.NDArray[np.int32] | None = None
+    is_target: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -61,8 +64,15 @@ class Interactions:
 
     @property
     def is_positive(self) -> npt.NDArray[np.bool_]:
-        """Which events say that the query likes the item: ``(E,)``."""
-        return np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
+        """Which events say that the query likes the item, as it is asked for: ``(E,)``."""
+        positive = np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
+        return positive if self.is_target is None else positive & self.is_target
+
+    @property
+    def is_read(self) -> npt.NDArray[np.bool_]:
+        """Which events a history reads: positives, and those of kinds that are not asked for: ``(E,)``."""
+        positive = self.is_positive
+        return positive if self.is_target is None else positive | ~self.is_target
 
     def where(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
         """Return the events of ``mask``, in their order, over the same query rows."""
@@ -82,6 +92,7 @@ class Interactions:
             if self.impressions is None
             else self.impressions.take(np.flatnonzero(mask)),
             event_rows=take(self.event_rows),
+            is_target=take(self.is_target),
         )
 
     def histories(self) -> Histories:
@@ -177,7 +188,7 @@ class Dataset:
     def cases(self, part: Part) -> Cases:
         """Return one case for each query with a positive event in ``part``.
 
-        The history holds the query's positive events of the earlier parts only (of train for
+        The history holds the query's events of the earlier parts only that a history reads (of train for
         ``VALID``; of train and validation for ``TEST``; of a held-out session its start), whatever their
         times: with leave-last-out and temporal splits those come before the targets by construction. An
         item that stands twice among a query's targets counts once.
@@ -187,7 +198,7 @@ class Dataset:
         earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
         events = replace(self.interactions, impressions=None)  # no case reads what was shown
         positive = events.is_positive
-        known = events.where(np.isin(self.parts, earlier) & positive)
+        known = events.where(np.isin(self.parts, earlier) & events.is_read)
         wanted = events.where((self.parts == part) & positive)
         counts = np.diff(wanted.offsets)
         query_rows = np.flatnonzero(counts).astype(np.int32)

@@ -51,7 +51,7 @@ class PrefixBatches:
     about equal length share a batch.
 
     Args:
-        events: The training events, all of them positive and in their order.
+        events: The training events that a history reads, in their order; the positives are examples.
         batch_size: Examples a batch, about, at least 1.
         length: Most events that a window reads, at least 1.
         seed: Of the shuffles, the cuts and the targets.
@@ -81,10 +81,17 @@ class PrefixBatches:
         self.length = length
         self.seed = seed
         self.next_events = next_events
+        self._is_example = events.is_positive
+        self._before = np.concatenate([[0], np.cumsum(self._is_example)]).astype(np.int64)
 
     def __len__(self) -> int:
         """Number of batches an epoch, but for the rounding of windows."""
-        return -(-len(self.events) // self.batch_size)
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples an epoch, where targets are not drawn."""
+        return int(self._before[-1])
 
     def epoch(self, epoch: int) -> Iterator[PrefixBatch]:
         """Yield the batches of an epoch."""
@@ -92,20 +99,23 @@ class PrefixBatches:
         starts, ends, query_rows = self._windows(rng)
         order = rng.permutation(len(starts))
         pool = POOL_BATCHES * self.batch_size
-        sizes = (ends - starts)[order]
+        counts = self._before[ends] - self._before[starts]
+        sizes = counts[order]
         group = (np.cumsum(sizes) - sizes) // pool
         reads = np.minimum(ends - 1 - self.events.offsets[query_rows], self.length)[order]
         order = order[np.lexsort((reads, group))]
-        sizes = (ends - starts)[order]
-        batch = (np.cumsum(sizes) - sizes) * len(self) // max(1, len(self.events))
-        cuts = np.concatenate([[0], np.flatnonzero(np.diff(batch)) + 1, [len(batch)]])
+        sizes = counts[order]
+        number_of = (np.cumsum(sizes) - sizes) * len(self) // max(1, self.num_examples)
+        cuts = np.concatenate([[0], np.flatnonzero(np.diff(number_of)) + 1, [len(number_of)]])
         for number in rng.permutation(len(cuts) - 1):
             picked = order[cuts[number] : cuts[number + 1]]
             if len(picked):
                 drawn = None
                 if self.next_events > 1:
                     drawn = np.random.default_rng([self.seed, epoch, 3, number])
-                yield self._gather(starts[picked], ends[picked], query_rows[picked], drawn)
+                batch = self._gather(starts[picked], ends[picked], query_rows[picked], drawn)
+                if len(batch):  # drawn targets can all be of kinds that are not asked for
+                    yield batch
 
     def _windows(
         self, rng: np.random.Generator
@@ -127,7 +137,8 @@ class PrefixBatches:
         starts = np.where(
             number == 0, begin, begin + first[query_rows] + (number - 1) * self.length
         )
-        return starts, ends, query_rows
+        has_example = self._before[ends] > self._before[starts]
+        return starts[has_example], ends[has_example], query_rows[has_example]
 
     def _gather(
         self,
@@ -145,6 +156,7 @@ class PrefixBatches:
         if rng is not None:
             left = events.offsets[query_rows + 1][:, None] - target
             target += (rng.random(target.shape) * np.minimum(left, self.next_events)).astype(int)
+        is_target &= self._is_example[target]
         return PrefixBatch(
             rows=np.where(is_read, events.item_rows[read], PADDING_ROW),
             target_rows=np.where(is_target, events.item_rows[target], PADDING_ROW),

@@ -18,6 +18,7 @@ from twotower.data.columns import (
     checked_weights,
     find_id,
     find_roles,
+    targets_among,
 )
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.given import parts_of, read_events
@@ -103,6 +104,10 @@ def prepare(
             "lower data.positive_threshold or state another --label-column."
         )
 
+    is_target = None
+    if roles.event is not None:
+        is_target = targets_among(frame[roles.event], config.target_events)
+
     query_table = _entities(queries, query_ids, roles.query or "query_id", Role.QUERY, config)
     item_table = _entities(items, item_ids, roles.item, Role.ITEM, config)
     if len(item_table) < 2:
@@ -134,6 +139,7 @@ def prepare(
         labels=sorted_by_event(labels),
         weights=sorted_by_event(weights),
         impressions=None if impressions is None else impressions.take(order),
+        is_target=None if is_target is None else is_target[order],
     )
     with_ids = (roles.query, roles.item, roles.impressions)
     event_columns = frame.drop([column for column in with_ids if column is not None])[order]
@@ -162,6 +168,7 @@ def _given(config: DataConfig) -> dict[Role, str]:
         Role.LABEL: config.label_column,
         Role.WEIGHT: config.weight_column,
         Role.IMPRESSIONS: config.impressions_column,
+        Role.EVENT: config.event_column,
     }
     return {role: column for role, column in stated.items() if column is not None}
 
@@ -278,9 +285,12 @@ def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[
 def _repeats(events: Interactions, config: DataConfig, notes: list[str]) -> bool:
     if config.repeats != "auto":
         return config.repeats == "yes"
+    positive = events.is_positive
     pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
-    positive = pairs[events.is_positive]
-    share = 1 - len(np.unique(positive)) / max(1, len(positive))
+    is_new = np.zeros(len(pairs), np.bool_)
+    read = np.flatnonzero(events.is_read)
+    is_new[read[np.unique(pairs[read], return_index=True)[1]]] = True  # the first of each pair
+    share = float((~is_new[positive]).mean()) if positive.any() else 0.0
     if share >= REPEATS_FROM:
         notes.append(f"{share:.1%} of the events repeat an item of their query: repeats are kept.")
     return share >= REPEATS_FROM

@@ -146,6 +146,8 @@ def random_per_query(
     draws[order] = rng.random(len(events))
     group = events.query_rows.astype(np.int64) * 2 + positive
     parts = _random_in_groups(group, draws, test, valid)
+    if events.is_target is not None:  # what is not asked for is known
+        parts[~events.is_target] = Part.TRAIN
     for share, part in ((test, Part.TEST), (valid, Part.VALID)):
         if share > 0 and not (parts[positive] == part).any():
             return _random_in_groups(positive.astype(np.int64), draws, test, valid)

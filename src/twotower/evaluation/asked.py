@@ -13,6 +13,7 @@ from twotower.data.columns import (
     checked_ratings,
     find_roles,
     label_kind,
+    targets_among,
 )
 from twotower.data.dataset import EntityTable, Interactions, Part
 from twotower.data.splits import whole_sessions
@@ -33,6 +34,8 @@ class Asked:
         parts: ``(n,)`` uint8, ``TEST`` or ``CONTEXT``.
         times: ``(n,)`` float64 seconds, or None where the bundle knows none.
         labels: ``(n,)`` float32 0 or 1, or None where all are positives.
+        is_target: ``(n,)`` bool, False where an event is of a kind that is not asked for; None where all
+            are asked for.
         columns: What a history reads of them beside their items, ``n`` lines, or None.
         notes: What is to be known of it.
     """
@@ -42,6 +45,7 @@ class Asked:
     parts: npt.NDArray[np.uint8]
     times: npt.NDArray[np.float64] | None = None
     labels: npt.NDArray[np.float32] | None = None
+    is_target: npt.NDArray[np.bool_] | None = None
     columns: pl.DataFrame | None = None
     notes: tuple[str, ...] = ()
 
@@ -53,6 +57,7 @@ class Asked:
             parts=self.parts[kept],
             times=None if self.times is None else self.times[kept],
             labels=None if self.labels is None else self.labels[kept],
+            is_target=None if self.is_target is None else self.is_target[kept],
             columns=None if self.columns is None else self.columns[kept.astype(np.int64)],
             notes=self.notes,
         )
@@ -90,6 +95,7 @@ def events_asked(
         parts=np.full(len(query_rows), Part.TEST, np.uint8),
         times=times,
         labels=read.labels,
+        is_target=read.is_target,
         notes=tuple(notes),
     )
     kept = np.flatnonzero(is_known)
@@ -137,6 +143,7 @@ def sessions_asked(
         parts=np.full(len(query_rows), Part.TEST, np.uint8),
         times=read.times,
         labels=read.labels,
+        is_target=read.is_target,
         columns=read.columns,
         notes=read.notes,
     ).take(order)
@@ -145,6 +152,7 @@ def sessions_asked(
         item_rows=asked.item_rows,
         offsets=np.searchsorted(asked.query_rows, np.arange(vocabulary.num_rows + 1)),
         labels=asked.labels,
+        is_target=asked.is_target,
     )
     parts = whole_sessions(events, np.ones(len(events), np.bool_), Part.TEST)
     # A history leaves out what the catalogue lacks, as in serving.
@@ -186,6 +194,7 @@ class _Read:
     item_rows: npt.NDArray[np.int32]
     times: npt.NDArray[np.float64] | None
     labels: npt.NDArray[np.float32] | None
+    is_target: npt.NDArray[np.bool_] | None
     columns: pl.DataFrame | None
     notes: tuple[str, ...]
 
@@ -237,6 +246,14 @@ class _Read:
             notes = (
                 f"The {what} has no column of ratings: each of its rows counts as a positive.",
             )
+        is_target = None
+        if data.event_column is not None:
+            if data.event_column not in frame.columns:
+                raise DataError(
+                    f"{what} must have the column of kinds of event {data.event_column!r}, as the "
+                    f"training table had, got {', '.join(frame.columns)}; add it."
+                )
+            is_target = targets_among(frame[data.event_column], data.target_events)
         columns = None
         if contents.events is not None:
             names = [feature.name for feature in contents.events.transforms.features]
@@ -245,4 +262,4 @@ class _Read:
             if len(there) < len(names):
                 lacking = ", ".join(repr(name) for name in names if name not in there)
                 notes += (f"The {what} has no column {lacking}: of its events that is unknown.",)
-        return _Read(query_ids, item_rows, times, labels, columns, notes)
+        return _Read(query_ids, item_rows, times, labels, is_target, columns, notes)

@@ -103,19 +103,13 @@ def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScor
         dataset: Which may have queries that the bundle lacks; None is without any.
     """
     contents = retriever.contents
-    features, event_features = retriever.query_features, None
+    features, encoding = retriever.query_features, retriever.encoding
     if dataset is not None and contents.events is not None:
         of_events = contents.events.transforms.apply_to_rows(dataset.event_columns)
-        event_features = to_tensors(of_events, retriever.device)
+        encoding = encoding.with_features(events=to_tensors(of_events, retriever.device))
     if dataset is not None and len(dataset.queries) != len(contents.queries.ids):
         features = contents.queries.transforms.apply_to_rows(dataset.queries.frame)
-    return ModelScorer(
-        retriever.encoding,
-        features,
-        contents.popularity,
-        retriever.index.item_vectors,
-        event_features,
-    )
+    return ModelScorer(encoding, features, contents.popularity, retriever.index.item_vectors)
 
 
 def dataset_of(
@@ -176,6 +170,12 @@ def dataset_of(
     if contents.history_weights is not None:
         ones = np.ones(len(asked.query_rows), np.float32)
         all_weights = np.concatenate([contents.history_weights[kept], ones])[order]
+    all_targets = None
+    if contents.history_is_target is not None:
+        of_asked = asked.is_target
+        if of_asked is None:
+            of_asked = np.ones(len(asked.query_rows), np.bool_)
+        all_targets = np.concatenate([contents.history_is_target[kept], of_asked])[order]
     events = Interactions(
         query_rows=all_queries[order],
         item_rows=np.concatenate([known.item_rows[kept], asked.item_rows])[order],
@@ -183,6 +183,7 @@ def dataset_of(
         times=all_times,
         labels=all_labels,
         weights=all_weights,
+        is_target=all_targets,
     )
     event_columns = queries.frame.clear()
     if contents.events is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import DataError
-from twotower.evaluation.bundles import dataset_of
+from twotower.evaluation.bundles import dataset_of, scorer_of
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC
 from twotower.evaluation.intervals import (
@@ -22,7 +22,6 @@ from twotower.evaluation.intervals import (
     verdict,
 )
 from twotower.evaluation.same_test import order_of_same_test, rows_in
-from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.slices import Slice, slices
 from twotower.index.base import Found
 from twotower.serving.retriever import Retriever
@@ -210,15 +209,8 @@ def _labels(
 
 
 def _evaluate(run: _Run, cases: Cases) -> Evaluation:
-    retriever = run.retriever
-    scorer = ModelScorer(
-        retriever.encoding,
-        retriever.query_features,
-        retriever.contents.popularity,
-        retriever.index.item_vectors,
-    )
     return evaluate(
-        scorer,
+        scorer_of(run.retriever, run.dataset),
         cases,
         KS,
         num_item_rows=run.dataset.items.ids.num_rows,

@@ -1,7 +1,5 @@
 """A trained model as a ``Scorer``."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,7 +20,6 @@ class ModelScorer:
         query_features: One array a feature over all query rows.
         popularity: ``(num_item_rows,)`` training events of each item row.
         item_vectors: ``(num_item_rows, dim)``; computed where None.
-        event_features: What the rows of the cases' events count in; None is the encoding's table.
     """
 
     def __init__(
@@ -31,18 +28,16 @@ class ModelScorer:
         query_features: FeatureArrays,
         popularity: npt.NDArray[np.float32],
         item_vectors: torch.Tensor | None = None,
-        event_features: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.encoding = encoding
         self.query_features = query_features
         self.popularity = torch.from_numpy(popularity)
         self.item_vectors = encoding.item_vectors() if item_vectors is None else item_vectors
-        self.event_features = event_features
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
         arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(arrays, cases.histories, self.event_features)
+        vectors = self.encoding.query_vectors(arrays, cases.histories)
         scores = vectors @ self.item_vectors.T
         known = self.encoding.is_known(arrays, cases.histories)
         if not known.all():
@@ -54,7 +49,7 @@ class ModelScorer:
     ) -> npt.NDArray[np.float32]:
         """Return the score of ``n`` pairs of a case and an item row: ``(n,)`` float32."""
         arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(arrays, cases.histories, self.event_features)
+        vectors = self.encoding.query_vectors(arrays, cases.histories)
         items = self.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
         scores = (vectors[torch.from_numpy(case_of)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)

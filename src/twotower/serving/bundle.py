@@ -90,10 +90,12 @@ class Contents:
         weights: The model's state.
         item_vectors: ``(I, dim)`` float32, real items only; line ``p`` is row ``p + FIRST_ROW``.
         popularity: ``(num_item_rows,)`` float32 training events of each item row.
-        histories: What each query row is known to like, oldest first: training and validation
-            events. None where they were left out.
+        histories: What each query row is known to like or, of other kinds of event, to have done, oldest
+            first: training and validation events. None where they were left out.
         history_parts: ``(events,)`` uint8 of ``data.dataset.Part`` for each of those events.
         history_weights: ``(events,)`` float32 weights of those events; None where all are 1.
+        history_is_target: ``(events,)`` bool, False where an event is of a kind that is not asked for;
+            None where all are.
         targets: The test items of each query row; None where histories were left out.
         target_labels: ``(targets,)`` float32, 0 or 1; None where every target is relevant.
         metrics: The figures of the evaluation.
@@ -115,6 +117,7 @@ class Contents:
     histories: Histories | None
     history_parts: npt.NDArray[np.uint8] | None
     history_weights: npt.NDArray[np.float32] | None
+    history_is_target: npt.NDArray[np.bool_] | None
     targets: Histories | None
     target_labels: npt.NDArray[np.float32] | None
     metrics: Mapping[str, Any]
@@ -265,7 +268,11 @@ def _write_files(folder: Path, contents: Contents) -> None:
     save_tensors(folder / "items.safetensors", {"vectors": contents.item_vectors.float()})
     save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
     if contents.histories is not None:
-        of_events = {"parts": contents.history_parts, "weights": contents.history_weights}
+        of_events = {
+            "parts": contents.history_parts,
+            "weights": contents.history_weights,
+            "is_target": contents.history_is_target,
+        }
         save_ragged(folder / "queries" / "histories.safetensors", contents.histories, of_events)
     if contents.targets is not None:
         labels = {"labels": contents.target_labels}
@@ -378,6 +385,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         histories=histories,
         history_parts=of_events.get("parts"),
         history_weights=of_events.get("weights"),
+        history_is_target=of_events.get("is_target"),
         targets=targets,
         target_labels=labels.get("labels"),
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),

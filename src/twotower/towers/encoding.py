@@ -59,15 +59,20 @@ class Encoding:
         self.device = device
         self.event_features = event_features
 
-    def with_item_features(self, item_features: Mapping[str, Tensor]) -> "Encoding":
-        """Return the same with other features of the catalogue."""
+    def with_features(
+        self,
+        *,
+        items: Mapping[str, Tensor] | None = None,
+        events: Mapping[str, Tensor] | None = None,
+    ) -> "Encoding":
+        """Return the same with other features of the catalogue, or of the events; None keeps them."""
         return Encoding(
             self.model,
-            item_features,
+            self.item_features if items is None else items,
             self.query_transforms,
             self.history_length,
             self.device,
-            self.event_features,
+            self.event_features if events is None else events,
         )
 
     @property

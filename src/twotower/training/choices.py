@@ -46,10 +46,11 @@ def resolve(
     num_items = len(np.unique(train.item_rows))
     said: list[str] = []
     towers = _towers(config, dataset, custom, said)
-    if config.features.event and towers.history == "none":
+    stated = [name for name in config.features.event if name != config.data.event_column]
+    if stated and towers.history == "none":
         raise ConfigError(
             "features.event must be empty where towers.history is 'none', got "
-            f"{', '.join(map(repr, config.features.event))}; no event of a history is read there."
+            f"{', '.join(map(repr, stated))}; no event of a history is read there."
         )
     training = replace(config.training, examples=_examples(config, towers, dataset))
     loss = _loss(config.loss, training.examples, dataset, num_items, said)

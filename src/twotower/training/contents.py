@@ -42,6 +42,7 @@ def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
         events.times,
         events.labels,
         events.weights,
+        events.is_target,
     ):
         digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
     if events.impressions is not None:
@@ -74,11 +75,13 @@ def contents_of(
         custom: Sides whose tower is the user's own.
     """
     positive = dataset.interactions.is_positive
-    is_known = np.isin(dataset.parts, KNOWN) & positive
+    is_known = np.isin(dataset.parts, KNOWN) & dataset.interactions.is_read
     known = dataset.interactions.where(is_known)
     wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs
     tests = replace(tests, event_rows=None)  # no history has them
+    if tests.is_target is not None:
+        tests = tests.where(tests.is_target)
     events = dataset.interactions
     of_events = None
     if sides.event is not None:
@@ -111,6 +114,7 @@ def contents_of(
         histories=known.histories() if histories else None,
         history_parts=dataset.parts[is_known] if histories else None,
         history_weights=known.weights if histories else None,
+        history_is_target=known.is_target if histories else None,
         targets=tests.histories() if histories else None,
         target_labels=tests.labels if histories else None,
         metrics=figures,

@@ -117,11 +117,16 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
         stated[side] = {feature.name: feature.kind for feature in features}
-    features_config = replace(config.features, query=stated["query"], item=stated["item"])
+    of_events = dict(config.features.event)
+    if config.data.event_column is not None and config.towers.history != "none":
+        of_events.setdefault(config.data.event_column, "categorical")
+    features_config = replace(
+        config.features, query=stated["query"], item=stated["item"], event=of_events
+    )
     event = None
-    if config.features.event:
-        features = event_features(dataset.event_columns, config.features.event)
-        is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_positive
+    if of_events:
+        features = event_features(dataset.event_columns, of_events)
+        is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
         event = SideTransforms.fit(
             features, dataset.event_columns, is_learnt.astype(np.int64), config.features.min_count
         )

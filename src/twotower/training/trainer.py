@@ -151,7 +151,7 @@ class Trainer:
         self.batches: Batches
         if config.training.examples == "prefixes":
             self.batches = PrefixBatches(
-                positive,
+                train.where(train.is_read),
                 batch_size=batch_size,
                 length=config.towers.history_length,
                 seed=config.training.seed,
@@ -167,7 +167,9 @@ class Trainer:
                 negatives=config.loss.kind in LABELLED,
                 next_events=config.training.next_events,
             )
-        drawn = train if config.loss.kind in LABELLED else positive  # what batches hold
+        drawn = positive  # what batches hold
+        if config.loss.kind in LABELLED:
+            drawn = train.where(train.is_positive | ~train.is_read)
         self.stream: StreamFrequency | None = None
         self.memory: Memory | None = None
         self.miner: Miner | None = None

@@ -9,6 +9,7 @@ from scipy.stats import skew
 
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.bundles import scorer_of
 from twotower.evaluation.doctor.findings import Finding, Severity
 from twotower.evaluation.doctor.model_findings import HUB_ITEM, POPULARITY_ONLY, SAME_ANSWERS
 from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
@@ -72,7 +73,7 @@ class Trial:
     """
 
     def __init__(self, retriever: Retriever, dataset: Dataset) -> None:
-        self.encoding = retriever.encoding
+        self.encoding = scorer_of(retriever, dataset).encoding
         self.popularity = retriever.contents.popularity
         self.num_item_rows = dataset.items.ids.num_rows
         self.query_ids = dataset.queries.ids

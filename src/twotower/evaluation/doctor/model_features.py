@@ -151,7 +151,7 @@ def _shuffled(
             continue
         rows = np.concatenate([np.arange(FIRST_ROW), FIRST_ROW + rng.permutation(num - FIRST_ROW)])
         column = encoding.item_features[name][torch.from_numpy(rows).to(encoding.device)]
-        other = encoding.with_item_features({**encoding.item_features, name: column})
+        other = encoding.with_features(items={**encoding.item_features, name: column})
         vectors = other.query_vectors(trial.features, trial.cases.histories)
         yield f"item.{name}", trial.answer(vectors, other.item_vectors())
 
