@@ -1,7 +1,8 @@
 """RecBole's LightGCN: width 64, three layers as in its paper, the rest as RecBole has it.
 
-It validates after every epoch on the events that ours validates on, and keeps the weights with the best
-recall@20; training ends after ten validations without a better one.
+It validates after every fifth epoch on the events that ours validates on, and keeps the weights with the
+best recall@20; training ends after twenty validations without a better one. (On validation a step size of
+.005 in place of .001 is worse, .2687 to .2734.)
 """
 
 import os
@@ -38,8 +39,9 @@ with tempfile.TemporaryDirectory() as folder:
             "load_col": {"inter": ["user_id", "item_id"]},
             "embedding_size": DIM,
             "n_layers": 3,
-            "epochs": 1_000,
-            "stopping_step": 10,
+            "epochs": 2_000,
+            "eval_step": 5,
+            "stopping_step": 20,
             "topk": [20],
             "valid_metric": "Recall@20",
             "metrics": ["Recall"],

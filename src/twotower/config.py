@@ -170,6 +170,9 @@ class TowersConfig:
     ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
     order (``gru``, ``sasrec``, ``transformer``); ``auto`` is ``pooled`` where events have an order, else
     ``mean``."""
+    history_items: Literal["tower", "ids", "separate"] = "tower"
+    """What a history reads of an item: all that the item tower is told of it, so that new items count
+    (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``)."""
     history_length: int = 50
     """Most recent events of the history that are read."""
     query_id: Literal["auto", "on", "off"] = "auto"

@@ -32,6 +32,8 @@ def gradients(
         {"loss": {"kind": "bce", "negatives": "uniform"}},
         {"towers": {"history": "none", "query_id": "on"}, "loss": {"negatives": "in-batch"}},
         {"towers": {"item_hidden": [8], "history": "mean"}},
+        {"towers": {"history_items": "ids"}},
+        {"towers": {"history_items": "separate"}, "loss": {"negatives": "in-batch"}},
     ],
     ids=str,
 )

@@ -100,8 +100,14 @@ class SideEncoder(nn.Module):
         if not used:
             raise ValueError("transforms must hold a feature to encode, got none that is fed.")
         self.names = [t.feature.name for t in used]
+        kinds = [t.feature.kind for t in used]
+        self.id_place = kinds.index("id") if "id" in kinds else 0
         self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse) for t in used)
         self.dim = dim
+
+    def ids_alone(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the id's embeddings without the other features: ``(n, dim)``."""
+        return cast("Tensor", self.encoders[self.id_place](features[self.names[self.id_place]]))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Map one tensor a feature, each of ``n`` lines, to ``(n, dim)``."""

@@ -39,6 +39,14 @@ def build_model(
     Raises:
         ConfigError: A tower would read nothing at all.
     """
+
+    def encoder_of(
+        transforms: SideTransforms, *, use_id: bool = True, sparse: bool = True
+    ) -> SideEncoder:
+        return SideEncoder(
+            transforms, config.dim, id_dropout=config.id_dropout, use_id=use_id, sparse=sparse
+        )
+
     if item_tower is not None:
         items: nn.Module = CustomTower(item_tower, _own_features(item_transforms, "item"), "item")
     else:
@@ -47,10 +55,14 @@ def build_model(
                 "the item tower must read something, got no feature and no id; "
                 "state another kind than 'shown' in features.item."
             )
-        encoder = SideEncoder(
-            item_transforms, config.dim, id_dropout=config.id_dropout, use_id=True, sparse=sparse
-        )
+        encoder = encoder_of(item_transforms, sparse=sparse)
         items = ItemTower(encoder, config.item_hidden, config.dropout)
+    history_ids = config.history_items == "ids"
+    if history_ids and (item_tower is not None or not _has_id(item_transforms)):
+        raise ConfigError(
+            "towers.history_items must not be 'ids' where the item tower reads no id; use 'tower' or "
+            "'separate'."
+        )
     if query_tower is not None:
         queries: nn.Module = CustomTower(
             query_tower, _own_features(query_transforms, "query"), "query"
@@ -66,33 +78,27 @@ def build_model(
                 "the query tower must read something, got no feature, no history and no id; "
                 "set towers.query_id = 'on' or towers.history = 'mean'."
             )
-        query_encoder = None
-        if names:
-            query_encoder = SideEncoder(
-                query_transforms,
-                config.dim,
-                id_dropout=config.id_dropout,
-                use_id=use_id,
-                sparse=True,
-            )
-        event_encoder = None
+        events = own_items = None
         if history is not None and event_transforms is not None:
-            event_encoder = SideEncoder(
-                event_transforms,
-                config.dim,
-                id_dropout=config.id_dropout,
-                use_id=False,
-                sparse=False,
-            )
+            events = encoder_of(event_transforms)
+        if history is not None and config.history_items == "separate":
+            own_items = encoder_of(item_transforms)
         queries = QueryTower(
-            query_encoder,
+            encoder_of(query_transforms, use_id=use_id) if names else None,
             history,
             config.dim,
             config.query_hidden,
             config.dropout,
-            events=event_encoder,
+            events=events,
+            items=own_items,
         )
-    return TwoTower(queries, items, similarity=config.similarity, temperature=config.temperature)
+    return TwoTower(
+        queries,
+        items,
+        similarity=config.similarity,
+        temperature=config.temperature,
+        history_ids=history_ids,
+    )
 
 
 def build_history_encoder(
@@ -127,6 +133,10 @@ def build_history_encoder(
 
 def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:
     return [t.feature.name for t in transforms.transforms if with_id or t.feature.kind != "id"]
+
+
+def _has_id(transforms: SideTransforms) -> bool:
+    return any(t.feature.kind == "id" for t in transforms.transforms)
 
 
 def _own_features(transforms: SideTransforms, side: str) -> list[str]:

@@ -143,7 +143,7 @@ class Encoding:
         rows = torch.tensor([item_row], device=self.device)
         moments = None if seconds is None else torch.tensor([seconds], device=self.device)
         with _evaluating(self.model):
-            inputs = self.model.item_inputs(self._item_features(rows))
+            inputs = self.model.history_inputs(self._item_features(rows))
             inputs = self.model.event_inputs(inputs, event)
             return self.model.step_queries(
                 to_tensors(features, self.device), inputs, moments, state
@@ -172,7 +172,7 @@ class Encoding:
         windows = last_windows(histories, self.history_length)
         rows, times = windows.rows, windows.times
         distinct, found = np.unique(rows, return_inverse=True)
-        inputs = self.model.item_inputs(
+        inputs = self.model.history_inputs(
             self._item_features(torch.from_numpy(distinct.astype(np.int64)).to(self.device))
         )
         vectors = inputs[torch.from_numpy(found.reshape(rows.shape)).to(self.device)]

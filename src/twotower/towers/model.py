@@ -50,6 +50,7 @@ class QueryTower(nn.Module):
         encoder: Of the query's features, or None where it has none.
         history: Of its earlier items, or None.
         events: Of what is known of an earlier event beside its item, or None.
+        items: Of an earlier item's features, in place of the item tower's encoders, or None.
         dim: Width.
         hidden: Widths of the hidden layers of the block on top; none leaves it out.
         dropout: Of that block.
@@ -63,11 +64,13 @@ class QueryTower(nn.Module):
         hidden: Sequence[int],
         dropout: float,
         events: SideEncoder | None = None,
+        items: SideEncoder | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.history = history
         self.events = events
+        self.items = items
         self.block = SkipMLP(dim, hidden, dropout) if hidden else None
         self.dim = dim
 
@@ -159,6 +162,7 @@ class TwoTower(nn.Module):
         similarity: ``"dot"`` or ``"cosine"``.
         temperature: Divisor of the score in the loss, above 0; None learns it, from 0.1 on for cosine,
             and keeps it at 1 for dot.
+        history_ids: Whether a history reads an item's id alone of what the item tower is told.
 
     Raises:
         ValueError: The widths of the towers differ, where they are known before the first batch;
@@ -172,6 +176,7 @@ class TwoTower(nn.Module):
         *,
         similarity: str = "dot",
         temperature: float | None = None,
+        history_ids: bool = False,
     ) -> None:
         super().__init__()
         if similarity not in ("dot", "cosine"):
@@ -184,6 +189,7 @@ class TwoTower(nn.Module):
         self.query_tower = query_tower
         self.item_tower = item_tower
         self.similarity = similarity
+        self.history_ids = history_ids
         if temperature is None and similarity == "cosine":
             # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
@@ -212,13 +218,28 @@ class TwoTower(nn.Module):
         return None
 
     def item_inputs(self, features: Features) -> Tensor:
-        """Return what histories read of ``n`` items: ``(n, dim)``.
+        """Return what the item tower makes its output of: ``(n, dim)``.
 
-        A custom item tower has no inner sum of features, so its output is read.
+        A custom item tower has no inner sum of features, so that is its output.
         """
         if isinstance(self.item_tower, ItemTower):
             return self.item_tower.inputs(features)
         return cast("Tensor", self.item_tower(features))
+
+    @property
+    def history_reads_inputs(self) -> bool:
+        """Whether what a history reads of an item is ``item_inputs``."""
+        tower = self.query_tower
+        own = isinstance(tower, QueryTower) and tower.items is not None
+        return not (own or self.history_ids)
+
+    def history_inputs(self, features: Features) -> Tensor:
+        """Return what a history reads of ``n`` items: ``(n, dim)``."""
+        if self.history_reads_inputs:
+            return self.item_inputs(features)
+        if self.history_ids:
+            return cast("ItemTower", self.item_tower).encoder.ids_alone(features)
+        return cast("Tensor", cast("QueryTower", self.query_tower).items(features))  # type: ignore[misc]
 
     def item_outputs(self, inputs: Tensor) -> Tensor:
         """Map ``item_inputs`` to the compared vectors, ``(n, dim)``."""
@@ -260,7 +281,7 @@ class TwoTower(nn.Module):
         """Return what a history reads of events: their items, and what else is known of each.
 
         Args:
-            item_inputs: ``(*shape, dim)`` of ``item_inputs``.
+            item_inputs: ``(*shape, dim)`` of ``history_inputs``.
             features: One tensor a feature of the events, ``shape`` lines each; None adds nothing.
         """
         tower = self.query_tower

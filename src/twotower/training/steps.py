@@ -241,7 +241,7 @@ class _Reading:
         return self.queries(model, inputs, slice(None)), items
 
     def inputs(self, model: TwoTower, piece: slice) -> Tensor:
-        """Return what histories read of a piece of the distinct items: ``(n, dim)``."""
+        """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
         return model.item_inputs({name: v[piece] for name, v in self.item_features.items()})
 
     def items(self, model: TwoTower, inputs: Tensor, piece: slice) -> Tensor:
@@ -254,7 +254,13 @@ class _Reading:
         if self.known is None or self.known_places is None:
             return model.encode_queries(features)
         places = self.known_places[piece]
-        history = inputs.index_select(0, places.flatten()).view(*places.shape, -1)
+        if model.history_reads_inputs:
+            history = inputs.index_select(0, places.flatten())
+        else:
+            distinct, found = torch.unique(places, return_inverse=True)
+            read = {name: values[distinct] for name, values in self.item_features.items()}
+            history = model.history_inputs(read).index_select(0, found.flatten())
+        history = history.view(*places.shape, -1)
         if self.of_events is not None:
             events = {name: values[piece] for name, values in self.of_events.items()}
             history = model.event_inputs(history, events)
