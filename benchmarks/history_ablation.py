@@ -4,8 +4,8 @@
         [--seeds 1] [--seconds 300] [--show] [--json]
 
 ``towers.history = "transformer"`` and everything else ``auto``, in each cell a training of at most
-``--seconds`` of CPU time on one thread. The figures are NDCG@10 on **validation**, since parts are chosen by
-them, and the difference to the whole block, paired by query, of the mean over the seeds, with its 95 %
+``--seconds`` of CPU time on one thread. The figures are NDCG@10 on **validation**, by which parts are
+chosen, and the difference to the whole block, paired by query, of the means over the seeds, with its 95 %
 interval. Beauty and the Last.fm sequences have an order but no times, so the bias by time is measured on
 MovieLens alone.
 
@@ -29,27 +29,26 @@ from common import RESULTS, cached, report
 from twotower import Config
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals
-from twotower.towers import transformer as module
-from twotower.towers.dropout import dropout
-from twotower.towers.history import PooledHistory
-from twotower.towers.transformer import Transformer
+from twotower.features.encoders import INIT_STD
+from twotower.towers.history import DecayedMean
+from twotower.towers.transformer import NUM_GAPS, Transformer
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
 SETS = ("movielens-100k", "beauty", "lastfm-sequences")
 METRIC = "ndcg@10"
+MOST_POSITIONS = 512
 WHOLE = "whole"
 
 
-class NoGap(Transformer):
+Change = Callable[[Transformer], None]
+
+
+def no_gap(encoder: Transformer) -> None:
     """No bias by time."""
-
-    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
-        return super().forward(item_vectors, mask, None)
-
-    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
-        return super().last(item_vectors, mask, None)
+    for block in encoder.blocks:
+        cast("Any", block).by_gap.requires_grad_(False)
 
 
 def no_place(encoder: Transformer) -> None:
@@ -58,165 +57,142 @@ def no_place(encoder: Transformer) -> None:
         cast("Any", block).by_place.requires_grad_(False)
 
 
+def no_pools(encoder: Transformer) -> None:
+    """Without the pooled history's means, which start and stay at zero."""
+    for weights in encoder.pooled.parameters():
+        nn.init.zeros_(weights)
+        weights.requires_grad_(False)
+
+
+def no_layer(encoder: Transformer) -> None:
+    """Attention alone: what the gated layers add starts and stays at zero."""
+    for block in encoder.blocks:
+        for part in (cast("Any", block).gate_up, cast("Any", block).down):
+            part.weight.requires_grad_(False)
+
+
 def layer_norms(encoder: Transformer) -> None:
-    """Norms with a mean and a bias."""
-    dim = encoder.start.shape[0]
-    encoder.norm = nn.LayerNorm(dim)  # type: ignore[assignment]
+    """Norms that take the mean away, with a bias."""
+    dim = len(encoder.start)
+    cast("Any", encoder).norm = nn.LayerNorm(dim)
     for block in encoder.blocks:
         cast("Any", block).norm_attention = nn.LayerNorm(dim)
         cast("Any", block).norm_gated = nn.LayerNorm(dim)
 
 
 def usual_start(encoder: Transformer) -> None:
-    """What a layer adds starts as in torch, not at zero."""
+    """What a layer adds starts as torch has it, not at zero."""
     for block in encoder.blocks:
         cast("Any", block).out.reset_parameters()
         cast("Any", block).down.reset_parameters()
 
 
 class PlainLayer(nn.Module):
-    """Gives ``gate, up`` whose ``silu(gate) * up`` is ``relu`` of one map: as many weights as the gate's."""
+    """Gives a gate and what it lets through, whose product is ``relu`` of one map.
+
+    As many weights as the gated layer's, 3 ``dim`` wide for 2.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.map = nn.Linear(dim, 3 * dim)
+        self.map = nn.Linear(dim, 3 * dim, bias=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``(..., dim)`` to ``(..., 6 dim)``; silu of 30 is 30."""
         hidden = F.relu(self.map(vectors))
-        # silu(gate) * up with a gate so large that silu passes it on: gate = 30, up = hidden / 30.
         return torch.cat([torch.full_like(hidden, 30.0), hidden / 30.0], dim=-1)
 
 
 def plain_layer(encoder: Transformer) -> None:
     """ReLU in place of the gate, with as many weights."""
-    dim = encoder.start.shape[0]
+    dim = len(encoder.start)
     for block in encoder.blocks:
         cast("Any", block).gate_up = PlainLayer(dim)
-        down = nn.Linear(3 * dim, dim, bias=False)
-        nn.init.zeros_(down.weight)
-        cast("Any", block).down = down
-
-
-def no_layer(encoder: Transformer) -> None:
-    """Attention alone."""
-    for block in encoder.blocks:
-        for part in (cast("Any", block).gate_up, cast("Any", block).down):
-            part.weight.requires_grad_(False)
+        cast("Any", block).down = nn.Linear(3 * dim, dim, bias=False)
+        nn.init.zeros_(cast("Any", block).down.weight)
 
 
 class WithFilter(Transformer):
-    """A causal kin of BSARec's filter: each position's slow part against its fast one, learnt by channel.
+    """A causal kin of BSARec's filter: a position's slow part against its fast one, weighed by channel.
 
-    The published filter (Shin et al., AAAI 2024, section 4) takes the discrete Fourier transform of the
-    whole window, so a position sees later ones. Here the slow part is a decayed mean of what came before.
+    The published filter (Shin et al., AAAI 2024, section 4) takes the Fourier transform of the whole
+    window, where a position sees later ones. Here the slow part is a decayed mean of what came before.
     """
 
-    def __init__(
-        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
-    ) -> None:
-        super().__init__(dim, dropout, num_blocks=num_blocks, num_heads=num_heads)
-        self.pool = module_pool(5.0)
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__(dim, dropout)
+        self.slow = DecayedMean(5.0)
         self.beta = nn.Parameter(torch.zeros(dim))
 
     def _read(
         self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
     ) -> Tensor:
-        slow = self.pool(item_vectors, mask, times)
-        return super()._read(
-            item_vectors + self.beta * (item_vectors - slow), mask, times, last_only=last_only
-        )
-
-
-class WithPools(Transformer):
-    """Adds the pooled history's means to what the blocks make of it."""
-
-    def __init__(
-        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
-    ) -> None:
-        super().__init__(dim, dropout, num_blocks=num_blocks, num_heads=num_heads)
-        self.pooled = PooledHistory(dim, dropout)
-
-    def _read(
-        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
-    ) -> Tensor:
-        read = super()._read(item_vectors, mask, times, last_only=last_only)
-        if last_only:
-            return read + self.pooled.last(item_vectors, mask, times)[:, None]
-        return read + cast("Tensor", self.pooled(item_vectors, mask, times))
+        fast = item_vectors - self.slow(item_vectors, mask, times)
+        read = item_vectors + self.beta * fast
+        return super()._read(read, mask, times, last_only=last_only)
 
 
 class WithGaps(Transformer):
     """Adds to each event a vector for the time since the one before."""
 
-    def __init__(
-        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
-    ) -> None:
-        super().__init__(dim, dropout, num_blocks=num_blocks, num_heads=num_heads)
-        self.by_gap = nn.Embedding(module.NUM_GAPS, dim)
-        nn.init.zeros_(self.by_gap.weight)
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__(dim, dropout)
+        self.since = nn.Embedding(NUM_GAPS, dim)
+        nn.init.zeros_(self.since.weight)
 
     def _read(
         self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
     ) -> Tensor:
         if times is not None:
             gaps = F.pad(times[:, 1:] - times[:, :-1], (1, 0)).clamp(min=0)
-            rows = torch.log2(1 + gaps).long().clamp(max=module.NUM_GAPS - 1)
-            item_vectors = item_vectors + self.by_gap(rows)
+            rows = torch.log2(1 + gaps).long().clamp(max=NUM_GAPS - 1)
+            item_vectors = item_vectors + self.since(rows)
         return super()._read(item_vectors, mask, times, last_only=last_only)
 
 
 class WithPositions(Transformer):
-    """Learnt positions, counted from the last event of the window, in place of the bias by place."""
+    """Learnt positions from the start of the window, in place of the bias by place."""
 
-    def __init__(
-        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
-    ) -> None:
-        super().__init__(dim, dropout, num_blocks=num_blocks, num_heads=num_heads)
-        self.positions = nn.Embedding(512, dim)
-        nn.init.normal_(self.positions.weight, std=0.02)
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__(dim, dropout)
+        self.positions = nn.Embedding(MOST_POSITIONS, dim)
+        nn.init.normal_(self.positions.weight, std=INIT_STD)
         no_place(self)
 
     def _read(
         self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
     ) -> Tensor:
-        place = mask.cumsum(dim=1).clamp(max=511)
+        place = mask.cumsum(dim=1).clamp(max=MOST_POSITIONS - 1)
         vectors = item_vectors + self.positions(place)
         return super()._read(vectors, mask, times, last_only=last_only)
 
 
-def module_pool(half_life: float) -> nn.Module:
-    """Return a causal decayed mean."""
-    from twotower.towers.history import DecayedMean  # noqa: PLC0415
-
-    return DecayedMean(half_life)
-
-
-def changed(change: Callable[[Transformer], None]) -> Callable[..., Transformer]:
+def changed(change: Change) -> Callable[[int, float], Transformer]:
     """Return a constructor of a transformer that is changed."""
 
-    def make(dim: int, dropout: float, **given: Any) -> Transformer:
-        encoder = Transformer(dim, dropout, **given)
+    def make(dim: int, share_dropped: float) -> Transformer:
+        encoder = Transformer(dim, share_dropped)
         change(encoder)
         return encoder
 
     return make
 
 
-PARTS: dict[str, tuple[str, Callable[..., Transformer]]] = {
-    WHOLE: ("", Transformer),
-    "no-gap": ("no bias by time", NoGap),
-    "no-place": ("no bias by place", changed(no_place)),
-    "no-layer": ("no gated layer", changed(no_layer)),
+PARTS: dict[str, tuple[str, Callable[[int, float], Transformer]]] = {
+    WHOLE: ("the whole block", Transformer),
+    "no-pools": ("without the pooled means", changed(no_pools)),
+    "no-gap": ("without the bias by time", changed(no_gap)),
+    "no-place": ("without the bias by place", changed(no_place)),
+    "no-layer": ("without the gated layers", changed(no_layer)),
     "plain-layer": ("ReLU for the gate", changed(plain_layer)),
     "layer-norm": ("LayerNorm for RMSNorm", changed(layer_norms)),
     "usual-start": ("blocks do not start at zero", changed(usual_start)),
-    "one-block": ("one block", lambda d, p: Transformer(d, p, num_blocks=1)),
-    "three-blocks": ("three blocks", lambda d, p: Transformer(d, p, num_blocks=3)),
-    "two-heads": ("two heads", lambda d, p: Transformer(d, p, num_heads=2)),
+    "one-block": ("one block", lambda dim, p: Transformer(dim, p, num_blocks=1)),
+    "three-blocks": ("three blocks", lambda dim, p: Transformer(dim, p, num_blocks=3)),
+    "two-heads": ("two heads", lambda dim, p: Transformer(dim, p, num_heads=2)),
     "positions": ("learnt positions for the bias by place", WithPositions),
     "filter": ("and a causal filter", WithFilter),
-    "pools": ("and the pooled history's means", WithPools),
-    "gaps": ("and a vector for the time since the event before", WithGaps),
+    "gaps": ("and the time since the event before", WithGaps),
 }
 """Name -> how the table calls it, and what makes it."""
 
@@ -237,15 +213,19 @@ class UpTo:
     def __init__(self, seconds: float) -> None:
         self.end = time.process_time() + seconds
 
-    def on_start(self, steps_per_epoch: int, progress: Any) -> None: ...
+    def on_start(self, *given: Any) -> None:
+        """Nothing is shown."""
 
-    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None: ...
+    def on_step(self, *given: Any) -> None:
+        """Nothing is shown."""
 
-    def on_epoch(self, record: Mapping[str, Any]) -> None:
+    def on_epoch(self, *given: Any) -> None:  # noqa: ARG002
+        """End the training as Ctrl-C does."""
         if time.process_time() > self.end:
             raise KeyboardInterrupt
 
-    def on_end(self) -> None: ...
+    def on_end(self) -> None:
+        """Nothing is shown."""
 
 
 def run(name: str, part: str, seed: int, seconds: float) -> dict[str, Any]:
@@ -284,7 +264,7 @@ def lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, 
             return np.mean([run["values"] for run in runs[:count]], axis=0)
 
         row = {
-            "": PARTS[part][0] or "the whole block",
+            "": PARTS[part][0],
             "seeds": count,
             METRIC: f"{mean(seeds).mean():.4f}",
             "against the whole": "",

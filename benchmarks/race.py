@@ -7,8 +7,8 @@ Ours with ``towers.history = "transformer"`` and nothing else set, RecTools' SAS
 their documentation has them but for a width of 64, one after the other, each alone on one core
 (``peer_models/race_*.py``). All learn from the same events, up to the last but one of each viewer, which is
 what they are asked for; all films are ranked without those of the history. Time is that of the training
-steps: no preparing, no answering, no validation. Ours answers after each epoch; the others every ``--every``
-seconds, RecTools at the end of the epoch it is in.
+steps: no preparing, no answering, no validation. Ours answers after each epoch; the others every
+``--every`` seconds, RecTools at the end of the epoch it is in.
 
 Target: ours reaches the best that each of the others reaches in less time than it.
 """

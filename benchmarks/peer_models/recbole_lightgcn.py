@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from peer import DIM, begin
-from recbole_setup import write_events
 from recbole.config import Config  # type: ignore[import-not-found]
 from recbole.data import create_dataset, data_preparation  # type: ignore[import-not-found]
 from recbole.model.general_recommender import LightGCN  # type: ignore[import-not-found]
 from recbole.trainer import Trainer  # type: ignore[import-not-found]
 from recbole.utils import init_seed  # type: ignore[import-not-found]
+from recbole_setup import write_events
 
 run = begin()
 data, clock = run.data, run.clock

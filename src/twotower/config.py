@@ -176,7 +176,8 @@ class TowersConfig:
     history_length: int = 50
     """Most recent events of the history that are read."""
     query_id: Literal["auto", "on", "off"] = "auto"
-    """Whether each query has an embedding of its own; ``auto``: only where it has no history."""
+    """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one
+    where queries have 20 events or more and a model with it is better on validation."""
     dropout: float = 0.2
     """Probability with which each input of the query tower's layers is left out in training."""
     id_dropout: float = 0.05

@@ -83,6 +83,7 @@ def test_every_decision_has_a_reason() -> None:
         "ratings, each taken as a positive",
         Role.WEIGHT: "no column is named like a weight",
         Role.IMPRESSIONS: "it is read only where stated",
+        Role.EVENT: "it is read only where stated",
     }
 
 

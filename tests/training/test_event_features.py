@@ -143,7 +143,7 @@ def test_another_rating_of_the_last_event_changes_the_answer(retriever: Retrieve
 
 def test_bare_items_are_events_of_which_nothing_is_known(retriever: Retriever) -> None:
     bare = retriever.encode_queries(history=[3, 4])
-    lines: list[dict[str, object]] = [{"item_id": 3}, {"item_id": 4, "rating": "new"}]
+    lines: list[dict[str, object]] = [{"item_id": 3}, {"item_id": 4, "rating": None}]
     np.testing.assert_array_equal(bare, retriever.encode_queries(history=lines))
     assert np.isfinite(bare).all()
 

@@ -32,11 +32,21 @@ class CategoryEncoder(nn.Module):
         dim: Output width.
         id_dropout: In [0, 1).
         sparse: Whether gradients are sparse.
+        dropped_row: What takes the place of a row that is dropped.
     """
 
-    def __init__(self, num_rows: int, dim: int, *, id_dropout: float, sparse: bool) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        dim: int,
+        *,
+        id_dropout: float,
+        sparse: bool,
+        dropped_row: int = UNKNOWN_ROW,
+    ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
+        self.dropped_row = dropped_row
         self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)
         nn.init.normal_(self.table.weight, std=INIT_STD)
         with torch.no_grad():
@@ -47,7 +57,7 @@ class CategoryEncoder(nn.Module):
         rows = rows.long()
         if self.training and self.id_dropout > 0:
             dropped = torch.rand(rows.shape, device=rows.device) < self.id_dropout
-            rows = torch.where(dropped & (rows != PADDING_ROW), UNKNOWN_ROW, rows)
+            rows = torch.where(dropped & (rows != PADDING_ROW), self.dropped_row, rows)
         return cast("Tensor", self.table(rows))
 
 
@@ -84,7 +94,7 @@ class SideEncoder(nn.Module):
     Args:
         transforms: Which features there are, with their vocabularies.
         dim: Output width.
-        id_dropout: For the id feature.
+        id_dropout: For the id feature, and the categories of events.
         use_id: Whether the key itself is encoded.
         sparse: Whether large tables may have sparse gradients.
 
@@ -122,9 +132,17 @@ def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) ->
     kind = transform.feature.kind
     if kind in ("id", "categorical"):
         num_rows = transform.own_vocabulary().num_rows
-        dropout = id_dropout if kind == "id" else 0.0
+        # Of an event of a history nothing may be known: it is then missing, as it is of a bare item.
+        is_event = transform.feature.side == "event"
+        dropout = id_dropout if kind == "id" or is_event else 0.0
         sparse = sparse and num_rows >= SPARSE_FROM_ROWS
-        return CategoryEncoder(num_rows, dim, id_dropout=dropout, sparse=sparse)
+        return CategoryEncoder(
+            num_rows,
+            dim,
+            id_dropout=dropout,
+            sparse=sparse,
+            dropped_row=PADDING_ROW if is_event else UNKNOWN_ROW,
+        )
     if kind == "tags":
         return TagsEncoder(transform.own_vocabulary().num_rows, dim)
     return NumbersEncoder(transform.width, dim)

@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.towers.dropout import dropout
-from twotower.towers.history import NUM_PLACES, HistoryEncoder, State
+from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, State
 
 NUM_GAPS = 24
 """Buckets of the distance in time, each twice as long as the one before; the first holds 0 seconds."""
 
 
 class Transformer(HistoryEncoder):
-    """Blocks of attention and a gated layer, each position reading those up to it.
+    """Blocks of attention and a gated layer, each position reading those up to it, beside a pooled history.
 
     What differs from SASRec (Kang and McAuley, ICDM 2018) is what later work found better: norms
     before each layer, without a mean (RMSNorm); a gated layer (SwiGLU); and no positions, but a bias of
     the attention by how many events and how much time lie between two events, so that it is the same
     wherever a window is cut. A learnt start stands before each window: what a history without any
-    event is read as, and what an event can attend to in place of others.
+    event is read as, and what an event can attend to in place of others. What the blocks find is added
+    to the means of a ``PooledHistory``, which need no attention to be found.
 
     Args:
         dim: ``d``.
@@ -47,28 +48,36 @@ class Transformer(HistoryEncoder):
         self.dropout = dropout
         self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_blocks))
         self.norm = RMSNorm(dim)
+        self.pooled = PooledHistory(dim, dropout)
+        nn.init.zeros_(self.pooled.mix.weight)
+        nn.init.zeros_(self.pooled.mix.bias)
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to ``(B, L, d)``."""
-        return self._read(item_vectors, mask, times, last_only=False)
+        read = self._read(item_vectors, mask, times, last_only=False)
+        return read + cast("Tensor", self.pooled(item_vectors, mask, times))
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return ``forward(...)[:, -1]``, of whose last block only that position is computed."""
-        return self._read(item_vectors, mask, times, last_only=True)[:, 0]
+        read = self._read(item_vectors, mask, times, last_only=True)[:, 0]
+        return read + self.pooled.last(item_vectors, mask, times)
 
     def step(
         self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
     ) -> tuple[Tensor, State]:
-        """Read one event more; the state is the moments, and each block's keys and values.
+        """Read one event more; the state is the moments, each block's keys and values, and the pools'.
 
         Moments are ``(B, n)``, and ``(B, 0)`` where events have no times.
         """
+        num = 1 + 2 * len(self.blocks)
+        pooled, of_pools = self.pooled.step(item_vectors, times, state[num:] if state else None)
+        state = state[:num] if state else None
         if state is None:
             start = self.start.to(item_vectors.dtype).expand_as(item_vectors)
             moments = None if times is None else torch.zeros_like(times)
             _, state = self._next(start, moments, (start.new_zeros(len(start), 0),))
         output, state = self._next(item_vectors, times, state)
-        return cast("Tensor", self.norm(output)), state
+        return cast("Tensor", self.norm(output)) + pooled, (*state, *of_pools)
 
     def _next(self, vectors: Tensor, times: Tensor | None, state: State) -> tuple[Tensor, State]:
         """Return what a position after all others is mapped to, the start being one."""

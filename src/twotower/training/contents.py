@@ -20,10 +20,14 @@ from twotower.vocab import FIRST_ROW, rows_of_lines
 
 
 def fingerprint(trainer: Trainer) -> str:
-    """Return the SHA-256 of all that makes two trainings the same: events, features, settings."""
-    dataset = trainer.dataset
+    """Return the SHA-256 of all that makes two trainings the same: events, features, settings.
+
+    Not the precision, which can be measured and come out otherwise beside other programs.
+    """
+    dataset, config = trainer.dataset, trainer.config
+    config = replace(config, training=replace(config.training, precision="auto"))
     events = data_digest(dataset.interactions, dataset.parts)
-    digest = hashlib.sha256((events + trainer.config.to_toml()).encode())
+    digest = hashlib.sha256((events + config.to_toml()).encode())
     for array in trainer.query_arrays.values():
         digest.update(array.tobytes())
     for tensor in (*trainer.item_features.values(), *(trainer.event_features or {}).values()):

@@ -28,6 +28,7 @@ from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
 from twotower.training.loggers import Tellers
+from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
 
@@ -168,12 +169,22 @@ def train(
                 f"{side}_tower must have features to read, got a {side} table without any; "
                 f"give them as {table}=, or leave {side}_tower out."
             )
-    settings, choices = resolve(settings, dataset, custom=custom)
-    teller.on_choices(choices, settings)
+    given = settings
+    settings, choices = resolve(given, dataset, custom=custom)
+    is_open = not custom and tries_ids(given, settings, dataset)
+    if is_open:
+        choices = (*choices, "towers.query_id: both are trained; validation decides")
+        undecided = replace(settings, towers=replace(settings.towers, query_id="auto"))
+    teller.on_choices(choices, undecided if is_open else settings)
     towers = {"query_tower": query_tower, "item_tower": item_tower}
     fresh = deepcopy(towers) if seeds > 1 else {}
     trainer = Trainer(dataset, sides, settings, **towers)
     done, work = _fit(trainer, target, resume=resume, teller=teller)
+    if is_open and done.log[-1].get("event") != "interrupted":
+        trainer, done, said = better_of_both(trainer, done, dataset, sides, bar)
+        settings = trainer.config
+        if bar is not None:
+            bar.on_choices((said,), settings)
     figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
     interrupted = done.log[-1].get("event") == "interrupted"
     if seeds > 1 and not interrupted:
