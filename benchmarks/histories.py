@@ -9,7 +9,8 @@ out, but in Tmall, where they come again. HR is the hit rate, which session pape
 
 For each encoder: the means over the seeds with half their range, the 95 % interval of the first seed over
 queries, its difference in NDCG@10 to the first encoder named (paired by query, the mean of the seeds of
-each), and the CPU time of a training with its validations, on one thread.
+each), and the CPU time of a training with its validations, on one thread; where validation decides whether
+queries have ids, that of both trainings.
 
 A finished training is kept under ``benchmarks/results/histories``, a value for each query; ``--show``
 prints what is there and trains nothing.
@@ -31,6 +32,7 @@ from twotower.data.dataset import Part
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.training.choices import resolve
+from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
@@ -62,10 +64,13 @@ def run(name: str, encoder: str, seed: int) -> dict[str, Any]:
     """Return the test figures of one training."""
     task = task_of(name)
     settings = [f"towers.history={encoder}", f"training.seed={seed}", "training.threads=1"]
-    config, _ = resolve(task.config.with_settings(settings), task.dataset)
+    given = task.config.with_settings(settings)
+    config, _ = resolve(given, task.dataset)
     started = time.process_time()
     trainer = Trainer(task.dataset, task.sides, config)
     progress = trainer.fit()
+    if tries_ids(given, config, task.dataset):
+        trainer, progress, _ = better_of_both(trainer, progress, task.dataset, task.sides, None)
     seconds = time.process_time() - started
     found = evaluate(
         trainer.scorer(),
@@ -76,6 +81,7 @@ def run(name: str, encoder: str, seed: int) -> dict[str, Any]:
     )
     return {
         "valid": progress.best_metric,
+        "query_id": trainer.config.towers.query_id,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "seconds": seconds,

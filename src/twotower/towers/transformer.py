@@ -49,8 +49,6 @@ class Transformer(HistoryEncoder):
         self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_blocks))
         self.norm = RMSNorm(dim)
         self.pooled = PooledHistory(dim, dropout)
-        nn.init.zeros_(self.pooled.mix.weight)
-        nn.init.zeros_(self.pooled.mix.bias)
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to ``(B, L, d)``."""

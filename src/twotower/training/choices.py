@@ -22,6 +22,8 @@ ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
+STEPS = 50
+"""Least steps of an epoch of such batches: of few events more would be too few to learn from."""
 SEQUENTIAL = ("gru", "sasrec", "transformer")
 """Histories that are read in their order, at a cost that one pass over all positions shares."""
 SOFTMAX = ("softmax", "symmetric")
@@ -139,6 +141,9 @@ def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tup
     lengths = np.diff(train.offsets)
     mean = float(np.minimum(lengths[lengths > 0], towers.history_length).mean())
     size = 2 ** round(np.log2(WINDOWS * mean))
+    most = 2 ** round(np.log2(max(1, len(train)) / STEPS))
+    if most < min(size, 4096):
+        return int(max(128, most)), f"{len(train):,} training events, in about {STEPS} steps"
     return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 
