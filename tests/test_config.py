@@ -65,6 +65,9 @@ OWN_RANGES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 }
 
 
+TOGETHER = ("event_column", "target_events")
+
+
 def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
     """Return what a field may hold, None where the file leaves it out."""
     if get_args(hint) and type(None) in get_args(hint):
@@ -77,14 +80,26 @@ def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is tuple:
         return st.lists(whole, max_size=3).map(tuple)
     if get_origin(hint) is not None:
-        return st.dictionaries(texts, st.sampled_from(get_args(config_module.FeatureKind)))
+        kinds = [k for k in get_args(config_module.FeatureKind) if (name, k) != ("event", "id")]
+        return st.dictionaries(texts, st.sampled_from(kinds))
     plain = {int: whole, float: positive_floats, str: texts, bool: st.booleans()}
     return plain[hint]
 
 
 def section_of(section: str, cls: type) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
-    return st.builds(cls, **{f: values_of(section, f, hints[f]) for f in hints})
+    values = {f: values_of(section, f, hints[f]) for f in hints if f not in TOGETHER}
+    built = st.builds(cls, **values)
+    if section != "data":
+        return built
+    pair = st.tuples(texts, st.lists(texts, min_size=1, max_size=3).map(tuple))
+    return st.tuples(built, st.none() | pair).map(
+        lambda drawn: (
+            drawn[0]
+            if drawn[1] is None
+            else replace(drawn[0], event_column=drawn[1][0], target_events=drawn[1][1])
+        )
+    )
 
 
 configs = st.builds(Config, **{name: section_of(name, cls) for name, cls in SECTIONS.items()})

@@ -267,7 +267,7 @@ class TrainingConfig:
     """Validation metric that decides, as ``name@k``."""
     batch_size: int | None = None
     """Examples a step; without it by the number of training events, from 128 to 1,024, and for ``prefixes``
-    those of about 128 histories, up to 4,096 and to a 50th of the events."""
+    those of about 128 histories, up to 4,096 and to a 100th of the events."""
     examples: Literal["auto", "pairs", "prefixes"] = "auto"
     """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
     positions is an example (``prefixes``)."""

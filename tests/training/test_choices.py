@@ -176,13 +176,23 @@ class TestAuto:
 
     @pytest.mark.parametrize(("length", "size"), [(50, 1024), (2, 256)])
     def test_batch_size_of_whole_histories_is_that_of_128(
-        self, ordered: Dataset, length: int, size: int
+        self, ordered: Dataset, length: int, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each of 40 queries has 6 training events, of which a window reads ``length`` at most."""
+        monkeypatch.setattr("twotower.training.choices.STEPS", 0.1)  # as if there were many events
         towers = {"history": "transformer", "history_length": length}
         config, said = resolved(ordered, {"towers": towers})
         assert config.training.batch_size == size
         assert any("about 128 histories of" in sentence for sentence in said)
+
+    @pytest.mark.parametrize(("steps", "size"), [(100, 128), (1, 256), (0.5, 512)])
+    def test_few_events_make_smaller_batches_of_whole_histories(
+        self, ordered: Dataset, steps: float, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("twotower.training.choices.STEPS", steps)
+        config, said = resolved(ordered, {"towers": {"history": "transformer"}})
+        assert config.training.batch_size == size
+        assert any("240 training events, in about" in sentence for sentence in said)
 
     def test_known_items_are_no_mask_where_items_come_again(self, ordered: Dataset) -> None:
         config, said = resolved(replace(ordered, repeats=True))

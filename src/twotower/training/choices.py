@@ -22,7 +22,7 @@ ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
-STEPS = 50
+STEPS = 100
 """Least steps of an epoch of such batches: of few events more would be too few to learn from."""
 SEQUENTIAL = ("gru", "sasrec", "transformer")
 """Histories that are read in their order, at a cost that one pass over all positions shares."""
