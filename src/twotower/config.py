@@ -176,12 +176,14 @@ class TowersConfig:
     history_length: int = 50
     """Most recent events of the history that are read."""
     query_id: Literal["auto", "on", "off"] = "auto"
-    """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one
-    where queries have 20 events or more and a model with it is better on validation."""
+    """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one in
+    order where queries have 20 events or more, there are up to 300,000, and validation prefers it (``tune``
+    does not try it)."""
     dropout: float = 0.2
     """Probability with which each input of the query tower's layers is left out in training."""
     id_dropout: float = 0.05
-    """Probability with which an id is taken as unknown in training, so that features learn to stand in."""
+    """Probability with which an id is taken as unknown in training, so that features learn to stand in; and
+    what is known of an event of a history beside its item."""
     similarity: Literal["auto", "dot", "cosine"] = "auto"
     """``cosine`` normalises both outputs; ``auto`` is cosine for the softmax of 5,000 queries or more whose
     temperature is learnt, else dot, as it is for towers of your own."""

@@ -50,6 +50,26 @@ def test_take_is_list_indexing(lists: list[list[int]], data: st.DataObject) -> N
     assert as_lists(histories.take(part)) == lists[part]
 
 
+@given(lists=ragged, data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_where_leaves_events_out(lists: list[list[int]], data: st.DataObject) -> None:
+    histories = timed(lists)
+    num = len(histories.item_rows)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=num, max_size=num)), np.bool_)
+    kept = histories.where(mask)
+    bounds = histories.offsets.tolist()
+    expected = [
+        [item for item, is_kept in zip(rows, mask[a:b], strict=True) if is_kept]
+        for rows, (a, b) in zip(lists, pairwise(bounds), strict=True)
+    ]
+    assert as_lists(kept) == expected
+    assert histories.times is not None
+    assert kept.times is not None
+    assert kept.times.tolist() == histories.times[mask].tolist()
+    assert kept.event_rows is not None
+    assert kept.event_rows.tolist() == (2 + np.flatnonzero(mask)).tolist()
+
+
 def test_empty_histories() -> None:
     assert as_lists(Histories.empty(3)) == [[], [], []]
     assert len(Histories.empty(0)) == len(Histories.of([])) == 0

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from twotower.data.dataset import Part
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
@@ -39,14 +39,18 @@ def events_of(seed: int, first: int = 0, num: int = NUM_QUERIES) -> pl.DataFrame
 
 def trained_with(events: dict[str, str], history: str = "pooled", **more: Any) -> Trained:
     """Return a model of the histories above."""
-    config = {
+    interactions = more.pop("interactions", events_of(0))
+    return train(interactions, config=config_of(events, history), **more)
+
+
+def config_of(events: dict[str, str], history: str) -> dict[str, Any]:
+    return {
         "features": {"event": events},
         "towers": {"dim": 32, "history": history, "history_length": 8, "dropout": 0.0},
         "training": {"epochs": 12, "patience": 12, "batch_size": 64, "precision": "float32"},
         "data": {"repeats": "yes"},
         "loss": {"mask_known": False},
     }
-    return train(more.pop("interactions", events_of(0)), config=config, **more)
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -182,3 +186,53 @@ def test_mistakes_are_named(retriever: Retriever) -> None:
         retriever.recommend(history=[{"rating": "like"}])
     with pytest.raises(ValueError, match=r"finite number of seconds.*'soon'"):
         retriever.recommend(history=[{"item_id": 3, "time": "soon"}])
+
+
+def test_a_session_that_is_longer_than_what_is_read(retriever: Retriever) -> None:
+    lines: list[Any] = [
+        {"item_id": i % NUM_ITEMS, "time": 1.6e9 + i, "rating": "like", "seconds": 50.0}
+        for i in range(13)
+    ]
+    session = retriever.session(history=lines[:1])
+    for line in lines[1:]:
+        session.add(line["item_id"], line["time"], rating="like", seconds=50.0)
+    expected = retriever.encode_queries(history=lines)[0]
+    np.testing.assert_allclose(session.encode(), expected, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"columns of features.event \(rating, seconds\), got 'tme'"
+    ):
+        session.add(3, tme=1.0)
+
+
+def test_an_unknown_item_without_a_time_does_not_take_the_others_away(
+    trained: Trained, retriever: Retriever
+) -> None:
+    lines: list[Any] = lines_of(trained, 3)
+    expected = retriever.encode_queries(history=lines)
+    found = retriever.encode_queries(history=[*lines[:4], "nowhere", *lines[4:]])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_columns_that_are_only_shown_are_not_read() -> None:
+    assert trained_with({"rating": "shown"}).contents.events is None
+
+
+def test_what_is_known_is_left_out_in_training_so_that_bare_items_are_understood() -> None:
+    """A history of a bare item is answered by what follows the item, whatever its rating was."""
+    bare = [[item] for item in range(NUM_ITEMS)]
+
+    def right(share: float) -> float:
+        towers = {"id_dropout": share, "dim": 32, "history_length": 8, "dropout": 0.0}
+        config = {**config_of({"rating": "categorical"}, "pooled"), "towers": towers}
+        found = train(events_of(0), config=config).retriever.recommend(history=bare, k=2)
+        both = [{(item + 1) % NUM_ITEMS, (item + 10) % NUM_ITEMS} for item in range(NUM_ITEMS)]
+        hits = [len(set(f.item_ids) & b) for f, b in zip(found, both, strict=True)]
+        return sum(hits) / (2 * NUM_ITEMS)
+
+    assert right(0.3) > 0.9
+
+
+def test_sessions_of_another_type_are_refused(retriever: Retriever) -> None:
+    sessions = events_of(1, first=NUM_QUERIES, num=20).with_columns(rating=pl.lit(3))
+    with pytest.raises(DataError, match=r"'rating' of the training table's type, String, got Int"):
+        evaluate_bundle(retriever, test_sessions=sessions, baselines=())

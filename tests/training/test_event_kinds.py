@@ -14,9 +14,11 @@ from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatches
 from twotower.data.prepare import prepare
-from twotower.data.splits import split
+from twotower.data.splits import hold_out_validation, split
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.doctor.data_checks import diagnose_dataset
+from twotower.evaluation.doctor.data_findings import DUPLICATE_EVENTS
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -238,3 +240,92 @@ def test_mistakes_are_named() -> None:
     holes = shop(0, num=3).with_columns(pl.lit(None, pl.String).alias("event"))
     with pytest.raises(DataError, match=r"name the kind of each event, got \d+ rows without"):
         prepare(holes, config=Config.from_dict({"data": KINDS}).data)
+
+
+def test_an_item_that_is_only_viewed_is_known_in_histories() -> None:
+    """What is bought after item 0 or 1, which nobody buys, is item 2 or 3."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for visitor in range(200):
+        for step in range(8):
+            viewed = int(rng.integers(0, 2))
+            moment = 1.6e9 + visitor * 1e4 + step * 100
+            rows.append((visitor, viewed, moment, "view"))
+            rows.append((visitor, 2 + viewed, moment + 1, "buy"))
+    frame = pl.DataFrame(rows, schema=["visitor_id", "item_id", "timestamp", "event"], orient="row")
+    trained = trained_with("pooled", interactions=frame)
+    ids = next(
+        t for t in trained.contents.items.transforms.transforms if t.feature.kind == "id"
+    ).own_vocabulary()
+    assert len(ids.ids) == 4
+    assert trained.figures["model"]["mrr@10"] > 0.95
+    line: dict[str, object] = {"item_id": 1, "event": "view"}
+    assert trained.retriever.recommend(history=[line], k=1).item_ids == [3]
+
+
+def test_a_session_of_views_and_one_purchase_can_be_asked_about() -> None:
+    sessions = pl.DataFrame(
+        {
+            "visitor_id": [901, 901, 901, 902, 902, 903],
+            "item_id": [3, 4, 11, 8, 5, 6],
+            "timestamp": [1.7e9 + i for i in range(6)],
+            "event": ["view", "view", "buy", "buy", "view", "buy"],
+        }
+    )
+    config = Config.from_dict({"data": KINDS})
+    prepared = prepare({"train": shop(0), "test_sessions": sessions}, config=config.data)
+    dataset = hold_out_validation(prepared.dataset, config.split)
+    cases = dataset.cases(Part.TEST)
+    assert dataset.queries.ids.ids_of(cases.query_rows).to_list() == [901]
+    assert dataset.items.ids.ids_of(cases.histories.item_rows).to_list() == [3, 4]
+    assert any("2 sessions have no event before" in note for note in dataset.notes)
+    assert (dataset.parts == Part.VALID).any()
+
+
+def test_labels_and_weights_are_of_what_is_asked_for() -> None:
+    frame = shop(0, num=60).with_columns(
+        pl.when(pl.col("event") == "buy").then((pl.col("item_id") % 5) + 1).alias("rating"),
+        pl.when(pl.col("event") == "buy").then(2.0).alias("weight"),
+    )
+    data = {**KINDS, "positive_threshold": 3.0, "weight_column": "weight"}
+    prepared = prepare(frame, config=Config.from_dict({"data": data}).data)
+    events = prepared.dataset.interactions
+    assert events.is_target is not None
+    assert events.labels is not None
+    assert events.weights is not None
+    ratings = prepared.dataset.event_columns["rating"].to_numpy()
+    is_liked = ratings[events.is_target] >= 3
+    assert (events.labels[events.is_target] > 0).tolist() == is_liked.tolist()
+    assert events.is_read.sum() == (~events.is_target).sum() + is_liked.sum()
+    assert set(events.weights[events.is_target]) == {2.0}
+    config = {
+        "data": data,
+        "loss": {"kind": "bce", "negatives": "labels"},
+        "towers": {"dim": 4},
+        "training": {"epochs": 1, "batch_size": 64, "precision": "float32"},
+    }
+    trained = train(frame, config=config)
+    again = evaluate_bundle(trained.retriever, baselines=())
+    for name in ("auc", "log_loss"):
+        assert again["model"][name] == pytest.approx(trained.figures["model"][name], abs=1e-5)
+
+
+def test_where_a_random_split_is_of_all_events_what_is_not_asked_for_stays_known() -> None:
+    rows = [(v, 10 * v + i, "buy" if i == 3 else "view") for v in range(40) for i in range(4)]
+    frame = pl.DataFrame(rows, schema=["visitor_id", "item_id", "event"], orient="row")
+    dataset = dataset_of(frame, kind="random")
+    is_target = dataset.interactions.is_target
+    assert is_target is not None
+    assert set(dataset.parts[~is_target]) == {Part.TRAIN}
+
+
+def test_events_of_several_kinds_at_one_moment_are_no_copies() -> None:
+    frame = shop(0, num=40).filter(pl.col("event") == "view")
+    three = pl.concat(
+        [frame.with_columns(pl.lit(kind).alias("event")) for kind in ("view", "cart", "buy")]
+    )
+    found = diagnose_dataset(dataset_of(three), config=Config.from_dict({"data": KINDS}))
+    assert DUPLICATE_EVENTS not in [finding.kind for finding in found]
+    twice = pl.concat([three, three])
+    found = diagnose_dataset(dataset_of(twice), config=Config.from_dict({"data": KINDS}))
+    assert DUPLICATE_EVENTS in [finding.kind for finding in found]

@@ -1,14 +1,18 @@
 """Tests of mining with the model as it is."""
 
 import numpy as np
+import polars as pl
 import torch
 
 from trainers import Settings, trainer_of
+from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.features.histories import Histories
 from twotower.losses.hard import HardNegatives
-from twotower.training.mining import _without_last
+from twotower.training.choices import resolve
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
 
 
@@ -58,12 +62,32 @@ def test_a_resumed_training_mines_the_same(small_world: SyntheticTables) -> None
         assert torch.equal(weights, rest.model.state_dict()[name]), name
 
 
-def test_the_last_event_is_cut_off() -> None:
-    histories = Histories(
-        np.array([0, 2, 3]), np.array([5, 6, 7], np.int32), np.array([1.0, 2.0, 3.0])
+def test_queries_are_encoded_with_what_came_before_their_last_target() -> None:
+    """Views of a shop are read, too, and what is viewed is not mined as what is not wanted."""
+    rows = [
+        (v, i % 7, 1.6e9 + i, "buy" if i % 3 == 2 else "view") for v in range(30) for i in range(12)
+    ]
+    schema = ["visitor_id", "item_id", "timestamp", "event"]
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    config = Config.from_dict(
+        {
+            "data": {"event_column": "event", "target_events": ["buy"]},
+            "loss": {"negatives": "hard", "num_negatives": 4},
+            "towers": {"dim": 4},
+            "training": {"epochs": 2, "batch_size": 16},
+        }
     )
-    cut = _without_last(histories)
-    assert cut.offsets.tolist() == [0, 1, 1]
-    assert cut.item_rows.tolist() == [5]
-    assert cut.times is not None
-    assert cut.times.tolist() == [1.0]
+    task = Task.of(frame, config=config)
+    settings, _ = resolve(task.config, task.dataset)
+    trainer = Trainer(task.dataset, task.sides, settings)
+    assert trainer.miner is not None
+    learnt = trainer.dataset.part(Part.TRAIN)
+    assert learnt.is_target is not None
+    earlier = trainer.miner._earlier
+    for line, query in enumerate(trainer.miner._queries):
+        own = slice(learnt.offsets[query], learnt.offsets[query + 1])
+        items, asked = learnt.item_rows[own], np.flatnonzero(learnt.is_target[own])
+        assert int(trainer.miner._own[line]) == items[asked[-1]]
+        found = earlier.take(slice(line, line + 1)).item_rows
+        assert found.tolist() == items[: asked[-1]].tolist()
+    assert trainer.fit().epoch == 2

@@ -30,6 +30,8 @@ def command(
     time_column: tables.TimeColumn = None,
     label_column: tables.LabelColumn = None,
     weight_column: tables.WeightColumn = None,
+    event_column: tables.EventColumn = None,
+    target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
     no_histories: Annotated[
         bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
@@ -65,9 +67,15 @@ def command(
         "time_column": time_column,
         "label_column": label_column,
         "weight_column": weight_column,
+        "event_column": event_column,
     }
     tree = tables.config_of(
-        config, settings, columns=columns, drop_null_ids=drop_null_ids, split=split
+        config,
+        settings,
+        columns=columns,
+        target_events=target_events,
+        drop_null_ids=drop_null_ids,
+        split=split,
     )
 
     from twotower.training.search_space import SEARCHED

@@ -389,11 +389,18 @@ def _stated(frame: pl.DataFrame, role: Role, column: str) -> Decision:
     return Decision(role, column, "stated")
 
 
-def targets_among(kinds: pl.Series, wanted: Sequence[str]) -> npt.NDArray[np.bool_]:
+def targets_among(
+    kinds: pl.Series, wanted: Sequence[str], *, every: bool = True
+) -> npt.NDArray[np.bool_]:
     """Return which events are of a kind that is asked for: ``(E,)``.
 
+    Args:
+        kinds: Of the events.
+        wanted: What is asked for.
+        every: Whether each of these kinds must be there, or at least one of them.
+
     Raises:
-        DataError: None of a kind is there, or events without a kind.
+        DataError: A kind is missing, or there are events without a kind.
     """
     texts = kinds.cast(pl.String)
     if texts.null_count():
@@ -403,7 +410,7 @@ def targets_among(kinds: pl.Series, wanted: Sequence[str]) -> npt.NDArray[np.boo
         )
     there = texts.unique().sort().to_list()
     missing = [kind for kind in wanted if kind not in there]
-    if missing:
+    if missing and (every or len(missing) == len(wanted)):
         raise DataError(
             f"data.target_events must be kinds of the column {kinds.name!r}, got {missing[0]!r}; it "
             f"holds {', '.join(map(repr, there[:10]))}."

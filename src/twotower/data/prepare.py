@@ -94,19 +94,21 @@ def prepare(
     times = None
     if roles.time is not None:
         times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
-    labels = _labels(frame, roles, config, notes)
+    is_target = None
+    if roles.event is not None:
+        is_target = targets_among(frame[roles.event], config.target_events)
+    # What is not asked for needs no label and no weight.
+    asked = frame if is_target is None else frame.filter(pl.Series(is_target))
+    labels = _for_all(_labels(asked, roles, config, notes), is_target)
     weights = None
     if roles.weight is not None:
-        weights = _scaled(checked_weights(frame[roles.weight]), roles.weight, config, notes)
+        scaled = _scaled(checked_weights(asked[roles.weight]), roles.weight, config, notes)
+        weights = _for_all(scaled, is_target)
     if labels is not None and not (labels > 0).any():
         raise DataError(
             f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
             "lower data.positive_threshold or state another --label-column."
         )
-
-    is_target = None
-    if roles.event is not None:
-        is_target = targets_among(frame[roles.event], config.target_events)
 
     query_table = _entities(queries, query_ids, roles.query or "query_id", Role.QUERY, config)
     item_table = _entities(items, item_ids, roles.item, Role.ITEM, config)
@@ -205,6 +207,17 @@ def _labels(
         return None
     labels = checked_labels(column)
     return None if (labels > 0).all() else labels
+
+
+def _for_all(
+    values: npt.NDArray[np.float32] | None, is_target: npt.NDArray[np.bool_] | None
+) -> npt.NDArray[np.float32] | None:
+    """Return values of the events that are asked for with 1 for all others."""
+    if values is None or is_target is None:
+        return values
+    result = np.ones(len(is_target), np.float32)
+    result[is_target] = values
+    return result
 
 
 def _entities(

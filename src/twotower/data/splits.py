@@ -73,8 +73,7 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
         train = parts == Part.TRAIN
         events = dataset.interactions.where(train)
         if (parts == Part.CONTEXT).any():
-            _, count = _from_end(events)
-            rows = np.unique(events.query_rows[count >= 2])
+            rows = np.unique(events.query_rows[_can_be_asked(events)])
             drawn_rows = rng.permutation(rows)[: max(1, round(config.valid_fraction * len(rows)))]
             is_drawn = np.isin(events.query_rows, drawn_rows)
             drawn = whole_sessions(events, is_drawn, Part.VALID)
@@ -112,20 +111,31 @@ def _from_end(events: Interactions) -> tuple[npt.NDArray[np.int64], npt.NDArray[
 def whole_sessions(events: Interactions, is_held_out: npt.NDArray[np.bool_], part: Part) -> Parts:
     """Return the parts of sessions that are held out whole: nothing of them is learnt from.
 
-    The last positive is asked for (``part``) and what comes before it is ``CONTEXT``. Without a positive
-    before the last there is nothing to go by: such a session is not used.
+    The last positive is asked for (``part``) and what comes before it is ``CONTEXT``. Where nothing that is
+    read comes before it there is nothing to go by: such a session is not used.
 
     Args:
         events: All events.
         is_held_out: ``(E,)``, all or none of a query's events; the others are ``TRAIN``.
         part: ``VALID`` or ``TEST``.
     """
-    from_end, count = _from_end(events)
+    from_end, _ = _from_end(events)
     parts = np.full(len(events), Part.TRAIN, np.uint8)
     parts[is_held_out] = Part.CONTEXT
     parts[is_held_out & (from_end == 0)] = part
-    parts[is_held_out & (count < 2)] = Part.UNUSED
+    parts[is_held_out & ~_can_be_asked(events)] = Part.UNUSED
     return parts
+
+
+def _can_be_asked(events: Interactions) -> npt.NDArray[np.bool_]:
+    """Return which events are of a query with something to read before its last positive: ``(E,)``."""
+    place = np.arange(len(events))
+    last = np.full(len(events.offsets), -1)
+    first_read = np.full(len(events.offsets), len(events))
+    positive, read = events.is_positive, events.is_read
+    np.maximum.at(last, events.query_rows[positive], place[positive])
+    np.minimum.at(first_read, events.query_rows[read], place[read])
+    return np.asarray((first_read < last)[events.query_rows])
 
 
 def random_per_query(
@@ -146,11 +156,12 @@ def random_per_query(
     draws[order] = rng.random(len(events))
     group = events.query_rows.astype(np.int64) * 2 + positive
     parts = _random_in_groups(group, draws, test, valid)
-    if events.is_target is not None:  # what is not asked for is known
-        parts[~events.is_target] = Part.TRAIN
     for share, part in ((test, Part.TEST), (valid, Part.VALID)):
         if share > 0 and not (parts[positive] == part).any():
-            return _random_in_groups(positive.astype(np.int64), draws, test, valid)
+            parts = _random_in_groups(positive.astype(np.int64), draws, test, valid)
+            break
+    if events.is_target is not None:  # what is not asked for is known
+        parts[~events.is_target] = Part.TRAIN
     return parts
 
 

@@ -159,8 +159,8 @@ def sessions_asked(
     parts[(parts == Part.CONTEXT) & (asked.item_rows < FIRST_ROW)] = Part.UNUSED
     if not (parts == Part.TEST).any():
         raise DataError(
-            "test_sessions must hold sessions of two events or more, got "
-            f"{len(np.unique(query_rows)):,} sessions of one; state the column with --query-column NAME."
+            "test_sessions must hold sessions with an event before the one that is asked for, got none in "
+            f"{len(np.unique(query_rows)):,}; state the column with --query-column NAME."
         )
     return replace(asked, parts=parts), EntityTable(vocabulary, frame, column)
 
@@ -234,18 +234,6 @@ class _Read:
         times = None
         if roles.time is not None and _has_times(retriever):
             times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
-        labels = None
-        if roles.label is not None:
-            column, threshold = frame[roles.label], data.positive_threshold
-            if threshold is not None:
-                labels = (checked_ratings(column) >= threshold).astype(np.float32)
-            elif contents.target_labels is not None or label_kind(column) == "label":
-                labels = checked_labels(column)
-        notes: tuple[str, ...] = ()
-        if data.positive_threshold is not None and labels is None:
-            notes = (
-                f"The {what} has no column of ratings: each of its rows counts as a positive.",
-            )
         is_target = None
         if data.event_column is not None:
             if data.event_column not in frame.columns:
@@ -253,9 +241,26 @@ class _Read:
                     f"{what} must have the column of kinds of event {data.event_column!r}, as the "
                     f"training table had, got {', '.join(frame.columns)}; add it."
                 )
-            is_target = targets_among(frame[data.event_column], data.target_events)
+            is_target = targets_among(frame[data.event_column], data.target_events, every=False)
+        labels = None
+        if roles.label is not None:
+            column, threshold = frame[roles.label], data.positive_threshold
+            if is_target is not None:
+                column = column.filter(pl.Series(is_target))
+            if threshold is not None:
+                labels = (checked_ratings(column) >= threshold).astype(np.float32)
+            elif contents.target_labels is not None or label_kind(column) == "label":
+                labels = checked_labels(column)
+            if labels is not None and is_target is not None:
+                of_targets, labels = labels, np.ones(len(frame), np.float32)
+                labels[is_target] = of_targets
+        notes: tuple[str, ...] = ()
+        if data.positive_threshold is not None and labels is None:
+            notes = (
+                f"The {what} has no column of ratings: each of its rows counts as a positive.",
+            )
         columns = None
-        if contents.events is not None:
+        if contents.events is not None and what == "test_sessions":  # the others are in no history
             names = [feature.name for feature in contents.events.transforms.features]
             there = [name for name in names if name in frame.columns]
             columns = frame.select(there) if there else None

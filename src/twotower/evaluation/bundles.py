@@ -9,7 +9,7 @@ import polars as pl
 
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
@@ -190,9 +190,15 @@ def dataset_of(
         columns = asked.columns
         if columns is None:  # no history has the test events
             columns = pl.DataFrame({"": [None] * len(asked.query_rows)})
-        event_columns = pl.concat(
-            [contents.events.frame.filter(pl.Series(kept)), columns], how="diagonal_relaxed"
-        )[order]
+        remembered = contents.events.frame.filter(pl.Series(kept))
+        for name in set(remembered.columns) & set(columns.columns):
+            types = remembered[name].dtype, columns[name].dtype
+            if types[0] != types[1] and not (types[0].is_numeric() and types[1].is_numeric()):
+                raise DataError(
+                    f"test_sessions must have {name!r} of the training table's type, {types[0]}, got "
+                    f"{types[1]}; write the column alike in each."
+                )
+        event_columns = pl.concat([remembered, columns], how="diagonal_relaxed")[order]
         events = replace(events, event_rows=rows_of_lines(len(events)))
     return Dataset(
         queries=table,

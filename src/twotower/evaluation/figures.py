@@ -210,6 +210,8 @@ def _labelled(
     Only queries that have a case are scored: those with a positive event in the part.
     """
     events = dataset.part(part)
+    if events.is_target is not None:
+        events = events.where(events.is_target)
     if events.labels is None or not 0 < events.labels.mean() < 1:
         return [], {}
     cases = dataset.cases(part)

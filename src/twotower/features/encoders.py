@@ -32,7 +32,6 @@ class CategoryEncoder(nn.Module):
         dim: Output width.
         id_dropout: In [0, 1).
         sparse: Whether gradients are sparse.
-        dropped_row: What takes the place of a row that is dropped.
     """
 
     def __init__(
@@ -42,11 +41,9 @@ class CategoryEncoder(nn.Module):
         *,
         id_dropout: float,
         sparse: bool,
-        dropped_row: int = UNKNOWN_ROW,
     ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
-        self.dropped_row = dropped_row
         self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)
         nn.init.normal_(self.table.weight, std=INIT_STD)
         with torch.no_grad():
@@ -57,7 +54,7 @@ class CategoryEncoder(nn.Module):
         rows = rows.long()
         if self.training and self.id_dropout > 0:
             dropped = torch.rand(rows.shape, device=rows.device) < self.id_dropout
-            rows = torch.where(dropped & (rows != PADDING_ROW), self.dropped_row, rows)
+            rows = torch.where(dropped & (rows != PADDING_ROW), UNKNOWN_ROW, rows)
         return cast("Tensor", self.table(rows))
 
 
@@ -94,7 +91,7 @@ class SideEncoder(nn.Module):
     Args:
         transforms: Which features there are, with their vocabularies.
         dim: Output width.
-        id_dropout: For the id feature, and the categories of events.
+        id_dropout: For the id feature.
         use_id: Whether the key itself is encoded.
         sparse: Whether large tables may have sparse gradients.
 
@@ -111,13 +108,15 @@ class SideEncoder(nn.Module):
             raise ValueError("transforms must hold a feature to encode, got none that is fed.")
         self.names = [t.feature.name for t in used]
         kinds = [t.feature.kind for t in used]
-        self.id_place = kinds.index("id") if "id" in kinds else 0
+        self.id_place = kinds.index("id") if "id" in kinds else None
         self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse) for t in used)
         self.dim = dim
 
     def ids_alone(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the id's embeddings without the other features: ``(n, dim)``."""
-        return cast("Tensor", self.encoders[self.id_place](features[self.names[self.id_place]]))
+        place = self.id_place
+        assert place is not None  # ``build_model`` has checked it
+        return cast("Tensor", self.encoders[place](features[self.names[place]]))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Map one tensor a feature, each of ``n`` lines, to ``(n, dim)``."""
@@ -132,17 +131,9 @@ def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) ->
     kind = transform.feature.kind
     if kind in ("id", "categorical"):
         num_rows = transform.own_vocabulary().num_rows
-        # Of an event of a history nothing may be known: it is then missing, as it is of a bare item.
-        is_event = transform.feature.side == "event"
-        dropout = id_dropout if kind == "id" or is_event else 0.0
+        dropout = id_dropout if kind == "id" else 0.0
         sparse = sparse and num_rows >= SPARSE_FROM_ROWS
-        return CategoryEncoder(
-            num_rows,
-            dim,
-            id_dropout=dropout,
-            sparse=sparse,
-            dropped_row=PADDING_ROW if is_event else UNKNOWN_ROW,
-        )
+        return CategoryEncoder(num_rows, dim, id_dropout=dropout, sparse=sparse)
     if kind == "tags":
         return TagsEncoder(transform.own_vocabulary().num_rows, dim)
     return NumbersEncoder(transform.width, dim)

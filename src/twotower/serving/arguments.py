@@ -99,9 +99,12 @@ def histories_of(
     lines = [event if isinstance(event, Mapping) else {} for each in lists for event in each]
     ids = [_item_of(event, item_column) for each in lists for event in each]
     item_rows = items.rows_of(ids)
+    is_known = item_rows >= FIRST_ROW
     times = None
-    if lines and all(line.get(TIME) is not None for line in lines):
-        times = np.array([_seconds(line[TIME]) for line in lines])
+    if is_known.any() and all(
+        line.get(TIME) is not None for line, known in zip(lines, is_known, strict=True) if known
+    ):
+        times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
     event_rows = arrays = None
     if events is not None:
         names = [feature.name for feature in events.features]
@@ -110,7 +113,7 @@ def histories_of(
         event_rows = rows_of_lines(len(lines))
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
     histories = Histories(offsets, item_rows.astype(np.int32), times, event_rows)
-    return histories.where(item_rows >= FIRST_ROW), arrays
+    return histories.where(is_known), arrays
 
 
 def _item_of(event: Event, item_column: str) -> Id:

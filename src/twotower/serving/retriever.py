@@ -319,7 +319,7 @@ class Retriever:
         return lines
 
     def history(self, query_id: Id) -> list[Id]:
-        """Return the items that the bundle knows a query to like, oldest first."""
+        """Return the items of the events that the bundle knows of a query, oldest first."""
         histories = self._stored_histories(self._query_rows([query_id]))
         return self.contents.items.ids.ids_of(histories.item_rows).to_list()
 

@@ -72,9 +72,18 @@ class Session:
             more: The columns of ``features.event``.
 
         Raises:
-            ValueError: ``time`` is not a finite number.
+            ValueError: ``time`` is not a finite number, or the model reads no column of that name.
         """
         contents = self._retriever.contents
+        columns = []
+        if contents.events is not None:
+            columns = [feature.name for feature in contents.events.transforms.features]
+        unread = [name for name in more if name not in columns]
+        if unread:
+            raise ValueError(
+                f"add takes time and the columns of features.event ({', '.join(columns) or 'none'}), got "
+                f"{unread[0]!r}."
+            )
         line = {contents.items.id_column: item_id, TIME: time, **more}
         history, arrays = histories_of(
             [[line]],
@@ -88,8 +97,8 @@ class Session:
         if time is None and self._times is not None:
             self._times, self._state, self._num_read = None, None, 0
         self._rows.append(int(history.item_rows[0]))
-        if self._times is not None and time is not None:
-            self._times.append(time)
+        if self._times is not None and history.times is not None:
+            self._times.append(float(history.times[0]))
         if arrays is not None and self._events is not None:
             added = to_tensors(arrays, self._retriever.device)
             self._events = {

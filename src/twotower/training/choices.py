@@ -23,7 +23,7 @@ ADAGRAD_FASTER = 10
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
 STEPS = 100
-"""Least steps of an epoch of such batches: of few events more would be too few to learn from."""
+"""About the least steps of an epoch of such batches, those of 128 examples apart."""
 SEQUENTIAL = ("gru", "sasrec", "transformer")
 """Histories that are read in their order, at a cost that one pass over all positions shares."""
 SOFTMAX = ("softmax", "symmetric")
@@ -141,9 +141,9 @@ def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tup
     lengths = np.diff(train.offsets)
     mean = float(np.minimum(lengths[lengths > 0], towers.history_length).mean())
     size = 2 ** round(np.log2(WINDOWS * mean))
-    most = 2 ** round(np.log2(max(1, len(train)) / STEPS))
+    most = max(128, 2 ** round(np.log2(max(1, len(train)) / STEPS)))
     if most < min(size, 4096):
-        return int(max(128, most)), f"{len(train):,} training events, in about {STEPS} steps"
+        return most, f"{len(train):,} training events are few"
     return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 

@@ -1,12 +1,10 @@
 """Mining hard negatives with the model as it is: once an epoch, for all queries."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from twotower.data.dataset import Interactions
-from twotower.features.histories import Histories
 from twotower.features.transforms import FeatureArrays
 from twotower.losses.hard import HardNegatives, mine
 from twotower.towers.encoding import Encoding
@@ -18,14 +16,15 @@ DEPTH = 100
 class Miner:
     """Refreshes the lists of a ``HardNegatives`` sampler.
 
-    A query is encoded with all its training items but the last, which is its own item here; all its
-    training items are known to be liked. Queries with one training item are not mined for.
+    A query is encoded with what its history reads before its last training item that is asked for, which is
+    its own item here; what it reads in training is never mined. Queries without anything before are not
+    mined for.
 
     Args:
         sampler: Whose lists are refreshed.
         encoding: The model with the catalogue's features.
         query_arrays: One array a feature over all query rows.
-        positives: The training events that are liked.
+        events: The training events that histories read.
         margin: See ``mine``.
     """
 
@@ -34,18 +33,22 @@ class Miner:
         sampler: HardNegatives,
         encoding: Encoding,
         query_arrays: FeatureArrays,
-        positives: Interactions,
+        events: Interactions,
         margin: float,
     ) -> None:
         self._sampler = sampler
         self._encoding = encoding
         self._margin = margin
-        self._known = positives.histories()
-        lengths = self._known.lengths
-        self._queries = np.flatnonzero(lengths > 1)
-        last = self._known.offsets[1:][self._queries] - 1
-        self._own = torch.from_numpy(self._known.item_rows[last].astype(np.int64))
-        self._earlier = _without_last(self._known.take(self._queries))
+        self._known = events.histories()
+        place, positive = np.arange(len(events)), events.is_positive
+        last = np.full(len(self._known), -1)
+        np.maximum.at(last, events.query_rows[positive], place[positive])
+        self._queries = np.flatnonzero(last > self._known.offsets[:-1])
+        own = last[self._queries]
+        self._own = torch.from_numpy(self._known.item_rows[own].astype(np.int64))
+        before = self._known.where(place < last[events.query_rows])
+        self._earlier = before.take(self._queries)
+        lengths = np.bincount(events.query_rows[positive], minlength=len(self._known))
         self._features = {name: values[self._queries] for name, values in query_arrays.items()}
         self._shares = torch.from_numpy(lengths / max(1, lengths.sum())).float()
 
@@ -72,10 +75,3 @@ class Miner:
         mined = torch.zeros((len(self._known), found.shape[1]), dtype=torch.int64, device=device)
         mined[torch.from_numpy(self._queries).to(device)] = found
         self._sampler.refresh(mined, self._shares.to(device))
-
-
-def _without_last(histories: Histories) -> Histories:
-    """Return histories of at least one event each, all without their last event."""
-    keep: npt.NDArray[np.bool_] = np.ones(len(histories.item_rows), np.bool_)
-    keep[histories.offsets[1:] - 1] = False
-    return histories.where(keep)

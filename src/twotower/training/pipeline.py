@@ -142,7 +142,8 @@ def train(
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
         progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
-        loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``.
+        loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``. Where validation
+            decides whether queries have ids, they see the training without and the chosen model's figures.
         name: What the data is called in reports; by default the file's name.
 
     Raises:
@@ -159,7 +160,7 @@ def train(
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
     task = Task.of(interactions, items=items, queries=queries, config=settings, name=name)
     dataset, sides, settings = task.dataset, task.sides, task.config
-    teller.on_data(dataset, task.decisions, (*sides.query.features, *sides.item.features))
+    teller.on_data(dataset, task.decisions, sides.features)
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
     for side in custom:
@@ -173,7 +174,8 @@ def train(
     settings, choices = resolve(given, dataset, custom=custom)
     is_open = not custom and tries_ids(given, settings, dataset)
     if is_open:
-        choices = (*choices, "towers.query_id: both are trained; validation decides")
+        decided = (said for said in choices if not said.startswith("towers.query_id"))
+        choices = (*decided, "towers.query_id: both are trained; validation decides")
         undecided = replace(settings, towers=replace(settings.towers, query_id="auto"))
     teller.on_choices(choices, undecided if is_open else settings)
     towers = {"query_tower": query_tower, "item_tower": item_tower}

@@ -7,7 +7,7 @@ import numpy as np
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.training.checkpoints import Progress
-from twotower.training.trainer import Sides, Trainer, Watcher
+from twotower.training.trainer import Sides, Trainer, TrainingDivergedError, Watcher
 
 IDS_FROM = 20
 """Training events a query from which an id of its own may know more than the events that are read."""
@@ -41,7 +41,7 @@ def better_of_both(
 ) -> tuple[Trainer, Progress, str]:
     """Return the better on validation of a training without ids of the queries and one with them.
 
-    Ctrl-C in the second keeps the first.
+    Ctrl-C in the second keeps the first, and so does a loss that is not finite.
 
     Args:
         trainer: Without ids, holding its best weights.
@@ -55,7 +55,10 @@ def better_of_both(
     """
     config = trainer.config
     other = Trainer(dataset, sides, replace(config, towers=replace(config.towers, query_id="on")))
-    progress = other.fit(watcher=watcher)
+    try:
+        progress = other.fit(watcher=watcher)
+    except TrainingDivergedError:
+        return trainer, done, "towers.query_id = 'off': a training with ids diverged"
     without, name = done.best_metric, config.training.metric
     if progress.best_metric is None or progress.log[-1].get("event") == "interrupted":
         return trainer, done, "towers.query_id = 'off': a training with ids was not finished"

@@ -19,7 +19,7 @@ from twotower.losses.frequencies import StreamFrequency
 from twotower.losses.memory import Memory
 from twotower.towers.model import TwoTower
 from twotower.training.recompute import Recomputed
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 
 class Steps:
@@ -128,6 +128,9 @@ class Steps:
         of_events = None
         if event_rows is not None and self.event_features is not None:
             read = self._tensor(event_rows).long()
+            # A history can also be of bare items, of whose events nothing is known.
+            is_dropped = torch.rand(read.shape, device=self.device) < self.config.towers.id_dropout
+            read = torch.where(is_dropped & (read >= FIRST_ROW), UNKNOWN_ROW, read)
             of_events = {name: values[read] for name, values in self.event_features.items()}
         if self.config.loss.negatives == "all":
             item_features, places, known_places = self.item_features, rows, known

@@ -104,7 +104,7 @@ def _as_table(given: Given | None, id_column: str) -> Table | None:
 def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     """Return both sides' transforms, and the config with every kind written down."""
     train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_positive)
+    train = train.where(train.is_read)
     fitted: dict[str, SideTransforms] = {}
     stated: dict[str, dict[str, Any]] = {}
     sides: tuple[tuple[Side, EntityTable, npt.NDArray[np.int32]], ...] = (
@@ -127,7 +127,9 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     if of_events:
         features = event_features(dataset.event_columns, of_events)
         is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
-        event = SideTransforms.fit(
-            features, dataset.event_columns, is_learnt.astype(np.int64), config.features.min_count
+        counts = is_learnt.astype(np.int64)
+        fitted_event = SideTransforms.fit(
+            features, dataset.event_columns, counts, config.features.min_count
         )
+        event = fitted_event if fitted_event.transforms else None  # all may be "shown"
     return Sides(fitted["query"], fitted["item"], event), replace(config, features=features_config)

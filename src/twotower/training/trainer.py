@@ -17,6 +17,7 @@ from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import TwoTowerError
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
+from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
 from twotower.losses.candidates import Sampler
 from twotower.losses.configured import LABELLED, loss_of, sampler_of
@@ -77,6 +78,12 @@ class Sides:
     query: SideTransforms
     item: SideTransforms
     event: SideTransforms | None = None
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """All columns with their kinds."""
+        of_events = () if self.event is None else self.event.features
+        return (*self.query.features, *self.item.features, *of_events)
 
 
 class TrainingDivergedError(TwoTowerError):
@@ -335,8 +342,9 @@ class Trainer:
         if isinstance(sampler, Memory):
             self.memory = sampler
         if isinstance(sampler, HardNegatives):
-            liked = drawn.where(drawn.is_positive)
-            self.miner = Miner(sampler, self.encoding, self.query_arrays, liked, loss.hard_margin)
+            read = self.dataset.part(Part.TRAIN)
+            read = read.where(read.is_read)
+            self.miner = Miner(sampler, self.encoding, self.query_arrays, read, loss.hard_margin)
         if loss.kind != "symmetric":
             return sampler
         query_log_p = None  # with a history each event asks anew

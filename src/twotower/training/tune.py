@@ -82,10 +82,11 @@ def tune(
 ) -> Tuned:
     """Search settings on the validation part, and write the model of the best as a bundle.
 
-    The first trial is ``train`` with the default settings, so that nothing worse on validation is
-    chosen; see ``search_space`` for what is searched. The bundle holds the best trial's own weights,
-    evaluated on the test part once. Ctrl-C ends the search and keeps the best so far. What was found
-    stays in the folder ``OUT.tuning``, from which ``resume`` goes on for as many minutes again.
+    The first trial is ``train`` with the default settings, but that queries get no id beside their history
+    unless that is set; so nothing worse on validation is chosen. See ``search_space`` for what is searched.
+    The bundle holds the best trial's own weights, evaluated on the test part once. Ctrl-C ends the search
+    and keeps the best so far. What was found stays in the folder ``OUT.tuning``, from which ``resume`` goes
+    on for as many minutes again.
 
     Args:
         interactions: As ``train`` takes it, and so are the tables, ``histories`` and ``name``.
@@ -125,8 +126,7 @@ def tune(
     teller = Tellers([] if progress is None else [progress])
     task = Task.of(interactions, items=items, queries=queries, config=given, name=name)
     dataset, sides = task.dataset, task.sides
-    features = (*sides.query.features, *sides.item.features)
-    teller.on_data(dataset, task.decisions, features)
+    teller.on_data(dataset, task.decisions, sides.features)
     default, choices = resolve(task.config, dataset)
     space = search_space(default, dataset, sides, without=without)
     if not space:

@@ -83,7 +83,7 @@ def diagnose_dataset(
             *leaking_item_columns(dataset),
             *label_columns(dataset, roles if decisions else None),
             *split_times(dataset, is_chosen=is_chosen),
-            *duplicates(dataset),
+            *duplicates(dataset, settings.data.event_column),
             *shuffled_order(dataset),
             *one_moment(dataset),
             *tied_times(dataset),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.evaluation.doctor.data_findings import (
@@ -29,16 +30,24 @@ ONE_MOMENT_SHARE, ONE_MOMENT_EVENTS, ONE_MOMENT_TIMES_MEAN = 0.02, 100, 20
 frequent as the average moment, which spares data whose times are days."""
 
 
-def duplicates(dataset: Dataset) -> list[Finding]:
-    """Return whether events are there twice: the same query, item and time.
+def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding]:
+    """Return whether events are there twice: the same query, item and time, and kind of event.
 
     Where repeats are usual a copy cannot be told from one without times, so nothing is said; nor can
     it if times are dates, so copies are at most worth knowing.
+
+    Args:
+        dataset: Split.
+        kind_column: Column of the interactions with the kinds of event, or None where there is one kind.
     """
     events = dataset.interactions
     if events.times is None and dataset.repeats:
         return []
-    groups = _same_events(events)
+    kinds = None
+    if kind_column is not None and kind_column in dataset.event_columns.columns:
+        texts = dataset.event_columns[kind_column].cast(pl.String)
+        kinds = texts.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+    groups = _same_events(events, kinds)
     sizes = np.bincount(groups)
     copies = len(groups) - len(sizes)
     if not copies:
@@ -138,9 +147,18 @@ def out_of_order(
     return [Finding(FILE_ORDER, "warning", share, facts)]
 
 
-def _same_events(events: Interactions) -> npt.NDArray[np.int64]:
-    """Return a number for each event that equals only that of its copies: ``(E,)``."""
+def _same_events(
+    events: Interactions, kinds: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """Return a number for each event that equals only that of its copies: ``(E,)``.
+
+    Args:
+        events: All events.
+        kinds: ``(E,)`` a number for each kind of event, or None where there is one kind.
+    """
     pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+    if kinds is not None:
+        pairs = np.unique(np.stack([pairs, kinds], axis=1), axis=0, return_inverse=True)[1].ravel()
     keys = (pairs,) if events.times is None else (events.times, pairs)
     order = np.lexsort(keys)
     differs = np.ones(len(order), np.bool_)

@@ -70,8 +70,12 @@ def _finding(side: str, column: str, value: float) -> Finding:
         "side": side,
         "side_zh": SIDES_ZH[side],
         "column": column,
-        "fed": "A tower reads it." if is_fed else "Columns of events are never fed here.",
-        "fed_zh": "塔会读取它。" if is_fed else "事件表的列在这里从不输入模型。",
+        "fed": "A tower reads it."
+        if is_fed
+        else "It is not fed for the event that is asked about; at most histories read it of past ones.",
+        "fed_zh": "塔会读取它。"
+        if is_fed
+        else "对被问到的事件它从不输入模型；最多在历史中读取过去事件的这一列。",
     }
     return Finding(KNOWS_LABEL, "error" if is_fed else "warning", value, facts)
 

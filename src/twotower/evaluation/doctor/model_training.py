@@ -96,7 +96,8 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
         reads_history: See ``check_negatives``.
     """
     config, num_rows = contents.config, dataset.items.ids.num_rows
-    known = dataset.part(Part.TRAIN, Part.VALID).histories()
+    known_events = dataset.part(Part.TRAIN, Part.VALID)
+    known = known_events.where(known_events.is_positive).histories()
     batches = PairBatches(
         dataset.part(Part.TRAIN),
         batch_size=config.training.batch_size or 1,
