@@ -269,9 +269,16 @@ def prepared(task: str) -> tuple[Path, npt.NDArray[np.int32]]:
 
 
 def answers_of(
-    peer: Peer, data: Path, seconds: float
+    peer: Peer, data: Path, seconds: float, *, asks_validation: bool = False
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.int32]]]:
     """Return what a peer says of its training, and its answers by the names of their files.
+
+    Args:
+        peer: What is run.
+        data: See ``peer_models/peer.py``.
+        seconds: Of its training.
+        asks_validation: Whether it is the validation events that are asked for, which are then in no
+            history.
 
     Raises:
         PeerFailedError: It is not installed, it failed, or it answers with what it was told to leave out.
@@ -296,7 +303,7 @@ def answers_of(
         figures: dict[str, Any] = json.loads((Path(folder) / "figures.json").read_text("utf-8"))
         answers = {file.stem: np.load(file) for file in sorted(Path(folder).glob("top*.npy"))}
     for top in answers.values():
-        _check(top, data)
+        _check(top, data, asks_validation=asks_validation)
     return figures, answers
 
 
@@ -326,11 +333,13 @@ def _reason(stderr: str, status: int) -> str:
     return (errors or lines or [f"exit status {status}"])[-1][:100]
 
 
-def _check(top: npt.NDArray[np.int32], data: Path) -> None:
+def _check(top: npt.NDArray[np.int32], data: Path, *, asks_validation: bool) -> None:
     """Raise a PeerFailedError where an answer repeats an item or holds one of its history."""
     with np.load(data) as arrays:
         num_items = len(arrays["item_features"])
         seen = arrays["query"].astype(np.int64) * num_items + arrays["item"]
+        if asks_validation:
+            seen = seen[~arrays["is_valid"]]
         given = arrays["test_queries"].astype(np.int64)[:, None] * num_items + top
     given = given[top >= 0]
     if len(np.unique(given)) < len(given) or np.isin(given, seen).any():

@@ -30,7 +30,7 @@ def run(peer: Peer, seconds: float) -> dict[str, Any]:
     data, _ = prepared(TASK)
     with np.load(data) as arrays:
         asked = arrays["item"][arrays["is_valid"]]  # a viewer each, in the order of the queries
-    figures, answers = answers_of(peer, data, seconds)
+    figures, answers = answers_of(peer, data, seconds, asks_validation=True)
     one = np.ones(len(asked), np.int64)
     for lap, top in zip(figures["laps"], answers.values(), strict=False):
         lap["ndcg@10"] = float(ndcg_at_k(top == asked[:, None], one, 10).mean())

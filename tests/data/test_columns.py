@@ -103,7 +103,8 @@ def test_what_was_shown_is_read_only_where_stated() -> None:
     assert find_roles(frame, given={Role.IMPRESSIONS: "impressions"}).impressions == "impressions"
     roles = find_roles(frame, given={Role.IMPRESSIONS: "count"})  # it has no other role then
     assert (roles.impressions, roles.weight) == ("count", None)
-    assert roles.decisions[-1].reason == "stated"
+    reasons = {decision.role: decision.reason for decision in roles.decisions}
+    assert reasons[Role.IMPRESSIONS] == "stated"
     with pytest.raises(
         DataError, match=r"--impressions-column must .* got 'shown'; .* 'impressions'"
     ):

@@ -210,7 +210,7 @@ def test_impressions_follow_their_events_through_the_sort() -> None:
     ]
     assert prepared.dataset.notes[0].startswith("Left out 2 shown items ")
     assert prepared.dataset.event_columns.columns == ["timestamp"]
-    decision = prepared.decisions[-1]
+    decision = next(d for d in prepared.decisions if d.role.value == "impressions")
     assert (decision.role.value, decision.column, decision.reason) == (
         "impressions",
         "shown",

@@ -152,6 +152,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "item_hidden": ({}, [6]),
         "history": ({"towers": {"history": "pooled"}}, "mean"),
         "history_length": ({}, 1),
+        "history_items": ({}, "ids"),
         "query_id": ({"towers": {"query_id": "off"}}, "on"),
         "dropout": ({"towers": {"dropout": 0.1}}, 0.5),
         "id_dropout": ({"towers": {"id_dropout": 0.1}}, 0.5),

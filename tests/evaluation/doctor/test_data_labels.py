@@ -34,7 +34,7 @@ def test_a_column_known_only_after_the_event_is_warned_of() -> None:
     assert (finding.kind.id, finding.severity) == ("column-knows-label", "warning")
     assert (finding.facts["side"], finding.facts["column"]) == ("event", "seconds")
     assert finding.value == pytest.approx(1)
-    assert "never fed" in finding.as_json()["why"]
+    assert "not fed for the event that is asked about" in finding.as_json()["why"]
     assert finding.as_json("zh")["what"].startswith("仅凭事件列 'seconds'")
 
 
