@@ -70,7 +70,7 @@ def run(name: str, encoder: str, seed: int) -> dict[str, Any]:
     trainer = Trainer(task.dataset, task.sides, config)
     progress = trainer.fit()
     if tries_ids(given, config, task.dataset):
-        trainer, progress, _ = better_of_both(trainer, progress, task.dataset, task.sides, None)
+        trainer, progress, _ = better_of_both(trainer, progress, task.sides, None)
     seconds = time.process_time() - started
     found = evaluate(
         trainer.scorer(),

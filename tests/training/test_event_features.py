@@ -6,12 +6,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.choices import resolve
 from twotower.training.pipeline import Trained, train
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
+from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 NUM_ITEMS, NUM_QUERIES, LENGTH = 30, 150, 12
 WAYS = ["pooled", "transformer"]
@@ -230,6 +236,22 @@ def test_what_is_known_is_left_out_in_training_so_that_bare_items_are_understood
         return sum(hits) / (2 * NUM_ITEMS)
 
     assert right(0.3) > 0.9
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0.0, 0.0), (0.5, 0.3, 0.7)])
+@pytest.mark.parametrize("history", WAYS)
+def test_what_is_known_of_events_is_left_out_as_often_as_ids(
+    history: str, share: float, low: float, high: float
+) -> None:
+    given = config_of({"rating": "categorical"}, history)
+    config = Config.from_dict({**given, "towers": {**given["towers"], "id_dropout": share}})
+    task = Task.of(events_of(0), config=config)
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    reading = trainer.steps._reading(next(iter(trainer.batches.epoch(0))), torch.Generator())
+    assert reading.of_events is not None
+    assert reading.known is not None
+    is_unknown = reading.of_events["rating"][reading.known >= FIRST_ROW] == PADDING_ROW
+    assert low <= float(is_unknown.float().mean()) <= high
 
 
 def test_sessions_of_another_type_are_refused(retriever: Retriever) -> None:

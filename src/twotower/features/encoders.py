@@ -34,14 +34,7 @@ class CategoryEncoder(nn.Module):
         sparse: Whether gradients are sparse.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        dim: int,
-        *,
-        id_dropout: float,
-        sparse: bool,
-    ) -> None:
+    def __init__(self, num_rows: int, dim: int, *, id_dropout: float, sparse: bool) -> None:
         super().__init__()
         self.id_dropout = id_dropout
         self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)

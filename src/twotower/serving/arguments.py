@@ -112,7 +112,7 @@ def histories_of(
         arrays = events.apply_to_rows(pl.DataFrame(columns))
         event_rows = rows_of_lines(len(lines))
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
-    histories = Histories(offsets, item_rows.astype(np.int32), times, event_rows)
+    histories = Histories(offsets, item_rows, times, event_rows)
     return histories.where(is_known), arrays
 
 

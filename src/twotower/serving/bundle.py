@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from twotower.serving.files import (
 )
 from twotower.toml import read_toml, toml_value
 from twotower.version import __version__
-from twotower.vocab import FIRST_ROW, Vocabulary
+from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -371,6 +371,8 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
     if (path / "queries" / "histories.safetensors").is_file():
         histories, of_events = load_ragged(path / "queries" / "histories.safetensors")
         targets, labels = load_ragged(path / "queries" / "targets.safetensors")
+        if events is not None:  # a line an event, in their order
+            histories = replace(histories, event_rows=rows_of_lines(len(histories.item_rows)))
     items = sides["item"]
     vectors = load_tensors(path / "items.safetensors")["vectors"]
     if len(vectors) + FIRST_ROW != items.ids.num_rows:

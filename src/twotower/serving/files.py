@@ -99,7 +99,6 @@ def save_ragged(
         "offsets": ragged.offsets,
         "item_rows": ragged.item_rows,
         "times": ragged.times,
-        "event_rows": ragged.event_rows,
         **columns,
     }
     save_arrays(file, {name: array for name, array in arrays.items() if array is not None})
@@ -108,10 +107,7 @@ def save_ragged(
 def load_ragged(file: Path) -> tuple[Histories, dict[str, npt.NDArray[Any]]]:
     """Return the ragged array and all columns that ``save_ragged`` wrote, by name."""
     arrays = load_arrays(file)
-    ragged = Histories(
-        arrays["offsets"], arrays["item_rows"], arrays.get("times"), arrays.get("event_rows")
-    )
-    return ragged, arrays
+    return Histories(arrays["offsets"], arrays["item_rows"], arrays.get("times")), arrays
 
 
 def _with_number(error: Exception) -> Exception:

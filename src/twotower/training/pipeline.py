@@ -183,7 +183,7 @@ def train(
     trainer = Trainer(dataset, sides, settings, **towers)
     done, work = _fit(trainer, target, resume=resume, teller=teller)
     if is_open and done.log[-1].get("event") != "interrupted":
-        trainer, done, said = better_of_both(trainer, done, dataset, sides, bar)
+        trainer, done, said = better_of_both(trainer, done, sides, bar)
         settings = trainer.config
         if bar is not None:
             bar.on_choices((said,), settings)

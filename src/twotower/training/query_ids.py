@@ -37,7 +37,7 @@ def tries_ids(config: Config, chosen: Config, dataset: Dataset) -> bool:
 
 
 def better_of_both(
-    trainer: Trainer, done: Progress, dataset: Dataset, sides: Sides, watcher: Watcher | None
+    trainer: Trainer, done: Progress, sides: Sides, watcher: Watcher | None
 ) -> tuple[Trainer, Progress, str]:
     """Return the better on validation of a training without ids of the queries and one with them.
 
@@ -46,7 +46,6 @@ def better_of_both(
     Args:
         trainer: Without ids, holding its best weights.
         done: Its progress.
-        dataset: What it was trained on.
         sides: The fitted features.
         watcher: Is told of the second training.
 
@@ -54,7 +53,8 @@ def better_of_both(
         The chosen trainer, its progress, and a sentence.
     """
     config = trainer.config
-    other = Trainer(dataset, sides, replace(config, towers=replace(config.towers, query_id="on")))
+    towers = replace(config.towers, query_id="on")
+    other = Trainer(trainer.dataset, sides, replace(config, towers=towers))
     try:
         progress = other.fit(watcher=watcher)
     except TrainingDivergedError:
