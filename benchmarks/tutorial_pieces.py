@@ -76,7 +76,7 @@ PIECES = {
     "c": Piece("and softmax over every item", (*IDS, *SOFTMAX)),
     "i": Piece("or in-batch, uncorrected", (*IDS, *IN_BATCH, "loss.correct_log_q=false")),
     "j": Piece("or in-batch, corrected", (*IDS, *IN_BATCH)),
-    "d": Piece("c, and the history", ("towers.similarity=cosine", *SOFTMAX)),
+    "d": Piece("c, and the history", ("towers.query_id=off", "towers.similarity=cosine", *SOFTMAX)),
     "e": Piece("the defaults", (), features=True),
 }
 
