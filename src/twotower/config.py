@@ -26,7 +26,19 @@ from twotower.settings import (
 )
 from twotower.toml import read_toml, toml_key, toml_value
 
-FeatureKind = Literal["id", "categorical", "tags", "number", "time", "vector", "shown"]
+FeatureKind = Literal[
+    "id",
+    "id+text",
+    "categorical",
+    "tags",
+    "number",
+    "time",
+    "vector",
+    "text",
+    "words",
+    "trigrams",
+    "shown",
+]
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
 LossKind = Literal[
     "auto",
@@ -112,15 +124,20 @@ class FeaturesConfig:
     """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
     time spent, the kind of event; those that are not named are not read."""
     min_count: int = 2
-    """A category, tag or id seen in fewer training rows than this is treated as unknown."""
+    """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown."""
+    text_buckets: int | None = None
+    """Rows of a table that tokens of text are hashed into, each to two of them; without it each token of
+    ``min_count`` training texts has a row of its own."""
 
     def __post_init__(self) -> None:
         check_types(self)
         problems: list[str] = []
-        check(problems, self.min_count >= 1, "min_count", "be at least 1", self.min_count)
+        for name in ("min_count", "text_buckets"):
+            value = getattr(self, name)
+            check(problems, value is None or value >= 1, name, "be at least 1", value)
         kinds = get_args(FeatureKind)
         for side, table in (("query", self.query), ("item", self.item), ("event", self.event)):
-            allowed = kinds if side != "event" else tuple(k for k in kinds if k != "id")
+            allowed = kinds if side != "event" else tuple(k for k in kinds if k[:2] != "id")
             for column, kind in table.items():
                 rule = f"be one of {', '.join(allowed)}"
                 check(problems, kind in allowed, f"{side}.{column}", rule, kind)

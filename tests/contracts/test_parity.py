@@ -16,8 +16,9 @@ from twotower.data.splits import split
 from twotower.evaluation.bundles import dataset_of, evaluate_bundle
 from twotower.evaluation.evaluate import rank
 from twotower.evaluation.scorers import ModelScorer
+from twotower.features.base import FeatureArrays
 from twotower.features.schema import infer_features
-from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.features.transforms import SideTransforms
 from twotower.index.base import Found
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train

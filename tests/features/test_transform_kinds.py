@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from twotower.config import FeatureKind
 from twotower.errors import DataError
+from twotower.features.base import Transform
 from twotower.features.schema import Feature
-from twotower.features.transforms import TRANSFORMS, Transform
+from twotower.features.transforms import TRANSFORMS
 
 
 def fit(kind: FeatureKind, values: pl.Series, separator: str = "", min_count: int = 1) -> Transform:

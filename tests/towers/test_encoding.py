@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from twotower.config import FeatureKind, TowersConfig
+from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side
-from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.features.transforms import SideTransforms
 from twotower.towers import encoding as encoding_module
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors

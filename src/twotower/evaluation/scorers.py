@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Cases
-from twotower.features.transforms import FeatureArrays
+from twotower.features.base import FeatureArrays
 from twotower.towers.encoding import Encoding
 
 

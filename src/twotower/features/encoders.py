@@ -4,14 +4,16 @@ Every encoder gives ``(n, dim)``, and a tower adds them up. That is a concatenat
 linear layer, without paying for the product of an embedding with a matrix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.features.transforms import SideTransforms, Transform
+from twotower.features.base import Transform
+from twotower.features.text import TextTransform
+from twotower.features.transforms import SideTransforms
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 INIT_STD = 0.02
@@ -64,6 +66,37 @@ class TagsEncoder(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Map ``(n, tags)`` rows padded with 0 to ``(n, dim)``."""
         return cast("Tensor", self.table(rows.long()))
+
+
+class TextEncoder(nn.Module):
+    """The weighted sum of the embeddings of a text's tokens; the zero vector where it has none.
+
+    Weights are divided by the root of the sum of their squares, so that a long text is as long a vector
+    as a short one.
+
+    Args:
+        weights: ``(num_rows,)`` of each row, 0 at the reserved ones.
+        dim: Output width.
+        sparse: Whether gradients are sparse.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor, dim: int, *, sparse: bool) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights, persistent=False)  # the transform holds them
+        self.table = nn.EmbeddingBag(
+            len(weights), dim, mode="sum", padding_idx=PADDING_ROW, sparse=sparse
+        )
+        nn.init.normal_(self.table.weight, std=INIT_STD)
+        with torch.no_grad():
+            self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map ``(n, width)`` rows padded with 0 to ``(n, dim)``."""
+        rows = rows.long()
+        weights = F.normalize(self.weights[rows], dim=1)
+        return cast("Tensor", self.table(rows, per_sample_weights=weights))
 
 
 class NumbersEncoder(nn.Module):
@@ -129,4 +162,30 @@ def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) ->
         return CategoryEncoder(num_rows, dim, id_dropout=dropout, sparse=sparse)
     if kind == "tags":
         return TagsEncoder(transform.own_vocabulary().num_rows, dim)
+    if isinstance(transform, TextTransform):
+        weights = torch.from_numpy(transform.weights).float()
+        return TextEncoder(weights, dim, sparse=sparse and len(weights) >= SPARSE_FROM_ROWS)
     return NumbersEncoder(transform.width, dim)
+
+
+@torch.no_grad()
+def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
+    """Let a token of text start from one vector wherever it is read, on either side.
+
+    So the towers start as a random projection of the weighted tokens, in which texts that share rare words
+    are near each other; a word that training says little of still matches itself.
+
+    Source: Bingham and Mannila, KDD 2001 (random projections of text).
+    """
+    tables: list[tuple[TextTransform, Tensor]] = []
+    for transforms, encoder in sides:
+        of_name = {t.feature.name: t for t in transforms.transforms}
+        for name, module in zip(encoder.names, encoder.encoders, strict=True):
+            transform = of_name[name]
+            if not isinstance(transform, TextTransform):
+                continue
+            table = cast("TextEncoder", module).table.weight
+            for earlier, started in reversed(tables):  # the first wins
+                rows, others = transform.rows_shared_with(earlier)
+                table[rows] = started[others]
+            tables.append((transform, table))

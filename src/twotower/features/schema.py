@@ -1,8 +1,8 @@
 """Which columns of a side's table there are, and of which kind: stated, or inferred from content."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,12 +11,16 @@ import polars as pl
 from twotower.config import FeatureKind
 from twotower.errors import ConfigError
 from twotower.features.reading import dates_of, floats_of, seconds_of
+from twotower.features.tokens import num_words
 
 Side = Literal["query", "item", "event"]
 
 _MAX_CATEGORICAL_INTEGERS = 50
 _MAX_CATEGORIES = 100_000
 _SEPARATORS = ("|", ";", ",")
+_SAMPLED = 1_000
+TEXTS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
+"""Kinds that read tokens of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +28,13 @@ class Feature:
     """One column of one side: its kind, why it has it, and how its values are separated.
 
     Args:
-        name: The column's name.
+        name: What it is called: the column's name, but for the text of a key.
         side: ``"query"``, ``"item"`` or ``"event"``.
         kind: ``shown`` columns are kept for people and never fed.
         reason: Why it has this kind, for the table that is printed.
         separator: What stands between tags in a string; empty for lists.
+        buckets: Rows of the table that the tokens of text are hashed into; 0 gives each a row of its own.
+        column: The column that it reads where that is not its name.
     """
 
     name: str
@@ -36,6 +42,13 @@ class Feature:
     kind: FeatureKind
     reason: str
     separator: str = ""
+    buckets: int = 0
+    column: str = ""
+
+    @property
+    def source(self) -> str:
+        """The column that it reads."""
+        return self.column or self.name
 
     @property
     def is_fed(self) -> bool:
@@ -44,15 +57,23 @@ class Feature:
 
 
 def infer_features(
-    frame: pl.DataFrame, side: Side, id_column: str, stated: Mapping[str, FeatureKind]
+    frame: pl.DataFrame,
+    side: Side,
+    id_column: str,
+    stated: Mapping[str, FeatureKind],
+    *,
+    buckets: int = 0,
 ) -> tuple[Feature, ...]:
     """Return the features of one side's table, the id first.
+
+    A key that is text itself, as a search string is, is read both ways.
 
     Args:
         frame: One line an entity.
         side: Which side it is.
         id_column: Its key.
         stated: Column name -> kind, which wins over what the content suggests.
+        buckets: Rows of the table that tokens of text are hashed into; 0 for rows of their own.
 
     Raises:
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
@@ -61,13 +82,22 @@ def infer_features(
     _check_names(frame, side, stated)
     features = []
     for name in (id_column, *(c for c in frame.columns if c != id_column)):
-        if name in stated:
+        if name == id_column:
+            features += _of_key(frame[name], side, stated.get(name))
+        elif name in stated:
             features.append(_stated(frame[name], side, stated[name]))
-        elif name == id_column:
-            features.append(Feature(name, side, "id", "the key"))
         else:
             features.append(_inferred(frame[name], side))
-    return tuple(features)
+    return tuple(replace(f, buckets=buckets) if f.kind in TEXTS else f for f in features)
+
+
+def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
+    """Return column -> kind, as the configuration writes it."""
+    kinds: dict[str, FeatureKind] = {}
+    for feature in features:
+        is_both = feature.source in kinds
+        kinds[feature.source] = "id+text" if is_both else feature.kind
+    return kinds
 
 
 def event_features(frame: pl.DataFrame, stated: Mapping[str, FeatureKind]) -> tuple[Feature, ...]:
@@ -92,6 +122,19 @@ def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKi
             raise ConfigError(f"features.{side}.{name} must name a column of the table; {hint}")
 
 
+def _of_key(values: pl.Series, side: Side, kind: FeatureKind | None) -> list[Feature]:
+    """Return what is read of the key: the id, its text, or both."""
+    name = str(values.name)
+    if kind not in (None, "id", "id+text"):
+        return [_stated(values, side, kind)]
+    reason = "the key" if kind is None else "stated"
+    features = [Feature(name, side, "id", reason)]
+    if kind == "id+text" or (kind is None and reads_as_text(values)):
+        reason = "the key is text" if kind is None else "stated"
+        features.append(Feature(f"{name} as text", side, "text", reason, column=name))
+    return features
+
+
 def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
     dtype = values.dtype
     path = f"features.{side}.{values.name}"
@@ -108,7 +151,9 @@ def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
         raise ConfigError(
             f"{path} must hold number lists of one length to be a vector, got {dtype}."
         )
-    if kind in ("id", "categorical") and dtype.is_nested():
+    if kind == "id+text":
+        raise ConfigError(f"{path} must not be 'id+text', which is for the key; state text.")
+    if kind in ("id", "categorical", *TEXTS) and dtype.is_nested():
         raise ConfigError(f"{path} must hold one value a row to be {kind}, got lists; use tags.")
     separator = ""
     if kind == "tags" and dtype == pl.String:
@@ -161,7 +206,20 @@ def _inferred_string(known: pl.Series, distinct: int, feature: Callable[..., Fea
         return feature("tags", f"{pieces} distinct pieces between {separator!r}", separator)
     if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
         return feature("categorical", f"{distinct} distinct strings")
-    return feature("shown", f"text: {distinct} distinct strings in {len(known)} rows")
+    if reads_as_text(known):
+        return feature("text", f"{distinct} distinct strings of several words")
+    return feature("shown", f"{distinct} distinct strings in {len(known)} rows")
+
+
+def reads_as_text(values: pl.Series) -> bool:
+    """Return whether a column is text: strings of two words or more on average, most of them distinct."""
+    if values.dtype != pl.String:
+        return False
+    known = values.drop_nulls()
+    if 2 * known.n_unique() <= len(known):
+        return False
+    sample = known.head(_SAMPLED)
+    return bool(len(sample)) and num_words(sample) >= 2 * len(sample)
 
 
 def _known(values: pl.Series) -> pl.Series:

@@ -4,13 +4,12 @@ The same ``apply`` runs in training and in serving, so the two cannot drift. No 
 fail: what is missing, of another type or never seen becomes what each class states.
 """
 
-from abc import ABC, abstractmethod
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import DataError
+from twotower.features.base import FeatureArrays, Numbers, Transform
 from twotower.features.reading import (
     floats_of,
     number_lists_of,
@@ -19,6 +18,7 @@ from twotower.features.reading import (
     vectors_of,
 )
 from twotower.features.schema import Feature
+from twotower.features.text import TextTransform
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 MAX_TAGS = 32
@@ -26,49 +26,6 @@ MAX_TAGS = 32
 
 LARGEST = 1e100
 """Larger numbers are read as this one, so that no square of one overflows."""
-
-Numbers = dict[str, npt.NDArray[np.float64]]
-FeatureArrays = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
-
-
-class Transform(ABC):
-    """A fitted transform of one feature.
-
-    Attributes:
-        feature: What it transforms.
-        vocabulary: Its values, where it has a vocabulary.
-        numbers: Its fitted constants, where it has some.
-    """
-
-    def __init__(self, feature: Feature, vocabulary: Vocabulary | None, numbers: Numbers) -> None:
-        self.feature = feature
-        self.vocabulary = vocabulary
-        self.numbers = numbers
-
-    @classmethod
-    @abstractmethod
-    def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "Transform":
-        """Return the transform fitted on training rows."""
-
-    @abstractmethod
-    def apply(self, values: pl.Series) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
-        """Return what the encoder reads: one line a value."""
-
-    @property
-    def width(self) -> int:
-        """Number of columns of a float output; 0 where the output is rows of a vocabulary."""
-        return 0
-
-    @abstractmethod
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return in which lines of its output there was a value to read: ``(n,)`` bool."""
-
-    def own_vocabulary(self) -> Vocabulary:
-        """Return the vocabulary of a transform that always has one."""
-        assert self.vocabulary is not None
-        return self.vocabulary
 
 
 class CategoryTransform(Transform):
@@ -290,6 +247,9 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "number": NumberTransform,
     "time": TimeTransform,
     "vector": VectorTransform,
+    "text": TextTransform,
+    "words": TextTransform,
+    "trigrams": TextTransform,
 }
 """The transform of each kind that is fed."""
 
@@ -331,7 +291,7 @@ class SideTransforms:
                 transforms.append(IdTransform.fit(feature, ids, 1))
             elif feature.is_fed:
                 kind = TRANSFORMS[feature.kind]
-                transforms.append(kind.fit(feature, seen[feature.name], min_count))
+                transforms.append(kind.fit(feature, seen[feature.source], min_count))
         return cls(features, tuple(transforms))
 
     def apply(self, frame: pl.DataFrame) -> FeatureArrays:
@@ -341,9 +301,9 @@ class SideTransforms:
         """
         return {
             t.feature.name: t.apply(
-                frame[t.feature.name]
-                if t.feature.name in frame.columns
-                else pl.Series(t.feature.name, [None] * len(frame), pl.String)
+                frame[t.feature.source]
+                if t.feature.source in frame.columns
+                else pl.Series(t.feature.source, [None] * len(frame), pl.String)
             )
             for t in self.transforms
         }

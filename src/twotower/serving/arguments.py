@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
-from twotower.features.transforms import FeatureArrays, SideTransforms
+from twotower.features.transforms import SideTransforms
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 Id = int | str
@@ -108,7 +109,9 @@ def histories_of(
     event_rows = arrays = None
     if events is not None:
         names = [feature.name for feature in events.features]
-        columns = [pl.Series(n, [line.get(n) for line in lines], strict=False) for n in names]
+        columns = [
+            pl.Series(n, [_encodable(line.get(n)) for line in lines], strict=False) for n in names
+        ]
         arrays = events.apply_to_rows(pl.DataFrame(columns))
         event_rows = rows_of_lines(len(lines))
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
@@ -167,11 +170,20 @@ def features_of(features: FeatureLines) -> GivenFeatures:
             f"frame, got {type(features).__name__}."
         )
     names = list(dict.fromkeys(name for line in lines for name in line))
-    columns = [pl.Series(name, [line.get(name) for line in lines], strict=False) for name in names]
+    columns = [
+        pl.Series(name, [_encodable(line.get(name)) for line in lines], strict=False)
+        for name in names
+    ]
     frame = pl.DataFrame(columns or {"": [None] * len(lines)})
     return GivenFeatures(
         frame, {name: np.array([name in line for line in lines], np.bool_) for name in names}
     )
+
+
+def new_ids(ids: Sequence[Id | None], column: str) -> pl.DataFrame:
+    """Return ids as the only column of a table of strings."""
+    strings = [None if query_id is None else str(query_id) for query_id in ids]
+    return pl.DataFrame({column: pl.Series(strings, dtype=pl.String)})
 
 
 def _is_list(given: object) -> bool:
@@ -181,5 +193,11 @@ def _is_list(given: object) -> bool:
 
 
 def plain(values: Any) -> list[Any]:
-    """Return Python's own numbers in place of numpy's and torch's."""
-    return [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
+    """Return Python's own numbers in place of numpy's and torch's, and strings that can be encoded."""
+    items = (v.item() if getattr(v, "ndim", None) == 0 else v for v in values)
+    return [_encodable(v) for v in items]
+
+
+def _encodable(value: object) -> object:
+    """Return a string without lone surrogates, which no table can hold, and anything else as it is."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

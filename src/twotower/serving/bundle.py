@@ -23,9 +23,10 @@ import torch
 
 from twotower.config import Config
 from twotower.errors import BundleError
+from twotower.features.base import Transform
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side
-from twotower.features.transforms import TRANSFORMS, SideTransforms, Transform
+from twotower.features.transforms import TRANSFORMS, SideTransforms
 from twotower.serving.files import (
     load_arrays,
     load_ragged,

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from twotower.errors import BundleError
+from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
-from twotower.features.transforms import FeatureArrays
+from twotower.features.schema import TEXTS
 from twotower.index.exact import ExactIndex
 from twotower.runtime import choose_device
 from twotower.serving.answers import Basis, Recommendation, Recommendations
@@ -26,6 +27,7 @@ from twotower.serving.arguments import (
     features_of,
     histories_of,
     ids_of,
+    new_ids,
     plain,
     queries_of,
 )
@@ -180,7 +182,7 @@ class Retriever:
         k = self._checked_k(k)
         ids, given, lists, single = queries_of(query_id, features, history)
         rows = self._query_rows(ids)
-        arrays = self._features_of(rows, given)
+        arrays = self._features_of(ids, rows, given)
         histories, events = self._histories_of(rows, lists)
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
@@ -214,7 +216,7 @@ class Retriever:
             raise ValueError("session is of one query, got several; make one for each.")
         rows = self._query_rows(ids)
         histories, events = self._histories_of(rows, lists)
-        return Session(self, ids[0], self._features_of(rows, given), histories, events)
+        return Session(self, ids[0], self._features_of(ids, rows, given), histories, events)
 
     def recommend_all(self, k: int = 10, *, exclude_seen: bool | None = None) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
@@ -265,7 +267,9 @@ class Retriever:
             return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
         rows = self._query_rows(ids)
         histories, events = self._histories_of(rows, lists)
-        vectors = self.encoding.query_vectors(self._features_of(rows, given), histories, events)
+        vectors = self.encoding.query_vectors(
+            self._features_of(ids, rows, given), histories, events
+        )
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def encode_items(
@@ -416,14 +420,27 @@ class Retriever:
         return rows
 
     def _features_of(
-        self, rows: npt.NDArray[np.int32], given: GivenFeatures | None
+        self,
+        ids: Sequence[Id | None],
+        rows: npt.NDArray[np.int32],
+        given: GivenFeatures | None,
     ) -> FeatureArrays:
         stored = {name: values[rows] for name, values in self.query_features.items()}
+        queries = self.contents.queries
+        is_new = rows == UNKNOWN_ROW
+        if is_new.any() and any(
+            t.feature.kind in TEXTS and t.feature.source == queries.id_column
+            for t in queries.transforms.transforms
+        ):  # an id that is text says what it is
+            told = queries.transforms.apply(new_ids(ids, queries.id_column))
+            for name in stored:
+                stored[name][is_new] = told[name][is_new]
         if given is None:
             return stored
-        told = self.contents.queries.transforms.apply(given.frame)
-        for name, lines in given.lines_with.items():
-            if name in stored:
+        told = queries.transforms.apply(given.frame)
+        for transform in queries.transforms.transforms:
+            name, lines = transform.feature.name, given.lines_with.get(transform.feature.source)
+            if lines is not None:
                 stored[name][lines] = told[name][lines]
         return stored
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
-from twotower.features.transforms import FeatureArrays
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Id, histories_of
 from twotower.towers.encoding import to_tensors

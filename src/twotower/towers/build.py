@@ -4,7 +4,7 @@ from torch import nn
 
 from twotower.config import TowersConfig
 from twotower.errors import ConfigError
-from twotower.features.encoders import SideEncoder
+from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.transforms import SideTransforms
 from twotower.towers.attention import AttentionPooled
 from twotower.towers.history import DecayedMean, HistoryEncoder, PooledHistory
@@ -43,9 +43,13 @@ def build_model(
     def encoder_of(
         transforms: SideTransforms, *, use_id: bool = True, sparse: bool = True
     ) -> SideEncoder:
-        return SideEncoder(
+        encoder = SideEncoder(
             transforms, config.dim, id_dropout=config.id_dropout, use_id=use_id, sparse=sparse
         )
+        encoders.append((transforms, encoder))
+        return encoder
+
+    encoders: list[tuple[SideTransforms, SideEncoder]] = []
 
     if item_tower is not None:
         items: nn.Module = CustomTower(item_tower, _own_features(item_transforms, "item"), "item")
@@ -92,6 +96,7 @@ def build_model(
             events=events,
             items=own_items,
         )
+    start_alike(encoders)
     return TwoTower(
         queries,
         items,

@@ -9,6 +9,7 @@ import torch
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
+from twotower.features.schema import TEXTS
 from twotower.losses.configured import LABELLED
 from twotower.runtime import choose_device, choose_precision
 
@@ -107,8 +108,10 @@ def _towers(
             )
         return replace(towers, history="none", query_id="off")
     if towers.history == "auto":
-        history: Literal["pooled", "mean"] = "pooled" if dataset.ordered else "mean"
+        history: Literal["none", "pooled", "mean"] = "pooled" if dataset.ordered else "mean"
         reason = "events have an order" if dataset.ordered else "events have no order"
+        if config.features.query.get(dataset.queries.id_column) in ("id+text", *TEXTS):
+            history, reason = "none", "a search is all in its text"
         towers = replace(towers, history=history)
         said.append(f"towers.history = {history!r}: {reason}")
     if towers.query_id == "auto":

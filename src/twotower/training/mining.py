@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from twotower.data.dataset import Interactions
-from twotower.features.transforms import FeatureArrays
+from twotower.features.base import FeatureArrays
 from twotower.losses.hard import HardNegatives, mine
 from twotower.towers.encoding import Encoding
 

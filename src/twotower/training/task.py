@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
-from twotower.features.schema import Side, event_features, infer_features
+from twotower.features.schema import Side, event_features, infer_features, kinds_of
 from twotower.features.transforms import SideTransforms
 from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
@@ -113,10 +113,16 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     )
     for side, table, rows in sides:
         given = getattr(config.features, side)
-        features = infer_features(table.frame, side, table.id_column, given)
+        features = infer_features(
+            table.frame,
+            side,
+            table.id_column,
+            given,
+            buckets=config.features.text_buckets or 0,
+        )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
-        stated[side] = {feature.name: feature.kind for feature in features}
+        stated[side] = kinds_of(features)
     of_events = dict(config.features.event)
     if config.data.event_column is not None and config.towers.history != "none":
         of_events.setdefault(config.data.event_column, "categorical")

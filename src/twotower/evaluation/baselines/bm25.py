@@ -1,8 +1,7 @@
 """BM25: which items' text holds the rare words of the query's text."""
 
-import re
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,13 @@ from twotower.data.dataset import Cases, Dataset, EntityTable
 from twotower.errors import ConfigError
 from twotower.evaluation.baselines.extras import library
 from twotower.evaluation.baselines.validation import Validation
+from twotower.features import tokens
+from twotower.features.schema import reads_as_text
 from twotower.vocab import FIRST_ROW
 
 # What is tried, the value to fall back on first.
 _K1S = (1.2, 0.6, 2.4)
 _BS = (0.75, 0.3, 1.0)
-
-# Chinese, Japanese kana and Thai put no space between words: each character is one.
-_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,27 +116,20 @@ def choose_bm25(dataset: Dataset) -> BM25:
 
 
 def text_columns(table: EntityTable) -> tuple[str, ...]:
-    """Return the columns of text: strings, two words or more on average, most of them distinct.
+    """Return the columns of text; see ``reads_as_text``.
 
     The id column is one of them where the id is the text itself, as a search string is.
     """
-    found = []
-    for name in table.frame.columns:
-        values = table.frame[name]
-        if values.dtype != pl.String:
-            continue
-        known = values.drop_nulls()
-        if 2 * known.n_unique() <= len(known):
-            continue
-        words = sum(len(_WORD.findall(text)) for text in known.head(1_000))
-        if words >= 2 * min(len(known), 1_000) > 0:
-            found.append(name)
-    return tuple(found)
+    frame = table.frame
+    return tuple(name for name in frame.columns if reads_as_text(frame[name]))
 
 
 def words_of(table: EntityTable) -> tuple[tuple[str, ...], ...]:
-    """Return the lower-case words of each row's text columns, none for the reserved rows."""
-    columns = [table.frame[name].fill_null("") for name in text_columns(table)]
-    texts = zip(*columns, strict=True)
-    words = (tuple(_WORD.findall(" ".join(parts).lower())) for parts in texts)
-    return (((),) * FIRST_ROW) + tuple(words)
+    """Return the words of each row's text columns, none for the reserved rows; see ``tokens.words_of``."""
+    columns = [pl.col(name).fill_null("") for name in text_columns(table)]
+    texts = table.frame.select(pl.concat_str(columns, separator=" ")).to_series()
+    lines, words = tokens.words_of(texts)
+    ends = np.searchsorted(lines, np.arange(len(texts) + 1))
+    every = words.to_list()
+    found = (tuple(every[low:high]) for low, high in pairwise(ends.tolist()))
+    return (((),) * FIRST_ROW) + tuple(found)

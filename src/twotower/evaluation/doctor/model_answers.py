@@ -13,7 +13,7 @@ from twotower.evaluation.bundles import scorer_of
 from twotower.evaluation.doctor.findings import Finding, Severity
 from twotower.evaluation.doctor.model_findings import HUB_ITEM, POPULARITY_ONLY, SAME_ANSWERS
 from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
-from twotower.features.transforms import FeatureArrays
+from twotower.features.base import FeatureArrays
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
 

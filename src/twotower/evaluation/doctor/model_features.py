@@ -16,8 +16,8 @@ from twotower.evaluation.doctor.model_findings import (
 )
 from twotower.evaluation.evaluate import Evaluation
 from twotower.evaluation.intervals import Interval, difference_intervals
+from twotower.features.base import Transform
 from twotower.features.histories import last_windows
-from twotower.features.transforms import Transform
 from twotower.serving.bundle import Contents
 from twotower.towers.model import CustomTower, ItemTower, TwoTower
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
@@ -117,7 +117,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
             feature = transform.feature
             if transform.vocabulary is None or (read is not None and feature.name not in read):
                 continue
-            values = table.frame[feature.name]
+            values = table.frame[feature.source]
             present = values.drop_nulls()
             if not len(present):
                 continue

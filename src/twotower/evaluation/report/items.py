@@ -15,6 +15,7 @@ from sklearn.manifold import TSNE
 from twotower.evaluation.report.charts import Point
 from twotower.evaluation.report.svg import GROUPS
 from twotower.features.reading import tags_of
+from twotower.features.schema import TEXTS
 from twotower.serving.bundle import SideContents
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
@@ -60,7 +61,8 @@ class Titles:
             for lower, name in named.items():
                 if lower == word or lower.endswith(("_" + word, " " + word)):
                     return name
-        shown = [f.name for f in self.table.transforms.features if f.kind == "shown"]
+        kinds = ("shown", *TEXTS)
+        shown = [f.name for f in self.table.transforms.features if f.kind in kinds]
         many = (t for t in texts if t in shown and frame[t].n_unique() * 2 > len(frame))
         return next(many, None)
 
