@@ -65,7 +65,7 @@ OWN_RANGES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 }
 
 
-TOGETHER = ("event_column", "target_events")
+TOGETHER = ("event_column", "target_events", "block")
 
 
 def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
@@ -80,7 +80,8 @@ def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is tuple:
         return st.lists(whole, max_size=3).map(tuple)
     if get_origin(hint) is not None:
-        kinds = [k for k in get_args(config_module.FeatureKind) if (name, k) != ("event", "id")]
+        of_keys = ("id", "id+text") if name == "event" else ()
+        kinds = [k for k in get_args(config_module.FeatureKind) if k not in of_keys]
         return st.dictionaries(texts, st.sampled_from(kinds))
     plain = {int: whole, float: positive_floats, str: texts, bool: st.booleans()}
     return plain[hint]
@@ -178,7 +179,7 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
     histories = (
         "'auto', 'none', 'mean', 'recency', 'attention', 'pooled', 'gru', 'sasrec', 'transformer'"
     )
-    kinds = "id, categorical, tags, number, time, vector, shown"
+    kinds = "id, id+text, categorical, tags, number, time, vector, text, words, trigrams, sentence, shown"
     expected = [
         "towres: unknown key; did you mean 'towers'?",
         "towers.dim must be at least 1, got 0",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
+    from twotower.recipes import recipe as recipe
     from twotower.serving.answers import Recommendation as Recommendation
     from twotower.serving.answers import Recommendations as Recommendations
     from twotower.serving.retriever import Retriever as Retriever
@@ -41,6 +42,7 @@ _HOME = {
     "Tuned": "training.tune",
     "TwoTowerError": "errors",
     "evaluate_bundle": "evaluation.bundles",
+    "recipe": "recipes",
     "train": "training.pipeline",
     "tune": "training.tune",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "TwoTowerError",
     "__version__",
     "evaluate_bundle",
+    "recipe",
     "train",
     "tune",
 ]

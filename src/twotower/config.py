@@ -37,6 +37,7 @@ FeatureKind = Literal[
     "text",
     "words",
     "trigrams",
+    "sentence",
     "shown",
 ]
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
@@ -123,11 +124,17 @@ class FeaturesConfig:
     event: Mapping[str, FeatureKind] = field(default_factory=dict)
     """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
     time spent, the kind of event; those that are not named are not read."""
+    text: Literal["text", "words", "trigrams", "sentence"] = "text"
+    """Kind of the columns that are found to be text: words, pairs of words and letter trigrams (``text``),
+    a part of these, or vectors of a pretrained encoder (``sentence``)."""
     min_count: int = 2
     """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown."""
     text_buckets: int | None = None
     """Rows of a table that tokens of text are hashed into, each to two of them; without it each token of
     ``min_count`` training texts has a row of its own."""
+    sentence_encoder: str | None = None
+    """Name or folder of a pretrained sentence encoder (``sentence-transformers``), with which columns of
+    kind ``sentence`` are read."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -196,6 +203,11 @@ class TowersConfig:
     """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one in
     order where queries have 20 events or more, there are up to 300,000, and validation prefers it (``tune``
     does not try it)."""
+    item_id: Literal["on", "off"] = "on"
+    """Whether each item has an embedding of its own beside its features."""
+    block: Literal["skip", "tanh"] = "skip"
+    """How hidden layers stand on the features: ``skip`` adds what they find to the features' sum, with
+    GELU; ``tanh`` is layers of tanh alone, as in DSSM, the first hidden width that of the features."""
     dropout: float = 0.2
     """Probability with which each input of the query tower's layers is left out in training."""
     id_dropout: float = 0.05
@@ -221,6 +233,13 @@ class TowersConfig:
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
             check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
+        if self.block == "tanh":
+            alone = self.history in ("auto", "none")
+            check(problems, alone, "history", "be 'none' where block is 'tanh'", self.history)
+            for name in ("query_hidden", "item_hidden"):
+                widths = getattr(self, name)
+                rule = "hold a width where block is 'tanh'"
+                check(problems, len(widths) > 0, name, rule, widths)
         for name in ("temperature", "temperature_end"):
             t = getattr(self, name)
             ok = t is None or 0 < t < float("inf")

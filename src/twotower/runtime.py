@@ -1,8 +1,11 @@
-"""The machine: device, threads, seeds."""
+"""The machine: device, threads, seeds, and where things are kept."""
 
 import os
+import sys
 import time
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,3 +95,24 @@ def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.
     """Return a generator seeded by ``entropy``: equal numbers give equal draws on one device."""
     seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator(device or torch.device("cpu")).manual_seed(int(seed >> np.uint64(1)))
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the folder where fetched data is kept; it may not exist yet.
+
+    Args:
+        environ: ``TWOTOWER_CACHE`` names the folder; otherwise it is ``twotower`` in the place
+            that the system keeps for caches (``XDG_CACHE_HOME`` on Linux, ``LOCALAPPDATA`` on
+            Windows).
+        platform: As ``sys.platform``.
+    """
+    if environ.get("TWOTOWER_CACHE"):
+        return Path(environ["TWOTOWER_CACHE"]).expanduser()
+    if platform == "win32":
+        local = environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "twotower" / "Cache"
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "twotower"
+    given = Path(environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification says to ignore a relative path.
+    return (given if given.is_absolute() else Path.home() / ".cache") / "twotower"

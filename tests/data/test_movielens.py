@@ -12,7 +12,6 @@ from twotower.data.sources.carriers import CARRIERS, Carrier, FetchError
 from twotower.data.sources.movielens import (
     MOVIELENS,
     MovieLensTables,
-    cache_folder,
     fetch,
     mark_terms_shown,
     read_cache,
@@ -23,6 +22,7 @@ from twotower.data.sources.movielens import (
     write_cache,
 )
 from twotower.errors import DataError
+from twotower.runtime import cache_folder
 
 # The same few films and ratings four times: as the two carriers hold them, and as GroupLens does.
 CARRIED_100K = {

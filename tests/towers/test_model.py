@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from twotower.features.encoders import SideEncoder
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
+from twotower.towers.blocks import SkipMLP
 from twotower.towers.history import DecayedMean
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower, check_widths
 
@@ -33,12 +34,13 @@ def encoder(dim: int = DIM) -> SideEncoder:
 
 
 def item_tower(dim: int = DIM, *, hidden: tuple[int, ...] = ()) -> ItemTower:
-    return ItemTower(encoder(dim), hidden, 0.0)
+    block = SkipMLP(dim, hidden, 0.0) if hidden else None
+    return ItemTower(encoder(dim), block, dim)
 
 
 def query_tower(dim: int = DIM, *, history: bool = True, features: bool = True) -> QueryTower:
     pooled = DecayedMean() if history else None
-    return QueryTower(encoder(dim) if features else None, pooled, dim, (), 0.0)
+    return QueryTower(encoder(dim) if features else None, pooled, dim)
 
 
 def wake(module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.config import Config
+from twotower.cli import tables
 from twotower.errors import ConfigError
 
 NAME = "config"
@@ -16,6 +16,7 @@ def command(
         bool, typer.Option("--show", help="Print every setting and its default.")
     ] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file to start from.")] = None,
+    recipe: tables.Recipe = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
     ] = None,
@@ -28,5 +29,5 @@ def command(
         raise ConfigError(
             "config must be given --show, got nothing to do; run `twotower config --show`."
         )
-    tree = Config() if config is None else Config.from_toml(config)
+    tree = tables.start_of(config, recipe)
     typer.echo(tree.with_settings(settings or []).to_toml(comments=True))

@@ -8,6 +8,7 @@ import typer
 
 from twotower.config import Config
 from twotower.errors import ConfigError
+from twotower.recipes import recipe as recipe_of
 
 Interactions = Annotated[Path | None, typer.Option(help="Table of events.")]
 Items = Annotated[Path | None, typer.Option(help="Table of the items' columns.")]
@@ -23,6 +24,7 @@ TestSessions = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Recipe = Annotated[str | None, typer.Option(help="Settings of a published model: dssm.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
 ]
@@ -78,10 +80,27 @@ def events_of(
     return files
 
 
+def start_of(file: Path | None, recipe: str | None) -> Config:
+    """Return the settings of a file or of a recipe; the defaults where neither is given.
+
+    Raises:
+        ConfigError: Both are given, or one cannot be read.
+    """
+    if file is not None and recipe is not None:
+        raise ConfigError(
+            f"--recipe must not stand beside --config, got {recipe} and {file}; write the recipe's "
+            f"settings with `twotower config --show --recipe {recipe}`, and change those."
+        )
+    if recipe is not None:
+        return recipe_of(recipe)
+    return Config() if file is None else Config.from_toml(file)
+
+
 def config_of(
     file: Path | None,
     settings: Sequence[str] | None,
     *,
+    recipe: str | None = None,
     columns: Mapping[str, str | None],
     target_events: str | None = None,
     drop_null_ids: bool,
@@ -92,12 +111,16 @@ def config_of(
     Args:
         file: TOML, or None for the defaults.
         settings: As ``Config.with_settings`` takes them.
+        recipe: Name of a published model's settings, in place of a file.
         columns: Field of ``[data]`` to a column, or None.
         target_events: Kinds of event between commas.
         drop_null_ids: Whether that was asked for.
         split: The split that was asked for.
+
+    Raises:
+        ConfigError: A setting is wrong, or both a file and a recipe are given.
     """
-    tree = Config() if file is None else Config.from_toml(file)
+    tree = start_of(file, recipe)
     flags: dict[str, dict[str, object]] = tree.with_settings(settings or []).to_dict()
     flags["data"] |= {name: column for name, column in columns.items() if column is not None}
     if target_events is not None:

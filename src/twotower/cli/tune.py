@@ -24,6 +24,7 @@ def command(
     test_sessions: tables.TestSessions = None,
     split: tables.Split = None,
     config: tables.ConfigFile = None,
+    recipe: tables.Recipe = None,
     settings: tables.Settings = None,
     query_column: tables.QueryColumn = None,
     item_column: tables.ItemColumn = None,
@@ -72,6 +73,7 @@ def command(
     tree = tables.config_of(
         config,
         settings,
+        recipe=recipe,
         columns=columns,
         target_events=target_events,
         drop_null_ids=drop_null_ids,

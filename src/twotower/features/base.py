@@ -1,6 +1,7 @@
 """What every transform of a feature promises."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import polars as pl
 from twotower.features.schema import Feature
 from twotower.vocab import Vocabulary
 
-Numbers = dict[str, npt.NDArray[np.float64]]
+Numbers = dict[str, npt.NDArray[np.floating[Any]]]
 FeatureArrays = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 
 

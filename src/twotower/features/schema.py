@@ -19,8 +19,10 @@ _MAX_CATEGORICAL_INTEGERS = 50
 _MAX_CATEGORIES = 100_000
 _SEPARATORS = ("|", ";", ",")
 _SAMPLED = 1_000
-TEXTS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
+TOKENS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
 """Kinds that read tokens of a text."""
+TEXTS: tuple[FeatureKind, ...] = (*TOKENS, "sentence")
+"""Kinds that read text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Feature:
         separator: What stands between tags in a string; empty for lists.
         buckets: Rows of the table that the tokens of text are hashed into; 0 gives each a row of its own.
         column: The column that it reads where that is not its name.
+        encoder: Name or folder of the pretrained encoder of a sentence; empty for other kinds.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Feature:
     separator: str = ""
     buckets: int = 0
     column: str = ""
+    encoder: str = ""
 
     @property
     def source(self) -> str:
@@ -62,7 +66,9 @@ def infer_features(
     id_column: str,
     stated: Mapping[str, FeatureKind],
     *,
+    text: FeatureKind = "text",
     buckets: int = 0,
+    encoder: str | None = None,
 ) -> tuple[Feature, ...]:
     """Return the features of one side's table, the id first.
 
@@ -73,7 +79,9 @@ def infer_features(
         side: Which side it is.
         id_column: Its key.
         stated: Column name -> kind, which wins over what the content suggests.
+        text: Kind of the columns that are found to be text.
         buckets: Rows of the table that tokens of text are hashed into; 0 for rows of their own.
+        encoder: Name or folder of the pretrained encoder of columns of kind ``sentence``.
 
     Raises:
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
@@ -83,12 +91,23 @@ def infer_features(
     features = []
     for name in (id_column, *(c for c in frame.columns if c != id_column)):
         if name == id_column:
-            features += _of_key(frame[name], side, stated.get(name))
+            features += _of_key(frame[name], side, stated.get(name), text)
         elif name in stated:
             features.append(_stated(frame[name], side, stated[name]))
         else:
-            features.append(_inferred(frame[name], side))
-    return tuple(replace(f, buckets=buckets) if f.kind in TEXTS else f for f in features)
+            features.append(_inferred(frame[name], side, text))
+    return tuple(_with_text_settings(feature, buckets, encoder) for feature in features)
+
+
+def _with_text_settings(feature: Feature, buckets: int, encoder: str | None) -> Feature:
+    if feature.kind == "sentence":
+        if not encoder:
+            raise ConfigError(
+                f"features.sentence_encoder must be stated where features.{feature.side}."
+                f"{feature.source} is a sentence, got none; name a pretrained encoder or its folder."
+            )
+        return replace(feature, encoder=encoder)
+    return replace(feature, buckets=buckets) if feature.kind in TOKENS else feature
 
 
 def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
@@ -100,18 +119,27 @@ def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
     return kinds
 
 
-def event_features(frame: pl.DataFrame, stated: Mapping[str, FeatureKind]) -> tuple[Feature, ...]:
+def event_features(
+    frame: pl.DataFrame,
+    stated: Mapping[str, FeatureKind],
+    *,
+    buckets: int = 0,
+    encoder: str | None = None,
+) -> tuple[Feature, ...]:
     """Return the features of the events of a history: those stated, and no other.
 
     Args:
         frame: The columns of the interactions that hold no ids, one line an event.
         stated: Column name -> kind.
+        buckets: As ``infer_features``.
+        encoder: The same.
 
     Raises:
         ConfigError: As ``infer_features``.
     """
     _check_names(frame, "event", stated)
-    return tuple(_stated(frame[name], "event", kind) for name, kind in stated.items())
+    features = (_stated(frame[name], "event", kind) for name, kind in stated.items())
+    return tuple(_with_text_settings(feature, buckets, encoder) for feature in features)
 
 
 def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKind]) -> None:
@@ -122,7 +150,9 @@ def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKi
             raise ConfigError(f"features.{side}.{name} must name a column of the table; {hint}")
 
 
-def _of_key(values: pl.Series, side: Side, kind: FeatureKind | None) -> list[Feature]:
+def _of_key(
+    values: pl.Series, side: Side, kind: FeatureKind | None, text: FeatureKind
+) -> list[Feature]:
     """Return what is read of the key: the id, its text, or both."""
     name = str(values.name)
     if kind not in (None, "id", "id+text"):
@@ -131,7 +161,7 @@ def _of_key(values: pl.Series, side: Side, kind: FeatureKind | None) -> list[Fea
     features = [Feature(name, side, "id", reason)]
     if kind == "id+text" or (kind is None and reads_as_text(values)):
         reason = "the key is text" if kind is None else "stated"
-        features.append(Feature(f"{name} as text", side, "text", reason, column=name))
+        features.append(Feature(f"{name} as text", side, text, reason, column=name))
     return features
 
 
@@ -161,7 +191,7 @@ def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
     return Feature(values.name, side, kind, "stated", separator)
 
 
-def _inferred(values: pl.Series, side: Side) -> Feature:
+def _inferred(values: pl.Series, side: Side, text: FeatureKind) -> Feature:
     def feature(kind: FeatureKind, reason: str, separator: str = "") -> Feature:
         return Feature(values.name, side, kind, reason, separator)
 
@@ -195,10 +225,12 @@ def _inferred(values: pl.Series, side: Side) -> Feature:
         if distinct <= _MAX_CATEGORICAL_INTEGERS and distinct * 2 <= len(known):
             return feature("categorical", f"{distinct} distinct whole numbers")
         return feature("number", f"{distinct} distinct whole numbers")
-    return _inferred_string(known, distinct, feature)
+    return _inferred_string(known, distinct, text, feature)
 
 
-def _inferred_string(known: pl.Series, distinct: int, feature: Callable[..., Feature]) -> Feature:
+def _inferred_string(
+    known: pl.Series, distinct: int, text: FeatureKind, feature: Callable[..., Feature]
+) -> Feature:
     if _looks_like_dates(known):
         return feature("time", "dates as text")
     separator, pieces = _separator(known)
@@ -207,7 +239,7 @@ def _inferred_string(known: pl.Series, distinct: int, feature: Callable[..., Fea
     if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
         return feature("categorical", f"{distinct} distinct strings")
     if reads_as_text(known):
-        return feature("text", f"{distinct} distinct strings of several words")
+        return feature(text, f"{distinct} distinct strings of several words")
     return feature("shown", f"{distinct} distinct strings in {len(known)} rows")
 
 

@@ -1,6 +1,6 @@
 """Text as a feature: which tokens a text holds, the rare ones the heavier."""
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class TextTransform(Transform):
         return result
 
     @property
-    def weights(self) -> npt.NDArray[np.float64]:
+    def weights(self) -> npt.NDArray[np.floating[Any]]:
         """How much each row weighs: ``(num_rows,)``."""
         return self.numbers["weights"]
 

@@ -18,6 +18,7 @@ from twotower.features.reading import (
     vectors_of,
 )
 from twotower.features.schema import Feature
+from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
@@ -250,6 +251,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "text": TextTransform,
     "words": TextTransform,
     "trigrams": TextTransform,
+    "sentence": SentenceTransform,
 }
 """The transform of each kind that is fed."""
 
@@ -291,7 +293,9 @@ class SideTransforms:
                 transforms.append(IdTransform.fit(feature, ids, 1))
             elif feature.is_fed:
                 kind = TRANSFORMS[feature.kind]
-                transforms.append(kind.fit(feature, seen[feature.source], min_count))
+                # What is not trained may know every text.
+                known = frame if kind is SentenceTransform else seen
+                transforms.append(kind.fit(feature, known[feature.source], min_count))
         return cls(features, tuple(transforms))
 
     def apply(self, frame: pl.DataFrame) -> FeatureArrays:

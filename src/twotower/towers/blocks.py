@@ -1,6 +1,7 @@
 """Blocks: what stands between the summed feature vectors and a tower's output."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -37,3 +38,31 @@ class SkipMLP(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Map ``(n, dim)`` to ``(n, dim)``."""
         return vectors + cast("Tensor", self.layers(vectors))
+
+
+class TanhMLP(nn.Module):
+    """Layers of tanh alone, as in DSSM; the sum of the feature vectors is the first one's product.
+
+    Args:
+        widths: Of all layers, the first being that of the summed vectors; at least two.
+        dropout: Of each layer's output but the last.
+
+    Raises:
+        ValueError: There are fewer than two widths.
+
+    Source: Huang et al., CIKM 2013, section 3.1, equations 1 to 3.
+    """
+
+    def __init__(self, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(f"widths must be at least two, got {len(widths)}.")
+        self.bias = nn.Parameter(torch.zeros(widths[0]))
+        layers: list[nn.Module] = [nn.Tanh()]
+        for narrow, wide in pairwise(widths):
+            layers += [Dropout(dropout), nn.Linear(narrow, wide), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``(n, widths[0])`` to ``(n, widths[-1])``."""
+        return cast("Tensor", self.layers(vectors + self.bias))

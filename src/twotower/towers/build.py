@@ -1,5 +1,7 @@
 """The model that a configuration describes."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from twotower.config import TowersConfig
@@ -7,11 +9,16 @@ from twotower.errors import ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.transforms import SideTransforms
 from twotower.towers.attention import AttentionPooled
+from twotower.towers.blocks import SkipMLP, TanhMLP
+from twotower.towers.gaps import SinceLast
 from twotower.towers.history import DecayedMean, HistoryEncoder, PooledHistory
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 from twotower.towers.recurrent import Recurrent
 from twotower.towers.sasrec import SASRec
 from twotower.towers.transformer import Transformer
+
+TIMED = ("pooled", "gru", "transformer")
+"""Histories whose events are read with the time since the one before."""
 
 
 def build_model(
@@ -41,10 +48,15 @@ def build_model(
     """
 
     def encoder_of(
-        transforms: SideTransforms, *, use_id: bool = True, sparse: bool = True
+        transforms: SideTransforms,
+        hidden: Sequence[int] = (),
+        *,
+        use_id: bool = True,
+        sparse: bool = True,
     ) -> SideEncoder:
+        width = hidden[0] if config.block == "tanh" and hidden else config.dim
         encoder = SideEncoder(
-            transforms, config.dim, id_dropout=config.id_dropout, use_id=use_id, sparse=sparse
+            transforms, width, id_dropout=config.id_dropout, use_id=use_id, sparse=sparse
         )
         encoders.append((transforms, encoder))
         return encoder
@@ -54,15 +66,17 @@ def build_model(
     if item_tower is not None:
         items: nn.Module = CustomTower(item_tower, _own_features(item_transforms, "item"), "item")
     else:
-        if not _fed(item_transforms, with_id=True):
+        use_id = config.item_id == "on"
+        if not _fed(item_transforms, with_id=use_id):
             raise ConfigError(
                 "the item tower must read something, got no feature and no id; "
-                "state another kind than 'shown' in features.item."
+                "state another kind than 'shown' in features.item, or set towers.item_id = 'on'."
             )
-        encoder = encoder_of(item_transforms, sparse=sparse)
-        items = ItemTower(encoder, config.item_hidden, config.dropout)
+        encoder = encoder_of(item_transforms, config.item_hidden, use_id=use_id, sparse=sparse)
+        items = ItemTower(encoder, _block(config, config.item_hidden), config.dim)
     history_ids = config.history_items == "ids"
-    if history_ids and (item_tower is not None or not _has_id(item_transforms)):
+    has_id = _has_id(item_transforms) and config.item_id == "on"
+    if history_ids and (item_tower is not None or not has_id):
         raise ConfigError(
             "towers.history_items must not be 'ids' where the item tower reads no id; use 'tower' or "
             "'separate'."
@@ -86,15 +100,15 @@ def build_model(
         if history is not None and event_transforms is not None:
             events = encoder_of(event_transforms)
         if history is not None and config.history_items == "separate":
-            own_items = encoder_of(item_transforms)
+            own_items = encoder_of(item_transforms, use_id=config.item_id == "on")
         queries = QueryTower(
-            encoder_of(query_transforms, use_id=use_id) if names else None,
+            encoder_of(query_transforms, config.query_hidden, use_id=use_id) if names else None,
             history,
             config.dim,
-            config.query_hidden,
-            config.dropout,
+            _block(config, config.query_hidden),
             events=events,
             items=own_items,
+            since=SinceLast(config.dim) if config.history in TIMED else None,
         )
     start_alike(encoders)
     return TwoTower(
@@ -104,6 +118,14 @@ def build_model(
         temperature=config.temperature,
         history_ids=history_ids,
     )
+
+
+def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
+    if not hidden:
+        return None
+    if config.block == "tanh":
+        return TanhMLP((*hidden, config.dim), config.dropout)
+    return SkipMLP(config.dim, hidden, config.dropout)
 
 
 def build_history_encoder(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.features.encoders import SideEncoder
-from twotower.towers.blocks import SkipMLP
+from twotower.towers.gaps import SinceLast
 from twotower.towers.history import HistoryEncoder, State
 
 Features = Mapping[str, Tensor]
@@ -20,15 +20,15 @@ class ItemTower(nn.Module):
 
     Args:
         encoder: Of the item's features.
-        hidden: Widths of the hidden layers of the block on top; none leaves it out.
-        dropout: Of that block.
+        block: What stands on top, or None.
+        dim: Width of the output.
     """
 
-    def __init__(self, encoder: SideEncoder, hidden: Sequence[int], dropout: float) -> None:
+    def __init__(self, encoder: SideEncoder, block: nn.Module | None, dim: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.block = SkipMLP(encoder.dim, hidden, dropout) if hidden else None
-        self.dim = encoder.dim
+        self.block = block
+        self.dim = dim
 
     def inputs(self, features: Features) -> Tensor:
         """Return the summed features, ``(n, dim)``: what a history reads of an item."""
@@ -51,9 +51,9 @@ class QueryTower(nn.Module):
         history: Of its earlier items, or None.
         events: Of what is known of an earlier event beside its item, or None.
         items: Of an earlier item's features, in place of the item tower's encoders, or None.
-        dim: Width.
-        hidden: Widths of the hidden layers of the block on top; none leaves it out.
-        dropout: Of that block.
+        since: Of the time between an event and the one before, or None.
+        dim: Width of the output.
+        block: What stands on top, or None.
     """
 
     def __init__(
@@ -61,17 +61,18 @@ class QueryTower(nn.Module):
         encoder: SideEncoder | None,
         history: HistoryEncoder | None,
         dim: int,
-        hidden: Sequence[int],
-        dropout: float,
+        block: nn.Module | None = None,
         events: SideEncoder | None = None,
         items: SideEncoder | None = None,
+        since: SinceLast | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.history = history
+        self.since = since
         self.events = events
         self.items = items
-        self.block = SkipMLP(dim, hidden, dropout) if hidden else None
+        self.block = block
         self.dim = dim
 
     def forward(
@@ -94,20 +95,24 @@ class QueryTower(nn.Module):
                 last of each. It needs a history encoder.
         """
         owners = None if wanted is None else wanted.nonzero()[:, 0]
+        if self.since is not None and times is not None:
+            item_vectors = item_vectors + self.since(mask, times)
         num = len(mask) if owners is None else len(owners)
-        read = torch.zeros(num, self.dim, device=mask.device)
-        if self.history is not None and wanted is None:
+        if self.history is None:
+            width = self.dim if self.encoder is None else self.encoder.dim
+            read = torch.zeros(num, width, device=mask.device)
+        elif wanted is None:
             read = self.history.last(item_vectors, mask, times)
-        elif self.history is not None:
+        else:
             read = self.history(item_vectors, mask, times)[wanted]
         return self.output(features, read, owners)
 
     def output(self, features: Features, read: Tensor, owners: Tensor | None = None) -> Tensor:
-        """Map what was read of histories, ``(n, dim)``, to the tower's output, ``(n, dim)``.
+        """Map what was read of histories to the tower's output, ``(n, dim)``.
 
         Args:
             features: One tensor a feature.
-            read: Outputs of the history encoder; zeros where there is none.
+            read: ``(n, width of the features)`` of the history encoder; zeros where there is none.
             owners: ``(n,)`` int64 line of the features that each belongs to; None where they are as many.
         """
         if self.encoder is not None:
@@ -305,8 +310,14 @@ class TwoTower(nn.Module):
         tower = self.query_tower
         assert isinstance(tower, QueryTower)
         assert tower.history is not None
+        before: State = ()
+        if tower.since is not None and times is not None:
+            if state is not None:
+                item_vectors = item_vectors + tower.since.step(times, state[0])
+                state = state[1:]
+            before = (times,)
         read, state = tower.history.step(item_vectors, times, state)
-        return self._compared(tower.output(features, read)), state
+        return self._compared(tower.output(features, read)), (*before, *state)
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

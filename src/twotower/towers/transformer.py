@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.towers.dropout import dropout
+from twotower.towers.gaps import NUM_GAPS, gap_rows
 from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, State
-
-NUM_GAPS = 24
-"""Buckets of the distance in time, each twice as long as the one before; the first holds 0 seconds."""
 
 
 class Transformer(HistoryEncoder):
@@ -138,8 +136,7 @@ class _Between:
         self.places[:, 0] = 0
         self.gaps = None
         if gaps is not None:
-            doublings = torch.log2(1 + gaps.clamp(min=0)).long()
-            self.gaps = doublings.clamp(max=NUM_GAPS - 1) + 1
+            self.gaps = gap_rows(gaps) + 1
             self.gaps[:, :, 0] = 0
 
     @staticmethod

@@ -112,6 +112,8 @@ def _towers(
         reason = "events have an order" if dataset.ordered else "events have no order"
         if config.features.query.get(dataset.queries.id_column) in ("id+text", *TEXTS):
             history, reason = "none", "a search is all in its text"
+        if towers.block == "tanh":
+            history, reason = "none", "layers of tanh read features alone"
         towers = replace(towers, history=history)
         said.append(f"towers.history = {history!r}: {reason}")
     if towers.query_id == "auto":

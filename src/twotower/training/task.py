@@ -111,14 +111,14 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         ("query", dataset.queries, train.query_rows),
         ("item", dataset.items, train.item_rows),
     )
+    of_text: dict[str, Any] = {
+        "buckets": config.features.text_buckets or 0,
+        "encoder": config.features.sentence_encoder,
+    }
     for side, table, rows in sides:
         given = getattr(config.features, side)
         features = infer_features(
-            table.frame,
-            side,
-            table.id_column,
-            given,
-            buckets=config.features.text_buckets or 0,
+            table.frame, side, table.id_column, given, text=config.features.text, **of_text
         )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
@@ -131,7 +131,7 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     )
     event = None
     if of_events:
-        features = event_features(dataset.event_columns, of_events)
+        features = event_features(dataset.event_columns, of_events, **of_text)
         is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
         counts = is_learnt.astype(np.int64)
         fitted_event = SideTransforms.fit(

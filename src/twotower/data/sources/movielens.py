@@ -9,10 +9,7 @@ carrier has lost the numbers; the titles are distinct. Its occupations are words
 """
 
 import json
-import os
-import sys
 import zipfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +21,7 @@ import polars as pl
 
 from twotower.data.sources.carriers import CARRIERS, Carrier, FetchError, download
 from twotower.errors import DataError
+from twotower.runtime import cache_folder
 
 _CACHE_FORMAT = 1  # raise it when the parsed tables change: older caches are fetched again
 _MANIFEST = "manifest.json"
@@ -333,27 +331,6 @@ def _typed(
 
 
 # ---------------------------------------------------------------------------------------- cache
-
-
-def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Return the folder where fetched data is kept; it may not exist yet.
-
-    Args:
-        environ: ``TWOTOWER_CACHE`` names the folder; otherwise it is ``twotower`` in the place
-            that the system keeps for caches (``XDG_CACHE_HOME`` on Linux, ``LOCALAPPDATA`` on
-            Windows).
-        platform: As ``sys.platform``.
-    """
-    if environ.get("TWOTOWER_CACHE"):
-        return Path(environ["TWOTOWER_CACHE"]).expanduser()
-    if platform == "win32":
-        local = environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "twotower" / "Cache"
-    if platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "twotower"
-    given = Path(environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification says to ignore a relative path.
-    return (given if given.is_absolute() else Path.home() / ".cache") / "twotower"
 
 
 def read_cache(name: str, cache: Path) -> MovieLensTables | None:

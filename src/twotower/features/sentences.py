@@ -1,0 +1,209 @@
+"""Text as the vectors of a pretrained sentence encoder, which stays as it is."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from functools import cache
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.errors import BundleError, ConfigError, MissingExtraError
+from twotower.features.base import Transform
+from twotower.features.schema import Feature
+from twotower.runtime import cache_folder
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary, as_keys
+
+PROBE = "Two towers make one match."
+"""Text by whose vector an encoder is known again."""
+SAME = 0.02
+"""How far that vector may be from what it was in training; other machines round otherwise."""
+_BATCH = 1_024
+
+Vectors = npt.NDArray[np.float32]
+
+
+class SentenceTransform(Transform):
+    """Strings -> ``(n, width)`` float32 unit vectors of a pretrained encoder; missing is the zero vector.
+
+    The vectors of all texts of the table are kept, so that a bundle needs the encoder for new texts
+    alone. Its own weights are not trained; a linear map of the tower is.
+
+    Source: Reimers and Gurevych, EMNLP 2019 (Sentence-BERT).
+    """
+
+    @classmethod
+    def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "SentenceTransform":  # noqa: ARG003
+        """Return the texts with their vectors.
+
+        Raises:
+            ConfigError: The encoder cannot be loaded.
+            MissingExtraError: ``sentence-transformers`` is not installed.
+        """
+        texts = _texts(values).drop_nulls().unique().sort()
+        probe = encoded(feature.encoder, [PROBE])
+        vectors = encoded(feature.encoder, texts.to_list())
+        return cls(feature, Vocabulary(texts), {"probe": probe, "vectors": vectors})
+
+    def apply(self, values: pl.Series) -> Vectors:
+        """Return the vector of each text.
+
+        Raises:
+            BundleError: A text is new, and the encoder is not the one that was trained with.
+            MissingExtraError: A text is new, and ``sentence-transformers`` is not installed.
+        """
+        texts = _texts(values)
+        rows = self.own_vocabulary().rows_of(texts)
+        result = np.zeros((len(texts), self.width), np.float32)
+        known = rows > UNKNOWN_ROW
+        result[known] = self.numbers["vectors"][rows[known] - FIRST_ROW]
+        is_new = rows == UNKNOWN_ROW
+        if is_new.any():
+            self._check_encoder()
+            result[is_new] = encoded(
+                self.feature.encoder, texts.filter(pl.Series(is_new)).to_list()
+            )
+        return result
+
+    @property
+    def width(self) -> int:
+        """Width of the encoder's vectors."""
+        return int(self.numbers["probe"].shape[1])
+
+    def is_known(
+        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which lines have a text."""
+        return np.asarray((values != 0).any(axis=1))
+
+    def _check_encoder(self) -> None:
+        found, before = encoded(self.feature.encoder, [PROBE]), self.numbers["probe"]
+        if found.shape != before.shape:
+            raise BundleError(
+                f"the sentence encoder {self.feature.encoder!r} must give vectors of {before.shape[1]} "
+                f"numbers, as when {self.feature.name!r} was trained on, got {found.shape[1]}; install "
+                "the one of then, or train again."
+            )
+        distance = float(np.abs(found - before).max())
+        if distance > SAME:
+            raise BundleError(
+                f"the sentence encoder {self.feature.encoder!r} must be the one that "
+                f"{self.feature.name!r} was trained with, got vectors that differ by {distance:.2f}; "
+                "install the one of then, or train again."
+            )
+
+
+def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
+    """Return the unit vectors of texts: ``(n, width)`` float32, from the cache where they are there.
+
+    The cache is a file for each encoder under ``cache_folder() / "sentences"``, keyed by the SHA-256 of
+    the text; without a place to write it everything is computed.
+
+    Raises:
+        ConfigError: The encoder cannot be loaded.
+        MissingExtraError: ``sentence-transformers`` is not installed.
+    """
+    model = _model(encoder)
+    with closing(_Cache.of(encoder, model)) as kept:
+        found = kept.read(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        for start in range(0, len(new), _BATCH):
+            batch = new[start : start + _BATCH]
+            vectors = _computed(model, batch)
+            kept.write(batch, vectors)
+            found.update(zip(batch, vectors, strict=True))
+    if not texts:
+        return np.zeros((0, _computed(model, [PROBE]).shape[1]), np.float32)
+    return np.stack([found[text] for text in texts])
+
+
+class _Model(Protocol):
+    def encode(self, sentences: list[str], **options: Any) -> Any:
+        """Return a vector a sentence."""
+        ...
+
+
+@cache
+def _model(encoder: str) -> _Model:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the sentence encoder {encoder!r} needs the library 'sentence-transformers'; install it "
+            "with pip install 'twotower[text]'."
+        ) from error
+    try:
+        return cast("_Model", SentenceTransformer(encoder))
+    except Exception as error:  # the library raises whatever its own libraries raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            "features.sentence_encoder must be the folder or the name of a sentence encoder, got "
+            f"{encoder!r}: {reason[0]}"
+        ) from error
+
+
+def _computed(model: _Model, texts: list[str]) -> Vectors:
+    vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(vectors, np.float32)
+
+
+class _Cache:
+    """Vectors by the text's digest; one that cannot be opened or written keeps nothing."""
+
+    def __init__(self, database: sqlite3.Connection | None) -> None:
+        self._database = database
+
+    @staticmethod
+    def of(encoder: str, model: _Model) -> "_Cache":
+        name = hashlib.sha256(encoder.encode() + _computed(model, [PROBE]).tobytes()).hexdigest()
+        folder = cache_folder() / "sentences"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(folder / f"{name[:16]}.sqlite", timeout=60)
+            database.execute("CREATE TABLE IF NOT EXISTS kept (text BLOB PRIMARY KEY, vector BLOB)")
+        except (OSError, sqlite3.Error):
+            return _Cache(None)
+        return _Cache(database)
+
+    def read(self, texts: Iterable[str]) -> dict[str, Vectors]:
+        found: dict[str, Vectors] = {}
+        if self._database is None:
+            return found
+        try:
+            for text in texts:
+                row = self._database.execute(
+                    "SELECT vector FROM kept WHERE text = ?", (_digest(text),)
+                ).fetchone()
+                if row is not None:
+                    found[text] = np.frombuffer(row[0], np.float32)
+        except sqlite3.Error:
+            return {}
+        return found
+
+    def write(self, texts: Sequence[str], vectors: Vectors) -> None:
+        if self._database is None:
+            return
+        rows = [(_digest(t), v.tobytes()) for t, v in zip(texts, vectors, strict=True)]
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
+        except sqlite3.Error:
+            self.close()
+            self._database = None
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _texts(values: pl.Series) -> pl.Series:
+    """Return strings without space around them, null where nothing is left."""
+    strings = as_keys(values).cast(pl.String).str.strip_chars()
+    return pl.select(pl.when(strings != "").then(strings)).to_series()

@@ -1,0 +1,42 @@
+"""Settings of published models, by name."""
+
+from collections.abc import Mapping
+
+from twotower.config import Config
+from twotower.errors import ConfigError
+
+RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    "dssm": {
+        "features": {"text": "trigrams"},
+        "towers": {
+            "block": "tanh",
+            "query_hidden": (300, 300),
+            "item_hidden": (300, 300),
+            "dim": 128,
+            "query_id": "off",
+            "item_id": "off",
+            "history": "none",
+            "dropout": 0.0,
+            "similarity": "cosine",
+        },
+        "loss": {"kind": "softmax", "negatives": "per-query", "num_negatives": 4},
+        "training": {"learning_rate": 0.001},
+    },
+}
+"""``dssm``: Huang et al., CIKM 2013, sections 3 and 4: letter trigrams, two hidden layers of 300 and an
+output of 128, all with tanh, and the softmax of the cosines of the clicked document and four others.
+Differs: trigrams weigh by how rare they are, the smoothing factor is learnt, and Adam takes the steps."""
+
+
+def recipe(name: str) -> Config:
+    """Return the settings of a published model.
+
+    Args:
+        name: ``"dssm"``.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}.")
+    return Config.from_dict(RECIPES[name])
