@@ -1,13 +1,13 @@
 """What each part of the transformer gives: it is left out, or changed, and trained again.
 
-    python benchmarks/history_ablation.py [movielens-100k beauty ...] [--parts no-gate two-heads ...]
+    python benchmarks/history_ablation.py [movielens-1m beauty ...] [--parts no-layer two-heads ...]
         [--seeds 1] [--seconds 300] [--show] [--json]
 
 ``towers.history = "transformer"`` and everything else ``auto``, in each cell a training of at most
 ``--seconds`` of CPU time on one thread. The figures are NDCG@10 on **validation**, by which parts are
 chosen, and the difference to the whole block, paired by query, of the means over the seeds, with its 95 %
-interval. Beauty and the Last.fm sequences have an order but no times, so the bias by time is measured on
-MovieLens alone.
+interval. Beauty, Tmall and the Last.fm sequences have an order but no times, so what is read of times is
+measured on MovieLens alone.
 
 A finished training is kept under ``benchmarks/results/history_ablation``, a value for each query.
 """
@@ -30,25 +30,20 @@ from twotower import Config
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals
 from twotower.features.encoders import INIT_STD
+from twotower.towers.gaps import NUM_GAPS, gap_rows
 from twotower.towers.history import DecayedMean
-from twotower.towers.transformer import NUM_GAPS, Transformer
+from twotower.towers.transformer import Transformer
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
-SETS = ("movielens-100k", "beauty", "lastfm-sequences")
+SETS = ("movielens-1m", "ml-latest-small", "movielens-100k", "tmall", "beauty", "lastfm-sequences")
 METRIC = "ndcg@10"
 MOST_POSITIONS = 512
 WHOLE = "whole"
 
 
 Change = Callable[[Transformer], None]
-
-
-def no_gap(encoder: Transformer) -> None:
-    """No bias by time."""
-    for block in encoder.blocks:
-        cast("Any", block).by_gap.requires_grad_(False)
 
 
 def no_place(encoder: Transformer) -> None:
@@ -67,6 +62,7 @@ def no_pools(encoder: Transformer) -> None:
 def no_layer(encoder: Transformer) -> None:
     """Attention alone: what the gated layers add starts and stays at zero."""
     for block in encoder.blocks:
+        nn.init.zeros_(cast("Any", block).down.weight)
         for part in (cast("Any", block).gate_up, cast("Any", block).down):
             part.weight.requires_grad_(False)
 
@@ -80,11 +76,11 @@ def layer_norms(encoder: Transformer) -> None:
         cast("Any", block).norm_gated = nn.LayerNorm(dim)
 
 
-def usual_start(encoder: Transformer) -> None:
-    """What a layer adds starts as torch has it, not at zero."""
+def zero_start(encoder: Transformer) -> None:
+    """What a layer adds starts at zero, not as torch has it."""
     for block in encoder.blocks:
-        cast("Any", block).out.reset_parameters()
-        cast("Any", block).down.reset_parameters()
+        nn.init.zeros_(cast("Any", block).out.weight)
+        nn.init.zeros_(cast("Any", block).down.weight)
 
 
 class PlainLayer(nn.Module):
@@ -109,7 +105,6 @@ def plain_layer(encoder: Transformer) -> None:
     for block in encoder.blocks:
         cast("Any", block).gate_up = PlainLayer(dim)
         cast("Any", block).down = nn.Linear(3 * dim, dim, bias=False)
-        nn.init.zeros_(cast("Any", block).down.weight)
 
 
 class WithFilter(Transformer):
@@ -124,30 +119,49 @@ class WithFilter(Transformer):
         self.slow = DecayedMean(5.0)
         self.beta = nn.Parameter(torch.zeros(dim))
 
-    def _read(
-        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
-    ) -> Tensor:
-        fast = item_vectors - self.slow(item_vectors, mask, times)
+    def _read(self, item_vectors: Tensor, mask: Tensor, *, last_only: bool) -> Tensor:
+        fast = item_vectors - self.slow(item_vectors, mask)
         read = item_vectors + self.beta * fast
-        return super()._read(read, mask, times, last_only=last_only)
+        return super()._read(read, mask, last_only=last_only)
 
 
-class WithGaps(Transformer):
-    """Adds to each event a vector for the time since the one before."""
+class WithGapBias(Transformer):
+    """Adds to the attention a bias by the time between any two events, as HSTU does.
+
+    The bias is that of the one block, whose ``_bias`` is taken over for the length of a pass.
+    """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__(dim, dropout)
-        self.since = nn.Embedding(NUM_GAPS, dim)
-        nn.init.zeros_(self.since.weight)
+        self.by_gap = nn.Parameter(torch.zeros(NUM_GAPS + 1))
+        self.gaps: Tensor | None = None
+        (block,) = self.blocks
+        plain = cast("Any", block)._bias
 
-    def _read(
-        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
-    ) -> Tensor:
+        def bias(between: Any, rows: slice) -> Tensor:
+            found = cast("Tensor", plain(between, rows))
+            if self.gaps is None or found.shape[-1] != self.gaps.shape[-1]:
+                return found
+            return found + F.embedding(self.gaps[:, rows], self.by_gap[:, None])[..., 0][:, None]
+
+        cast("Any", block)._bias = bias
+
+    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        """See ``HistoryEncoder.forward``."""
+        self._look(times)
+        return super().forward(item_vectors, mask, times)
+
+    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        """See ``HistoryEncoder.last``."""
+        self._look(times)
+        return super().last(item_vectors, mask, times)
+
+    def _look(self, times: Tensor | None) -> None:
+        self.gaps = None
         if times is not None:
-            gaps = F.pad(times[:, 1:] - times[:, :-1], (1, 0)).clamp(min=0)
-            rows = torch.log2(1 + gaps).long().clamp(max=NUM_GAPS - 1)
-            item_vectors = item_vectors + self.since(rows)
-        return super()._read(item_vectors, mask, times, last_only=last_only)
+            moments = F.pad(times, (1, 0))
+            self.gaps = gap_rows(moments[:, :, None] - moments[:, None, :]) + 1
+            self.gaps[:, :, 0] = 0
 
 
 class WithPositions(Transformer):
@@ -159,12 +173,10 @@ class WithPositions(Transformer):
         nn.init.normal_(self.positions.weight, std=INIT_STD)
         no_place(self)
 
-    def _read(
-        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
-    ) -> Tensor:
+    def _read(self, item_vectors: Tensor, mask: Tensor, *, last_only: bool) -> Tensor:
         place = mask.cumsum(dim=1).clamp(max=MOST_POSITIONS - 1)
         vectors = item_vectors + self.positions(place)
-        return super()._read(vectors, mask, times, last_only=last_only)
+        return super()._read(vectors, mask, last_only=last_only)
 
 
 def changed(change: Change) -> Callable[[int, float], Transformer]:
@@ -181,18 +193,17 @@ def changed(change: Change) -> Callable[[int, float], Transformer]:
 PARTS: dict[str, tuple[str, Callable[[int, float], Transformer]]] = {
     WHOLE: ("the whole block", Transformer),
     "no-pools": ("without the pooled means", changed(no_pools)),
-    "no-gap": ("without the bias by time", changed(no_gap)),
+    "no-since": ("without the time since the event before", Transformer),
     "no-place": ("without the bias by place", changed(no_place)),
     "no-layer": ("without the gated layers", changed(no_layer)),
     "plain-layer": ("ReLU for the gate", changed(plain_layer)),
     "layer-norm": ("LayerNorm for RMSNorm", changed(layer_norms)),
-    "usual-start": ("blocks do not start at zero", changed(usual_start)),
-    "one-block": ("one block", lambda dim, p: Transformer(dim, p, num_blocks=1)),
-    "three-blocks": ("three blocks", lambda dim, p: Transformer(dim, p, num_blocks=3)),
+    "zero-start": ("the block starts at zero", changed(zero_start)),
+    "two-blocks": ("two blocks", lambda dim, p: Transformer(dim, p, num_blocks=2)),
     "two-heads": ("two heads", lambda dim, p: Transformer(dim, p, num_heads=2)),
     "positions": ("learnt positions for the bias by place", WithPositions),
     "filter": ("and a causal filter", WithFilter),
-    "gaps": ("and the time since the event before", WithGaps),
+    "gap-bias": ("and a bias by the time between events", WithGapBias),
 }
 """Name -> how the table calls it, and what makes it."""
 
@@ -235,6 +246,8 @@ def run(name: str, part: str, seed: int, seconds: float) -> dict[str, Any]:
     config, _ = resolve(task.config.with_settings(settings), task.dataset)
     with patch("twotower.towers.build.Transformer", PARTS[part][1]):
         trainer = Trainer(task.dataset, task.sides, config)
+    if part == "no-since":
+        cast("Any", trainer.model.query_tower).since = None
     started = time.process_time()
     progress = trainer.fit(watcher=UpTo(seconds))
     taken = time.process_time() - started

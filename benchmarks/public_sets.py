@@ -133,6 +133,71 @@ def _tmall() -> PublicSet:
     return PublicSet({"train": events(learnt, 0), "test_sessions": events(asked, len(learnt))})
 
 
+def captions(*, reverse: bool = False) -> PublicSet:
+    """Two captions of one picture each: the first is the query, the second the document, or the reverse."""
+    folder = DATA / "multi30k" / "task2-captions"
+    first, second = ("2", "1") if reverse else ("1", "2")
+
+    def pairs(part: str) -> pl.DataFrame:
+        queries, documents = (
+            list(_lines(folder / f"{part}.{number}.en.gz")) for number in (first, second)
+        )
+        return pl.DataFrame({"query": queries, "document": documents})
+
+    return PublicSet({"train": pairs("train"), "valid": pairs("val"), "test": pairs("test_2016")})
+
+
+def _wikiqa() -> PublicSet:
+    """Questions, each with sentences of which some answer it."""
+    folder = DATA / "wikiqa"
+
+    def pairs(part: str) -> pl.DataFrame:
+        columns = {"question": "a.toks", "sentence": "b.toks", "label": "sim.txt"}
+        frame = pl.DataFrame({name: list(_lines(folder / part / f)) for name, f in columns.items()})
+        return frame.with_columns(pl.col("label").cast(pl.Int64))
+
+    return PublicSet(
+        {"train": pairs("train"), "valid": pairs("dev"), "test": pairs("test")},
+        settings={"data": {"query_column": "question", "item_column": "sentence"}},
+    )
+
+
+def cranfield() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return documents (``document``, ``text``), queries (``query``, ``text``) and judgements.
+
+    Queries are numbered as they stand in their file, which is what the judgements count by. A judgement's
+    ``gain`` is 4 for a complete answer down to 1 for minimum interest.
+    """
+    folder = DATA / "cranfield"
+    documents = _smart(folder / "cran.all.1400")
+    queries = _smart(folder / "cran.qry")
+    rows = [line.split() for line in _lines(folder / "cranqrel") if line.strip()]
+    judgements = pl.DataFrame(
+        [(int(query), int(document), int(code)) for query, document, code in rows],
+        schema=["query", "document", "code"],
+        orient="row",
+    ).filter(pl.col("code").is_between(1, 4))
+    return (
+        pl.DataFrame({"document": range(1, len(documents) + 1), "text": documents}),
+        pl.DataFrame({"query": range(1, len(queries) + 1), "text": queries}),
+        judgements.with_columns(gain=5 - pl.col("code")),
+    )
+
+
+def _smart(path: Path) -> list[str]:
+    """Return title and text of each entry of a file in SMART's format."""
+    entries: list[list[str]] = []
+    field = ""
+    for line in _lines(path, "latin-1"):
+        if line.startswith("."):
+            field = line[1:2]
+            if field == "I":
+                entries.append([])
+        elif field in "TW":
+            entries[-1].append(line.strip())
+    return [" ".join(lines) for lines in entries]
+
+
 SETS: dict[str, Callable[[], PublicSet]] = {
     "movielens-100k": lambda: _movielens("movielens-100k"),
     "movielens-1m": lambda: _movielens("movielens-1m"),
@@ -142,4 +207,6 @@ SETS: dict[str, Callable[[], PublicSet]] = {
     "beauty": lambda: _sequences("Beauty"),
     "book-crossing": _book_crossing,
     "tmall": _tmall,
+    "captions": captions,
+    "wikiqa": _wikiqa,
 }

@@ -22,17 +22,26 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "loss": {"kind": "softmax", "negatives": "per-query", "num_negatives": 4},
         "training": {"learning_rate": 0.001},
     },
+    "search": {
+        "towers": {"dim": 256, "query_id": "off", "item_id": "off", "history": "none"},
+        "loss": {"kind": "symmetric"},
+        "training": {"batch_size": 1024, "learning_rate": 0.002},
+    },
 }
 """``dssm``: Huang et al., CIKM 2013, sections 3 and 4: letter trigrams, two hidden layers of 300 and an
 output of 128, all with tanh, and the softmax of the cosines of the clicked document and four others.
-Differs: trigrams weigh by how rare they are, the smoothing factor is learnt, and Adam takes the steps."""
+Differs: trigrams weigh by how rare they are, the smoothing factor is learnt, and Adam takes the steps.
+
+``search``: the same task as it is done now: words, pairs of words and trigrams, one wide layer, and a
+softmax over the batch both ways (Radford et al., ICML 2021), corrected for how often documents are drawn.
+"""
 
 
 def recipe(name: str) -> Config:
     """Return the settings of a published model.
 
     Args:
-        name: ``"dssm"``.
+        name: ``"dssm"`` or ``"search"``.
 
     Raises:
         ConfigError: There is no such recipe.

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
 from twotower.config import TowersConfig
 from twotower.towers.build import build_history_encoder
 from twotower.towers.history import DecayedMean, HistoryEncoder
-from twotower.towers.transformer import Transformer, _look_up
+from twotower.towers.transformer import Transformer
 
 B, L, D = 4, 6, 3
 KINDS = [k for k in get_args(get_type_hints(TowersConfig)["history"]) if k not in ("auto", "none")]
@@ -189,16 +188,6 @@ def test_every_weight_is_trained(kind: str) -> None:
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
-
-
-def test_a_bias_by_time_has_the_gradient_of_its_look_ups() -> None:
-    table = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
-    rows = torch.randint(0, 4, (3, 7, 7))  # the last row is never looked up
-    weights = torch.randn(3, 7, 7, 2, dtype=torch.float64)
-    (expected,) = torch.autograd.grad((F.embedding(rows, table) * weights).sum(), table)
-    (found,) = torch.autograd.grad((_look_up(table, rows) * weights).sum(), table)
-    torch.testing.assert_close(found, expected)
-    assert not found[4].any()
 
 
 def test_heads_share_the_width() -> None:

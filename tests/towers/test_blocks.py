@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.towers.blocks import SkipMLP
+from twotower.towers.blocks import SkipMLP, TanhMLP
 
 DIM = 3
 
@@ -54,3 +54,21 @@ def test_dropout_is_for_training() -> None:
 def test_a_block_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="hidden must have at least one width, got none"):
         SkipMLP(DIM, (), 0.0)
+
+
+def test_layers_of_tanh_by_hand() -> None:
+    # tanh(1 + 0.5) = 0.90515; times 2 and less 1 that is 0.81030, whose tanh is 0.66975.
+    block = TanhMLP((1, 1), 0.0)
+    with torch.no_grad():
+        block.bias.fill_(0.5)
+        for parameter, value in zip(block.layers.parameters(), (2.0, -1.0), strict=True):
+            parameter.fill_(value)
+    assert block(torch.tensor([[1.0]])).item() == pytest.approx(0.66975, abs=1e-4)
+
+
+def test_layers_of_tanh_have_the_widths_that_they_were_given() -> None:
+    block = TanhMLP((6, 5, 4), 0.0)
+    assert block(torch.zeros(2, 6)).shape == (2, 4)
+    assert [tuple(p.shape) for p in block.parameters()] == [(6,), (5, 6), (5,), (4, 5), (4,)]
+    with pytest.raises(ValueError, match=r"widths must be at least two, got 1"):
+        TanhMLP((6,), 0.0)

@@ -106,7 +106,8 @@ class TestQueryVectors:
         if not rows:
             return model.encode_queries(features)
         vectors = model.item_inputs(read)[None]
-        return model.encode_queries(features, vectors, torch.ones(1, len(recent)) > 0)
+        seconds = torch.arange(len(recent))[None].float()  # the events are a second apart
+        return model.encode_queries(features, vectors, torch.ones(1, len(recent)) > 0, seconds)
 
     @pytest.mark.parametrize("chunk", [1, 2, 4, 5, 6, 4096])
     @pytest.mark.parametrize("history", ["none", "mean", "recency", "pooled"])

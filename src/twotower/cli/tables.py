@@ -24,7 +24,7 @@ TestSessions = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
-Recipe = Annotated[str | None, typer.Option(help="Settings of a published model: dssm.")]
+Recipe = Annotated[str | None, typer.Option(help="Settings for a task: dssm or search.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
 ]

@@ -130,11 +130,14 @@ class _Model(Protocol):
 def _model(encoder: str) -> _Model:
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
     except ImportError as error:
         raise MissingExtraError(
             f"the sentence encoder {encoder!r} needs the library 'sentence-transformers'; install it "
             "with pip install 'twotower[text]'."
         ) from error
+    had_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return cast("_Model", SentenceTransformer(encoder))
     except Exception as error:  # the library raises whatever its own libraries raise
@@ -143,6 +146,9 @@ def _model(encoder: str) -> _Model:
             "features.sentence_encoder must be the folder or the name of a sentence encoder, got "
             f"{encoder!r}: {reason[0]}"
         ) from error
+    finally:
+        if had_bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _computed(model: _Model, texts: list[str]) -> Vectors:

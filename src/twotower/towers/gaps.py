@@ -17,7 +17,8 @@ def gap_rows(seconds: Tensor) -> Tensor:
 class SinceLast(nn.Module):
     """A vector for the time since the event before: whether an event goes on, or begins anew.
 
-    It starts at zero. The first event of a window has none.
+    It starts at zero. The first event of a window has none. Beside it, a bias of the attention by the time
+    between any two events (Zhai et al., ICML 2024) gave nothing; see docs/histories.md.
 
     Args:
         dim: Width.

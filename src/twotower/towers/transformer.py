@@ -2,42 +2,41 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.towers.dropout import dropout
-from twotower.towers.gaps import NUM_GAPS, gap_rows
 from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, State
 
 
 class Transformer(HistoryEncoder):
-    """Blocks of attention and a gated layer, each position reading those up to it, beside a pooled history.
+    """Attention and a gated layer, each position reading those up to it, beside a pooled history.
 
     What differs from SASRec (Kang and McAuley, ICDM 2018) is what later work found better: norms
     before each layer, without a mean (RMSNorm); a gated layer (SwiGLU); and no positions, but a bias of
-    the attention by how many events and how much time lie between two events, so that it is the same
-    wherever a window is cut. A learnt start stands before each window: what a history without any
-    event is read as, and what an event can attend to in place of others. What the blocks find is added
-    to the means of a ``PooledHistory``, which need no attention to be found.
+    the attention by how many events lie between two, so that it is the same wherever a window is cut. A
+    learnt start stands before each window: what a history without any event is read as, and what an event
+    can attend to in place of others. What the block finds is added to the means of a ``PooledHistory``,
+    which need no attention to be found. Times are read of each event; see ``SinceLast``.
 
     Args:
         dim: ``d``.
         dropout: Of the inputs and of what each layer adds, in training.
-        num_blocks: At least 1.
-        num_heads: A divisor of ``dim``.
+        num_blocks: At least 1; more of them gave nothing, see docs/histories.md.
+        num_heads: A divisor of ``dim``; more of them gave nothing either.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``.
 
     Source: Vaswani et al., NeurIPS 2017; Zhang and Sennrich, NeurIPS 2019 (RMSNorm); Shazeer,
-        arXiv 2002.05202 (SwiGLU); Zhai et al., ICML 2024 (HSTU: the bias by place and time).
+        arXiv 2002.05202 (SwiGLU); Raffel et al., JMLR 2020, section 2.1 (the bias by place).
     """
 
     def __init__(
-        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
+        self, dim: int, dropout: float, *, num_blocks: int = 1, num_heads: int = 1
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -50,56 +49,45 @@ class Transformer(HistoryEncoder):
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to ``(B, L, d)``."""
-        read = self._read(item_vectors, mask, times, last_only=False)
+        read = self._read(item_vectors, mask, last_only=False)
         return read + cast("Tensor", self.pooled(item_vectors, mask, times))
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return ``forward(...)[:, -1]``, of whose last block only that position is computed."""
-        read = self._read(item_vectors, mask, times, last_only=True)[:, 0]
+        read = self._read(item_vectors, mask, last_only=True)[:, 0]
         return read + self.pooled.last(item_vectors, mask, times)
 
     def step(
         self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
     ) -> tuple[Tensor, State]:
-        """Read one event more; the state is the moments, each block's keys and values, and the pools'.
-
-        Moments are ``(B, n)``, and ``(B, 0)`` where events have no times.
-        """
-        num = 1 + 2 * len(self.blocks)
+        """Read one event more; the state is each block's keys and values, and the pools'."""
+        num = 2 * len(self.blocks)
         pooled, of_pools = self.pooled.step(item_vectors, times, state[num:] if state else None)
-        state = state[:num] if state else None
         if state is None:
-            start = self.start.to(item_vectors.dtype).expand_as(item_vectors)
-            moments = None if times is None else torch.zeros_like(times)
-            _, state = self._next(start, moments, (start.new_zeros(len(start), 0),))
-        output, state = self._next(item_vectors, times, state)
-        return cast("Tensor", self.norm(output)) + pooled, (*state, *of_pools)
+            _, caches = self._next(self.start.to(item_vectors.dtype).expand_as(item_vectors), ())
+        else:
+            caches = state[:num]
+        output, caches = self._next(item_vectors, caches)
+        return cast("Tensor", self.norm(output)) + pooled, (*caches, *of_pools)
 
-    def _next(self, vectors: Tensor, times: Tensor | None, state: State) -> tuple[Tensor, State]:
+    def _next(self, vectors: Tensor, caches: State) -> tuple[Tensor, State]:
         """Return what a position after all others is mapped to, the start being one."""
-        moments, *caches = state
-        if times is not None:
-            moments = torch.cat([moments, times[:, None]], dim=1)
         count = caches[0].shape[1] if caches else 0
-        between = _Between.of_last(
-            count + 1, vectors.device, moments if times is not None else None
-        )
+        between = _Between.of_last(count + 1, vectors.device)
         read = vectors[:, None]
-        kept = [moments]
+        kept: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             before = caches[2 * i : 2 * i + 2]
             read, *after = cast("_Block", block).step(read, between, before)
             kept += after
         return read[:, 0], tuple(kept)
 
-    def _read(
-        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, *, last_only: bool
-    ) -> Tensor:
+    def _read(self, item_vectors: Tensor, mask: Tensor, *, last_only: bool) -> Tensor:
         vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0)
         vectors = dropout(vectors, self.dropout, self.training)
         start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)
         vectors = torch.cat([start, vectors], dim=1)  # (B, 1 + L, d)
-        between = _Between.of_windows(mask, times)
+        between = _Between.of_windows(mask)
         for block in self.blocks[:-1]:
             vectors = block(vectors, between, last_only=False)
         vectors = self.blocks[-1](vectors, between, last_only=last_only)
@@ -116,7 +104,7 @@ class Transformer(HistoryEncoder):
         vectors = self.start.to(like.dtype).view(1, 1, -1)
         nothing = torch.zeros(1, 0, dtype=torch.bool, device=like.device)
         for block in self.blocks:
-            vectors = block(vectors, _Between.of_windows(nothing, None), last_only=False)
+            vectors = block(vectors, _Between.of_windows(nothing), last_only=False)
         return vectors
 
 
@@ -126,37 +114,26 @@ class _Between:
     Args:
         places: ``(R, 1 + L)`` how many events each of the first stands after each of the second.
         visible: ``(B or 1, R, 1 + L)`` which may be read.
-        gaps: ``(B, R, 1 + L)`` seconds between them, or None.
     """
 
-    def __init__(self, places: Tensor, visible: Tensor, gaps: Tensor | None) -> None:
+    def __init__(self, places: Tensor, visible: Tensor) -> None:
         self.visible = visible
         # Bucket 0 is the start, whose distance means nothing: padding may stand between.
         self.places = places.clamp(0, NUM_PLACES - 1) + 1
         self.places[:, 0] = 0
-        self.gaps = None
-        if gaps is not None:
-            self.gaps = gap_rows(gaps) + 1
-            self.gaps[:, :, 0] = 0
 
     @staticmethod
-    def of_windows(mask: Tensor, times: Tensor | None) -> "_Between":
+    def of_windows(mask: Tensor) -> "_Between":
         """Return what lies between all positions of ``(B, L)`` windows and the start before them."""
         place = torch.arange(mask.shape[1] + 1, device=mask.device)
         places = place[:, None] - place[None, :]
-        visible = (places >= 0) & F.pad(mask, (1, 0), value=True)[:, None, :]
-        if times is None:
-            return _Between(places, visible, None)
-        moments = F.pad(times, (1, 0))
-        return _Between(places, visible, moments[:, :, None] - moments[:, None, :])
+        return _Between(places, (places >= 0) & F.pad(mask, (1, 0), value=True)[:, None, :])
 
     @staticmethod
-    def of_last(count: int, device: torch.device, moments: Tensor | None) -> "_Between":
-        """Return what lies between the last of ``count`` positions and all; moments are ``(B, count)``."""
+    def of_last(count: int, device: torch.device) -> "_Between":
+        """Return what lies between the last of ``count`` positions and all."""
         places = torch.arange(count - 1, -1, -1, device=device)[None]
-        visible = torch.ones(1, 1, count, dtype=torch.bool, device=device)
-        gaps = None if moments is None else moments[:, -1:, None] - moments[:, None, :]
-        return _Between(places, visible, gaps)
+        return _Between(places, torch.ones(1, 1, count, dtype=torch.bool, device=device))
 
 
 class _Block(nn.Module):
@@ -171,15 +148,9 @@ class _Block(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.by_place = nn.Parameter(torch.zeros(NUM_PLACES + 1, num_heads))
-        self.by_gap = nn.Parameter(torch.zeros(NUM_GAPS + 1, num_heads))
         width = 2 * dim
         self.gate_up = nn.Linear(dim, 2 * width, bias=False)
         self.down = nn.Linear(width, dim, bias=False)
-        with (
-            torch.no_grad()
-        ):  # nothing is added at first: training starts from the last event alone
-            self.out.weight.zero_()
-            self.down.weight.zero_()
 
     def forward(self, vectors: Tensor, between: _Between, *, last_only: bool) -> Tensor:
         """Map ``(B, 1 + L, d)`` to the same, or to ``(B, 1, d)``."""
@@ -215,8 +186,6 @@ class _Block(nn.Module):
 
     def _bias(self, between: _Between, rows: slice) -> Tensor:
         bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
-        if between.gaps is not None:
-            bias = bias + _look_up(self.by_gap, between.gaps[:, rows])
         hidden = ~between.visible[:, rows, :, None]
         return bias.masked_fill(hidden, -math.inf).permute(0, 3, 1, 2)
 
@@ -231,31 +200,6 @@ class _Block(nn.Module):
             queries, keys, values, attn_mask=bias.to(queries.dtype)
         )
         return cast("Tensor", self.out(found.transpose(1, 2).reshape(num, length, dim)))
-
-
-class _LookUp(torch.autograd.Function):
-    """``F.embedding`` of few rows, each looked up very often: its gradient is counted, not scattered."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.num_rows = len(table)
-        return F.embedding(rows, table)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        flat = rows.reshape(-1)
-        sums = [
-            torch.bincount(flat, weights=column, minlength=ctx.num_rows)
-            for column in gradient.reshape(len(flat), -1).unbind(1)
-        ]
-        return torch.stack(sums, dim=1).to(gradient.dtype), None
-
-
-def _look_up(table: Tensor, rows: Tensor) -> Tensor:
-    """Return ``(*rows.shape, d)`` of a ``(n, d)`` table."""
-    return cast("Tensor", _LookUp.apply(table, rows))  # type: ignore[no-untyped-call]
 
 
 class RMSNorm(nn.Module):

@@ -1,0 +1,76 @@
+"""Two rankings as one: by what texts mean, and by which words they share."""
+
+import torch
+from torch import Tensor
+
+RANK_CONSTANT = 60
+"""What is added to each rank before it is inverted, as in the paper."""
+
+
+def convex(dense: Tensor, lexical: Tensor, weight: float) -> Tensor:
+    """Return ``(1 - weight) * n(dense) + weight * n(lexical)``, ``n`` from the least score to the largest.
+
+    Lexical scores begin at 0, which is that of an item without a word of the query, so ``n(s) = s / max``;
+    dense ones at the least of the line, ``n(s) = (s - min) / (max - min)``. ``-inf`` stays.
+
+    Args:
+        dense: ``(n, I)`` float.
+        lexical: ``(n, I)`` float, none below 0.
+        weight: In [0, 1].
+
+    Returns:
+        ``(n, I)`` float, in [0, 1] where it is finite.
+
+    Raises:
+        ValueError: ``weight`` is out of range, or the shapes differ.
+
+    Source: Bruch, Gai and Ingber, TOIS 2023, section 4 (convex combinations with min-max normalisation,
+        the lexical minimum taken from theory). Differs: over all items, not over the best of each list.
+    """
+    _check_shapes(dense, lexical)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight must be in [0, 1], got {weight}.")
+    is_out = dense.isneginf()
+    least = dense.masked_fill(is_out, torch.inf).amin(dim=1, keepdim=True)
+    spread = (dense.amax(dim=1, keepdim=True) - least).clamp(min=1e-12)
+    of_meaning = ((dense - least) / spread).masked_fill(is_out, -torch.inf)
+    of_words = lexical / lexical.amax(dim=1, keepdim=True).clamp(min=1e-12)
+    if weight == 1:
+        return of_words.masked_fill(is_out, -torch.inf)
+    return (1 - weight) * of_meaning + weight * of_words
+
+
+def reciprocal_ranks(dense: Tensor, lexical: Tensor) -> Tensor:
+    """Return the sum of ``1 / (60 + rank)`` over both, ranks from 1; items without a shared word get none.
+
+    Args:
+        dense: ``(n, I)`` float; ``-inf`` stays.
+        lexical: ``(n, I)`` float, none below 0.
+
+    Returns:
+        ``(n, I)`` float32.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: Cormack, Clarke and Buettcher, SIGIR 2009.
+    """
+    _check_shapes(dense, lexical)
+    of_words = (1 / (RANK_CONSTANT + _ranks(lexical))).masked_fill(lexical <= 0, 0.0)
+    return (1 / (RANK_CONSTANT + _ranks(dense)) + of_words).masked_fill(
+        dense.isneginf(), -torch.inf
+    )
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Return each item's place, from 1; of equal scores the first is ahead."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(1, scores.shape[1] + 1, device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).float()
+
+
+def _check_shapes(dense: Tensor, lexical: Tensor) -> None:
+    if dense.shape != lexical.shape:
+        raise ValueError(
+            f"scores must have one shape, got {tuple(dense.shape)} and {tuple(lexical.shape)}."
+        )
