@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,14 +31,13 @@ from torch import Tensor
 import public_sets
 from common import RESULTS, cached, report
 from twotower import Config, recipe
-from twotower.data.dataset import Cases
-from twotower.evaluation.baselines.bm25 import BM25
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.metrics import graded_ndcg_at_k, map_at_k, mrr_at_k, ndcg_at_k, recall_at_k
 from twotower.features.histories import Histories
 from twotower.features.sentences import encoded
 from twotower.features.tokens import letter_trigrams, words_of
 from twotower.index.fusion import convex, reciprocal_ranks
+from twotower.index.lexical import LexicalIndex, Words, words_of_texts
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -116,21 +114,15 @@ class Lexical:
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Tensor:
         """Return BM25 scores; ``documents`` are some of the collection."""
-        asked, held = _words(queries), _words(self.collection)
-        nothing: tuple[tuple[str, ...], ...] = ((), ())
-        index = BM25.fit(nothing + asked, nothing + held, k1=self.k1, b=self.b)
-        rows = np.arange(2, len(queries) + 2, dtype=np.int32)
-        cases = Cases(rows, Histories.empty(len(rows)), Histories.empty(len(rows)))
-        place = {text: i + 2 for i, text in enumerate(self.collection)}
+        nothing: Words = ((), ())
+        index = LexicalIndex(nothing + _words(self.collection), k1=self.k1, b=self.b)
+        place = {text: i + len(nothing) for i, text in enumerate(self.collection)}
         columns = torch.tensor([place[text] for text in documents])
-        return index.score(cases)[:, columns]
+        return index.scores(_words(queries))[:, columns]
 
 
-def _words(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    lines, words = words_of(pl.Series(texts))
-    ends = np.searchsorted(lines, np.arange(len(texts) + 1))
-    every = words.to_list()
-    return tuple(tuple(every[low:high]) for low, high in pairwise(ends.tolist()))
+def _words(texts: Sequence[str]) -> Words:
+    return words_of_texts([pl.Series(texts)])
 
 
 @dataclass(frozen=True)

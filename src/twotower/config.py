@@ -212,7 +212,7 @@ class TowersConfig:
     """Probability with which each input of the query tower's layers is left out in training."""
     id_dropout: float = 0.05
     """Probability with which an id is taken as unknown in training, so that features learn to stand in; and
-    what is known of an event of a history beside its item."""
+    what is known of an event of a history beside its item; and the times of a whole history."""
     similarity: Literal["auto", "dot", "cosine"] = "auto"
     """``cosine`` normalises both outputs; ``auto`` is cosine for the softmax of 5,000 queries or more whose
     temperature is learnt, else dot, as it is for towers of your own."""

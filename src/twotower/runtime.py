@@ -5,12 +5,14 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, MissingExtraError
 
 # Below this bfloat16 is not worth the digits that it costs.
 LEAST_BFLOAT16_GAIN = 1.5
@@ -116,3 +118,23 @@ def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.pl
     given = Path(environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification says to ignore a relative path.
     return (given if given.is_absolute() else Path.home() / ".cache") / "twotower"
+
+
+def library(name: str, *, wanted_by: str, extra: str) -> ModuleType:
+    """Return a module of an optional library.
+
+    Args:
+        name: The module's.
+        wanted_by: What needs it.
+        extra: What installs it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{wanted_by} needs the library {name.split('.')[0]!r}; "
+            f"install it with pip install 'twotower[{extra}]'."
+        ) from error

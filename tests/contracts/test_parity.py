@@ -193,7 +193,7 @@ class TestEveryKindOfFeature:
 
     def test_all_kinds_are_fed(self, both: tuple[Trained, Retriever]) -> None:
         kinds = {f.kind for f in both[1].contents.items.transforms.features}
-        assert kinds == {"id", "shown", "categorical", "number", "tags", "time", "vector"}
+        assert kinds == {"id", "text", "categorical", "number", "tags", "time", "vector"}
 
     def test_features_bit_for_bit(
         self, both: tuple[Trained, Retriever], every_kind: SyntheticTables
@@ -218,7 +218,12 @@ class TestEveryKindOfFeature:
         for place in range(0, 80, 9):
             line = every_kind.queries.row(place, named=True)
             query = line.pop("query_id")
-            told = opened.encode_queries(features=line, history=opened.history(query))
+            own = every_kind.interactions.filter(query_id=query).sort("timestamp")
+            events = [
+                {"item_id": item, "time": time}
+                for item, time in own.select("item_id", "timestamp").head(-1).iter_rows()
+            ]
+            told = opened.encode_queries(features=line, history=events)
             assert np.allclose(told[0], vectors[place], atol=1e-5), line
 
 

@@ -209,10 +209,15 @@ class TestByFeaturesAndHistory:
     def test_features_and_history_of_a_query_are_the_query(
         self, retriever: Retriever, tiny_world: SyntheticTables
     ) -> None:
-        """Times apart: a history that is given as a list has none."""
         line = tiny_world.queries.row(11, named=True)
         query = line.pop("query_id")
-        described = retriever.recommend(features=line, history=retriever.history(query), k=9)
+        own = tiny_world.interactions.filter(query_id=query).sort("timestamp")
+        events = [
+            {"item_id": item, "time": time}
+            for item, time in own.select("item_id", "timestamp").head(-1).iter_rows()
+        ]
+        assert [event["item_id"] for event in events] == retriever.history(query)
+        described = retriever.recommend(features=line, history=events, k=9)
         assert described.query_id is None
         assert same(described, retriever.recommend(query, k=9))
 

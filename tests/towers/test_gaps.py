@@ -36,6 +36,15 @@ def test_it_starts_as_nothing_and_is_learnt() -> None:
     assert since.table.weight.grad[2].tolist() == [2.0, 2.0, 2.0]  # 5 and 4 seconds
 
 
+def test_some_windows_are_read_without_times_in_training() -> None:
+    since = awake()
+    since.dropout = 0.5
+    mask, times = torch.ones(64, 2, dtype=torch.bool), torch.tensor([[0.0, 5.0]]).expand(64, 2)
+    read = since(mask, times)[:, 1, 0]
+    assert set(read.tolist()) == {0.0, 3.0}
+    assert since.eval()(mask, times)[:, 1, 0].eq(3.0).all()
+
+
 class Items(torch.nn.Module):
     dim = 3
 

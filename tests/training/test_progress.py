@@ -61,7 +61,6 @@ class TestWhatIsShown:
                         feature.name in line and feature.side in line and feature.reason in line
                         for line in text.splitlines()
                     ), feature
-        assert "shown only" in text
 
     def test_every_choice_and_note(self, shown: tuple[str, Trained]) -> None:
         text, trained = shown

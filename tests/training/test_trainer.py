@@ -154,6 +154,8 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "history_length": ({}, 1),
         "history_items": ({}, "ids"),
         "query_id": ({"towers": {"query_id": "off"}}, "on"),
+        "item_id": ({}, "off"),
+        "block": ({"towers": {"history": "none", "item_hidden": [6], "query_hidden": [6]}}, "tanh"),
         "dropout": ({"towers": {"dropout": 0.1}}, 0.5),
         "id_dropout": ({"towers": {"id_dropout": 0.1}}, 0.5),
         "similarity": ({}, "cosine"),
@@ -507,7 +509,7 @@ class TestInterruption:
         settings: Settings = {"training": {"epochs": 3, "patience": 9}}
         whole = trainer_of(small_world, settings).fit()
         real, stopped = torch.Tensor.clone, 0
-        for moment in range(12, 110, 14):
+        for moment in range(12, 150, 14):
             calls = [0]
 
             def clone(self: Any, *, calls: list[int] = calls, moment: int = moment) -> Any:

@@ -31,6 +31,9 @@ def command(
         Path | None, typer.Option(help="File for --all: .parquet, .csv or .jsonl.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    words: Annotated[
+        float, typer.Option(help="Share in 0..1 of the words in common, by BM25.")
+    ] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recommend items to a query named by its id, described by features, or by a history.
@@ -57,7 +60,11 @@ def command(
         screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
         return
     answer = retriever.recommend(
-        query, features=described, history=None if history is None else ids(history), k=k
+        query,
+        features=described,
+        history=None if history is None else ids(history),
+        k=k,
+        words=words,
     )
     if json:
         print_json(as_json(retriever, answer, of="query"))

@@ -9,7 +9,8 @@ from twotower.index.base import Found
 from twotower.index.topk import top_columns
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
-_CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
+CHUNK_SCORES = 2**24
+"""Float32 scores held at once: 64 MB."""
 
 
 class ExactIndex:
@@ -43,7 +44,7 @@ class ExactIndex:
             raise ValueError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
-        size = max(1, _CHUNK_SCORES // num_rows)
+        size = max(1, CHUNK_SCORES // num_rows)
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
             scores = query_vectors[here] @ self.item_vectors.T

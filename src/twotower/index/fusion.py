@@ -1,7 +1,14 @@
 """Two rankings as one: by what texts mean, and by which words they share."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from twotower.features.histories import Histories
+from twotower.index.base import Found
+from twotower.index.exact import CHUNK_SCORES, best_of_scores
+from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 RANK_CONSTANT = 60
 """What is added to each rank before it is inverted, as in the paper."""
@@ -60,6 +67,43 @@ def reciprocal_ranks(dense: Tensor, lexical: Tensor) -> Tensor:
     return (1 / (RANK_CONSTANT + _ranks(dense)) + of_words).masked_fill(
         dense.isneginf(), -torch.inf
     )
+
+
+class FusedIndex:
+    """Finds items by their vectors and by lexical scores at once; satisfies ``Index``.
+
+    Args:
+        item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
+        lexical: ``(Q, num_item_rows)`` float32 of the queries that are searched, none below 0.
+        weight: Of the lexical scores; see ``convex``.
+    """
+
+    def __init__(self, item_vectors: Tensor, lexical: Tensor, weight: float) -> None:
+        self.item_vectors = item_vectors
+        self.lexical = lexical
+        self.weight = weight
+
+    def search(
+        self,
+        query_vectors: Tensor,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """Return the ``k`` items of largest ``convex`` score; see ``Index.search``."""
+        num_rows, num_queries = len(self.item_vectors), len(query_vectors)
+        rows = np.full((num_queries, k), PADDING_ROW, np.int32)
+        best = np.full((num_queries, k), -np.inf, np.float32)
+        size = max(1, CHUNK_SCORES // num_rows)
+        for start in range(0, num_queries, size):
+            here = slice(start, min(start + size, num_queries))
+            dense = query_vectors[here] @ self.item_vectors.T
+            dense[:, :FIRST_ROW] = -torch.inf
+            scores = convex(dense, self.lexical[here].to(dense.device), self.weight)
+            own = None if exclude is None else exclude.take(here)
+            rows[here], best[here] = best_of_scores(scores, k, own, allowed)
+        return Found(rows, best)
 
 
 def _ranks(scores: Tensor) -> Tensor:

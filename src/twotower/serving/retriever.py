@@ -16,7 +16,10 @@ from twotower.errors import BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.features.schema import TEXTS
+from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
+from twotower.index.fusion import FusedIndex
+from twotower.index.lexical import LexicalIndex, Words, words_of_texts
 from twotower.runtime import choose_device
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
@@ -31,7 +34,7 @@ from twotower.serving.arguments import (
     plain,
     queries_of,
 )
-from twotower.serving.bundle import Contents, open_bundle
+from twotower.serving.bundle import Contents, SideContents, open_bundle
 from twotower.serving.session import Session
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
@@ -151,6 +154,7 @@ class Retriever:
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
+        words: float = 0.0,
     ) -> Any:
         """Return the ``k`` best items for one query, or for several.
 
@@ -170,16 +174,23 @@ class Retriever:
                 unless repeats were part of it.
             among: Ids that the answer may hold; None allows the whole catalogue.
             without: Ids that the answer must not hold.
+            words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
+                ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
+                ``index.fusion.convex``). It needs text on both sides.
 
         Returns:
             A ``Recommendation`` for one query, ``Recommendations`` where any argument is a list of
             several.
 
         Raises:
-            ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, or an
-                argument is of a form that cannot be read.
+            MissingExtraError: ``words`` is above 0, and ``bm25s`` is not installed.
+            ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an
+                argument is of a form that cannot be read, or ``words`` is out of range or above 0 where a
+                side has no text.
         """
         k = self._checked_k(k)
+        if not 0 <= words <= 1:
+            raise ValueError(f"words must be in [0, 1], got {words}.")
         ids, given, lists, single = queries_of(query_id, features, history)
         rows = self._query_rows(ids)
         arrays = self._features_of(ids, rows, given)
@@ -188,7 +199,11 @@ class Retriever:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed(among, without)
         vectors = self.encoding.query_vectors(arrays, histories, events)
-        answers = self._answer(ids, arrays, histories, vectors, k, exclude_seen, allowed)
+        index: Index = self.index
+        if words:
+            lexical = self._lexical_index.scores(self._words_asked(ids, rows, given))
+            index = FusedIndex(self.index.item_vectors, lexical, words)
+        answers = self._answer(ids, arrays, histories, vectors, k, exclude_seen, allowed, index)
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
@@ -352,6 +367,7 @@ class Retriever:
             self._checked_k(k),
             not self.contents.repeats if exclude_seen is None else exclude_seen,
             self._allowed(among, without),
+            self.index,
         )[0]
 
     def _checked_k(self, k: int) -> int:
@@ -368,10 +384,11 @@ class Retriever:
         k: int,
         exclude_seen: bool,
         allowed: npt.NDArray[np.bool_] | None,
+        index: Index,
     ) -> list[Recommendation]:
         known = self.encoding.is_known(arrays, histories)
         exclude = histories if exclude_seen else None
-        found = self.index.search(vectors, k, exclude=exclude, allowed=allowed)
+        found = index.search(vectors, k, exclude=exclude, allowed=allowed)
         rows, scores = found.item_rows.copy(), found.scores.copy()
         if not known.all():
             popular = self._popular(
@@ -444,6 +461,39 @@ class Retriever:
                 stored[name][lines] = told[name][lines]
         return stored
 
+    @cached_property
+    def _lexical_index(self) -> LexicalIndex:
+        table = self.contents.items
+        columns = _text_columns(table)
+        if not columns:
+            raise ValueError("words must be 0 where items have no column of text, got more.")
+        words = words_of_texts([table.frame[name] for name in columns])
+        return LexicalIndex((((),) * FIRST_ROW) + words)
+
+    def _words_asked(
+        self,
+        ids: Sequence[Id | None],
+        rows: npt.NDArray[np.int32],
+        given: GivenFeatures | None,
+    ) -> Words:
+        """Return the words of the queries' texts: what is given, else what is stored, else a new id."""
+        queries = self.contents.queries
+        columns = _text_columns(queries)
+        if not columns:
+            raise ValueError("words must be 0 where queries have no column of text, got more.")
+        places = pl.Series(rows.astype(np.int64) - FIRST_ROW)
+        known = pl.select(pl.when(places >= 0).then(places)).to_series()
+        texts = []
+        for name in columns:
+            text = queries.frame[name].gather(known).cast(pl.String)
+            if name == queries.id_column:
+                text = new_ids(ids, name)[name]
+            if given is not None and name in given.frame.columns:
+                lines = pl.Series(given.lines_with[name])
+                text = text.zip_with(~lines, given.frame[name].cast(pl.String))
+            texts.append(text)
+        return words_of_texts(texts)
+
     def _stored_histories(self, rows: npt.NDArray[np.integer]) -> Histories:
         stored = self.contents.histories
         return Histories.empty(len(rows)) if stored is None else stored.take(rows)
@@ -476,3 +526,9 @@ class Retriever:
             allowed[ids.rows_of(ids_of(without, what="without"))] = False
         allowed[:FIRST_ROW] = False
         return allowed
+
+
+def _text_columns(table: SideContents) -> list[str]:
+    """Return the columns of a side that are read as text."""
+    texts = (f.source for f in table.transforms.features if f.kind in TEXTS)
+    return list(dict.fromkeys(texts))

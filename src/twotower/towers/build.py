@@ -108,7 +108,7 @@ def build_model(
             _block(config, config.query_hidden),
             events=events,
             items=own_items,
-            since=SinceLast(config.dim) if config.history in TIMED else None,
+            since=SinceLast(config.dim, config.id_dropout) if config.history in TIMED else None,
         )
     start_alike(encoders)
     return TwoTower(

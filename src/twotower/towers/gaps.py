@@ -22,10 +22,12 @@ class SinceLast(nn.Module):
 
     Args:
         dim: Width.
+        dropout: Share of the windows that are read without times in training, as bare ids are in serving.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.table = nn.Embedding(NUM_GAPS, dim)
         nn.init.zeros_(self.table.weight)
 
@@ -36,7 +38,10 @@ class SinceLast(nn.Module):
         gaps = torch.zeros_like(times)
         gaps[:, 1:] = times[:, 1:] - times[:, :-1]
         vectors = cast("Tensor", self.table(gap_rows(gaps)))
-        return vectors.masked_fill(~(before & mask)[:, :, None], 0.0)
+        is_read = before & mask
+        if self.training and self.dropout > 0:
+            is_read &= torch.rand(len(mask), 1, device=mask.device) >= self.dropout
+        return vectors.masked_fill(~is_read[:, :, None], 0.0)
 
     def step(self, times: Tensor, before: Tensor) -> Tensor:
         """Map the ``(B,)`` seconds of events and of those before them to ``(B, dim)``."""

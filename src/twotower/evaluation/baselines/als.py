@@ -10,9 +10,9 @@ import torch
 from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.evaluation.baselines.extras import library
 from twotower.evaluation.baselines.matrices import history_matrix, query_item_matrix
 from twotower.evaluation.baselines.validation import Validation
+from twotower.runtime import library
 from twotower.vocab import FIRST_ROW
 
 # What is tried, the value to fall back on first.
@@ -91,7 +91,7 @@ class ALS:
         if counts.nnz:
             counts.data /= counts.data.mean()
         counts.data *= alpha
-        als = library("implicit.cpu.als", "als")
+        als = library("implicit.cpu.als", wanted_by="als", extra="baselines")
         with _one_blas_thread():
             model = als.AlternatingLeastSquares(
                 factors=factors,
@@ -145,4 +145,4 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
 
 def _one_blas_thread() -> Any:
     """Return a context in which each of the library's threads has its own BLAS to itself."""
-    return library("threadpoolctl", "als").threadpool_limits(1, "blas")
+    return library("threadpoolctl", wanted_by="als", extra="baselines").threadpool_limits(1, "blas")

@@ -1,0 +1,183 @@
+"""Search by words: keys that are text, searches that were never seen, recipes, and fusion with BM25."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twotower import Config, ConfigError, Retriever, recipe
+from twotower.features.encoders import TextEncoder
+from twotower.recipes import RECIPES
+from twotower.towers.blocks import TanhMLP
+from twotower.towers.model import ItemTower, QueryTower
+from twotower.training.pipeline import Trained, train
+
+SUBJECTS = ["dog", "cat", "car", "boat", "tree", "piano", "mountain", "bread", "river", "house"]
+WAYS = ["a picture of a {}", "one {} alone", "where is the {}", "the old {}", "buy a {} online"]
+PLACES = ["in the garden", "by the sea", "at night"]
+
+
+def clicks() -> pl.DataFrame:
+    """Return searches, each with the pages about its subject."""
+    return pl.DataFrame(
+        [
+            (way.format(subject), f"everything about the {subject} {place}")
+            for way in WAYS
+            for subject in SUBJECTS
+            for place in PLACES
+        ],
+        schema=["query", "document"],
+        orient="row",
+    ).sample(fraction=1.0, shuffle=True, seed=0)
+
+
+def trained_with(config: Config | dict[str, Any], *, epochs: int = 12, **more: Any) -> Trained:
+    tree = Config.of(config).with_settings(
+        [
+            f"training.epochs={epochs}",
+            f"training.patience={epochs}",
+            "training.batch_size=32",
+            "training.learning_rate=0.01",
+        ]
+    )
+    return train(clicks(), config=tree, **more)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    out = tmp_path_factory.mktemp("search") / "model"
+    trained_with(recipe("search"), out=out)
+    return Retriever.open(out)
+
+
+def test_a_key_that_is_text_is_read_both_ways_and_has_no_history(searched: Retriever) -> None:
+    config = searched.contents.config
+    assert config.features.query == {"query": "id+text"}
+    assert config.features.item == {"document": "id+text"}
+    assert config.towers.history == "none"
+    assert Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("query", ["cats!", "CAT?", "my Cat and I", "piano"])
+def test_a_search_that_was_never_seen_is_answered(searched: Retriever, query: str) -> None:
+    answer = searched.recommend(query, k=1)
+    subject = "cat" if "cat" in query.lower() else "piano"
+    assert answer.basis == "model"
+    assert f"the {subject} " in answer.item_ids[0]
+    described = searched.recommend(features={"query": query}, k=1)
+    assert described.item_ids == answer.item_ids
+
+
+def test_several_searches_known_and_new(searched: Retriever) -> None:
+    both = ["the old boat", "boats?", "the old boat"]
+    answers = searched.recommend(both, k=2)
+    assert answers[0].item_ids == answers[2].item_ids
+    alone = [searched.recommend(query, k=2).item_ids for query in both]
+    assert [answer.item_ids for answer in answers] == alone
+
+
+@pytest.mark.parametrize(
+    "query", ["", "...", "x" * 1_000_000, "\ud800 cat", "cat\0dog", "混合 mixed сло́во", "zzzqqq"]
+)
+def test_no_text_makes_it_fail(searched: Retriever, query: str) -> None:
+    assert len(searched.recommend(query, k=3)) == 3
+    assert len(searched.recommend(features={"query": query}, k=3)) == 3
+    assert np.isfinite(searched.encode_items(features=[{"document": query}])).all()
+
+
+def test_a_new_document_is_read_by_its_words(searched: Retriever) -> None:
+    new = searched.encode_items(features=[{"document": "a poem about my cat"}])
+    vectors = searched.encode_items()
+    best = int((vectors @ new[0]).argmax())
+    assert "the cat " in searched.contents.items.ids.ids[best]
+
+
+class TestWords:
+    def test_all_words_alone_is_bm25(self, searched: Retriever) -> None:
+        answer = searched.recommend("everything at night", k=3, words=1.0)
+        assert all(document.endswith("at night") for document in answer.item_ids)
+        assert answer.scores[0] == 1.0
+
+    def test_between_it_is_the_convex_sum(self, searched: Retriever) -> None:
+        query = "the cat at night"
+        num = len(searched.contents.items.ids)
+        dense, lexical = (
+            dict(zip(found.item_ids, found.scores, strict=True))
+            for found in (
+                searched.recommend(query, k=num),
+                searched.recommend(query, k=num, words=1),
+            )
+        )
+        low, high = min(dense.values()), max(dense.values())
+        for item, score in zip(*_answer(searched, query, 0.25, num), strict=True):
+            expected = 0.75 * (dense[item] - low) / (high - low) + 0.25 * lexical[item]
+            assert score == pytest.approx(expected, abs=1e-5)
+
+    def test_filters_hold(self, searched: Retriever) -> None:
+        best = searched.recommend("the cat at night", words=0.5).item_ids
+        others = searched.recommend("the cat at night", words=0.5, without=best[:1]).item_ids
+        assert others[:9] == best[1:]
+
+    @pytest.mark.parametrize("words", [-0.1, 1.1, float("nan")])
+    def test_a_share_out_of_range_is_refused(self, searched: Retriever, words: float) -> None:
+        with pytest.raises(ValueError, match=r"words must be in \[0, 1\], got"):
+            searched.recommend("cat", words=words)
+
+    def test_without_text_it_is_refused(self, tiny_trained: Trained) -> None:
+        with pytest.raises(
+            ValueError, match=r"words must be 0 where queries have no column of text"
+        ):
+            tiny_trained.retriever.recommend(1, words=0.5)
+
+
+def _answer(
+    retriever: Retriever, query: str, words: float, k: int
+) -> tuple[list[Any], list[float]]:
+    found = retriever.recommend(query, k=k, words=words)
+    return found.item_ids, found.scores
+
+
+def test_the_recipe_of_dssm_is_its_towers() -> None:
+    trained = trained_with(recipe("dssm"), epochs=40)
+    model = trained.retriever.encoding.model
+    for tower in (model.query_tower, model.item_tower):
+        assert isinstance(tower, (QueryTower, ItemTower))
+        assert isinstance(tower.block, TanhMLP)
+        assert [tuple(p.shape) for p in tower.block.parameters()][1::2] == [(300, 300), (128, 300)]
+        assert tower.encoder is not None
+        (encoder,) = tower.encoder.encoders
+        assert isinstance(encoder, TextEncoder)
+        assert encoder.table.weight.shape[1] == 300
+    transforms = trained.contents.items.transforms.transforms
+    assert [t.feature.kind for t in transforms] == ["id", "trigrams"]
+    assert trained.contents.config.loss.num_negatives == 4
+    assert trained.figures["model"]["hit_rate@10"] > 0.9
+    assert "piano" in trained.retriever.recommend("the pianno", k=1).item_ids[0]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_configuration(name: str) -> None:
+    assert Config.from_dict(recipe(name).to_dict()) == recipe(name)
+
+
+def test_a_recipe_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"recipe must be one of dssm, search, got 'bert'"):
+        recipe("bert")
+
+
+def test_buckets_and_kinds_reach_the_features(tmp_path: Path) -> None:
+    settings = {"features": {"text_buckets": 500, "text": "words"}}
+    trained = trained_with(settings, out=tmp_path / "model")
+    (_, text) = trained.contents.items.transforms.transforms
+    assert (text.feature.kind, text.feature.buckets, text.vocabulary) == ("words", 500, None)
+    again = Retriever.open(tmp_path / "model")
+    assert again.recommend("cat", k=3).item_ids == trained.retriever.recommend("cat", k=3).item_ids
+
+
+def test_items_without_ids_are_told_apart_by_their_features_alone() -> None:
+    trained = trained_with({"towers": {"item_id": "off"}})
+    tower = trained.retriever.encoding.model.item_tower
+    assert isinstance(tower, ItemTower)
+    assert tower.encoder.names == ["document as text"]
