@@ -128,23 +128,24 @@ class WithFilter(Transformer):
 class WithGapBias(Transformer):
     """Adds to the attention a bias by the time between any two events, as HSTU does.
 
-    The bias is that of the one block, whose ``_bias`` is taken over for the length of a pass.
+    The bias is each block's own, whose ``_bias`` is taken over for the length of a pass.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__(dim, dropout)
-        self.by_gap = nn.Parameter(torch.zeros(NUM_GAPS + 1))
         self.gaps: Tensor | None = None
-        (block,) = self.blocks
-        plain = cast("Any", block)._bias
+        self.by_gap = nn.ParameterList(torch.zeros(NUM_GAPS + 1, 1) for _ in self.blocks)
+        for block, table in zip(self.blocks, self.by_gap, strict=True):
+            block._bias = self._with_gaps(cast("Any", block)._bias, table)  # type: ignore[assignment]
 
+    def _with_gaps(self, plain: Callable[[Any, slice], Tensor], table: Tensor) -> Any:
         def bias(between: Any, rows: slice) -> Tensor:
-            found = cast("Tensor", plain(between, rows))
+            found = plain(between, rows)
             if self.gaps is None or found.shape[-1] != self.gaps.shape[-1]:
                 return found
-            return found + F.embedding(self.gaps[:, rows], self.by_gap[:, None])[..., 0][:, None]
+            return found + F.embedding(self.gaps[:, rows], table)[..., 0][:, None]
 
-        cast("Any", block)._bias = bias
+        return bias
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """See ``HistoryEncoder.forward``."""
@@ -199,7 +200,8 @@ PARTS: dict[str, tuple[str, Callable[[int, float], Transformer]]] = {
     "plain-layer": ("ReLU for the gate", changed(plain_layer)),
     "layer-norm": ("LayerNorm for RMSNorm", changed(layer_norms)),
     "zero-start": ("the block starts at zero", changed(zero_start)),
-    "two-blocks": ("two blocks", lambda dim, p: Transformer(dim, p, num_blocks=2)),
+    "one-block": ("one block", lambda dim, p: Transformer(dim, p, num_blocks=1)),
+    "three-blocks": ("three blocks", lambda dim, p: Transformer(dim, p, num_blocks=3)),
     "two-heads": ("two heads", lambda dim, p: Transformer(dim, p, num_heads=2)),
     "positions": ("learnt positions for the bias by place", WithPositions),
     "filter": ("and a causal filter", WithFilter),

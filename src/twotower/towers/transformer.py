@@ -13,20 +13,20 @@ from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, S
 
 
 class Transformer(HistoryEncoder):
-    """Attention and a gated layer, each position reading those up to it, beside a pooled history.
+    """Blocks of attention and a gated layer, each position reading those up to it, beside a pooled history.
 
     What differs from SASRec (Kang and McAuley, ICDM 2018) is what later work found better: norms
     before each layer, without a mean (RMSNorm); a gated layer (SwiGLU); and no positions, but a bias of
     the attention by how many events lie between two, so that it is the same wherever a window is cut. A
     learnt start stands before each window: what a history without any event is read as, and what an event
-    can attend to in place of others. What the block finds is added to the means of a ``PooledHistory``,
+    can attend to in place of others. What the blocks find is added to the means of a ``PooledHistory``,
     which need no attention to be found. Times are read of each event; see ``SinceLast``.
 
     Args:
         dim: ``d``.
         dropout: Of the inputs and of what each layer adds, in training.
-        num_blocks: At least 1; more of them gave nothing, see docs/histories.md.
-        num_heads: A divisor of ``dim``; more of them gave nothing either.
+        num_blocks: At least 1.
+        num_heads: A divisor of ``dim``.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``.
@@ -36,7 +36,7 @@ class Transformer(HistoryEncoder):
     """
 
     def __init__(
-        self, dim: int, dropout: float, *, num_blocks: int = 1, num_heads: int = 1
+        self, dim: int, dropout: float, *, num_blocks: int = 2, num_heads: int = 1
     ) -> None:
         super().__init__()
         if dim % num_heads:
