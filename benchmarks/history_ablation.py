@@ -136,7 +136,7 @@ class WithGapBias(Transformer):
         self.gaps: Tensor | None = None
         self.by_gap = nn.ParameterList(torch.zeros(NUM_GAPS + 1, 1) for _ in self.blocks)
         for block, table in zip(self.blocks, self.by_gap, strict=True):
-            block._bias = self._with_gaps(cast("Any", block)._bias, table)  # type: ignore[assignment]
+            block._bias = self._with_gaps(cast("Any", block)._bias, table)
 
     def _with_gaps(self, plain: Callable[[Any, slice], Tensor], table: Tensor) -> Any:
         def bias(between: Any, rows: slice) -> Tensor:
