@@ -92,7 +92,8 @@ class DataConfig:
     """What orders a query's events; ``auto`` is time where there is a time column and the split asks for
     what comes last, the file's order for sessions without times, else none."""
     repeats: Literal["auto", "yes", "no"] = "auto"
-    """Whether a query may get an item again that it had before; ``auto`` reads it off the events."""
+    """Whether a query may get an item again that it had before; ``auto`` reads it off the events, and
+    searches, whose ids are text, may."""
     drop_null_ids: bool = False
     """Leave out events without a query or item id instead of refusing the table."""
 

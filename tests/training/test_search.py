@@ -1,5 +1,6 @@
 """Search by words: keys that are text, searches that were never seen, recipes, and fusion with BM25."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twotower import Config, ConfigError, Retriever, recipe
+from twotower import Config, ConfigError, Retriever, evaluate_bundle, recipe
 from twotower.features.encoders import TextEncoder
 from twotower.recipes import RECIPES
 from twotower.towers.blocks import TanhMLP
@@ -57,6 +58,9 @@ def test_a_key_that_is_text_is_read_both_ways_and_has_no_history(searched: Retri
     assert config.features.query == {"query": "id+text"}
     assert config.features.item == {"document": "id+text"}
     assert config.towers.history == "none"
+    assert searched.contents.repeats, "a search is answered with what it was clicked for before"
+    known = "the old boat"
+    assert set(searched.recommend(known, k=3).item_ids) & set(searched.history(known))
     assert Config.from_dict(config.to_dict()) == config
 
 
@@ -92,6 +96,18 @@ def test_a_new_document_is_read_by_its_words(searched: Retriever) -> None:
     vectors = searched.encode_items()
     best = int((vectors @ new[0]).argmax())
     assert "the cat " in searched.contents.items.ids.ids[best]
+
+
+def test_new_searches_can_be_the_test(searched: Retriever) -> None:
+    places = [("cats?", "cat"), ("piano!!", "piano"), ("the old boat", "boat")]
+    asked = pl.DataFrame(
+        [(query, f"everything about the {subject} at night") for query, subject in places],
+        schema=["query", "document"],
+        orient="row",
+    )
+    figures = evaluate_bundle(searched, test=asked, baselines=["popularity"])
+    assert figures["protocol"]["queries"] == 3
+    assert figures["model"]["hit_rate@10"] == 1.0
 
 
 class TestWords:
@@ -137,6 +153,29 @@ def _answer(
 ) -> tuple[list[Any], list[float]]:
     found = retriever.recommend(query, k=k, words=words)
     return found.item_ids, found.scores
+
+
+def test_what_a_search_is_known_to_want_is_no_negative_of_it() -> None:
+    """Each search wants ten pages; told apart by a softmax their loss would be ln 7 or more in training."""
+    wanted = pl.DataFrame(
+        [
+            (f"all about {subject}", f"the {subject} on page {number} of ours")
+            for subject in SUBJECTS
+            for number in range(10)
+        ],
+        schema=["query", "document"],
+        orient="row",
+    )
+
+    def least_loss(*, masked: bool) -> float:
+        settings = {
+            "loss": {"negatives": "all", "mask_known": masked},
+            "training": {"epochs": 20, "patience": 20, "batch_size": 16},
+        }
+        lines = train(wanted, config=settings).contents.log.splitlines()
+        return float(min(json.loads(line)["loss"] for line in lines))
+
+    assert least_loss(masked=True) < 1.0 < 1.9 < least_loss(masked=False)
 
 
 def test_the_recipe_of_dssm_is_its_towers() -> None:

@@ -26,6 +26,7 @@ from twotower.data.impressions import impressions_of
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
+from twotower.features.schema import reads_as_text
 from twotower.vocab import Vocabulary
 
 REPEATS_FROM = 0.05
@@ -154,7 +155,7 @@ def prepare(
         interactions=events,
         parts=parts,
         ordered=ordered,
-        repeats=_repeats(events, config, notes),
+        repeats=_repeats(events, query_table.ids, config, notes),
         event_columns=event_columns,
         name=name,
         notes=tuple(notes),
@@ -295,9 +296,14 @@ def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[
     return by_time or by_file, by_time
 
 
-def _repeats(events: Interactions, config: DataConfig, notes: list[str]) -> bool:
+def _repeats(
+    events: Interactions, queries: Vocabulary, config: DataConfig, notes: list[str]
+) -> bool:
     if config.repeats != "auto":
         return config.repeats == "yes"
+    if reads_as_text(queries.ids):
+        notes.append("Queries are text: who searches again may get what was there before.")
+        return True
     positive = events.is_positive
     pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
     is_new = np.zeros(len(pairs), np.bool_)

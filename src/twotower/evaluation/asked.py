@@ -65,20 +65,27 @@ class Asked:
 
 def events_asked(
     retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
-) -> Asked:
-    """Return the events of a table that are of queries which the bundle knows.
+) -> tuple[Asked, EntityTable]:
+    """Return the events of a table that are of queries which can be answered, and all queries.
+
+    Those are the bundle's; where its queries are text themselves, new searches after them.
 
     Raises:
         DataError: The table cannot be used, or knows no query or item of the bundle.
     """
+    contents = retriever.contents
     read = _Read.of(retriever, test, "test", query_column, item_column)
-    query_rows = retriever.contents.queries.ids.rows_of(read.query_ids)
-    if not (query_rows >= FIRST_ROW).any():
+    queries = contents.queries
+    table = EntityTable(queries.ids, queries.frame, queries.id_column)
+    if queries.transforms.reads_text_of(queries.id_column):
+        table = _with_new(table, read.query_ids)
+    query_rows = table.ids.rows_of(read.query_ids)
+    is_known = query_rows >= FIRST_ROW
+    if not is_known.any():
         raise DataError(
             f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
             "state the column with --query-column NAME."
         )
-    is_known = query_rows >= FIRST_ROW
     notes = list(read.notes)
     if not is_known.all():
         notes.insert(
@@ -99,7 +106,9 @@ def events_asked(
         notes=tuple(notes),
     )
     kept = np.flatnonzero(is_known)
-    return asked.take(kept if times is None else kept[np.argsort(times[kept], kind="stable")])
+    if times is not None:
+        kept = kept[np.argsort(times[kept], kind="stable")]
+    return asked.take(kept), table
 
 
 def sessions_asked(
@@ -118,23 +127,11 @@ def sessions_asked(
         raise DataError(
             "test_sessions must have a column of times, as the training table had, got none; add it."
         )
-    known = contents.queries.ids
     _check_unlearnt(retriever, read.query_ids)
-    new = read.query_ids.filter(pl.Series(known.rows_of(read.query_ids) < FIRST_ROW))
-    ids = known.ids
-    new = new.unique(maintain_order=True).rename("id")
-    if new.dtype != ids.dtype:
-        ids, new = ids.cast(pl.String), new.cast(pl.String)
-    vocabulary = Vocabulary(pl.concat([ids, new]))
-    column = contents.queries.id_column
-    frame = pl.concat(
-        [
-            contents.queries.frame.with_columns(ids.rename(column)),
-            new.rename(column).to_frame(),
-        ],
-        how="diagonal",
-    )
-    query_rows = vocabulary.rows_of(read.query_ids)
+    queries = contents.queries
+    table = EntityTable(queries.ids, queries.frame, queries.id_column)
+    table = _with_new(table, read.query_ids)
+    query_rows = table.ids.rows_of(read.query_ids)
     keys = (query_rows,) if read.times is None else (read.times, query_rows)
     order = np.lexsort(keys)
     asked = Asked(
@@ -150,7 +147,7 @@ def sessions_asked(
     events = Interactions(
         query_rows=asked.query_rows,
         item_rows=asked.item_rows,
-        offsets=np.searchsorted(asked.query_rows, np.arange(vocabulary.num_rows + 1)),
+        offsets=np.searchsorted(asked.query_rows, np.arange(table.ids.num_rows + 1)),
         labels=asked.labels,
         is_target=asked.is_target,
     )
@@ -162,7 +159,22 @@ def sessions_asked(
             "test_sessions must hold sessions with an event before the one that is asked for, got none in "
             f"{len(np.unique(query_rows)):,}; state the column with --query-column NAME."
         )
-    return replace(asked, parts=parts), EntityTable(vocabulary, frame, column)
+    return replace(asked, parts=parts), table
+
+
+def _with_new(table: EntityTable, ids: pl.Series) -> EntityTable:
+    """Return the table with a line, of nothing but the id, for each id that it lacks."""
+    new = ids.filter(pl.Series(table.ids.rows_of(ids) < FIRST_ROW))
+    new = new.unique(maintain_order=True).rename("id")
+    known = table.ids.ids
+    if new.dtype != known.dtype:
+        known, new = known.cast(pl.String), new.cast(pl.String)
+    column = table.id_column
+    frame = pl.concat(
+        [table.frame.with_columns(known.rename(column)), new.rename(column).to_frame()],
+        how="diagonal",
+    )
+    return EntityTable(Vocabulary(pl.concat([known, new])), frame, column)
 
 
 def _check_unlearnt(retriever: Retriever, query_ids: pl.Series) -> None:

@@ -124,7 +124,7 @@ def dataset_of(
 
     Args:
         retriever: The opened bundle.
-        test: Test events in place of its own.
+        test: Test events in place of its own; searches that are new are further queries of the data set.
         test_sessions: New sessions in their place, which are further queries of the data set.
         query_column: See ``evaluate_bundle``.
         item_column: See ``evaluate_bundle``.
@@ -148,7 +148,8 @@ def dataset_of(
         )  # what the bundle knows of them stands there, too
         num_rows = table.ids.num_rows
     elif test is not None:
-        asked = events_asked(retriever, test, query_column, item_column)
+        asked, table = events_asked(retriever, test, query_column, item_column)
+        num_rows = table.ids.num_rows
     else:
         asked = Asked(
             query_rows=np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths),

@@ -17,7 +17,7 @@ from twotower.features.reading import (
     tags_of,
     vectors_of,
 )
-from twotower.features.schema import Feature
+from twotower.features.schema import TEXTS, Feature
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
@@ -322,6 +322,10 @@ class SideTransforms:
             name: np.concatenate([nothing[name], values])
             for name, values in self.apply(frame).items()
         }
+
+    def reads_text_of(self, column: str) -> bool:
+        """Return whether a column is read as text."""
+        return any(t.feature.source == column and t.feature.kind in TEXTS for t in self.transforms)
 
     def say_something(self, arrays: FeatureArrays) -> npt.NDArray[np.bool_]:
         """Return in which lines at least one feature is known: ``(n,)`` bool."""

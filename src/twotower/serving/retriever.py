@@ -445,10 +445,8 @@ class Retriever:
         stored = {name: values[rows] for name, values in self.query_features.items()}
         queries = self.contents.queries
         is_new = rows == UNKNOWN_ROW
-        if is_new.any() and any(
-            t.feature.kind in TEXTS and t.feature.source == queries.id_column
-            for t in queries.transforms.transforms
-        ):  # an id that is text says what it is
+        # An id that is text says what it is.
+        if is_new.any() and queries.transforms.reads_text_of(queries.id_column):
             told = queries.transforms.apply(new_ids(ids, queries.id_column))
             for name in stored:
                 stored[name][is_new] = told[name][is_new]

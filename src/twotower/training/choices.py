@@ -57,6 +57,9 @@ def resolve(
         )
     training = replace(config.training, examples=_examples(config, towers, dataset))
     loss = _loss(config.loss, training.examples, dataset, num_items, said)
+    if loss.mask_known and dataset.repeats and towers.history != "none":
+        loss = replace(loss, mask_known=False)
+        said.append("loss.mask_known = false: items may come again")
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
         fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
@@ -229,7 +232,4 @@ def _loss(
             "loss.negatives = 'labels' must go with a column of 0/1 labels, got none; "
             "state one with --label-column, or a data.positive_threshold."
         )
-    if loss.mask_known and dataset.repeats:
-        loss = replace(loss, mask_known=False)
-        said.append("loss.mask_known = false: items may come again")
     return loss

@@ -132,18 +132,21 @@ class Steps:
             is_dropped = torch.rand(read.shape, device=self.device) < self.config.towers.id_dropout
             read = torch.where(is_dropped & (read >= FIRST_ROW), UNKNOWN_ROW, read)
             of_events = {name: values[read] for name, values in self.event_features.items()}
+        read_rows = known if self.model.reads_history else None
         if self.config.loss.negatives == "all":
-            item_features, places, known_places = self.item_features, rows, known
+            item_features, places, known_places = self.item_features, rows, read_rows
         else:
             # Each item is encoded once, whether it is a candidate, in a history or both.
-            asked = rows if known is None else torch.cat([rows, known.flatten()])
+            asked = rows if read_rows is None else torch.cat([rows, read_rows.flatten()])
             distinct, found = torch.unique(asked, return_inverse=True)
             item_features = {
                 name: values.index_select(0, distinct)
                 for name, values in self.item_features.items()
             }
             places = found[: len(rows)]
-            known_places = None if known is None else found[len(rows) :].view(known.shape)
+            known_places = None
+            if read_rows is not None:
+                known_places = found[len(rows) :].view(read_rows.shape)
         return _Reading(
             pairs,
             candidates,

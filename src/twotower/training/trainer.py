@@ -165,10 +165,13 @@ class Trainer:
                 next_events=config.training.next_events,
             )
         else:
+            # The documents that a search is known to want are no negatives of it, though it reads none.
+            is_search = sides.query.reads_text_of(dataset.queries.id_column)
+            is_read = self.model.reads_history or (is_search and config.loss.mask_known)
             self.batches = PairBatches(
                 train,
                 batch_size=batch_size,
-                history_length=config.towers.history_length if self.model.reads_history else None,
+                history_length=config.towers.history_length if is_read else None,
                 ordered=dataset.ordered,
                 seed=config.training.seed,
                 negatives=config.loss.kind in LABELLED,
