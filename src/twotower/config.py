@@ -128,6 +128,9 @@ class FeaturesConfig:
     text: Literal["text", "words", "trigrams", "sentence"] = "text"
     """Kind of the columns that are found to be text: words, pairs of words and letter trigrams (``text``),
     a part of these, or vectors of a pretrained encoder (``sentence``)."""
+    id_text: Literal["auto", "yes", "no"] = "auto"
+    """Whether ids that are strings are read as text, too; ``auto``: those of items that have several words,
+    and those of queries that are searches: of several words, without an order and with few events."""
     min_count: int = 2
     """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown."""
     text_buckets: int | None = None

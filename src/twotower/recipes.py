@@ -7,7 +7,8 @@ from twotower.errors import ConfigError
 
 RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "dssm": {
-        "features": {"text": "trigrams"},
+        "data": {"repeats": "yes"},
+        "features": {"text": "trigrams", "id_text": "yes"},
         "towers": {
             "block": "tanh",
             "query_hidden": (300, 300),
@@ -23,6 +24,8 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "training": {"learning_rate": 0.001},
     },
     "search": {
+        "data": {"repeats": "yes"},
+        "features": {"id_text": "yes"},
         "towers": {"dim": 256, "query_id": "off", "item_id": "off", "history": "none"},
         "loss": {"kind": "symmetric"},
         "training": {"batch_size": 1024, "learning_rate": 0.002},
@@ -33,7 +36,7 @@ output of 128, all with tanh, and the softmax of the cosines of the clicked docu
 Differs: trigrams weigh by how rare they are, the smoothing factor is learnt, and Adam takes the steps.
 
 ``search``: the same task as it is done now: words, pairs of words and trigrams, one wide layer, and a
-softmax over the batch both ways (Radford et al., ICML 2021), corrected for how often documents are drawn.
+softmax both ways (Radford et al., ICML 2021), corrected for how often documents are drawn.
 """
 
 

@@ -138,7 +138,7 @@ class TestSinceFirst:
         times = np.array([[0.0, 0.0, 1.7e9, 1.7e9 + 1.0], [1e9, 1e9 + 60, 1e9 + 61, 1e9 + 86_400]])
         rows = np.array([[0, 0, 5, 6], [4, 5, 6, 7]], np.int32)
         found = since_first(times, rows)
-        assert found.dtype == np.float32
+        assert found.dtype == np.float64
         assert found.tolist() == [[0.0, 0.0, 0.0, 1.0], [0.0, 60.0, 61.0, 86_400.0]]
 
     def test_nothing_but_padding(self) -> None:

@@ -44,7 +44,8 @@ def test_tokens_of_too_few_texts_are_left_out() -> None:
     assert tokens(fit(min_count=2), "a red car") == ["red"]
 
 
-def test_a_long_text_keeps_the_heaviest_in_their_order() -> None:
+def test_a_long_text_keeps_the_heaviest_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "LEAST_TOKENS", 1)
     transform = fit(pl.Series(["a b", "a c", "a d"] * 20))
     assert transform.apply(pl.Series(["x"])).shape == (1, 3)
     # Two rare words and the pair of them outweigh the frequent one.
@@ -52,11 +53,20 @@ def test_a_long_text_keeps_the_heaviest_in_their_order() -> None:
 
 
 def test_a_few_long_texts_do_not_widen_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = " ".join(f"w{i}" for i in range(50))
+    words = " ".join(f"w{i}" for i in range(150))
     short = [f"a{i % 9} b{i % 7}" for i in range(300)]
-    assert fit(pl.Series([*short, words])).apply(TEXTS).shape[1] == 3
+    assert fit(pl.Series([*short, words])).apply(TEXTS).shape[1] == text.LEAST_TOKENS
     monkeypatch.setattr(text, "MOST_TOKENS", 2)
     assert fit(pl.Series(short)).apply(TEXTS).shape[1] == 2
+
+
+def test_where_pieces_end_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit()
+    monkeypatch.setattr(text, "_LINES", 2)
+    pieces = fit()
+    assert pieces.vocabulary == whole.vocabulary
+    assert np.array_equal(pieces.weights, whole.weights)
+    assert np.array_equal(pieces.apply(TEXTS), whole.apply(TEXTS))
 
 
 def test_too_many_tokens_are_those_of_most_texts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from twotower import Config, ConfigError, Retriever, evaluate_bundle, recipe
+from twotower.data.prepare import prepare
 from twotower.features.encoders import TextEncoder
 from twotower.recipes import RECIPES
 from twotower.towers.blocks import TanhMLP
@@ -62,6 +63,31 @@ def test_a_key_that_is_text_is_read_both_ways_and_has_no_history(searched: Retri
     known = "the old boat"
     assert set(searched.recommend(known, k=3).item_ids) & set(searched.history(known))
     assert Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("name", ["user {}", "John Smith {}", "张三{}"])
+def test_who_has_a_name_and_a_history_is_no_search(name: str) -> None:
+    rng = np.random.default_rng(0)
+    events = pl.DataFrame(
+        {
+            "user": [name.format(i // 8) for i in range(400)],
+            "item": rng.integers(0, 20, 400),
+        }
+    )
+    prepared = prepare(events)
+    assert not prepared.dataset.has_searches
+    with_times = prepare(clicks().with_columns(timestamp=pl.int_range(pl.len())))
+    assert not with_times.dataset.has_searches, "what has an order may be a session"
+    assert prepare(clicks()).dataset.has_searches
+
+
+def test_a_recipe_reads_short_and_timed_searches() -> None:
+    short = clicks().with_columns(
+        pl.col("query").str.split(" ").list.last(), timestamp=pl.int_range(pl.len())
+    )
+    trained = train(short, config=recipe("search").with_settings(["training.epochs=1"]))
+    assert trained.contents.config.features.query == {"query": "id+text"}
+    assert trained.contents.repeats
 
 
 @pytest.mark.parametrize("query", ["cats!", "CAT?", "my Cat and I", "piano"])
@@ -130,6 +156,19 @@ class TestWords:
         for item, score in zip(*_answer(searched, query, 0.25, num), strict=True):
             expected = 0.75 * (dense[item] - low) / (high - low) + 0.25 * lexical[item]
             assert score == pytest.approx(expected, abs=1e-5)
+
+    def test_what_the_model_does_not_know_is_found_by_its_words(self) -> None:
+        rare = pl.DataFrame({"document": ["page of Quuxley"]})
+        pages = pl.concat([clicks().select("document").unique(), rare])
+        settings = recipe("search").with_settings(["training.epochs=1"])
+        retriever = train(clicks(), items=pages, config=settings).retriever
+        assert retriever.recommend("quuxley", k=1).basis == "popularity"
+        found = retriever.recommend("quuxley", k=1, words=0.2)
+        assert (found.basis, found.item_ids) == ("model", ["page of Quuxley"])
+
+    def test_odd_values_are_read_as_the_model_reads_them(self, searched: Retriever) -> None:
+        for value in (["cat", "dog"], b"cat", 3, None, object()):
+            assert len(searched.recommend(features={"query": value}, k=2, words=0.5)) == 2
 
     def test_filters_hold(self, searched: Retriever) -> None:
         best = searched.recommend("the cat at night", words=0.5).item_ids
@@ -213,6 +252,12 @@ def test_buckets_and_kinds_reach_the_features(tmp_path: Path) -> None:
     assert (text.feature.kind, text.feature.buckets, text.vocabulary) == ("words", 500, None)
     again = Retriever.open(tmp_path / "model")
     assert again.recommend("cat", k=3).item_ids == trained.retriever.recommend("cat", k=3).item_ids
+
+
+def test_layers_of_tanh_may_differ_in_width() -> None:
+    towers = {"block": "tanh", "query_hidden": [30], "item_hidden": [20], "history": "none"}
+    trained = trained_with({"towers": towers}, epochs=1)
+    assert len(trained.retriever.recommend("cat", k=3)) == 3
 
 
 def test_items_without_ids_are_told_apart_by_their_features_alone() -> None:

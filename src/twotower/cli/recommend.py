@@ -45,6 +45,8 @@ def command(
     one = any(given is not None for given in (query, history, features))
     if everyone == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
+    if everyone and words:
+        raise ConfigError(f"--words must not go with --all, got {words:g}; leave it out.")
     if everyone != (out is not None):
         given = "--out" if out is not None else "--all"
         raise ConfigError(f"--all and --out must be given together, got only {given}.")

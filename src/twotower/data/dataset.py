@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.features.histories import Histories
+from twotower.features.schema import reads_as_text
 from twotower.vocab import Vocabulary, rows_of_lines
 
 Column = TypeVar("Column", bound=np.generic)
@@ -24,6 +25,9 @@ class Part(IntEnum):
     CONTEXT = 4
     """Known when its query is asked about, and never learnt from: the start of a held-out session."""
 
+
+SEARCH_EVENTS = 5
+"""Events of a search on average, below which it has no history to go by but its text."""
 
 KNOWN = (Part.TRAIN, Part.VALID, Part.CONTEXT)
 """Parts that are known of a query when the test asks about it."""
@@ -180,6 +184,14 @@ class Dataset:
     def with_parts(self, parts: npt.NDArray[np.uint8], note: str) -> "Dataset":
         """Return the data set with another split."""
         return replace(self, parts=parts.astype(np.uint8), notes=(*self.notes, note))
+
+    @property
+    def has_searches(self) -> bool:
+        """Whether queries are searches: ids of several words, no order, and few events each."""
+        positive = self.interactions.where(self.interactions.is_positive)
+        num_queries = len(np.unique(positive.query_rows))
+        is_short = len(positive) < SEARCH_EVENTS * num_queries
+        return not self.ordered and is_short and reads_as_text(self.queries.ids.ids)
 
     def part(self, *parts: Part) -> Interactions:
         """Return the events of ``parts``, in their order."""

@@ -1,7 +1,7 @@
 """Tables -> ``Dataset``: roles found, ids checked, events sorted, entity tables completed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ from twotower.data.impressions import impressions_of
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
-from twotower.features.schema import reads_as_text
 from twotower.vocab import Vocabulary
 
 REPEATS_FROM = 0.05
@@ -155,11 +154,12 @@ def prepare(
         interactions=events,
         parts=parts,
         ordered=ordered,
-        repeats=_repeats(events, query_table.ids, config, notes),
+        repeats=False,
         event_columns=event_columns,
         name=name,
-        notes=tuple(notes),
     )
+    repeats = _repeats(dataset, config, notes)
+    dataset = replace(dataset, repeats=repeats, notes=tuple(notes))
     return Preparation(dataset, roles.decisions, given is not None)
 
 
@@ -296,14 +296,13 @@ def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[
     return by_time or by_file, by_time
 
 
-def _repeats(
-    events: Interactions, queries: Vocabulary, config: DataConfig, notes: list[str]
-) -> bool:
+def _repeats(dataset: Dataset, config: DataConfig, notes: list[str]) -> bool:
     if config.repeats != "auto":
         return config.repeats == "yes"
-    if reads_as_text(queries.ids):
-        notes.append("Queries are text: who searches again may get what was there before.")
+    if dataset.has_searches:
+        notes.append("Queries are searches: who searches again may get what was there before.")
         return True
+    events = dataset.interactions
     positive = events.is_positive
     pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
     is_new = np.zeros(len(pairs), np.bool_)

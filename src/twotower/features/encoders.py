@@ -186,6 +186,8 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
                 continue
             table = cast("TextEncoder", module).table.weight
             for earlier, started in reversed(tables):  # the first wins
+                if started.shape[1] != table.shape[1]:
+                    continue
                 rows, others = transform.rows_shared_with(earlier)
                 table[rows] = started[others]
             tables.append((transform, table))

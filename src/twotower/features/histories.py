@@ -119,11 +119,10 @@ def last_windows(histories: Histories, length: int) -> Windows:
 
 def since_first(
     times: npt.NDArray[np.float64], item_rows: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float32]:
-    """Return the seconds since each window's first real event: ``(n, L)`` float32, 0 where padded.
+) -> npt.NDArray[np.float64]:
+    """Return the seconds since each window's first real event: ``(n, L)`` float64, 0 where padded.
 
-    What an encoder may read are differences between events, and those are exact to seconds in float32
-    over half a year, where seconds since 1970 are not even exact to a minute.
+    What an encoder may read are differences between events.
 
     Args:
         times: ``(n, L)`` seconds since 1970.
@@ -133,4 +132,4 @@ def since_first(
     first = np.min(times, axis=1, keepdims=True, where=is_real, initial=np.inf)
     seconds = np.zeros(times.shape)
     np.subtract(times, first, where=is_real, out=seconds)
-    return seconds.astype(np.float32)
+    return seconds

@@ -66,19 +66,19 @@ def infer_features(
     id_column: str,
     stated: Mapping[str, FeatureKind],
     *,
+    key_text: bool = False,
     text: FeatureKind = "text",
     buckets: int = 0,
     encoder: str | None = None,
 ) -> tuple[Feature, ...]:
     """Return the features of one side's table, the id first.
 
-    A key that is text itself, as a search string is, is read both ways.
-
     Args:
         frame: One line an entity.
         side: Which side it is.
         id_column: Its key.
         stated: Column name -> kind, which wins over what the content suggests.
+        key_text: Whether a key of strings is read as text, too, as a search string is.
         text: Kind of the columns that are found to be text.
         buckets: Rows of the table that tokens of text are hashed into; 0 for rows of their own.
         encoder: Name or folder of the pretrained encoder of columns of kind ``sentence``.
@@ -91,7 +91,7 @@ def infer_features(
     features = []
     for name in (id_column, *(c for c in frame.columns if c != id_column)):
         if name == id_column:
-            features += _of_key(frame[name], side, stated.get(name), text)
+            features += _of_key(frame, name, side, stated.get(name), text if key_text else None)
         elif name in stated:
             features.append(_stated(frame[name], side, stated[name]))
         else:
@@ -151,17 +151,24 @@ def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKi
 
 
 def _of_key(
-    values: pl.Series, side: Side, kind: FeatureKind | None, text: FeatureKind
+    frame: pl.DataFrame,
+    name: str,
+    side: Side,
+    kind: FeatureKind | None,
+    text: FeatureKind | None,
 ) -> list[Feature]:
     """Return what is read of the key: the id, its text, or both."""
-    name = str(values.name)
     if kind not in (None, "id", "id+text"):
-        return [_stated(values, side, kind)]
+        return [_stated(frame[name], side, kind)]
     reason = "the key" if kind is None else "stated"
     features = [Feature(name, side, "id", reason)]
-    if kind == "id+text" or (kind is None and reads_as_text(values)):
+    is_text = text is not None and kind is None and frame[name].dtype == pl.String
+    if kind == "id+text" or is_text:
         reason = "the key is text" if kind is None else "stated"
-        features.append(Feature(f"{name} as text", side, text, reason, column=name))
+        called = f"{name} as text"
+        while called in frame.columns:
+            called += "'"
+        features.append(Feature(called, side, text or "text", reason, column=name))
     return features
 
 
@@ -250,7 +257,7 @@ def reads_as_text(values: pl.Series) -> bool:
     known = values.drop_nulls()
     if 2 * known.n_unique() <= len(known):
         return False
-    sample = known.head(_SAMPLED)
+    sample = known.gather_every(max(1, len(known) // _SAMPLED))  # a key comes sorted
     return bool(len(sample)) and num_words(sample) >= 2 * len(sample)
 
 

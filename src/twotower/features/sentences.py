@@ -44,7 +44,7 @@ class SentenceTransform(Transform):
             MissingExtraError: ``sentence-transformers`` is not installed.
         """
         texts = _texts(values).drop_nulls().unique().sort()
-        probe = encoded(feature.encoder, [PROBE])
+        probe = _probe(feature.encoder)
         vectors = encoded(feature.encoder, texts.to_list())
         return cls(feature, Vocabulary(texts), {"probe": probe, "vectors": vectors})
 
@@ -80,7 +80,7 @@ class SentenceTransform(Transform):
         return np.asarray((values != 0).any(axis=1))
 
     def _check_encoder(self) -> None:
-        found, before = encoded(self.feature.encoder, [PROBE]), self.numbers["probe"]
+        found, before = _probe(self.feature.encoder), self.numbers["probe"]
         if found.shape != before.shape:
             raise BundleError(
                 f"the sentence encoder {self.feature.encoder!r} must give vectors of {before.shape[1]} "
@@ -107,7 +107,7 @@ def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
         MissingExtraError: ``sentence-transformers`` is not installed.
     """
     model = _model(encoder)
-    with closing(_Cache.of(encoder, model)) as kept:
+    with closing(_Cache.of(encoder)) as kept:
         found = kept.read(texts)
         new = [text for text in dict.fromkeys(texts) if text not in found]
         for start in range(0, len(new), _BATCH):
@@ -116,7 +116,7 @@ def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
             kept.write(batch, vectors)
             found.update(zip(batch, vectors, strict=True))
     if not texts:
-        return np.zeros((0, _computed(model, [PROBE]).shape[1]), np.float32)
+        return np.zeros((0, _probe(encoder).shape[1]), np.float32)
     return np.stack([found[text] for text in texts])
 
 
@@ -151,6 +151,12 @@ def _model(encoder: str) -> _Model:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+@cache
+def _probe(encoder: str) -> Vectors:
+    """Return the vector by which an encoder is known again: ``(1, width)``."""
+    return _computed(_model(encoder), [PROBE])
+
+
 def _computed(model: _Model, texts: list[str]) -> Vectors:
     vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     return np.asarray(vectors, np.float32)
@@ -163,8 +169,8 @@ class _Cache:
         self._database = database
 
     @staticmethod
-    def of(encoder: str, model: _Model) -> "_Cache":
-        name = hashlib.sha256(encoder.encode() + _computed(model, [PROBE]).tobytes()).hexdigest()
+    def of(encoder: str) -> "_Cache":
+        name = hashlib.sha256(encoder.encode() + _probe(encoder).tobytes()).hexdigest()
         folder = cache_folder() / "sentences"
         try:
             folder.mkdir(parents=True, exist_ok=True)

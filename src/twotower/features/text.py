@@ -1,5 +1,6 @@
 """Text as a feature: which tokens a text holds, the rare ones the heavier."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -8,14 +9,17 @@ import polars as pl
 
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
-from twotower.features.tokens import Reading, hashed, tokens_of
+from twotower.features.tokens import Reading, Tokens, hashed, tokens_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
 MOST_TOKENS = 256
 """Most tokens of a text that are kept: those that weigh most."""
+LEAST_TOKENS = 32
+"""What is kept of every text, however short those of the training are."""
 MOST_ROWS = 500_000
 """Most tokens that have an embedding: those of most texts."""
 NUM_HASHES = 2
+_LINES = 2_000
 _COVERED = 0.99
 """Share of the training texts that are kept whole, where MOST_TOKENS allows it."""
 
@@ -35,37 +39,41 @@ class TextTransform(Transform):
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TextTransform":
         """Return the tokens of the training rows' texts, with their weights."""
-        lines, tokens = tokens_of(values, cast("Reading", feature.kind))
-        num_texts = len(np.unique(lines))
-        if feature.buckets:
-            vocabulary = None
-            num_rows = feature.buckets + FIRST_ROW
-        else:
-            vocabulary = _most_frequent(tokens, min_count)
-            num_rows = vocabulary.num_rows
-        fitted = cls(feature, vocabulary, {})
-        lines, rows = fitted._rows(lines, tokens)
-        lengths = np.bincount(lines)
-        longest = np.quantile(lengths[lengths > 0], _COVERED, method="higher") if len(lines) else 1
-        found = np.bincount(rows, minlength=num_rows)
+        fitted = cls(feature, None, {})
+        num_rows = feature.buckets + FIRST_ROW
+        if not feature.buckets:
+            fitted.vocabulary = _most_frequent(fitted._counts(values), min_count)
+            num_rows = fitted.vocabulary.num_rows
+        num_texts, found = 0, np.zeros(num_rows, np.int64)
+        lengths = [np.zeros(0, np.int64)]
+        for piece in _pieces(values):
+            lines, tokens = fitted._tokens(piece)
+            num_texts += len(np.unique(lines))
+            lines, rows = fitted._rows(lines, tokens)
+            found += np.bincount(rows, minlength=num_rows)
+            lengths.append(np.bincount(lines, minlength=1))
+        of_texts = np.concatenate(lengths)
+        of_texts = of_texts[of_texts > 0]
+        longest = int(np.quantile(of_texts, _COVERED, method="higher")) if len(of_texts) else 1
+        width = min(MOST_TOKENS, max(LEAST_TOKENS, longest))
         weights = np.log1p((num_texts - found + 0.5) / (found + 0.5))
         weights[:FIRST_ROW] = 0.0
-        numbers = {"width": np.array([min(MOST_TOKENS, longest)], np.float64), "weights": weights}
-        return cls(feature, vocabulary, numbers)
+        fitted.numbers = {"width": np.array([width], np.float64), "weights": weights}
+        return fitted
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return the rows of each text's tokens, in their order."""
         width = int(self.numbers["width"][0])
         result = np.full((len(values), width), PADDING_ROW, np.int32)
-        lines, tokens = tokens_of(values, cast("Reading", self.feature.kind))
-        lines, rows = self._rows(lines, tokens)
-        if not len(lines):
-            return result
-        if np.bincount(lines).max() > width:
-            heaviest = np.lexsort((-self.weights[rows], lines))
-            kept = np.sort(heaviest[_places(lines) < width])
-            lines, rows = lines[kept], rows[kept]
-        result[lines, _places(lines)] = rows
+        start = 0
+        for piece in _pieces(values):
+            lines, rows = self._rows(*self._tokens(piece))
+            if len(lines) and np.bincount(lines).max() > width:
+                heaviest = np.lexsort((-self.weights[rows], lines))
+                kept = np.sort(heaviest[_places(lines) < width])
+                lines, rows = lines[kept], rows[kept]
+            result[start + lines, _places(lines)] = rows
+            start += len(piece)
         return result
 
     @property
@@ -91,6 +99,18 @@ class TextTransform(Transform):
         """Return which texts have a token with an embedding."""
         return np.asarray((values > UNKNOWN_ROW).any(axis=1))
 
+    def _tokens(self, values: pl.Series) -> Tokens:
+        return tokens_of(values, cast("Reading", self.feature.kind))
+
+    def _counts(self, values: pl.Series) -> pl.DataFrame:
+        """Return in how many texts each token stands: ``token``, ``count``."""
+        empty = pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
+        counts = [
+            self._tokens(piece)[1].rename("token").value_counts(name="count")
+            for piece in _pieces(values)
+        ]
+        return pl.concat([empty, *counts], how="vertical_relaxed").group_by("token").sum()
+
     def _rows(
         self, lines: npt.NDArray[np.int64], tokens: pl.Series
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -111,9 +131,15 @@ class TextTransform(Transform):
         return frame["line"].to_numpy(), frame["row"].to_numpy()
 
 
-def _most_frequent(tokens: pl.Series, min_count: int) -> Vocabulary:
+def _pieces(values: pl.Series) -> Iterator[pl.Series]:
+    """Yield some lines at a time: the tokens of long texts take much more memory than what is kept."""
+    for start in range(0, len(values), _LINES):
+        yield values[start : start + _LINES]
+
+
+def _most_frequent(counts: pl.DataFrame, min_count: int) -> Vocabulary:
     """Return the tokens of ``min_count`` texts or more; where they are too many, those of most texts."""
-    counts = tokens.rename("token").value_counts(name="count").filter(pl.col("count") >= min_count)
+    counts = counts.filter(pl.col("count") >= min_count)
     if len(counts) > MOST_ROWS:
         counts = counts.sort("count", "token", descending=[True, False]).head(MOST_ROWS)
     return Vocabulary(counts["token"].sort())

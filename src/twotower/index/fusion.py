@@ -8,13 +8,14 @@ from torch import Tensor
 from twotower.features.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import CHUNK_SCORES, best_of_scores
+from twotower.index.lexical import LexicalIndex, Words
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 RANK_CONSTANT = 60
 """What is added to each rank before it is inverted, as in the paper."""
 
 
-def convex(dense: Tensor, lexical: Tensor, weight: float) -> Tensor:
+def convex(dense: Tensor, lexical: Tensor, weight: float | Tensor) -> Tensor:
     """Return ``(1 - weight) * n(dense) + weight * n(lexical)``, ``n`` from the least score to the largest.
 
     Lexical scores begin at 0, which is that of an item without a word of the query, so ``n(s) = s / max``;
@@ -23,7 +24,7 @@ def convex(dense: Tensor, lexical: Tensor, weight: float) -> Tensor:
     Args:
         dense: ``(n, I)`` float.
         lexical: ``(n, I)`` float, none below 0.
-        weight: In [0, 1].
+        weight: In [0, 1]; or ``(n, 1)``, one a line.
 
     Returns:
         ``(n, I)`` float, in [0, 1] where it is finite.
@@ -35,16 +36,15 @@ def convex(dense: Tensor, lexical: Tensor, weight: float) -> Tensor:
         the lexical minimum taken from theory). Differs: over all items, not over the best of each list.
     """
     _check_shapes(dense, lexical)
-    if not 0 <= weight <= 1:
+    if not isinstance(weight, Tensor) and not 0 <= weight <= 1:
         raise ValueError(f"weight must be in [0, 1], got {weight}.")
     is_out = dense.isneginf()
     least = dense.masked_fill(is_out, torch.inf).amin(dim=1, keepdim=True)
     spread = (dense.amax(dim=1, keepdim=True) - least).clamp(min=1e-12)
     of_meaning = ((dense - least) / spread).masked_fill(is_out, -torch.inf)
     of_words = lexical / lexical.amax(dim=1, keepdim=True).clamp(min=1e-12)
-    if weight == 1:
-        return of_words.masked_fill(is_out, -torch.inf)
-    return (1 - weight) * of_meaning + weight * of_words
+    fused = (1 - weight) * of_meaning.masked_fill(is_out, 0.0) + weight * of_words
+    return fused.masked_fill(is_out, -torch.inf)
 
 
 def reciprocal_ranks(dense: Tensor, lexical: Tensor) -> Tensor:
@@ -70,18 +70,22 @@ def reciprocal_ranks(dense: Tensor, lexical: Tensor) -> Tensor:
 
 
 class FusedIndex:
-    """Finds items by their vectors and by lexical scores at once; satisfies ``Index``.
+    """Finds items by their vectors and by their words at once; satisfies ``Index``.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
-        lexical: ``(Q, num_item_rows)`` float32 of the queries that are searched, none below 0.
-        weight: Of the lexical scores; see ``convex``.
+        lexical: Of the items' words.
+        words: Those of the ``Q`` queries that are searched.
+        weights: ``(Q,)`` of the lexical scores; see ``convex``.
     """
 
-    def __init__(self, item_vectors: Tensor, lexical: Tensor, weight: float) -> None:
+    def __init__(
+        self, item_vectors: Tensor, lexical: LexicalIndex, words: Words, weights: Tensor
+    ) -> None:
         self.item_vectors = item_vectors
         self.lexical = lexical
-        self.weight = weight
+        self.words = words
+        self.weights = weights
 
     def search(
         self,
@@ -100,7 +104,8 @@ class FusedIndex:
             here = slice(start, min(start + size, num_queries))
             dense = query_vectors[here] @ self.item_vectors.T
             dense[:, :FIRST_ROW] = -torch.inf
-            scores = convex(dense, self.lexical[here].to(dense.device), self.weight)
+            of_words = self.lexical.scores(self.words[here]).to(dense.device)
+            scores = convex(dense, of_words, self.weights[here, None].to(dense.device))
             own = None if exclude is None else exclude.take(here)
             rows[here], best[here] = best_of_scores(scores, k, own, allowed)
         return Found(rows, best)

@@ -10,7 +10,7 @@ import torch
 
 from twotower.features import tokens
 from twotower.runtime import library
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, as_keys
 
 Words = tuple[tuple[str, ...], ...]
 
@@ -52,6 +52,10 @@ class LexicalIndex:
             texts = [list(words) for words in item_words[FIRST_ROW:]]
             self._index.index(texts, show_progress=False)
 
+    def knows(self, words: Sequence[str]) -> bool:
+        """Return whether an item has one of the words."""
+        return self._index is not None and any(w in self._index.vocab_dict for w in words)
+
     def scores(self, queries: Sequence[Sequence[str]]) -> torch.Tensor:
         """Return the score of each item row for the words of each query: ``(n, num_item_rows)`` float32."""
         scores = np.zeros((len(queries), self.num_item_rows), np.float32)
@@ -65,8 +69,9 @@ class LexicalIndex:
 
 def words_of_texts(columns: Sequence[pl.Series]) -> Words:
     """Return the words of each line of some columns of text; see ``tokens.words_of``."""
-    frame = pl.DataFrame([column.rename(str(i)) for i, column in enumerate(columns)])
-    texts = frame.select(pl.concat_str(pl.all().cast(pl.String).fill_null(""), separator=" "))
+    strings = [as_keys(column).cast(pl.String).fill_null("") for column in columns]
+    frame = pl.DataFrame([column.rename(str(i)) for i, column in enumerate(strings)])
+    texts = frame.select(pl.concat_str(pl.all(), separator=" "))
     lines, words = tokens.words_of(texts.to_series())
     ends = np.searchsorted(lines, np.arange(len(frame) + 1)).tolist()
     every = words.to_list()

@@ -38,7 +38,7 @@ from twotower.serving.bundle import Contents, SideContents, open_bundle
 from twotower.serving.session import Session
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, as_keys
 
 
 class Retriever:
@@ -108,6 +108,7 @@ class Retriever:
             self.device,
             event_features,
         )
+        self._lexical: LexicalIndex | None = None
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
         self.index = ExactIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
 
@@ -200,10 +201,15 @@ class Retriever:
         allowed = self._allowed(among, without)
         vectors = self.encoding.query_vectors(arrays, histories, events)
         index: Index = self.index
+        known = self.encoding.is_known(arrays, histories)
         if words:
-            lexical = self._lexical_index.scores(self._words_asked(ids, rows, given))
-            index = FusedIndex(self.index.item_vectors, lexical, words)
-        answers = self._answer(ids, arrays, histories, vectors, k, exclude_seen, allowed, index)
+            asked = self._words_asked(ids, rows, given, words)
+            lexical = self._lexical_index(words)
+            # What the model knows nothing of is answered by its words alone.
+            weights = np.where(known, words, 1.0).astype(np.float32)
+            index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
+            known |= np.array([lexical.knows(each) for each in asked], np.bool_)
+        answers = self._answer(ids, known, histories, vectors, k, exclude_seen, allowed, index)
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
@@ -361,7 +367,7 @@ class Retriever:
         """
         return self._answer(
             [query_id],
-            features,
+            self.encoding.is_known(features, history),
             history,
             vector,
             self._checked_k(k),
@@ -378,7 +384,7 @@ class Retriever:
     def _answer(
         self,
         ids: list[Id | None],
-        arrays: FeatureArrays,
+        known: npt.NDArray[np.bool_],
         histories: Histories,
         vectors: torch.Tensor,
         k: int,
@@ -386,7 +392,6 @@ class Retriever:
         allowed: npt.NDArray[np.bool_] | None,
         index: Index,
     ) -> list[Recommendation]:
-        known = self.encoding.is_known(arrays, histories)
         exclude = histories if exclude_seen else None
         found = index.search(vectors, k, exclude=exclude, allowed=allowed)
         rows, scores = found.item_rows.copy(), found.scores.copy()
@@ -459,36 +464,34 @@ class Retriever:
                 stored[name][lines] = told[name][lines]
         return stored
 
-    @cached_property
-    def _lexical_index(self) -> LexicalIndex:
-        table = self.contents.items
-        columns = _text_columns(table)
-        if not columns:
-            raise ValueError("words must be 0 where items have no column of text, got more.")
-        words = words_of_texts([table.frame[name] for name in columns])
-        return LexicalIndex((((),) * FIRST_ROW) + words)
+    def _lexical_index(self, words: float) -> LexicalIndex:
+        if self._lexical is None:
+            table = self.contents.items
+            columns = _text_columns(table, words, "items")
+            of_items = words_of_texts([table.frame[name] for name in columns])
+            self._lexical = LexicalIndex((((),) * FIRST_ROW) + of_items)
+        return self._lexical
 
     def _words_asked(
         self,
         ids: Sequence[Id | None],
         rows: npt.NDArray[np.int32],
         given: GivenFeatures | None,
+        words: float,
     ) -> Words:
         """Return the words of the queries' texts: what is given, else what is stored, else a new id."""
         queries = self.contents.queries
-        columns = _text_columns(queries)
-        if not columns:
-            raise ValueError("words must be 0 where queries have no column of text, got more.")
+        columns = _text_columns(queries, words, "queries")
         places = pl.Series(rows.astype(np.int64) - FIRST_ROW)
         known = pl.select(pl.when(places >= 0).then(places)).to_series()
         texts = []
         for name in columns:
-            text = queries.frame[name].gather(known).cast(pl.String)
+            text = as_keys(queries.frame[name].gather(known)).cast(pl.String)
             if name == queries.id_column:
                 text = new_ids(ids, name)[name]
             if given is not None and name in given.frame.columns:
                 lines = pl.Series(given.lines_with[name])
-                text = text.zip_with(~lines, given.frame[name].cast(pl.String))
+                text = text.zip_with(~lines, as_keys(given.frame[name]).cast(pl.String))
             texts.append(text)
         return words_of_texts(texts)
 
@@ -526,7 +529,17 @@ class Retriever:
         return allowed
 
 
-def _text_columns(table: SideContents) -> list[str]:
-    """Return the columns of a side that are read as text."""
-    texts = (f.source for f in table.transforms.features if f.kind in TEXTS)
+def _text_columns(table: SideContents, words: float, what: str) -> list[str]:
+    """Return the columns of a side that are read as text.
+
+    Raises:
+        ValueError: There is none.
+    """
+    texts = [f.source for f in table.transforms.features if f.kind in TEXTS]
+    if not texts:
+        side = "item" if what == "items" else "query"
+        raise ValueError(
+            f"words must be 0 where {what} have no column of text, got {words}; train with "
+            f"features.{side}.NAME = 'text'."
+        )
     return list(dict.fromkeys(texts))

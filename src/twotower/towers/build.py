@@ -7,6 +7,7 @@ from torch import nn
 from twotower.config import TowersConfig
 from twotower.errors import ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
+from twotower.features.schema import TOKENS
 from twotower.features.transforms import SideTransforms
 from twotower.towers.attention import AttentionPooled
 from twotower.towers.blocks import SkipMLP, TanhMLP
@@ -167,7 +168,9 @@ def _has_id(transforms: SideTransforms) -> bool:
 
 
 def _own_features(transforms: SideTransforms, side: str) -> list[str]:
-    names = _fed(transforms, with_id=False)
+    fed = [t.feature for t in transforms.transforms if t.feature.kind != "id"]
+    # Tokens are for our own encoder, which knows what they weigh.
+    names = [f.name for f in fed if f.kind not in TOKENS or f.reason == "stated"]
     if not names:
         raise ConfigError(
             f"your own {side} tower must have features to read, got none beside the id; "

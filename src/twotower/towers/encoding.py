@@ -31,6 +31,11 @@ def to_tensors(arrays: FeatureArrays, device: torch.device) -> dict[str, Tensor]
     }
 
 
+def to_moments(seconds: npt.NDArray[np.float64], device: torch.device) -> Tensor:
+    """Return seconds on a device, in float64 where it has that: a sitting years on is still told apart."""
+    return torch.from_numpy(seconds).to(device, torch.float32 if device.type == "mps" else None)
+
+
 class Encoding:
     """Encodes items and queries in chunks, without gradients.
 
@@ -142,7 +147,9 @@ class Encoding:
             event: One tensor a feature of the event, one line each, where the model reads them.
         """
         rows = torch.tensor([item_row], device=self.device)
-        moments = None if seconds is None else torch.tensor([seconds], device=self.device)
+        moments = None
+        if seconds is not None:
+            moments = to_moments(np.array([seconds], np.float64), self.device)
         with _evaluating(self.model):
             inputs = self.model.history_inputs(self._item_features(rows))
             inputs = self.model.event_inputs(inputs, event)
@@ -188,7 +195,7 @@ class Encoding:
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
         moments = None
         if times is not None:
-            moments = torch.from_numpy(since_first(times, rows)).to(self.device)
+            moments = to_moments(since_first(times, rows), self.device)
         return self.model.encode_queries(features, vectors, mask, moments)
 
     def _item_features(self, rows: Tensor) -> dict[str, Tensor]:

@@ -94,6 +94,7 @@ def search_space(
     ranks_all = config.loss.kind in SOFTMAX
     applies = {
         "towers.id_dropout": any(t.feature.kind != "id" for t in sides.item.transforms),
+        "towers.query_hidden": config.towers.block != "tanh",
         "towers.history": has_history,
         "towers.history_length": has_history and longest > _LEAST_HISTORY,
         "towers.similarity": ranks_all and config.towers.temperature is None,

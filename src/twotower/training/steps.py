@@ -17,6 +17,7 @@ from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import LABELLED, Loss, hidden_by
 from twotower.losses.frequencies import StreamFrequency
 from twotower.losses.memory import Memory
+from twotower.towers.encoding import to_moments
 from twotower.towers.model import TwoTower
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -124,7 +125,7 @@ class Steps:
         rows = candidates.item_rows[: len(candidates) - stored]
         times = None
         if moments is not None and history_rows is not None:
-            times = self._tensor(since_first(moments, history_rows))
+            times = to_moments(since_first(moments, history_rows), self.device)
         of_events = None
         if event_rows is not None and self.event_features is not None:
             read = self._tensor(event_rows).long()

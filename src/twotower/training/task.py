@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
-from twotower.features.schema import Side, event_features, infer_features, kinds_of
+from twotower.features.schema import Side, event_features, infer_features, kinds_of, reads_as_text
 from twotower.features.transforms import SideTransforms
 from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
@@ -117,8 +117,15 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     }
     for side, table, rows in sides:
         given = getattr(config.features, side)
+        is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
         features = infer_features(
-            table.frame, side, table.id_column, given, text=config.features.text, **of_text
+            table.frame,
+            side,
+            table.id_column,
+            given,
+            key_text={"auto": is_text, "yes": True, "no": False}[config.features.id_text],
+            text=config.features.text,
+            **of_text,
         )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)

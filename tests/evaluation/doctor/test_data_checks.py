@@ -126,3 +126,15 @@ def test_every_kind_has_an_id_of_its_own_and_both_languages() -> None:
 
 
 SAID_BY_FACTS = {"leaking-query-feature", "feature-names-target", "shuffled-order", "empty-test"}
+
+
+def test_a_table_of_searches_is_checked() -> None:
+    frame = pl.DataFrame(
+        {
+            "query": [f"search number {i // 2} of many" for i in range(80)],
+            "document": [f"page number {i % 40} of ours" for i in range(80)],
+        }
+    )
+    items = frame.select("document").unique().with_columns(note=pl.lit("the same"))
+    dataset = prepare(frame, items=items).dataset
+    assert data_feature_findings.CONSTANT.id in ids_of(diagnose_dataset(dataset))

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from twotower.config import FeaturesConfig
 from twotower.data.dataset import EntityTable
 from twotower.evaluation.doctor.data_features import codes_of, columns, described, text_of
 from twotower.evaluation.doctor.findings import Finding
@@ -19,7 +20,7 @@ def table_of(**values: Any) -> EntityTable:
 
 
 def found_in(values: Any, **stated: Any) -> list[Finding]:
-    findings = columns(table_of(x=values), "item", stated)
+    findings = columns(table_of(x=values), "item", FeaturesConfig(item=stated))
     for finding in findings:
         assert "'x'" in finding.as_json()["what"]
         assert finding.as_json("zh")["what"].startswith("物品列")

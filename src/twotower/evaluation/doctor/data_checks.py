@@ -87,8 +87,8 @@ def diagnose_dataset(
             *shuffled_order(dataset),
             *one_moment(dataset),
             *tied_times(dataset),
-            *columns(dataset.queries, "query", settings.features.query),
-            *columns(dataset.items, "item", settings.features.item),
+            *columns(dataset.queries, "query", settings.features),
+            *columns(dataset.items, "item", settings.features),
             *churn(dataset),
             *popularity(dataset),
         ]

@@ -1,12 +1,10 @@
 """The doctor on columns: those that hold nothing, the same, or a key; and columns as groups."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.config import FeatureKind
+from twotower.config import FeaturesConfig
 from twotower.data.dataset import EntityTable
 from twotower.evaluation.doctor.data_feature_findings import CONSTANT, MISSING, UNIQUE
 from twotower.evaluation.doctor.findings import Finding, Severity
@@ -26,18 +24,16 @@ SIDES_ZH = {"query": "查询", "item": "物品", "event": "事件"}
 _BINS = 32
 
 
-def columns(
-    table: EntityTable, side: Side, stated: Mapping[str, FeatureKind] | None = None
-) -> list[Finding]:
+def columns(table: EntityTable, side: Side, stated: FeaturesConfig | None = None) -> list[Finding]:
     """Return which columns of a side's table are constant, unique in each row, or mostly missing.
 
     A row that is missing from the table misses every column. Numbers and times are unique by nature,
-    and texts of several words are kept for people: neither is reported as unique.
+    and so are texts of several words: neither is reported as unique.
 
     Args:
         table: The side's table.
         side: Which side it is.
-        stated: Kinds that the user stated.
+        stated: Kinds that the user stated, and how text is read.
 
     Raises:
         ConfigError: A stated kind does not go with its column, as in training.
@@ -45,8 +41,18 @@ def columns(
     if len(table) < MIN_ROWS:
         return []
     findings: list[Finding] = []
-    for feature in infer_features(table.frame, side, table.id_column, stated or {})[1:]:
-        findings += _column(table.frame[feature.name], feature)
+    settings = stated or FeaturesConfig()
+    features = infer_features(
+        table.frame,
+        side,
+        table.id_column,
+        getattr(settings, side),
+        text=settings.text,
+        encoder=settings.sentence_encoder,
+    )
+    for feature in features:
+        if feature.source != table.id_column:
+            findings += _column(table.frame[feature.source], feature)
     return findings
 
 

@@ -20,7 +20,7 @@ from twotower.features.base import Transform
 from twotower.features.histories import last_windows
 from twotower.serving.bundle import Contents
 from twotower.towers.model import CustomTower, ItemTower, TwoTower
-from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
+from twotower.vocab import FIRST_ROW
 
 METRIC = f"ndcg@{K}"
 
@@ -121,9 +121,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
             present = values.drop_nulls()
             if not len(present):
                 continue
-            rows = transform.apply(present)
-            # A tag without a vector is left out; what has no other is all padding.
-            is_unknown = (rows <= UNKNOWN_ROW).reshape(len(rows), -1).all(axis=1)
+            is_unknown = ~transform.is_known(transform.apply(present))
             share = float(is_unknown.sum() / len(values))
             if share >= SOME_UNKNOWN:
                 severity: Severity = "warning" if share >= UNKNOWN_SHARE else "info"
