@@ -200,4 +200,6 @@ def plain(values: Any) -> list[Any]:
 
 def _encodable(value: object) -> object:
     """Return a string without lone surrogates, which no table can hold, and anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return [_encodable(each) for each in value]
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
