@@ -1,6 +1,7 @@
 """Search by words: DSSM as published, as it is done now, a pretrained encoder, BM25, and fusion with it.
 
-    python benchmarks/search.py [captions wikiqa cranfield facts] [--seeds 2] [--show]
+    python benchmarks/search.py [captions wikiqa cranfield facts] [--seeds 2] [--models bm25 search]
+        [--show]
 
 ``captions``: of two captions of a picture one is the query, the other must be found among the 1,000 of the
 test; both directions, and once more with a letter changed in every word of the query. ``wikiqa``: the
@@ -312,11 +313,11 @@ SHOWN = {
 NAMES = {"alone": "", "fused": " + BM25, weighed", "ranks": " + BM25, by ranks"}
 
 
-def table(name: str, seeds: int, *, show: bool) -> None:
+def table(name: str, seeds: int, models: Sequence[str], *, show: bool) -> None:
     """Train what is missing, and print the table of a data set."""
     sets = ("captions 1-2", "captions 2-1") if name == "captions" else (name,)
     rows = []
-    for model in MODELS[name]:
+    for model in models:
         once = model in ("bm25", "pretrained as it is")
         runs = []
         for one in sets:
@@ -415,13 +416,14 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=[*MODELS, "facts"])
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--models", nargs="*", help="some of them only")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     given = parser.parse_args()
     for name in given.names:
         if name == "facts":
             facts()
         else:
-            table(name, given.seeds, show=given.show)
+            table(name, given.seeds, given.models or MODELS[name], show=given.show)
 
 
 if __name__ == "__main__":
