@@ -25,7 +25,7 @@ def test_where_a_chunk_ends_does_not_matter(
     allowed = np.arange(NUM_ROWS) != 5
     index = ExactIndex(items)
     expected = index.search(queries, 6, exclude=exclude, allowed=allowed)
-    monkeypatch.setattr(exact, "CHUNK_SCORES", scores_at_once)
+    monkeypatch.setattr(exact, "_CHUNK_SCORES", scores_at_once)
     found = index.search(queries, 6, exclude=exclude, allowed=allowed)
     assert np.array_equal(found.item_rows, expected.item_rows)
     assert np.array_equal(found.scores, expected.scores)
@@ -37,7 +37,7 @@ def test_where_a_chunk_ends_does_not_matter(
 def test_a_catalogue_larger_than_a_chunk_is_searched_query_by_query(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exact, "CHUNK_SCORES", 1)
+    monkeypatch.setattr(exact, "_CHUNK_SCORES", 1)
     found = ExactIndex(torch.eye(5)).search(torch.eye(5)[2:], 1)
     assert found.item_rows.tolist() == [[2], [3], [4]]
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import BundleError, ConfigError, MissingExtraError
+from twotower.errors import BundleError, ConfigError
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
-from twotower.runtime import cache_folder
+from twotower.runtime import cache_folder, library
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 PROBE = "Two towers make one match."
@@ -128,18 +128,13 @@ class _Model(Protocol):
 
 @cache
 def _model(encoder: str) -> _Model:
-    try:
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the sentence encoder {encoder!r} needs the library 'sentence-transformers'; install it "
-            "with pip install 'twotower[text]'."
-        ) from error
+    wanted_by = f"the sentence encoder {encoder!r}"
+    sentence_transformers = library("sentence_transformers", wanted_by=wanted_by, extra="text")
+    logging = library("transformers.utils.logging", wanted_by=wanted_by, extra="text")
     had_bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
-        return cast("_Model", SentenceTransformer(encoder))
+        return cast("_Model", sentence_transformers.SentenceTransformer(encoder))
     except Exception as error:  # the library raises whatever its own libraries raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
@@ -148,7 +143,7 @@ def _model(encoder: str) -> _Model:
         ) from error
     finally:
         if had_bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 @cache

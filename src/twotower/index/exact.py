@@ -9,8 +9,7 @@ from twotower.index.base import Found
 from twotower.index.topk import top_columns
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
-CHUNK_SCORES = 2**24
-"""Float32 scores held at once: 64 MB."""
+_CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
 
 
 class ExactIndex:
@@ -44,15 +43,21 @@ class ExactIndex:
             raise ValueError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
-        size = max(1, CHUNK_SCORES // num_rows)
+        size = max(1, _CHUNK_SCORES // num_rows)
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
-            scores = query_vectors[here] @ self.item_vectors.T
             found = best_of_scores(
-                scores, k, None if exclude is None else exclude.take(here), allowed
+                self._scores(query_vectors, here),
+                k,
+                None if exclude is None else exclude.take(here),
+                allowed,
             )
             rows[here], best[here] = found
         return Found(rows, best)
+
+    def _scores(self, query_vectors: torch.Tensor, here: slice) -> torch.Tensor:
+        """Return the scores of the queries ``here``, ``(n, num_item_rows)``, which may be written to."""
+        return query_vectors[here] @ self.item_vectors.T
 
 
 def best_of_scores(

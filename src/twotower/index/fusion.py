@@ -1,15 +1,11 @@
 """Two rankings as one: by what texts mean, and by which words they share."""
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.features.histories import Histories
-from twotower.index.base import Found
-from twotower.index.exact import CHUNK_SCORES, best_of_scores
+from twotower.index.exact import ExactIndex
 from twotower.index.lexical import LexicalIndex, Words
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import FIRST_ROW
 
 RANK_CONSTANT = 60
 """What is added to each rank before it is inverted, as in the paper."""
@@ -69,8 +65,8 @@ def reciprocal_ranks(dense: Tensor, lexical: Tensor) -> Tensor:
     )
 
 
-class FusedIndex:
-    """Finds items by their vectors and by their words at once; satisfies ``Index``.
+class FusedIndex(ExactIndex):
+    """Scores the whole catalogue by vectors and by words at once, as ``convex`` does.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
@@ -82,33 +78,16 @@ class FusedIndex:
     def __init__(
         self, item_vectors: Tensor, lexical: LexicalIndex, words: Words, weights: Tensor
     ) -> None:
-        self.item_vectors = item_vectors
+        super().__init__(item_vectors)
         self.lexical = lexical
         self.words = words
         self.weights = weights
 
-    def search(
-        self,
-        query_vectors: Tensor,
-        k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
-    ) -> Found:
-        """Return the ``k`` items of largest ``convex`` score; see ``Index.search``."""
-        num_rows, num_queries = len(self.item_vectors), len(query_vectors)
-        rows = np.full((num_queries, k), PADDING_ROW, np.int32)
-        best = np.full((num_queries, k), -np.inf, np.float32)
-        size = max(1, CHUNK_SCORES // num_rows)
-        for start in range(0, num_queries, size):
-            here = slice(start, min(start + size, num_queries))
-            dense = query_vectors[here] @ self.item_vectors.T
-            dense[:, :FIRST_ROW] = -torch.inf
-            of_words = self.lexical.scores(self.words[here]).to(dense.device)
-            scores = convex(dense, of_words, self.weights[here, None].to(dense.device))
-            own = None if exclude is None else exclude.take(here)
-            rows[here], best[here] = best_of_scores(scores, k, own, allowed)
-        return Found(rows, best)
+    def _scores(self, query_vectors: Tensor, here: slice) -> Tensor:
+        dense = super()._scores(query_vectors, here)
+        dense[:, :FIRST_ROW] = -torch.inf  # they are no least score
+        of_words = self.lexical.scores(self.words[here]).to(dense.device)
+        return convex(dense, of_words, self.weights[here, None].to(dense.device))
 
 
 def _ranks(scores: Tensor) -> Tensor:
