@@ -15,11 +15,9 @@ from torch.nn import functional as F
 from twotower.errors import BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
-from twotower.features.schema import TEXTS
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
-from twotower.index.lexical import LexicalIndex, Words, words_of_texts
 from twotower.runtime import choose_device
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
@@ -34,11 +32,12 @@ from twotower.serving.arguments import (
     plain,
     queries_of,
 )
-from twotower.serving.bundle import Contents, SideContents, open_bundle
+from twotower.serving.bundle import Contents, open_bundle
 from twotower.serving.session import Session
+from twotower.serving.texts import Texts
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, as_keys
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 
 class Retriever:
@@ -108,7 +107,7 @@ class Retriever:
             self.device,
             event_features,
         )
-        self._lexical: LexicalIndex | None = None
+        self._texts = Texts(contents)
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
         self.index = ExactIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
 
@@ -203,8 +202,8 @@ class Retriever:
         index: Index = self.index
         known = self.encoding.is_known(arrays, histories)
         if words:
-            asked = self._words_asked(ids, rows, given, words)
-            lexical = self._lexical_index(words)
+            asked = self._texts.words_asked(ids, rows, given, words)
+            lexical = self._texts.index(words)
             # What the model knows nothing of is answered by its words alone.
             weights = np.where(known, words, 1.0).astype(np.float32)
             index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
@@ -464,37 +463,6 @@ class Retriever:
                 stored[name][lines] = told[name][lines]
         return stored
 
-    def _lexical_index(self, words: float) -> LexicalIndex:
-        if self._lexical is None:
-            table = self.contents.items
-            columns = _text_columns(table, words, "items")
-            of_items = words_of_texts([table.frame[name] for name in columns])
-            self._lexical = LexicalIndex((((),) * FIRST_ROW) + of_items)
-        return self._lexical
-
-    def _words_asked(
-        self,
-        ids: Sequence[Id | None],
-        rows: npt.NDArray[np.int32],
-        given: GivenFeatures | None,
-        words: float,
-    ) -> Words:
-        """Return the words of the queries' texts: what is given, else what is stored, else a new id."""
-        queries = self.contents.queries
-        columns = _text_columns(queries, words, "queries")
-        places = pl.Series(rows.astype(np.int64) - FIRST_ROW)
-        known = pl.select(pl.when(places >= 0).then(places)).to_series()
-        texts = []
-        for name in columns:
-            text = as_keys(queries.frame[name].gather(known)).cast(pl.String)
-            if name == queries.id_column:
-                text = new_ids(ids, name)[name]
-            if given is not None and name in given.frame.columns:
-                lines = pl.Series(given.lines_with[name])
-                text = text.zip_with(~lines, as_keys(given.frame[name]).cast(pl.String))
-            texts.append(text)
-        return words_of_texts(texts)
-
     def _stored_histories(self, rows: npt.NDArray[np.integer]) -> Histories:
         stored = self.contents.histories
         return Histories.empty(len(rows)) if stored is None else stored.take(rows)
@@ -527,19 +495,3 @@ class Retriever:
             allowed[ids.rows_of(ids_of(without, what="without"))] = False
         allowed[:FIRST_ROW] = False
         return allowed
-
-
-def _text_columns(table: SideContents, words: float, what: str) -> list[str]:
-    """Return the columns of a side that are read as text.
-
-    Raises:
-        ValueError: There is none.
-    """
-    texts = [f.source for f in table.transforms.features if f.kind in TEXTS]
-    if not texts:
-        side = "item" if what == "items" else "query"
-        raise ValueError(
-            f"words must be 0 where {what} have no column of text, got {words}; train with "
-            f"features.{side}.NAME = 'text'."
-        )
-    return list(dict.fromkeys(texts))
