@@ -255,7 +255,7 @@ def run(name: str, part: str, seed: int, seconds: float) -> dict[str, Any]:
     taken = time.process_time() - started
     found = evaluate(
         trainer.scorer(),
-        trainer.valid,
+        trainer.objectives[0].valid,
         (10,),
         num_item_rows=task.dataset.items.ids.num_rows,
         remove_seen=not task.dataset.repeats,

@@ -84,9 +84,9 @@ class Layout:
         config, _ = resolve(config, task.dataset)
         self.trainer = Trainer(task.dataset, task.sides, config)
         if padded:
-            ours = self.trainer.batches
+            ours = self.trainer.objectives[0].batches
             assert isinstance(ours, PrefixBatches)
-            self.trainer.batches = PaddedBatches(
+            self.trainer.objectives[0].batches = PaddedBatches(
                 ours.events, batch_size=ours.batch_size, length=ours.length, seed=ours.seed
             )
         self.optimizers = Optimizers(self.trainer.model, config.training, 1_000_000)
@@ -107,14 +107,14 @@ class Layout:
     def _step(self) -> int:
         batch = next(self.batches)
         self.optimizers.zero_grad()
-        self.trainer.steps.backward(batch, self.generator)
+        self.trainer.objectives[0].steps.backward(batch, self.generator)
         self.optimizers.step()
         return len(batch)
 
     def _endless(self) -> Iterator[PairBatch | PrefixBatch]:
         epoch = 0
         while True:
-            yield from self.trainer.batches.epoch(epoch)
+            yield from self.trainer.objectives[0].batches.epoch(epoch)
             epoch += 1
 
 

@@ -64,10 +64,10 @@ def measure(batch: int, piece: int | None) -> dict[str, Any]:
     torch.set_num_threads(1)
     trainer = trainer_of(batch, piece)
     before = peak_megabytes()
-    given = next(trainer.batches.epoch(0))
+    given = next(trainer.objectives[0].batches.epoch(0))
     generator = torch.Generator().manual_seed(0)
     started = time.perf_counter()
-    loss = trainer.steps.backward(given, generator)
+    loss = trainer.objectives[0].steps.backward(given, generator)
     seconds = time.perf_counter() - started
     gradients = [p.grad.to_dense() for p in trainer.model.parameters() if p.grad is not None]
     return {
@@ -84,8 +84,8 @@ def difference(piece: int) -> float:
     both = []
     for size in (None, piece):
         trainer = trainer_of(SAME_BATCH, size)
-        batch = next(trainer.batches.epoch(0))
-        trainer.steps.backward(batch, torch.Generator().manual_seed(0))
+        batch = next(trainer.objectives[0].batches.epoch(0))
+        trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(0))
         both.append(
             {
                 n: p.grad.to_dense()

@@ -16,6 +16,8 @@ import polars as pl
 
 from twotower.data.sources import movielens
 
+LAST_SHARED = 2178
+"""The last of the users of ``cdrib`` who are the same person in both domains."""
 DATA = Path(os.environ.get("TWOTOWER_DATA", "../shared/data"))
 
 
@@ -131,6 +133,27 @@ def _tmall() -> PublicSet:
         return pl.DataFrame([numbers, items]).explode("item").cast(pl.Int64)
 
     return PublicSet({"train": events(learnt, 0), "test_sessions": events(asked, len(learnt))})
+
+
+def pair_of_domains(name: str) -> dict[str, PublicSet]:
+    """Return the two views of ``disencdr`` (``sport``, ``phone``) or of ``cdrib`` (``game``, ``video``).
+
+    In ``disencdr`` all users are in both. In ``cdrib`` those up to 2,178 are, of which the last two blocks
+    have no training event in one of them; larger numbers are other people in each, and are renamed.
+    """
+    first, second = {"disencdr": ("sport", "phone"), "cdrib": ("game", "video")}[name]
+    found = {}
+    for view, other in ((first, second), (second, first)):
+        parts = {}
+        for file in sorted((DATA / name / f"{view}_{other}").glob("*.txt.gz")):
+            rows = [line.split()[:2] for line in _lines(file)]
+            is_shared = name == "disencdr"
+            users = [u if is_shared or int(u) <= LAST_SHARED else f"{view} {u}" for u, _ in rows]
+            parts[file.name.split(".")[0]] = pl.DataFrame(
+                {"user": users, "item": [item for _, item in rows]}
+            )
+        found[view] = PublicSet(parts)
+    return found
 
 
 def captions(*, reverse: bool = False) -> PublicSet:

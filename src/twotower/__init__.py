@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from twotower.serving.answers import Recommendation as Recommendation
     from twotower.serving.answers import Recommendations as Recommendations
     from twotower.serving.retriever import Retriever as Retriever
+    from twotower.serving.views import open_views as open_views
     from twotower.training.pipeline import Trained as Trained
     from twotower.training.pipeline import train as train
+    from twotower.training.task import View as View
     from twotower.training.tune import Tuned as Tuned
     from twotower.training.tune import tune as tune
+    from twotower.training.views import TrainedViews as TrainedViews
+    from twotower.training.views import train_views as train_views
 
 _HOME = {
     "BundleError": "errors",
@@ -41,9 +45,13 @@ _HOME = {
     "Trained": "training.pipeline",
     "Tuned": "training.tune",
     "TwoTowerError": "errors",
+    "TrainedViews": "training.views",
+    "View": "training.task",
     "evaluate_bundle": "evaluation.bundles",
+    "open_views": "serving.views",
     "recipe": "recipes",
     "train": "training.pipeline",
+    "train_views": "training.views",
     "tune": "training.tune",
 }
 
@@ -57,12 +65,16 @@ __all__ = [
     "Recommendations",
     "Retriever",
     "Trained",
+    "TrainedViews",
     "Tuned",
     "TwoTowerError",
+    "View",
     "__version__",
     "evaluate_bundle",
+    "open_views",
     "recipe",
     "train",
+    "train_views",
     "tune",
 ]
 

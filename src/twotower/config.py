@@ -372,6 +372,36 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ViewConfig:
+    """``[[views]]``: one kind of item of several that share the queries."""
+
+    name: str
+    """What it is called, and its bundle's folder."""
+    interactions: str | None = None
+    """Table of its events; or ``train``, ``valid`` and ``test`` in its place."""
+    train: str | None = None
+    """Given split: training events."""
+    valid: str | None = None
+    """Given split: validation events."""
+    test: str | None = None
+    """Given split: test events."""
+    items: str | None = None
+    """Table of its items' columns."""
+    share: float | None = None
+    """Share of the training's steps, as one of all views' shares; without any, each event once an epoch."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        problems: list[str] = []
+        ok = re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None
+        check(problems, ok, "name", "be of letters, digits, '-', '_' and '.'", self.name)
+        share = self.share
+        ok = share is None or 0 < share < float("inf")
+        check(problems, ok, "share", "be finite and above 0", share)
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """The whole tree."""
 
@@ -381,6 +411,16 @@ class Config:
     towers: TowersConfig = field(default_factory=TowersConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    views: tuple[ViewConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        names = [view.name for view in self.views]
+        check(problems, len(set(names)) == len(names), "views", "have distinct names", names)
+        shares = [view.share is not None for view in self.views]
+        check(problems, all(shares) or not any(shares), "views", "all have a share, or none", names)
+        check(problems, len(names) != 1, "views", "be two or more", names)
+        raise_all(problems)
 
     @staticmethod
     def from_dict(table: Mapping[str, object]) -> "Config":
@@ -464,6 +504,10 @@ class Config:
         lines: list[str] = []
         for section in fields(self):
             value = getattr(self, section.name)
+            if section.name == "views":
+                for view in plain(self)["views"]:  # type: ignore[index]
+                    lines += ["[[views]]", *(f"{k} = {toml_value(v)}" for k, v in view.items()), ""]
+                continue
             docs = field_docs(typing.cast("Any", type(value))) if comments else {}
             tables: list[str] = []
             lines.append(f"[{section.name}]")

@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
@@ -61,7 +61,7 @@ def raise_all(problems: list[str]) -> None:
 
 
 def build(cls: type, table: object, where: str, problems: list[str]) -> object:
-    """Return a dataclass of a nested table; every problem is noted by its path.
+    """Return a dataclass of a nested table, or None; every problem is noted by its path.
 
     Args:
         cls: The dataclass; a field that the table leaves out keeps its default.
@@ -71,7 +71,7 @@ def build(cls: type, table: object, where: str, problems: list[str]) -> object:
     """
     if not isinstance(table, Mapping):
         problems.append(f"{where or 'config'} must be a table, got {table!r}")
-        return cls()
+        return None
     known = {entry.name: entry for entry in fields(cls)}
     hints = _hints_of(cls)
     values: dict[str, object] = {}
@@ -84,18 +84,37 @@ def build(cls: type, table: object, where: str, problems: list[str]) -> object:
             continue
         hint_type = hints[key]
         if is_dataclass(hint_type):
-            values[key] = build(typing.cast("type", hint_type), value, path, problems)
+            section = build(typing.cast("type", hint_type), value, path, problems)
+            if section is not None:
+                values[key] = section
+            continue
+        inner = get_args(hint_type)[:1]
+        if inner and is_dataclass(inner[0]) and isinstance(value, (list, tuple)):
+            one = typing.cast("type", inner[0])
+            entries = (
+                entry if isinstance(entry, one) else build(one, entry, f"{path}[{i}]", problems)
+                for i, entry in enumerate(value)
+            )
+            values[key] = tuple(entry for entry in entries if entry is not None)
             continue
         ok, converted = _convert(hint_type, value)
         if ok:
             values[key] = converted
         else:
             problems.append(f"{path} must be {_say_type(hint_type)}, got {value!r}")
+    missing = [
+        f"{where}.{entry.name} must be stated, got none"
+        for entry in known.values()
+        if entry.name not in values
+        and entry.default is MISSING
+        and entry.default_factory is MISSING
+    ]
+    problems.extend(missing)
     try:
-        return cls(**values)
+        return None if missing else cls(**values)
     except SectionError as error:
-        problems.extend(f"{where}.{problem}" for problem in error.problems)
-        return cls()
+        problems.extend(f"{where}.{problem}" if where else problem for problem in error.problems)
+        return None
 
 
 def _convert(hint: Any, value: object) -> tuple[bool, object]:
@@ -109,6 +128,10 @@ def _convert(hint: Any, value: object) -> tuple[bool, object]:
         return value is None and type(None) in args, None
     if origin is Literal:
         return value in args and isinstance(value, str), value
+    if origin is tuple and is_dataclass(args[0]):
+        one = typing.cast("type", args[0])
+        ok = isinstance(value, tuple) and all(isinstance(entry, one) for entry in value)
+        return ok, value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             return False, None
@@ -177,7 +200,7 @@ def plain(value: object) -> object:
         return {name: plain(inner) for name, inner in pairs if inner is not None}
     if isinstance(value, Mapping):
         return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 @cache

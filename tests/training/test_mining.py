@@ -18,9 +18,9 @@ from twotower.vocab import FIRST_ROW
 
 def test_lists_hold_what_scores_high_and_is_not_known(small_world: SyntheticTables) -> None:
     trainer = trainer_of(small_world, {"loss": {"negatives": "hard", "hard_margin": 0.2}})
-    assert trainer.miner is not None
-    trainer.miner.refresh()
-    sampler = trainer.steps.sampler
+    assert trainer.objectives[0].miner is not None
+    trainer.objectives[0].miner.refresh()
+    sampler = trainer.objectives[0].steps.sampler
     assert isinstance(sampler, HardNegatives)
     assert sampler._mined is not None
     known = trainer.dataset.part(Part.TRAIN).histories()
@@ -80,14 +80,14 @@ def test_queries_are_encoded_with_what_came_before_their_last_target() -> None:
     task = Task.of(frame, config=config)
     settings, _ = resolve(task.config, task.dataset)
     trainer = Trainer(task.dataset, task.sides, settings)
-    assert trainer.miner is not None
+    assert trainer.objectives[0].miner is not None
     learnt = trainer.dataset.part(Part.TRAIN)
     assert learnt.is_target is not None
-    earlier = trainer.miner._earlier
-    for line, query in enumerate(trainer.miner._queries):
+    earlier = trainer.objectives[0].miner._earlier
+    for line, query in enumerate(trainer.objectives[0].miner._queries):
         own = slice(learnt.offsets[query], learnt.offsets[query + 1])
         items, asked = learnt.item_rows[own], np.flatnonzero(learnt.is_target[own])
-        assert int(trainer.miner._own[line]) == items[asked[-1]]
+        assert int(trainer.objectives[0].miner._own[line]) == items[asked[-1]]
         found = earlier.take(slice(line, line + 1)).item_rows
         assert found.tolist() == items[: asked[-1]].tolist()
     assert trainer.fit().epoch == 2

@@ -39,7 +39,7 @@ def gradients(trainer: Trainer, batch: Any) -> tuple[float, dict[str, torch.Tens
     trainer.model.train()
     trainer.model.zero_grad()
     torch.manual_seed(3)
-    loss = trainer.steps.backward(batch, torch.Generator().manual_seed(1))
+    loss = trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1))
     found = {
         name: (weights.grad.to_dense() if weights.grad.is_sparse else weights.grad).clone()
         for name, weights in trainer.model.named_parameters()
@@ -55,7 +55,7 @@ def test_a_pass_over_histories_equals_one_for_each_example(
 ) -> None:
     settings: Settings = {"towers": {"history": history, "history_length": 5}, "loss": loss}
     trainer = trainer_of(small_world, EXACT, settings, PREFIXES)
-    for batch in trainer.batches.epoch(0):
+    for batch in trainer.objectives[0].batches.epoch(0):
         assert isinstance(batch, PrefixBatch)
         together, ours = gradients(trainer, batch)
         apart, expected = gradients(trainer, as_pairs(batch, 5))
@@ -70,7 +70,7 @@ def test_pieces_give_the_gradients_of_the_whole(small_world: SyntheticTables) ->
     trainer = trainer_of(small_world, EXACT, settings, PREFIXES)
     pieces = trainer_of(small_world, EXACT, settings, PREFIXES, {"training": {"encode_size": 3}})
     pieces.model.load_state_dict(trainer.model.state_dict())
-    batch = next(trainer.batches.epoch(0))
+    batch = next(trainer.objectives[0].batches.epoch(0))
     whole, expected = gradients(trainer, batch)
     loss, ours = gradients(pieces, batch)
     assert loss == pytest.approx(whole, rel=1e-6)

@@ -15,8 +15,8 @@ def gradients(
     world: SyntheticTables, *settings: Settings
 ) -> tuple[float, dict[str, torch.Tensor | None]]:
     trainer = trainer_of(world, *settings)
-    batch = next(trainer.batches.epoch(0))
-    loss = trainer.steps.backward(batch, torch.Generator().manual_seed(1))
+    batch = next(trainer.objectives[0].batches.epoch(0))
+    loss = trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1))
     found = {name: p.grad for name, p in trainer.model.named_parameters()}
     return float(loss), {name: g if g is None else g.to_dense() for name, g in found.items()}
 
@@ -57,12 +57,12 @@ def test_both_passes_leave_out_the_same(small_world: SyntheticTables) -> None:
     """Were the second pass's dropout another, the loss would not fall along its gradient."""
     settings: Settings = {"towers": {"dropout": 0.5}, "training": {"encode_size": 9}}
     trainer = trainer_of(small_world, settings)
-    batch = next(trainer.batches.epoch(0))
+    batch = next(trainer.objectives[0].batches.epoch(0))
 
     def loss() -> float:
         trainer.model.zero_grad()
         torch.manual_seed(5)
-        return float(trainer.steps.backward(batch, torch.Generator().manual_seed(1)))
+        return float(trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1)))
 
     before = loss()
     step = 1e-3

@@ -280,13 +280,13 @@ class TestSettings:
     ) -> None:
         before, seen = torch.get_num_threads(), set()
         trainer = trainer_of(small_world, {"training": {"threads": 2, "epochs": 1}})
-        real = trainer.steps.backward
+        real = trainer.objectives[0].steps.backward
 
         def backward(*given: Any) -> torch.Tensor:
             seen.add(torch.get_num_threads())
             return real(*given)
 
-        monkeypatch.setattr(trainer.steps, "backward", backward)
+        monkeypatch.setattr(trainer.objectives[0].steps, "backward", backward)
         trainer.fit()
         assert seen == {2}
         assert torch.get_num_threads() == before
@@ -321,8 +321,8 @@ class TestSparseTables:
         for limit in (10_000, 10):
             sparse_from(limit)
             trainer = trainer_of(small_world, settings)
-            batch = next(trainer.batches.epoch(0))
-            trainer.steps.backward(batch, torch.Generator().manual_seed(1))
+            batch = next(trainer.objectives[0].batches.epoch(0))
+            trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1))
             gradients = {k: p.grad for k, p in trainer.model.named_parameters()}
             found.append({k: g.to_dense() for k, g in gradients.items() if g is not None})
             assert any(g is not None and g.is_sparse for g in gradients.values()) == (limit == 10)
@@ -419,7 +419,7 @@ class TestValidation:
     ) -> None:
         everyone = trainer_of(small_world).valid
         assert len(everyone) == 80
-        monkeypatch.setattr("twotower.training.trainer.MAX_VALIDATION_CASES", 10)
+        monkeypatch.setattr("twotower.training.objective.MAX_VALIDATION_CASES", 10)
         drawn = [trainer_of(small_world, {"training": {"seed": s}}).valid for s in (0, 0, 1)]
         assert [len(cases) for cases in drawn] == [10] * 3
         rows = [cases.query_rows.tolist() for cases in drawn]
@@ -436,7 +436,7 @@ class TestValidation:
     def test_a_sample_decides_but_the_figures_are_of_all(
         self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("twotower.training.trainer.MAX_VALIDATION_CASES", 10)
+        monkeypatch.setattr("twotower.training.objective.MAX_VALIDATION_CASES", 10)
         assert trained(small_world).figures["protocol"]["queries"] == 80
 
     def test_no_validation_rows_are_named_before_training(self) -> None:

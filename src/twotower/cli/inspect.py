@@ -38,7 +38,7 @@ def command(
         "libraries": manifest["libraries"],
         "provenance": manifest["provenance"],
         "queries": len(contents.queries.ids),
-        "items": len(contents.items.ids),
+        "items": contents.num_items,
         "dim": contents.item_vectors.shape[1],
         "weights": sum(weight.numel() for weight in contents.weights.values()),
         "histories": contents.histories is not None,

@@ -1,12 +1,16 @@
 """``twotower train``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from twotower.cli import tables
 from twotower.cli.output import console, print_json, report_path
+from twotower.config import Config
+from twotower.errors import ConfigError
 
 NAME = "train"
 
@@ -51,20 +55,11 @@ def command(
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
 
+    Several kinds of item that share the queries are stated as [[views]] in the --config file, with their
+    tables; --out is then a folder with a bundle of each.
+
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
     """
-    events = tables.events_of(
-        interactions,
-        {
-            "train": train,
-            "valid": valid,
-            "valid_sessions": valid_sessions,
-            "test": test,
-            "test_sessions": test_sessions,
-        },
-        split,
-        needs="train needs either --interactions, or --train and --test.",
-    )
     columns = {
         "query_column": query_column,
         "item_column": item_column,
@@ -84,6 +79,26 @@ def command(
         split=split,
     )
 
+    screen = console(json_wanted=json)
+    parts = {
+        "train": train,
+        "valid": valid,
+        "valid_sessions": valid_sessions,
+        "test": test,
+        "test_sessions": test_sessions,
+    }
+    if tree.views:
+        alone = {"interactions": interactions, "items": items, "tensorboard": tensorboard, **parts}
+        _refuse(alone | {"mlflow": mlflow, "seeds": None if seeds == 1 else seeds})
+        _train_views(tree, queries, out, screen, histories=not no_histories, resume=resume, json=json)
+        return
+    events = tables.events_of(
+        interactions,
+        parts,
+        split,
+        needs="train needs either --interactions, or --train and --test.",
+    )
+
     from twotower.training.loggers import MLflowLogger, TensorBoardLogger
     from twotower.training.pipeline import Teller
     from twotower.training.pipeline import train as train_model
@@ -94,7 +109,6 @@ def command(
         loggers.append(TensorBoardLogger(tensorboard / out.resolve().name))
     if mlflow is not None:
         loggers.append(MLflowLogger(mlflow))
-    screen = console(json_wanted=json)
     trained = train_model(
         events,
         items=items,
@@ -113,3 +127,45 @@ def command(
     page = report_path(out)
     trained.report(page)
     screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse(given: Mapping[str, object]) -> None:
+    """Refuse options that are of one kind of item where the settings state several."""
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if flags:
+        raise ConfigError(
+            f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
+            "leave it out."
+        )
+
+
+def _train_views(
+    tree: Config,
+    queries: Path | None,
+    out: Path,
+    screen: Console,
+    *,
+    histories: bool,
+    resume: bool,
+    json: bool,
+) -> None:
+    from twotower.training.progress import ProgressBar
+    from twotower.training.views import train_views, views_of
+
+    trained = train_views(
+        views_of(tree),
+        queries=queries,
+        out=out,
+        config=tree,
+        histories=histories,
+        resume=resume,
+        progress=ProgressBar(screen),
+    )
+    if json:
+        print_json({name: view.figures for name, view in trained.views.items()})
+    screen.print(f"The bundles are in {out}.", highlight=False, markup=False, soft_wrap=True)
+    for name, view in trained.views.items():
+        page = report_path(out.with_name(f"{out.resolve().name}-{name}"))
+        view.report(page)
+        line = f"The report of {name} is at {page}."
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """``Dataset``: interactions as columns, a table per side, and the split that assigns each event."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeVar
@@ -43,13 +44,14 @@ class Interactions:
         offsets: ``(num_query_rows + 1,)`` int64; the events of query row ``r`` are
             ``offsets[r]:offsets[r + 1]``.
         times: ``(E,)`` float64 seconds since 1970, or None.
-        labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive.
+        labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive; 1 where an event is not
+            asked for and not disliked.
         weights: ``(E,)`` float32 above 0, or None where all are 1.
         impressions: ``E`` sets of the items that were shown with each event and not taken, or None
             where that is not known. Another event of the query may have taken one of them.
         event_rows: ``(E,)`` int32 where the features of each event stand; see ``Histories``.
-        is_target: ``(E,)`` bool, False where an event is of a kind that is read in histories and never
-            asked for; None where all are asked for.
+        is_target: ``(E,)`` bool, False where an event is read in histories and never asked for, by its
+            kind or its view; None where all are asked for.
     """
 
     query_rows: npt.NDArray[np.int32]
@@ -69,14 +71,12 @@ class Interactions:
     @property
     def is_positive(self) -> npt.NDArray[np.bool_]:
         """Which events say that the query likes the item, as it is asked for: ``(E,)``."""
-        positive = np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
-        return positive if self.is_target is None else positive & self.is_target
+        return self.is_read if self.is_target is None else self.is_read & self.is_target
 
     @property
     def is_read(self) -> npt.NDArray[np.bool_]:
-        """Which events a history reads: positives, and those of kinds that are not asked for: ``(E,)``."""
-        positive = self.is_positive
-        return positive if self.is_target is None else positive | ~self.is_target
+        """Which events a history reads: all but the disliked, asked for or not: ``(E,)``."""
+        return np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
 
     def where(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
         """Return the events of ``mask``, in their order, over the same query rows."""
@@ -154,6 +154,19 @@ class EntityTable:
 
 
 @dataclass(frozen=True, eq=False)
+class ViewItems:
+    """The items of one view, of several that share the queries.
+
+    Args:
+        offered: ``(num_item_rows,)`` bool of its items.
+        repeats: Whether a query may be given one of them again.
+    """
+
+    offered: npt.NDArray[np.bool_]
+    repeats: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Interactions, the two entity tables, and what each event is used for.
 
@@ -169,6 +182,9 @@ class Dataset:
             order. A history reads those that ``features.event`` names.
         name: What the data is called in reports.
         notes: What was decided on the way, a sentence each, to be shown.
+        offered: ``(num_item_rows,)`` bool, the items that may be an answer; the others are only read in
+            histories. None offers all.
+        views: Each by its name, where the items are of several kinds.
     """
 
     queries: EntityTable
@@ -180,6 +196,41 @@ class Dataset:
     event_columns: pl.DataFrame
     name: str = "data"
     notes: tuple[str, ...] = field(default=())
+    offered: npt.NDArray[np.bool_] | None = None
+    views: Mapping[str, ViewItems] = field(default_factory=dict)
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that may be an answer."""
+        return len(self.items) if self.offered is None else int(self.offered.sum())
+
+    def view(self, name: str) -> "Dataset":
+        """Return one view: its items are asked for and offered, the others' events are read in histories.
+
+        Raises:
+            ValueError: There is no such view.
+        """
+        if name not in self.views:
+            raise ValueError(
+                f"name must be a view ({', '.join(self.views) or 'none'}), got {name!r}."
+            )
+        own = self.views[name]
+        events = self.interactions
+        is_target = own.offered[events.item_rows]
+        if events.is_target is not None:
+            is_target &= events.is_target
+        return replace(
+            self,
+            interactions=replace(events, is_target=is_target),
+            name=f"{name} of {self.name}",
+            repeats=own.repeats,
+            offered=own.offered,
+            views={},
+        )
+
+    def all_views(self) -> "tuple[Dataset, ...]":
+        """Return each view, or the data set itself where it is not cut into several."""
+        return tuple(self.view(name) for name in self.views) or (self,)
 
     def with_parts(self, parts: npt.NDArray[np.uint8], note: str) -> "Dataset":
         """Return the data set with another split."""

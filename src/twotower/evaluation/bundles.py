@@ -79,7 +79,11 @@ def evaluate_bundle(
             )
         elif negatives is not None:
             ranked = random_candidates(
-                cases, negatives, num_item_rows=ids.num_rows, query_ids=dataset.queries.ids
+                cases,
+                negatives,
+                num_item_rows=ids.num_rows,
+                query_ids=dataset.queries.ids,
+                offered=dataset.offered,
             )
     figures = measure(
         scorer_of(retriever, dataset),
@@ -210,4 +214,5 @@ def dataset_of(
         repeats=contents.repeats,
         event_columns=event_columns,
         notes=asked.notes,
+        offered=contents.offered,
     )

@@ -26,6 +26,7 @@ def random_candidates(
     num_item_rows: int,
     seed: int = 0,
     query_ids: Vocabulary | None = None,
+    offered: npt.NDArray[np.bool_] | None = None,
 ) -> Histories:
     """Return the targets of each case with ``n`` random items that the query has never had.
 
@@ -39,6 +40,7 @@ def random_candidates(
         num_item_rows: Rows of the item vocabulary, the reserved ones (never drawn) included.
         seed: At least 0.
         query_ids: The query vocabulary, by which an error names a query; without it, by its row.
+        offered: ``(num_item_rows,)`` bool, the items that may be drawn; None allows all.
 
     Returns:
         A set for each case, in their order, sorted by item row.
@@ -51,9 +53,14 @@ def random_candidates(
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}.")
     sets = []
+    kept_out = np.zeros(0, np.int64)
+    if offered is not None:
+        kept_out = np.flatnonzero(~offered)
+        kept_out = kept_out[kept_out >= FIRST_ROW]
     for case, query_row in enumerate(cases.query_rows.tolist()):
         targets = _items_of(cases.targets, case)
         had = np.union1d(_items_of(cases.histories, case), targets)
+        had = np.union1d(had, kept_out)
         free = num_item_rows - FIRST_ROW - len(had)
         if n > free:
             query = f"row {query_row}"

@@ -215,6 +215,7 @@ def _evaluate(run: _Run, cases: Cases) -> Evaluation:
         KS,
         num_item_rows=run.dataset.items.ids.num_rows,
         remove_seen=not run.dataset.repeats,
+        allowed=run.dataset.offered,
         query_ids=run.dataset.queries.ids,
     )
 

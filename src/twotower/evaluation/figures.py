@@ -24,7 +24,7 @@ from twotower.evaluation.metrics import auc, log_loss
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.slices import slices
 from twotower.features.histories import Histories
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
@@ -89,6 +89,7 @@ def measure(
             every_k,
             num_item_rows=num_rows,
             remove_seen=not dataset.repeats,
+            allowed=dataset.offered,
             candidates=candidates,
             query_ids=dataset.queries.ids,
         )
@@ -162,13 +163,18 @@ def _exposures(
     train = train.where(train.is_positive)
     popularity = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     vectors = model.item_vectors.float().cpu().numpy()
+    # Only what may be an answer counts as the catalogue.
+    kept = np.ones(len(popularity), np.bool_)
+    if dataset.offered is not None:
+        kept[FIRST_ROW:] = dataset.offered[FIRST_ROW:]
+    place = np.where(kept, np.cumsum(kept) - 1, PADDING_ROW).astype(np.int32)
     return {
         name: exposure(
-            evaluation.ranking.item_rows,
+            place[evaluation.ranking.item_rows],
             _EXPOSURE_K,
-            popularity=popularity,
-            item_vectors=vectors,
-            targets=evaluation.cases.targets.item_rows,
+            popularity=popularity[kept],
+            item_vectors=vectors[kept],
+            targets=place[evaluation.cases.targets.item_rows],
         )
         for name, evaluation in found.items()
     }
@@ -189,7 +195,7 @@ def _protocol(
             "seen": found.num_seen_targets,
             "absent": found.num_absent_targets,
         },
-        "catalogue": dataset.items.ids.num_rows - FIRST_ROW,
+        "catalogue": dataset.num_items,
         "ranking": "full",
         "seen_removed": not dataset.repeats,
     }

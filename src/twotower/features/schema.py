@@ -19,6 +19,8 @@ _MAX_CATEGORICAL_INTEGERS = 50
 _MAX_CATEGORIES = 100_000
 _SEPARATORS = ("|", ";", ",")
 _SAMPLED = 1_000
+VIEW = "view"
+"""Column of the items that says which view each is of, where there are several."""
 TOKENS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
 """Kinds that read tokens of a text."""
 TEXTS: tuple[FeatureKind, ...] = (*TOKENS, "sentence")

@@ -106,6 +106,7 @@ def mine(
     depth: int,
     margin: float,
     chunk: int = 1024,
+    offered: Tensor | None = None,
 ) -> Tensor:
     """Return the items that each query ranks highest and is not known to like: ``(Q, depth)`` int64.
 
@@ -121,6 +122,7 @@ def mine(
         depth: At least 1.
         margin: In [0, 1).
         chunk: Queries at a time.
+        offered: ``(num_item_rows,)`` bool, the items that may be mined; None allows all.
 
     Source: Moreira et al., 2024 (NV-Retriever), section 3 (TopK-PercPos).
     """
@@ -133,6 +135,8 @@ def mine(
         lines, rows = known(part)
         scores[lines, rows] = -math.inf
         scores[:, :FIRST_ROW] = -math.inf
+        if offered is not None:
+            scores.masked_fill_(~offered, -math.inf)
         best, picked = scores.topk(min(depth, scores.shape[1]), dim=1)
         found.append(torch.where(best == -math.inf, PADDING_ROW, picked))
     return torch.cat(found)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.base import Transform
 from twotower.features.histories import Histories
-from twotower.features.schema import Feature, Side
+from twotower.features.schema import VIEW, Feature, Side
 from twotower.features.transforms import TRANSFORMS, SideTransforms
 from twotower.serving.files import (
     load_arrays,
@@ -107,6 +108,8 @@ class Contents:
         log: The training log, one JSON object a line.
         card: The model card, Markdown.
         events: What a history reads of its events beside their items, or None.
+        view: The one that may be an answer of several that share the queries, named in the items' column
+            ``view``; None where there is but one kind of item.
     """
 
     config: Config
@@ -129,6 +132,20 @@ class Contents:
     log: str
     card: str
     events: EventContents | None = None
+    view: str | None = None
+
+    @cached_property
+    def offered(self) -> npt.NDArray[np.bool_] | None:
+        """The items that may be an answer, ``(num_item_rows,)``; None where all may."""
+        if self.view is None:
+            return None
+        is_own = (self.items.frame[VIEW] == self.view).to_numpy()
+        return np.concatenate([np.zeros(FIRST_ROW, np.bool_), is_own])
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that may be an answer."""
+        return len(self.items.ids) if self.offered is None else int(self.offered.sum())
 
 
 def check_output(path: str | Path) -> Path:
@@ -170,7 +187,7 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
         temporary.mkdir()
         _write_files(temporary, contents)
         _write_manifest(temporary, contents)
-        _replace(temporary, place)
+        replace_folder(temporary, place)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else _reason(error)
         raise BundleError(
@@ -323,6 +340,7 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
         "custom_towers": list(contents.custom),
         "ordered": contents.ordered,
         "repeats": contents.repeats,
+        "view": contents.view,
         "provenance": dict(contents.provenance),
         "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
     }
@@ -333,7 +351,7 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
             os.fsync(opened.fileno())
 
 
-def _replace(temporary: Path, path: Path) -> None:
+def replace_folder(temporary: Path, path: Path) -> None:
     """Move a finished folder to its place; an old bundle there is kept until the new one stands."""
     old = temporary.with_name(temporary.name + "-old")
     if path.is_dir():
@@ -399,6 +417,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         log=(path / "training.jsonl").read_text(encoding="utf-8"),
         card=(path / "MODEL_CARD.md").read_text(encoding="utf-8"),
         events=events,
+        view=manifest.get("view"),
     )
 
 

@@ -136,7 +136,7 @@ class Retriever:
         dim = self.contents.item_vectors.shape[1]
         return (
             f"Retriever({str(self.path)!r}: {len(self.contents.queries.ids):,} queries, "
-            f"{len(self.contents.items.ids):,} items, dim {dim})"
+            f"{self.contents.num_items:,} items, dim {dim})"
         )
 
     @cached_property
@@ -322,7 +322,10 @@ class Retriever:
         vectors = F.normalize(self.index.item_vectors, dim=1)
         own = Histories(np.array([0, 1]), row)
         found = ExactIndex(vectors).search(
-            vectors[torch.from_numpy(row.astype(np.int64))], k, exclude=own
+            vectors[torch.from_numpy(row.astype(np.int64))],
+            k,
+            exclude=own,
+            allowed=self.contents.offered,
         )
         return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
 
@@ -378,7 +381,7 @@ class Retriever:
     def _checked_k(self, k: int) -> int:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
-        return min(k, len(self.contents.items.ids))
+        return min(k, self.contents.num_items)
 
     def _answer(
         self,
@@ -485,8 +488,9 @@ class Retriever:
     def _allowed(
         self, among: Iterable[Id] | None, without: Iterable[Id] | None
     ) -> npt.NDArray[np.bool_] | None:
+        offered = self.contents.offered
         if among is None and without is None:
-            return None
+            return offered
         ids = self.contents.items.ids
         allowed = np.full(ids.num_rows, among is None)
         if among is not None:
@@ -494,4 +498,4 @@ class Retriever:
         if without is not None:
             allowed[ids.rows_of(ids_of(without, what="without"))] = False
         allowed[:FIRST_ROW] = False
-        return allowed
+        return allowed if offered is None else allowed & offered

@@ -121,6 +121,47 @@ def build_model(
     )
 
 
+def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
+    """Return a model that shares the query tower and all features, with layers of its own for its items.
+
+    Args:
+        model: Built in, on both sides.
+        config: What it was built of.
+
+    Source: Elkahky et al., WWW 2015, section 3 (MV-DNN: one query tower, an item tower for each view).
+        Differs: what is known of an item is encoded once, since every view's histories read it, too.
+    """
+    assert isinstance(model.item_tower, ItemTower)
+    own = ItemTower(model.item_tower.encoder, _block(config, config.item_hidden), config.dim)
+    return TwoTower(
+        model.query_tower,
+        own,
+        similarity=config.similarity,
+        temperature=config.temperature,
+        history_ids=model.history_ids,
+    )
+
+
+def trained_together(models: Sequence[TwoTower]) -> nn.Module:
+    """Return a module that holds each weight of models that share some of them once."""
+    if len(models) == 1:
+        return models[0]
+    return nn.ModuleList([models[0], *(_Own(model) for model in models[1:])])
+
+
+class _Own(nn.Module):
+    """What a model has for itself that shares its query tower and its features."""
+
+    def __init__(self, model: TwoTower) -> None:
+        super().__init__()
+        assert isinstance(model.item_tower, ItemTower)
+        self.block = model.item_tower.block
+        if isinstance(model.log_temperature, nn.Parameter):
+            self.log_temperature = model.log_temperature
+        else:
+            self.register_buffer("log_temperature", model.log_temperature)
+
+
 def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
     if not hidden:
         return None

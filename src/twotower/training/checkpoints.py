@@ -23,7 +23,7 @@ class Progress:
         model: State of the model after them.
         optimizers: State of the optimizers after them.
         average: State of the average of the weights after them.
-        stream: State of frequencies that are estimated on the way; empty where they are counted.
+        streams: State of frequencies that are estimated on the way, of each view; empty where counted.
         best_model: State of the model, its weights averaged, at its best validation.
         best_metric: Its validation metric, or None before the first validation.
         best_epoch: The epoch that it came after, counted from 1.
@@ -35,7 +35,7 @@ class Progress:
     model: dict[str, Any] = field(default_factory=dict)
     optimizers: list[Any] = field(default_factory=list)
     average: list[Any] = field(default_factory=list)
-    stream: dict[str, Any] = field(default_factory=dict)
+    streams: list[dict[str, Any]] = field(default_factory=list)
     best_model: dict[str, Any] = field(default_factory=dict)
     best_metric: float | None = None
     best_epoch: int = 0

@@ -46,7 +46,9 @@ def resolve(
     """
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
-    num_items = len(np.unique(train.item_rows))
+    rows = np.unique(train.item_rows)
+    of_views = [int(view.offered[rows].sum()) for view in dataset.views.values()]
+    num_items = max(of_views, default=len(rows))  # candidates are of one view
     said: list[str] = []
     towers = _towers(config, dataset, custom, said)
     stated = [name for name in config.features.event if name != config.data.event_column]

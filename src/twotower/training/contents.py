@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.config import Config
-from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
+from twotower.data.dataset import KNOWN, Interactions, Part
 from twotower.evaluation.figures import Figures
 from twotower.features.histories import Histories
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress
+from twotower.training.objective import Objective
 from twotower.training.trainer import Sides, Trainer
 from twotower.vocab import FIRST_ROW, rows_of_lines
 
@@ -32,7 +32,7 @@ def fingerprint(trainer: Trainer) -> str:
         digest.update(array.tobytes())
     for tensor in (*trainer.item_features.values(), *(trainer.event_features or {}).values()):
         digest.update(tensor.cpu().numpy().tobytes())
-    for name, weights in trainer.model.state_dict().items():
+    for name, weights in trainer.trained.state_dict().items():
         digest.update(f"{name} {tuple(weights.shape)}".encode())
     return digest.hexdigest()
 
@@ -56,10 +56,8 @@ def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
 
 
 def contents_of(
-    trainer: Trainer,
-    dataset: Dataset,
+    objective: Objective,
     sides: Sides,
-    config: Config,
     figures: Figures,
     progress: Progress,
     *,
@@ -69,15 +67,14 @@ def contents_of(
     """Return what the bundle of a trained model holds.
 
     Args:
-        trainer: With the best weights.
-        dataset: What it was trained on.
+        objective: The data set that was learnt, and its model with the best weights.
         sides: The fitted features.
-        config: The settings, with no ``auto`` left.
         figures: On the test part.
         progress: Of the training.
         histories: Whether the queries' histories and test items are kept.
         custom: Sides whose tower is the user's own.
     """
+    dataset, config = objective.dataset, objective.config
     positive = dataset.interactions.is_positive
     is_known = np.isin(dataset.parts, KNOWN) & dataset.interactions.is_read
     known = dataset.interactions.where(is_known)
@@ -102,7 +99,7 @@ def contents_of(
         "sha256_of_targets": _digest_of(wanted.histories()),
         "notes": list(dataset.notes),
         "best_epoch": progress.best_epoch,
-        "device": str(trainer.device),
+        "device": str(objective.encoding.device),
     }
     return Contents(
         config=config,
@@ -112,9 +109,9 @@ def contents_of(
         items=SideContents(
             dataset.items.ids, dataset.items.id_column, dataset.items.frame, sides.item
         ),
-        weights=trainer.model.state_dict(),
-        item_vectors=trainer.encoding.item_vectors()[FIRST_ROW:].cpu(),
-        popularity=trainer.popularity,
+        weights=objective.model.state_dict(),
+        item_vectors=objective.encoding.item_vectors()[FIRST_ROW:].cpu(),
+        popularity=objective.popularity,
         histories=known.histories() if histories else None,
         history_parts=dataset.parts[is_known] if histories else None,
         history_weights=known.weights if histories else None,

@@ -1,6 +1,7 @@
 """Mining hard negatives with the model as it is: once an epoch, for all queries."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Miner:
         query_arrays: One array a feature over all query rows.
         events: The training events that histories read.
         margin: See ``mine``.
+        offered: ``(num_item_rows,)`` bool, the items that may be mined; None allows all.
     """
 
     def __init__(
@@ -35,7 +37,10 @@ class Miner:
         query_arrays: FeatureArrays,
         events: Interactions,
         margin: float,
+        *,
+        offered: npt.NDArray[np.bool_] | None = None,
     ) -> None:
+        self._offered = offered
         self._sampler = sampler
         self._encoding = encoding
         self._margin = margin
@@ -71,6 +76,7 @@ class Miner:
             known_of,
             depth=DEPTH,
             margin=self._margin,
+            offered=None if self._offered is None else torch.from_numpy(self._offered).to(device),
         )
         mined = torch.zeros((len(self._known), found.shape[1]), dtype=torch.int64, device=device)
         mined[torch.from_numpy(self._queries).to(device)] = found

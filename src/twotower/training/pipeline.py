@@ -155,8 +155,10 @@ def train(
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}.")
     settings = Config.of(config)
+    if settings.views:
+        raise ConfigError("config must hold no views for train, got some; use train_views.")
     target = None if out is None else check_output(out)
-    bar = _teller(progress)
+    bar = teller_of(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
     task = Task.of(interactions, items=items, queries=queries, config=settings, name=name)
     dataset, sides, settings = task.dataset, task.sides, task.config
@@ -181,7 +183,7 @@ def train(
     towers = {"query_tower": query_tower, "item_tower": item_tower}
     fresh = deepcopy(towers) if seeds > 1 else {}
     trainer = Trainer(dataset, sides, settings, **towers)
-    done, work = _fit(trainer, target, resume=resume, teller=teller)
+    done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if is_open and done.log[-1].get("event") != "interrupted":
         trainer, done, said = better_of_both(trainer, done, sides, bar)
         settings = trainer.config
@@ -199,7 +201,7 @@ def train(
         )
     teller.on_figures(figures, interrupted)
     contents = contents_of(
-        trainer, dataset, sides, settings, figures, done, histories=histories, custom=custom
+        trainer.objectives[0], sides, figures, done, histories=histories, custom=custom
     )
     if target is not None and work is not None:
         try:
@@ -212,7 +214,8 @@ def train(
     return Trained(contents, target, figures, dataset, task.decisions, query_tower, item_tower)
 
 
-def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:
+def teller_of(progress: Teller | Literal["bar"] | None) -> Teller | None:
+    """Return who is told how it goes: a progress bar under the name ``"bar"``."""
     if progress != "bar":
         return progress
     from twotower.training.progress import ProgressBar
@@ -220,13 +223,14 @@ def _teller(progress: Teller | Literal["bar"] | None) -> Teller | None:
     return ProgressBar()
 
 
-def _fit(
+def fit_in_folder(
     trainer: Trainer,
     out: Path | None,
     *,
     resume: bool,
-    teller: Teller,
+    teller: Watcher,
 ) -> tuple[Progress, WorkFolder | None]:
+    """Train with a checkpoint beside ``out``, and return how far it came and where that stands."""
     work = None if out is None else WorkFolder(out.resolve(), fingerprint(trainer))
     progress = None
     if resume:
@@ -261,6 +265,7 @@ def _means_of_seed(
         KS,
         num_item_rows=dataset.items.ids.num_rows,
         remove_seen=not dataset.repeats,
+        allowed=dataset.offered,
     )
     return found.mean()
 

@@ -10,18 +10,42 @@ import numpy.typing as npt
 import polars as pl
 from torch import Tensor
 
-from twotower.config import Config
+from twotower.config import Config, FeatureKind
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
-from twotower.features.schema import Side, event_features, infer_features, kinds_of, reads_as_text
+from twotower.data.views import split_views
+from twotower.errors import DataError
+from twotower.features.schema import (
+    VIEW,
+    Side,
+    event_features,
+    infer_features,
+    kinds_of,
+    reads_as_text,
+)
 from twotower.features.transforms import SideTransforms
 from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
 
 Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table names classes
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One kind of item of several that share the queries.
+
+    Args:
+        interactions: As ``train`` takes it.
+        items: The same.
+        share: Of the training's steps, as one of all views' shares; without any, each event once an epoch.
+    """
+
+    interactions: Table | Mapping[str, Table]
+    items: Given | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +103,51 @@ class Task:
             dataset = with_event_rows(dataset)
         return Task(dataset, sides, config, preparation.decisions)
 
+    @staticmethod
+    def of_views(
+        views: Mapping[str, "View"], *, queries: Given | None = None, config: Config
+    ) -> "Task":
+        """Read the tables of several views, split the events, and fit the features of all.
+
+        Args:
+            views: Two or more, by their names.
+            queries: As ``train`` takes it.
+            config: The settings.
+
+        Raises:
+            DataError: A table cannot be used as it is; the view is named.
+            ConfigError: A setting does not go with the data.
+        """
+        prepared = {}
+        for name, view in views.items():
+            try:
+                prepared[name] = prepare(
+                    view.interactions,
+                    items=_as_table(view.items, "item_id"),
+                    queries=_as_table(queries, "query_id"),
+                    config=config.data,
+                    name=name,
+                )
+            except DataError as error:
+                raise DataError(f"view {name!r}: {error}") from error
+        is_split = [preparation.is_split for preparation in prepared.values()]
+        dataset = split_views(
+            {name: preparation.dataset for name, preparation in prepared.items()},
+            is_split,
+            config.split,
+        )
+        if config.data.order == "auto":
+            dataset = with_order_as_asked(dataset)
+        kinds: dict[str, FeatureKind] = {VIEW: "shown", **config.features.item}
+        config = replace(config, features=replace(config.features, item=kinds))
+        sides, config = _fit_features(dataset, config)
+        if sides.event is not None:
+            dataset = with_event_rows(dataset)
+        decisions = tuple(
+            decision for preparation in prepared.values() for decision in preparation.decisions
+        )
+        return Task(dataset, sides, config, decisions)
+
 
 def _name_of(interactions: object) -> str:
     if isinstance(interactions, Mapping):
@@ -118,12 +187,14 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     for side, table, rows in sides:
         given = getattr(config.features, side)
         is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
+        is_read = {"auto": is_text, "yes": True, "no": False}[config.features.id_text]
         features = infer_features(
             table.frame,
             side,
             table.id_column,
             given,
-            key_text={"auto": is_text, "yes": True, "no": False}[config.features.id_text],
+            # Text of the views' item ids stands in a column of its own.
+            key_text=is_read and not (side == "item" and dataset.views),
             text=config.features.text,
             **of_text,
         )

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,44 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from twotower.config import Config
-from twotower.data.batches import PairBatch, PairBatches
-from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.data.prefixes import PrefixBatch, PrefixBatches
+from twotower.data.batches import PairBatch
+from twotower.data.dataset import Dataset, Part
+from twotower.data.prefixes import PrefixBatch
 from twotower.errors import TwoTowerError
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
-from twotower.losses.candidates import Sampler
-from twotower.losses.configured import LABELLED, loss_of, sampler_of
-from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
-from twotower.losses.hard import HardNegatives
-from twotower.losses.memory import Memory
-from twotower.losses.negatives import BothSides
 from twotower.runtime import choose_device, choose_threads, torch_generator
-from twotower.towers.build import build_model
+from twotower.towers.build import build_model, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
 from twotower.training.averaging import WeightAverage
 from twotower.training.checkpoints import Progress
-from twotower.training.mining import Miner
+from twotower.training.objective import Objective, turns_of
 from twotower.training.optim import Optimizers
-from twotower.training.steps import Steps
-
-MAX_VALIDATION_CASES = 10_000
-"""Queries that a validation ranks at most: a seeded sample of them where there are more."""
-
-
-class Batches(Protocol):
-    """Gives the batches of each epoch."""
-
-    def __len__(self) -> int:
-        """Number of batches an epoch."""
-        ...
-
-    def epoch(self, epoch: int) -> Iterator[PairBatch | PrefixBatch]:
-        """Yield the batches of an epoch."""
-        ...
 
 
 class Watcher(Protocol):
@@ -117,9 +94,8 @@ class Trainer:
         self.config = config
         self.device = choose_device(config.training.device)
         train = dataset.part(Part.TRAIN)
-        positive = train.where(train.is_positive)
         self.popularity = np.bincount(
-            positive.item_rows, minlength=dataset.items.ids.num_rows
+            train.item_rows[train.is_positive], minlength=dataset.items.ids.num_rows
         ).astype(np.float32)
 
         # Before the model: what is only needed on the way must not stand beside its tables.
@@ -129,76 +105,52 @@ class Trainer:
         if sides.event is not None:
             of_events = sides.event.apply_to_rows(dataset.event_columns)
             self.event_features = to_tensors(of_events, self.device)
-        self.valid = self._validation_cases()
-        uses_all = config.loss.negatives == "all"
+        views = dataset.all_views()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            self.model = build_model(
+            model = build_model(
                 config.towers,
                 sides.query,
                 sides.item,
                 event_transforms=sides.event,
                 query_tower=query_tower,
                 item_tower=item_tower,
-                sparse=not uses_all,
-            ).to(self.device)
-        self.encoding = Encoding(
-            self.model,
-            self.item_features,
-            sides.query,
-            config.towers.history_length,
-            self.device,
-            self.event_features,
-        )
-        self._check_towers()
-        batch_size = config.training.batch_size
-        assert batch_size is not None
-        if config.loss.negatives != "impressions":
-            train = replace(train, impressions=None)  # gathering what is not read takes time
-        self.batches: Batches
-        if config.training.examples == "prefixes":
-            self.batches = PrefixBatches(
-                train.where(train.is_read),
-                batch_size=batch_size,
-                length=config.towers.history_length,
-                seed=config.training.seed,
-                next_events=config.training.next_events,
+                sparse=config.loss.negatives != "all",
             )
-        else:
-            # The documents that a search is known to want are no negatives of it, though it reads none.
-            is_search = sides.query.reads_text_of(dataset.queries.id_column)
-            is_read = self.model.reads_history or (is_search and config.loss.mask_known)
-            self.batches = PairBatches(
-                train,
-                batch_size=batch_size,
-                history_length=config.towers.history_length if is_read else None,
-                ordered=dataset.ordered,
-                seed=config.training.seed,
-                negatives=config.loss.kind in LABELLED,
-                next_events=config.training.next_events,
+            others = [of_another_view(model, config.towers) for _ in range(len(views) - 1)]
+        models = [each.to(self.device) for each in (model, *others)]
+        self._check_towers(model)
+        self.trained = trained_together(models)
+        """All that is trained, each weight once."""
+        self.objectives = tuple(
+            Objective(
+                view,
+                Encoding(
+                    own,
+                    self.item_features,
+                    sides.query,
+                    config.towers.history_length,
+                    self.device,
+                    self.event_features,
+                ),
+                config,
+                self.query_arrays,
+                self.popularity,
             )
-        drawn = positive  # what batches hold
-        if config.loss.kind in LABELLED:
-            drawn = train.where(train.is_positive | ~train.is_read)
-        self.stream: StreamFrequency | None = None
-        self.memory: Memory | None = None
-        self.miner: Miner | None = None
-        self.steps = Steps(
-            self.model,
-            config,
-            self.item_features,
-            self.query_arrays,
-            self._sampler(drawn),
-            loss_of(
-                config.loss,
-                len(dataset.items),
-                torch.bfloat16 if config.training.precision == "bfloat16" else None,
-            ),
-            dataset.items.ids.num_rows,
-            event_features=self.event_features,
-            stream=self.stream,
-            memory=self.memory,
+            for view, own in zip(views, models, strict=True)
         )
+        """What is learnt: one of each view, or the only one."""
+        self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
+
+    @property
+    def model(self) -> TwoTower:
+        """The model, or that of the first view."""
+        return self.objectives[0].model
+
+    @property
+    def encoding(self) -> Encoding:
+        """The model with its catalogue, or that of the first view."""
+        return self.objectives[0].encoding
 
     def fit(
         self,
@@ -227,16 +179,16 @@ class Trainer:
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(choose_threads(settings.threads))
-            optimizers = Optimizers(self.model, settings, settings.epochs * len(self.batches))
-            average = WeightAverage(self.model)
+            optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
+            average = WeightAverage(self.trained)
             if progress.epoch:
-                self.model.load_state_dict(progress.model)
+                self.trained.load_state_dict(progress.model)
                 optimizers.load_state_dict(progress.optimizers)
                 average.load(progress.average)
-                if self.stream is not None:
-                    self.stream.load_state_dict(progress.stream)
+                for objective, state in zip(self.objectives, progress.streams, strict=True):
+                    objective.load_stream(state)
             if watcher is not None:
-                watcher.on_start(len(self.batches), progress)
+                watcher.on_start(self.steps_per_epoch, progress)
             while progress.epoch < settings.epochs and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
@@ -252,12 +204,12 @@ class Trainer:
             if watcher is not None:
                 watcher.on_end()
         if progress.best_metric is not None:
-            self.model.load_state_dict(progress.best_model)
+            self.trained.load_state_dict(progress.best_model)
         return progress
 
     def scorer(self) -> ModelScorer:
-        """Return the model as it is now as a scorer."""
-        return ModelScorer(self.encoding, self.query_arrays, self.popularity)
+        """Return the model as it is now as a scorer; of several views, the first."""
+        return self.objectives[0].scorer()
 
     def _epoch(
         self,
@@ -269,18 +221,16 @@ class Trainer:
         seed, epoch = self.config.training.seed, progress.epoch
         generator = torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
-        if self.memory is not None:
-            self.memory.clear()  # so that a training that is gone on with takes the same steps
-        if self.miner is not None and epoch:  # before the first, the model knows nothing
-            self.miner.refresh()
-        self.model.train()
+        for objective in self.objectives:
+            objective.start(epoch)
+        self.trained.train()
         # Dropout draws from the global generator; it is put back as it was afterwards.
         with torch.random.fork_rng():
             torch.manual_seed(torch_generator(seed, epoch, 2).initial_seed())
-            for step, batch in enumerate(self.batches.epoch(epoch)):
-                self._set_temperature(epoch * len(self.batches) + step)
+            for step, (objective, batch) in enumerate(self._batches(epoch)):
+                self._set_temperature(epoch * self.steps_per_epoch + step)
                 optimizers.zero_grad()
-                loss = self.steps.backward(batch, generator)
+                loss = objective.steps.backward(batch, generator)
                 optimizers.step()
                 average.update()
                 total += loss * len(batch)
@@ -294,16 +244,15 @@ class Trainer:
                 f"(now {self.config.training.learning_rate:g}) and look for extreme features."
             )
         seconds = time.monotonic() - started
-        model, averages = _copy(self.model), average.state()
+        model, averages = _copy(self.trained), average.state()
         with average.in_place():
             metric = self.validate()
-            averaged = {**model, **_copy(self.model, average.names)}
+            averaged = {**model, **_copy(self.trained, average.names)}
         # From here on nothing takes long, so that Ctrl-C finds all of the epoch or nothing of it.
         progress.epoch += 1
         progress.model, progress.optimizers = model, optimizers.state_dict()
         progress.average = averages
-        if self.stream is not None:
-            progress.stream = self.stream.state_dict()
+        progress.streams = [objective.stream_state() for objective in self.objectives]
         if progress.best_metric is None or metric > progress.best_metric:
             progress.best_model = averaged
             progress.best_metric, progress.best_epoch = metric, progress.epoch
@@ -323,73 +272,59 @@ class Trainer:
         progress.log.append(record)
         return record
 
-    def validate(self) -> float:
-        """Return the metric that decides, on the validation cases."""
-        name = self.config.training.metric
-        found = evaluate(
-            self.scorer(),
-            self.valid,
-            (int(name.split("@")[1]),),
-            num_item_rows=self.dataset.items.ids.num_rows,
-            remove_seen=not self.dataset.repeats,
-        )
-        return found.mean()[name]
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch, but for the rounding of windows."""
+        return sum(self.turns)
 
-    def _sampler(self, drawn: Interactions) -> Sampler:
-        loss, num_rows = self.config.loss, self.dataset.items.ids.num_rows
-        item_rows = self._tensor(drawn.item_rows).long()
-        log_p: LogShares = log_frequency(item_rows, num_rows)
-        if loss.frequencies == "stream":
-            log_p = self.stream = StreamFrequency(num_rows, device=self.device)
-        sampler = sampler_of(loss, torch.unique(item_rows), log_p)
-        if isinstance(sampler, Memory):
-            self.memory = sampler
-        if isinstance(sampler, HardNegatives):
-            read = self.dataset.part(Part.TRAIN)
-            read = read.where(read.is_read)
-            self.miner = Miner(sampler, self.encoding, self.query_arrays, read, loss.hard_margin)
-        if loss.kind != "symmetric":
-            return sampler
-        query_log_p = None  # with a history each event asks anew
-        if not self.model.reads_history:
-            query_rows = self._tensor(drawn.query_rows).long()
-            query_log_p = log_frequency(query_rows, self.dataset.queries.ids.num_rows)
-        return BothSides(sampler, query_log_p)
+    def _batches(self, epoch: int) -> Iterator[tuple[Objective, PairBatch | PrefixBatch]]:
+        """Yield the batches of an epoch with what they teach; those of several views in a random order."""
+        if len(self.objectives) == 1:
+            only = self.objectives[0]
+            yield from ((only, batch) for batch in only.batches.epoch(epoch))
+            return
+        rng = np.random.default_rng([self.config.training.seed, epoch, 4])
+        given = [
+            objective.some_batches(epoch, num)
+            for objective, num in zip(self.objectives, self.turns, strict=True)
+        ]
+        for place in rng.permutation(np.repeat(np.arange(len(given)), self.turns)):
+            batch = next(given[place], None)
+            if batch is not None:  # windows are rounded
+                yield self.objectives[place], batch
+
+    def validate(self) -> float:
+        """Return the metric that decides, on the validation cases: the mean over the views."""
+        return float(np.mean([objective.validate() for objective in self.objectives]))
 
     def _set_temperature(self, step: int) -> None:
         """Move a temperature that has an end, evenly in its logarithm over all steps of all epochs."""
         towers = self.config.towers
         if towers.temperature is None or towers.temperature_end is None:
             return
-        share = step / max(1, self.config.training.epochs * len(self.batches) - 1)
+        share = step / max(1, self.config.training.epochs * self.steps_per_epoch - 1)
         start, end = math.log(towers.temperature), math.log(towers.temperature_end)
-        self.model.log_temperature.fill_(start + share * (end - start))
+        for objective in self.objectives:
+            objective.model.log_temperature.fill_(start + share * (end - start))
 
-    def _validation_cases(self) -> Cases:
-        cases = self.dataset.cases(Part.VALID)
-        if len(cases) <= MAX_VALIDATION_CASES:
-            return cases
-        rng = np.random.default_rng([self.config.training.seed, 3])
-        return cases.take(np.sort(rng.choice(len(cases), MAX_VALIDATION_CASES, replace=False)))
-
-    def _check_towers(self) -> None:
+    def _check_towers(self, model: TwoTower) -> None:
         """Encode two rows a side, so that a tower that does not fit is named before training."""
-        was_training = self.model.training
-        self.model.eval()
+        was_training = model.training
+        model.eval()
         with torch.no_grad():
-            items = self.model.encode_items({k: v[:2] for k, v in self.item_features.items()})
+            items = model.encode_items({k: v[:2] for k, v in self.item_features.items()})
             features = {k: self._tensor(v[:2]) for k, v in self.query_arrays.items()}
             if not features:
                 features = {"": torch.zeros(2, 1, device=self.device)}
-            queries = self.model.encode_queries(features)
-        self.model.train(was_training)
+            queries = model.encode_queries(features)
+        model.train(was_training)
         check_widths(queries.shape[1], items.shape[1])
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def _copy(model: TwoTower, names: Collection[str] | None = None) -> dict[str, Tensor]:
+def _copy(model: nn.Module, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Return a copy of the model's state, or of what of it is named."""
     return {
         name: value.detach().cpu().clone()

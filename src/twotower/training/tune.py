@@ -163,9 +163,7 @@ def tune(
     trainer.model.load_state_dict(done.best_model)
     figures = measure(trainer.scorer(), dataset, calibrated=chosen.loss.kind == "bce")
     teller.on_figures(figures, interrupted)
-    contents = contents_of(
-        trainer, dataset, sides, chosen, figures, done, histories=histories, custom=()
-    )
+    contents = contents_of(trainer.objectives[0], sides, figures, done, histories=histories)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     contents = replace(contents, provenance={**contents.provenance, "tuning": tuning})
     write_bundle(target, contents)

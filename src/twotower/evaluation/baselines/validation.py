@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.evaluate import Scorer, evaluate
@@ -22,17 +23,19 @@ class Validation:
         cases: May be none at all: then nothing can be chosen.
         num_item_rows: Rows of the item vocabulary.
         remove_seen: Whether the items in a case's history are left out of its answer.
+        allowed: ``(num_item_rows,)`` bool, the items that may be an answer; None allows all.
     """
 
     cases: Cases
     num_item_rows: int
     remove_seen: bool
+    allowed: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Validation":
         """Return at most 2,000 of the data set's validation cases, evenly spaced."""
         cases = thinned(dataset.cases(Part.VALID), _MAX_CASES)
-        return cls(cases, dataset.items.ids.num_rows, not dataset.repeats)
+        return cls(cases, dataset.items.ids.num_rows, not dataset.repeats, dataset.offered)
 
     def quality(self, scorer: Scorer) -> float:
         """Return the scorer's NDCG@10; there must be a case."""
@@ -42,6 +45,7 @@ class Validation:
             (10,),
             num_item_rows=self.num_item_rows,
             remove_seen=self.remove_seen,
+            allowed=self.allowed,
         )
         return found.mean()["ndcg@10"]
 

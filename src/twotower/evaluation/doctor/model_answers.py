@@ -78,6 +78,7 @@ class Trial:
         self.num_item_rows = dataset.items.ids.num_rows
         self.query_ids = dataset.queries.ids
         self.remove_seen = not dataset.repeats
+        self.offered = dataset.offered
         cases = dataset.cases(Part.VALID)
         features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
         # Those of whom nothing is known get popularity, whatever the model is worth.
@@ -104,6 +105,7 @@ class Trial:
             (K,),
             num_item_rows=self.num_item_rows,
             remove_seen=self.remove_seen,
+            allowed=self.offered,
             query_ids=self.query_ids,
         )
 

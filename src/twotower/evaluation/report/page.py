@@ -118,7 +118,7 @@ def _map(found: ItemMap | None, retriever: Retriever, say: Say) -> dict[str, Any
         values = ", ".join(found.groups)
         label = say("map_chart", count=whole(count), column=found.column, values=values)
     spec = point_map(found.points, width=_MAP[0], height=_MAP[1])
-    everything = len(retriever.contents.items.ids)
+    everything = retriever.contents.num_items
     return {
         "drawn": svg_of(spec, label=label),
         "column": found.column,

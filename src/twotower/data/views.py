@@ -1,0 +1,206 @@
+"""Views: several kinds of item that share the queries, as one data set whose histories hold them all.
+
+An item of the view ``sport`` whose id is ``17`` is called ``sport:17`` there, so that no two views
+name the same item.
+
+Source: Elkahky et al., WWW 2015, section 3 (MV-DNN).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.config import SplitConfig
+from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part, ViewItems
+from twotower.data.splits import checked, hold_out_validation, split, temporal
+from twotower.errors import ConfigError, DataError
+from twotower.features.schema import VIEW, reads_as_text
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+FEW_SHARED = 0.01
+"""Below this share of the queries in more than one view, no view has much to learn from another."""
+
+
+def qualified(ids: pl.Series, view: str) -> pl.Series:
+    """Return ids as they are called beside those of other views."""
+    return (view + ":" + ids.cast(pl.String)).rename(ids.name)
+
+
+def split_views(
+    datasets: Mapping[str, Dataset], is_split: Sequence[bool], config: SplitConfig
+) -> Dataset:
+    """Return the views as one split data set.
+
+    ``auto`` cuts all views at the same two moments where all have times (``temporal``), and else at
+    random per query: what one view knows must not come from after the moment that another is asked about.
+
+    Args:
+        datasets: Prepared, each under its view's name.
+        is_split: Whether files gave the parts of each.
+        config: How to split those that are not.
+
+    Raises:
+        ConfigError: Views were split by files and others were not, or the kind cannot be had.
+        DataError: As ``merged``, or a part of a view is empty.
+    """
+    if any(is_split) != all(is_split):
+        raise ConfigError("views must all be given as train and test, or none of them.")
+    if any(is_split):
+        parts = {name: hold_out_validation(each, config) for name, each in datasets.items()}
+        return merged(parts)
+    has_times = all(each.interactions.times is not None for each in datasets.values())
+    kind = config.kind
+    if kind == "auto":
+        kind = "temporal" if has_times else "random"
+    if kind == "leave-last-out":
+        raise ConfigError(
+            "split.kind must not be 'leave-last-out' for views, where a history would hold events of "
+            "another view from after the one that is asked for; use 'temporal' or 'random'."
+        )
+    if kind != "temporal":
+        return merged({name: split(each, config) for name, each in datasets.items()})
+    if not has_times:
+        raise ConfigError(
+            "split.kind must not be 'temporal' where a view has no times; use 'random'."
+        )
+    whole = merged(datasets)
+    test = config.test_fraction or 0.1
+    whole = whole.with_parts(temporal(whole.interactions, test, config.valid_fraction), "")
+    notes = list(whole.notes)
+    for name in whole.views:
+        try:
+            notes.append(f"{name}: {checked(whole.view(name), kind).notes[-1]}")
+        except DataError as error:
+            raise DataError(f"view {name!r}: {error}") from error
+    return Dataset(**{**vars(whole), "notes": tuple(n for n in notes if n)})
+
+
+def merged(datasets: Mapping[str, Dataset]) -> Dataset:
+    """Return the views as one data set, each query's events in one order.
+
+    Columns of the same name are one feature of all views. Impressions are left out.
+
+    Args:
+        datasets: Two or more, each under its view's name.
+
+    Raises:
+        DataError: A view's items have a column ``view``, or columns of one name are of types that do
+            not go together.
+    """
+    names = list(datasets)
+    queries = _queries([datasets[name].queries for name in names])
+    items = _items({name: datasets[name].items for name in names})
+    views: dict[str, ViewItems] = {}
+    query_rows, item_rows = [], []
+    for name in names:
+        each = datasets[name]
+        of_queries = _rows(queries.ids, each.queries.ids.ids)
+        of_items = _rows(items.ids, qualified(each.items.ids.ids, name))
+        offered = np.zeros(items.ids.num_rows, np.bool_)
+        offered[of_items[FIRST_ROW:]] = True
+        views[name] = ViewItems(offered, each.repeats)
+        query_rows.append(of_queries[each.interactions.query_rows])
+        item_rows.append(of_items[each.interactions.item_rows])
+    events = [datasets[name].interactions for name in names]
+    has_times = all(each.times is not None for each in events)
+    ordered = all(each.ordered for each in datasets.values()) and has_times
+    all_queries = np.concatenate(query_rows)
+    times = np.concatenate([e.times for e in events if e.times is not None]) if has_times else None
+    keys = (all_queries,) if times is None else (times, all_queries)
+    order = np.lexsort(keys)
+
+    def column(attribute: str, otherwise: Column) -> npt.NDArray[Column] | None:
+        columns = [getattr(each, attribute) for each in events]
+        if all(values is None for values in columns):
+            return None
+        filled = [
+            np.full(len(each), otherwise) if values is None else values
+            for each, values in zip(events, columns, strict=True)
+        ]
+        return np.concatenate(filled)[order]
+
+    sorted_queries = all_queries[order]
+    whole = Interactions(
+        query_rows=sorted_queries,
+        item_rows=np.concatenate(item_rows)[order],
+        offsets=np.searchsorted(sorted_queries, np.arange(queries.ids.num_rows + 1)),
+        times=None if times is None else times[order],
+        labels=column("labels", np.float32(1)),
+        weights=column("weights", np.float32(1)),
+        is_target=column("is_target", np.bool_(True)),
+    )
+    notes = [f"{name}: {note}" for name in names for note in datasets[name].notes if note]
+    parts = np.concatenate([datasets[name].parts for name in names])[order]
+    return Dataset(
+        queries=queries,
+        items=items,
+        interactions=whole,
+        parts=parts,
+        ordered=ordered,
+        repeats=any(each.repeats for each in datasets.values()),
+        event_columns=_stacked([datasets[name].event_columns for name in names], "events")[order],
+        name=", ".join(names),
+        notes=(*notes, _overlap(whole, views, parts)),
+        views=views,
+    )
+
+
+def _overlap(
+    events: Interactions, views: Mapping[str, ViewItems], parts: npt.NDArray[np.uint8]
+) -> str:
+    """Return how many queries have training events in more than one view, in a sentence."""
+    num = np.zeros(len(events.offsets), np.int64)
+    for view in views.values():
+        own = view.offered[events.item_rows] & (parts == Part.TRAIN) & events.is_positive
+        num[np.unique(events.query_rows[own])] += 1
+    shared, known = int((num > 1).sum()), int((num > 0).sum())
+    said = f"{shared:,} of {known:,} queries have training events in more than one view."
+    if shared < FEW_SHARED * known:
+        said += " Warning: so few say little of what one view knows about another."
+    return said
+
+
+def _queries(tables: Sequence[EntityTable]) -> EntityTable:
+    key = tables[0].id_column
+    frames = [table.frame.rename({table.id_column: key}) for table in tables]
+    if len({frame[key].dtype for frame in frames}) > 1:
+        frames = [frame.with_columns(pl.col(key).cast(pl.String)) for frame in frames]
+    frame = _stacked(frames, "queries").unique(key, keep="first", maintain_order=True).sort(key)
+    return EntityTable(Vocabulary(frame[key]), frame, key)
+
+
+def _items(tables: Mapping[str, EntityTable]) -> EntityTable:
+    columns = {table.id_column for table in tables.values()}
+    key = next(iter(columns)) if len(columns) == 1 else "item_id"
+    frames = []
+    for name, table in tables.items():
+        ids, frame = table.frame[table.id_column], table.frame.drop(table.id_column)
+        for taken in {key, VIEW} & set(frame.columns):
+            raise DataError(
+                f"view {name!r}: the items must have no column {taken!r}, which the views need for "
+                "themselves; rename it."
+            )
+        own = [qualified(ids, name).rename(key), pl.Series(VIEW, [name] * len(ids), pl.String)]
+        if reads_as_text(ids) and f"{key} as text" not in frame.columns:
+            own.append(ids.rename(f"{key} as text"))
+        frames.append(pl.DataFrame(own).hstack(frame))
+    frame = _stacked(frames, "items")
+    return EntityTable(Vocabulary(frame[key]), frame, key)
+
+
+def _stacked(frames: Sequence[pl.DataFrame], what: str) -> pl.DataFrame:
+    try:
+        return pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"columns of the {what} that have one name in several views must be of one type, got "
+            f"{reason}; rename them, or write them alike."
+        ) from error
+
+
+def _rows(vocabulary: Vocabulary, ids: pl.Series) -> npt.NDArray[np.int32]:
+    """Return the row in ``vocabulary`` of each row of another one with these ids."""
+    return np.concatenate([np.arange(FIRST_ROW, dtype=np.int32), vocabulary.rows_of(ids)])

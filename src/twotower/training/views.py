@@ -1,0 +1,180 @@
+"""``train_views``: one query tower for several kinds of item, each with a bundle of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from twotower.config import Config, ViewConfig
+from twotower.data.views import qualified
+from twotower.errors import BundleError, ConfigError
+from twotower.evaluation.figures import measure
+from twotower.features.schema import VIEW
+from twotower.features.transforms import SideTransforms
+from twotower.serving.bundle import Contents, SideContents
+from twotower.serving.views import check_views_output, write_views
+from twotower.training.choices import resolve
+from twotower.training.contents import contents_of
+from twotower.training.loggers import Tellers
+from twotower.training.pipeline import Teller, Trained, fit_in_folder, teller_of
+from twotower.training.task import Given, Task, View
+from twotower.training.trainer import Trainer
+from twotower.vocab import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedViews:
+    """What ``train_views`` returns: by a view's name, what ``train`` returns.
+
+    Args:
+        views: The views, in their order.
+        path: Where their bundles stand, or None where none was asked for.
+    """
+
+    views: Mapping[str, Trained]
+    path: Path | None
+
+    def __getitem__(self, name: str) -> Trained:
+        """Return one view.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        return self.views[name]
+
+
+def train_views(
+    views: Mapping[str, View],
+    *,
+    queries: Given | None = None,
+    out: str | Path | None = None,
+    config: Config | Mapping[str, object] | str | Path | None = None,
+    histories: bool = True,
+    resume: bool = False,
+    progress: Teller | Literal["bar"] | None = None,
+) -> TrainedViews:
+    """Train one query tower for several kinds of item, and write a bundle of each.
+
+    A query's history holds its events in every view, so that one who is new in a view and known in
+    another is answered by what is known. In a bundle the view's own items have their own ids, and items
+    of another view, which histories may hold, are called ``view:id``.
+
+    Args:
+        views: Two or more, each under its name; queries are the same where their ids are.
+        queries: A file or a frame of the queries' columns.
+        out: Folder to write; None keeps all in memory. ``open_views`` reads it.
+        config: Settings, as ``train`` takes them; ``data`` holds for every view.
+        histories: Whether the bundles hold the queries' histories and test items.
+        resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        progress: As ``train`` takes it.
+
+    Raises:
+        DataError: A table cannot be used as it is; the view is named.
+        ConfigError: A setting is unknown, out of range, or does not go with the data.
+        BundleError: ``out`` cannot be written.
+
+    Source: Elkahky et al., WWW 2015 (MV-DNN). Differs: what a query did in other views is read as its
+        history, as of the moment, in place of counts over all time.
+    """
+    settings = Config.of(config)
+    told = tuple(
+        ViewConfig(name=name, share=view.share, **_paths_of(view)) for name, view in views.items()
+    )
+    if len(told) < 2:
+        raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
+    settings = replace(settings, views=told)
+    target = None if out is None else check_views_output(out)
+    bar = teller_of(progress)
+    teller = Tellers([] if bar is None else [bar])
+    task = Task.of_views(views, queries=queries, config=settings)
+    teller.on_data(task.dataset, task.decisions, task.sides.features)
+    settings, choices = resolve(task.config, task.dataset)
+    teller.on_choices(choices, settings)
+    trainer = Trainer(task.dataset, task.sides, settings)
+    done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
+    interrupted = done.log[-1].get("event") == "interrupted"
+    trained: dict[str, Trained] = {}
+    for name, objective in zip(task.dataset.views, trainer.objectives, strict=True):
+        figures = measure(
+            objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
+        )
+        teller.on_figures(figures, interrupted)
+        contents = contents_of(objective, task.sides, figures, done, histories=histories)
+        path = None if target is None else target / name
+        trained[name] = Trained(
+            _of_view(contents, name), path, figures, objective.dataset, task.decisions
+        )
+    if target is not None and work is not None:
+        every = {name: each.contents for name, each in trained.items()}
+        try:
+            write_views(target, every)
+        except BundleError:
+            work.remove()  # it holds more than the bundles need, and a full disk must be left as it was
+            write_views(target, every)
+        if not interrupted:
+            work.remove()
+    return TrainedViews(trained, target)
+
+
+def views_of(config: Config) -> dict[str, View]:
+    """Return the views that a configuration describes by the paths of their tables.
+
+    Raises:
+        ConfigError: A view has no table, or one too many.
+    """
+    views = {}
+    for view in config.views:
+        parts = {"train": view.train, "valid": view.valid, "test": view.test}
+        given = {part: Path(path) for part, path in parts.items() if path is not None}
+        if (view.interactions is None) == (not given):
+            raise ConfigError(
+                f"view {view.name!r} must have either interactions, or train and test, "
+                f"got {'both' if given else 'neither'}."
+            )
+        table = Path(view.interactions) if view.interactions is not None else given
+        items = None if view.items is None else Path(view.items)
+        views[view.name] = View(table, items, view.share)
+    return views
+
+
+def _paths_of(view: View) -> dict[str, str]:
+    """Return the tables that are files, as the configuration names them."""
+    given = view.interactions
+    tables = dict(given) if isinstance(given, Mapping) else {"interactions": given}
+    tables["items"] = view.items
+    names = ("interactions", "train", "valid", "test", "items")
+    return {
+        name: str(table)
+        for name, table in tables.items()
+        if name in names and isinstance(table, (str, Path))
+    }
+
+
+def _of_view(contents: Contents, name: str) -> Contents:
+    """Return what the bundle of one view holds: its own items have their own ids."""
+    items = contents.items
+    key = items.id_column
+    is_own = items.frame[VIEW] == name
+    own = items.frame[key].filter(is_own).str.strip_prefix(f"{name}:")
+    renamed = dict(zip(qualified(own, name), own, strict=True))
+
+    def as_called(ids: pl.Series) -> pl.Series:
+        return ids.replace(renamed)
+
+    transforms = SideTransforms(
+        items.transforms.features,
+        tuple(
+            type(each)(each.feature, Vocabulary(as_called(each.own_vocabulary().ids)), each.numbers)
+            if each.feature.kind == "id"
+            else each
+            for each in items.transforms.transforms
+        ),
+    )
+    frame = items.frame.with_columns(as_called(items.frame[key]))
+    return replace(
+        contents,
+        items=SideContents(Vocabulary(as_called(items.ids.ids)), key, frame, transforms),
+        view=name,
+    )

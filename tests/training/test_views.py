@@ -1,0 +1,314 @@
+"""Several kinds of item that share the queries."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import twotower
+from twotower import View
+from twotower.config import Config, ViewConfig
+from twotower.data.dataset import Part
+from twotower.errors import BundleError, ConfigError, DataError
+from twotower.evaluation.bundles import evaluate_bundle
+from twotower.losses.candidates import Pairs
+from twotower.training.choices import resolve
+from twotower.training.objective import turns_of
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
+from twotower.training.views import TrainedViews, views_of
+
+FILMS, BOOKS, TASTES = 40, 24, 4
+QUICK = {"training": {"epochs": 6, "threads": 1, "batch_size": 128}, "towers": {"dim": 16}}
+
+
+def events(items: int, num: int, seed: int, queries: int = 80) -> pl.DataFrame:
+    """Events of queries of four tastes, each of which takes a quarter of the items."""
+    rng = np.random.default_rng(seed)
+    query = rng.integers(0, queries, num)
+    item = (query % TASTES) * (items // TASTES) + rng.integers(0, items // TASTES, num)
+    time = rng.integers(10**9, 10**9 + 10**6, num)
+    return pl.DataFrame({"user": query, "item": item, "time": time})
+
+
+def two_views() -> dict[str, View]:
+    books = events(BOOKS, 900, 1).filter(pl.col("user") >= 8)  # eight have films alone
+    return {"films": View(events(FILMS, 1200, 0)), "books": View(books)}
+
+
+def task_of(views: dict[str, View], **settings: object) -> Task:
+    told = tuple(ViewConfig(name=name, share=view.share) for name, view in views.items())
+    config = replace(Config.from_dict({**QUICK, **settings}), views=told)
+    return Task.of_views(views, config=config)
+
+
+def trainer_of(views: dict[str, View], **settings: object) -> Trainer:
+    task = task_of(views, **settings)
+    config, _ = resolve(task.config, task.dataset)
+    return Trainer(task.dataset, task.sides, config)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedViews:
+    out = tmp_path_factory.mktemp("views") / "model"
+    return twotower.train_views(two_views(), out=out, config=QUICK)
+
+
+def test_a_history_holds_the_events_of_every_view_in_one_order() -> None:
+    films = pl.DataFrame({"user": ["a", "a", "b"], "item": [1, 2, 1], "time": [10, 30, 5]})
+    books = pl.DataFrame({"user": ["a", "b", "c"], "item": [1, 7, 7], "time": [20, 6, 7]})
+    more = pl.DataFrame(
+        {"user": ["a"] * 8 + ["b"] * 8, "item": [1, 2] * 8, "time": range(100, 116)}
+    )
+    views = {"films": View(pl.concat([films, more])), "books": View(pl.concat([books, more]))}
+    dataset = task_of(views).dataset
+    row = int(dataset.queries.ids.rows_of(["a"])[0])
+    of_a = slice(*dataset.interactions.offsets[row : row + 2])
+    named = dataset.items.ids.ids_of(dataset.interactions.item_rows[of_a]).to_list()
+    assert named[:3] == ["films:1", "books:1", "films:2"]
+    seen = dataset.view("books")
+    asked = dataset.items.ids.ids_of(seen.interactions.item_rows[seen.interactions.is_positive])
+    assert set(asked.str.split(":").list.first()) == {"books"}
+    assert seen.interactions.is_read.all()
+
+
+def test_no_view_knows_what_comes_after_the_moment_another_is_asked_about() -> None:
+    dataset = task_of(two_views()).dataset
+    times = dataset.interactions.times
+    assert times is not None
+    assert times[dataset.parts == Part.TRAIN].max() < times[dataset.parts == Part.VALID].min()
+    assert times[dataset.parts == Part.VALID].max() < times[dataset.parts == Part.TEST].min()
+
+
+@pytest.mark.parametrize("negatives", ["all", "uniform", "in-batch", "mixed", "per-query"])
+def test_candidates_are_of_the_view_that_is_learnt(negatives: str) -> None:
+    trainer = trainer_of(two_views(), loss={"negatives": negatives})
+    for objective in trainer.objectives:
+        batch = next(objective.batches.epoch(0))
+        pairs = Pairs(
+            torch.from_numpy(batch.item_rows).long(), torch.from_numpy(batch.query_rows).long()
+        )
+        found = objective.steps.sampler(pairs, torch.Generator().manual_seed(0))
+        assert objective.dataset.offered is not None
+        assert objective.dataset.offered[found.item_rows.numpy()].all()
+
+
+def test_mined_negatives_are_of_the_view() -> None:
+    trainer = trainer_of(two_views(), loss={"negatives": "hard", "num_negatives": 8})
+    for objective in trainer.objectives:
+        assert objective.miner is not None
+        objective.miner.refresh()
+        mined = objective.steps.sampler._mined.unique()  # type: ignore[attr-defined]
+        assert objective.dataset.offered is not None
+        assert objective.dataset.offered[mined[mined > 1].numpy()].all()
+        assert (mined > 1).any()
+
+
+def test_views_share_the_query_tower_and_have_layers_of_their_own() -> None:
+    trainer = trainer_of(two_views(), towers={"dim": 16, "item_hidden": [8]})
+    films, books = (objective.model for objective in trainer.objectives)
+    assert films.query_tower is books.query_tower
+    assert films.item_tower.encoder is books.item_tower.encoder
+    assert films.item_tower.block is not books.item_tower.block
+    every = list(trainer.trained.parameters())
+    wanted = {id(p) for model in (films, books) for p in model.parameters()}
+    assert {id(p) for p in every} == wanted
+    assert len(every) == len(wanted)
+    before = [p.detach().clone() for p in books.item_tower.block.parameters()]  # type: ignore[union-attr]
+    trainer.fit()
+    after = list(books.item_tower.block.parameters())  # type: ignore[union-attr]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_answers_are_items_of_the_view_under_their_own_ids(trained: TrainedViews) -> None:
+    for name, count in (("films", FILMS), ("books", BOOKS)):
+        retriever = trained[name].retriever
+        own = {str(i) for i in range(count)}
+        assert set(retriever.recommend(9, k=1000, exclude_seen=False).item_ids) == own
+        assert set(retriever.recommend("nobody", k=1000).item_ids) == own  # by popularity
+        assert set(retriever.similar_items("3", k=1000).item_ids) == own - {"3"}
+        assert trained[name].figures["protocol"]["catalogue"] == count
+    among = trained["books"].retriever.recommend(9, among=["films:1", "3"], exclude_seen=False)
+    assert among.item_ids == ["3"]
+
+
+def test_who_is_new_in_a_view_is_answered_by_what_is_known_in_another(
+    trained: TrainedViews,
+) -> None:
+    retriever = trained["books"].retriever
+    quarter = BOOKS // TASTES
+    right = 0
+    for query in range(8):  # without a book
+        answer = retriever.recommend(query, k=quarter)
+        assert answer.basis == "model"
+        right += sum(int(item) // quarter == query % TASTES for item in answer.item_ids)
+    assert right >= 0.8 * 8 * quarter
+    told = retriever.recommend(history=["films:0", "films:1", "films:2"], k=quarter)
+    assert sum(int(item) // quarter == 0 for item in told.item_ids) >= quarter - 1
+
+
+def test_the_folder_opens_as_it_was_trained(trained: TrainedViews) -> None:
+    assert trained.path is not None
+    opened = twotower.open_views(trained.path)
+    assert list(opened) == ["films", "books"]
+    for name, retriever in opened.items():
+        here = trained[name].retriever.recommend(list(range(20)), k=5)
+        there = retriever.recommend(list(range(20)), k=5)
+        assert [a.item_ids for a in there] == [a.item_ids for a in here]
+        figures = evaluate_bundle(retriever)
+        assert figures["model"] == pytest.approx(trained[name].figures["model"])
+        assert figures["protocol"]["catalogue"] == retriever.contents.num_items
+
+
+def test_bundles_of_two_trainings_are_not_taken_for_one(
+    trained: TrainedViews, tmp_path: Path
+) -> None:
+    assert trained.path is not None
+    other = twotower.train_views(two_views(), out=tmp_path / "other", config=QUICK)
+    assert other.path is not None
+    (other.path / "books").rename(tmp_path / "kept")
+    with pytest.raises(BundleError, match=r"the view 'books' .* must be of one training"):
+        twotower.open_views(other.path)
+    with pytest.raises(BundleError, match=r"must be a folder of views, got no readable views.json"):
+        twotower.open_views(tmp_path)
+
+
+def test_one_that_is_there_is_replaced_and_other_files_are_not(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    quick = {**QUICK, "training": {**QUICK["training"], "epochs": 1}}
+    twotower.train_views(two_views(), out=out, config=quick)
+    first = json.loads((out / "views.json").read_text())
+    seeded = {**quick, "training": {**quick["training"], "seed": 1}}
+    twotower.train_views(two_views(), out=out, config=seeded)
+    assert json.loads((out / "views.json").read_text()) != first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(BundleError, match="must be new, empty or a folder of views to replace"):
+        twotower.train_views(two_views(), out=tmp_path / "mine", config=quick)
+
+
+def test_shares_say_how_many_steps_are_about_each() -> None:
+    assert turns_of([30, 10], [ViewConfig(name="a"), ViewConfig(name="b")]) == [30, 10]
+    shared = [ViewConfig(name="a", share=1.0), ViewConfig(name="b", share=3.0)]
+    assert turns_of([30, 10], shared) == [10, 30]
+    views = two_views()
+    views = {name: replace(view, share=share) for (name, view), share in zip(
+        views.items(), (0.2, 0.8), strict=True)}  # fmt: skip
+    trainer = trainer_of(views)
+    given = [objective for objective, _ in trainer._batches(0)]
+    counts = [given.count(objective) for objective in trainer.objectives]
+    assert counts == trainer.turns
+    assert counts[1] == pytest.approx(4 * counts[0], rel=0.3)
+    # A view whose share is more than it has is gone through again, in another order.
+    one, again = (list(trainer.objectives[1].some_batches(epoch, counts[1])) for epoch in (0, 1))
+    assert len(one) == counts[1] > len(trainer.objectives[1].batches)
+    assert not np.array_equal(one[0].query_rows, again[0].query_rows)
+
+
+def test_a_training_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    whole = trainer_of(two_views())
+    done = whole.fit()
+    half = trainer_of(two_views(), training={**QUICK["training"], "epochs": 6})
+    saved = []
+
+    def save(progress: object) -> None:
+        saved.append(progress)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    progress = half.fit(save=save)
+    progress.log.pop()
+    rest = trainer_of(two_views())
+    assert rest.fit(progress=progress).best_metric == done.best_metric
+    for ours, theirs in zip(rest.trained.parameters(), whole.trained.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: {"films": v["films"]}, "views must be two or more, got 1"),
+        (
+            lambda v: {**v, "books": View(pl.DataFrame({"user": [], "item": []}))},
+            "view 'books': ",
+        ),
+        (
+            lambda v: {
+                **v,
+                "books": View(
+                    v["books"].interactions, pl.DataFrame({"item": range(BOOKS), "view": "x"})
+                ),
+            },
+            "view 'books': the items must have no column 'view'",
+        ),
+    ],
+)
+def test_bad_views_are_named(change: object, message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        twotower.train_views(change(two_views()), config=QUICK)  # type: ignore[operator]
+
+
+def test_a_split_that_would_leak_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must not be 'leave-last-out' for views"):
+        twotower.train_views(
+            two_views(), config={**QUICK, "split": {"kind": "leave-last-out"}}
+        )
+    views = two_views()
+    views["books"] = View({"train": events(BOOKS, 500, 2), "test": events(BOOKS, 100, 3)})
+    with pytest.raises(ConfigError, match="must all be given as train and test, or none"):
+        twotower.train_views(views, config=QUICK)
+
+
+def test_queries_that_are_in_one_view_alone_are_told() -> None:
+    apart = two_views()
+    apart["books"] = View(events(BOOKS, 900, 1).with_columns(pl.col("user") + 1000))
+    (said,) = [note for note in task_of(apart).dataset.notes if "more than one view" in note]
+    assert said.startswith("0 of 160 queries have training events in more than one view. Warning:")
+
+
+def test_text_in_the_ids_of_a_view_is_read_without_its_name() -> None:
+    named = [f"the long title number {i}" for i in range(BOOKS)]
+    books = events(BOOKS, 900, 1).with_columns(
+        pl.col("item").map_elements(lambda i: named[i], return_dtype=pl.String)
+    )
+    views = {"films": View(events(FILMS, 1200, 0)), "books": View(books)}
+    trained = twotower.train_views(views, config=QUICK)
+    retriever = trained["books"].retriever
+    assert set(retriever.recommend(9, k=99, exclude_seen=False).item_ids) == set(named)
+    line = retriever.items([named[3]])
+    assert line["item as text"].to_list() == [named[3]]
+    told = retriever.encode_items(features={"item": named[3], "item as text": named[3]})
+    np.testing.assert_allclose(told[0], retriever.encode_items([named[3]])[0], atol=1e-5)
+
+
+def test_views_of_a_file_name_their_tables(tmp_path: Path) -> None:
+    text = '[[views]]\nname = "a"\ninteractions = "a.csv"\nshare = 1.0\n'
+    text += '[[views]]\nname = "b"\ntrain = "b.csv"\ntest = "t.csv"\nitems = "i.csv"\nshare = 2.0\n'
+    (tmp_path / "v.toml").write_text(text)
+    config = Config.from_toml(tmp_path / "v.toml")
+    assert Config.from_dict(config.to_dict()) == config
+    (tmp_path / "again.toml").write_text(config.to_toml())
+    assert Config.from_toml(tmp_path / "again.toml") == config
+    views = views_of(config)
+    assert vars(views["a"]) == {"interactions": Path("a.csv"), "items": None, "share": 1.0}
+    parts = {"train": Path("b.csv"), "test": Path("t.csv")}
+    assert vars(views["b"]) == {"interactions": parts, "items": Path("i.csv"), "share": 2.0}
+    for wrong, message in (
+        ([{"name": "a"}], "views must be two or more"),
+        ([{"name": "a"}, {"name": "a"}], "views must have distinct names"),
+        ([{"name": "a", "share": 1.0}, {"name": "b"}], "views must all have a share, or none"),
+        ([{"name": "a/b"}, {"name": "b"}], r"views\[0\].name must be of letters"),
+        ([{"nam": "a"}, {"name": "b"}], r"views\[0\].nam: unknown key"),
+        ([{"name": "a", "share": 0.0}, {"name": "b", "share": 1.0}], r"views\[0\].share must be"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Config.from_dict({"views": wrong})
+    with pytest.raises(ConfigError, match="view 'a' must have either interactions, or train"):
+        views_of(Config.from_dict({"views": [{"name": "a"}, {"name": "b"}]}))
+    with pytest.raises(ConfigError, match="must hold no views for train"):
+        twotower.train(events(FILMS, 100, 0), config=config)
