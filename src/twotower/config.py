@@ -217,6 +217,9 @@ class TowersConfig:
     id_dropout: float = 0.05
     """Probability with which an id is taken as unknown in training, so that features learn to stand in; and
     what is known of an event of a history beside its item; and the times of a whole history."""
+    view_dropout: float = 0.3
+    """Of several views: probability with which a query's events in the view that is asked for are hidden
+    from its history in training, so that what it did in the others learns to stand in."""
     similarity: Literal["auto", "dot", "cosine"] = "auto"
     """``cosine`` normalises both outputs; ``auto`` is cosine for the softmax of 5,000 queries or more whose
     temperature is learnt, else dot, as it is for towers of your own."""
@@ -234,7 +237,7 @@ class TowersConfig:
             check(problems, all(w >= 1 for w in widths), name, "hold widths of at least 1", widths)
         length = self.history_length
         check(problems, length >= 1, "history_length", "be at least 1", length)
-        for name in ("dropout", "id_dropout"):
+        for name in ("dropout", "id_dropout", "view_dropout"):
             value = getattr(self, name)
             check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
         if self.block == "tanh":

@@ -194,7 +194,8 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "seed": ({}, 9),
     },
 }
-ELSEWHERE = {"device", "threads"}  # they change where and how fast, not what
+ELSEWHERE = {"device", "threads", "view_dropout"}
+"""Where and how fast, not what; and what is of several views, tested there."""
 OF_TABLES = {"table_optimizer": "adagrad", "table_learning_rate": 0.03}
 
 

@@ -36,6 +36,8 @@ class PairBatch:
         impression_rows: ``(B, M)`` int32 items that were shown with the event and not taken, each
             once, right-aligned, ``PADDING_ROW`` where padded; ``M`` is that of the event with the most,
             in 1..``MAX_IMPRESSIONS``. None where the events have no impressions.
+        known_rows: ``(B, L)`` int32 items that the query is known to have had, those included that its
+            history hides, ``PADDING_ROW`` where padded; None where the history holds them all.
     """
 
     query_rows: Rows
@@ -46,6 +48,7 @@ class PairBatch:
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
     impression_rows: Rows | None = None
+    known_rows: Rows | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -69,6 +72,8 @@ class PairBatches:
         negatives: Whether events with label 0 are examples, too. They are never part of a history.
         next_events: An event is asked for as one of so many next ones, each as likely: its history ends
             before one of the last so many events up to it. At least 1, which ends right before it.
+        hidden: ``(num_item_rows,)`` bool of items that some histories hide all of; None hides none.
+        hidden_share: Of the histories which do.
 
     Raises:
         ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.
@@ -84,6 +89,8 @@ class PairBatches:
         seed: int,
         negatives: bool = False,
         next_events: int = 1,
+        hidden: npt.NDArray[np.bool_] | None = None,
+        hidden_share: float = 0.0,
     ) -> None:
         given = {
             "batch_size": batch_size,
@@ -99,6 +106,8 @@ class PairBatches:
         self.ordered = ordered
         self.seed = seed
         self.next_events = next_events
+        self.hidden = hidden if hidden_share else None
+        self.hidden_share = hidden_share
         positive, self._is_read = events.is_positive, events.is_read
         self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
@@ -147,6 +156,12 @@ class PairBatches:
         elif self.history_length is not None:
             rng = np.random.default_rng([self.seed, epoch, 1, number])
             history = self._others(picked, query_rows, item_rows, self.history_length, rng)
+        known_rows = None
+        if history is not None and self.hidden is not None:
+            rng = np.random.default_rng([self.seed, epoch, 5, number])
+            is_hiding = rng.random(len(picked)) < self.hidden_share
+            known_rows = history.rows
+            history = _without(history, is_hiding[:, None] & self.hidden[history.rows])
         impression_rows = None
         if events.impressions is not None:
             rng = np.random.default_rng([self.seed, epoch, 2, number])
@@ -160,6 +175,7 @@ class PairBatches:
             labels=None if events.labels is None else events.labels[picked],
             weights=None if events.weights is None else events.weights[picked],
             impression_rows=impression_rows,
+            known_rows=known_rows,
         )
 
     def _earlier(
@@ -219,6 +235,22 @@ class PairBatches:
             times=None if known.times is None else gathered(known.times),
             event_rows=None if known.event_rows is None else gathered(known.event_rows),
         )
+
+
+def _without(windows: Windows, is_hidden: npt.NDArray[np.bool_]) -> Windows:
+    """Return windows without some of their events, right-aligned again."""
+    is_left = (windows.rows != PADDING_ROW) & ~is_hidden
+    order = np.argsort(is_left, axis=1, kind="stable")
+
+    def kept(column: npt.NDArray[Column]) -> npt.NDArray[Column]:
+        values = np.where(is_left, column, np.zeros((), column.dtype))
+        return np.take_along_axis(values, order, axis=1)
+
+    return Windows(
+        rows=kept(windows.rows),
+        times=None if windows.times is None else kept(windows.times),
+        event_rows=None if windows.event_rows is None else kept(windows.event_rows),
+    )
 
 
 def block_shuffle(

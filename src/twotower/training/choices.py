@@ -167,6 +167,8 @@ def _examples(
         hindrance = "the events have no order"
     elif loss.kind in LABELLED or loss.negatives == "impressions":
         hindrance = "labels and impressions are read event by event"
+    elif dataset.views and towers.view_dropout:
+        hindrance = "towers.view_dropout hides events example by example"
     if given == "prefixes" and hindrance:
         raise ConfigError(
             f"training.examples must not be 'prefixes' where {hindrance}; use 'pairs'."

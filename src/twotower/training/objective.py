@@ -158,6 +158,8 @@ class Objective:
             seed=config.training.seed,
             negatives=config.loss.kind in LABELLED,
             next_events=config.training.next_events,
+            hidden=self.dataset.offered,
+            hidden_share=config.towers.view_dropout,
         )
 
     def _sampler(self, drawn: Interactions) -> Sampler:
