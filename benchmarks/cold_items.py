@@ -1,0 +1,172 @@
+"""Items that nobody has trained on: how many of them 100 answers find, and what that costs elsewhere.
+
+    python benchmarks/cold_items.py [movielens-1m beauty book-crossing synthetic] [--seeds 2]
+        [--dropout 0 0.05] [--part valid] [--show]
+
+A tenth of the items has no event in training (the split ``cold-items``), and the test asks for them alone:
+recall@100 where the whole catalogue is ranked, and where the cold items are. Beside the default stand a
+training without ``id_dropout``, one without ids (features only), and popularity. ``warm`` is the ordinary
+split of the same data, and says what ``id_dropout`` costs or gains there: recall@100, the paired difference
+in percent of the figure without. The synthetic world's Bayes optimum, which knows how the world was made,
+stands beside its own.
+
+A finished training is kept under ``benchmarks/results/cold_items``, a value for each query.
+"""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import public_sets
+from common import RESULTS, cached, report
+from public_sets import PublicSet
+from twotower import Config
+from twotower.data.dataset import Dataset, Part
+from twotower.data.sources.synthetic import World, WorldConfig
+from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.evaluation.intervals import difference_intervals, mean_intervals
+from twotower.training.choices import resolve
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
+from twotower.vocab import FIRST_ROW
+
+K = 100
+METRIC = f"recall@{K}"
+SETS = ("movielens-1m", "beauty", "book-crossing", "synthetic")
+FEATURES_ONLY = "features only"
+
+
+def read(name: str) -> PublicSet:
+    """Return a data set's tables."""
+    if name != "synthetic":
+        return public_sets.read(name)
+    tables = World(WorldConfig(num_queries=4_000, num_items=2_000)).generate()
+    return PublicSet(tables.interactions, tables.items, tables.queries)
+
+
+def config_of(data: PublicSet, method: str, seed: int, *, cold: bool) -> Config:
+    """Return the settings: a number is an ``id_dropout``."""
+    settings = ["training.threads=1", f"training.seed={seed}"]
+    if cold:
+        settings.append("split.kind=cold-items")
+    if method == FEATURES_ONLY:
+        settings += ["towers.item_id=off", "towers.query_id=off"]
+    elif method != "default":
+        settings.append(f"towers.id_dropout={method}")
+    return Config.from_dict(data.settings).with_settings(settings)
+
+
+def recalls(scorer: Scorer, dataset: Dataset, part: Part, *, cold: bool) -> dict[str, list[float]]:
+    """Return each query's recall, over the whole catalogue and on wish over the cold items."""
+    cases = dataset.cases(part)
+    num_rows = dataset.items.ids.num_rows
+    among: dict[str, npt.NDArray[np.bool_] | None] = {"all": None}
+    if cold:
+        allowed = np.zeros(num_rows, np.bool_)
+        allowed[cases.targets.item_rows] = True
+        allowed[:FIRST_ROW] = False
+        among["cold"] = allowed
+    return {
+        what: evaluate(
+            scorer,
+            cases,
+            (K,),
+            num_item_rows=num_rows,
+            remove_seen=not dataset.repeats,
+            allowed=allowed,
+        )
+        .values[METRIC]
+        .round(5)
+        .tolist()
+        for what, allowed in among.items()
+    }
+
+
+def run(name: str, method: str, seed: int, part: Part, *, cold: bool) -> dict[str, Any]:
+    """Return the recalls of one training, or of popularity."""
+    data = read(name)
+    config = config_of(data, "default" if method == "popularity" else method, seed, cold=cold)
+    task = Task.of(data.interactions, items=data.items, queries=data.queries, config=config)
+    if method == "popularity":
+        train = task.dataset.part(Part.TRAIN)
+        scorer: Scorer = Popularity.fit(train, task.dataset.items.ids.num_rows)
+        return recalls(scorer, task.dataset, part, cold=cold)
+    settings, _ = resolve(task.config, task.dataset)
+    trainer = Trainer(task.dataset, task.sides, settings)
+    trainer.fit()
+    return recalls(trainer.scorer(), task.dataset, part, cold=cold)
+
+
+def rows_of(
+    name: str, methods: Sequence[str], seeds: int, part: Part, *, show: bool
+) -> list[dict[str, Any]]:
+    """Return a line for each method."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for method in methods:
+        found[method] = {}
+        for kind in ("cold", "warm"):
+            runs = []
+            for seed in range(1 if method == "popularity" else seeds):
+                key = f"cold_items/{name}-{kind}-{method}-{part.name.lower()}-seed{seed}"
+                key = key.replace(" ", "-")
+                if not show or (RESULTS / f"{key}.json.gz").exists():
+                    work = _later(name, method, seed, part, cold=kind == "cold")
+                    runs.append(cached(key, work, again=False, folder=RESULTS))
+            found[method][kind] = runs
+    rows = []
+    without = found.get("0", {}).get("warm", [])
+    for method, of_kind in found.items():
+        row: dict[str, Any] = {name: method}
+        for kind, what in (("cold", "cold"), ("cold", "all"), ("warm", "all")):
+            label = f"{kind} items" if kind == "warm" else f"cold, among {what}"
+            row[label] = _interval(of_kind[kind], what)
+        row["warm, % of without"] = ""
+        if method != "0" and without and of_kind["warm"]:
+            row["warm, % of without"] = _gap(of_kind["warm"], without)
+        rows.append(row)
+    return rows
+
+
+def _later(name: str, method: str, seed: int, part: Part, *, cold: bool) -> Callable[[], Any]:
+    return lambda: run(name, method, seed, part, cold=cold)
+
+
+def _mean(runs: Sequence[dict[str, Any]], what: str) -> npt.NDArray[np.float64]:
+    return np.asarray(np.mean([run[what] for run in runs], axis=0))
+
+
+def _interval(runs: Sequence[dict[str, Any]], what: str) -> str:
+    if not runs:
+        return ""
+    found = mean_intervals({"": _mean(runs, what)})[""]
+    return f"{found.value:.4f} ({found.low:.4f}, {found.high:.4f})"
+
+
+def _gap(runs: Sequence[dict[str, Any]], without: Sequence[dict[str, Any]]) -> str:
+    num = min(len(runs), len(without))
+    mine, base = _mean(runs[:num], "all"), _mean(without[:num], "all")
+    gap, scale = difference_intervals({"": mine}, {"": base})[""], 100 / base.mean()
+    return f"{gap.value * scale:+.1f} ({gap.low * scale:+.1f}, {gap.high * scale:+.1f})"
+
+
+def main() -> None:
+    """Train what is missing, and print."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=SETS)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--dropout", nargs="*", default=["0", "default"])
+    parser.add_argument("--part", default="test", choices=["valid", "test"])
+    parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
+    given = parser.parse_args()
+    for name in given.names:
+        methods = [*given.dropout, FEATURES_ONLY, "popularity"]
+        rows = rows_of(name, methods, given.seeds, Part[given.part.upper()], show=given.show)
+        report(f"{name}, {given.part}", rows, as_json=False)
+
+
+if __name__ == "__main__":
+    main()
