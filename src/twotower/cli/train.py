@@ -90,7 +90,9 @@ def command(
     if tree.views:
         alone = {"interactions": interactions, "items": items, "tensorboard": tensorboard, **parts}
         _refuse(alone | {"mlflow": mlflow, "seeds": None if seeds == 1 else seeds})
-        _train_views(tree, queries, out, screen, histories=not no_histories, resume=resume, json=json)
+        _train_views(
+            tree, queries, out, screen, histories=not no_histories, resume=resume, json=json
+        )
         return
     events = tables.events_of(
         interactions,

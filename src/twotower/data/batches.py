@@ -36,8 +36,6 @@ class PairBatch:
         impression_rows: ``(B, M)`` int32 items that were shown with the event and not taken, each
             once, right-aligned, ``PADDING_ROW`` where padded; ``M`` is that of the event with the most,
             in 1..``MAX_IMPRESSIONS``. None where the events have no impressions.
-        known_rows: ``(B, L)`` int32 items that the query is known to have had, those included that its
-            history hides, ``PADDING_ROW`` where padded; None where the history holds them all.
     """
 
     query_rows: Rows
@@ -48,7 +46,6 @@ class PairBatch:
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
     impression_rows: Rows | None = None
-    known_rows: Rows | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -156,11 +153,10 @@ class PairBatches:
         elif self.history_length is not None:
             rng = np.random.default_rng([self.seed, epoch, 1, number])
             history = self._others(picked, query_rows, item_rows, self.history_length, rng)
-        known_rows = None
         if history is not None and self.hidden is not None:
             rng = np.random.default_rng([self.seed, epoch, 5, number])
             is_hiding = rng.random(len(picked)) < self.hidden_share
-            known_rows = history.rows
+            # What is hidden may be a negative, as for whom it is not known to have it at all.
             history = _without(history, is_hiding[:, None] & self.hidden[history.rows])
         impression_rows = None
         if events.impressions is not None:
@@ -175,7 +171,6 @@ class PairBatches:
             labels=None if events.labels is None else events.labels[picked],
             weights=None if events.weights is None else events.weights[picked],
             impression_rows=impression_rows,
-            known_rows=known_rows,
         )
 
     def _earlier(

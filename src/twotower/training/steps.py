@@ -111,9 +111,6 @@ class Steps:
             if batch.impression_rows is not None:
                 impressions = self._tensor(batch.impression_rows).long()
         known = None if history_rows is None else self._tensor(history_rows).long()
-        had = None
-        if isinstance(batch, PairBatch) and batch.known_rows is not None:
-            had = self._tensor(batch.known_rows).long()
         pairs = Pairs(item_rows, query_rows, impressions)
         if self.stream is not None:
             self.stream.update(item_rows)
@@ -162,7 +159,6 @@ class Steps:
             times,
             wanted,
             of_events,
-            had,
         )
 
     def _loss_of(
@@ -219,7 +215,6 @@ class _Reading:
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
         of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
-        had: ``(B, L)`` int64 item rows that the queries are known to have had, where ``known`` hides some.
     """
 
     pairs: Pairs
@@ -232,12 +227,11 @@ class _Reading:
     times: Tensor | None
     wanted: Tensor | None = None
     of_events: Mapping[str, Tensor] | None = None
-    had: Tensor | None = None
 
     def liked(self) -> Tensor | None:
         """Return the item rows that each example's history holds: ``(n, L)``, or None."""
         if self.known is None or self.wanted is None:
-            return self.known if self.had is None else self.had
+            return self.known
         windows, positions = self.wanted.nonzero(as_tuple=True)
         column = torch.arange(self.known.shape[1], device=self.known.device)
         later = column > positions[:, None]
