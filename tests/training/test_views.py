@@ -312,3 +312,55 @@ def test_views_of_a_file_name_their_tables(tmp_path: Path) -> None:
         views_of(Config.from_dict({"views": [{"name": "a"}, {"name": "b"}]}))
     with pytest.raises(ConfigError, match="must hold no views for train"):
         twotower.train(events(FILMS, 100, 0), config=config)
+
+
+@pytest.mark.parametrize("order", ["time", "none"])
+def test_a_share_of_histories_hides_the_view_that_is_asked_for(order: str) -> None:
+    data = {"order": order}
+    split = {"kind": "random"}
+    half, none = (
+        trainer_of(two_views(), data=data, split=split, towers={"dim": 16, "view_dropout": share})
+        for share in (0.5, 0.0)
+    )
+    for hiding, whole in zip(half.objectives, none.objectives, strict=True):
+        own = hiding.dataset.offered
+        assert own is not None
+        is_hiding = []
+        pairs = zip(hiding.batches.epoch(0), whole.batches.epoch(0), strict=True)
+        for batch, full in pairs:
+            rows, all_rows = batch.history_rows, full.history_rows
+            assert rows is not None
+            assert all_rows is not None
+            assert (np.diff((rows != 0).astype(int), axis=1) >= 0).all()  # right-aligned
+            for line, full_line in zip(rows, all_rows, strict=True):
+                kept, every = line[line != 0], full_line[full_line != 0]
+                if own[every].any() and not own[every].all():
+                    is_hiding.append(not own[kept].any())
+                    wanted = every[~own[every]] if is_hiding[-1] else every
+                    assert kept.tolist() == wanted.tolist()
+            if batch.history_times is not None:
+                assert ((batch.history_times != 0) == (rows != 0)).all()
+        assert 0.4 < np.mean(is_hiding) < 0.6
+
+
+def test_hiding_a_view_changes_what_is_learnt_and_an_ordinary_training_hides_nothing() -> None:
+    losses = [
+        trainer_of(two_views(), towers={"dim": 16, "view_dropout": share}).fit().log[0]["loss"]
+        for share in (0.0, 0.6)
+    ]
+    assert losses[0] != losses[1]
+    one = Task.of(events(FILMS, 1200, 0), config=Config.from_dict(QUICK))
+    config, _ = resolve(one.config, one.dataset)
+    (objective,) = Trainer(one.dataset, one.sides, config).objectives
+    assert objective.batches.hidden is None  # type: ignore[attr-defined]
+
+
+def test_whole_histories_are_no_examples_where_events_are_hidden() -> None:
+    with pytest.raises(ConfigError, match="where towers.view_dropout hides events example by"):
+        trainer_of(two_views(), training={"examples": "prefixes"})
+    read = {"dim": 16, "history": "transformer"}
+    hiding = trainer_of(two_views(), towers=read)
+    assert hiding.config.training.examples == "pairs"
+    whole = trainer_of(two_views(), towers={**read, "view_dropout": 0.0})
+    assert whole.config.training.examples == "prefixes"
+    assert np.isfinite(whole.fit().log[0]["loss"])
