@@ -70,7 +70,7 @@ class PairBatches:
         next_events: An event is asked for as one of so many next ones, each as likely: its history ends
             before one of the last so many events up to it. At least 1, which ends right before it.
         hidden: ``(num_item_rows,)`` bool of items that some histories hide all of; None hides none.
-        hidden_share: Of the histories which do.
+        hidden_share: Of the histories which do, of those that hold others, too.
 
     Raises:
         ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.
@@ -155,9 +155,11 @@ class PairBatches:
             history = self._others(picked, query_rows, item_rows, self.history_length, rng)
         if history is not None and self.hidden is not None:
             rng = np.random.default_rng([self.seed, epoch, 5, number])
-            is_hiding = rng.random(len(picked)) < self.hidden_share
             # What is hidden may be a negative, as for whom it is not known to have it at all.
-            history = _without(history, is_hiding[:, None] & self.hidden[history.rows])
+            is_hidden = self.hidden[history.rows]
+            is_hiding = rng.random(len(picked)) < self.hidden_share
+            is_hiding &= ((history.rows != PADDING_ROW) & ~is_hidden).any(axis=1)
+            history = _without(history, is_hiding[:, None] & is_hidden)
         impression_rows = None
         if events.impressions is not None:
             rng = np.random.default_rng([self.seed, epoch, 2, number])

@@ -1,0 +1,61 @@
+"""What the documentation shows runs as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def output_of(name: str, folder: Path) -> str:
+    """Return what an example prints, run in a folder of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_search_understands_other_words_and_misspelt_ones(tmp_path: Path) -> None:
+    printed = output_of("search.py", tmp_path)
+    ours, words = (float(figure) for figure in re.findall(r": (0\.\d+)$", printed, re.MULTILINE))
+    assert ours > words
+    plain, misspelt = printed.splitlines()[-2:]
+    assert "-> ['Backpack, green, hiking'" in plain
+    assert "Backpack, green, hiking" in misspelt
+
+
+def test_films_that_nobody_has_seen_are_found(tmp_path: Path) -> None:
+    printed = output_of("cold_items.py", tmp_path)
+    recalls = dict(re.findall(r"(\w+): recall@100 of unseen films (\S+)", printed))
+    assert float(recalls["model"]) > 0.05
+    assert float(recalls["popularity"]) == float(recalls["item_knn"]) == 0
+    assert printed.count("Alien Planet is shown to") == 3
+
+
+def test_who_is_new_in_one_catalogue_is_answered_by_the_other(tmp_path: Path) -> None:
+    printed = output_of("two_catalogues.py", tmp_path)
+    assert re.findall(r"^(classics|recent): The model", printed, re.MULTILINE) == [
+        "classics",
+        "recent",
+    ]
+    years = [int(year) for year in re.findall(r"\((\d{4})\)", printed.split("may like")[1])]
+    assert len(years) == 6
+    assert max(years) < 1990
+    assert (tmp_path / "two-catalogues" / "classics" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["search.py", "cold_items.py", "two_catalogues.py"])
+def test_they_are_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
