@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
@@ -23,6 +24,7 @@ COMMANDS = (
     "doctor",
     "recommend",
     "similar",
+    "explain",
     "inspect",
     "data",
     "config",
@@ -402,6 +404,51 @@ class TestSimilar:
         out = ask(tiny_bundle, "similar", "--item", "50").out
         assert "cosine" in out
         assert "Synthetic item" in out
+
+
+class TestExplain:
+    def test_json_has_every_part(self, tiny_bundle: Path) -> None:
+        told = ask_json(tiny_bundle, "explain", "--query", "1", "--item", "50")
+        assert told["item_id"] == "50"
+        assert {part["side"] for part in told["parts"]} == {"query", "item", "history"}
+        assert all(isinstance(part["contribution"], float) for part in told["parts"])
+
+    def test_people_see_the_score_and_the_events_that_matter_most(self, tiny_bundle: Path) -> None:
+        out = ask(tiny_bundle, "explain", "--item", "50", "--history", "1,2,3,4,5,6,7,8,9").out
+        assert "score" in out
+        assert out.count("event") == 7 + 1  # five, two, and how many stand between
+        assert "2 events between" in out
+        assert "Synthetic item" in out
+        assert "they need not add up" in out
+
+
+class TestViews:
+    def test_one_command_trains_and_reports_each(self, tmp_path: Path) -> None:
+        for name, seed in (("films", 0), ("books", 1)):
+            rng = np.random.default_rng(seed)
+            pl.DataFrame(
+                {
+                    "user": rng.integers(0, 40, 600),
+                    "item": rng.integers(0, 30, 600),
+                    "time": rng.integers(10**9, 10**9 + 10**6, 600),
+                }
+            ).write_csv(tmp_path / f"{name}.csv")
+        views = "".join(
+            f'[[views]]\nname = "{name}"\ninteractions = "{name}.csv"\n'
+            for name in ("films", "books")
+        )
+        (tmp_path / "views.toml").write_text(views)
+        done = run_command(("train", "--config", "views.toml", "--out", "m", *QUICK), tmp_path)
+        assert done.code == 0, done
+        assert "The bundles are in m." in done.out
+        assert "films: " in done.out
+        for name in ("films", "books"):
+            assert (tmp_path / f"m-{name}.report.html").stat().st_size > 10_000
+            assert len(ask_json(tmp_path / "m" / name, "recommend", "--query", "1")["items"]) == 10
+        wrong = ("train", "--config", "views.toml", "--interactions", "films.csv", "--out", "n")
+        refused = run_command(wrong, tmp_path)
+        assert refused.code == 2
+        assert "--interactions must not stand beside [[views]]" in refused.err
 
 
 class TestInspect:

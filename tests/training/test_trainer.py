@@ -418,10 +418,13 @@ class TestValidation:
     def test_large_sets_are_sampled(
         self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        everyone = trainer_of(small_world).valid
+        everyone = trainer_of(small_world).objectives[0].valid
         assert len(everyone) == 80
         monkeypatch.setattr("twotower.training.objective.MAX_VALIDATION_CASES", 10)
-        drawn = [trainer_of(small_world, {"training": {"seed": s}}).valid for s in (0, 0, 1)]
+        drawn = [
+            trainer_of(small_world, {"training": {"seed": s}}).objectives[0].valid
+            for s in (0, 0, 1)
+        ]
         assert [len(cases) for cases in drawn] == [10] * 3
         rows = [cases.query_rows.tolist() for cases in drawn]
         assert rows[0] == rows[1] != rows[2]

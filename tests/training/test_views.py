@@ -12,6 +12,7 @@ import torch
 import twotower
 from twotower import View
 from twotower.config import Config, ViewConfig
+from twotower.data.batches import PairBatch
 from twotower.data.dataset import Part
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
@@ -89,6 +90,7 @@ def test_candidates_are_of_the_view_that_is_learnt(negatives: str) -> None:
     trainer = trainer_of(two_views(), loss={"negatives": negatives})
     for objective in trainer.objectives:
         batch = next(objective.batches.epoch(0))
+        assert isinstance(batch, PairBatch)
         pairs = Pairs(
             torch.from_numpy(batch.item_rows).long(), torch.from_numpy(batch.query_rows).long()
         )
@@ -255,9 +257,7 @@ def test_bad_views_are_named(change: object, message: str) -> None:
 
 def test_a_split_that_would_leak_is_refused() -> None:
     with pytest.raises(ConfigError, match="must not be 'leave-last-out' for views"):
-        twotower.train_views(
-            two_views(), config={**QUICK, "split": {"kind": "leave-last-out"}}
-        )
+        twotower.train_views(two_views(), config={**QUICK, "split": {"kind": "leave-last-out"}})
     views = two_views()
     views["books"] = View({"train": events(BOOKS, 500, 2), "test": events(BOOKS, 100, 3)})
     with pytest.raises(ConfigError, match="must all be given as train and test, or none"):
@@ -328,6 +328,8 @@ def test_a_share_of_histories_hides_the_view_that_is_asked_for(order: str) -> No
         is_hiding = []
         pairs = zip(hiding.batches.epoch(0), whole.batches.epoch(0), strict=True)
         for batch, full in pairs:
+            assert isinstance(batch, PairBatch)
+            assert isinstance(full, PairBatch)
             rows, all_rows = batch.history_rows, full.history_rows
             assert rows is not None
             assert all_rows is not None
@@ -356,7 +358,7 @@ def test_hiding_a_view_changes_what_is_learnt_and_an_ordinary_training_hides_not
 
 
 def test_whole_histories_are_no_examples_where_events_are_hidden() -> None:
-    with pytest.raises(ConfigError, match="where towers.view_dropout hides events example by"):
+    with pytest.raises(ConfigError, match=r"where towers\.view_dropout hides events example by"):
         trainer_of(two_views(), training={"examples": "prefixes"})
     read = {"dim": 16, "history": "transformer"}
     hiding = trainer_of(two_views(), towers=read)

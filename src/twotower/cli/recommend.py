@@ -52,7 +52,7 @@ def command(
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
     if out is not None:
         check_table_path(out)
-    described = _object(features)
+    told = described(features)
     from twotower.serving.retriever import Retriever
 
     retriever = Retriever.open(bundle)
@@ -63,7 +63,7 @@ def command(
         return
     answer = retriever.recommend(
         query,
-        features=described,
+        features=told,
         history=None if history is None else ids(history),
         k=k,
         words=words,
@@ -76,7 +76,12 @@ def command(
     screen.print(answer_table(retriever, answer, score="score"))
 
 
-def _object(text: str | None) -> dict[str, object] | None:
+def described(text: str | None) -> dict[str, object] | None:
+    """Return the features of a query that --features states.
+
+    Raises:
+        ConfigError: It is no JSON object.
+    """
     if text is None:
         return None
     try:

@@ -222,7 +222,7 @@ class Dataset:
         return replace(
             self,
             interactions=replace(events, is_target=is_target),
-            name=f"{name} of {self.name}",
+            name=name,
             repeats=own.repeats,
             offered=own.offered,
             views={},

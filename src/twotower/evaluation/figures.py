@@ -20,6 +20,7 @@ from twotower.evaluation.intervals import (
     metric_name,
     verdict,
 )
+from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import auc, log_loss
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.slices import slices
@@ -67,6 +68,7 @@ def measure(
         ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts`` about
         each; ``curves``
         (metric, method: one mean for each of ``k``); ``slices`` (see ``Slice.as_json``);
+        ``known_events`` (see ``by_known_events``; absent where that says nothing);
         ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
         left out and why.
     """
@@ -109,6 +111,9 @@ def measure(
     figures["curves"] = _curves(found)
     cut = slices(found, dataset, metric=MAIN_METRIC, by=slice_by)
     figures["slices"] = [group.as_json() for group in cut]
+    known = None if candidates is not None else by_known_events(scorers, dataset, part, MAIN_METRIC)
+    if known is not None:
+        figures["known_events"] = known
     figures["protocol"] = _protocol(dataset, part, cases, found["model"], candidates) | {
         "settings": fitted.settings,
         "left_out": fitted.left_out,

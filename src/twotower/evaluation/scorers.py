@@ -7,6 +7,7 @@ import torch
 from twotower.data.dataset import Cases
 from twotower.features.base import FeatureArrays
 from twotower.towers.encoding import Encoding
+from twotower.vocab import UNKNOWN_ROW
 
 
 class ModelScorer:
@@ -43,6 +44,21 @@ class ModelScorer:
         if not known.all():
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
         return scores
+
+    def of_new_queries(self) -> "ModelScorer":
+        """Return the same for queries whose ids it does not know; what else is told of them it does."""
+        of_ids = [
+            transform.feature.name
+            for transform in self.encoding.query_transforms.transforms
+            if transform.feature.kind == "id"
+        ]
+        unknown = {name: np.full_like(self.query_features[name], UNKNOWN_ROW) for name in of_ids}
+        return ModelScorer(
+            self.encoding,
+            {**self.query_features, **unknown},
+            self.popularity.numpy(),
+            self.item_vectors,
+        )
 
     def score_pairs(
         self, cases: Cases, case_of: npt.NDArray[np.int64], item_rows: npt.NDArray[np.int32]

@@ -134,7 +134,8 @@ def _title(figures: Mapping[str, Any]) -> str:
     ranked = f"all {protocol['catalogue']:,} items"
     if protocol["ranking"] == "sampled":
         ranked = f"{protocol['candidates_a_query']:.0f} candidates each"
-    return f"{protocol['queries']:,} {protocol['part']} queries, {ranked}, seen {seen}"
+    view = f"{protocol['view']}: " if "view" in protocol else ""
+    return f"{view}{protocol['queries']:,} {protocol['part']} queries, {ranked}, seen {seen}"
 
 
 def _say(figure: float | None) -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from twotower.errors import BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
+from twotower.features.schema import Feature
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
@@ -33,6 +34,7 @@ from twotower.serving.arguments import (
     queries_of,
 )
 from twotower.serving.bundle import Contents, open_bundle
+from twotower.serving.explain import Explanation, explain
 from twotower.serving.session import Session
 from twotower.serving.texts import Texts
 from twotower.towers.build import build_model
@@ -192,9 +194,7 @@ class Retriever:
         if not 0 <= words <= 1:
             raise ValueError(f"words must be in [0, 1], got {words}.")
         ids, given, lists, single = queries_of(query_id, features, history)
-        rows = self._query_rows(ids)
-        arrays = self._features_of(ids, rows, given)
-        histories, events = self._histories_of(rows, lists)
+        arrays, histories, events = self.described(ids, given, lists)
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed(among, without)
@@ -202,7 +202,7 @@ class Retriever:
         index: Index = self.index
         known = self.encoding.is_known(arrays, histories)
         if words:
-            asked = self._texts.words_asked(ids, rows, given, words)
+            asked = self._texts.words_asked(ids, self._query_rows(ids), given, words)
             lexical = self._texts.index(words)
             # What the model knows nothing of is answered by its words alone.
             weights = np.where(known, words, 1.0).astype(np.float32)
@@ -234,9 +234,7 @@ class Retriever:
         ids, given, lists, single = queries_of(query_id, features, told)
         if not single:
             raise ValueError("session is of one query, got several; make one for each.")
-        rows = self._query_rows(ids)
-        histories, events = self._histories_of(rows, lists)
-        return Session(self, ids[0], self._features_of(ids, rows, given), histories, events)
+        return Session(self, ids[0], *self.described(ids, given, lists))
 
     def recommend_all(self, k: int = 10, *, exclude_seen: bool | None = None) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
@@ -259,7 +257,7 @@ class Retriever:
         """
         pairs = list(pairs)
         query_rows = self._query_rows([query for query, _ in pairs])
-        item_rows = self._known_item_rows([item for _, item in pairs])
+        item_rows = self.known_item_rows([item for _, item in pairs])
         unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
         if len(unknown):
             raise ValueError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
@@ -285,11 +283,7 @@ class Retriever:
         ids, given, lists, _ = queries_of(query_id, features, history)
         if not ids:
             return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
-        rows = self._query_rows(ids)
-        histories, events = self._histories_of(rows, lists)
-        vectors = self.encoding.query_vectors(
-            self._features_of(ids, rows, given), histories, events
-        )
+        vectors = self.encoding.query_vectors(*self.described(ids, given, lists))
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def encode_items(
@@ -307,7 +301,7 @@ class Retriever:
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
             return np.array(self.contents.item_vectors.numpy(), np.float32)  # the caller's own
-        known = self._known_item_rows(ids_of(item_ids, what="item_ids"))
+        known = self.known_item_rows(ids_of(item_ids, what="item_ids"))
         rows = torch.from_numpy(known.astype(np.int64))
         return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
 
@@ -318,7 +312,7 @@ class Retriever:
             ValueError: ``k`` is below 1, or the id is not in the catalogue.
         """
         k = self._checked_k(k)
-        row = self._known_item_rows([item_id])
+        row = self.known_item_rows([item_id])
         vectors = F.normalize(self.index.item_vectors, dim=1)
         own = Histories(np.array([0, 1]), row)
         found = ExactIndex(vectors).search(
@@ -328,6 +322,17 @@ class Retriever:
             allowed=self.contents.offered,
         )
         return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
+
+    def explain(
+        self,
+        query_id: Id | None,
+        item_id: Id,
+        *,
+        features: FeatureLines | None = None,
+        history: Sequence[Event] | None = None,
+    ) -> Explanation:
+        """Return what each part of a query and of an item does for their score; see ``explain.explain``."""
+        return explain(self, query_id, item_id, features=features, history=history)
 
     @property
     def item_column(self) -> str:
@@ -340,7 +345,7 @@ class Retriever:
         Raises:
             ValueError: An id is not in the catalogue.
         """
-        rows = self._known_item_rows(ids_of(item_ids, what="item_ids"))
+        rows = self.known_item_rows(ids_of(item_ids, what="item_ids"))
         lines = self.contents.items.frame[rows.astype(np.int64) - FIRST_ROW]
         assert isinstance(lines, pl.DataFrame)
         return lines
@@ -436,12 +441,34 @@ class Retriever:
         rows = self.contents.queries.ids.rows_of(plain(ids))
         return np.maximum(rows, UNKNOWN_ROW)
 
-    def _known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
+    def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
+        """Return the row of each item id.
+
+        Raises:
+            ValueError: An id is not in the catalogue.
+        """
         rows = self.contents.items.ids.rows_of(plain(ids))
         unknown = np.flatnonzero(rows < FIRST_ROW)
         if len(unknown):
             raise ValueError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
         return rows
+
+    def described(
+        self,
+        ids: Sequence[Id | None],
+        given: GivenFeatures | None,
+        lists: list[list[Event]] | None,
+    ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
+        """Return what the query tower reads of queries: features, histories, and these events' table."""
+        rows = self._query_rows(ids)
+        histories, events = self._histories_of(rows, lists)
+        return self._features_of(ids, rows, given), histories, events
+
+    def reads(self, feature: Feature) -> bool:
+        """Return whether a tower reads a feature that is fitted."""
+        model = self.encoding.model
+        read = model.query_features if feature.side == "query" else model.item_features
+        return read is None or feature.name in read
 
     def _features_of(
         self,

@@ -222,6 +222,15 @@ class TwoTower(nn.Module):
             return frozenset(self.query_tower.feature_names)
         return None
 
+    @property
+    def item_features(self) -> frozenset[str] | None:
+        """Names of the item features that the item tower reads."""
+        if isinstance(self.item_tower, ItemTower):
+            return frozenset(self.item_tower.encoder.names)
+        if isinstance(self.item_tower, CustomTower):
+            return frozenset(self.item_tower.feature_names)
+        return None
+
     def item_inputs(self, features: Features) -> Tensor:
         """Return what the item tower makes its output of: ``(n, dim)``.
 

@@ -89,7 +89,7 @@ def train_views(
     bar = teller_of(progress)
     teller = Tellers([] if bar is None else [bar])
     task = Task.of_views(views, queries=queries, config=settings)
-    teller.on_data(task.dataset, task.decisions, task.sides.features)
+    teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
     trainer = Trainer(task.dataset, task.sides, settings)
@@ -100,6 +100,7 @@ def train_views(
         figures = measure(
             objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
         )
+        figures["protocol"]["view"] = name
         teller.on_figures(figures, interrupted)
         contents = contents_of(objective, task.sides, figures, done, histories=histories)
         path = None if target is None else target / name

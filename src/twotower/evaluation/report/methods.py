@@ -196,6 +196,43 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
     return charts
 
 
+def known_events_chart(reading: Reading, say: Say) -> Chart | None:
+    """Return the plot of how good answers are by the number of events that are known of a query."""
+    found = reading.figures.get("known_events") or {}
+    numbers, by_method = found.get("events") or [], found.get("methods") or {}
+    if len(numbers) < 2 or "model" not in by_method:
+        return None
+    lines = [
+        Line(
+            method_label(say, method),
+            [(num, triple[0]) for num, triple in zip(numbers, by_method[method], strict=True)],
+            method == "model",
+            METHODS.index(method),
+        )
+        for method in METHODS
+        if method in by_method
+    ]
+    said = "; ".join(
+        f"{num}: {number(value, 3)} ({number(low, 3)} – {number(high, 3)})"
+        for num, (value, low, high) in zip(numbers, by_method["model"], strict=True)
+    )
+    called = metric_name(say, found["metric"])
+    label = say("known_chart", metric=called, values=said)
+    drawn = in_two_widths(
+        lambda width, labels: line_chart(
+            lines,
+            width=width,
+            label_width=labels,
+            title=say("known_events"),
+            x_values=numbers,
+            from_zero=True,
+        ),
+        label,
+    )
+    note = say("known_note", metric=called, queries=found["queries"], values=said)
+    return Chart(say("known_title"), drawn, note)
+
+
 def exposure_charts(reading: Reading, say: Say) -> list[Chart]:
     """Return a small plot a measure of what gets shown, every method in each."""
     charts = []

@@ -132,6 +132,20 @@ TEXTS: dict[str, tuple[str, str]] = {
         "列表长度 {first} 至 {last} 时的 {metric}。长度为 {last} 时：{values}。",
     ),
     "k": ("Items shown (k)", "展示物品数 k"),
+    # known events
+    "known_title": ("New queries: what a few events are worth", "新查询：少量事件有多大价值"),
+    "known_events": ("Events that are known of the query", "查询已知的事件数"),
+    "known_chart": (
+        "{metric} by the number of events that are known of a query. Two-tower: {values}.",
+        "{metric} 随查询已知事件数的变化。双塔：{values}。",
+    ),
+    "known_note": (
+        (
+            "The same {queries} queries each time, as if they were new, with their last events alone. "
+            "{metric} of the two-tower model, 95 % intervals: {values}."
+        ),
+        "同样的 {queries} 个查询，视为新查询，只给最近的事件。双塔的 {metric}（95% 区间）：{values}。",
+    ),
     # slices
     "slices": ("For whom is it bad?", "对谁效果不好？"),
     "slices_lead": (

@@ -1,6 +1,6 @@
 """Items that nobody has trained on: how many of them 100 answers find, and what that costs elsewhere.
 
-    python benchmarks/cold_items.py [movielens-1m beauty book-crossing synthetic] [--seeds 2]
+    python benchmarks/cold_start.py [movielens-1m beauty book-crossing synthetic] [--seeds 2]
         [--dropout 0 0.05] [--part valid] [--show]
 
 A tenth of the items has no event in training (the split ``cold-items``), and the test asks for them alone:
@@ -10,7 +10,7 @@ split of the same data, and says what ``id_dropout`` costs or gains there: recal
 in percent of the figure without. The synthetic world's Bayes optimum, which knows how the world was made,
 stands beside its own.
 
-A finished training is kept under ``benchmarks/results/cold_items``, a value for each query.
+A finished training is kept under ``benchmarks/results/cold_start``, a value for each query.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import public_sets
 from common import RESULTS, cached, report
 from public_sets import PublicSet
 from twotower import Config
-from twotower.data.dataset import Dataset, Part
+from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.evaluate import Scorer, evaluate
@@ -60,6 +61,18 @@ def config_of(data: PublicSet, method: str, seed: int, *, cold: bool) -> Config:
     return Config.from_dict(data.settings).with_settings(settings)
 
 
+class RandomTies:
+    """A scorer of whole numbers whose equal items are in a random order; by row they might tell something."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)``."""
+        scores = self.scorer.score(cases)
+        return scores + torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(0))
+
+
 def recalls(scorer: Scorer, dataset: Dataset, part: Part, *, cold: bool) -> dict[str, list[float]]:
     """Return each query's recall, over the whole catalogue and on wish over the cold items."""
     cases = dataset.cases(part)
@@ -93,8 +106,8 @@ def run(name: str, method: str, seed: int, part: Part, *, cold: bool) -> dict[st
     task = Task.of(data.interactions, items=data.items, queries=data.queries, config=config)
     if method == "popularity":
         train = task.dataset.part(Part.TRAIN)
-        scorer: Scorer = Popularity.fit(train, task.dataset.items.ids.num_rows)
-        return recalls(scorer, task.dataset, part, cold=cold)
+        popularity = Popularity.fit(train, task.dataset.items.ids.num_rows)
+        return recalls(RandomTies(popularity), task.dataset, part, cold=cold)
     settings, _ = resolve(task.config, task.dataset)
     trainer = Trainer(task.dataset, task.sides, settings)
     trainer.fit()
@@ -111,7 +124,7 @@ def rows_of(
         for kind in ("cold", "warm"):
             runs = []
             for seed in range(1 if method == "popularity" else seeds):
-                key = f"cold_items/{name}-{kind}-{method}-{part.name.lower()}-seed{seed}"
+                key = f"cold_start/{name}-{kind}-{method}-{part.name.lower()}-seed{seed}"
                 key = key.replace(" ", "-")
                 if not show or (RESULTS / f"{key}.json.gz").exists():
                     work = _later(name, method, seed, part, cold=kind == "cold")

@@ -1,6 +1,6 @@
 """Search by words: DSSM as published, as it is done now, a pretrained encoder, BM25, and fusion with it.
 
-    python benchmarks/search.py [captions wikiqa cranfield facts] [--seeds 2] [--models bm25 search]
+    python benchmarks/text_search.py [captions wikiqa cranfield facts] [--seeds 2] [--models bm25 search]
         [--show]
 
 ``captions``: of two captions of a picture one is the query, the other must be found among the 1,000 of the

@@ -1,0 +1,59 @@
+"""``twotower explain``."""
+
+import json as json_library
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from twotower.cli.output import console, ids, print_json
+from twotower.cli.recommend import described
+
+NAME = "explain"
+_MOST_EVENTS = 5
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    item: Annotated[str, typer.Option(help="Id of an item.")],
+    query: Annotated[str | None, typer.Option(help="Id of a query.")] = None,
+    history: Annotated[str | None, typer.Option(help="Item ids, oldest first: ID,ID,...")] = None,
+    features: Annotated[str | None, typer.Option(help="Query features as a JSON object.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what each feature and each event does for the score of one query and one item.
+
+    Example: twotower explain model --query 42 --item 50
+    """
+    told = described(features)
+    from twotower.evaluation.report.items import Titles
+    from twotower.serving.retriever import Retriever
+
+    retriever = Retriever.open(bundle)
+    found = retriever.explain(
+        query, item, features=told, history=None if history is None else ids(history)
+    )
+    if json:
+        print_json(json_library.loads(json_library.dumps(asdict(found), default=str)))
+        return
+    table = Table("", "", "value", "contribution", title=f"score {found.score:.4f}")
+    shown = [part for part in found.parts if part.side != "history"]
+    of_events = [part for part in found.parts if part.side == "history"]
+    names = [part.name for part in of_events]
+    titles = Titles(retriever.contents.items)
+    called = names if titles.column is None else titles.of(retriever.known_item_rows(names))
+    for part in shown:
+        value = "" if part.value is None else str(part.value)
+        table.add_row(part.side, Text(part.name), Text(value), f"{part.contribution:+.4f}")
+    for place, part in enumerate(of_events):
+        if place < _MOST_EVENTS or place >= len(of_events) - 2:
+            title = "" if titles.column is None else called[place]
+            table.add_row("event", Text(part.name), Text(title), f"{part.contribution:+.4f}")
+        elif place == _MOST_EVENTS:
+            table.add_row("", "...", f"{len(of_events) - _MOST_EVENTS - 2} events between", "")
+    screen = console(json_wanted=False)
+    screen.print(table)
+    screen.print("A contribution is the score minus the score without it; they need not add up.")

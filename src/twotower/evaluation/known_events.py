@@ -1,0 +1,97 @@
+"""How good the answers are when little is known: the same queries, asked with less of their history."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.evaluation.baselines.validation import thinned
+from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.evaluation.intervals import mean_intervals
+from twotower.evaluation.scorers import ModelScorer
+
+EVENTS = (0, 1, 2, 5, 10, 20)
+"""Numbers of most recent events that a query is asked with."""
+METHODS = ("model", "popularity", "item_knn", "ease")
+"""What answers from a history alone, as a new query must be; factors of a known query do not."""
+LEAST_QUERIES, MOST_QUERIES = 50, 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class CutShort:
+    """A scorer that is told the most recent events alone; satisfies ``Scorer``.
+
+    Args:
+        scorer: Of whole histories.
+        num_events: Most events that it is told.
+    """
+
+    scorer: Scorer
+    num_events: int
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return its answer to queries that are as good as new: ``(len(cases), num_item_rows)``."""
+        histories = cases.histories
+        ends = np.repeat(histories.offsets[1:], histories.lengths)
+        is_recent = np.arange(len(histories.item_rows)) >= ends - self.num_events
+        cut = Cases(cases.query_rows, histories.where(is_recent), cases.targets, cases.times)
+        return self.scorer.score(cut)
+
+
+def by_known_events(
+    scorers: Mapping[str, Scorer], dataset: Dataset, part: Part, metric: str
+) -> dict[str, Any] | None:
+    """Return a metric of each method by the number of events that it is told of each query.
+
+    All numbers are of the same queries, those with the most events that 50 of them or more have, at most
+    1,000; what is removed from an answer is the same for all, too, so that only what is known differs. The
+    model is not told who asks: its query is as good as new, but for its features.
+
+    Args:
+        scorers: Some of ``METHODS`` are measured.
+        dataset: Split.
+        part: ``TEST`` or ``VALID``.
+        metric: As ``name@k``.
+
+    Returns:
+        ``events`` (the numbers), ``queries`` (how many), ``metric``, and under ``methods`` a mean with its
+        95 % interval for each number; None where the model reads no history, or too few queries have one.
+    """
+    model = scorers["model"]
+    if not isinstance(model, ModelScorer) or not model.encoding.model.reads_history:
+        return None
+    cases = dataset.cases(part)
+    lengths = cases.histories.lengths
+    enough = [n for n in EVENTS if n and (lengths >= n).sum() >= LEAST_QUERIES]
+    if not enough:
+        return None
+    cases = thinned(cases.take(np.flatnonzero(lengths >= enough[-1])), MOST_QUERIES)
+    asked = {"model": model.of_new_queries()} | {n: s for n, s in scorers.items() if n != "model"}
+    numbers = [n for n in EVENTS if n <= enough[-1]]
+    values = {
+        f"{name}/{num}": evaluate(
+            CutShort(asked[name], num),
+            cases,
+            (int(metric.split("@")[1]),),
+            num_item_rows=dataset.items.ids.num_rows,
+            remove_seen=not dataset.repeats,
+            allowed=dataset.offered,
+        ).values[metric]
+        for name in METHODS
+        if name in asked
+        for num in numbers
+    }
+    found = mean_intervals(values)
+    return {
+        "events": numbers,
+        "queries": len(cases),
+        "metric": metric,
+        "methods": {
+            name: [found[f"{name}/{num}"].as_json() for num in numbers]
+            for name in METHODS
+            if name in asked
+        },
+    }

@@ -1,0 +1,176 @@
+"""Why a score is what it is: each part of what the towers read is left out, one at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from twotower.features.base import FeatureArrays
+from twotower.features.histories import Histories
+from twotower.serving.arguments import Event, FeatureLines, Id, queries_of
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
+
+if TYPE_CHECKING:
+    from twotower.serving.retriever import Retriever
+
+Side = Literal["query", "item", "history"]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one part of a query or an item does for a score.
+
+    Args:
+        side: ``"query"``, ``"item"``, or ``"history"`` for an event of it.
+        name: The feature, ``"history"`` for the whole of it, or the id of the event's item.
+        value: What it holds there, as the table has it; None where that is not kept.
+        contribution: The score minus the score without it.
+    """
+
+    side: Side
+    name: str
+    value: object
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A score and what moved it.
+
+    Args:
+        query_id: The query, or None where it was described without an id.
+        item_id: The item.
+        score: The dot product of the two vectors.
+        parts: What each part does, the features of both sides and the whole history first, then the
+            events of the history, each from the largest to the least.
+    """
+
+    query_id: Id | None
+    item_id: Id
+    score: float
+    parts: tuple[Contribution, ...]
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one line a part: side, name, value as text, contribution."""
+        return pl.DataFrame(
+            {
+                "side": [part.side for part in self.parts],
+                "name": [part.name for part in self.parts],
+                "value": [None if part.value is None else str(part.value) for part in self.parts],
+                "contribution": [part.contribution for part in self.parts],
+            },
+            schema_overrides={"value": pl.String, "contribution": pl.Float64},
+        )
+
+
+def explain(
+    retriever: "Retriever",
+    query_id: Id | None,
+    item_id: Id,
+    *,
+    features: FeatureLines | None = None,
+    history: Sequence[Event] | None = None,
+) -> Explanation:
+    """Return what each part of a query and of an item does for their score.
+
+    A part is left out as a table leaves it out: an id becomes unknown, any other value missing, an event
+    was never there. Contributions do not add up to the score where parts say the same or need each other.
+
+    Args:
+        retriever: The opened bundle.
+        query_id: See ``Retriever.recommend``.
+        item_id: An item of the catalogue.
+        features: See ``Retriever.recommend``.
+        history: See ``Retriever.recommend``.
+
+    Raises:
+        ValueError: The item is not in the catalogue, or several queries are described.
+
+    Source: leaving one out, as in Zeiler and Fergus, ECCV 2014, section 4.2 (occlusion).
+    """
+    ids, given, lists, single = queries_of(query_id, features, history)
+    if not single:
+        raise ValueError("explain is of one query, got several; ask for each.")
+    arrays, histories, events = retriever.described(ids, given, lists)
+    contents, encoding = retriever.contents, retriever.encoding
+    row = int(retriever.known_item_rows([item_id])[0])
+    item = {name: values[row : row + 1] for name, values in encoding.item_features.items()}
+    nothing = {name: values[:1] for name, values in encoding.item_features.items()}
+
+    def query_vector(told: FeatureArrays, known: Histories) -> torch.Tensor:
+        return encoding.query_vectors(told, known, events)[0]
+
+    def item_vector(told: dict[str, torch.Tensor]) -> torch.Tensor:
+        return encoding.new_item_vectors({n: v.cpu().numpy() for n, v in told.items()})[0]
+
+    own, target = query_vector(arrays, histories), item_vector(item)
+    score = float(own @ target)
+    line = contents.items.frame.row(row - FIRST_ROW, named=True)
+    parts = [
+        Contribution(
+            "item",
+            t.feature.name,
+            line.get(t.feature.source),
+            score - float(own @ item_vector({**item, t.feature.name: nothing[t.feature.name]})),
+        )
+        for t in contents.items.transforms.transforms
+        if retriever.reads(t.feature)
+    ]
+    told = _values(retriever, ids[0], features)
+    for transform in contents.queries.transforms.transforms:
+        name = transform.feature.name
+        if retriever.reads(transform.feature):
+            missing = retriever.query_features[name][UNKNOWN_ROW : UNKNOWN_ROW + 1]
+            without = score - float(query_vector({**arrays, name: missing}, histories) @ target)
+            value = told.get(transform.feature.source)
+            parts.append(Contribution("query", name, value, without))
+    num = len(histories.item_rows)
+    of_events: list[Contribution] = []
+    if encoding.model.reads_history and num:
+        without = score - float(query_vector(arrays, Histories.empty(1)) @ target)
+        parts.append(Contribution("query", "history", f"{num} events", without))
+        of_events = _of_events(retriever, arrays, histories, events, target, score)
+    parts.sort(key=lambda part: -part.contribution)
+    of_events.sort(key=lambda part: -part.contribution)
+    return Explanation(ids[0], item_id, score, (*parts, *of_events))
+
+
+def _of_events(
+    retriever: "Retriever",
+    arrays: FeatureArrays,
+    histories: Histories,
+    events: dict[str, torch.Tensor] | None,
+    target: torch.Tensor,
+    score: float,
+) -> list[Contribution]:
+    """Return what each event that the query tower reads does."""
+    num = len(histories.item_rows)
+    read = np.arange(max(0, num - retriever.encoding.history_length), num)
+    kept = np.arange(num) != read[:, None]  # a line for each event that is left out
+    repeated = histories.take(np.zeros(len(read), np.int64))
+    without = repeated.where(kept.reshape(-1))
+    lines = {name: values.repeat(len(read), axis=0) for name, values in arrays.items()}
+    vectors = retriever.encoding.query_vectors(lines, without, events)
+    scores = (vectors @ target).cpu().numpy()
+    ids = retriever.contents.items.ids.ids_of(histories.item_rows[read]).to_list()
+    return [
+        Contribution("history", str(item), None, score - float(other))
+        for item, other in zip(ids, scores, strict=True)
+    ]
+
+
+def _values(
+    retriever: "Retriever", query_id: Id | None, features: FeatureLines | None
+) -> dict[str, object]:
+    """Return what is told of a query, as the table or the caller has it."""
+    queries = retriever.contents.queries
+    values: dict[str, object] = {queries.id_column: query_id}
+    rows = queries.ids.rows_of([query_id])
+    if rows[0] > UNKNOWN_ROW:
+        values |= queries.frame.row(int(rows[0]) - FIRST_ROW, named=True)
+    if isinstance(features, dict):
+        values |= features
+    return values
