@@ -62,7 +62,7 @@ def config_of(data: PublicSet, method: str, seed: int, *, cold: bool) -> Config:
 
 
 class RandomTies:
-    """A scorer of whole numbers whose equal items stand in a random order; that of rows may mean something."""
+    """A scorer of whole numbers whose equal items stand in a random order: that of rows may tell."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
