@@ -14,11 +14,12 @@ A finished training is kept under ``benchmarks/results/cold_start``, a value for
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 import public_sets
@@ -38,21 +39,88 @@ from twotower.vocab import FIRST_ROW
 K = 100
 METRIC = f"recall@{K}"
 SETS = ("movielens-1m", "beauty", "book-crossing", "synthetic")
+OPTIMUM, CLUSTERS = "Bayes optimum", "Bayes optimum without popularity"
 FEATURES_ONLY = "features only"
 
 
-def read(name: str) -> PublicSet:
-    """Return a data set's tables."""
+WORLD = WorldConfig(num_queries=8_000)
+
+
+def read(name: str, *, cold: bool) -> PublicSet:
+    """Return a data set's tables.
+
+    The cold items of the synthetic world are asked for as the last event of a query, as others are there:
+    a tenth of the items for the test, another for validation.
+    """
     if name != "synthetic":
         return public_sets.read(name)
-    tables = World(WorldConfig(num_queries=4_000, num_items=2_000)).generate()
-    return PublicSet(tables.interactions, tables.items, tables.queries)
+    tables = World(WORLD).generate()
+    if not cold:
+        return PublicSet(tables.interactions, tables.items, tables.queries)
+    in_order = tables.interactions.sort("query_id", "timestamp")
+    last = pl.int_range(pl.len()).over("query_id") == pl.len().over("query_id") - 1
+    part = pl.col("item_id").replace_strict(_parts_of_items(), return_dtype=pl.String)
+    marked = in_order.with_columns(part=part, last=last)
+    parts = {
+        name: marked.filter(condition).drop("part", "last")
+        for name, condition in (
+            ("train", (pl.col("part") == "train") & ~pl.col("last")),
+            ("valid", (pl.col("part") == "valid") & pl.col("last")),
+            ("test", (pl.col("part") == "test") & pl.col("last")),
+        )
+    }
+    return PublicSet(parts, tables.items, tables.queries)
+
+
+def _parts_of_items() -> dict[int, str]:
+    drawn = np.random.default_rng(0).permutation(WORLD.num_items) + 1
+    tenth = WORLD.num_items // 10
+    return {
+        int(item): "test" if place < tenth else "valid" if place < 2 * tenth else "train"
+        for place, item in enumerate(drawn)
+    }
+
+
+def optimum(part: Part, *, knows_popularity: bool) -> dict[str, list[float]]:
+    """Return the recalls of who knows the world, each item's cluster included.
+
+    Without popularity, all cold items of a cluster are alike to it, as they are to whom only features say
+    which cluster an item is of. Its history holds all earlier events, those with cold items, too.
+    """
+    world = World(WORLD)
+    tables = world.generate()
+    of_item = _parts_of_items()
+    is_cold = np.array([of_item[item + 1] == part.name.lower() for item in range(WORLD.num_items)])
+    in_order = tables.interactions.sort("query_id", "timestamp")
+    shape = (WORLD.num_queries, WORLD.events_per_query)
+    rows = in_order["item_id"].to_numpy().reshape(shape).astype(np.int64) - 1
+    times = in_order["timestamp"].to_numpy().reshape(shape)
+    log_prior = world.persona_log_likelihood(tables.queries.sort("query_id"))
+    oracle, found = world.oracle, []
+    noise = np.random.default_rng(0).random(WORLD.num_items) * 1e-12
+    asked = np.flatnonzero(is_cold[rows[:, -1]])
+    for queries in np.array_split(asked, max(1, len(asked) // 256)):
+        seen, target = rows[queries, :-1], rows[queries, -1]
+        allowed = np.broadcast_to(is_cold, (len(queries), len(is_cold))).copy()
+        allowed[np.arange(len(queries))[:, None], seen] = False
+        posterior = oracle.persona_posterior(seen, times[queries, :-1], log_prior[queries])
+        last = oracle.item_clusters[seen[:, -1]]
+        open_ = oracle.open_clusters(oracle.item_clusters[seen], times[queries, -1])
+        scores = oracle.next_clusters(posterior, last, open_)[:, oracle.item_clusters]
+        if knows_popularity:
+            everything = np.ones_like(allowed)
+            everything[np.arange(len(queries))[:, None], seen] = False
+            scores = scores * oracle.item_shares(everything)
+        scores = np.where(allowed, scores + noise, -1.0)
+        before = (scores > scores[np.arange(len(queries)), target][:, None]).sum(axis=1)
+        found += (before < K).astype(float).tolist()
+    return {"cold": found}
 
 
 def config_of(data: PublicSet, method: str, seed: int, *, cold: bool) -> Config:
     """Return the settings: a number is an ``id_dropout``."""
     settings = ["training.threads=1", f"training.seed={seed}"]
-    if cold:
+    if cold and not isinstance(data.interactions, Mapping):
         settings.append("split.kind=cold-items")
     if method == FEATURES_ONLY:
         settings += ["towers.item_id=off", "towers.query_id=off"]
@@ -101,7 +169,9 @@ def recalls(scorer: Scorer, dataset: Dataset, part: Part, *, cold: bool) -> dict
 
 def run(name: str, method: str, seed: int, part: Part, *, cold: bool) -> dict[str, Any]:
     """Return the recalls of one training, or of popularity."""
-    data = read(name)
+    if method in (OPTIMUM, CLUSTERS):
+        return optimum(part, knows_popularity=method == OPTIMUM)
+    data = read(name, cold=cold)
     config = config_of(data, "default" if method == "popularity" else method, seed, cold=cold)
     task = Task.of(data.interactions, items=data.items, queries=data.queries, config=config)
     if method == "popularity":
@@ -122,14 +192,17 @@ def rows_of(
     for method in methods:
         found[method] = {}
         for kind in ("cold", "warm"):
-            runs = []
-            for seed in range(1 if method == "popularity" else seeds):
+            runs: list[dict[str, Any]] = []
+            found[method][kind] = runs
+            if kind == "warm" and method in (OPTIMUM, CLUSTERS):
+                continue
+            once = method in ("popularity", OPTIMUM, CLUSTERS)
+            for seed in range(1 if once else seeds):
                 key = f"cold_start/{name}-{kind}-{method}-{part.name.lower()}-seed{seed}"
                 key = key.replace(" ", "-")
                 if not show or (RESULTS / f"{key}.json.gz").exists():
                     work = _later(name, method, seed, part, cold=kind == "cold")
                     runs.append(cached(key, work, again=False, folder=RESULTS))
-            found[method][kind] = runs
     rows = []
     without = found.get("0", {}).get("warm", [])
     for method, of_kind in found.items():
@@ -153,7 +226,7 @@ def _mean(runs: Sequence[dict[str, Any]], what: str) -> npt.NDArray[np.float64]:
 
 
 def _interval(runs: Sequence[dict[str, Any]], what: str) -> str:
-    if not runs:
+    if not runs or what not in runs[0]:
         return ""
     found = mean_intervals({"": _mean(runs, what)})[""]
     return f"{found.value:.4f} ({found.low:.4f}, {found.high:.4f})"
@@ -177,6 +250,8 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.names:
         methods = [*given.dropout, FEATURES_ONLY, "popularity"]
+        if name == "synthetic":
+            methods += [CLUSTERS, OPTIMUM]
         rows = rows_of(name, methods, given.seeds, Part[given.part.upper()], show=given.show)
         report(f"{name}, {given.part}", rows, as_json=False)
 

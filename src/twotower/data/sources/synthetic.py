@@ -160,6 +160,7 @@ class World:
         query_personas: ``(num_queries,)`` int32.
         persona_centres: ``(num_personas,)`` float64, of the queries' ``signal``.
         cluster_centres: ``(num_clusters,)`` float64, of the items' ``signal``.
+        oracle: What follows from all of these.
     """
 
     def __init__(self, config: WorldConfig) -> None:
@@ -185,7 +186,7 @@ class World:
         self.query_personas = self._rng("personas").integers(
             personas, size=config.num_queries, dtype=np.int32
         )
-        self._oracle = Oracle(
+        self.oracle = Oracle(
             cluster_probs=self.cluster_probs,
             item_clusters=self.item_clusters,
             item_weights=self.item_weights,
@@ -198,7 +199,7 @@ class World:
     def generate(self) -> SyntheticTables:
         """Return the world's tables: the same ones at each call."""
         config, rng = self.config, self._rng("events")
-        sampler = EventSampler(self._oracle)
+        sampler = EventSampler(self.oracle)
         shape = (config.num_queries, config.events_per_query)
         item_ids, times = np.empty(shape, np.int32), np.empty(shape, np.int64)
         for begin in range(0, config.num_queries, BLOCK):
@@ -278,7 +279,7 @@ class World:
             positions = np.sort(drawn)
         item_rows, times = self._event_arrays(tables.interactions)
         earlier = np.bincount(item_rows[:, :-1].reshape(-1), minlength=config.num_items)
-        return self._oracle.hits(
+        return self.oracle.hits(
             query_ids=positions + 1,
             item_rows=item_rows[positions],
             times=times[positions],

@@ -24,7 +24,7 @@ class EventSampler:
     """
 
     def __init__(self, oracle: Oracle) -> None:
-        self._oracle = oracle
+        self.oracle = oracle
         self._num_clusters = oracle.num_clusters
         rows = np.argsort(oracle.item_clusters, kind="stable")
         clusters = oracle.item_clusters[rows].astype(np.int64)
@@ -54,15 +54,15 @@ class EventSampler:
         """
         slots, clusters = np.empty(times.shape, np.int32), np.empty(times.shape, np.int32)
         last = np.full(len(personas), self._num_clusters, np.int32)
-        may_close = self._oracle.may_close(len(times))
+        may_close = self.oracle.may_close(len(times))
         for t, moments in enumerate(times):
             lines = personas * np.int32(self._num_clusters + 1) + last
             last = (_search(self._cluster_cdf, lines, rng) % self._num_clusters).astype(np.int32)
             if may_close:
                 had = (clusters[:t] == last).sum(axis=0)
-                closed = np.flatnonzero(self._oracle.num_born(last, moments) <= had)
+                closed = np.flatnonzero(self.oracle.num_born(last, moments) <= had)
                 # One refused draw, then one from what is open: the same as redrawing until it fits.
-                open_ = self._oracle.open_clusters(clusters[:t, closed].T, moments[closed])
+                open_ = self.oracle.open_clusters(clusters[:t, closed].T, moments[closed])
                 last[closed] = _draw_weighted(self._next_clusters[lines[closed]] * open_, rng)
             clusters[t] = last
             slots[t] = self._draw_items(last, slots[:t], moments, rng)
