@@ -62,6 +62,9 @@ def resolve(
     if loss.mask_known and dataset.repeats and towers.history != "none":
         loss = replace(loss, mask_known=False)
         said.append("loss.mask_known = false: items may come again")
+    if loss.mask_known and dataset.views:
+        loss = replace(loss, mask_known=False)
+        said.append("loss.mask_known = false: who is new to a view has nothing there to leave out")
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
         fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
