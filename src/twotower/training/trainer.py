@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
 from twotower.errors import TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.schema import Feature
+from twotower.features.schema import TOKENS, Feature
 from twotower.features.transforms import SideTransforms
 from twotower.runtime import choose_device, choose_threads, torch_generator
 from twotower.towers.build import build_model, of_another_view, trained_together
@@ -140,6 +140,9 @@ class Trainer:
             for view, own in zip(views, models, strict=True)
         )
         """What is learnt: one of each view, or the only one."""
+        sides_read = (sides.query.transforms, sides.item.transforms)
+        # Tokens that start alike on both sides say something before any training.
+        self._starts_informed = all(any(t.feature.kind in TOKENS for t in s) for s in sides_read)
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
 
     @property
@@ -169,12 +172,14 @@ class Trainer:
         Returns:
             The progress, whose ``best_metric`` is None if Ctrl-C came before the first validation.
             Ctrl-C later on ends the training and keeps the best weights; the log's last record then
-            says ``"interrupted"``.
+            says ``"interrupted"``. Where both towers read text and no epoch is better than the start, which
+            knows shared words, the start is kept: ``best_epoch`` is 0, and the log's first record says so.
 
         Raises:
             TrainingDivergedError: The loss became NaN or infinite.
         """
         settings = self.config.training
+        start = self._start() if self._starts_informed else None
         progress = progress or Progress()
         threads_before = torch.get_num_threads()
         try:
@@ -204,8 +209,17 @@ class Trainer:
             if watcher is not None:
                 watcher.on_end()
         if progress.best_metric is not None:
+            if start is not None and start[0] > progress.best_metric:
+                trained = {"event": "untrained", "best_of_training": progress.best_metric}
+                progress.log.insert(0, trained)
+                progress.best_metric, progress.best_model = start
+                progress.best_epoch = 0
             self.trained.load_state_dict(progress.best_model)
         return progress
+
+    def _start(self) -> tuple[float, dict[str, Tensor]]:
+        """Return the validation metric and the state of the model before any training."""
+        return self.validate(), _copy(self.trained)
 
     def scorer(self) -> ModelScorer:
         """Return the model as it is now as a scorer; of several views, the first."""

@@ -30,6 +30,7 @@ def summary(epochs: list[Record], best: Any, say: Say) -> str:
 
 def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
     """Return a chart of the loss and one of each validation metric, the kept epoch marked."""
+    best = best or None  # 0 is the state before any epoch
     names = [("loss", say("loss"))]
     names += [
         (key, say("validation", metric=metric_name(say, key.removeprefix("valid_"))))
