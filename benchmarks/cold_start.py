@@ -185,7 +185,7 @@ def run(name: str, method: str, seed: int, part: Part, *, cold: bool) -> dict[st
 
 
 def rows_of(
-    name: str, methods: Sequence[str], seeds: int, part: Part, *, show: bool
+    name: str, methods: Sequence[str], kinds: Sequence[str], seeds: int, part: Part, *, show: bool
 ) -> list[dict[str, Any]]:
     """Return a line for each method."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -194,7 +194,7 @@ def rows_of(
         for kind in ("cold", "warm"):
             runs: list[dict[str, Any]] = []
             found[method][kind] = runs
-            if kind == "warm" and method in (OPTIMUM, CLUSTERS):
+            if kind not in kinds or (kind == "warm" and method in (OPTIMUM, CLUSTERS)):
                 continue
             once = method in ("popularity", OPTIMUM, CLUSTERS)
             for seed in range(1 if once else seeds):
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=SETS)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--dropout", nargs="*", default=["0", "default"])
+    parser.add_argument("--kinds", nargs="*", default=["cold", "warm"], choices=["cold", "warm"])
     parser.add_argument("--part", default="test", choices=["valid", "test"])
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     given = parser.parse_args()
@@ -252,7 +253,9 @@ def main() -> None:
         methods = [*given.dropout, FEATURES_ONLY, "popularity"]
         if name == "synthetic":
             methods += [CLUSTERS, OPTIMUM]
-        rows = rows_of(name, methods, given.seeds, Part[given.part.upper()], show=given.show)
+        rows = rows_of(
+            name, methods, given.kinds, given.seeds, Part[given.part.upper()], show=given.show
+        )
         report(f"{name}, {given.part}", rows, as_json=False)
 
 

@@ -126,6 +126,15 @@ def all_figures() -> dict[str, Any]:
             group("time", "x", 0.1, 300, low=0.0, high=86400.0, unit="day"),
             group("item.<i>genre</i>", "Sci-Fi & <b>", 0.12, 90),
         ],
+        "known_events": {
+            "events": [0, 1, 20],
+            "queries": 321,
+            "metric": "ndcg@10",
+            "methods": {
+                method: [[0.02, 0.01, 0.03], [0.06, 0.05, 0.07], [0.12, 0.11, 0.13]]
+                for method in ("model", "popularity", "item_knn", "ease")
+            },
+        },
         "seeds": {"ndcg@10": {"mean": 0.1295, "sd": 0.0012, "values": [0.13, 0.129, 0.1295]}},
         "protocol": {
             "part": "test",
@@ -220,6 +229,8 @@ def test_everything_has_its_place_and_the_verdict_comes_first(
         "7 copies <b>",
         "tiny world",
         "10 real queries",
+        "The same 321 queries each time",
+        "0.060 (0.050 – 0.070) with 1; 0.120 (0.110 – 0.130) with 20",
         "towers.dim",
     ):
         assert said in page.text, said
@@ -290,6 +301,7 @@ def test_an_older_bundle_says_what_it_lacks(tiny_retriever: Retriever, tmp_path:
     )
     assert "without intervals" in page.text
     assert page.text.count("Not in this bundle") == 3
+    assert "New queries" not in page.text
 
 
 @pytest.mark.parametrize("metrics", [{}, {"model": {"auc": 0.7}}, {"model": {}, "protocol": {}}])

@@ -214,7 +214,8 @@ def line_chart(
         "field": "x",
         "type": "quantitative",
         "scale": {
-            "type": "log" if logarithmic else "linear",
+            # What starts at 0 has no logarithm there.
+            "type": ("log" if min(xs) > 0 else "symlog") if logarithmic else "linear",
             "domain": [min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1],
             "nice": False,
         },

@@ -213,7 +213,13 @@ def known_events_chart(reading: Reading, say: Say) -> Chart | None:
         if method in by_method
     ]
     said = "; ".join(
-        f"{num}: {number(value, 3)} ({number(low, 3)} – {number(high, 3)})"
+        say(
+            "known_value",
+            count=num,
+            value=number(value, 3),
+            low=number(low, 3),
+            high=number(high, 3),
+        )
         for num, (value, low, high) in zip(numbers, by_method["model"], strict=True)
     )
     called = metric_name(say, found["metric"])
@@ -225,6 +231,7 @@ def known_events_chart(reading: Reading, say: Say) -> Chart | None:
             label_width=labels,
             title=say("known_events"),
             x_values=numbers,
+            logarithmic=True,
             from_zero=True,
         ),
         label,

@@ -134,10 +134,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "k": ("Items shown (k)", "展示物品数 k"),
     # known events
     "known_title": ("New queries: what a few events are worth", "新查询：少量事件有多大价值"),
-    "known_events": ("Events that are known of the query", "查询已知的事件数"),
+    "known_events": ("Known events", "已知事件数"),
     "known_chart": (
         "{metric} by the number of events that are known of a query. Two-tower: {values}.",
         "{metric} 随查询已知事件数的变化。双塔：{values}。",
+    ),
+    "known_value": (
+        "{value} ({low} – {high}) with {count}",
+        "已知 {count} 个时 {value}（{low} – {high}）",
     ),
     "known_note": (
         (
