@@ -6,7 +6,7 @@ A test row's item is ranked among 999 random items of its domain that the user h
 the same for every method); HR@10 and NDCG@10 are means over the rows, their 95 % intervals are by bootstrap
 over the users. ``disencdr``: all users are in both domains. ``disencdr-cold``: the same, but every fifth
 user has lost all training events in the first domain and every other fifth those in the second, and these
-are asked about. ``cdrib``: the paper's protocol, whose test users have no training event in the domain.
+are asked about; of another fifth, half and half, what was lost is for validation. ``cdrib``: the paper's protocol, whose test users have no training event in the domain.
 What is known of a user are training events, whatever the validation holds.
 
 ``one view`` is an ordinary training on one domain, ``joint`` is ``train_views``, both with nothing set but
@@ -59,10 +59,12 @@ def parts_of(name: str) -> Parts:
     }
     if not name.endswith("-cold"):
         return found
+    user = pl.col("user").cast(pl.Int64)
     for place, parts in enumerate(found.values()):
-        is_cold = pl.col("user").cast(pl.Int64) % 5 == place
-        parts["train"] = parts["train"].filter(~is_cold)
-        parts["test"] = parts["test"].filter(is_cold)
+        is_valid = user % 10 == 4 + 5 * place
+        parts["valid"] = parts["train"].filter(is_valid)
+        parts["train"] = parts["train"].filter((user % 5 != place) & ~is_valid)
+        parts["test"] = parts["test"].filter(user % 5 == place)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.features.base import Transform
+from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
 from twotower.features.transforms import SideTransforms
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
@@ -175,13 +176,23 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
     So the towers start as a random projection of the weighted tokens, in which texts that share rare words
     are near each other; a word that training says little of still matches itself.
 
+    The vectors of a pretrained encoder start from one orthogonal map on both sides, which keeps their angles,
+    wholly where ``dim`` is their width or more (Saxe et al., ICLR 2014, for orthogonal starts).
+
     Source: Bingham and Mannila, KDD 2001 (random projections of text).
     """
     tables: list[tuple[TextTransform, Tensor]] = []
+    maps: dict[tuple[str, torch.Size], Tensor] = {}
     for transforms, encoder in sides:
         of_name = {t.feature.name: t for t in transforms.transforms}
         for name, module in zip(encoder.names, encoder.encoders, strict=True):
             transform = of_name[name]
+            if isinstance(transform, SentenceTransform):
+                weight = cast("NumbersEncoder", module).weight
+                key = (transform.feature.encoder, weight.shape)
+                if key not in maps:
+                    maps[key] = nn.init.orthogonal_(torch.empty_like(weight))
+                weight.copy_(maps[key])
             if not isinstance(transform, TextTransform):
                 continue
             table = cast("TextEncoder", module).table.weight

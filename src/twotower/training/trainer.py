@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
 from twotower.errors import TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.schema import TOKENS, Feature
+from twotower.features.schema import TEXTS, Feature
 from twotower.features.transforms import SideTransforms
 from twotower.runtime import choose_device, choose_threads, torch_generator
 from twotower.towers.build import build_model, of_another_view, trained_together
@@ -141,8 +141,8 @@ class Trainer:
         )
         """What is learnt: one of each view, or the only one."""
         sides_read = (sides.query.transforms, sides.item.transforms)
-        # Tokens that start alike on both sides say something before any training.
-        self._starts_informed = all(any(t.feature.kind in TOKENS for t in s) for s in sides_read)
+        # Texts that start alike on both sides say something before any training.
+        self._starts_informed = all(any(t.feature.kind in TEXTS for t in s) for s in sides_read)
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
 
     @property

@@ -85,7 +85,7 @@ class ALS:
             raise ValueError(f"regularization must be at least 0 and finite, got {regularization}.")
         if not 0 < alpha < np.inf:
             raise ValueError(f"alpha must be above 0 and finite, got {alpha}.")
-        train = train.where(train.is_positive & (train.item_rows >= FIRST_ROW))
+        train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
         counts = query_item_matrix(train, num_item_rows, add_up=True)[:, FIRST_ROW:]
         counts = sparse.csr_matrix(counts, dtype=np.float32)  # what the library takes
         if counts.nnz:

@@ -155,7 +155,7 @@ def choose_ease(dataset: Dataset) -> EASE:
 def num_trained_items(dataset: Dataset) -> int:
     """Return how many items have a positive training event: the width of the matrix."""
     train = dataset.part(Part.TRAIN)
-    rows = train.item_rows[train.is_positive]
+    rows = train.item_rows[train.is_read]
     return len(np.unique(rows[rows >= FIRST_ROW]))
 
 
@@ -217,7 +217,7 @@ def _gram(
     train: Interactions, pair_half_life: float | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the item rows of training, ``(m,)``, and their Gram matrix, ``(m, m)``."""
-    train = train.where(train.is_positive & (train.item_rows >= FIRST_ROW))
+    train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
     item_rows, places = np.unique(train.item_rows, return_inverse=True)
     count = len(item_rows)
     plain = replace(train, item_rows=places.astype(np.int32), weights=None)

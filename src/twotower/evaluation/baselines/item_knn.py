@@ -176,7 +176,7 @@ def _similarities(
     pair_half_life: float | None,
 ) -> list[sparse.csr_array]:
     """Return the similarities under each shrinkage, from one count of what occurs together."""
-    train = train.where(train.is_positive & (train.item_rows >= FIRST_ROW))
+    train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
     matrix = query_item_matrix(train, num_item_rows)
     norms = np.sqrt(matrix.power(2).sum(axis=0))
     if pair_half_life is None:
