@@ -4,10 +4,12 @@
 
 A test row's item is ranked among 999 random items of its domain that the user has not had (one draw a user,
 the same for every method); HR@10 and NDCG@10 are means over the rows, their 95 % intervals are by bootstrap
-over the users. ``disencdr``: all users are in both domains. ``disencdr-cold``: the same, but every fifth
-user has lost all training events in the first domain and every other fifth those in the second, and these
-are asked about; of another fifth, half and half, what was lost is for validation. ``cdrib``: the paper's protocol, whose test users have no training event in the domain.
-What is known of a user are training events, whatever the validation holds.
+over the users. What is known of a user are training events, whatever the validation holds.
+
+``disencdr``: all users are in both domains. ``disencdr-cold``: the same, but every fifth user has lost all
+training events in the first domain and every other fifth those in the second, and these are asked about; of
+another fifth, half and half, what was lost is for validation. ``cdrib``: the paper's protocol, whose test
+users have no training event in the domain.
 
 ``one view`` is an ordinary training on one domain, ``joint`` is ``train_views``, both with nothing set but
 what the protocol asks for: the tenth place of a thousand stands for the hundredth of a catalogue, so that
