@@ -32,6 +32,7 @@ from common import RESULTS, cached, report
 from twotower import Config, View
 from twotower.config import ViewConfig
 from twotower.data.dataset import Dataset, Part
+from twotower.evaluation.baselines.choose import PopularWhenCold
 from twotower.evaluation.baselines.item_knn import choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.candidates import random_candidates
@@ -97,7 +98,15 @@ def scorers_of(name: str, method: str, seed: int) -> dict[str, tuple[Scorer, Dat
             view: (Popularity.fit(dataset.part(Part.TRAIN), num_rows), dataset)
             for view, dataset in datasets.items()
         }
-    return {view: (choose_item_knn(dataset), dataset) for view, dataset in datasets.items()}
+    return {
+        view: (
+            PopularWhenCold(
+                choose_item_knn(dataset), Popularity.fit(dataset.part(Part.TRAIN), num_rows)
+            ),
+            dataset,
+        )
+        for view, dataset in datasets.items()
+    }
 
 
 def ranks_of(scorer: Scorer, dataset: Dataset, part: Part) -> dict[str, list[Any]]:

@@ -396,8 +396,8 @@ class ViewConfig:
     def __post_init__(self) -> None:
         check_types(self)
         problems: list[str] = []
-        ok = re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None
-        check(problems, ok, "name", "be of letters, digits, '-', '_' and '.'", self.name)
+        ok = re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) is not None
+        check(problems, ok, "name", "be of letters, digits, '-' and '_'", self.name)
         share = self.share
         ok = share is None or 0 < share < float("inf")
         check(problems, ok, "share", "be finite and above 0", share)

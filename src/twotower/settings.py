@@ -159,6 +159,8 @@ def _say_type(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, args))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_say_type(arg) for arg in args if arg is not type(None))
+    if origin is tuple and is_dataclass(args[0]):
+        return "a list of tables"
     if origin is tuple:
         return "a list of whole numbers"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

@@ -16,6 +16,9 @@ from twotower.data.batches import PairBatch
 from twotower.data.dataset import Part
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.doctor.data_checks import diagnose_dataset
+from twotower.evaluation.doctor.model_checks import diagnose_model
+from twotower.evaluation.report.items import Titles, item_map
 from twotower.losses.candidates import Pairs
 from twotower.training.choices import resolve
 from twotower.training.objective import turns_of
@@ -85,10 +88,41 @@ def test_no_view_knows_what_comes_after_the_moment_another_is_asked_about() -> N
     assert times[dataset.parts == Part.VALID].max() < times[dataset.parts == Part.TEST].min()
 
 
-@pytest.mark.parametrize("negatives", ["all", "uniform", "in-batch", "mixed", "per-query"])
-def test_candidates_are_of_the_view_that_is_learnt(negatives: str) -> None:
-    trainer = trainer_of(two_views(), loss={"negatives": negatives})
+def disliking() -> dict[str, View]:
+    """The two views with labels: a third of the events are disliked."""
+    return {
+        name: View(
+            view.interactions.with_columns(  # type: ignore[union-attr]
+                label=(pl.int_range(pl.len()) % 3 > 0).cast(pl.Int64)
+            )
+        )
+        for name, view in two_views().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "negatives"),
+    [
+        ("softmax", "all"),
+        ("softmax", "uniform"),
+        ("softmax", "in-batch"),
+        ("softmax", "mixed"),
+        ("softmax", "per-query"),
+        ("bce", "uniform"),
+        ("bce", "labels"),
+    ],
+)
+def test_candidates_are_of_the_view_that_is_learnt(kind: str, negatives: str) -> None:
+    views = disliking() if kind == "bce" else two_views()
+    trainer = trainer_of(views, loss={"kind": kind, "negatives": negatives})
     for objective in trainer.objectives:
+        assert objective.dataset.offered is not None
+        for every in objective.batches.epoch(0):
+            assert isinstance(every, PairBatch)
+            assert objective.dataset.offered[every.item_rows].all()
+            if kind == "bce":
+                assert every.labels is not None
+                assert 0 < every.labels.mean() < 1
         batch = next(objective.batches.epoch(0))
         assert isinstance(batch, PairBatch)
         pairs = Pairs(
@@ -255,9 +289,39 @@ def test_bad_views_are_named(change: object, message: str) -> None:
         twotower.train_views(change(two_views()), config=QUICK)  # type: ignore[operator]
 
 
-def test_a_split_that_would_leak_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must not be 'leave-last-out' for views"):
-        twotower.train_views(two_views(), config={**QUICK, "split": {"kind": "leave-last-out"}})
+@pytest.mark.parametrize("kind", ["leave-last-out", "given"])
+def test_what_another_view_knows_ends_at_the_moment_that_is_asked_about(kind: str) -> None:
+    views = two_views()
+    split: dict[str, object] = {}
+    if kind == "given":  # books are cut early, films late
+        for (name, view), at in zip(views.items(), (0.9, 0.5), strict=True):
+            frame = view.interactions
+            assert isinstance(frame, pl.DataFrame)
+            cut = frame["time"].quantile(at)
+            views[name] = View(
+                {
+                    "train": frame.filter(pl.col("time") < cut),
+                    "test": frame.filter(pl.col("time") >= cut),
+                }
+            )
+        split = {"valid_fraction": 0.1}
+    else:
+        split = {"kind": kind}
+    dataset = task_of(views, split=split, data={"order": "time"}).dataset
+    for name in views:
+        seen = dataset.view(name)
+        cases = seen.cases(Part.TEST)
+        assert seen.offered is not None
+        assert cases.times is not None
+        times = cases.histories.times
+        assert times is not None
+        moments = np.repeat(cases.times, cases.histories.lengths)
+        is_other = ~seen.offered[cases.histories.item_rows]
+        assert is_other.any()
+        assert (times <= moments)[is_other].all()
+
+
+def test_files_and_splits_are_not_mixed() -> None:
     views = two_views()
     views["books"] = View({"train": events(BOOKS, 500, 2), "test": events(BOOKS, 100, 3)})
     with pytest.raises(ConfigError, match="must all be given as train and test, or none"):
@@ -366,3 +430,73 @@ def test_whole_histories_are_no_examples_where_events_are_hidden() -> None:
     whole = trainer_of(two_views(), towers={**read, "view_dropout": 0.0})
     assert whole.config.training.examples == "prefixes"
     assert np.isfinite(whole.fit().log[0]["loss"])
+
+
+def test_a_table_of_ids_alone_goes_with_one_of_more_columns() -> None:
+    views = two_views()
+    plain = views["books"].interactions
+    assert isinstance(plain, pl.DataFrame)
+    views["books"] = View(plain.drop("time"))
+    task = task_of(views)
+    assert len(task.dataset.event_columns) == len(task.dataset.interactions)
+    assert any(
+        note.startswith("No view has times, since books has none") for note in task.dataset.notes
+    )
+    assert not task.dataset.ordered
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": {"order": "file"}}, "data.order must be 'time' or 'none' for views"),
+        ({"features": {"item": {"item": "id+text"}}}, "features.item.item must be 'id' for views"),
+        ({"split": {"valid_fraction": 0.95}}, "must stay below 1, got 0.1 \\+ 0.95"),
+    ],
+)
+def test_settings_that_views_cannot_have_are_named(settings: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        task_of(two_views(), **settings)  # type: ignore[arg-type]
+
+
+def test_ids_that_would_mean_two_items_are_refused_before_training() -> None:
+    films = events(FILMS, 1200, 0).with_columns(
+        pl.when(pl.col("item") == 3).then(pl.lit("books:5")).otherwise(
+            pl.col("item").cast(pl.String)).alias("item")
+    )  # fmt: skip
+    views = {"films": View(films), "books": View(events(BOOKS, 900, 1))}
+    with pytest.raises(DataError, match=r"view 'films': an item id must not be .* got 'books:5'"):
+        task_of(views)
+
+
+def test_what_is_no_view_is_named() -> None:
+    frame = events(FILMS, 100, 0)
+    with pytest.raises(ConfigError, match=r"views\['films'\] must be a View, got DataFrame"):
+        twotower.train_views({"films": frame, "books": View(frame)})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match=r"views\['my films'\]: name must be of letters"):
+        twotower.train_views({"my films": View(frame), "books": View(frame)})
+    with pytest.raises(ConfigError, match="views must be a list of tables, got 'x'"):
+        Config.from_dict({"views": "x"})
+    for ask in (twotower.tune,):
+        with pytest.raises(ConfigError, match="config must hold no views for tune"):
+            ask(frame, out="x", minutes=1, config={"views": [{"name": "a"}, {"name": "b"}]})
+
+
+def test_the_doctor_and_the_report_look_at_the_view_alone(
+    trained: TrainedViews, tmp_path: Path
+) -> None:
+    for name, count in (("films", FILMS), ("books", BOOKS)):
+        retriever = trained[name].retriever
+        assert retriever.encode_items().shape[0] == len(retriever.item_ids) == count
+        assert retriever.contents.provenance["items"] == count
+        assert retriever.contents.popularity[2:].nonzero()[0].size == count
+        found = diagnose_model(retriever) + diagnose_dataset(trained[name].dataset)
+        assert all(str(FILMS + BOOKS) not in str(finding.facts) for finding in found)
+        titles = Titles(retriever.contents.items)
+        drawn = item_map(retriever, titles)
+        assert drawn is not None
+        assert len(drawn.points) == count
+        trained[name].report(tmp_path / f"{name}.html")
+    with pytest.raises(ValueError, match="item_id must be of the view 'books'"):
+        trained["books"].retriever.explain(9, "films:3")
+    with pytest.raises(BundleError, match="got a folder of views; name one of those in it"):
+        twotower.Retriever.open(trained.path or "")

@@ -167,7 +167,7 @@ def _train_views(
         print_json({name: view.figures for name, view in trained.views.items()})
     screen.print(f"The bundles are in {out}.", highlight=False, markup=False, soft_wrap=True)
     for name, view in trained.views.items():
-        page = report_path(out.with_name(f"{out.resolve().name}-{name}"))
+        page = report_path(out.resolve().with_name(f"{out.resolve().name}-{name}"))
         view.report(page)
         line = f"The report of {name} is at {page}."
         screen.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -112,7 +112,7 @@ class PairBatches:
             self._known = replace(events, impressions=None).where(self._is_read)
             # Where each event stands among those that are read: its history ends there.
             self._end_of = np.concatenate([[0], np.cumsum(self._is_read)[:-1]]).astype(np.int64)
-        is_example = positive | (~self._is_read if negatives else False)
+        is_example = positive | (events.is_negative if negatives else False)
         if not is_example.all():
             self._examples = np.flatnonzero(is_example)
 

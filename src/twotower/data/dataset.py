@@ -78,6 +78,12 @@ class Interactions:
         """Which events a history reads: all but the disliked, asked for or not: ``(E,)``."""
         return np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
 
+    @property
+    def is_negative(self) -> npt.NDArray[np.bool_]:
+        """Which events say that the query does not like the item, as it is asked for: ``(E,)``."""
+        negative = ~self.is_read
+        return negative if self.is_target is None else negative & self.is_target
+
     def where(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
         """Return the events of ``mask``, in their order, over the same query rows."""
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
@@ -253,15 +259,15 @@ class Dataset:
 
         The history holds the query's events of the earlier parts only that a history reads (of train for
         ``VALID``; of train and validation for ``TEST``; of a held-out session its start), whatever their
-        times: with leave-last-out and temporal splits those come before the targets by construction. An
-        item that stands twice among a query's targets counts once.
+        times: with leave-last-out and temporal splits those come before the targets by construction. Events
+        of another view that have times are known up to the moment of the first target. An item that stands
+        twice among a query's targets counts once.
         """
         if part not in (Part.VALID, Part.TEST):
             raise ValueError(f"part must be VALID or TEST, got {part!r}.")
         earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
         events = replace(self.interactions, impressions=None)  # no case reads what was shown
         positive = events.is_positive
-        known = events.where(np.isin(self.parts, earlier) & events.is_read)
         wanted = events.where((self.parts == part) & positive)
         counts = np.diff(wanted.offsets)
         query_rows = np.flatnonzero(counts).astype(np.int32)
@@ -270,6 +276,13 @@ class Dataset:
             # The first in time, which need not stand first where time does not give the order.
             first = wanted.offsets[:-1][query_rows]
             times = np.minimum.reduceat(wanted.times, first) if len(first) else wanted.times
+        is_known = np.isin(self.parts, earlier) & events.is_read
+        if self.offered is not None and times is not None and events.times is not None:
+            moments = np.full(len(events.offsets), np.inf)
+            moments[query_rows] = times
+            is_own = self.offered[events.item_rows]
+            is_known &= is_own | (events.times <= moments[events.query_rows])
+        known = events.where(is_known)
         return Cases(
             query_rows=query_rows,
             histories=known.histories().take(query_rows),

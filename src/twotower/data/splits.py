@@ -43,12 +43,7 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
             "split.kind must not be 'temporal' where no column is a time; state --time-column NAME."
         )
     events = dataset.interactions
-    test = config.test_fraction or TEST_FRACTIONS.get(kind, 0.0)
-    if test + config.valid_fraction >= 1:
-        raise ConfigError(
-            "split.test_fraction + split.valid_fraction must stay below 1, got "
-            f"{test:g} + {config.valid_fraction:g}; lower one of them."
-        )
+    test = test_fraction_of(config, kind)
     rng = np.random.default_rng([config.seed, 0])
     if kind == "leave-last-out":
         parts = leave_last_out(events)
@@ -59,6 +54,21 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
     else:
         parts = cold_items(events, test, config.valid_fraction, rng)
     return checked(dataset.with_parts(parts, ""), kind)
+
+
+def test_fraction_of(config: SplitConfig, kind: str) -> float:
+    """Return the share of the test.
+
+    Raises:
+        ConfigError: With that of the validation it leaves nothing to learn from.
+    """
+    test = config.test_fraction or TEST_FRACTIONS.get(kind, 0.0)
+    if test + config.valid_fraction >= 1:
+        raise ConfigError(
+            "split.test_fraction + split.valid_fraction must stay below 1, got "
+            f"{test:g} + {config.valid_fraction:g}; lower one of them."
+        )
+    return test
 
 
 def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:

@@ -7,6 +7,7 @@ Source: Elkahky et al., WWW 2015, section 3 (MV-DNN).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import polars as pl
 
 from twotower.config import SplitConfig
 from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part, ViewItems
-from twotower.data.splits import checked, hold_out_validation, split, temporal
+from twotower.data.splits import checked, hold_out_validation, split, temporal, test_fraction_of
 from twotower.errors import ConfigError, DataError
 from twotower.features.schema import VIEW, reads_as_text
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -34,7 +35,8 @@ def split_views(
     """Return the views as one split data set.
 
     ``auto`` cuts all views at the same two moments where all have times (``temporal``), and else at
-    random per query: what one view knows must not come from after the moment that another is asked about.
+    random per query; any other kind, and files, cut each view by itself. What is known of a query in
+    another view ends at the moment that is asked about in any case (``Dataset.cases``).
 
     Args:
         datasets: Prepared, each under its view's name.
@@ -54,11 +56,6 @@ def split_views(
     kind = config.kind
     if kind == "auto":
         kind = "temporal" if has_times else "random"
-    if kind == "leave-last-out":
-        raise ConfigError(
-            "split.kind must not be 'leave-last-out' for views, where a history would hold events of "
-            "another view from after the one that is asked for; use 'temporal' or 'random'."
-        )
     if kind != "temporal":
         return merged({name: split(each, config) for name, each in datasets.items()})
     if not has_times:
@@ -66,15 +63,16 @@ def split_views(
             "split.kind must not be 'temporal' where a view has no times; use 'random'."
         )
     whole = merged(datasets)
-    test = config.test_fraction or 0.1
+    test = test_fraction_of(config, kind)
     whole = whole.with_parts(temporal(whole.interactions, test, config.valid_fraction), "")
-    notes = list(whole.notes)
+    notes = [note for note in whole.notes if note][:-1]  # the overlap is another with these parts
+    notes.append(_overlap(whole))
     for name in whole.views:
         try:
             notes.append(f"{name}: {checked(whole.view(name), kind).notes[-1]}")
         except DataError as error:
             raise DataError(f"view {name!r}: {error}") from error
-    return Dataset(**{**vars(whole), "notes": tuple(n for n in notes if n)})
+    return replace(whole, notes=tuple(n for n in notes if n))
 
 
 def merged(datasets: Mapping[str, Dataset]) -> Dataset:
@@ -90,6 +88,7 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
             not go together.
     """
     names = list(datasets)
+    _refuse_names_that_meet({name: datasets[name].items for name in names})
     queries = _queries([datasets[name].queries for name in names])
     items = _items({name: datasets[name].items for name in names})
     views: dict[str, ViewItems] = {}
@@ -132,28 +131,58 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
         is_target=column("is_target", np.bool_(True)),
     )
     notes = [f"{name}: {note}" for name in names for note in datasets[name].notes if note]
+    if any(each.times is not None for each in events) and not has_times:
+        without = [name for name in names if datasets[name].interactions.times is None]
+        notes.append(
+            f"No view has times, since {', '.join(without)} has none: histories have no order."
+        )
     parts = np.concatenate([datasets[name].parts for name in names])[order]
-    return Dataset(
+    dataset = Dataset(
         queries=queries,
         items=items,
         interactions=whole,
         parts=parts,
         ordered=ordered,
         repeats=any(each.repeats for each in datasets.values()),
-        event_columns=_stacked([datasets[name].event_columns for name in names], "events")[order],
+        event_columns=_event_columns([datasets[name] for name in names])[order],
         name=", ".join(names),
-        notes=(*notes, _overlap(whole, views, parts)),
         views=views,
     )
+    return replace(dataset, notes=(*notes, _overlap(dataset)))
 
 
-def _overlap(
-    events: Interactions, views: Mapping[str, ViewItems], parts: npt.NDArray[np.uint8]
-) -> str:
+def _refuse_names_that_meet(tables: Mapping[str, EntityTable]) -> None:
+    """Refuse an id that would stand for an item of another view, too, in the bundle of its own."""
+    for name, table in tables.items():
+        own = table.ids.ids.cast(pl.String)
+        for other, theirs in tables.items():
+            if (
+                other != name
+                and (both := own.is_in(qualified(theirs.ids.ids, other).implode())).any()
+            ):
+                raise DataError(
+                    f"view {name!r}: an item id must not be what an item of view {other!r} is called "
+                    f"beside it, got {own.filter(both)[0]!r}; rename the view or the item."
+                )
+
+
+def _event_columns(datasets: Sequence[Dataset]) -> pl.DataFrame:
+    """Return the columns of all events; a table of ids alone has none, and lines all the same."""
+    row = "row of the events"
+    frames = [
+        each.event_columns.with_columns(pl.Series(row, np.arange(len(each.interactions))))
+        for each in datasets
+    ]
+    return _stacked(frames, "events").drop(row)
+
+
+def _overlap(dataset: Dataset) -> str:
     """Return how many queries have training events in more than one view, in a sentence."""
+    events, views = dataset.interactions, dataset.views
     num = np.zeros(len(events.offsets), np.int64)
     for view in views.values():
-        own = view.offered[events.item_rows] & (parts == Part.TRAIN) & events.is_positive
+        is_train = (dataset.parts == Part.TRAIN) & events.is_positive
+        own = view.offered[events.item_rows] & is_train
         num[np.unique(events.query_rows[own])] += 1
     shared, known = int((num > 1).sum()), int((num > 0).sum())
     said = f"{shared:,} of {known:,} queries have training events in more than one view."

@@ -176,7 +176,7 @@ def compare_runs(
         num_slices=len(next(iter(firm.values()))),
         queries=len(cases),
         targets=found[first.name].num_targets,
-        catalogue=len(first.dataset.items),
+        catalogue=first.dataset.num_items,
         seen_removed=not first.dataset.repeats,
     )
 

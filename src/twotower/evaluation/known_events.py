@@ -1,17 +1,19 @@
 """How good the answers are when little is known: the same queries, asked with less of their history."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.dataset import Cases, Column, Dataset, Part
 from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.scorers import ModelScorer
+from twotower.features.histories import Histories
 
 EVENTS = (0, 1, 2, 5, 10, 20)
 """Numbers of most recent events that a query is asked with."""
@@ -41,10 +43,28 @@ class CutShort:
         return self.scorer.score(cut)
 
 
+def _shuffled(cases: Cases) -> Cases:
+    """Return cases whose histories are in a random order."""
+    histories = cases.histories
+    owners = np.repeat(np.arange(len(histories)), histories.lengths)
+    order = np.lexsort((np.random.default_rng(0).random(len(owners)), owners))
+
+    def taken(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
+        return None if column is None else column[order]
+
+    rows = histories.item_rows[order]
+    shuffled = Histories(
+        histories.offsets, rows, taken(histories.times), taken(histories.event_rows)
+    )
+    return replace(cases, histories=shuffled)
+
+
 def by_known_events(
     scorers: Mapping[str, Scorer], dataset: Dataset, part: Part, metric: str
 ) -> dict[str, Any] | None:
     """Return a metric of each method by the number of events that it is told of each query.
+
+    These are the most recent ones, or where events have no order any.
 
     All numbers are of the same queries, those with the most events that 50 of them or more have, at most
     1,000; what is removed from an answer is the same for all, too, so that only what is known differs. The
@@ -69,6 +89,8 @@ def by_known_events(
     if not enough:
         return None
     cases = thinned(cases.take(np.flatnonzero(lengths >= enough[-1])), MOST_QUERIES)
+    if not dataset.ordered:
+        cases = _shuffled(cases)
     asked = {"model": model.of_new_queries()} | {n: s for n, s in scorers.items() if n != "model"}
     numbers = [n for n in EVENTS if n <= enough[-1]]
     values = {

@@ -176,7 +176,7 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
     So the towers start as a random projection of the weighted tokens, in which texts that share rare words
     are near each other; a word that training says little of still matches itself.
 
-    The vectors of a pretrained encoder start from one orthogonal map on both sides, which keeps their angles,
+    The vectors of a pretrained encoder start from one orthogonal map on both sides, which keeps angles,
     wholly where ``dim`` is their width or more (Saxe et al., ICLR 2014, for orthogonal starts).
 
     Source: Bingham and Mannila, KDD 2001 (random projections of text).

@@ -46,6 +46,8 @@ from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+VIEWS_FILE = "views.json"
+"""What ties the bundles of several views, in the folder that holds them."""
 OWN_DIGEST = "sha256"
 """Key in the manifest of the SHA-256 of all its other entries."""
 
@@ -228,6 +230,10 @@ def check_bundle(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (path / VIEWS_FILE).is_file():
+            raise BundleError(
+                f"{str(path)!r} must be a bundle, got a folder of views; name one of those in it."
+            ) from error
         raise BundleError(
             f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
             "make one with `twotower train --out DIR`."

@@ -1,6 +1,6 @@
 """Why a score is what it is: each part of what the towers read is left out, one at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -97,6 +97,10 @@ def explain(
     arrays, histories, events = retriever.described(ids, given, lists)
     contents, encoding = retriever.contents, retriever.encoding
     row = int(retriever.known_item_rows([item_id])[0])
+    if contents.offered is not None and not contents.offered[row]:
+        raise ValueError(
+            f"item_id must be of the view {contents.view!r}, which alone is answered, got {item_id!r}."
+        )
     item = {name: values[row : row + 1] for name, values in encoding.item_features.items()}
     nothing = {name: values[:1] for name, values in encoding.item_features.items()}
 
@@ -171,6 +175,6 @@ def _values(
     rows = queries.ids.rows_of([query_id])
     if rows[0] > UNKNOWN_ROW:
         values |= queries.frame.row(int(rows[0]) - FIRST_ROW, named=True)
-    if isinstance(features, dict):
-        values |= features
+    if isinstance(features, Mapping):
+        values |= dict(features)
     return values

@@ -291,6 +291,8 @@ class Retriever:
     ) -> npt.NDArray[np.float32]:
         """Return item vectors, ``(n, dim)`` float32: of known ids, of new items by features, or of all.
 
+        All are those that may be an answer, in the order of ``item_ids``.
+
         Raises:
             ValueError: An id is not in the catalogue, or both arguments are given.
         """
@@ -300,7 +302,12 @@ class Retriever:
             arrays = self.contents.items.transforms.apply(features_of(features).frame)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
-            return np.array(self.contents.item_vectors.numpy(), np.float32)  # the caller's own
+            vectors = self.contents.item_vectors.numpy()
+            offered = self.contents.offered
+            # The caller's own.
+            return np.array(
+                vectors if offered is None else vectors[offered[FIRST_ROW:]], np.float32
+            )
         known = self.known_item_rows(ids_of(item_ids, what="item_ids"))
         rows = torch.from_numpy(known.astype(np.int64))
         return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
@@ -333,6 +340,13 @@ class Retriever:
     ) -> Explanation:
         """Return what each part of a query and of an item does for their score; see ``explain.explain``."""
         return explain(self, query_id, item_id, features=features, history=history)
+
+    @property
+    def item_ids(self) -> list[Id]:
+        """Ids of all items that may be an answer, in the order of ``encode_items()``."""
+        ids, offered = self.contents.items.ids.ids, self.contents.offered
+        kept = ids if offered is None else ids.filter(pl.Series(offered[FIRST_ROW:]))
+        return list(kept.to_list())
 
     @property
     def item_column(self) -> str:

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from twotower.errors import BundleError
-from twotower.serving.bundle import MANIFEST, Contents, replace_folder, write_bundle
+from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, replace_folder, write_bundle
 from twotower.serving.files import sha256
 from twotower.serving.retriever import Retriever
-
-VIEWS_FILE = "views.json"
 
 
 def check_views_output(path: str | Path) -> Path:
@@ -74,6 +72,8 @@ def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever
     try:
         tied = json.loads((path / VIEWS_FILE).read_text(encoding="utf-8"))
         digests = {str(name): str(entry[MANIFEST]) for name, entry in tied.items()}
+        if not digests:
+            raise ValueError("no view")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"{str(path)!r} must be a folder of views, got no readable {VIEWS_FILE} there; "

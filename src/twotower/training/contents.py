@@ -75,6 +75,9 @@ def contents_of(
         custom: Sides whose tower is the user's own.
     """
     dataset, config = objective.dataset, objective.config
+    popularity = objective.popularity
+    if dataset.offered is not None:
+        popularity = np.where(dataset.offered, popularity, 0).astype(np.float32)
     positive = dataset.interactions.is_positive
     is_known = np.isin(dataset.parts, KNOWN) & dataset.interactions.is_read
     known = dataset.interactions.where(is_known)
@@ -92,9 +95,9 @@ def contents_of(
         of_events = EventContents(frame if histories else frame.clear(), sides.event)
     provenance = {
         "data": dataset.name,
-        "events": len(events),
+        "events": len(events) if dataset.offered is None else int(positive.sum()),
         "queries": len(dataset.queries),
-        "items": len(dataset.items),
+        "items": dataset.num_items,
         "sha256_of_events": data_digest(events, dataset.parts),
         "sha256_of_targets": _digest_of(wanted.histories()),
         "notes": list(dataset.notes),
@@ -111,7 +114,7 @@ def contents_of(
         ),
         weights=objective.model.state_dict(),
         item_vectors=objective.encoding.item_vectors()[FIRST_ROW:].cpu(),
-        popularity=objective.popularity,
+        popularity=popularity,
         histories=known.histories() if histories else None,
         history_parts=dataset.parts[is_known] if histories else None,
         history_weights=known.weights if histories else None,

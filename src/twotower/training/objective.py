@@ -75,7 +75,7 @@ class Objective:
         self.batches = self._batches_of(train)
         drawn = train.where(train.is_positive)  # what batches hold
         if config.loss.kind in LABELLED:
-            drawn = train.where(train.is_positive | ~train.is_read)
+            drawn = train.where(train.is_positive | train.is_negative)
         self.stream: StreamFrequency | None = None
         self.memory: Memory | None = None
         self.miner: Miner | None = None

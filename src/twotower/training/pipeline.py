@@ -190,7 +190,7 @@ def train(
         if bar is not None:
             bar.on_choices((said,), settings)
     if done.best_epoch == 0 and bar is not None:
-        bar.on_choices((_untrained(done, settings.training.metric),), settings)
+        bar.on_choices((untrained(done, settings.training.metric),), settings)
     figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
     interrupted = done.log[-1].get("event") == "interrupted"
     if seeds > 1 and not interrupted:
@@ -216,7 +216,8 @@ def train(
     return Trained(contents, target, figures, dataset, task.decisions, query_tower, item_tower)
 
 
-def _untrained(done: Progress, metric: str) -> str:
+def untrained(done: Progress, metric: str) -> str:
+    """Return in words that the start was kept."""
     return (
         f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
         f"reached (at best {done.log[0]['best_of_training']:.4f}): the pairs are few for so many words"

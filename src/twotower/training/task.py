@@ -17,7 +17,7 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.features.schema import (
     VIEW,
     Side,
@@ -118,6 +118,11 @@ class Task:
             DataError: A table cannot be used as it is; the view is named.
             ConfigError: A setting does not go with the data.
         """
+        if config.data.order == "file":
+            raise ConfigError(
+                "data.order must be 'time' or 'none' for views, got 'file': files say nothing of the "
+                "order between them."
+            )
         prepared = {}
         for name, view in views.items():
             try:
@@ -138,6 +143,12 @@ class Task:
         )
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
+        key = dataset.items.id_column
+        if config.features.item.get(key, "id") != "id":
+            raise ConfigError(
+                f"features.item.{key} must be 'id' for views, got {config.features.item[key]!r}: ids that "
+                f"are text are read by the column '{key} as text'."
+            )
         kinds: dict[str, FeatureKind] = {VIEW: "shown", **config.features.item}
         config = replace(config, features=replace(config.features, item=kinds))
         sides, config = _fit_features(dataset, config)

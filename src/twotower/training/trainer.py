@@ -179,11 +179,13 @@ class Trainer:
             TrainingDivergedError: The loss became NaN or infinite.
         """
         settings = self.config.training
-        start = self._start() if self._starts_informed else None
         progress = progress or Progress()
+        start: tuple[float, dict[str, Tensor]] | None = None
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(choose_threads(settings.threads))
+            if self._starts_informed:
+                start = self.validate(), _copy(self.trained)
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
             average = WeightAverage(self.trained)
             if progress.epoch:
@@ -214,12 +216,10 @@ class Trainer:
                 progress.log.insert(0, trained)
                 progress.best_metric, progress.best_model = start
                 progress.best_epoch = 0
+                if save is not None:
+                    save(progress)
             self.trained.load_state_dict(progress.best_model)
         return progress
-
-    def _start(self) -> tuple[float, dict[str, Tensor]]:
-        """Return the validation metric and the state of the model before any training."""
-        return self.validate(), _copy(self.trained)
 
     def scorer(self) -> ModelScorer:
         """Return the model as it is now as a scorer; of several views, the first."""

@@ -116,6 +116,8 @@ def tune(
         raise ValueError(f"minutes must be finite and above 0, got {minutes!r}.")
     check_optuna()
     given = Config.of(config)
+    if given.views:
+        raise ConfigError("config must hold no views for tune, got some; leave them out.")
     without = held_back(given, fixed)
     target = check_output(out)
     folder = study_folder(target, resume=resume)

@@ -18,7 +18,13 @@ from twotower.serving.views import check_views_output, write_views
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of
 from twotower.training.loggers import Tellers
-from twotower.training.pipeline import Teller, Trained, fit_in_folder, teller_of
+from twotower.training.pipeline import (
+    Teller,
+    Trained,
+    fit_in_folder,
+    teller_of,
+    untrained,
+)
 from twotower.training.task import Given, Task, View
 from twotower.training.trainer import Trainer
 from twotower.vocab import Vocabulary
@@ -79,9 +85,7 @@ def train_views(
         history, as of the moment, in place of counts over all time.
     """
     settings = Config.of(config)
-    told = tuple(
-        ViewConfig(name=name, share=view.share, **_paths_of(view)) for name, view in views.items()
-    )
+    told = tuple(_told(name, view) for name, view in views.items())
     if len(told) < 2:
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
@@ -94,6 +98,8 @@ def train_views(
     teller.on_choices(choices, settings)
     trainer = Trainer(task.dataset, task.sides, settings)
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
+    if done.best_epoch == 0:
+        teller.on_choices((untrained(done, settings.training.metric),), settings)
     interrupted = done.log[-1].get("event") == "interrupted"
     trained: dict[str, Trained] = {}
     for name, objective in zip(task.dataset.views, trainer.objectives, strict=True):
@@ -138,6 +144,18 @@ def views_of(config: Config) -> dict[str, View]:
         items = None if view.items is None else Path(view.items)
         views[view.name] = View(table, items, view.share)
     return views
+
+
+def _told(name: str, view: View) -> ViewConfig:
+    if not isinstance(view, View):
+        raise ConfigError(
+            f"views[{name!r}] must be a View, got {type(view).__name__}; write "
+            f"twotower.View(interactions, items=...)."
+        )
+    try:
+        return ViewConfig(name=name, share=view.share, **_paths_of(view))
+    except ConfigError as error:
+        raise ConfigError(f"views[{name!r}]: {error}") from error
 
 
 def _paths_of(view: View) -> dict[str, str]:

@@ -7,11 +7,12 @@ import polars as pl
 
 from twotower.config import Config
 from twotower.data.columns import Decision, Role, checked_ids
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.prepare import Preparation, prepare
 from twotower.data.splits import hold_out_validation, split
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
+from twotower.errors import ConfigError
 from twotower.evaluation.doctor.data_events import duplicates, one_moment, out_of_order, tied_times
 from twotower.evaluation.doctor.data_features import columns
 from twotower.evaluation.doctor.data_labels import label_columns
@@ -19,6 +20,7 @@ from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_
 from twotower.evaluation.doctor.data_order import shuffled_order
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
 from twotower.evaluation.doctor.findings import Finding, worst_first
+from twotower.vocab import FIRST_ROW, Vocabulary
 
 
 def diagnose_data(
@@ -43,6 +45,8 @@ def diagnose_data(
         ConfigError: A setting is unknown, out of range, or does not go with the data.
     """
     settings = Config.of(config)
+    if settings.views:
+        raise ConfigError("config must hold no views for the doctor, got some; ask about each.")
     if isinstance(interactions, Mapping):
         tables = {name: read_table(table, what=name) for name, table in interactions.items()}
         preparation = prepare(tables, items=items, queries=queries, config=settings.data)
@@ -88,10 +92,22 @@ def diagnose_dataset(
             *one_moment(dataset),
             *tied_times(dataset),
             *columns(dataset.queries, "query", settings.features),
-            *columns(dataset.items, "item", settings.features),
+            *columns(_offered(dataset), "item", settings.features),
             *churn(dataset),
             *popularity(dataset),
         ]
+    )
+
+
+def _offered(dataset: Dataset) -> EntityTable:
+    """Return the items that may be an answer: columns of another view say nothing of this one."""
+    if dataset.offered is None:
+        return dataset.items
+    kept = pl.Series(dataset.offered[FIRST_ROW:])
+    frame = dataset.items.frame.filter(kept)
+    frame = frame.select(c for c in frame.columns if frame[c].null_count() < len(frame))
+    return EntityTable(
+        Vocabulary(dataset.items.ids.ids.filter(kept)), frame, dataset.items.id_column
     )
 
 

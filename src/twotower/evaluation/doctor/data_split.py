@@ -102,7 +102,8 @@ def popularity(dataset: Dataset) -> list[Finding]:
     """Return whether few items have most training events, and whether most have too few."""
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
-    counts = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)[FIRST_ROW:]
+    counts = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
+    counts = counts[FIRST_ROW:] if dataset.offered is None else counts[dataset.offered]
     if not len(train):
         return []
     top = -(-int((counts > 0).sum()) // 100)

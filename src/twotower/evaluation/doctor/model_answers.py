@@ -79,6 +79,7 @@ class Trial:
         self.query_ids = dataset.queries.ids
         self.remove_seen = not dataset.repeats
         self.offered = dataset.offered
+        self.num_items = dataset.num_items
         cases = dataset.cases(Part.VALID)
         features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
         # Those of whom nothing is known get popularity, whatever the model is worth.
@@ -118,6 +119,8 @@ class Trial:
         pairs = np.unique(owners * self.num_item_rows + histories.item_rows)
         queries, items = np.divmod(pairs, self.num_item_rows)
         is_item = items >= FIRST_ROW
+        if self.offered is not None:
+            is_item &= self.offered[items]
         return queries[is_item], items[is_item]
 
 
@@ -128,7 +131,7 @@ def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
         trial: At least two queries.
         item_ids: The item vocabulary.
     """
-    if trial.num_item_rows - FIRST_ROW <= K:  # everyone gets everything
+    if trial.num_items <= K:  # everyone gets everything
         return []
     answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
     popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
@@ -161,7 +164,7 @@ def pairwise_overlap(answers: Rows) -> float:
 
 def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
     queries, _ = trial.removed()
-    may_be_shown = trial.num_item_rows - FIRST_ROW - np.bincount(queries, minlength=len(trial))
+    may_be_shown = trial.num_items - np.bincount(queries, minlength=len(trial))
     # Whoever has seen most of a catalogue gets the rest of it, from any model.
     has_choice = may_be_shown >= 2 * K
     if has_choice.sum() < FEW_QUERIES:
@@ -192,7 +195,7 @@ def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Fi
     shown_to = np.maximum(may_be_shown, 1)
     # An item that popularity itself shows to everyone is no hub, nor one drawn as often as liked.
     chances = trial.popularity / max(1.0, float(trial.popularity.sum()))
-    drawn = np.minimum(1.0, K * np.maximum(chances, 1 / (num_rows - FIRST_ROW)))
+    drawn = np.minimum(1.0, K * np.maximum(chances, 1 / trial.num_items))
     share, justified = counts / shown_to, np.maximum(drawn, popular_counts / shown_to)
     few = may_be_shown < num_queries / 10
     is_hub = (

@@ -33,10 +33,11 @@ def diagnose_model(retriever: Retriever) -> list[Finding]:
         ValueError: A score is NaN; the query is named.
     """
     contents, model = retriever.contents, retriever.encoding.model
-    item_vectors = retriever.index.item_vectors[FIRST_ROW:].cpu().numpy()
+    offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
+    item_vectors = retriever.index.item_vectors.cpu().numpy()[offered]
     found = [
         *check_loss(contents),
-        *check_item_vectors(item_vectors, contents.popularity[FIRST_ROW:]),
+        *check_item_vectors(item_vectors, contents.popularity[offered]),
         *check_vocabularies(contents, model),
     ]
     if contents.histories is not None:

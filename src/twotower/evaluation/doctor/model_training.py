@@ -52,7 +52,8 @@ def check_loss(contents: Contents) -> list[Finding]:
     has_level = config.negatives in _SHARED and (
         config.kind == "softmax" or (config.kind == "bce" and contents.target_labels is None)
     )
-    if not losses or not has_level or (counts > 0).sum() < 2:
+    # The log's loss is the mean over views, each of which has a level of its own.
+    if not losses or not has_level or (counts > 0).sum() < 2 or contents.view is not None:
         return []
     chance, popularity = _levels(config, counts, contents.config.training.batch_size or 1)
     loss = float(losses[-1])
@@ -76,7 +77,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
     if config.negatives not in _SHARED:
         return []
     share = false_negative_share(contents, dataset, reads_history=reads_history)
-    if share < MANY_FALSE:
+    if share < MANY_FALSE or contents.view is not None:  # views are trained without the mask
         return []
     # With the mask, what is left over lies in the future, which has to be told apart from now.
     is_masked = config.mask_known and reads_history

@@ -105,7 +105,10 @@ def item_map(retriever: Retriever, titles: Titles) -> ItemMap | None:
     """
     contents = retriever.contents
     counts = contents.popularity[FIRST_ROW:]
-    chosen = np.sort(np.argsort(-counts, kind="stable")[:MAX_ITEMS])
+    if contents.offered is not None:
+        counts = np.where(contents.offered[FIRST_ROW:], counts, -1)
+    order = np.argsort(-counts, kind="stable")[: contents.num_items]
+    chosen = np.sort(order[:MAX_ITEMS])
     places = _flat(contents.item_vectors.numpy()[chosen].astype(np.float64))
     if places is None:
         return None

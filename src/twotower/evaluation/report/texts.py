@@ -145,10 +145,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "known_note": (
         (
-            "The same {queries} queries each time, as if they were new, with their last events alone. "
+            "The same {queries} queries each time, as if they were new, with so many events alone. "
             "{metric} of the two-tower model, 95 % intervals: {values}."
         ),
-        "同样的 {queries} 个查询，视为新查询，只给最近的事件。双塔的 {metric}（95% 区间）：{values}。",
+        "同样的 {queries} 个查询，视为新查询，只给这么多事件。双塔的 {metric}（95% 区间）：{values}。",
     ),
     # slices
     "slices": ("For whom is it bad?", "对谁效果不好？"),
@@ -203,9 +203,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{epochs} epochs in {seconds}; the weights of epoch {best} were kept.",
         "共 {epochs} 轮，用时 {seconds}；保留了第 {best} 轮的权重。",
     ),
+    "training_start": (
+        "{epochs} epochs in {seconds}, none of which was better than the start, which was kept.",
+        "共 {epochs} 轮，用时 {seconds}；没有一轮好于训练前的状态，因此保留了后者。",
+    ),
     "epoch": ("Epoch", "轮次"),
     "loss": ("Training loss", "训练损失"),
     "validation": ("Validation {metric}", "验证集 {metric}"),
+    "start_chart": (
+        "{name} by epoch: from {first} to {last} over {epochs} epochs.",
+        "{name}随轮次的变化：{epochs} 轮中从 {first} 到 {last}。",
+    ),
     "training_chart": (
         "{name} by epoch: from {first} to {last} over {epochs} epochs; {best} at the epoch kept.",
         "{name}随轮次的变化：{epochs} 轮中从 {first} 到 {last}；所保留的一轮为 {best}。",

@@ -25,6 +25,8 @@ def summary(epochs: list[Record], best: Any, say: Say) -> str:
     took = say("seconds", count=f"{seconds:.0f}")
     if seconds >= 120:
         took = say("minutes", count=f"{seconds / 60:.0f}")
+    if best == 0:
+        return say("training_start", epochs=len(epochs), seconds=took)
     return say("training_lead", epochs=len(epochs), seconds=took, best=best)
 
 
@@ -48,7 +50,7 @@ def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
             continue
         kept = dict(points).get(best)
         label = say(
-            "training_chart",
+            "start_chart" if best is None else "training_chart",
             name=name,
             first=number(points[0][1]),
             last=number(points[-1][1]),
