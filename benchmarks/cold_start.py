@@ -41,6 +41,8 @@ METRIC = f"recall@{K}"
 SETS = ("movielens-1m", "beauty", "book-crossing", "synthetic")
 OPTIMUM, CLUSTERS = "Bayes optimum", "Bayes optimum without popularity"
 FEATURES_ONLY = "features only"
+COLD_ONLY = (OPTIMUM, CLUSTERS, FEATURES_ONLY)
+"""What is not asked about warm items."""
 
 
 WORLD = WorldConfig(num_queries=8_000)
@@ -194,7 +196,7 @@ def rows_of(
         for kind in ("cold", "warm"):
             runs: list[dict[str, Any]] = []
             found[method][kind] = runs
-            if kind not in kinds or (kind == "warm" and method in (OPTIMUM, CLUSTERS)):
+            if kind not in kinds or (kind == "warm" and method in COLD_ONLY):
                 continue
             once = method in ("popularity", OPTIMUM, CLUSTERS)
             for seed in range(1 if once else seeds):
