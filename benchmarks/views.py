@@ -7,7 +7,7 @@ the same for every method); HR@10 and NDCG@10 are means over the rows, their 95 
 over the users. What is known of a user are training events, whatever the validation holds.
 
 ``disencdr``: all users are in both domains. ``disencdr-cold``: the same, but every fifth user has lost all
-training events in the first domain and every other fifth those in the second, and these are asked about; of
+events in the first domain and every other fifth those in the second, and all of them are asked about; of
 another fifth, half and half, what was lost is for validation. ``cdrib``: the paper's protocol, whose test
 users have no training event in the domain.
 
@@ -66,8 +66,9 @@ def parts_of(name: str) -> Parts:
     for place, parts in enumerate(found.values()):
         is_valid = user % 10 == 4 + 5 * place
         parts["valid"] = parts["train"].filter(is_valid)
-        parts["train"] = parts["train"].filter((user % 5 != place) & ~is_valid)
-        parts["test"] = parts["test"].filter(user % 5 == place)
+        is_test = user % 5 == place
+        parts["test"] = pl.concat([parts["train"], parts["test"]]).filter(is_test)
+        parts["train"] = parts["train"].filter(~is_test & ~is_valid)
     return found
 
 

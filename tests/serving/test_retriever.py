@@ -184,9 +184,11 @@ class TestUnknown:
             {"signal": float("nan")},
             {"signal": float("inf")},
             {"signal": "not a number"},
-            {"no such column": 3},
         ):
             assert retriever.recommend(features=features).basis == "popularity", features
+        with pytest.warns(UserWarning, match="got 'no such column'; it knows"):
+            answer = retriever.recommend(features={"no such column": 3})
+        assert answer.basis == "popularity"
 
     def test_one_in_a_batch_does_not_touch_the_others(self, retriever: Retriever) -> None:
         answers = retriever.recommend([4, UNKNOWN, 5], k=6)
@@ -280,7 +282,14 @@ class TestByFeaturesAndHistory:
     def test_columns_that_are_not_of_the_model(self, retriever: Retriever) -> None:
         plain = retriever.encode_queries(features={"signal": 0.5})
         more = {"signal": 0.5, "": 1, "类别": "x", "nested": {"a": [1]}}
-        assert np.array_equal(retriever.encode_queries(features=more), plain)
+        with pytest.warns(UserWarning, match="got '', '类别', 'nested'; it knows 'query_id'"):
+            assert np.array_equal(retriever.encode_queries(features=more), plain)
+        with pytest.raises(ValueError, match=r"got 'signl'; did you mean 'signal'\?"):
+            retriever.recommend(features={"signl": 0.5}, strict=True)
+        with pytest.raises(
+            ValueError, match="features must be columns that the bundle knows, got 'x"
+        ):
+            retriever.encode_items(features={"xyz": 0.5}, strict=True)
 
 
 class TestBatches:

@@ -107,7 +107,7 @@ def test_a_known_query_goes_on_from_what_the_bundle_knows(retriever: Retriever) 
 
 
 def test_features_describe_a_session(retriever: Retriever) -> None:
-    told = {"country": "c1"}
+    told = {"segment": "segment-1"}
     item = retriever.contents.items.ids.ids[0]
     session = retriever.session(features=told, history=[item])
     assert session.recommend().item_ids == (

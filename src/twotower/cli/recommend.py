@@ -34,6 +34,9 @@ def command(
     words: Annotated[
         float, typer.Option(help="Share in 0..1 of the words in common, by BM25.")
     ] = 0.0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse features that the bundle does not know.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recommend items to a query named by its id, described by features, or by a history.
@@ -67,6 +70,7 @@ def command(
         history=None if history is None else ids(history),
         k=k,
         words=words,
+        strict=strict,
     )
     if json:
         print_json(as_json(retriever, answer, of="query"))

@@ -1,6 +1,8 @@
 """What a caller may describe queries and items with, brought into one form."""
 
+import difflib
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,6 +180,40 @@ def features_of(features: FeatureLines) -> GivenFeatures:
     return GivenFeatures(
         frame, {name: np.array([name in line for line in lines], np.bool_) for name in names}
     )
+
+
+def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: bool) -> None:
+    """Warn of columns that the bundle does not know, which nothing reads; or refuse them.
+
+    Args:
+        given: What a caller told.
+        transforms: Of that side.
+        strict: Whether to refuse.
+
+    Raises:
+        ValueError: ``strict``, and there is such a column.
+    """
+    known = list(dict.fromkeys(feature.source for feature in transforms.features))
+    unknown = [name for name in given.lines_with if name not in known]
+    if not unknown:
+        return
+    near = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(map(repr, known))}."
+    said = f"features must be columns that the bundle knows, got {', '.join(map(repr, unknown))}; {hint}"
+    if strict:
+        raise ValueError(said)
+    warnings.warn(f"{said} Nothing reads them.", stacklevel=4)
+
+
+def warn_of_empty(transforms: SideTransforms, arrays: FeatureArrays) -> None:
+    """Warn of new items of which nothing is known: all of them get the vector of an unknown item."""
+    empty = int((~transforms.say_something(arrays)).sum())
+    if empty:
+        warnings.warn(
+            f"{empty} of the items have no feature that the bundle knows: each gets the vector of an "
+            "unknown item, which says what is liked in general.",
+            stacklevel=3,
+        )
 
 
 def new_ids(ids: Sequence[Id | None], column: str) -> pl.DataFrame:

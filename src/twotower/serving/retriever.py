@@ -26,12 +26,14 @@ from twotower.serving.arguments import (
     FeatureLines,
     GivenFeatures,
     Id,
+    check_columns,
     features_of,
     histories_of,
     ids_of,
     new_ids,
     plain,
     queries_of,
+    warn_of_empty,
 )
 from twotower.serving.bundle import Contents, open_bundle
 from twotower.serving.explain import Explanation, explain
@@ -157,6 +159,7 @@ class Retriever:
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
         words: float = 0.0,
+        strict: bool = False,
     ) -> Any:
         """Return the ``k`` best items for one query, or for several.
 
@@ -179,6 +182,8 @@ class Retriever:
             words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
                 ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
                 ``index.fusion.convex``). It needs text on both sides.
+            strict: Whether features that the bundle does not know are refused; else they are ignored with a
+                warning.
 
         Returns:
             A ``Recommendation`` for one query, ``Recommendations`` where any argument is a list of
@@ -194,7 +199,7 @@ class Retriever:
         if not 0 <= words <= 1:
             raise ValueError(f"words must be in [0, 1], got {words}.")
         ids, given, lists, single = queries_of(query_id, features, history)
-        arrays, histories, events = self.described(ids, given, lists)
+        arrays, histories, events = self.described(ids, given, lists, strict=strict)
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed(among, without)
@@ -287,19 +292,27 @@ class Retriever:
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def encode_items(
-        self, item_ids: Sequence[Id] | None = None, *, features: FeatureLines | None = None
+        self,
+        item_ids: Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        strict: bool = False,
     ) -> npt.NDArray[np.float32]:
         """Return item vectors, ``(n, dim)`` float32: of known ids, of new items by features, or of all.
 
         All are those that may be an answer, in the order of ``item_ids``.
 
         Raises:
-            ValueError: An id is not in the catalogue, or both arguments are given.
+            ValueError: An id is not in the catalogue, both arguments are given, or ``strict`` and a feature
+                is none that the bundle knows (else it is ignored with a warning).
         """
         if item_ids is not None and features is not None:
             raise ValueError("encode_items takes item_ids or features, got both.")
         if features is not None:
-            arrays = self.contents.items.transforms.apply(features_of(features).frame)
+            given, transforms = features_of(features), self.contents.items.transforms
+            check_columns(given, transforms, strict=strict)
+            arrays = transforms.apply(given.frame)
+            warn_of_empty(transforms, arrays)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
             vectors = self.contents.item_vectors.numpy()
@@ -472,8 +485,12 @@ class Retriever:
         ids: Sequence[Id | None],
         given: GivenFeatures | None,
         lists: list[list[Event]] | None,
+        *,
+        strict: bool = False,
     ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
         """Return what the query tower reads of queries: features, histories, and these events' table."""
+        if given is not None:
+            check_columns(given, self.contents.queries.transforms, strict=strict)
         rows = self._query_rows(ids)
         histories, events = self._histories_of(rows, lists)
         return self._features_of(ids, rows, given), histories, events

@@ -194,7 +194,8 @@ def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Fi
     may_be_shown -= np.bincount(trial.removed()[1], minlength=num_rows)
     shown_to = np.maximum(may_be_shown, 1)
     # An item that popularity itself shows to everyone is no hub, nor one drawn as often as liked.
-    chances = trial.popularity / max(1.0, float(trial.popularity.sum()))
+    counted = trial.popularity.astype(np.float64)
+    chances = counted / max(1.0, float(counted.sum()))
     drawn = np.minimum(1.0, K * np.maximum(chances, 1 / trial.num_items))
     share, justified = counts / shown_to, np.maximum(drawn, popular_counts / shown_to)
     few = may_be_shown < num_queries / 10
