@@ -31,4 +31,4 @@ print("BM25 there:", round(trained.figures["bm25"]["ndcg@10"], 3))
 
 retriever = twotower.Retriever.open("search-model")
 for search in ("hiking rucksack, green", "gren hikng ruksack"):
-    print(search, "->", retriever.recommend(search, k=3, words=0.2).item_ids)
+    print(search, "->", retriever.recommend(search, k=3, words="auto").item_ids)

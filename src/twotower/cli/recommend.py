@@ -2,7 +2,7 @@
 
 import json as json_library
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Column, Table
@@ -32,8 +32,9 @@ def command(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     words: Annotated[
-        float, typer.Option(help="Share in 0..1 of the words in common, by BM25.")
-    ] = 0.0,
+        str,
+        typer.Option(help="Share in 0..1 of the words in common, by BM25; auto: as validation."),
+    ] = "0",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse features that the bundle does not know.")
     ] = False,
@@ -48,8 +49,9 @@ def command(
     one = any(given is not None for given in (query, history, features))
     if everyone == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
-    if everyone and words:
-        raise ConfigError(f"--words must not go with --all, got {words:g}; leave it out.")
+    share = _share(words)
+    if everyone and share:
+        raise ConfigError(f"--words must not go with --all, got {words}; leave it out.")
     if everyone != (out is not None):
         given = "--out" if out is not None else "--all"
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
@@ -69,7 +71,7 @@ def command(
         features=told,
         history=None if history is None else ids(history),
         k=k,
-        words=words,
+        words=share,
         strict=strict,
     )
     if json:
@@ -78,6 +80,15 @@ def command(
     if answer.basis == "popularity":
         screen.print("Nothing is known of this query that the model reads: what is popular.")
     screen.print(answer_table(retriever, answer, score="score"))
+
+
+def _share(words: str) -> float | Literal["auto"]:
+    if words == "auto":
+        return "auto"
+    try:
+        return float(words)
+    except ValueError as error:
+        raise ConfigError(f"--words must be a number or auto, got {words!r}.") from error
 
 
 def described(text: str | None) -> dict[str, object] | None:

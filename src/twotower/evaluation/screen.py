@@ -119,9 +119,22 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
                 f"Over {len(spread['values'])} seeds the model's {metric_name(metric)} is "
                 f"{spread['mean']:.4f}, standard deviation {spread['sd']:.4f}."
             )
+    if "words" in figures:
+        notes.append(_of_words(figures["words"]))
     left_out = protocol.get("left_out", {})
     notes += [f"Left out: {METHODS[name]}, as {why}" for name, why in left_out.items()]
     return notes
+
+
+def _of_words(words: Mapping[str, Any]) -> str:
+    (value, low, high), gap = words["test"], words["difference"]
+    name = metric_name(words["metric"])
+    if not words["share"]:
+        return f"Words in common by BM25 beside the model did not help on validation ({name})."
+    return (
+        f"With words='auto', BM25 at a share of {words['share']:g} that validation chose, {name} is "
+        f"{value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
+    )
 
 
 def _run(figures: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -158,7 +158,7 @@ class Retriever:
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
-        words: float = 0.0,
+        words: float | Literal["auto"] = 0.0,
         strict: bool = False,
     ) -> Any:
         """Return the ``k`` best items for one query, or for several.
@@ -181,7 +181,8 @@ class Retriever:
             without: Ids that the answer must not hold.
             words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
                 ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
-                ``index.fusion.convex``). It needs text on both sides.
+                ``index.fusion.convex``). It needs text on both sides. ``"auto"`` is the share that was best
+                on validation.
             strict: Whether features that the bundle does not know are refused; else they are ignored with a
                 warning.
 
@@ -196,8 +197,7 @@ class Retriever:
                 side has no text.
         """
         k = self._checked_k(k)
-        if not 0 <= words <= 1:
-            raise ValueError(f"words must be in [0, 1], got {words}.")
+        words = self._checked_words(words)
         ids, given, lists, single = queries_of(query_id, features, history)
         arrays, histories, events = self.described(ids, given, lists, strict=strict)
         if exclude_seen is None:
@@ -414,6 +414,19 @@ class Retriever:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
         return min(k, self.contents.num_items)
+
+    def _checked_words(self, words: float | Literal["auto"]) -> float:
+        if words == "auto":
+            chosen = self.contents.metrics.get("words")
+            if chosen is None:
+                raise ValueError(
+                    "words must be a number where the bundle knows no share, got 'auto'; train with text "
+                    "on both sides and the extra `baselines`."
+                )
+            return float(chosen["share"])
+        if isinstance(words, str) or not 0 <= words <= 1:
+            raise ValueError(f"words must be 'auto' or in [0, 1], got {words!r}.")
+        return words
 
     def _answer(
         self,

@@ -31,6 +31,7 @@ from twotower.training.loggers import Tellers
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
+from twotower.training.words import share_of_words
 
 
 class Teller(Watcher, Protocol):
@@ -201,10 +202,13 @@ def train(
                 for i in range(1, seeds)
             ],
         )
-    teller.on_figures(figures, interrupted)
     contents = contents_of(
         trainer.objectives[0], sides, figures, done, histories=histories, custom=custom
     )
+    words = share_of_words(contents, trainer.scorer(), dataset)
+    if words is not None:
+        figures["words"] = words  # the contents hold them, too
+    teller.on_figures(figures, interrupted)
     if target is not None and work is not None:
         try:
             write_bundle(target, contents)
