@@ -500,3 +500,16 @@ def test_the_doctor_and_the_report_look_at_the_view_alone(
         trained["books"].retriever.explain(9, "films:3")
     with pytest.raises(BundleError, match="got a folder of views; name one of those in it"):
         twotower.Retriever.open(trained.path or "")
+
+
+def test_one_table_of_items_for_two_views_is_told() -> None:
+    items = pl.DataFrame(
+        {"item": range(FILMS + BOOKS), "shelf": [str(i % 3) for i in range(FILMS + BOOKS)]}
+    )
+    films = View(events(FILMS, 1200, 0), items)
+    books = View(events(BOOKS, 900, 1).with_columns(pl.col("item") + FILMS), items)
+    notes = task_of({"films": films, "books": books}).dataset.notes
+    told = [note for note in notes if "give each view a table of its own items" in note]
+    assert [note.split(":")[0] for note in told] == ["films", "books"]
+    assert f"{BOOKS} of its items have events in books alone" in told[0]
+    assert not any("table of its own" in note for note in task_of(two_views()).dataset.notes)

@@ -148,7 +148,27 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
         name=", ".join(names),
         views=views,
     )
+    notes += _of_another(datasets)
     return replace(dataset, notes=(*notes, _overlap(dataset)))
+
+
+def _of_another(datasets: Mapping[str, Dataset]) -> list[str]:
+    """Return a sentence for each view whose items' table lists those of another view, too."""
+    used = {
+        name: set(each.items.ids.ids_of(np.unique(each.interactions.item_rows)).cast(pl.String))
+        for name, each in datasets.items()
+    }
+    notes = []
+    for name, each in datasets.items():
+        unused = set(each.items.ids.ids.cast(pl.String)) - used[name]
+        for other in datasets:
+            both = unused & used[other]
+            if other != name and 2 * len(both) > len(used[other]):
+                notes.append(
+                    f"{name}: {len(both):,} of its items have events in {other} alone, and may be answered "
+                    f"here all the same; give each view a table of its own items."
+                )
+    return notes
 
 
 def _refuse_names_that_meet(tables: Mapping[str, EntityTable]) -> None:
