@@ -1,6 +1,7 @@
 """Search by words: keys that are text, searches that were never seen, recipes, and fusion with BM25."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,10 @@ def test_several_searches_known_and_new(searched: Retriever) -> None:
 def test_no_text_makes_it_fail(searched: Retriever, query: str) -> None:
     assert len(searched.recommend(query, k=3)) == 3
     assert len(searched.recommend(features={"query": query}, k=3)) == 3
-    assert np.isfinite(searched.encode_items(features=[{"document": query}])).all()
+    says_something = query.startswith(("\ud800 cat", "cat"))
+    with nullcontext() if says_something else pytest.warns(UserWarning, match="have no feature"):
+        vectors = searched.encode_items(features=[{"document": query}])
+    assert np.isfinite(vectors).all()
 
 
 def test_a_new_document_is_read_by_its_words(searched: Retriever) -> None:
@@ -177,7 +181,7 @@ class TestWords:
 
     @pytest.mark.parametrize("words", [-0.1, 1.1, float("nan")])
     def test_a_share_out_of_range_is_refused(self, searched: Retriever, words: float) -> None:
-        with pytest.raises(ValueError, match=r"words must be in \[0, 1\], got"):
+        with pytest.raises(ValueError, match=r"words must be 'auto' or in \[0, 1\], got"):
             searched.recommend("cat", words=words)
 
     def test_without_text_it_is_refused(self, tiny_trained: Trained) -> None:

@@ -79,7 +79,6 @@ class Trial:
         self.query_ids = dataset.queries.ids
         self.remove_seen = not dataset.repeats
         self.offered = dataset.offered
-        self.num_items = dataset.num_items
         cases = dataset.cases(Part.VALID)
         features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
         # Those of whom nothing is known get popularity, whatever the model is worth.
@@ -89,6 +88,11 @@ class Trial:
         self.features: FeatureArrays = {name: v[chosen] for name, v in features.items()}
         self.query_vectors = self.encoding.query_vectors(self.features, self.cases.histories)
         self.item_vectors = retriever.index.item_vectors
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that may be an answer."""
+        return self.num_item_rows - FIRST_ROW if self.offered is None else int(self.offered.sum())
 
     def __len__(self) -> int:
         """Number of queries."""
