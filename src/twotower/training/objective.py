@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -60,7 +61,7 @@ class Objective:
         encoding: Encoding,
         config: Config,
         query_arrays: FeatureArrays,
-        popularity: np.ndarray[Any, np.dtype[np.float32]],
+        popularity: npt.NDArray[np.float32],
     ) -> None:
         self.dataset = dataset
         self.encoding = encoding

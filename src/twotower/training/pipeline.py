@@ -1,6 +1,6 @@
 """``train``: from tables to a trained, evaluated bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -210,14 +210,23 @@ def train(
         figures["words"] = words  # the contents hold them, too
     teller.on_figures(figures, interrupted)
     if target is not None and work is not None:
-        try:
-            write_bundle(target, contents)
-        except BundleError:
-            work.remove()  # it holds more than a bundle needs, and a full disk must be left as it was
-            write_bundle(target, contents)
-        if not interrupted:
-            work.remove()
+        write_after(work, lambda: write_bundle(target, contents), is_done=not interrupted)
     return Trained(contents, target, figures, dataset, task.decisions, query_tower, item_tower)
+
+
+def write_after(work: WorkFolder, write: Callable[[], None], *, is_done: bool) -> None:
+    """Write what a training leaves, and remove its checkpoint where it is done or in the way.
+
+    Raises:
+        BundleError: It cannot be written, without the checkpoint neither.
+    """
+    try:
+        write()
+    except BundleError:
+        work.remove()  # it holds more than a bundle needs, and a full disk must be left as it was
+        write()
+    if is_done:
+        work.remove()
 
 
 def untrained(done: Progress, metric: str) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import ConfigError
 from twotower.evaluation.figures import measure
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
@@ -24,6 +24,7 @@ from twotower.training.pipeline import (
     fit_in_folder,
     teller_of,
     untrained,
+    write_after,
 )
 from twotower.training.task import Given, Task, View
 from twotower.training.trainer import Trainer
@@ -115,13 +116,7 @@ def train_views(
         )
     if target is not None and work is not None:
         every = {name: each.contents for name, each in trained.items()}
-        try:
-            write_views(target, every)
-        except BundleError:
-            work.remove()  # it holds more than the bundles need, and a full disk must be left as it was
-            write_views(target, every)
-        if not interrupted:
-            work.remove()
+        write_after(work, lambda: write_views(target, every), is_done=not interrupted)
     return TrainedViews(trained, target)
 
 

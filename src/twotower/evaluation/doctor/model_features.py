@@ -19,7 +19,7 @@ from twotower.evaluation.intervals import Interval, difference_intervals
 from twotower.features.base import Transform
 from twotower.features.histories import last_windows
 from twotower.serving.bundle import Contents
-from twotower.towers.model import CustomTower, ItemTower, TwoTower
+from twotower.towers.model import TwoTower
 from twotower.vocab import FIRST_ROW
 
 METRIC = f"ndcg@{K}"
@@ -110,7 +110,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
     found = []
     sides = (
         ("query", contents.queries, model.query_features),
-        ("item", contents.items, _item_features_read(model)),
+        ("item", contents.items, model.item_features),
     )
     for side, table, read in sides:
         for transform in table.transforms.transforms:
@@ -142,24 +142,16 @@ def _shuffled(
             features = {**trial.features, name: values[rng.permutation(len(values))]}
             vectors = encoding.query_vectors(features, trial.cases.histories)
             yield f"query.{name}", trial.answer(vectors, items)
-    read = _item_features_read(encoding.model)
+    read = encoding.model.item_features
     num = encoding.num_item_rows
     for name in (transform.feature.name for transform in item_transforms):
-        if name not in read:
+        if read is not None and name not in read:
             continue
         rows = np.concatenate([np.arange(FIRST_ROW), FIRST_ROW + rng.permutation(num - FIRST_ROW)])
         column = encoding.item_features[name][torch.from_numpy(rows).to(encoding.device)]
         other = encoding.with_features(items={**encoding.item_features, name: column})
         vectors = other.query_vectors(trial.features, trial.cases.histories)
         yield f"item.{name}", trial.answer(vectors, other.item_vectors())
-
-
-def _item_features_read(model: TwoTower) -> frozenset[str]:
-    tower = model.item_tower
-    if isinstance(tower, ItemTower):
-        return frozenset(tower.encoder.names)
-    assert isinstance(tower, CustomTower)
-    return frozenset(tower.feature_names)
 
 
 def _is_same(before: Evaluation, after: Evaluation) -> npt.NDArray[np.bool_]:
