@@ -513,3 +513,13 @@ def test_one_table_of_items_for_two_views_is_told() -> None:
     assert [note.split(":")[0] for note in told] == ["films", "books"]
     assert f"{BOOKS} of its items have events in books alone" in told[0]
     assert not any("table of its own" in note for note in task_of(two_views()).dataset.notes)
+
+
+def test_a_view_without_columns_is_reported_beside_one_with_some(tmp_path: Path) -> None:
+    views = two_views()
+    items = pl.DataFrame({"item": range(FILMS), "genre": [f"g{i % 5}" for i in range(FILMS)]})
+    views["films"] = View(views["films"].interactions, items)
+    both = twotower.train_views(views, config=QUICK)
+    for name, view in both.views.items():
+        view.report(tmp_path / f"{name}.html")
+        assert (tmp_path / f"{name}.html").stat().st_size > 10_000

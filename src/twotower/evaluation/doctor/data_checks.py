@@ -1,6 +1,7 @@
 """The doctor on data, before anything is trained: every check, the worst finding first."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -79,6 +80,10 @@ def diagnose_dataset(
     """
     settings = config or Config()
     roles = {decision.column for decision in decisions if decision.column is not None}
+    items, features = _offered(dataset), settings.features
+    if dataset.offered is not None:  # kinds of another view's columns are stated there, too
+        own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
+        features = replace(features, item=own)
     is_chosen = settings.split.kind in ("random", "cold-items") or not dataset.ordered
     return worst_first(
         [
@@ -92,7 +97,7 @@ def diagnose_dataset(
             *one_moment(dataset),
             *tied_times(dataset),
             *columns(dataset.queries, "query", settings.features),
-            *columns(_offered(dataset), "item", settings.features),
+            *columns(items, "item", features),
             *churn(dataset),
             *popularity(dataset),
         ]
