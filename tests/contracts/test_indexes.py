@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.features.histories import Histories
 from twotower.index.base import Found, Index
 from twotower.index.exact import ExactIndex
+from twotower.index.two_pass import TwoPassIndex
 
 DIM = 3
 NO_SCORE = -float("inf")
@@ -72,7 +73,12 @@ class IndexContract(ABC):
         k=st.integers(1, 16),
         data=st.data(),
     )
-    @settings(max_examples=150, deadline=None)
+    @settings(
+        max_examples=150,
+        deadline=None,
+        # The same law for every subclass.
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
     def test_equals_brute_force(
         self, seed: int, num_items: int, num_queries: int, k: int, data: st.DataObject
     ) -> None:
@@ -187,3 +193,8 @@ class IndexContract(ABC):
 class TestExactIndex(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
         return ExactIndex(item_vectors)
+
+
+class TestTwoPassIndex(IndexContract):
+    def build(self, item_vectors: Tensor) -> Index:
+        return TwoPassIndex(item_vectors)

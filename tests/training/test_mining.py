@@ -10,6 +10,7 @@ from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.features.histories import Histories
 from twotower.losses.hard import HardNegatives
+from twotower.recipes import recipe
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -91,3 +92,27 @@ def test_queries_are_encoded_with_what_came_before_their_last_target() -> None:
         found = earlier.take(slice(line, line + 1)).item_rows
         assert found.tolist() == items[: asked[-1]].tolist()
     assert trainer.fit().epoch == 2
+
+
+def test_searches_that_read_no_history_are_all_mined_for() -> None:
+    """A search was often made once: there is nothing before it, and nothing is read of it but its text."""
+    words = ["red", "blue", "green", "old", "new", "big", "small", "round", "flat", "warm"]
+    texts = [f"{a} {b}" for a in words for b in words if a != b]
+    parts = {
+        "train": pl.DataFrame(
+            {"query": texts[:80], "document": [f"{t} thing" for t in texts[:80]]}
+        ),
+        "test": pl.DataFrame({"query": texts[80:], "document": [f"{t} thing" for t in texts[80:]]}),
+    }
+    config = recipe("search").with_settings(["loss.negatives=hard", "towers.dim=8"])
+    task = Task.of(parts, config=config)
+    settings, _ = resolve(task.config, task.dataset)
+    trainer = Trainer(task.dataset, task.sides, settings)
+    miner = trainer.objectives[0].miner
+    assert miner is not None
+    asked = trainer.dataset.part(Part.TRAIN).query_rows
+    assert set(miner._queries.tolist()) == set(asked.tolist())
+    miner.refresh()
+    mined = miner._sampler._mined
+    assert mined is not None
+    assert (mined[torch.from_numpy(asked).long()] > 0).any(1).all()

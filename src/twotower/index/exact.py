@@ -31,16 +31,8 @@ class ExactIndex:
         allowed: npt.NDArray[np.bool_] | None = None,
     ) -> Found:
         """Return the ``k`` items of largest dot product; see ``Index.search``."""
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
+        self._check(query_vectors, k, exclude, allowed)
         num_rows, num_queries = len(self.item_vectors), len(query_vectors)
-        if query_vectors.shape != (num_queries, self.item_vectors.shape[1]):
-            raise ValueError(
-                f"query_vectors must have shape (Q, {self.item_vectors.shape[1]}), "
-                f"got {tuple(query_vectors.shape)}."
-            )
-        if exclude is not None and len(exclude) != num_queries:
-            raise ValueError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
         size = max(1, _CHUNK_SCORES // num_rows)
@@ -54,6 +46,25 @@ class ExactIndex:
             )
             rows[here], best[here] = found
         return Found(rows, best)
+
+    def _check(
+        self,
+        query_vectors: torch.Tensor,
+        k: int,
+        exclude: Histories | None,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        (num_rows, dim), num_queries = self.item_vectors.shape, len(query_vectors)
+        if query_vectors.shape != (num_queries, dim):
+            raise ValueError(
+                f"query_vectors must have shape (Q, {dim}), got {tuple(query_vectors.shape)}."
+            )
+        if exclude is not None and len(exclude) != num_queries:
+            raise ValueError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
+        if allowed is not None and allowed.shape != (num_rows,):
+            raise ValueError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
 
     def _scores(self, query_vectors: torch.Tensor, here: slice) -> torch.Tensor:
         """Return the scores of the queries ``here``, ``(n, num_item_rows)``, which may be written to."""
@@ -70,8 +81,6 @@ def best_of_scores(
     num_queries, num_rows = scores.shape
     scores[:, :FIRST_ROW] = -torch.inf
     if allowed is not None:
-        if allowed.shape != (num_rows,):
-            raise ValueError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
         scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
     if exclude is not None:
         owner = np.repeat(np.arange(num_queries), exclude.lengths)

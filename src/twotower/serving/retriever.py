@@ -19,6 +19,7 @@ from twotower.features.schema import Feature
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
+from twotower.index.two_pass import exact_index
 from twotower.runtime import choose_device
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
@@ -113,7 +114,7 @@ class Retriever:
         )
         self._texts = Texts(contents)
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
-        self.index = ExactIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
+        self.index = exact_index(torch.cat([reserved, contents.item_vectors]).to(self.device))
 
     @staticmethod
     def open(
@@ -147,6 +148,11 @@ class Retriever:
     def query_features(self) -> FeatureArrays:
         """The transformed features of every query row, the reserved ones included."""
         return self.contents.queries.transforms.apply_to_rows(self.contents.queries.frame)
+
+    @cached_property
+    def _directions(self) -> ExactIndex:
+        """The items by their vectors at length 1: made when neighbours are first asked for."""
+        return exact_index(F.normalize(self.index.item_vectors, dim=1))
 
     def recommend(
         self,
@@ -333,12 +339,11 @@ class Retriever:
         """
         k = self._checked_k(k)
         row = self.known_item_rows([item_id])
-        vectors = F.normalize(self.index.item_vectors, dim=1)
-        own = Histories(np.array([0, 1]), row)
-        found = ExactIndex(vectors).search(
-            vectors[torch.from_numpy(row.astype(np.int64))],
+        directions = self._directions
+        found = directions.search(
+            directions.item_vectors[torch.from_numpy(row.astype(np.int64))],
             k,
-            exclude=own,
+            exclude=Histories(np.array([0, 1]), row),
             allowed=self.contents.offered,
         )
         return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")

@@ -18,8 +18,8 @@ class Miner:
     """Refreshes the lists of a ``HardNegatives`` sampler.
 
     A query is encoded with what its history reads before its last training item that is asked for, which is
-    its own item here; what it reads in training is never mined. Queries without anything before are not
-    mined for.
+    its own item here; what it reads in training is never mined. Where histories are read, queries without
+    anything before are not mined for.
 
     Args:
         sampler: Whose lists are refreshed.
@@ -48,7 +48,8 @@ class Miner:
         place, positive = np.arange(len(events)), events.is_positive
         last = np.full(len(self._known), -1)
         np.maximum.at(last, events.query_rows[positive], place[positive])
-        self._queries = np.flatnonzero(last > self._known.offsets[:-1])
+        least = self._known.offsets[:-1] + encoding.model.reads_history
+        self._queries = np.flatnonzero((last >= least) & (last >= 0))
         own = last[self._queries]
         self._own = torch.from_numpy(self._known.item_rows[own].astype(np.int64))
         before = self._known.where(place < last[events.query_rows])

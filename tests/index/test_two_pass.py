@@ -1,0 +1,114 @@
+"""Search in two passes: exact whatever the vectors are. All else is in ``contracts/test_indexes``."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from twotower.features.histories import Histories
+from twotower.index import two_pass
+from twotower.index.base import Found
+from twotower.index.exact import ExactIndex
+from twotower.index.two_pass import TwoPassIndex, exact_index
+
+NUM_ROWS, DIM, K = 700, 12, 20
+
+
+def normal(seed: int, lines: int = NUM_ROWS) -> Tensor:
+    return torch.randn((lines, DIM), generator=torch.Generator().manual_seed(seed))
+
+
+def clustered() -> Tensor:
+    centres = normal(3, 9)
+    return centres[torch.arange(NUM_ROWS) % 9] + normal(4) * 0.01
+
+
+SPREADS: dict[str, Callable[[], Tensor]] = {
+    "normal": lambda: normal(0),
+    "clusters of near copies": clustered,
+    "uneven lengths": lambda: normal(0) * torch.exp(2 * normal(1)[:, :1]),
+    "a few very long ones": lambda: (
+        torch.where(torch.arange(NUM_ROWS)[:, None] % 100 == 0, 1e4, 1.0) * normal(0)
+    ),
+    "one column rules": lambda: normal(0) * torch.tensor([1e3] + [1e-3] * (DIM - 1)),
+    "mostly nothing": lambda: normal(0) * (torch.arange(NUM_ROWS)[:, None] % 50 == 0),
+    "tiny": lambda: normal(0) * 1e-30,
+    "large": lambda: normal(0) * 1e15,
+    "all alike": lambda: torch.ones(NUM_ROWS, DIM),
+    "all below zero": lambda: -normal(0).abs(),
+}
+
+
+def is_right(found: Found, queries: Tensor, items: Tensor, allowed: npt.NDArray[np.bool_]) -> None:
+    """Scores are those of the rows, and no allowed row that is left out has a larger one."""
+    exact = (queries.double() @ items.double().T).numpy()
+    sizes = (queries.double().norm(dim=1)[:, None] * items.double().norm(dim=1)).numpy()
+    for line, (rows, scores) in enumerate(zip(found.item_rows, found.scores, strict=True)):
+        assert len(set(rows.tolist())) == len(rows)
+        assert allowed[rows].all()
+        near = 1e-5 * sizes[line].max()
+        np.testing.assert_allclose(scores, exact[line, rows], rtol=0, atol=near)
+        others = allowed.copy()
+        others[rows] = False
+        assert exact[line, others].max() <= scores.min() + near
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_no_better_item_is_left_out(spread: str) -> None:
+    items, queries = SPREADS[spread](), normal(9, 30)
+    queries[0] = 0.0
+    allowed = np.ones(NUM_ROWS, bool)
+    allowed[:2] = False
+    index = TwoPassIndex(items)
+    is_right(index.search(queries, K), queries, items, allowed)
+    allowed[torch.randperm(NUM_ROWS)[:300].numpy()] = False
+    is_right(index.search(queries, K, allowed=allowed), queries, items, allowed)
+
+
+def test_few_items_are_scored_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is not so wide that all are in doubt: the way of many would be taken."""
+    items, queries = normal(0, 20_000), normal(9, 8)
+    expected = ExactIndex(items).search(queries, 10)
+    monkeypatch.setattr(two_pass, "_MOST_DOUBTS", 0)
+    monkeypatch.setattr(ExactIndex, "search", None)
+    found = TwoPassIndex(items).search(queries, 10)
+    assert np.array_equal(found.item_rows, expected.item_rows)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def test_where_all_are_in_doubt_all_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_pass, "_MOST_DOUBTS", 100)
+    items = torch.ones(NUM_ROWS, DIM)
+    exclude = Histories.of([np.array([2, 5], np.int32)])
+    found = TwoPassIndex(items).search(torch.ones(1, DIM), 4, exclude=exclude)
+    assert found.item_rows.tolist() == [[3, 4, 6, 7]]
+
+
+@pytest.mark.parametrize("at_once", [1, NUM_ROWS, 3 * NUM_ROWS, 10**6])
+def test_where_a_chunk_ends_does_not_matter(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    items, queries = normal(0), normal(9, 7)
+    exclude = Histories.of([np.arange(2, 2 + 3 * n, dtype=np.int32) for n in range(7)])
+    index = TwoPassIndex(items)
+    expected = index.search(queries, 6, exclude=exclude)
+    monkeypatch.setattr(two_pass, "_CHUNK_PRODUCTS", at_once)
+    found = index.search(queries, 6, exclude=exclude)
+    assert np.array_equal(found.item_rows, expected.item_rows)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
+
+
+def test_it_is_chosen_for_large_catalogues_where_bytes_are_multiplied_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(two_pass, "_FASTER_FROM", NUM_ROWS * DIM)
+    for is_fast in (True, False):
+        monkeypatch.setattr(two_pass, "multiplies_bytes", lambda is_fast=is_fast: is_fast)
+        assert isinstance(exact_index(normal(0)), TwoPassIndex) == is_fast
+    monkeypatch.setattr(two_pass, "multiplies_bytes", lambda: True)
+    assert type(exact_index(normal(0)[:-1])) is ExactIndex
+
+
+def test_whether_bytes_are_multiplied_fast_is_measured_once() -> None:
+    assert two_pass.multiplies_bytes() is two_pass.multiplies_bytes()
