@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from twotower.errors import ConfigError as ConfigError
     from twotower.errors import DataError as DataError
     from twotower.errors import MissingExtraError as MissingExtraError
+    from twotower.errors import ServerError as ServerError
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
     from twotower.recipes import recipe as recipe
     from twotower.serving.answers import Recommendation as Recommendation
     from twotower.serving.answers import Recommendations as Recommendations
+    from twotower.serving.client import Client as Client
     from twotower.serving.retriever import Retriever as Retriever
     from twotower.serving.views import open_views as open_views
     from twotower.training.pipeline import Trained as Trained
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BundleError": "errors",
+    "Client": "serving.client",
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -42,6 +45,7 @@ _HOME = {
     "Recommendation": "serving.answers",
     "Recommendations": "serving.answers",
     "Retriever": "serving.retriever",
+    "ServerError": "errors",
     "Trained": "training.pipeline",
     "Tuned": "training.tune",
     "TwoTowerError": "errors",
@@ -57,6 +61,7 @@ _HOME = {
 
 __all__ = [
     "BundleError",
+    "Client",
     "Config",
     "ConfigError",
     "DataError",
@@ -64,6 +69,7 @@ __all__ = [
     "Recommendation",
     "Recommendations",
     "Retriever",
+    "ServerError",
     "Trained",
     "TrainedViews",
     "Tuned",

@@ -1,8 +1,5 @@
 """The report in a real browser: it asks for nothing, fits a phone, and axe finds nothing serious."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,33 +14,7 @@ Scheme = Literal["light", "dark"]
 SAID = Text("{value:.0%} of the events are copies.", "They count twice.", "Remove them.")
 KIND = Kind("duplicate-events", en=SAID, zh=SAID)
 FINDINGS = [Finding(KIND, "error", 0.5), Finding(KIND, "warning", 0.1), Finding(KIND, "info", 0.0)]
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
 HOSTILE = "<script>document.title='owned'</script>" + "long" * 60
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A Chromium; where there is none the tests are skipped, unless TWOTOWER_BROWSER=1 asks for one."""
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if executable is None and os.environ.get("TWOTOWER_BROWSER") != "1":
-        pytest.skip("no chromium; install it, or set TWOTOWER_BROWSER=1 to fail without")
-    assert executable is not None, "TWOTOWER_BROWSER=1, and no chromium is installed"
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,191 @@
+"""``Client``: a server asked as a ``Retriever`` is."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import polars as pl
+
+from twotower.errors import ServerError
+from twotower.runtime import library
+from twotower.serving.answers import Recommendation, Recommendations
+from twotower.serving.arguments import Event, FeatureLines, GivenFeatures, Id, ids_of, queries_of
+from twotower.serving.explain import Contribution, Explanation
+
+
+class Client:
+    """Asks a server that ``twotower serve`` started.
+
+    Connections are kept for the next question; close them with ``close``, or use it in a ``with``.
+
+    Args:
+        url: Where the server is, such as ``http://127.0.0.1:8000``.
+        token: What the server asks readers or writers for.
+        timeout: Seconds to wait for an answer.
+
+    Raises:
+        MissingExtraError: The extra ``client`` is not installed.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, timeout: float = 10.0) -> None:
+        httpx = library("httpx", wanted_by="Client", extra="client")
+        self.url = url.rstrip("/")
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._failed = httpx.HTTPError
+        self._http: Any = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What the server answers from now."""
+        return self._ask("GET", "/model")
+
+    @cached_property
+    def item_column(self) -> str:
+        """Name of the items' id column."""
+        return str(self.model["item_column"])
+
+    def recommend(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+        among: Iterable[Id] | None = None,
+        without: Iterable[Id] | None = None,
+        words: float | Literal["auto"] = 0.0,
+        strict: bool = False,
+    ) -> Any:
+        """Return the ``k`` best items for one query, or for several; see ``Retriever.recommend``.
+
+        Raises:
+            ValueError: What is asked cannot be answered.
+            ServerError: The server refused, failed or could not be reached.
+        """
+        ids, given, lists, single = queries_of(query_id, features, history)
+        choice = {
+            "k": k,
+            "exclude_seen": exclude_seen,
+            "among": None if among is None else ids_of(among, what="among"),
+            "without": None if without is None else ids_of(without, what="without"),
+            "words": words,
+            "strict": strict,
+        }
+        lines = [
+            {
+                "query_id": ids[place],
+                "features": None if given is None else _line(given, place),
+                "history": None if lists is None else [_event(event) for event in lists[place]],
+            }
+            for place in range(len(ids))
+        ]
+        if single:
+            return _answer(self._ask("POST", "/recommend", {**lines[0], **choice}))
+        found: list[Recommendation] = []
+        if lines:
+            told = self._ask("POST", "/recommend/many", {"queries": lines, **choice})
+            found = [_answer(answer) for answer in told["answers"]]
+        known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
+        return Recommendations(tuple(found), known, self.item_column)
+
+    def similar_items(self, item_id: Id, k: int = 10) -> Recommendation:
+        """Return the ``k`` nearest neighbours of an item; see ``Retriever.similar_items``.
+
+        Raises:
+            ValueError: What is asked cannot be answered.
+            ServerError: The server refused, failed or could not be reached.
+        """
+        told = self._ask("GET", "/similar", parameters={"item_id": str(item_id), "k": k})
+        return _answer({**told, "query_id": item_id, "basis": "model"})
+
+    def explain(
+        self,
+        query_id: Id | None,
+        item_id: Id,
+        *,
+        features: Mapping[str, object] | None = None,
+        history: Sequence[Event] | None = None,
+    ) -> Explanation:
+        """Return what moved a score; see ``Retriever.explain``.
+
+        Raises:
+            ValueError: What is asked cannot be answered.
+            ServerError: The server refused, failed or could not be reached.
+        """
+        body: dict[str, object] = {
+            "query_id": query_id,
+            "item_id": item_id,
+            "features": features,
+        }
+        if history is not None:
+            body["history"] = [_event(event) for event in history]
+        told = self._ask("POST", "/explain", body)
+        parts = tuple(Contribution(**part) for part in told["parts"])
+        return Explanation(told["query_id"], told["item_id"], told["score"], parts)
+
+    def exchange_model(self, path: str) -> dict[str, Any]:
+        """Let the server answer from another bundle on its disk, and return what it answers from then.
+
+        Raises:
+            ServerError: The bundle cannot take over, or the token is missing or wrong.
+        """
+        return self._ask("PUT", "/model", {"path": path})
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        parameters: Mapping[str, object] | None = None,
+    ) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, json=body, params=parameters)
+            told: dict[str, Any] = answer.json()
+        except (self._failed, ValueError) as error:
+            raise ServerError(f"{self.url} must be a server of twotower: {error}.") from error
+        if answer.status_code == 422:
+            raise ValueError(told.get("error"))
+        if answer.status_code != 200:
+            raise ServerError(f"{self.url} said {answer.status_code}: {told.get('error')}")
+        return told
+
+
+def _answer(told: Mapping[str, Any]) -> Recommendation:
+    items = told["items"]
+    if told.get("ignored"):
+        names = ", ".join(map(repr, told["ignored"]))
+        warnings.warn(
+            f"features must be columns that the bundle knows, got {names}. Nothing reads them.",
+            stacklevel=3,
+        )
+    return Recommendation(
+        told["query_id"],
+        [item["item_id"] for item in items],
+        [item["score"] for item in items],
+        told["basis"],
+    )
+
+
+def _line(given: GivenFeatures, place: int) -> dict[str, object]:
+    line = given.frame.row(place, named=True)
+    return {name: line[name] for name, lines in given.lines_with.items() if lines[place]}
+
+
+def _event(event: Event) -> object:
+    return dict(event) if isinstance(event, Mapping) else event

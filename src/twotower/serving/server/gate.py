@@ -1,0 +1,186 @@
+"""What every request passes: a name, a size, a time, a token; and what is written down of it."""
+
+import asyncio
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+
+from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.telemetry import LOG, Figures, log_request
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+OPEN = ("/health", "/ready")
+"""What is told to everyone."""
+PAGE = "/page/"
+"""Where the files of the page lie; they hold nothing of the model."""
+SECONDS_FOR_A_BODY = 10.0
+"""How long a client may take to send what it asks."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class Gate:
+    """Wraps an application of the standard interface (ASGI); what fails inside is told without its trace.
+
+    Args:
+        app: What answers.
+        settings: How much is let in, and by which tokens.
+        figures: Where requests are counted.
+    """
+
+    def __init__(self, app: App, settings: ServerSettings, figures: Figures) -> None:
+        self._app = app
+        self._settings = settings
+        self._figures = figures
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let one request through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = _name_of(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 499  # who hangs up before an answer gets none
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                took = f"total;dur={1e3 * (time.perf_counter() - started):.2f}"
+                own = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"server-timing", took.encode()),
+                ]
+                there = {name.lower() for name, _ in own}
+                own += [header for header in HEADERS if header[0] not in there]
+                message = {**message, "headers": own}
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope, headers)
+            if refusal is None:
+                body = await self._body(headers, receive)
+                await self._app(scope, _once(body, receive), answer)
+            else:
+                await refuse(answer, *refusal, request_id)
+        except _RefusedError as error:
+            await refuse(answer, error.status, str(error), request_id)
+        except _HungUpError:
+            pass
+        except Exception:
+            LOG.exception("failed", extra={"fields": {"request_id": request_id}})
+            if status == 499:
+                said = "the server failed; its log says why under this request_id."
+                await refuse(answer, 500, said, request_id)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "other")
+            self._figures.requests.labels(route, str(status)).inc()
+            self._figures.seconds.labels(route).observe(seconds)
+            log_request(route, scope["method"], status, seconds, request_id)
+
+    def _refusal(
+        self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]
+    ) -> tuple[int, str] | None:
+        path, method = scope["path"], scope["method"]
+        writes = method not in _READING
+        if writes and self._settings.token is None:
+            return 403, "writing is switched off; start the server with TWOTOWER_TOKEN."
+        token = self._settings.token if writes else self._settings.read_token
+        is_open = path in OPEN or path == "/" or path.startswith(PAGE) or method == "OPTIONS"
+        if token is None or (is_open and not writes):
+            return None
+        given = headers.get(b"authorization", b"")
+        if hmac.compare_digest(given, b"Bearer " + token.encode()):
+            return None
+        return 401, "the request must bear the token: Authorization: Bearer TOKEN."
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """Return the whole body, before anything is done for it."""
+        most = self._settings.max_body
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > most:
+            raise _RefusedError(413, f"the body must be at most {most} bytes, got {int(length)}.")
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(SECONDS_FOR_A_BODY):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _HungUpError
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    if size > most:
+                        raise _RefusedError(
+                            413, f"the body must be at most {most} bytes, got more."
+                        )
+                    if not message.get("more_body", False):
+                        return b"".join(pieces)
+        except TimeoutError:
+            raise _RefusedError(
+                408, f"the body must be there within {SECONDS_FOR_A_BODY:g} seconds."
+            ) from None
+
+
+async def refuse(send: Send, status: int, message: str, request_id: str) -> None:
+    """Send a sentence in place of an answer."""
+    body = orjson.dumps({"error": message, "request_id": request_id})
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status in (429, 503):
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class _RefusedError(Exception):
+    """A request that is not let in."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _HungUpError(Exception):
+    """The client has gone."""
+
+
+def _name_of(headers: dict[bytes, bytes]) -> str:
+    """Return the name that the client gave its request, if it is one, or a new one."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives the body, which is there, and then waits for the end."""
+    is_given = False
+
+    async def given() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return given

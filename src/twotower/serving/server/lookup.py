@@ -1,0 +1,57 @@
+"""Finding items by a piece of their text, and queries by the beginning of their id: for people."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW
+
+
+def title_columns(retriever: Retriever) -> list[str]:
+    """Return the items' columns but for the id, those that read like a title first."""
+    frame = retriever.contents.items.frame
+    names = [name for name in frame.columns if name != retriever.item_column]
+    texts = [name for name in names if frame[name].dtype == pl.String]
+    # What differs from item to item names it.
+    texts.sort(key=lambda name: -frame[name].n_unique())
+    return texts + [name for name in names if name not in texts]
+
+
+def items_like(retriever: Retriever, text: str, limit: int) -> list[dict[str, Any]]:
+    """Return the lines of items that hold a text in their id or in a column of text.
+
+    First those that are the text, then those that begin with it, then the others; popular ones first.
+
+    Args:
+        retriever: The opened bundle.
+        text: In any case; an empty one is in every item.
+        limit: Most lines.
+    """
+    contents = retriever.contents
+    frame = contents.items.frame
+    names = [name for name in frame.columns if frame[name].dtype == pl.String]
+    names = list(dict.fromkeys([retriever.item_column, *names]))
+    needle = text.lower()
+    columns = [pl.col(name).cast(pl.String).fill_null("").str.to_lowercase() for name in names]
+    ways = frame.select(
+        holds=pl.any_horizontal(c.str.contains(needle, literal=True) for c in columns),
+        begins=pl.any_horizontal(c.str.starts_with(needle) for c in columns),
+        equals=pl.any_horizontal(c == needle for c in columns),
+    )
+    matches = ways["holds"].to_numpy()
+    if contents.offered is not None:
+        matches = matches & contents.offered[FIRST_ROW:]
+    found = np.flatnonzero(matches)
+    closeness = (ways["begins"].cast(pl.Int8) + ways["equals"].cast(pl.Int8)).to_numpy()[found]
+    order = np.lexsort((-contents.popularity[FIRST_ROW:][found], -closeness))[:limit]
+    return frame[found[order]].to_dicts()
+
+
+def ids_like(retriever: Retriever, text: str, limit: int) -> list[int | str]:
+    """Return the first ids of queries that begin with a text."""
+    ids = retriever.contents.queries.ids.ids
+    if text:
+        ids = ids.filter(ids.cast(pl.String).str.starts_with(text))
+    return list(ids.head(limit).to_list())

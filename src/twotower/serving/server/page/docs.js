@@ -1,0 +1,90 @@
+// The interface, as the server itself describes it.
+
+import { ask, make, texts, turn, write } from "/page/texts.js";
+
+let schema = null;
+
+const resolve = (part) =>
+  part?.$ref ? schema.components.schemas[part.$ref.split("/").pop()] : part;
+
+function typeOf(part) {
+  if (!part) return "";
+  if (part.$ref) return part.$ref.split("/").pop();
+  if (part.anyOf) return [...new Set(part.anyOf.map(typeOf))].join(" | ");
+  if (part.enum || part.const) return (part.enum ?? [part.const]).map((value) => JSON.stringify(value)).join(" | ");
+  if (part.type === "array") return `[${typeOf(part.items)}, …]`;
+  if (part.type === "object" && part.additionalProperties) return `{column: ${typeOf(part.additionalProperties)}}`;
+  return part.type ?? "any";
+}
+
+function table(fields, caption, { asked = true } = {}) {
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption },
+    make("table", {},
+      make("caption", { textContent: caption }),
+      make("thead", {}, make("tr", {},
+        ...[texts.field, texts.type, texts.meaning].map((name) => make("th", { scope: "col", textContent: name })))),
+      make("tbody", {}, ...fields.map(([name, part, needed]) =>
+        make("tr", {},
+          make("th", { scope: "row" }, make("code", { textContent: name })),
+          make("td", {}, make("code", { textContent: typeOf(part) })),
+          make("td", { textContent: [
+            part.description,
+            part.default === undefined || part.default === null ? null : `= ${JSON.stringify(part.default)}`,
+            needed && asked ? texts.needed : null,
+          ].filter(Boolean).join(" ") }))))));
+}
+
+const fieldsOf = (part) => {
+  const model = resolve(part) ?? {};
+  return Object.entries(model.properties ?? {}).map(
+    ([name, field]) => [name, field, (model.required ?? []).includes(name)]);
+};
+
+function example(path, method, route) {
+  const body = resolve(route.requestBody?.content["application/json"].schema);
+  const known = { query_id: "17", history: ["1", "50"], k: 10, item_id: "50", path: "models/new", queries: [{ query_id: "17" }] };
+  const said = Object.fromEntries(
+    Object.keys(body?.properties ?? {}).filter((name) => name in known).map((name) => [name, known[name]]));
+  const needed = (route.parameters ?? []).filter((parameter) => parameter.required);
+  const query = needed.length ? `?${needed.map((p) => `${p.name}=${known[p.name] ?? "17"}`).join("&")}` : "";
+  const lines = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}'${location.origin}${path}${query}'`];
+  if (method === "put" || method === "delete") lines.push("  -H 'authorization: Bearer TOKEN'");
+  if (body) lines.push("  -H 'content-type: application/json'", `  -d '${JSON.stringify(said)}'`);
+  return lines.join(" \\\n");
+}
+
+function section(path, method, route) {
+  const parts = [
+    make("h2", {}, make("code", { textContent: `${method.toUpperCase()} ${path}` })),
+    make("p", { textContent: route.description ?? route.summary }),
+  ];
+  if (route.parameters?.length) {
+    parts.push(table(route.parameters.map((p) => [p.name, p.schema, p.required]), texts.parameters));
+  }
+  const body = route.requestBody?.content["application/json"].schema;
+  if (body) parts.push(table(fieldsOf(body), texts.body));
+  const good = fieldsOf(route.responses["200"]?.content?.["application/json"]?.schema);
+  if (good.length) parts.push(table(good, texts.status, { asked: false }));
+  const shown = make("pre", { tabIndex: 0, role: "region", "aria-label": texts.example });
+  shown.append(make("code", { textContent: example(path, method, route) }));
+  parts.push(shown);
+  return make("section", {}, ...parts);
+}
+
+function show() {
+  write();
+  document.getElementById("version").textContent = schema.info.version;
+  document.getElementById("routes").replaceChildren(
+    ...Object.entries(schema.paths).flatMap(([path, methods]) =>
+      Object.entries(methods).map(([method, route]) => section(path, method, route))));
+}
+
+document.getElementById("language").onclick = () => { turn(); show(); };
+write();
+try {
+  ({ told: schema } = await ask("/openapi.json"));
+  show();
+} catch (error) {
+  document.getElementById("problem").hidden = false;
+  document.getElementById("problem").textContent = error.message;
+}

@@ -1,0 +1,284 @@
+"""What a client may ask, and how the answer is put together."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+
+from twotower.features.schema import TEXTS
+from twotower.serving.answers import Recommendation
+from twotower.serving.server.engine import Answered, Model, Question
+from twotower.serving.server.lookup import ids_like, items_like, title_columns
+from twotower.serving.server.schemas import (
+    LONGEST_ID,
+    Choice,
+    ExplainAnswer,
+    ExplainBody,
+    FoundAnswer,
+    ManyAnswer,
+    ManyBody,
+    ModelAnswer,
+    ModelBody,
+    QueryBody,
+    RecommendAnswer,
+    RecommendBody,
+    Refusal,
+    SimilarAnswer,
+)
+from twotower.serving.server.strict import StrictRoute
+
+if TYPE_CHECKING:
+    from twotower.serving.server.app import Service
+
+JSON = "application/json"
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": what}
+    for status, what in (
+        (400, "The body is no JSON."),
+        (401, "The token is missing or wrong."),
+        (408, "The body did not come in time."),
+        (413, "The body is too large."),
+        (422, "What is asked cannot be answered."),
+        (429, "Too many wait."),
+        (503, "The answer did not come in time."),
+    )
+}
+router = APIRouter(responses=REFUSALS, route_class=StrictRoute)
+FoundText = Annotated[str, Query(max_length=LONGEST_ID)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+def _service(request: Request) -> "Service":
+    service: Service = request.app.state.service
+    return service
+
+
+@router.post("/recommend", response_model=RecommendAnswer, tags=["answers"])
+async def recommend(body: RecommendBody, request: Request) -> Response:
+    """Return the best items for one query."""
+    service = _service(request)
+    answered = await service.batcher.ask(_question(service, body, body))
+    return _json(service, _as_json(answered, columns=body.columns))
+
+
+@router.post("/recommend/many", response_model=ManyAnswer, tags=["answers"])
+async def recommend_many(body: ManyBody, request: Request) -> Response:
+    """Return the best items for several queries, in their order."""
+    service = _service(request)
+    most = service.settings.batch
+    if len(body.queries) > most:
+        raise ValueError(f"queries must be at most {most}, got {len(body.queries)}; ask in parts.")
+    questions = [_question(service, query, body) for query in body.queries]
+    found = await asyncio.gather(
+        *(service.batcher.ask(q) for q in questions), return_exceptions=True
+    )
+    answers = []
+    for answered in found:
+        if isinstance(answered, BaseException):
+            raise answered
+        answers.append(_as_json(answered, columns=body.columns))
+    return _json(service, {"answers": answers})
+
+
+@router.get("/similar", response_model=SimilarAnswer, tags=["answers"])
+async def similar(
+    item_id: FoundText,
+    request: Request,
+    k: Annotated[int, Query(ge=1)] = 10,
+    columns: bool = False,
+) -> Response:
+    """Return an item's nearest neighbours, by cosine."""
+    service = _service(request)
+    _check_k(service, k)
+    model = service.engine.model
+    answer = await _in_thread(service, model.retriever.similar_items, item_id, k)
+    found = {"item_id": item_id, "items": _items(model, answer, columns=columns)}
+    return _json(service, {**found, "model": model.digest})
+
+
+@router.post("/explain", response_model=ExplainAnswer, tags=["answers"])
+async def explain(body: ExplainBody, request: Request) -> Response:
+    """Return what each part of a query and of an item does for their score."""
+    service = _service(request)
+    model = service.engine.model
+
+    def explained() -> Any:
+        return model.retriever.explain(
+            body.query_id, body.item_id, features=body.features, history=body.history
+        )
+
+    found = await _in_thread(service, explained)
+    return _json(
+        service,
+        {
+            "query_id": found.query_id,
+            "item_id": found.item_id,
+            "score": found.score,
+            "parts": [vars(part) for part in found.parts],
+            "model": model.digest,
+        },
+    )
+
+
+@router.get("/items", response_model=FoundAnswer, tags=["catalogue"])
+async def items(request: Request, text: FoundText = "", limit: Limit = 20) -> Response:
+    """Return items whose columns hold a text, whatever its case; the most popular ones first."""
+    service = _service(request)
+    retriever = service.engine.model.retriever
+    found = await asyncio.to_thread(items_like, retriever, text, limit)
+    return _json(service, {"items": found})
+
+
+@router.get("/queries", tags=["catalogue"])
+async def queries(request: Request, text: FoundText = "", limit: Limit = 20) -> Response:
+    """Return ids of known queries that begin with a text."""
+    service = _service(request)
+    found = await asyncio.to_thread(ids_like, service.engine.model.retriever, text, limit)
+    return _json(service, {"query_ids": found})
+
+
+@router.get("/history", response_model=FoundAnswer, tags=["catalogue"])
+async def history(request: Request, query_id: FoundText, limit: Limit = 20) -> Response:
+    """Return the latest items of a known query, the last one first."""
+    service = _service(request)
+    retriever = service.engine.model.retriever
+
+    def latest() -> list[dict[str, Any]]:
+        return retriever.items(retriever.history(query_id)[::-1][:limit]).to_dicts()
+
+    return _json(service, {"items": await asyncio.to_thread(latest)})
+
+
+@router.get("/model", response_model=ModelAnswer, tags=["model"])
+async def model_info(request: Request) -> Response:
+    """Return what the server answers from."""
+    service = _service(request)
+    return _json(service, _described(service, service.engine.model))
+
+
+@router.put(
+    "/model",
+    response_model=ModelAnswer,
+    responses={
+        403: {"model": Refusal, "description": "Writing is switched off."},
+        409: {"model": Refusal, "description": "The bundle cannot take over."},
+    },
+    tags=["model"],
+)
+async def exchange(body: ModelBody, request: Request) -> Response:
+    """Answer from another bundle on the server's disk; no request fails meanwhile.
+
+    The other workers follow within a second.
+    """
+    service = _service(request)
+    model = await service.exchange(body.path)
+    service.tell_the_others(model.path)
+    return _json(service, _described(service, model))
+
+
+@router.get("/health", tags=["operation"])
+async def health() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", tags=["operation"])
+async def ready(request: Request) -> Response:
+    """Say whether queries may be sent here: 503 where the server is full, or about to leave."""
+    service = _service(request)
+    is_ready = not service.is_leaving and len(service.batcher) < service.settings.waiting
+    status = {"status": "ready" if is_ready else "busy", "model": service.engine.model.digest}
+    return Response(orjson.dumps(status), 200 if is_ready else 503, media_type=JSON)
+
+
+@router.get("/metrics", tags=["operation"])
+async def metrics(request: Request) -> Response:
+    """Return the figures that Prometheus reads."""
+    service = _service(request)
+    service.figures.waiting.set(len(service.batcher))
+    body, media_type = service.figures.page()
+    return Response(body, media_type=media_type)
+
+
+async def _in_thread(service: "Service", work: Any, *arguments: Any) -> Any:
+    """Return what the model's own thread makes of some work: a model is not asked by two at once."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(service.batcher.thread, work, *arguments)
+
+
+def _check_k(service: "Service", k: int) -> None:
+    if k > service.settings.max_k:
+        raise ValueError(f"k must be at most {service.settings.max_k}, got {k}.")
+
+
+def _question(service: "Service", query: QueryBody, choice: Choice) -> Question:
+    _check_k(service, choice.k)
+    if query.query_id is not None:
+        known = service.engine.model.known(query.query_id)
+        service.figures.ids.labels("yes" if known else "no").inc()
+    return Question(
+        query.query_id,
+        query.features,
+        query.history,
+        choice.k,
+        choice.exclude_seen,
+        None if choice.among is None else tuple(choice.among),
+        None if choice.without is None else tuple(choice.without),
+        choice.words,
+        choice.strict,
+    )
+
+
+def _as_json(answered: Answered, *, columns: bool) -> dict[str, Any]:
+    answer = answered.answer
+    return {
+        "query_id": answer.query_id,
+        "basis": answer.basis,
+        "items": _items(answered.model, answer, columns=columns),
+        "ignored": answered.ignored,
+        "model": answered.model.digest,
+    }
+
+
+def _items(model: Model, answer: Recommendation, *, columns: bool) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"item_id": item_id, "score": score}
+        for item_id, score in zip(answer.item_ids, answer.scores, strict=True)
+    ]
+    if columns:
+        lines = model.retriever.items(answer.item_ids).to_dicts()
+        found = [{**item, "columns": line} for item, line in zip(found, lines, strict=True)]
+    return found
+
+
+def _described(service: "Service", model: Model) -> dict[str, Any]:
+    contents = model.retriever.contents
+    sides = (contents.queries.transforms, contents.items.transforms)
+    test = contents.metrics.get("model", {})
+    return {
+        "name": str(contents.provenance.get("data") or model.path.name),
+        "model": model.digest,
+        "created": model.created,
+        "items": contents.num_items,
+        "queries": len(contents.queries.ids),
+        "dim": int(contents.item_vectors.shape[1]),
+        "query_column": contents.queries.id_column,
+        "item_column": contents.items.id_column,
+        "item_columns": title_columns(model.retriever),
+        "query_features": [
+            f.source for f in sides[0].features if f.is_fed and model.retriever.reads(f)
+        ],
+        "reads_history": model.retriever.encoding.model.reads_history,
+        "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
+        "max_k": service.settings.max_k,
+        "figures": {k: v for k, v in test.items() if isinstance(v, float)},
+    }
+
+
+def _json(service: "Service", answer: dict[str, Any]) -> Response:
+    started = time.perf_counter()
+    body = orjson.dumps(answer, default=str)
+    service.figures.stages.labels("json").observe(time.perf_counter() - started)
+    return Response(body, media_type=JSON)

@@ -1,0 +1,50 @@
+"""Processes that listen, and what they share."""
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from twotower.runtime import library
+from twotower.serving.bundle import check_bundle
+from twotower.serving.server.settings import ServerSettings
+
+SECONDS_TO_FINISH = 10
+"""How long requests may still take once the server was told to stop."""
+APP = "twotower.serving.server.app"
+SETTINGS = "TWOTOWER_SERVER_SETTINGS"
+"""Environment variable by which worker processes get their settings."""
+FIGURES = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def serve(settings: ServerSettings) -> None:
+    """Listen until told to stop (SIGINT or SIGTERM); requests under way are then finished.
+
+    Args:
+        settings: Of the server.
+
+    Raises:
+        MissingExtraError: The extra ``serve`` is not installed.
+        BundleError: The bundle cannot be opened.
+    """
+    uvicorn = library("uvicorn", wanted_by="serve", extra="serve")
+    for name in ("fastapi", "orjson", "prometheus_client"):
+        library(name, wanted_by="serve", extra="serve")
+    check_bundle(Path(settings.bundle))
+    with tempfile.TemporaryDirectory(prefix="twotower-") as shared:
+        settings = replace(settings, pointer=str(Path(shared) / "model.json"))
+        if settings.workers > 1:
+            (Path(shared) / "figures").mkdir()
+            os.environ[FIGURES] = str(Path(shared) / "figures")
+        os.environ[SETTINGS] = settings.to_json()
+        uvicorn.run(
+            f"{APP}:from_environment",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=SECONDS_TO_FINISH,
+        )

@@ -1,0 +1,160 @@
+"""The JSON of requests and answers. What the OpenAPI page says is this."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+LONGEST_ID = 4096
+LONGEST_TEXT = 100_000
+MOST_EVENTS = 10_000
+MOST_COLUMNS = 1_000
+
+Id = StrictInt | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
+Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
+Scalar = StrictBool | StrictInt | StrictFloat | Text | None
+Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS)]
+Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS)]
+Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS)]
+
+
+class Told(BaseModel):
+    """What a request may say; anything else in it is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class QueryBody(Told):
+    """Who or what asks: an id, features, a history of items, or any mix."""
+
+    query_id: Id | None = Field(
+        None, description="A query's own key. What else is given wins over what is known of it."
+    )
+    features: Columns | None = Field(None, description="Column to value.")
+    history: Annotated[list[Id | Columns], Field(max_length=MOST_EVENTS)] | None = Field(
+        None,
+        description="Item ids, oldest first; or lines that hold the id under the name of its column, "
+        "`time` in seconds since 1970, and what else the model reads of an event.",
+    )
+
+
+class Choice(Told):
+    """Which items may be an answer, and how many."""
+
+    k: Annotated[int, Field(strict=True, ge=1)] = Field(10, description="Number of items.")
+    exclude_seen: StrictBool | None = Field(
+        None, description="Leave items of the history out; null: as the data was."
+    )
+    among: Ids | None = Field(None, description="Ids that the answer may hold.")
+    without: Ids | None = Field(None, description="Ids that the answer must not hold.")
+    words: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the words in common, by BM25, beside the model's score."
+    )
+    strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
+    columns: StrictBool = Field(False, description="Give the items' columns, too.")
+
+
+class RecommendBody(QueryBody, Choice):
+    """One query."""
+
+
+class ManyBody(Choice):
+    """Several queries that are answered alike."""
+
+    queries: Annotated[list[QueryBody], Field(min_length=1)]
+
+
+class ExplainBody(QueryBody):
+    """A query and the item whose score is to be explained."""
+
+    item_id: Id
+
+
+class ModelBody(Told):
+    """Which bundle is to take over."""
+
+    path: Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID)]
+
+
+class Item(BaseModel):
+    """One item of an answer."""
+
+    item_id: int | str
+    score: float
+    columns: dict[str, Any] | None = None
+
+
+class RecommendAnswer(BaseModel):
+    """The items of one query, best first."""
+
+    query_id: int | str | None
+    basis: Literal["model", "popularity"] = Field(
+        description="`popularity` where nothing is known of the query that the model reads."
+    )
+    items: list[Item]
+    ignored: list[str] = Field(description="Features that the model does not know.")
+    model: str = Field(description="Digest of the model that answered.")
+
+
+class ManyAnswer(BaseModel):
+    """The answers in the order of the queries."""
+
+    answers: list[RecommendAnswer]
+
+
+class SimilarAnswer(BaseModel):
+    """An item's nearest neighbours, by cosine."""
+
+    item_id: int | str
+    items: list[Item]
+    model: str
+
+
+class FoundAnswer(BaseModel):
+    """Items whose columns hold a text."""
+
+    items: list[dict[str, Any]]
+
+
+class Part(BaseModel):
+    """What one part of a query or an item does for a score."""
+
+    side: Literal["query", "item", "history"]
+    name: str
+    value: Any
+    contribution: float
+
+
+class ExplainAnswer(BaseModel):
+    """A score and what moved it."""
+
+    query_id: int | str | None
+    item_id: int | str
+    score: float
+    parts: list[Part]
+    model: str
+
+
+class ModelAnswer(BaseModel):
+    """What the server answers from."""
+
+    name: str
+    model: str = Field(description="Digest of the bundle's manifest.")
+    created: str | None
+    items: int
+    queries: int
+    dim: int
+    query_column: str
+    item_column: str
+    item_columns: list[str]
+    query_features: list[str] = Field(description="Columns that may be told of a query.")
+    reads_history: bool
+    reads_text: bool = Field(description="Whether `words` may be asked for.")
+    max_k: int
+    figures: dict[str, float] = Field(description="Metrics on the test, as training found them.")
+
+
+class Refusal(BaseModel):
+    """Why a request was not answered."""
+
+    error: str
+    request_id: str

@@ -1,0 +1,91 @@
+"""What a server is told when it starts."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from twotower.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Where a server listens, what it answers from, and how much it takes on.
+
+    Args:
+        bundle: Folder of the bundle.
+        host: Address to listen on.
+        port: In 0..65535; 0 is any that is free.
+        workers: Processes, at least 1.
+        batch: Queries that are answered at once at most, at least 1.
+        waiting: Queries that may wait for an answer in a worker, at least 1; more are refused with 429.
+        timeout: Seconds after which a query that still waits is given up with 503, above 0.
+        max_k: Items that an answer may hold at most, at least 1.
+        max_body: Bytes of a request's body at most, at least 1,024.
+        origins: Origins whose pages may ask from a browser.
+        token: What a request must bear to write; None refuses writes.
+        read_token: What a request must bear to read; None lets everyone.
+        pointer: File that names the bundle that all workers answer from since it was last exchanged; None
+            where no other worker is told.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    bundle: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    batch: int = 64
+    waiting: int = 256
+    timeout: float = 2.0
+    max_k: int = 1000
+    max_body: int = 2**20
+    origins: tuple[str, ...] = ()
+    token: str | None = None
+    read_token: str | None = None
+    pointer: str | None = None
+
+    LEAST: ClassVar[dict[str, int]] = {
+        "port": 0,
+        "workers": 1,
+        "batch": 1,
+        "waiting": 1,
+        "max_k": 1,
+        "max_body": 1024,
+    }
+
+    def __post_init__(self) -> None:
+        for name, least in self.LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"{_flag(name)} must be at least {least}, got {value}.")
+        if self.port > 65535:
+            raise ConfigError(f"--port must be at most 65535, got {self.port}.")
+        if not 0 < self.timeout < float("inf"):
+            raise ConfigError(f"--timeout must be above 0 and finite, got {self.timeout:g}.")
+        for name in ("token", "read_token"):
+            if getattr(self, name) == "":
+                raise ConfigError(
+                    f"{_flag(name)} must not be empty, got ''; leave it out where there is none."
+                )
+
+    def __repr__(self) -> str:
+        shown = {
+            f.name: "..." if "token" in f.name and getattr(self, f.name) else getattr(self, f.name)
+            for f in fields(self)
+        }
+        return f"ServerSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def to_json(self) -> str:
+        """Return the settings as they are handed to worker processes."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ServerSettings":
+        """Return what ``to_json`` wrote."""
+        given: dict[str, Any] = json.loads(text)
+        return cls(**{**given, "origins": tuple(given["origins"])})
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,146 @@
+"""What an operator sees: figures for Prometheus, and a log of requests without anyone's data."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+LOG = logging.getLogger("twotower.server")
+
+
+class Figures:
+    """The figures of one worker process; of all of them together where they share a folder.
+
+    Args:
+        several: Whether workers share the folder that ``PROMETHEUS_MULTIPROC_DIR`` names.
+    """
+
+    def __init__(self, *, several: bool) -> None:
+        self._several = several
+        self._registry = CollectorRegistry()
+        own = None if several else self._registry
+        latest: Literal["mostrecent", "all"] = "mostrecent" if several else "all"
+        self.requests = Counter(
+            "twotower_requests", "Requests by route and status.", ["route", "status"], registry=own
+        )
+        self.seconds = Histogram(
+            "twotower_request_seconds",
+            "Time from the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.stages = Histogram(
+            "twotower_stage_seconds",
+            "Time of a query by stage: in the queue, with the model (a whole batch), writing JSON.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.batch = Histogram(
+            "twotower_batch_queries",
+            "Queries that are answered at once.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=own,
+        )
+        self.ids = Counter(
+            "twotower_query_ids", "Query ids that were asked about.", ["known"], registry=own
+        )
+        self.waiting = Gauge(
+            "twotower_waiting_queries",
+            "Queries that wait for an answer.",
+            multiprocess_mode="livesum",
+            registry=own,
+        )
+        self.items = Gauge(
+            "twotower_items",
+            "Items that may be an answer.",
+            multiprocess_mode=latest,
+            registry=own,
+        )
+        self.opened = Gauge(
+            "twotower_model_opened_timestamp_seconds",
+            "When the model that answers was opened, in seconds since 1970.",
+            multiprocess_mode=latest,
+            registry=own,
+        )
+        self.exchanges = Counter(
+            "twotower_model_exchanges", "Models that took over, or did not.", ["ok"], registry=own
+        )
+
+    def model_opened(self, num_items: int) -> None:
+        """Note that a model with so many items answers from now on."""
+        self.items.set(num_items)
+        self.opened.set(time.time())
+
+    def batch_answered(self, waits: Sequence[float], took: float) -> None:
+        """Note how long the queries of a batch waited and how long it took; see ``Batcher``."""
+        self.batch.observe(len(waits))
+        self.stages.labels("model").observe(took)
+        for wait in waits:
+            self.stages.labels("queue").observe(wait)
+
+    def page(self) -> tuple[bytes, str]:
+        """Return what Prometheus reads, and its media type."""
+        registry = self._registry
+        if self._several:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record; an error comes with its trace."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr() -> None:
+    """Send the log of this process, and that of the library beneath, to the standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("twotower.server", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def log_request(route: str, method: str, status: int, seconds: float, request_id: str) -> None:
+    """Write one request down: by its route, which holds no id, and without what it said."""
+    LOG.info(
+        "request",
+        extra={
+            "fields": {
+                "method": method,
+                "route": route,
+                "status": status,
+                "ms": round(1e3 * seconds, 2),
+                "request_id": request_id,
+            }
+        },
+    )

@@ -1,0 +1,146 @@
+"""The page of a server in a real browser: a person builds a query, filters, and looks at neighbours."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import running
+from twotower.serving.retriever import Retriever
+
+
+@pytest.fixture(scope="module")
+def url(tiny_bundle: Path) -> Iterator[str]:
+    with running(tiny_bundle) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page as somebody sees it whose browser is set as the test says; nothing goes wrong in it."""
+    settings = {"width": 1280, "locale": "en-US", "color_scheme": "light"}
+    settings |= getattr(request, "param", {})
+    width = settings.pop("width")
+    context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on(
+        "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
+    )
+    opened.on("request", lambda r: None if r.url.startswith(url) else problems.append(r.url))
+    opened.goto(url, wait_until="load")
+    opened.wait_for_selector("#basis:not(:empty)")
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def titles(page: Any) -> list[str]:
+    found: list[str] = page.locator("#list h3").all_inner_texts()
+    return found
+
+
+def answered(page: Any, act: Any, path: str = "/recommend") -> None:
+    with page.expect_response(lambda answer: path in answer.url and answer.ok):
+        act()
+    page.wait_for_function("document.querySelectorAll('#list li').length > 0")
+
+
+def test_a_history_is_built_by_clicking(page: Any, tiny_retriever: Retriever) -> None:
+    frame = tiny_retriever.contents.items.frame
+    by_title = dict(zip(frame["title"], frame["item_id"], strict=True))
+    page.fill("#item", frame["title"][4])
+    answered(page, lambda: page.click("#items button >> nth=0"))
+    history = [frame["item_id"][4]]
+    assert [by_title[t] for t in titles(page)] == tiny_retriever.recommend(history=history).item_ids
+    second = titles(page)[1]
+    answered(page, lambda: page.click("#list li:nth-child(2) button >> nth=0"))
+    history.append(by_title[second])
+    expected = tiny_retriever.recommend(history=history)
+    page.wait_for_function("title => document.querySelector('#list h3').innerText === title",
+                           arg=frame["title"][frame["item_id"].index_of(expected.item_ids[0])])  # fmt: skip
+    assert [by_title[t] for t in titles(page)] == expected.item_ids
+    assert page.locator("#history li").count() == 2
+    answered(page, lambda: page.click("#history button >> nth=0"))
+    assert page.locator("#history li").count() == 1
+    assert "ms" in page.inner_text("#took")
+
+
+def test_a_known_query_by_keys_alone(page: Any, tiny_retriever: Retriever) -> None:
+    page.focus("#query")
+    page.keyboard.type("12")
+    page.wait_for_selector("#queries button")
+    page.keyboard.press("ArrowDown")
+    chosen = page.evaluate("document.activeElement.innerText")
+    answered(page, lambda: page.keyboard.press("Enter"))
+    assert page.input_value("#query") == chosen
+    page.wait_for_timeout(500)
+    frame = tiny_retriever.contents.items.frame
+    expected = tiny_retriever.items(tiny_retriever.recommend(int(chosen)).item_ids)["title"]
+    assert titles(page) == expected.to_list()
+    assert frame.height == 200
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
+    assert {"item", "filter", "k", "seen", "Neighbours", "Why"} <= reached
+
+
+def test_neighbours_and_why(page: Any, tiny_retriever: Retriever) -> None:
+    answered(page, lambda: page.fill("#query", "7"))
+    first = titles(page)[0]
+    page.click("#list li:first-child button[aria-expanded]")
+    page.wait_for_selector("#list .why tr")
+    assert "history" in page.inner_text("#list .why")
+    answered(page, lambda: page.click("#list li:first-child button >> nth=1"), "/similar")
+    assert page.inner_text("#answers-title") == f"Neighbours of {first}"
+    frame = tiny_retriever.contents.items.frame
+    item_id = frame["item_id"][frame["title"].index_of(first)]
+    expected = tiny_retriever.items(tiny_retriever.similar_items(item_id).item_ids)["title"]
+    assert titles(page) == expected.to_list()
+    answered(page, lambda: page.click("#back"))
+    assert page.inner_text("#answers-title") == "Answers"
+
+
+LOOKS = [
+    {},
+    {"color_scheme": "dark", "locale": "zh-CN"},
+    {"width": 360},
+    {"width": 360, "color_scheme": "dark"},
+]
+
+
+@pytest.mark.parametrize("page", LOOKS, indirect=True)
+def test_axe_finds_nothing_serious_and_a_phone_shows_all(page: Any, url: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    answered(page, lambda: page.fill("#query", "7"))
+    page.click("#list li:first-child button[aria-expanded]")
+    page.wait_for_selector("#list .why tr")
+    page.fill("#item", "item")
+    page.wait_for_selector("#items button")
+    for address in (None, f"{url}/docs"):
+        if address is not None:
+            page.goto(address)
+            page.wait_for_selector("#routes section")
+        found = axe.Axe().run(page).response["violations"]
+        bad = [
+            (rule["id"], [node["html"][:200] for node in rule["nodes"][:3]])
+            for rule in found
+            if rule["impact"] in ("serious", "critical")
+        ]
+        assert bad == []
+        width = page.viewport_size["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("page", [{"locale": "zh-CN"}], indirect=True)
+def test_the_language_is_that_of_the_browser_and_can_be_turned(page: Any) -> None:
+    assert page.inner_text("#ask-title") == "谁在问"
+    assert page.get_attribute("html", "lang") == "zh-CN"
+    page.click("#language")
+    assert page.inner_text("#ask-title") == "Who asks"
+    page.reload()
+    page.wait_for_selector("#basis:not(:empty)")
+    assert page.inner_text("#ask-title") == "Who asks"

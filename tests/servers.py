@@ -1,0 +1,34 @@
+"""Servers for tests: real ones, on loopback."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from twotower.serving.server.app import create_app
+from twotower.serving.server.settings import ServerSettings
+
+
+@contextmanager
+def running(bundle: Path, **settings: Any) -> Iterator[str]:
+    """Run a server in a thread, and give its address."""
+    app = create_app(ServerSettings(bundle=str(bundle), **settings))
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 30
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.01)
+    assert server.started
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()

@@ -1,0 +1,124 @@
+"""Questions that wait are answered together, and each gets its own answer."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
+
+
+class Slow:
+    """Doubles numbers, but not before it is let go; notes what came together."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.may_go = threading.Event()
+
+    def __call__(self, questions: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(questions))
+        assert self.may_go.wait(10)
+        return [q * 2 if q >= 0 else ValueError(f"{q} is below 0") for q in questions]
+
+
+def batcher(answer: Slow, **settings: float) -> Batcher[int, int]:
+    told = {"most": 4, "waiting": 100, "timeout": 10.0, **settings}
+    return Batcher(
+        answer, most=int(told["most"]), waiting=int(told["waiting"]), timeout=told["timeout"]
+    )
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.001)
+
+
+def test_what_comes_while_a_batch_runs_goes_together() -> None:
+    async def run() -> None:
+        slow = Slow()
+        own = batcher(slow)
+        first = asyncio.create_task(own.ask(1))
+        await until(lambda: slow.batches)
+        others = [asyncio.create_task(own.ask(number)) for number in range(2, 8)]
+        await until(lambda: len(own) == 6)
+        slow.may_go.set()
+        assert await asyncio.gather(first, *others) == [2, 4, 6, 8, 10, 12, 14]
+        assert slow.batches == [[1], [2, 3, 4, 5], [6, 7]]
+        own.close()
+
+    asyncio.run(run())
+
+
+def test_an_error_is_told_to_who_made_it_alone() -> None:
+    async def run() -> None:
+        slow = Slow()
+        own = batcher(slow)
+        slow.may_go.set()
+        found = await asyncio.gather(own.ask(3), own.ask(-1), own.ask(4), return_exceptions=True)
+        assert [found[0], found[2]] == [6, 8]
+        assert str(found[1]) == "-1 is below 0"
+        own.close()
+
+    asyncio.run(run())
+
+
+def test_what_fails_as_a_whole_is_told_to_all_and_the_next_are_answered() -> None:
+    calls = 0
+
+    def answer(questions: Sequence[int]) -> list[int | Exception]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("broken")
+        return list(questions)
+
+    async def run() -> None:
+        own: Batcher[int, int] = Batcher(answer, most=4, waiting=10, timeout=10)
+        with pytest.raises(RuntimeError, match="broken"):
+            await own.ask(1)
+        assert await own.ask(2) == 2
+        own.close()
+
+    asyncio.run(run())
+
+
+def test_more_than_may_wait_are_refused() -> None:
+    async def run() -> None:
+        slow = Slow()
+        own = batcher(slow, waiting=2)
+        first = asyncio.create_task(own.ask(1))
+        await until(lambda: slow.batches)
+        waiting = [asyncio.create_task(own.ask(number)) for number in (2, 3)]
+        await until(lambda: len(own) == 2)
+        with pytest.raises(TooManyWaitingError):
+            await own.ask(4)
+        slow.may_go.set()
+        assert await asyncio.gather(first, *waiting) == [2, 4, 6]
+        own.close()
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_is_given_up_and_who_hung_up_costs_nothing() -> None:
+    async def run() -> None:
+        slow = Slow()
+        own = batcher(slow, timeout=0.05)
+        first = asyncio.create_task(own.ask(1))
+        await until(lambda: slow.batches)
+        late, gone = asyncio.create_task(own.ask(2)), asyncio.create_task(own.ask(3))
+        await until(lambda: len(own) == 2)
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        fresh = asyncio.create_task(own.ask(4))
+        await until(lambda: len(own) == 3)
+        slow.may_go.set()
+        assert await first == 2
+        with pytest.raises(WaitedTooLongError):
+            await late
+        assert await fresh == 8
+        assert slow.batches == [[1], [4]]
+        own.close()
+
+    asyncio.run(run())

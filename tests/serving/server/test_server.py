@@ -1,0 +1,331 @@
+"""A real server on loopback, asked over HTTP."""
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from servers import running
+from twotower.serving.bundle import open_bundle, write_bundle
+from twotower.serving.client import Client
+from twotower.serving.retriever import Retriever
+from twotower.training.pipeline import Trained, train
+
+
+@pytest.fixture(scope="module")
+def url(tiny_bundle: Path) -> Iterator[str]:
+    with running(tiny_bundle, max_k=50, max_body=4096, batch=8, token="secret") as address:
+        yield address
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever) -> None:
+    items = tiny_retriever.item_ids
+    segment = tiny_retriever.contents.queries.frame["segment"][0]
+    asked: list[dict[str, Any]] = [
+        {"query_id": 5},
+        {"query_id": "5", "k": 3},
+        {"query_id": 5, "history": items[:4]},
+        {"history": [items[3], "no such item"], "exclude_seen": False},
+        {"features": {"segment": segment}, "k": 7},
+        {"query_id": 5, "among": items[:20]},
+        {"query_id": 5, "without": items[:100]},
+        {"query_id": "nobody", "k": 4},
+    ]
+    with Client(url) as client:
+        for question in asked:
+            mine, theirs = tiny_retriever.recommend(**question), client.recommend(**question)
+            assert vars(theirs) == vars(mine), question
+        several = client.recommend([5, 6, 7], k=4)
+        expected = tiny_retriever.recommend([5, 6, 7], k=4)
+        assert [vars(a) for a in several] == [vars(a) for a in expected]
+        assert several.to_polars()["score"].to_list() == expected.to_polars()["score"].to_list()
+        assert vars(client.similar_items(items[7], k=5)) == vars(
+            tiny_retriever.similar_items(items[7], k=5)
+        )
+        mine_explained = tiny_retriever.explain(5, items[0])
+        assert client.explain(5, items[0]).score == mine_explained.score
+        assert client.model["items"] == 200
+        assert len(client.recommend([]).answers) == 0
+
+
+def test_features_that_the_model_does_not_know_are_told(
+    url: str, http: httpx.Client, tiny_retriever: Retriever
+) -> None:
+    told = http.post("/recommend", json={"query_id": 5, "features": {"segmnt": 1}}).json()
+    assert told["ignored"] == ["segmnt"]
+    expected = tiny_retriever.recommend(5, features={}).item_ids
+    assert [item["item_id"] for item in told["items"]] == expected
+    with Client(url) as client, pytest.warns(UserWarning, match="got 'segmnt'. Nothing reads"):
+        client.recommend(5, features={"segmnt": 1})
+
+
+def test_questions_at_once_get_their_own_answers(url: str, tiny_retriever: Retriever) -> None:
+    ids = tiny_retriever.contents.queries.ids.ids.to_list()[:60]
+    expected = {i: tiny_retriever.recommend(i, k=1 + i % 9).item_ids for i in ids}
+    wrong: list[object] = []
+
+    def ask(some: list[int]) -> None:
+        with Client(url) as client:
+            for i in some:
+                try:
+                    if client.recommend(i, k=1 + i % 9).item_ids != expected[i]:
+                        wrong.append(i)
+                except Exception as error:
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(ids[start::6],)) for start in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+BODIES: dict[str, tuple[bytes, int, str]] = {
+    "no JSON": (b"{", 422, "the body must be JSON"),
+    "NaN": (b'{"query_id": 5, "k": NaN}', 422, "the body must be JSON"),
+    "deep": (b'{"history": ' + b"[" * 1500 + b"]" * 1500 + b"}", 422, "the body must be JSON"),
+    "a list": (b"[1]", 422, "the body: "),
+    "nothing": (b"", 422, "the body: "),
+    "unknown key": (b'{"query_id": 5, "kk": 1}', 422, "kk: Extra inputs are not permitted, got 1."),
+    "k of 0": (b'{"query_id": 5, "k": 0}', 422, "k: Input should be greater than or equal to 1"),
+    "k too large": (b'{"query_id": 5, "k": 51}', 422, "k must be at most 50, got 51."),
+    "k a string": (b'{"query_id": 5, "k": "7"}', 422, "k: Input should be a valid integer"),
+    "an id of the wrong kind": (b'{"query_id": {"a": 1}}', 422, "query_id"),
+    "nothing asked": (b"{}", 422, "a query needs a query_id, features or a history"),
+    "unknown feature": (
+        b'{"features": {"segmnt": 1}, "strict": true}',
+        422,
+        "did you mean 'segment'?",
+    ),
+    "an event without its item": (b'{"history": [{"time": 5}]}', 422, "must name its item"),
+    "words without text": (b'{"query_id": 5, "words": 0.5}', 422, "words must be 0"),
+    "too long": (b'{"query_id": "' + b"x" * 5000 + b'"}', 413, "the body must be at most 4096"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_a_bad_body_gets_a_status_and_a_sentence(http: httpx.Client, case: str) -> None:
+    body, status, message = BODIES[case]
+    answer = http.post("/recommend", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    told = answer.json()
+    assert set(told) == {"error", "request_id"}
+    assert message in told["error"]
+    assert "Traceback" not in answer.text
+    assert http.get("/health").json() == {"status": "ok"}
+
+
+def test_a_body_in_pieces_without_a_length_is_measured(http: httpx.Client) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b" " * 100
+
+    answer = http.post("/recommend", content=pieces())
+    assert answer.status_code == 413
+
+
+def test_bad_addresses_and_arguments(http: httpx.Client) -> None:
+    assert "/docs" in http.get("/nowhere").json()["error"]
+    assert http.get("/recommend").status_code == 405
+    assert "in the catalogue" in http.get("/similar?item_id=none").json()["error"]
+    assert http.get("/similar?item_id=1&k=99").status_code == 422
+    assert http.get("/similar").json()["error"].startswith("item_id: Field required")
+    many = http.post("/recommend/many", json={"queries": [{"query_id": 1}] * 9})
+    assert many.json()["error"] == "queries must be at most 8, got 9; ask in parts."
+    assert http.post("/recommend/many", json={"queries": []}).status_code == 422
+    assert http.get("/page/__init__.py").status_code == 404
+    assert http.get("/page/../app.py").status_code == 404
+
+
+def test_a_request_has_a_name_and_headers(http: httpx.Client) -> None:
+    named = http.get("/health", headers={"x-request-id": "mine-1"})
+    assert named.headers["x-request-id"] == "mine-1"
+    forged = http.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"]
+    assert len(forged) == 32
+    assert named.headers["x-content-type-options"] == "nosniff"
+    assert named.headers["cache-control"] == "no-store"
+    assert named.headers["server-timing"].startswith("total;dur=")
+    strange = http.get("/health", headers={"origin": "http://a"})
+    assert "access-control-allow-origin" not in strange.headers
+
+
+def test_what_is_shown_is_found(http: httpx.Client, tiny_retriever: Retriever) -> None:
+    title = tiny_retriever.contents.items.frame["title"][0]
+    found = http.get("/items", params={"text": title.upper(), "limit": 3}).json()["items"]
+    assert found[0]["title"] == title
+    popular = http.get("/items", params={"limit": 100}).json()["items"]
+    counts = tiny_retriever.contents.popularity
+    rows = tiny_retriever.known_item_rows([line["item_id"] for line in popular])
+    assert counts[rows].tolist() == sorted(counts.tolist(), reverse=True)[:100]
+    ids = http.get("/queries", params={"text": "1", "limit": 5}).json()["query_ids"]
+    assert ids
+    assert all(str(i).startswith("1") for i in ids)
+    latest = http.get("/history", params={"query_id": 5, "limit": 3}).json()["items"]
+    assert [line["item_id"] for line in latest] == tiny_retriever.history(5)[::-1][:3]
+
+
+def test_figures_are_counted(http: httpx.Client) -> None:
+    http.post("/recommend", json={"query_id": 5})
+    http.post("/recommend", json={"query_id": "nobody"})
+    text = http.get("/metrics").text
+    for line in (
+        'twotower_requests_total{route="/recommend",status="200"}',
+        'twotower_request_seconds_bucket{le="0.01",route="/recommend"}',
+        'twotower_stage_seconds_count{stage="queue"}',
+        'twotower_stage_seconds_count{stage="model"}',
+        "twotower_items 200.0",
+        'twotower_query_ids_total{known="no"}',
+        "twotower_model_opened_timestamp_seconds",
+    ):
+        assert line in text
+
+
+def test_writing_needs_the_token(http: httpx.Client, url: str) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
+        answer = http.put("/model", json={"path": "x"}, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+    with Client(url, token="secret") as client, pytest.raises(Exception, match="409"):
+        client.exchange_model("no such bundle")
+
+
+def test_without_a_token_nothing_is_written_and_with_one_to_read_nothing_is_read(
+    tiny_bundle: Path,
+) -> None:
+    with running(tiny_bundle, read_token="read", origins=("http://page.example",)) as address:
+        answer = httpx.put(f"{address}/model", json={"path": "x"})
+        assert (answer.status_code, "switched off" in answer.text) == (403, True)
+        assert httpx.get(f"{address}/model").status_code == 401
+        assert httpx.get(f"{address}/metrics").status_code == 401
+        for path in ("/health", "/ready", "/", "/page/page.js"):
+            assert httpx.get(f"{address}{path}").status_code == 200, path
+        with Client(address, token="read") as client:
+            assert client.model["items"] == 200
+        asked = {"origin": "http://page.example", "access-control-request-method": "POST"}
+        allowed = httpx.options(f"{address}/recommend", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == "http://page.example"
+        refused = httpx.options(
+            f"{address}/recommend", headers={**asked, "origin": "http://evil.example"}
+        )
+        assert "access-control-allow-origin" not in refused.headers
+
+
+def test_a_client_that_hangs_up_leaves_the_others_alone(http: httpx.Client, url: str) -> None:
+    port = int(url.rsplit(":", 1)[1])
+    body = json.dumps({"query_id": 5}).encode()
+    head = (
+        b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
+    )
+    for sent in (head + body, head + body[:4], head[:20]):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(sent)
+    assert http.post("/recommend", json={"query_id": 5}).status_code == 200
+
+
+def test_a_slow_body_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, http: httpx.Client, url: str
+) -> None:
+    monkeypatch.setattr("twotower.serving.server.gate.SECONDS_FOR_A_BODY", 0.1)
+    port = int(url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{")
+        assert b" 408 " in connection.recv(4096)
+
+
+@pytest.fixture(scope="module")
+def other(small_world: Any, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Trained:
+    return train(
+        small_world.interactions,
+        items=small_world.items,
+        queries=small_world.queries,
+        out=tmp_path_factory.mktemp("other") / "model",
+        config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+    )
+
+
+def test_a_model_takes_over_without_a_failed_request(
+    tiny_bundle: Path, other: Trained, tmp_path: Path
+) -> None:
+    assert other.path is not None
+    paths = [tiny_bundle, other.path]
+    models = [Retriever.open(path) for path in paths]
+    answers = {}
+    failed: list[object] = []
+    is_over = threading.Event()
+    with running(tiny_bundle, token="secret") as address, Client(address, token="secret") as client:
+        for path, model in zip(paths, models, strict=True):
+            digest = client.exchange_model(str(path))["model"]
+            answers[digest] = model.recommend(7, k=5).item_ids
+        assert len(answers) == 2
+
+        def ask() -> None:
+            with httpx.Client(base_url=address, timeout=30) as http:
+                while not is_over.is_set():
+                    answer = http.post("/recommend", json={"query_id": 7, "k": 5})
+                    told = answer.json()
+                    found = [item["item_id"] for item in told.get("items", ())]
+                    if answer.status_code != 200 or answers[told["model"]] != found:
+                        failed.append(told)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(6):
+            client.exchange_model(str(paths[number % 2]))
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        assert not failed
+
+        damaged = tmp_path / "damaged"
+        shutil.copytree(tiny_bundle, damaged)
+        (damaged / "items.safetensors").write_bytes(b"nonsense")
+        before = client.model["model"]
+        with pytest.raises(Exception, match=r"said 409: the bundle .* is damaged"):
+            client.exchange_model(str(damaged))
+        assert client.model["model"] == before
+        metrics = httpx.get(f"{address}/metrics").text
+        assert 'twotower_model_exchanges_total{ok="no"} 1.0' in metrics
+
+
+def test_a_model_of_another_width_may_not_take_over(
+    tiny_bundle: Path, small_world: Any, tmp_path: Path
+) -> None:
+    narrow = train(
+        small_world.interactions,
+        items=small_world.items,
+        out=tmp_path / "narrow",
+        config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+    )
+    with running(tiny_bundle, token="t") as address, Client(address, token="t") as client:
+        with pytest.raises(Exception, match="the width of its vectors must be 16, got 8"):
+            client.exchange_model(str(narrow.path))
+        assert client.model["dim"] == 16
+
+
+def test_a_bundle_that_is_replaced_on_disk_is_still_the_one_that_answers(
+    tiny_bundle: Path, other: Trained, tmp_path: Path
+) -> None:
+    assert other.path is not None
+    place = tmp_path / "model"
+    shutil.copytree(tiny_bundle, place)
+    with running(place, token="t") as address, Client(address, token="t") as client:
+        before = client.recommend(7).item_ids
+        write_bundle(place, open_bundle(other.path))
+        assert client.recommend(7).item_ids == before
+        client.exchange_model(str(place))
+        assert client.recommend(7).item_ids == Retriever.open(other.path).recommend(7).item_ids

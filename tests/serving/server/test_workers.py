@@ -1,0 +1,101 @@
+"""The command itself: processes that share a port, follow one another, and leave in peace."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox import run_command
+from twotower.serving.client import Client
+from twotower.training.pipeline import train
+
+TOKEN = "write-me"
+TWOTOWER = Path(sys.executable).with_name("twotower")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def served(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]", Path]]:
+    """Two workers of ``twotower serve``, configured by a flag and by the environment."""
+    port, log = free_port(), tmp_path_factory.mktemp("served") / "log"
+    with log.open("wb") as opened:
+        process = subprocess.Popen(
+            [TWOTOWER, "serve", str(tiny_bundle), "--workers", "2"],
+            env={**os.environ, "TWOTOWER_PORT": str(port), "TWOTOWER_TOKEN": TOKEN},
+            stderr=opened,
+        )
+    address = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 120
+    while b"ready" not in log.read_bytes() and time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    yield address, process, log
+    if process.poll() is None:
+        process.kill()
+        process.wait(30)
+
+
+def digests(address: str, tries: int) -> set[str]:
+    """Ask anew each time, so that both workers get their turn."""
+    return {httpx.get(f"{address}/model", timeout=30).json()["model"] for _ in range(tries)}
+
+
+def test_all_workers_follow_an_exchange_and_end_when_told(
+    served: tuple[str, Any, Path], small_world: Any, tmp_path: Path
+) -> None:
+    address, process, log = served
+    other = train(
+        small_world.interactions,
+        items=small_world.items,
+        out=tmp_path / "other",
+        config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+    )
+    until = time.monotonic() + 60
+    while log.read_bytes().count(b'"ready"') < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    (before,) = digests(address, 8)
+    with Client(address, token=TOKEN) as client:
+        now = client.exchange_model(str(other.path))["model"]
+    assert now != before
+    time.sleep(1)
+    assert digests(address, 30) == {now}
+    counted = httpx.get(f"{address}/metrics").text
+    assert 'twotower_model_exchanges_total{ok="yes"} 2.0' in counted  # of both processes
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+    requests = [line for line in lines if line["message"] == "request"]
+    assert {"time", "level", "method", "route", "status", "ms", "request_id"} <= set(requests[0])
+    assert not [line for line in lines if line["level"] == "error"]
+    assert TOKEN not in log.read_text()
+
+
+def test_what_cannot_be_served_is_told_at_once(tmp_path: Path, tiny_bundle: Path) -> None:
+    def said(*arguments: str) -> str:
+        ended = run_command(("serve", *arguments), tmp_path)
+        assert ended.code == 2
+        return ended.err
+
+    assert "must be a bundle, got no manifest.json there" in said(str(tmp_path))
+    bundle = str(tiny_bundle)
+    assert "--workers must be at least 1, got 0." in said(bundle, "--workers", "0")
+    assert "--token must not be empty" in said(bundle, "--token", "")
+    assert "--timeout must be above 0" in said(bundle, "--timeout", "0")
+    assert "--port must be at most 65535" in said(bundle, "--port", "70000")
