@@ -1,6 +1,10 @@
-"""A tiny world, trained once a session, that several rooms' tests look at. Nobody writes into it."""
+"""A tiny world, trained once a session, that several rooms' tests look at; and a browser to look with."""
 
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,3 +81,29 @@ def tiny_bundle(tiny_trained: Trained) -> Path:
 def tiny_retriever(tiny_bundle: Path) -> Retriever:
     """The tiny world's bundle, opened."""
     return Retriever.open(tiny_bundle)
+
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A Chromium; where there is none the tests are skipped, unless TWOTOWER_BROWSER=1 asks for one."""
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if executable is None and os.environ.get("TWOTOWER_BROWSER") != "1":
+        pytest.skip("no chromium; install it, or set TWOTOWER_BROWSER=1 to fail without")
+    assert executable is not None, "TWOTOWER_BROWSER=1, and no chromium is installed"
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield opened
+        opened.close()
