@@ -163,6 +163,10 @@ class TestCarets:
             parse_condition(text)
         return str(caught.value).split("\n")[1:]
 
+    @pytest.mark.parametrize("text", ['a = "x""y', "a = 'x''y", "a = `x``y"])
+    def test_what_is_not_closed_is_marked_where_it_opens(self, text: str) -> None:
+        assert self.refused(text) == [f"  {text}", "      ^"]
+
     def test_only_the_line_of_the_mistake_is_shown(self) -> None:
         assert self.refused("a = 1 and\nb = = 2\nor c = 3") == ["  b = = 2", "      ^"]
 

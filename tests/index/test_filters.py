@@ -30,6 +30,7 @@ FILMS = pl.DataFrame(
         "nothing": [None, None, None, None],
         "where": [{"x": 1}, None, {"x": 2}, {"x": 3}],
         "lists": [[[1]], None, [], [[2]]],
+        "structs": [[{"x": 1}], None, [], [{"x": 2}]],
         "release year": [1, 2, 3, 4],
     }
 )
@@ -110,6 +111,24 @@ def test_unknown_is_decided_by_the_other_side_or_no_match(text: str, lines: list
     assert lines_of(text) == lines
 
 
+@pytest.mark.parametrize(
+    "text", ["x = 2.1", "x in (2.1, 7)", "x >= 2.1", "not x > 2.1", "x < 1e300"]
+)
+def test_a_number_is_rounded_as_its_column_is(text: str) -> None:
+    frame = pl.DataFrame({"x": [2.1, None]}, schema={"x": pl.Float32})
+    assert parse(text).matches(frame).tolist() == [True, False]
+
+
+def test_whole_numbers_are_compared_exactly() -> None:
+    frame = pl.DataFrame({"x": [2**53, 2**53 + 1]})
+    assert parse(f"x = {2**53 + 1}").matches(frame).tolist() == [False, True]
+    assert parse(f"x in ({2**53}, 2.5, 1e300)").matches(frame).tolist() == [True, False]
+    assert parse(f"x < {2**70} and x > -{2**70}").matches(frame).tolist() == [True, True]
+    assert not parse(f"x > {2**70} or x < -{2**70} or x = {2**70}").matches(frame).any()
+    largest = pl.DataFrame({"x": [2**64 - 1]}, schema={"x": pl.UInt64})
+    assert parse(f"x = {2**64 - 1} and x < {2**64} and x > -1").matches(largest).tolist() == [True]
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=150)
 def test_equals_the_naive_reference(seed: int) -> None:
@@ -180,6 +199,7 @@ TIMES = 'which holds times, with a time such as "2001-12-31" or "2001-12-31 18:0
         ('day > "May"', '"May"', f'{TIMES} the text "May".'),
         ("day > true", "true", f"{TIMES} true."),
         ('day > "nan"', '"nan"', f'{TIMES} the text "nan".'),
+        ('day < "inf"', '"inf"', f'{TIMES} the text "inf".'),
         ('genres = "Drama"', "genres", 'by has, contains, is null, got =; write genres has "Drama".'),
         ('cast in ("Bo")', "cast", 'several values a line, by has, is null, got in; write cast has "Bo".'),
         ('cast contains "Bo"', "cast", 'got contains; write cast has "Bo".'),
@@ -189,6 +209,7 @@ TIMES = 'which holds times, with a time such as "2001-12-31" or "2001-12-31 18:0
         ('year contains "5"', "year", "got contains."),
         ("where = 1", "where", "which holds Struct({'x': Int64}), by is null, got =."),
         ("lists has 1", "lists", "several values a line, by is null, got has."),
+        ("structs has 1", "structs", "several values a line, by is null, got has."),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_a_column(text: str, marked: str, sentence: str) -> None:
