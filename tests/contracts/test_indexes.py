@@ -213,6 +213,8 @@ class IndexContract(ABC):
         index, queries = self.build(torch.ones(4, DIM)), torch.ones(2, DIM)
         with pytest.raises(ValueError, match=r"allowed must have shape \(4,\), got \(5,\)"):
             index.search(queries, 1, allowed=np.ones(5, bool))
+        with pytest.raises(ValueError, match=r"allowed must have shape \(4,\), got \(5,\)"):
+            index.search(queries, 1, allowed=np.zeros(5, bool))
         for excluded in ([[2]], [[2], [3], []]):
             with pytest.raises(ValueError, match=f"hold 2 sets, got {len(excluded)}"):
                 index.search(queries, 1, exclude=sets(*excluded))

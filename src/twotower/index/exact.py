@@ -12,13 +12,13 @@ from twotower.index.topk import top_columns
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
-_GATHERING, _MASKING = 30, 2
+_GATHERING, _MASKING = 60, 2
 """What is paid beside scoring, in queries: for each row that is gathered, and for each that is masked.
 
-Measured on one thread, with 20,000 to 200,000 items, 16 to 128 wide: gathering the allowed rows takes as
-long as scoring all and masking where a share of .10 to .20 is allowed for 1 query, .20 to .45 for 4, .55 to
-.70 for 16, .70 to 1 for 64; the rule says .10, .18, .39 and .70. One query of 200,000 x 64 takes 3 ms
-masked, and .7, .12 and .07 ms gathered at shares of .05, .005 and .0001.
+Measured on one thread with 200,000 items, 64 wide, none of them in the processor's caches: gathering the
+allowed rows takes as long as scoring all and masking where a share of .05 is allowed for 1 query, .2 for 4,
+above .6 for 16 and 64; in warm caches, and with items 16 to 128 wide, at .10 to .20, .20 to .45, .55 to .70
+and .70 to 1. The rule says .05, .09, .24 and .53, so that it seldom loses.
 """
 _LINES = 64
 """Gathered rows are filled up to a multiple of it: a product of matrices sums its last few lines in another

@@ -122,7 +122,7 @@ def operators_of(column: ReadColumn) -> tuple[Operator, ...]:
 def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:
     """Return literals as a column of that sort holds them; None for one that does not fit."""
     if sort == "time":
-        given = [None if isinstance(v, bool) else str(v) for v in values]
+        given = [None if isinstance(value, bool) else str(value) for value in values]
         seconds = seconds_of(pl.Series(given, dtype=pl.String))
         return [float(s) if math.isfinite(s) else None for s in seconds]
     if sort in ("text", "truth"):
@@ -146,13 +146,8 @@ def is_any_of(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
     if column.sort == "whole":
         low, high = _bounds(dtype)
         held = [int(v) for v in held if low <= v <= high and v == int(v)]
-    if column.sort == "number":  # a literal is rounded as the column's own numbers are
-        literals = pl.Series([float(v) for v in held], dtype=pl.Float64).cast(dtype)
-    else:
-        literals = pl.Series(held, dtype=dtype)
-    wanted = pl.lit(literals[0], dtype=dtype) if len(held) == 1 else literals.implode()
-    found = pl.col("v") == wanted if len(held) == 1 else pl.col("v").is_in(wanted)
-    return _of(values, found)
+    literals = _literals(column, held)
+    return values == literals if len(literals) == 1 else values.is_in(literals.implode())
 
 
 def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:
@@ -165,16 +160,10 @@ def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:
         return values.cast(pl.Boolean)
     if column.sort == "whole":
         operator, held = _whole_bound(operator, held, *_bounds(dtype))
-    elif column.sort == "number":
-        held = float(held)
-    wanted, value = pl.lit(held, dtype=dtype), pl.col("v")
-    by_operator = {
-        "<": value < wanted,
-        "<=": value <= wanted,
-        ">": value > wanted,
-        ">=": value >= wanted,
-    }
-    return _of(values, by_operator[operator])
+    bound = _literals(column, [held])
+    if operator in ("<", "<="):
+        return values < bound if operator == "<" else values <= bound
+    return values > bound if operator == ">" else values >= bound
 
 
 def _whole_bound(operator: str, bound: float, low: int, high: int) -> tuple[str, int]:
@@ -208,8 +197,7 @@ def contains(column: ReadColumn, piece: str) -> pl.Series:
     if column.sort == "nothing":
         return column.raw.cast(pl.Boolean)
     lower = pl.Series([piece], dtype=pl.String).str.to_lowercase()[0]
-    holds = pl.col("v").str.to_lowercase().str.contains(lower, literal=True)
-    return _of(column.raw.cast(pl.String), holds)
+    return column.raw.cast(pl.String).str.to_lowercase().str.contains(lower, literal=True)
 
 
 def _bounds(dtype: pl.DataType) -> tuple[int, int]:
@@ -217,5 +205,9 @@ def _bounds(dtype: pl.DataType) -> tuple[int, int]:
     return -largest, largest - 1
 
 
-def _of(values: pl.Series, expression: pl.Expr) -> pl.Series:
-    return values.to_frame("v").select(expression).to_series()
+def _literals(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
+    """Return literals in the type of the column, rounded as its own numbers are."""
+    dtype = column.values.dtype
+    if column.sort == "number":
+        return pl.Series([float(value) for value in held], dtype=pl.Float64).cast(dtype)
+    return pl.Series(held, dtype=dtype)
