@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twotower.errors import BundleError as BundleError
     from twotower.errors import ConfigError as ConfigError
     from twotower.errors import DataError as DataError
+    from twotower.errors import FilterError as FilterError
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
@@ -38,6 +39,7 @@ _HOME = {
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
+    "FilterError": "errors",
     "MissingExtraError": "errors",
     "Recommendation": "serving.answers",
     "Recommendations": "serving.answers",
@@ -60,6 +62,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "FilterError",
     "MissingExtraError",
     "Recommendation",
     "Recommendations",
