@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twotower.errors import BundleError as BundleError
     from twotower.errors import ConfigError as ConfigError
     from twotower.errors import DataError as DataError
+    from twotower.errors import FilterError as FilterError
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import ServerError as ServerError
     from twotower.errors import TwoTowerError as TwoTowerError
@@ -41,6 +42,7 @@ _HOME = {
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
+    "FilterError": "errors",
     "MissingExtraError": "errors",
     "Recommendation": "serving.answers",
     "Recommendations": "serving.answers",
@@ -65,6 +67,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "FilterError",
     "MissingExtraError",
     "Recommendation",
     "Recommendations",

@@ -59,8 +59,8 @@ def test_a_history_is_built_by_clicking(page: Any, tiny_retriever: Retriever) ->
     answered(page, lambda: page.click("#list li:nth-child(2) button >> nth=0"))
     history.append(by_title[second])
     expected = tiny_retriever.recommend(history=history)
-    page.wait_for_function("title => document.querySelector('#list h3').innerText === title",
-                           arg=frame["title"][frame["item_id"].index_of(expected.item_ids[0])])  # fmt: skip
+    first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
+    page.wait_for_function("t => document.querySelector('#list h3').innerText === t", arg=first)
     assert [by_title[t] for t in titles(page)] == expected.item_ids
     assert page.locator("#history li").count() == 2
     answered(page, lambda: page.click("#history button >> nth=0"))
@@ -88,6 +88,17 @@ def test_a_known_query_by_keys_alone(page: Any, tiny_retriever: Retriever) -> No
     assert {"item", "filter", "k", "seen", "Neighbours", "Why"} <= reached
 
 
+def test_a_filter_and_its_mistakes(page: Any, tiny_retriever: Retriever) -> None:
+    answered(page, lambda: page.fill("#query", "7"))
+    told = "item_id <= 50"
+    answered(page, lambda: page.fill("#filter", told))
+    expected = tiny_retriever.recommend(7, filter=told)
+    first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
+    page.wait_for_function("t => document.querySelector('#list h3').innerText === t", arg=first)
+    assert titles(page) == tiny_retriever.items(expected.item_ids)["title"].to_list()
+    assert page.is_hidden("#problem")
+
+
 def test_neighbours_and_why(page: Any, tiny_retriever: Retriever) -> None:
     answered(page, lambda: page.fill("#query", "7"))
     first = titles(page)[0]
@@ -96,8 +107,9 @@ def test_neighbours_and_why(page: Any, tiny_retriever: Retriever) -> None:
     assert "history" in page.inner_text("#list .why")
     answered(page, lambda: page.click("#list li:first-child button >> nth=1"), "/similar")
     assert page.inner_text("#answers-title") == f"Neighbours of {first}"
-    frame = tiny_retriever.contents.items.frame
-    item_id = frame["item_id"][frame["title"].index_of(first)]
+    item_id = tiny_retriever.item_ids[
+        tiny_retriever.contents.items.frame["title"].to_list().index(first)
+    ]
     expected = tiny_retriever.items(tiny_retriever.similar_items(item_id).item_ids)["title"]
     assert titles(page) == expected.to_list()
     answered(page, lambda: page.click("#back"))

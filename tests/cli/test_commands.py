@@ -349,6 +349,32 @@ class TestRecommend:
         answer = ask_json(tiny_bundle, "recommend", "--query", "7", "-k", "100000")
         assert len(answer["items"]) == 200 - known
 
+    def test_a_filter(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        text = 'category = "category-1" or tags has "tag-7"'
+        flags = ("--filter", text, "-k", "4")
+        retriever = Retriever.open(tiny_bundle)
+        expected = retriever.recommend(7, k=4, filter=text).item_ids
+        assert expected != retriever.recommend(7, k=4).item_ids
+        answer = ask_json(tiny_bundle, "recommend", "--query", "7", *flags)
+        assert [item["item_id"] for item in answer["items"]] == expected
+        near = ask_json(tiny_bundle, "similar", "--item", "7", *flags)
+        found = [item["item_id"] for item in near["items"]]
+        assert found == retriever.similar_items(7, 4, filter=text).item_ids
+        ask(tiny_bundle, "recommend", "--all", "--out", str(tmp_path / "all.csv"), *flags)
+        own = pl.read_csv(tmp_path / "all.csv").filter(pl.col("query_id") == 7)["item_id"]
+        assert own.to_list() == expected
+
+    def test_a_filter_that_cannot_be_read_is_shown_with_carets(self, tiny_bundle: Path) -> None:
+        for command in (("recommend", "--query", "7"), ("similar", "--item", "7")):
+            asked = (command[0], str(tiny_bundle), *command[1:], "--filter", "item_id > 3 and")
+            outcome = run_command(asked, tiny_bundle.parent)
+            assert outcome.code == 2
+            assert outcome.out == ""
+            said, line, carets = outcome.err.splitlines()
+            assert said == "twotower: filter must name a column here, got its end."
+            assert line == "  item_id > 3 and"
+            assert carets == "  " + " " * len(line.strip()) + "^"
+
     @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
     def test_everyone_at_once(self, tiny_bundle: Path, tmp_path: Path, ending: str) -> None:
         file = tmp_path / f"recs.{ending}"

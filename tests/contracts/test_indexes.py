@@ -122,6 +122,43 @@ class IndexContract(ABC):
         assert not nothing.item_rows.any()
         assert (nothing.scores == NO_SCORE).all()
 
+    @pytest.mark.parametrize("num_queries", [1, 5, 70])
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9])
+    def test_any_share_of_the_rows_may_be_allowed(self, share: float, num_queries: int) -> None:
+        num_rows = 3_000
+        items, queries = small_integers(0, num_rows), small_integers(1, num_queries)
+        rng = np.random.default_rng(2)
+        allowed = rng.random(num_rows) < share
+        allowed[:2] = True  # which allows nothing: they are reserved
+        exclude = [
+            [
+                *rng.integers(0, num_rows, 3).tolist(),
+                *rng.permutation(allowed.nonzero()[0])[:4],
+                2,
+                num_rows - 1,
+            ]
+            for _ in range(num_queries)
+        ]
+        index = self.build(items)
+        for excluded in (None, exclude):
+            found = index.search(
+                queries, 9, exclude=None if excluded is None else sets(*excluded), allowed=allowed
+            )
+            same(found, *brute_force(queries, items, 9, excluded, allowed))
+
+    def test_few_twins_are_ordered_by_row(self) -> None:
+        # Real numbers this time: the last lines of a product must not be summed in another order.
+        generator = torch.Generator().manual_seed(0)
+        items = torch.randn(1, 16, generator=generator).repeat(4_096, 1)
+        index = self.build(items)
+        for few in (1, 2, 3, 5, 7, 11, 64, 99):
+            allowed = np.zeros(4_096, np.bool_)
+            allowed[100 : 100 + few] = True
+            for num_queries in (1, 3, 8):
+                queries = torch.randn(num_queries, 16, generator=generator)
+                found = index.search(queries, few, allowed=allowed)
+                assert found.item_rows.tolist() == [list(range(100, 100 + few))] * num_queries
+
     def test_reserved_rows_are_never_found_even_if_they_score_best(self) -> None:
         items = torch.full((4, DIM), -1.0)
         items[:2] = 100.0
@@ -182,6 +219,8 @@ class IndexContract(ABC):
         index, queries = self.build(torch.ones(4, DIM)), torch.ones(2, DIM)
         with pytest.raises(ValueError, match=r"allowed must have shape \(4,\), got \(5,\)"):
             index.search(queries, 1, allowed=np.ones(5, bool))
+        with pytest.raises(ValueError, match=r"allowed must have shape \(4,\), got \(5,\)"):
+            index.search(queries, 1, allowed=np.zeros(5, bool))
         for excluded in ([[2]], [[2], [3], []]):
             with pytest.raises(ValueError, match=f"hold 2 sets, got {len(excluded)}"):
                 index.search(queries, 1, exclude=sets(*excluded))

@@ -47,3 +47,45 @@ def test_scores_of_any_model_are_ranked() -> None:
     found = best_of_scores(scores, 4, None, None)
     assert found.item_rows.tolist() == [[3, 4, 2, 0]]
     assert found.scores.tolist() == [[3, 3, 1, -np.inf]]
+
+
+def test_few_allowed_rows_are_found_as_among_all_with_the_same_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    index = ExactIndex(torch.nn.functional.normalize(torch.randn(4_096, 32, generator=generator)))
+    queries = torch.randn(5, 32, generator=generator)
+    rng = np.random.default_rng(0)
+    exclude = Histories.of([rng.integers(0, 4_096, 50).astype(np.int32) for _ in range(5)])
+    for share in (0.2, 0.05, 0.005, 0.0):
+        allowed = rng.random(4_096) < share
+        gathered = index.search(queries, 10, exclude=exclude, allowed=allowed)
+        with monkeypatch.context() as patch:
+            patch.setattr(ExactIndex, "scores_items_alone", False)
+            masked = index.search(queries, 10, exclude=exclude, allowed=allowed)
+        assert np.array_equal(gathered.item_rows, masked.item_rows)
+        known = masked.item_rows != 0
+        assert np.abs(gathered.scores[known] - masked.scores[known]).max(initial=0) < 1e-6
+        assert (gathered.scores[~known] == -np.inf).all()
+
+
+def test_few_rows_alone_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger the batch, the larger the share that is worth a copy; never one beyond the memory."""
+    multiplied = []
+    scores = ExactIndex._scores
+
+    def watched(index: ExactIndex, query_vectors: torch.Tensor, here: slice) -> torch.Tensor:
+        multiplied.append(len(index.item_vectors))
+        return scores(index, query_vectors, here)
+
+    monkeypatch.setattr(ExactIndex, "_scores", watched)
+    index = ExactIndex(torch.ones(1_280, 4))
+    allowed = np.arange(1_280) % 4 == 0  # 320 rows and 2 reserved, up to a multiple of 64
+    for num_queries, num_rows in ((1, 1_280), (64, 384)):
+        index.search(torch.ones(num_queries, 4), 3, allowed=allowed)
+        assert multiplied.pop() == num_rows
+    index.search(torch.ones(1, 4), 3, allowed=np.arange(1_280) == 700)
+    assert multiplied.pop() == 64
+    monkeypatch.setattr(exact, "_CHUNK_SCORES", 1_000)
+    index.search(torch.ones(64, 4), 3, allowed=allowed)
+    assert set(multiplied) == {1_280}

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.index.fusion import convex, reciprocal_ranks
+from twotower.index.fusion import FusedIndex, convex, reciprocal_ranks
+from twotower.index.lexical import LexicalIndex
 
 DENSE = torch.tensor([[0.5, -0.5, 0.0, -math.inf]])
 LEXICAL = torch.tensor([[0.0, 4.0, 2.0, 8.0]])
@@ -63,3 +65,25 @@ def test_what_cannot_be_fused_is_refused() -> None:
         convex(DENSE, LEXICAL[:, :3], 0.5)
     with pytest.raises(ValueError, match=r"one shape, got \(1, 4\) and \(1, 3\)"):
         reciprocal_ranks(DENSE, LEXICAL[:, 1:])
+
+
+def test_few_allowed_rows_keep_the_scores_that_they_have_among_all() -> None:
+    pytest.importorskip("bm25s")
+    generator = torch.Generator().manual_seed(0)
+    texts = tuple((f"word{row % 7}", f"word{row % 11}") for row in range(200))
+    index = FusedIndex(
+        torch.randn(200, 4, generator=generator),
+        LexicalIndex(texts),
+        (("word3",),),
+        torch.tensor([0.4]),
+    )
+    query = torch.randn(1, 4, generator=generator)
+    everything = index.search(query, 198)
+    score_of = dict(
+        zip(everything.item_rows[0].tolist(), everything.scores[0].tolist(), strict=True)
+    )
+    allowed = np.isin(np.arange(200), [5, 50, 150])
+    found = index.search(query, 3, allowed=allowed)
+    rows = [row for row in everything.item_rows[0].tolist() if allowed[row]]
+    assert found.item_rows.tolist() == [rows]
+    assert found.scores[0].tolist() == [score_of[row] for row in rows]

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import BundleError, ConfigError, FilterError
+from twotower.index.filters import Filter, parse
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import features_of, ids_of, queries_of
 from twotower.serving.retriever import Retriever
@@ -427,6 +428,115 @@ class TestFilters:
         for answer in retriever.recommend([1, UNKNOWN, 3], k=50, among=range(10, 30)):
             assert set(answer.item_ids) <= set(range(10, 30))
             assert len(answer) >= 9
+
+
+class TestFilterExpressions:
+    """Over the items' columns: title, category, signal and tags between bars."""
+
+    def matching(self, retriever: Retriever, **wanted: str) -> set[object]:
+        """Item ids by a walk through the table."""
+        lines = retriever.contents.items.frame.to_dicts()
+        tag, category = wanted.get("tag"), wanted.get("category")
+        return {
+            line["item_id"]
+            for line in lines
+            if (tag is None or tag in (line["tags"] or "").split("|"))
+            and (category is None or line["category"] == category)
+        }
+
+    def test_the_answer_is_the_best_of_those_that_match(self, retriever: Retriever) -> None:
+        ranking = retriever.recommend(8, k=200).item_ids
+        for text, wanted in (
+            ('category = "category-1"', {"category": "category-1"}),
+            ('tags has "tag-7"', {"tag": "tag-7"}),
+            (
+                'tags has "tag-7" AND category="category-4"',
+                {"tag": "tag-7", "category": "category-4"},
+            ),
+        ):
+            matching = self.matching(retriever, **wanted)
+            assert 0 < len(matching) < 200
+            expected = [item for item in ranking if item in matching]
+            assert retriever.recommend(8, k=200, filter=text).item_ids == expected
+            assert retriever.recommend(8, k=3, filter=text).item_ids == expected[:3]
+            answers = retriever.recommend([8, UNKNOWN, 9], k=3, filter=text)
+            assert answers[0].item_ids == expected[:3]
+            assert [len(answer) for answer in answers] == [3, 3, 3]
+            assert all(matching.issuperset(answer.item_ids) for answer in answers)
+            assert answers[1].basis == "popularity"
+
+    def test_it_goes_with_among_without_and_seen(self, retriever: Retriever) -> None:
+        text = "item_id <= 100"
+        seen = retriever.history(8)
+        everything = retriever.recommend(8, k=200).item_ids
+        low = [item for item in everything if int(item) <= 100]
+        assert len(low) == 100 - sum(int(item) <= 100 for item in seen)
+        assert retriever.recommend(8, k=200, filter=text).item_ids == low
+        assert retriever.recommend(8, filter=text, k=5, without=low[:3]).item_ids == low[3:8]
+        assert retriever.recommend(8, filter=text, among=[*low[5:9], 150]).item_ids == low[5:9]
+        both = retriever.recommend(8, filter=text, among=low[:9], without=low[:2], k=200)
+        assert both.item_ids == low[2:9]
+        with_seen = retriever.recommend(8, filter=text, k=200, exclude_seen=False).item_ids
+        assert sorted(with_seen) == list(range(1, 101))
+
+    def test_nothing_matches(self, retriever: Retriever) -> None:
+        for query in (8, UNKNOWN):
+            assert retriever.recommend(query, filter="item_id < 0").item_ids == []
+        assert retriever.similar_items(8, filter="signal is null").item_ids == []
+        assert len(retriever.recommend_all(filter="item_id < 0")) == 0
+
+    def test_similar_items(self, retriever: Retriever) -> None:
+        text = 'category != "category-1"'
+        near = retriever.similar_items(5, k=200)
+        kept = self.matching(retriever, category="category-1")
+        expected = [item for item in near.item_ids if item not in kept]
+        found = retriever.similar_items(5, k=200, filter=text)
+        assert found.item_ids == expected
+        assert len(retriever.similar_items(5, 3, filter=text)) == 3
+        alone = retriever.similar_items(5, filter="item_id = 5 or item_id = 6")
+        assert alone.item_ids == [6]
+
+    def test_all_queries_and_sessions(self, retriever: Retriever) -> None:
+        text = "item_id > 150"
+        table = retriever.recommend_all(k=3, filter=text)
+        assert len(table) == 900
+        assert table["item_id"].min() > 150  # type: ignore[operator]
+        own = table.filter(pl.col("query_id") == 8)["item_id"].to_list()
+        assert own == retriever.recommend(8, k=3, filter=text).item_ids
+        assert retriever.session(8).recommend(3, filter=text).item_ids == own
+
+    def test_a_filter_is_evaluated_once(
+        self, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heard: list[str] = []
+
+        def counted(text: str) -> Filter:
+            heard.append(text)
+            return parse(text)
+
+        monkeypatch.setattr("twotower.serving.allowed.parse", counted)
+        fresh = Retriever(retriever.contents)
+        for _ in range(3):
+            fresh.recommend(8, filter="item_id = 1")
+            fresh.similar_items(8, filter="item_id = 1")
+            fresh.recommend(8, filter="item_id = 2")
+        assert heard == ["item_id = 1", "item_id = 2"]
+        for number in range(100, 132):
+            fresh.recommend(8, filter=f"item_id = {number}")
+        fresh.recommend(8, filter="item_id = 1")  # long ago: it is not remembered for ever
+        assert len(heard) == 2 + 32 + 1
+
+    def test_what_cannot_be_asked(self, retriever: Retriever) -> None:
+        for ask in (retriever.recommend, retriever.similar_items):
+            with pytest.raises(FilterError, match=r"got 'categry'; did you mean 'category'\?"):
+                ask(8, filter='categry = "x"')
+            with pytest.raises(FilterError, match="go on with `and` or `or`, got 'tags'"):
+                ask(8, filter="item_id = 1 tags")
+            with pytest.raises(FilterError, match="hold a condition"):
+                ask(8, filter="")
+            for no_text in (["item_id = 1"], 5):
+                with pytest.raises(FilterError, match="filter must be a string, got"):
+                    ask(8, filter=no_text)  # type: ignore[arg-type]
 
 
 class TestScore:

@@ -170,6 +170,12 @@ def test_answers_are_items_of_the_view_under_their_own_ids(trained: TrainedViews
         assert trained[name].figures["protocol"]["catalogue"] == count
     among = trained["books"].retriever.recommend(9, among=["films:1", "3"], exclude_seen=False)
     assert among.item_ids == ["3"]
+    filtered = trained["books"].retriever.recommend(
+        9, filter='view in ("films", "books")', k=1000, exclude_seen=False
+    )
+    assert set(filtered.item_ids) == {str(i) for i in range(BOOKS)}
+    none = trained["books"].retriever.recommend(9, filter='view = "films"', exclude_seen=False)
+    assert none.item_ids == []
 
 
 def test_who_is_new_in_a_view_is_answered_by_what_is_known_in_another(

@@ -78,7 +78,8 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except (TwoTowerError, ValueError) as error:
         message = str(error)
-        end = "" if message.endswith((".", "?")) else "."  # settings come as a list of problems
+        # Settings come as a list of problems, filters with a line of carets.
+        end = "" if message.endswith((".", "?", "^")) else "."
         typer.echo(f"twotower: {message}{end}", err=True)
         interrupted = type(error).__name__ == "NothingLearntError"
         sys.exit(EXIT_INTERRUPTED if interrupted else 2)

@@ -31,6 +31,12 @@ def command(
         Path | None, typer.Option(help="File for --all: .parquet, .csv or .jsonl.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", help="Only items that match: 'genre = \"drama\" and year >= 2000'."
+        ),
+    ] = None,
     words: Annotated[
         str,
         typer.Option(help="Share in 0..1 of the words in common, by BM25; auto: as validation."),
@@ -63,7 +69,7 @@ def command(
     retriever = Retriever.open(bundle)
     screen = console(json_wanted=json)
     if out is not None:
-        _write_all(retriever, out, k)
+        _write_all(retriever, out, k, filter_)
         screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
         return
     answer = retriever.recommend(
@@ -71,6 +77,7 @@ def command(
         features=told,
         history=None if history is None else ids(history),
         k=k,
+        filter=filter_,
         words=share,
         strict=strict,
     )
@@ -108,8 +115,8 @@ def described(text: str | None) -> dict[str, object] | None:
     return value
 
 
-def _write_all(retriever: "Retriever", out: Path, k: int) -> None:
-    frame = retriever.recommend_all(k)
+def _write_all(retriever: "Retriever", out: Path, k: int, filter_: str | None) -> None:
+    frame = retriever.recommend_all(k, filter=filter_)
     if out.suffix == ".csv":
         frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
     write_tables({out: frame})

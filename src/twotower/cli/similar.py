@@ -16,6 +16,12 @@ def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     item: Annotated[str, typer.Option(help="Id of an item.")],
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", help="Only items that match: 'genre = \"drama\" and year >= 2000'."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the items whose vectors point in the direction most like that of one item.
@@ -27,7 +33,7 @@ def command(
     from twotower.serving.retriever import Retriever
 
     retriever = Retriever.open(bundle)
-    answer = retriever.similar_items(item, k)
+    answer = retriever.similar_items(item, k, filter=filter_)
     if json:
         print_json(as_json(retriever, answer, of="item"))
     else:

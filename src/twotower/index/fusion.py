@@ -75,6 +75,8 @@ class FusedIndex(ExactIndex):
         weights: ``(Q,)`` of the lexical scores; see ``convex``.
     """
 
+    scores_items_alone = False  # both scores are brought to [0, 1] over all items
+
     def __init__(
         self, item_vectors: Tensor, lexical: LexicalIndex, words: Words, weights: Tensor
     ) -> None:

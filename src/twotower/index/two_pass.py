@@ -45,6 +45,8 @@ class TwoPassIndex(ExactIndex):
         item_vectors: ``(num_item_rows, dim)`` float32 on the CPU; the reserved rows are never found.
     """
 
+    cost_of_a_row = 0.2
+
     def __init__(self, item_vectors: Tensor) -> None:
         super().__init__(item_vectors)
         num_rows, dim = item_vectors.shape
@@ -79,24 +81,24 @@ class TwoPassIndex(ExactIndex):
             self._rest[part] = scale * (each - codes).norm(dim=2).amax(dim=1)
             self._lengths[part] = scale * codes.norm(dim=2).amax(dim=1)
 
-    def search(
+    def _search_all(
         self,
         query_vectors: Tensor,
         k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        exclude: Histories | None,
+        allowed: npt.NDArray[np.bool_] | None,
     ) -> Found:
-        """Return the ``k`` items of largest dot product; see ``Index.search``."""
-        self._check(query_vectors, k, exclude, allowed)
         num_queries = len(query_vectors)
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
+        is_out = None if allowed is None else torch.from_numpy(~allowed[self._rows.numpy()])
         size = max(1, _CHUNK_PRODUCTS // max(1, len(self._rows)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
             sets = None if exclude is None else exclude.take(here)
-            found = self._search_chunk(query_vectors[here], k, sets, allowed)
+            found = self._search_chunk(query_vectors[here], k, sets, is_out)
+            if found is None:
+                found = super()._search_all(query_vectors[here], k, sets, allowed)
             rows[here], best[here] = found
         return Found(rows, best)
 
@@ -105,10 +107,11 @@ class TwoPassIndex(ExactIndex):
         queries: Tensor,
         k: int,
         exclude: Histories | None,
-        allowed: npt.NDArray[np.bool_] | None,
-    ) -> Found:
+        is_out: Tensor | None,
+    ) -> Found | None:
+        """Return the answers; None where so many items are in doubt that this is no way."""
         products, scale, bounds = self._first_pass(queries)
-        self._leave_out(products, exclude, allowed)
+        self._leave_out(products, exclude, is_out)
         of_blocks = products.view(len(queries), -1, _BLOCK)  # (Q, blocks, BLOCK)
         most = of_blocks.amax(dim=2)
         is_open = most > _LEFT_OUT
@@ -119,7 +122,7 @@ class TwoPassIndex(ExactIndex):
         owner, block = (most >= enough).nonzero(as_tuple=True)
         in_doubt = of_blocks[owner, block] >= enough[owner, block, None]  # (n, BLOCK)
         if int(in_doubt.sum()) > max(_MOST_DOUBTS, len(queries) * k * 4):
-            return super().search(queries, k, exclude=exclude, allowed=allowed)
+            return None
         line, place = in_doubt.nonzero(as_tuple=True)
         owner, rows = owner[line], self._rows[block[line] * _BLOCK + place]
         # Equal scores are ordered by row.
@@ -145,10 +148,9 @@ class TwoPassIndex(ExactIndex):
         self,
         products: Tensor,
         exclude: Histories | None,
-        allowed: npt.NDArray[np.bool_] | None,
+        is_out: Tensor | None,
     ) -> None:
-        if allowed is not None:
-            is_out = ~torch.from_numpy(allowed)[self._rows]
+        if is_out is not None:
             products.masked_fill_(is_out, _LEFT_OUT)
         products[:, self._num_items :] = _LEFT_OUT  # what fills the last block
         if exclude is not None and len(exclude.item_rows):

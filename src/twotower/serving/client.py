@@ -68,6 +68,7 @@ class Client:
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
+        filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = 0.0,
         strict: bool = False,
     ) -> Any:
@@ -83,6 +84,7 @@ class Client:
             "exclude_seen": exclude_seen,
             "among": None if among is None else ids_of(among, what="among"),
             "without": None if without is None else ids_of(without, what="without"),
+            "filter": filter,
             "words": words,
             "strict": strict,
         }
@@ -103,14 +105,23 @@ class Client:
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
-    def similar_items(self, item_id: Id, k: int = 10) -> Recommendation:
+    def similar_items(
+        self,
+        item_id: Id,
+        k: int = 10,
+        *,
+        filter: str | None = None,  # noqa: A002 -- the word that users know
+    ) -> Recommendation:
         """Return the ``k`` nearest neighbours of an item; see ``Retriever.similar_items``.
 
         Raises:
             ValueError: What is asked cannot be answered.
             ServerError: The server refused, failed or could not be reached.
         """
-        told = self._ask("GET", "/similar", parameters={"item_id": str(item_id), "k": k})
+        parameters: dict[str, object] = {"item_id": str(item_id), "k": k}
+        if filter is not None:
+            parameters["filter"] = filter
+        told = self._ask("GET", "/similar", parameters=parameters)
         return _answer({**told, "query_id": item_id, "basis": "model"})
 
     def explain(

@@ -21,6 +21,7 @@ from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
 from twotower.index.two_pass import exact_index
 from twotower.runtime import choose_device
+from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
     Event,
@@ -113,6 +114,7 @@ class Retriever:
             event_features,
         )
         self._texts = Texts(contents)
+        self._allowed = Allowed(contents)
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
         self.index = exact_index(torch.cat([reserved, contents.item_vectors]).to(self.device))
 
@@ -164,6 +166,7 @@ class Retriever:
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
+        filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = 0.0,
         strict: bool = False,
     ) -> Any:
@@ -185,6 +188,8 @@ class Retriever:
                 unless repeats were part of it.
             among: Ids that the answer may hold; None allows the whole catalogue.
             without: Ids that the answer must not hold.
+            filter: An expression over the items' columns, such as ``genre = "drama" and year >= 2000``,
+                that every item of the answer matches; see docs/filters.md.
             words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
                 ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
                 ``index.fusion.convex``). It needs text on both sides. ``"auto"`` is the share that was best
@@ -197,6 +202,7 @@ class Retriever:
             several.
 
         Raises:
+            FilterError: ``filter`` cannot be read, or does not fit the items' columns; says where.
             MissingExtraError: ``words`` is above 0, and ``bm25s`` is not installed.
             ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an
                 argument is of a form that cannot be read, or ``words`` is out of range or above 0 where a
@@ -208,7 +214,7 @@ class Retriever:
         arrays, histories, events = self.described(ids, given, lists, strict=strict)
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
-        allowed = self._allowed(among, without)
+        allowed = self._allowed.rows(among, without, filter)
         vectors = self.encoding.query_vectors(arrays, histories, events)
         index: Index = self.index
         known = self.encoding.is_known(arrays, histories)
@@ -247,15 +253,24 @@ class Retriever:
             raise ValueError("session is of one query, got several; make one for each.")
         return Session(self, ids[0], *self.described(ids, given, lists))
 
-    def recommend_all(self, k: int = 10, *, exclude_seen: bool | None = None) -> pl.DataFrame:
+    def recommend_all(
+        self,
+        k: int = 10,
+        *,
+        exclude_seen: bool | None = None,
+        filter: str | None = None,  # noqa: A002 -- the word that users know
+    ) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
 
         Raises:
+            FilterError: As ``recommend``.
             ValueError: ``k`` is below 1.
         """
         ids = self.contents.queries.ids.ids.to_list()
         frames: list[pl.DataFrame] = [
-            self.recommend(ids[start : start + 4096], k=k, exclude_seen=exclude_seen).to_polars()
+            self.recommend(
+                ids[start : start + 4096], k=k, exclude_seen=exclude_seen, filter=filter
+            ).to_polars()
             for start in range(0, len(ids), 4096)
         ]
         return pl.concat(frames)
@@ -331,10 +346,22 @@ class Retriever:
         rows = torch.from_numpy(known.astype(np.int64))
         return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
 
-    def similar_items(self, item_id: Id, k: int = 10) -> Recommendation:
+    def similar_items(
+        self,
+        item_id: Id,
+        k: int = 10,
+        *,
+        filter: str | None = None,  # noqa: A002 -- the word that users know
+    ) -> Recommendation:
         """Return the ``k`` items whose vectors have the largest cosine with that of ``item_id``.
 
+        Args:
+            item_id: An item of the catalogue, which is not in the answer.
+            k: At least 1; above what exists it returns what exists.
+            filter: As of ``recommend``; ``item_id`` itself need not match.
+
         Raises:
+            FilterError: As ``recommend``.
             ValueError: ``k`` is below 1, or the id is not in the catalogue.
         """
         k = self._checked_k(k)
@@ -344,7 +371,7 @@ class Retriever:
             directions.item_vectors[torch.from_numpy(row.astype(np.int64))],
             k,
             exclude=Histories(np.array([0, 1]), row),
-            allowed=self.contents.offered,
+            allowed=self._allowed.rows(filter=filter),
         )
         return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
 
@@ -398,10 +425,12 @@ class Retriever:
         exclude_seen: bool | None,
         among: Iterable[Id] | None,
         without: Iterable[Id] | None,
+        filter: str | None,  # noqa: A002 -- the word that users know
     ) -> Recommendation:
         """Return ``recommend`` for one query whose vector is there already: ``(1, dim)``.
 
         Raises:
+            FilterError: As ``recommend``.
             ValueError: ``k`` is below 1.
         """
         return self._answer(
@@ -411,7 +440,7 @@ class Retriever:
             vector,
             self._checked_k(k),
             not self.contents.repeats if exclude_seen is None else exclude_seen,
-            self._allowed(among, without),
+            self._allowed.rows(among, without, filter),
             self.index,
         )[0]
 
@@ -560,18 +589,3 @@ class Retriever:
             None if events is None else events.transforms,
         )
         return histories, None if arrays is None else to_tensors(arrays, self.device)
-
-    def _allowed(
-        self, among: Iterable[Id] | None, without: Iterable[Id] | None
-    ) -> npt.NDArray[np.bool_] | None:
-        offered = self.contents.offered
-        if among is None and without is None:
-            return offered
-        ids = self.contents.items.ids
-        allowed = np.full(ids.num_rows, among is None)
-        if among is not None:
-            allowed[ids.rows_of(ids_of(among, what="among"))] = True
-        if without is not None:
-            allowed[ids.rows_of(ids_of(without, what="without"))] = False
-        allowed[:FIRST_ROW] = False
-        return allowed if offered is None else allowed & offered

@@ -113,10 +113,12 @@ class Session:
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
+        filter: str | None = None,  # noqa: A002 -- the word that users know
     ) -> Recommendation:
         """Return the ``k`` best items now; see ``Retriever.recommend`` for the arguments.
 
         Raises:
+            FilterError: ``filter`` cannot be read, or does not fit the items' columns.
             ValueError: ``k`` is below 1.
         """
         return self._retriever.answer_vector(
@@ -128,6 +130,7 @@ class Session:
             exclude_seen=exclude_seen,
             among=among,
             without=without,
+            filter=filter,
         )
 
     def encode(self) -> npt.NDArray[np.float32]:

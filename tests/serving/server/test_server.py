@@ -41,6 +41,7 @@ def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever)
         {"features": {"segment": segment}, "k": 7},
         {"query_id": 5, "among": items[:20]},
         {"query_id": 5, "without": items[:100]},
+        {"query_id": 5, "filter": "item_id <= 20 or title = 'Synthetic item 150'"},
         {"query_id": "nobody", "k": 4},
     ]
     with Client(url) as client:
@@ -53,6 +54,9 @@ def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever)
         assert several.to_polars()["score"].to_list() == expected.to_polars()["score"].to_list()
         assert vars(client.similar_items(items[7], k=5)) == vars(
             tiny_retriever.similar_items(items[7], k=5)
+        )
+        assert vars(client.similar_items(items[7], k=5, filter="item_id > 90")) == vars(
+            tiny_retriever.similar_items(items[7], k=5, filter="item_id > 90")
         )
         mine_explained = tiny_retriever.explain(5, items[0])
         assert client.explain(5, items[0]).score == mine_explained.score
@@ -109,6 +113,11 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
         b'{"features": {"segmnt": 1}, "strict": true}',
         422,
         "did you mean 'segment'?",
+    ),
+    "a filter of an unknown column": (
+        b'{"query_id": 5, "filter": "titel = 3"}',
+        422,
+        "did you mean 'title'?",
     ),
     "an event without its item": (b'{"history": [{"time": 5}]}', 422, "must name its item"),
     "words without text": (b'{"query_id": 5, "words": 0.5}', 422, "words must be 0"),

@@ -26,6 +26,7 @@ class Question:
     exclude_seen: bool | None
     among: tuple[Id, ...] | None
     without: tuple[Id, ...] | None
+    filter: str | None
     words: float | Literal["auto"]
     strict: bool
     ignored: tuple[str, ...] = ()
@@ -35,7 +36,8 @@ class Question:
     def asks_alike(self) -> tuple[object, ...]:
         """What questions must have in common to be answered in one call."""
         told = (self.query_id is None, self.features is None, self.history is None)
-        return (*told, self.exclude_seen, self.among, self.without, self.words, self.strict)
+        choice = (self.exclude_seen, self.among, self.without, self.filter, self.words, self.strict)
+        return (*told, *choice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +144,7 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
             exclude_seen=first.exclude_seen,
             among=first.among,
             without=first.without,
+            filter=first.filter,
             words=first.words,
             strict=first.strict,
         )

@@ -19,6 +19,29 @@ def title_columns(retriever: Retriever) -> list[str]:
     return texts + [name for name in names if name not in texts]
 
 
+def filter_example(retriever: Retriever) -> str:
+    """Return a filter over the items' columns that somebody could begin with."""
+    frame = retriever.contents.items.frame
+    parts = []
+    for name in title_columns(retriever):
+        column, said = frame[name].drop_nulls(), f"`{name}`" if not name.isidentifier() else name
+        if not len(column):
+            continue
+        if column.dtype.is_numeric():
+            parts.append(f"{said} >= {column.sort()[len(column) // 2]}")
+        elif column.dtype == pl.List(pl.String):
+            tags = column.explode().drop_nulls()
+            parts += [f"{said} has {_quoted(tags.mode().sort()[0])}"] if len(tags) else []
+        elif column.dtype == pl.String and column.n_unique() <= len(column) / 4:
+            parts.append(f"{said} = {_quoted(column.mode().sort()[0])}")
+    key = retriever.item_column if retriever.item_column.isidentifier() else ""
+    return " and ".join(parts[:2]) or f"{key or '`' + retriever.item_column + '`'} is not null"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def items_like(retriever: Retriever, text: str, limit: int) -> list[dict[str, Any]]:
     """Return the lines of items that hold a text in their id or in a column of text.
 

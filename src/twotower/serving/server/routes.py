@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -10,9 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from twotower.features.schema import TEXTS
 from twotower.serving.answers import Recommendation
 from twotower.serving.server.engine import Answered, Model, Question
-from twotower.serving.server.lookup import ids_like, items_like, title_columns
+from twotower.serving.server.lookup import filter_example, ids_like, items_like, title_columns
 from twotower.serving.server.schemas import (
     LONGEST_ID,
+    LONGEST_TEXT,
     Choice,
     ExplainAnswer,
     ExplainBody,
@@ -87,13 +89,16 @@ async def similar(
     item_id: FoundText,
     request: Request,
     k: Annotated[int, Query(ge=1)] = 10,
+    filter: Annotated[str | None, Query(max_length=LONGEST_TEXT)] = None,  # noqa: A002
     columns: bool = False,
 ) -> Response:
     """Return an item's nearest neighbours, by cosine."""
     service = _service(request)
     _check_k(service, k)
     model = service.engine.model
-    answer = await _in_thread(service, model.retriever.similar_items, item_id, k)
+    answer = await _in_thread(
+        service, lambda: model.retriever.similar_items(item_id, k, filter=filter)
+    )
     found = {"item_id": item_id, "items": _items(model, answer, columns=columns)}
     return _json(service, {**found, "model": model.digest})
 
@@ -202,10 +207,10 @@ async def metrics(request: Request) -> Response:
     return Response(body, media_type=media_type)
 
 
-async def _in_thread(service: "Service", work: Any, *arguments: Any) -> Any:
+async def _in_thread(service: "Service", work: Callable[[], Any]) -> Any:
     """Return what the model's own thread makes of some work: a model is not asked by two at once."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(service.batcher.thread, work, *arguments)
+    return await loop.run_in_executor(service.batcher.thread, work)
 
 
 def _check_k(service: "Service", k: int) -> None:
@@ -226,6 +231,7 @@ def _question(service: "Service", query: QueryBody, choice: Choice) -> Question:
         choice.exclude_seen,
         None if choice.among is None else tuple(choice.among),
         None if choice.without is None else tuple(choice.without),
+        choice.filter,
         choice.words,
         choice.strict,
     )
@@ -267,6 +273,7 @@ def _described(service: "Service", model: Model) -> dict[str, Any]:
         "query_column": contents.queries.id_column,
         "item_column": contents.items.id_column,
         "item_columns": title_columns(model.retriever),
+        "filter_example": filter_example(model.retriever),
         "query_features": [
             f.source for f in sides[0].features if f.is_fed and model.retriever.reads(f)
         ],

@@ -46,6 +46,11 @@ class Choice(Told):
     )
     among: Ids | None = Field(None, description="Ids that the answer may hold.")
     without: Ids | None = Field(None, description="Ids that the answer must not hold.")
+    filter: Annotated[StrictStr, Field(max_length=LONGEST_TEXT)] | None = Field(
+        None,
+        description="An expression over the items' columns that each answer matches, such as "
+        "`genre = 'drama' and year >= 2000`.",
+    )
     words: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the words in common, by BM25, beside the model's score."
     )
@@ -146,6 +151,7 @@ class ModelAnswer(BaseModel):
     query_column: str
     item_column: str
     item_columns: list[str]
+    filter_example: str = Field(description="A filter that fits these columns.")
     query_features: list[str] = Field(description="Columns that may be told of a query.")
     reads_history: bool
     reads_text: bool = Field(description="Whether `words` may be asked for.")

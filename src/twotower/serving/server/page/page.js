@@ -239,8 +239,8 @@ function describe() {
   at("name").textContent = model.name;
   document.title = `${model.name} · twotower`;
   at("facts").textContent = texts.facts(number(model.items), number(model.queries), model.dim);
-  at("filter-note").textContent = texts.filterNote(
-    [model.item_column, ...model.item_columns].slice(0, 12).join(", "));
+  const columns = [model.item_column, ...model.item_columns].slice(0, 12);
+  at("filter-note").textContent = texts.filterNote(model.filter_example, columns.join(", "));
   at("words-field").hidden = !model.reads_text;
   at("history-field").hidden = !model.reads_history;
   if (model.reads_text && !model.reads_history) {

@@ -1,0 +1,213 @@
+"""What a filter reads in a column: its sort of value, and comparisons with literals.
+
+A column is read as the model reads it, where the schema says more than its type: text that is a time or
+a number, text that holds several tags. A missing value is null here, whatever it was.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.features.reading import floats_of, seconds_of
+from twotower.features.schema import Feature
+from twotower.index.filter_grammar import Operator, Scalar
+
+Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
+"""What a column's values are: ``nothing`` where all are missing, ``other`` where none can be compared."""
+
+_TEXTS = (pl.String, pl.Categorical, pl.Enum)
+_OPERATORS: dict[Sort, tuple[Operator, ...]] = {
+    "text": ("=", "!=", "<", "<=", ">", ">=", "in"),
+    "whole": ("=", "!=", "<", "<=", ">", ">=", "in"),
+    "number": ("=", "!=", "<", "<=", ">", ">=", "in"),
+    "time": ("=", "!=", "<", "<=", ">", ">=", "in"),
+    "truth": ("=", "!=", "in"),
+    "list": ("has",),
+    "nothing": ("=", "!=", "<", "<=", ">", ">=", "in", "has", "contains"),
+    "other": (),
+}
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The single values that a column of lists holds.
+
+    Args:
+        lines: ``(m,)`` where each stands.
+        column: ``m`` of them.
+    """
+
+    lines: npt.NDArray[np.int64]
+    column: "ReadColumn"
+
+
+@dataclass(frozen=True)
+class ReadColumn:
+    """A column as it is compared.
+
+    Args:
+        sort: Of its values.
+        values: ``n`` values in one type a sort, null where missing.
+        raw: As the table has them.
+        elements: Where ``sort`` is ``list``.
+    """
+
+    sort: Sort
+    values: pl.Series
+    raw: pl.Series
+    elements: Elements | None = None
+
+
+def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
+    """Return a column as it is compared, by its type and by what the schema says of it, if anything."""
+    kind, dtype = None if feature is None else feature.kind, raw.dtype
+    if dtype == pl.Null:
+        return ReadColumn("nothing", raw, raw)
+    if isinstance(dtype, (pl.List, pl.Array)) or (kind == "tags" and not dtype.is_nested()):
+        return ReadColumn(
+            "list", raw, raw, _elements(raw, "" if feature is None else feature.separator)
+        )
+    if kind == "time" or dtype in (pl.Date, pl.Datetime):
+        return ReadColumn("time", pl.Series(seconds_of(raw)).fill_nan(None), raw)
+    if dtype in _TEXTS:
+        if kind == "number":
+            return ReadColumn("number", pl.Series(floats_of(raw)).fill_nan(None), raw)
+        return ReadColumn("text", raw.cast(pl.String), raw)
+    if dtype == pl.Boolean:
+        return ReadColumn("truth", raw, raw)
+    if dtype.is_integer():
+        wide = dtype in (pl.UInt64, pl.Int128, pl.UInt128)
+        return ReadColumn("whole", raw.cast(pl.Int128 if wide else pl.Int64, strict=False), raw)
+    if dtype.is_float() or dtype.is_decimal():
+        floats = raw.cast(pl.Float64) if dtype.is_decimal() else raw
+        return ReadColumn("number", floats.fill_nan(None), raw)
+    return ReadColumn("other", raw, raw)
+
+
+def _elements(raw: pl.Series, separator: str) -> Elements:
+    if isinstance(raw.dtype, pl.Array):
+        raw = raw.arr.to_list()
+    is_text = raw.dtype in _TEXTS
+    if is_text:
+        raw = raw.cast(pl.String)
+        if separator:
+            raw = raw.str.split(separator)
+    lines, flat = np.arange(len(raw)), raw
+    if isinstance(raw.dtype, pl.List):
+        lengths = raw.list.len().fill_null(0).to_numpy().astype(np.int64)
+        lines = np.repeat(lines, lengths)
+        # Versions of polars differ in what an empty list explodes to, so there is none.
+        flat = raw.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
+    if is_text:  # as the model reads tags: without spaces around them, and none that is empty
+        flat = flat.str.strip_chars()
+        flat = flat.to_frame("tag").select(pl.when(pl.col("tag") != "").then("tag")).to_series()
+    return Elements(lines.astype(np.int64), read_column(flat, None))
+
+
+def operators_of(column: ReadColumn) -> tuple[Operator, ...]:
+    """Return by what a column can be asked."""
+    operators = _OPERATORS[column.sort]
+    if column.elements is not None and column.elements.column.sort in ("list", "other"):
+        operators = ()
+    if column.raw.dtype in _TEXTS:
+        operators = (*operators, "contains")
+    return (*operators, "is null")
+
+
+def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:
+    """Return literals as a column of that sort holds them; None for one that does not fit."""
+    if sort == "time":
+        given = [None if isinstance(value, bool) else str(value) for value in values]
+        seconds = seconds_of(pl.Series(given, dtype=pl.String))
+        return [float(s) if math.isfinite(s) else None for s in seconds]
+    if sort in ("text", "truth"):
+        wanted = str if sort == "text" else bool
+        return [v if isinstance(v, wanted) else None for v in values]
+    if sort in ("whole", "number"):
+        return [None if isinstance(v, (str, bool)) else v for v in values]
+    return list(values)
+
+
+def is_missing(column: ReadColumn) -> pl.Series:
+    """Return where a value is missing: ``n`` booleans."""
+    return column.values.is_null()
+
+
+def is_any_of(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
+    """Return where a value equals one of the literals: ``n`` booleans, null where it is missing."""
+    values, dtype = column.values, column.values.dtype
+    if column.sort == "nothing":
+        return values.cast(pl.Boolean)
+    if column.sort == "whole":
+        low, high = _bounds(dtype)
+        held = [int(v) for v in held if low <= v <= high and v == int(v)]
+    literals = _literals(column, held)
+    return values == literals if len(literals) == 1 else values.is_in(literals.implode())
+
+
+def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:
+    """Return where a value is on that side of a literal: ``n`` booleans, null where it is missing.
+
+    Text is ordered by code points.
+    """
+    values, dtype = column.values, column.values.dtype
+    if column.sort == "nothing":
+        return values.cast(pl.Boolean)
+    if column.sort == "whole":
+        operator, held = _whole_bound(operator, held, *_bounds(dtype))
+    bound = _literals(column, [held])
+    if operator in ("<", "<="):
+        return values < bound if operator == "<" else values <= bound
+    return values > bound if operator == ">" else values >= bound
+
+
+def _whole_bound(operator: str, bound: float, low: int, high: int) -> tuple[str, int]:
+    """Return the comparison of whole numbers from ``low`` to ``high`` that is the same, exactly."""
+    whole = math.floor(bound)
+    if whole != bound:  # below 2.5 is up to 2
+        operator = {"<": "<=", ">=": ">"}.get(operator, operator)
+    if whole > high:
+        return ("<=" if operator in ("<", "<=") else ">"), high
+    if whole < low:
+        return ("<" if operator in ("<", "<=") else ">="), low
+    return operator, whole
+
+
+def has(column: ReadColumn, held: Any) -> pl.Series:
+    """Return which lists hold a literal: ``n`` booleans, null where the list is missing.
+
+    A missing value in a list is no value of it.
+    """
+    if column.elements is None:
+        return column.values.cast(pl.Boolean)
+    holds = np.zeros(len(column.raw), np.bool_)
+    hits = is_any_of(column.elements.column, [held]).fill_null(value=False).to_numpy()
+    holds[column.elements.lines[hits]] = True
+    known = column.raw.is_not_null()
+    return pl.DataFrame({"v": holds, "known": known}).select(pl.when("known").then("v")).to_series()
+
+
+def contains(column: ReadColumn, piece: str) -> pl.Series:
+    """Return which texts hold a piece, in any case: ``n`` booleans, null where the text is missing."""
+    if column.sort == "nothing":
+        return column.raw.cast(pl.Boolean)
+    lower = pl.Series([piece], dtype=pl.String).str.to_lowercase()[0]
+    return column.raw.cast(pl.String).str.to_lowercase().str.contains(lower, literal=True)
+
+
+def _bounds(dtype: pl.DataType) -> tuple[int, int]:
+    largest = 2 ** (63 if dtype == pl.Int64 else 127)
+    return -largest, largest - 1
+
+
+def _literals(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
+    """Return literals in the type of the column, rounded as its own numbers are."""
+    dtype = column.values.dtype
+    if column.sort == "number":
+        return pl.Series([float(value) for value in held], dtype=pl.Float64).cast(dtype)
+    return pl.Series(held, dtype=dtype)

@@ -1,0 +1,407 @@
+"""The grammar of filters: text -> conditions, each with its place in the text.
+
+    condition   := conjunction ("or" conjunction)*
+    conjunction := negation ("and" negation)*
+    negation    := "not" negation | "(" condition ")" | comparison
+    comparison  := column ("=" | "!=" | "<" | "<=" | ">" | ">=") value
+                 | column ["not"] "in" "(" value ("," value)* ")"
+                 | column ["not"] "has" value
+                 | column ["not"] "contains" text
+                 | column "is" ["not"] "null"
+
+Nothing here knows a table: whether a column exists, and what it may be compared with, is ``filters``'
+question. Length, depth and number of parts are bounded, so that no text takes long or recurses deeply.
+"""
+
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from twotower.errors import FilterError
+
+MAX_LENGTH = 10_000
+"""Most characters of a filter."""
+MAX_DEPTH = 50
+"""Most parentheses and ``not`` that stand in one another."""
+MAX_PARTS = 1_000
+"""Most comparisons and values in all."""
+
+KEYWORDS = ("and", "or", "not", "in", "is", "null", "has", "contains", "true", "false")
+"""Bare names, in any case, that are no column's."""
+
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "has", "contains", "is null"]
+Scalar = str | int | float | bool
+
+_COMPARING = ("=", "!=", "<", "<=", ">", ">=")
+_SHOWN = 76  # characters of the text around a mistake
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    |(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+    |(?P<name>[^\W\d]\w*)
+    |(?P<text>"(?:[^"\\]|""|\\.)*+"|'(?:[^'\\]|''|\\.)*+')
+    |(?P<quoted>`(?:[^`]|``)*+`)
+    |(?P<sign><=|>=|!=|[=<>(),])""",
+    re.VERBOSE | re.DOTALL,
+)
+_MEANT = {
+    "==": "=",
+    "<>": "!=",
+    "&&": "and",
+    "||": "or",
+    "&": "and",
+    "|": "or",
+    "!": "not",
+    "≠": "!=",
+    "≤": "<=",
+    "≥": ">=",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "（": "(",
+    "）": ")",
+    "，": ",",
+    "＝": "=",
+    "＜": "<",
+    "＞": ">",
+}
+"""What other languages and keyboards write, and what is written here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's name, at ``text[start:end]``."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A literal, at ``text[start:end]``."""
+
+    value: Scalar
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A column, an operator, and one value; several for ``in``, none for ``is null``."""
+
+    column: Column
+    operator: Operator
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite of a condition."""
+
+    part: "Condition"
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """Two conditions or more, all of which must hold."""
+
+    parts: tuple["Condition", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """Two conditions or more, one of which must hold."""
+
+    parts: tuple["Condition", ...]
+
+
+Condition = Comparison | Not | And | Or
+
+
+def parse_condition(text: str) -> Condition:
+    """Return the condition that a text states.
+
+    Raises:
+        FilterError: It states none, or is too long, too deep or of too many parts.
+    """
+    if not isinstance(text, str):
+        raise FilterError(f"filter must be a string, got {text!r}.")
+    if len(text) > MAX_LENGTH:
+        raise FilterError(
+            f"filter must have at most {MAX_LENGTH:,} characters, got {len(text):,}; "
+            "state a long list of ids with among or without."
+        )
+    text = text.encode(errors="replace").decode()  # no table holds lone surrogates
+    return _Parser(text, _tokens(text)).whole()
+
+
+def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
+    """Return an error that marks ``text[start:end]`` by carets under the line that it stands in."""
+    first = text.rfind("\n", 0, start) + 1
+    last = text.find("\n", start)
+    line = text[first : len(text) if last < 0 else last]
+    start, end = start - first, min(end - first, len(line))
+    cut = max(0, start - _SHOWN // 2)
+    before, shown = ("..." if cut else ""), line[cut : cut + _SHOWN]
+    after = "..." if cut + _SHOWN < len(line) else ""
+    shown = "".join(c if c.isprintable() else " " for c in shown)  # no codes to a terminal
+    marked = shown[start - cut : end - cut]
+    indent = " " * (len(before) + _width(shown[: start - cut]))
+    carets = "^" * max(1, _width(marked))
+    return FilterError(f"{sentence}\n  {before}{shown}{after}\n  {indent}{carets}")
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most 40 characters, for a message."""
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def said(value: Scalar) -> str:
+    """Return a literal as a person writes it, cut where it is long."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    escaped = shortened(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class _Token(NamedTuple):
+    kind: str  # "name", "keyword", "number", "text", "sign" or "end"
+    value: Scalar
+    start: int
+    end: int
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens = []
+    place = 0
+    while place < len(text):
+        meant = _MEANT.get(text[place : place + 2])
+        match = _TOKEN.match(text, place)
+        if meant or match is None:
+            raise _no_token(text, place)
+        kind, found, start, place = str(match.lastgroup), match.group(), place, match.end()
+        value: Scalar = found
+        if kind == "space":
+            continue
+        if kind == "name" and found.lower() in KEYWORDS:
+            kind, value = "keyword", found.lower()
+        elif kind == "quoted":
+            kind, value = "name", found[1:-1].replace("``", "`")
+        elif kind == "text":
+            value = _unescaped(text, start, place)
+        elif kind == "number":
+            value = _number(text, start, place)
+        tokens.append(_Token(kind, value, start, place))
+    return [*tokens, _Token("end", "", len(text), len(text))]
+
+
+def _no_token(text: str, place: int) -> FilterError:
+    char, pair = text[place], text[place : place + 2]
+    if char in "\"'":
+        return refusal(
+            text, place, place + 1, f"filter must close each text, got no second {char}."
+        )
+    if char == "`":
+        return refusal(text, place, place + 1, "filter must close each name, got no second `.")
+    wrong = pair if pair in _MEANT else char
+    meant = _MEANT.get(wrong)
+    hint = f"write {meant}" if meant else "put names with other characters in backquotes"
+    return refusal(text, place, place + len(wrong), f"filter must not hold {wrong!r}; {hint}.")
+
+
+def _unescaped(text: str, start: int, end: int) -> str:
+    quote, inner = text[start], text[start + 1 : end - 1]
+    for match in re.finditer(r"\\(.)", inner, re.DOTALL):
+        if match[1] not in "\\\"'":
+            place = start + 1 + match.start()
+            raise refusal(
+                text,
+                place,
+                place + 2,
+                f"filter must have a quote or a backslash after a backslash in a text, got {match[1]!r}; "
+                "write a backslash as two.",
+            )
+    return re.sub(rf"\\(.)|{quote}{quote}", lambda match: match[1] or quote, inner)
+
+
+def _number(text: str, start: int, end: int) -> int | float:
+    if re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}").match(text, start):
+        raise refusal(text, start, end, "filter must have times in quotes, got a number.")
+    if re.compile(r"[\w.]").match(text, end):
+        raise refusal(
+            text,
+            start,
+            end + 1,
+            "filter must have a space or a sign after a number; put text in quotes.",
+        )
+    number = float(text[start:end])
+    if not math.isfinite(number):
+        raise refusal(text, start, end, "filter must hold numbers up to 1.8e308, got a larger one.")
+    whole = re.fullmatch(r"([+-]?)0*([0-9]+)", text[start:end])  # Python counts leading zeros, too
+    return int(whole[1] + whole[2]) if whole else number
+
+
+class _Parser:
+    """One method a rule of the grammar; each begins at the token where its rule does."""
+
+    def __init__(self, text: str, tokens: list[_Token]) -> None:
+        self.text = text
+        self.tokens = tokens
+        self.place = 0
+        self.depth = 0
+        self.parts = 0
+
+    @property
+    def token(self) -> _Token:
+        return self.tokens[self.place]
+
+    def whole(self) -> Condition:
+        if self.token.kind == "end":
+            raise self.refused('hold a condition, such as year >= 2000 and genres has "Drama"')
+        condition = self.condition()
+        if self.token.kind == "end":
+            return condition
+        if self.token.value == ")":
+            raise self.refused("open each parenthesis that it closes")
+        raise self.refused("go on with `and` or `or`")
+
+    def condition(self) -> Condition:
+        parts = [self.conjunction()]
+        while self.takes("or"):
+            parts.append(self.conjunction())
+        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+    def conjunction(self) -> Condition:
+        parts = [self.negation()]
+        while self.takes("and"):
+            parts.append(self.negation())
+        return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def negation(self) -> Condition:
+        opening = self.token
+        if not (self.takes("not") or self.takes("(")):
+            return self.comparison()
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise refusal(
+                self.text,
+                opening.start,
+                opening.end,
+                f"filter must nest at most {MAX_DEPTH} deep, got more; leave parentheses out.",
+            )
+        if opening.value == "not":
+            condition: Condition = Not(self.negation())
+        else:
+            condition = self.condition()
+            if not self.takes(")"):
+                raise self.refused("close each parenthesis, or go on with `and` or `or`")
+        self.depth -= 1
+        return condition
+
+    def comparison(self) -> Condition:
+        column = self.column()
+        self.counted(column)
+        if self.takes("is"):
+            is_not = self.takes("not")
+            if not self.takes("null"):
+                raise self.refused("go on with `null` or `not null` after `is`")
+            missing = Comparison(column, "is null", ())
+            return Not(missing) if is_not else missing
+        is_not = self.takes("not")
+        comparison = self.asked(column, is_not=is_not)
+        return Not(comparison) if is_not else comparison
+
+    def asked(self, column: Column, *, is_not: bool) -> Comparison:
+        """Return the comparison whose column, and ``not``, are read."""
+        if self.takes("in"):
+            if not self.takes("("):
+                raise self.refused("go on with a parenthesis after `in`, such as in (1, 2)")
+            values = [self.value()]
+            while self.takes(","):
+                values.append(self.value())
+            if not self.takes(")"):
+                raise self.refused("go on with a comma or a closing parenthesis")
+            return Comparison(column, "in", tuple(values))
+        if self.takes("has"):
+            return Comparison(column, "has", (self.value(),))
+        if self.takes("contains"):
+            if self.token.kind != "text":
+                raise self.refused("go on with a text in quotes after `contains`")
+            return Comparison(column, "contains", (self.value(),))
+        for operator in () if is_not else _COMPARING:
+            if self.token.kind == "sign" and self.takes(operator):
+                return Comparison(column, operator, (self.value(),))  # type: ignore[arg-type]
+        known = "in, has, contains" if is_not else f"{', '.join(_COMPARING)}, in, has, contains, is"
+        after = "`not`" if is_not else f"the column {shortened(column.name)!r}"
+        is_spaced = self.token.kind == "name" and not is_not
+        hint = "; a name with spaces stands in backquotes" if is_spaced else ""
+        raise self.refused(f"go on with one of {known} after {after}", hint)
+
+    def column(self) -> Column:
+        token = self.token
+        if token.kind != "name":
+            hint = ""
+            if token.kind in ("text", "number"):
+                hint = (
+                    "; a comparison begins with its column, whose name stands in backquotes or bare"
+                )
+            elif token.kind == "keyword":
+                hint = f"; a column of that name stands in backquotes: `{token.value}`"
+            raise self.refused("name a column here", hint)
+        self.place += 1
+        return Column(str(token.value), token.start, token.end)
+
+    def value(self) -> Value:
+        token, value = self.token, self.token.value
+        if token.kind == "keyword" and value in ("true", "false"):
+            value = value == "true"
+        elif token.kind not in ("text", "number"):
+            hint = ""
+            if value == "null":
+                hint = "; missing values are asked for by `is null`"
+            elif token.kind in ("name", "keyword"):
+                hint = f"; put text in quotes: {said(self.text[token.start : token.end])}"
+            raise self.refused("have a text in quotes, a number, true or false here", hint)
+        self.place += 1
+        found = Value(value, token.start, token.end)
+        self.counted(found)
+        return found
+
+    def takes(self, wanted: str) -> bool:
+        """Go past a keyword or a sign, if it is that one; return whether it is."""
+        is_it = self.token.kind in ("keyword", "sign") and self.token.value == wanted
+        self.place += is_it
+        return is_it
+
+    def counted(self, part: Column | Value) -> None:
+        self.parts += 1
+        if self.parts > MAX_PARTS:
+            raise refusal(
+                self.text,
+                part.start,
+                part.end,
+                f"filter must hold at most {MAX_PARTS:,} comparisons and values, got more; "
+                "state a long list of ids with among or without.",
+            )
+
+    def refused(self, rule: str, hint: str = "") -> FilterError:
+        token = self.token
+        found = self.text[token.start : token.end]
+        got = "its end" if token.kind == "end" else repr(shortened(found))
+        return refusal(
+            self.text,
+            token.start,
+            max(token.end, token.start + 1),
+            f"filter must {rule}, got {got}{hint}.",
+        )
+
+
+def _width(text: str) -> int:
+    """Return how many places of a terminal a text takes: Chinese characters take two."""
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)

@@ -1,0 +1,225 @@
+"""Filters: which items an expression over their columns lets through.
+
+A comparison with a missing value is unknown, as in SQL: ``not`` of unknown is unknown, ``and`` and ``or``
+are unknown where the other side does not decide, and what is unknown at the end does not match.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.errors import FilterError
+from twotower.features.reading import floats_of
+from twotower.features.schema import Feature
+from twotower.index.filter_columns import (
+    ReadColumn,
+    Sort,
+    as_held,
+    contains,
+    has,
+    is_any_of,
+    is_missing,
+    is_ordered,
+    operators_of,
+    read_column,
+)
+from twotower.index.filter_grammar import (
+    KEYWORDS,
+    And,
+    Column,
+    Comparison,
+    Condition,
+    Not,
+    Or,
+    Scalar,
+    Value,
+    parse_condition,
+    refusal,
+    said,
+    shortened,
+)
+
+_HOLDS: dict[Sort, str] = {
+    "text": "text",
+    "whole": "whole numbers",
+    "number": "numbers",
+    "truth": "true or false",
+    "time": "times",
+    "list": "several values a line",
+    "nothing": "nothing",
+}
+_WANTED: dict[Sort, str] = {
+    "text": "text in quotes",
+    "whole": "a number",
+    "number": "a number",
+    "truth": "true or false",
+    "time": 'a time such as "2001-12-31" or "2001-12-31 18:00"',
+}
+_NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Filter:
+    """An expression over the items' columns; made by ``parse``.
+
+    Args:
+        text: As it was written.
+        condition: What it states.
+    """
+
+    text: str
+    condition: Condition
+
+    def matches(
+        self, frame: pl.DataFrame, features: Iterable[Feature] = ()
+    ) -> npt.NDArray[np.bool_]:
+        """Return which lines match: ``(n,)`` bool.
+
+        Args:
+            frame: ``n`` lines, with any columns.
+            features: What is known of the columns beside their types: which text is a time, a number or
+                several tags, and what stands between those.
+
+        Raises:
+            FilterError: It names a column that the frame lacks, or compares one with what it cannot be
+                compared with.
+        """
+        by_source = {f.source: f for f in features if f.kind in ("tags", "time", "number")}
+        found = _Meaning(self.text, frame, by_source).of(self.condition)
+        return np.asarray(found.fill_null(value=False).to_numpy(), np.bool_)
+
+
+def parse(text: str) -> Filter:
+    """Return the filter that a text states; see ``filter_grammar`` for what may stand there.
+
+    Raises:
+        FilterError: It states none, or is too long, too deep or of too many parts.
+    """
+    return Filter(text, parse_condition(text))
+
+
+class _Meaning:
+    """The truth of each condition on each line, as booleans with null for unknown."""
+
+    def __init__(self, text: str, frame: pl.DataFrame, features: dict[str, Feature]) -> None:
+        self.text = text
+        self.frame = frame
+        self.features = features
+        self.columns: dict[str, ReadColumn] = {}
+
+    def of(self, condition: Condition) -> pl.Series:
+        if isinstance(condition, Not):
+            return ~self.of(condition.part)
+        if isinstance(condition, And):
+            return reduce(pl.Series.__and__, map(self.of, condition.parts))
+        if isinstance(condition, Or):
+            return reduce(pl.Series.__or__, map(self.of, condition.parts))
+        return self.of_comparison(condition)
+
+    def of_comparison(self, asked: Comparison) -> pl.Series:
+        column = self.read(asked.column)
+        if asked.operator == "is null":
+            return is_missing(column)
+        self.check_operator(asked, column)
+        if asked.operator == "contains":
+            return contains(column, str(asked.values[0].value))
+        elements = column.elements
+        held = self.held(asked, column if elements is None else elements.column)
+        if asked.operator == "has":
+            return has(column, held[0])
+        if asked.operator in ("=", "in"):
+            return is_any_of(column, held)
+        if asked.operator == "!=":
+            return ~is_any_of(column, held)
+        return is_ordered(column, asked.operator, held[0])
+
+    def read(self, column: Column) -> ReadColumn:
+        name = column.name
+        if name not in self.columns:
+            if name not in self.frame.columns:
+                raise self.refused(column, _unknown(name, self.frame.columns))
+            self.columns[name] = read_column(self.frame[name], self.features.get(name))
+        return self.columns[name]
+
+    def check_operator(self, asked: Comparison, column: ReadColumn) -> None:
+        """Refuse an operator that says nothing of such a column.
+
+        Raises:
+            FilterError: It is such an operator.
+        """
+        allowed = operators_of(column)
+        if asked.operator in allowed:
+            return
+        name, hint = asked.column.name, ""
+        if "has" in allowed and asked.values:
+            example = said(asked.values[0].value)
+            hint = f"; write {_written(name)} has {example}"
+        elif asked.operator == "has" and column.sort == "text":
+            hint = f"; if it holds several, train with features.item.{shortened(name)}=tags"
+        holds = _HOLDS.get(column.sort, str(column.raw.dtype))
+        raise self.refused(
+            asked.column,
+            f"filter must ask {shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
+            f"got {asked.operator}{hint}.",
+        )
+
+    def held(self, asked: Comparison, column: ReadColumn) -> list[object]:
+        """Return the literals as the column holds them.
+
+        Raises:
+            FilterError: One does not fit.
+        """
+        held = as_held(column.sort, [value.value for value in asked.values])
+        for value, found in zip(asked.values, held, strict=True):
+            if found is None:
+                name, sort = shortened(asked.column.name), column.sort
+                raise self.refused(
+                    value,
+                    f"filter must compare {name!r}, which holds {_HOLDS[sort]}, with {_WANTED[sort]}, "
+                    f"got {_named(value.value)}{_fitting(sort, value.value)}.",
+                )
+        return held
+
+    def refused(self, part: Column | Value, sentence: str) -> FilterError:
+        return refusal(self.text, part.start, part.end, sentence)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    same = [column for column in known if column.lower() == name.lower()]
+    near = same or difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    shown = ", ".join(known[:_NAMES_SHOWN])
+    more = f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else ""
+    return f"filter must name columns of the items, got {shortened(name)!r}; {hint}They are {shown}{more}."
+
+
+def _written(name: str) -> str:
+    """Return a column's name as a filter writes it."""
+    is_bare = name.isidentifier() and name.lower() not in KEYWORDS
+    return name if is_bare else "`" + name.replace("`", "``") + "`"
+
+
+def _named(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return said(value)
+    return f"the {'text' if isinstance(value, str) else 'number'} {said(value)}"
+
+
+def _fitting(sort: Sort, value: Scalar) -> str:
+    """Return how to write a value that was probably meant, or nothing."""
+    if sort == "text":
+        return f'; write "{said(value)}"'
+    if sort in ("whole", "number") and isinstance(value, str) and _reads_as_number(value):
+        return f"; write {value.strip()}"
+    if sort == "truth" and str(value).lower() in ("true", "false"):
+        return f"; write {str(value).lower()}"
+    return ""
+
+
+def _reads_as_number(text: str) -> bool:
+    return not np.isnan(floats_of(pl.Series([text], dtype=pl.String))[0])

@@ -1,0 +1,237 @@
+"""Filters: by worked examples, against a naive reference row by row, and what does not fit a column."""
+
+import random
+import re
+from datetime import date, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import filter_expressions
+from twotower.errors import FilterError
+from twotower.features.schema import Feature
+from twotower.index.filters import parse
+
+FILMS = pl.DataFrame(
+    {
+        "film": [10, 11, 12, 13],
+        "genre": ["drama", "Comedy", None, "crime drama"],
+        "year": [1999, 2001, None, 2005],
+        "rating": [7.5, float("nan"), 8.0, None],
+        "genres": ["Drama|War", "Comedy", None, " War | Drama"],
+        "cast": [["Ann", "Bo"], [], None, ["Bo", None]],
+        "day": [date(2001, 1, 1), date(2001, 6, 1), None, date(2005, 1, 1)],
+        "seen": [datetime(2001, 1, 1, 12), None, None, datetime(2001, 1, 1, 0, 0, 1)],
+        "released": ["1999-01-01", "01-Jan-2000", "soon", None],
+        "dubbed": [True, False, None, True],
+        "nothing": [None, None, None, None],
+        "where": [{"x": 1}, None, {"x": 2}, {"x": 3}],
+        "lists": [[[1]], None, [], [[2]]],
+        "structs": [[{"x": 1}], None, [], [{"x": 2}]],
+        "release year": [1, 2, 3, 4],
+    }
+)
+FEATURES = (
+    Feature("genres", "item", "tags", "", separator="|"),
+    Feature("released", "item", "time", ""),
+)
+
+
+def lines_of(text: str) -> list[int]:
+    return np.flatnonzero(parse(text).matches(FILMS, FEATURES)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('genre = "drama"', [0]),
+        ('genre = "Drama"', []),
+        ('genre != "drama"', [1, 3]),
+        ('genre in ("drama", "Comedy")', [0, 1]),
+        ('genre not in ("drama", "Comedy")', [3]),
+        ('genre contains "DRAMA"', [0, 3]),
+        ('genre not contains "drama"', [1]),
+        ('genre >= "crime"', [0, 3]),
+        ("year >= 2001", [1, 3]),
+        ("year < 2001.5", [0, 1]),
+        ("not year = 2001", [0, 3]),
+        ("year is null", [2]),
+        ("year is not null", [0, 1, 3]),
+        ("rating > 7", [0, 2]),
+        ("rating is null", [1, 3]),
+        ("not rating = 8", [0]),
+        ('genres has "Drama"', [0, 3]),
+        ('not genres has "Drama"', [1]),
+        ('genres has "drama"', []),
+        ('genres contains "dram"', [0, 3]),
+        ('cast has "Bo"', [0, 3]),
+        ('not cast has "Ann"', [1, 3]),
+        ("cast is null", [2]),
+        ('day >= "2001-06-01"', [1, 3]),
+        ('day = "2001-01-01"', [0]),
+        ('seen > "2001-01-01 11:59"', [0]),
+        ('seen = "2001-01-01T14:00:00+02:00"', [0]),
+        ("seen = 978307201", [3]),
+        ('released < "2000-01-01"', [0]),
+        ('released <= "2000-01-01"', [0, 1]),
+        ("released is null", [2, 3]),
+        ('released contains "jan"', [1]),
+        ("dubbed = true", [0, 3]),
+        ("dubbed != true", [1]),
+        ("nothing = 1", []),
+        ("not nothing = 1", []),
+        ('nothing has "x" or nothing contains "x" or nothing < 3', []),
+        ("nothing is null", [0, 1, 2, 3]),
+        ("where is null", [1]),
+        ("film in (10, 13)", [0, 3]),
+        ("`release year` > 2", [2, 3]),
+    ],
+)
+def test_by_hand(text: str, lines: list[int]) -> None:
+    assert lines_of(text) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        # Line 2 has no year, so `year = 1` is unknown there, and `film = 12` is true there alone.
+        ("year = 1 or film = 12", [2]),
+        ("year = 1 and film = 12", []),
+        ("not (year = 1 and film = 12)", [0, 1, 3]),
+        ("not (year = 1 and film = 10)", [0, 1, 2, 3]),
+        ("not (year = 1 or film = 12)", [0, 1, 3]),
+        ("not (year = 1 or film = 10)", [1, 3]),
+        ("year = 1 or not year = 1", [0, 1, 3]),
+    ],
+)
+def test_unknown_is_decided_by_the_other_side_or_no_match(text: str, lines: list[int]) -> None:
+    assert lines_of(text) == lines
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 2.1", "x in (2.1, 7)", "x >= 2.1", "not x > 2.1", "x < 1e300"]
+)
+def test_a_number_is_rounded_as_its_column_is(text: str) -> None:
+    frame = pl.DataFrame({"x": [2.1, None]}, schema={"x": pl.Float32})
+    assert parse(text).matches(frame).tolist() == [True, False]
+
+
+def test_whole_numbers_are_compared_exactly() -> None:
+    frame = pl.DataFrame({"x": [2**53, 2**53 + 1]})
+    assert parse(f"x = {2**53 + 1}").matches(frame).tolist() == [False, True]
+    assert parse(f"x in ({2**53}, 2.5, 1e300)").matches(frame).tolist() == [True, False]
+    assert parse(f"x < {2**70} and x > -{2**70}").matches(frame).tolist() == [True, True]
+    assert not parse(f"x > {2**70} or x < -{2**70} or x = {2**70}").matches(frame).any()
+    largest = pl.DataFrame({"x": [2**64 - 1]}, schema={"x": pl.UInt64})
+    assert parse(f"x = {2**64 - 1} and x < {2**64} and x > -1").matches(largest).tolist() == [True]
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=150)
+def test_equals_the_naive_reference(seed: int) -> None:
+    rng = random.Random(seed)
+    frame = filter_expressions.table(rng, 12)
+    tree = filter_expressions.condition(rng)
+    text = filter_expressions.rendered(rng, tree)
+    found = parse(text).matches(frame, filter_expressions.FEATURES)
+    truths = [filter_expressions.truth(tree, line) for line in frame.to_dicts()]
+    assert found.tolist() == [truth is True for truth in truths], text
+    assert found.dtype == np.bool_
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=150)
+def test_broken_text_is_refused_or_read_but_never_fails(seed: int) -> None:
+    rng = random.Random(seed)
+    frame = filter_expressions.table(rng, 3)
+    text = filter_expressions.rendered(rng, filter_expressions.condition(rng))
+    message = "^"
+    try:
+        parse(filter_expressions.broken(rng, text)).matches(frame, filter_expressions.FEATURES)
+    except FilterError as error:
+        message = str(error)
+    assert re.search(r"^ *\^+$", message, re.M)
+
+
+def test_the_reference_by_hand() -> None:
+    line = {"year": 2, "price": None, "genres": ["É", None], "moment": datetime(2000, 1, 1)}
+    unknown = ("price", "=", (1,))
+    assert filter_expressions.truth(("year", "<", (2.5,)), line) is True
+    assert filter_expressions.truth(unknown, line) is None
+    assert filter_expressions.truth(("not", unknown), line) is None
+    assert filter_expressions.truth(("and", (unknown, ("year", "=", (3,)))), line) is False
+    assert filter_expressions.truth(("genres", "has", ("É",)), line) is True
+    assert filter_expressions.truth(("moment", "=", (946684800,)), line) is True
+
+
+def test_a_table_without_lines() -> None:
+    everything = 'genre contains "x" and year in (1, 2) or genres has "x" or day < "2000-01-01"'
+    assert parse(everything).matches(FILMS.clear(), FEATURES).tolist() == []
+
+
+def test_without_a_schema_text_is_text() -> None:
+    assert parse('released < "1"').matches(FILMS).tolist() == [False, True, False, False]
+    with pytest.raises(FilterError, match=r"by =, .* got has; if it holds several, train with"):
+        parse('genres has "Drama"').matches(FILMS)
+
+
+TIMES = 'which holds times, with a time such as "2001-12-31" or "2001-12-31 18:00", got'
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "sentence"),
+    [
+        ("yeer > 3", "yeer", "name columns of the items, got 'yeer'; did you mean 'year'? They are film,"),
+        ("YEAR > 3", "YEAR", "got 'YEAR'; did you mean 'year'?"),
+        ("zzz > 3", "zzz", "got 'zzz'; They are film, genre"),
+        ('year = "x"', '"x"', 'holds whole numbers, with a number, got the text "x".'),
+        ('year = "2000"', '"2000"', 'got the text "2000"; write 2000.'),
+        ("year = true", "true", "with a number, got true."),
+        ("genre = 5", "5", 'holds text, with text in quotes, got the number 5; write "5".'),
+        ('genre in ("a", 5)', "5", "got the number 5"),
+        ("rating < 'x'", "'x'", "'rating', which holds numbers, with a number, got the text \"x\"."),
+        ("dubbed = 1", "1", "holds true or false, with true or false, got the number 1."),
+        ("dubbed = 'True'", "'True'", 'got the text "True"; write true.'),
+        ("dubbed < true", "dubbed", "holds true or false, by =, !=, in, is null, got <."),
+        ('day > "May"', '"May"', f'{TIMES} the text "May".'),
+        ("day > true", "true", f"{TIMES} true."),
+        ('day > "nan"', '"nan"', f'{TIMES} the text "nan".'),
+        ('day < "inf"', '"inf"', f'{TIMES} the text "inf".'),
+        ('genres = "Drama"', "genres", 'by has, contains, is null, got =; write genres has "Drama".'),
+        ('cast in ("Bo")', "cast", 'several values a line, by has, is null, got in; write cast has "Bo".'),
+        ('cast contains "Bo"', "cast", 'got contains; write cast has "Bo".'),
+        ("cast has 5", "5", "'cast', which holds text, with text in quotes, got the number 5"),
+        ('genre has "x"', "genre", "got has; if it holds several, train with features.item.genre=tags."),
+        ("year has 5", "year", "by =, !=, <, <=, >, >=, in, is null, got has."),
+        ('year contains "5"', "year", "got contains."),
+        ("where = 1", "where", "which holds Struct({'x': Int64}), by is null, got =."),
+        ("lists has 1", "lists", "several values a line, by is null, got has."),
+        ("structs has 1", "structs", "several values a line, by is null, got has."),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_a_column(text: str, marked: str, sentence: str) -> None:
+    text = f"film > 0 and {text}"
+    with pytest.raises(FilterError) as caught:
+        parse(text).matches(FILMS, FEATURES)
+    said, line, carets = str(caught.value).split("\n")
+    assert sentence in said
+    assert line == "  " + text
+    assert carets.strip() == "^" * len(marked)
+    assert line[carets.index("^") :].startswith(marked)
+
+
+def test_many_columns_are_not_all_named() -> None:
+    frame = pl.DataFrame({f"c{i}": [1] for i in range(30)})
+    with pytest.raises(FilterError, match=r"They are c0, .*, c19 and 10 more\."):
+        parse("zzz = 1").matches(frame)
+
+
+def test_a_hint_writes_a_name_as_it_must_be_written() -> None:
+    frame = pl.DataFrame({"in": [["x"]], "a `b`": [["x"]]})
+    with pytest.raises(FilterError, match='write `in` has "x"'):
+        parse('`in` = "x"').matches(frame)
+    with pytest.raises(FilterError, match='write `a ``b``` has "x"'):
+        parse('`a ``b``` = "x"').matches(frame)
