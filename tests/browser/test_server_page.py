@@ -45,7 +45,7 @@ def titles(page: Any) -> list[str]:
 def answered(page: Any, act: Any, path: str = "/recommend") -> None:
     with page.expect_response(lambda answer: path in answer.url and answer.ok):
         act()
-    page.wait_for_function("document.querySelectorAll('#list li').length > 0")
+    page.wait_for_selector("#list li")
 
 
 def test_a_history_is_built_by_clicking(page: Any, tiny_retriever: Retriever) -> None:
@@ -60,7 +60,7 @@ def test_a_history_is_built_by_clicking(page: Any, tiny_retriever: Retriever) ->
     history.append(by_title[second])
     expected = tiny_retriever.recommend(history=history)
     first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
-    page.wait_for_function("t => document.querySelector('#list h3').innerText === t", arg=first)
+    page.wait_for_selector(f"#list li:first-child h3:text-is('{first}')")
     assert [by_title[t] for t in titles(page)] == expected.item_ids
     assert page.locator("#history li").count() == 2
     answered(page, lambda: page.click("#history button >> nth=0"))
@@ -94,7 +94,7 @@ def test_a_filter_and_its_mistakes(page: Any, tiny_retriever: Retriever) -> None
     answered(page, lambda: page.fill("#filter", told))
     expected = tiny_retriever.recommend(7, filter=told)
     first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
-    page.wait_for_function("t => document.querySelector('#list h3').innerText === t", arg=first)
+    page.wait_for_selector(f"#list li:first-child h3:text-is('{first}')")
     assert titles(page) == tiny_retriever.items(expected.item_ids)["title"].to_list()
     assert page.is_hidden("#problem")
 
