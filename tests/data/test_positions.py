@@ -150,7 +150,7 @@ def test_clicks_weigh_their_position_and_1_on_average() -> None:
     assert dataset.notes[-1] == (
         "A click counts the more, the less its position is looked at, assumed to be 1 / position, since "
         "there is no label 0, of what was shown and not clicked: 1 at 1, 0.5 at 2, 0.25 at 4; "
-        "at most 20 times as much as at the first."
+        "at most 10 times as much as at the first."
     )
 
 
@@ -168,11 +168,11 @@ def test_what_was_not_clicked_keeps_its_weight_beside_clicks() -> None:
     assert "since no item with a click was shown to a query at two positions" in dataset.notes[-1]
 
 
-def test_no_click_weighs_more_than_twenty_of_the_first() -> None:
-    frame = events_of(item_id=["a", "b", "c"], position=[1, 1000, 20])
-    low, high, twenty = weights_of(weighed(read(frame), rated=False))
-    assert high / low == pytest.approx(20)
-    assert twenty == high
+def test_no_click_weighs_more_than_ten_of_the_first() -> None:
+    frame = events_of(item_id=["a", "b", "c"], position=[1, 1000, 10])
+    low, high, tenth = weights_of(weighed(read(frame), rated=False))
+    assert high / low == pytest.approx(10)
+    assert tenth == high
 
 
 def test_without_positions_nothing_changes() -> None:

@@ -215,10 +215,10 @@ def test_known_propensities_are_recovered(looked_at: npt.NDArray[np.float64]) ->
 # --- weights, and errors ---
 
 
-def test_a_click_weighs_the_inverse_up_to_twenty() -> None:
+def test_a_click_weighs_the_inverse_up_to_ten() -> None:
     known = Propensities(np.array([1, 2, 5]), np.array([1, 0.5, 0.02]), 9)
     asked = np.array([5, 1, 2, 2, 3, 99])
-    assert known.weights(asked).tolist() == [20, 1, 2, 2, 2, 20]
+    assert known.weights(asked).tolist() == [10, 1, 2, 2, 2, 10]
     later = Propensities(np.array([3, 4]), np.array([1, 0.5]), 9)
     assert later.weights(np.array([1, 3, 4])).tolist() == [1, 1, 2]
 

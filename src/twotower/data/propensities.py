@@ -12,8 +12,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
-MAX_WEIGHT = 20.0
-"""What a click weighs at most, where one at the first position weighs 1."""
+MAX_WEIGHT = 10.0
+"""What a click weighs at most, where one at the first position weighs 1; of 5, 10, 20 and 40 the best."""
 SMOOTHING = 20.0
 """Clicks that the power law adds, on an imaginary item that two neighbouring positions showed equally."""
 
