@@ -202,6 +202,12 @@ def _columns() -> Iterator[BadInput]:
         write("events.csv", [HEADER, *(f"{row.rsplit(',', 2)[0]},9.5,7" for row in events()[1:])]),
     )
     yield BadInput(
+        "a position that is no whole number",
+        f"{TRAIN} --position-column rating",
+        ("the position column 'rating'", "whole number from 1", "got 0.5 in data row 3"),
+        write("events.csv", changed(3, "0,6,0.5,1500000120")),
+    )
+    yield BadInput(
         "a stated column that is not there",
         f"{TRAIN} --item-column film_id",
         ("--item-column", "got 'film_id'"),

@@ -80,6 +80,8 @@ class DataConfig:
     """Column of counts or weights, above 0."""
     weight_scale: Literal["auto", "linear", "log"] = "auto"
     """What a weight w counts for: w, or ln(1 + w); ``auto`` is log where one event would outweigh 100."""
+    position_column: str | None = None
+    """Column of the position at which each event's item was shown, from 1; training weighs clicks by it."""
     impressions_column: str | None = None
     """Column of the items that were shown beside the taken one: a list, or a string with a separator."""
     event_column: str | None = None

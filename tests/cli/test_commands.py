@@ -173,6 +173,16 @@ class TestTrain:
         assert [cell.strip() for cell in line.split("│")[1:4]] == ["shown", "impressions", "stated"]
         assert "no event and no item table has, 'new' the first." in outcome.out
 
+    def test_where_items_were_shown_can_be_stated(self, sound: Path) -> None:
+        header, *rows = events()
+        lines = [f"{row},{place % 8 + 1}" for place, row in enumerate(rows)]
+        write("events.csv", [f"{header},rank", *lines])(sound)
+        stated = ("--position-column", "rank")
+        outcome = train(sound, "--interactions", "events.csv", *stated, "--out", "m")
+        (line,) = [line for line in outcome.out.splitlines() if "│ position" in line]
+        assert [cell.strip() for cell in line.split("│")[1:4]] == ["rank", "position", "stated"]
+        assert "assumed to be 1 / position" in outcome.out
+
     def test_null_ids_are_left_out_on_wish_and_counted(self, sound: Path) -> None:
         write("events.csv", [*events(), ",3,1,1500000000", "3,,1,1500000000"])(sound)
         outcome = train(sound, "--interactions", "events.csv", "--out", "m", "--drop-null-ids")

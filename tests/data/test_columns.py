@@ -82,6 +82,7 @@ def test_every_decision_has_a_reason() -> None:
         Role.LABEL: "stated; it holds 3 distinct values from 1 to 3: "
         "ratings, each taken as a positive",
         Role.WEIGHT: "no column is named like a weight",
+        Role.POSITION: "it is read only where stated",
         Role.IMPRESSIONS: "it is read only where stated",
         Role.EVENT: "it is read only where stated",
     }

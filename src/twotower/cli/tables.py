@@ -33,6 +33,9 @@ ItemColumn = Annotated[str | None, typer.Option(help="Column of the item ids.")]
 TimeColumn = Annotated[str | None, typer.Option(help="Column of the times.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of labels or ratings.")]
 WeightColumn = Annotated[str | None, typer.Option(help="Column of counts.")]
+PositionColumn = Annotated[
+    str | None, typer.Option(help="Column of the positions at which items were shown, from 1.")
+]
 ImpressionsColumn = Annotated[
     str | None, typer.Option(help="Column of the items shown beside the taken one.")
 ]

@@ -34,6 +34,7 @@ def command(
     time_column: tables.TimeColumn = None,
     label_column: tables.LabelColumn = None,
     weight_column: tables.WeightColumn = None,
+    position_column: tables.PositionColumn = None,
     impressions_column: tables.ImpressionsColumn = None,
     event_column: tables.EventColumn = None,
     target_events: tables.TargetEvents = None,
@@ -66,6 +67,7 @@ def command(
         "time_column": time_column,
         "label_column": label_column,
         "weight_column": weight_column,
+        "position_column": position_column,
         "impressions_column": impressions_column,
         "event_column": event_column,
     }

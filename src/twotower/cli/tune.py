@@ -31,6 +31,7 @@ def command(
     time_column: tables.TimeColumn = None,
     label_column: tables.LabelColumn = None,
     weight_column: tables.WeightColumn = None,
+    position_column: tables.PositionColumn = None,
     event_column: tables.EventColumn = None,
     target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
@@ -68,6 +69,7 @@ def command(
         "time_column": time_column,
         "label_column": label_column,
         "weight_column": weight_column,
+        "position_column": position_column,
         "event_column": event_column,
     }
     tree = tables.config_of(

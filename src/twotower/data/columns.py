@@ -29,6 +29,7 @@ class Role(StrEnum):
     TIME = "time"
     LABEL = "label"
     WEIGHT = "weight"
+    POSITION = "position"
     IMPRESSIONS = "impressions"
     EVENT = "event"
 
@@ -79,6 +80,7 @@ _NAMES: dict[Role, tuple[str, ...]] = {
         (Role.TIME, _TIME),
         (Role.LABEL, f"{_LABEL} {_RATING}"),
         (Role.WEIGHT, _WEIGHT),
+        (Role.POSITION, ""),
         (Role.IMPRESSIONS, ""),
         (Role.EVENT, ""),
     )
@@ -91,6 +93,7 @@ _ENDINGS: dict[Role, tuple[str, ...]] = {
     Role.TIME: ("timestamp", "datetime", "unixtime"),
     Role.LABEL: ("label", "rating"),
     Role.WEIGHT: (),
+    Role.POSITION: (),
     Role.IMPRESSIONS: (),
     Role.EVENT: (),
 }
@@ -121,6 +124,7 @@ class Roles:
         time: Column of the times, or None.
         label: Column of the labels or ratings, or None.
         weight: Column of the weights, or None.
+        position: Column of the positions at which items were shown, or None; only a stated one.
         impressions: Column of the items that were shown, or None; only a stated one.
         event: Column of the kinds of event, or None; only a stated one.
         label_kind: ``"label"`` where ``label`` holds only 0 and 1, ``"rating"`` where it holds
@@ -133,6 +137,7 @@ class Roles:
     time: str | None
     label: str | None
     weight: str | None
+    position: str | None
     impressions: str | None
     event: str | None
     label_kind: LabelKind | None
@@ -186,6 +191,7 @@ def find_roles(
         time=column[Role.TIME],
         label=label,
         weight=column[Role.WEIGHT],
+        position=column[Role.POSITION],
         impressions=column[Role.IMPRESSIONS],
         event=column[Role.EVENT],
         label_kind=None if label is None else label_kind(frame[label]),
@@ -419,7 +425,11 @@ def targets_among(
 
 
 def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:
-    if role in (Role.IMPRESSIONS, Role.EVENT):  # their names are as often those of other things
+    if role in (
+        Role.POSITION,
+        Role.IMPRESSIONS,
+        Role.EVENT,
+    ):  # their names are as often those of other things
         return Decision(role, None, "it is read only where stated")
     named = list(_candidates(frame, role, taken))
     if role in (Role.QUERY, Role.ITEM):

@@ -47,6 +47,8 @@ class Interactions:
         labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive; 1 where an event is not
             asked for and not disliked.
         weights: ``(E,)`` float32 above 0, or None where all are 1.
+        positions: ``(E,)`` int32 from 1 at which an item was shown, 0 for an event that needs none; None
+            where that is not known. ``positions.weighed`` makes them part of the weights.
         impressions: ``E`` sets of the items that were shown with each event and not taken, or None
             where that is not known. Another event of the query may have taken one of them.
         event_rows: ``(E,)`` int32 where the features of each event stand; see ``Histories``.
@@ -60,6 +62,7 @@ class Interactions:
     times: npt.NDArray[np.float64] | None = None
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
+    positions: npt.NDArray[np.int32] | None = None
     impressions: Histories | None = None
     event_rows: npt.NDArray[np.int32] | None = None
     is_target: npt.NDArray[np.bool_] | None = None
@@ -98,6 +101,7 @@ class Interactions:
             times=take(self.times),
             labels=take(self.labels),
             weights=take(self.weights),
+            positions=take(self.positions),
             impressions=None
             if self.impressions is None
             else self.impressions.take(np.flatnonzero(mask)),

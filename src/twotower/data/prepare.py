@@ -20,9 +20,10 @@ from twotower.data.columns import (
     find_roles,
     targets_among,
 )
-from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part
 from twotower.data.given import parts_of, read_events
 from twotower.data.impressions import impressions_of
+from twotower.data.positions import checked_positions, unstated_position
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
@@ -97,13 +98,18 @@ def prepare(
     is_target = None
     if roles.event is not None:
         is_target = targets_among(frame[roles.event], config.target_events)
-    # What is not asked for needs no label and no weight.
+    # What is not asked for needs no label, no weight and no position.
     asked = frame if is_target is None else frame.filter(pl.Series(is_target))
-    labels = _for_all(_labels(asked, roles, config, notes), is_target)
+    labels = _for_all(_labels(asked, roles, config, notes), is_target, 1)
     weights = None
     if roles.weight is not None:
         scaled = _scaled(checked_weights(asked[roles.weight]), roles.weight, config, notes)
-        weights = _for_all(scaled, is_target)
+        weights = _for_all(scaled, is_target, 1)
+    positions = None
+    if roles.position is not None:
+        positions = _for_all(checked_positions(asked[roles.position]), is_target, 0)
+    else:
+        notes += unstated_position(frame, roles)
     if labels is not None and not (labels > 0).any():
         raise DataError(
             f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
@@ -128,9 +134,7 @@ def prepare(
     keys = (times, query_rows) if by_time and times is not None else (query_rows,)
     order = np.lexsort(keys)
 
-    def sorted_by_event(
-        column: npt.NDArray[np.float32] | None,
-    ) -> npt.NDArray[np.float32] | None:
+    def sorted_by_event(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
         return None if column is None else column[order]
 
     events = Interactions(
@@ -140,6 +144,7 @@ def prepare(
         times=None if times is None else times[order],
         labels=sorted_by_event(labels),
         weights=sorted_by_event(weights),
+        positions=sorted_by_event(positions),
         impressions=None if impressions is None else impressions.take(order),
         is_target=None if is_target is None else is_target[order],
     )
@@ -170,6 +175,7 @@ def _given(config: DataConfig) -> dict[Role, str]:
         Role.TIME: config.time_column,
         Role.LABEL: config.label_column,
         Role.WEIGHT: config.weight_column,
+        Role.POSITION: config.position_column,
         Role.IMPRESSIONS: config.impressions_column,
         Role.EVENT: config.event_column,
     }
@@ -211,12 +217,12 @@ def _labels(
 
 
 def _for_all(
-    values: npt.NDArray[np.float32] | None, is_target: npt.NDArray[np.bool_] | None
-) -> npt.NDArray[np.float32] | None:
-    """Return values of the events that are asked for with 1 for all others."""
+    values: npt.NDArray[Column] | None, is_target: npt.NDArray[np.bool_] | None, otherwise: int
+) -> npt.NDArray[Column] | None:
+    """Return values of the events that are asked for with ``otherwise`` for all others."""
     if values is None or is_target is None:
         return values
-    result = np.ones(len(is_target), np.float32)
+    result = np.full(len(is_target), otherwise, values.dtype)
     result[is_target] = values
     return result
 

@@ -128,6 +128,7 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
         times=None if times is None else times[order],
         labels=column("labels", np.float32(1)),
         weights=column("weights", np.float32(1)),
+        positions=column("positions", np.int32(0)),
         is_target=column("is_target", np.bool_(True)),
     )
     notes = [f"{name}: {note}" for name in names for note in datasets[name].notes if note]

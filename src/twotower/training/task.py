@@ -13,6 +13,7 @@ from torch import Tensor
 from twotower.config import Config, FeatureKind
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
+from twotower.data.positions import weighed
 from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
@@ -98,6 +99,7 @@ class Task:
         dataset = divide(preparation.dataset, config.split)
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
+        dataset = weighed(dataset, rated=config.data.positive_threshold is not None)
         sides, config = _fit_features(dataset, config)
         if sides.event is not None:
             dataset = with_event_rows(dataset)
@@ -143,6 +145,7 @@ class Task:
         )
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
+        dataset = weighed(dataset, rated=config.data.positive_threshold is not None)
         key = dataset.items.id_column
         if config.features.item.get(key, "id") != "id":
             raise ConfigError(
