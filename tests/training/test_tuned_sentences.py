@@ -1,5 +1,6 @@
 """A pretrained sentence encoder that is trained with the towers, from the first step to the bundle."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -269,6 +270,23 @@ class TestBundle:
         (copy / "encoder" / "reading.json").write_text("{}")
         with pytest.raises(BundleError, match=r"encoder/reading\.json was changed"):
             open_bundle(copy)
+
+    def test_a_bundle_from_before_opens(self, tmp_path: Path) -> None:
+        """Its schema does not say whether a sentence is tuned."""
+        config = config_of(write_encoder(tmp_path / "encoder"), "features.tune_sentences=false")
+        vectors = train(pairs(), config=config, out=tmp_path / "model").contents.item_vectors
+        schema, manifest = (tmp_path / "model" / name for name in ("schema.toml", "manifest.json"))
+        assert not (tmp_path / "model" / "encoder").exists()
+        text = schema.read_text("utf-8")
+        assert "tuned = false\n" in text
+        schema.write_text(text.replace("tuned = false\n", ""), "utf-8")
+        changed = json.loads(manifest.read_text("utf-8"))
+        changed["files"]["schema.toml"] = hashlib.sha256(schema.read_bytes()).hexdigest()
+        del changed["sha256"]
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
+        manifest.write_text(json.dumps({**changed, "sha256": digest}), "utf-8")
+        opened = Retriever.open(tmp_path / "model")
+        assert np.array_equal(opened.encode_items(), vectors.numpy())
 
     def test_without_the_extra_it_says_what_to_install(
         self, kept: tuple[Trained, Path], monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ class TokenIdsTransform(Transform):
         feature: What it transforms, with ``tuned``.
         vocabulary: None: the tokenizer has one of its own.
         numbers: ``width``.
-        architecture: Of the encoder; None loads the pretrained one that the feature names.
+        architecture: Of the encoder.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class TokenIdsTransform(Transform):
         feature: Feature,
         vocabulary: Vocabulary | None,
         numbers: Numbers,
-        architecture: Architecture | None = None,
+        architecture: Architecture,
     ) -> None:
         super().__init__(feature, vocabulary, numbers)
-        self.architecture = architecture or Architecture.of(feature.encoder)
+        self.architecture = architecture
 
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TokenIdsTransform":  # noqa: ARG003
