@@ -271,6 +271,8 @@ NAN, INF = float("nan"), float("inf")
         (TrainingConfig, "warmup_steps", -1, "be at least 0"),
         (TrainingConfig, "clip_norm", 0.0, "be finite and above 0"),
         (TrainingConfig, "table_learning_rate", INF, "be finite and above 0"),
+        (TrainingConfig, "sentence_learning_rate", 0.0, "be finite and above 0"),
+        (TrainingConfig, "sentence_learning_rate", NAN, "be finite and above 0"),
         (TrainingConfig, "epochs", 0, "be at least 1"),
         (TrainingConfig, "patience", 0, "be at least 1"),
         (TrainingConfig, "batch_size", 0, "be at least 1"),

@@ -141,6 +141,9 @@ class FeaturesConfig:
     sentence_encoder: str | None = None
     """Name or folder of a pretrained sentence encoder (``sentence-transformers``), with which columns of
     kind ``sentence`` are read."""
+    tune_sentences: bool = False
+    """Whether that encoder is trained with the towers, one for both sides, and kept in the bundle; else it
+    stays as it is, and each text is encoded once."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -329,6 +332,8 @@ class TrainingConfig:
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: float | None = None
     """Step size of those tables; without it the same for adam, ten times as great for adagrad."""
+    sentence_learning_rate: float = 2e-5
+    """Step size of a sentence encoder that is trained (``features.tune_sentences``)."""
     warmup_steps: int = 0
     """Steps over which the step size rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
@@ -339,8 +344,8 @@ class TrainingConfig:
     """Queries and items that are encoded at once, gradients exact all the same: memory for a second pass;
     without it a batch is encoded whole."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the products in the softmax losses; ``auto`` is bfloat16 where that is measured to be much
-    faster."""
+    """Of the products in the softmax losses, and in a sentence encoder while it is trained; ``auto`` is
+    bfloat16 where that is measured to be much faster."""
     weight_decay: float = 0.1
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
     temperature, or sparsely updated tables."""
@@ -361,7 +366,8 @@ class TrainingConfig:
             check(problems, value is None or value >= 1, name, "be at least 1", value)
         steps = self.warmup_steps
         check(problems, steps >= 0, "warmup_steps", "be at least 0", steps)
-        for name in ("learning_rate", "table_learning_rate", "clip_norm"):
+        rates = ("learning_rate", "table_learning_rate", "sentence_learning_rate")
+        for name in (*rates, "clip_norm"):
             value = getattr(self, name)
             ok = value is None or 0 < value < float("inf")
             check(problems, ok, name, "be finite and above 0", value)

@@ -89,18 +89,18 @@ def test_an_encoder_of_another_width_or_of_other_vectors_is_refused(
     encoder: str, monkeypatch: Any
 ) -> None:
     transform = fitted(encoder)
-    monkeypatch.setattr(sentences, "_probe", lambda _: np.ones((1, 8), np.float32))
+    monkeypatch.setattr(sentences, "probe_of", lambda _: np.ones((1, 8), np.float32))
     with pytest.raises(BundleError, match=r"vectors of 384 numbers, .*'title'.*, got 8; install"):
         transform.apply(pl.Series(["new"]))
     other = np.roll(transform.numbers["probe"], 1).astype(np.float32)
-    monkeypatch.setattr(sentences, "_probe", lambda _: other)
+    monkeypatch.setattr(sentences, "probe_of", lambda _: other)
     with pytest.raises(BundleError, match=r"'title' was trained with, got vectors that differ by"):
         transform.apply(pl.Series(["new"]))
 
 
 def test_a_library_that_is_missing_is_named(encoder: str, monkeypatch: Any) -> None:
-    sentences._model.cache_clear()
-    sentences._probe.cache_clear()
+    sentences.load_encoder.cache_clear()
+    sentences.probe_of.cache_clear()
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'twotower\[text\]'"):
         encoded(encoder, TEXTS)

@@ -194,8 +194,8 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "seed": ({}, 9),
     },
 }
-ELSEWHERE = {"device", "threads", "view_dropout"}
-"""Where and how fast, not what; and what is of several views, tested there."""
+ELSEWHERE = {"device", "threads", "view_dropout", "sentence_learning_rate"}
+"""Where and how fast, not what; and what is of several views or of a sentence encoder, tested there."""
 OF_TABLES = {"table_optimizer": "adagrad", "table_learning_rate": 0.03}
 
 

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from twotower.features.base import Transform
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
+from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms
+from twotower.features.tuned import SentenceEncoder
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 INIT_STD = 0.02
@@ -112,6 +114,23 @@ class NumbersEncoder(nn.Module):
         return F.linear(numbers, self.weight)
 
 
+class TunedEncoder(NumbersEncoder):
+    """One linear map of the vectors of a sentence encoder that is trained, too.
+
+    Args:
+        sentences: The encoder, which is another's part: both sides read through one.
+        dim: Output width.
+    """
+
+    def __init__(self, sentences: SentenceEncoder, dim: int) -> None:
+        super().__init__(sentences.dim, dim)
+        self._sentences = (sentences,)  # in a tuple, so that its weights do not stand here, too
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map ``(n, width)`` token ids, each one higher and padded with 0, to ``(n, dim)``."""
+        return super().forward(self._sentences[0](rows))
+
+
 class SideEncoder(nn.Module):
     """The sum of the encoders of one side's features.
 
@@ -121,13 +140,21 @@ class SideEncoder(nn.Module):
         id_dropout: For the id feature.
         use_id: Whether the key itself is encoded.
         sparse: Whether large tables may have sparse gradients.
+        sentences: What texts are read through that are tuned; None where there are none.
 
     Raises:
         ValueError: There is no feature to encode.
     """
 
     def __init__(
-        self, transforms: SideTransforms, dim: int, *, id_dropout: float, use_id: bool, sparse: bool
+        self,
+        transforms: SideTransforms,
+        dim: int,
+        *,
+        id_dropout: float,
+        use_id: bool,
+        sparse: bool,
+        sentences: SentenceEncoder | None = None,
     ) -> None:
         super().__init__()
         used = [t for t in transforms.transforms if use_id or t.feature.kind != "id"]
@@ -136,7 +163,7 @@ class SideEncoder(nn.Module):
         self.names = [t.feature.name for t in used]
         kinds = [t.feature.kind for t in used]
         self.id_place = kinds.index("id") if "id" in kinds else None
-        self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse) for t in used)
+        self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse, sentences) for t in used)
         self.dim = dim
 
     def ids_alone(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -154,7 +181,13 @@ class SideEncoder(nn.Module):
         return sum(others, first)
 
 
-def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) -> nn.Module:
+def _encoder(
+    transform: Transform,
+    dim: int,
+    id_dropout: float,
+    sparse: bool,
+    sentences: SentenceEncoder | None,
+) -> nn.Module:
     kind = transform.feature.kind
     if kind in ("id", "categorical"):
         num_rows = transform.own_vocabulary().num_rows
@@ -166,6 +199,9 @@ def _encoder(transform: Transform, dim: int, id_dropout: float, sparse: bool) ->
     if isinstance(transform, TextTransform):
         weights = torch.from_numpy(transform.weights).float()
         return TextEncoder(weights, dim, sparse=sparse and len(weights) >= SPARSE_FROM_ROWS)
+    if isinstance(transform, TokenIdsTransform):
+        assert sentences is not None  # ``build_model`` makes one wherever a feature is tuned
+        return TunedEncoder(sentences, dim)
     return NumbersEncoder(transform.width, dim)
 
 
@@ -187,7 +223,7 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
         of_name = {t.feature.name: t for t in transforms.transforms}
         for name, module in zip(encoder.names, encoder.encoders, strict=True):
             transform = of_name[name]
-            if isinstance(transform, SentenceTransform):
+            if isinstance(transform, (SentenceTransform, TokenIdsTransform)):
                 weight = cast("NumbersEncoder", module).weight
                 key = (transform.feature.encoder, weight.shape)
                 if key not in maps:

@@ -40,6 +40,7 @@ class Feature:
         buckets: Rows of the table that the tokens of text are hashed into; 0 gives each a row of its own.
         column: The column that it reads where that is not its name.
         encoder: Name or folder of the pretrained encoder of a sentence; empty for other kinds.
+        tuned: Whether that encoder is trained with the towers.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Feature:
     buckets: int = 0
     column: str = ""
     encoder: str = ""
+    tuned: bool = False
 
     @property
     def source(self) -> str:
@@ -72,6 +74,7 @@ def infer_features(
     text: FeatureKind = "text",
     buckets: int = 0,
     encoder: str | None = None,
+    tuned: bool = False,
 ) -> tuple[Feature, ...]:
     """Return the features of one side's table, the id first.
 
@@ -84,6 +87,7 @@ def infer_features(
         text: Kind of the columns that are found to be text.
         buckets: Rows of the table that tokens of text are hashed into; 0 for rows of their own.
         encoder: Name or folder of the pretrained encoder of columns of kind ``sentence``.
+        tuned: Whether it is trained with the towers.
 
     Raises:
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
@@ -98,17 +102,19 @@ def infer_features(
             features.append(_stated(frame[name], side, stated[name]))
         else:
             features.append(_inferred(frame[name], side, text))
-    return tuple(_with_text_settings(feature, buckets, encoder) for feature in features)
+    return tuple(_with_text_settings(feature, buckets, encoder, tuned) for feature in features)
 
 
-def _with_text_settings(feature: Feature, buckets: int, encoder: str | None) -> Feature:
+def _with_text_settings(
+    feature: Feature, buckets: int, encoder: str | None, tuned: bool
+) -> Feature:
     if feature.kind == "sentence":
         if not encoder:
             raise ConfigError(
                 f"features.sentence_encoder must be stated where features.{feature.side}."
                 f"{feature.source} is a sentence, got none; name a pretrained encoder or its folder."
             )
-        return replace(feature, encoder=encoder)
+        return replace(feature, encoder=encoder, tuned=tuned)
     return replace(feature, buckets=buckets) if feature.kind in TOKENS else feature
 
 
@@ -141,7 +147,7 @@ def event_features(
     """
     _check_names(frame, "event", stated)
     features = (_stated(frame[name], "event", kind) for name, kind in stated.items())
-    return tuple(_with_text_settings(feature, buckets, encoder) for feature in features)
+    return tuple(_with_text_settings(feature, buckets, encoder, False) for feature in features)
 
 
 def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKind]) -> None:

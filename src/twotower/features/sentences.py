@@ -43,8 +43,8 @@ class SentenceTransform(Transform):
             ConfigError: The encoder cannot be loaded.
             MissingExtraError: ``sentence-transformers`` is not installed.
         """
-        texts = _texts(values).drop_nulls().unique().sort()
-        probe = _probe(feature.encoder)
+        texts = texts_of(values).drop_nulls().unique().sort()
+        probe = probe_of(feature.encoder)
         vectors = encoded(feature.encoder, texts.to_list())
         return cls(feature, Vocabulary(texts), {"probe": probe, "vectors": vectors})
 
@@ -55,7 +55,7 @@ class SentenceTransform(Transform):
             BundleError: A text is new, and the encoder is not the one that was trained with.
             MissingExtraError: A text is new, and ``sentence-transformers`` is not installed.
         """
-        texts = _texts(values)
+        texts = texts_of(values)
         rows = self.own_vocabulary().rows_of(texts)
         result = np.zeros((len(texts), self.width), np.float32)
         known = rows > UNKNOWN_ROW
@@ -80,7 +80,7 @@ class SentenceTransform(Transform):
         return np.asarray((values != 0).any(axis=1))
 
     def _check_encoder(self) -> None:
-        found, before = _probe(self.feature.encoder), self.numbers["probe"]
+        found, before = probe_of(self.feature.encoder), self.numbers["probe"]
         if found.shape != before.shape:
             raise BundleError(
                 f"the sentence encoder {self.feature.encoder!r} must give vectors of {before.shape[1]} "
@@ -106,7 +106,7 @@ def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
         ConfigError: The encoder cannot be loaded.
         MissingExtraError: ``sentence-transformers`` is not installed.
     """
-    model = _model(encoder)
+    model = load_encoder(encoder)
     with closing(_Cache.of(encoder)) as kept:
         found = kept.read(texts)
         new = [text for text in dict.fromkeys(texts) if text not in found]
@@ -116,7 +116,7 @@ def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
             kept.write(batch, vectors)
             found.update(zip(batch, vectors, strict=True))
     if not texts:
-        return np.zeros((0, _probe(encoder).shape[1]), np.float32)
+        return np.zeros((0, probe_of(encoder).shape[1]), np.float32)
     return np.stack([found[text] for text in texts])
 
 
@@ -127,7 +127,13 @@ class _Model(Protocol):
 
 
 @cache
-def _model(encoder: str) -> _Model:
+def load_encoder(encoder: str) -> _Model:
+    """Return a pretrained encoder of ``sentence-transformers``; it is loaded once and left as it is.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+        MissingExtraError: ``sentence-transformers`` is not installed.
+    """
     wanted_by = f"the sentence encoder {encoder!r}"
     sentence_transformers = library("sentence_transformers", wanted_by=wanted_by, extra="text")
     logging = library("transformers.utils.logging", wanted_by=wanted_by, extra="text")
@@ -147,9 +153,9 @@ def _model(encoder: str) -> _Model:
 
 
 @cache
-def _probe(encoder: str) -> Vectors:
+def probe_of(encoder: str) -> Vectors:
     """Return the vector by which an encoder is known again: ``(1, width)``."""
-    return _computed(_model(encoder), [PROBE])
+    return _computed(load_encoder(encoder), [PROBE])
 
 
 def _computed(model: _Model, texts: list[str]) -> Vectors:
@@ -165,7 +171,7 @@ class _Cache:
 
     @staticmethod
     def of(encoder: str) -> "_Cache":
-        name = hashlib.sha256(encoder.encode() + _probe(encoder).tobytes()).hexdigest()
+        name = hashlib.sha256(encoder.encode() + probe_of(encoder).tobytes()).hexdigest()
         folder = cache_folder() / "sentences"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +216,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _texts(values: pl.Series) -> pl.Series:
+def texts_of(values: pl.Series) -> pl.Series:
     """Return strings without space around them, null where nothing is left."""
     strings = as_keys(values).cast(pl.String).str.strip_chars()
     return pl.select(pl.when(strings != "").then(strings)).to_series()

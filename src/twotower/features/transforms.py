@@ -20,6 +20,7 @@ from twotower.features.reading import (
 from twotower.features.schema import TEXTS, Feature
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
+from twotower.features.token_ids import TokenIdsTransform
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 MAX_TAGS = 32
@@ -256,6 +257,11 @@ TRANSFORMS: dict[str, type[Transform]] = {
 """The transform of each kind that is fed."""
 
 
+def transform_of(feature: Feature) -> type[Transform]:
+    """Return the transform of a feature that is fed."""
+    return TokenIdsTransform if feature.tuned else TRANSFORMS[feature.kind]
+
+
 class SideTransforms:
     """All transforms of one side, in the schema's order.
 
@@ -292,9 +298,9 @@ class SideTransforms:
                 ids = frame[feature.name].filter(pl.Series(event_counts >= min_count))
                 transforms.append(IdTransform.fit(feature, ids, 1))
             elif feature.is_fed:
-                kind = TRANSFORMS[feature.kind]
-                # What is not trained may know every text.
-                known = frame if kind is SentenceTransform else seen
+                kind = transform_of(feature)
+                # What is not fitted to texts may know all of them.
+                known = frame if feature.kind == "sentence" else seen
                 transforms.append(kind.fit(feature, known[feature.source], min_count))
         return cls(features, tuple(transforms))
 

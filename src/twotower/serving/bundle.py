@@ -24,21 +24,25 @@ import torch
 
 from twotower.config import Config
 from twotower.errors import BundleError
+from twotower.features.architecture import Architecture
 from twotower.features.base import Transform
 from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Feature, Side
+from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import TRANSFORMS, SideTransforms
 from twotower.serving.files import (
     load_arrays,
     load_ragged,
     load_tensors,
     read_arrow,
+    read_texts,
     read_vocabulary,
     save_arrays,
     save_ragged,
     save_tensors,
     sha256,
     write_arrow,
+    write_texts,
 )
 from twotower.toml import read_toml, toml_value
 from twotower.version import __version__
@@ -48,6 +52,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 VIEWS_FILE = "views.json"
 """What ties the bundles of several views, in the folder that holds them."""
+ENCODER = "encoder"
+"""Folder with the architecture and the tokenizer of a sentence encoder that was trained."""
 OWN_DIGEST = "sha256"
 """Key in the manifest of the SHA-256 of all its other entries."""
 
@@ -286,6 +292,10 @@ def _write_files(folder: Path, contents: Contents) -> None:
     if contents.events is not None:
         _write_transforms(folder, "event", contents.events.transforms)
         write_arrow(contents.events.frame, folder / "queries" / "events.arrow")
+    of_both = (*contents.queries.transforms.transforms, *contents.items.transforms.transforms)
+    tuned = next((t for t in of_both if isinstance(t, TokenIdsTransform)), None)
+    if tuned is not None:  # one encoder for all
+        write_texts(folder / ENCODER, tuned.architecture.files())
     write_arrow(contents.items.frame, folder / "items.arrow")
     write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
     save_tensors(folder / "weights.safetensors", contents.weights)
@@ -327,7 +337,11 @@ def _read_transforms(folder: Path, side: Side, entries: Any) -> SideTransforms:
             vocabulary = read_vocabulary(folder / "vocab" / f"{stem}.arrow")
         if (folder / "transforms" / f"{stem}.safetensors").is_file():
             numbers = load_arrays(folder / "transforms" / f"{stem}.safetensors")
-        transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
+        if feature.tuned:
+            architecture = Architecture.from_files(read_texts(folder / ENCODER))
+            transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
+        else:
+            transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
     return SideTransforms(features, tuple(transforms))
 
 

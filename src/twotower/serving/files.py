@@ -110,6 +110,18 @@ def load_ragged(file: Path) -> tuple[Histories, dict[str, npt.NDArray[Any]]]:
     return Histories(arrays["offsets"], arrays["item_rows"], arrays.get("times")), arrays
 
 
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files of text by their names into a folder that is made."""
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def read_texts(folder: Path) -> dict[str, str]:
+    """Return what ``write_texts`` wrote."""
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.iterdir())}
+
+
 def _with_number(error: Exception) -> Exception:
     """Return the error of a library written in Rust as an OSError with a number, where it is one."""
     found = re.search(r"\(os error (\d+)\)", str(error))

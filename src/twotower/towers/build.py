@@ -9,6 +9,7 @@ from twotower.errors import ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import TOKENS
 from twotower.features.transforms import SideTransforms
+from twotower.features.tuned import sentence_encoder_of
 from twotower.towers.attention import AttentionPooled
 from twotower.towers.blocks import SkipMLP, TanhMLP
 from twotower.towers.gaps import SinceLast
@@ -31,6 +32,7 @@ def build_model(
     query_tower: nn.Module | None = None,
     item_tower: nn.Module | None = None,
     sparse: bool = False,
+    pretrained: bool = False,
 ) -> TwoTower:
     """Return a model with fresh weights.
 
@@ -43,9 +45,12 @@ def build_model(
         item_tower: One in the item tower's place.
         sparse: Whether large embedding tables of the item side have sparse gradients. Those of the
             query side always have: no step touches all queries.
+        pretrained: Whether a sentence encoder that is tuned starts from its pretrained weights; without
+            it they must be loaded, as those of a bundle are.
 
     Raises:
-        ConfigError: A tower would read nothing at all.
+        ConfigError: A tower would read nothing at all, or the sentence encoder cannot be trained here.
+        MissingExtraError: The extra ``text`` is not installed where a feature needs it.
     """
 
     def encoder_of(
@@ -57,12 +62,20 @@ def build_model(
     ) -> SideEncoder:
         width = hidden[0] if config.block == "tanh" and hidden else config.dim
         encoder = SideEncoder(
-            transforms, width, id_dropout=config.id_dropout, use_id=use_id, sparse=sparse
+            transforms,
+            width,
+            id_dropout=config.id_dropout,
+            use_id=use_id,
+            sparse=sparse,
+            sentences=sentences,
         )
         encoders.append((transforms, encoder))
         return encoder
 
     encoders: list[tuple[SideTransforms, SideEncoder]] = []
+    sentences = sentence_encoder_of(
+        (*query_transforms.transforms, *item_transforms.transforms), pretrained=pretrained
+    )
 
     if item_tower is not None:
         items: nn.Module = CustomTower(item_tower, _own_features(item_transforms, "item"), "item")
@@ -118,6 +131,7 @@ def build_model(
         similarity=config.similarity,
         temperature=config.temperature,
         history_ids=history_ids,
+        sentences=sentences,
     )
 
 
@@ -139,6 +153,7 @@ def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
         similarity=config.similarity,
         temperature=config.temperature,
         history_ids=model.history_ids,
+        sentences=model.sentences,
     )
 
 

@@ -168,6 +168,7 @@ class TwoTower(nn.Module):
         temperature: Divisor of the score in the loss, above 0; None learns it, from 0.1 on for cosine,
             and keeps it at 1 for dot.
         history_ids: Whether a history reads an item's id alone of what the item tower is told.
+        sentences: The sentence encoder that both towers read texts through, or None.
 
     Raises:
         ValueError: The widths of the towers differ, where they are known before the first batch;
@@ -182,6 +183,7 @@ class TwoTower(nn.Module):
         similarity: str = "dot",
         temperature: float | None = None,
         history_ids: bool = False,
+        sentences: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if similarity not in ("dot", "cosine"):
@@ -195,6 +197,7 @@ class TwoTower(nn.Module):
         self.item_tower = item_tower
         self.similarity = similarity
         self.history_ids = history_ids
+        self.sentences = sentences
         if temperature is None and similarity == "cosine":
             # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))

@@ -57,8 +57,14 @@ def resolve(
             "features.event must be empty where towers.history is 'none', got "
             f"{', '.join(map(repr, stated))}; no event of a history is read there."
         )
+    encodes_items = False
+    if config.features.tune_sentences:
+        encodes_items = _reads_sentences(config, "item")
+        _check_tuned(config, towers, custom, encodes_items=encodes_items)
     training = replace(config.training, examples=_examples(config, towers, dataset))
-    loss = _loss(config.loss, training.examples, dataset, num_items, said)
+    loss = _loss(
+        config.loss, training.examples, dataset, num_items, said, encodes_items=encodes_items
+    )
     if loss.mask_known and dataset.repeats and towers.history != "none":
         loss = replace(loss, mask_known=False)
         said.append("loss.mask_known = false: items may come again")
@@ -75,7 +81,7 @@ def resolve(
     if training.table_optimizer == "auto":
         training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
     if training.precision == "auto":
-        is_bfloat16 = loss.kind in ("softmax", "symmetric") and (
+        is_bfloat16 = (loss.kind in SOFTMAX or config.features.tune_sentences) and (
             choose_precision("auto", choose_device(training.device)) == torch.bfloat16
         )
         training = replace(training, precision="bfloat16" if is_bfloat16 else "float32")
@@ -182,24 +188,78 @@ def _examples(
     return "prefixes" if towers.history in SEQUENTIAL and not hindrance else "pairs"
 
 
+def _reads_sentences(config: Config, side: Literal["query", "item"]) -> bool:
+    """Return whether a column of a side is a sentence."""
+    kinds = getattr(config.features, side).values()
+    return "sentence" in kinds or ("id+text" in kinds and config.features.text == "sentence")
+
+
+def _check_tuned(
+    config: Config, towers: TowersConfig, custom: tuple[str, ...], *, encodes_items: bool
+) -> None:
+    """Check that what a step reads of a sentence encoder that is trained can be encoded in each.
+
+    Args:
+        config: What the user set, with the kinds of all columns.
+        towers: With no ``auto`` left.
+        custom: Sides whose tower is the user's own.
+        encodes_items: Whether a column of the items is a sentence.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    of_events = [name for name, kind in config.features.event.items() if kind == "sentence"]
+    if of_events:
+        raise ConfigError(
+            f"features.event.{of_events[0]} must not be 'sentence' where features.tune_sentences is true: "
+            "all events of all histories would be encoded in each step; state 'text'."
+        )
+    for side in custom:
+        if _reads_sentences(config, "query" if side == "query" else "item"):
+            raise ConfigError(
+                f"features.tune_sentences must be false beside {side}_tower, a tower of your own, which "
+                "would be given token ids."
+            )
+    if encodes_items and towers.history != "none" and towers.history_items != "ids":
+        raise ConfigError(
+            "towers.history must be 'none' where features.tune_sentences trains the encoder of items' "
+            f"texts, got {towers.history!r}, which would encode every item of every history in each step; "
+            "or set towers.history_items = 'ids', which reads the ids of a history alone."
+        )
+    if encodes_items and config.loss.negatives == "all":
+        raise ConfigError(
+            "loss.negatives must not be 'all' where features.tune_sentences trains the encoder of items' "
+            "texts: each step would encode the whole catalogue; use 'in-batch'."
+        )
+
+
 def _loss(
-    loss: LossConfig, examples: str, dataset: Dataset, num_items: int, said: list[str]
+    loss: LossConfig,
+    examples: str,
+    dataset: Dataset,
+    num_items: int,
+    said: list[str],
+    *,
+    encodes_items: bool,
 ) -> LossConfig:
     if loss.kind == "auto":
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
-        negatives: Literal["all", "mixed", "popularity", "uniform"]
-        if loss.kind not in SOFTMAX:
+        negatives: Literal["all", "in-batch", "mixed", "popularity", "uniform"]
+        many = f"{num_items:,} {'texts' if encodes_items else 'items'} are too many for all"
+        if encodes_items and loss.kind != "gbce" and examples == "pairs":
+            reason = "each other negative would be one text more to encode in each step"
+            negatives = "in-batch"
+        elif loss.kind not in SOFTMAX:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
-        elif num_items <= ALL_ITEMS_UP_TO:
+        elif num_items <= ALL_ITEMS_UP_TO and not encodes_items:
             negatives, reason = "all", f"{num_items:,} items are few enough"
         elif examples == "prefixes" and loss.frequencies == "counts":
             # A batch brings a history's own items for sure, which its log_q does not know.
-            reason = f"{num_items:,} items are too many for all, and a batch is of few histories"
-            negatives = "popularity"
+            negatives, reason = "popularity", f"{many}, and a batch is of few histories"
         else:
-            negatives, reason = "mixed", f"{num_items:,} items are too many for all"
+            negatives, reason = "mixed", many
         loss = replace(loss, negatives=negatives)
         said.append(f"loss.negatives = {negatives!r}: {reason}")
     if loss.num_negatives is None:

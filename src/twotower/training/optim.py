@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
+from twotower.features.tuned import SentenceEncoder
 from twotower.training.lazy import LazyAdam, RowWiseAdagrad, sparse_tables
 
 
@@ -77,12 +78,13 @@ class Optimizers:
     """Adam or AdamW for dense parameters, ``LazyAdam`` or ``RowWiseAdagrad`` for sparse tables.
 
     Tables with sparse gradients have no weight decay, and neither have biases and a learnt
-    temperature, whose zero means nothing.
+    temperature, whose zero means nothing. A sentence encoder has a learning rate of its own.
 
     Args:
         model: Whose parameters are trained.
         config: ``optimizer``, ``table_optimizer``, ``learning_rate``, ``table_learning_rate``,
-            ``warmup_steps``, ``decay``, ``clip_norm`` and ``weight_decay``; no ``auto`` left.
+            ``sentence_learning_rate``, ``warmup_steps``, ``decay``, ``clip_norm`` and ``weight_decay``; no
+            ``auto`` left.
         steps: Of all epochs together, at whose end ``decay`` arrives.
     """
 
@@ -96,9 +98,16 @@ class Optimizers:
         dense = [p for p in self._parameters if id(p) not in sparse]
         if dense:
             kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-            groups = [
-                {"params": [p for p in dense if p.ndim > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
+            encoders = [m for m in model.modules() if isinstance(m, SentenceEncoder)]
+            tuned = {id(p) for encoder in encoders for p in encoder.parameters()}
+            groups: list[dict[str, Any]] = [
+                {
+                    "params": [p for p in dense if (p.ndim > 1, id(p) in tuned) == (matrix, own)],
+                    "weight_decay": config.weight_decay if matrix else 0.0,
+                    "lr": config.sentence_learning_rate if own else config.learning_rate,
+                }
+                for own in (False, True)
+                for matrix in (True, False)
             ]
             # On a CPU three to six times as quick as torch's default, which passes over them often.
             self._all.append(

@@ -210,11 +210,18 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
             # Text of the views' item ids stands in a column of its own.
             key_text=is_read and not (side == "item" and dataset.views),
             text=config.features.text,
+            tuned=config.features.tune_sentences,
             **of_text,
         )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
         stated[side] = kinds_of(features)
+    of_sides = (*fitted["query"].features, *fitted["item"].features)
+    if config.features.tune_sentences and not any(feature.tuned for feature in of_sides):
+        raise ConfigError(
+            "features.tune_sentences must be false where no column of queries or items is a sentence, got "
+            "true; set features.text = 'sentence', or state the kind of a column."
+        )
     of_events = dict(config.features.event)
     if config.data.event_column is not None and config.towers.history != "none":
         of_events.setdefault(config.data.event_column, "categorical")

@@ -18,7 +18,8 @@ from twotower.errors import TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import TEXTS, Feature
 from twotower.features.transforms import SideTransforms
-from twotower.runtime import choose_device, choose_threads, torch_generator
+from twotower.features.tuned import SentenceEncoder
+from twotower.runtime import choose_device, choose_precision, choose_threads, torch_generator
 from twotower.towers.build import build_model, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
@@ -116,6 +117,7 @@ class Trainer:
                 query_tower=query_tower,
                 item_tower=item_tower,
                 sparse=config.loss.negatives != "all",
+                pretrained=True,
             )
             others = [of_another_view(model, config.towers) for _ in range(len(views) - 1)]
         models = [each.to(self.device) for each in (model, *others)]
@@ -184,6 +186,7 @@ class Trainer:
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(choose_threads(settings.threads))
+            self._set_precision(settings.precision)
             if self._starts_informed:
                 start = self.validate(), _copy(self.trained)
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
@@ -208,6 +211,7 @@ class Trainer:
             progress.log.append({"event": "interrupted", "after_epoch": progress.epoch})
         finally:
             torch.set_num_threads(threads_before)
+            self._set_precision("float32")  # what is kept is measured as it will be served
             if watcher is not None:
                 watcher.on_end()
         if progress.best_metric is not None:
@@ -310,6 +314,12 @@ class Trainer:
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases: the mean over the views."""
         return float(np.mean([objective.validate() for objective in self.objectives]))
+
+    def _set_precision(self, precision: str) -> None:
+        """Let a sentence encoder that is trained compute in a precision."""
+        for module in self.trained.modules():
+            if isinstance(module, SentenceEncoder):
+                module.precision = choose_precision(precision, self.device)
 
     def _set_temperature(self, step: int) -> None:
         """Move a temperature that has an end, evenly in its logarithm over all steps of all epochs."""

@@ -1,0 +1,145 @@
+"""A sentence encoder within the towers, trained with them: one for both sides."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.errors import ConfigError
+from twotower.features.architecture import Architecture
+from twotower.features.base import Transform
+from twotower.features.sentences import PROBE, SAME, load_encoder, probe_of
+from twotower.features.token_ids import TokenIdsTransform
+from twotower.vocab import PADDING_ROW
+
+TOKENS_AT_ONCE = 16_384
+"""Tokens, padding included, that go through the transformer together: texts of one length do."""
+
+
+class SentenceEncoder(nn.Module):
+    """Token ids -> unit vectors of a transformer, as ``sentence-transformers`` makes them.
+
+    Activations of its layers are computed again for the gradients instead of being kept (gradient
+    checkpointing: Chen et al., 2016, arXiv 1604.06174).
+
+    Args:
+        architecture: What it is built of; its weights are to be loaded.
+
+    Raises:
+        MissingExtraError: ``transformers`` is not installed.
+
+    Source: Reimers and Gurevych, EMNLP 2019 (Sentence-BERT), section 3.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.precision = torch.float32
+        """Of the transformer's products: float32, or bfloat16 while it is trained; weights are float32."""
+        self.pooling = architecture.pooling
+        transformer: Any = architecture.build_transformer()
+        self.transformer = transformer
+        config = transformer.config
+        self.dim = int(config.hidden_size)
+        self._filler = int(getattr(config, "pad_token_id", None) or 0)
+        if getattr(transformer, "supports_gradient_checkpointing", False):
+            # transformers 5 renames it, and warns of the old name.
+            new = getattr(transformer, "activation_checkpointing_enable", None)
+            (new or transformer.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map ``(n, width)`` token ids, each one higher and padded with 0, to ``(n, dim)``.
+
+        Each distinct text is encoded once, with those of about its length. No token is the zero vector.
+        """
+        device = self.transformer.device
+        # On the CPU, since not every device finds distinct lines; they are few numbers.
+        distinct, places = torch.unique(rows.cpu(), dim=0, return_inverse=True)
+        lengths, order = (distinct != PADDING_ROW).sum(dim=1).sort(stable=True)
+        distinct = distinct[order]
+        num_empty = int((lengths == 0).sum())
+        vectors = [torch.zeros(num_empty, self.dim, device=device)]
+        for start, end in _pieces(lengths.tolist(), num_empty):
+            piece = distinct[start:end, : int(lengths[end - 1])]
+            vectors.append(self._encoded(piece.to(device)))
+        place_of = torch.empty_like(order)
+        place_of[order] = torch.arange(len(order))
+        return torch.cat(vectors).index_select(0, place_of[places].to(device))
+
+    def _encoded(self, rows: Tensor) -> Tensor:
+        """Return the vectors of texts of one token or more, ``(n, dim)``."""
+        is_token = rows != PADDING_ROW  # [n, length]
+        ids = torch.where(is_token, rows - 1, self._filler).long()
+        is_short = self.precision == torch.bfloat16
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=is_short):
+            output = self.transformer(input_ids=ids, attention_mask=is_token.long())
+        of_tokens: Tensor = output.last_hidden_state.float()  # [n, length, dim]
+        mask = is_token[:, :, None]
+        if self.pooling == "mean":
+            pooled = torch.where(mask, of_tokens, 0.0).sum(dim=1) / mask.sum(dim=1)
+        elif self.pooling == "max":
+            pooled = torch.where(mask, of_tokens, -torch.inf).amax(dim=1)
+        elif self.pooling == "cls":
+            pooled = of_tokens[:, 0]
+        else:
+            last = is_token.sum(dim=1) - 1
+            pooled = of_tokens[torch.arange(len(rows), device=rows.device), last]
+        return F.normalize(pooled, dim=1)
+
+    @torch.no_grad()
+    def load_pretrained(self, transform: TokenIdsTransform) -> None:
+        """Take over the weights of the pretrained encoder that a feature names.
+
+        Raises:
+            ConfigError: What is built here gives other vectors than that encoder.
+        """
+        name = transform.feature.encoder
+        pretrained: Any = load_encoder(name)
+        self.transformer.load_state_dict(pretrained[0].auto_model.state_dict())
+        was_training = self.training
+        self.eval()
+        found = self(torch.from_numpy(transform.apply(pl.Series([PROBE])))).cpu().numpy()
+        self.train(was_training)
+        distance = float(np.abs(found - probe_of(name)).max())
+        if not distance <= SAME:
+            raise ConfigError(
+                f"features.tune_sentences must be false for the sentence encoder {name!r}, which does more "
+                f"with a text than its transformer and pooling: the vectors differ by {distance:.2f}."
+            )
+
+
+def sentence_encoder_of(
+    transforms: Iterable[Transform], *, pretrained: bool
+) -> SentenceEncoder | None:
+    """Return the one encoder of all features that are tuned; None where there are none.
+
+    Args:
+        transforms: Of both sides.
+        pretrained: Whether it starts from the weights of the encoder that the features name; otherwise
+            they are to be loaded.
+
+    Raises:
+        ConfigError: That encoder cannot be trained here.
+        MissingExtraError: The extra ``text`` is not installed.
+    """
+    tuned = [t for t in transforms if isinstance(t, TokenIdsTransform)]
+    if not tuned:
+        return None
+    encoder = SentenceEncoder(tuned[0].architecture)
+    if pretrained:
+        encoder.load_pretrained(tuned[0])
+    return encoder
+
+
+def _pieces(lengths: list[int], start: int) -> list[tuple[int, int]]:
+    """Return where to cut texts whose lengths rise into pieces of up to ``TOKENS_AT_ONCE`` tokens."""
+    pieces, end = [], start
+    for end in range(start + 1, len(lengths) + 1):
+        if end < len(lengths) and (end + 1 - start) * lengths[end] <= TOKENS_AT_ONCE:
+            continue
+        pieces.append((start, end))
+        start = end
+    return pieces
