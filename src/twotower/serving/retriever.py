@@ -99,7 +99,7 @@ class Retriever:
             raise BundleError(
                 f"the towers must be those that the bundle {str(path)!r} was trained with: {problem}"
             ) from error
-        model.to(self.device)
+        model.to(self.device).eval()
         item_arrays = contents.items.transforms.apply_to_rows(contents.items.frame)
         event_features = None
         if contents.events is not None:
@@ -481,11 +481,20 @@ class Retriever:
                 k, histories.take(np.flatnonzero(~known)), exclude_seen, allowed
             )
             rows[~known], scores[~known] = popular
+        real = rows != PADDING_ROW
+        found_ids = self.contents.items.ids.ids_of(rows[real]).to_list()
+        found_scores = scores[real].tolist()
+        ends = real.sum(axis=1).cumsum().tolist()
         return [
-            self._recommendation(
-                query_id, rows[i], scores[i], "model" if known[i] else "popularity"
+            Recommendation(
+                query_id,
+                found_ids[start:end],
+                found_scores[start:end],
+                "model" if is_known else "popularity",
             )
-            for i, query_id in enumerate(ids)
+            for query_id, is_known, start, end in zip(
+                ids, known.tolist(), [0, *ends], ends, strict=False
+            )
         ]
 
     def _popular(

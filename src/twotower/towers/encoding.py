@@ -211,9 +211,11 @@ class _evaluating:  # noqa: N801 - reads as a statement
         self.no_grad = torch.no_grad()
 
     def __enter__(self) -> None:
-        self.model.eval()
+        if self.was_training:  # it walks through every module
+            self.model.eval()
         self.no_grad.__enter__()
 
     def __exit__(self, *error: object) -> None:
         self.no_grad.__exit__(None, None, None)
-        self.model.train(self.was_training)
+        if self.was_training:
+            self.model.train()
