@@ -2,7 +2,7 @@
 
     python benchmarks/index.py [--sizes 200000 1000000] [--repeats 5]
 
-Items are clustered and of uneven lengths, queries lie off the items' distribution. Beside one product with a
+Items are clustered and of uneven lengths, queries lie off the items' distribution. Beside one product and a
 top-k (``ExactIndex``) and two passes (``TwoPassIndex``) stand faiss' exact index of half precision and its
 inverted lists, whose ``nprobe`` is the least that reaches a recall@100 of .95 and .99 on other queries. One
 thread each. ``faiss-cpu`` is not installed with the library: ``pip install faiss-cpu``.
