@@ -13,6 +13,7 @@ from torch import Tensor
 from twotower.features.histories import Histories
 from twotower.index.base import Found, Index
 from twotower.index.exact import ExactIndex
+from twotower.index.live import LiveIndex
 from twotower.index.two_pass import TwoPassIndex
 
 DIM = 3
@@ -237,3 +238,14 @@ class TestExactIndex(IndexContract):
 class TestTwoPassIndex(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
         return TwoPassIndex(item_vectors)
+
+
+class TestLiveIndex(IndexContract):
+    """What is there at the start, and what is added in two steps, is searched as one."""
+
+    def build(self, item_vectors: Tensor) -> Index:
+        first = max(2, len(item_vectors) // 2)
+        index = LiveIndex(item_vectors[:first].clone())
+        for part in item_vectors[first:].split(max(1, len(item_vectors) // 4)):
+            index.append(part)
+        return index

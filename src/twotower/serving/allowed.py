@@ -1,7 +1,7 @@
 """Which items may be an answer: those that are offered, among these, without those, by a filter."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,13 @@ class Allowed:
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
-        self.matching = lru_cache(_FILTERS_KEPT)(self._matching)
+        self._kept: OrderedDict[str, npt.NDArray[np.bool_]] = OrderedDict()
+
+    def of(self, contents: Contents) -> "Allowed":
+        """Return the same for a catalogue that has grown, with what is known of the rows it had."""
+        grown = Allowed(contents)
+        grown._kept = self._kept
+        return grown
 
     def rows(
         self,
@@ -58,7 +64,7 @@ class Allowed:
         if filter is not None:
             if not isinstance(filter, str):
                 raise FilterError(f"filter must be a string, got {filter!r}.")
-            masks.append(self.matching(filter))
+            masks.append(self._matching(filter))
         if not masks:
             return None
         both = np.logical_and.reduce(masks)
@@ -66,7 +72,14 @@ class Allowed:
         return np.asarray(both, np.bool_)
 
     def _matching(self, text: str) -> npt.NDArray[np.bool_]:
-        """Return which item rows match a filter."""
+        """Return which item rows match a filter; a row that was asked about once stays as it is."""
         items = self.contents.items
-        matches = parse(text).matches(items.frame, items.transforms.features)
-        return np.concatenate([np.zeros(FIRST_ROW, np.bool_), matches])
+        matches = self._kept.pop(text, np.zeros(FIRST_ROW, np.bool_))
+        if len(matches) < items.ids.num_rows:
+            new = items.frame[len(matches) - FIRST_ROW :]
+            found = parse(text).matches(new, items.transforms.features)
+            matches = np.concatenate([matches, found])
+        self._kept[text] = matches
+        if len(self._kept) > _FILTERS_KEPT:
+            self._kept.popitem(last=False)
+        return matches

@@ -118,6 +118,8 @@ class Contents:
         events: What a history reads of its events beside their items, or None.
         view: The one that may be an answer of several that share the queries, named in the items' column
             ``view``; None where there is but one kind of item.
+        gone: ``(num_item_rows,)`` bool, rows that are items no more since the bundle was opened; None where
+            nothing was changed.
     """
 
     config: Config
@@ -141,14 +143,20 @@ class Contents:
     card: str
     events: EventContents | None = None
     view: str | None = None
+    gone: npt.NDArray[np.bool_] | None = None
 
     @cached_property
     def offered(self) -> npt.NDArray[np.bool_] | None:
         """The items that may be an answer, ``(num_item_rows,)``; None where all may."""
-        if self.view is None:
+        if self.view is None and self.gone is None:
             return None
-        is_own = (self.items.frame[VIEW] == self.view).to_numpy()
-        return np.concatenate([np.zeros(FIRST_ROW, np.bool_), is_own])
+        offered = np.ones(self.items.ids.num_rows, np.bool_)
+        if self.view is not None:
+            offered[FIRST_ROW:] = (self.items.frame[VIEW] == self.view).to_numpy()
+        if self.gone is not None:
+            offered &= ~self.gone
+        offered[:FIRST_ROW] = False
+        return offered
 
     @property
     def num_items(self) -> int:

@@ -1,6 +1,7 @@
 """``Retriever``: a bundle opened for use."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from twotower.features.schema import Feature
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
-from twotower.index.two_pass import exact_index
+from twotower.index.live import GrowingRows, LiveIndex
 from twotower.runtime import choose_device
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
@@ -39,6 +40,7 @@ from twotower.serving.arguments import (
 )
 from twotower.serving.bundle import Contents, open_bundle
 from twotower.serving.explain import Explanation, explain
+from twotower.serving.live import lines_of, with_lines, without_ids
 from twotower.serving.session import Session
 from twotower.serving.texts import Texts
 from twotower.towers.build import build_model
@@ -116,7 +118,11 @@ class Retriever:
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
-        self.index = exact_index(torch.cat([reserved, contents.item_vectors]).to(self.device))
+        self.index = LiveIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
+        self._item_features = {
+            name: GrowingRows(rows) for name, rows in self.encoding.item_features.items()
+        }
+        self._newest_rows: npt.NDArray[np.int32] | None = None
 
     @staticmethod
     def open(
@@ -152,9 +158,9 @@ class Retriever:
         return self.contents.queries.transforms.apply_to_rows(self.contents.queries.frame)
 
     @cached_property
-    def _directions(self) -> ExactIndex:
+    def _directions(self) -> LiveIndex:
         """The items by their vectors at length 1: made when neighbours are first asked for."""
-        return exact_index(F.normalize(self.index.item_vectors, dim=1))
+        return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
     def recommend(
         self,
@@ -275,6 +281,69 @@ class Retriever:
         ]
         return pl.concat(frames)
 
+    def upsert_items(self, items: FeatureLines, *, strict: bool = False) -> int:
+        """Put items into the catalogue, or others in the place of those with their ids; return how many.
+
+        Their vectors come of their columns by the model's item tower, and of their ids where it knows them.
+        The next answer may hold them; the bundle on disk stays as it is. Not while another thread asks.
+
+        Args:
+            items: Lines with an id and columns of the items' table; a column that a line lacks is missing,
+                and a line replaces all that was known of its id.
+            strict: Whether columns that the bundle does not know are refused; else they are ignored with a
+                warning.
+
+        Raises:
+            ValueError: An id is missing, cannot be one of this catalogue or stands twice, or a value does
+                not fit its column.
+        """
+        given, transforms = features_of(items), self.contents.items.transforms
+        if not len(given):
+            return 0
+        check_columns(given, transforms, strict=strict)
+        lines = lines_of(self.contents, given)
+        arrays = transforms.apply(lines)
+        warn_of_empty(transforms, arrays)
+        vectors = self.encoding.new_item_vectors(arrays)
+        keys = lines[self.item_column]
+        before = self.contents.items.ids.rows_of(keys)
+        start = self.contents.items.ids.num_rows
+        if self._newest_rows is None:
+            self._newest_rows = np.arange(start, dtype=np.int32)
+        self._newest_rows = np.append(
+            self._newest_rows, np.arange(start, start + len(lines), dtype=np.int32)
+        )
+        for old, new in zip(before.tolist(), range(start, start + len(lines)), strict=True):
+            if old >= FIRST_ROW:  # and all that were newest before it
+                self._newest_rows[self._newest_rows == old] = new
+        for name, tensor in to_tensors(arrays, self.device).items():
+            self._item_features[name].append(tensor)
+        self.encoding = self.encoding.with_features(
+            items={name: rows.rows for name, rows in self._item_features.items()}
+        )
+        self.index.append(vectors)
+        if "_directions" in vars(self):
+            self._directions.append(F.normalize(vectors, dim=1))
+        self._serve(with_lines(self.contents, lines))
+        return len(lines)
+
+    def delete_items(self, item_ids: Sequence[Id]) -> int:
+        """Take items out of the catalogue; return how many of them were in it.
+
+        No answer holds them any more. Histories that hold them still count. Not while another thread asks.
+
+        Raises:
+            ValueError: ``item_ids`` is no list.
+        """
+        contents, num = without_ids(self.contents, item_ids)
+        self._serve(contents)
+        return num
+
+    def _serve(self, contents: Contents) -> None:
+        self.contents = contents
+        self._allowed = self._allowed.of(contents)
+        self._texts = Texts(contents)
+
     def score(self, pairs: Iterable[tuple[Id, Id]]) -> npt.NDArray[np.float32]:
         """Return the score of each (query id, item id) pair: ``(n,)`` float32.
 
@@ -336,7 +405,7 @@ class Retriever:
             warn_of_empty(transforms, arrays)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
-            vectors = self.contents.item_vectors.numpy()
+            vectors = self.index.item_vectors[FIRST_ROW:].cpu().numpy()
             offered = self.contents.offered
             # The caller's own.
             return np.array(
@@ -531,7 +600,10 @@ class Retriever:
             ValueError: An id is not in the catalogue.
         """
         rows = self.contents.items.ids.rows_of(plain(ids))
-        unknown = np.flatnonzero(rows < FIRST_ROW)
+        is_unknown = rows < FIRST_ROW
+        if self.contents.gone is not None:
+            is_unknown |= self.contents.gone[rows]
+        unknown = np.flatnonzero(is_unknown)
         if len(unknown):
             raise ValueError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
         return rows
@@ -582,7 +654,12 @@ class Retriever:
 
     def _stored_histories(self, rows: npt.NDArray[np.integer]) -> Histories:
         stored = self.contents.histories
-        return Histories.empty(len(rows)) if stored is None else stored.take(rows)
+        if stored is None:
+            return Histories.empty(len(rows))
+        taken = stored.take(rows)
+        if self._newest_rows is None:
+            return taken
+        return replace(taken, item_rows=self._newest_rows[taken.item_rows])
 
     def _histories_of(
         self, rows: npt.NDArray[np.int32], lists: list[list[Event]] | None

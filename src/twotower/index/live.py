@@ -1,0 +1,133 @@
+"""An index that grows while it is searched."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.features.histories import Histories
+from twotower.index.base import Found
+from twotower.index.exact import ExactIndex
+from twotower.index.two_pass import exact_index
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+_TAIL = 4096
+"""Rows beside the index, from which on it is built again; or a 16th of it, where that is more."""
+
+
+class GrowingRows:
+    """A tensor to which rows are added at its end, without copying all of it each time.
+
+    Args:
+        rows: ``(n, ...)``, the first ones.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._buffer = rows
+        self._length = len(rows)
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows: a view that later additions leave as it is."""
+        return self._buffer[: self._length]
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows at the end."""
+        length = self._length + len(rows)
+        if length > len(self._buffer):
+            size = length + length // 8
+            grown = self._buffer.new_zeros((size, *self._buffer.shape[1:]))
+            grown[: self._length] = self.rows
+            self._buffer = grown
+        self._buffer[self._length : length] = rows
+        self._length = length
+
+
+class LiveIndex:
+    """The exact index of a catalogue to which items are added; satisfies ``Index``.
+
+    What was added stands beside the index and is scored in one product, until it is enough for the index
+    to be built again, in a thread, while the old one still answers. An item that changes gets a new row;
+    rows that are no longer items are left out by ``allowed``, which whoever searches knows.
+
+    Args:
+        item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
+    """
+
+    def __init__(self, item_vectors: Tensor) -> None:
+        self._vectors = GrowingRows(item_vectors)
+        self._index = exact_index(item_vectors)
+        self._next: Future[ExactIndex] | None = None
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """Return all vectors: ``(num_item_rows, dim)``."""
+        return self._vectors.rows
+
+    def append(self, vectors: Tensor) -> None:
+        """Add rows: ``(n, dim)`` float32; the next search finds them."""
+        self._vectors.append(vectors)
+        self._take_the_next()
+        covered = len(self._index.item_vectors)
+        tail = len(self.item_vectors) - covered
+        if self._next is None and tail >= max(_TAIL, covered // 16):
+            thread = ThreadPoolExecutor(1, "twotower-index")
+            self._next = thread.submit(exact_index, self.item_vectors)
+            thread.shutdown(wait=False)
+
+    def search(
+        self,
+        query_vectors: Tensor,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """Return the ``k`` items of largest dot product; see ``Index.search``."""
+        self._take_the_next()
+        vectors, covered = self.item_vectors, len(self._index.item_vectors)
+        if covered == len(vectors):
+            return self._index.search(query_vectors, k, exclude=exclude, allowed=allowed)
+        if allowed is not None and allowed.shape != (len(vectors),):
+            raise ValueError(f"allowed must have shape ({len(vectors)},), got {allowed.shape}.")
+        first = self._index.search(
+            query_vectors,
+            k,
+            exclude=_rows_within(exclude, 0, covered, 0),
+            allowed=None if allowed is None else allowed[:covered],
+        )
+        reserved = vectors[:FIRST_ROW]
+        tail = ExactIndex(torch.cat([reserved, vectors[covered:]])).search(
+            query_vectors,
+            k,
+            exclude=_rows_within(exclude, covered, len(vectors), FIRST_ROW),
+            allowed=None if allowed is None else np.append([False] * FIRST_ROW, allowed[covered:]),
+        )
+        tail_rows = np.where(
+            tail.item_rows == PADDING_ROW, PADDING_ROW, tail.item_rows + (covered - FIRST_ROW)
+        )
+        rows = np.concatenate([first.item_rows, tail_rows], axis=1)
+        scores = np.concatenate([first.scores, tail.scores], axis=1)
+        # Equal scores stay in the order of their rows.
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return Found(
+            np.take_along_axis(rows, order, axis=1).astype(np.int32),
+            np.take_along_axis(scores, order, axis=1),
+        )
+
+    def _take_the_next(self) -> None:
+        if self._next is not None and self._next.done():
+            self._index, self._next = self._next.result(), None
+
+
+def _rows_within(sets: Histories | None, start: int, end: int, first: int) -> Histories | None:
+    """Return sets of rows as a part of the rows counts them: from ``first`` on; others are no item."""
+    if sets is None:
+        return None
+    rows = sets.item_rows
+    is_within = (rows >= start) & (rows < end)
+    own = np.where(is_within, rows - start + first, PADDING_ROW).astype(np.int32)
+    return replace(sets, item_rows=own)

@@ -1,0 +1,175 @@
+"""Items that are put into a catalogue, changed and taken out after the training."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.features.schema import VIEW
+from twotower.serving.arguments import GivenFeatures, Id, ids_of
+from twotower.serving.bundle import Contents
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary, as_keys
+
+_MOST_PIECES = 32
+
+
+class LiveIds(Vocabulary):
+    """A vocabulary to which rows are added; an id may have had several, of which the newest counts.
+
+    Args:
+        base: What the bundle has.
+    """
+
+    def __init__(self, base: Vocabulary) -> None:
+        self._ids = base.ids
+        self._base = base
+        self._newest: dict[object, int] = {}
+
+    def with_rows(self, ids: pl.Series) -> "LiveIds":
+        """Return the vocabulary with a row more for each id, of the dtype of its ids."""
+        grown = LiveIds(self._base)
+        grown._ids = _in_few_pieces(pl.concat([self._ids, ids.rename("id")], rechunk=False))
+        grown._newest = dict(self._newest)
+        start = self.num_rows
+        for place, key in enumerate(ids.to_list()):
+            grown._newest[key] = start + place
+        return grown
+
+    def rows_of(self, ids: pl.Series | Iterable[object]) -> npt.NDArray[np.int32]:
+        """Return the newest row of each id; see ``Vocabulary.rows_of``."""
+        given = ids if isinstance(ids, pl.Series) else list(ids)
+        rows = self._base.rows_of(given)
+        if self._newest:
+            for place, key in enumerate(keys_of(given, self._base.ids.dtype).to_list()):
+                rows[place] = self._newest.get(key, rows[place])
+        return rows
+
+
+def keys_of(ids: pl.Series | Sequence[object], dtype: pl.DataType) -> pl.Series:
+    """Return ids as those of a vocabulary of that dtype are written; null where one cannot be."""
+    series = ids if isinstance(ids, pl.Series) else pl.Series(_texts(ids), dtype=pl.String)
+    return as_keys(series).cast(dtype, strict=False)
+
+
+def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
+    """Return items that a caller gave as lines of the catalogue's table.
+
+    A column that a line lacks is missing, also of an item that is there already: a line says all.
+
+    Args:
+        contents: What is served.
+        items: Lines with the id and columns of the table; others are left out.
+
+    Raises:
+        ValueError: A line has no id, or one that the catalogue's ids cannot be, an id stands twice, or a
+            value does not fit its column.
+    """
+    table = contents.items
+    given = items.frame
+    column = table.id_column
+    if column not in given.columns:
+        raise ValueError(f"items must have the column {column!r}, got {', '.join(given.columns)}.")
+    keys = keys_of(given[column], table.ids.ids.dtype)
+    wrong = np.flatnonzero(keys.is_null().to_numpy())
+    if len(wrong):
+        raise ValueError(
+            f"{column} must be an id like those of the catalogue ({table.ids.ids.dtype}), "
+            f"got {given[column][int(wrong[0])]!r}."
+        )
+    twice = keys.filter(keys.is_duplicated())
+    if len(twice):
+        raise ValueError(f"{column} must be distinct within a call, got {twice[0]!r} twice.")
+    columns = []
+    for name, dtype in table.frame.schema.items():
+        if name == column:
+            columns.append(keys.cast(dtype).rename(name))
+        elif name == VIEW and contents.view is not None:
+            columns.append(
+                pl.repeat(contents.view, len(given), dtype=dtype, eager=True).alias(name)
+            )
+        elif name in given.columns:
+            columns.append(_fitting(given[name], dtype))
+        else:
+            columns.append(pl.Series(name, [None] * len(given), dtype=dtype))
+    return pl.DataFrame(columns)
+
+
+def with_lines(contents: Contents, lines: pl.DataFrame) -> Contents:
+    """Return what is served with a row more for each line; rows that their ids had before are no items.
+
+    Args:
+        contents: What is served.
+        lines: As ``lines_of`` gives them.
+    """
+    table = contents.items
+    ids = table.ids if isinstance(table.ids, LiveIds) else LiveIds(table.ids)
+    keys = keys_of(lines[table.id_column], ids.ids.dtype)
+    before = ids.rows_of(keys)
+    was_there = before >= FIRST_ROW
+    counts = np.where(was_there, contents.popularity[before], 0).astype(np.float32)
+    grown = ids.with_rows(keys)
+    gone = _gone(contents, len(ids.ids) + FIRST_ROW)
+    gone[before[was_there]] = True
+    return replace(
+        contents,
+        items=replace(table, ids=grown, frame=_in_few_pieces(table.frame.vstack(lines))),
+        popularity=np.concatenate([contents.popularity, counts]),
+        gone=np.concatenate([gone, np.zeros(len(lines), np.bool_)]),
+    )
+
+
+def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, int]:
+    """Return what is served without some items, and how many of them were there.
+
+    Histories that hold them still say what they said.
+
+    Raises:
+        ValueError: ``item_ids`` is no list.
+    """
+    ids = contents.items.ids
+    rows = ids.rows_of(ids_of(item_ids, what="item_ids"))
+    gone = _gone(contents, ids.num_rows)
+    rows = np.unique(rows[rows > UNKNOWN_ROW])
+    if contents.offered is not None:
+        rows = rows[contents.offered[rows]]
+    gone[rows] = True
+    return replace(contents, gone=gone), len(rows)
+
+
+Rows = TypeVar("Rows", pl.Series, pl.DataFrame)
+
+
+def _in_few_pieces(rows: Rows) -> Rows:
+    """Return rows that were put together so often that reading them would be slow in one piece."""
+    return rows.rechunk() if rows.n_chunks() > _MOST_PIECES else rows
+
+
+def _gone(contents: Contents, num_rows: int) -> npt.NDArray[np.bool_]:
+    return np.zeros(num_rows, np.bool_) if contents.gone is None else contents.gone.copy()
+
+
+def _fitting(values: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Return values as a column holds them.
+
+    Raises:
+        ValueError: One does not fit.
+    """
+    name = values.name
+    if values.dtype == pl.Null:
+        return values.cast(dtype)
+    try:
+        return values.cast(dtype)
+    except (pl.exceptions.PolarsError, TypeError, ValueError):
+        lax = values.cast(dtype, strict=False) if values.dtype != pl.Object else None
+        odd = values.to_list()
+        if lax is not None:
+            lost = np.flatnonzero((lax.is_null() & values.is_not_null()).to_numpy())
+            odd = [values[int(lost[0])]] if len(lost) else odd
+        raise ValueError(f"{name} must hold {dtype}, got {odd[0]!r}.") from None
+
+
+def _texts(ids: Sequence[object]) -> list[str | None]:
+    return [None if value is None else str(value) for value in ids]

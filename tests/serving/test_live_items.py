@@ -1,0 +1,201 @@
+"""Items that come, change and go: what is answered is what a retriever of just these items would answer."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from twotower.serving.retriever import Retriever
+
+CATEGORIES = ("category-1", "category-2", "category-3")
+
+
+@pytest.fixture
+def retriever(tiny_bundle: Any) -> Retriever:
+    """One of the test's own, which it may write to."""
+    return Retriever.open(tiny_bundle)
+
+
+def line(item_id: int, like: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**like, "item_id": item_id, **changes}
+
+
+def first_line(retriever: Retriever) -> dict[str, Any]:
+    return retriever.contents.items.frame.row(0, named=True)
+
+
+def test_a_new_item_is_found_where_its_twin_is(retriever: Retriever) -> None:
+    query = 5
+    (best,) = retriever.recommend(query, k=1).item_ids
+    twin = retriever.contents.items.frame.filter(item_id=best).row(0, named=True)
+    told = line(9001, twin, title="the twin")
+    vector = retriever.encode_items(features=[told])[0]
+    assert retriever.upsert_items([told]) == 1
+    np.testing.assert_array_equal(retriever.encode_items([9001])[0], vector)
+    ids = retriever.recommend(query, k=201).item_ids
+    assert 9001 in ids
+    assert retriever.items([9001])["title"].to_list() == ["the twin"]
+    assert retriever.recommend(query, k=201, filter="title = 'the twin'").item_ids == [9001]
+    assert retriever.similar_items(9001, k=200).item_ids
+    assert 9001 in retriever.similar_items(best, k=200).item_ids
+    assert retriever.explain(query, 9001).score == pytest.approx(
+        dict(zip(ids, retriever.recommend(query, k=201).scores, strict=True))[9001], rel=1e-4
+    )
+    assert len(retriever.item_ids) == 201
+    assert retriever.encode_items().shape[0] == 201
+
+
+def test_an_item_that_changes_is_there_once_and_stays_seen(retriever: Retriever) -> None:
+    query = 5
+    seen = retriever.history(query)[-1]
+    shown = retriever.recommend(query, k=1).item_ids[0]
+    frame = retriever.contents.items.frame
+    for item_id in (seen, shown):
+        told = frame.filter(item_id=item_id).row(0, named=True)
+        retriever.upsert_items({**told, "title": f"new title of {item_id}"})
+    found = retriever.recommend(query, k=200).item_ids
+    assert found.count(shown) == 1
+    assert seen not in found
+    assert retriever.items([seen])["title"].to_list() == [f"new title of {seen}"]
+    assert seen in retriever.history(query)
+    assert retriever.recommend(query, k=200, filter=f"title = 'new title of {seen}'").item_ids == []
+    with_seen = retriever.recommend(query, k=200, exclude_seen=False).item_ids
+    assert with_seen.count(seen) == 1
+    assert len(with_seen) == 200
+
+
+def test_an_item_that_goes_is_in_no_answer_and_can_come_back(retriever: Retriever) -> None:
+    query = 5
+    before = retriever.recommend(query, k=200)
+    gone = before.item_ids[0]
+    told = retriever.contents.items.frame.filter(item_id=gone).row(0, named=True)
+    assert retriever.delete_items([gone, "no such item"]) == 1
+    assert retriever.delete_items([gone]) == 0
+    assert retriever.recommend(query, k=200).item_ids == before.item_ids[1:]
+    for ask in (retriever.similar_items, lambda i: retriever.items([i])):
+        with pytest.raises(ValueError, match="must be in the catalogue"):
+            ask(gone)
+    other = retriever.similar_items(before.item_ids[1], k=199).item_ids
+    assert gone not in other
+    assert retriever.recommend(history=[gone], k=3).basis == "model"  # what was liked says so still
+    assert retriever.recommend("nobody", k=200).item_ids.count(gone) == 0
+    retriever.upsert_items([told])
+    again = retriever.recommend(query, k=200)
+    assert again.item_ids == before.item_ids
+    np.testing.assert_allclose(again.scores, before.scores, rtol=1e-5)
+
+
+def test_a_history_may_hold_a_new_item(retriever: Retriever) -> None:
+    told = first_line(retriever)
+    retriever.upsert_items([line(9001, told)])
+    known = retriever.recommend(history=[9001], k=5)
+    assert known.basis == "model"
+    assert 9001 not in known.item_ids
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no id": ([{"title": "x"}], "must be an id like those .* got None"),
+    "a null id": ([{"item_id": None, "title": "x"}], "must be an id like those .* got None"),
+    "an id of another kind": ([{"item_id": "abc"}], "must be an id like those .* got 'abc'"),
+    "twice": ([{"item_id": 9001}, {"item_id": "9001"}], "distinct within a call, got 9001 twice"),
+    "no number": ([{"item_id": 9001, "signal": "dear"}], "signal must hold Float64, got 'dear'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_lines_change_nothing(retriever: Retriever, case: str) -> None:
+    lines, message = BAD[case]
+    assert "signal" in retriever.contents.items.frame.columns
+    before = retriever.recommend(5, k=300).item_ids
+    with pytest.raises(ValueError, match=message):
+        retriever.upsert_items([{"item_id": 9009, "title": "whole"}, *lines])
+    assert retriever.recommend(5, k=300).item_ids == before
+    with pytest.raises(ValueError, match="must have the column 'item_id', got title"):
+        retriever.upsert_items({"title": "x"})
+
+
+def test_what_the_bundle_does_not_know_is_told(retriever: Retriever) -> None:
+    with pytest.warns(UserWarning, match="got 'colour'.* Nothing reads them"):
+        retriever.upsert_items([line(9001, first_line(retriever), colour="red")])
+    with pytest.raises(ValueError, match="got 'colour'"):
+        retriever.upsert_items([{"item_id": 9002, "colour": "red"}], strict=True)
+    with pytest.warns(UserWarning, match="1 of the items have no feature"):
+        retriever.upsert_items([{"item_id": 9003}])
+    assert retriever.upsert_items([]) == 0
+
+
+class Catalogue(RuleBasedStateMachine):
+    """Random changes beside a dictionary of what should be there, and an answer beside one by hand."""
+
+    bundle: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retriever = Retriever.open(self.bundle)
+        frame = self.retriever.contents.items.frame
+        self.lines: dict[int, dict[str, Any]] = {r["item_id"]: r for r in frame.to_dicts()}
+        self.start = list(self.lines.values())
+        vectors = self.retriever.encode_items()
+        self.vectors = dict(zip(self.retriever.item_ids, vectors, strict=True))
+
+    @rule(
+        item_id=st.integers(1, 240), like=st.integers(0, 199), category=st.sampled_from(CATEGORIES)
+    )
+    def put(self, item_id: int, like: int, category: str) -> None:
+        told = line(item_id, self.start[like], category=category)
+        self.retriever.upsert_items([told])
+        self.lines[item_id] = told
+        self.vectors[item_id] = self.retriever.encode_items(features=[told])[0]
+
+    @rule(item_ids=st.lists(st.integers(1, 240), max_size=5))
+    def take_out(self, item_ids: list[int]) -> None:
+        there = {i for i in item_ids if i in self.lines}
+        assert self.retriever.delete_items(item_ids) == len(there)
+        for item_id in there:
+            del self.lines[item_id], self.vectors[item_id]
+
+    @precondition(lambda self: self.lines)
+    @rule(query=st.integers(1, 300), k=st.integers(1, 30), category=st.sampled_from(CATEGORIES))
+    def ask(self, query: int, k: int, category: str) -> None:
+        vector = self.retriever.encode_queries(query)[0]
+        seen = set(self.retriever.history(query))
+        scores = {
+            item: float(vector @ self.vectors[item])
+            for item, told in self.lines.items()
+            if item not in seen and told["category"] == category
+        }
+        found = self.retriever.recommend(query, k=k, filter=f"category = '{category}'")
+        assert len(found) == min(k, len(scores))
+        assert len(set(found.item_ids)) == len(found)
+        expected = sorted(scores.values(), reverse=True)[:k]
+        np.testing.assert_allclose(found.scores, expected, rtol=1e-4, atol=1e-4)
+        for item, score in zip(found.item_ids, found.scores, strict=True):
+            assert score == pytest.approx(scores[item], rel=1e-4, abs=1e-4)
+
+    @invariant()
+    def items_are_those_that_should_be_there(self) -> None:
+        assert sorted(self.retriever.item_ids) == sorted(self.lines)
+        assert self.retriever.contents.num_items == len(self.lines)
+
+
+@pytest.mark.filterwarnings("ignore:.*of the items have no feature")
+def test_a_catalogue_that_changes_at_random(
+    tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Catalogue, "bundle", tiny_bundle)
+    monkeypatch.setattr("twotower.index.live._TAIL", 10)
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        Catalogue, settings=settings(max_examples=12, stateful_step_count=25, deadline=None)
+    )
+
+
+def test_frames_are_taken_as_they_are(retriever: Retriever) -> None:
+    frame = retriever.contents.items.frame.head(3).with_columns(pl.col("item_id") + 9000)
+    assert retriever.upsert_items(frame) == 3
+    assert len(retriever.item_ids) == 203
