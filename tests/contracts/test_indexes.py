@@ -246,6 +246,6 @@ class TestLiveIndex(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
         first = max(2, len(item_vectors) // 2)
         index = LiveIndex(item_vectors[:first].clone())
-        for part in item_vectors[first:].split(max(1, len(item_vectors) // 4)):
+        for part in torch.split(item_vectors[first:], max(1, len(item_vectors) // 4)):
             index.append(part)
         return index

@@ -32,6 +32,10 @@ def command(
     max_body: Annotated[
         int, typer.Option(envvar="TWOTOWER_MAX_BODY", help="Bytes of a body at most; then 413.")
     ] = 2**20,
+    journal: Annotated[
+        Path | None,
+        typer.Option(envvar="TWOTOWER_JOURNAL", help="File of what is written; BUNDLE.journal."),
+    ] = None,
     origin: Annotated[
         list[str] | None,
         typer.Option(envvar="TWOTOWER_ORIGIN", help="Origin whose pages may ask; once for each."),
@@ -64,6 +68,7 @@ def command(
         origins=tuple(origin or ()),
         token=token,
         read_token=read_token,
+        journal=None if journal is None else str(journal),
     )
     console(json_wanted=True).print(
         f"Serving {bundle} at http://{host}:{port} (Ctrl-C ends it).",

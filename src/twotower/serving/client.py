@@ -10,7 +10,15 @@ import polars as pl
 from twotower.errors import ServerError
 from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import Event, FeatureLines, GivenFeatures, Id, ids_of, queries_of
+from twotower.serving.arguments import (
+    Event,
+    FeatureLines,
+    GivenFeatures,
+    Id,
+    features_of,
+    ids_of,
+    queries_of,
+)
 from twotower.serving.explain import Contribution, Explanation
 
 
@@ -149,6 +157,34 @@ class Client:
         parts = tuple(Contribution(**part) for part in told["parts"])
         return Explanation(told["query_id"], told["item_id"], told["score"], parts)
 
+    def upsert_items(self, items: FeatureLines) -> int:
+        """Put items into the catalogue; see ``Retriever.upsert_items``.
+
+        When this returns they are on the server's disk and in the next answer of each of its workers.
+
+        Raises:
+            ValueError: A line does not fit.
+            ServerError: The server refused, failed or could not be reached; or the token is wrong.
+        """
+        given = features_of(items)
+        if not len(given):
+            return 0
+        lines = [_line(given, place) for place in range(len(given))]
+        told = self._ask("PUT", "/items", {"items": lines})
+        _warn_of_ignored(told)
+        return int(told["items"])
+
+    def delete_items(self, item_ids: Sequence[Id]) -> int:
+        """Take items out of the catalogue; see ``Retriever.delete_items``.
+
+        Raises:
+            ServerError: As ``upsert_items``.
+        """
+        ids = [str(item_id) for item_id in ids_of(item_ids, what="item_ids")]
+        if not ids:
+            return 0
+        return int(self._ask("DELETE", "/items", parameters={"item_id": ids})["items"])
+
     def exchange_model(self, path: str) -> dict[str, Any]:
         """Let the server answer from another bundle on its disk, and return what it answers from then.
 
@@ -179,18 +215,22 @@ class Client:
 
 def _answer(told: Mapping[str, Any]) -> Recommendation:
     items = told["items"]
-    if told.get("ignored"):
-        names = ", ".join(map(repr, told["ignored"]))
-        warnings.warn(
-            f"features must be columns that the bundle knows, got {names}. Nothing reads them.",
-            stacklevel=3,
-        )
+    _warn_of_ignored(told)
     return Recommendation(
         told["query_id"],
         [item["item_id"] for item in items],
         [item["score"] for item in items],
         told["basis"],
     )
+
+
+def _warn_of_ignored(told: Mapping[str, Any]) -> None:
+    if told.get("ignored"):
+        names = ", ".join(map(repr, told["ignored"]))
+        warnings.warn(
+            f"features must be columns that the bundle knows, got {names}. Nothing reads them.",
+            stacklevel=4,
+        )
 
 
 def _line(given: GivenFeatures, place: int) -> dict[str, object]:

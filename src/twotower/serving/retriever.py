@@ -304,6 +304,16 @@ class Retriever:
         lines = lines_of(self.contents, given)
         arrays = transforms.apply(lines)
         warn_of_empty(transforms, arrays)
+        self.put_lines(lines, arrays)
+        return len(lines)
+
+    def put_lines(self, lines: pl.DataFrame, arrays: FeatureArrays) -> None:
+        """Put lines of the items' table in; see ``upsert_items``.
+
+        Args:
+            lines: As ``live.lines_of`` gives them.
+            arrays: Their features, transformed.
+        """
         vectors = self.encoding.new_item_vectors(arrays)
         keys = lines[self.item_column]
         before = self.contents.items.ids.rows_of(keys)
@@ -325,7 +335,6 @@ class Retriever:
         if "_directions" in vars(self):
             self._directions.append(F.normalize(vectors, dim=1))
         self._serve(with_lines(self.contents, lines))
-        return len(lines)
 
     def delete_items(self, item_ids: Sequence[Id]) -> int:
         """Take items out of the catalogue; return how many of them were in it.

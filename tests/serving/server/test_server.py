@@ -338,3 +338,91 @@ def test_a_bundle_that_is_replaced_on_disk_is_still_the_one_that_answers(
         assert client.recommend(7).item_ids == before
         client.exchange_model(str(place))
         assert client.recommend(7).item_ids == Retriever.open(other.path).recommend(7).item_ids
+
+
+def test_items_are_put_in_and_taken_out(tiny_bundle: Path, tmp_path: Path) -> None:
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    journal = str(tmp_path / "journal")
+    new = {**told, "item_id": 9001, "title": "Entirely new"}
+    with (
+        running(tiny_bundle, token="t", journal=journal) as address,
+        Client(address, token="t") as client,
+    ):
+        assert client.upsert_items([new, {**told, "item_id": 9002}]) == 2
+        found = client.recommend(7, k=300).item_ids
+        assert {9001, 9002} < set(found)
+        assert len(found) == len(set(found))
+        assert client.recommend(7, filter="title = 'Entirely new'").item_ids == [9001]
+        assert 9001 in client.similar_items(9002, k=200).item_ids
+        assert client.explain(7, 9001).item_id == "9001" or client.explain(7, 9001).item_id == 9001
+        assert client.delete_items([9002, "no such item"]) == 1
+        assert client.delete_items([]) == client.upsert_items([]) == 0
+        assert 9002 not in client.recommend(7, k=300).item_ids
+        assert client.model["items"] == 201
+        with pytest.warns(UserWarning, match="got 'colour'"):
+            client.upsert_items({**new, "colour": "red"})
+        with pytest.raises(ValueError, match="item_id must be an id like those"):
+            client.upsert_items([{**new, "item_id": 9003}, {**told, "item_id": "x"}])
+        assert client.model["items"] == 201
+        with httpx.Client(base_url=address, headers={"authorization": "Bearer t"}) as http:
+            bare = http.put("/items", json={"items": [{"item_id": 9004}]}).json()
+            assert (bare["items"], bare["without_features"]) == (1, 1)
+            wrong: list[Any] = [{"items": []}, {"items": [1]}, {}, {"items": [{"title": "no id"}]}]
+            for body in wrong:
+                assert http.put("/items", json=body).status_code == 422, body
+            assert http.delete("/items").status_code == 422
+            found_by_text = http.get("/items", params={"text": "entirely"}).json()["items"]
+        assert [line["item_id"] for line in found_by_text] == [9001]
+        assert httpx.put(f"{address}/items", json={"items": [new]}).status_code == 401
+        after = client.recommend(7, k=300)
+    with running(tiny_bundle, journal=journal) as address, Client(address) as client:
+        again = client.recommend(7, k=300)
+        assert again.item_ids == after.item_ids
+        assert again.scores == pytest.approx(after.scores, rel=1e-5)
+
+
+def test_what_was_written_stays_when_another_model_takes_over(
+    tiny_bundle: Path, other: Trained, tmp_path: Path
+) -> None:
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    settings = {"token": "t", "journal": str(tmp_path / "journal")}
+    with running(tiny_bundle, **settings) as address, Client(address, token="t") as client:
+        client.upsert_items({**told, "item_id": 9001})
+        client.delete_items([3])
+        client.exchange_model(str(other.path))
+        found = client.recommend(7, k=300, exclude_seen=False).item_ids
+        assert 9001 in found
+        assert 3 not in found
+        client.upsert_items({**told, "item_id": 9002})
+        assert client.model["items"] == 60 - 1 + 2
+
+
+def test_readers_see_all_or_nothing_while_items_change(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Each write exchanges a pair of items for another; an answer never holds half of one."""
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    wrong: list[object] = []
+    is_over = threading.Event()
+    settings = {"token": "t", "journal": str(tmp_path / "journal")}
+    with running(tiny_bundle, **settings) as address:
+
+        def read() -> None:
+            with Client(address) as client:
+                while not is_over.is_set():
+                    found = client.recommend(7, k=400).item_ids
+                    pairs = sorted(i for i in found if int(i) > 9000)
+                    if len(set(found)) != len(found) or len(pairs) % 2:
+                        wrong.append(pairs)
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        with Client(address, token="t") as client:
+            for number in range(9001, 9041, 2):
+                client.upsert_items([{**told, "item_id": number + n} for n in (0, 1)])
+                if number > 9010:
+                    client.delete_items([number - 10, number - 9])
+            assert client.model["items"] == 200 + 10
+        is_over.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong

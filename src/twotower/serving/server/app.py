@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from twotower.errors import BundleError, TwoTowerError
 from twotower.serving.server import page
 from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
-from twotower.serving.server.engine import Answered, Engine, Model, Question
+from twotower.serving.server.engine import Answered, Change, Changed, Engine, Model, Question
 from twotower.serving.server.gate import Gate, refuse
 from twotower.serving.server.routes import router
 from twotower.serving.server.run import SETTINGS
@@ -40,8 +40,8 @@ class Service:
         self.settings = settings
         several = settings.workers > 1
         self.figures = Figures(several=several)
-        self.engine = Engine(Model(_current(settings) or settings.bundle))
-        self.figures.model_opened(self.engine.model.retriever.contents.num_items)
+        self.engine = Engine(_current(settings) or settings.bundle, _journal_of(settings))
+        self.figures.model_opened(self.num_items)
         self.batcher: Batcher[Question, Answered] = Batcher(
             self.engine.answer,
             most=settings.batch,
@@ -49,8 +49,20 @@ class Service:
             timeout=settings.timeout,
             seen=self.figures.batch_answered,
         )
+        self.writer: Batcher[Change, Changed] = Batcher(
+            self.engine.write,
+            most=settings.batch,
+            waiting=settings.waiting,
+            timeout=settings.timeout,
+            thread=self.batcher.thread,
+        )
         self.is_leaving = False
         self._exchanging = asyncio.Lock()
+
+    @property
+    def num_items(self) -> int:
+        """Items that may be an answer now."""
+        return self.engine.model.retriever.contents.num_items
 
     async def exchange(self, path: str) -> Model:
         """Answer from another bundle from now on, in all workers.
@@ -59,14 +71,15 @@ class Service:
             BundleError: See ``Engine.exchange``.
         """
         async with self._exchanging:
-            loop = asyncio.get_running_loop()
+            loop, old = asyncio.get_running_loop(), self.engine.model
             try:
                 model = await loop.run_in_executor(None, self.engine.exchange, path)
             except BundleError:
                 self.figures.exchanges.labels("no").inc()
                 raise
+            self.batcher.thread.submit(old.close)  # after what it is still asked
             self.figures.exchanges.labels("yes").inc()
-            self.figures.model_opened(model.retriever.contents.num_items)
+            self.figures.model_opened(self.num_items)
             LOG.info("model exchanged", extra={"fields": {"model": model.digest}})
             return model
 
@@ -216,6 +229,14 @@ def _sentence(error: RequestValidationError) -> str:
     if len(said) > 80:
         said = said[:77] + "..."
     return f"{place or 'the body'}: {first['msg'].rstrip('.')}, got {said}."
+
+
+def _journal_of(settings: ServerSettings) -> str | None:
+    """Return the journal, where there is one or something may be written."""
+    if settings.journal is None:
+        return None
+    is_wanted = settings.token is not None or Path(settings.journal).is_file()
+    return settings.journal if is_wanted else None
 
 
 def _current(settings: ServerSettings) -> str | None:

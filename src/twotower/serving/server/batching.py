@@ -39,6 +39,7 @@ class Batcher(Generic[Question, Answer]):
         most: Questions that are handed over at once.
         waiting: Questions that may wait.
         timeout: Seconds that one may wait before its turn.
+        thread: Of one worker, in which ``answer`` is called; None makes one.
         seen: Called with how long each question of a batch waited, in seconds, and how long the batch took.
 
     Source: the adaptive batching of Crankshaw et al., NSDI 2017 (Clipper), section 4.3. Differs: without a
@@ -52,6 +53,7 @@ class Batcher(Generic[Question, Answer]):
         most: int,
         waiting: int,
         timeout: float,
+        thread: ThreadPoolExecutor | None = None,
         seen: Callable[[Sequence[float], float], None] = lambda _waits, _took: None,
     ) -> None:
         self._answer = answer
@@ -61,7 +63,7 @@ class Batcher(Generic[Question, Answer]):
         self._seen = seen
         self._queue: deque[_Waiting[Question, Answer]] = deque()
         self._is_running = False
-        self.thread = ThreadPoolExecutor(1, "twotower-answers")
+        self.thread = thread or ThreadPoolExecutor(1, "twotower-answers")
 
     def __len__(self) -> int:
         """How many wait."""

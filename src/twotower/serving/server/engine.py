@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 from twotower.errors import BundleError
 from twotower.serving.answers import Recommendation
-from twotower.serving.arguments import Event, Id
+from twotower.serving.arguments import Event, Id, features_of
 from twotower.serving.bundle import MANIFEST
+from twotower.serving.live import lines_of
 from twotower.serving.retriever import Retriever
+from twotower.serving.server.journal import Journal
+from twotower.serving.server.telemetry import LOG
 from twotower.vocab import FIRST_ROW
 
 
@@ -29,6 +32,7 @@ class Question:
     filter: str | None
     words: float | Literal["auto"]
     strict: bool
+    columns: bool
     ignored: tuple[str, ...] = ()
     """Features that were told and that the model does not know."""
 
@@ -47,33 +51,120 @@ class Answered:
     Args:
         answer: Of a question.
         model: What gave it.
+        lines: The found items' lines, where they were asked for.
         ignored: Features that were told and that it does not know.
     """
 
     answer: Recommendation
     model: "Model"
+    lines: list[dict[str, Any]] | None
     ignored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Items that are to be put in, or ids that are to be taken out.
+
+    Args:
+        items: Lines with an id; None to take out.
+        item_ids: Ids; None to put in.
+    """
+
+    items: list[dict[str, Any]] | None = None
+    item_ids: list[Id] | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change did.
+
+    Args:
+        items: How many items were put in, or were there and are no more.
+        ignored: Columns that were told and that the catalogue does not have.
+        without_features: Items that were put in of which the model reads nothing.
+        model: Digest of the model.
+    """
+
+    items: int
+    ignored: list[str]
+    without_features: int
+    model: str
+
+
 class Model:
-    """An opened bundle with a name.
+    """An opened bundle with a name, and what was written to its catalogue since.
 
     Args:
         path: Folder of the bundle.
+        journal: File of what was written; None where nothing can be.
 
     Raises:
         BundleError: It cannot be opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, journal: str | Path | None = None) -> None:
         self.path = Path(path)
         self.retriever = Retriever.open(self.path)
         # The manifest holds the digest of every file, so its own digest names the whole.
         manifest = (self.path / MANIFEST).read_bytes()
         self.digest = hashlib.sha256(manifest).hexdigest()[:12]
         self.created: str | None = json.loads(manifest).get("created")
+        self.journal = None if journal is None else Journal(journal)
+        self.catch_up()
         # The first answer makes tables that the others read.
         self.retriever.recommend(features={}, k=1)
+
+    def close(self) -> None:
+        """Let go of the journal; the model answers on, from what it has taken in."""
+        journal, self.journal = self.journal, None
+        if journal is not None:
+            journal.close()
+
+    def catch_up(self) -> None:
+        """Take in what was written since, by any process. What this catalogue cannot hold is left out."""
+        if self.journal is None or not self.journal.has_more():
+            return
+        for record in self.journal.more():
+            try:
+                self._apply(record)
+            except ValueError:
+                LOG.exception("a change of the journal does not fit this model")
+
+    def write(self, changes: Sequence[Change]) -> list[Changed | Exception]:
+        """Make changes, all of which are on the disk when this returns; or say why one was not made.
+
+        Raises:
+            BundleError: The disk is full, say; none was made then.
+        """
+        assert self.journal is not None
+        with self.journal.writing():
+            self.catch_up()
+            told: list[dict[str, Any] | Exception] = [self._checked(change) for change in changes]
+            records = [record for record in told if not isinstance(record, Exception)]
+            self.journal.append(records)
+            return [r if isinstance(r, Exception) else self._apply(r) for r in told]
+
+    def _checked(self, change: Change) -> dict[str, Any] | Exception:
+        """Return the record of a change, or why it cannot be made."""
+        if change.items is None:
+            return {"delete": change.item_ids}
+        try:
+            lines_of(self.retriever.contents, features_of(change.items))
+        except ValueError as error:
+            return error
+        return {"column": self.retriever.item_column, "put": change.items}
+
+    def _apply(self, record: dict[str, Any]) -> Changed:
+        retriever = self.retriever
+        if "delete" in record:
+            return Changed(retriever.delete_items(record["delete"]), [], 0, self.digest)
+        given, table = features_of(record["put"]), retriever.contents.items
+        ignored = [name for name in given.lines_with if name not in table.frame.columns]
+        lines = lines_of(retriever.contents, given)
+        arrays = table.transforms.apply(lines)
+        empty = int((~table.transforms.say_something(arrays)).sum())
+        retriever.put_lines(lines, arrays)
+        return Changed(len(lines), ignored, empty, self.digest)
 
     def unknown_features(self, features: dict[str, Any]) -> tuple[str, ...]:
         """Return the columns among a query's features that the model does not know."""
@@ -90,11 +181,16 @@ class Engine:
     """Answers questions from the model that is current.
 
     Args:
-        model: The first one.
+        path: Folder of the first bundle.
+        journal: See ``Model``.
+
+    Raises:
+        BundleError: It cannot be opened.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, path: str | Path, journal: str | Path | None = None) -> None:
+        self._journal = journal
+        self.model = Model(path, journal)
         """The current one. A name for one object: whoever has taken it keeps all of that model."""
 
     def exchange(self, path: str | Path) -> Model:
@@ -104,7 +200,7 @@ class Engine:
             BundleError: It cannot be opened, or its items or vectors are of another kind than those that
                 clients know.
         """
-        new = Model(path)
+        new = Model(path, self._journal)
         mine, other = self.model.retriever, new.retriever
         for what, now, then in (
             ("the width of its vectors", _dim(mine), _dim(other)),
@@ -121,6 +217,7 @@ class Engine:
     def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
         """Return an answer to each question, or the error that it deserves; all from one model."""
         model = self.model
+        model.catch_up()
         questions = [_without_unknown(model, question) for question in questions]
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, question in enumerate(questions):
@@ -129,6 +226,10 @@ class Engine:
         for places in groups.values():
             answers |= _together(model, {place: questions[place] for place in places})
         return [answers[place] for place in range(len(questions))]
+
+    def write(self, changes: Sequence[Change]) -> list[Changed | Exception]:
+        """Make changes; see ``Model.write``."""
+        return self.model.write(changes)
 
 
 def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answered | Exception]:
@@ -153,10 +254,12 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
             return {next(iter(questions)): error}
         alone = [_together(model, {place: q}) for place, q in questions.items()]
         return {place: answer for each in alone for place, answer in each.items()}
-    return {
-        place: Answered(_first(answer, question.k), model, question.ignored)
-        for (place, question), answer in zip(questions.items(), found, strict=True)
-    }
+    answers: dict[int, Answered | Exception] = {}
+    for (place, question), answer in zip(questions.items(), found, strict=True):
+        best = _first(answer, question.k)
+        lines = model.retriever.items(best.item_ids).to_dicts() if question.columns else None
+        answers[place] = Answered(best, model, lines, question.ignored)
+    return answers
 
 
 def _without_unknown(model: Model, question: Question) -> Question:

@@ -78,3 +78,13 @@ def ids_like(retriever: Retriever, text: str, limit: int) -> list[int | str]:
     if text:
         ids = ids.filter(ids.cast(pl.String).str.starts_with(text))
     return list(ids.head(limit).to_list())
+
+
+def latest_of(retriever: Retriever, query_id: int | str, limit: int) -> list[dict[str, Any]]:
+    """Return the lines of a query's latest items, the last one first; of those that are gone, too."""
+    latest = retriever.history(query_id)[::-1][:limit]
+    contents = retriever.contents
+    rows = contents.items.ids.rows_of(latest)
+    lines = contents.items.frame[rows.astype(np.int64) - FIRST_ROW]
+    assert isinstance(lines, pl.DataFrame)
+    return lines.to_dicts()

@@ -10,15 +10,23 @@ from fastapi import APIRouter, Query, Request, Response
 
 from twotower.features.schema import TEXTS
 from twotower.serving.answers import Recommendation
-from twotower.serving.server.engine import Answered, Model, Question
-from twotower.serving.server.lookup import filter_example, ids_like, items_like, title_columns
+from twotower.serving.server.engine import Answered, Change, Model, Question
+from twotower.serving.server.lookup import (
+    filter_example,
+    ids_like,
+    items_like,
+    latest_of,
+    title_columns,
+)
 from twotower.serving.server.schemas import (
     LONGEST_ID,
     LONGEST_TEXT,
+    ChangedAnswer,
     Choice,
     ExplainAnswer,
     ExplainBody,
     FoundAnswer,
+    ItemsBody,
     ManyAnswer,
     ManyBody,
     ModelAnswer,
@@ -47,6 +55,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (503, "The answer did not come in time."),
     )
 }
+WRITES: dict[int | str, dict[str, Any]] = {
+    403: {"model": Refusal, "description": "Writing is switched off."},
+    409: {"model": Refusal, "description": "It cannot be written, or the bundle cannot take over."},
+}
 router = APIRouter(responses=REFUSALS, route_class=StrictRoute)
 FoundText = Annotated[str, Query(max_length=LONGEST_ID)]
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -62,7 +74,7 @@ async def recommend(body: RecommendBody, request: Request) -> Response:
     """Return the best items for one query."""
     service = _service(request)
     answered = await service.batcher.ask(_question(service, body, body))
-    return _json(service, _as_json(answered, columns=body.columns))
+    return _json(service, _as_json(answered))
 
 
 @router.post("/recommend/many", response_model=ManyAnswer, tags=["answers"])
@@ -80,7 +92,7 @@ async def recommend_many(body: ManyBody, request: Request) -> Response:
     for answered in found:
         if isinstance(answered, BaseException):
             raise answered
-        answers.append(_as_json(answered, columns=body.columns))
+        answers.append(_as_json(answered))
     return _json(service, {"answers": answers})
 
 
@@ -96,11 +108,15 @@ async def similar(
     service = _service(request)
     _check_k(service, k)
     model = service.engine.model
-    answer = await _in_thread(
-        service, lambda: model.retriever.similar_items(item_id, k, filter=filter)
-    )
-    found = {"item_id": item_id, "items": _items(model, answer, columns=columns)}
-    return _json(service, {**found, "model": model.digest})
+
+    def found() -> list[dict[str, Any]]:
+        model.catch_up()
+        answer = model.retriever.similar_items(item_id, k, filter=filter)
+        lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
+        return _items(answer, lines)
+
+    items = await _in_thread(service, found)
+    return _json(service, {"item_id": item_id, "items": items, "model": model.digest})
 
 
 @router.post("/explain", response_model=ExplainAnswer, tags=["answers"])
@@ -110,6 +126,7 @@ async def explain(body: ExplainBody, request: Request) -> Response:
     model = service.engine.model
 
     def explained() -> Any:
+        model.catch_up()
         return model.retriever.explain(
             body.query_id, body.item_id, features=body.features, history=body.history
         )
@@ -150,10 +167,22 @@ async def history(request: Request, query_id: FoundText, limit: Limit = 20) -> R
     service = _service(request)
     retriever = service.engine.model.retriever
 
-    def latest() -> list[dict[str, Any]]:
-        return retriever.items(retriever.history(query_id)[::-1][:limit]).to_dicts()
+    found = await asyncio.to_thread(latest_of, retriever, query_id, limit)
+    return _json(service, {"items": found})
 
-    return _json(service, {"items": await asyncio.to_thread(latest)})
+
+@router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
+async def put_items(body: ItemsBody, request: Request) -> Response:
+    """Put items into the catalogue, or others in the place of those with their ids."""
+    return await _changed(_service(request), Change(items=body.items))
+
+
+@router.delete("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
+async def delete_items(
+    request: Request, item_id: Annotated[list[FoundText], Query(min_length=1, max_length=1000)]
+) -> Response:
+    """Take items out of the catalogue; histories that hold them still count."""
+    return await _changed(_service(request), Change(item_ids=list(item_id)))
 
 
 @router.get("/model", response_model=ModelAnswer, tags=["model"])
@@ -166,10 +195,7 @@ async def model_info(request: Request) -> Response:
 @router.put(
     "/model",
     response_model=ModelAnswer,
-    responses={
-        403: {"model": Refusal, "description": "Writing is switched off."},
-        409: {"model": Refusal, "description": "The bundle cannot take over."},
-    },
+    responses=WRITES,
     tags=["model"],
 )
 async def exchange(body: ModelBody, request: Request) -> Response:
@@ -203,8 +229,13 @@ async def metrics(request: Request) -> Response:
     """Return the figures that Prometheus reads."""
     service = _service(request)
     service.figures.waiting.set(len(service.batcher))
+    service.figures.items.set(service.num_items)
     body, media_type = service.figures.page()
     return Response(body, media_type=media_type)
+
+
+async def _changed(service: "Service", change: Change) -> Response:
+    return _json(service, vars(await service.writer.ask(change)))
 
 
 async def _in_thread(service: "Service", work: Callable[[], Any]) -> Any:
@@ -234,27 +265,27 @@ def _question(service: "Service", query: QueryBody, choice: Choice) -> Question:
         choice.filter,
         choice.words,
         choice.strict,
+        choice.columns,
     )
 
 
-def _as_json(answered: Answered, *, columns: bool) -> dict[str, Any]:
+def _as_json(answered: Answered) -> dict[str, Any]:
     answer = answered.answer
     return {
         "query_id": answer.query_id,
         "basis": answer.basis,
-        "items": _items(answered.model, answer, columns=columns),
+        "items": _items(answer, answered.lines),
         "ignored": answered.ignored,
         "model": answered.model.digest,
     }
 
 
-def _items(model: Model, answer: Recommendation, *, columns: bool) -> list[dict[str, Any]]:
+def _items(answer: Recommendation, lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"item_id": item_id, "score": score}
         for item_id, score in zip(answer.item_ids, answer.scores, strict=True)
     ]
-    if columns:
-        lines = model.retriever.items(answer.item_ids).to_dicts()
+    if lines is not None:
         found = [{**item, "columns": line} for item, line in zip(found, lines, strict=True)]
     return found
 

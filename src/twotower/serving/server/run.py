@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twotower.runtime import library
 from twotower.serving.bundle import check_bundle
+from twotower.serving.server.journal import compact
 from twotower.serving.server.settings import ServerSettings
 
 SECONDS_TO_FINISH = 10
@@ -32,7 +33,10 @@ def serve(settings: ServerSettings) -> None:
         library(name, wanted_by="serve", extra="serve")
     check_bundle(Path(settings.bundle))
     with tempfile.TemporaryDirectory(prefix="twotower-") as shared:
-        settings = replace(settings, pointer=str(Path(shared) / "model.json"))
+        journal = settings.journal or f"{Path(settings.bundle)}.journal"
+        if Path(journal).is_file():
+            compact(journal)
+        settings = replace(settings, journal=journal, pointer=str(Path(shared) / "model.json"))
         if settings.workers > 1:
             (Path(shared) / "figures").mkdir()
             os.environ[FIGURES] = str(Path(shared) / "figures")

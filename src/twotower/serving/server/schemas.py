@@ -74,6 +74,23 @@ class ExplainBody(QueryBody):
     item_id: Id
 
 
+class ItemsBody(Told):
+    """Items to put in, each in place of the one with its id."""
+
+    items: Annotated[list[Columns], Field(min_length=1, max_length=MOST_EVENTS)] = Field(
+        description="Lines with the id and columns of the items' table; what a line lacks is missing."
+    )
+
+
+class ChangedAnswer(BaseModel):
+    """What a change did. It is on the disk, and in the next answer of every worker."""
+
+    items: int = Field(description="Items that were put in, or that were there and are no more.")
+    ignored: list[str] = Field(description="Columns that the catalogue does not have.")
+    without_features: int = Field(description="Items of which the model reads nothing.")
+    model: str
+
+
 class ModelBody(Told):
     """Which bundle is to take over."""
 

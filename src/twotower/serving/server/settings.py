@@ -24,6 +24,7 @@ class ServerSettings:
         origins: Origins whose pages may ask from a browser.
         token: What a request must bear to write; None refuses writes.
         read_token: What a request must bear to read; None lets everyone.
+        journal: File of what is written to the catalogue; None where nothing can be.
         pointer: File that names the bundle that all workers answer from since it was last exchanged; None
             where no other worker is told.
 
@@ -44,6 +45,7 @@ class ServerSettings:
     token: str | None = None
     read_token: str | None = None
     pointer: str | None = None
+    journal: str | None = None
 
     LEAST: ClassVar[dict[str, int]] = {
         "port": 0,
