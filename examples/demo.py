@@ -46,11 +46,14 @@ def main() -> int:
     query_id, item_id = tables.interactions.row(0)[:2]
     screen.print()
     screen.print(beside(trained.retriever, query_id, name))
-    screen.print(f"\nThe bundle is at {options.out}. Two commands to try next:", soft_wrap=True)
+    screen.print(f"\nThe bundle is at {options.out}. Three commands to try next:", soft_wrap=True)
     twotower_here = os.path.relpath(Path(sys.executable).with_name("twotower"))
-    for question in ("recommend {} --query {}", "similar {} --item {}"):
-        asked = query_id if "query" in question else item_id
-        screen.print(f"  {twotower_here} {question.format(options.out, asked)}", soft_wrap=True)
+    for command in (
+        f"recommend {options.out} --query {query_id}",
+        f"similar {options.out} --item {item_id}",
+        f"serve {options.out}",  # a page to try it on, and JSON over HTTP
+    ):
+        screen.print(f"  {twotower_here} {command}", soft_wrap=True)
     page = options.out.with_name(f"{options.out.name}.report.html")
     trained.report(page)
     screen.print(f"The report, to open in a browser, is at {page}", soft_wrap=True)

@@ -37,12 +37,15 @@ def test_without_a_network_it_runs_on_a_world_that_says_what_it_is(tmp_path: Pat
     watched, recommended = zip(*shown, strict=True)
     assert len({*watched, *recommended}) == 20  # nothing that was watched is recommended
     assert "SYNTHETIC" in (tmp_path / "demo" / "model" / "MODEL_CARD.md").read_text("utf-8")
-    assert lines[-4] == "The bundle is at demo/model. Two commands to try next:"
+    assert lines[-5] == "The bundle is at demo/model. Three commands to try next:"
     assert lines[-1] == "The report, to open in a browser, is at demo/model.report.html"
     assert "SYNTHETIC" in (tmp_path / "demo" / "model.report.html").read_text("utf-8")
-    for line in lines[-3:-1]:
+    for line in lines[-4:-1]:
         program, *arguments = line.split()
         assert Path(program).name == "twotower"
+        if arguments[0] == "serve":  # which does not end by itself
+            assert arguments[1:] == ["demo/model"]
+            continue
         assert run_command(tuple(arguments), tmp_path).code == 0
 
 
