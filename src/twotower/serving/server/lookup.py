@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from twotower.errors import FilterError
+from twotower.index.filters import parse
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 
@@ -20,26 +22,48 @@ def title_columns(retriever: Retriever) -> list[str]:
 
 
 def filter_example(retriever: Retriever) -> str:
-    """Return a filter over the items' columns that somebody could begin with."""
-    frame = retriever.contents.items.frame
+    """Return a filter over the items' columns that somebody could begin with, and that has an answer."""
+    table = retriever.contents.items
     parts = []
     for name in title_columns(retriever):
-        column, said = frame[name].drop_nulls(), f"`{name}`" if not name.isidentifier() else name
-        if not len(column):
-            continue
-        if column.dtype.is_numeric():
-            parts.append(f"{said} >= {column.sort()[len(column) // 2]}")
-        elif column.dtype == pl.List(pl.String):
-            tags = column.explode().drop_nulls()
-            parts += [f"{said} has {_quoted(tags.mode().sort()[0])}"] if len(tags) else []
-        elif column.dtype == pl.String and column.n_unique() <= len(column) / 4:
-            parts.append(f"{said} = {_quoted(column.mode().sort()[0])}")
-    key = retriever.item_column if retriever.item_column.isidentifier() else ""
-    return " and ".join(parts[:2]) or f"{key or '`' + retriever.item_column + '`'} is not null"
+        column = table.frame[name].drop_nulls()
+        for text in _conditions(name, column):
+            try:
+                fits = parse(text).matches(table.frame, table.transforms.features).any()
+            except FilterError:
+                continue
+            if fits:
+                parts.append(text)
+                break
+        if len(parts) == 2:
+            break
+    return " and ".join(parts) or f"{_named(retriever.item_column)} is not null"
+
+
+def _conditions(name: str, column: pl.Series) -> list[str]:
+    """Return conditions on a column that may fit what it holds, those that say most first."""
+    if not len(column):
+        return []
+    said = _named(name)
+    if column.dtype.is_numeric():
+        finite = column.filter(column.is_finite()) if column.dtype.is_float() else column
+        return [f"{said} >= {finite.sort()[len(finite) // 2]}"] if len(finite) else []
+    if column.dtype.is_nested():
+        values = column.explode().drop_nulls() if column.dtype == pl.List(pl.String) else column[:0]
+        return [f"{said} has {_quoted(values.mode().sort()[0])}"] if len(values) else []
+    if column.dtype != pl.String or column.n_unique() > len(column) / 4:
+        return []
+    common = str(column.mode().sort()[0])
+    first = common.split("|")[0].split(",")[0].strip()
+    return [f"{said} has {_quoted(first)}", f"{said} = {_quoted(common)}"]
+
+
+def _named(name: str) -> str:
+    return f"`{name}`"
 
 
 def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def items_like(retriever: Retriever, text: str, limit: int) -> list[dict[str, Any]]:
