@@ -1,6 +1,7 @@
 """Exact search in two passes: every item is scored coarsely, and again exactly where that leaves doubt."""
 
 import time
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -23,6 +24,7 @@ _MOST_DOUBTS = 2**16
 _LEFT_OUT = -(2**30)
 _LARGEST_PRODUCT = 2**29  # 127 * 127 * dim stays below it for a dim of up to 33,000
 _LARGEST = 127
+_LEAST_SCALE = 1e-30
 _FASTER_FROM = 2**22
 """Numbers in a catalogue from which two passes are faster than one."""
 
@@ -73,7 +75,7 @@ class TwoPassIndex(ExactIndex):
             scale = each.abs().amax(dim=(1, 2)) / _LARGEST
             scale[scale == 0] = 1.0
             each = each / scale[:, None, None]  # lengths in these units neither overflow nor vanish
-            codes = each.round()
+            codes = each.round().clamp_(-_LARGEST, _LARGEST)  # a subnormal scale is coarse
             self._codes[part.start * _BLOCK : part.stop * _BLOCK] = codes.view(-1, dim).to(
                 torch.int8
             )
@@ -111,6 +113,8 @@ class TwoPassIndex(ExactIndex):
     ) -> Found | None:
         """Return the answers; None where so many items are in doubt that this is no way."""
         products, scale, bounds = self._first_pass(queries)
+        if not (bounds.isfinite().all() and (scale > _LEAST_SCALE).all()):
+            return None  # numbers so large, or so small, that float32 does not tell their products apart
         self._leave_out(products, exclude, is_out)
         of_blocks = products.view(len(queries), -1, _BLOCK)  # (Q, blocks, BLOCK)
         most = of_blocks.amax(dim=2)
@@ -136,7 +140,7 @@ class TwoPassIndex(ExactIndex):
         step = queries.abs().amax(dim=1, keepdim=True) / _LARGEST
         step[step == 0] = 1.0
         each = queries / step
-        codes = each.round()
+        codes = each.round().clamp_(-_LARGEST, _LARGEST)
         products = torch._int_mm(codes.to(torch.int8), self._codes.T)
         length = step * each.norm(dim=1, keepdim=True)
         lost = step * (each - codes).norm(dim=1, keepdim=True)
@@ -201,22 +205,33 @@ def exact_index(item_vectors: Tensor) -> ExactIndex:
 
 @cache
 def multiplies_bytes() -> bool:
-    """Return whether this machine multiplies bytes at least twice as fast as float32: measured, once."""
+    """Return whether this machine multiplies bytes rightly, and twice as fast as float32: tried, once.
+
+    Some processors add pairs of products in 16 bits and cut what does not fit.
+    """
     generator = torch.Generator().manual_seed(0)
     items = torch.randn((2**15, 64), generator=generator)
     query = torch.randn((1, 64), generator=generator)
     codes, asked = items.to(torch.int8), query.to(torch.int8)
 
-    def seconds(bytes_: bool) -> float:
+    def seconds(work: Callable[[], Tensor]) -> float:
         started = time.perf_counter()
-        if bytes_:
-            torch._int_mm(asked, codes.T)
-        else:
-            query @ items.T
+        work()
         return time.perf_counter() - started
 
     try:
-        times = {bytes_: min(seconds(bytes_) for _ in range(7)) for bytes_ in (True, False)}
+        if not all(_is_right(queries, dim) for queries in (1, 3, 64) for dim in (16, 50, 64, 256)):
+            return False
+        of_bytes = min(seconds(lambda: torch._int_mm(asked, codes.T)) for _ in range(7))
     except RuntimeError:  # a build of torch without this product
         return False
-    return 2 * times[True] < times[False]
+    return 2 * of_bytes < min(seconds(lambda: query @ items.T) for _ in range(7))
+
+
+def _is_right(queries: int, dim: int) -> bool:
+    """Return whether products of the largest bytes there are come out as they should."""
+    largest = torch.full((queries, dim), _LARGEST, dtype=torch.int8)
+    items = torch.full((256, dim), _LARGEST, dtype=torch.int8)
+    items[::2] = -_LARGEST
+    expected = largest.long() @ items.long().T
+    return bool((torch._int_mm(largest, items.T).long() == expected).all())

@@ -21,6 +21,8 @@ Event = Id | Mapping[str, object]
 """An event of a history: its item's id, or a line with that id and what else is known of it."""
 TIME = "time"
 """Key of an event's time in such a line: seconds since 1970."""
+LATEST = 1e12
+"""Seconds from 1970 that an event may be away: 31,700 years."""
 FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
 
 
@@ -138,9 +140,10 @@ def _seconds(given: Any) -> float:
         seconds = float(given)
     except (TypeError, ValueError):
         seconds = math.nan
-    if not math.isfinite(seconds):
+    if not abs(seconds) <= LATEST:  # NaN, too
         raise ValueError(
-            f"the time of an event must be a finite number of seconds since 1970, got {given!r}."
+            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it, "
+            f"got {given!r}."
         )
     return seconds
 

@@ -1,11 +1,9 @@
-"""The application: routes, and what ties them to the model."""
+"""The application: routes, and what every error becomes."""
 
 import asyncio
-import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,98 +14,17 @@ from starlette.middleware.cors import CORSMiddleware
 
 from twotower.errors import BundleError, TwoTowerError
 from twotower.serving.server import page
-from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
-from twotower.serving.server.engine import Answered, Change, Changed, Engine, Model, Question
-from twotower.serving.server.gate import Gate, refuse
+from twotower.serving.server.batching import TooManyWaitingError, WaitedTooLongError
+from twotower.serving.server.gate import App, Gate, refuse
 from twotower.serving.server.routes import router
 from twotower.serving.server.run import SETTINGS
+from twotower.serving.server.service import Service
 from twotower.serving.server.settings import ServerSettings
-from twotower.serving.server.telemetry import LOG, Figures, log_to_stderr
+from twotower.serving.server.telemetry import LOG, log_to_stderr
 from twotower.version import __version__
 
-LOOKS_EVERY = 0.2
-"""Seconds after which a worker looks again which model all are to answer from."""
 
-
-class Service:
-    """What the routes of one process share.
-
-    Args:
-        settings: Of the server.
-    """
-
-    def __init__(self, settings: ServerSettings) -> None:
-        self.settings = settings
-        several = settings.workers > 1
-        self.figures = Figures(several=several)
-        self.engine = Engine(_current(settings) or settings.bundle, _journal_of(settings))
-        self.figures.model_opened(self.num_items)
-        self.batcher: Batcher[Question, Answered] = Batcher(
-            self.engine.answer,
-            most=settings.batch,
-            waiting=settings.waiting,
-            timeout=settings.timeout,
-            seen=self.figures.batch_answered,
-        )
-        self.writer: Batcher[Change, Changed] = Batcher(
-            self.engine.write,
-            most=settings.batch,
-            waiting=settings.waiting,
-            timeout=settings.timeout,
-            thread=self.batcher.thread,
-        )
-        self.is_leaving = False
-        self._exchanging = asyncio.Lock()
-
-    @property
-    def num_items(self) -> int:
-        """Items that may be an answer now."""
-        return self.engine.model.retriever.contents.num_items
-
-    async def exchange(self, path: str) -> Model:
-        """Answer from another bundle from now on, in all workers.
-
-        Raises:
-            BundleError: See ``Engine.exchange``.
-        """
-        async with self._exchanging:
-            loop, old = asyncio.get_running_loop(), self.engine.model
-            try:
-                model = await loop.run_in_executor(None, self.engine.exchange, path)
-            except BundleError:
-                self.figures.exchanges.labels("no").inc()
-                raise
-            self.batcher.thread.submit(old.close)  # after what it is still asked
-            self.figures.exchanges.labels("yes").inc()
-            self.figures.model_opened(self.num_items)
-            LOG.info("model exchanged", extra={"fields": {"model": model.digest}})
-            return model
-
-    def tell_the_others(self, path: Path) -> None:
-        """Let the other workers know which bundle is current."""
-        if self.settings.pointer is not None:
-            pointer = Path(self.settings.pointer)
-            temporary = pointer.with_name(f"{pointer.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(str(path.resolve())), encoding="utf-8")
-            temporary.replace(pointer)
-
-    async def follow(self) -> None:
-        """Exchange the model whenever another worker was told to."""
-        last = _current(self.settings)
-        while True:
-            await asyncio.sleep(LOOKS_EVERY)
-            now = _current(self.settings)
-            if now is None or now == last:
-                continue
-            last = now
-            if Path(now) != self.engine.model.path.resolve():
-                try:
-                    await self.exchange(now)
-                except BundleError:
-                    LOG.exception("the model of another worker could not be opened")
-
-
-def create_app(settings: ServerSettings) -> Gate:
+def create_app(settings: ServerSettings) -> App:
     """Return the application.
 
     Args:
@@ -123,9 +40,8 @@ def create_app(settings: ServerSettings) -> Gate:
         following = asyncio.create_task(service.follow())
         LOG.info("ready", extra={"fields": {"model": service.engine.model.digest}})
         yield
-        service.is_leaving = True
         following.cancel()
-        service.batcher.close()
+        service.close()
 
     app = FastAPI(
         title="twotower",
@@ -139,19 +55,21 @@ def create_app(settings: ServerSettings) -> Gate:
     app.state.service = service
     app.include_router(router)
     page.mount(app)
+    _tell_errors(app)
+    gate = Gate(app, settings, service.figures)
     if settings.origins:
-        app.add_middleware(
-            CORSMiddleware,
+        # Outermost, so that who may ask also sees why it was refused.
+        return CORSMiddleware(
+            gate,
             allow_origins=list(settings.origins),
             allow_methods=["*"],
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    _tell_errors(app)
-    return Gate(app, settings, service.figures)
+    return gate
 
 
-def from_environment() -> Gate:
+def from_environment() -> App:
     """Return the application of a worker process, whose settings stand in the environment."""
     import torch
 
@@ -165,10 +83,14 @@ def from_environment() -> Gate:
 def _tell_errors(app: FastAPI) -> None:
     """Turn every error that a client can cause into a status and a sentence."""
 
-    async def told(request: Request, status: int, message: str) -> Response:
+    async def told(
+        request: Request, status: int, message: str, headers: Mapping[str, str] | None = None
+    ) -> Response:
         answer = _Kept()
         await refuse(answer, status, message, request.state.request_id)
-        return answer.response()
+        response = answer.response()
+        response.headers.update(headers or {})
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> Response:
@@ -195,6 +117,12 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(BundleError)
     async def _(request: Request, error: BundleError) -> Response:
         return await told(request, 409, str(error))
+
+    @app.exception_handler(Exception)  # and its trace goes to the log
+    async def _(request: Request, _error: Exception) -> Response:
+        return await told(
+            request, 500, "the server failed; its log says why under this request_id."
+        )
 
     for kind in (ValueError, TwoTowerError):
 
@@ -229,19 +157,3 @@ def _sentence(error: RequestValidationError) -> str:
     if len(said) > 80:
         said = said[:77] + "..."
     return f"{place or 'the body'}: {first['msg'].rstrip('.')}, got {said}."
-
-
-def _journal_of(settings: ServerSettings) -> str | None:
-    """Return the journal, where there is one or something may be written."""
-    if settings.journal is None:
-        return None
-    is_wanted = settings.token is not None or Path(settings.journal).is_file()
-    return settings.journal if is_wanted else None
-
-
-def _current(settings: ServerSettings) -> str | None:
-    """Return the bundle that all workers are to answer from, where it was exchanged."""
-    if settings.pointer is None or not Path(settings.pointer).is_file():
-        return None
-    current: str = json.loads(Path(settings.pointer).read_text(encoding="utf-8"))
-    return current

@@ -70,21 +70,27 @@ class Batcher(Generic[Question, Answer]):
         return len(self._queue)
 
     async def ask(self, question: Question) -> Answer:
-        """Return the answer, or raise the exception that stands for it.
+        """Return the answer, or raise the exception that stands for it; see ``ask_all``."""
+        return (await self.ask_all([question]))[0]
+
+    async def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return the answers, or raise the exception that stands for one of them.
 
         Raises:
-            TooManyWaitingError: As many wait as may.
-            WaitedTooLongError: Its turn did not come in time.
+            TooManyWaitingError: With these more would wait than may; none of them does then.
+            WaitedTooLongError: The turn of one did not come in time.
         """
-        if len(self._queue) >= self._limit:
+        if len(self._queue) + len(questions) > self._limit:
             raise TooManyWaitingError
         loop = asyncio.get_running_loop()
-        entry: _Waiting[Question, Answer] = _Waiting(question, loop.create_future())
-        self._queue.append(entry)
+        entries: list[_Waiting[Question, Answer]] = [
+            _Waiting(question, loop.create_future()) for question in questions
+        ]
+        self._queue += entries
         if not self._is_running:
             self._is_running = True
             loop.create_task(self._run())  # noqa: RUF006 - ends itself, and is kept by its await
-        return await entry.answer
+        return list(await asyncio.gather(*(entry.answer for entry in entries)))
 
     def close(self) -> None:
         """Let go of the thread, after the batch it is at."""
@@ -100,11 +106,15 @@ class Batcher(Generic[Question, Answer]):
                 started = time.perf_counter()
                 questions = [entry.question for entry in batch]
                 answers = await loop.run_in_executor(self.thread, self._answered, questions)
-                self._seen(
-                    [started - entry.since for entry in batch], time.perf_counter() - started
-                )
+                took = time.perf_counter() - started
                 for entry, answer in zip(batch, answers, strict=True):
                     _settle(entry.answer, answer)
+                self._seen([started - entry.since for entry in batch], took)
+        except Exception as error:  # who waits must not wait for ever
+            for entry in self._queue:
+                _settle(entry.answer, error)
+            self._queue.clear()
+            raise
         finally:
             self._is_running = False
 
@@ -124,7 +134,9 @@ class Batcher(Generic[Question, Answer]):
 
     def _answered(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
         try:
-            return self._answer(questions)
+            answers = self._answer(questions)
+            assert len(answers) == len(questions)
+            return answers
         except Exception as error:  # whatever it is, somebody waits for it
             return [error] * len(questions)
 

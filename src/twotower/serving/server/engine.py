@@ -1,19 +1,21 @@
 """What answers: a retriever that can be exchanged for another while it is asked."""
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from twotower.errors import BundleError
+from twotower.features.schema import TEXTS
 from twotower.serving.answers import Recommendation
-from twotower.serving.arguments import Event, Id, features_of
+from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.bundle import MANIFEST
 from twotower.serving.live import lines_of
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.journal import Journal
+from twotower.serving.server.lookup import filter_example, title_columns
+from twotower.serving.server.pointer import digest_of
 from twotower.serving.server.telemetry import LOG
 from twotower.vocab import FIRST_ROW
 
@@ -39,7 +41,7 @@ class Question:
     @property
     def asks_alike(self) -> tuple[object, ...]:
         """What questions must have in common to be answered in one call."""
-        told = (self.query_id is None, self.features is None, self.history is None)
+        told = (self.query_id is None, _kinds(self.features), _kinds_of_events(self.history))
         choice = (self.exclude_seen, self.among, self.without, self.filter, self.words, self.strict)
         return (*told, *choice)
 
@@ -105,14 +107,47 @@ class Model:
     def __init__(self, path: str | Path, journal: str | Path | None = None) -> None:
         self.path = Path(path)
         self.retriever = Retriever.open(self.path)
-        # The manifest holds the digest of every file, so its own digest names the whole.
-        manifest = (self.path / MANIFEST).read_bytes()
-        self.digest = hashlib.sha256(manifest).hexdigest()[:12]
-        self.created: str | None = json.loads(manifest).get("created")
+        self.digest = digest_of(self.path)
+        manifest = json.loads((self.path / MANIFEST).read_bytes())
+        self.created: str | None = manifest.get("created")
+        self._query_columns = {
+            f.source for f in self.retriever.contents.queries.transforms.features
+        }
+        self.description = self._describe()
         self.journal = None if journal is None else Journal(journal)
         self.catch_up()
-        # The first answer makes tables that the others read.
+        self._warm()
+
+    def _warm(self) -> None:
+        """Ask what makes the tables that later answers read, so that nobody waits for them."""
         self.retriever.recommend(features={}, k=1)
+        for item_id in self.retriever.item_ids[:1]:
+            self.retriever.similar_items(item_id, k=1)
+        if self.retriever.contents.metrics.get("words"):
+            self.retriever.recommend("", k=1, words="auto")
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what stays as it is while this bundle is open."""
+        retriever = self.retriever
+        contents = retriever.contents
+        sides = (contents.queries.transforms, contents.items.transforms)
+        figures = contents.metrics.get("model", {})
+        return {
+            "name": str(contents.provenance.get("data") or self.path.name),
+            "created": self.created,
+            "queries": len(contents.queries.ids),
+            "dim": _dim(retriever),
+            "query_column": contents.queries.id_column,
+            "item_column": contents.items.id_column,
+            "item_columns": title_columns(retriever),
+            "filter_example": filter_example(retriever),
+            "query_features": [
+                f.source for f in sides[0].features if f.is_fed and retriever.reads(f)
+            ],
+            "reads_history": retriever.encoding.model.reads_history,
+            "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
+            "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
+        }
 
     def close(self) -> None:
         """Let go of the journal; the model answers on, from what it has taken in."""
@@ -166,10 +201,20 @@ class Model:
         retriever.put_lines(lines, arrays)
         return Changed(len(lines), ignored, empty, self.digest)
 
-    def unknown_features(self, features: dict[str, Any]) -> tuple[str, ...]:
-        """Return the columns among a query's features that the model does not know."""
-        known = {f.source for f in self.retriever.contents.queries.transforms.features}
-        return tuple(name for name in features if name not in known)
+    def known_features(
+        self, features: dict[str, Any] | None
+    ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+        """Return the features that the model knows, and the names of the others."""
+        if features is None:
+            return None, ()
+        unknown = tuple(name for name in features if name not in self._query_columns)
+        return {n: value for n, value in features.items() if n not in unknown}, unknown
+
+    def item_id(self, item_id: Id) -> Id:
+        """Return an id of the catalogue as the catalogue has it: 7 where ``"7"`` was asked."""
+        ids = self.retriever.contents.items.ids
+        found: Id = ids.ids_of(ids.rows_of([item_id]))[0]
+        return found
 
     def known(self, query_id: Id) -> bool:
         """Return whether a query is one of the bundle's."""
@@ -249,7 +294,7 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
             words=first.words,
             strict=first.strict,
         )
-    except (ValueError, ImportError) as error:
+    except Exception as error:
         if len(asked) == 1:
             return {next(iter(questions)): error}
         alone = [_together(model, {place: q}) for place, q in questions.items()]
@@ -264,13 +309,35 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
 
 def _without_unknown(model: Model, question: Question) -> Question:
     """Return a question without features that nothing reads, which it names; unless they are refused."""
-    if question.features is None or question.strict:
+    if question.strict:
         return question
-    unknown = model.unknown_features(question.features)
-    if not unknown:
-        return question
-    known = {name: value for name, value in question.features.items() if name not in unknown}
-    return replace(question, features=known, ignored=unknown)
+    known, ignored = model.known_features(question.features)
+    return replace(question, features=known, ignored=ignored) if ignored else question
+
+
+def _kinds(values: Mapping[str, Any] | None) -> tuple[object, ...] | None:
+    """Return the columns that are told and the kinds of their values: a table's column holds one kind."""
+    if values is None:
+        return None
+    return tuple(sorted((name, _kind(value)) for name, value in values.items()))
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{' '.join(sorted({_kind(inner) for inner in value}))}]"
+    return type(value).__name__
+
+
+def _kinds_of_events(history: Sequence[Event] | None) -> tuple[object, ...] | None:
+    """Return what the lines of a history tell; times are read where every event has one."""
+    if history is None:
+        return None
+    lines = [event for event in history if isinstance(event, Mapping)]
+    has_times = bool(lines) and all(
+        isinstance(event, Mapping) and event.get(TIME) is not None for event in history
+    )
+    kinds = {(name, _kind(value)) for line in lines for name, value in line.items()}
+    return (has_times, *sorted(kinds))
 
 
 def _first(answer: Recommendation, k: int) -> Recommendation:

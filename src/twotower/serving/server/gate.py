@@ -18,7 +18,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-OPEN = ("/health", "/ready")
+OPEN = ("/", "/docs", "/health", "/ready")
 """What is told to everyone."""
 PAGE = "/page/"
 """Where the files of the page lie; they hold nothing of the model."""
@@ -76,7 +76,7 @@ class Gate:
             refusal = self._refusal(scope, headers)
             if refusal is None:
                 body = await self._body(headers, receive)
-                await self._app(scope, _once(body, receive), answer)
+                await self._while_there(scope, body, receive, answer)
             else:
                 await refuse(answer, *refusal, request_id)
         except _RefusedError as error:
@@ -95,6 +95,37 @@ class Gate:
             self._figures.seconds.labels(route).observe(seconds)
             log_request(route, scope["method"], status, seconds, request_id)
 
+    async def _while_there(
+        self, scope: MutableMapping[str, Any], body: bytes, receive: Receive, answer: Send
+    ) -> None:
+        """Let the application answer, unless the client hangs up before: then nothing is done for it."""
+        has_gone = asyncio.Event()
+        is_given = False
+
+        async def given() -> Message:
+            nonlocal is_given
+            if not is_given:
+                is_given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await has_gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            has_gone.set()
+
+        work = asyncio.ensure_future(self._app(scope, given, answer))
+        watcher = asyncio.ensure_future(watch())
+        try:
+            await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+                raise _HungUpError
+            work.result()
+        finally:
+            watcher.cancel()
+
     def _refusal(
         self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]
     ) -> tuple[int, str] | None:
@@ -103,11 +134,11 @@ class Gate:
         if writes and self._settings.token is None:
             return 403, "writing is switched off; start the server with TWOTOWER_TOKEN."
         token = self._settings.token if writes else self._settings.read_token
-        is_open = path in OPEN or path == "/" or path.startswith(PAGE) or method == "OPTIONS"
+        is_open = path in OPEN or path.startswith(PAGE) or method == "OPTIONS"
         if token is None or (is_open and not writes):
             return None
-        given = headers.get(b"authorization", b"")
-        if hmac.compare_digest(given, b"Bearer " + token.encode()):
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(given, token.encode()):
             return None
         return 401, "the request must bear the token: Authorization: Bearer TOKEN."
 
@@ -170,17 +201,3 @@ def _name_of(headers: dict[bytes, bytes]) -> str:
     """Return the name that the client gave its request, if it is one, or a new one."""
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _once(body: bytes, receive: Receive) -> Receive:
-    """Return a ``receive`` that gives the body, which is there, and then waits for the end."""
-    is_given = False
-
-    async def given() -> Message:
-        nonlocal is_given
-        if is_given:
-            return await receive()
-        is_given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return given

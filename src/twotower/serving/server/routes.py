@@ -1,23 +1,14 @@
 """What a client may ask, and how the answer is put together."""
 
-import asyncio
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from twotower.features.schema import TEXTS
 from twotower.serving.answers import Recommendation
 from twotower.serving.server.engine import Answered, Change, Model, Question
-from twotower.serving.server.lookup import (
-    filter_example,
-    ids_like,
-    items_like,
-    latest_of,
-    title_columns,
-)
+from twotower.serving.server.lookup import ids_like, items_like, latest_of
 from twotower.serving.server.schemas import (
     LONGEST_ID,
     LONGEST_TEXT,
@@ -40,13 +31,12 @@ from twotower.serving.server.schemas import (
 from twotower.serving.server.strict import StrictRoute
 
 if TYPE_CHECKING:
-    from twotower.serving.server.app import Service
+    from twotower.serving.server.service import Service
 
 JSON = "application/json"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": what}
     for status, what in (
-        (400, "The body is no JSON."),
         (401, "The token is missing or wrong."),
         (408, "The body did not come in time."),
         (413, "The body is too large."),
@@ -84,16 +74,8 @@ async def recommend_many(body: ManyBody, request: Request) -> Response:
     most = service.settings.batch
     if len(body.queries) > most:
         raise ValueError(f"queries must be at most {most}, got {len(body.queries)}; ask in parts.")
-    questions = [_question(service, query, body) for query in body.queries]
-    found = await asyncio.gather(
-        *(service.batcher.ask(q) for q in questions), return_exceptions=True
-    )
-    answers = []
-    for answered in found:
-        if isinstance(answered, BaseException):
-            raise answered
-        answers.append(_as_json(answered))
-    return _json(service, {"answers": answers})
+    found = await service.batcher.ask_all([_question(service, q, body) for q in body.queries])
+    return _json(service, {"answers": [_as_json(answered) for answered in found]})
 
 
 @router.get("/similar", response_model=SimilarAnswer, tags=["answers"])
@@ -109,14 +91,14 @@ async def similar(
     _check_k(service, k)
     model = service.engine.model
 
-    def found() -> list[dict[str, Any]]:
+    def found() -> dict[str, Any]:
         model.catch_up()
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
-        return _items(answer, lines)
+        asked = model.item_id(item_id)
+        return {"item_id": asked, "items": _items(answer, lines), "model": model.digest}
 
-    items = await _in_thread(service, found)
-    return _json(service, {"item_id": item_id, "items": items, "model": model.digest})
+    return _json(service, await service.ask_model(found))
 
 
 @router.post("/explain", response_model=ExplainAnswer, tags=["answers"])
@@ -127,14 +109,16 @@ async def explain(body: ExplainBody, request: Request) -> Response:
 
     def explained() -> Any:
         model.catch_up()
+        features, ignored = model.known_features(body.features)
         return model.retriever.explain(
-            body.query_id, body.item_id, features=body.features, history=body.history
-        )
+            body.query_id, body.item_id, features=features, history=body.history
+        ), ignored
 
-    found = await _in_thread(service, explained)
+    found, ignored = await service.ask_model(explained)
     return _json(
         service,
         {
+            "ignored": ignored,
             "query_id": found.query_id,
             "item_id": found.item_id,
             "score": found.score,
@@ -149,7 +133,7 @@ async def items(request: Request, text: FoundText = "", limit: Limit = 20) -> Re
     """Return items whose columns hold a text, whatever its case; the most popular ones first."""
     service = _service(request)
     retriever = service.engine.model.retriever
-    found = await asyncio.to_thread(items_like, retriever, text, limit)
+    found = await service.look_up(lambda: items_like(retriever, text, limit))
     return _json(service, {"items": found})
 
 
@@ -157,7 +141,8 @@ async def items(request: Request, text: FoundText = "", limit: Limit = 20) -> Re
 async def queries(request: Request, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return ids of known queries that begin with a text."""
     service = _service(request)
-    found = await asyncio.to_thread(ids_like, service.engine.model.retriever, text, limit)
+    retriever = service.engine.model.retriever
+    found = await service.look_up(lambda: ids_like(retriever, text, limit))
     return _json(service, {"query_ids": found})
 
 
@@ -167,7 +152,7 @@ async def history(request: Request, query_id: FoundText, limit: Limit = 20) -> R
     service = _service(request)
     retriever = service.engine.model.retriever
 
-    found = await asyncio.to_thread(latest_of, retriever, query_id, limit)
+    found = await service.look_up(lambda: latest_of(retriever, query_id, limit))
     return _json(service, {"items": found})
 
 
@@ -205,7 +190,6 @@ async def exchange(body: ModelBody, request: Request) -> Response:
     """
     service = _service(request)
     model = await service.exchange(body.path)
-    service.tell_the_others(model.path)
     return _json(service, _described(service, model))
 
 
@@ -217,9 +201,9 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", tags=["operation"])
 async def ready(request: Request) -> Response:
-    """Say whether queries may be sent here: 503 where the server is full, or about to leave."""
+    """Say whether queries may be sent here: 503 where as many wait as may."""
     service = _service(request)
-    is_ready = not service.is_leaving and len(service.batcher) < service.settings.waiting
+    is_ready = len(service.batcher) < service.settings.waiting
     status = {"status": "ready" if is_ready else "busy", "model": service.engine.model.digest}
     return Response(orjson.dumps(status), 200 if is_ready else 503, media_type=JSON)
 
@@ -235,13 +219,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def _changed(service: "Service", change: Change) -> Response:
-    return _json(service, vars(await service.writer.ask(change)))
-
-
-async def _in_thread(service: "Service", work: Callable[[], Any]) -> Any:
-    """Return what the model's own thread makes of some work: a model is not asked by two at once."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(service.batcher.thread, work)
+    return _json(service, vars(await service.change(change)))
 
 
 def _check_k(service: "Service", k: int) -> None:
@@ -292,26 +270,12 @@ def _items(answer: Recommendation, lines: list[dict[str, Any]] | None) -> list[d
 
 def _described(service: "Service", model: Model) -> dict[str, Any]:
     contents = model.retriever.contents
-    sides = (contents.queries.transforms, contents.items.transforms)
-    test = contents.metrics.get("model", {})
     return {
-        "name": str(contents.provenance.get("data") or model.path.name),
+        **model.description,
         "model": model.digest,
-        "created": model.created,
         "items": contents.num_items,
-        "queries": len(contents.queries.ids),
-        "dim": int(contents.item_vectors.shape[1]),
-        "query_column": contents.queries.id_column,
-        "item_column": contents.items.id_column,
-        "item_columns": title_columns(model.retriever),
-        "filter_example": filter_example(model.retriever),
-        "query_features": [
-            f.source for f in sides[0].features if f.is_fed and model.retriever.reads(f)
-        ],
-        "reads_history": model.retriever.encoding.model.reads_history,
-        "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
         "max_k": service.settings.max_k,
-        "figures": {k: v for k, v in test.items() if isinstance(v, float)},
+        "max_queries": service.settings.batch,
     }
 
 

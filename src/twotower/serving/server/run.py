@@ -7,7 +7,9 @@ from pathlib import Path
 
 from twotower.runtime import library
 from twotower.serving.bundle import check_bundle
+from twotower.serving.retriever import Retriever
 from twotower.serving.server.journal import compact
+from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
 
 SECONDS_TO_FINISH = 10
@@ -31,24 +33,34 @@ def serve(settings: ServerSettings) -> None:
     uvicorn = library("uvicorn", wanted_by="serve", extra="serve")
     for name in ("fastapi", "orjson", "prometheus_client"):
         library(name, wanted_by="serve", extra="serve")
+    journal = settings.journal or f"{Path(settings.bundle)}.journal"
+    if Path(journal).is_file():
+        compact(journal)
+    settings = replace(settings, journal=journal)
+    options = {
+        "factory": True,
+        "host": settings.host,
+        "port": settings.port,
+        "workers": settings.workers,
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+        "timeout_graceful_shutdown": SECONDS_TO_FINISH,
+    }
     check_bundle(Path(settings.bundle))
-    with tempfile.TemporaryDirectory(prefix="twotower-") as shared:
-        journal = settings.journal or f"{Path(settings.bundle)}.journal"
-        if Path(journal).is_file():
-            compact(journal)
-        settings = replace(settings, journal=journal, pointer=str(Path(shared) / "model.json"))
-        if settings.workers > 1:
-            (Path(shared) / "figures").mkdir()
-            os.environ[FIGURES] = str(Path(shared) / "figures")
+    if settings.workers == 1:
         os.environ[SETTINGS] = settings.to_json()
-        uvicorn.run(
-            f"{APP}:from_environment",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=SECONDS_TO_FINISH,
-        )
+        uvicorn.run(f"{APP}:from_environment", **options)
+        return
+    Retriever.open(
+        settings.bundle
+    )  # what cannot be opened is told once, not by each worker for ever
+    with tempfile.TemporaryDirectory(prefix="twotower-") as shared:
+        (Path(shared) / "figures").mkdir()
+        os.environ[FIGURES] = str(Path(shared) / "figures")
+        pointer = str(Path(shared) / "model.json")
+        bundle = Path(settings.bundle).resolve()
+        Pointer(str(bundle), digest_of(bundle), 0).write(pointer)
+        settings = replace(settings, pointer=pointer)
+        os.environ[SETTINGS] = settings.to_json()
+        uvicorn.run(f"{APP}:from_environment", **options)

@@ -2,19 +2,29 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
 
 LONGEST_ID = 4096
 LONGEST_TEXT = 100_000
 MOST_EVENTS = 10_000
 MOST_COLUMNS = 1_000
+MOST_QUERIES = 10_000
 
 Id = StrictInt | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
 Scalar = StrictBool | StrictInt | StrictFloat | Text | None
-Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS)]
+Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS), FailFast()]
 Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS)]
-Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS)]
+Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS), FailFast()]
 
 
 class Told(BaseModel):
@@ -30,10 +40,12 @@ class QueryBody(Told):
         None, description="A query's own key. What else is given wins over what is known of it."
     )
     features: Columns | None = Field(None, description="Column to value.")
-    history: Annotated[list[Id | Columns], Field(max_length=MOST_EVENTS)] | None = Field(
-        None,
-        description="Item ids, oldest first; or lines that hold the id under the name of its column, "
-        "`time` in seconds since 1970, and what else the model reads of an event.",
+    history: Annotated[list[Id | Columns], Field(max_length=MOST_EVENTS), FailFast()] | None = (
+        Field(
+            None,
+            description="Item ids, oldest first; or lines that hold the id under the name of its column, "
+            "`time` in seconds since 1970, and what else the model reads of an event.",
+        )
     )
 
 
@@ -65,7 +77,7 @@ class RecommendBody(QueryBody, Choice):
 class ManyBody(Choice):
     """Several queries that are answered alike."""
 
-    queries: Annotated[list[QueryBody], Field(min_length=1)]
+    queries: Annotated[list[QueryBody], Field(min_length=1, max_length=MOST_QUERIES), FailFast()]
 
 
 class ExplainBody(QueryBody):
@@ -77,8 +89,10 @@ class ExplainBody(QueryBody):
 class ItemsBody(Told):
     """Items to put in, each in place of the one with its id."""
 
-    items: Annotated[list[Columns], Field(min_length=1, max_length=MOST_EVENTS)] = Field(
-        description="Lines with the id and columns of the items' table; what a line lacks is missing."
+    items: Annotated[list[Columns], Field(min_length=1, max_length=MOST_EVENTS), FailFast()] = (
+        Field(
+            description="Lines with the id and columns of the items' table; what a line lacks is missing."
+        )
     )
 
 
@@ -153,6 +167,7 @@ class ExplainAnswer(BaseModel):
     item_id: int | str
     score: float
     parts: list[Part]
+    ignored: list[str] = Field(description="Features that the model does not know.")
     model: str
 
 
@@ -173,6 +188,7 @@ class ModelAnswer(BaseModel):
     reads_history: bool
     reads_text: bool = Field(description="Whether `words` may be asked for.")
     max_k: int
+    max_queries: int = Field(description="Queries of one request.")
     figures: dict[str, float] = Field(description="Metrics on the test, as training found them.")
 
 

@@ -17,7 +17,8 @@ class ServerSettings:
         port: In 0..65535; 0 is any that is free.
         workers: Processes, at least 1.
         batch: Queries that are answered at once at most, at least 1.
-        waiting: Queries that may wait for an answer in a worker, at least 1; more are refused with 429.
+        waiting: Queries that may wait for an answer in a worker, at least ``batch``; more are refused with
+            429.
         timeout: Seconds after which a query that still waits is given up with 503, above 0.
         max_k: Items that an answer may hold at most, at least 1.
         max_body: Bytes of a request's body at most, at least 1,024.
@@ -61,6 +62,10 @@ class ServerSettings:
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"{_flag(name)} must be at least {least}, got {value}.")
+        if self.waiting < self.batch:
+            raise ConfigError(
+                f"--waiting must be at least --batch, {self.batch}, got {self.waiting}."
+            )
         if self.port > 65535:
             raise ConfigError(f"--port must be at most 65535, got {self.port}.")
         if not 0 < self.timeout < float("inf"):

@@ -7,13 +7,36 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from twotower.serving.server.schemas import MOST_COLUMNS
+
 
 class StrictRequest(Request):
     """A request whose JSON is JSON: without NaN, and not nested without end."""
 
     async def json(self) -> Any:
         """Return the body."""
-        return orjson.loads(await self.body() or b"null")
+        value = orjson.loads(await self.body() or b"null")
+        check_width(value)
+        return value
+
+
+def check_width(value: Any) -> None:
+    """Refuse objects of more keys than any table has columns, before each is looked at in every way.
+
+    Raises:
+        ValueError: There is one.
+    """
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            if len(inner) > MOST_COLUMNS:
+                raise ValueError(
+                    f"an object must have at most {MOST_COLUMNS} keys, got {len(inner)}."
+                )
+            waiting += inner.values()
+        elif isinstance(inner, list):
+            waiting += inner
 
 
 class StrictRoute(APIRoute):

@@ -1,0 +1,148 @@
+"""What the routes of one process share, and how the processes agree on the model."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from twotower.errors import BundleError
+from twotower.serving.server.batching import Batcher
+from twotower.serving.server.engine import Answered, Change, Changed, Engine, Model, Question
+from twotower.serving.server.pointer import Pointer
+from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.telemetry import LOG, Figures
+
+LOOKS_EVERY = 0.2
+"""Seconds after which a worker looks again which model all are to answer from."""
+Work = Callable[[], Any]
+
+
+class Service:
+    """What the routes of one process share.
+
+    Args:
+        settings: Of the server.
+
+    Raises:
+        BundleError: The bundle cannot be opened, or is not the one that the other workers answer from.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.figures = Figures(several=settings.workers > 1)
+        pointer = Pointer.read(settings.pointer)
+        path = settings.bundle if pointer is None else pointer.path
+        self.engine = Engine(path, _journal_of(settings))
+        if pointer is not None and self.engine.model.digest != pointer.digest:
+            raise BundleError(
+                f"the bundle {path!r} must be the one that the other workers answer from "
+                f"({pointer.digest}), got {self.engine.model.digest}; exchange the model, or start anew."
+            )
+        self.figures.model_opened(self.num_items)
+        self.batcher: Batcher[Question, Answered] = Batcher(
+            self.engine.answer,
+            most=settings.batch,
+            waiting=settings.waiting,
+            timeout=settings.timeout,
+            seen=self._batch_answered,
+        )
+        self.writer = self._beside(self.engine.write, self.batcher.thread, settings.batch)
+        self.asker = self._beside(_each, self.batcher.thread, 1)
+        self.lookups = self._beside(_each, ThreadPoolExecutor(1, "twotower-lookups"), 1)
+        self._exchanging = asyncio.Lock()
+
+    @property
+    def num_items(self) -> int:
+        """Items that may be an answer now."""
+        return self.engine.model.retriever.contents.num_items
+
+    async def ask_model(self, work: Work) -> Any:
+        """Return what the model's own thread makes of some work: a model is not asked by two at once."""
+        return await self.asker.ask(work)
+
+    async def look_up(self, work: Work) -> Any:
+        """Return what is found in tables, beside the model."""
+        return await self.lookups.ask(work)
+
+    async def change(self, change: Change) -> Changed:
+        """Make a change to the catalogue; see ``Engine.write``."""
+        changed: Changed = await self.writer.ask(change)
+        return changed
+
+    async def exchange(self, path: str) -> Model:
+        """Answer from another bundle from now on, and let the other workers know.
+
+        Raises:
+            BundleError: See ``Engine.exchange``.
+        """
+        async with self._exchanging:
+            model = await self._open(path)
+            if self.settings.pointer is not None:
+                place = str(model.path.resolve())
+                Pointer(place, model.digest, time.time_ns()).write(self.settings.pointer)
+            return model
+
+    async def follow(self) -> None:
+        """Exchange the model whenever another worker was told to."""
+        failed = 0
+        while True:
+            await asyncio.sleep(LOOKS_EVERY)
+            try:
+                async with self._exchanging:
+                    now = Pointer.read(self.settings.pointer)
+                    if now is None or now.digest == self.engine.model.digest:
+                        continue
+                    if now.sequence != failed:
+                        failed = now.sequence  # unless it works
+                        model = await self._open(now.path)
+                        if model.digest != now.digest:
+                            LOG.error("the bundle has been replaced since another worker opened it")
+            except Exception:
+                LOG.exception("the model of another worker could not be opened")
+
+    def close(self) -> None:
+        """Let go of the threads, after what they are at."""
+        for batcher in (self.batcher, self.lookups):
+            batcher.close()
+
+    async def _open(self, path: str) -> Model:
+        loop, old = asyncio.get_running_loop(), self.engine.model
+        try:
+            model = await loop.run_in_executor(None, self.engine.exchange, path)
+        except BundleError:
+            self.figures.exchanges.labels("no").inc()
+            raise
+        self.batcher.thread.submit(old.close)  # after what it is still asked
+        self.figures.exchanges.labels("yes").inc()
+        self.figures.model_opened(self.num_items)
+        LOG.info("model exchanged", extra={"fields": {"model": model.digest}})
+        return model
+
+    def _beside(
+        self, answer: Callable[[Sequence[Any]], Any], thread: ThreadPoolExecutor, most: int
+    ) -> Batcher[Any, Any]:
+        return Batcher(
+            answer,
+            most=most,
+            waiting=self.settings.waiting,
+            timeout=self.settings.timeout,
+            thread=thread,
+        )
+
+    def _batch_answered(self, waits: Sequence[float], took: float) -> None:
+        self.figures.batch_answered(waits, took)
+        self.figures.waiting.set(len(self.batcher))
+
+
+def _each(works: Sequence[Work]) -> list[Any]:
+    return [work() for work in works]
+
+
+def _journal_of(settings: ServerSettings) -> str | None:
+    """Return the journal, where there is one or something may be written."""
+    if settings.journal is None:
+        return None
+    is_wanted = settings.token is not None or Path(settings.journal).is_file()
+    return settings.journal if is_wanted else None
