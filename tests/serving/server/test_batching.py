@@ -122,3 +122,38 @@ def test_who_waits_too_long_is_given_up_and_who_hung_up_costs_nothing() -> None:
         own.close()
 
     asyncio.run(run())
+
+
+def test_several_are_taken_together_or_not_at_all() -> None:
+    async def run() -> None:
+        slow = Slow()
+        own = batcher(slow, waiting=3)
+        first = asyncio.create_task(own.ask(1))
+        await until(lambda: slow.batches)
+        two = asyncio.create_task(own.ask_all([2, 3]))
+        await until(lambda: len(own) == 2)
+        with pytest.raises(TooManyWaitingError):
+            await own.ask_all([4, 5])
+        assert len(own) == 2
+        slow.may_go.set()
+        assert (await first, await two) == (2, [4, 6])
+        own.close()
+
+    asyncio.run(run())
+
+
+def test_figures_that_fail_keep_nobody_waiting() -> None:
+    def seen(_waits: Sequence[float], _took: float) -> None:
+        raise OSError("the disk is full")
+
+    async def run() -> None:
+        own: Batcher[int, int] = Batcher(
+            lambda questions: list(questions), most=1, waiting=9, timeout=9, seen=seen
+        )
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(own.ask(1), own.ask(2), return_exceptions=True)
+        assert found[0] == 1
+        assert isinstance(found[1], OSError)
+        own.close()
+
+    asyncio.run(run())

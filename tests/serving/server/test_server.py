@@ -4,17 +4,20 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from servers import running
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
+from twotower.serving.server.engine import Answered, Engine, Question
 from twotower.training.pipeline import Trained, train
 
 
@@ -148,7 +151,8 @@ def test_a_body_in_pieces_without_a_length_is_measured(http: httpx.Client) -> No
 
 def test_bad_addresses_and_arguments(http: httpx.Client) -> None:
     assert "/docs" in http.get("/nowhere").json()["error"]
-    assert http.get("/recommend").status_code == 405
+    wrong_method = http.get("/recommend")
+    assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
     assert "in the catalogue" in http.get("/similar?item_id=none").json()["error"]
     assert http.get("/similar?item_id=1&k=99").status_code == 422
     assert http.get("/similar").json()["error"].startswith("item_id: Field required")
@@ -219,13 +223,18 @@ def test_without_a_token_nothing_is_written_and_with_one_to_read_nothing_is_read
         assert (answer.status_code, "switched off" in answer.text) == (403, True)
         assert httpx.get(f"{address}/model").status_code == 401
         assert httpx.get(f"{address}/metrics").status_code == 401
-        for path in ("/health", "/ready", "/", "/page/page.js"):
+        for path in ("/health", "/ready", "/", "/docs", "/page/page.js"):
             assert httpx.get(f"{address}{path}").status_code == 200, path
         with Client(address, token="read") as client:
             assert client.model["items"] == 200
         asked = {"origin": "http://page.example", "access-control-request-method": "POST"}
         allowed = httpx.options(f"{address}/recommend", headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "http://page.example"
+        told_why = httpx.get(f"{address}/model", headers={"origin": "http://page.example"})
+        assert told_why.status_code == 401
+        assert told_why.headers["access-control-allow-origin"] == "http://page.example"
+        lower = {"authorization": "bearer read"}
+        assert httpx.get(f"{address}/model", headers=lower).status_code == 200
         refused = httpx.options(
             f"{address}/recommend", headers={**asked, "origin": "http://evil.example"}
         )
@@ -426,3 +435,136 @@ def test_readers_see_all_or_nothing_while_items_change(tiny_bundle: Path, tmp_pa
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_an_answer_does_not_depend_on_who_asks_beside(tiny_bundle: Path) -> None:
+    """Values of other kinds, and histories with and without times, in one batch."""
+    engine = Engine(tiny_bundle)
+    items = engine.model.retriever.item_ids
+    asked: list[dict[str, Any]] = [
+        {"query_id": 5},
+        {"query_id": "5", "k": 3},
+        {"features": {"signal": 0.5}},
+        {"features": {"signal": 1}},
+        {"features": {"signal": "0.5"}},
+        {"features": {"signal": [1, 2]}},
+        {"features": {"signal": True}},
+        {"features": {"segment": "segment-1"}},
+        {"features": {"segment": 7, "signal": None}},
+        {"history": items[:5]},
+        {"history": [{"item_id": i, "time": 1e9 + 1e5 * n} for n, i in enumerate(items[:5])]},
+        {"history": [{"item_id": items[0], "time": 1e9}, items[1]]},
+        {"history": [{"item_id": items[0], "time": "soon"}]},
+        {"history": [{"item_id": 1, "time": -1e308}, {"item_id": 2, "time": 1e308}]},
+        {"query_id": 7, "filter": "item_id < 50"},
+        {"query_id": 7, "filter": "item_id <"},
+    ]
+    empty: dict[str, Any] = {
+        "query_id": None, "features": None, "history": None, "k": 10, "exclude_seen": None,
+        "among": None, "without": None, "filter": None, "words": 0.0, "strict": False,
+        "columns": False,
+    }  # fmt: skip
+    questions = [Question(**{**empty, **each}) for each in asked]
+    for told, question, answered in zip(asked, questions, engine.answer(questions), strict=True):
+        (alone,) = engine.answer([question])
+        if isinstance(alone, Exception):
+            assert isinstance(alone, ValueError), told
+            assert str(answered) == str(alone)
+        else:
+            assert isinstance(answered, Answered), told
+            assert answered.answer.item_ids == alone.answer.item_ids, told
+            np.testing.assert_allclose(answered.answer.scores, alone.answer.scores, rtol=1e-5)
+
+
+WIDE: dict[str, Any] = {
+    "queries that are none": {"queries": [1] * 4000},
+    "objects as values": {"features": {f"a{n}": {} for n in range(3000)}},
+    "empty lists as ids": {"history": [[]] * 4000, "query_id": 1},
+    "lists in lists": {"among": [[[]]] * 3000, "query_id": 1},
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_a_wide_body_does_not_keep_the_others_waiting(tiny_bundle: Path, case: str) -> None:
+    path = "/recommend/many" if "queries" in WIDE[case] else "/recommend"
+    with running(tiny_bundle) as address:
+        started = time.perf_counter()
+        answer = httpx.post(f"{address}{path}", json=WIDE[case], timeout=30)
+        assert answer.status_code == 422
+        assert time.perf_counter() - started < 1.0
+    assert len(answer.text) < 1000
+
+
+def test_who_hangs_up_is_not_answered(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, began, may_go = Engine.answer, threading.Event(), threading.Event()
+    answered: list[int] = []
+
+    def slow(self: Engine, questions: Any) -> Any:
+        answered.append(len(questions))
+        began.set()
+        assert may_go.wait(20)
+        return real(self, questions)
+
+    with running(tiny_bundle) as address:
+        monkeypatch.setattr(Engine, "answer", slow)  # created before; looked up at the call
+        port = int(address.rsplit(":", 1)[1])
+        body = json.dumps({"query_id": 5}).encode()
+        head = (
+            b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
+        )
+        first = socket.create_connection(("127.0.0.1", port))
+        first.sendall(head + body)
+        if began.wait(5):
+            gone = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+            for each in gone:
+                each.sendall(head + body)
+            time.sleep(0.3)
+            for each in gone:
+                each.close()
+            time.sleep(0.3)
+        may_go.set()
+        assert b" 200 " in first.recv(4096)
+        first.close()
+        assert httpx.post(f"{address}/recommend", json={"query_id": 6}).status_code == 200
+    assert sum(answered) in (0, 2)
+
+
+def test_what_nobody_foresaw_is_told_as_json(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tiny_bundle) as address:
+        monkeypatch.setattr(Retriever, "similar_items", lambda *_, **__: 1 // 0)
+        answer = httpx.get(f"{address}/similar", params={"item_id": 3})
+        assert answer.status_code == 500
+        assert set(answer.json()) == {"error", "request_id"}
+        assert "ZeroDivision" not in answer.text
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_work_for_one_does_not_starve_the_others(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: Any, **__: Any) -> None:
+        time.sleep(0.1)
+        raise ValueError("slow")
+
+    monkeypatch.setattr(Retriever, "explain", slow)
+    with running(tiny_bundle, batch=1, waiting=8) as address:
+        statuses: list[int] = []
+
+        def ask() -> None:
+            told = {"query_id": 5, "item_id": 3}
+            statuses.append(httpx.post(f"{address}/explain", json=told, timeout=30).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        started = time.perf_counter()
+        assert httpx.post(f"{address}/recommend", json={"query_id": 5}).status_code == 200
+        took = time.perf_counter() - started
+        for thread in threads:
+            thread.join()
+    assert took < 1.0
+    assert 429 in statuses

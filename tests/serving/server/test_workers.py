@@ -99,3 +99,4 @@ def test_what_cannot_be_served_is_told_at_once(tmp_path: Path, tiny_bundle: Path
     assert "--token must not be empty" in said(bundle, "--token", "")
     assert "--timeout must be above 0" in said(bundle, "--timeout", "0")
     assert "--port must be at most 65535" in said(bundle, "--port", "70000")
+    assert "--waiting must be at least --batch, 64, got 8." in said(bundle, "--waiting", "8")

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -102,9 +103,12 @@ def _tell_errors(app: FastAPI) -> None:
             404: "there is nothing at this address; /docs lists what there is.",
             405: "this address does not take that method; /docs lists which it takes.",
         }
-        return await told(
-            request, error.status_code, said.get(error.status_code, str(error.detail))
-        )
+        message, headers = said.get(error.status_code, str(error.detail)), error.headers
+        if error.status_code == 405:
+            path = request.url.path
+            own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
+            headers = {"allow": ", ".join(sorted(m for r in own for m in r.methods or ()))}
+        return await told(request, error.status_code, message, headers)
 
     @app.exception_handler(TooManyWaitingError)
     async def _(request: Request, _error: TooManyWaitingError) -> Response:

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
-    FailFast,
     Field,
     StrictBool,
     StrictFloat,
@@ -22,9 +21,9 @@ MOST_QUERIES = 10_000
 Id = StrictInt | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
 Scalar = StrictBool | StrictInt | StrictFloat | Text | None
-Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS), FailFast()]
+Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS, fail_fast=True)]
 Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS)]
-Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS), FailFast()]
+Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS, fail_fast=True)]
 
 
 class Told(BaseModel):
@@ -40,7 +39,7 @@ class QueryBody(Told):
         None, description="A query's own key. What else is given wins over what is known of it."
     )
     features: Columns | None = Field(None, description="Column to value.")
-    history: Annotated[list[Id | Columns], Field(max_length=MOST_EVENTS), FailFast()] | None = (
+    history: Annotated[list[Id | Columns], Field(max_length=MOST_EVENTS, fail_fast=True)] | None = (
         Field(
             None,
             description="Item ids, oldest first; or lines that hold the id under the name of its column, "
@@ -77,7 +76,9 @@ class RecommendBody(QueryBody, Choice):
 class ManyBody(Choice):
     """Several queries that are answered alike."""
 
-    queries: Annotated[list[QueryBody], Field(min_length=1, max_length=MOST_QUERIES), FailFast()]
+    queries: Annotated[
+        list[QueryBody], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
+    ]
 
 
 class ExplainBody(QueryBody):
@@ -89,7 +90,7 @@ class ExplainBody(QueryBody):
 class ItemsBody(Told):
     """Items to put in, each in place of the one with its id."""
 
-    items: Annotated[list[Columns], Field(min_length=1, max_length=MOST_EVENTS), FailFast()] = (
+    items: Annotated[list[Columns], Field(min_length=1, max_length=MOST_EVENTS, fail_fast=True)] = (
         Field(
             description="Lines with the id and columns of the items' table; what a line lacks is missing."
         )

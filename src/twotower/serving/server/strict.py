@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
 from twotower.serving.server.schemas import MOST_COLUMNS
@@ -24,16 +24,15 @@ def check_width(value: Any) -> None:
     """Refuse objects of more keys than any table has columns, before each is looked at in every way.
 
     Raises:
-        ValueError: There is one.
+        HTTPException: There is one.
     """
     waiting = [value]
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, dict):
             if len(inner) > MOST_COLUMNS:
-                raise ValueError(
-                    f"an object must have at most {MOST_COLUMNS} keys, got {len(inner)}."
-                )
+                said = f"an object must have at most {MOST_COLUMNS} keys, got {len(inner)}."
+                raise HTTPException(422, said)
             waiting += inner.values()
         elif isinstance(inner, list):
             waiting += inner
