@@ -1,10 +1,13 @@
 """``Client``: a server asked as a ``Retriever`` is."""
 
+import json
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from twotower.errors import ServerError
@@ -107,9 +110,11 @@ class Client:
         if single:
             return _answer(self._ask("POST", "/recommend", {**lines[0], **choice}))
         found: list[Recommendation] = []
-        if lines:
-            told = self._ask("POST", "/recommend/many", {"queries": lines, **choice})
-            found = [_answer(answer) for answer in told["answers"]]
+        at_once = int(self.model["max_queries"]) if lines else 1
+        for start in range(0, len(lines), at_once):
+            body = {"queries": lines[start : start + at_once], **choice}
+            told = self._ask("POST", "/recommend/many", body)
+            found += [_answer(answer) for answer in told["answers"]]
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
@@ -201,8 +206,15 @@ class Client:
         *,
         parameters: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
+        content = None if body is None else json.dumps(_plain(body)).encode()
         try:
-            answer = self._http.request(method, path, json=body, params=parameters)
+            answer = self._http.request(
+                method,
+                path,
+                content=content,
+                headers={"content-type": "application/json"},
+                params=parameters,
+            )
             told: dict[str, Any] = answer.json()
         except (self._failed, ValueError) as error:
             raise ServerError(f"{self.url} must be a server of twotower: {error}.") from error
@@ -236,6 +248,21 @@ def _warn_of_ignored(told: Mapping[str, Any]) -> None:
 def _line(given: GivenFeatures, place: int) -> dict[str, object]:
     line = given.frame.row(place, named=True)
     return {name: line[name] for name, lines in given.lines_with.items() if lines[place]}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: numpy's as Python's, NaN as missing, dates as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, pl.Series)) or getattr(value, "ndim", 0) > 0:
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic) or getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _event(event: Event) -> object:

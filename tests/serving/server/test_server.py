@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 
 from servers import running
+from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
@@ -65,6 +67,23 @@ def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever)
         assert client.explain(5, items[0]).score == mine_explained.score
         assert client.model["items"] == 200
         assert len(client.recommend([]).answers) == 0
+        many = list(range(1, 31))  # more than the server takes at once
+        assert [a.item_ids for a in client.recommend(many, k=2)] == [
+            a.item_ids for a in tiny_retriever.recommend(many, k=2)
+        ]
+        odd: list[dict[str, Any]] = [
+            {"query_id": np.int64(5), "k": np.int64(3)},
+            {"history": np.array(items[:3])},
+            {"history": [{"item_id": np.int64(items[0]), "time": np.float64(1e9)}]},
+            {"features": {"signal": float("nan")}, "query_id": 5},
+            {"features": pl.DataFrame({"segment": [segment] * 2})},
+        ]
+        for question in odd:
+            mine, theirs = tiny_retriever.recommend(**question), client.recommend(**question)
+            if isinstance(theirs, Recommendations):
+                assert [a.item_ids for a in theirs] == [a.item_ids for a in mine], question
+            else:
+                assert theirs.item_ids == mine.item_ids, question
 
 
 def test_features_that_the_model_does_not_know_are_told(

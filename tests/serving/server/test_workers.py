@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from sandbox import run_command
+from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.training.pipeline import train
 
@@ -36,7 +37,15 @@ def served(
     port, log = free_port(), tmp_path_factory.mktemp("served") / "log"
     with log.open("wb") as opened:
         process = subprocess.Popen(
-            [TWOTOWER, "serve", str(tiny_bundle), "--workers", "2"],
+            [
+                TWOTOWER,
+                "serve",
+                str(tiny_bundle),
+                "--workers",
+                "2",
+                "--journal",
+                str(log) + ".journal",
+            ],
             env={**os.environ, "TWOTOWER_PORT": str(port), "TWOTOWER_TOKEN": TOKEN},
             stderr=opened,
         )
@@ -57,7 +66,7 @@ def digests(address: str, tries: int) -> set[str]:
 
 
 def test_all_workers_follow_an_exchange_and_end_when_told(
-    served: tuple[str, Any, Path], small_world: Any, tmp_path: Path
+    served: tuple[str, Any, Path], tiny_bundle: Path, small_world: Any, tmp_path: Path
 ) -> None:
     address, process, log = served
     other = train(
@@ -77,6 +86,21 @@ def test_all_workers_follow_an_exchange_and_end_when_told(
     assert digests(address, 30) == {now}
     counted = httpx.get(f"{address}/metrics").text
     assert 'twotower_model_exchanges_total{ok="yes"} 2.0' in counted  # of both processes
+
+    # The folder is replaced: nothing changes before it is asked for, then all change, one that is new, too.
+    assert other.path is not None
+    write_bundle(other.path, open_bundle(tiny_bundle))
+    assert digests(address, 8) == {now}
+    with Client(address, token=TOKEN) as client:
+        again = client.exchange_model(str(other.path))["model"]
+    time.sleep(2)
+    assert digests(address, 30) == {again} != {now}
+    line = {**open_bundle(tiny_bundle).items.frame.row(0, named=True), "item_id": 9001}
+    with Client(address, token=TOKEN) as client:
+        client.upsert_items(line)
+    for _ in range(20):  # whichever worker it is
+        with Client(address) as client:
+            assert 9001 in client.recommend(7, k=300).item_ids
 
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (0, -signal.SIGTERM)

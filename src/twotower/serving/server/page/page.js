@@ -45,13 +45,11 @@ async function answers() {
   if (at("seen").checked) body.exclude_seen = false;
   if (at("words").checked) body.words = 0.3;
   const neighbours = state.neighbours;
-  at("back").hidden = neighbours === null;
-  at("answers-title").textContent =
-    neighbours === null ? texts.answers : texts.neighbours(titleOf(neighbours));
+  const title = neighbours === null ? texts.answers : texts.neighbours(titleOf(neighbours));
+  at("answers").setAttribute("aria-busy", "true");
   if (neighbours === null && body.query_id === undefined && body.history === undefined) {
     tell(null);
-    at("list").replaceChildren();
-    at("took").textContent = "";
+    empty(title, neighbours);
     at("basis").textContent = texts.nobody;
     return;
   }
@@ -60,10 +58,22 @@ async function answers() {
       neighbours === null ? await ask("/recommend", body) : await ask(similarPath(neighbours, body));
     if (turnOf !== latest) return;
     tell(null);
+    empty(title, neighbours);
     show(told, took, body);
   } catch (error) {
-    if (turnOf === latest) tell(error);
+    if (turnOf !== latest) return;
+    empty(title, neighbours);
+    tell(error);
   }
+}
+
+function empty(title, neighbours) {
+  at("answers").removeAttribute("aria-busy");
+  at("answers-title").textContent = title;
+  at("back").hidden = neighbours === null;
+  at("list").replaceChildren();
+  at("took").textContent = "";
+  at("basis").textContent = "";
 }
 
 function similarPath(line, body) {
@@ -157,10 +167,25 @@ async function explain(button, place, item, body) {
 function add(line) {
   state.history.push(line);
   state.neighbours = null;
+  const isInList = at("list").contains(document.activeElement);
   changed();
+  if (isInList) at("answers").focus(); // the button that was pressed goes with its list
+}
+
+// What the model knows of a query counts where no history is told.
+async function tellKnown() {
+  const query = at("query").value.trim(), place = at("history-empty");
+  place.textContent = texts.historyEmpty;
+  if (!query || state.history.length || !state.model.reads_history) return;
+  try {
+    const { told } = await ask(`/history?${new URLSearchParams({ query_id: query, limit: 5 })}`);
+    if (query !== at("query").value.trim() || !told.items.length) return;
+    place.textContent = texts.historyKnown(told.items.map(titleOf).join(" · "));
+  } catch { /* the answers say what is wrong */ }
 }
 
 function changed() {
+  tellKnown();
   const key = state.model.item_column;
   at("history-empty").hidden = state.history.length > 0;
   at("clear").hidden = state.history.length === 0;
@@ -259,7 +284,7 @@ async function start() {
     return;
   }
   describe();
-  const asked = () => { state.neighbours = null; answers(); };
+  const asked = () => { state.neighbours = null; tellKnown(); answers(); };
   const closeQueries = finder(
     at("query"), at("queries"),
     async (text) => (await ask(`/queries?${new URLSearchParams({ text, limit: 8 })}`)).told.query_ids

@@ -17,6 +17,7 @@ const TEXTS = {
     addItemNote: "Type a piece of its title.",
     history: "History, oldest first",
     historyEmpty: "Nothing yet: what the model knows of the query counts, if it knows it.",
+    historyKnown: (titles) => `The model knows of it, the latest first: ${titles}`,
     clear: "Clear the history",
     filter: "Filter",
     filterNote: (example, columns) => `Such as: ${example}. Columns: ${columns}.`,
@@ -66,6 +67,7 @@ const TEXTS = {
     addItemNote: "输入标题的一部分。",
     history: "历史（最早的在前）",
     historyEmpty: "还没有：如果模型认识这个查询，就用它所知道的。",
+    historyKnown: (titles) => `模型知道它最近的：${titles}`,
     clear: "清空历史",
     filter: "过滤",
     filterNote: (example, columns) => `例如：${example}。可用的列：${columns}。`,
@@ -147,9 +149,10 @@ export async function ask(path, body) {
     throw new Error(texts.failed);
   }
   if (answer.status === 401) {
-    const given = prompt(texts.token);
-    if (given) {
-      keep("token", given.trim());
+    const given = (prompt(texts.token) ?? "").trim();
+    // A header holds no other letters; the browser would refuse to ask at all.
+    if (given && /^[\x21-\x7e]+$/.test(given)) {
+      keep("token", given);
       return ask(path, body);
     }
   }
