@@ -5,8 +5,8 @@
 200 queries, 50 upserts and 50 deletes a second, on loopback; beside them the same queries without writes.
 Every answer is held against what was acknowledged: it has ``k`` different items, none that was gone before
 it was asked for, and an item that was just put in is found by a filter for its id. Then a server is written
-to, killed with SIGKILL at a random moment and started again, time and again: what was acknowledged is there,
-once.
+to, killed with SIGKILL at a random moment and started again, time and again: what was acknowledged is
+there, once.
 """
 
 import http.client
