@@ -25,6 +25,10 @@ from twotower.serving.arguments import (
 from twotower.serving.explain import Contribution, Explanation
 
 
+_OF_ITEMS = ("/similar", "/explain")
+"""Where an unknown item is what is not found."""
+
+
 class Client:
     """Asks a server that ``twotower serve`` started.
 
@@ -218,7 +222,7 @@ class Client:
             told: dict[str, Any] = answer.json()
         except (self._failed, ValueError) as error:
             raise ServerError(f"{self.url} must be a server of twotower: {error}.") from error
-        if answer.status_code == 422:
+        if answer.status_code == 422 or (answer.status_code == 404 and path in _OF_ITEMS):
             raise ValueError(told.get("error"))
         if answer.status_code != 200:
             raise ServerError(f"{self.url} said {answer.status_code}: {told.get('error')}")

@@ -172,7 +172,8 @@ def test_bad_addresses_and_arguments(http: httpx.Client) -> None:
     assert "/docs" in http.get("/nowhere").json()["error"]
     wrong_method = http.get("/recommend")
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
-    assert "in the catalogue" in http.get("/similar?item_id=none").json()["error"]
+    unknown = http.get("/similar?item_id=none")
+    assert (unknown.status_code, "in the catalogue" in unknown.json()["error"]) == (404, True)
     assert http.get("/similar?item_id=1&k=99").status_code == 422
     assert http.get("/similar").json()["error"].startswith("item_id: Field required")
     many = http.post("/recommend/many", json={"queries": [{"query_id": 1}] * 9})

@@ -103,7 +103,10 @@ def _tell_errors(app: FastAPI) -> None:
             404: "there is nothing at this address; /docs lists what there is.",
             405: "this address does not take that method; /docs lists which it takes.",
         }
-        message, headers = said.get(error.status_code, str(error.detail)), error.headers
+        own_words = str(error.detail)
+        is_general = own_words in ("Not Found", "Method Not Allowed")
+        message = said.get(error.status_code, own_words) if is_general else own_words
+        headers = error.headers
         if error.status_code == 405:
             path = request.url.path
             own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)

@@ -4,7 +4,8 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from twotower.serving.answers import Recommendation
 from twotower.serving.server.engine import Answered, Change, Model, Question
@@ -37,6 +38,7 @@ JSON = "application/json"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": what}
     for status, what in (
+        (400, "That is no HTTP."),
         (401, "The token is missing or wrong."),
         (408, "The body did not come in time."),
         (413, "The body is too large."),
@@ -44,6 +46,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (429, "Too many wait."),
         (503, "The answer did not come in time."),
     )
+}
+OF_ITEMS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Refusal, "description": "The item is not in the catalogue."}
 }
 WRITES: dict[int | str, dict[str, Any]] = {
     403: {"model": Refusal, "description": "Writing is switched off."},
@@ -78,7 +83,7 @@ async def recommend_many(body: ManyBody, request: Request) -> Response:
     return _json(service, {"answers": [_as_json(answered) for answered in found]})
 
 
-@router.get("/similar", response_model=SimilarAnswer, tags=["answers"])
+@router.get("/similar", response_model=SimilarAnswer, responses=OF_ITEMS, tags=["answers"])
 async def similar(
     item_id: FoundText,
     request: Request,
@@ -93,6 +98,7 @@ async def similar(
 
     def found() -> dict[str, Any]:
         model.catch_up()
+        _check_item(model, item_id)
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         asked = model.item_id(item_id)
@@ -101,7 +107,7 @@ async def similar(
     return _json(service, await service.ask_model(found))
 
 
-@router.post("/explain", response_model=ExplainAnswer, tags=["answers"])
+@router.post("/explain", response_model=ExplainAnswer, responses=OF_ITEMS, tags=["answers"])
 async def explain(body: ExplainBody, request: Request) -> Response:
     """Return what each part of a query and of an item does for their score."""
     service = _service(request)
@@ -109,6 +115,7 @@ async def explain(body: ExplainBody, request: Request) -> Response:
 
     def explained() -> Any:
         model.catch_up()
+        _check_item(model, body.item_id)
         features, ignored = model.known_features(body.features)
         return model.retriever.explain(
             body.query_id, body.item_id, features=features, history=body.history
@@ -208,7 +215,7 @@ async def ready(request: Request) -> Response:
     return Response(orjson.dumps(status), 200 if is_ready else 503, media_type=JSON)
 
 
-@router.get("/metrics", tags=["operation"])
+@router.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
 async def metrics(request: Request) -> Response:
     """Return the figures that Prometheus reads."""
     service = _service(request)
@@ -220,6 +227,13 @@ async def metrics(request: Request) -> Response:
 
 async def _changed(service: "Service", change: Change) -> Response:
     return _json(service, vars(await service.change(change)))
+
+
+def _check_item(model: Model, item_id: int | str) -> None:
+    try:
+        model.retriever.known_item_rows([item_id])
+    except ValueError as error:
+        raise HTTPException(404, str(error)) from error
 
 
 def _check_k(service: "Service", k: int) -> None:

@@ -35,6 +35,13 @@ class Told(BaseModel):
 class QueryBody(Told):
     """Who or what asks: an id, features, a history of items, or any mix."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [{"required": [name]} for name in ("query_id", "features", "history")]
+        },
+    )
+
     query_id: Id | None = Field(
         None, description="A query's own key. What else is given wins over what is known of it."
     )
