@@ -24,7 +24,6 @@ from twotower.serving.arguments import (
 )
 from twotower.serving.explain import Contribution, Explanation
 
-
 _OF_ITEMS = ("/similar", "/explain")
 """Where an unknown item is what is not found."""
 
