@@ -43,6 +43,14 @@ def pairs() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["query", "document"], orient="row")
 
 
+def visits() -> pl.DataFrame:
+    """Each word is clicked to all of them, one after the other."""
+    rows = [
+        (f"a {word}", f"{other} it", time) for word in WORDS for time, other in enumerate(WORDS)
+    ]
+    return pl.DataFrame(rows, schema=["query", "document", "time"], orient="row")
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
@@ -70,8 +78,8 @@ def config_of(encoder: str, *more: str) -> Config:
     )
 
 
-def trainer_of(config: Config) -> Trainer:
-    task = Task.of(pairs(), config=config)
+def trainer_of(config: Config, events: pl.DataFrame | None = None) -> Trainer:
+    task = Task.of(pairs() if events is None else events, config=config)
     settings, _ = resolve(task.config, task.dataset)
     return Trainer(task.dataset, task.sides, settings)
 
@@ -139,10 +147,15 @@ class TestTraining:
             assert torch.allclose(weight, progress.model[name], rtol=0, atol=1e-27), name
         assert not torch.allclose(linear, progress.model[LINEAR], atol=1e-3)
 
+    @pytest.mark.parametrize(
+        "more", [(), ("towers.history=mean", "towers.history_items=ids", "towers.item_id=on")]
+    )
     def test_a_batch_encodes_its_own_texts_and_no_other(
-        self, tiny: str, monkeypatch: pytest.MonkeyPatch
+        self, tiny: str, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
     ) -> None:
-        trainer = trainer_of(config_of(tiny))
+        """Those of items in the histories are none of them."""
+        config = config_of(tiny, "training.batch_size=4", *more)
+        trainer = trainer_of(config, visits() if more else None)
         module: Any = trainer.model.sentences
         lines: list[int] = []
         real: Callable[[Tensor], Tensor] = module._encoded
@@ -159,7 +172,9 @@ class TestTraining:
         objective.steps.backward(batch, torch.Generator())
         texts = (len(np.unique(batch.item_rows)), len(np.unique(batch.query_rows)))
         assert sorted(lines) == sorted(texts)
-        assert sum(lines) < 2 * len(batch)
+        if more:
+            assert batch.history_rows is not None
+            assert len(np.unique(batch.history_rows)) > 5
 
     def test_encoding_in_pieces_gives_the_same_gradients(self, tmp_path: Path) -> None:
         encoder = write_encoder(tmp_path)
@@ -315,13 +330,7 @@ class TestBundle:
 class TestChoices:
     @staticmethod
     def resolved(tiny: str, *more: str, custom: tuple[str, ...] = ()) -> tuple[Config, str]:
-        rows = [
-            (f"a {word}", f"{other} it", place)
-            for word in WORDS
-            for place, other in enumerate(WORDS)
-        ]
-        frame = pl.DataFrame(rows, schema=["query", "document", "time"], orient="row")
-        task = Task.of(frame, config=config_of(tiny, *more))
+        task = Task.of(visits(), config=config_of(tiny, *more))
         config, said = resolve(task.config, task.dataset, custom=custom)
         return config, "\n".join(said)
 
