@@ -21,13 +21,9 @@ from twotower.features.sentences import encoded, load_encoder
 from twotower.features.token_ids import LEAST_TOKENS, TokenIdsTransform
 from twotower.features.tuned import SentenceEncoder, sentence_encoder_of
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TEXTS = ["a dog", "hello there and more of it than it reads", "", None, "x", "a dog", "zebra z"]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="module")

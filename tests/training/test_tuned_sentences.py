@@ -32,6 +32,8 @@ from twotower.training.task import Task, View
 from twotower.training.trainer import Trainer
 from twotower.training.views import train_views
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 WORDS = ("ox", "cat", "dog", "emu", "fly", "gnu", "hen", "jay", "koi", "yak")
 LINEAR = "item_tower.encoder.encoders.0.weight"
 PARTNERS = dict(zip(WORDS, reversed(WORDS), strict=True))
@@ -49,12 +51,6 @@ def visits() -> pl.DataFrame:
         (f"a {word}", f"{other} it", time) for word in WORDS for time, other in enumerate(WORDS)
     ]
     return pl.DataFrame(rows, schema=["query", "document", "time"], orient="row")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="module")
