@@ -80,6 +80,16 @@ def trainer_of(config: Config, events: pl.DataFrame | None = None) -> Trainer:
     return Trainer(task.dataset, task.sides, settings)
 
 
+def rewrite(bundle: Path, name: str, text: str) -> None:
+    """Give a file another content, and the manifest its digest."""
+    (bundle / name).write_text(text, "utf-8")
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    manifest["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    del manifest["sha256"]
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "sha256": digest}), "utf-8")
+
+
 def encoder_weights(trainer: Trainer) -> dict[str, Tensor]:
     return {
         name: value.clone()
@@ -282,20 +292,67 @@ class TestBundle:
         with pytest.raises(BundleError, match=r"encoder/reading\.json was changed"):
             open_bundle(copy)
 
+    @pytest.mark.parametrize(
+        ("name", "changed", "message"),
+        [
+            ("transformer.json", "[]", r"model_type must be one of albert, .* got None"),
+            ("transformer.json", "{", r"promises: .*; train it again"),
+            ("transformer.json", {"model_type": "detr"}, r"model_type must .*, got 'detr'"),
+            (
+                "transformer.json",
+                {"hidden_size": "wide"},
+                r"settings of 'bert' for transformers \d+\.\d.*; install the transformers of its",
+            ),
+            (
+                "transformer.json",
+                {"num_attention_heads": 7},
+                r"settings of 'bert' for transformers",
+            ),
+            ("transformer.json", {"hidden_act": "evil"}, r"settings of 'bert' for transformers"),
+            ("tokenizer.json", "{}", r"tokenizer\.json must be a tokenizer for tokenizers \d"),
+            ("tokenizer.json", "{", r"tokenizer\.json must be a tokenizer for tokenizers \d"),
+            ("reading.json", "[]", r"reading\.json must hold an object, got list"),
+            ("reading.json", {"pooling": "evil"}, r"pooling must be one of 'mean', .* got 'evil'"),
+            ("reading.json", {"prefix": 7}, r"prefix must be a string, got 7"),
+            (
+                "reading.json",
+                {"max_length": True},
+                r"max_length must be a whole number, got True; train",
+            ),
+            ("reading.json", {"max_length": 0}, r"max_length must be at least 1, got 0; train"),
+            ("reading.json", {"is_lowered": "no"}, r"is_lowered must be true or false, got 'no'"),
+            ("reading.json", {"evil": 1}, r"'evil'"),
+        ],
+    )
+    def test_an_encoder_that_cannot_be_built_is_an_error_of_the_bundle(
+        self, kept: tuple[Trained, Path], tmp_path: Path, name: str, changed: Any, message: str
+    ) -> None:
+        """Although all digests are right."""
+        copy = tmp_path / "copy"
+        shutil.copytree(kept[1], copy)
+        if isinstance(changed, dict):
+            content = json.loads((copy / "encoder" / name).read_text("utf-8"))
+            changed = json.dumps({**content, **changed})
+        rewrite(copy, f"encoder/{name}", changed)
+        with pytest.raises(BundleError, match=message):
+            Retriever.open(copy)
+
+    def test_a_file_that_came_to_lie_there_does_not_matter(
+        self, kept: tuple[Trained, Path], tmp_path: Path
+    ) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(kept[1], copy)
+        (copy / "encoder" / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1\xff")
+        assert len(open_bundle(copy).item_vectors) == len(WORDS)
+
     def test_a_bundle_from_before_opens(self, tmp_path: Path) -> None:
         """Its schema does not say whether a sentence is tuned."""
         config = config_of(write_encoder(tmp_path / "encoder"), "features.tune_sentences=false")
         vectors = train(pairs(), config=config, out=tmp_path / "model").contents.item_vectors
-        schema, manifest = (tmp_path / "model" / name for name in ("schema.toml", "manifest.json"))
         assert not (tmp_path / "model" / "encoder").exists()
-        text = schema.read_text("utf-8")
+        text = (tmp_path / "model" / "schema.toml").read_text("utf-8")
         assert "tuned = false\n" in text
-        schema.write_text(text.replace("tuned = false\n", ""), "utf-8")
-        changed = json.loads(manifest.read_text("utf-8"))
-        changed["files"]["schema.toml"] = hashlib.sha256(schema.read_bytes()).hexdigest()
-        del changed["sha256"]
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
-        manifest.write_text(json.dumps({**changed, "sha256": digest}), "utf-8")
+        rewrite(tmp_path / "model", "schema.toml", text.replace("tuned = false\n", ""))
         opened = Retriever.open(tmp_path / "model")
         assert np.array_equal(opened.encode_items(), vectors.numpy())
 
