@@ -270,7 +270,8 @@ class LossConfig:
     where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels
     and samples nothing; ``impressions`` takes what was shown beside the item."""
     num_negatives: int | None = None
-    """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128."""
+    """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128. Where each is a text
+    for an encoder that is trained (``features.tune_sentences``), 128 and 4."""
     popularity_power: float = 0.75
     """Power of an item's share of the events by which ``popularity`` draws; 0 is uniform."""
     hard_share: float = 0.5

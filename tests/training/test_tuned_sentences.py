@@ -397,14 +397,40 @@ class TestChoices:
         config, _ = self.resolved(tiny, "features.item.document=id", "towers.item_id=on")
         assert config.loss.negatives == "all"
 
-    def test_a_loss_that_needs_uniform_negatives_gets_them(self, tiny: str) -> None:
-        assert self.resolved(tiny, "loss.kind=gbce")[0].loss.negatives == "uniform"
+    @pytest.mark.parametrize(
+        ("negatives", "num", "of_frozen"),
+        [("auto", 128, 1024), ("uniform", 128, 1024), ("per-query", 4, 128)],
+    )
+    def test_a_loss_that_needs_sampled_negatives_gets_few(
+        self, tiny: str, negatives: str, num: int, of_frozen: int
+    ) -> None:
+        more = ("loss.kind=gbce", f"loss.negatives={negatives}")
+        config, said = self.resolved(tiny, *more)
+        assert config.loss.negatives == negatives.replace("auto", "uniform")
+        assert config.loss.num_negatives == num
+        assert f"loss.num_negatives = {num}: each is one text more to encode" in said
+        given, said = self.resolved(tiny, *more, "loss.num_negatives=50")
+        assert given.loss.num_negatives == 50
+        frozen, said = self.resolved(tiny, *more, "features.tune_sentences=false")
+        assert frozen.loss.num_negatives == of_frozen
+        assert "num_negatives" not in said
+
+    def test_auto_reads_no_history_of_texts(self, tiny: str) -> None:
+        more = ("towers.history=auto", "towers.query_id=auto", "features.query.query=id")
+        more += ("towers.item_id=on",)
+        config, said = self.resolved(tiny, *more)
+        assert config.towers.history == "none"
+        assert config.towers.query_id == "on"
+        assert "towers.history = 'none': the texts of its items would be encoded in each" in said
+        for other in ("towers.history_items=ids", "features.tune_sentences=false"):
+            assert self.resolved(tiny, *more, other)[0].towers.history == "pooled"
 
     def test_whole_histories_get_others_than_all(self, tiny: str) -> None:
         more = ("towers.history=gru", "towers.history_items=ids", "towers.item_id=on")
         config, said = self.resolved(tiny, *more)
         assert config.training.examples == "prefixes"
         assert config.loss.negatives == "popularity"
+        assert config.loss.num_negatives == 128
         assert "texts are too many for all" in said
 
     @pytest.mark.parametrize(
