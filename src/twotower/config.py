@@ -349,7 +349,7 @@ class TrainingConfig:
     bfloat16 where that is measured to be much faster."""
     weight_decay: float = 0.1
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
-    temperature, or sparsely updated tables."""
+    temperature, or sparsely updated tables, nor, by adam, of a sentence encoder."""
     seed: int = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""
     device: str = "auto"

@@ -153,6 +153,22 @@ class TestTraining:
             assert torch.allclose(weight, progress.model[name], rtol=0, atol=1e-27), name
         assert not torch.allclose(linear, progress.model[LINEAR], atol=1e-3)
 
+    @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+    def test_adam_leaves_tokens_that_no_text_has(self, tiny: str, optimizer: str) -> None:
+        """Its decay is a gradient, of which it would make a whole step; no text has [UNK]."""
+        more = ("training.weight_decay=0.3", "training.sentence_learning_rate=0.01")
+        trainer = trainer_of(config_of(tiny, f"training.optimizer={optimizer}", *more))
+        name = "sentences.transformer.embeddings.word_embeddings.weight"
+        linear, before = trainer.model.state_dict()[LINEAR].clone(), encoder_weights(trainer)[name]
+        optimizers = Optimizers(trainer.trained, trainer.config.training, 1)
+        for parameter in trainer.trained.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizers.step()
+        after = trainer.model.state_dict()
+        kept = 1.0 if optimizer == "adam" else 1 - 0.01 * 0.3
+        assert torch.allclose(after[name], kept * before, atol=1e-6)
+        assert not torch.allclose(after[LINEAR], linear, atol=1e-4)
+
     @pytest.mark.parametrize(
         "more", [(), ("towers.history=mean", "towers.history_items=ids", "towers.item_id=on")]
     )
