@@ -333,8 +333,8 @@ class TrainingConfig:
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: float | None = None
     """Step size of those tables; without it the same for adam, ten times as great for adagrad."""
-    sentence_learning_rate: float = 2e-5
-    """Step size of a sentence encoder that is trained (``features.tune_sentences``)."""
+    sentence_learning_rate: float | None = None
+    """Step size of a sentence encoder that is trained (``features.tune_sentences``), 2e-5 where not set."""
     warmup_steps: int = 0
     """Steps over which the step size rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"

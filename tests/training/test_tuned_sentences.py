@@ -485,3 +485,18 @@ class TestChoices:
             ConfigError, match=r"tune_sentences must be false where no column .*text"
         ):
             trainer_of(config_of(tiny, "features.text=words"))
+    def test_its_step_size_is_refused_without_it(self, tiny: str) -> None:
+        config, said = self.resolved(tiny)
+        assert config.training.sentence_learning_rate == 2e-5
+        assert "training.sentence_learning_rate = 2e-05" in said
+        assert self.resolved(tiny, "training.sentence_learning_rate=1e-4")[0].training == replace(
+            config.training, sentence_learning_rate=1e-4
+        )
+        frozen = "features.tune_sentences=false"
+        assert self.resolved(tiny, frozen)[0].training.sentence_learning_rate is None
+        with pytest.raises(
+            ConfigError,
+            match=r"sentence_learning_rate must .* features.tune_sentences = true, got 2e-05 alone",
+        ):
+            self.resolved(tiny, frozen, "training.sentence_learning_rate=2e-5")
+

@@ -31,6 +31,8 @@ WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
 STEPS = 100
 """About the least steps of an epoch of such batches, those of 128 examples apart."""
+SENTENCE_RATE = 2e-5
+"""Step size of a pretrained sentence encoder, which large steps would make forget what it knows."""
 SEQUENTIAL = ("gru", "sasrec", "transformer")
 """Histories that are read in their order, at a cost that one pass over all positions shares."""
 SOFTMAX = ("softmax", "symmetric")
@@ -97,6 +99,17 @@ def resolve(
         training = replace(training, table_learning_rate=rate)
         said.append(
             f"training.table_learning_rate = {rate:g}: adagrad takes larger steps than adam"
+        )
+    rate_given = training.sentence_learning_rate
+    if rate_given is not None and not config.features.tune_sentences:
+        raise ConfigError(
+            "training.sentence_learning_rate must stand beside features.tune_sentences = true, got "
+            f"{rate_given:g} alone; no other encoder is trained."
+        )
+    if rate_given is None and config.features.tune_sentences:
+        training = replace(training, sentence_learning_rate=SENTENCE_RATE)
+        said.append(
+            f"training.sentence_learning_rate = {SENTENCE_RATE:g}: the encoder knows much already"
         )
     if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
         why = "there is no history" if towers.history == "none" else "the events have no order"
