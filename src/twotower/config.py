@@ -345,8 +345,8 @@ class TrainingConfig:
     """Queries and items that are encoded at once, gradients exact all the same: memory for a second pass;
     without it a batch is encoded whole."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the products in the softmax losses, and in a sentence encoder while it is trained; ``auto`` is
-    bfloat16 where that is measured to be much faster."""
+    """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
+    bundle's is float32. ``auto`` is bfloat16 where that is measured to be much faster."""
     weight_decay: float = 0.1
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
     temperature, or sparsely updated tables, nor, by adam, of a sentence encoder."""

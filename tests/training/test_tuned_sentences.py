@@ -213,7 +213,7 @@ class TestTraining:
         for name, gradient in whole.items():
             assert torch.allclose(gradient, pieces[name], atol=1e-6), name
 
-    def test_bfloat16_is_for_the_training_alone(
+    def test_bfloat16_is_for_training_and_validation(
         self, tiny: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         trainer = trainer_of(config_of(tiny, "training.precision=bfloat16", "training.epochs=1"))
@@ -223,6 +223,7 @@ class TestTraining:
         real = steps.backward
 
         def backward(*given: Any) -> Tensor:
+        validated = []
             seen.append(module.precision)
             loss: Tensor = real(*given)
             return loss
@@ -231,10 +232,15 @@ class TestTraining:
         trainer.fit()
         assert set(seen) == {torch.bfloat16}
         assert module.precision == torch.float32
+        def validating() -> float:
+            validated.append(module.precision)
+            return validate()
+
 
     def test_labels_can_be_learnt(self, tiny: str) -> None:
         frame = pl.concat(
             [
+        assert validated == [torch.bfloat16] * 2  # before the first epoch, too
                 pairs().with_columns(label=pl.lit(1)),
                 pairs().with_columns(document=pl.lit("ant it"), label=pl.lit(0)),
             ]

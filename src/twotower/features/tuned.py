@@ -39,7 +39,8 @@ class SentenceEncoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.precision = torch.float32
-        """Of the transformer's products: float32, or bfloat16 while it is trained; weights are float32."""
+        """Of the transformer's products: float32, or bfloat16 while it is trained and validated. Weights
+        are float32."""
         self.pooling = architecture.pooling
         transformer: Any = architecture.build_transformer()
         self.transformer = transformer
