@@ -16,11 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sandbox import run_command
 from tiny_encoder import write_encoder
 from twotower import recipe, train
 from twotower.config import Config
 from twotower.data.batches import PairBatch
 from twotower.errors import BundleError, ConfigError, MissingExtraError
+from twotower.evaluation.report.page import write_report
 from twotower.features import sentences
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
@@ -216,31 +218,34 @@ class TestTraining:
     def test_bfloat16_is_for_training_and_validation(
         self, tiny: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """What serves computes in float32."""
         trainer = trainer_of(config_of(tiny, "training.precision=bfloat16", "training.epochs=1"))
         module: Any = trainer.model.sentences
         steps = trainer.objectives[0].steps
         seen = []
+        validated = []
         real = steps.backward
+        validate = trainer.validate
 
         def backward(*given: Any) -> Tensor:
-        validated = []
             seen.append(module.precision)
             loss: Tensor = real(*given)
             return loss
 
-        monkeypatch.setattr(steps, "backward", backward)
-        trainer.fit()
-        assert set(seen) == {torch.bfloat16}
-        assert module.precision == torch.float32
         def validating() -> float:
             validated.append(module.precision)
             return validate()
 
+        monkeypatch.setattr(steps, "backward", backward)
+        monkeypatch.setattr(trainer, "validate", validating)
+        trainer.fit()
+        assert set(seen) == {torch.bfloat16}
+        assert validated == [torch.bfloat16] * 2  # before the first epoch, too
+        assert module.precision == torch.float32
 
     def test_labels_can_be_learnt(self, tiny: str) -> None:
         frame = pl.concat(
             [
-        assert validated == [torch.bfloat16] * 2  # before the first epoch, too
                 pairs().with_columns(label=pl.lit(1)),
                 pairs().with_columns(document=pl.lit("ant it"), label=pl.lit(0)),
             ]
@@ -304,6 +309,19 @@ class TestBundle:
         weights = open_bundle(path).weights
         of_encoder = [n for n in weights if "word_embeddings" in n]
         assert of_encoder == ["sentences.transformer.embeddings.word_embeddings.weight"]
+
+    def test_inspect_and_the_report_say_that_it_is_trained(
+        self, kept: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, path = kept
+        monkeypatch.setenv("COLUMNS", "300")
+        assert "sentence, trained" in run_command(("inspect", str(path)), tmp_path).out
+        told = json.loads(run_command(("inspect", str(path), "--json"), tmp_path).out)
+        tuned = {each["name"]: each["tuned"] for each in told["features"]}
+        assert tuned == {name: name.endswith(" as text") for name in tuned}
+        for language, words in (("en", "<code>sentence</code>, trained<"), ("zh", "，一起训练<")):
+            write_report(Retriever.open(path), tmp_path / "page.html", language=language)
+            assert words in (tmp_path / "page.html").read_text("utf-8")
 
     def test_a_file_that_was_changed_is_refused(
         self, kept: tuple[Trained, Path], tmp_path: Path
@@ -486,11 +504,6 @@ class TestChoices:
         assert trainer.model.reads_history
         assert trainer.fit().epoch == 1
 
-    def test_without_a_sentence_it_is_refused(self, tiny: str) -> None:
-        with pytest.raises(
-            ConfigError, match=r"tune_sentences must be false where no column .*text"
-        ):
-            trainer_of(config_of(tiny, "features.text=words"))
     def test_its_step_size_is_refused_without_it(self, tiny: str) -> None:
         config, said = self.resolved(tiny)
         assert config.training.sentence_learning_rate == 2e-5
@@ -506,3 +519,8 @@ class TestChoices:
         ):
             self.resolved(tiny, frozen, "training.sentence_learning_rate=2e-5")
 
+    def test_without_a_sentence_it_is_refused(self, tiny: str) -> None:
+        with pytest.raises(
+            ConfigError, match=r"tune_sentences must be false where no column .*text"
+        ):
+            trainer_of(config_of(tiny, "features.text=words"))
