@@ -319,9 +319,11 @@ class TestBundle:
         told = json.loads(run_command(("inspect", str(path), "--json"), tmp_path).out)
         tuned = {each["name"]: each["tuned"] for each in told["features"]}
         assert tuned == {name: name.endswith(" as text") for name in tuned}
-        for language, words in (("en", "<code>sentence</code>, trained<"), ("zh", "，一起训练<")):
-            write_report(Retriever.open(path), tmp_path / "page.html", language=language)
-            assert words in (tmp_path / "page.html").read_text("utf-8")
+        page, retriever = tmp_path / "page.html", Retriever.open(path)
+        write_report(retriever, page, language="en")
+        assert "<code>sentence</code>, trained<" in page.read_text("utf-8")
+        write_report(retriever, page, language="zh")
+        assert "<code>sentence</code>，一起训练<" in page.read_text("utf-8")
 
     def test_a_file_that_was_changed_is_refused(
         self, kept: tuple[Trained, Path], tmp_path: Path
@@ -456,8 +458,8 @@ class TestChoices:
         assert "num_negatives" not in said
 
     def test_auto_reads_no_history_of_texts(self, tiny: str) -> None:
-        more = ("towers.history=auto", "towers.query_id=auto", "features.query.query=id")
-        more += ("towers.item_id=on",)
+        of_ids = ("features.query.query=id", "towers.item_id=on")
+        more = ("towers.history=auto", "towers.query_id=auto", *of_ids)
         config, said = self.resolved(tiny, *more)
         assert config.towers.history == "none"
         assert config.towers.query_id == "on"
