@@ -83,6 +83,14 @@ def tiny_retriever(tiny_bundle: Path) -> Retriever:
     return Retriever.open(tiny_bundle)
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Vectors of sentences are kept in the test's own folder, and no encoder is fetched."""
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "cache"
+
+
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",

@@ -270,7 +270,8 @@ class LossConfig:
     where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels
     and samples nothing; ``impressions`` takes what was shown beside the item."""
     num_negatives: int | None = None
-    """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128."""
+    """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128. Where each is a text
+    for an encoder that is trained (``features.tune_sentences``), 128 and 4."""
     popularity_power: float = 0.75
     """Power of an item's share of the events by which ``popularity`` draws; 0 is uniform."""
     hard_share: float = 0.5
@@ -332,8 +333,8 @@ class TrainingConfig:
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: float | None = None
     """Step size of those tables; without it the same for adam, ten times as great for adagrad."""
-    sentence_learning_rate: float = 2e-5
-    """Step size of a sentence encoder that is trained (``features.tune_sentences``)."""
+    sentence_learning_rate: float | None = None
+    """Step size of a sentence encoder that is trained (``features.tune_sentences``), 2e-5 where not set."""
     warmup_steps: int = 0
     """Steps over which the step size rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
@@ -344,11 +345,11 @@ class TrainingConfig:
     """Queries and items that are encoded at once, gradients exact all the same: memory for a second pass;
     without it a batch is encoded whole."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the products in the softmax losses, and in a sentence encoder while it is trained; ``auto`` is
-    bfloat16 where that is measured to be much faster."""
+    """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
+    bundle's is float32. ``auto`` is bfloat16 where that is measured to be much faster."""
     weight_decay: float = 0.1
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
-    temperature, or sparsely updated tables."""
+    temperature, or sparsely updated tables, nor, by adam, of a sentence encoder."""
     seed: int = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""
     device: str = "auto"

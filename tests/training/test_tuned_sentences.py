@@ -16,11 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sandbox import run_command
 from tiny_encoder import write_encoder
 from twotower import recipe, train
 from twotower.config import Config
 from twotower.data.batches import PairBatch
 from twotower.errors import BundleError, ConfigError, MissingExtraError
+from twotower.evaluation.report.page import write_report
 from twotower.features import sentences
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
@@ -31,6 +33,8 @@ from twotower.training.pipeline import Trained
 from twotower.training.task import Task, View
 from twotower.training.trainer import Trainer
 from twotower.training.views import train_views
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 WORDS = ("ox", "cat", "dog", "emu", "fly", "gnu", "hen", "jay", "koi", "yak")
 LINEAR = "item_tower.encoder.encoders.0.weight"
@@ -43,10 +47,12 @@ def pairs() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["query", "document"], orient="row")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def visits() -> pl.DataFrame:
+    """Each word is clicked to all of them, one after the other."""
+    rows = [
+        (f"a {word}", f"{other} it", time) for word in WORDS for time, other in enumerate(WORDS)
+    ]
+    return pl.DataFrame(rows, schema=["query", "document", "time"], orient="row")
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +76,20 @@ def config_of(encoder: str, *more: str) -> Config:
     )
 
 
-def trainer_of(config: Config) -> Trainer:
-    task = Task.of(pairs(), config=config)
+def trainer_of(config: Config, events: pl.DataFrame | None = None) -> Trainer:
+    task = Task.of(pairs() if events is None else events, config=config)
     settings, _ = resolve(task.config, task.dataset)
     return Trainer(task.dataset, task.sides, settings)
+
+
+def rewrite(bundle: Path, name: str, text: str) -> None:
+    """Give a file another content, and the manifest its digest."""
+    (bundle / name).write_text(text, "utf-8")
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    manifest["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    del manifest["sha256"]
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "sha256": digest}), "utf-8")
 
 
 def encoder_weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -139,10 +155,31 @@ class TestTraining:
             assert torch.allclose(weight, progress.model[name], rtol=0, atol=1e-27), name
         assert not torch.allclose(linear, progress.model[LINEAR], atol=1e-3)
 
+    @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+    def test_adam_leaves_tokens_that_no_text_has(self, tiny: str, optimizer: str) -> None:
+        """Its decay is a gradient, of which it would make a whole step; no text has [UNK]."""
+        more = ("training.weight_decay=0.3", "training.sentence_learning_rate=0.01")
+        trainer = trainer_of(config_of(tiny, f"training.optimizer={optimizer}", *more))
+        name = "sentences.transformer.embeddings.word_embeddings.weight"
+        linear, before = trainer.model.state_dict()[LINEAR].clone(), encoder_weights(trainer)[name]
+        optimizers = Optimizers(trainer.trained, trainer.config.training, 1)
+        for parameter in trainer.trained.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizers.step()
+        after = trainer.model.state_dict()
+        kept = 1.0 if optimizer == "adam" else 1 - 0.01 * 0.3
+        assert torch.allclose(after[name], kept * before, atol=1e-6)
+        assert not torch.allclose(after[LINEAR], linear, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        "more", [(), ("towers.history=mean", "towers.history_items=ids", "towers.item_id=on")]
+    )
     def test_a_batch_encodes_its_own_texts_and_no_other(
-        self, tiny: str, monkeypatch: pytest.MonkeyPatch
+        self, tiny: str, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
     ) -> None:
-        trainer = trainer_of(config_of(tiny))
+        """Those of items in the histories are none of them."""
+        config = config_of(tiny, "training.batch_size=4", *more)
+        trainer = trainer_of(config, visits() if more else None)
         module: Any = trainer.model.sentences
         lines: list[int] = []
         real: Callable[[Tensor], Tensor] = module._encoded
@@ -159,7 +196,9 @@ class TestTraining:
         objective.steps.backward(batch, torch.Generator())
         texts = (len(np.unique(batch.item_rows)), len(np.unique(batch.query_rows)))
         assert sorted(lines) == sorted(texts)
-        assert sum(lines) < 2 * len(batch)
+        if more:
+            assert batch.history_rows is not None
+            assert len(np.unique(batch.history_rows)) > 5
 
     def test_encoding_in_pieces_gives_the_same_gradients(self, tmp_path: Path) -> None:
         encoder = write_encoder(tmp_path)
@@ -176,23 +215,32 @@ class TestTraining:
         for name, gradient in whole.items():
             assert torch.allclose(gradient, pieces[name], atol=1e-6), name
 
-    def test_bfloat16_is_for_the_training_alone(
+    def test_bfloat16_is_for_training_and_validation(
         self, tiny: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """What serves computes in float32."""
         trainer = trainer_of(config_of(tiny, "training.precision=bfloat16", "training.epochs=1"))
         module: Any = trainer.model.sentences
         steps = trainer.objectives[0].steps
         seen = []
+        validated = []
         real = steps.backward
+        validate = trainer.validate
 
         def backward(*given: Any) -> Tensor:
             seen.append(module.precision)
             loss: Tensor = real(*given)
             return loss
 
+        def validating() -> float:
+            validated.append(module.precision)
+            return validate()
+
         monkeypatch.setattr(steps, "backward", backward)
+        monkeypatch.setattr(trainer, "validate", validating)
         trainer.fit()
         assert set(seen) == {torch.bfloat16}
+        assert validated == [torch.bfloat16] * 2  # before the first epoch, too
         assert module.precision == torch.float32
 
     def test_labels_can_be_learnt(self, tiny: str) -> None:
@@ -262,6 +310,21 @@ class TestBundle:
         of_encoder = [n for n in weights if "word_embeddings" in n]
         assert of_encoder == ["sentences.transformer.embeddings.word_embeddings.weight"]
 
+    def test_inspect_and_the_report_say_that_it_is_trained(
+        self, kept: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, path = kept
+        monkeypatch.setenv("COLUMNS", "300")
+        assert "sentence, trained" in run_command(("inspect", str(path)), tmp_path).out
+        told = json.loads(run_command(("inspect", str(path), "--json"), tmp_path).out)
+        tuned = {each["name"]: each["tuned"] for each in told["features"]}
+        assert tuned == {name: name.endswith(" as text") for name in tuned}
+        page, retriever = tmp_path / "page.html", Retriever.open(path)
+        write_report(retriever, page, language="en")
+        assert "<code>sentence</code>, trained<" in page.read_text("utf-8")
+        write_report(retriever, page, language="zh")
+        assert "<code>sentence</code>，一起训练<" in page.read_text("utf-8")
+
     def test_a_file_that_was_changed_is_refused(
         self, kept: tuple[Trained, Path], tmp_path: Path
     ) -> None:
@@ -271,20 +334,67 @@ class TestBundle:
         with pytest.raises(BundleError, match=r"encoder/reading\.json was changed"):
             open_bundle(copy)
 
+    @pytest.mark.parametrize(
+        ("name", "changed", "message"),
+        [
+            ("transformer.json", "[]", r"model_type must be one of albert, .* got None"),
+            ("transformer.json", "{", r"promises: .*; train it again"),
+            ("transformer.json", {"model_type": "detr"}, r"model_type must .*, got 'detr'"),
+            (
+                "transformer.json",
+                {"hidden_size": "wide"},
+                r"settings of 'bert' for transformers \d+\.\d.*; install the transformers of its",
+            ),
+            (
+                "transformer.json",
+                {"num_attention_heads": 7},
+                r"settings of 'bert' for transformers",
+            ),
+            ("transformer.json", {"hidden_act": "evil"}, r"settings of 'bert' for transformers"),
+            ("tokenizer.json", "{}", r"tokenizer\.json must be a tokenizer for tokenizers \d"),
+            ("tokenizer.json", "{", r"tokenizer\.json must be a tokenizer for tokenizers \d"),
+            ("reading.json", "[]", r"reading\.json must hold an object, got list"),
+            ("reading.json", {"pooling": "evil"}, r"pooling must be one of 'mean', .* got 'evil'"),
+            ("reading.json", {"prefix": 7}, r"prefix must be a string, got 7"),
+            (
+                "reading.json",
+                {"max_length": True},
+                r"max_length must be a whole number, got True; train",
+            ),
+            ("reading.json", {"max_length": 0}, r"max_length must be at least 1, got 0; train"),
+            ("reading.json", {"is_lowered": "no"}, r"is_lowered must be true or false, got 'no'"),
+            ("reading.json", {"evil": 1}, r"'evil'"),
+        ],
+    )
+    def test_an_encoder_that_cannot_be_built_is_an_error_of_the_bundle(
+        self, kept: tuple[Trained, Path], tmp_path: Path, name: str, changed: Any, message: str
+    ) -> None:
+        """Although all digests are right."""
+        copy = tmp_path / "copy"
+        shutil.copytree(kept[1], copy)
+        if isinstance(changed, dict):
+            content = json.loads((copy / "encoder" / name).read_text("utf-8"))
+            changed = json.dumps({**content, **changed})
+        rewrite(copy, f"encoder/{name}", changed)
+        with pytest.raises(BundleError, match=message):
+            Retriever.open(copy)
+
+    def test_a_file_that_came_to_lie_there_does_not_matter(
+        self, kept: tuple[Trained, Path], tmp_path: Path
+    ) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(kept[1], copy)
+        (copy / "encoder" / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1\xff")
+        assert len(open_bundle(copy).item_vectors) == len(WORDS)
+
     def test_a_bundle_from_before_opens(self, tmp_path: Path) -> None:
         """Its schema does not say whether a sentence is tuned."""
         config = config_of(write_encoder(tmp_path / "encoder"), "features.tune_sentences=false")
         vectors = train(pairs(), config=config, out=tmp_path / "model").contents.item_vectors
-        schema, manifest = (tmp_path / "model" / name for name in ("schema.toml", "manifest.json"))
         assert not (tmp_path / "model" / "encoder").exists()
-        text = schema.read_text("utf-8")
+        text = (tmp_path / "model" / "schema.toml").read_text("utf-8")
         assert "tuned = false\n" in text
-        schema.write_text(text.replace("tuned = false\n", ""), "utf-8")
-        changed = json.loads(manifest.read_text("utf-8"))
-        changed["files"]["schema.toml"] = hashlib.sha256(schema.read_bytes()).hexdigest()
-        del changed["sha256"]
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
-        manifest.write_text(json.dumps({**changed, "sha256": digest}), "utf-8")
+        rewrite(tmp_path / "model", "schema.toml", text.replace("tuned = false\n", ""))
         opened = Retriever.open(tmp_path / "model")
         assert np.array_equal(opened.encode_items(), vectors.numpy())
 
@@ -315,13 +425,7 @@ class TestBundle:
 class TestChoices:
     @staticmethod
     def resolved(tiny: str, *more: str, custom: tuple[str, ...] = ()) -> tuple[Config, str]:
-        rows = [
-            (f"a {word}", f"{other} it", place)
-            for word in WORDS
-            for place, other in enumerate(WORDS)
-        ]
-        frame = pl.DataFrame(rows, schema=["query", "document", "time"], orient="row")
-        task = Task.of(frame, config=config_of(tiny, *more))
+        task = Task.of(visits(), config=config_of(tiny, *more))
         config, said = resolve(task.config, task.dataset, custom=custom)
         return config, "\n".join(said)
 
@@ -335,14 +439,40 @@ class TestChoices:
         config, _ = self.resolved(tiny, "features.item.document=id", "towers.item_id=on")
         assert config.loss.negatives == "all"
 
-    def test_a_loss_that_needs_uniform_negatives_gets_them(self, tiny: str) -> None:
-        assert self.resolved(tiny, "loss.kind=gbce")[0].loss.negatives == "uniform"
+    @pytest.mark.parametrize(
+        ("negatives", "num", "of_frozen"),
+        [("auto", 128, 1024), ("uniform", 128, 1024), ("per-query", 4, 128)],
+    )
+    def test_a_loss_that_needs_sampled_negatives_gets_few(
+        self, tiny: str, negatives: str, num: int, of_frozen: int
+    ) -> None:
+        more = ("loss.kind=gbce", f"loss.negatives={negatives}")
+        config, said = self.resolved(tiny, *more)
+        assert config.loss.negatives == negatives.replace("auto", "uniform")
+        assert config.loss.num_negatives == num
+        assert f"loss.num_negatives = {num}: each is one text more to encode" in said
+        given, said = self.resolved(tiny, *more, "loss.num_negatives=50")
+        assert given.loss.num_negatives == 50
+        frozen, said = self.resolved(tiny, *more, "features.tune_sentences=false")
+        assert frozen.loss.num_negatives == of_frozen
+        assert "num_negatives" not in said
+
+    def test_auto_reads_no_history_of_texts(self, tiny: str) -> None:
+        of_ids = ("features.query.query=id", "towers.item_id=on")
+        more = ("towers.history=auto", "towers.query_id=auto", *of_ids)
+        config, said = self.resolved(tiny, *more)
+        assert config.towers.history == "none"
+        assert config.towers.query_id == "on"
+        assert "towers.history = 'none': the texts of its items would be encoded in each" in said
+        for other in ("towers.history_items=ids", "features.tune_sentences=false"):
+            assert self.resolved(tiny, *more, other)[0].towers.history == "pooled"
 
     def test_whole_histories_get_others_than_all(self, tiny: str) -> None:
         more = ("towers.history=gru", "towers.history_items=ids", "towers.item_id=on")
         config, said = self.resolved(tiny, *more)
         assert config.training.examples == "prefixes"
         assert config.loss.negatives == "popularity"
+        assert config.loss.num_negatives == 128
         assert "texts are too many for all" in said
 
     @pytest.mark.parametrize(
@@ -375,6 +505,21 @@ class TestChoices:
         assert isinstance(trainer.model, TwoTower)
         assert trainer.model.reads_history
         assert trainer.fit().epoch == 1
+
+    def test_its_step_size_is_refused_without_it(self, tiny: str) -> None:
+        config, said = self.resolved(tiny)
+        assert config.training.sentence_learning_rate == 2e-5
+        assert "training.sentence_learning_rate = 2e-05" in said
+        assert self.resolved(tiny, "training.sentence_learning_rate=1e-4")[0].training == replace(
+            config.training, sentence_learning_rate=1e-4
+        )
+        frozen = "features.tune_sentences=false"
+        assert self.resolved(tiny, frozen)[0].training.sentence_learning_rate is None
+        with pytest.raises(
+            ConfigError,
+            match=r"sentence_learning_rate must .* features.tune_sentences = true, got 2e-05 alone",
+        ):
+            self.resolved(tiny, frozen, "training.sentence_learning_rate=2e-5")
 
     def test_without_a_sentence_it_is_refused(self, tiny: str) -> None:
         with pytest.raises(

@@ -26,9 +26,9 @@ def command(
     manifest = check_bundle(bundle)
     contents = open_bundle(bundle)
     features = [
-        {"side": f.side, "name": f.name, "kind": f.kind, "because": f.reason}
+        feature
         for side in (contents.queries, contents.items)
-        for f in side.transforms.features
+        for feature in side.transforms.features
     ]
     sizes = {name: (bundle / name).stat().st_size for name in manifest["files"]}
     described: dict[str, Any] = {
@@ -45,7 +45,10 @@ def command(
         "custom_towers": list(contents.custom),
         "bytes": sum(sizes.values()),
         "files": sizes,
-        "features": features,
+        "features": [
+            {"side": f.side, "name": f.name, "kind": f.kind, "tuned": f.tuned, "because": f.reason}
+            for f in features
+        ],
         "config": contents.config.to_dict(),
         "figures": contents.metrics,
     }
@@ -65,9 +68,7 @@ def command(
         screen.print(note, highlight=False, markup=False)
     table = Table("feature", "side", "kind", "because")
     for feature in features:
-        table.add_row(
-            Text(feature["name"]), feature["side"], feature["kind"], Text(feature["because"])
-        )
+        table.add_row(Text(feature.name), feature.side, feature.described, Text(feature.reason))
     screen.print(table)
     screen.print(figures_table(dict(contents.metrics)))
     where = bundle / "config.toml"

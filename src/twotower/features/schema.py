@@ -59,6 +59,11 @@ class Feature:
         return self.column or self.name
 
     @property
+    def described(self) -> str:
+        """Its kind as people are told it."""
+        return f"{self.kind}, trained" if self.tuned else self.kind
+
+    @property
     def is_fed(self) -> bool:
         """Whether a tower reads it."""
         return self.kind != "shown"

@@ -68,7 +68,7 @@ class TokenIdsTransform(Transform):
             MissingExtraError: ``tokenizers`` is not installed.
         """
         texts = texts_of(values)
-        result = np.full((len(texts), int(self.numbers["width"][0])), PADDING_ROW, np.int32)
+        result = np.full((len(texts), self.most_tokens), PADDING_ROW, np.int32)
         lines = np.flatnonzero(texts.is_not_null().to_numpy())
         texts = texts.drop_nulls()
         for start in _starts(texts):
@@ -90,11 +90,17 @@ class TokenIdsTransform(Transform):
         prefixed = [made.prefix + text for text in texts[start : start + _LINES].to_list()]
         if made.is_lowered:
             prefixed = [text.lower() for text in prefixed]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(prefixed)]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(prefixed)]
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of a text that are read here."""
+        return int(self.numbers["width"][0])
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        return self.architecture.build_tokenizer(int(self.numbers["width"][0]))
+    def tokenizer(self) -> Any:
+        """What cuts texts into tokens; see ``Architecture.build_tokenizer``."""
+        return self.architecture.build_tokenizer(self.most_tokens)
 
 
 def _starts(texts: pl.Series) -> range:

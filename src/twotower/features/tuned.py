@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.errors import ConfigError
-from twotower.features.architecture import Architecture
+from twotower.errors import BundleError, ConfigError
+from twotower.features.architecture import Architecture, not_tunable
 from twotower.features.base import Transform
 from twotower.features.sentences import PROBE, SAME, load_encoder, probe_of
 from twotower.features.token_ids import TokenIdsTransform
@@ -31,6 +31,7 @@ class SentenceEncoder(nn.Module):
 
     Raises:
         MissingExtraError: ``transformers`` is not installed.
+        ValueError: The installed one makes no transformer of it.
 
     Source: Reimers and Gurevych, EMNLP 2019 (Sentence-BERT), section 3.
     """
@@ -38,7 +39,8 @@ class SentenceEncoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.precision = torch.float32
-        """Of the transformer's products: float32, or bfloat16 while it is trained; weights are float32."""
+        """Of the transformer's products: float32, or bfloat16 while it is trained and validated. Weights
+        are float32."""
         self.pooling = architecture.pooling
         transformer: Any = architecture.build_transformer()
         self.transformer = transformer
@@ -94,11 +96,21 @@ class SentenceEncoder(nn.Module):
         """Take over the weights of the pretrained encoder that a feature names.
 
         Raises:
-            ConfigError: What is built here gives other vectors than that encoder.
+            ConfigError: What is built here is another transformer than that encoder's, or gives other
+                vectors.
         """
         name = transform.feature.encoder
         pretrained: Any = load_encoder(name)
-        self.transformer.load_state_dict(pretrained[0].auto_model.state_dict())
+        theirs = pretrained[0].auto_model
+        if type(theirs) is not type(self.transformer):
+            raise not_tunable(
+                name, f"a {type(theirs).__name__} in place of a {type(self.transformer).__name__}"
+            )
+        try:
+            self.transformer.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            problem = str(error).strip().splitlines()[-1].strip()
+            raise not_tunable(name, f"weights that do not fit its settings ({problem})") from error
         was_training = self.training
         self.eval()
         found = self(torch.from_numpy(transform.apply(pl.Series([PROBE])))).cpu().numpy()
@@ -122,13 +134,24 @@ def sentence_encoder_of(
             they are to be loaded.
 
     Raises:
+        BundleError: The encoder of a bundle, whose weights are to be loaded, cannot be built.
         ConfigError: That encoder cannot be trained here.
         MissingExtraError: The extra ``text`` is not installed.
     """
     tuned = [t for t in transforms if isinstance(t, TokenIdsTransform)]
     if not tuned:
         return None
-    encoder = SentenceEncoder(tuned[0].architecture)
+    try:
+        for transform in tuned:
+            _ = transform.tokenizer  # now rather than with the first text
+        encoder = SentenceEncoder(tuned[0].architecture)
+    except ValueError as error:
+        if pretrained:
+            raise not_tunable(tuned[0].feature.encoder, f"other settings: {error}") from error
+        raise BundleError(
+            f"the sentence encoder of {tuned[0].feature.name!r} in the bundle cannot be built: {error}; "
+            "install the transformers of its training, or train again."
+        ) from error
     if pretrained:
         encoder.load_pretrained(tuned[0])
     return encoder

@@ -24,7 +24,7 @@ import torch
 
 from twotower.config import Config
 from twotower.errors import BundleError
-from twotower.features.architecture import Architecture
+from twotower.features.architecture import FILES, Architecture
 from twotower.features.base import Transform
 from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Feature, Side
@@ -231,7 +231,7 @@ def open_bundle(path: str | Path) -> Contents:
     except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise BundleError(
             f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
-            f"promises: {_first_line(error)}; train it again."
+            f"promises: {_first_line(error).rstrip('.')}; train it again."
         ) from error
 
 
@@ -346,7 +346,7 @@ def _read_transforms(folder: Path, side: Side, entries: Any) -> SideTransforms:
         if (folder / "transforms" / f"{stem}.safetensors").is_file():
             numbers = load_arrays(folder / "transforms" / f"{stem}.safetensors")
         if feature.tuned:
-            architecture = Architecture.from_files(read_texts(folder / ENCODER))
+            architecture = Architecture.from_files(read_texts(folder / ENCODER, FILES))
             transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
         else:
             transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,9 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def read_texts(folder: Path) -> dict[str, str]:
-    """Return what ``write_texts`` wrote."""
-    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.iterdir())}
+def read_texts(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return files that ``write_texts`` wrote; others may have come to lie beside them."""
+    return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
 def _with_number(error: Exception) -> Exception:

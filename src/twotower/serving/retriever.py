@@ -59,7 +59,9 @@ class Retriever:
         path: Where it came from, for messages.
 
     Raises:
-        BundleError: The towers given are not those that the bundle was trained with.
+        BundleError: The towers given are not those that the bundle was trained with, or its sentence
+            encoder cannot be built.
+        MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
     """
 
     def __init__(
@@ -135,7 +137,9 @@ class Retriever:
         """Return a retriever for the bundle at ``path``, after checking every file of it.
 
         Raises:
-            BundleError: The bundle is absent, damaged, incomplete or newer than this library.
+            BundleError: The bundle is absent, damaged, incomplete or newer than this library, or its
+                sentence encoder cannot be built with the installed ``transformers``.
+            MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
         """
         return Retriever(
             open_bundle(path),

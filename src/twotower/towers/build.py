@@ -49,6 +49,7 @@ def build_model(
             it they must be loaded, as those of a bundle are.
 
     Raises:
+        BundleError: The sentence encoder of a bundle cannot be built.
         ConfigError: A tower would read nothing at all, or the sentence encoder cannot be trained here.
         MissingExtraError: The extra ``text`` is not installed where a feature needs it.
     """

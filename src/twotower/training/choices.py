@@ -21,10 +21,18 @@ ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
 ADAGRAD_FASTER = 10
 """How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
+DRAWN = ("hard", "impressions", "mixed", "per-query", "popularity", "uniform")
+"""Negatives that are drawn, each with a text where items have one."""
+FEW = 128
+"""Of them a batch where each is a text to encode in each step: as many as the smallest batch has itself."""
+FEW_A_QUERY = 4
+"""The same for each query: as many as DSSM had (Huang et al., CIKM 2013)."""
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
 STEPS = 100
 """About the least steps of an epoch of such batches, those of 128 examples apart."""
+SENTENCE_RATE = 2e-5
+"""Step size of a pretrained sentence encoder, which large steps would make forget what it knows."""
 SEQUENTIAL = ("gru", "sasrec", "transformer")
 """Histories that are read in their order, at a cost that one pass over all positions shares."""
 SOFTMAX = ("softmax", "symmetric")
@@ -50,16 +58,15 @@ def resolve(
     of_views = [int(view.offered[rows].sum()) for view in dataset.views.values()]
     num_items = max(of_views, default=len(rows))  # candidates are of one view
     said: list[str] = []
-    towers = _towers(config, dataset, custom, said)
+    encodes_items = config.features.tune_sentences and _reads_sentences(config, "item")
+    towers = _towers(config, dataset, custom, said, encodes_items=encodes_items)
     stated = [name for name in config.features.event if name != config.data.event_column]
     if stated and towers.history == "none":
         raise ConfigError(
             "features.event must be empty where towers.history is 'none', got "
             f"{', '.join(map(repr, stated))}; no event of a history is read there."
         )
-    encodes_items = False
     if config.features.tune_sentences:
-        encodes_items = _reads_sentences(config, "item")
         _check_tuned(config, towers, custom, encodes_items=encodes_items)
     training = replace(config.training, examples=_examples(config, towers, dataset))
     loss = _loss(
@@ -93,6 +100,17 @@ def resolve(
         said.append(
             f"training.table_learning_rate = {rate:g}: adagrad takes larger steps than adam"
         )
+    rate_given = training.sentence_learning_rate
+    if rate_given is not None and not config.features.tune_sentences:
+        raise ConfigError(
+            "training.sentence_learning_rate must stand beside features.tune_sentences = true, got "
+            f"{rate_given:g} alone; no other encoder is trained."
+        )
+    if rate_given is None and config.features.tune_sentences:
+        training = replace(training, sentence_learning_rate=SENTENCE_RATE)
+        said.append(
+            f"training.sentence_learning_rate = {SENTENCE_RATE:g}: the encoder knows much already"
+        )
     if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
         why = "there is no history" if towers.history == "none" else "the events have no order"
         raise ConfigError(
@@ -106,7 +124,12 @@ def resolve(
 
 
 def _towers(
-    config: Config, dataset: Dataset, custom: tuple[str, ...], said: list[str]
+    config: Config,
+    dataset: Dataset,
+    custom: tuple[str, ...],
+    said: list[str],
+    *,
+    encodes_items: bool,
 ) -> TowersConfig:
     towers = config.towers
     if towers.temperature is None and towers.temperature_end is not None:
@@ -128,6 +151,8 @@ def _towers(
             history, reason = "none", "a search is all in its text"
         if towers.block == "tanh":
             history, reason = "none", "layers of tanh read features alone"
+        elif history != "none" and encodes_items and towers.history_items != "ids":
+            history, reason = "none", "the texts of its items would be encoded in each step"
         towers = replace(towers, history=history)
         said.append(f"towers.history = {history!r}: {reason}")
     if towers.query_id == "auto":
@@ -263,7 +288,11 @@ def _loss(
         loss = replace(loss, negatives=negatives)
         said.append(f"loss.negatives = {negatives!r}: {reason}")
     if loss.num_negatives is None:
-        loss = replace(loss, num_negatives=128 if loss.negatives == "per-query" else 1024)
+        num = 128 if loss.negatives == "per-query" else 1024
+        if encodes_items and loss.negatives in DRAWN:
+            num = FEW_A_QUERY if loss.negatives == "per-query" else FEW
+            said.append(f"loss.num_negatives = {num}: each is one text more to encode in each step")
+        loss = replace(loss, num_negatives=num)
     if loss.negatives == "labels" and loss.kind not in LABELLED:
         raise ConfigError(
             f"loss.negatives must not be 'labels' for {loss.kind}, which ranks an item against "

@@ -96,7 +96,7 @@ class _Logger(ABC):
             f"{len(dataset.items):,} items"
         )
         columns = [f"{d.column}: {d.role.value} ({d.reason})" for d in decisions if d.column]
-        fed = [f"{f.side} {f.name}: {f.kind} ({f.reason})" for f in features]
+        fed = [f"{f.side} {f.name}: {f.described} ({f.reason})" for f in features]
         self._texts["data"] = "\n".join((counts, *columns, *fed, *dataset.notes))
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:

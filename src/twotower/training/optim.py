@@ -78,7 +78,8 @@ class Optimizers:
     """Adam or AdamW for dense parameters, ``LazyAdam`` or ``RowWiseAdagrad`` for sparse tables.
 
     Tables with sparse gradients have no weight decay, and neither have biases and a learnt
-    temperature, whose zero means nothing. A sentence encoder has a learning rate of its own.
+    temperature, whose zero means nothing. A sentence encoder has a learning rate of its own, and weight
+    decay by AdamW alone.
 
     Args:
         model: Whose parameters are trained.
@@ -98,12 +99,15 @@ class Optimizers:
         dense = [p for p in self._parameters if id(p) not in sparse]
         if dense:
             kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+            # Of an L2 penalty adam makes a whole step wherever there is no other gradient: in each row of
+            # a token that no text of the batch has.
+            l2 = config.optimizer == "adam"
             encoders = [m for m in model.modules() if isinstance(m, SentenceEncoder)]
             tuned = {id(p) for encoder in encoders for p in encoder.parameters()}
             groups: list[dict[str, Any]] = [
                 {
                     "params": [p for p in dense if (p.ndim > 1, id(p) in tuned) == (matrix, own)],
-                    "weight_decay": config.weight_decay if matrix else 0.0,
+                    "weight_decay": config.weight_decay if matrix and not (own and l2) else 0.0,
                     "lr": config.sentence_learning_rate if own else config.learning_rate,
                 }
                 for own in (False, True)

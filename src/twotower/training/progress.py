@@ -52,7 +52,7 @@ class ProgressBar:
                 "feature", "side", "kind", "because", title="Features", title_justify="left"
             )
             for feature in rows:
-                kind = "shown only" if feature.kind == "shown" else feature.kind
+                kind = "shown only" if feature.kind == "shown" else feature.described
                 table.add_row(escape(feature.name), feature.side, kind, escape(feature.reason))
             self.console.print(table)
         for note in dataset.notes:

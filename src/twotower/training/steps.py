@@ -133,21 +133,24 @@ class Steps:
             is_dropped = torch.rand(read.shape, device=self.device) < self.config.towers.id_dropout
             read = torch.where(is_dropped & (read >= FIRST_ROW), UNKNOWN_ROW, read)
             of_events = {name: values[read] for name, values in self.event_features.items()}
-        read_rows = known if self.model.reads_history else None
+        known_places = known if self.model.reads_history else None
+        # Where a history reads something else than the item tower, its items are not encoded for it.
+        shares = known_places is not None and self.model.history_reads_inputs
         if self.config.loss.negatives == "all":
-            item_features, places, known_places = self.item_features, rows, read_rows
+            item_features, places = self.item_features, rows
         else:
             # Each item is encoded once, whether it is a candidate, in a history or both.
-            asked = rows if read_rows is None else torch.cat([rows, read_rows.flatten()])
+            asked = rows
+            if known_places is not None and shares:
+                asked = torch.cat([rows, known_places.flatten()])
             distinct, found = torch.unique(asked, return_inverse=True)
             item_features = {
                 name: values.index_select(0, distinct)
                 for name, values in self.item_features.items()
             }
             places = found[: len(rows)]
-            known_places = None
-            if read_rows is not None:
-                known_places = found[len(rows) :].view(read_rows.shape)
+            if known_places is not None and shares:
+                known_places = found[len(rows) :].view(known_places.shape)
         return _Reading(
             pairs,
             candidates,
@@ -156,6 +159,7 @@ class Steps:
             query_features,
             known,
             known_places,
+            item_features if shares else self.item_features,
             times,
             wanted,
             of_events,
@@ -206,11 +210,13 @@ class _Reading:
     Args:
         pairs: The positives.
         candidates: ``N``, of which the stored ones are not encoded.
-        item_features: Features of the ``U`` distinct items that are read.
+        item_features: Features of the ``U`` distinct items that the item tower reads.
         places: ``(N - stored,)`` int64 where the candidates stand among them.
         query_features: Features of the ``B`` queries.
         known: ``(B, L)`` int64 item rows of the histories, or None.
-        known_places: ``(B, L)`` int64 where these stand among the items that are read, or None.
+        known_places: ``(B, L)`` int64 where these stand in ``history_features``, or None.
+        history_features: ``item_features`` where a history reads what the item tower makes of them; else
+            those of all item rows.
         times: ``(B, L)`` seconds, or None.
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
@@ -224,6 +230,7 @@ class _Reading:
     query_features: Mapping[str, Tensor]
     known: Tensor | None
     known_places: Tensor | None
+    history_features: Mapping[str, Tensor]
     times: Tensor | None
     wanted: Tensor | None = None
     of_events: Mapping[str, Tensor] | None = None
@@ -265,7 +272,7 @@ class _Reading:
             history = inputs.index_select(0, places.flatten())
         else:
             distinct, found = torch.unique(places, return_inverse=True)
-            read = {name: values[distinct] for name, values in self.item_features.items()}
+            read = {name: values[distinct] for name, values in self.history_features.items()}
             history = model.history_inputs(read).index_select(0, found.flatten())
         history = history.view(*places.shape, -1)
         if self.of_events is not None:

@@ -211,7 +211,7 @@ class Trainer:
             progress.log.append({"event": "interrupted", "after_epoch": progress.epoch})
         finally:
             torch.set_num_threads(threads_before)
-            self._set_precision("float32")  # what is kept is measured as it will be served
+            self._set_precision("float32")  # as it is served; validation ran as the training did
             if watcher is not None:
                 watcher.on_end()
         if progress.best_metric is not None:

@@ -329,6 +329,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "side": ("Side", "所属"),
     "kind": ("Kind", "类型"),
     "because": ("Because", "原因"),
+    "tuned": (", trained", "，一起训练"),
     "provenance": ("Provenance", "来源"),
     "data": ("Data", "数据"),
     "events": ("Events", "事件数"),
