@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import filter_expressions
 from twotower.errors import FilterError
 from twotower.features.schema import Feature
+from twotower.index.filter_columns import ReadColumn, ReadTable, read_column
 from twotower.index.filters import parse
 
 FILMS = pl.DataFrame(
@@ -235,3 +236,51 @@ def test_a_hint_writes_a_name_as_it_must_be_written() -> None:
         parse('`in` = "x"').matches(frame)
     with pytest.raises(FilterError, match='write `a ``b``` has "x"'):
         parse('`a ``b``` = "x"').matches(frame)
+
+
+class TestWork:
+    def test_a_table_keeps_the_columns_that_it_has_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[str] = []
+
+        def counted(raw: pl.Series, feature: Feature | None) -> ReadColumn:
+            read.append(raw.name)
+            return read_column(raw, feature)
+
+        monkeypatch.setattr("twotower.index.filter_columns.read_column", counted)
+        table = ReadTable(FILMS, FEATURES)
+        for text in ('released < "2000-01-01"', 'genre = "drama" or released > "2000-01-01"'):
+            assert (
+                parse(text).matches_of(table).tolist()
+                == parse(text).matches(FILMS, FEATURES).tolist()
+            )
+        assert read == ["released", "released", "genre", "genre", "released"]
+        for name in FILMS.columns[4:12]:  # eight others: the oldest are not kept for ever
+            table.column(name)
+        table.column("genre")
+        assert read[-1] == "genre"
+
+    def test_text_is_lowered_once(self) -> None:
+        column = ReadTable(FILMS).column("genre")
+        assert column.lowered.to_list() == ["drama", "comedy", None, "crime drama"]
+        assert column.lowered is column.lowered
+
+    @pytest.mark.parametrize(
+        "comparison", ['genre contains "x"', 'genre < "x"', 'genres has "x"', 'cast has "x"']
+    )
+    def test_what_would_read_too_much_is_refused(
+        self, comparison: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wide = pl.concat([FILMS] * 25)  # 100 lines of 16 bytes and more
+        many = parse(" or ".join([comparison] * 20))
+        assert not many.matches(wide, FEATURES).all()
+        monkeypatch.setattr("twotower.index.filters.MAX_READ", 15_000)
+        with pytest.raises(
+            FilterError, match=r"text and lists at most 1\d times in a table as large"
+        ):
+            many.matches(wide, FEATURES)
+        monkeypatch.setattr("twotower.index.filters.MAX_READ", 0)
+        parse(" or ".join([comparison] * 10 + ["year = 1"] * 50 + ["genre is null"] * 50)).matches(
+            wide, FEATURES
+        )

@@ -5,8 +5,10 @@ a number, text that holds several tags. A missing value is null here, whatever i
 """
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,9 @@ from twotower.index.filter_grammar import Operator, Scalar
 Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
 """What a column's values are: ``nothing`` where all are missing, ``other`` where none can be compared."""
 
+_COLUMNS_KEPT = 8
+"""Columns that a table keeps as they were read, each about as large as it is in the table."""
+_BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _OPERATORS: dict[Sort, tuple[Operator, ...]] = {
     "text": ("=", "!=", "<", "<=", ">", ">=", "in"),
@@ -61,6 +66,41 @@ class ReadColumn:
     values: pl.Series
     raw: pl.Series
     elements: Elements | None = None
+
+    @cached_property
+    def lowered(self) -> pl.Series:
+        """The texts as ``contains`` reads them: ``n`` strings in small letters."""
+        return self.raw.cast(pl.String).str.to_lowercase()
+
+    @cached_property
+    def text_bytes(self) -> int:
+        """What ``contains`` reads."""
+        return _BYTES_A_VALUE * len(self.lowered) + int(self.lowered.str.len_bytes().sum())
+
+
+class ReadTable:
+    """A table whose columns are read when a filter first names them, and kept for the next one.
+
+    Args:
+        frame: ``n`` lines, with any columns.
+        features: What is known of the columns beside their types: which text is a time, a number or
+            several tags, and what stands between those.
+    """
+
+    def __init__(self, frame: pl.DataFrame, features: Iterable[Feature] = ()) -> None:
+        self.frame = frame
+        self._features = {f.source: f for f in features if f.kind in ("tags", "time", "number")}
+        self._read: OrderedDict[str, ReadColumn] = OrderedDict()
+
+    def column(self, name: str) -> ReadColumn:
+        """Return a column of ``frame`` as it is compared."""
+        column = self._read.pop(name, None)
+        if column is None:
+            column = read_column(self.frame[name], self._features.get(name))
+        self._read[name] = column
+        if len(self._read) > _COLUMNS_KEPT:
+            self._read.popitem(last=False)
+        return column
 
 
 def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
@@ -117,6 +157,15 @@ def operators_of(column: ReadColumn) -> tuple[Operator, ...]:
     if column.raw.dtype in _TEXTS:
         operators = (*operators, "contains")
     return (*operators, "is null")
+
+
+def bytes_read(column: ReadColumn, operator: Operator) -> int:
+    """Return about how many bytes of text or lists a comparison goes through; 0 of other columns."""
+    if operator == "is null" or column.sort == "nothing":
+        return 0
+    if column.elements is not None and operator == "has":
+        return _BYTES_A_VALUE * len(column.elements.lines)
+    return column.text_bytes if operator == "contains" or column.sort == "text" else 0
 
 
 def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:
@@ -197,7 +246,7 @@ def contains(column: ReadColumn, piece: str) -> pl.Series:
     if column.sort == "nothing":
         return column.raw.cast(pl.Boolean)
     lower = pl.Series([piece], dtype=pl.String).str.to_lowercase()[0]
-    return column.raw.cast(pl.String).str.to_lowercase().str.contains(lower, literal=True)
+    return column.lowered.str.contains(lower, literal=True)
 
 
 def _bounds(dtype: pl.DataType) -> tuple[int, int]:
