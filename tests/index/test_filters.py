@@ -120,6 +120,40 @@ def test_a_number_is_rounded_as_its_column_is(text: str) -> None:
     assert parse(text).matches(frame).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("x = 1e300", []),
+        ("x in (1e300, 1)", [1]),
+        ("x != 1e300", [0, 1, 2]),
+        ("x > 1e300", [2]),
+        ("x >= 1e300", [2]),
+        ("x < 1e300", [0, 1]),
+        ("x <= 1e300", [0, 1]),
+        ("x <= -1e300", [0]),
+        ("x < -1e300", [0]),
+        ("x >= -1e300", [1, 2]),
+        ("x > -1e300", [1, 2]),
+        ("xs has 1e300", []),
+    ],
+)
+def test_a_number_beyond_the_column_is_not_infinite(text: str, lines: list[int]) -> None:
+    infinite = [-np.inf, 1, np.inf]
+    frame = pl.DataFrame(
+        {"x": infinite, "xs": [[x] for x in infinite]},
+        schema={"x": pl.Float32, "xs": pl.List(pl.Float32)},
+    )
+    assert np.flatnonzero(parse(text).matches(frame)).tolist() == lines
+
+
+@pytest.mark.parametrize("inner", [pl.String, pl.Categorical])
+def test_spaces_around_what_a_list_holds_are_left_out(inner: type[pl.DataType]) -> None:
+    """As the model reads its tags: ``" war "`` is ``"war"``, and a tag of spaces is none."""
+    frame = pl.DataFrame({"x": [["war ", "a"], [" war"], ["  "]]}, schema={"x": pl.List(inner)})
+    assert parse('x has "war"').matches(frame).tolist() == [True, True, False]
+    assert not parse('x has "  " or x has "" or x has " war"').matches(frame).any()
+
+
 def test_whole_numbers_are_compared_exactly() -> None:
     frame = pl.DataFrame({"x": [2**53, 2**53 + 1]})
     assert parse(f"x = {2**53 + 1}").matches(frame).tolist() == [False, True]
@@ -197,6 +231,10 @@ TIMES = 'which holds times, with a time such as "2001-12-31" or "2001-12-31 18:0
         ("dubbed = 1", "1", "holds true or false, with true or false, got the number 1."),
         ("dubbed = 'True'", "'True'", 'got the text "True"; write true.'),
         ("dubbed < true", "dubbed", "holds true or false, by =, !=, in, is null, got <."),
+        ("day >= 2000", "2000", f'{TIMES} the number 2000; write "2000-01-01".'),
+        ("released = '1999'", "'1999'", f'{TIMES} the text "1999"; write "1999-01-01".'),
+        ("day in (0, 946684800)", "0", f"{TIMES} the number 0; seconds since 1970 have 5 digits or more."),
+        ("seen > -12.5", "-12.5", "got the number -12.5; seconds since 1970 have 5 digits or more."),
         ('day > "May"', '"May"', f'{TIMES} the text "May".'),
         ("day > true", "true", f"{TIMES} true."),
         ('day > "nan"', '"nan"', f'{TIMES} the text "nan".'),

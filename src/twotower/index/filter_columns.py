@@ -22,6 +22,8 @@ from twotower.index.filter_grammar import Operator, Scalar
 Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
 """What a column's values are: ``nothing`` where all are missing, ``other`` where none can be compared."""
 
+LEAST_SECONDS = 10_000
+"""Numbers nearer to 0 are refused where a column holds times: they are years, or mistakes."""
 _COLUMNS_KEPT = 8
 """Columns that a table keeps as they were read, each about as large as it is in the table."""
 _BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
@@ -132,8 +134,7 @@ def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
 def _elements(raw: pl.Series, separator: str) -> Elements:
     if isinstance(raw.dtype, pl.Array):
         raw = raw.arr.to_list()
-    is_text = raw.dtype in _TEXTS
-    if is_text:
+    if raw.dtype in _TEXTS:
         raw = raw.cast(pl.String)
         if separator:
             raw = raw.str.split(separator)
@@ -143,8 +144,10 @@ def _elements(raw: pl.Series, separator: str) -> Elements:
         lines = np.repeat(lines, lengths)
         # Versions of polars differ in what an empty list explodes to, so there is none.
         flat = raw.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
-    if is_text:  # as the model reads tags: without spaces around them, and none that is empty
-        flat = flat.str.strip_chars()
+    if (
+        flat.dtype in _TEXTS
+    ):  # as the model reads tags: no spaces around them, and none that is empty
+        flat = flat.cast(pl.String).str.strip_chars()
         flat = flat.to_frame("tag").select(pl.when(pl.col("tag") != "").then("tag")).to_series()
     return Elements(lines.astype(np.int64), read_column(flat, None))
 
@@ -172,8 +175,10 @@ def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:
     """Return literals as a column of that sort holds them; None for one that does not fit."""
     if sort == "time":
         given = [None if isinstance(value, bool) else str(value) for value in values]
-        seconds = seconds_of(pl.Series(given, dtype=pl.String))
-        return [float(s) if math.isfinite(s) else None for s in seconds]
+        texts = pl.Series(given, dtype=pl.String)
+        # A year among them is far likelier than the first hours of 1970.
+        is_wrong = ~np.isfinite(seconds_of(texts)) | (np.abs(floats_of(texts)) < LEAST_SECONDS)
+        return [None if w else float(s) for s, w in zip(seconds_of(texts), is_wrong, strict=True)]
     if sort in ("text", "truth"):
         wanted = str if sort == "text" else bool
         return [v if isinstance(v, wanted) else None for v in values]
@@ -196,6 +201,8 @@ def is_any_of(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
         low, high = _bounds(dtype)
         held = [int(v) for v in held if low <= v <= high and v == int(v)]
     literals = _literals(column, held)
+    if column.sort == "number":  # no value of the column equals what it cannot hold
+        literals = literals.filter(literals.is_finite())
     return values == literals if len(literals) == 1 else values.is_in(literals.implode())
 
 
@@ -210,6 +217,9 @@ def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:
     if column.sort == "whole":
         operator, held = _whole_bound(operator, held, *_bounds(dtype))
     bound = _literals(column, [held])
+    if column.sort == "number" and not bound.is_finite()[0]:  # beyond the largest, below infinity
+        beyond = {"<=": "<", ">": ">="} if held > 0 else {"<": "<=", ">=": ">"}
+        operator = beyond.get(operator, operator)
     if operator in ("<", "<="):
         return values < bound if operator == "<" else values <= bound
     return values > bound if operator == ">" else values >= bound

@@ -5,6 +5,7 @@ are unknown where the other side does not decide, and what is unknown at the end
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -98,7 +99,7 @@ class Filter:
         return self.matches_of(ReadTable(frame, features))
 
     def matches_of(self, table: ReadTable) -> npt.NDArray[np.bool_]:
-        """Return which lines of a table match, as ``matches`` does: what it has read of it is kept there."""
+        """Return which lines of a table match; what is read of it is kept there."""
         found = _Meaning(self.text, table).of(self.condition)
         return np.asarray(found.fill_null(value=False).to_numpy(), np.bool_)
 
@@ -242,12 +243,17 @@ def _fitting(sort: Sort, value: Scalar) -> str:
     """Return how to write a value that was probably meant, or nothing."""
     if sort == "text":
         return f'; write "{said(value)}"'
-    if sort in ("whole", "number") and isinstance(value, str) and _reads_as_number(value):
+    if sort in ("whole", "number") and isinstance(value, str) and not np.isnan(_number_in(value)):
         return f"; write {value.strip()}"
+    if sort == "time" and re.fullmatch("[1-9][0-9]{3}", str(value).strip()):
+        return f'; write "{str(value).strip()}-01-01"'
+    if sort == "time" and np.isfinite(_number_in(str(value))):
+        return "; seconds since 1970 have 5 digits or more"
     if sort == "truth" and str(value).lower() in ("true", "false"):
         return f"; write {str(value).lower()}"
     return ""
 
 
-def _reads_as_number(text: str) -> bool:
-    return not np.isnan(floats_of(pl.Series([text], dtype=pl.String))[0])
+def _number_in(text: str) -> float:
+    """Return the number that a text is, or NaN."""
+    return float(floats_of(pl.Series([text], dtype=pl.String))[0])
