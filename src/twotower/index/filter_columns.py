@@ -17,7 +17,8 @@ import polars as pl
 
 from twotower.features.reading import floats_of, seconds_of
 from twotower.features.schema import Feature
-from twotower.index.filter_grammar import Operator, Scalar
+from twotower.index.filter_grammar import Operator
+from twotower.index.filter_messages import Scalar
 
 Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
 """What a column's values are: ``nothing`` where all are missing, ``other`` where none can be compared."""

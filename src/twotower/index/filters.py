@@ -38,13 +38,10 @@ from twotower.index.filter_grammar import (
     Condition,
     Not,
     Or,
-    Scalar,
     Value,
     parse_condition,
-    refusal,
-    said,
-    shortened,
 )
+from twotower.index.filter_messages import Scalar, refusal, said, shortened
 
 MAX_READ = 2_000_000_000
 """Most bytes of text and lists that the comparisons of a filter go through in all: about a second."""
