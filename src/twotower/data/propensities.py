@@ -125,7 +125,8 @@ def harvested(
     at, shown, clicks = at[is_used], shown[is_used], clicks[is_used]
     of_pair = np.bincount(owner, clicks)
     at_position = np.bincount(at, clicks, num)
-    below = distinct[1:] / (distinct[1:] + distinct[:-1])  # of the upper position, by the power law
+    places = distinct.astype(np.float64)  # an int32 has no room for the sum of two
+    below = places[1:] / (places[1:] + places[:-1])  # of the upper position, by the power law
 
     def cost(logs: Floats) -> tuple[float, Floats]:
         """Return the negated logarithm of the likelihood, and its gradient: a scalar, ``(K,)``."""
