@@ -69,6 +69,23 @@ def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
     return []
 
 
+WHY_ASSUMED: dict[str, tuple[str, str]] = {
+    "no labels": (
+        "there is no label 0, of what was shown and not clicked",
+        "没有标签 0（展示了但未点击）",
+    ),
+    "ratings": (
+        "a rating below the threshold does not say that an item was passed over",
+        "低于阈值的评分不表示被略过",
+    ),
+    "one position": (
+        "no item with a click was shown to a query at two positions",
+        "没有一个被点击的物品在同一查询的两个位置展示过",
+    ),
+}
+"""Why propensities are no better known than by the power law, in English and in Chinese."""
+
+
 @dataclass(frozen=True)
 class Weighed:
     """What the training clicks of a data set, or of one of its views, weigh by their positions.
@@ -76,7 +93,7 @@ class Weighed:
     Args:
         clicked: ``(E,)`` which events are such clicks.
         propensities: Of their positions.
-        why_assumed: Why these are no better known than by the power law; None where they are estimated.
+        why_assumed: A key of ``WHY_ASSUMED``; None where they are estimated.
     """
 
     clicked: npt.NDArray[np.bool_]
@@ -100,17 +117,12 @@ def propensities_of(dataset: Dataset, *, is_rated: bool) -> Weighed | None:
     if events.positions is None or not clicked.any():
         return None
     at = events.positions[shown]
-    if not (shown & ~clicked).any():
-        return Weighed(
-            clicked, power_law(at), "there is no label 0, of what was shown and not clicked"
-        )
-    if is_rated:
-        why = "a rating below the threshold does not say that an item was passed over"
+    if is_rated or not (shown & ~clicked).any():
+        why = "ratings" if (shown & ~clicked).any() else "no labels"
         return Weighed(clicked, power_law(at), why)
     pairs = events.query_rows[shown].astype(np.int64) << 32 | events.item_rows[shown]
     found = harvested(pairs, at, clicked[shown])
-    why = "no item with a click was shown to a query at two positions"
-    return Weighed(clicked, found, None if found.num_clicks else why)
+    return Weighed(clicked, found, None if found.num_clicks else "one position")
 
 
 def weighed(dataset: Dataset, *, rated: Collection[str] = ()) -> Dataset:
@@ -142,10 +154,12 @@ def weighed(dataset: Dataset, *, rated: Collection[str] = ()) -> Dataset:
     )
 
 
-def examples_of(propensities: Propensities) -> str:
-    """Return a few propensities and their positions, in words."""
+def examples_of(propensities: Propensities, form: str = "{value:.2g} at {position}") -> str:
+    """Return a few propensities and their positions, each in a form."""
     places = np.unique(np.geomspace(1, len(propensities.values), _TOLD).round().astype(int)) - 1
-    return ", ".join(f"{propensities.values[p]:.2g} at {propensities.positions[p]}" for p in places)
+    values, positions = propensities.values[places], propensities.positions[places]
+    each = zip(values, positions, strict=True)
+    return ", ".join(form.format(value=value, position=position) for value, position in each)
 
 
 def _told(found: Weighed) -> str:
@@ -154,7 +168,7 @@ def _told(found: Weighed) -> str:
         f"estimated from {found.propensities.num_clicks:,} clicks on items that a query was shown at "
         "several positions"
         if found.why_assumed is None
-        else f"assumed to be 1 / position, since {found.why_assumed}"
+        else f"assumed to be 1 / position, since {WHY_ASSUMED[found.why_assumed][0]}"
     )
     return (
         f"A click counts the more, the less its position is looked at, {whence}: "
