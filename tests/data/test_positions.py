@@ -31,7 +31,7 @@ def weights_of(dataset: Dataset) -> list[float]:
     """Return what training's loss weighs each event with."""
     weights = dataset.interactions.as_learnt().weights
     assert weights is not None
-    return weights.tolist()
+    return [float(weight) for weight in weights]
 
 
 CLICKS = events_of(item_id=["a", "b", "c"], position=[1, 2, 4])

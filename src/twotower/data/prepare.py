@@ -180,7 +180,7 @@ def _shown(
     """Return which events need a position: those that are asked for in training; None where all do."""
     if given is None:
         return is_target
-    is_train = given.parts == Part.TRAIN
+    is_train = np.asarray(given.parts == Part.TRAIN)
     return is_train if is_target is None else is_train & is_target
 
 
