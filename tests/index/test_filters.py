@@ -304,6 +304,13 @@ class TestWork:
         assert column.lowered.to_list() == ["drama", "comedy", None, "crime drama"]
         assert column.lowered is column.lowered
 
+    def test_text_is_lowered_for_contains_alone(self) -> None:
+        table = ReadTable(FILMS)
+        parse('genre = "drama" and genre < "x"').matches_of(table)
+        assert "lowered" not in vars(table.column("genre"))
+        parse('genre contains "drama"').matches_of(table)
+        assert "lowered" in vars(table.column("genre"))
+
     @pytest.mark.parametrize(
         "comparison", ['genre contains "x"', 'genre < "x"', 'genres has "x"', 'cast has "x"']
     )

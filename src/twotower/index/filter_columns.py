@@ -77,8 +77,9 @@ class ReadColumn:
 
     @cached_property
     def text_bytes(self) -> int:
-        """What ``contains`` reads."""
-        return _BYTES_A_VALUE * len(self.lowered) + int(self.lowered.str.len_bytes().sum())
+        """What a comparison of the texts reads."""
+        texts = self.raw.cast(pl.String)  # not the lowered ones, which only `contains` needs
+        return _BYTES_A_VALUE * len(texts) + int(texts.str.len_bytes().sum())
 
 
 class ReadTable:
