@@ -36,7 +36,7 @@ WORDS = [
     " a ",
 ]
 NUMBERS = [0, 1, 2, 3, -1, 2.5, -0.0, 2.1, 1e3, 1e300, 300, 2**31, 2**53, 2**53 + 1, 2**63, 2**64]
-NUMBERS += [-(2**63) - 1, 2**127, -(2**130), 1e-300]
+NUMBERS += [-(2**63) - 1, 2**127, -(2**130), 1e-300, -1e300]
 MOMENTS: list[Any] = [
     "2000-01-01",
     "2000-01-01T12:00",
@@ -102,7 +102,7 @@ def table(rng: random.Random, lines: int) -> pl.DataFrame:
             column("long", pl.Int64, [0, 2, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]),
             column("unsigned", pl.UInt64, [0, 1, 2**63, 2**64 - 1]),
             column("price", pl.Float64, [0.0, -0.0, 1.0, 2.1, 2.5, math.nan, math.inf, -math.inf]),
-            column("single", pl.Float32, [0.0, 1.0, 2.1, 2.5, math.nan, math.inf]),
+            column("single", pl.Float32, [0.0, 1.0, 2.1, 2.5, math.nan, math.inf, -math.inf]),
             column("cost", pl.Decimal(20, 2), [Decimal("2.10"), Decimal("2.50"), Decimal("300")]),
             column("amount", pl.String, ["2.5", " 3 ", "1e3", "much", ""]),
             column("ok", pl.Boolean, [True, False]),
@@ -112,7 +112,11 @@ def table(rng: random.Random, lines: int) -> pl.DataFrame:
             column("released", pl.String, ["2000-01-01", "01-Jan-2000", "2000-01-01 12:00", "?"]),
             column("taken", pl.Int64, [946684800, 946728000, 0]),
             column("tags", pl.String, ["drama|comedy", "Drama | 5", "", "|", "中文"]),
-            column("genres", pl.List(pl.String), [["drama", "É"], [], [None], ["", None, "5"]]),
+            column(
+                "genres",
+                pl.List(pl.String),
+                [["drama", "É"], [], [None], ["", None, "5"], [" drama", "a "]],
+            ),
             column("only tag", pl.String, ["drama", " a ", ""]),
             column("codes", pl.List(pl.Int64), [[1, 2], [], [None, 3], [2**53 + 1]]),
             column("pair", pl.Array(pl.Float32, 2), [[2.1, 0.0], [math.nan, 2.5]]),
@@ -242,9 +246,11 @@ def _of_list(name: str, sort: str, raw: Any, operator: str, values: tuple[Any, .
     if raw is None:
         return None
     if name == "tags":
-        raw = [piece.strip() for piece in raw.split("|") if piece.strip()]
+        raw = raw.split("|")
     if name == "only tag":
-        raw = [raw.strip()] if raw.strip() else []
+        raw = [raw]
+    if sort == "text":
+        raw = [tag.strip() for tag in raw if tag is not None and tag.strip()]
     wanted = as_held(values[0], sort)
     return any(read(each, sort) == wanted for each in raw if read(each, sort) is not None)
 
@@ -272,9 +278,9 @@ def as_held(value: Any, sort: str) -> Any:
         return float(value)
     if sort == "single":
         try:
-            return struct.unpack("f", struct.pack("f", value))[0]
-        except OverflowError:
-            return math.copysign(math.inf, value)
+            return struct.unpack("<f", struct.pack("<f", float(value)))[0]
+        except OverflowError:  # beyond every float32, and yet not infinite
+            return float(value)
     return value
 
 

@@ -11,6 +11,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.positions import checked_positions, weighed
 from twotower.data.prepare import prepare
 from twotower.errors import DataError
+from twotower.evaluation.baselines.popularity import Popularity
 
 STATED = DataConfig(position_column="position")
 
@@ -20,13 +21,17 @@ def events_of(**columns: Any) -> pl.DataFrame:
     return pl.DataFrame({"query_id": range(len(next(iter(columns.values())))), **columns})
 
 
-def read(frame: pl.DataFrame, config: DataConfig = STATED, **arguments: Any) -> Dataset:
+def read(
+    frame: pl.DataFrame | dict[str, pl.DataFrame], config: DataConfig = STATED, **arguments: Any
+) -> Dataset:
     return prepare(frame, config=config, **arguments).dataset
 
 
 def weights_of(dataset: Dataset) -> list[float]:
-    assert dataset.interactions.weights is not None
-    return [float(weight) for weight in dataset.interactions.weights]
+    """Return what training's loss weighs each event with."""
+    weights = dataset.interactions.as_learnt().weights
+    assert weights is not None
+    return [float(weight) for weight in weights]
 
 
 CLICKS = events_of(item_id=["a", "b", "c"], position=[1, 2, 4])
@@ -99,8 +104,7 @@ def test_kinds_that_are_not_asked_for_need_no_position() -> None:
     dataset = read(frame, config)
     assert dataset.interactions.positions is not None
     assert dataset.interactions.positions.tolist() == [0, 1, 2]
-    # Buys weigh 1 and 2, which is 2/3 and 4/3; a view is only read.
-    assert weights_of(weighed(dataset, rated=False)) == pytest.approx([1, 2 / 3, 4 / 3])
+    assert weights_of(weighed(dataset)) == [1, 1, 2]  # a view is only read
 
 
 # --- a column that was not stated ---
@@ -143,10 +147,9 @@ def test_nothing_is_told_of_what_can_hardly_be_it(frame: pl.DataFrame) -> None:
 # --- weights ---
 
 
-def test_clicks_weigh_their_position_and_1_on_average() -> None:
-    """At 1, 2 and 4 they weigh 1, 2 and 4, whose mean is 7/3."""
-    dataset = weighed(read(CLICKS), rated=False)
-    assert weights_of(dataset) == pytest.approx([3 / 7, 6 / 7, 12 / 7])
+def test_clicks_weigh_their_position() -> None:
+    dataset = weighed(read(CLICKS))
+    assert weights_of(dataset) == [1, 2, 4]
     assert dataset.notes[-1] == (
         "A click counts the more, the less its position is looked at, assumed to be 1 / position, since "
         "there is no label 0, of what was shown and not clicked: 1 at 1, 0.5 at 2, 0.25 at 4; "
@@ -154,30 +157,38 @@ def test_clicks_weigh_their_position_and_1_on_average() -> None:
     )
 
 
-def test_an_event_keeps_the_weight_that_it_has() -> None:
-    """Of weights 2, 1 and 1 at 1, 2 and 4: 2, 2 and 4, whose mean is 8/3."""
-    dataset = weighed(read(CLICKS.with_columns(count=pl.Series([2, 1, 1]))), rated=False)
-    assert weights_of(dataset) == pytest.approx([3 / 4, 3 / 4, 3 / 2])
+def test_an_event_keeps_the_weight_that_it_has_for_all_but_training() -> None:
+    dataset = weighed(read(CLICKS.with_columns(count=pl.Series([2, 1, 1]))))
+    assert weights_of(dataset) == [2, 2, 4]
+    assert dataset.interactions.weights is not None
+    assert dataset.interactions.weights.tolist() == [2, 1, 1]
 
 
-def test_what_was_not_clicked_keeps_its_weight_beside_clicks() -> None:
-    """Clicks weigh 1 and 2, whose mean is 3/2; label 0 weighs 1, and so 2/3, wherever it stood."""
+def test_no_baseline_reads_position_weights() -> None:
+    """The figures are of clicks as they happened, and so is what popularity counts."""
+    counted = [
+        Popularity.fit(dataset.interactions, dataset.items.ids.num_rows).counts.tolist()
+        for dataset in (read(CLICKS), weighed(read(CLICKS)))
+    ]
+    assert counted[0] == counted[1]
+
+
+def test_what_was_not_clicked_weighs_1_wherever_it_stood() -> None:
     frame = events_of(item_id=["a", "b", "c", "a"], position=[1, 2, 8, 2], click=[1, 1, 0, 0])
-    dataset = weighed(read(frame), rated=False)
-    assert weights_of(dataset) == pytest.approx([2 / 3, 4 / 3, 2 / 3, 2 / 3])
+    dataset = weighed(read(frame))
+    assert weights_of(dataset) == [1, 2, 1, 1]
     assert "since no item with a click was shown to a query at two positions" in dataset.notes[-1]
 
 
 def test_no_click_weighs_more_than_ten_of_the_first() -> None:
     frame = events_of(item_id=["a", "b", "c"], position=[1, 1000, 10])
-    low, high, tenth = weights_of(weighed(read(frame), rated=False))
-    assert high / low == pytest.approx(10)
-    assert tenth == high
+    assert weights_of(weighed(read(frame))) == [1, 10, 10]
 
 
 def test_without_positions_nothing_changes() -> None:
     dataset = read(CLICKS, DataConfig())
-    assert weighed(dataset, rated=False) is dataset
+    assert weighed(dataset) is dataset
+    assert dataset.interactions.as_learnt() is dataset.interactions
 
 
 def both_places(clicks: tuple[int, int, int, int]) -> pl.DataFrame:
@@ -197,16 +208,14 @@ def both_places(clicks: tuple[int, int, int, int]) -> pl.DataFrame:
 
 def test_propensities_are_estimated_where_the_same_was_shown_at_several_positions() -> None:
     """30 clicks of 100 above and 10 of 100 below: 5/13, as test_propensities.py has it by hand."""
-    dataset = weighed(read(both_places((70, 30, 90, 10))), rated=False)
+    dataset = weighed(read(both_places((70, 30, 90, 10))))
     events = dataset.interactions
-    assert events.weights is not None
-    assert events.positions is not None
+    weights, positions = events.position_weights, events.positions
+    assert weights is not None
+    assert positions is not None
     clicks = events.is_positive
-    below = float(events.weights[clicks & (events.positions == 2)][0])
-    above = float(events.weights[clicks & (events.positions == 1)][0])
-    assert below / above == pytest.approx(13 / 5, rel=1e-3)
-    assert events.weights[clicks].mean() == pytest.approx(1)
-    assert np.unique(events.weights[~clicks]).tolist() == pytest.approx([above])
+    assert np.unique(weights[clicks & (positions == 2)]) == pytest.approx([13 / 5], rel=1e-3)
+    assert np.unique(weights[~clicks | (positions == 1)]).tolist() == [1]
     assert (
         "estimated from 40 clicks on items that a query was shown at several" in dataset.notes[-1]
     )
@@ -215,7 +224,7 @@ def test_propensities_are_estimated_where_the_same_was_shown_at_several_position
 def test_a_low_rating_is_not_taken_for_what_was_passed_over() -> None:
     frame = both_places((70, 30, 90, 10)).with_columns(rating=pl.col("click") * 4 + 1).drop("click")
     config = DataConfig(position_column="position", positive_threshold=3)
-    dataset = weighed(read(frame, config), rated=True)
+    dataset = weighed(read(frame, config), rated=["data"])
     assert "assumed to be 1 / position, since a rating below the threshold" in dataset.notes[-1]
 
 
@@ -224,12 +233,43 @@ def test_only_training_events_say_what_propensities_are() -> None:
     dataset = read(frame)
     parts = dataset.parts.copy()
     parts[dataset.interactions.is_positive & (dataset.interactions.query_rows > 2)] = Part.TEST
-    plain = weighed(dataset, rated=False)
-    held_out = weighed(dataset.with_parts(parts, "split"), rated=False)
+    plain = weighed(dataset)
+    held_out = weighed(dataset.with_parts(parts, "split"))
     assert "estimated" in plain.notes[-1]
     assert "assumed" in held_out.notes[-1]
-    # Of what is held out, too, every click has a weight: histories may be weighed by it.
-    assert len(set(weights_of(held_out))) == 2
+    weights = np.array(weights_of(held_out))
+    assert (weights[parts == Part.TEST] == 1).all(), "nothing is learnt from them"
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        {},
+        {"position": [None, None]},
+        {"position": ["", None]},
+        {"position": [0, 7]},
+    ],
+    ids=["no column", "nulls", "text", "what is no position"],
+)
+@pytest.mark.parametrize("name", ["test", "test_sessions"])
+def test_only_what_is_learnt_needs_a_position(test: dict[str, list[Any]], name: str) -> None:
+    """A test that people have rated was shown nowhere."""
+    train = pl.DataFrame(
+        {"query_id": ["q", "q", "r"], "item_id": ["a", "b", "a"], "position": [1, 2, 4]}
+    )
+    rated = pl.DataFrame({"query_id": ["s", "s"], "item_id": ["a", "b"], **test})
+    if test.get("position") == ["", None]:
+        train = train.with_columns(pl.col("position").cast(pl.String))
+    dataset = weighed(read({"train": train, name: rated}))
+    assert dataset.interactions.positions is not None
+    assert dataset.interactions.positions.tolist() == [1, 2, 4, 0, 0]
+    assert weights_of(dataset) == [1, 2, 4, 1, 1]
+    without = {"train": train.drop("position"), name: rated}
+    with pytest.raises(DataError, match=r"position"):
+        read(without)
+    holes = train.with_columns(position=pl.Series([1, None, 3]))
+    with pytest.raises(DataError, match=r"in every row, got null in data row 2"):
+        read({"train": holes, name: rated.drop("position", strict=False)})
 
 
 def test_the_settings_name_the_column() -> None:

@@ -238,3 +238,14 @@ def test_what_cannot_be_read_is_refused(
     arrays = np.array(pairs, np.int64), np.array(positions, np.int64), np.array(clicked, np.bool_)
     with pytest.raises(ValueError, match=message):
         harvested(*arrays)
+
+
+def test_far_positions_leave_no_room_for_their_sum_in_an_int32() -> None:
+    """By the power law, which is all that is known of them: 1 : 2, whatever their type."""
+    far = np.array([2**30, 2**30, 2**31 - 1, 2**31 - 1], np.int32)
+    clicked = np.array([True, False, True, False])
+    found = harvested(np.zeros(4, np.int64), far, clicked).values
+    assert found == pytest.approx(
+        harvested(np.zeros(4, np.int64), far.astype(np.int64), clicked).values
+    )
+    assert found[1] < 0.6

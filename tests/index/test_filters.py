@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import filter_expressions
 from twotower.errors import FilterError
 from twotower.features.schema import Feature
+from twotower.index.filter_columns import ReadColumn, ReadTable, read_column
 from twotower.index.filters import parse
 
 FILMS = pl.DataFrame(
@@ -119,6 +120,40 @@ def test_a_number_is_rounded_as_its_column_is(text: str) -> None:
     assert parse(text).matches(frame).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("x = 1e300", []),
+        ("x in (1e300, 1)", [1]),
+        ("x != 1e300", [0, 1, 2]),
+        ("x > 1e300", [2]),
+        ("x >= 1e300", [2]),
+        ("x < 1e300", [0, 1]),
+        ("x <= 1e300", [0, 1]),
+        ("x <= -1e300", [0]),
+        ("x < -1e300", [0]),
+        ("x >= -1e300", [1, 2]),
+        ("x > -1e300", [1, 2]),
+        ("xs has 1e300", []),
+    ],
+)
+def test_a_number_beyond_the_column_is_not_infinite(text: str, lines: list[int]) -> None:
+    infinite = [-np.inf, 1, np.inf]
+    frame = pl.DataFrame(
+        {"x": infinite, "xs": [[x] for x in infinite]},
+        schema={"x": pl.Float32, "xs": pl.List(pl.Float32)},
+    )
+    assert np.flatnonzero(parse(text).matches(frame)).tolist() == lines
+
+
+@pytest.mark.parametrize("inner", [pl.String, pl.Categorical])
+def test_spaces_around_what_a_list_holds_are_left_out(inner: type[pl.DataType]) -> None:
+    """As the model reads its tags: ``" war "`` is ``"war"``, and a tag of spaces is none."""
+    frame = pl.DataFrame({"x": [["war ", "a"], [" war"], ["  "]]}, schema={"x": pl.List(inner)})
+    assert parse('x has "war"').matches(frame).tolist() == [True, True, False]
+    assert not parse('x has "  " or x has "" or x has " war"').matches(frame).any()
+
+
 def test_whole_numbers_are_compared_exactly() -> None:
     frame = pl.DataFrame({"x": [2**53, 2**53 + 1]})
     assert parse(f"x = {2**53 + 1}").matches(frame).tolist() == [False, True]
@@ -196,6 +231,10 @@ TIMES = 'which holds times, with a time such as "2001-12-31" or "2001-12-31 18:0
         ("dubbed = 1", "1", "holds true or false, with true or false, got the number 1."),
         ("dubbed = 'True'", "'True'", 'got the text "True"; write true.'),
         ("dubbed < true", "dubbed", "holds true or false, by =, !=, in, is null, got <."),
+        ("day >= 2000", "2000", f'{TIMES} the number 2000; write "2000-01-01".'),
+        ("released = '1999'", "'1999'", f'{TIMES} the text "1999"; write "1999-01-01".'),
+        ("day in (0, 946684800)", "0", f"{TIMES} the number 0; seconds since 1970 have 5 digits or more."),
+        ("seen > -12.5", "-12.5", "got the number -12.5; seconds since 1970 have 5 digits or more."),
         ('day > "May"', '"May"', f'{TIMES} the text "May".'),
         ("day > true", "true", f"{TIMES} true."),
         ('day > "nan"', '"nan"', f'{TIMES} the text "nan".'),
@@ -235,3 +274,58 @@ def test_a_hint_writes_a_name_as_it_must_be_written() -> None:
         parse('`in` = "x"').matches(frame)
     with pytest.raises(FilterError, match='write `a ``b``` has "x"'):
         parse('`a ``b``` = "x"').matches(frame)
+
+
+class TestWork:
+    def test_a_table_keeps_the_columns_that_it_has_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[str] = []
+
+        def counted(raw: pl.Series, feature: Feature | None) -> ReadColumn:
+            read.append(raw.name)
+            return read_column(raw, feature)
+
+        monkeypatch.setattr("twotower.index.filter_columns.read_column", counted)
+        table = ReadTable(FILMS, FEATURES)
+        for text in ('released < "2000-01-01"', 'genre = "drama" or released > "2000-01-01"'):
+            assert (
+                parse(text).matches_of(table).tolist()
+                == parse(text).matches(FILMS, FEATURES).tolist()
+            )
+        assert read == ["released", "released", "genre", "genre", "released"]
+        for name in FILMS.columns[4:12]:  # eight others: the oldest are not kept for ever
+            table.column(name)
+        table.column("genre")
+        assert read[-1] == "genre"
+
+    def test_text_is_lowered_once(self) -> None:
+        column = ReadTable(FILMS).column("genre")
+        assert column.lowered.to_list() == ["drama", "comedy", None, "crime drama"]
+        assert column.lowered is column.lowered
+
+    def test_text_is_lowered_for_contains_alone(self) -> None:
+        table = ReadTable(FILMS)
+        parse('genre = "drama" and genre < "x"').matches_of(table)
+        assert "lowered" not in vars(table.column("genre"))
+        parse('genre contains "drama"').matches_of(table)
+        assert "lowered" in vars(table.column("genre"))
+
+    @pytest.mark.parametrize(
+        "comparison", ['genre contains "x"', 'genre < "x"', 'genres has "x"', 'cast has "x"']
+    )
+    def test_what_would_read_too_much_is_refused(
+        self, comparison: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wide = pl.concat([FILMS] * 25)  # 100 lines of 16 bytes and more
+        many = parse(" or ".join([comparison] * 20))
+        assert not many.matches(wide, FEATURES).all()
+        monkeypatch.setattr("twotower.index.filters.MAX_READ", 15_000)
+        with pytest.raises(
+            FilterError, match=r"text and lists at most 1\d times in a table as large"
+        ):
+            many.matches(wide, FEATURES)
+        monkeypatch.setattr("twotower.index.filters.MAX_READ", 0)
+        parse(" or ".join([comparison] * 10 + ["year = 1"] * 50 + ["genre is null"] * 50)).matches(
+            wide, FEATURES
+        )

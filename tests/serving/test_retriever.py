@@ -16,6 +16,8 @@ from torch import nn
 
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, ConfigError, FilterError
+from twotower.features.schema import Feature
+from twotower.index.filter_columns import ReadColumn, read_column
 from twotower.index.filters import Filter, parse
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import features_of, ids_of, queries_of
@@ -525,6 +527,21 @@ class TestFilterExpressions:
             fresh.recommend(8, filter=f"item_id = {number}")
         fresh.recommend(8, filter="item_id = 1")  # long ago: it is not remembered for ever
         assert len(heard) == 2 + 32 + 1
+
+    def test_a_column_is_read_once_for_several_filters(
+        self, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[str] = []
+
+        def counted(raw: pl.Series, feature: Feature | None) -> ReadColumn:
+            read.append(raw.name)
+            return read_column(raw, feature)
+
+        monkeypatch.setattr("twotower.index.filter_columns.read_column", counted)
+        fresh = Retriever(retriever.contents)
+        for number in (1, 2, 3):
+            fresh.recommend(8, filter=f"item_id != {number}")
+        assert read == ["item_id"]
 
     def test_what_cannot_be_asked(self, retriever: Retriever) -> None:
         for ask in (retriever.recommend, retriever.similar_items):

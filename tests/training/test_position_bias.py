@@ -100,10 +100,15 @@ def test_the_propensities_of_the_world_are_told() -> None:
     assert "estimated from" in note
     told = [float(part.split(" at ")[0]) for part in note.split(": ")[1].split(";")[0].split(", ")]
     assert told == pytest.approx([LOOKED_AT[k] for k in (0, 1, 2, 4, 7)], rel=0.25)
-    events = task.dataset.interactions
-    assert events.weights is not None
-    trained = (task.dataset.parts == Part.TRAIN) & events.is_positive
-    assert events.weights[trained].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_labels_are_no_ratings_however_they_are_cut() -> None:
+    events = world().events.head(4000)
+    stars = events.with_columns(label=pl.col("label") * 4 + 1)
+    for table, threshold, told in ((events, 0.5, "estimated"), (stars, 3, "a rating below the")):
+        task = task_of(table, data={**STATED, "positive_threshold": threshold})
+        (note,) = [note for note in task.dataset.notes if "looked at" in note]
+        assert told in note
 
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "threads": 1}
@@ -147,13 +152,10 @@ def test_each_view_has_propensities_of_its_own() -> None:
     told = [note for note in dataset.notes if "looked at" in note]
     assert [note.split(":")[0] for note in told] == ["top", "bottom"]
     events = dataset.interactions
-    assert events.weights is not None
+    assert events.position_weights is not None
     assert events.positions is not None
     for view in dataset.all_views():
-        mask = view.interactions.is_positive
+        mask = view.interactions.is_positive & (dataset.parts == Part.TRAIN)
         first = events.positions[mask].min()
-        at = {k: events.weights[mask & (events.positions == k * first)][0] for k in (1, 2, 4)}
-        assert at[2] / at[1] == pytest.approx(2)
-        assert at[4] / at[1] == pytest.approx(4)
-        is_train = mask & (dataset.parts == Part.TRAIN)
-        assert events.weights[is_train].mean() == pytest.approx(1, rel=1e-5)
+        for k in (1, 2, 4):
+            assert np.unique(events.position_weights[mask & (events.positions == k * first)]) == [k]

@@ -48,7 +48,9 @@ class Interactions:
             asked for and not disliked.
         weights: ``(E,)`` float32 above 0, or None where all are 1.
         positions: ``(E,)`` int32 from 1 at which an item was shown, 0 for an event that needs none; None
-            where that is not known. ``positions.weighed`` makes them part of the weights.
+            where that is not known.
+        position_weights: ``(E,)`` float32, at least 1, of what training's loss multiplies the weights by;
+            nothing else reads them. None where all are 1; see ``positions.weighed``.
         impressions: ``E`` sets of the items that were shown with each event and not taken, or None
             where that is not known. Another event of the query may have taken one of them.
         event_rows: ``(E,)`` int32 where the features of each event stand; see ``Histories``.
@@ -63,6 +65,7 @@ class Interactions:
     labels: npt.NDArray[np.float32] | None = None
     weights: npt.NDArray[np.float32] | None = None
     positions: npt.NDArray[np.int32] | None = None
+    position_weights: npt.NDArray[np.float32] | None = None
     impressions: Histories | None = None
     event_rows: npt.NDArray[np.int32] | None = None
     is_target: npt.NDArray[np.bool_] | None = None
@@ -102,12 +105,21 @@ class Interactions:
             labels=take(self.labels),
             weights=take(self.weights),
             positions=take(self.positions),
+            position_weights=take(self.position_weights),
             impressions=None
             if self.impressions is None
             else self.impressions.take(np.flatnonzero(mask)),
             event_rows=take(self.event_rows),
             is_target=take(self.is_target),
         )
+
+    def as_learnt(self) -> "Interactions":
+        """Return the events with the weights that training's loss gives them."""
+        by_position = self.position_weights
+        if by_position is None:
+            return self
+        weights = by_position if self.weights is None else self.weights * by_position
+        return replace(self, weights=weights, position_weights=None)
 
     def histories(self) -> Histories:
         """Return all events of each query row as its history."""

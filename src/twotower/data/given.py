@@ -41,12 +41,15 @@ class Given:
         return Given(self.parts[events], self.is_session[events])
 
 
-def read_events(source: Table | Mapping[str, Table]) -> tuple[pl.DataFrame, Given | None]:
+def read_events(
+    source: Table | Mapping[str, Table], *, may_lack: str | None = None
+) -> tuple[pl.DataFrame, Given | None]:
     """Return all events in one frame, and which table each stood in where there are several.
 
     Args:
         source: One table; or a mapping of ``train``, of ``test`` or ``test_sessions``, and on wish of
             ``valid`` or ``valid_sessions``, to tables with equal columns.
+        may_lack: A column of ``train`` that the others need not have.
 
     Raises:
         ConfigError: A table that is needed is missing, or one is not known.
@@ -58,6 +61,8 @@ def read_events(source: Table | Mapping[str, Table]) -> tuple[pl.DataFrame, Give
     frames: list[pl.DataFrame] = []
     for name in (name for name in PARTS if name in source):
         frame = read_table(source[name], what=name)
+        if frames and may_lack in frames[0].columns:
+            frame = _completed(frame, frames[0][may_lack])
         if frames and set(frame.columns) != set(frames[0].columns):
             raise DataError(
                 f"{name} must have the columns of train, "
@@ -82,6 +87,13 @@ def read_events(source: Table | Mapping[str, Table]) -> tuple[pl.DataFrame, Give
             f"given files must have one type a column, got {', '.join(differing)}; "
             "write the column alike in each."
         ) from error
+
+
+def _completed(frame: pl.DataFrame, like: pl.Series) -> pl.DataFrame:
+    """Return a table with a column as it is in another: of nulls, where it is missing or empty."""
+    if like.name in frame.columns and frame[like.name].null_count() < len(frame):
+        return frame
+    return frame.with_columns(pl.lit(None, like.dtype).alias(like.name))
 
 
 def parts_of(given: Given, events: Interactions, ids: Vocabulary, notes: list[str]) -> Parts:

@@ -1,11 +1,12 @@
-"""The position at which each event's item was shown: read, checked, and made part of the weights.
+"""The position at which each event's item was shown: read, checked, and made a weight.
 
 A click at position 1 says less of relevance than one at position 8, where few look. Training weighs each
-click by the inverse of how likely its position is looked at (``propensities.py``). Evaluation does not:
-its figures are of clicks as they happened.
+click by the inverse of how likely its position is looked at (``propensities.py``). Evaluation does not,
+and its baselines neither: its figures are of clicks as they happened.
 """
 
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -68,60 +69,108 @@ def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
     return []
 
 
-def weighed(dataset: Dataset, *, rated: bool) -> Dataset:
-    """Return the data set whose clicks weigh by the inverse propensity of their positions.
+WHY_ASSUMED: dict[str, tuple[str, str]] = {
+    "no labels": (
+        "there is no label 0, of what was shown and not clicked",
+        "没有标签 0（展示了但未点击）",
+    ),
+    "ratings": (
+        "a rating below the threshold does not say that an item was passed over",
+        "低于阈值的评分不表示被略过",
+    ),
+    "one position": (
+        "no item with a click was shown to a query at two positions",
+        "没有一个被点击的物品在同一查询的两个位置展示过",
+    ),
+}
+"""Why propensities are no better known than by the power law, in English and in Chinese."""
 
-    A positive weighs ``min(1 / p_k, MAX_WEIGHT)`` times the weight that it has; label 0 keeps its own. All
-    are divided by the mean weight of the training positives, which is then 1. Propensities are of the
-    training part alone, estimated where it has labels 0 and an item was shown to a query at several
-    positions, and else ``1 / position``; a note tells. Each view has propensities of its own.
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the training clicks of a data set, or of one of its views, weigh by their positions.
+
+    Args:
+        clicked: ``(E,)`` which events are such clicks.
+        propensities: Of their positions.
+        why_assumed: A key of ``WHY_ASSUMED``; None where they are estimated.
+    """
+
+    clicked: npt.NDArray[np.bool_]
+    propensities: Propensities
+    why_assumed: str | None
+
+
+def propensities_of(dataset: Dataset, *, is_rated: bool) -> Weighed | None:
+    """Return the propensities of a data set of one view; None where it has no position or no click.
+
+    They are of the training part alone, estimated where it has labels 0 and an item was shown to a query
+    at several positions, and else ``1 / position``.
+
+    Args:
+        dataset: Split.
+        is_rated: Whether label 0 is a low rating, which does not say that an item was passed over.
+    """
+    events = dataset.interactions
+    shown = (dataset.parts == Part.TRAIN) & (events.is_positive | events.is_negative)
+    clicked = shown & events.is_positive
+    if events.positions is None or not clicked.any():
+        return None
+    at = events.positions[shown]
+    if is_rated or not (shown & ~clicked).any():
+        why = "ratings" if (shown & ~clicked).any() else "no labels"
+        return Weighed(clicked, power_law(at), why)
+    pairs = events.query_rows[shown].astype(np.int64) << 32 | events.item_rows[shown]
+    found = harvested(pairs, at, clicked[shown])
+    return Weighed(clicked, found, None if found.num_clicks else "one position")
+
+
+def weighed(dataset: Dataset, *, rated: Collection[str] = ()) -> Dataset:
+    """Return the data set whose training clicks weigh the inverse propensity of their positions.
+
+    ``min(1 / p_k, MAX_WEIGHT)`` is the position weight of a positive, and 1 that of all else. Each view has
+    propensities of its own; a note tells them.
+
+    Label 0 weighs 1 wherever it stood, though one far down was perhaps not looked at. A loss that learns
+    from labels 0 is corrected in part only: binary cross-entropy is least at ``r / (1 + r - r p)``, with
+    ``r`` the relevance and ``p`` the mean propensity of where the item stood, not at ``r``.
 
     Args:
         dataset: Split; without positions it is returned as it is.
-        rated: Whether label 0 is a low rating, which does not say that an item was passed over.
+        rated: Names of the views, or the data set's, whose label 0 is a low rating.
     """
     events = dataset.interactions
     if events.positions is None:
         return dataset
-    weights = np.ones(len(events)) if events.weights is None else events.weights.astype(np.float64)
-    is_train, notes = dataset.parts == Part.TRAIN, list(dataset.notes)
+    weights, notes = np.ones(len(events), np.float32), list(dataset.notes)
     for view in dataset.all_views():
-        own = view.interactions
-        asked = (own.is_positive | own.is_negative) & (events.positions > 0)
-        clicked = asked & own.is_positive
-        if not (clicked & is_train).any():
-            continue
-        shown = asked & is_train
-        has_shown = bool((shown & ~clicked).any()) and not rated
-        pairs = events.query_rows[shown].astype(np.int64) << 32 | events.item_rows[shown]
-        found = power_law(events.positions[shown])
-        if has_shown:
-            found = harvested(pairs, events.positions[shown], clicked[shown])
-        weights[clicked] *= found.weights(events.positions[clicked])
-        weights[asked] /= weights[clicked & is_train].mean()
-        why = "there is no label 0, of what was shown and not clicked"
-        if rated:
-            why = "a rating below the threshold does not say that an item was passed over"
-        elif has_shown:
-            why = "no item with a click was shown to a query at two positions"
-        notes.append((f"{view.name}: " if dataset.views else "") + _told(found, why))
+        found = propensities_of(view, is_rated=view.name in rated)
+        if found is not None:
+            clicked = found.clicked
+            weights[clicked] = found.propensities.weights(events.positions[clicked])
+            notes.append((f"{view.name}: " if dataset.views else "") + _told(found))
     return replace(
-        dataset,
-        interactions=replace(events, weights=weights.astype(np.float32)),
-        notes=tuple(notes),
+        dataset, interactions=replace(events, position_weights=weights), notes=tuple(notes)
     )
 
 
-def _told(found: Propensities, why_assumed: str) -> str:
+def examples_of(propensities: Propensities, form: str = "{value:.2g} at {position}") -> str:
+    """Return a few propensities and their positions, each in a form."""
+    places = np.unique(np.geomspace(1, len(propensities.values), _TOLD).round().astype(int)) - 1
+    values, positions = propensities.values[places], propensities.positions[places]
+    each = zip(values, positions, strict=True)
+    return ", ".join(form.format(value=value, position=position) for value, position in each)
+
+
+def _told(found: Weighed) -> str:
     """Return what the propensities are and where they come from, in a sentence."""
     whence = (
-        f"estimated from {found.num_clicks:,} clicks on items that a query was shown at several positions"
-        if found.num_clicks
-        else f"assumed to be 1 / position, since {why_assumed}"
+        f"estimated from {found.propensities.num_clicks:,} clicks on items that a query was shown at "
+        "several positions"
+        if found.why_assumed is None
+        else f"assumed to be 1 / position, since {WHY_ASSUMED[found.why_assumed][0]}"
     )
-    places = np.unique(np.geomspace(1, len(found.values), _TOLD).round().astype(int)) - 1
-    values = ", ".join(f"{found.values[p]:.2g} at {found.positions[p]}" for p in places)
     return (
-        f"A click counts the more, the less its position is looked at, {whence}: {values}; "
-        f"at most {MAX_WEIGHT:g} times as much as at the first."
+        f"A click counts the more, the less its position is looked at, {whence}: "
+        f"{examples_of(found.propensities)}; at most {MAX_WEIGHT:g} times as much as at the first."
     )

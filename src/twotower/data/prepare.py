@@ -21,7 +21,7 @@ from twotower.data.columns import (
     targets_among,
 )
 from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part
-from twotower.data.given import parts_of, read_events
+from twotower.data.given import Given, parts_of, read_events
 from twotower.data.impressions import impressions_of
 from twotower.data.positions import checked_positions, unstated_position
 from twotower.data.tables import Table, read_table
@@ -43,11 +43,13 @@ class Preparation:
         dataset: Every event is in ``Part.TRAIN``, unless files gave the parts.
         decisions: One a role, to be shown as a table.
         is_split: Whether files gave the parts.
+        is_rated: Whether the label is a rating, of which label 0 is a low one.
     """
 
     dataset: Dataset
     decisions: tuple[Decision, ...]
     is_split: bool
+    is_rated: bool
 
 
 def prepare(
@@ -73,7 +75,7 @@ def prepare(
         DataError: A table cannot be used; the message says which, why and what to do.
     """
     config = config or DataConfig()
-    frame, given = read_events(interactions)
+    frame, given = read_events(interactions, may_lack=config.position_column)
     roles = find_roles(frame, given=_given(config))
     notes: list[str] = []
 
@@ -98,7 +100,7 @@ def prepare(
     is_target = None
     if roles.event is not None:
         is_target = targets_among(frame[roles.event], config.target_events)
-    # What is not asked for needs no label, no weight and no position.
+    # What is not asked for needs no label, no weight and no position, and what is not learnt no position.
     asked = frame if is_target is None else frame.filter(pl.Series(is_target))
     labels = _for_all(_labels(asked, roles, config, notes), is_target, 1)
     weights = None
@@ -107,7 +109,10 @@ def prepare(
         weights = _for_all(scaled, is_target, 1)
     positions = None
     if roles.position is not None:
-        positions = _for_all(checked_positions(asked[roles.position]), is_target, 0)
+        is_shown = _shown(is_target, given)
+        shown = frame[roles.position]
+        shown = shown if is_shown is None else shown.filter(pl.Series(is_shown))
+        positions = _for_all(checked_positions(shown), is_shown, 0)
     else:
         notes += unstated_position(frame, roles)
     if labels is not None and not (labels > 0).any():
@@ -165,7 +170,18 @@ def prepare(
     )
     repeats = _repeats(dataset, config, notes)
     dataset = replace(dataset, repeats=repeats, notes=tuple(notes))
-    return Preparation(dataset, roles.decisions, given is not None)
+    is_rated = roles.label_kind == "rating"
+    return Preparation(dataset, roles.decisions, given is not None, is_rated)
+
+
+def _shown(
+    is_target: npt.NDArray[np.bool_] | None, given: Given | None
+) -> npt.NDArray[np.bool_] | None:
+    """Return which events need a position: those that are asked for in training; None where all do."""
+    if given is None:
+        return is_target
+    is_train = np.asarray(given.parts == Part.TRAIN)
+    return is_train if is_target is None else is_train & is_target
 
 
 def _given(config: DataConfig) -> dict[Role, str]:

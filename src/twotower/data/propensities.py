@@ -35,17 +35,18 @@ class Propensities:
     values: Floats
     num_clicks: int
 
-    def weights(self, positions: npt.NDArray[np.integer]) -> Floats:
-        """Return ``min(1 / p_k, MAX_WEIGHT)`` of each click: ``(n,)`` float64, at least 1.
+    def weights(self, positions: npt.NDArray[np.integer], most: float = MAX_WEIGHT) -> Floats:
+        """Return ``min(1 / p_k, most)`` of each click: ``(n,)`` float64, at least 1.
 
         Args:
             positions: ``(n,)`` int from 1. One that is not known is taken for the last known one before it,
                 or for the first.
+            most: What none weighs more than.
 
         Source: Joachims, Swaminathan and Schnabel, WSDM 2017: the weights, and that they are clipped.
         """
         place = np.searchsorted(self.positions, positions, side="right") - 1
-        return np.minimum(1 / self.values[np.maximum(place, 0)], MAX_WEIGHT)
+        return np.minimum(1 / self.values[np.maximum(place, 0)], most)
 
 
 def power_law(positions: npt.NDArray[np.integer]) -> Propensities:
@@ -125,7 +126,8 @@ def harvested(
     at, shown, clicks = at[is_used], shown[is_used], clicks[is_used]
     of_pair = np.bincount(owner, clicks)
     at_position = np.bincount(at, clicks, num)
-    below = distinct[1:] / (distinct[1:] + distinct[:-1])  # of the upper position, by the power law
+    places = distinct.astype(np.float64)  # an int32 has no room for the sum of two
+    below = places[1:] / (places[1:] + places[:-1])  # of the upper position, by the power law
 
     def cost(logs: Floats) -> tuple[float, Floats]:
         """Return the negated logarithm of the likelihood, and its gradient: a scalar, ``(K,)``."""

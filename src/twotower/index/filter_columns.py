@@ -5,8 +5,10 @@ a number, text that holds several tags. A missing value is null here, whatever i
 """
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +17,17 @@ import polars as pl
 
 from twotower.features.reading import floats_of, seconds_of
 from twotower.features.schema import Feature
-from twotower.index.filter_grammar import Operator, Scalar
+from twotower.index.filter_grammar import Operator
+from twotower.index.filter_messages import Scalar
 
 Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
 """What a column's values are: ``nothing`` where all are missing, ``other`` where none can be compared."""
 
+LEAST_SECONDS = 10_000
+"""Numbers nearer to 0 are refused where a column holds times: they are years, or mistakes."""
+_COLUMNS_KEPT = 8
+"""Columns that a table keeps as they were read, each about as large as it is in the table."""
+_BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _OPERATORS: dict[Sort, tuple[Operator, ...]] = {
     "text": ("=", "!=", "<", "<=", ">", ">=", "in"),
@@ -62,6 +70,42 @@ class ReadColumn:
     raw: pl.Series
     elements: Elements | None = None
 
+    @cached_property
+    def lowered(self) -> pl.Series:
+        """The texts as ``contains`` reads them: ``n`` strings in small letters."""
+        return self.raw.cast(pl.String).str.to_lowercase()
+
+    @cached_property
+    def text_bytes(self) -> int:
+        """What a comparison of the texts reads."""
+        texts = self.raw.cast(pl.String)  # not the lowered ones, which only `contains` needs
+        return _BYTES_A_VALUE * len(texts) + int(texts.str.len_bytes().sum())
+
+
+class ReadTable:
+    """A table whose columns are read when a filter first names them, and kept for the next one.
+
+    Args:
+        frame: ``n`` lines, with any columns.
+        features: What is known of the columns beside their types: which text is a time, a number or
+            several tags, and what stands between those.
+    """
+
+    def __init__(self, frame: pl.DataFrame, features: Iterable[Feature] = ()) -> None:
+        self.frame = frame
+        self._features = {f.source: f for f in features if f.kind in ("tags", "time", "number")}
+        self._read: OrderedDict[str, ReadColumn] = OrderedDict()
+
+    def column(self, name: str) -> ReadColumn:
+        """Return a column of ``frame`` as it is compared."""
+        column = self._read.pop(name, None)
+        if column is None:
+            column = read_column(self.frame[name], self._features.get(name))
+        self._read[name] = column
+        if len(self._read) > _COLUMNS_KEPT:
+            self._read.popitem(last=False)
+        return column
+
 
 def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
     """Return a column as it is compared, by its type and by what the schema says of it, if anything."""
@@ -92,8 +136,7 @@ def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
 def _elements(raw: pl.Series, separator: str) -> Elements:
     if isinstance(raw.dtype, pl.Array):
         raw = raw.arr.to_list()
-    is_text = raw.dtype in _TEXTS
-    if is_text:
+    if raw.dtype in _TEXTS:
         raw = raw.cast(pl.String)
         if separator:
             raw = raw.str.split(separator)
@@ -103,8 +146,10 @@ def _elements(raw: pl.Series, separator: str) -> Elements:
         lines = np.repeat(lines, lengths)
         # Versions of polars differ in what an empty list explodes to, so there is none.
         flat = raw.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
-    if is_text:  # as the model reads tags: without spaces around them, and none that is empty
-        flat = flat.str.strip_chars()
+    if (
+        flat.dtype in _TEXTS
+    ):  # as the model reads tags: no spaces around them, and none that is empty
+        flat = flat.cast(pl.String).str.strip_chars()
         flat = flat.to_frame("tag").select(pl.when(pl.col("tag") != "").then("tag")).to_series()
     return Elements(lines.astype(np.int64), read_column(flat, None))
 
@@ -119,12 +164,23 @@ def operators_of(column: ReadColumn) -> tuple[Operator, ...]:
     return (*operators, "is null")
 
 
+def bytes_read(column: ReadColumn, operator: Operator) -> int:
+    """Return about how many bytes of text or lists a comparison goes through; 0 of other columns."""
+    if operator == "is null" or column.sort == "nothing":
+        return 0
+    if column.elements is not None and operator == "has":
+        return _BYTES_A_VALUE * len(column.elements.lines)
+    return column.text_bytes if operator == "contains" or column.sort == "text" else 0
+
+
 def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:
     """Return literals as a column of that sort holds them; None for one that does not fit."""
     if sort == "time":
         given = [None if isinstance(value, bool) else str(value) for value in values]
-        seconds = seconds_of(pl.Series(given, dtype=pl.String))
-        return [float(s) if math.isfinite(s) else None for s in seconds]
+        texts = pl.Series(given, dtype=pl.String)
+        # A year among them is far likelier than the first hours of 1970.
+        is_wrong = ~np.isfinite(seconds_of(texts)) | (np.abs(floats_of(texts)) < LEAST_SECONDS)
+        return [None if w else float(s) for s, w in zip(seconds_of(texts), is_wrong, strict=True)]
     if sort in ("text", "truth"):
         wanted = str if sort == "text" else bool
         return [v if isinstance(v, wanted) else None for v in values]
@@ -147,6 +203,8 @@ def is_any_of(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
         low, high = _bounds(dtype)
         held = [int(v) for v in held if low <= v <= high and v == int(v)]
     literals = _literals(column, held)
+    if column.sort == "number":  # no value of the column equals what it cannot hold
+        literals = literals.filter(literals.is_finite())
     return values == literals if len(literals) == 1 else values.is_in(literals.implode())
 
 
@@ -161,6 +219,9 @@ def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:
     if column.sort == "whole":
         operator, held = _whole_bound(operator, held, *_bounds(dtype))
     bound = _literals(column, [held])
+    if column.sort == "number" and not bound.is_finite()[0]:  # beyond the largest, below infinity
+        beyond = {"<=": "<", ">": ">="} if held > 0 else {"<": "<=", ">=": ">"}
+        operator = beyond.get(operator, operator)
     if operator in ("<", "<="):
         return values < bound if operator == "<" else values <= bound
     return values > bound if operator == ">" else values >= bound
@@ -197,7 +258,7 @@ def contains(column: ReadColumn, piece: str) -> pl.Series:
     if column.sort == "nothing":
         return column.raw.cast(pl.Boolean)
     lower = pl.Series([piece], dtype=pl.String).str.to_lowercase()[0]
-    return column.raw.cast(pl.String).str.to_lowercase().str.contains(lower, literal=True)
+    return column.lowered.str.contains(lower, literal=True)
 
 
 def _bounds(dtype: pl.DataType) -> tuple[int, int]:

@@ -15,11 +15,11 @@ question. Length, depth and number of parts are bounded, so that no text takes l
 
 import math
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from twotower.errors import FilterError
+from twotower.index.filter_messages import Scalar, refusal, said, shortened
 
 MAX_LENGTH = 10_000
 """Most characters of a filter."""
@@ -32,10 +32,7 @@ KEYWORDS = ("and", "or", "not", "in", "is", "null", "has", "contains", "true", "
 """Bare names, in any case, that are no column's."""
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "has", "contains", "is null"]
-Scalar = str | int | float | bool
-
 _COMPARING = ("=", "!=", "<", "<=", ">", ">=")
-_SHOWN = 76  # characters of the text around a mistake
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
     |(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
@@ -136,37 +133,6 @@ def parse_condition(text: str) -> Condition:
         )
     text = text.encode(errors="replace").decode()  # no table holds lone surrogates
     return _Parser(text, _tokens(text)).whole()
-
-
-def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
-    """Return an error that marks ``text[start:end]`` by carets under the line that it stands in."""
-    first = text.rfind("\n", 0, start) + 1
-    last = text.find("\n", start)
-    line = text[first : len(text) if last < 0 else last]
-    start, end = start - first, min(end - first, len(line))
-    cut = max(0, start - _SHOWN // 2)
-    before, shown = ("..." if cut else ""), line[cut : cut + _SHOWN]
-    after = "..." if cut + _SHOWN < len(line) else ""
-    shown = "".join(c if c.isprintable() else " " for c in shown)  # no codes to a terminal
-    marked = shown[start - cut : end - cut]
-    indent = " " * (len(before) + _width(shown[: start - cut]))
-    carets = "^" * max(1, _width(marked))
-    return FilterError(f"{sentence}\n  {before}{shown}{after}\n  {indent}{carets}")
-
-
-def shortened(text: str) -> str:
-    """Return a text of at most 40 characters, for a message."""
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def said(value: Scalar) -> str:
-    """Return a literal as a person writes it, cut where it is long."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return str(value)
-    escaped = shortened(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 class _Token(NamedTuple):
@@ -399,9 +365,3 @@ class _Parser:
             max(token.end, token.start + 1),
             f"filter must {rule}, got {got}{hint}.",
         )
-
-
-def _width(text: str) -> int:
-    """Return how many places of a terminal a text takes: Chinese characters take two."""
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)

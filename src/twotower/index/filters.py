@@ -5,6 +5,7 @@ are unknown where the other side does not decide, and what is unknown at the end
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -18,15 +19,16 @@ from twotower.features.reading import floats_of
 from twotower.features.schema import Feature
 from twotower.index.filter_columns import (
     ReadColumn,
+    ReadTable,
     Sort,
     as_held,
+    bytes_read,
     contains,
     has,
     is_any_of,
     is_missing,
     is_ordered,
     operators_of,
-    read_column,
 )
 from twotower.index.filter_grammar import (
     KEYWORDS,
@@ -36,13 +38,15 @@ from twotower.index.filter_grammar import (
     Condition,
     Not,
     Or,
-    Scalar,
     Value,
     parse_condition,
-    refusal,
-    said,
-    shortened,
 )
+from twotower.index.filter_messages import Scalar, refusal, said, shortened
+
+MAX_READ = 2_000_000_000
+"""Most bytes of text and lists that the comparisons of a filter go through in all: about a second."""
+READ_FREELY = 10
+"""Comparisons of text and lists that a filter may hold however large the table is."""
 
 _HOLDS: dict[Sort, str] = {
     "text": "text",
@@ -89,8 +93,11 @@ class Filter:
             FilterError: It names a column that the frame lacks, or compares one with what it cannot be
                 compared with.
         """
-        by_source = {f.source: f for f in features if f.kind in ("tags", "time", "number")}
-        found = _Meaning(self.text, frame, by_source).of(self.condition)
+        return self.matches_of(ReadTable(frame, features))
+
+    def matches_of(self, table: ReadTable) -> npt.NDArray[np.bool_]:
+        """Return which lines of a table match; what is read of it is kept there."""
+        found = _Meaning(self.text, table).of(self.condition)
         return np.asarray(found.fill_null(value=False).to_numpy(), np.bool_)
 
 
@@ -106,11 +113,12 @@ def parse(text: str) -> Filter:
 class _Meaning:
     """The truth of each condition on each line, as booleans with null for unknown."""
 
-    def __init__(self, text: str, frame: pl.DataFrame, features: dict[str, Feature]) -> None:
+    def __init__(self, text: str, table: ReadTable) -> None:
         self.text = text
-        self.frame = frame
-        self.features = features
+        self.table = table
         self.columns: dict[str, ReadColumn] = {}
+        self.bytes_read = 0
+        self.num_reading = 0
 
     def of(self, condition: Condition) -> pl.Series:
         if isinstance(condition, Not):
@@ -126,6 +134,7 @@ class _Meaning:
         if asked.operator == "is null":
             return is_missing(column)
         self.check_operator(asked, column)
+        self.check_work(asked, column)
         if asked.operator == "contains":
             return contains(column, str(asked.values[0].value))
         elements = column.elements
@@ -141,9 +150,10 @@ class _Meaning:
     def read(self, column: Column) -> ReadColumn:
         name = column.name
         if name not in self.columns:
-            if name not in self.frame.columns:
-                raise self.refused(column, _unknown(name, self.frame.columns))
-            self.columns[name] = read_column(self.frame[name], self.features.get(name))
+            known = self.table.frame.columns
+            if name not in known:
+                raise self.refused(column, _unknown(name, known))
+            self.columns[name] = self.table.column(name)
         return self.columns[name]
 
     def check_operator(self, asked: Comparison, column: ReadColumn) -> None:
@@ -167,6 +177,22 @@ class _Meaning:
             f"filter must ask {shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
             f"got {asked.operator}{hint}.",
         )
+
+    def check_work(self, asked: Comparison, column: ReadColumn) -> None:
+        """Refuse a comparison by which the filter would read too much.
+
+        Raises:
+            FilterError: It is such a comparison.
+        """
+        size = bytes_read(column, asked.operator)
+        self.bytes_read += size
+        self.num_reading += size > 0
+        if size and self.bytes_read > MAX_READ and self.num_reading > READ_FREELY:
+            raise self.refused(
+                asked.column,
+                f"filter must compare text and lists at most {self.num_reading - 1} times in a table as "
+                f"large as this, got more; state several values with `in`, or use fewer pieces of text.",
+            )
 
     def held(self, asked: Comparison, column: ReadColumn) -> list[object]:
         """Return the literals as the column holds them.
@@ -214,12 +240,17 @@ def _fitting(sort: Sort, value: Scalar) -> str:
     """Return how to write a value that was probably meant, or nothing."""
     if sort == "text":
         return f'; write "{said(value)}"'
-    if sort in ("whole", "number") and isinstance(value, str) and _reads_as_number(value):
+    if sort in ("whole", "number") and isinstance(value, str) and not np.isnan(_number_in(value)):
         return f"; write {value.strip()}"
+    if sort == "time" and re.fullmatch("[1-9][0-9]{3}", str(value).strip()):
+        return f'; write "{str(value).strip()}-01-01"'
+    if sort == "time" and np.isfinite(_number_in(str(value))):
+        return "; seconds since 1970 have 5 digits or more"
     if sort == "truth" and str(value).lower() in ("true", "false"):
         return f"; write {str(value).lower()}"
     return ""
 
 
-def _reads_as_number(text: str) -> bool:
-    return not np.isnan(floats_of(pl.Series([text], dtype=pl.String))[0])
+def _number_in(text: str) -> float:
+    """Return the number that a text is, or NaN."""
+    return float(floats_of(pl.Series([text], dtype=pl.String))[0])

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import FilterError
+from twotower.index.filter_columns import ReadTable
 from twotower.index.filters import parse
 from twotower.serving.arguments import Id, ids_of
 from twotower.serving.bundle import Contents
@@ -25,6 +26,7 @@ class Allowed:
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
+        self._table = ReadTable(contents.items.frame, contents.items.transforms.features)
         self._kept: OrderedDict[str, npt.NDArray[np.bool_]] = OrderedDict()
 
     def of(self, contents: Contents) -> "Allowed":
@@ -76,8 +78,11 @@ class Allowed:
         items = self.contents.items
         matches = self._kept.pop(text, np.zeros(FIRST_ROW, np.bool_))
         if len(matches) < items.ids.num_rows:
-            new = items.frame[len(matches) - FIRST_ROW :]
-            found = parse(text).matches(new, items.transforms.features)
+            table = self._table
+            if len(matches) > FIRST_ROW:
+                new = items.frame[len(matches) - FIRST_ROW :]
+                table = ReadTable(new, items.transforms.features)
+            found = parse(text).matches_of(table)
             matches = np.concatenate([matches, found])
         self._kept[text] = matches
         if len(self._kept) > _FILTERS_KEPT:

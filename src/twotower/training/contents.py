@@ -46,6 +46,7 @@ def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
         events.times,
         events.labels,
         events.weights,
+        *(() if events.position_weights is None else (events.position_weights,)),
         events.is_target,
     ):
         digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())

@@ -70,7 +70,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
-        train = dataset.part(Part.TRAIN)
+        train = dataset.part(Part.TRAIN).as_learnt()
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
         self.batches = self._batches_of(train)

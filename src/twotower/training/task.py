@@ -99,7 +99,7 @@ class Task:
         dataset = divide(preparation.dataset, config.split)
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
-        dataset = weighed(dataset, rated=config.data.positive_threshold is not None)
+        dataset = weighed(dataset, rated=(dataset.name,) if preparation.is_rated else ())
         sides, config = _fit_features(dataset, config)
         if sides.event is not None:
             dataset = with_event_rows(dataset)
@@ -145,7 +145,8 @@ class Task:
         )
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
-        dataset = weighed(dataset, rated=config.data.positive_threshold is not None)
+        rated = [name for name, preparation in prepared.items() if preparation.is_rated]
+        dataset = weighed(dataset, rated=rated)
         key = dataset.items.id_column
         if config.features.item.get(key, "id") != "id":
             raise ConfigError(

@@ -138,3 +138,46 @@ def test_a_table_of_searches_is_checked() -> None:
     items = frame.select("document").unique().with_columns(note=pl.lit("the same"))
     dataset = prepare(frame, items=items).dataset
     assert data_feature_findings.CONSTANT.id in ids_of(diagnose_dataset(dataset))
+
+
+class TestPositions:
+    """100 searches, 40 documents each shown once or at two places; a click in four."""
+
+    def found(self, *, moved: bool, far: int = 1, **columns: pl.Expr) -> list[Finding]:
+        line = pl.int_range(0, 4000)
+        place = line % 20 + (line // 2000 * 3 if moved else 0)
+        frame = pl.select(
+            query=(line % 2000) // 20,
+            doc=(line % 2000) % 20,
+            position=place + far,
+            click=(line * 7 % 4 == 0).cast(pl.Int8),
+        ).with_columns(**columns)
+        config = {"data": {"position_column": "position"}}
+        found = diagnose_data(frame, config=config)
+        return [finding for finding in found if finding.kind.id.startswith("position")]
+
+    def test_estimated_ones_are_told_with_the_share_of_clicks_that_are_cut(self) -> None:
+        (finding,) = self.found(moved=True)
+        assert (finding.kind.id, finding.severity) == ("position-weights", "info")
+        assert "is estimated from" in finding.as_json("en")["what"]
+        assert "第 1 位 1, " in finding.as_json("zh")["what"]
+
+    def test_positions_that_never_vary_are_told(self) -> None:
+        """By 1 / position, what is at 11 or later is cut, unless the first is at 11, too."""
+        (finding,) = self.found(moved=False)
+        assert self.found(moved=False, far=11)[0].value == 0
+        assert (finding.kind.id, finding.severity) == ("positions-assumed", "warning")
+        assert 0.2 < finding.value < 0.6
+        assert (
+            "no item with a click was shown to a query at two positions"
+            in finding.as_json("en")["what"]
+        )
+
+    def test_clicks_alone_say_nothing_of_positions(self) -> None:
+        (finding,) = self.found(moved=True, click=pl.lit(1))
+        assert (finding.kind.id, finding.severity) == ("positions-assumed", "warning")
+        assert "there is no label 0" in finding.as_json("en")["what"]
+
+    def test_without_positions_nothing_is_told(self, tiny_world: SyntheticTables) -> None:
+        found = diagnose_data(tiny_world.interactions)
+        assert not [finding for finding in found if finding.kind.id.startswith("position")]

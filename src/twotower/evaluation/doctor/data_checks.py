@@ -19,6 +19,7 @@ from twotower.evaluation.doctor.data_features import columns
 from twotower.evaluation.doctor.data_labels import label_columns
 from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_query_columns
 from twotower.evaluation.doctor.data_order import shuffled_order
+from twotower.evaluation.doctor.data_positions import position_weights
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
 from twotower.evaluation.doctor.findings import Finding, worst_first
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -60,6 +61,7 @@ def diagnose_data(
     findings = [
         finding for frame in frames for finding in _as_in_file(frame, preparation, settings)
     ]
+    findings += position_weights(dataset, is_rated=preparation.is_rated)
     findings += diagnose_dataset(dataset, config=settings, decisions=preparation.decisions)
     return worst_first(findings)
 

@@ -205,3 +205,36 @@ FEW_EVENTS = Kind(
         "用列来描述物品，收集更多事件，或去掉无人问津的物品。",
     ),
 )
+
+POSITION_WEIGHTS = Kind(
+    "position-weights",
+    en=Text(
+        "How likely positions are looked at is estimated from {clicks:,} clicks: {examples}. "
+        "{value:.1%} of the training clicks are cut at {most:g} times the weight of the first position.",
+        "A click weighs the inverse of it in training, and what is cut is corrected in part only.",
+        "Compare it with what you know of the page; leave --position-column out if it is far from that.",
+    ),
+    zh=Text(
+        "各位置被看到的可能性由 {clicks:,} 次点击估计：{examples_zh}。"
+        "{value:.1%} 的训练点击的权重被截断为第一个位置的 {most:g} 倍。",
+        "训练时点击的权重是它的倒数；被截断的只得到部分校正。",
+        "与你对页面的了解比较；若相差很远，就不要用 --position-column。",
+    ),
+)
+
+POSITIONS_ASSUMED = Kind(
+    "positions-assumed",
+    en=Text(
+        "How likely positions are looked at is assumed to be 1 / position, since {why}. "
+        "{value:.1%} of the training clicks are cut at {most:g} times the weight of the first position.",
+        "People may look further down, or less far, than is assumed, and training believes it.",
+        "Log what was shown and not clicked, and let two rankers, or one that changes, show the same "
+        "items at several positions of the same query.",
+    ),
+    zh=Text(
+        "各位置被看到的可能性假定为 1 / 位置，因为{why_zh}。"
+        "{value:.1%} 的训练点击的权重被截断为第一个位置的 {most:g} 倍。",
+        "人们实际往下看得可能更多或更少，而训练会信以为真。",
+        "记录展示了但未点击的物品，并让两个排序器（或一个会变的排序器）在同一查询的多个位置展示同样的物品。",
+    ),
+)

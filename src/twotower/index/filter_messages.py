@@ -1,0 +1,46 @@
+"""How a filter's mistake is told: a sentence, and carets under its place."""
+
+import unicodedata
+
+from twotower.errors import FilterError
+
+Scalar = str | int | float | bool
+
+_SHOWN = 76  # characters of the text around a mistake
+
+
+def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
+    """Return an error that marks ``text[start:end]`` by carets under the line that it stands in."""
+    first = text.rfind("\n", 0, start) + 1
+    last = text.find("\n", start)
+    line = text[first : len(text) if last < 0 else last]
+    start, end = start - first, min(end - first, len(line))
+    cut = max(0, start - _SHOWN // 2)
+    before, shown = ("..." if cut else ""), line[cut : cut + _SHOWN]
+    after = "..." if cut + _SHOWN < len(line) else ""
+    shown = "".join(c if c.isprintable() else " " for c in shown)  # no codes to a terminal
+    marked = shown[start - cut : end - cut]
+    indent = " " * (len(before) + _width(shown[: start - cut]))
+    carets = "^" * max(1, _width(marked))
+    return FilterError(f"{sentence}\n  {before}{shown}{after}\n  {indent}{carets}")
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most 40 characters, for a message."""
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def said(value: Scalar) -> str:
+    """Return a literal as a person writes it, cut where it is long."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    escaped = shortened(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _width(text: str) -> int:
+    """Return how many places of a terminal a text takes: Chinese characters take two."""
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
