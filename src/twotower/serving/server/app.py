@@ -76,8 +76,8 @@ def from_environment() -> App:
 
     log_to_stderr()
     settings = ServerSettings.from_json(os.environ[SETTINGS])
-    # Workers share the cores; a thread each is what they have.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+    # Workers share the cores, and the thread that speaks HTTP wants one of each worker's.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers - 1))
     return create_app(settings)
 
 

@@ -1,7 +1,7 @@
 """What answers: a retriever that can be exchanged for another while it is asked."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -216,10 +216,10 @@ class Model:
         found: Id = ids.ids_of(ids.rows_of([item_id]))[0]
         return found
 
-    def known(self, query_id: Id) -> bool:
-        """Return whether a query is one of the bundle's."""
-        rows = self.retriever.contents.queries.ids.rows_of([query_id])
-        return bool(rows[0] >= FIRST_ROW)
+    def num_known(self, query_ids: Sequence[Id]) -> int:
+        """Return how many of some queries are the bundle's."""
+        rows = self.retriever.contents.queries.ids.rows_of(query_ids)
+        return int((rows >= FIRST_ROW).sum())
 
 
 class Engine:
@@ -228,12 +228,19 @@ class Engine:
     Args:
         path: Folder of the first bundle.
         journal: See ``Model``.
+        ids_seen: Called with how many query ids of a batch are known, and how many are not.
 
     Raises:
         BundleError: It cannot be opened.
     """
 
-    def __init__(self, path: str | Path, journal: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        journal: str | Path | None = None,
+        ids_seen: Callable[[int, int], None] = lambda _known, _unknown: None,
+    ) -> None:
+        self._ids_seen = ids_seen
         self._journal = journal
         self.model = Model(path, journal)
         """The current one. A name for one object: whoever has taken it keeps all of that model."""
@@ -263,6 +270,7 @@ class Engine:
         """Return an answer to each question, or the error that it deserves; all from one model."""
         model = self.model
         model.catch_up()
+        self._count_ids(model, questions)
         questions = [_without_unknown(model, question) for question in questions]
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, question in enumerate(questions):
@@ -271,6 +279,12 @@ class Engine:
         for places in groups.values():
             answers |= _together(model, {place: questions[place] for place in places})
         return [answers[place] for place in range(len(questions))]
+
+    def _count_ids(self, model: Model, questions: Sequence[Question]) -> None:
+        ids = [question.query_id for question in questions if question.query_id is not None]
+        if ids:
+            known = model.num_known(ids)
+            self._ids_seen(known, len(ids) - known)
 
     def write(self, changes: Sequence[Change]) -> list[Changed | Exception]:
         """Make changes; see ``Model.write``."""

@@ -243,9 +243,6 @@ def _check_k(service: "Service", k: int) -> None:
 
 def _question(service: "Service", query: QueryBody, choice: Choice) -> Question:
     _check_k(service, choice.k)
-    if query.query_id is not None:
-        known = service.engine.model.known(query.query_id)
-        service.figures.ids.labels("yes" if known else "no").inc()
     return Question(
         query.query_id,
         query.features,

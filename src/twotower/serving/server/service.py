@@ -34,7 +34,7 @@ class Service:
         self.figures = Figures(several=settings.workers > 1)
         pointer = Pointer.read(settings.pointer)
         path = settings.bundle if pointer is None else pointer.path
-        self.engine = Engine(path, _journal_of(settings))
+        self.engine = Engine(path, _journal_of(settings), self.figures.ids_seen)
         if pointer is not None and self.engine.model.digest != pointer.digest:
             raise BundleError(
                 f"the bundle {path!r} must be the one that the other workers answer from "

@@ -88,6 +88,11 @@ class Figures:
         self.items.set(num_items)
         self.opened.set(time.time())
 
+    def ids_seen(self, known: int, unknown: int) -> None:
+        """Note how many query ids were known, and how many were not."""
+        self.ids.labels("yes").inc(known)
+        self.ids.labels("no").inc(unknown)
+
     def batch_answered(self, waits: Sequence[float], took: float) -> None:
         """Note how long the queries of a batch waited and how long it took; see ``Batcher``."""
         self.batch.observe(len(waits))
