@@ -25,7 +25,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     },
     "search": {
         "data": {"repeats": "yes"},
-        "features": {"id_text": "yes", "min_count": 5},
+        "features": {"id_text": "yes"},
         "towers": {"dim": 256, "query_id": "off", "item_id": "off", "history": "none"},
         "loss": {"kind": "symmetric"},
         "training": {"batch_size": 1024, "learning_rate": 0.002},
@@ -36,8 +36,7 @@ output of 128, all with tanh, and the softmax of the cosines of the clicked docu
 Differs: trigrams weigh by how rare they are, the smoothing factor is learnt, and Adam takes the steps.
 
 ``search``: the same task as it is done now: words, pairs of words and trigrams, one wide layer, and a
-softmax both ways (Radford et al., ICML 2021), corrected for how often documents are drawn. Tokens of fewer
-than five texts are left out: the top features of MV-DNN (decision 0020).
+softmax both ways (Radford et al., ICML 2021), corrected for how often documents are drawn.
 """
 
 

@@ -44,6 +44,15 @@ def test_tokens_of_too_few_texts_are_left_out() -> None:
     assert tokens(fit(min_count=2), "a red car") == ["red"]
 
 
+def test_of_many_texts_a_token_must_stand_in_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "TEXTS_A_TOKEN", 10)
+    values = pl.Series("title", ["often"] * 24 + ["seldom"] * 3 + ["rare"] * 2 + [None] * 30)
+    assert sorted(fit(values).own_vocabulary().ids) == ["often", "rare", "seldom"]  # 29 texts: 2
+    more = pl.concat([values, pl.Series("title", ["often"])])
+    assert sorted(fit(more).own_vocabulary().ids) == ["often", "seldom"]  # 30 texts: 3
+    assert sorted(fit(more, min_count=4).own_vocabulary().ids) == ["often"]
+
+
 def test_a_long_text_keeps_the_heaviest_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "LEAST_TOKENS", 1)
     transform = fit(pl.Series(["a b", "a c", "a d"] * 20))

@@ -18,6 +18,8 @@ LEAST_TOKENS = 32
 """What is kept of every text, however short those of the training are."""
 MOST_ROWS = 500_000
 """Most tokens that have an embedding: those of most texts."""
+TEXTS_A_TOKEN = 5_000
+"""A token must stand in one of so many texts: the rarer ones of a large collection say little of others."""
 NUM_HASHES = 2
 _LINES = 2_000
 _COVERED = 0.99
@@ -28,8 +30,8 @@ class TextTransform(Transform):
     """Strings -> ``(n, width)`` int32 rows of their distinct tokens, padded with 0.
 
     Which tokens: words and pairs of words (``words``), letter trigrams (``trigrams``), or both (``text``).
-    A token that was not seen in ``min_count`` training texts is left out; with ``buckets`` every token is
-    read, as the rows that its hashes name.
+    A token that was not seen in ``min_count`` training texts, and in one of ``TEXTS_A_TOKEN``, is left out;
+    with ``buckets`` every token is read, as the rows that its hashes name.
 
     Each row weighs ``ln(1 + (N - df + 0.5) / (df + 0.5))`` where ``df`` of the ``N`` training texts have
     it, as in BM25 (Robertson and Zaragoza, 2009, section 3.1; this form is never negative). A text of
@@ -42,7 +44,8 @@ class TextTransform(Transform):
         fitted = cls(feature, None, {})
         num_rows = feature.buckets + FIRST_ROW
         if not feature.buckets:
-            fitted.vocabulary = _most_frequent(fitted._counts(values), min_count)
+            least = max(min_count, values.count() // TEXTS_A_TOKEN)
+            fitted.vocabulary = _most_frequent(fitted._counts(values), least)
             num_rows = fitted.vocabulary.num_rows
         num_texts, found = 0, np.zeros(num_rows, np.int64)
         lengths = [np.zeros(0, np.int64)]
