@@ -134,8 +134,8 @@ class FeaturesConfig:
     """Whether ids that are strings are read as text, too; ``auto``: those of items that have several words,
     and those of queries that are searches: of several words, without an order and with few events."""
     min_count: int = 2
-    """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown; and a
-    token in less than one of 5,000 texts."""
+    """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown; and
+    a token in less than one of 5,000 texts."""
     text_buckets: int | None = None
     """Rows of a table that tokens of text are hashed into, each to two of them; without it each token of
     ``min_count`` training texts has a row of its own."""
