@@ -21,8 +21,8 @@ _CHUNK_PRODUCTS = 2**23
 """Products held at once, 32 MB: more of them leave the processor's caches."""
 _MOST_DOUBTS = 2**16
 """Items a chunk that are scored again; where there are more, one pass over all is the quicker way."""
-_LEFT_OUT = -(2**30)
 _LARGEST_PRODUCT = 2**29  # 127 * 127 * dim stays below it for a dim of up to 33,000
+_LEFT_OUT = -2 * _LARGEST_PRODUCT  # added to a product it stays below all others
 _LARGEST = 127
 _LEAST_SCALE = 1e-30
 _FASTER_FROM = 2**22
@@ -93,12 +93,15 @@ class TwoPassIndex(ExactIndex):
         num_queries = len(query_vectors)
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
-        is_out = None if allowed is None else torch.from_numpy(~allowed[self._rows.numpy()])
+        penalties = None
+        if allowed is not None:
+            is_out = torch.from_numpy(~allowed[self._rows.numpy()])
+            penalties = is_out.to(torch.int32).mul_(_LEFT_OUT)
         size = max(1, _CHUNK_PRODUCTS // max(1, len(self._rows)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
             sets = None if exclude is None else exclude.take(here)
-            found = self._search_chunk(query_vectors[here], k, sets, is_out)
+            found = self._search_chunk(query_vectors[here], k, sets, penalties)
             if found is None:
                 found = super()._search_all(query_vectors[here], k, sets, allowed)
             rows[here], best[here] = found
@@ -109,16 +112,16 @@ class TwoPassIndex(ExactIndex):
         queries: Tensor,
         k: int,
         exclude: Histories | None,
-        is_out: Tensor | None,
+        penalties: Tensor | None,
     ) -> Found | None:
         """Return the answers; None where so many items are in doubt that this is no way."""
         products, scale, bounds = self._first_pass(queries)
         if not (bounds.isfinite().all() and (scale > _LEAST_SCALE).all()):
             return None  # numbers so large, or so small, that float32 does not tell their products apart
-        self._leave_out(products, exclude, is_out)
+        self._leave_out(products, exclude, penalties)
         of_blocks = products.view(len(queries), -1, _BLOCK)  # (Q, blocks, BLOCK)
         most = of_blocks.amax(dim=2)
-        is_open = most > _LEFT_OUT
+        is_open = most > -_LARGEST_PRODUCT
         # As many blocks as answers hold an item that is this good: so good is the last answer, too.
         sure = (most * scale - bounds).masked_fill_(~is_open, -torch.inf)
         enough = ((_least_of_best(sure, k) - bounds) / scale).floor_()
@@ -152,10 +155,10 @@ class TwoPassIndex(ExactIndex):
         self,
         products: Tensor,
         exclude: Histories | None,
-        is_out: Tensor | None,
+        penalties: Tensor | None,
     ) -> None:
-        if is_out is not None:
-            products.masked_fill_(is_out, _LEFT_OUT)
+        if penalties is not None:
+            products += penalties  # several times as fast as filling by a mask
         products[:, self._num_items :] = _LEFT_OUT  # what fills the last block
         if exclude is not None and len(exclude.item_rows):
             owner = torch.from_numpy(np.repeat(np.arange(len(products)), exclude.lengths))
