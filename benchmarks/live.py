@@ -177,7 +177,7 @@ def kills(bundle: Path, line: dict[str, Any], key: str, times: int, folder: Path
     for _ in range(times + 1):
         with served(bundle, journal) as (port, process):
             asker = Asker(port)
-            there = check(asker, number)
+            there = check(asker, key, number)
             wrong += len((put - taken - unsure) - there) + len((taken - unsure) & there)
             put |= there & unsure
             taken |= unsure - there
@@ -205,9 +205,9 @@ def kills(bundle: Path, line: dict[str, Any], key: str, times: int, folder: Path
     }
 
 
-def check(asker: Asker, number: int) -> set[int]:
+def check(asker: Asker, key: str, number: int) -> set[int]:
     """Return the new items that an answer may hold."""
-    told = {"query_id": 1, "k": 1000, "filter": f"`item_id` >= {FIRST_NEW}"}
+    told = {"query_id": 1, "k": 1000, "filter": f"`{key}` >= {FIRST_NEW}"}
     found = [item["item_id"] for item in asker.ask("POST", "/recommend", told)["items"]]
     assert len(found) == len(set(found))
     last = number

@@ -93,13 +93,20 @@ class Vocabulary:
         ``UNKNOWN_ROW``. Integers, whole floats and strings of digits name the same id, since a key
         that went through CSV, JSON, pandas or a command line may have changed its type on the way.
         """
-        keys = as_keys(ids if isinstance(ids, pl.Series) else _series_of(list(ids)))
+        keys = _keys(ids)
         if len(keys) == len(self) and keys.equals(self._ids, check_dtypes=True):
             return np.arange(len(self), dtype=np.int32) + FIRST_ROW  # a table by its own key
         known = keys.cast(self._ids.dtype, strict=False)
         rows = self._search(known) if len(keys) * BISECT_FROM <= len(self) else self._join(known)
         rows[keys.is_null().to_numpy()] = PADDING_ROW
         return rows
+
+    def keys_of(self, ids: pl.Series | Iterable[object]) -> pl.Series:
+        """Return ids as this vocabulary writes them; null where it cannot hold one.
+
+        Any form that ``rows_of`` takes for an id becomes the same key.
+        """
+        return _keys(ids).cast(self._ids.dtype, strict=False)
 
     def _search(self, keys: pl.Series) -> npt.NDArray[np.int32]:
         """Return the row of each key by bisection: what asks for one id need not read all."""
@@ -173,6 +180,10 @@ def as_keys(values: pl.Series) -> pl.Series:
     if dtype in (pl.Boolean, pl.Categorical, pl.Enum, pl.Date, pl.Datetime, pl.Time, pl.Null):
         return values.cast(pl.String)
     return _texts(values.to_list())
+
+
+def _keys(ids: pl.Series | Iterable[object]) -> pl.Series:
+    return as_keys(ids if isinstance(ids, pl.Series) else _series_of(list(ids)))
 
 
 def _checked(ids: pl.Series) -> pl.Series:

@@ -195,6 +195,15 @@ def test_a_catalogue_that_changes_at_random(
     )
 
 
+def test_an_id_is_the_same_in_every_form(retriever: Retriever) -> None:
+    """Keys that went through JSON or pandas are floats or text; all of them mean the newest row."""
+    told = first_line(retriever)
+    retriever.upsert_items(line(3, told, title="changed"))
+    retriever.upsert_items(line(9001, told, title="new"))
+    for changed, new in ((3, 9001), ("3", "9001"), (3.0, 9001.0)):
+        assert retriever.items([changed, new])["title"].to_list() == ["changed", "new"]  # type: ignore[list-item]
+
+
 def test_frames_are_taken_as_they_are(retriever: Retriever) -> None:
     frame = retriever.contents.items.frame.head(3).with_columns(pl.col("item_id") + 9000)
     assert retriever.upsert_items(frame) == 3

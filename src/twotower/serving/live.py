@@ -11,7 +11,7 @@ import polars as pl
 from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
 from twotower.serving.bundle import Contents
-from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary, as_keys
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
 _MOST_PIECES = 32
 
@@ -26,32 +26,33 @@ class LiveIds(Vocabulary):
     def __init__(self, base: Vocabulary) -> None:
         self._ids = base.ids
         self._base = base
-        self._newest: dict[object, int] = {}
+        self._row_of: dict[object, int] = {}
+        self._newest = np.arange(base.num_rows, dtype=np.int32)
 
-    def with_rows(self, ids: pl.Series) -> "LiveIds":
-        """Return the vocabulary with a row more for each id, of the dtype of its ids."""
+    def with_rows(self, keys: pl.Series) -> "LiveIds":
+        """Return the vocabulary with a row more for each of ``(n,)`` distinct keys; see ``keys_of``."""
         grown = LiveIds(self._base)
-        grown._ids = _in_few_pieces(pl.concat([self._ids, ids.rename("id")], rechunk=False))
-        grown._newest = dict(self._newest)
-        start = self.num_rows
-        for place, key in enumerate(ids.to_list()):
-            grown._newest[key] = start + place
+        grown._ids = _in_few_pieces(pl.concat([self._ids, keys.rename("id")], rechunk=False))
+        fresh = np.arange(self.num_rows, self.num_rows + len(keys), dtype=np.int32)
+        grown._row_of = {**self._row_of, **dict(zip(keys.to_list(), fresh.tolist(), strict=True))}
+        grown._newest = np.append(self._newest, fresh)
+        for old, new in zip(self.rows_of(keys).tolist(), fresh.tolist(), strict=True):
+            if old >= FIRST_ROW:  # and all rows whose newest it was
+                grown._newest[grown._newest == old] = new
         return grown
 
     def rows_of(self, ids: pl.Series | Iterable[object]) -> npt.NDArray[np.int32]:
         """Return the newest row of each id; see ``Vocabulary.rows_of``."""
         given = ids if isinstance(ids, pl.Series) else list(ids)
         rows = self._base.rows_of(given)
-        if self._newest:
-            for place, key in enumerate(keys_of(given, self._base.ids.dtype).to_list()):
-                rows[place] = self._newest.get(key, rows[place])
+        if self._row_of:
+            for place, key in enumerate(self.keys_of(given).to_list()):
+                rows[place] = self._row_of.get(key, rows[place])
         return rows
 
-
-def keys_of(ids: pl.Series | Sequence[object], dtype: pl.DataType) -> pl.Series:
-    """Return ids as those of a vocabulary of that dtype are written; null where one cannot be."""
-    series = ids if isinstance(ids, pl.Series) else pl.Series(_texts(ids), dtype=pl.String)
-    return as_keys(series).cast(dtype, strict=False)
+    def newest(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the newest row of the id of each row, in the same shape."""
+        return np.asarray(self._newest[rows])
 
 
 def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
@@ -72,7 +73,7 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
     column = table.id_column
     if column not in given.columns:
         raise ValueError(f"items must have the column {column!r}, got {', '.join(given.columns)}.")
-    keys = keys_of(given[column], table.ids.ids.dtype)
+    keys = table.ids.keys_of(given[column])
     wrong = np.flatnonzero(keys.is_null().to_numpy())
     if len(wrong):
         raise ValueError(
@@ -106,7 +107,7 @@ def with_lines(contents: Contents, lines: pl.DataFrame) -> Contents:
     """
     table = contents.items
     ids = table.ids if isinstance(table.ids, LiveIds) else LiveIds(table.ids)
-    keys = keys_of(lines[table.id_column], ids.ids.dtype)
+    keys = ids.keys_of(lines[table.id_column])
     before = ids.rows_of(keys)
     was_there = before >= FIRST_ROW
     counts = np.where(was_there, contents.popularity[before], 0).astype(np.float32)
@@ -169,7 +170,3 @@ def _fitting(values: pl.Series, dtype: pl.DataType) -> pl.Series:
             lost = np.flatnonzero((lax.is_null() & values.is_not_null()).to_numpy())
             odd = [values[int(lost[0])]] if len(lost) else odd
         raise ValueError(f"{name} must hold {dtype}, got {odd[0]!r}.") from None
-
-
-def _texts(ids: Sequence[object]) -> list[str | None]:
-    return [None if value is None else str(value) for value in ids]

@@ -40,7 +40,7 @@ from twotower.serving.arguments import (
 )
 from twotower.serving.bundle import Contents, open_bundle
 from twotower.serving.explain import Explanation, explain
-from twotower.serving.live import lines_of, with_lines, without_ids
+from twotower.serving.live import LiveIds, lines_of, with_lines, without_ids
 from twotower.serving.session import Session
 from twotower.serving.texts import Texts
 from twotower.towers.build import build_model
@@ -124,7 +124,6 @@ class Retriever:
         self._item_features = {
             name: GrowingRows(rows) for name, rows in self.encoding.item_features.items()
         }
-        self._newest_rows: npt.NDArray[np.int32] | None = None
 
     @staticmethod
     def open(
@@ -319,17 +318,6 @@ class Retriever:
             arrays: Their features, transformed.
         """
         vectors = self.encoding.new_item_vectors(arrays)
-        keys = lines[self.item_column]
-        before = self.contents.items.ids.rows_of(keys)
-        start = self.contents.items.ids.num_rows
-        if self._newest_rows is None:
-            self._newest_rows = np.arange(start, dtype=np.int32)
-        self._newest_rows = np.append(
-            self._newest_rows, np.arange(start, start + len(lines), dtype=np.int32)
-        )
-        for old, new in zip(before.tolist(), range(start, start + len(lines)), strict=True):
-            if old >= FIRST_ROW:  # and all that were newest before it
-                self._newest_rows[self._newest_rows == old] = new
         for name, tensor in to_tensors(arrays, self.device).items():
             self._item_features[name].append(tensor)
         self.encoding = self.encoding.with_features(
@@ -669,10 +657,10 @@ class Retriever:
         stored = self.contents.histories
         if stored is None:
             return Histories.empty(len(rows))
-        taken = stored.take(rows)
-        if self._newest_rows is None:
+        taken, ids = stored.take(rows), self.contents.items.ids
+        if not isinstance(ids, LiveIds):
             return taken
-        return replace(taken, item_rows=self._newest_rows[taken.item_rows])
+        return replace(taken, item_rows=ids.newest(taken.item_rows))
 
     def _histories_of(
         self, rows: npt.NDArray[np.int32], lists: list[list[Event]] | None

@@ -247,7 +247,6 @@ function finder(input, list, find, choose) {
     const next = buttons.indexOf(event.target) + step;
     (next < 0 ? input : buttons[Math.min(next, buttons.length - 1)]).focus();
   });
-  return close;
 }
 
 function later(work) {
@@ -285,7 +284,7 @@ async function start() {
   }
   describe();
   const asked = () => { state.neighbours = null; tellKnown(); answers(); };
-  const closeQueries = finder(
+  finder(
     at("query"), at("queries"),
     async (text) => (await ask(`/queries?${new URLSearchParams({ text, limit: 8 })}`)).told.query_ids
       .map((id) => [String(id), id]),
@@ -298,7 +297,6 @@ async function start() {
     (line) => { at("item").value = ""; add(line); },
   );
   at("query").addEventListener("input", later(asked));
-  at("query").addEventListener("change", () => { if (document.activeElement !== at("query")) return; closeQueries(); });
   at("filter").addEventListener("input", later(answers));
   for (const id of ["k", "seen", "words"]) at(id).addEventListener("input", later(answers));
   at("clear").onclick = () => { state.history = []; changed(); at("item").focus(); };
