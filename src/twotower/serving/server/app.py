@@ -2,21 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from twotower.errors import BundleError, TwoTowerError
 from twotower.serving.server import page
-from twotower.serving.server.batching import TooManyWaitingError, WaitedTooLongError
+from twotower.serving.server.direct import Direct
 from twotower.serving.server.gate import App, Gate, refuse
+from twotower.serving.server.refusals import TOLD, refusal_of
 from twotower.serving.server.routes import router
 from twotower.serving.server.run import SETTINGS
 from twotower.serving.server.service import Service
@@ -57,7 +55,7 @@ def create_app(settings: ServerSettings) -> App:
     app.include_router(router)
     page.mount(app)
     _tell_errors(app)
-    gate = Gate(app, settings, service.figures)
+    gate = Gate(Direct(app, router, service), settings, service.figures)
     if settings.origins:
         # Outermost, so that who may ask also sees why it was refused.
         return CORSMiddleware(
@@ -84,58 +82,22 @@ def from_environment() -> App:
 def _tell_errors(app: FastAPI) -> None:
     """Turn every error that a client can cause into a status and a sentence."""
 
-    async def told(
-        request: Request, status: int, message: str, headers: Mapping[str, str] | None = None
-    ) -> Response:
+    async def told(request: Request, error: Exception) -> Response:
         answer = _Kept()
-        await refuse(answer, status, message, request.state.request_id)
+        await refuse(answer, *refusal_of(error), request.state.request_id)
         response = answer.response()
-        response.headers.update(headers or {})
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})
+            if error.status_code == 405:
+                path = request.url.path
+                own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
+                response.headers["allow"] = ", ".join(
+                    sorted(m for r in own for m in r.methods or ())
+                )
         return response
 
-    @app.exception_handler(RequestValidationError)
-    async def _(request: Request, error: RequestValidationError) -> Response:
-        return await told(request, 422, _sentence(error))
-
-    @app.exception_handler(HTTPException)
-    async def _(request: Request, error: HTTPException) -> Response:
-        said = {
-            404: "there is nothing at this address; /docs lists what there is.",
-            405: "this address does not take that method; /docs lists which it takes.",
-        }
-        own_words = str(error.detail)
-        is_general = own_words in ("Not Found", "Method Not Allowed")
-        message = said.get(error.status_code, own_words) if is_general else own_words
-        headers = error.headers
-        if error.status_code == 405:
-            path = request.url.path
-            own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
-            headers = {"allow": ", ".join(sorted(m for r in own for m in r.methods or ()))}
-        return await told(request, error.status_code, message, headers)
-
-    @app.exception_handler(TooManyWaitingError)
-    async def _(request: Request, _error: TooManyWaitingError) -> Response:
-        return await told(request, 429, "too many queries wait for an answer; ask again later.")
-
-    @app.exception_handler(WaitedTooLongError)
-    async def _(request: Request, _error: WaitedTooLongError) -> Response:
-        return await told(request, 503, "the answer did not come in time; ask again later.")
-
-    @app.exception_handler(BundleError)
-    async def _(request: Request, error: BundleError) -> Response:
-        return await told(request, 409, str(error))
-
-    @app.exception_handler(Exception)  # and its trace goes to the log
-    async def _(request: Request, _error: Exception) -> Response:
-        return await told(
-            request, 500, "the server failed; its log says why under this request_id."
-        )
-
-    for kind in (ValueError, TwoTowerError):
-
-        @app.exception_handler(kind)
-        async def _(request: Request, error: Exception) -> Response:
-            return await told(request, 422, str(error))
+    for kind in (*TOLD, Exception):  # whose trace goes to the log
+        app.add_exception_handler(kind, told)
 
 
 class _Kept:
@@ -151,16 +113,3 @@ class _Kept:
         start, body = self._messages
         headers = {name.decode(): value.decode() for name, value in start["headers"]}
         return Response(body["body"], start["status"], headers)
-
-
-def _sentence(error: RequestValidationError) -> str:
-    """Return the first mistake of a request as one sentence."""
-    first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"] if step not in ("body", "query"))
-    if first["type"] == "json_invalid":
-        return f"the body must be JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}."
-    got = first.get("input")
-    said = orjson.dumps(got, default=str).decode() if got is not None else "nothing"
-    if len(said) > 80:
-        said = said[:77] + "..."
-    return f"{place or 'the body'}: {first['msg'].rstrip('.')}, got {said}."

@@ -1,10 +1,10 @@
 """What a client may ask, and how the answer is put together."""
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from twotower.serving.answers import Recommendation
@@ -29,10 +29,7 @@ from twotower.serving.server.schemas import (
     Refusal,
     SimilarAnswer,
 )
-from twotower.serving.server.strict import StrictRoute
-
-if TYPE_CHECKING:
-    from twotower.serving.server.service import Service
+from twotower.serving.server.service import Service
 
 JSON = "application/json"
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -42,6 +39,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (401, "The token is missing or wrong."),
         (408, "The body did not come in time."),
         (413, "The body is too large."),
+        (415, "The body does not say that it is JSON."),
         (422, "What is asked cannot be answered."),
         (429, "Too many wait."),
         (503, "The answer did not come in time."),
@@ -54,28 +52,29 @@ WRITES: dict[int | str, dict[str, Any]] = {
     403: {"model": Refusal, "description": "Writing is switched off."},
     409: {"model": Refusal, "description": "It cannot be written, or the bundle cannot take over."},
 }
-router = APIRouter(responses=REFUSALS, route_class=StrictRoute)
+router = APIRouter(responses=REFUSALS)
 FoundText = Annotated[str, Query(max_length=LONGEST_ID)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-def _service(request: Request) -> "Service":
+def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
+Serving = Annotated[Service, Depends(_service)]
+
+
 @router.post("/recommend", response_model=RecommendAnswer, tags=["answers"])
-async def recommend(body: RecommendBody, request: Request) -> Response:
+async def recommend(body: RecommendBody, service: Serving) -> Response:
     """Return the best items for one query."""
-    service = _service(request)
     answered = await service.batcher.ask(_question(service, body, body))
     return _json(service, _as_json(answered))
 
 
 @router.post("/recommend/many", response_model=ManyAnswer, tags=["answers"])
-async def recommend_many(body: ManyBody, request: Request) -> Response:
+async def recommend_many(body: ManyBody, service: Serving) -> Response:
     """Return the best items for several queries, in their order."""
-    service = _service(request)
     most = service.settings.batch
     if len(body.queries) > most:
         raise ValueError(f"queries must be at most {most}, got {len(body.queries)}; ask in parts.")
@@ -86,13 +85,12 @@ async def recommend_many(body: ManyBody, request: Request) -> Response:
 @router.get("/similar", response_model=SimilarAnswer, responses=OF_ITEMS, tags=["answers"])
 async def similar(
     item_id: FoundText,
-    request: Request,
+    service: Serving,
     k: Annotated[int, Query(ge=1)] = 10,
     filter: Annotated[str | None, Query(max_length=LONGEST_TEXT)] = None,  # noqa: A002
     columns: bool = False,
 ) -> Response:
     """Return an item's nearest neighbours, by cosine."""
-    service = _service(request)
     _check_k(service, k)
     model = service.engine.model
 
@@ -108,9 +106,8 @@ async def similar(
 
 
 @router.post("/explain", response_model=ExplainAnswer, responses=OF_ITEMS, tags=["answers"])
-async def explain(body: ExplainBody, request: Request) -> Response:
+async def explain(body: ExplainBody, service: Serving) -> Response:
     """Return what each part of a query and of an item does for their score."""
-    service = _service(request)
     model = service.engine.model
 
     def explained() -> Any:
@@ -136,27 +133,24 @@ async def explain(body: ExplainBody, request: Request) -> Response:
 
 
 @router.get("/items", response_model=FoundAnswer, tags=["catalogue"])
-async def items(request: Request, text: FoundText = "", limit: Limit = 20) -> Response:
+async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return items whose columns hold a text, whatever its case; the most popular ones first."""
-    service = _service(request)
     retriever = service.engine.model.retriever
     found = await service.look_up(lambda: items_like(retriever, text, limit))
     return _json(service, {"items": found})
 
 
 @router.get("/queries", tags=["catalogue"])
-async def queries(request: Request, text: FoundText = "", limit: Limit = 20) -> Response:
+async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return ids of known queries that begin with a text."""
-    service = _service(request)
     retriever = service.engine.model.retriever
     found = await service.look_up(lambda: ids_like(retriever, text, limit))
     return _json(service, {"query_ids": found})
 
 
 @router.get("/history", response_model=FoundAnswer, tags=["catalogue"])
-async def history(request: Request, query_id: FoundText, limit: Limit = 20) -> Response:
+async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> Response:
     """Return the latest items of a known query, the last one first."""
-    service = _service(request)
     retriever = service.engine.model.retriever
 
     found = await service.look_up(lambda: latest_of(retriever, query_id, limit))
@@ -164,23 +158,22 @@ async def history(request: Request, query_id: FoundText, limit: Limit = 20) -> R
 
 
 @router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
-async def put_items(body: ItemsBody, request: Request) -> Response:
+async def put_items(body: ItemsBody, service: Serving) -> Response:
     """Put items into the catalogue, or others in the place of those with their ids."""
-    return await _changed(_service(request), Change(items=body.items))
+    return await _changed(service, Change(items=body.items))
 
 
 @router.delete("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
 async def delete_items(
-    request: Request, item_id: Annotated[list[FoundText], Query(min_length=1, max_length=1000)]
+    service: Serving, item_id: Annotated[list[FoundText], Query(min_length=1, max_length=1000)]
 ) -> Response:
     """Take items out of the catalogue; histories that hold them still count."""
-    return await _changed(_service(request), Change(item_ids=list(item_id)))
+    return await _changed(service, Change(item_ids=list(item_id)))
 
 
 @router.get("/model", response_model=ModelAnswer, tags=["model"])
-async def model_info(request: Request) -> Response:
+async def model_info(service: Serving) -> Response:
     """Return what the server answers from."""
-    service = _service(request)
     return _json(service, _described(service, service.engine.model))
 
 
@@ -190,12 +183,11 @@ async def model_info(request: Request) -> Response:
     responses=WRITES,
     tags=["model"],
 )
-async def exchange(body: ModelBody, request: Request) -> Response:
+async def exchange(body: ModelBody, service: Serving) -> Response:
     """Answer from another bundle on the server's disk; no request fails meanwhile.
 
     The other workers follow within a second.
     """
-    service = _service(request)
     model = await service.exchange(body.path)
     return _json(service, _described(service, model))
 
@@ -207,25 +199,23 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/ready", tags=["operation"])
-async def ready(request: Request) -> Response:
+async def ready(service: Serving) -> Response:
     """Say whether queries may be sent here: 503 where as many wait as may."""
-    service = _service(request)
     is_ready = len(service.batcher) < service.settings.waiting
     status = {"status": "ready" if is_ready else "busy", "model": service.engine.model.digest}
     return Response(orjson.dumps(status), 200 if is_ready else 503, media_type=JSON)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
-async def metrics(request: Request) -> Response:
+async def metrics(service: Serving) -> Response:
     """Return the figures that Prometheus reads."""
-    service = _service(request)
     service.figures.waiting.set(len(service.batcher))
     service.figures.items.set(service.num_items)
     body, media_type = service.figures.page()
     return Response(body, media_type=media_type)
 
 
-async def _changed(service: "Service", change: Change) -> Response:
+async def _changed(service: Service, change: Change) -> Response:
     return _json(service, vars(await service.change(change)))
 
 
@@ -236,12 +226,12 @@ def _check_item(model: Model, item_id: int | str) -> None:
         raise HTTPException(404, str(error)) from error
 
 
-def _check_k(service: "Service", k: int) -> None:
+def _check_k(service: Service, k: int) -> None:
     if k > service.settings.max_k:
         raise ValueError(f"k must be at most {service.settings.max_k}, got {k}.")
 
 
-def _question(service: "Service", query: QueryBody, choice: Choice) -> Question:
+def _question(service: Service, query: QueryBody, choice: Choice) -> Question:
     _check_k(service, choice.k)
     return Question(
         query.query_id,
@@ -279,7 +269,7 @@ def _items(answer: Recommendation, lines: list[dict[str, Any]] | None) -> list[d
     return found
 
 
-def _described(service: "Service", model: Model) -> dict[str, Any]:
+def _described(service: Service, model: Model) -> dict[str, Any]:
     contents = model.retriever.contents
     return {
         **model.description,
@@ -290,7 +280,7 @@ def _described(service: "Service", model: Model) -> dict[str, Any]:
     }
 
 
-def _json(service: "Service", answer: dict[str, Any]) -> Response:
+def _json(service: Service, answer: dict[str, Any]) -> Response:
     started = time.perf_counter()
     body = orjson.dumps(answer, default=str)
     service.figures.stages.labels("json").observe(time.perf_counter() - started)

@@ -45,6 +45,7 @@ def serve(settings: ServerSettings) -> None:
         "access_log": False,
         "log_config": None,
         "server_header": False,
+        "proxy_headers": False,  # nothing asks who the client is
         "timeout_graceful_shutdown": SECONDS_TO_FINISH,
     }
     check_bundle(Path(settings.bundle))
