@@ -588,3 +588,15 @@ def test_work_for_one_does_not_starve_the_others(
             thread.join()
     assert took < 1.0
     assert 429 in statuses
+
+
+def test_a_body_must_say_that_it_is_json(http: httpx.Client) -> None:
+    body = b'{"query_id": 5}'
+    told = http.post("/recommend", content=body, headers={"content-type": "text/plain"})
+    assert (told.status_code, told.json()["error"]) == (
+        415,
+        "content-type must be application/json, got text/plain.",
+    )
+    assert http.post("/recommend", content=body).status_code == 415
+    kind = {"content-type": "application/json; charset=utf-8"}
+    assert http.post("/recommend", content=body, headers=kind).status_code == 200

@@ -56,7 +56,7 @@ def served(
         time.sleep(0.1)
     yield address, process, log
     if process.poll() is None:
-        process.kill()
+        process.terminate()  # and its workers with it
         process.wait(30)
 
 

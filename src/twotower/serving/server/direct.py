@@ -45,7 +45,7 @@ class Direct:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
-        known = self._routes.get((scope.get("method", ""), scope["path"]))
+        known = self._routes.get((scope.get("method", ""), scope.get("path", "")))
         if known is None:
             await self._app(scope, receive, send)
             return

@@ -99,30 +99,32 @@ class Gate:
         self, scope: MutableMapping[str, Any], body: bytes, receive: Receive, answer: Send
     ) -> None:
         """Let the application answer, unless the client hangs up before: then nothing is done for it."""
-        has_gone = asyncio.Event()
-        is_given = False
+        task = asyncio.current_task()
+        assert task is not None
+        is_given = has_gone = False
 
         async def given() -> Message:
             nonlocal is_given
-            if not is_given:
-                is_given = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            await has_gone.wait()
-            return {"type": "http.disconnect"}
+            if is_given:
+                await asyncio.Event().wait()  # until the task is cancelled
+            is_given = True
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def watch() -> None:
+            nonlocal has_gone
             while (await receive())["type"] != "http.disconnect":
                 pass
-            has_gone.set()
+            has_gone = True
+            task.cancel()
 
-        work = asyncio.ensure_future(self._app(scope, given, answer))
         watcher = asyncio.ensure_future(watch())
         try:
-            await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                raise _HungUpError
-            work.result()
+            await self._app(scope, given, answer)
+        except asyncio.CancelledError:
+            if not has_gone:
+                raise
+            task.uncancel()
+            raise _HungUpError from None
         finally:
             watcher.cancel()
 

@@ -1,6 +1,7 @@
 """What the routes of one process share, and how the processes agree on the model."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ class Service:
         self.asker = self._beside(_each, self.batcher.thread, 1)
         self.lookups = self._beside(_each, ThreadPoolExecutor(1, "twotower-lookups"), 1)
         self._exchanging = asyncio.Lock()
+        _spare_what_stays()
 
     @property
     def num_items(self) -> int:
@@ -115,6 +117,8 @@ class Service:
             self.figures.exchanges.labels("no").inc()
             raise
         self.batcher.thread.submit(old.close)  # after what it is still asked
+        del old
+        self.batcher.thread.submit(_spare_what_stays)
         self.figures.exchanges.labels("yes").inc()
         self.figures.model_opened(self.num_items)
         LOG.info("model exchanged", extra={"fields": {"model": model.digest}})
@@ -134,6 +138,13 @@ class Service:
     def _batch_answered(self, waits: Sequence[float], took: float) -> None:
         self.figures.batch_answered(waits, took)
         self.figures.waiting.set(len(self.batcher))
+
+
+def _spare_what_stays() -> None:
+    """Keep the collector of garbage from looking at the model's objects again and again."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _each(works: Sequence[Work]) -> list[Any]:
