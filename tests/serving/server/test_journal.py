@@ -10,30 +10,36 @@ from typing import Any
 import pytest
 
 from twotower.errors import BundleError
-from twotower.serving.server.journal import Journal, compact
+from twotower.serving.server.journal import Journal, JournalReader
 
 
 def written(path: Path, *records: Any) -> Journal:
     journal = Journal(path)
-    with journal.writing():
-        journal.more()
-        journal.append(records)
+    journal.append(records)
     return journal
+
+
+def read(path: Path) -> list[Any]:
+    """What a process that begins now finds."""
+    Journal(path).close()
+    reader = JournalReader(path)
+    records = reader.more()
+    reader.close()
+    return records
 
 
 def test_what_one_writes_the_others_read_in_order_and_once(tmp_path: Path) -> None:
     path = tmp_path / "j"
     other = Journal(path)
-    first = written(path, {"a": 1}, {"a": 2})
-    assert first.more() == []
-    assert other.has_more()
-    assert other.more() == [{"a": 1}, {"a": 2}]
-    assert not other.has_more()
-    with other.writing():
-        assert other.more() == []
-        other.append([{"b": "ü" * 1000}])
-    assert first.more() == [{"b": "ü" * 1000}]
-    assert Journal(path).more() == [{"a": 1}, {"a": 2}, {"b": "ü" * 1000}]
+    reader = JournalReader(path)
+    assert not reader.has_more()
+    written(path, {"a": 1}, {"a": 2})
+    assert reader.has_more()
+    assert reader.more() == [{"a": 1}, {"a": 2}]
+    assert not reader.has_more()
+    other.append([{"b": "ü" * 1000}])
+    assert reader.more() == [{"b": "ü" * 1000}]
+    assert read(path) == [{"a": 1}, {"a": 2}, {"b": "ü" * 1000}]
 
 
 def test_a_torn_end_is_left_out_and_written_over(tmp_path: Path) -> None:
@@ -44,15 +50,47 @@ def test_a_torn_end_is_left_out_and_written_over(tmp_path: Path) -> None:
     both = path.read_bytes()
     for end in range(len(whole), len(both)):
         path.write_bytes(both[:end])
-        assert Journal(path).more() == [{"a": 1}]
+        assert read(path) == [{"a": 1}]
         written(path, {"c": 3})
-        assert Journal(path).more() == [{"a": 1}, {"c": 3}], end
+        assert read(path) == [{"a": 1}, {"c": 3}], end
     damaged = both[:-3] + bytes([both[-3] ^ 1]) + both[-2:]
     path.write_bytes(damaged)
-    assert Journal(path).more() == [{"a": 1}]
-    for end in range(5):
+    assert read(path) == [{"a": 1}]
+    for end in range(20):
         path.write_bytes(whole[:end])
-        assert Journal(path).more() == []
+        assert read(path) == []
+
+
+def test_what_is_not_on_the_disk_yet_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j"
+    journal = written(path, {"a": 1})
+    reader = JournalReader(path)
+    seen = []
+    real = os.fsync
+
+    def slow(file: int) -> None:
+        seen.append(reader.more())
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    journal.append([{"b": 2}])
+    assert seen == [[{"a": 1}]]
+    assert reader.more() == [{"b": 2}]
+
+
+def test_what_a_crash_left_whole_is_kept_by_the_next_who_writes(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = written(path, {"a": 1})
+    before = path.read_bytes()
+    journal.append([{"b": 2}])
+    after = path.read_bytes()
+    path.write_bytes(before[:40] + after[40:])  # written, but the end was not put down
+    reader = JournalReader(path)
+    assert reader.more() == [{"a": 1}]
+    journal.append([{"c": 3}])
+    assert reader.more() == [{"b": 2}, {"c": 3}]
 
 
 def test_another_file_is_refused_and_stays(tmp_path: Path) -> None:
@@ -76,37 +114,43 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise OSError(28, "No space left on device")
         return real(file, bytes(data)[:5], at)
 
-    with journal.writing():
-        monkeypatch.setattr(os, "pwrite", full)
-        with pytest.raises(BundleError, match="No space left on device; nothing was changed"):
-            journal.append([{"b": 2}])
-        monkeypatch.undo()
-        assert (tmp_path / "j").read_bytes() == before
-        journal.append([{"c": 3}])
-    assert Journal(tmp_path / "j").more() == [{"a": 1}, {"c": 3}]
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(BundleError, match="No space left on device; nothing was changed"):
+        journal.append([{"b": 2}])
+    monkeypatch.undo()
+    assert (tmp_path / "j").read_bytes() == before
+    journal.append([{"c": 3}])
+    assert read(tmp_path / "j") == [{"a": 1}, {"c": 3}]
 
 
-def test_compacting_keeps_the_last_of_each_item_and_who_reads_begins_anew(tmp_path: Path) -> None:
+def test_compacting_keeps_the_last_of_each_item_and_who_reads_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "j"
     lines = [{"id": i, "title": f"t{i}"} for i in range(4)]
-    reader = Journal(path)
-    written(
-        path,
+    writer = Journal(path)
+    late, reader = JournalReader(path), JournalReader(path)
+    changes = [
         {"column": "id", "put": lines},
         {"delete": ["1", "9"]},
         {"column": "id", "put": [{"id": "2", "title": "new"}, {"id": 9, "title": "back"}]},
         {"delete": ["0"]},
-    )
-    assert len(reader.more()) == 4
-    compact(path)
+    ]
+    written(path, *changes[:3])
+    assert len(reader.more()) == 3
+    written(path, changes[3])
+    Journal(path).compact()
     assert reader.has_more()
-    (deleted, put) = reader.more()
+    assert reader.more() == [changes[3]]  # what it had not read of the old one, and nothing twice
+    assert not reader.has_more()
+    (deleted, put) = read(path)
     assert deleted == {"delete": ["1", "0"]}
     assert put["put"] == [lines[3], {"id": "2", "title": "new"}, {"id": 9, "title": "back"}]
     assert list(tmp_path.iterdir()) == [path]
-    with reader.writing():
-        reader.append([{"delete": ["3"]}])
-    assert len(Journal(path).more()) == 3
+    writer.append([{"delete": ["3"]}])  # to the new one
+    assert reader.more() == [{"delete": ["3"]}]
+    Journal(path).compact()
+    assert reader.more() == []
+    assert late.more()[:4] == changes  # it missed one: then all of the newest follows
+    assert len(read(path)) == 2
 
 
 WRITES = """
@@ -115,9 +159,7 @@ from pathlib import Path
 from twotower.serving.server.journal import Journal
 journal = Journal(sys.argv[1])
 for number in range(10**6):
-    with journal.writing():
-        journal.more()
-        journal.append([{"writer": sys.argv[2], "number": number}])
+    journal.append([{"writer": sys.argv[2], "number": number}])
     print(number, flush=True)
 """
 
@@ -143,7 +185,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         for name, process in writers.items():
             out, _ = process.communicate()
             said[name] = [int(line) for line in out.split(b"\n")[:-1]]
-    records = Journal(path).more()
+    records = read(path)
     for name, numbers in said.items():
         there = [record["number"] for record in records if record["writer"] == name]
         assert there[: len(numbers)] == numbers  # none lost, none twice, in order

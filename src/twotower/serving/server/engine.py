@@ -1,19 +1,23 @@
 """What answers: a retriever that can be exchanged for another while it is asked."""
 
 import json
+import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 from twotower.errors import BundleError
 from twotower.features.schema import TEXTS
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
-from twotower.serving.bundle import MANIFEST
+from twotower.serving.bundle import MANIFEST, Contents
 from twotower.serving.live import lines_of
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.journal import Journal
+from twotower.serving.server.journal import Journal, JournalReader
 from twotower.serving.server.lookup import filter_example, title_columns
 from twotower.serving.server.pointer import digest_of
 from twotower.serving.server.telemetry import LOG
@@ -93,12 +97,25 @@ class Changed:
     model: str
 
 
+@dataclass(frozen=True)
+class Written:
+    """A change that is on the disk.
+
+    Args:
+        change: What was asked for.
+        token: Names it among the journal's records.
+    """
+
+    change: Change
+    token: str
+
+
 class Model:
     """An opened bundle with a name, and what was written to its catalogue since.
 
     Args:
         path: Folder of the bundle.
-        journal: File of what was written; None where nothing can be.
+        journal: File of what was written, which is there; None where nothing can be.
 
     Raises:
         BundleError: It cannot be opened.
@@ -114,7 +131,8 @@ class Model:
             f.source for f in self.retriever.contents.queries.transforms.features
         }
         self.description = self._describe()
-        self.journal = None if journal is None else Journal(journal)
+        self._journal = None if journal is None else JournalReader(journal)
+        self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
         self.catch_up()
         self._warm()
 
@@ -151,55 +169,75 @@ class Model:
 
     def close(self) -> None:
         """Let go of the journal; the model answers on, from what it has taken in."""
-        journal, self.journal = self.journal, None
+        journal, self._journal = self._journal, None
         if journal is not None:
             journal.close()
 
+    @property
+    def num_dead(self) -> int:
+        """Rows of the catalogue that came since it was opened and are no more: they only cost."""
+        contents = self.retriever.contents
+        num_first = FIRST_ROW + len(contents.item_vectors)
+        return 0 if contents.gone is None else int(contents.gone[num_first:].sum())
+
     def catch_up(self) -> None:
         """Take in what was written since, by any process. What this catalogue cannot hold is left out."""
-        if self.journal is None or not self.journal.has_more():
+        if self._journal is None or not self._journal.has_more():
             return
-        for record in self.journal.more():
+        puts: list[_Put] = []
+        for record in self._journal.more():
             try:
-                self._apply(record)
-            except ValueError:
+                if "delete" in record:
+                    self._put(puts)
+                    num = self.retriever.delete_items(record["delete"])
+                    self._note(record, Changed(num, [], 0, self.digest))
+                else:
+                    put = self._checked(record)
+                    if any(each.ids & put.ids for each in puts):
+                        self._put(puts)
+                    puts.append(put)
+            except ValueError as error:
                 LOG.exception("a change of the journal does not fit this model")
+                self._note(record, error)
+        self._put(puts)
 
-    def write(self, changes: Sequence[Change]) -> list[Changed | Exception]:
-        """Make changes, all of which are on the disk when this returns; or say why one was not made.
-
-        Raises:
-            BundleError: The disk is full, say; none was made then.
-        """
-        assert self.journal is not None
-        with self.journal.writing():
-            self.catch_up()
-            told: list[dict[str, Any] | Exception] = [self._checked(change) for change in changes]
-            records = [record for record in told if not isinstance(record, Exception)]
-            self.journal.append(records)
-            return [r if isinstance(r, Exception) else self._apply(r) for r in told]
-
-    def _checked(self, change: Change) -> dict[str, Any] | Exception:
-        """Return the record of a change, or why it cannot be made."""
-        if change.items is None:
-            return {"delete": change.item_ids}
-        try:
-            lines_of(self.retriever.contents, features_of(change.items))
-        except ValueError as error:
-            return error
-        return {"column": self.retriever.item_column, "put": change.items}
-
-    def _apply(self, record: dict[str, Any]) -> Changed:
-        retriever = self.retriever
-        if "delete" in record:
-            return Changed(retriever.delete_items(record["delete"]), [], 0, self.digest)
-        given, table = features_of(record["put"]), retriever.contents.items
+    def _checked(self, record: dict[str, Any]) -> "_Put":
+        """Return what is to be put in; see ``lines_of`` for what it raises."""
+        given, table = features_of(record["put"]), self.retriever.contents.items
         ignored = [name for name in given.lines_with if name not in table.frame.columns]
-        lines = lines_of(retriever.contents, given)
-        arrays = table.transforms.apply(lines)
-        empty = int((~table.transforms.say_something(arrays)).sum())
-        retriever.put_lines(lines, arrays)
-        return Changed(len(lines), ignored, empty, self.digest)
+        lines = lines_of(self.retriever.contents, given)
+        return _Put(record, lines, ignored, set(lines[table.id_column].to_list()))
+
+    def _put(self, puts: list["_Put"]) -> None:
+        """Put in what has no item in common, all at once: the items' tower and the index see one batch."""
+        if not puts:
+            return
+        lines = pl.concat([put.lines for put in puts])
+        transforms = self.retriever.contents.items.transforms
+        arrays = transforms.apply(lines)
+        is_empty = ~transforms.say_something(arrays)
+        self.retriever.put_lines(lines, arrays)
+        start = 0
+        for put in puts:
+            end = start + len(put.lines)
+            empty = int(is_empty[start:end].sum())
+            self._note(put.record, Changed(end - start, put.ignored, empty, self.digest))
+            start = end
+        puts.clear()
+
+    def _note(self, record: dict[str, Any], changed: Changed | Exception) -> None:
+        if "token" in record:
+            self._changed[record["token"]] = changed
+            if len(self._changed) > _REMEMBERED:
+                self._changed.popitem(last=False)
+
+    def changed(self, written: Written) -> Changed | Exception:
+        """Return what a change did."""
+        self.catch_up()
+        change = written.change
+        num = len(change.item_ids or change.items or ())
+        # A model that took over meanwhile may have read it from a journal that was written anew.
+        return self._changed.pop(written.token, Changed(num, [], 0, self.digest))
 
     def known_features(
         self, features: dict[str, Any] | None
@@ -222,6 +260,27 @@ class Model:
         return int((rows >= FIRST_ROW).sum())
 
 
+@dataclass(frozen=True, eq=False)
+class _Put:
+    """A record of items to put in, read.
+
+    Args:
+        record: Of the journal.
+        lines: Of the catalogue's table.
+        ignored: Columns that it does not have.
+        ids: Of the items.
+    """
+
+    record: dict[str, Any]
+    lines: pl.DataFrame
+    ignored: list[str]
+    ids: set[Id]
+
+
+_REMEMBERED = 10_000
+"""Changes whose outcome is remembered until it is asked for."""
+
+
 class Engine:
     """Answers questions from the model that is current.
 
@@ -241,7 +300,8 @@ class Engine:
         ids_seen: Callable[[int, int], None] = lambda _known, _unknown: None,
     ) -> None:
         self._ids_seen = ids_seen
-        self._journal = journal
+        self._journal = None if journal is None else Journal(journal)
+        self._journal_path = journal
         self.model = Model(path, journal)
         """The current one. A name for one object: whoever has taken it keeps all of that model."""
 
@@ -252,7 +312,7 @@ class Engine:
             BundleError: It cannot be opened, or its items or vectors are of another kind than those that
                 clients know.
         """
-        new = Model(path, self._journal)
+        new = Model(path, self._journal_path)
         mine, other = self.model.retriever, new.retriever
         for what, now, then in (
             ("the width of its vectors", _dim(mine), _dim(other)),
@@ -286,9 +346,45 @@ class Engine:
             known = model.num_known(ids)
             self._ids_seen(known, len(ids) - known)
 
-    def write(self, changes: Sequence[Change]) -> list[Changed | Exception]:
-        """Make changes; see ``Model.write``."""
-        return self.model.write(changes)
+    def write(self, changes: Sequence[Change]) -> list[Written | Exception]:
+        """Write changes down, all of which are on the disk when this returns; or say why one was not.
+
+        Not in the thread that answers: the disk takes its time.
+
+        Raises:
+            BundleError: The disk is full, say; none was written then.
+        """
+        assert self._journal is not None
+        contents = self.model.retriever.contents
+        records: list[dict[str, Any]] = []
+        told: list[Written | Exception] = []
+        for change in changes:
+            written = Written(change, uuid.uuid4().hex)
+            try:
+                records.append(_record(contents, written))
+                told.append(written)
+            except ValueError as error:
+                told.append(error)
+        self._journal.append(records)
+        return told
+
+    def changed(self, written: Sequence[Written]) -> list[Changed | Exception]:
+        """Return what changes did: from now on they are in every answer."""
+        return [self.model.changed(each) for each in written]
+
+    def compact(self) -> None:
+        """Write the journal anew with the last change of each item."""
+        if self._journal is not None:
+            self._journal.compact()
+
+
+def _record(contents: Contents, written: Written) -> dict[str, Any]:
+    """Return the journal's record of a change; see ``lines_of`` for what it raises."""
+    change, token = written.change, {"token": written.token}
+    if change.items is None:
+        return {"delete": change.item_ids, **token}
+    lines_of(contents, features_of(change.items))
+    return {"column": contents.items.id_column, "put": change.items, **token}
 
 
 def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answered | Exception]:

@@ -7,24 +7,106 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from twotower.errors import BundleError
+from twotower.serving.server.telemetry import LOG
 
-_HEADER = b"twotower journal 1\n"
+_MAGIC = b"twotower jrnl 2\n"
+_HEADER = struct.Struct("<16sQQQ")
+_END_AT = _HEADER.size - 8
 _FRAME = struct.Struct("<II")  # length and CRC-32 of a record
 _LONGEST = 2**30
 _AT_ONCE = 1000
 """Items in a record of a journal that is written anew."""
 
 
-class Journal:
-    """A file of changes that are only ever added; each process reads what the others wrote.
+class _Header(NamedTuple):
+    """The first bytes of a journal.
 
-    A record is its length, its CRC-32 and JSON. Whoever writes holds a lock, so that a record that is not
-    whole, found with the lock in hand, is what a crash left: nobody was told that it was written.
+    Args:
+        generation: How often it was written anew.
+        compacted: Where what was written anew ends, and what came since begins.
+        end: Where what is on the disk ends: readers read no further.
+    """
+
+    generation: int
+    compacted: int
+    end: int
+
+    def to_bytes(self) -> bytes:
+        return _HEADER.pack(_MAGIC, *self)
+
+
+class _File:
+    """An open journal, which another process may put a new one in the place of."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.open()
+
+    def open(self) -> None:
+        try:
+            self.number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BundleError(
+                f"the journal {str(self.path)!r} cannot be opened: {error.strerror}."
+            ) from error
+
+    def close(self) -> None:
+        os.close(self.number)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.number).st_size
+
+    def header(self) -> _Header:
+        _, generation, compacted, end = _HEADER.unpack(os.pread(self.number, _HEADER.size, 0))
+        return _Header(generation, compacted, end)
+
+    def is_replaced(self) -> bool:
+        try:
+            return self.path.stat().st_ino != os.fstat(self.number).st_ino
+        except FileNotFoundError:
+            return False
+
+    def records(self, at: int, end: int) -> Iterator[tuple[Any, int]]:
+        """Yield whole records and where each ends, up to the first that is not whole."""
+        while at + _FRAME.size <= end:
+            length, crc = _FRAME.unpack(_whole(self.number, _FRAME.size, at))
+            after = at + _FRAME.size + length
+            if length > _LONGEST or after > end:
+                return
+            body = _whole(self.number, length, at + _FRAME.size)
+            if zlib.crc32(body) != crc:
+                return
+            yield orjson.loads(body), after
+            at = after
+
+    def write(self, data: bytes, at: int) -> int:
+        """Write, and return where that ends once it is on the disk."""
+        try:
+            view = memoryview(data)
+            while view:
+                at += (done := os.pwrite(self.number, view, at))
+                view = view[done:]
+            os.fsync(self.number)
+        except OSError as error:
+            raise BundleError(
+                f"the journal {str(self.path)!r} could not be written: {error.strerror}; "
+                "nothing was changed."
+            ) from error
+        return at
+
+
+class Journal:
+    """A file of changes that are only ever added, by one process at a time.
+
+    A record is its length, its CRC-32 and JSON. Where what is on the disk ends stands at the file's
+    beginning, so that readers see nothing that a crash could still take back. Whoever writes holds a lock:
+    what it finds behind that end, a crash left there; nobody was told that it was written.
 
     Args:
         path: Of the file, which is made where there is none.
@@ -34,160 +116,176 @@ class Journal:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._open()
-        self._read = len(_HEADER)
+        self._file = _File(path)
         with self._locked():
-            start = os.pread(self._file, len(_HEADER), 0)
-            is_journal = _HEADER.startswith(start)
-            if is_journal and len(start) < len(_HEADER):  # new, or a crash while it was made
-                os.ftruncate(self._file, 0)
-                self._write(_HEADER, 0)
+            start = os.pread(self._file.number, _HEADER.size, 0)
+            is_new = len(start) < _HEADER.size  # or a crash came while it was made
+            is_journal = start.startswith(_MAGIC) or (is_new and _MAGIC.startswith(start[:16]))
+            if is_journal and is_new:
+                os.ftruncate(self._file.number, 0)
+                header = _Header(0, _HEADER.size, _HEADER.size)
+                self._file.write(header.to_bytes(), 0)
+                _sync_folder(self._file.path)
+            elif is_journal:
+                self._mend()
         if not is_journal:
             self.close()
             raise BundleError(f"{str(path)!r} must be a journal, got another file; name another.")
 
-    def _open(self) -> None:
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise BundleError(
-                f"the journal {str(self.path)!r} cannot be opened: {error.strerror}."
-            ) from error
-
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
-
-    def has_more(self) -> bool:
-        """Return whether something was written that ``more`` has not given yet."""
-        return os.fstat(self._file).st_size > self._read or self._is_replaced()
-
-    def more(self) -> list[Any]:
-        """Return what was written since the last call, by whoever it was, the oldest first.
-
-        Where the file was written anew, with less to read, that is all of it.
-        """
-        if self._is_replaced():
-            os.close(self._file)
-            self._open()
-            self._read = len(_HEADER)
-        found = []
-        for record, end in self._records():
-            found.append(record)
-            self._read = end
-        return found
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep the others from writing; inside, ``more`` gives all there is, and ``append`` adds."""
-        with self._locked():
-            yield
+        self._file.close()
 
     def append(self, records: Sequence[Any]) -> None:
         """Add records, and return when they are on the disk.
 
-        Only within ``writing``, after ``more``: what lies behind what that gave is what a crash left.
-
         Raises:
             BundleError: The disk is full, say; nothing was added then.
         """
+        if not records:
+            return
         pieces = []
         for record in records:
             body = orjson.dumps(record)
             pieces.append(_FRAME.pack(len(body), zlib.crc32(body)) + body)
-        os.ftruncate(self._file, self._read)
-        try:
-            self._read = self._write(b"".join(pieces), self._read)
-        except BundleError:
-            os.ftruncate(self._file, self._read)
-            raise
+        with self._locked():
+            end = self._file.header().end
+            if self._file.size != end:
+                end = self._mend()
+            try:
+                after = self._file.write(b"".join(pieces), end)
+            except BundleError:
+                os.ftruncate(self._file.number, end)
+                raise
+            self._mark(after)
 
-    def _write(self, data: bytes, at: int) -> int:
-        try:
-            view = memoryview(data)
-            while view:
-                at += (done := os.pwrite(self._file, view, at))
-                view = view[done:]
-            os.fsync(self._file)
-        except OSError as error:
-            raise BundleError(
-                f"the journal {str(self.path)!r} could not be written: {error.strerror}; "
-                "nothing was changed."
-            ) from error
-        return at
+    def compact(self) -> None:
+        """Write the journal anew with the last change of each item; whole, or not at all.
 
-    def _records(self) -> Iterator[tuple[Any, int]]:
-        size, at = os.fstat(self._file).st_size, self._read
-        while at + _FRAME.size <= size:
-            length, crc = _FRAME.unpack(os.pread(self._file, _FRAME.size, at))
-            end = at + _FRAME.size + length
-            if length > _LONGEST or end > size:
-                return
-            body = _whole(self._file, length, at + _FRAME.size)
-            if zlib.crc32(body) != crc:
-                return
-            yield orjson.loads(body), end
-            at = end
+        Raises:
+            BundleError: There is no room.
+        """
+        with self._locked():
+            header = self._file.header()
+            records = _last_of_each(
+                record for record, _ in self._file.records(_HEADER.size, header.end)
+            )
+            body = b"".join(
+                _FRAME.pack(len(each), zlib.crc32(each)) + each
+                for each in map(orjson.dumps, records)
+            )
+            end = _HEADER.size + len(body)
+            path = self._file.path
+            temporary = Path(f"{path}.{os.getpid()}")
+            try:
+                fresh = _File(temporary)
+                fresh.write(_Header(header.generation + 1, end, end).to_bytes() + body, 0)
+                fresh.close()
+                temporary.replace(path)
+                _sync_folder(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _mend(self) -> int:
+        """Leave out what is not whole at the end; return where the rest ends."""
+        told, end = self._file.header().end, _HEADER.size
+        for _, after in self._file.records(end, self._file.size):
+            end = after
+        if end < told:
+            LOG.error(
+                "the end of the journal is damaged and was left out",
+                extra={"fields": {"bytes": told - end}},
+            )
+        os.ftruncate(self._file.number, end)
+        if end != told:
+            os.fsync(self._file.number)
+            self._mark(end)
+        return end
+
+    def _mark(self, end: int) -> None:
+        os.pwrite(self._file.number, end.to_bytes(8, "little"), _END_AT)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        while self._is_replaced():
-            os.close(self._file)  # and its lock with it
-            self._open()
-            self._read = len(_HEADER)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+        fcntl.flock(self._file.number, fcntl.LOCK_EX)
+        while self._file.is_replaced():
+            self._file.close()  # and its lock with it
+            self._file.open()
+            fcntl.flock(self._file.number, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def _is_replaced(self) -> bool:
-        try:
-            return self.path.stat().st_ino != os.fstat(self._file).st_ino
-        except FileNotFoundError:
-            return False
+            fcntl.flock(self._file.number, fcntl.LOCK_UN)
 
 
-def compact(path: str | Path) -> None:
-    """Write a journal anew with the last change of each item; whole, or not at all.
+class JournalReader:
+    """Reads what was written to a journal, by whichever process, while it goes on.
 
-    Raises:
-        BundleError: It is no journal, or there is no room.
+    Args:
+        path: Of a journal that is there.
     """
-    journal = Journal(path)
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = _File(path)
+        self._read = _HEADER.size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def has_more(self) -> bool:
+        """Return whether something was written that ``more`` has not given yet."""
+        return self._file.header().end > self._read or self._file.is_replaced()
+
+    def more(self) -> list[Any]:
+        """Return what was written since the last call, by whoever it was, the oldest first.
+
+        A journal that was written anew goes on where that ends; only who missed one that was written anew
+        since begins again.
+        """
+        found = []
+        while True:
+            is_replaced = self._file.is_replaced()  # whose end is then the last
+            header = self._file.header()
+            for record, after in self._file.records(self._read, header.end):
+                found.append(record)
+                self._read = after
+            if not is_replaced:
+                return found
+            self._file.close()
+            self._file.open()
+            fresh = self._file.header()
+            is_next = fresh.generation == header.generation + 1
+            self._read = fresh.compacted if is_next else _HEADER.size
+
+
+def _last_of_each(records: Iterator[Any]) -> list[Any]:
+    """Return records that change each item once, as the last did."""
+    items: dict[str, dict[str, Any] | None] = {}
+    column = ""
+    for record in records:
+        if "put" in record:
+            column = record["column"]
+            for line in record["put"]:
+                items.pop(str(line[column]), None)
+                items[str(line[column])] = line
+        for item_id in record.get("delete", ()):
+            items.pop(str(item_id), None)
+            items[str(item_id)] = None
+    gone = [item_id for item_id, line in items.items() if line is None]
+    there = [line for line in items.values() if line is not None]
+    parts = [there[start : start + _AT_ONCE] for start in range(0, len(there), _AT_ONCE)]
+    puts: list[Any] = [{"column": column, "put": part} for part in parts]
+    return [{"delete": gone}, *puts] if gone else puts
+
+
+def _sync_folder(path: Path) -> None:
+    """See that the name of a file is on the disk, too."""
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with journal.writing():
-            items: dict[str, dict[str, Any] | None] = {}
-            column = ""
-            for record in journal.more():
-                if "put" in record:
-                    column = record["column"]
-                    for line in record["put"]:
-                        items.pop(str(line[column]), None)
-                        items[str(line[column])] = line
-                for item_id in record.get("delete", ()):
-                    items.pop(str(item_id), None)
-                    items[str(item_id)] = None
-            gone = [item_id for item_id, line in items.items() if line is None]
-            there = [line for line in items.values() if line is not None]
-            records: list[Any] = [{"delete": gone}] if gone else []
-            records += [
-                {"column": column, "put": there[start : start + _AT_ONCE]}
-                for start in range(0, len(there), _AT_ONCE)
-            ]
-            temporary = Path(f"{path}.{os.getpid()}")
-            try:
-                fresh = Journal(temporary)
-                with fresh.writing():
-                    fresh.append(records)
-                fresh.close()
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        os.fsync(folder)
     finally:
-        journal.close()
+        os.close(folder)
 
 
 def _whole(file: int, length: int, at: int) -> bytes:

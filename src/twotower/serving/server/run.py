@@ -8,7 +8,7 @@ from pathlib import Path
 from twotower.runtime import library
 from twotower.serving.bundle import check_bundle
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.journal import compact
+from twotower.serving.server.journal import Journal
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
 
@@ -35,7 +35,9 @@ def serve(settings: ServerSettings) -> None:
         library(name, wanted_by="serve", extra="serve")
     journal = settings.journal or f"{Path(settings.bundle)}.journal"
     if Path(journal).is_file():
-        compact(journal)
+        opened = Journal(journal)
+        opened.compact()
+        opened.close()
     settings = replace(settings, journal=journal)
     options = {
         "factory": True,

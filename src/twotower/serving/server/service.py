@@ -10,13 +10,24 @@ from typing import Any
 
 from twotower.errors import BundleError
 from twotower.serving.server.batching import Batcher
-from twotower.serving.server.engine import Answered, Change, Changed, Engine, Model, Question
-from twotower.serving.server.pointer import Pointer
+from twotower.serving.server.engine import (
+    Answered,
+    Change,
+    Changed,
+    Engine,
+    Model,
+    Question,
+    Written,
+)
+from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG, Figures
 
 LOOKS_EVERY = 0.2
 """Seconds after which a worker looks again which model all are to answer from."""
+MOST_DEAD = 2**17
+"""Rows of items that are no more, from which on the bundle is opened anew without them."""
+SECONDS_BETWEEN_RENEWALS = 60.0
 Work = Callable[[], Any]
 
 
@@ -49,9 +60,11 @@ class Service:
             timeout=settings.timeout,
             seen=self._batch_answered,
         )
-        self.writer = self._beside(self.engine.write, self.batcher.thread, settings.batch)
+        # The disk is waited for beside the model, by all that were told meanwhile at once.
+        self.writer = self._beside(self.engine.write, _thread("twotower-journal"), settings.batch)
+        self.settler = self._beside(self.engine.changed, self.batcher.thread, settings.batch)
         self.asker = self._beside(_each, self.batcher.thread, 1)
-        self.lookups = self._beside(_each, ThreadPoolExecutor(1, "twotower-lookups"), 1)
+        self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
         self._exchanging = asyncio.Lock()
         _spare_what_stays()
 
@@ -70,7 +83,8 @@ class Service:
 
     async def change(self, change: Change) -> Changed:
         """Make a change to the catalogue; see ``Engine.write``."""
-        changed: Changed = await self.writer.ask(change)
+        written: Written = await self.writer.ask(change)
+        changed: Changed = await self.settler.ask(written)
         return changed
 
     async def exchange(self, path: str) -> Model:
@@ -88,10 +102,13 @@ class Service:
 
     async def follow(self) -> None:
         """Exchange the model whenever another worker was told to."""
-        failed = 0
+        failed, renews_from = 0, 0.0
         while True:
             await asyncio.sleep(LOOKS_EVERY)
             try:
+                if self.engine.model.num_dead > MOST_DEAD and time.monotonic() > renews_from:
+                    renews_from = time.monotonic() + SECONDS_BETWEEN_RENEWALS
+                    await self._renew()
                 async with self._exchanging:
                     now = Pointer.read(self.settings.pointer)
                     if now is None or now.digest == self.engine.model.digest:
@@ -106,8 +123,18 @@ class Service:
 
     def close(self) -> None:
         """Let go of the threads, after what they are at."""
-        for batcher in (self.batcher, self.lookups):
+        for batcher in (self.writer, self.batcher, self.lookups):
             batcher.close()
+
+    async def _renew(self) -> None:
+        """Open the same bundle anew, without the rows of items that are no more."""
+        async with self._exchanging:
+            model, loop = self.engine.model, asyncio.get_running_loop()
+            if digest_of(model.path) != model.digest:
+                LOG.warning("the bundle has been replaced, so that it cannot be opened anew")
+                return
+            await loop.run_in_executor(None, self.engine.compact)
+            await self._open(str(model.path))
 
     async def _open(self, path: str) -> Model:
         loop, old = asyncio.get_running_loop(), self.engine.model
@@ -138,6 +165,10 @@ class Service:
     def _batch_answered(self, waits: Sequence[float], took: float) -> None:
         self.figures.batch_answered(waits, took)
         self.figures.waiting.set(len(self.batcher))
+
+
+def _thread(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, name)
 
 
 def _spare_what_stays() -> None:
