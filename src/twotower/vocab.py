@@ -113,8 +113,16 @@ class Vocabulary:
         if not len(self):
             return np.full(len(keys), UNKNOWN_ROW, np.int32)
         ids, order = self._sorted
-        places = ids.search_sorted(keys).to_numpy().clip(max=len(self) - 1)
-        found = (ids.gather(places) == keys).fill_null(value=False).to_numpy()
+        # Few keys: numpy and Python answer before polars has planned what to do.
+        if isinstance(ids, np.ndarray):
+            known = keys.is_not_null().to_numpy()
+            values = keys.to_numpy() if known.all() else keys.fill_null(0).to_numpy()
+            places = np.searchsorted(ids, values).clip(max=len(self) - 1)
+            found = (ids[places] == values) & known
+        else:
+            places = ids.search_sorted(keys).to_numpy().clip(max=len(self) - 1)
+            there = ids.gather(places).to_list()
+            found = np.array([a == b for a, b in zip(there, keys.to_list(), strict=True)], np.bool_)
         positions = places if order is None else order[places]
         return np.where(found, positions + FIRST_ROW, UNKNOWN_ROW).astype(np.int32)
 
@@ -134,12 +142,13 @@ class Vocabulary:
         return found["row"].fill_null(UNKNOWN_ROW).to_numpy(writable=True)
 
     @cached_property
-    def _sorted(self) -> tuple[pl.Series, npt.NDArray[np.uint32] | None]:
+    def _sorted(self) -> tuple[pl.Series | npt.NDArray[np.int64], npt.NDArray[np.uint32] | None]:
         """The ids by value, and the position of each, or None where that is the place itself."""
-        if self._ids.is_sorted():
-            return self._ids, None
-        order = self._ids.arg_sort()
-        return self._ids.gather(order), order.to_numpy()
+        ids, order = self._ids, None
+        if not ids.is_sorted():
+            by_value = ids.arg_sort()
+            ids, order = ids.gather(by_value), by_value.to_numpy()
+        return (ids.to_numpy() if ids.dtype == pl.Int64 else ids), order
 
     def ids_of(self, rows: npt.NDArray[np.integer]) -> pl.Series:
         """Return the id of each row, in the rows' order; null for the reserved rows.
