@@ -1,5 +1,8 @@
 """Items that come, change and go: what is answered is what a retriever of just these items would answer."""
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hypothesis.strategies as st
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from twotower.serving.bundle import MANIFEST
 from twotower.serving.retriever import Retriever
 
 CATEGORIES = ("category-1", "category-2", "category-3")
@@ -158,6 +162,16 @@ class Catalogue(RuleBasedStateMachine):
         for item_id in there:
             del self.lines[item_id], self.vectors[item_id]
 
+    @rule()
+    def save_and_open(self) -> None:
+        """A bundle that is written now goes on as if nothing had happened, histories as well."""
+        before = self.retriever.encode_queries([3, 5, 8])
+        with TemporaryDirectory() as folder:
+            self.retriever.save(Path(folder) / "model")
+            self.retriever = Retriever.open(Path(folder) / "model")
+        after = self.retriever.encode_queries([3, 5, 8])
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
     @precondition(lambda self: self.lines)
     @rule(query=st.integers(1, 300), k=st.integers(1, 30), category=st.sampled_from(CATEGORIES))
     def ask(self, query: int, k: int, category: str) -> None:
@@ -193,6 +207,31 @@ def test_a_catalogue_that_changes_at_random(
     run_state_machine_as_test(
         Catalogue, settings=settings(max_examples=12, stateful_step_count=25, deadline=None)
     )
+
+
+def test_a_saved_catalogue_is_a_bundle_like_any_other(retriever: Retriever, tmp_path: Path) -> None:
+    told = first_line(retriever)
+    item_id = told["item_id"]
+    row = retriever.known_item_rows([item_id])
+    popularity = retriever.contents.popularity[row]
+    assert popularity > 0
+    retriever.save(tmp_path / "same")
+    assert json.loads((tmp_path / "same" / MANIFEST).read_bytes())["format_version"] == 1
+    taken_out = retriever.item_ids[5]
+    retriever.upsert_items([{**told, "category": CATEGORIES[1]}, line(9001, told)])
+    retriever.delete_items([taken_out])
+    retriever.save(tmp_path / "model")
+    opened = Retriever.open(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / MANIFEST).read_bytes())["format_version"] == 2
+    assert "items_changed" in opened.contents.provenance
+    assert sorted(opened.item_ids) == sorted(retriever.item_ids)
+    assert opened.known_item_rows([item_id]) == row
+    assert opened.contents.popularity[row] == popularity
+    assert opened.items([item_id])["category"].to_list() == [CATEGORIES[1]]
+    with pytest.raises(ValueError, match="must be in the catalogue"):
+        opened.similar_items(taken_out)
+    assert opened.upsert_items([line(9002, told)]) == 1  # and it goes on
+    assert opened.delete_items([9001, 9002]) == 2
 
 
 def test_an_id_is_the_same_in_every_form(retriever: Retriever) -> None:

@@ -20,6 +20,7 @@ from twotower.cli import (
     report,
     serve,
     similar,
+    snapshot,
     train,
     tune,
 )
@@ -44,6 +45,7 @@ COMMANDS = (
     similar,
     explain,
     serve,
+    snapshot,
     inspect,
     data,
     config,

@@ -48,12 +48,15 @@ from twotower.toml import read_toml, toml_value
 from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. A bundle without items that were taken out is still of version 1."""
 MANIFEST = "manifest.json"
 VIEWS_FILE = "views.json"
 """What ties the bundles of several views, in the folder that holds them."""
 ENCODER = "encoder"
 """Folder with the architecture and the tokenizer of a sentence encoder that was trained."""
+GONE = "items.gone.safetensors"
+"""File with the rows of items that were taken out after the training; not there where none was."""
 OWN_DIGEST = "sha256"
 """Key in the manifest of the SHA-256 of all its other entries."""
 
@@ -118,8 +121,8 @@ class Contents:
         events: What a history reads of its events beside their items, or None.
         view: The one that may be an answer of several that share the queries, named in the items' column
             ``view``; None where there is but one kind of item.
-        gone: ``(num_item_rows,)`` bool, rows that are items no more since the bundle was opened; None where
-            nothing was changed.
+        gone: ``(num_item_rows,)`` bool, rows of items that were taken out, or that have another row now;
+            None where there are none.
     """
 
     config: Config
@@ -309,6 +312,8 @@ def _write_files(folder: Path, contents: Contents) -> None:
     save_tensors(folder / "weights.safetensors", contents.weights)
     save_tensors(folder / "items.safetensors", {"vectors": contents.item_vectors.float()})
     save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
+    if contents.gone is not None:
+        save_arrays(folder / GONE, {"rows": np.flatnonzero(contents.gone).astype(np.int32)})
     if contents.histories is not None:
         of_events = {
             "parts": contents.history_parts,
@@ -356,7 +361,7 @@ def _read_transforms(folder: Path, side: Side, entries: Any) -> SideTransforms:
 def _write_manifest(folder: Path, contents: Contents) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     manifest = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if contents.gone is None else FORMAT_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "libraries": {
             "twotower": __version__,
@@ -424,6 +429,10 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
     vectors = load_tensors(path / "items.safetensors")["vectors"]
     if len(vectors) + FIRST_ROW != items.ids.num_rows:
         raise ValueError(f"{len(items.ids)} items, {len(vectors)} vectors")
+    gone = None
+    if (path / GONE).is_file():
+        gone = np.zeros(items.ids.num_rows, np.bool_)
+        gone[load_arrays(path / GONE)["rows"]] = True
     return Contents(
         config=Config.from_toml(path / "config.toml"),
         queries=sides["query"],
@@ -446,6 +455,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         card=(path / "MODEL_CARD.md").read_text(encoding="utf-8"),
         events=events,
         view=manifest.get("view"),
+        gone=gone,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 
 from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
@@ -49,6 +50,11 @@ class LiveIds(Vocabulary):
             for place, key in enumerate(self.keys_of(given).to_list()):
                 rows[place] = self._row_of.get(key, rows[place])
         return rows
+
+    @property
+    def num_first(self) -> int:
+        """Rows that the bundle has, the reserved ones included."""
+        return self._base.num_rows
 
     def newest(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Return the newest row of the id of each row, in the same shape."""
@@ -138,6 +144,37 @@ def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, i
         rows = rows[contents.offered[rows]]
     gone[rows] = True
     return replace(contents, gone=gone), len(rows)
+
+
+def settled(contents: Contents, item_vectors: torch.Tensor) -> tuple[Contents, torch.Tensor]:
+    """Return what is served with a row an item again, as a bundle holds it, and the vectors of its items.
+
+    The bundle's own items keep their rows, those that are no more, too: histories may hold them. Items that
+    were added follow, in the order in which they came.
+
+    Args:
+        contents: What is served.
+        item_vectors: ``(num_item_rows, dim)`` float32, the reserved rows included.
+    """
+    table, gone = contents.items, contents.gone
+    if not isinstance(table.ids, LiveIds) or gone is None:
+        return contents, item_vectors[FIRST_ROW:]
+    first = table.ids.newest(np.arange(table.ids.num_first, dtype=np.int32))
+    rest = np.arange(table.ids.num_first, table.ids.num_rows, dtype=np.int32)
+    added = rest[~gone[rest] & ~np.isin(rest, first)]
+    rows = np.concatenate([first, added])
+    lines = rows[FIRST_ROW:].astype(np.int64) - FIRST_ROW
+    ids = Vocabulary(table.ids.ids.gather(lines))
+    offered_all = not gone[rows].any()
+    return (
+        replace(
+            contents,
+            items=replace(table, ids=ids, frame=table.frame[lines]),
+            popularity=contents.popularity[rows],
+            gone=None if offered_all else gone[rows],
+        ),
+        item_vectors[torch.from_numpy(rows[FIRST_ROW:].astype(np.int64))],
+    )
 
 
 Rows = TypeVar("Rows", pl.Series, pl.DataFrame)

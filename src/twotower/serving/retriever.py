@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -38,9 +39,9 @@ from twotower.serving.arguments import (
     queries_of,
     warn_of_empty,
 )
-from twotower.serving.bundle import Contents, open_bundle
+from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
-from twotower.serving.live import LiveIds, lines_of, with_lines, without_ids
+from twotower.serving.live import LiveIds, lines_of, settled, with_lines, without_ids
 from twotower.serving.session import Session
 from twotower.serving.texts import Texts
 from twotower.towers.build import build_model
@@ -339,6 +340,22 @@ class Retriever:
         contents, num = without_ids(self.contents, item_ids)
         self._serve(contents)
         return num
+
+    def save(self, path: str | Path) -> None:
+        """Write a bundle with the catalogue as it is now, replacing one that is there.
+
+        Weights, histories and figures are those of the bundle that was opened.
+
+        Raises:
+            BundleError: The place cannot be used, or writing failed; nothing is left behind then.
+        """
+        contents, vectors = settled(self.contents, self.index.item_vectors)
+        contents = replace(contents, item_vectors=vectors.cpu().contiguous())
+        if self.contents.gone is not None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            provenance = {**contents.provenance, "items_changed": now}
+            contents = replace(contents, provenance=provenance)
+        write_bundle(path, contents)
 
     def _serve(self, contents: Contents) -> None:
         self.contents = contents

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,55 @@ def test_readers_see_all_or_nothing_while_items_change(tiny_bundle: Path, tmp_pa
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_changes_that_come_at_once_each_hear_what_they_did(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Of many that take one item out, one has done it; of many that put one in, each has."""
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    settings = {"token": "t", "journal": str(tmp_path / "journal")}
+    with running(tiny_bundle, **settings) as address, ThreadPoolExecutor(8) as pool:
+
+        def put(number: int) -> int:
+            with Client(address, token="t") as client:
+                return client.upsert_items([{**told, "item_id": 9001}, {**told, "item_id": number}])
+
+        def take_out(_: int) -> int:
+            with Client(address, token="t") as client:
+                return client.delete_items([9001, 9101])
+
+        assert list(pool.map(put, range(9101, 9117))) == [2] * 16
+        assert sorted(pool.map(take_out, range(16))) == [0] * 15 + [2]
+        with Client(address) as client:
+            assert client.model["items"] == 200 + 15
+
+
+def test_rows_that_only_cost_are_dropped_while_answers_go_on(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twotower.serving.server.service.MOST_DEAD", 20)
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    journal = tmp_path / "journal"
+    with (
+        running(tiny_bundle, token="t", journal=str(journal)) as address,
+        Client(address, token="t") as client,
+    ):
+        for number in range(30):
+            client.upsert_items({**told, "item_id": 9001, "title": f"title {number}"})
+        size = journal.stat().st_size
+        client.delete_items([3])
+        until = time.monotonic() + 30
+        while journal.stat().st_size > size / 2 and time.monotonic() < until:
+            found = client.recommend(7, k=300)
+            assert found.item_ids.count(9001) == 1
+        assert journal.stat().st_size < size / 2
+        exchanged = 'twotower_model_exchanges_total{ok="yes"} 1.0'
+        while exchanged not in httpx.get(f"{address}/metrics").text:
+            assert time.monotonic() < until
+        client.upsert_items({**told, "item_id": 9002})
+        assert client.model["items"] == 200 + 2 - 1
+        assert client.recommend(7, filter="title = 'title 29'").item_ids == [9001]
 
 
 def test_an_answer_does_not_depend_on_who_asks_beside(tiny_bundle: Path) -> None:

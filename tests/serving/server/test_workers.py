@@ -17,6 +17,8 @@ import pytest
 from sandbox import run_command
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
+from twotower.serving.retriever import Retriever
+from twotower.serving.server.journal import Journal
 from twotower.training.pipeline import train
 
 TOKEN = "write-me"
@@ -109,6 +111,27 @@ def test_all_workers_follow_an_exchange_and_end_when_told(
     assert {"time", "level", "method", "route", "status", "ms", "request_id"} <= set(requests[0])
     assert not [line for line in lines if line["level"] == "error"]
     assert TOKEN not in log.read_text()
+
+
+def test_a_snapshot_is_a_bundle_with_what_was_written(tiny_bundle: Path, tmp_path: Path) -> None:
+    line = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    written = tmp_path / "journal"
+    journal = Journal(written)
+    journal.append(
+        [{"column": "item_id", "put": [{**line, "item_id": 9001}]}, {"delete": [3, "no such item"]}]
+    )
+    given = ("snapshot", str(tiny_bundle), "--out", str(tmp_path / "new"))
+    told = run_command(given, tmp_path)
+    assert told.code == 2
+    assert "--journal must be what a server has written, got" in told.err
+    done = run_command((*given, "--journal", str(written)), tmp_path)
+    assert done.code == 0
+    assert "200 items." in done.out
+    ids = Retriever.open(tmp_path / "new").item_ids
+    assert 9001 in ids
+    assert 3 not in ids
+    same = ("snapshot", str(tiny_bundle), "--out", str(tiny_bundle), "--journal", str(written))
+    assert "must be another folder than the bundle" in run_command(same, tmp_path).err
 
 
 def test_what_cannot_be_served_is_told_at_once(tmp_path: Path, tiny_bundle: Path) -> None:

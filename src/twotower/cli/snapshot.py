@@ -1,0 +1,46 @@
+"""``twotower snapshot``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.cli.output import console
+from twotower.errors import BundleError
+from twotower.runtime import library
+
+NAME = "snapshot"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    journal: Annotated[
+        Path | None, typer.Option(help="File of what was written; BUNDLE.journal.")
+    ] = None,
+) -> None:
+    """Write a bundle with the items that a server was told of since; it may serve meanwhile.
+
+    Example: twotower snapshot model --out model-today
+    """
+    from twotower.serving.bundle import check_output
+
+    for name in ("orjson", "prometheus_client"):
+        library(name, wanted_by="snapshot", extra="serve")
+    from twotower.serving.server.engine import Model
+
+    written = journal or Path(f"{bundle}.journal")
+    if not written.is_file():
+        raise BundleError(
+            f"--journal must be what a server has written, got {str(written)!r}, which is not there; "
+            "name another."
+        )
+    check_output(out)
+    if out.resolve() == bundle.resolve():
+        raise BundleError(f"--out must be another folder than the bundle, got {str(out)!r}.")
+    model = Model(bundle, written)
+    model.retriever.save(out)
+    items = model.retriever.contents.num_items
+    console(json_wanted=False).print(
+        f"Wrote {out}: {items:,} items.", highlight=False, markup=False, soft_wrap=True
+    )
