@@ -373,7 +373,7 @@ class Engine:
         return [self.model.changed(each) for each in written]
 
     def compact(self) -> None:
-        """Write the journal anew with the last change of each item."""
+        """Write the journal anew with the last change of each item; in the thread that writes."""
         if self._journal is not None:
             self._journal.compact()
 

@@ -106,7 +106,8 @@ class Journal:
 
     A record is its length, its CRC-32 and JSON. Where what is on the disk ends stands at the file's
     beginning, so that readers see nothing that a crash could still take back. Whoever writes holds a lock:
-    what it finds behind that end, a crash left there; nobody was told that it was written.
+    what it finds behind that end, a crash left there; nobody was told that it was written. The lock keeps
+    other objects out, not other threads of this one.
 
     Args:
         path: Of the file, which is made where there is none.

@@ -133,7 +133,7 @@ class Service:
             if digest_of(model.path) != model.digest:
                 LOG.warning("the bundle has been replaced, so that it cannot be opened anew")
                 return
-            await loop.run_in_executor(None, self.engine.compact)
+            await loop.run_in_executor(self.writer.thread, self.engine.compact)
             await self._open(str(model.path))
 
     async def _open(self, path: str) -> Model:
