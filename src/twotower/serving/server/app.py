@@ -13,10 +13,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from twotower.errors import BundleError, TwoTowerError
+from twotower.errors import BundleError, FilterError, TwoTowerError
 from twotower.serving.server import page
 from twotower.serving.server.batching import TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.gate import App, Gate, refuse
+from twotower.serving.server.openapi import describe
 from twotower.serving.server.routes import router
 from twotower.serving.server.run import SETTINGS
 from twotower.serving.server.service import Service
@@ -56,8 +57,9 @@ def create_app(settings: ServerSettings) -> App:
     app.state.service = service
     app.include_router(router)
     page.mount(app)
+    describe(app, service)
     _tell_errors(app)
-    gate = Gate(app, settings, service.figures)
+    gate = Gate(app, settings, service.figures, _writes())
     if settings.origins:
         # Outermost, so that who may ask also sees why it was refused.
         return CORSMiddleware(
@@ -81,14 +83,25 @@ def from_environment() -> App:
     return create_app(settings)
 
 
+def _writes() -> frozenset[tuple[str, str]]:
+    """Return the methods and addresses that change something: GET and POST ask."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    pairs = ((method, route.path) for route in routes for method in route.methods or ())
+    return frozenset(pair for pair in pairs if pair[0] not in ("GET", "POST"))
+
+
 def _tell_errors(app: FastAPI) -> None:
     """Turn every error that a client can cause into a status and a sentence."""
 
     async def told(
-        request: Request, status: int, message: str, headers: Mapping[str, str] | None = None
+        request: Request,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
     ) -> Response:
         answer = _Kept()
-        await refuse(answer, status, message, request.state.request_id)
+        await refuse(answer, status, message, request.state.request_id, kind)
         response = answer.response()
         response.headers.update(headers or {})
         return response
@@ -110,7 +123,9 @@ def _tell_errors(app: FastAPI) -> None:
         if error.status_code == 405:
             path = request.url.path
             own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
-            headers = {"allow": ", ".join(sorted(m for r in own for m in r.methods or ()))}
+            methods = {m for r in own for m in r.methods or ()}
+            methods |= {"HEAD"} if "GET" in methods else set()
+            headers = {"allow": ", ".join(sorted(methods))}
         return await told(request, error.status_code, message, headers)
 
     @app.exception_handler(TooManyWaitingError)
@@ -130,6 +145,10 @@ def _tell_errors(app: FastAPI) -> None:
         return await told(
             request, 500, "the server failed; its log says why under this request_id."
         )
+
+    @app.exception_handler(FilterError)
+    async def _(request: Request, error: FilterError) -> Response:
+        return await told(request, 422, str(error), kind="filter")
 
     for kind in (ValueError, TwoTowerError):
 
