@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,9 @@ from twotower.serving.server.service import Service
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG, log_to_stderr
 from twotower.version import __version__
+
+_FORM = re.compile(r"constrained-\w+|(function-|list\[|dict\[|literal\[).*", re.S)
+"""A step to one of several forms of a value, which says nothing to a person."""
 
 
 def create_app(settings: ServerSettings) -> App:
@@ -174,8 +178,13 @@ class _Kept:
 
 def _sentence(error: RequestValidationError) -> str:
     """Return the first mistake of a request as one sentence."""
-    first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"] if step not in ("body", "query"))
+    errors = error.errors()
+    parent = errors[0]["loc"][:-1]
+    # Of several forms that a value may have, the one that it nearly has says most.
+    beside = (each for each in errors if each["loc"][: len(parent)] == parent)
+    first = next((each for each in beside if not each["type"].endswith("_type")), errors[0])
+    steps = [str(step) for step in first["loc"] if step not in ("body", "query")]
+    place = ".".join(step for step in steps if not _FORM.fullmatch(step))
     if first["type"] == "json_invalid":
         return f"the body must be JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}."
     got = first.get("input")

@@ -237,6 +237,12 @@ class Model:
         found: Id = ids.ids_of(ids.rows_of([item_id]))[0]
         return found
 
+    def first_unknown(self, query_ids: Sequence[Id]) -> Id | None:
+        """Return the first of some queries that is not the bundle's, if there is one."""
+        rows = self.retriever.contents.queries.ids.rows_of(query_ids)
+        unknown = np.flatnonzero(rows < FIRST_ROW)
+        return query_ids[unknown[0]] if len(unknown) else None
+
     def num_known(self, query_ids: Sequence[Id]) -> int:
         """Return how many of some queries are the bundle's."""
         rows = self.retriever.contents.queries.ids.rows_of(query_ids)

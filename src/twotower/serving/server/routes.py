@@ -117,7 +117,7 @@ async def similar(
 
     def found() -> dict[str, Any]:
         model.catch_up()
-        _check_item(model, item_id)
+        _check_items(model, [item_id])
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         asked = model.item_id(item_id)
@@ -135,7 +135,7 @@ async def explain(body: ExplainBody, request: Request) -> Response:
 
     def explained() -> Any:
         model.catch_up()
-        _check_item(model, body.item_id)
+        _check_items(model, [body.item_id])
         features, ignored = model.known_features(body.features)
         return model.retriever.explain(
             body.query_id, body.item_id, features=features, history=body.history
@@ -163,11 +163,10 @@ async def score(body: ScoreBody, request: Request) -> Response:
 
     def scored() -> Any:
         model.catch_up()
-        unknown = [query for query, _ in body.pairs if not model.num_known([query])]
-        if unknown:
-            raise HTTPException(404, f"query ids must be known, got {unknown[0]!r}.")
-        for _, item_id in body.pairs:
-            _check_item(model, item_id)
+        unknown = model.first_unknown([query_id for query_id, _ in body.pairs])
+        if unknown is not None:
+            raise HTTPException(404, f"query ids must be known, got {unknown!r}.")
+        _check_items(model, [item_id for _, item_id in body.pairs])
         return model.retriever.score(body.pairs).tolist()
 
     scores = await service.ask_model(scored)
@@ -208,8 +207,7 @@ async def encode_items(body: EncodeItemsBody, request: Request) -> Response:
 
     def encoded() -> Any:
         model.catch_up()
-        for item_id in body.item_ids or ():
-            _check_item(model, item_id)
+        _check_items(model, body.item_ids or ())
         vectors, ignored = model.vectors_of_items(body.item_ids, body.features)
         return {"vectors": vectors.tolist(), "ignored": ignored, "model": model.digest}
 
@@ -319,9 +317,9 @@ async def _changed(service: "Service", change: Change) -> Response:
     return _json(service, vars(await service.change(change)))
 
 
-def _check_item(model: Model, item_id: int | str) -> None:
+def _check_items(model: Model, item_ids: Sequence[int | str]) -> None:
     try:
-        model.retriever.known_item_rows([item_id])
+        model.retriever.known_item_rows(item_ids)
     except ValueError as error:
         raise HTTPException(404, str(error)) from error
 

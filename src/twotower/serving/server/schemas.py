@@ -15,6 +15,7 @@ from pydantic import (
     StrictStr,
 )
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from twotower.serving.arguments import LATEST, TIME
@@ -35,16 +36,16 @@ def _check_time(line: dict[str, Any]) -> dict[str, Any]:
     time = line.get(TIME)
     is_number = isinstance(time, (int, float)) and not isinstance(time, bool)
     if time is not None and not (is_number and abs(time) <= LATEST):
-        raise ValueError(
-            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it, "
-            f"got {time!r}"
+        raise PydanticCustomError(
+            "time",
+            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it",  # type: ignore[arg-type]
         )
     return line
 
 
 def _whole(given: object) -> int:
     if not isinstance(given, float) or not abs(given) < LARGEST_ID or given != int(given):
-        raise ValueError("Input should be a valid integer")
+        raise PydanticCustomError("whole_type", "Input should be a valid integer")
     return int(given)
 
 
