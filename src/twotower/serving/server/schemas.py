@@ -38,7 +38,7 @@ def _check_time(line: dict[str, Any]) -> dict[str, Any]:
     if time is not None and not (is_number and abs(time) <= LATEST):
         raise PydanticCustomError(
             "time",
-            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it",  # type: ignore[arg-type]
+            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it",
         )
     return line
 
