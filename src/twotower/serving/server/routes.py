@@ -276,7 +276,7 @@ async def model_info(request: Request) -> Response:
 async def exchange(body: ModelBody, request: Request) -> Response:
     """Answer from another bundle on the server's disk; no request fails meanwhile.
 
-    The other workers follow within a second.
+    The other workers follow as soon as they have opened it, too.
     """
     service = _service(request)
     model = await service.exchange(body.path)
