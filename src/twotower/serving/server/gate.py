@@ -62,7 +62,7 @@ class Gate:
         headers = dict(scope["headers"])
         request_id = _name_of(headers)
         is_head = scope["method"] == "HEAD"
-        if is_head:  # what GET says, without its body
+        if is_head:  # what GET says; the server beneath leaves the body out
             scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499  # who hangs up before an answer gets none
@@ -80,8 +80,6 @@ class Gate:
                 there = {name.lower() for name, _ in own}
                 own += [header for header in HEADERS if header[0] not in there]
                 message = {**message, "headers": own}
-            elif is_head:
-                message = {**message, "body": b""}
             await send(message)
 
         try:
