@@ -130,7 +130,7 @@ def compared(
         "same": same,
         "swaps within 1e-5": swapped,
         "different": different,
-        "largest score gap": widest,
+        "largest score gap": f"{widest:.1e}",
     }
 
 
