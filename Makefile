@@ -9,7 +9,7 @@ BY_HAND := benchmarks/common.py benchmarks/peers.py benchmarks/objective.py
 BENCHMARKS := $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint ci bench docs clean
+.PHONY: help setup browser demo test lint contract ci bench docs clean
 
 help: ## Show this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+contract: $(READY) ## Ask a server all that its OpenAPI page allows and forbids, 500 times a route (a quarter of an hour)
+	TWOTOWER_EXAMPLES=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/server/test_contract.py
 
 browser: ## Install chromium, in which the report is tested, by apt-get where there is none
 	@command -v chromium >/dev/null && exit 0; \

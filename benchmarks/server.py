@@ -11,7 +11,6 @@ All of it, ``wrk`` too, shares the machine's cores.
 """
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -42,6 +41,18 @@ request = function()
   return wrk.format(nil, "/recommend", nil, '{{"query_id": ' .. math.random(1, {queries}) .. ', "k": 10}}')
 end
 """
+TELL = """
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("\\n%d %f %d", summary.requests, summary.duration / 1e6,
+    e.status + e.connect + e.read + e.write + e.timeout))
+  for _, share in ipairs({50, 75, 90, 99, 99.9}) do
+    io.write(string.format(" %f", latency:percentile(share) / 1e3))
+  end
+end
+"""
+"""Ends each script: the last line that ``wrk`` prints is what ``told_by`` reads."""
+SHARES = ("50", "75", "90", "99", "99.9")
 
 
 def bundle_of(num_items: int) -> Path:
@@ -123,27 +134,30 @@ def served(command: Sequence[str], port: int, **environment: str) -> Iterator[in
         process.wait(60)
 
 
-def load(port: int, seconds: int, connections: int, script: Path) -> dict[str, Any]:
-    """Return what ``wrk`` measured: requests a second, and times in milliseconds."""
-    told = [
-        "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "30s",
+def told_by(out: str) -> dict[str, Any]:
+    """Return what ``wrk`` measured by a script with ``TELL``: times in milliseconds."""
+    requests, seconds, failed, *times = map(float, out.strip().splitlines()[-1].split()[:8])
+    return {
+        "requests": int(requests),
+        "requests/s": requests / seconds,
+        "failed": int(failed),
+        **{f"p{share} ms": time for share, time in zip(SHARES, times, strict=True)},
+    }
+
+
+def wrk(port: int, seconds: int, connections: int, script: Path) -> list[str]:
+    """Return the command that asks for so long."""
+    return [
+        "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
         "-s", str(script), f"http://127.0.0.1:{port}",
     ]  # fmt: skip
-    subprocess.run([*told[:3], "-d3s", *told[4:]], check=True, capture_output=True)  # warm
-    out = subprocess.run(told, check=True, capture_output=True, text=True).stdout
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    lost = re.search(r"Socket errors: (.*)", out)
-    line: dict[str, Any] = {
-        "requests/s": float(re.findall(r"Requests/sec:\s+([\d.]+)", out)[0]),
-        "failed": int(failed[1]) if failed else 0,
-    }
-    for share in ("50", "75", "90", "99"):
-        found = re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", out)
-        assert found is not None
-        line[f"p{share} ms"] = float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
-    if lost:
-        line["failed"] = f"{line['failed']}, {lost[1]}"
-    return line
+
+
+def load(port: int, seconds: int, connections: int, script: Path) -> dict[str, Any]:
+    """Return what ``wrk`` measured, after three seconds that are not counted; see ``told_by``."""
+    subprocess.run(wrk(port, 3, connections, script), check=True, capture_output=True)
+    told = wrk(port, seconds, connections, script)
+    return told_by(subprocess.run(told, check=True, capture_output=True, text=True).stdout)
 
 
 def free_port() -> int:
@@ -174,7 +188,7 @@ def main() -> None:
     bundle = bundle_of(given.items).resolve()
     script = OUT / "ask.lua"
     num_queries = len(Retriever.open(bundle).contents.queries.ids)
-    script.write_text(SCRIPT.format(queries=num_queries), encoding="utf-8")
+    script.write_text(SCRIPT.format(queries=num_queries) + TELL, encoding="utf-8")
     serve = [str(TWOTOWER), "serve", str(bundle), "--port"]
     ways = {
         "plain handler": None,

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from accessibility import serious_violations
 from servers import running
+from twotower.data.sources.synthetic import SyntheticTables
 from twotower.serving.retriever import Retriever
+from twotower.training.pipeline import train
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,39 @@ def test_a_known_query_by_keys_alone(page: Any, tiny_retriever: Retriever) -> No
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
     assert {"item", "filter", "k", "seen", "Neighbours", "Why"} <= reached
+
+
+def test_ids_that_a_browser_would_round(
+    browser: Any, small_world: SyntheticTables, tmp_path: Path
+) -> None:
+    def large(column: str) -> pl.Expr:
+        return pl.col(column).cast(pl.Int64) + (2**60 + 1)
+
+    trained = train(
+        small_world.interactions.with_columns(large("item_id"), large("query_id")),
+        items=small_world.items.with_columns(
+            large("item_id"), title=pl.format("{} \\ : 12345678901234567890,", "title")
+        ),
+        queries=small_world.queries.with_columns(large("query_id")),
+        out=tmp_path / "model",
+        config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+    )
+    frame = trained.retriever.contents.items.frame
+    by_title = dict(zip(frame["title"], frame["item_id"], strict=True))
+    with running(tmp_path / "model") as address:
+        page = browser.new_page()
+        page.goto(address, wait_until="load")
+        page.fill("#item", frame["title"][4])
+        answered(page, lambda: page.click("#items button >> nth=0"))
+        expected = trained.retriever.recommend(history=[frame["item_id"][4]])
+        assert expected.basis == "model"
+        assert [by_title[t] for t in titles(page)] == expected.item_ids
+        first = titles(page)[0]
+        answered(page, lambda: page.click("#list li:first-child button >> nth=1"), "/similar")
+        near = trained.retriever.similar_items(by_title[first]).item_ids
+        page.wait_for_function("document.querySelectorAll('#list li').length > 0")
+        assert [by_title[t] for t in titles(page)] == near
+        page.close()
 
 
 def test_a_filter_and_its_mistakes(page: Any, tiny_retriever: Retriever) -> None:

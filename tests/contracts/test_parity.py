@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from servers import running
 from twotower.data.dataset import Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
@@ -20,6 +21,7 @@ from twotower.features.base import FeatureArrays
 from twotower.features.schema import infer_features
 from twotower.features.transforms import SideTransforms
 from twotower.index.base import Found
+from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
@@ -30,7 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def rankings(trained: Trained, opened: Retriever, k: int) -> tuple[list[Any], Found]:
+def rankings(trained: Trained, opened: Retriever | Client, k: int) -> tuple[list[Any], Found]:
     """Return the opened bundle's answers, and the ranking that the evaluation of training saw."""
     in_memory = trained.retriever
     dataset = dataset_of(in_memory)
@@ -83,6 +85,19 @@ class TestTinyWorld:
                 Found(found.item_rows[line], found.scores[line]),
                 tiny_retriever.contents.items.ids.ids_of,
             )
+
+    def test_over_http(
+        self, tiny_trained: Trained, tiny_bundle: Path, tiny_retriever: Retriever
+    ) -> None:
+        ids_of = tiny_retriever.contents.items.ids.ids_of
+        with running(tiny_bundle, max_k=150, batch=16) as address, Client(address) as client:
+            answers, found = rankings(tiny_trained, client, 150)
+            assert len(answers) == 300
+            check_same(answers, found, ids_of)
+            for query in range(1, 301, 23):
+                line = slice(query - 1, query)
+                alone = client.recommend(query, k=150)
+                check_same([alone], Found(found.item_rows[line], found.scores[line]), ids_of)
 
     def test_figures_are_exactly_those_of_training(
         self, tiny_trained: Trained, tiny_retriever: Retriever

@@ -7,6 +7,7 @@ is read by itself, and no text can make reading fail.
 """
 
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Callable
 from typing import Literal
@@ -140,12 +141,12 @@ def _expanded(
         (of_run if unspaced else of_word)(folded(run))
         for run, unspaced in zip(distinct["run"], distinct["unspaced"], strict=True)
     ]
-    table = pl.DataFrame(
-        {"run": distinct["run"], "token": pl.Series(taken, dtype=pl.List(pl.String))}
-    )
+    # A line a piece: a column of lists would be made list by list, which takes most of the time.
+    places = np.repeat(np.arange(len(taken)), [len(pieces) for pieces in taken])
+    pieces = pl.Series(list(itertools.chain.from_iterable(taken)), dtype=pl.String)
+    table = pl.DataFrame({"run": distinct["run"].gather(places), "token": pieces})
     frame = pl.DataFrame({"line": lines, "run": runs})
-    frame = frame.join(table, on="run", how="left", maintain_order="left")
-    frame = frame.filter(pl.col("token").list.len() > 0).explode("token")
+    frame = frame.join(table, on="run", how="inner", maintain_order="left_right")
     return frame["line"].to_numpy(), frame["token"]
 
 

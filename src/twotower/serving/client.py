@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import ServerError
+from twotower.errors import FilterError, ServerError
 from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
@@ -24,13 +25,16 @@ from twotower.serving.arguments import (
 )
 from twotower.serving.explain import Contribution, Explanation
 
-_OF_ITEMS = ("/similar", "/explain")
-"""Where an unknown item is what is not found."""
+_OF_IDS = ("/similar", "/explain", "/score", "/encode/items")
+"""Where an unknown id is what is not found."""
+_AT_ONCE = 1000
+"""Pairs and items that a server takes in one request."""
 
 
 class Client:
-    """Asks a server that ``twotower serve`` started.
+    """Asks a server that ``twotower serve`` started, by the methods of a ``Retriever``.
 
+    Of these it lacks ``session``, which keeps a query's state beside the model: send the whole history.
     Connections are kept for the next question; close them with ``close``, or use it in a ``with``.
 
     Args:
@@ -72,6 +76,11 @@ class Client:
         """Name of the items' id column."""
         return str(self.model["item_column"])
 
+    @cached_property
+    def dim(self) -> int:
+        """Width of the vectors, which no exchange of the model changes."""
+        return int(self.model["dim"])
+
     def recommend(
         self,
         query_id: Id | Sequence[Id] | None = None,
@@ -89,6 +98,7 @@ class Client:
         """Return the ``k`` best items for one query, or for several; see ``Retriever.recommend``.
 
         Raises:
+            FilterError: The filter cannot be read, or does not fit the items.
             ValueError: What is asked cannot be answered.
             ServerError: The server refused, failed or could not be reached.
         """
@@ -102,14 +112,7 @@ class Client:
             "words": words,
             "strict": strict,
         }
-        lines = [
-            {
-                "query_id": ids[place],
-                "features": None if given is None else _line(given, place),
-                "history": None if lists is None else [_event(event) for event in lists[place]],
-            }
-            for place in range(len(ids))
-        ]
+        lines = _queries(ids, given, lists)
         if single:
             return _answer(self._ask("POST", "/recommend", {**lines[0], **choice}))
         found: list[Recommendation] = []
@@ -121,6 +124,70 @@ class Client:
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
+    def score(self, pairs: Iterable[tuple[Id, Id]]) -> npt.NDArray[np.float32]:
+        """Return the score of each (query id, item id) pair, ``(n,)`` float32; see ``Retriever.score``.
+
+        Raises:
+            ValueError: An id is not known.
+            ServerError: The server refused, failed or could not be reached.
+        """
+        lines, scores = [list(pair) for pair in pairs], list[float]()
+        for start in range(0, len(lines), _AT_ONCE):
+            body = {"pairs": lines[start : start + _AT_ONCE]}
+            scores += self._ask("POST", "/score", body)["scores"]
+        return np.array(scores, np.float32)
+
+    def encode_queries(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return query vectors, ``(n, dim)`` float32; see ``Retriever.encode_queries``.
+
+        Raises:
+            ValueError: What is asked cannot be answered.
+            ServerError: The server refused, failed or could not be reached.
+        """
+        ids, given, lists, _ = queries_of(query_id, features, history)
+        at_once = int(self.model["max_queries"])
+        return self._vectors("/encode/queries", "queries", _queries(ids, given, lists), at_once)
+
+    def encode_items(
+        self,
+        item_ids: Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return item vectors, ``(n, dim)`` float32, of known ids, or of new items by their features.
+
+        See ``Retriever.encode_items``. Those of all items are in the bundle: open it for them.
+
+        Raises:
+            ValueError: Neither argument is given, or both; or an id is not in the catalogue.
+            ServerError: The server refused, failed or could not be reached.
+        """
+        if (item_ids is None) == (features is None):
+            got = "neither; open the bundle for all items" if features is None else "both"
+            raise ValueError(f"encode_items of a server takes item_ids or features, got {got}.")
+        if item_ids is not None:
+            ids = ids_of(item_ids, what="item_ids")
+            return self._vectors("/encode/items", "item_ids", ids, _AT_ONCE)
+        given = features_of(features or {})
+        lines = [_line(given, place) for place in range(len(given))]
+        return self._vectors("/encode/items", "features", lines, _AT_ONCE)
+
+    def _vectors(
+        self, path: str, key: str, asked: Sequence[object], at_once: int
+    ) -> npt.NDArray[np.float32]:
+        found: list[list[float]] = []
+        for start in range(0, len(asked), at_once):
+            told = self._ask("POST", path, {key: asked[start : start + at_once]})
+            _warn_of_ignored(told)
+            found += told["vectors"]
+        return np.array(found, np.float32) if found else np.zeros((0, self.dim), np.float32)
+
     def similar_items(
         self,
         item_id: Id,
@@ -131,6 +198,7 @@ class Client:
         """Return the ``k`` nearest neighbours of an item; see ``Retriever.similar_items``.
 
         Raises:
+            FilterError: As ``recommend``.
             ValueError: What is asked cannot be answered.
             ServerError: The server refused, failed or could not be reached.
         """
@@ -221,8 +289,8 @@ class Client:
             told: dict[str, Any] = answer.json()
         except (self._failed, ValueError) as error:
             raise ServerError(f"{self.url} must be a server of twotower: {error}.") from error
-        if answer.status_code == 422 or (answer.status_code == 404 and path in _OF_ITEMS):
-            raise ValueError(told.get("error"))
+        if answer.status_code == 422 or (answer.status_code == 404 and path in _OF_IDS):
+            raise (FilterError if told.get("kind") == "filter" else ValueError)(told.get("error"))
         if answer.status_code != 200:
             raise ServerError(f"{self.url} said {answer.status_code}: {told.get('error')}")
         return told
@@ -246,6 +314,19 @@ def _warn_of_ignored(told: Mapping[str, Any]) -> None:
             f"features must be columns that the bundle knows, got {names}. Nothing reads them.",
             stacklevel=4,
         )
+
+
+def _queries(
+    ids: Sequence[Id | None], given: GivenFeatures | None, lists: Sequence[Sequence[Event]] | None
+) -> list[dict[str, object]]:
+    return [
+        {
+            "query_id": query_id,
+            "features": None if given is None else _line(given, place),
+            "history": None if lists is None else [_event(event) for event in lists[place]],
+        }
+        for place, query_id in enumerate(ids)
+    ]
 
 
 def _line(given: GivenFeatures, place: int) -> dict[str, object]:

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from servers import running
+from twotower.errors import FilterError
 from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
@@ -144,6 +145,18 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
         "did you mean 'title'?",
     ),
     "an event without its item": (b'{"history": [{"time": 5}]}', 422, "must name its item"),
+    "an event of a list": (b'{"history": [{"item_id": [5]}]}', 422, "got [5]."),
+    "a time of text": (
+        b'{"history": [{"item_id": 5, "time": "1"}]}',
+        422,
+        "the time of an event must be a number of seconds since 1970",
+    ),
+    "a time far away": (b'{"history": [{"item_id": 5, "time": 2e12}]}', 422, "at most 1e+12"),
+    "only nulls": (b'{"query_id": null, "history": null}', 422, "a query needs a query_id"),
+    "an id of 65 bits": (b'{"query_id": 18446744073709551616}', 422, "query_id"),
+    "an id of a half": (b'{"query_id": 7.5}', 422, "query_id"),
+    "words of text": (b'{"query_id": 5, "words": "0.5"}', 422, "words"),
+    "an empty filter": (b'{"query_id": 5, "filter": ""}', 422, "filter: String should have"),
     "words without text": (b'{"query_id": 5, "words": 0.5}', 422, "words must be 0"),
     "too long": (b'{"query_id": "' + b"x" * 5000 + b'"}', 413, "the body must be at most 4096"),
 }
@@ -155,7 +168,8 @@ def test_a_bad_body_gets_a_status_and_a_sentence(http: httpx.Client, case: str) 
     answer = http.post("/recommend", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     told = answer.json()
-    assert set(told) == {"error", "request_id"}
+    assert set(told) - {"kind"} == {"error", "request_id"}
+    assert (told.get("kind") == "filter") == (case == "a filter of an unknown column")
     assert message in told["error"]
     assert "Traceback" not in answer.text
     assert http.get("/health").json() == {"status": "ok"}
@@ -183,6 +197,180 @@ def test_bad_addresses_and_arguments(http: httpx.Client) -> None:
     assert http.post("/recommend/many", json={"queries": []}).status_code == 422
     assert http.get("/page/__init__.py").status_code == 404
     assert http.get("/page/../app.py").status_code == 404
+
+
+def test_large_lists_are_refused(tiny_bundle: Path) -> None:
+    """The limits that ``openapi_hooks.py`` takes out, one by one."""
+    wide: list[tuple[str, dict[str, Any]]] = [
+        ("/recommend", {"history": [1] * 10_001}),
+        ("/recommend", {"query_id": 1, "among": [1] * 10_001}),
+        ("/recommend", {"query_id": 1, "without": [1] * 10_001}),
+        ("/recommend", {"query_id": "x" * 4_097}),
+        ("/recommend", {"query_id": 1, "filter": "x" * 100_001}),
+        ("/recommend", {"features": {"segment": "x" * 100_001}}),
+        ("/recommend", {"features": {"segment": ["x"] * 10_001}}),
+        ("/recommend", {"features": {f"a{n}": 1 for n in range(1_001)}}),
+        ("/score", {"pairs": [[1, 1]] * 1_001}),
+        ("/encode/items", {"item_ids": [1] * 1_001}),
+        ("/encode/items", {"features": [{}] * 1_001}),
+        ("/encode/queries", {"queries": [{"query_id": 1}] * 65}),
+    ]
+    with running(tiny_bundle) as address, httpx.Client(base_url=address) as asker:
+        for path, body in wide:
+            answer = asker.post(path, json=body, timeout=30)
+            assert answer.status_code == 422, (path, body.keys())
+            assert "at most" in answer.json()["error"]
+
+
+def test_what_stands_in_an_address_is_what_the_page_says(http: httpx.Client) -> None:
+    for parameters in ("kk=3", "k=5.0", "k=%203", "k=1_0", "columns=1", "columns=yes"):
+        answer = http.get(f"/similar?item_id=1&{parameters}")
+        assert answer.status_code == 422, parameters
+    assert (
+        "parameters must be of item_id, k, filter, columns, got 'kk'."
+        in (http.get("/similar?item_id=1&kk=3").json()["error"])
+    )
+    assert http.get("/similar?item_id=1&k=3&columns=true").status_code == 200
+    assert http.get("/health?probe=1").status_code == 200
+
+
+def test_a_body_says_that_it_is_json(http: httpx.Client) -> None:
+    body = b'{"query_id": 5}'
+    for media_type in ("text/plain", "application/xml", "multipart/form-data"):
+        answer = http.post("/recommend", content=body, headers={"content-type": media_type})
+        assert answer.status_code == 415
+        assert f"content-type must be application/json, got '{media_type}'." in answer.text
+    assert http.post("/recommend", content=body).status_code == 415
+    for media_type in ("application/json; charset=utf-8", "application/a+json", "Application/JSON"):
+        answer = http.post("/recommend", content=body, headers={"content-type": media_type})
+        assert answer.status_code == 200, media_type
+
+
+def test_head_says_what_get_says_without_its_body(http: httpx.Client) -> None:
+    for path in ("/health", "/ready", "/model", "/metrics", "/", "/docs", "/similar?item_id=1"):
+        got, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-type"] == got.headers["content-type"]
+        if path != "/metrics":
+            assert head.headers["content-length"] == str(len(got.content))
+    refused = http.head("/recommend")
+    assert (refused.status_code, refused.headers["allow"], refused.content) == (405, "POST", b"")
+    assert http.post("/health").headers["allow"] == "GET, HEAD"
+    assert 'route="/health",status="405"' in http.get("/metrics").text
+
+
+def test_whole_numbers_are_whole_however_they_are_written(http: httpx.Client) -> None:
+    for body in (
+        {"query_id": 5.0, "k": 3.0},
+        {"query_id": 5, "history": [7.0, {"item_id": 8.0}]},
+        {"query_id": 5, "among": [1.0, "2"]},
+    ):
+        assert http.post("/recommend", json=body).status_code == 200, body
+    whole = http.post("/recommend", json={"query_id": 5.0, "k": 3.0}).json()
+    assert whole["query_id"] == 5
+    assert whole["items"] == http.post("/recommend", json={"query_id": 5, "k": 3}).json()["items"]
+
+
+def test_the_page_tells_the_limits_of_this_server(http: httpx.Client) -> None:
+    told = http.get("/openapi.json").json()
+    parts = told["components"]["schemas"]
+    assert parts["RecommendBody"]["properties"]["k"]["maximum"] == 50
+    assert parts["ManyBody"]["properties"]["queries"]["maxItems"] == 8
+    assert parts["RecommendBody"]["properties"]["words"]["anyOf"] == [
+        {"type": "number", "const": 0}
+    ]
+    assert parts["Line"]["required"] == parts["Event"]["required"] == ["item_id"]
+    (known,) = parts["RecommendBody"]["then"]["properties"]["features"].values()
+    assert {"segment", "signal"} <= set(known["enum"])
+    whole = parts["ExplainBody"]["properties"]["item_id"]["anyOf"][0]
+    assert whole == {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+    for methods in told["paths"].values():
+        for method, route in methods.items():
+            statuses = {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503"}
+            assert statuses <= set(route["responses"])
+            assert ("security" in route) == (method in ("put", "delete"))
+
+
+def test_the_page_asks_for_the_token_of_readers(tiny_bundle: Path) -> None:
+    with running(tiny_bundle, read_token="read") as address:
+        bearer = {"authorization": "Bearer read"}
+        paths = httpx.get(f"{address}/openapi.json", headers=bearer).json()["paths"]
+        is_open = {
+            path
+            for path, methods in paths.items()
+            if "security" not in methods.get("get", {"security"})
+        }
+    assert "security" in paths["/recommend"]["post"]
+    assert is_open == {"/health", "/ready"}
+
+
+def test_scores_and_vectors_are_those_of_the_retriever(
+    tiny_bundle: Path, tiny_retriever: Retriever
+) -> None:
+    items = tiny_retriever.item_ids
+    pairs = [(q, i) for q in range(1, 40) for i in items[::5]]  # more than one request takes
+    segment = tiny_retriever.contents.queries.frame["segment"][0]
+    asked: list[dict[str, Any]] = [
+        {"query_id": 5},
+        {"query_id": list(range(1, 20))},  # the same
+        {"query_id": 5, "history": items[:4]},
+        {"history": [items[:4], [items[3], "no such item"]]},
+        {"features": [{"segment": segment}, {}]},
+        {"query_id": []},
+    ]
+    lines: list[dict[str, Any]] = [{"title": "New", "signal": 0.5}, {"category": "category-1"}]
+
+    def same(mine: Any, theirs: Any) -> None:
+        assert mine.dtype == theirs.dtype == np.float32
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(theirs, mine, rtol=1e-5, atol=1e-6)
+
+    with running(tiny_bundle, batch=8) as address, Client(address) as client:
+        same(tiny_retriever.score(pairs), client.score(pairs))
+        same(np.zeros(0, np.float32), client.score([]))
+        for question in asked:
+            same(tiny_retriever.encode_queries(**question), client.encode_queries(**question))
+        same(tiny_retriever.encode_items(items), client.encode_items(items))
+        same(tiny_retriever.encode_items([]), client.encode_items([]))
+        same(tiny_retriever.encode_items(features=lines), client.encode_items(features=lines))
+        with pytest.warns(UserWarning, match="got 'colour'"):
+            client.encode_items(features=[{"colour": "red"}])
+        for wrong in ([(5, "none")], [("nobody", items[0])]):
+            with pytest.raises(ValueError, match=r"got '(none|nobody)'\."):
+                client.score(wrong)
+        with pytest.raises(ValueError, match=r"in the catalogue, got 'none'\."):
+            client.encode_items(["none"])
+        with pytest.raises(ValueError, match="got neither; open the bundle"):
+            client.encode_items()
+        with pytest.raises(ValueError, match="got both"):
+            client.encode_items(items, features=lines)
+
+
+def test_a_wrong_filter_is_a_filter_error(url: str, tiny_retriever: Retriever) -> None:
+    told = "titel = 3"
+    with Client(url) as client:
+        for ask, own in (
+            (client.recommend, tiny_retriever.recommend),
+            (client.similar_items, tiny_retriever.similar_items),
+        ):
+            with pytest.raises(FilterError) as mine:
+                own(5, filter=told)
+            with pytest.raises(FilterError) as theirs:
+                ask(5, filter=told)
+            assert str(theirs.value) == str(mine.value)
+        with pytest.raises(ValueError, match="k must be at most") as other:
+            client.recommend(5, k=51)
+        assert not isinstance(other.value, FilterError)
+
+
+def test_an_id_that_stands_twice_in_a_write_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
+    with running(tiny_bundle, token="t", journal=str(tmp_path / "journal")) as address:
+        bearer = {"authorization": "Bearer t"}
+        for pair in ([5, 5], [5, "5"], [5.0, 5]):
+            lines = [{"item_id": item_id} for item_id in pair]
+            answer = httpx.put(f"{address}/items", json={"items": lines}, headers=bearer)
+            assert answer.status_code == 409
+            assert "item_id must be distinct within a call, got" in answer.json()["error"]
 
 
 def test_a_request_has_a_name_and_headers(http: httpx.Client) -> None:
@@ -638,15 +826,3 @@ def test_work_for_one_does_not_starve_the_others(
             thread.join()
     assert took < 1.0
     assert 429 in statuses
-
-
-def test_a_body_must_say_that_it_is_json(http: httpx.Client) -> None:
-    body = b'{"query_id": 5}'
-    told = http.post("/recommend", content=body, headers={"content-type": "text/plain"})
-    assert (told.status_code, told.json()["error"]) == (
-        415,
-        "content-type must be application/json, got text/plain.",
-    )
-    assert http.post("/recommend", content=body).status_code == 415
-    kind = {"content-type": "application/json; charset=utf-8"}
-    assert http.post("/recommend", content=body, headers=kind).status_code == 200

@@ -14,7 +14,8 @@ from starlette.middleware.cors import CORSMiddleware
 from twotower.serving.server import page
 from twotower.serving.server.direct import Direct
 from twotower.serving.server.gate import App, Gate, refuse
-from twotower.serving.server.refusals import TOLD, refusal_of
+from twotower.serving.server.openapi import describe
+from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
 from twotower.serving.server.routes import router
 from twotower.serving.server.run import SETTINGS
 from twotower.serving.server.service import Service
@@ -54,8 +55,9 @@ def create_app(settings: ServerSettings) -> App:
     app.state.service = service
     app.include_router(router)
     page.mount(app)
+    describe(app, service)
     _tell_errors(app)
-    gate = Gate(Direct(app, router, service), settings, service.figures)
+    gate = Gate(Direct(app, router, service), settings, service.figures, _writes())
     if settings.origins:
         # Outermost, so that who may ask also sees why it was refused.
         return CORSMiddleware(
@@ -79,21 +81,28 @@ def from_environment() -> App:
     return create_app(settings)
 
 
+def _writes() -> frozenset[tuple[str, str]]:
+    """Return the methods and addresses that change something: GET and POST ask."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    pairs = ((method, route.path) for route in routes for method in route.methods or ())
+    return frozenset(pair for pair in pairs if pair[0] not in ("GET", "POST"))
+
+
 def _tell_errors(app: FastAPI) -> None:
     """Turn every error that a client can cause into a status and a sentence."""
 
     async def told(request: Request, error: Exception) -> Response:
         answer = _Kept()
-        await refuse(answer, *refusal_of(error), request.state.request_id)
+        await refuse(answer, *refusal_of(error), request.state.request_id, kind_of(error))
         response = answer.response()
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
             if error.status_code == 405:
                 path = request.url.path
                 own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
-                response.headers["allow"] = ", ".join(
-                    sorted(m for r in own for m in r.methods or ())
-                )
+                methods = {m for r in own for m in r.methods or ()}
+                methods |= {"HEAD"} if "GET" in methods else set()
+                response.headers["allow"] = ", ".join(sorted(methods))
         return response
 
     for kind in (*TOLD, Exception):  # whose trace goes to the log

@@ -5,19 +5,17 @@ for dependencies, cookies and background work that such a route has none of, tak
 time where the model's part is a fifth of a millisecond.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import orjson
-from fastapi import HTTPException, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Response
 from fastapi.routing import APIRoute, APIRouter
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from twotower.serving.server.gate import App, Receive, Send, refuse
-from twotower.serving.server.refusals import TOLD, refusal_of
-from twotower.serving.server.schemas import MOST_COLUMNS
+from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
 from twotower.serving.server.service import Service
+from twotower.serving.server.strict import body_of, check_media_type
 
 Endpoint = Callable[..., Awaitable[Response]]
 
@@ -52,61 +50,11 @@ class Direct:
         route, model = known
         scope["route"] = route
         try:
-            check_type(scope["headers"])
+            check_media_type(scope["headers"])
             body = body_of(model, (await receive())["body"])
             response = await route.endpoint(body=body, service=self._service)
         except TOLD as error:
-            await refuse(send, *refusal_of(error), scope["state"]["request_id"])
+            request_id = scope["state"]["request_id"]
+            await refuse(send, *refusal_of(error), request_id, kind_of(error))
             return
         await response(scope, receive, send)
-
-
-def body_of(model: type[BaseModel], raw: bytes) -> BaseModel:
-    """Return a body as its model has it.
-
-    Raises:
-        HTTPException: It is no JSON (NaN is none, nor is what is nested without end), or has an object of
-            more keys than any table has columns.
-        RequestValidationError: It is not what the model says.
-    """
-    try:
-        value = orjson.loads(raw or b"null")
-    except orjson.JSONDecodeError as error:
-        raise HTTPException(422, f"the body must be JSON: {error}.") from error
-    check_width(value)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise RequestValidationError(
-            error.errors(include_url=False, include_context=False)
-        ) from error
-
-
-def check_type(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse bodies that do not say that they are JSON, among them all that a form of another site sends.
-
-    Raises:
-        HTTPException: It does not.
-    """
-    given = next((value for name, value in headers if name == b"content-type"), b"")
-    if given.partition(b";")[0].strip().lower() != b"application/json":
-        said = given.decode("latin-1") or "none"
-        raise HTTPException(415, f"content-type must be application/json, got {said}.")
-
-
-def check_width(value: Any) -> None:
-    """Refuse objects of more keys than any table has columns, before each is looked at in every way.
-
-    Raises:
-        HTTPException: There is one.
-    """
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, dict):
-            if len(inner) > MOST_COLUMNS:
-                said = f"an object must have at most {MOST_COLUMNS} keys, got {len(inner)}."
-                raise HTTPException(422, said)
-            waiting += inner.values()
-        elif isinstance(inner, list):
-            waiting += inner

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import BundleError
@@ -127,9 +129,7 @@ class Model:
         self.digest = digest_of(self.path)
         manifest = json.loads((self.path / MANIFEST).read_bytes())
         self.created: str | None = manifest.get("created")
-        self._query_columns = {
-            f.source for f in self.retriever.contents.queries.transforms.features
-        }
+        self.query_columns = {f.source for f in self.retriever.contents.queries.transforms.features}
         self.description = self._describe()
         self._journal = None if journal is None else JournalReader(journal)
         self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
@@ -245,14 +245,40 @@ class Model:
         """Return the features that the model knows, and the names of the others."""
         if features is None:
             return None, ()
-        unknown = tuple(name for name in features if name not in self._query_columns)
+        unknown = tuple(name for name in features if name not in self.query_columns)
         return {n: value for n, value in features.items() if n not in unknown}, unknown
+
+    def vectors_of_items(
+        self, item_ids: Sequence[Id] | None, features: list[dict[str, Any]] | None
+    ) -> tuple[npt.NDArray[np.float32], list[str]]:
+        """Return the vectors of known items or of described ones, and the columns that are not known.
+
+        Raises:
+            ValueError: Neither is given, or both; or an id is not in the catalogue.
+        """
+        if (item_ids is None) == (features is None):
+            given = "neither" if features is None else "both"
+            raise ValueError(f"item_ids or features must be given, got {given} of them.")
+        if features is None:
+            return self.retriever.encode_items(item_ids), []
+        given_features, transforms = features_of(features), self.retriever.contents.items.transforms
+        known = {feature.source for feature in transforms.features}
+        ignored = [name for name in given_features.lines_with if name not in known]
+        arrays = transforms.apply(given_features.frame)
+        vectors = self.retriever.encoding.new_item_vectors(arrays)
+        return np.asarray(vectors.cpu().numpy(), np.float32), ignored
 
     def item_id(self, item_id: Id) -> Id:
         """Return an id of the catalogue as the catalogue has it: 7 where ``"7"`` was asked."""
         ids = self.retriever.contents.items.ids
         found: Id = ids.ids_of(ids.rows_of([item_id]))[0]
         return found
+
+    def first_unknown(self, query_ids: Sequence[Id]) -> Id | None:
+        """Return the first of some queries that is not the bundle's, if there is one."""
+        rows = self.retriever.contents.queries.ids.rows_of(query_ids)
+        unknown = np.flatnonzero(rows < FIRST_ROW)
+        return query_ids[unknown[0]] if len(unknown) else None
 
     def num_known(self, query_ids: Sequence[Id]) -> int:
         """Return how many of some queries are the bundle's."""

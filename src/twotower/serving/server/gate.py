@@ -5,7 +5,7 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 import orjson
@@ -25,7 +25,6 @@ PAGE = "/page/"
 SECONDS_FOR_A_BODY = 10.0
 """How long a client may take to send what it asks."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -40,11 +39,19 @@ class Gate:
         app: What answers.
         settings: How much is let in, and by which tokens.
         figures: Where requests are counted.
+        writes: The methods and addresses that change something.
     """
 
-    def __init__(self, app: App, settings: ServerSettings, figures: Figures) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: ServerSettings,
+        figures: Figures,
+        writes: Collection[tuple[str, str]],
+    ) -> None:
         self._app = app
         self._settings = settings
+        self._writes = writes
         self._figures = figures
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -54,6 +61,9 @@ class Gate:
             return
         headers = dict(scope["headers"])
         request_id = _name_of(headers)
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # what GET says; the server beneath leaves the body out
+            scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 499  # who hangs up before an answer gets none
 
@@ -93,7 +103,7 @@ class Gate:
             route = getattr(scope.get("route"), "path", "other")
             self._figures.requests.labels(route, str(status)).inc()
             self._figures.seconds.labels(route).observe(seconds)
-            log_request(route, scope["method"], status, seconds, request_id)
+            log_request(route, "HEAD" if is_head else scope["method"], status, seconds, request_id)
 
     async def _while_there(
         self, scope: MutableMapping[str, Any], body: bytes, receive: Receive, answer: Send
@@ -132,7 +142,7 @@ class Gate:
         self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]
     ) -> tuple[int, str] | None:
         path, method = scope["path"], scope["method"]
-        writes = method not in _READING
+        writes = (method, path) in self._writes
         if writes and self._settings.token is None:
             return 403, "writing is switched off; start the server with TWOTOWER_TOKEN."
         token = self._settings.token if writes else self._settings.read_token
@@ -172,9 +182,12 @@ class Gate:
             ) from None
 
 
-async def refuse(send: Send, status: int, message: str, request_id: str) -> None:
+async def refuse(
+    send: Send, status: int, message: str, request_id: str, kind: str | None = None
+) -> None:
     """Send a sentence in place of an answer."""
-    body = orjson.dumps({"error": message, "request_id": request_id})
+    told = {"error": message, "request_id": request_id}
+    body = orjson.dumps(told if kind is None else {**told, "kind": kind})
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

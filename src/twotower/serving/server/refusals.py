@@ -1,5 +1,6 @@
 """What every error becomes: a status and a sentence, and no trace outside the log."""
 
+import re
 from typing import Any
 
 import orjson
@@ -7,7 +8,7 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from twotower.errors import BundleError, TwoTowerError
+from twotower.errors import BundleError, FilterError, TwoTowerError
 from twotower.serving.server.batching import TooManyWaitingError, WaitedTooLongError
 
 TOLD: tuple[type[Exception], ...] = (
@@ -19,10 +20,17 @@ TOLD: tuple[type[Exception], ...] = (
     ValueError,
 )
 """Errors that a client can cause."""
+_FORM = re.compile(r"constrained-\w+|(function-|list\[|dict\[|literal\[).*", re.S)
+"""A step to one of several forms of a value, which says nothing to a person."""
 _GENERAL = {
     404: "there is nothing at this address; /docs lists what there is.",
     405: "this address does not take that method; /docs lists which it takes.",
 }
+
+
+def kind_of(error: Exception) -> str | None:
+    """Return what a program may want to know of an error beside its status."""
+    return "filter" if isinstance(error, FilterError) else None
 
 
 def refusal_of(error: Exception) -> tuple[int, str]:
@@ -47,8 +55,13 @@ def refusal_of(error: Exception) -> tuple[int, str]:
 
 def _first_mistake(error: RequestValidationError) -> str:
     """Return the first mistake of a request as one sentence."""
-    first: Any = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"] if step not in ("body", "query"))
+    errors: Any = error.errors()
+    parent = errors[0]["loc"][:-1]
+    # Of several forms that a value may have, the one that it nearly has says most.
+    beside = (each for each in errors if each["loc"][: len(parent)] == parent)
+    first = next((each for each in beside if not each["type"].endswith("_type")), errors[0])
+    steps = [str(step) for step in first["loc"] if step not in ("body", "query")]
+    place = ".".join(step for step in steps if not _FORM.fullmatch(step))
     got = first.get("input")
     said = orjson.dumps(got, default=str).decode() if got is not None else "nothing"
     if len(said) > 80:

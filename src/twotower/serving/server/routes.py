@@ -1,6 +1,7 @@
 """What a client may ask, and how the answer is put together."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -11,50 +12,70 @@ from twotower.serving.answers import Recommendation
 from twotower.serving.server.engine import Answered, Change, Model, Question
 from twotower.serving.server.lookup import ids_like, items_like, latest_of
 from twotower.serving.server.schemas import (
+    LONGEST_ADDRESS,
     LONGEST_ID,
-    LONGEST_TEXT,
     ChangedAnswer,
     Choice,
+    EncodeItemsBody,
     ExplainAnswer,
     ExplainBody,
+    Filter,
     FoundAnswer,
+    HealthAnswer,
+    IdsAnswer,
     ItemsBody,
     ManyAnswer,
     ManyBody,
     ModelAnswer,
     ModelBody,
+    QueriesBody,
     QueryBody,
+    ReadyAnswer,
     RecommendAnswer,
     RecommendBody,
     Refusal,
+    ScoreAnswer,
+    ScoreBody,
     SimilarAnswer,
+    VectorsAnswer,
 )
 from twotower.serving.server.service import Service
+from twotower.serving.server.strict import TRUTH, WHOLE, StrictRoute, check_ids
 
 JSON = "application/json"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": what}
     for status, what in (
-        (400, "That is no HTTP."),
         (401, "The token is missing or wrong."),
         (408, "The body did not come in time."),
         (413, "The body is too large."),
-        (415, "The body does not say that it is JSON."),
+        (415, "The body is not said to be JSON."),
         (422, "What is asked cannot be answered."),
         (429, "Too many wait."),
+        (500, "The server failed; its log says why."),
         (503, "The answer did not come in time."),
     )
+}
+REFUSALS[400] = {  # by the library beneath, before anything of ours has seen it
+    "description": "That is no HTTP, or its address is too long.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
 }
 OF_ITEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Refusal, "description": "The item is not in the catalogue."}
 }
+OF_IDS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Refusal, "description": "An id is not known."}
+}
 WRITES: dict[int | str, dict[str, Any]] = {
     403: {"model": Refusal, "description": "Writing is switched off."},
-    409: {"model": Refusal, "description": "It cannot be written, or the bundle cannot take over."},
+    409: {
+        "model": Refusal,
+        "description": "It cannot be written, an id stands twice, or the bundle cannot take over.",
+    },
 }
-router = APIRouter(responses=REFUSALS)
+router = APIRouter(responses=REFUSALS, route_class=StrictRoute)
 FoundText = Annotated[str, Query(max_length=LONGEST_ID)]
-Limit = Annotated[int, Query(ge=1, le=100)]
+Limit = Annotated[int, Query(ge=1, le=100), WHOLE]
 
 
 def _service(request: Request) -> Service:
@@ -75,9 +96,7 @@ async def recommend(body: RecommendBody, service: Serving) -> Response:
 @router.post("/recommend/many", response_model=ManyAnswer, tags=["answers"])
 async def recommend_many(body: ManyBody, service: Serving) -> Response:
     """Return the best items for several queries, in their order."""
-    most = service.settings.batch
-    if len(body.queries) > most:
-        raise ValueError(f"queries must be at most {most}, got {len(body.queries)}; ask in parts.")
+    _check_queries(service, body.queries)
     found = await service.batcher.ask_all([_question(service, q, body) for q in body.queries])
     return _json(service, {"answers": [_as_json(answered) for answered in found]})
 
@@ -86,9 +105,9 @@ async def recommend_many(body: ManyBody, service: Serving) -> Response:
 async def similar(
     item_id: FoundText,
     service: Serving,
-    k: Annotated[int, Query(ge=1)] = 10,
-    filter: Annotated[str | None, Query(max_length=LONGEST_TEXT)] = None,  # noqa: A002
-    columns: bool = False,
+    k: Annotated[int, Query(ge=1), WHOLE] = 10,
+    filter: Annotated[Filter | None, Query(max_length=LONGEST_ADDRESS)] = None,  # noqa: A002
+    columns: Annotated[bool, TRUTH] = False,
 ) -> Response:
     """Return an item's nearest neighbours, by cosine."""
     _check_k(service, k)
@@ -96,7 +115,7 @@ async def similar(
 
     def found() -> dict[str, Any]:
         model.catch_up()
-        _check_item(model, item_id)
+        _check_items(model, [item_id])
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         asked = model.item_id(item_id)
@@ -109,10 +128,11 @@ async def similar(
 async def explain(body: ExplainBody, service: Serving) -> Response:
     """Return what each part of a query and of an item does for their score."""
     model = service.engine.model
+    check_ids(body.history or (), model.retriever.item_column)
 
     def explained() -> Any:
         model.catch_up()
-        _check_item(model, body.item_id)
+        _check_items(model, [body.item_id])
         features, ignored = model.known_features(body.features)
         return model.retriever.explain(
             body.query_id, body.item_id, features=features, history=body.history
@@ -132,6 +152,62 @@ async def explain(body: ExplainBody, service: Serving) -> Response:
     )
 
 
+@router.post("/score", response_model=ScoreAnswer, responses=OF_IDS, tags=["answers"])
+async def score(body: ScoreBody, service: Serving) -> Response:
+    """Return the score of pairs of a query and an item, both known."""
+    model = service.engine.model
+
+    def scored() -> Any:
+        model.catch_up()
+        unknown = model.first_unknown([query_id for query_id, _ in body.pairs])
+        if unknown is not None:
+            raise HTTPException(404, f"query ids must be known, got {unknown!r}.")
+        _check_items(model, [item_id for _, item_id in body.pairs])
+        return model.retriever.score(body.pairs).tolist()
+
+    scores = await service.ask_model(scored)
+    return _json(service, {"scores": scores, "model": model.digest})
+
+
+@router.post("/encode/queries", response_model=VectorsAnswer, tags=["answers"])
+async def encode_queries(body: QueriesBody, service: Serving) -> Response:
+    """Return the vectors of queries."""
+    model = service.engine.model
+    _check_queries(service, body.queries)
+    for query in body.queries:
+        check_ids(query.history or (), model.retriever.item_column)
+
+    def encoded() -> Any:
+        model.catch_up()
+        vectors, ignored = [], dict[str, None]()
+        for query in body.queries:  # each may be described in another way
+            features, unknown = model.known_features(query.features)
+            ignored |= dict.fromkeys(unknown)
+            found = model.retriever.encode_queries(
+                query.query_id,
+                features=features,
+                history=query.history,
+            )
+            vectors += found.tolist()
+        return {"vectors": vectors, "ignored": list(ignored), "model": model.digest}
+
+    return _json(service, await service.ask_model(encoded))
+
+
+@router.post("/encode/items", response_model=VectorsAnswer, responses=OF_IDS, tags=["answers"])
+async def encode_items(body: EncodeItemsBody, service: Serving) -> Response:
+    """Return the vectors of items of the catalogue, or of items that it does not have."""
+    model = service.engine.model
+
+    def encoded() -> Any:
+        model.catch_up()
+        _check_items(model, body.item_ids or ())
+        vectors, ignored = model.vectors_of_items(body.item_ids, body.features)
+        return {"vectors": vectors.tolist(), "ignored": ignored, "model": model.digest}
+
+    return _json(service, await service.ask_model(encoded))
+
+
 @router.get("/items", response_model=FoundAnswer, tags=["catalogue"])
 async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return items whose columns hold a text, whatever its case; the most popular ones first."""
@@ -140,7 +216,7 @@ async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Re
     return _json(service, {"items": found})
 
 
-@router.get("/queries", tags=["catalogue"])
+@router.get("/queries", response_model=IdsAnswer, tags=["catalogue"])
 async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return ids of known queries that begin with a text."""
     retriever = service.engine.model.retriever
@@ -160,6 +236,9 @@ async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> R
 @router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
 async def put_items(body: ItemsBody, service: Serving) -> Response:
     """Put items into the catalogue, or others in the place of those with their ids."""
+    column = service.engine.model.retriever.item_column
+    check_ids(body.items, column)
+    _check_distinct([line[column] for line in body.items], column)
     return await _changed(service, Change(items=body.items))
 
 
@@ -186,19 +265,24 @@ async def model_info(service: Serving) -> Response:
 async def exchange(body: ModelBody, service: Serving) -> Response:
     """Answer from another bundle on the server's disk; no request fails meanwhile.
 
-    The other workers follow within a second.
+    The other workers follow as soon as they have opened it, too.
     """
     model = await service.exchange(body.path)
     return _json(service, _described(service, model))
 
 
-@router.get("/health", tags=["operation"])
+@router.get("/health", response_model=HealthAnswer, tags=["operation"])
 async def health() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready", tags=["operation"])
+@router.get(
+    "/ready",
+    response_model=ReadyAnswer,
+    responses={503: {"model": ReadyAnswer, "description": "As many wait as may."}},
+    tags=["operation"],
+)
 async def ready(service: Serving) -> Response:
     """Say whether queries may be sent here: 503 where as many wait as may."""
     is_ready = len(service.batcher) < service.settings.waiting
@@ -219,11 +303,28 @@ async def _changed(service: Service, change: Change) -> Response:
     return _json(service, vars(await service.change(change)))
 
 
-def _check_item(model: Model, item_id: int | str) -> None:
+def _check_items(model: Model, item_ids: Sequence[int | str]) -> None:
     try:
-        model.retriever.known_item_rows([item_id])
+        model.retriever.known_item_rows(item_ids)
     except ValueError as error:
         raise HTTPException(404, str(error)) from error
+
+
+def _check_queries(service: Service, queries: Sequence[QueryBody]) -> None:
+    most = service.settings.batch
+    if len(queries) > most:
+        raise ValueError(f"queries must be at most {most}, got {len(queries)}; ask in parts.")
+
+
+def _check_distinct(ids: Sequence[Any], column: str) -> None:
+    seen: set[str] = set()
+    for item_id in ids:
+        key = str(int(item_id) if isinstance(item_id, float) else item_id)
+        if key in seen:
+            raise HTTPException(
+                409, f"{column} must be distinct within a call, got {item_id!r} twice."
+            )
+        seen.add(key)
 
 
 def _check_k(service: Service, k: int) -> None:
@@ -233,6 +334,7 @@ def _check_k(service: Service, k: int) -> None:
 
 def _question(service: Service, query: QueryBody, choice: Choice) -> Question:
     _check_k(service, choice.k)
+    check_ids(query.history or (), service.engine.model.retriever.item_column)
     return Question(
         query.query_id,
         query.features,

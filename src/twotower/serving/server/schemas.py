@@ -3,26 +3,72 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
 )
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
+
+from twotower.serving.arguments import LATEST, TIME
 
 LONGEST_ID = 4096
 LONGEST_TEXT = 100_000
+LONGEST_ADDRESS = 8_192
+"""A filter that stands in an address: servers and proxies take no long ones."""
 MOST_EVENTS = 10_000
 MOST_COLUMNS = 1_000
 MOST_QUERIES = 10_000
+MOST_AT_ONCE = 1_000
+"""Pairs that are scored, and items that are encoded, by one request."""
+LARGEST_ID = 2**63 - 1
 
-Id = StrictInt | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
+
+def _check_time(line: dict[str, Any]) -> dict[str, Any]:
+    time = line.get(TIME)
+    is_number = isinstance(time, (int, float)) and not isinstance(time, bool)
+    if time is not None and not (is_number and abs(time) <= LATEST):
+        raise PydanticCustomError(
+            "time",
+            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it",
+        )
+    return line
+
+
+def _whole(given: object) -> int:
+    if not isinstance(given, float) or not abs(given) < LARGEST_ID or given != int(given):
+        raise PydanticCustomError("whole_type", "Input should be a valid integer")
+    return int(given)
+
+
+def _as_whole(given: object) -> object:
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+Id = (
+    Annotated[StrictInt, Field(ge=-LARGEST_ID - 1, le=LARGEST_ID)]
+    | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
+    | SkipJsonSchema[Annotated[int, PlainValidator(_whole)]]  # 7.0 is 7 in JSON
+)
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
+Filter = Annotated[
+    StrictStr, Field(min_length=1, max_length=LONGEST_TEXT, json_schema_extra={"format": "filter"})
+]
 Scalar = StrictBool | StrictInt | StrictFloat | Text | None
-Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS, fail_fast=True)]
+Value = TypeAliasType(  # named, so that the schema says it once
+    "Value", Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS, fail_fast=True)]
+)
 Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS)]
+Event = TypeAliasType("Event", Annotated[Columns, AfterValidator(_check_time)])
+Line = TypeAliasType("Line", Columns)
 Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS, fail_fast=True)]
 
 
@@ -38,7 +84,10 @@ class QueryBody(Told):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "anyOf": [{"required": [name]} for name in ("query_id", "features", "history")]
+            "anyOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("query_id", "features", "history")
+            ]
         },
     )
 
@@ -46,7 +95,7 @@ class QueryBody(Told):
         None, description="A query's own key. What else is given wins over what is known of it."
     )
     features: Columns | None = Field(None, description="Column to value.")
-    history: Annotated[list[Id | Columns], Field(max_length=MOST_EVENTS, fail_fast=True)] | None = (
+    history: Annotated[list[Id | Event], Field(max_length=MOST_EVENTS, fail_fast=True)] | None = (
         Field(
             None,
             description="Item ids, oldest first; or lines that hold the id under the name of its column, "
@@ -58,18 +107,20 @@ class QueryBody(Told):
 class Choice(Told):
     """Which items may be an answer, and how many."""
 
-    k: Annotated[int, Field(strict=True, ge=1)] = Field(10, description="Number of items.")
+    k: Annotated[int, Field(strict=True, ge=1), BeforeValidator(_as_whole)] = Field(
+        10, description="Number of items."
+    )
     exclude_seen: StrictBool | None = Field(
         None, description="Leave items of the history out; null: as the data was."
     )
     among: Ids | None = Field(None, description="Ids that the answer may hold.")
     without: Ids | None = Field(None, description="Ids that the answer must not hold.")
-    filter: Annotated[StrictStr, Field(max_length=LONGEST_TEXT)] | None = Field(
+    filter: Filter | None = Field(
         None,
         description="An expression over the items' columns that each answer matches, such as "
         "`genre = 'drama' and year >= 2000`.",
     )
-    words: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+    words: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
         0.0, description="Share of the words in common, by BM25, beside the model's score."
     )
     strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
@@ -97,11 +148,49 @@ class ExplainBody(QueryBody):
 class ItemsBody(Told):
     """Items to put in, each in place of the one with its id."""
 
-    items: Annotated[list[Columns], Field(min_length=1, max_length=MOST_EVENTS, fail_fast=True)] = (
+    items: Annotated[list[Line], Field(min_length=1, max_length=MOST_EVENTS, fail_fast=True)] = (
         Field(
             description="Lines with the id and columns of the items' table; what a line lacks is missing."
         )
     )
+
+
+class ScoreBody(Told):
+    """Pairs of a query and an item, both known."""
+
+    pairs: Annotated[
+        list[tuple[Id, Id]], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)
+    ] = Field(description="Each the id of a query and that of an item.")
+
+
+class QueriesBody(Told):
+    """Queries that are encoded."""
+
+    queries: Annotated[
+        list[QueryBody], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
+    ]
+
+
+class EncodeItemsBody(Told):
+    """Items that are encoded: known ones by their ids, or new ones by their features."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("item_ids", "features")
+            ]
+        },
+    )
+
+    item_ids: (
+        Annotated[list[Id], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)] | None
+    ) = Field(None, description="Ids of the catalogue.")
+    features: (
+        Annotated[list[Columns], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)]
+        | None
+    ) = Field(None, description="Column to value, a line an item; the items need not be there.")
 
 
 class ChangedAnswer(BaseModel):
@@ -151,6 +240,40 @@ class SimilarAnswer(BaseModel):
     item_id: int | str
     items: list[Item]
     model: str
+
+
+class ScoreAnswer(BaseModel):
+    """The scores in the order of the pairs."""
+
+    scores: list[float]
+    model: str
+
+
+class VectorsAnswer(BaseModel):
+    """Vectors in the order of what was asked about; a query and an item score their dot product."""
+
+    vectors: list[list[float]]
+    ignored: list[str] = Field(description="Features that the model does not know.")
+    model: str
+
+
+class HealthAnswer(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class ReadyAnswer(BaseModel):
+    """Whether queries may be sent here."""
+
+    status: Literal["ready", "busy"]
+    model: str
+
+
+class IdsAnswer(BaseModel):
+    """Ids of known queries."""
+
+    query_ids: list[int | str]
 
 
 class FoundAnswer(BaseModel):
@@ -205,3 +328,6 @@ class Refusal(BaseModel):
 
     error: str
     request_id: str
+    kind: Literal["filter"] | None = Field(
+        None, description="`filter` where it is the filter that is wrong."
+    )

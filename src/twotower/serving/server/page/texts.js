@@ -131,6 +131,11 @@ export function turn() {
   write();
 }
 
+// Read JSON; whole numbers that a browser would round, as ids may be, become strings, which the server takes for them.
+const read = (text) => JSON.parse(text.replace(
+  /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g,
+  (part) => (/^-?\d{16,}$/.test(part) ? `"${part}"` : part)));
+
 // Ask this server, with the token of this tab where there is one.
 export async function ask(path, body) {
   const headers = { accept: "application/json" };
@@ -156,7 +161,7 @@ export async function ask(path, body) {
       return ask(path, body);
     }
   }
-  const told = await answer.json();
+  const told = read(await answer.text());
   if (!answer.ok) throw new Error(told.error ?? texts.failed);
   const server = /dur=([\d.]+)/.exec(answer.headers.get("server-timing") ?? "");
   const took = { all: performance.now() - started, server: server ? Number(server[1]) : null };

@@ -1,0 +1,149 @@
+"""The OpenAPI page of one server: what its settings and its model make of the general schema."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from twotower.serving.arguments import LATEST, TIME
+from twotower.serving.server.engine import Model
+from twotower.serving.server.gate import OPEN
+from twotower.serving.server.schemas import LARGEST_ID
+from twotower.serving.server.service import Service
+from twotower.serving.server.settings import ServerSettings
+
+Schema = dict[str, Any]
+
+
+def describe(app: FastAPI, service: Service) -> None:
+    """Let an application say what it takes by its limits, its tokens and the model that is current.
+
+    Args:
+        app: With all its routes.
+        service: What they share.
+    """
+    made: dict[str, Schema] = {}
+
+    def schema() -> Schema:
+        model = service.engine.model
+        if model.digest not in made:
+            made.clear()
+            general = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                separate_input_output_schemas=False,
+            )
+            made[model.digest] = narrowed(general, service.settings, model)
+        return made[model.digest]
+
+    app.openapi = schema  # type: ignore[method-assign]
+
+
+def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
+    """Return a schema that refuses, as far as JSON Schema can say it, what this server refuses.
+
+    Args:
+        schema: Of the routes; it is changed.
+        settings: Of the server.
+        model: What answers.
+    """
+    _say_whole(schema)
+    parts = schema["components"]["schemas"]
+    for name in ("RecommendBody", "ManyBody"):
+        properties = parts[name]["properties"]
+        properties["k"]["maximum"] = settings.max_k
+        properties["words"] = {**properties["words"], **_words(model)}
+    for name in ("ManyBody", "QueriesBody"):
+        parts[name]["properties"]["queries"]["maxItems"] = settings.batch
+    _narrow_strict(parts, model)
+    _narrow_lines(parts, model)
+    for parameter in schema["paths"]["/similar"]["get"]["parameters"]:
+        if parameter["name"] == "k":
+            parameter["schema"]["maximum"] = settings.max_k
+    _give_examples(parts, model)
+    _tell_tokens(schema, settings)
+    return schema
+
+
+def _say_whole(part: Any) -> None:
+    """Write the bounds of ids as what they are: FastAPI writes them as floats, which round."""
+    if isinstance(part, dict):
+        if part.get("type") == "integer" and abs(part.get("maximum", 0)) > 2**53:
+            part |= {"minimum": -LARGEST_ID - 1, "maximum": LARGEST_ID}
+        for inner in part.values():
+            _say_whole(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            _say_whole(inner)
+
+
+def _words(model: Model) -> Schema:
+    """Return which shares of the words a model takes."""
+    if not model.description["reads_text"]:
+        return {"anyOf": [{"type": "number", "const": 0}]}
+    knows_share = bool(model.retriever.contents.metrics.get("words"))
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    return {"anyOf": [*([{"const": "auto", "type": "string"}] if knows_share else []), share]}
+
+
+def _narrow_strict(parts: Schema, model: Model) -> None:
+    """Say that ``strict`` goes with known features alone."""
+    known = {"propertyNames": {"enum": sorted(model.query_columns)}}
+    strict = {"properties": {"strict": {"const": True}}, "required": ["strict"]}
+    of_one = {"properties": {"features": known}}
+    parts["RecommendBody"] |= {"if": strict, "then": of_one}
+    parts["ManyBody"] |= {
+        "if": strict,
+        "then": {"properties": {"queries": {"items": of_one}}},
+    }
+
+
+def _narrow_lines(parts: Schema, model: Model) -> None:
+    """Say under which name lines hold the id of their item, and which ids the catalogue can hold."""
+    retriever = model.retriever
+    column, dtype = retriever.item_column, retriever.contents.items.ids.ids.dtype
+    any_id = parts["ExplainBody"]["properties"]["item_id"]["anyOf"]
+    own_id = any_id
+    if dtype.is_integer():
+        held = np.iinfo(pl.Series([], dtype=dtype).to_numpy().dtype)
+        lowest, highest = max(held.min, -LARGEST_ID - 1), min(held.max, LARGEST_ID)
+        digits = f"{'-?' if lowest else ''}[0-9]{{1,{len(str(highest)) - 1}}}"
+        own_id = [
+            {"type": "integer", "minimum": int(lowest), "maximum": int(highest)},
+            {"type": "string", "pattern": f"^{digits}$"},
+        ]
+    for name, kinds in (("Event", any_id), ("Line", own_id)):
+        parts[name] |= {"required": [column]}
+        parts[name].setdefault("properties", {})[column] = {"anyOf": kinds}
+    parts["Event"]["properties"][TIME] = {
+        "anyOf": [{"type": "number", "minimum": -LATEST, "maximum": LATEST}, {"type": "null"}]
+    }
+
+
+def _give_examples(parts: Schema, model: Model) -> None:
+    """Name ids that exist, so that an example that is tried has an answer."""
+    items = model.retriever.item_ids[:1]
+    queries = model.retriever.contents.queries.ids.ids[:1].to_list()
+    for name, key, example in (
+        ("RecommendBody", "query_id", queries),
+        ("ExplainBody", "query_id", queries),
+        ("ExplainBody", "item_id", items),
+        ("EncodeItemsBody", "item_ids", [items] if items else []),
+        ("ScoreBody", "pairs", [[[queries[0], items[0]]]] if queries and items else []),
+    ):
+        if example:
+            parts[name]["properties"][key]["examples"] = example
+
+
+def _tell_tokens(schema: Schema, settings: ServerSettings) -> None:
+    """Say where a token is asked for."""
+    schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            writes = method in ("put", "delete")
+            if writes or (settings.read_token is not None and path not in OPEN):
+                route["security"] = [{"token": []}]
