@@ -1,4 +1,4 @@
-"""What rules mean, said once more and naively: one query, one item after the other, over the whole catalogue."""
+"""What rules mean, said once more and naively: item after item, over the whole catalogue."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,11 +29,11 @@ COLUMNS = ("category", "colours", "maker", "tags")
 def with_columns(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the tiny world's items with lists and with missing values."""
     rng = np.random.default_rng(4)
-    colours: list[list[str | None] | None] = []
+    colours: list[list[str] | None] = []
     makers: list[int | None] = []
     for _ in range(len(frame)):
         several = rng.choice(["red", "blue", "green", "grey"], rng.integers(0, 3)).tolist()
-        colours.append([None, None, several][min(2, rng.integers(0, 8))] if several else [])
+        colours.append(None if rng.random() < 0.2 else several)
         makers.append(None if rng.random() < 0.3 else int(rng.integers(0, 4)))
     return frame.with_columns(
         colours=pl.Series(colours, dtype=pl.List(pl.String)), maker=pl.Series(makers)
@@ -81,14 +81,14 @@ def answer(
     weight = next((rule.weight for rule in rules if isinstance(rule, Diversify)), 0.0)
     chosen: list[Any] = []
 
-    def fits(item: object) -> bool:
+    def fits(item: Any) -> bool:
         return all(
             sum(value in values_of(lines[other], cap.column) for other in chosen) < cap.most
             for cap in caps
             for value in values_of(lines[item], cap.column)
         )
 
-    def cosine(a: object, b: object) -> float:
+    def cosine(a: Any, b: Any) -> float:
         x, y = vectors[a], vectors[b]
         return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 

@@ -27,9 +27,9 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: rule_set(Cap("a", 1)), "rules must be a list, got Cap("),  # type: ignore[arg-type]
     (lambda: rule_set("cap"), "rules must be a list, got 'cap'"),  # type: ignore[arg-type]
     (
-        lambda: rule_set([{"cap": "a"}]),
+        lambda: rule_set([{"cap": "a"}]),  # type: ignore[list-item]
         "rules must be of Boost, Cap, Diversify and Explore, got dict.",
-    ),  # type: ignore[list-item]
+    ),
     (lambda: rule_set([Diversify(0.1)] * 2), "rules must hold one Diversify at most, got several;"),
     (lambda: rule_set([Explore(0.1), Explore(0.2)]), "rules must hold one Explore at most"),
     (

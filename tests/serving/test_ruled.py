@@ -13,10 +13,10 @@ from hypothesis import given, settings
 
 import rule_reference
 from rule_reference import COLUMNS, FILTERS, values_of
-from twotower import Boost, Cap, Diversify, Explore, FilterError
+from twotower import Boost, Cap, Diversify, Explore, FilterError, recipe, train
 from twotower.serving.retriever import Retriever
 
-QUERIES = (5, 7, 120, "nobody")
+QUERIES: tuple[Any, ...] = (5, 7, 120, "nobody")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_without_a_new_item_nothing_is_explored(retriever: Retriever) -> None:
 
 
 def test_ids_of_any_type_draw_alike_and_others_differ(retriever: Retriever) -> None:
-    rules = [Explore(0.5, filter="item_id > 0")]
+    rules: list[Any] = [Explore(0.5, filter="item_id > 0")]
     assert (
         retriever.recommend(5, rules=rules).item_ids
         == retriever.recommend("5", rules=rules).item_ids
@@ -163,13 +163,13 @@ def test_ids_of_any_type_draw_alike_and_others_differ(retriever: Retriever) -> N
 
 
 def test_several_queries_are_answered_as_each_alone(retriever: Retriever) -> None:
-    rules = [
+    rules: list[Any] = [
         Boost("item_id <= 150", 0.3),
         Cap("category", 2),
         Diversify(0.3),
         Explore(0.2, 4, "item_id > 20"),
     ]
-    ids = [5, "nobody", 7, 120, "nobody else"]
+    ids: list[Any] = [5, "nobody", 7, 120, "nobody else"]
     together = retriever.recommend(ids, k=8, rules=rules)
     for query, answer in zip(ids, together, strict=True):
         alone = retriever.recommend(query, k=8, rules=rules)
@@ -191,7 +191,7 @@ def test_several_queries_are_answered_as_each_alone(retriever: Retriever) -> Non
 
 
 def test_a_session_takes_rules(retriever: Retriever) -> None:
-    rules = [Cap("category", 1), Explore(0.3, 2, "item_id > 0")]
+    rules: list[Any] = [Cap("category", 1), Explore(0.3, 2, "item_id > 0")]
     session, asked = retriever.session(5), retriever.recommend(5, k=6, rules=rules)
     answer = session.recommend(6, rules=rules)
     assert (answer.item_ids, answer.explored) == (asked.item_ids, asked.explored)
@@ -204,7 +204,12 @@ def test_an_item_is_boosted_from_the_last_place(retriever: Retriever) -> None:
 
 
 def test_what_changes_in_the_catalogue_counts(own: Retriever) -> None:
-    rules = [Boost("maker is null", 0.7), Cap("colours", 2), Cap("maker", 1), Diversify(0.4)]
+    rules: list[Any] = [
+        Boost("maker is null", 0.7),
+        Cap("colours", 2),
+        Cap("maker", 1),
+        Diversify(0.4),
+    ]
     own.recommend(5, rules=rules)  # and all that is kept of it
     frame = own.contents.items.frame
     lines = [{**line, "item_id": 9000 + line["item_id"]} for line in frame.head(30).to_dicts()]
@@ -215,6 +220,57 @@ def test_what_changes_in_the_catalogue_counts(own: Retriever) -> None:
         found = own.recommend(query, k=k, rules=rules).item_ids
         assert found == rule_reference.answer(own, query, k, rules)
         assert not {*range(60, 90), 9001} & set(found)
+
+
+@pytest.fixture(scope="module")
+def search(one_thread: None) -> Retriever:
+    """Documents that are found by their words, too."""
+    pairs = [
+        (f"{colour} {thing} {size}", f"{thing} in {colour}, size {size}", colour, thing)
+        for colour, thing, size in itertools.product(
+            ("red", "blue", "green", "white"), ("shoes", "hat", "coat", "scarf"), range(30, 34)
+        )
+    ]
+    frame = pl.DataFrame(pairs, schema=["query", "document", "colour", "thing"], orient="row")
+    quick = ["training.epochs=1", "training.batch_size=32", "training.threads=1", "towers.dim=8"]
+    return train(
+        frame.select("query", "document"),
+        items=frame.select("document", "colour", "thing"),
+        config=recipe("search").with_settings(quick),
+    ).retriever
+
+
+def test_words_in_common_go_with_rules(search: Retriever) -> None:
+    queries = ["red shoes 31", "nothing of this", "white scarf", "xyzzy"]
+    rules: list[Any] = [
+        Boost("colour = 'blue'", 1.5),
+        Cap("thing", 2),
+        Explore(0.5, 3, "colour = 'green'"),
+    ]
+    together = search.recommend(queries, k=6, words=0.5, rules=rules, exclude_seen=True)
+    for query, answer in zip(queries, together, strict=True):
+        everything = search.recommend(query, k=100, words=0.5, exclude_seen=False)
+        scores = dict(zip(everything.item_ids, everything.scores, strict=True))
+        seen = set(search.history(query))
+        deviation = np.std(np.array(everything.scores, np.float64))
+        lines = {line["document"]: line for line in search.items(search.item_ids).to_dicts()}
+        left = [i for i in search.item_ids if i not in seen]
+        left.sort(key=lambda i: -(scores[i] + 1.5 * deviation * (lines[i]["colour"] == "blue")))
+        explored = [i for i in answer.item_ids if i in answer.explored]
+        base: list[Any] = []
+        for item in left:
+            alike = [i for i in base if lines[i]["thing"] == lines[item]["thing"]]
+            base += [item] if len(alike) < 2 else []
+        assert explored
+        assert all(lines[i]["colour"] == "green" and i not in base[:6] for i in explored)
+        expected: list[Any] = []
+        for item in left:
+            alike = [i for i in expected + explored if lines[i]["thing"] == lines[item]["thing"]]
+            if len(alike) < 2 and item not in explored and len(expected + explored) < 6:
+                expected.append(item)
+        assert [i for i in answer.item_ids if i not in explored] == expected
+        assert answer.scores == pytest.approx([scores[i] for i in answer.item_ids], abs=1e-5)
+        assert answer.basis == everything.basis
 
 
 WRONG: list[tuple[Any, type[Exception], str]] = [

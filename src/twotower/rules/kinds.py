@@ -151,6 +151,12 @@ class RuleSet:
     diversify: Diversify | None
     explore: Explore | None
 
+    @property
+    def in_order(self) -> tuple[Rule, ...]:
+        """All of them, in the order in which they apply."""
+        single = (rule for rule in (self.diversify, self.explore) if rule is not None)
+        return (*self.boosts, *self.caps, *single)
+
 
 def rule_set(rules: Iterable[Rule]) -> RuleSet:
     """Return rules by kind.

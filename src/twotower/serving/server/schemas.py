@@ -5,18 +5,23 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
+    Tag,
 )
+
+from twotower.rules.kinds import Boost, Cap, Diversify, Explore
 
 LONGEST_ID = 4096
 LONGEST_TEXT = 100_000
 MOST_EVENTS = 10_000
 MOST_COLUMNS = 1_000
 MOST_QUERIES = 10_000
+MOST_RULES = 20
 
 Id = StrictInt | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
@@ -55,6 +60,79 @@ class QueryBody(Told):
     )
 
 
+Expression = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+class BoostBody(Told):
+    """Items that match a filter are moved up, or down."""
+
+    boost: Expression = Field(description="The filter.")
+    by: Number = Field(description="Standard deviations of the query's scores; below 0: down.")
+
+    def rule(self) -> Boost:
+        """Return the rule."""
+        return Boost(self.boost, self.by)
+
+
+class CapBody(Told):
+    """At most some items of one value of a column."""
+
+    cap: Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID)] = Field(
+        description="The column."
+    )
+    most: Annotated[int, Field(strict=True, ge=1)] = Field(description="Items of one value.")
+
+    def rule(self) -> Cap:
+        """Return the rule."""
+        return Cap(self.cap, self.most)
+
+
+class DiversifyBody(Told):
+    """Items unlike those above them are preferred."""
+
+    diversify: Share = Field(description="The weight of unlikeness beside the score.")
+
+    def rule(self) -> Diversify:
+        """Return the rule."""
+        return Diversify(self.diversify)
+
+
+class ExploreBody(Told):
+    """A share of the places goes to items drawn at random."""
+
+    explore: Share = Field(description="The share.")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="Another, another draw.")
+    filter: Expression | None = Field(
+        None, description="Which items; null: those without a training event."
+    )
+
+    def rule(self) -> Explore:
+        """Return the rule."""
+        return Explore(self.explore, self.seed, self.filter)
+
+
+def _kind_of_rule(told: object) -> str | None:
+    kinds = ("boost", "cap", "diversify", "explore")
+    names = told if isinstance(told, dict) else vars(told) if isinstance(told, Told) else ()
+    found = [kind for kind in kinds if kind in names]
+    return found[0] if found else None
+
+
+RuleBody = Annotated[
+    Annotated[BoostBody, Tag("boost")]
+    | Annotated[CapBody, Tag("cap")]
+    | Annotated[DiversifyBody, Tag("diversify")]
+    | Annotated[ExploreBody, Tag("explore")],
+    Discriminator(
+        _kind_of_rule,
+        custom_error_type="no_rule",
+        custom_error_message="a rule must say boost, cap, diversify or explore",
+    ),
+]
+
+
 class Choice(Told):
     """Which items may be an answer, and how many."""
 
@@ -71,6 +149,11 @@ class Choice(Told):
     )
     words: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the words in common, by BM25, beside the model's score."
+    )
+    rules: Annotated[list[RuleBody], Field(max_length=MOST_RULES, fail_fast=True)] = Field(
+        [],
+        description='In any order: `{"boost": FILTER, "by": DEVIATIONS}`, `{"cap": COLUMN, "most": N}`, '
+        '`{"diversify": WEIGHT}`, `{"explore": SHARE, "seed": N, "filter": FILTER}`.',
     )
     strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
     columns: StrictBool = Field(False, description="Give the items' columns, too.")
@@ -124,11 +207,14 @@ class Item(BaseModel):
 
     item_id: int | str
     score: float
+    propensity: float | None = Field(
+        None, description="How probable it was that the item is explored, where it was."
+    )
     columns: dict[str, Any] | None = None
 
 
 class RecommendAnswer(BaseModel):
-    """The items of one query, best first."""
+    """The items of one query, best first, or in the order that rules made."""
 
     query_id: int | str | None
     basis: Literal["model", "popularity"] = Field(
