@@ -76,6 +76,35 @@ def test_the_order_is_that_of_the_reference(
     assert found.basis == everything.basis
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("query", QUERIES)
+def test_what_a_pool_lacks_the_next_one_has(
+    retriever: Retriever, query: Any, weight: float
+) -> None:
+    in_order = retriever.recommend(query, k=200, exclude_seen=False).item_ids
+    # Three values are all that the first pool has; further on there are others, two items of each.
+    shelves = {
+        item: place % 3 if place < 130 else place // 2 for place, item in enumerate(in_order)
+    }
+    contents = retriever.contents
+    frame = contents.items.frame.with_columns(
+        shelf=pl.Series([shelves[item] for item in contents.items.frame["item_id"]])
+    )
+    sorted_out = Retriever(replace(contents, items=replace(contents.items, frame=frame)))
+    without = [item for item in in_order if shelves[item] in (66, 70)]
+    assert len(without) == 4
+    rules = [Cap("shelf", 1), Diversify(weight)]
+    found = sorted_out.recommend(query, k=10, rules=rules, without=without)
+    assert found.item_ids == rule_reference.answer(sorted_out, query, 10, rules, without=without)
+    assert len(found) == 10
+    assert not set(without) & set(found.item_ids)
+    assert sum(shelves[item] > 2 for item in found.item_ids) == 7
+    explore = Explore(0.3, 1, "item_id > 0")
+    mixed = sorted_out.recommend(query, k=10, rules=[*rules, explore], without=without)
+    assert mixed.explored
+    assert len({shelves[item] for item in mixed.item_ids}) == len(mixed) == 10
+
+
 @settings(max_examples=40, derandomize=True)
 @given(rules_of_order, st.sampled_from([0.0, 0.1, 0.35, 1.0]), st.integers(0, 99), options_of)
 def test_what_explores_takes_places_of_the_rest(
@@ -112,6 +141,24 @@ def test_what_explores_takes_places_of_the_rest(
         expected = min(wanted, len(candidates)) / max(1, len(candidates))
         if explored and wanted == int(wanted):
             assert list(found.explored.values()) == pytest.approx([expected] * len(explored))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_an_explored_item_stands_once_and_caps_hold_beside_it(
+    retriever: Retriever, weight: float
+) -> None:
+    few = retriever.recommend(5, k=30).item_ids
+    lines = {line["item_id"]: line for line in retriever.items(few).to_dicts()}
+    deeper = 0
+    for seed in range(60):
+        rules = [Cap("tags", 3), Diversify(weight), Explore(0.4, seed, "item_id > 0")]
+        base = retriever.recommend(5, k=8, rules=rules[:2], among=few).item_ids
+        answer = retriever.recommend(5, k=8, rules=rules, among=few)
+        assert len(set(answer.item_ids)) == len(answer)
+        counts = Counter(v for item in answer.item_ids for v in values_of(lines[item], "tags"))
+        assert max(counts.values()) <= 3
+        deeper += any(i not in base and i not in answer.explored for i in answer.item_ids)
+    assert deeper  # explored items pushed others out, and what fits took their places
 
 
 def test_new_items_are_explored_and_places_are_spread(own: Retriever) -> None:
