@@ -9,7 +9,7 @@ genres they have, how many of the catalogue's films are shown at all, and how ma
 from 1997 on. Exploration is the mean of several seeds: ``new`` are the films without a training event,
 ``any`` the whole catalogue.
 
-Second part: 200,000 items of 64 dimensions, one thread, 10 places, queries one by one and 64 at a time:
+Second part: 200,000 items more, one thread, 10 places, queries one by one and 64 at a time:
 milliseconds a call, the median computing time of rounds that take turns.
 """
 
@@ -56,7 +56,7 @@ SETS: dict[str, list[Rule]] = {
     "Boost(1997 on, .5)": [Boost(RECENT, 0.5)],
     "Boost(1997 on, 1)": [Boost(RECENT, 1.0)],
 }
-NUM_ITEMS, DIM, ROUNDS = 200_000, 64, 15
+NUM_ITEMS, ROUNDS = 200_000, 15
 
 
 def bundle_of(folder: Path) -> Retriever:
@@ -93,7 +93,8 @@ def accuracy(retriever: Retriever, seeds: int) -> list[Row]:
     vectors = torch.cat(
         [torch.zeros(FIRST_ROW, contents.item_vectors.shape[1]), contents.item_vectors]
     )
-    rows, without = [], np.zeros(0)
+    rows: list[Row] = []
+    without = np.zeros(0)
     for name, rules in SETS.items():
         gains, others = [], []
         for seed in range(seeds if any(isinstance(rule, Explore) for rule in rules) else 1):
@@ -129,9 +130,9 @@ def accuracy(retriever: Retriever, seeds: int) -> list[Row]:
             others.append(
                 (
                     told[f"diversity@{K}"],
-                    np.mean(of_genres),
+                    float(np.mean(of_genres)),
                     told[f"coverage@{K}"],
-                    recent.sum(axis=1).mean(),
+                    float(recent.sum(axis=1).mean()),
                 )
             )
         mean = np.mean(gains, axis=0)
@@ -240,7 +241,8 @@ def main() -> None:
     report(title, accuracy(retriever, given.seeds), as_json=given.json, notes=notes)
     if not given.skip_speed:
         many = large(retriever)
-        title = f"{many.contents.num_items:,} items, {DIM} dimensions, {K} places, milliseconds"
+        dim = many.contents.item_vectors.shape[1]
+        title = f"{many.contents.num_items:,} items, {dim} dimensions, {K} places, milliseconds"
         report(title, speed(many), as_json=given.json)
 
 

@@ -24,7 +24,7 @@ for line in retriever.items(answer.item_ids).to_dicts():
 likes = set(films.items.filter(pl.col("year") < 1960)["movie_id"])
 sums = []
 for seed in range(300):
-    shown = retriever.recommend(users[0], k=10, rules=[Explore(0.1, seed=seed)]).explored
+    shown = retriever.recommend(users[0], k=10, rules=[Explore(0.5, seed=seed)]).explored
     sums.append(sum(1 / chance for item, chance in shown.items() if item in likes))
 new = retriever.contents.popularity[2:] == 0
 there = [i for i, is_new in zip(retriever.item_ids, new, strict=True) if is_new and i in likes]

@@ -93,7 +93,7 @@ def test_what_a_pool_lacks_the_next_one_has(
     sorted_out = Retriever(replace(contents, items=replace(contents.items, frame=frame)))
     without = [item for item in in_order if shelves[item] in (66, 70)]
     assert len(without) == 4
-    rules = [Cap("shelf", 1), Diversify(weight)]
+    rules: list[Any] = [Cap("shelf", 1), Diversify(weight)]
     found = sorted_out.recommend(query, k=10, rules=rules, without=without)
     assert found.item_ids == rule_reference.answer(sorted_out, query, 10, rules, without=without)
     assert len(found) == 10
@@ -151,7 +151,7 @@ def test_an_explored_item_stands_once_and_caps_hold_beside_it(
     lines = {line["item_id"]: line for line in retriever.items(few).to_dicts()}
     deeper = 0
     for seed in range(60):
-        rules = [Cap("tags", 3), Diversify(weight), Explore(0.4, seed, "item_id > 0")]
+        rules: list[Any] = [Cap("tags", 3), Diversify(weight), Explore(0.4, seed, "item_id > 0")]
         base = retriever.recommend(5, k=8, rules=rules[:2], among=few).item_ids
         answer = retriever.recommend(5, k=8, rules=rules, among=few)
         assert len(set(answer.item_ids)) == len(answer)

@@ -15,7 +15,16 @@ MOST_BOOSTS = 8
 
 
 @dataclass(frozen=True)
-class Boost:
+class Rule:
+    """One of ``Boost``, ``Cap``, ``Diversify`` and ``Explore``."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the rule as a request over HTTP says it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Boost(Rule):
     """Moves the items that match a filter up, or down where ``by`` is below 0.
 
     The whole catalogue is moved before the best are taken, so that an item is found from any place. Several
@@ -45,7 +54,7 @@ class Boost:
 
 
 @dataclass(frozen=True)
-class Cap:
+class Cap(Rule):
     """Lets at most some items of one value of a column into an answer.
 
     Items are taken by their order; one that would be too many of a value is passed over. Of tags, and of
@@ -74,7 +83,7 @@ class Cap:
 
 
 @dataclass(frozen=True)
-class Diversify:
+class Diversify(Rule):
     """Prefers items that are unlike those above them: maximal marginal relevance.
 
     Each place goes to the item of largest ``(1 - weight) * relevance - weight * similarity``. The pool are
@@ -102,7 +111,7 @@ class Diversify:
 
 
 @dataclass(frozen=True)
-class Explore:
+class Explore(Rule):
     """Gives a share of the places to items drawn at random, so that something is learnt of them.
 
     All items of the filter that the query has not seen, that may be an answer, and that are in none of its
@@ -139,9 +148,6 @@ class Explore:
         return {"explore": self.share, "seed": self.seed, "filter": self.filter}
 
 
-Rule = Boost | Cap | Diversify | Explore
-
-
 @dataclass(frozen=True)
 class RuleSet:
     """The rules of one answer, by kind."""
@@ -165,7 +171,7 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
         ValueError: Something else stands among them; two say how to diversify, to explore or to cap one
             column; or there are more than 8 boosts.
     """
-    if isinstance(rules, (Boost, Cap, Diversify, Explore, str)) or not isinstance(rules, Iterable):
+    if isinstance(rules, (Rule, str)) or not isinstance(rules, Iterable):
         raise ValueError(f"rules must be a list, got {rules!r}; put it in brackets.")
     given = list(rules)
     for rule in given:

@@ -121,8 +121,6 @@ class Ruler:
         if text is not None:
             return _matching(allowed, text)
         is_new = self.contents.popularity == 0
-        if self.contents.offered is not None:
-            is_new &= self.contents.offered
         is_new[:FIRST_ROW] = False
         return np.asarray(is_new, np.bool_)
 
@@ -248,6 +246,11 @@ class _Part:
         self.is_greedy = bool(self.weight or rules.caps)
         self.depth = min(depth_of(k), len(item_vectors)) if self.is_greedy else k
         self.pool = search.first(self.depth)
+        self.candidates = np.zeros(0, np.int64)
+        if plan.explorable is not None:
+            allowed = search.allowed
+            may_be = plan.explorable if allowed is None else plan.explorable & allowed
+            self.candidates = np.flatnonzero(may_be)
 
     def write_into(
         self,
@@ -310,16 +313,11 @@ class _Part:
         self, name: str, explore: Explore, rows: list[int], history: npt.NDArray[np.int32]
     ) -> Drawn:
         """Return what is explored in place of some of the items that were chosen."""
-        explorable = self.plan.explorable
-        assert explorable is not None
-        may_be = explorable if self.search.allowed is None else explorable & self.search.allowed
-        may_be = may_be.copy()
-        may_be[rows] = False
-        may_be[history] = False
+        out = np.concatenate([np.array(rows, np.int64), history])
         most = [cap.most for cap in self.plan.rules.caps]
         return draw(
             generator(explore.seed, name),
-            np.flatnonzero(may_be),
+            _without(self.candidates, out),
             len(rows),
             explore.share,
             self.plan.columns,
@@ -356,6 +354,16 @@ class _Part:
 def _line(pool: Pool, place: int) -> Line:
     real = pool.item_rows[place] != PADDING_ROW
     return Line(pool.item_rows[place][real], pool.scores[place][real], pool.moved[place][real])
+
+
+def _without(
+    rows: npt.NDArray[np.integer], out: npt.NDArray[np.integer]
+) -> npt.NDArray[np.integer]:
+    """Return rows, which are sorted and many, without a few others."""
+    places = np.searchsorted(rows, out)
+    is_within = places < len(rows)
+    places, out = places[is_within], out[is_within]
+    return np.delete(rows, places[rows[places] == out])
 
 
 def _matching(allowed: Allowed, text: str) -> npt.NDArray[np.bool_]:
