@@ -189,6 +189,15 @@ def test_new_items_are_explored_and_places_are_spread(own: Retriever) -> None:
     assert max(places.values()) < 2.2 * min(places.values())
 
 
+def test_places_are_drawn_evenly(retriever: Retriever) -> None:
+    places: Counter[int] = Counter()
+    for seed in range(400):
+        answer = retriever.recommend(5, k=10, rules=[Explore(0.3, seed, "item_id > 0")])
+        places.update(p for p, item in enumerate(answer.item_ids) if item in answer.explored)
+    assert sum(places.values()) == 1200
+    assert all(85 < places[place] < 155 for place in range(10)), places  # 120, and 3.8 deviations
+
+
 def test_without_a_new_item_nothing_is_explored(retriever: Retriever) -> None:
     full = replace(retriever.contents, popularity=retriever.contents.popularity + 1)
     answer = Retriever(full).recommend(5, rules=[Explore(1.0)])
