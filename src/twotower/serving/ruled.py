@@ -31,6 +31,9 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW
 _COLUMNS_KEPT = 8
 """Capped columns whose values are remembered, a number an item and value each."""
 
+_CHUNK_CELLS = 2**22
+"""Items that pools hold at once, 12 bytes each."""
+
 
 class Ruled(NamedTuple):
     """Answers by rules.
@@ -174,21 +177,23 @@ class Plan:
             np.full((len(known), k), -np.inf, np.float32),
             None if self.explorable is None else np.full((len(known), k), np.nan),
         )
-        by_model, by_popularity = np.flatnonzero(known), np.flatnonzero(~known)
-        searches = []
-        if len(by_model):
-            vectors = query_vectors[torch.from_numpy(by_model).to(query_vectors.device)]
-            searches.append((by_model, self._of_model(index, item_vectors, vectors, by_model)))
-        if len(by_popularity):
-            searches.append((by_popularity, self._of_popularity(item_vectors, len(by_popularity))))
-        for places, search in searches:
-            own = histories.take(places)
-            search = replace(search, exclude=own if exclude_seen else None, allowed=allowed)
-            part = _Part(self, search, item_vectors, k)
-            names = [
-                self._name(query_ids[p], histories.take(slice(p, p + 1))) for p in places.tolist()
-            ]
-            part.write_into(found, places, names, own)
+        size = max(1, _CHUNK_CELLS // depth_of(k))
+        for everyone, by_model in ((np.flatnonzero(known), True), (np.flatnonzero(~known), False)):
+            for start in range(0, len(everyone), size):
+                places = everyone[start : start + size]
+                if by_model:
+                    vectors = query_vectors[torch.from_numpy(places).to(query_vectors.device)]
+                    search = self._of_model(index, item_vectors, vectors, places)
+                else:
+                    search = self._of_popularity(item_vectors, len(places))
+                own = histories.take(places)
+                search = replace(search, exclude=own if exclude_seen else None, allowed=allowed)
+                names = [
+                    self._name(query_ids[place], own.take(slice(line, line + 1)))
+                    for line, place in enumerate(places.tolist())
+                ]
+                part = _Part(self, search, item_vectors, k)
+                part.write_into(found, places, names, own)
         return found
 
     def _of_model(
