@@ -56,6 +56,17 @@ def test_who_is_new_in_one_catalogue_is_answered_by_the_other(tmp_path: Path) ->
     assert (tmp_path / "two-catalogues" / "classics" / "manifest.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["search.py", "cold_items.py", "two_catalogues.py"])
+def test_what_is_explored_says_what_there_is(tmp_path: Path) -> None:
+    printed = output_of("exploration.py", tmp_path)
+    (chance,) = re.findall(r"explored, (\S+)$", printed, re.MULTILINE)
+    assert 0 < float(chance) < 0.1
+    assert printed.count("'Drama'") <= 4
+    estimated, there = re.findall(r"estimated (\S+) .* there are (\d+)", printed)[0]
+    assert float(estimated) == pytest.approx(int(there), rel=0.4)
+
+
+@pytest.mark.parametrize(
+    "name", ["search.py", "cold_items.py", "two_catalogues.py", "exploration.py"]
+)
 def test_they_are_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
     from twotower.recipes import recipe as recipe
+    from twotower.rules.kinds import Boost as Boost
+    from twotower.rules.kinds import Cap as Cap
+    from twotower.rules.kinds import Diversify as Diversify
+    from twotower.rules.kinds import Explore as Explore
     from twotower.serving.answers import Recommendation as Recommendation
     from twotower.serving.answers import Recommendations as Recommendations
     from twotower.serving.client import Client as Client
@@ -37,11 +41,15 @@ if TYPE_CHECKING:
     from twotower.training.views import train_views as train_views
 
 _HOME = {
+    "Boost": "rules.kinds",
     "BundleError": "errors",
+    "Cap": "rules.kinds",
     "Client": "serving.client",
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
+    "Diversify": "rules.kinds",
+    "Explore": "rules.kinds",
     "FilterError": "errors",
     "MissingExtraError": "errors",
     "Recommendation": "serving.answers",
@@ -62,11 +70,15 @@ _HOME = {
 }
 
 __all__ = [
+    "Boost",
     "BundleError",
+    "Cap",
     "Client",
     "Config",
     "ConfigError",
     "DataError",
+    "Diversify",
+    "Explore",
     "FilterError",
     "MissingExtraError",
     "Recommendation",

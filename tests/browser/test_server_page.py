@@ -9,6 +9,7 @@ import pytest
 
 from accessibility import serious_violations
 from servers import running
+from twotower import Diversify
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
@@ -133,6 +134,22 @@ def test_a_filter_and_its_mistakes(page: Any, tiny_retriever: Retriever) -> None
     first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
     page.wait_for_selector(f"#list li:first-child h3:text-is('{first}')")
     assert titles(page) == tiny_retriever.items(expected.item_ids)["title"].to_list()
+    assert page.is_hidden("#problem")
+
+
+def test_diversity_is_a_number_from_0_to_1(page: Any, tiny_retriever: Retriever) -> None:
+    answered(page, lambda: page.fill("#query", "7"))
+    plain = titles(page)
+    answered(page, lambda: page.fill("#diversity", "0.7"))
+    expected = tiny_retriever.recommend(7, rules=[Diversify(0.7)])
+    wanted = tiny_retriever.items(expected.item_ids)["title"].to_list()
+    assert wanted != plain
+    page.wait_for_selector(f"#list li:nth-child(2) h3:text-is('{wanted[1]}')")
+    assert titles(page) == wanted
+    answered(page, lambda: page.fill("#diversity", "7"))  # as 1
+    answered(page, lambda: page.fill("#diversity", ""))
+    page.wait_for_selector(f"#list li:nth-child(2) h3:text-is('{plain[1]}')")
+    assert titles(page) == plain
     assert page.is_hidden("#problem")
 
 

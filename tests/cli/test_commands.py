@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from sandbox import NoDiskError, Outcome, events, items, run_command, small_disk, tree_of, write
-from twotower import Config, Retriever
+from twotower import Boost, Cap, Config, Diversify, Explore, Retriever
 from twotower.cli import app
 from twotower.cli.output import print_json
 
@@ -384,6 +384,65 @@ class TestRecommend:
             assert said == "twotower: filter must name a column here, got its end."
             assert line == "  item_id > 3 and"
             assert carets == "  " + " " * len(line.strip()) + "^"
+
+    def test_rules(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        stated = (
+            *("--boost", "category = 'category-1': 0.8", "--boost", "title contains ' : ': -1"),
+            *("--cap", "category=2", "--diversify", "0.2", "--explore", "0.25", "--seed", "7"),
+        )
+        rules: list[Any] = [
+            Boost("category = 'category-1'", 0.8),
+            Boost("title contains ' : '", -1),
+            Cap("category", 2),
+            Diversify(0.2),
+            Explore(0.25, 7),
+        ]
+        expected = Retriever.open(tiny_bundle).recommend(7, k=8, rules=rules)
+        assert expected.explored
+        answer = ask_json(tiny_bundle, "recommend", "--query", "7", "-k", "8", *stated)
+        assert [item["item_id"] for item in answer["items"]] == expected.item_ids
+        drawn = {i["item_id"]: i["propensity"] for i in answer["items"] if "propensity" in i}
+        assert drawn == expected.explored
+        shown = ask(tiny_bundle, "recommend", "--query", "7", "-k", "8", *stated).out
+        for item, chance in expected.explored.items():
+            assert f"{item} ({chance:.2g})" in shown.splitlines()[-1]
+        ask(
+            tiny_bundle,
+            "recommend",
+            "--all",
+            "--out",
+            str(tmp_path / "all.csv"),
+            "-k",
+            "8",
+            *stated,
+        )
+        own = pl.read_csv(tmp_path / "all.csv").filter(pl.col("query_id") == 7)
+        assert own["item_id"].to_list() == expected.item_ids
+        assert own["propensity"].drop_nulls().to_list() == list(expected.explored.values())
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--boost", "year >= 2000"], "--boost must be 'FILTER: NUMBER', got 'year >= 2000'."),
+            (
+                ["--boost", "year > 1: nan"],
+                "--boost: by must be a number from -1000 to 1000, got nan.",
+            ),
+            (["--cap", "genre"], "--cap must be COLUMN=NUMBER, got 'genre'."),
+            (["--cap", "category=0"], "--cap: most must be a whole number of at least 1, got 0."),
+            (["--cap", "genre=1"], "cap must name a column of the items, got 'genre'"),
+            (["--diversify", "2"], "--diversify: weight must be in [0, 1], got 2.0."),
+            (["--explore", "-1"], "--explore: share must be in [0, 1], got -1.0."),
+            (["--seed", "7"], "--seed must go with --explore, got 7 alone; leave it out."),
+        ],
+    )
+    def test_wrong_rules_are_refused(
+        self, tiny_bundle: Path, tmp_path: Path, arguments: list[str], message: str
+    ) -> None:
+        asked = ("recommend", str(tiny_bundle), "--query", "7", *arguments)
+        outcome = run_command(asked, tmp_path)
+        assert outcome.code == 2
+        assert message in outcome.err
 
     @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
     def test_everyone_at_once(self, tiny_bundle: Path, tmp_path: Path, ending: str) -> None:

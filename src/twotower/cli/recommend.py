@@ -12,7 +12,10 @@ from twotower.cli.output import check_table_path, console, ids, print_json, writ
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twotower.features.schema import Side
+    from twotower.rules.kinds import Rule
     from twotower.serving.answers import Recommendation
     from twotower.serving.retriever import Retriever
 
@@ -41,6 +44,20 @@ def command(
         str,
         typer.Option(help="Share in 0..1 of the words in common, by BM25; auto: as validation."),
     ] = "0",
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(help="Move items: 'year >= 2000: 0.5', in standard deviations of the scores."),
+    ] = None,
+    cap: Annotated[
+        list[str] | None, typer.Option(help="At most so many of one value: genre=2.")
+    ] = None,
+    diversify: Annotated[
+        float | None, typer.Option(help="Weight in 0..1 of being unlike the items above.")
+    ] = None,
+    explore: Annotated[
+        float | None, typer.Option(help="Share in 0..1 of places for items without an event yet.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of --explore: another, another draw.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse features that the bundle does not know.")
     ] = False,
@@ -64,12 +81,13 @@ def command(
     if out is not None:
         check_table_path(out)
     told = described(features)
+    rules = _rules(boost or [], cap or [], diversify, explore, seed)
     from twotower.serving.retriever import Retriever
 
     retriever = Retriever.open(bundle)
     screen = console(json_wanted=json)
     if out is not None:
-        _write_all(retriever, out, k, filter_)
+        _write_all(retriever, out, k, filter_, rules)
         screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
         return
     answer = retriever.recommend(
@@ -79,6 +97,7 @@ def command(
         k=k,
         filter=filter_,
         words=share,
+        rules=rules,
         strict=strict,
     )
     if json:
@@ -87,6 +106,58 @@ def command(
     if answer.basis == "popularity":
         screen.print("Nothing is known of this query that the model reads: what is popular.")
     screen.print(answer_table(retriever, answer, score="score"))
+    if answer.explored:
+        drawn = ", ".join(f"{item} ({chance:.2g})" for item, chance in answer.explored.items())
+        screen.print(f"Explored, with what probability: {drawn}.", highlight=False, markup=False)
+
+
+def _rules(
+    boosts: list[str],
+    caps: list[str],
+    diversify: float | None,
+    explore: float | None,
+    seed: int | None,
+) -> "list[Rule]":
+    """Return the rules that the options state.
+
+    Raises:
+        ConfigError: One cannot be read, or is out of range.
+    """
+    from twotower.rules.kinds import Boost, Cap, Diversify, Explore
+
+    rules: list[Rule] = []
+    for text in boosts:
+        expression, colon, by = text.rpartition(":")
+        if not colon or not _is_number(by):
+            raise ConfigError(f"--boost must be 'FILTER: NUMBER', got {text!r}.")
+        rules.append(_made("--boost", Boost, expression.strip(), float(by)))
+    for text in caps:
+        column, _, most = text.rpartition("=")
+        if not column.strip() or not most.strip().isdecimal():
+            raise ConfigError(f"--cap must be COLUMN=NUMBER, got {text!r}.")
+        rules.append(_made("--cap", Cap, column.strip(), int(most)))
+    if diversify is not None:
+        rules.append(_made("--diversify", Diversify, diversify))
+    if explore is not None:
+        rules.append(_made("--explore", Explore, explore, seed or 0))
+    elif seed is not None:
+        raise ConfigError(f"--seed must go with --explore, got {seed} alone; leave it out.")
+    return rules
+
+
+def _made(option: str, kind: "Callable[..., Rule]", *values: object) -> "Rule":
+    try:
+        return kind(*values)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _share(words: str) -> float | Literal["auto"]:
@@ -115,8 +186,10 @@ def described(text: str | None) -> dict[str, object] | None:
     return value
 
 
-def _write_all(retriever: "Retriever", out: Path, k: int, filter_: str | None) -> None:
-    frame = retriever.recommend_all(k, filter=filter_)
+def _write_all(
+    retriever: "Retriever", out: Path, k: int, filter_: str | None, rules: "list[Rule]"
+) -> None:
+    frame = retriever.recommend_all(k, filter=filter_, rules=rules)
     if out.suffix == ".csv":
         frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
     write_tables({out: frame})
@@ -130,12 +203,18 @@ def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dic
     contents = retriever.contents
     asked = (contents.queries if of == "query" else contents.items).ids
     rows = asked.rows_of([answer.query_id])
+    explored = answer.explored or {}
     is_known = rows[0] >= FIRST_ROW  # then as the table has it: 7, not the "7" of a command line
     return {
         f"{of}_id": asked.ids_of(rows)[0] if is_known else answer.query_id,
         "basis": answer.basis,
         "items": [
-            {"item_id": item_id, "score": score, "columns": line}
+            {
+                "item_id": item_id,
+                "score": score,
+                **({"propensity": explored[item_id]} if item_id in explored else {}),
+                "columns": line,
+            }
             for item_id, score, line in zip(answer.item_ids, answer.scores, lines, strict=True)
         ],
     }

@@ -1,5 +1,7 @@
 """Two rankings as one: by what texts mean, and by which words they share."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -84,6 +86,31 @@ class FusedIndex(ExactIndex):
         self.lexical = lexical
         self.words = words
         self.weights = weights
+
+    def of(self, places: slice | npt.NDArray[np.integer]) -> "FusedIndex":
+        """Return the same for the queries at some places."""
+        which = np.arange(len(self.words))[places]
+        words = tuple(self.words[place] for place in which.tolist())
+        return FusedIndex(
+            self.item_vectors, self.lexical, words, self.weights[torch.from_numpy(which)]
+        )
+
+    def deviations(
+        self, query_vectors: Tensor, offered: npt.NDArray[np.bool_] | None
+    ) -> npt.NDArray[np.float32]:
+        """Return the standard deviation of each query's scores over the items: ``(Q,)`` float32.
+
+        Args:
+            query_vectors: ``(Q, dim)`` float32.
+            offered: ``(num_item_rows,)`` the rows that are items; None are all but the reserved ones.
+        """
+        is_item = np.ones(len(self.item_vectors), np.bool_) if offered is None else offered.copy()
+        is_item[:FIRST_ROW] = False
+        found = np.zeros(len(query_vectors), np.float32)
+        for place in range(len(query_vectors) if is_item.any() else 0):
+            scores = self._scores(query_vectors, slice(place, place + 1))[0].cpu().numpy()
+            found[place] = scores[is_item].std()
+        return found
 
     def _scores(self, query_vectors: Tensor, here: slice) -> Tensor:
         dense = super()._scores(query_vectors, here)

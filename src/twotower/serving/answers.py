@@ -1,6 +1,6 @@
 """What a retriever answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ Basis = Literal["model", "popularity"]
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """The answer to one query, best first.
+    """The answer to one query, best first, or in the order that rules made.
 
     Args:
         query_id: The query's id, or None where it was described without one.
@@ -22,12 +22,15 @@ class Recommendation:
         scores: Their dot products, or numbers of training events where ``basis`` is popularity.
         basis: ``"model"``, or ``"popularity"`` where nothing that the model reads is known of the
             query.
+        explored: The items that were drawn at random, each with how probable that was; None where nothing
+            was to be explored. See ``rules.kinds.Explore``.
     """
 
     query_id: Id | None
     item_ids: list[Id]
     scores: list[float]
     basis: Basis
+    explored: Mapping[Id, float] | None = None
 
     def __len__(self) -> int:
         """Number of items."""
@@ -53,14 +56,18 @@ class Recommendations(Sequence[Recommendation]):
         return iter(self.answers)
 
     def to_polars(self) -> pl.DataFrame:
-        """Return one line an answer: query_id, rank, item id, score, basis, the item's columns."""
+        """Return one line an answer: query_id, rank, item id, score, basis, the item's columns.
+
+        Where something was to be explored, ``propensity`` is there, too: of the items that were.
+        """
         counts = [len(answer) for answer in self.answers]
         ids: list[object] = [item for answer in self.answers for item in answer.item_ids]
         key = pl.Series(self.item_column, ids, dtype=self.items[self.item_column].dtype)
         details = key.to_frame().join(
             self.items, on=self.item_column, how="left", maintain_order="left"
         )
-        own = ("query_id", "rank", "score", "basis")
+        is_explored = any(answer.explored is not None for answer in self.answers)
+        own = ("query_id", "rank", "score", "basis", *(("propensity",) if is_explored else ()))
         lines = pl.DataFrame(
             {
                 "query_id": pl.Series(
@@ -80,6 +87,9 @@ class Recommendations(Sequence[Recommendation]):
                 ),
             }
         )
+        if is_explored:
+            drawn = [(a.explored or {}).get(item) for a in self.answers for item in a.item_ids]
+            lines = lines.with_columns(propensity=pl.Series(drawn, dtype=pl.Float64))
         return lines.hstack([c for c in details if c.name not in lines.columns])
 
     def to_pandas(self) -> Any:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import FilterError, ServerError
+from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
@@ -93,6 +94,7 @@ class Client:
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = 0.0,
+        rules: Iterable[Rule] = (),
         strict: bool = False,
     ) -> Any:
         """Return the ``k`` best items for one query, or for several; see ``Retriever.recommend``.
@@ -103,6 +105,8 @@ class Client:
             ServerError: The server refused, failed or could not be reached.
         """
         ids, given, lists, single = queries_of(query_id, features, history)
+        by_kind = rule_set(rules)
+        explores = by_kind.explore is not None
         choice = {
             "k": k,
             "exclude_seen": exclude_seen,
@@ -110,17 +114,19 @@ class Client:
             "without": None if without is None else ids_of(without, what="without"),
             "filter": filter,
             "words": words,
+            "rules": by_kind.to_dict(),
             "strict": strict,
         }
         lines = _queries(ids, given, lists)
         if single:
-            return _answer(self._ask("POST", "/recommend", {**lines[0], **choice}))
+            told = self._ask("POST", "/recommend", {**lines[0], **choice})
+            return _answer(told, explores=explores)
         found: list[Recommendation] = []
         at_once = int(self.model["max_queries"]) if lines else 1
         for start in range(0, len(lines), at_once):
             body = {"queries": lines[start : start + at_once], **choice}
             told = self._ask("POST", "/recommend/many", body)
-            found += [_answer(answer) for answer in told["answers"]]
+            found += [_answer(answer, explores=explores) for answer in told["answers"]]
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
@@ -296,14 +302,16 @@ class Client:
         return told
 
 
-def _answer(told: Mapping[str, Any]) -> Recommendation:
+def _answer(told: Mapping[str, Any], *, explores: bool = False) -> Recommendation:
     items = told["items"]
     _warn_of_ignored(told)
+    drawn = {item["item_id"]: item["propensity"] for item in items if "propensity" in item}
     return Recommendation(
         told["query_id"],
         [item["item_id"] for item in items],
         [item["score"] for item in items],
         told["basis"],
+        drawn if explores else None,
     )
 
 

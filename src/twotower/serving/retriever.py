@@ -1,5 +1,6 @@
 """``Retriever``: a bundle opened for use."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
 from twotower.index.live import GrowingRows, LiveIndex
+from twotower.rules.kinds import Rule
 from twotower.runtime import choose_device
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
@@ -42,6 +44,7 @@ from twotower.serving.arguments import (
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
 from twotower.serving.live import LiveIds, lines_of, settled, with_lines, without_ids
+from twotower.serving.ruled import Plan, Ruler
 from twotower.serving.session import Session
 from twotower.serving.texts import Texts
 from twotower.towers.build import build_model
@@ -120,6 +123,7 @@ class Retriever:
         )
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
+        self._ruler = Ruler(contents)
         reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
         self.index = LiveIndex(torch.cat([reserved, contents.item_vectors]).to(self.device))
         self._item_features = {
@@ -178,6 +182,7 @@ class Retriever:
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = 0.0,
+        rules: Iterable[Rule] = (),
         strict: bool = False,
     ) -> Any:
         """Return the ``k`` best items for one query, or for several.
@@ -204,6 +209,7 @@ class Retriever:
                 ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
                 ``index.fusion.convex``). It needs text on both sides. ``"auto"`` is the share that was best
                 on validation.
+            rules: ``Boost``, ``Cap``, ``Diversify`` and ``Explore``, in any order; see docs/rules.md.
             strict: Whether features that the bundle does not know are refused; else they are ignored with a
                 warning.
 
@@ -212,11 +218,12 @@ class Retriever:
             several.
 
         Raises:
-            FilterError: ``filter`` cannot be read, or does not fit the items' columns; says where.
+            FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns;
+                says where.
             MissingExtraError: ``words`` is above 0, and ``bm25s`` is not installed.
             ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an
-                argument is of a form that cannot be read, or ``words`` is out of range or above 0 where a
-                side has no text.
+                argument is of a form that cannot be read, ``words`` is out of range or above 0 where a
+                side has no text, or ``rules`` cannot go together or cap an unknown column.
         """
         k = self._checked_k(k)
         words = self._checked_words(words)
@@ -225,6 +232,7 @@ class Retriever:
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed.rows(among, without, filter)
+        plan = self._ruler.plan(rules, self._allowed)
         vectors = self.encoding.query_vectors(arrays, histories, events)
         index: Index = self.index
         known = self.encoding.is_known(arrays, histories)
@@ -235,7 +243,9 @@ class Retriever:
             weights = np.where(known, words, 1.0).astype(np.float32)
             index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
             known |= np.array([lexical.knows(each) for each in asked], np.bool_)
-        answers = self._answer(ids, known, histories, vectors, k, exclude_seen, allowed, index)
+        answers = self._answer(
+            ids, known, histories, vectors, k, exclude_seen, allowed, index, plan
+        )
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
@@ -269,17 +279,23 @@ class Retriever:
         *,
         exclude_seen: bool | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
+        rules: Iterable[Rule] = (),
     ) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
 
         Raises:
             FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1.
+            ValueError: ``k`` is below 1, or as ``recommend`` for the rules.
         """
+        rules = tuple(rules)
         ids = self.contents.queries.ids.ids.to_list()
         frames: list[pl.DataFrame] = [
             self.recommend(
-                ids[start : start + 4096], k=k, exclude_seen=exclude_seen, filter=filter
+                ids[start : start + 4096],
+                k=k,
+                exclude_seen=exclude_seen,
+                filter=filter,
+                rules=rules,
             ).to_polars()
             for start in range(0, len(ids), 4096)
         ]
@@ -360,6 +376,7 @@ class Retriever:
     def _serve(self, contents: Contents) -> None:
         self.contents = contents
         self._allowed = self._allowed.of(contents)
+        self._ruler = self._ruler.of(contents)
         self._texts = Texts(contents)
 
     def score(self, pairs: Iterable[tuple[Id, Id]]) -> npt.NDArray[np.float32]:
@@ -513,12 +530,13 @@ class Retriever:
         among: Iterable[Id] | None,
         without: Iterable[Id] | None,
         filter: str | None,  # noqa: A002 -- the word that users know
+        rules: Iterable[Rule],
     ) -> Recommendation:
         """Return ``recommend`` for one query whose vector is there already: ``(1, dim)``.
 
         Raises:
             FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1.
+            ValueError: ``k`` is below 1, or as ``recommend`` for the rules.
         """
         return self._answer(
             [query_id],
@@ -529,6 +547,7 @@ class Retriever:
             not self.contents.repeats if exclude_seen is None else exclude_seen,
             self._allowed.rows(among, without, filter),
             self.index,
+            self._ruler.plan(rules, self._allowed),
         )[0]
 
     def _checked_k(self, k: int) -> int:
@@ -559,25 +578,42 @@ class Retriever:
         exclude_seen: bool,
         allowed: npt.NDArray[np.bool_] | None,
         index: Index,
+        plan: Plan | None = None,
     ) -> list[Recommendation]:
-        exclude = histories if exclude_seen else None
-        found = index.search(vectors, k, exclude=exclude, allowed=allowed)
-        rows, scores = found.item_rows.copy(), found.scores.copy()
-        if not known.all():
-            popular = self._popular(
-                k, histories.take(np.flatnonzero(~known)), exclude_seen, allowed
+        propensities = None
+        if plan is not None:
+            rows, scores, propensities = plan.answer(
+                index,
+                self.index.item_vectors,
+                ids,
+                known,
+                histories,
+                vectors,
+                k,
+                exclude_seen=exclude_seen,
+                allowed=allowed,
             )
-            rows[~known], scores[~known] = popular
+        else:
+            exclude = histories if exclude_seen else None
+            found = index.search(vectors, k, exclude=exclude, allowed=allowed)
+            rows, scores = found.item_rows.copy(), found.scores.copy()
+            if not known.all():
+                popular = self._popular(
+                    k, histories.take(np.flatnonzero(~known)), exclude_seen, allowed
+                )
+                rows[~known], scores[~known] = popular
         real = rows != PADDING_ROW
         found_ids = self.contents.items.ids.ids_of(rows[real]).to_list()
         found_scores = scores[real].tolist()
         ends = real.sum(axis=1).cumsum().tolist()
+        explored = None if propensities is None else propensities[real].tolist()
         return [
             Recommendation(
                 query_id,
                 found_ids[start:end],
                 found_scores[start:end],
                 "model" if is_known else "popularity",
+                None if explored is None else _explored(found_ids, explored, start, end),
             )
             for query_id, is_known, start, end in zip(
                 ids, known.tolist(), [0, *ends], ends, strict=False
@@ -693,3 +729,11 @@ class Retriever:
             None if events is None else events.transforms,
         )
         return histories, None if arrays is None else to_tensors(arrays, self.device)
+
+
+def _explored(
+    item_ids: list[Id], propensities: list[float], start: int, end: int
+) -> dict[Id, float]:
+    """Return the propensity of each explored item of one answer among all."""
+    pairs = zip(item_ids[start:end], propensities[start:end], strict=True)
+    return {item_id: propensity for item_id, propensity in pairs if not math.isnan(propensity)}

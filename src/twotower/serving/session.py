@@ -9,6 +9,7 @@ import torch
 
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
+from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Id, histories_of
 from twotower.towers.encoding import to_tensors
@@ -114,12 +115,13 @@ class Session:
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
+        rules: Iterable[Rule] = (),
     ) -> Recommendation:
         """Return the ``k`` best items now; see ``Retriever.recommend`` for the arguments.
 
         Raises:
-            FilterError: ``filter`` cannot be read, or does not fit the items' columns.
-            ValueError: ``k`` is below 1.
+            FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns.
+            ValueError: ``k`` is below 1, or as ``Retriever.recommend`` for the rules.
         """
         return self._retriever.answer_vector(
             self._query_id,
@@ -131,6 +133,7 @@ class Session:
             among=among,
             without=without,
             filter=filter,
+            rules=rules,
         )
 
     def encode(self) -> npt.NDArray[np.float32]:

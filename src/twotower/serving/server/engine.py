@@ -14,6 +14,7 @@ import polars as pl
 
 from twotower.errors import BundleError
 from twotower.features.schema import TEXTS
+from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.bundle import MANIFEST, Contents
@@ -41,6 +42,7 @@ class Question:
     words: float | Literal["auto"]
     strict: bool
     columns: bool
+    rules: tuple[Rule, ...] = ()
     ignored: tuple[str, ...] = ()
     """Features that were told and that the model does not know."""
 
@@ -49,7 +51,9 @@ class Question:
         """What questions must have in common to be answered in one call."""
         told = (self.query_id is None, _kinds(self.features), _kinds_of_events(self.history))
         choice = (self.exclude_seen, self.among, self.without, self.filter, self.words, self.strict)
-        return (*told, *choice)
+        # By rules, the answer to a smaller k is not the first part of that to a larger one.
+        ruled = (self.rules, self.k) if self.rules else ()
+        return (*told, *choice, *ruled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -428,6 +432,7 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
             without=first.without,
             filter=first.filter,
             words=first.words,
+            rules=first.rules,
             strict=first.strict,
         )
     except Exception as error:

@@ -59,6 +59,8 @@ def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
         properties["words"] = {**properties["words"], **_words(model)}
     for name in ("ManyBody", "QueriesBody"):
         parts[name]["properties"]["queries"]["maxItems"] = settings.batch
+    columns = model.retriever.contents.items.frame.columns
+    parts["RulesBody"]["properties"]["cap"]["propertyNames"] = {"enum": columns}
     _narrow_strict(parts, model)
     _narrow_lines(parts, model)
     for parameter in schema["paths"]["/similar"]["get"]["parameters"]:

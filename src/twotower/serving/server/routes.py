@@ -347,6 +347,7 @@ def _question(service: Service, query: QueryBody, choice: Choice) -> Question:
         choice.words,
         choice.strict,
         choice.columns,
+        () if choice.rules is None else choice.rules.to_rules(),
     )
 
 
@@ -366,6 +367,10 @@ def _items(answer: Recommendation, lines: list[dict[str, Any]] | None) -> list[d
         {"item_id": item_id, "score": score}
         for item_id, score in zip(answer.item_ids, answer.scores, strict=True)
     ]
+    explored = answer.explored or {}
+    for item in found if explored else ():
+        if item["item_id"] in explored:
+            item["propensity"] = explored[item["item_id"]]
     if lines is not None:
         found = [{**item, "columns": line} for item, line in zip(found, lines, strict=True)]
     return found

@@ -18,6 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from twotower.rules.kinds import LARGEST_BOOST, MOST_BOOSTS, Boost, Cap, Diversify, Explore, Rule
 from twotower.serving.arguments import LATEST, TIME
 
 LONGEST_ID = 4096
@@ -30,6 +31,8 @@ MOST_QUERIES = 10_000
 MOST_AT_ONCE = 1_000
 """Pairs that are scored, and items that are encoded, by one request."""
 LARGEST_ID = 2**63 - 1
+LARGEST_SEED = 2**53
+"""What every reader of JSON can hold."""
 
 
 def _check_time(line: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +61,7 @@ Id = (
     | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
     | SkipJsonSchema[Annotated[int, PlainValidator(_whole)]]  # 7.0 is 7 in JSON
 )
+Count = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_as_whole)]
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
 Filter = Annotated[
     StrictStr, Field(min_length=1, max_length=LONGEST_TEXT, json_schema_extra={"format": "filter"})
@@ -104,12 +108,59 @@ class QueryBody(Told):
     )
 
 
+Deviations = Annotated[float, Field(strict=True, ge=-LARGEST_BOOST, le=LARGEST_BOOST)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED), BeforeValidator(_as_whole)]
+
+
+class BoostBody(Told):
+    """Items that match a filter are moved up, or down."""
+
+    filter: Filter
+    by: Deviations = Field(description="Standard deviations of the query's scores; below 0: down.")
+
+
+class ExploreBody(Told):
+    """A share of the places goes to items drawn at random."""
+
+    share: Share = Field(description="Of the places.")
+    seed: Seed = Field(0, description="Another, another draw.")
+    filter: Filter | None = Field(
+        None, description="Which items; null: those without a training event."
+    )
+
+
+class RulesBody(Told):
+    """What stands in an answer beside what the model says; see docs/rules.md."""
+
+    boost: Annotated[list[BoostBody], Field(max_length=MOST_BOOSTS, fail_fast=True)] = Field(
+        [], description="Each moves the items that match its filter."
+    )
+    cap: Annotated[dict[str, Count], Field(max_length=MOST_COLUMNS)] = Field(
+        {}, description="Column to the most items of one of its values."
+    )
+    diversify: Share | None = Field(
+        None, description="The weight of unlikeness to the items above, beside the score."
+    )
+    explore: ExploreBody | None = None
+
+    def to_rules(self) -> tuple[Rule, ...]:
+        """Return the rules."""
+        rules: list[Rule] = [Boost(boost.filter, boost.by) for boost in self.boost]
+        rules += [Cap(column, most) for column, most in self.cap.items()]
+        if self.diversify is not None:
+            rules.append(Diversify(self.diversify))
+        if self.explore is not None:
+            rules.append(Explore(self.explore.share, self.explore.seed, self.explore.filter))
+        return tuple(rules)
+
+
 class Choice(Told):
     """Which items may be an answer, and how many."""
 
-    k: Annotated[int, Field(strict=True, ge=1), BeforeValidator(_as_whole)] = Field(
-        10, description="Number of items."
-    )
+    k: Count = Field(10, description="Number of items.")
     exclude_seen: StrictBool | None = Field(
         None, description="Leave items of the history out; null: as the data was."
     )
@@ -123,6 +174,7 @@ class Choice(Told):
     words: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
         0.0, description="Share of the words in common, by BM25, beside the model's score."
     )
+    rules: RulesBody | None = Field(None, description="Boosts, caps, diversity, exploration.")
     strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
     columns: StrictBool = Field(False, description="Give the items' columns, too.")
 
@@ -213,11 +265,14 @@ class Item(BaseModel):
 
     item_id: int | str
     score: float
+    propensity: float | None = Field(
+        None, description="How probable it was that the item is explored, where it was."
+    )
     columns: dict[str, Any] | None = None
 
 
 class RecommendAnswer(BaseModel):
-    """The items of one query, best first."""
+    """The items of one query, best first, or in the order that rules made."""
 
     query_id: int | str | None
     basis: Literal["model", "popularity"] = Field(

@@ -10,7 +10,8 @@ const resolve = (part) =>
 function typeOf(part) {
   if (!part) return "";
   if (part.$ref) return part.$ref.split("/").pop();
-  if (part.anyOf) return [...new Set(part.anyOf.map(typeOf))].join(" | ");
+  const either = part.anyOf ?? part.oneOf;
+  if (either) return [...new Set(either.map(typeOf))].join(" | ");
   if (part.enum || part.const) return (part.enum ?? [part.const]).map((value) => JSON.stringify(value)).join(" | ");
   if (part.type === "array") return `[${typeOf(part.items)}, …]`;
   if (part.type === "object" && part.additionalProperties) return `{column: ${typeOf(part.additionalProperties)}}`;

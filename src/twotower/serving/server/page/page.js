@@ -44,6 +44,8 @@ async function answers() {
   if (at("filter").value.trim()) body.filter = at("filter").value.trim();
   if (at("seen").checked) body.exclude_seen = false;
   if (at("words").checked) body.words = 0.3;
+  const diversity = Math.min(1, Number(at("diversity").value) || 0);
+  if (diversity > 0) body.rules = { diversify: diversity };
   const neighbours = state.neighbours;
   const title = neighbours === null ? texts.answers : texts.neighbours(titleOf(neighbours));
   at("answers").setAttribute("aria-busy", "true");
@@ -298,7 +300,7 @@ async function start() {
   );
   at("query").addEventListener("input", later(asked));
   at("filter").addEventListener("input", later(answers));
-  for (const id of ["k", "seen", "words"]) at(id).addEventListener("input", later(answers));
+  for (const id of ["k", "diversity", "seen", "words"]) at(id).addEventListener("input", later(answers));
   at("clear").onclick = () => { state.history = []; changed(); at("item").focus(); };
   at("back").onclick = () => { asked(); at("answers").focus(); };
   at("language").onclick = () => { turn(); describe(); changed(); };

@@ -1,0 +1,1 @@
+"""Rules: what stands in an answer beside what the model says."""

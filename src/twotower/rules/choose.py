@@ -1,0 +1,144 @@
+"""The greedy pass: item after item, by score and unlikeness, passing over what a cap forbids."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.rules.values import ColumnValues
+
+POOL, POOL_A_PLACE = 100, 10
+"""Items that are looked at: at least so many, and so many for each place."""
+
+
+def depth_of(k: int) -> int:
+    """Return how many items a pool for ``k`` places holds."""
+    return max(POOL, POOL_A_PLACE * k)
+
+
+class Line(NamedTuple):
+    """The pool of one query, best first, without padding.
+
+    Args:
+        item_rows: ``(n,)``.
+        scores: ``(n,)``, the model's own.
+        moved: ``(n,)``, with what boosts add.
+    """
+
+    item_rows: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+    moved: npt.NDArray[np.float32]
+
+
+class Counts:
+    """How many items of each value an answer holds so far.
+
+    Args:
+        columns: The values of each column that is capped.
+        most: Items of one value of each.
+    """
+
+    def __init__(self, columns: Sequence[ColumnValues], most: Sequence[int]) -> None:
+        self._columns = columns
+        self._most = most
+        self._counts: list[Counter[int]] = [Counter() for _ in columns]
+
+    def has_room(self, row: int) -> bool:
+        """Return whether no value of an item has as many as it may."""
+        return all(
+            counts[value] < most
+            for column, counts, most in zip(self._columns, self._counts, self._most, strict=True)
+            for value in column.of(row)
+        )
+
+    def add(self, row: int) -> None:
+        """Count an item."""
+        for column, counts in zip(self._columns, self._counts, strict=True):
+            counts.update(column.of(row))
+
+    def rows_without_room(self, num_rows: int) -> npt.NDArray[np.bool_]:
+        """Return which of all item rows have a value with as many as it may: ``(num_rows,)``."""
+        full = np.zeros(num_rows, np.bool_)
+        for column, counts, most in zip(self._columns, self._counts, self._most, strict=True):
+            values = [value for value, count in counts.items() if count >= most]
+            if values:
+                full |= column.rows_with(values)
+        return full
+
+
+def choose(
+    pool: Line,
+    more: Callable[[npt.NDArray[np.bool_]], Line],
+    k: int,
+    counts: Counts,
+    *,
+    depth: int,
+    weight: float,
+    vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],
+    num_rows: int,
+    taken: Sequence[int] = (),
+) -> tuple[list[int], list[float]]:
+    """Return the item rows of ``k`` places, as many as there are, and the model's scores of them.
+
+    Where all of a pool is chosen or forbidden, the next one holds what may still be chosen.
+
+    Args:
+        pool: The first one.
+        more: Gives the next one among the rows of a mask, ``(num_rows,)``.
+        k: Places.
+        counts: Of what stands beside these places; what is chosen is added.
+        depth: Items of a pool; one of fewer is the last.
+        weight: See ``Diversify``.
+        vectors_of: Gives the vectors of item rows, of length 1: ``(n, dim)``.
+        num_rows: Item rows, the reserved ones included.
+        taken: Rows that stand elsewhere in the answer, and are counted.
+    """
+    chosen: list[int] = []
+    scores: list[float] = []
+    first = pool
+    while len(chosen) < k and len(pool.item_rows):
+        places = range(len(pool.item_rows))
+        for place in _unlike(pool, first, chosen, weight, vectors_of) if weight else places:
+            row = int(pool.item_rows[place])
+            if row in taken or not counts.has_room(row):
+                continue
+            chosen.append(row)
+            scores.append(float(pool.scores[place]))
+            counts.add(row)
+            if len(chosen) == k:
+                break
+        else:
+            if len(pool.item_rows) < depth:
+                break
+            allowed = ~counts.rows_without_room(num_rows)
+            allowed[[*chosen, *taken]] = False
+            pool = more(allowed)
+    return chosen, scores
+
+
+def _unlike(
+    pool: Line,
+    first: Line,
+    chosen: Sequence[int],
+    weight: float,
+    vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],
+) -> Iterator[int]:
+    """Yield the places of a pool by marginal relevance, given what of them joins ``chosen`` meanwhile."""
+    least = first.moved.min()  # one scale for all pools: what is worse than the first counts less
+    spread = max(float(first.moved.max() - least), 1e-12)
+    relevance = (1 - weight) * (pool.moved - least) / spread
+    vectors = vectors_of(pool.item_rows)
+    likeness = np.zeros(len(vectors), np.float32)
+    if chosen:
+        likeness = (vectors @ vectors_of(np.array(chosen, np.int32)).T).max(axis=1)
+    is_open = np.ones(len(vectors), np.bool_)
+    for _ in range(len(vectors)):
+        place = int(np.where(is_open, relevance - weight * likeness, -np.inf).argmax())
+        num_before = len(chosen)
+        yield place
+        is_open[place] = False
+        if len(chosen) > num_before:
+            to_it = vectors @ vectors[place]
+            likeness = np.maximum(likeness, to_it) if num_before else to_it
