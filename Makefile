@@ -9,10 +9,10 @@ BY_HAND := benchmarks/common.py benchmarks/peers.py benchmarks/objective.py
 BENCHMARKS := $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint contract ci bench docs clean
+.PHONY: help setup browser postgres demo test lint contract ci bench docs clean
 
 help: ## Show this list (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with all that development needs; quick when nothing changed
 
@@ -53,8 +53,22 @@ browser: ## Install chromium, in which the report is tested, by apt-get where th
 	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -qq -y --no-install-recommends \
 	  -o Acquire::Retries=3 chromium fonts-noto-cjk >/dev/null
 
+postgres: ## Install PostgreSQL with pgvector, for the test of that export, by apt-get where there is none
+	@ls /usr/share/postgresql/*/extension/vector.control >/dev/null 2>&1 && exit 0; \
+	echo "Installing PostgreSQL with pgvector with apt-get."; \
+	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	$$as_root apt-get update -qq && \
+	package=$$(apt-cache pkgnames postgresql- | grep -E '^postgresql-[0-9]+-pgvector$$' | sort -V | tail -n 1) && \
+	if [ -z "$$package" ]; then \
+	  echo "make postgres needs a package postgresql-NN-pgvector, got none from apt-cache; install pgvector by hand." >&2; \
+	  exit 2; \
+	fi; \
+	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -qq -y --no-install-recommends \
+	  -o Acquire::Retries=3 $$package >/dev/null
+
 ci: export TWOTOWER_BROWSER = 1
-ci: setup browser lint test ## What the continuous integration runs: setup, browser, lint, test
+ci: export TWOTOWER_POSTGRES = 1
+ci: setup browser postgres lint test ## What the continuous integration runs: setup, browser, postgres, lint, test
 
 bench: $(READY) ## Print every figure that we claim; one: make bench BENCHMARKS=benchmarks/loader.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -1,4 +1,4 @@
-"""A tiny world, trained once a session, that several rooms' tests look at; and a browser to look with."""
+"""A tiny world, trained once a session, that several rooms' tests look at; a browser, and a PostgreSQL."""
 
 import os
 import shutil
@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from changed_items import change_items
+from postgres import binaries, cluster
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
@@ -83,6 +85,12 @@ def tiny_retriever(tiny_bundle: Path) -> Retriever:
     return Retriever.open(tiny_bundle)
 
 
+@pytest.fixture(scope="session")
+def changed_retriever(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Retriever:
+    """A thousand queries, and items that changed, came and went since the bundle was opened."""
+    return change_items(tmp_path_factory.mktemp("thousand"))
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Vectors of sentences are kept in the test's own folder, and no encoder is fetched."""
@@ -115,3 +123,16 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL with pgvector; without one tests are skipped, unless TWOTOWER_POSTGRES=1 asks for it."""
+    folder = binaries()
+    if folder is None and os.environ.get("TWOTOWER_POSTGRES") != "1":
+        pytest.skip(
+            "no PostgreSQL with pgvector; install it, or set TWOTOWER_POSTGRES=1 to fail without"
+        )
+    assert folder is not None, "TWOTOWER_POSTGRES=1, and no PostgreSQL with pgvector is installed"
+    with cluster(folder) as dsn:
+        yield dsn

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twotower.errors import BundleError as BundleError
     from twotower.errors import ConfigError as ConfigError
     from twotower.errors import DataError as DataError
+    from twotower.errors import ExportError as ExportError
     from twotower.errors import FilterError as FilterError
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import ServerError as ServerError
@@ -50,6 +51,7 @@ _HOME = {
     "DataError": "errors",
     "Diversify": "rules.kinds",
     "Explore": "rules.kinds",
+    "ExportError": "errors",
     "FilterError": "errors",
     "MissingExtraError": "errors",
     "Recommendation": "serving.answers",
@@ -79,6 +81,7 @@ __all__ = [
     "DataError",
     "Diversify",
     "Explore",
+    "ExportError",
     "FilterError",
     "MissingExtraError",
     "Recommendation",

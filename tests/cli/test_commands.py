@@ -25,6 +25,7 @@ COMMANDS = (
     "recommend",
     "similar",
     "explain",
+    "export",
     "inspect",
     "data",
     "config",

@@ -7,7 +7,6 @@ import typer
 
 from twotower.cli.output import console
 from twotower.errors import BundleError
-from twotower.runtime import library
 
 NAME = "snapshot"
 
@@ -23,6 +22,7 @@ def command(
 
     Example: twotower snapshot model --out model-today
     """
+    from twotower.runtime import library
     from twotower.serving.bundle import check_output
 
     for name in ("orjson", "prometheus_client"):

@@ -97,7 +97,7 @@ class QueryTower(nn.Module):
         owners = None if wanted is None else wanted.nonzero()[:, 0]
         if self.since is not None and times is not None:
             item_vectors = item_vectors + self.since(mask, times)
-        num = len(mask) if owners is None else len(owners)
+        num = mask.shape[0] if owners is None else owners.shape[0]
         if self.history is None:
             width = self.dim if self.encoder is None else self.encoder.dim
             read = torch.zeros(num, width, device=mask.device)
@@ -148,8 +148,8 @@ class CustomTower(nn.Module):
         given = {name: features[name] for name in self.feature_names}
         alone = next(iter(given.values())) if len(given) == 1 else None
         output = self.module(given if alone is None else alone)
-        num = len(next(iter(given.values())))
-        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != num:
+        num = next(iter(given.values())).shape[0]
+        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != num:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"the {self.side} tower must return ({num}, dim), got {shape}.")
         return output
@@ -287,7 +287,7 @@ class TwoTower(nn.Module):
             if mask is None or item_vectors is None:
                 if not features:
                     raise ValueError("encode_queries needs features or histories, got neither.")
-                num = len(next(iter(features.values())))
+                num = next(iter(features.values())).shape[0]
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)

@@ -28,7 +28,7 @@ class Recurrent(HistoryEncoder):
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Map ``(B, L, d)`` to ``(B, L, d)``."""
-        if not len(mask):
+        if not mask.shape[0]:
             return torch.zeros_like(item_vectors)
         vectors = dropout(item_vectors, self.dropout, self.training)
         # Histories are shifted to begin at the left, so that nothing is read before them.
@@ -37,7 +37,7 @@ class Recurrent(HistoryEncoder):
         padded = length - mask.sum(dim=1, keepdim=True)
         begin = (place + padded).clamp(max=length - 1)  # (B, L) where each event stands
         shifted = vectors.gather(1, begin[:, :, None].expand_as(vectors))
-        start = self.start.to(vectors.dtype).expand(1, len(vectors), -1).contiguous()
+        start = self.start.to(vectors.dtype).expand(1, vectors.shape[0], -1).contiguous()
         states, _ = self.cell(shifted, start)
         states = torch.cat([start.transpose(0, 1), states], dim=1)  # (B, 1 + L, d)
         after = (place + 1 - padded).clamp(min=0)

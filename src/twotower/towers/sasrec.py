@@ -56,7 +56,7 @@ class SASRec(HistoryEncoder):
         visible = earlier & mask[:, None, :] | itself
         for block in self.blocks:
             vectors = block(vectors, visible)
-        has_event = mask.cummax(dim=1).values[:, :, None]
+        has_event = (mask.cumsum(dim=1) > 0)[:, :, None]
         return cast("Tensor", self.norm(vectors)).masked_fill(~has_event, 0.0)
 
     def step(
@@ -102,7 +102,13 @@ class _Block(nn.Module):
     def _map(
         self, read: Tensor, normed: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None
     ) -> Tensor:
-        found = F.scaled_dot_product_attention(self.query(normed), keys, values, attn_mask=visible)
-        read = read + dropout(found, self.dropout, self.training)
+        # With a dimension for its one head: what torch has a faster way for, and ONNX a way at all.
+        found = F.scaled_dot_product_attention(
+            self.query(normed)[:, None],
+            keys[:, None],
+            values[:, None],
+            attn_mask=None if visible is None else visible[:, None],
+        )
+        read = read + dropout(found[:, 0], self.dropout, self.training)
         hidden = dropout(F.relu(self.first(self.norm_layers(read))), self.dropout, self.training)
         return read + dropout(self.second(hidden), self.dropout, self.training)

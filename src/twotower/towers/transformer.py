@@ -85,14 +85,14 @@ class Transformer(HistoryEncoder):
     def _read(self, item_vectors: Tensor, mask: Tensor, *, last_only: bool) -> Tensor:
         vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0)
         vectors = dropout(vectors, self.dropout, self.training)
-        start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)
+        start = self.start.to(vectors.dtype).expand(vectors.shape[0], 1, -1)
         vectors = torch.cat([start, vectors], dim=1)  # (B, 1 + L, d)
         between = _Between.of_windows(mask)
         for block in self.blocks[:-1]:
             vectors = block(vectors, between, last_only=False)
         vectors = self.blocks[-1](vectors, between, last_only=last_only)
         # A position without any event up to it is read as the start alone.
-        has_event = mask.cummax(dim=1).values[:, :, None]
+        has_event = (mask.cumsum(dim=1) > 0)[:, :, None]
         if last_only:
             alone = self._alone(vectors)
             return cast("Tensor", self.norm(torch.where(has_event[:, -1:], vectors, alone)))

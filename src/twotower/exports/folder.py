@@ -1,0 +1,107 @@
+"""What an export leaves: a new folder, whole or not at all, and a word on what is in it."""
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polars.exceptions import PolarsError
+
+from twotower.errors import ExportError
+
+_FULL = re.compile(r"No space left|requested and \d+ written")
+"""What polars and numpy say of a full disk."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Args:
+        place: A folder, or what else it is known by where it went.
+        num_items: Items in it.
+        num_queries: Queries in it.
+        notes: Sentences that whoever reads the export should know.
+    """
+
+    place: str
+    num_items: int
+    num_queries: int
+    notes: tuple[str, ...] = ()
+
+
+def check_folder(path: str | Path) -> Path:
+    """Return ``path`` if a new folder may be written there.
+
+    Raises:
+        ExportError: Something is there already, or its parent folder does not exist or is not writable.
+    """
+    path = Path(path)
+    parent = path.absolute().parent
+    if path.exists() or path.is_symlink():
+        raise ExportError(
+            f"--out must be new, got {str(path)!r}, which is there; remove it, or name another folder."
+        )
+    if not parent.is_dir():
+        raise ExportError(
+            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+        )
+    if not os.access(parent, os.W_OK):
+        raise ExportError(f"--out must be in a writable folder, got {str(path)!r}; choose another.")
+    return path
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder to write into, which becomes ``path`` where nothing fails.
+
+    Raises:
+        ExportError: See ``check_folder``; or a file cannot be written, for want of room, say.
+    """
+    path = check_folder(path)
+    temporary = path.absolute().with_name(f".{path.name}.writing-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
+    except (OSError, PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        if getattr(error, "errno", None) == errno.ENOSPC or _FULL.search(str(error)):
+            reason = "the disk is full"
+        raise ExportError(
+            f"{str(path)!r} could not be written: {reason.lower()}; nothing was left behind."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON document, in ASCII: it is read right whatever a reader takes for its encoding."""
+    file.write_text(json.dumps(value), encoding="ascii")
+
+
+def json_value(value: Any, *, nul: str = "\0") -> Any:
+    """Return a value as JSON has it: no number is NaN or infinite, and what JSON lacks is text.
+
+    Args:
+        value: A cell of a table.
+        nul: What stands in the place of NUL.
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {json_value(key, nul=nul): json_value(v, nul=nul) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(v, nul=nul) for v in value]
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    return text.replace("\0", nul)

@@ -1,0 +1,245 @@
+"""ONNX: both towers as graphs, checked against torch on real rows."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from twotower.errors import ExportError
+from twotower.exports.contents import items_of, queries_of
+from twotower.exports.folder import Exported, check_folder, new_folder, write_json
+from twotower.exports.onnx_inputs import ITEM_ROWS, TIMES, Arrays, TowerInputs
+from twotower.exports.onnx_towers import ItemModule, QueryModule
+from twotower.exports.tables import write_queries
+from twotower.features.histories import Histories
+from twotower.runtime import library
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
+
+LARGEST_DIFFERENCE = 1e-4
+"""How far a number of a vector may be from torch's, where the largest is 1 or less; else a share of it."""
+_CHECKED = 1_000
+"""Rows of a side that are compared."""
+_MADE_UP = 61
+"""Histories of items of the catalogue, of every length, that are compared beside what queries did. It is a
+number that no width is: of equal numbers a trace might take one for the other."""
+_LARGEST_FILE = 2**30
+"""Bytes of weights from which on they stand in a file of their own: a graph's file ends at 2 GiB."""
+
+
+def export_onnx(retriever: Retriever, out: str | Path) -> Exported:
+    """Write ``query_tower.onnx`` and ``item_tower.onnx``, and what they read of all that is known.
+
+    They begin where the transforms end. ``queries.npz`` and ``items.npz`` hold their inputs for each known
+    query and item, ``inputs.json`` and the vocabularies beside it what the inputs are made of; see
+    docs/exports.md. In Python ``query_inputs`` and ``item_inputs`` make them of what ``Retriever`` takes.
+
+    Args:
+        retriever: What is exported, as it is now.
+        out: A folder that is not there yet.
+
+    Raises:
+        ExportError: A tower cannot be written as ONNX, or its vectors are not torch's; the folder cannot be
+            made or written; or there is no item.
+        MissingExtraError: ``onnxscript`` or ``onnxruntime`` is not installed.
+    """
+    check_folder(out)
+    library("onnxscript", wanted_by="twotower export onnx", extra="onnx")
+    library("onnxruntime", wanted_by="twotower export onnx", extra="onnx")
+    inputs = TowerInputs(retriever)
+    items = items_of(retriever)
+    queries = queries_of(retriever, items)
+    rows = retriever.known_item_rows(items.ids.to_list())
+    tensors = retriever.encoding.item_features.items()
+    of_items = inputs.of_items({name: values.cpu().numpy()[rows] for name, values in tensors})
+    of_queries = inputs.of_queries(queries.features, queries.histories)
+    with new_folder(out) as folder:
+        item_distance = write_item_tower(
+            folder / "item_tower.onnx", inputs, of_items, items.vectors
+        )
+        query_distance = write_query_tower(folder / "query_tower.onnx", inputs)
+        write_json(folder / "inputs.json", inputs.describe(folder))
+        write_json(folder / "item_ids.json", items.ids.to_list())
+        np.savez(folder / "items.npz", **cast("dict[str, Any]", of_items))
+        np.savez(folder / "queries.npz", **cast("dict[str, Any]", of_queries))
+        write_queries(folder, queries)
+    note = (
+        f"Numbers of the vectors differ from torch's by at most {query_distance:.1g} for queries and "
+        f"{item_distance:.1g} for items."
+    )
+    return Exported(str(out), len(items), len(queries), (note,))
+
+
+def write_item_tower(
+    file: Path, inputs: TowerInputs, arrays: Arrays, vectors: npt.NDArray[np.float32]
+) -> float:
+    """Write the item tower; return how far its vectors are from those of all items.
+
+    Args:
+        file: Where to.
+        inputs: Of the towers.
+        arrays: Of ``n`` items.
+        vectors: ``(n, dim)`` of them, by torch.
+
+    Raises:
+        ExportError: It cannot be written, or its vectors are others.
+    """
+    names = [transform.feature.name for transform in inputs.item_features]
+    module = ItemModule(inputs.retriever.encoding.model, names)
+    few = np.linspace(0, len(vectors) - 1, min(len(vectors), _CHECKED)).astype(np.int64)
+    arrays = {name: values[few] for name, values in arrays.items()}
+    _write(file, module, {name: _several(values) for name, values in arrays.items()}, "item")
+    one = {name: values[:1] for name, values in arrays.items()}
+    return _checked(file, "item", [(arrays, vectors[few]), (one, vectors[few[:1]])])
+
+
+def write_query_tower(file: Path, inputs: TowerInputs) -> float:
+    """Write the query tower; return how far its vectors are from torch's, for real queries and others.
+
+    Raises:
+        ExportError: It cannot be written, or its vectors are others.
+    """
+    retriever = inputs.retriever
+    model = retriever.encoding.model
+    read_of_items = None
+    if inputs.reads_history:
+        with torch.no_grad():
+            read_of_items = model.history_inputs(retriever.encoding.item_features)
+        read_of_items = read_of_items[torch.from_numpy(inputs.item_rows.astype(np.int64))]
+    module = QueryModule(
+        model,
+        [transform.feature.name for transform in inputs.query_features],
+        [transform.feature.name for transform in inputs.event_features],
+        read_of_items,
+    )
+    cases = [
+        (
+            inputs.of_queries(features, histories),
+            retriever.encoding.query_vectors(features, histories),
+        )
+        for features, histories in _cases(inputs)
+    ]
+    _write(file, module, cases[-1][0], "query")
+    return _checked(file, "query", [(given, v.cpu().numpy()) for given, v in cases])
+
+
+def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
+    """Yield queries to compare: known ones, one that nothing is known of, histories of every length."""
+    retriever = inputs.retriever
+    ids = retriever.contents.queries.ids.ids.to_list()
+    few = np.linspace(0, len(ids) - 1, min(len(ids), _CHECKED)).astype(np.int64)
+    features, histories, _ = retriever.described([ids[place] for place in few], None, None)
+    yield features, histories
+    length = retriever.contents.config.towers.history_length
+    lengths = np.linspace(1, length, _MADE_UP).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    of_items = inputs.item_rows[FIRST_ROW:]
+    rows = of_items[np.arange(offsets[-1]) % len(of_items)]
+    unknown = {name: values[[UNKNOWN_ROW]] for name, values in retriever.query_features.items()}
+    many = {name: values.repeat(_MADE_UP, axis=0) for name, values in unknown.items()}
+    yield unknown, Histories.empty(1)
+    yield many, Histories(offsets, rows)
+
+
+def _several(lines: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return as many lines as a trace is made with: of one alone it would know nothing but one."""
+    return lines[np.arange(_MADE_UP) % len(lines)]
+
+
+def _write(file: Path, module: nn.Module, arrays: Arrays, side: str) -> None:
+    module.eval()
+    dimensions = [
+        {0: "batch", 1: "length"}
+        if name in (ITEM_ROWS, TIMES) or name[:6] == "event."
+        else {0: "batch"}
+        for name in arrays
+    ]
+    axes = tuple(dict.fromkeys(which, torch.export.Dim.AUTO) for which in dimensions)
+    tensors = tuple(
+        torch.from_numpy(np.require(values, requirements="W")) for values in arrays.values()
+    )
+    weights = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(module, tensors, dynamic_shapes=(axes,), strict=False)
+            graph = torch.onnx.export(
+                program,
+                dynamo=True,
+                dynamic_shapes=(tuple(dimensions),),  # their names
+                input_names=list(arrays),
+                output_names=[f"{side}_vector"],
+                verbose=False,
+            )
+            assert graph is not None
+            for node in graph.model.graph.all_nodes():
+                node.metadata_props.clear()  # where in whose files each was traced
+            graph.save(file, external_data=weights >= _LARGEST_FILE)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises whatever its many parts raise
+        raise ExportError(
+            f"the {side} tower cannot be written as ONNX: {_innermost(error)}"
+        ) from error
+
+
+def _checked(file: Path, side: str, cases: list[tuple[Arrays, npt.NDArray[np.float32]]]) -> float:
+    """Return by how much the vectors of a file differ from those of torch at most.
+
+    Raises:
+        ExportError: By more than they may, or the file cannot be run.
+    """
+    onnxruntime = library("onnxruntime", wanted_by="twotower export onnx", extra="onnx")
+    largest = 0.0
+    try:
+        session = onnxruntime.InferenceSession(str(file))
+        for given, vectors in cases:
+            found = session.run(None, dict(given))[0]
+            scale = max(1.0, float(np.abs(vectors).max(initial=0)))
+            distance = float(np.abs(found - vectors).max(initial=0)) / scale
+            if not distance <= LARGEST_DIFFERENCE:
+                raise ExportError(
+                    f"the {side} tower as ONNX must give torch's vectors, got numbers that differ by "
+                    f"{distance:.2g} (at most {LARGEST_DIFFERENCE} may be); nothing was written."
+                )
+            largest = max(largest, distance)
+    except ExportError:
+        raise
+    except Exception as error:  # onnxruntime has no exception of its own for all of them
+        raise ExportError(
+            f"the {side} tower as ONNX does not run: {_innermost(error)}; nothing was written."
+        ) from error
+    return largest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from telling of its own affairs meanwhile."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir")
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the first line of what went wrong at last, below all that only passed it on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,159 @@
+"""What the exported towers read: arrays by name, and a description of each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from twotower.exports.folder import write_json
+from twotower.features.base import FeatureArrays, Transform
+from twotower.features.histories import Histories, last_windows
+from twotower.serving.arguments import Event, FeatureLines, Id, features_of, queries_of
+from twotower.serving.live import LiveIds
+from twotower.serving.retriever import Retriever
+from twotower.towers.model import QueryTower
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+ITEM_ROWS, TIMES = "history.item_rows", "history.times"
+
+
+class TowerInputs:
+    """The inputs of both towers of a retriever.
+
+    Their names are the side's and the feature's, as in ``query.segment``: no node of a graph has such a
+    name, and a graph with an input of a node's name is no valid one.
+
+    Args:
+        retriever: Whose towers are exported.
+    """
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+        contents, model = retriever.contents, retriever.encoding.model
+        self.query_features = _read(contents.queries.transforms.transforms, model.query_features)
+        self.item_features = _read(contents.items.transforms.transforms, model.item_features)
+        tower = model.query_tower
+        self.reads_history = model.reads_history
+        self.reads_times = isinstance(tower, QueryTower) and tower.since is not None
+        self.event_features: list[Transform] = []
+        if isinstance(tower, QueryTower) and tower.events is not None:
+            assert contents.events is not None
+            names = frozenset(tower.events.names)
+            self.event_features = _read(contents.events.transforms.transforms, names)
+        ids = contents.items.ids
+        rows = np.arange(ids.num_rows, dtype=np.int32)
+        # Of an id that was put in again the newest row alone is read.
+        self.item_rows = np.unique(ids.newest(rows) if isinstance(ids, LiveIds) else rows)
+
+    @property
+    def history_length(self) -> int:
+        """Most recent events of a history that are read."""
+        return self.retriever.contents.config.towers.history_length
+
+    def history_ids(self) -> list[Any]:
+        """Return the id of each row of ``history.item_rows``, from row 2 on."""
+        ids = self.retriever.contents.items.ids
+        return ids.ids_of(self.item_rows[FIRST_ROW:]).to_list()
+
+    def of_items(self, features: FeatureArrays) -> Arrays:
+        """Return the inputs of ``n`` items."""
+        names = (transform.feature.name for transform in self.item_features)
+        return {f"item.{name}": features[name] for name in names}
+
+    def of_queries(
+        self,
+        features: FeatureArrays,
+        histories: Histories,
+        events: Mapping[str, Tensor] | None = None,
+    ) -> Arrays:
+        """Return the inputs of ``n`` queries, as ``Encoding.query_vectors`` is given them.
+
+        Histories are padded on the left to the longest; an event without a time has NaN for one.
+        """
+        names = (transform.feature.name for transform in self.query_features)
+        arrays: Arrays = {f"query.{name}": features[name] for name in names}
+        if not self.reads_history:
+            return arrays
+        longest = int(histories.lengths.max(initial=1))
+        windows = last_windows(histories, min(longest, self.history_length))
+        arrays[ITEM_ROWS] = np.searchsorted(self.item_rows, windows.rows).astype(np.int32)
+        if self.reads_times:
+            unknown = np.full(windows.rows.shape, np.nan)
+            times = unknown if windows.times is None else windows.times
+            arrays[TIMES] = np.where(windows.rows == PADDING_ROW, 0.0, times)
+        if self.event_features:
+            rows = windows.event_rows
+            if rows is None:
+                rows = np.where(windows.rows == PADDING_ROW, PADDING_ROW, UNKNOWN_ROW)
+            table = self.retriever.encoding.event_features if events is None else events
+            assert table is not None
+            for transform in self.event_features:
+                name = transform.feature.name
+                arrays[f"event.{name}"] = table[name].cpu().numpy()[rows]
+        return arrays
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """Return what each input is made of, and write the vocabularies that are needed into a folder."""
+        described: dict[str, Any] = {"query_tower": [], "item_tower": []}
+        for tower, side, transforms in (
+            ("query_tower", "query", self.query_features),
+            ("item_tower", "item", self.item_features),
+            ("query_tower", "event", self.event_features),
+        ):
+            if side == "event" and self.reads_history:
+                rows = {"kind": "history", "ids": "history_ids.json", "most": self.history_length}
+                write_json(folder / "history_ids.json", self.history_ids())
+                described[tower].append({"name": ITEM_ROWS, **rows})
+                if self.reads_times:
+                    described[tower].append({"name": TIMES, "kind": "seconds since 1970"})
+            for number, transform in enumerate(transforms):
+                entry: dict[str, Any] = {
+                    "name": f"{side}.{transform.feature.name}",
+                    "kind": transform.feature.kind,
+                    "column": transform.feature.source,
+                }
+                if transform.vocabulary is not None and transform.feature.kind != "sentence":
+                    entry["vocabulary"] = f"{side}.{number}.json"
+                    write_json(folder / entry["vocabulary"], transform.vocabulary.ids.to_list())
+                if transform.feature.kind in ("number", "time", "vector", "tags"):
+                    constants = {k: v.tolist() for k, v in transform.numbers.items()}
+                    entry["constants"] = constants
+                if transform.feature.separator:
+                    entry["separator"] = transform.feature.separator
+                described[tower].append(entry)
+        return described
+
+
+def query_inputs(
+    retriever: Retriever,
+    query_id: Id | Sequence[Id] | None = None,
+    *,
+    features: FeatureLines | None = None,
+    history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+) -> Arrays:
+    """Return what the exported query tower reads of queries; see ``Retriever.recommend`` for the arguments.
+
+    Raises:
+        ValueError: As ``recommend``.
+    """
+    ids, given, lists, _ = queries_of(query_id, features, history)
+    return TowerInputs(retriever).of_queries(*retriever.described(ids, given, lists))
+
+
+def item_inputs(retriever: Retriever, features: FeatureLines) -> Arrays:
+    """Return what the exported item tower reads of items that are described by their columns.
+
+    Raises:
+        ValueError: The features are of a form that cannot be read.
+    """
+    transforms = retriever.contents.items.transforms
+    return TowerInputs(retriever).of_items(transforms.apply(features_of(features).frame))
+
+
+def _read(transforms: Sequence[Transform], names: frozenset[str] | None) -> list[Transform]:
+    return [t for t in transforms if names is None or t.feature.name in names]

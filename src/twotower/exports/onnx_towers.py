@@ -1,0 +1,197 @@
+"""The towers in a form that can be traced: numbers in, vectors out, whatever the batch and the length.
+
+Where torch's own way of computing something has no counterpart in ONNX, or a slow one, a module here says
+the same with what has; the export compares both on real rows.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.errors import ExportError
+from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
+from twotower.towers.gaps import NUM_GAPS, SinceLast
+from twotower.towers.model import QueryTower, TwoTower
+from twotower.towers.recurrent import Recurrent
+from twotower.vocab import PADDING_ROW
+
+
+class ItemModule(nn.Module):
+    """Features of items -> their vectors.
+
+    Args:
+        model: Whose item tower is copied.
+        names: The features that it reads, in the order of the inputs.
+
+    Raises:
+        ExportError: The tower holds what ONNX cannot.
+    """
+
+    def __init__(self, model: TwoTower, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = TwoTower(
+            nn.Identity(), _traceable(model.item_tower), similarity=model.similarity
+        )
+        self.names = tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map one tensor a feature, ``n`` lines each, to ``(n, dim)``."""
+        return self.model.encode_items(dict(zip(self.names, inputs, strict=True)))
+
+
+class QueryModule(nn.Module):
+    """Features and histories of queries -> their vectors.
+
+    Args:
+        model: Whose query tower is copied.
+        names: The query features that it reads, in the order of the inputs.
+        events: The features of a history's events that it reads.
+        items: ``(rows, dim)`` what a history reads of each item; None where none is read.
+
+    Raises:
+        ExportError: The tower holds what ONNX cannot.
+    """
+
+    items: Tensor
+
+    def __init__(
+        self, model: TwoTower, names: Sequence[str], events: Sequence[str], items: Tensor | None
+    ) -> None:
+        super().__init__()
+        tower = model.query_tower
+        if isinstance(tower, QueryTower):
+            tower = copy.copy(tower)
+            # What a history reads of items is a table by now.
+            tower._modules = {**tower._modules, "items": None}
+        self.model = TwoTower(_traceable(tower), nn.Identity(), similarity=model.similarity)
+        self.reads_times = getattr(model.query_tower, "since", None) is not None
+        self.names, self.events = tuple(names), tuple(events)
+        if items is not None:
+            self.register_buffer("items", items.cpu())
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map one tensor a feature, item rows ``(B, L)``, seconds ``(B, L)``, events to ``(B, dim)``."""
+        given = iter(inputs)
+        features = {name: next(given) for name in self.names}
+        if not self.model.reads_history:
+            return self.model.encode_queries(features)
+        rows = next(given).long()
+        times = next(given) if self.reads_times else None
+        vectors = self.items[rows]
+        if self.events:
+            vectors = self.model.event_inputs(vectors, {name: next(given) for name in self.events})
+        return self.model.encode_queries(features, vectors, rows != PADDING_ROW, times)
+
+
+def _traceable(tower: nn.Module) -> nn.Module:
+    tower = copy.deepcopy(tower).cpu().eval()
+    for module in list(tower.modules()):
+        if isinstance(module, SideEncoder):
+            for place, encoder in enumerate(module.encoders):
+                if isinstance(encoder, TunedEncoder):
+                    raise ExportError(
+                        f"ONNX cannot hold the sentence encoder that reads {module.names[place]!r}, which "
+                        "was trained with the towers; train with features.tune_sentences = false."
+                    )
+                if isinstance(encoder, TagsEncoder):
+                    module.encoders[place] = _Tags(encoder)
+                if isinstance(encoder, TextEncoder):
+                    module.encoders[place] = _Text(encoder)
+    if isinstance(tower, QueryTower) and tower.since is not None:
+        tower.since = cast("SinceLast", _Since(tower.since))
+    if isinstance(tower, QueryTower) and isinstance(tower.history, Recurrent):
+        tower.history.cell = cast("nn.GRU", _GRU(tower.history.cell))
+    return tower
+
+
+class _Tags(nn.Module):
+    """``TagsEncoder`` without a bag."""
+
+    def __init__(self, encoder: TagsEncoder) -> None:
+        super().__init__()
+        self.table = encoder.table.weight
+
+    def forward(self, rows: Tensor) -> Tensor:
+        is_tag = (rows != PADDING_ROW)[:, :, None].to(self.table.dtype)
+        total = (self.table[rows.long()] * is_tag).sum(dim=1)
+        return total / is_tag.sum(dim=1).clamp(min=1)
+
+
+class _Text(nn.Module):
+    """``TextEncoder`` without a bag."""
+
+    weights: Tensor
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        super().__init__()
+        self.table = encoder.table.weight
+        self.register_buffer("weights", encoder.weights)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.long()
+        weights = F.normalize(self.weights[rows], dim=1)
+        return (weights[:, None, :] @ self.table[rows]).squeeze(1)
+
+
+class _GRU(nn.Module):
+    """``nn.GRU`` of one layer as ONNX's operator; traced as torch's it would know one length alone.
+
+    ONNX has the update gate before the reset gate, torch after it.
+    """
+
+    weights: Tensor
+    recurrent: Tensor
+    biases: Tensor
+
+    def __init__(self, cell: nn.GRU) -> None:
+        super().__init__()
+        self.width = cell.hidden_size
+
+        parameters = dict(cell.named_parameters())
+
+        def ordered(name: str) -> Tensor:
+            reset, update, new = parameters[name].detach().chunk(3)
+            return torch.cat([update, reset, new])
+
+        self.register_buffer("weights", ordered("weight_ih_l0")[None])
+        self.register_buffer("recurrent", ordered("weight_hh_l0")[None])
+        biases = [ordered("bias_ih_l0"), ordered("bias_hh_l0")]
+        self.register_buffer("biases", torch.cat(biases)[None])
+
+    def forward(self, vectors: Tensor, start: Tensor) -> tuple[Tensor, None]:
+        """Map ``(B, L, width)`` and ``(1, B, width)`` to the states after each event, ``(B, L, width)``."""
+        num, length, _ = vectors.shape
+        states, _ = torch.onnx.ops.symbolic_multi_out(
+            "GRU",
+            [vectors.transpose(0, 1), self.weights, self.recurrent, self.biases, None, start],
+            {"hidden_size": self.width, "linear_before_reset": 1},
+            dtypes=[torch.float32, torch.float32],
+            shapes=[[length, 1, num, self.width], [1, num, self.width]],
+        )
+        return states.squeeze(1).transpose(0, 1), None
+
+
+class _Since(nn.Module):
+    """``SinceLast``, which reads nothing of times that are not a number.
+
+    Buckets are told by comparison: a logarithm may be an ulp less elsewhere, and then another bucket.
+    """
+
+    bounds: Tensor
+
+    def __init__(self, since: SinceLast) -> None:
+        super().__init__()
+        self.table = since.table
+        bounds = 2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64)
+        self.register_buffer("bounds", bounds)
+
+    def forward(self, mask: Tensor, times: Tensor) -> Tensor:
+        gaps = times[:, 1:] - times[:, :-1]
+        rows = (1 + gaps[:, :, None] >= self.bounds).sum(dim=2)
+        is_read = mask[:, 1:] & mask[:, :-1] & ~gaps.isnan()
+        vectors = self.table(rows).masked_fill(~is_read[:, :, None], 0.0)
+        return F.pad(vectors, (0, 0, 1, 0))
