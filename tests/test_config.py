@@ -61,6 +61,7 @@ OWN_RANGES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("towers", "id_dropout"): st.floats(0, 0.999),
     ("towers", "view_dropout"): st.floats(0, 0.999),
     ("training", "weight_decay"): st.floats(0, 1e300),
+    ("index", "recall"): st.floats(0.001, 0.999),
     ("loss", "popularity_power"): st.floats(0, 1),
     ("loss", "hard_share"): st.floats(0, 1),
     ("loss", "hard_margin"): st.floats(0, 0.999),

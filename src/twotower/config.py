@@ -385,6 +385,26 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IndexConfig:
+    """``[index]``: how the bundle's items are searched."""
+
+    kind: Literal["auto", "exact", "approximate"] = "auto"
+    """Whether all items are scored, or those of lists that are likely to hold the best (the extra ``ann``);
+    ``auto`` is approximate from 500,000 items on, where that is measured to be faster."""
+    recall: float = 0.99
+    """Share of the 100 best items of a query, and of the best to any other depth, that an approximate index
+    must find, on average over the queries of validation."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        problems: list[str] = []
+        recall = self.recall
+        rule = "be between 0 and 1; to find all, set index.kind = 'exact'"
+        check(problems, 0 < recall < 1, "recall", rule, recall)
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ViewConfig:
     """``[[views]]``: one kind of item of several that share the queries."""
 
@@ -424,6 +444,7 @@ class Config:
     towers: TowersConfig = field(default_factory=TowersConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     views: tuple[ViewConfig, ...] = ()
 
     def __post_init__(self) -> None:

@@ -553,6 +553,7 @@ class TestInspect:
         assert (told["queries"], told["items"], told["dim"]) == (300, 200, 16)
         assert told["histories"] is True
         assert told["custom_towers"] == []
+        assert told["index"] == "exact"
         on_disk = {name for name, data in tree_of(tiny_bundle).items() if data is not None}
         assert on_disk == {*told["files"], "manifest.json"}
         assert told["bytes"] == sum(told["files"].values())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.features.histories import Histories
+from twotower.index.approximate import DEPTHS, ApproximateIndex, Lists
 from twotower.index.base import Found, Index
 from twotower.index.exact import ExactIndex
 from twotower.index.live import LiveIndex
@@ -238,6 +239,44 @@ class TestExactIndex(IndexContract):
 class TestTwoPassIndex(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
         return TwoPassIndex(item_vectors)
+
+
+def two_lists(item_vectors: Tensor) -> Lists:
+    """Every other item in the same list, and both searched: then an approximate index misses nothing."""
+    num_items = len(item_vectors) - 2
+    list_of = np.arange(num_items, dtype=np.int32) % min(2, max(1, num_items))
+    num_lists = min(2, max(1, num_items))
+    centres = torch.stack([item_vectors[2 + place :: 2].mean(dim=0) for place in range(num_lists)])
+    probes = dict.fromkeys(DEPTHS, num_lists)
+    return Lists(centres.nan_to_num(), torch.ones(num_lists), list_of, probes)
+
+
+class ListsAlone(ApproximateIndex):
+    """Without the rule that sends few items to exact search: lists are searched wherever they can be."""
+
+    def _probes(self, deep: int, num_allowed: int) -> int:
+        return len(self.lists) if num_allowed and deep <= DEPTHS[-1] else 0
+
+
+class TestApproximateIndex(IndexContract):
+    def build(self, item_vectors: Tensor) -> Index:
+        return ApproximateIndex(item_vectors, two_lists(item_vectors))
+
+
+class TestListsAlone(IndexContract):
+    def build(self, item_vectors: Tensor) -> Index:
+        return ListsAlone(item_vectors, two_lists(item_vectors))
+
+
+class TestLiveApproximateIndex(IndexContract):
+    """The lists know the first half alone."""
+
+    def build(self, item_vectors: Tensor) -> Index:
+        first = item_vectors[: max(2, len(item_vectors) // 2)].clone()
+        index = LiveIndex(first, two_lists(first))
+        for part in torch.split(item_vectors[len(first) :], max(1, len(item_vectors) // 4)):
+            index.append(part)
+        return index
 
 
 class TestLiveIndex(IndexContract):

@@ -24,7 +24,13 @@ from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError
 from twotower.evaluation.bundles import evaluate_bundle
-from twotower.serving.bundle import Contents, check_output, open_bundle, write_bundle
+from twotower.serving.bundle import (
+    FORMAT_VERSION,
+    Contents,
+    check_output,
+    open_bundle,
+    write_bundle,
+)
 from twotower.serving.files import load_arrays, save_arrays, save_tensors
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
@@ -352,9 +358,9 @@ class TestDamage:
 
     def test_a_newer_format(self, copy: Path) -> None:
         manifest = json.loads((copy / "manifest.json").read_text())
-        manifest["format_version"] += 1
+        manifest["format_version"] = FORMAT_VERSION + 1
         (copy / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(BundleError, match=r"has format 2, and twotower .* up to 1; upgrade"):
+        with pytest.raises(BundleError, match=r"has format 3, and twotower .* up to 2; upgrade"):
             open_bundle(copy)
 
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

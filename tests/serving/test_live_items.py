@@ -1,6 +1,7 @@
 """Items that come, change and go: what is answered is what a retriever of just these items would answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,11 +10,14 @@ import hypothesis.strategies as st
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from twotower.index.approximate import divided, tuned
 from twotower.serving.bundle import MANIFEST
 from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW
 
 CATEGORIES = ("category-1", "category-2", "category-3")
 
@@ -232,6 +236,26 @@ def test_a_saved_catalogue_is_a_bundle_like_any_other(retriever: Retriever, tmp_
         opened.similar_items(taken_out)
     assert opened.upsert_items([line(9002, told)]) == 1  # and it goes on
     assert opened.delete_items([9001, 9002]) == 2
+
+
+def test_a_saved_catalogue_keeps_the_lists_of_its_index(tiny_bundle: Any, tmp_path: Path) -> None:
+    exact = Retriever.open(tiny_bundle)
+    vectors = exact.index.item_vectors
+    queries = torch.from_numpy(exact.encode_queries(list(range(1, 200))))
+    lists = tuned(divided(vectors, 8), vectors, queries, 0.9)
+    retriever = Retriever(replace(exact.contents, lists=lists))
+    told = first_line(retriever)
+    last = retriever.contents.items.frame.row(-1, named=True)
+    retriever.upsert_items([{**last, "item_id": told["item_id"]}, line(9001, last)])
+    retriever.save(tmp_path / "model")
+    opened = Retriever.open(tmp_path / "model")
+    assert not opened.index.is_exact
+    assert opened.contents.lists is not None
+    assert len(opened.contents.lists.list_of) == 201
+    like = opened.known_item_rows([told["item_id"], 9001]) - FIRST_ROW
+    nearest = torch.cdist(opened.contents.item_vectors[like], lists.centres).argmin(dim=1)
+    assert opened.contents.lists.list_of[like].tolist() == nearest.tolist()
+    assert opened.recommend(7, k=5).item_ids == retriever.recommend(7, k=5).item_ids
 
 
 def test_an_id_is_the_same_in_every_form(retriever: Retriever) -> None:

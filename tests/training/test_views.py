@@ -529,3 +529,15 @@ def test_a_view_without_columns_is_reported_beside_one_with_some(tmp_path: Path)
     for name, view in both.views.items():
         view.report(tmp_path / f"{name}.html")
         assert (tmp_path / f"{name}.html").stat().st_size > 10_000
+
+
+def test_views_have_indexes_of_their_own() -> None:
+    config: dict[str, object] = {**QUICK, "index": {"kind": "approximate", "recall": 0.8}}
+    found = twotower.train_views(two_views(), config=config)
+    for view in found.views.values():
+        assert view.contents.lists is not None
+        assert view.figures["index"]["recall"]["100"][0] > 0.7
+        query = view.contents.queries.ids.ids[0]
+        answer = view.retriever.recommend(query, k=5)
+        assert len(answer) == 5
+        assert set(answer.item_ids) <= set(view.retriever.item_ids)

@@ -20,7 +20,7 @@ def command(
 
     Example: twotower inspect model
     """
-    from twotower.evaluation.screen import figures_table
+    from twotower.evaluation.screen import figures_table, index_note
     from twotower.serving.bundle import check_bundle, open_bundle
 
     manifest = check_bundle(bundle)
@@ -42,6 +42,7 @@ def command(
         "dim": contents.item_vectors.shape[1],
         "weights": sum(weight.numel() for weight in contents.weights.values()),
         "histories": contents.histories is not None,
+        "index": "exact" if contents.lists is None else "approximate",
         "custom_towers": list(contents.custom),
         "bytes": sum(sizes.values()),
         "files": sizes,
@@ -71,5 +72,8 @@ def command(
         table.add_row(Text(feature.name), feature.side, feature.described, Text(feature.reason))
     screen.print(table)
     screen.print(figures_table(dict(contents.metrics)))
+    if "index" in contents.metrics:
+        note = index_note(contents.metrics["index"])
+        screen.print(note, highlight=False, markup=False, soft_wrap=True)
     where = bundle / "config.toml"
     screen.print(f"All settings: {where}", highlight=False, markup=False, soft_wrap=True)

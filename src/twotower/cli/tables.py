@@ -108,6 +108,7 @@ def config_of(
     target_events: str | None = None,
     drop_null_ids: bool,
     split: str | None,
+    recall: float | None = None,
 ) -> Config:
     """Return the settings of a file, changed by ``--set`` and then by the options of their own.
 
@@ -119,6 +120,7 @@ def config_of(
         target_events: Kinds of event between commas.
         drop_null_ids: Whether that was asked for.
         split: The split that was asked for.
+        recall: What an approximate index must reach.
 
     Raises:
         ConfigError: A setting is wrong, or both a file and a recipe are given.
@@ -133,4 +135,6 @@ def config_of(
         flags["data"]["drop_null_ids"] = True
     if split is not None:
         flags["split"]["kind"] = split
+    if recall is not None:
+        flags["index"]["recall"] = recall
     return Config.from_dict(flags)

@@ -45,6 +45,10 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Recall that an approximate index must reach (index.recall, 0.99)."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
@@ -79,6 +83,7 @@ def command(
         target_events=target_events,
         drop_null_ids=drop_null_ids,
         split=split,
+        recall=recall,
     )
 
     screen = console(json_wanted=json)

@@ -121,9 +121,27 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
             )
     if "words" in figures:
         notes.append(_of_words(figures["words"]))
+    if "index" in figures:
+        notes.append(index_note(figures["index"]))
     left_out = protocol.get("left_out", {})
     notes += [f"Left out: {METHODS[name]}, as {why}" for name, why in left_out.items()]
     return notes
+
+
+def index_note(index: Mapping[str, Any]) -> str:
+    """Return what an approximate index finds of what scoring every item does.
+
+    Args:
+        index: As ``training.indexing.indexed`` gives it.
+    """
+    value, low, high = index["recall"]["100"]
+    rates = index["queries_per_second"]
+    return (
+        f"Search is approximate: it finds {value:.4f} ({low:.4f} to {high:.4f}) of the 100 best items of "
+        f"{index['queries']:,} {index['part']} queries, {index['target']:g} being wanted, "
+        f"{rates['approximate'] / rates['exact']:.1f} times as fast as exact search. "
+        "The figures above are of exact rankings."
+    )
 
 
 def _of_words(words: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from twotower.features.histories import Histories
+from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
 from twotower.index.base import Found
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
@@ -47,25 +48,34 @@ class GrowingRows:
 
 
 class LiveIndex:
-    """The exact index of a catalogue to which items are added; satisfies ``Index``.
+    """The index of a catalogue to which items are added, exact or not; satisfies ``Index``.
 
     What was added stands beside the index and is scored in one product, until it is enough for the index
     to be built again, in a thread, while the old one still answers. An item that changes gets a new row;
-    rows that are no longer items are left out by ``allowed``, which whoever searches knows.
+    rows that are no longer items are left out by ``allowed``, which whoever searches knows. An approximate
+    index keeps its lists, into which new items go; they are found anew when the model is trained anew.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
+        lists: Of these items, for an approximate index; None for an exact one.
     """
 
-    def __init__(self, item_vectors: Tensor) -> None:
+    def __init__(self, item_vectors: Tensor, lists: Lists | None = None) -> None:
         self._vectors = GrowingRows(item_vectors)
-        self._index = exact_index(item_vectors)
+        self._index = (
+            exact_index(item_vectors) if lists is None else approximate_index(item_vectors, lists)
+        )
         self._next: Future[ExactIndex] | None = None
 
     @property
     def item_vectors(self) -> Tensor:
         """Return all vectors: ``(num_item_rows, dim)``."""
         return self._vectors.rows
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every answer is what scoring all items would give."""
+        return not isinstance(self._index, ApproximateIndex)
 
     def append(self, vectors: Tensor) -> None:
         """Add rows: ``(n, dim)`` float32; the next search finds them."""
@@ -75,7 +85,9 @@ class LiveIndex:
         tail = len(self.item_vectors) - covered
         if self._next is None and tail >= max(_TAIL, covered // 16):
             thread = ThreadPoolExecutor(1, "twotower-index")
-            self._next = thread.submit(exact_index, self.item_vectors)
+            old = self._index
+            again = old.over if isinstance(old, ApproximateIndex) else exact_index
+            self._next = thread.submit(again, self.item_vectors)
             thread.shutdown(wait=False)
 
     def search(

@@ -30,6 +30,7 @@ from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Feature, Side
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import TRANSFORMS, SideTransforms
+from twotower.index.approximate import Lists
 from twotower.serving.files import (
     load_arrays,
     load_ragged,
@@ -121,6 +122,7 @@ class Contents:
         events: What a history reads of its events beside their items, or None.
         view: The one that may be an answer of several that share the queries, named in the items' column
             ``view``; None where there is but one kind of item.
+        lists: How the items are divided for approximate search; None where search is exact.
         gone: ``(num_item_rows,)`` bool, rows of items that were taken out, or that have another row now;
             None where there are none.
     """
@@ -146,6 +148,7 @@ class Contents:
     card: str
     events: EventContents | None = None
     view: str | None = None
+    lists: Lists | None = None
     gone: npt.NDArray[np.bool_] | None = None
 
     @cached_property
@@ -327,7 +330,31 @@ def _write_files(folder: Path, contents: Contents) -> None:
     (folder / "metrics.json").write_text(json.dumps(contents.metrics, indent=2), encoding="utf-8")
     (folder / "training.jsonl").write_text(contents.log, encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8")
-    (folder / "index" / "index.json").write_text('{"kind": "exact"}\n', encoding="utf-8")
+    _write_index(folder / "index", contents.lists)
+
+
+def _write_index(folder: Path, lists: Lists | None) -> None:
+    """Write the lists, and not what faiss makes of them, which is quick and many times as large."""
+    described: dict[str, Any] = {"kind": "exact"}
+    if lists is not None:
+        described = {"kind": "approximate", "probes": {str(k): n for k, n in lists.probes.items()}}
+        of_lists = torch.from_numpy(lists.list_of)
+        tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": of_lists}
+        save_tensors(folder / "lists.safetensors", tensors)
+    (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+
+
+def _read_index(folder: Path) -> Lists | None:
+    described = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    if described["kind"] != "approximate":
+        return None
+    tensors = load_tensors(folder / "lists.safetensors")
+    return Lists(
+        centres=tensors["centres"],
+        spreads=tensors["spreads"],
+        list_of=tensors["list_of"].numpy(),
+        probes={int(depth): int(probes) for depth, probes in described["probes"].items()},
+    )
 
 
 def _write_transforms(folder: Path, side: str, transforms: SideTransforms) -> None:
@@ -433,6 +460,9 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
     if (path / GONE).is_file():
         gone = np.zeros(items.ids.num_rows, np.bool_)
         gone[load_arrays(path / GONE)["rows"]] = True
+    lists = _read_index(path / "index")
+    if lists is not None and len(lists.list_of) != len(vectors):
+        raise ValueError(f"{len(vectors)} items, {len(lists.list_of)} in the index")
     return Contents(
         config=Config.from_toml(path / "config.toml"),
         queries=sides["query"],
@@ -456,6 +486,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         events=events,
         view=manifest.get("view"),
         gone=gone,
+        lists=lists,
     )
 
 

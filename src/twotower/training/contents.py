@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.config import IndexConfig
 from twotower.data.dataset import KNOWN, Interactions, Part
 from twotower.evaluation.figures import Figures
 from twotower.features.histories import Histories
@@ -22,10 +23,12 @@ from twotower.vocab import FIRST_ROW, rows_of_lines
 def fingerprint(trainer: Trainer) -> str:
     """Return the SHA-256 of all that makes two trainings the same: events, features, settings.
 
-    Not the precision, which can be measured and come out otherwise beside other programs.
+    Not the precision, which can be measured and come out otherwise beside other programs, and not how the
+    items are searched afterwards.
     """
     dataset, config = trainer.dataset, trainer.config
-    config = replace(config, training=replace(config.training, precision="auto"))
+    training = replace(config.training, precision="auto")
+    config = replace(config, training=training, index=IndexConfig())
     events = data_digest(dataset.interactions, dataset.parts)
     digest = hashlib.sha256((events + config.to_toml()).encode())
     for array in trainer.query_arrays.values():

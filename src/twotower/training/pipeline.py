@@ -27,6 +27,7 @@ from twotower.serving.retriever import Retriever
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
+from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
@@ -158,6 +159,7 @@ def train(
     settings = Config.of(config)
     if settings.views:
         raise ConfigError("config must hold no views for train, got some; use train_views.")
+    check_index(settings)
     target = None if out is None else check_output(out)
     bar = teller_of(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
@@ -208,6 +210,9 @@ def train(
     words = share_of_words(contents, trainer.scorer(), dataset)
     if words is not None:
         figures["words"] = words  # the contents hold them, too
+    contents, decisions = indexed(contents, trainer.scorer(), dataset)
+    if decisions and bar is not None:
+        bar.on_choices(decisions, contents.config)
     teller.on_figures(figures, interrupted)
     if target is not None and work is not None:
         write_after(work, lambda: write_bundle(target, contents), is_done=not interrupted)

@@ -17,6 +17,7 @@ from twotower.serving.bundle import Contents, SideContents
 from twotower.serving.views import check_views_output, write_views
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of
+from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
 from twotower.training.pipeline import (
     Teller,
@@ -90,6 +91,7 @@ def train_views(
     if len(told) < 2:
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
+    check_index(settings)
     target = None if out is None else check_views_output(out)
     bar = teller_of(progress)
     teller = Tellers([] if bar is None else [bar])
@@ -108,8 +110,11 @@ def train_views(
             objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
         )
         figures["protocol"]["view"] = name
-        teller.on_figures(figures, interrupted)
         contents = contents_of(objective, task.sides, figures, done, histories=histories)
+        contents, said = indexed(contents, objective.scorer(), objective.dataset)
+        if said:
+            teller.on_choices(said, contents.config)
+        teller.on_figures(figures, interrupted)
         path = None if target is None else target / name
         trained[name] = Trained(
             _of_view(contents, name), path, figures, objective.dataset, task.decisions

@@ -410,6 +410,7 @@ def test_figures_are_counted(http: httpx.Client) -> None:
         'twotower_stage_seconds_count{stage="queue"}',
         'twotower_stage_seconds_count{stage="model"}',
         "twotower_items 200.0",
+        "twotower_index_recall 1.0",
         'twotower_query_ids_total{known="no"}',
         "twotower_model_opened_timestamp_seconds",
     ):

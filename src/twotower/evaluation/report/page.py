@@ -1,6 +1,6 @@
 """The report: one HTML file with all that is to be known of a model, the verdict first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from twotower.evaluation.report.methods import (
     methods_chart,
     methods_table,
 )
-from twotower.evaluation.report.reading import Reading, whole
+from twotower.evaluation.report.reading import Reading, number, whole
 from twotower.evaluation.report.settings import manifest_of, settings_of
 from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.training import epochs_of, summary, training_charts
@@ -142,6 +142,12 @@ def _findings(findings: Sequence[Finding], language: Language) -> list[dict[str,
     return [finding.as_json(language) for finding in ordered]
 
 
+def _gap(measured: Mapping[str, Any], say: Say) -> str:
+    """Return what an approximate index finds of what scoring every item does."""
+    value, low, high = (number(each, 4) for each in measured["recall"]["100"])
+    return say("search_gap", value=value, low=low, high=high, queries=whole(measured["queries"]))
+
+
 def _provenance(retriever: Retriever, manifest: dict[str, Any], say: Say) -> list[tuple[str, str]]:
     contents = retriever.contents
     known = contents.provenance
@@ -150,6 +156,8 @@ def _provenance(retriever: Retriever, manifest: dict[str, Any], say: Say) -> lis
     lines.append((say("dim"), str(contents.item_vectors.shape[1])))
     lines.append((say("weights"), whole(sum(w.numel() for w in contents.weights.values()))))
     lines += [(say(key), str(known[key])) for key in ("best_epoch", "device") if key in known]
+    measured = contents.metrics.get("index")
+    lines.append((say("search"), say("search_exact") if measured is None else _gap(measured, say)))
     if manifest:
         libraries = ", ".join(f"{name} {v}" for name, v in manifest["libraries"].items())
         lines += [(say("created"), manifest["created"]), (say("libraries"), libraries)]

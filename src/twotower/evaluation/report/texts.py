@@ -340,6 +340,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "device": ("Device", "设备"),
     "created": ("Trained", "训练时间"),
     "libraries": ("Libraries", "库版本"),
+    "search": ("Search", "检索"),
+    "search_exact": ("exact: every item is scored", "精确：给每个物品打分"),
+    "search_gap": (
+        (
+            "approximate: it finds {value} ({low} to {high}) of the 100 best items of {queries} queries; "
+            "the figures of this page are of exact rankings"
+        ),
+        "近似：对 {queries} 个查询，找到前 100 名的 {value}（{low} 至 {high}）；本页指标按精确排序计算",
+    ),
     "notes": ("Notes on the data", "数据说明"),
     "dim": ("Width of the vectors", "向量维数"),
     "weights": ("Weights", "参数量"),

@@ -14,6 +14,7 @@ import polars as pl
 
 from twotower.errors import BundleError
 from twotower.features.schema import TEXTS
+from twotower.index.approximate import depth_of
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
@@ -52,8 +53,8 @@ class Question:
         told = (self.query_id is None, _kinds(self.features), _kinds_of_events(self.history))
         choice = (self.exclude_seen, self.among, self.without, self.filter, self.words, self.strict)
         # By rules, the answer to a smaller k is not the first part of that to a larger one.
-        ruled = (self.rules, self.k) if self.rules else ()
-        return (*told, *choice, *ruled)
+        depth = (self.rules, self.k) if self.rules else (depth_of(self.k),)
+        return (*told, *choice, *depth)
 
 
 @dataclass(frozen=True, eq=False)

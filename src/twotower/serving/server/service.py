@@ -52,7 +52,7 @@ class Service:
                 f"the bundle {path!r} must be the one that the other workers answer from "
                 f"({pointer.digest}), got {self.engine.model.digest}; exchange the model, or start anew."
             )
-        self.figures.model_opened(self.num_items)
+        self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
         self.batcher: Batcher[Question, Answered] = Batcher(
             self.engine.answer,
             most=settings.batch,
@@ -147,7 +147,7 @@ class Service:
         del old
         self.batcher.thread.submit(_spare_what_stays)
         self.figures.exchanges.labels("yes").inc()
-        self.figures.model_opened(self.num_items)
+        self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
         LOG.info("model exchanged", extra={"fields": {"model": model.digest}})
         return model
 

@@ -73,6 +73,12 @@ class Figures:
             multiprocess_mode=latest,
             registry=own,
         )
+        self.recall = Gauge(
+            "twotower_index_recall",
+            "Share of the 100 best items that search finds, measured after training; 1 where it is exact.",
+            multiprocess_mode=latest,
+            registry=own,
+        )
         self.opened = Gauge(
             "twotower_model_opened_timestamp_seconds",
             "When the model that answers was opened, in seconds since 1970.",
@@ -83,9 +89,10 @@ class Figures:
             "twotower_model_exchanges", "Models that took over, or did not.", ["ok"], registry=own
         )
 
-    def model_opened(self, num_items: int) -> None:
-        """Note that a model with so many items answers from now on."""
+    def model_opened(self, num_items: int, index_recall: float) -> None:
+        """Note that a model with so many items, of which search finds a share, answers from now on."""
         self.items.set(num_items)
+        self.recall.set(index_recall)
         self.opened.set(time.time())
 
     def ids_seen(self, known: int, unknown: int) -> None:

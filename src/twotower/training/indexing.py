@@ -1,0 +1,147 @@
+"""How the items of a trained model are searched: the index is built, and held against exact search."""
+
+import time
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.config import Config
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.errors import MissingExtraError
+from twotower.evaluation.baselines.validation import thinned
+from twotower.evaluation.intervals import mean_intervals
+from twotower.evaluation.scorers import ModelScorer
+from twotower.index.approximate import ApproximateIndex, divided, tuned
+from twotower.index.base import Index
+from twotower.index.two_pass import exact_index
+from twotower.runtime import library
+from twotower.serving.bundle import Contents
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+APPROXIMATE_FROM = 500_000
+"""Items from which ``auto`` tries an approximate index. Below, exact search takes about a millisecond on
+one core, no more than what else an answer over HTTP takes, and nothing is missed."""
+MOST_QUERIES = 2_048
+"""Queries that an index is tuned on and measured with, half each."""
+KS = (10, 100)
+"""How many of the best items the recall is measured on."""
+TIMED = 64
+"""Queries that are asked one by one to see which index is faster."""
+
+
+def check_index(config: Config) -> None:
+    """Refuse, before the training, an index that could not be built after it.
+
+    Raises:
+        MissingExtraError: An approximate index is wanted, and the extra ``ann`` is not installed.
+    """
+    if config.index.kind == "approximate":
+        library("faiss", wanted_by="index.kind = 'approximate'", extra="ann")
+
+
+def indexed(
+    contents: Contents, scorer: ModelScorer, dataset: Dataset
+) -> tuple[Contents, tuple[str, ...]]:
+    """Return the contents with their index and its figures, and in words what was decided, if anything.
+
+    The index is tuned on one half of the validation queries and measured on the other one. Figures of
+    evaluation stay those of exact rankings.
+
+    Args:
+        contents: Of the bundle; ``metrics`` gets an entry ``index`` where search is approximate.
+        scorer: Its model.
+        dataset: Split.
+    """
+    wanted = contents.config.index
+    if wanted.kind == "exact" or (wanted.kind == "auto" and dataset.num_items < APPROXIMATE_FROM):
+        return _with_kind(contents, "exact"), ()
+    try:
+        library("faiss", wanted_by="approximate search", extra="ann")
+    except MissingExtraError as error:
+        return _with_kind(contents, "exact"), (f"index.kind = 'exact': {error}",)
+    part = Part.VALID if len(dataset.cases(Part.VALID)) else Part.TEST
+    queries = _vectors_of(thinned(dataset.cases(part), MOST_QUERIES), scorer)
+    if len(queries) < 2:
+        reason = "there are no queries that an approximate index could be tuned on"
+        return _with_kind(contents, "exact"), (f"index.kind = 'exact': {reason}",)
+    reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
+    vectors = torch.cat([reserved, contents.item_vectors.float()])
+    lists = tuned(divided(vectors), vectors, queries[::2], wanted.recall)
+    index, exact = ApproximateIndex(vectors, lists), exact_index(vectors)
+    others, offered = queries[1::2], dataset.offered
+    rates = {
+        "exact": _rate(exact, others[:TIMED], offered),
+        "approximate": _rate(index, others[:TIMED], offered),
+    }
+    if wanted.kind == "auto" and rates["approximate"] <= rates["exact"]:
+        reason = f"at a recall of {wanted.recall:g} an approximate index is no faster"
+        return _with_kind(contents, "exact"), (f"index.kind = 'exact': {reason}",)
+    found = {str(k): recalls(index, exact, others, k, offered) for k in KS}
+    figures: dict[str, Any] = {
+        "kind": "approximate",
+        "target": wanted.recall,
+        "recall": {k: interval.as_json() for k, interval in mean_intervals(found).items()},
+        "queries": len(others),
+        "part": "validation" if part == Part.VALID else "test",
+        "lists": len(lists),
+        "probes": {str(depth): probes for depth, probes in lists.probes.items()},
+        "queries_per_second": rates,
+    }
+    contents.metrics["index"] = figures  # type: ignore[index]  # the figures of the training have it, too
+    reason = f"{lists.probes[min(lists.probes)]} of {len(lists)} lists hold the 100 best"
+    return replace(_with_kind(contents, "approximate"), lists=lists), (
+        f"index.kind = 'approximate': of {dataset.num_items:,} items in lists, {reason}",
+    )
+
+
+def recalls(
+    index: Index,
+    exact: Index,
+    queries: Tensor,
+    k: int,
+    allowed: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return of each query which share of its ``k`` best items an index finds: ``(Q,)`` in [0, 1].
+
+    Args:
+        index: To measure.
+        exact: To hold it against.
+        queries: ``(Q, dim)`` float32.
+        k: At least 1.
+        allowed: As ``Index.search`` takes it.
+    """
+    shares = []
+    for part in torch.split(queries, 64):
+        found = index.search(part, k, allowed=allowed).item_rows
+        best = exact.search(part, k, allowed=allowed).item_rows
+        for mine, theirs in zip(found, best, strict=True):
+            real = theirs[theirs != PADDING_ROW]
+            shares.append(np.isin(real, mine).mean() if len(real) else 1.0)
+    return np.array(shares, np.float64)
+
+
+def _with_kind(contents: Contents, kind: Literal["exact", "approximate"]) -> Contents:
+    index = replace(contents.config.index, kind=kind)
+    return replace(contents, config=replace(contents.config, index=index))
+
+
+def _vectors_of(cases: Cases, scorer: ModelScorer) -> Tensor:
+    """Return the vectors of the queries that the model knows something of, ``(n, dim)``."""
+    arrays = {name: values[cases.query_rows] for name, values in scorer.query_features.items()}
+    vectors = scorer.encoding.query_vectors(arrays, cases.histories).float().cpu()
+    return vectors[torch.from_numpy(scorer.encoding.is_known(arrays, cases.histories))]
+
+
+def _rate(index: Index, queries: Tensor, allowed: npt.NDArray[np.bool_] | None) -> float:
+    """Return how many queries a second are answered one by one: the best of three runs."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        for query in torch.split(queries, 1):
+            index.search(query, KS[-1], allowed=allowed)
+        seconds.append(time.perf_counter() - started)
+    return len(queries) / min(seconds)
