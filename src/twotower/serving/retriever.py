@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from twotower.errors import BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature
@@ -34,21 +33,20 @@ from twotower.serving.arguments import (
     Id,
     check_columns,
     features_of,
-    histories_of,
     ids_of,
-    new_ids,
     plain,
     queries_of,
     warn_of_empty,
 )
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
-from twotower.serving.live import LiveIds, lines_of, settled, with_lines, without_ids
+from twotower.serving.live import lines_of, settled, with_lines, without_ids
+from twotower.serving.opened import encoding_of
+from twotower.serving.queries import Queries
 from twotower.serving.ruled import Plan, Ruler
 from twotower.serving.session import Session
 from twotower.serving.texts import Texts
-from twotower.towers.build import build_model
-from twotower.towers.encoding import Encoding, to_tensors
+from twotower.towers.encoding import to_tensors
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 
@@ -80,47 +78,14 @@ class Retriever:
         self.contents = contents
         self.path = Path(path)
         self.device = choose_device(device)
-        for side, module in (("query", query_tower), ("item", item_tower)):
-            needed = side in contents.custom
-            if needed and module is None:
-                raise BundleError(
-                    f"the bundle {str(path)!r} was trained with a {side} tower of your own, and "
-                    f"bundles hold no code; pass it: Retriever.open(path, {side}_tower=...)."
-                )
-            if not needed and module is not None:
-                raise BundleError(
-                    f"{side}_tower must not be given: the bundle {str(path)!r} has a built-in one."
-                )
-        with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced at once
-            model = build_model(
-                contents.config.towers,
-                contents.queries.transforms,
-                contents.items.transforms,
-                event_transforms=None if contents.events is None else contents.events.transforms,
-                query_tower=query_tower,
-                item_tower=item_tower,
-            )
-        try:
-            model.load_state_dict(dict(contents.weights))
-        except RuntimeError as error:
-            problem = str(error).strip().splitlines()[-1].strip()
-            raise BundleError(
-                f"the towers must be those that the bundle {str(path)!r} was trained with: {problem}"
-            ) from error
-        model.to(self.device).eval()
-        item_arrays = contents.items.transforms.apply_to_rows(contents.items.frame)
-        event_features = None
-        if contents.events is not None:
-            of_events = contents.events.transforms.apply_to_rows(contents.events.frame)
-            event_features = to_tensors(of_events, self.device)
-        self.encoding = Encoding(
-            model,
-            to_tensors(item_arrays, self.device),
-            contents.queries.transforms,
-            contents.config.towers.history_length,
-            self.device,
-            event_features,
+        self.encoding = encoding_of(
+            contents,
+            query_tower=query_tower,
+            item_tower=item_tower,
+            device=self.device,
+            path=self.path,
         )
+        self._queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
         self._ruler = Ruler(contents)
@@ -161,10 +126,10 @@ class Retriever:
             f"{self.contents.num_items:,} items, dim {dim})"
         )
 
-    @cached_property
+    @property
     def query_features(self) -> FeatureArrays:
         """The transformed features of every query row, the reserved ones included."""
-        return self.contents.queries.transforms.apply_to_rows(self.contents.queries.frame)
+        return self._queries.features
 
     @cached_property
     def _directions(self) -> LiveIndex:
@@ -238,7 +203,7 @@ class Retriever:
         index: Index = self.index
         known = self.encoding.is_known(arrays, histories)
         if words:
-            asked = self._texts.words_asked(ids, self._query_rows(ids), given, words)
+            asked = self._texts.words_asked(ids, self._queries.rows_of(ids), given, words)
             lexical = self._texts.index(words)
             # What the model knows nothing of is answered by its words alone.
             weights = np.where(known, words, 1.0).astype(np.float32)
@@ -388,14 +353,16 @@ class Retriever:
             ValueError: An id is not in the bundle.
         """
         pairs = list(pairs)
-        query_rows = self._query_rows([query for query, _ in pairs])
+        query_rows = self._queries.rows_of([query for query, _ in pairs])
         item_rows = self.known_item_rows([item for _, item in pairs])
         unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
         if len(unknown):
             raise ValueError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
         distinct, places = np.unique(query_rows, return_inverse=True)
         arrays = {name: values[distinct] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(arrays, self._stored_histories(distinct))
+        vectors = self.encoding.query_vectors(
+            arrays, self._queries.histories(distinct, self.contents.items.ids)
+        )
         items = self.index.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
         scores = (vectors[torch.from_numpy(places)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
@@ -525,7 +492,9 @@ class Retriever:
 
     def history(self, query_id: Id) -> list[Id]:
         """Return the items of the events that the bundle knows of a query, oldest first."""
-        histories = self._stored_histories(self._query_rows([query_id]))
+        histories = self._queries.histories(
+            self._queries.rows_of([query_id]), self.contents.items.ids
+        )
         return self.contents.items.ids.ids_of(histories.item_rows).to_list()
 
     def answer_vector(
@@ -653,10 +622,6 @@ class Retriever:
         ids = self.contents.items.ids.ids_of(rows[real]).to_list()
         return Recommendation(query_id, ids, [float(s) for s in scores[real]], basis)
 
-    def _query_rows(self, ids: Sequence[Id | None]) -> npt.NDArray[np.int32]:
-        rows = self.contents.queries.ids.rows_of(plain(ids))
-        return np.maximum(rows, UNKNOWN_ROW)
-
     def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
         """Return the row of each item id.
 
@@ -680,65 +645,15 @@ class Retriever:
         *,
         strict: bool = False,
     ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
-        """Return what the query tower reads of queries: features, histories, and these events' table."""
-        if given is not None:
-            check_columns(given, self.contents.queries.transforms, strict=strict)
-        rows = self._query_rows(ids)
-        histories, events = self._histories_of(rows, lists)
-        return self._features_of(ids, rows, given), histories, events
+        """Return what the query tower reads of queries; see ``Queries.described``."""
+        items = self.contents.items.ids
+        return self._queries.described(ids, given, lists, items, strict=strict)
 
     def reads(self, feature: Feature) -> bool:
         """Return whether a tower reads a feature that is fitted."""
         model = self.encoding.model
         read = model.query_features if feature.side == "query" else model.item_features
         return read is None or feature.name in read
-
-    def _features_of(
-        self,
-        ids: Sequence[Id | None],
-        rows: npt.NDArray[np.int32],
-        given: GivenFeatures | None,
-    ) -> FeatureArrays:
-        stored = {name: values[rows] for name, values in self.query_features.items()}
-        queries = self.contents.queries
-        is_new = rows == UNKNOWN_ROW
-        # An id that is text says what it is.
-        if is_new.any() and queries.transforms.reads_text_of(queries.id_column):
-            told = queries.transforms.apply(new_ids(ids, queries.id_column))
-            for name in stored:
-                stored[name][is_new] = told[name][is_new]
-        if given is None:
-            return stored
-        told = queries.transforms.apply(given.frame)
-        for transform in queries.transforms.transforms:
-            name, lines = transform.feature.name, given.lines_with.get(transform.feature.source)
-            if lines is not None:
-                stored[name][lines] = told[name][lines]
-        return stored
-
-    def _stored_histories(self, rows: npt.NDArray[np.integer]) -> Histories:
-        stored = self.contents.histories
-        if stored is None:
-            return Histories.empty(len(rows))
-        taken, ids = stored.take(rows), self.contents.items.ids
-        if not isinstance(ids, LiveIds):
-            return taken
-        return replace(taken, item_rows=ids.newest(taken.item_rows))
-
-    def _histories_of(
-        self, rows: npt.NDArray[np.int32], lists: list[list[Event]] | None
-    ) -> tuple[Histories, dict[str, torch.Tensor] | None]:
-        """Return histories, and the table that the rows of their events count in where not the bundle's."""
-        if lists is None:
-            return self._stored_histories(rows), None
-        events = self.contents.events
-        histories, arrays = histories_of(
-            lists,
-            self.contents.items.ids,
-            self.item_column,
-            None if events is None else events.transforms,
-        )
-        return histories, None if arrays is None else to_tensors(arrays, self.device)
 
 
 def _explored(

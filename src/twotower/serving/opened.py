@@ -1,0 +1,63 @@
+"""A bundle's model, with its weights and its catalogue."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from twotower.errors import BundleError
+from twotower.serving.bundle import Contents
+from twotower.towers.build import build_model
+from twotower.towers.encoding import Encoding, to_tensors
+
+
+def encoding_of(
+    contents: Contents,
+    *,
+    query_tower: nn.Module | None,
+    item_tower: nn.Module | None,
+    device: torch.device,
+    path: Path,
+) -> Encoding:
+    """Return the model of a bundle with its catalogue; see ``Retriever`` for the arguments and errors."""
+    for side, module in (("query", query_tower), ("item", item_tower)):
+        needed = side in contents.custom
+        if needed and module is None:
+            raise BundleError(
+                f"the bundle {str(path)!r} was trained with a {side} tower of your own, and "
+                f"bundles hold no code; pass it: Retriever.open(path, {side}_tower=...)."
+            )
+        if not needed and module is not None:
+            raise BundleError(
+                f"{side}_tower must not be given: the bundle {str(path)!r} has a built-in one."
+            )
+    with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced at once
+        model = build_model(
+            contents.config.towers,
+            contents.queries.transforms,
+            contents.items.transforms,
+            event_transforms=None if contents.events is None else contents.events.transforms,
+            query_tower=query_tower,
+            item_tower=item_tower,
+        )
+    try:
+        model.load_state_dict(dict(contents.weights))
+    except RuntimeError as error:
+        problem = str(error).strip().splitlines()[-1].strip()
+        raise BundleError(
+            f"the towers must be those that the bundle {str(path)!r} was trained with: {problem}"
+        ) from error
+    model.to(device).eval()
+    item_arrays = contents.items.transforms.apply_to_rows(contents.items.frame)
+    event_features = None
+    if contents.events is not None:
+        of_events = contents.events.transforms.apply_to_rows(contents.events.frame)
+        event_features = to_tensors(of_events, device)
+    return Encoding(
+        model,
+        to_tensors(item_arrays, device),
+        contents.queries.transforms,
+        contents.config.towers.history_length,
+        device,
+        event_features,
+    )
