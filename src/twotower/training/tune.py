@@ -17,6 +17,7 @@ from twotower.serving.bundle import check_output, write_bundle
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
+from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
 from twotower.training.pipeline import NothingLearntError, Teller, Trained
 from twotower.training.search_space import (
@@ -30,6 +31,7 @@ from twotower.training.search_space import (
 from twotower.training.study import End, Study, Trial, changes, check_optuna, study_folder
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
+from twotower.training.words import share_of_words
 
 if TYPE_CHECKING:
     import optuna
@@ -116,6 +118,7 @@ def tune(
         raise ValueError(f"minutes must be finite and above 0, got {minutes!r}.")
     check_optuna()
     given = Config.of(config)
+    check_index(given)
     if given.views:
         raise ConfigError("config must hold no views for tune, got some; leave them out.")
     without = held_back(given, fixed)
@@ -166,6 +169,12 @@ def tune(
     figures = measure(trainer.scorer(), dataset, calibrated=chosen.loss.kind == "bce")
     teller.on_figures(figures, interrupted)
     contents = contents_of(trainer.objectives[0], sides, figures, done, histories=histories)
+    words = share_of_words(contents, trainer.scorer(), dataset)
+    if words is not None:
+        figures["words"] = words  # the contents hold them, too
+    contents, said = indexed(contents, trainer.scorer(), dataset)
+    if said:
+        teller.on_choices(said, contents.config)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     contents = replace(contents, provenance={**contents.provenance, "tuning": tuning})
     write_bundle(target, contents)

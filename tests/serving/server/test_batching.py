@@ -2,11 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
+
+
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run it in a thread of its own: a browser that another test has left open runs a loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 class Slow:
@@ -48,7 +56,7 @@ def test_what_comes_while_a_batch_runs_goes_together() -> None:
         assert slow.batches == [[1], [2, 3, 4, 5], [6, 7]]
         own.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_an_error_is_told_to_who_made_it_alone() -> None:
@@ -61,7 +69,7 @@ def test_an_error_is_told_to_who_made_it_alone() -> None:
         assert str(found[1]) == "-1 is below 0"
         own.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_what_fails_as_a_whole_is_told_to_all_and_the_next_are_answered() -> None:
@@ -81,7 +89,7 @@ def test_what_fails_as_a_whole_is_told_to_all_and_the_next_are_answered() -> Non
         assert await own.ask(2) == 2
         own.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_more_than_may_wait_are_refused() -> None:
@@ -98,7 +106,7 @@ def test_more_than_may_wait_are_refused() -> None:
         assert await asyncio.gather(first, *waiting) == [2, 4, 6]
         own.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_who_waits_too_long_is_given_up_and_who_hung_up_costs_nothing() -> None:
@@ -121,7 +129,7 @@ def test_who_waits_too_long_is_given_up_and_who_hung_up_costs_nothing() -> None:
         assert slow.batches == [[1], [4]]
         own.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_several_are_taken_together_or_not_at_all() -> None:
@@ -139,7 +147,7 @@ def test_several_are_taken_together_or_not_at_all() -> None:
         assert (await first, await two) == (2, [4, 6])
         own.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_figures_that_fail_keep_nobody_waiting() -> None:
@@ -156,4 +164,4 @@ def test_figures_that_fail_keep_nobody_waiting() -> None:
         assert isinstance(found[1], OSError)
         own.close()
 
-    asyncio.run(run())
+    finish(run())
