@@ -19,7 +19,6 @@ import time
 import traceback
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from common import milliseconds
 from filter_expressions import FEATURES, broken, condition, rendered, table, truth
 from twotower.errors import FilterError
 from twotower.index.exact import ExactIndex
@@ -92,18 +92,6 @@ def agreement(expressions: int, seed: int) -> int:
     return wrong
 
 
-def milliseconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median computing time of each way; they take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn:  # the first warms up
-                taken[name].append(1e3 * (time.process_time() - start))
-    return {name: float(np.median(times)) for name, times in taken.items()}
-
-
 def speed(seed: int) -> None:
     """Print what searches take."""
     torch.set_num_threads(1)
@@ -131,7 +119,8 @@ def speed(seed: int) -> None:
                     "masked": lambda q=queries, a=allowed: masking.search(q, K, allowed=a),  # type: ignore[misc]
                     "filtered": lambda q=queries, a=allowed: index.search(q, K, allowed=a),  # type: ignore[misc]
                     "new": lambda text=text: parse(text).matches(frame),  # type: ignore[misc]
-                }
+                },
+                ROUNDS,
             )
             print(
                 f"{batch:>8} {share:>8} {taken['none']:>10.2f} {taken['masked']:>8.2f} "

@@ -13,7 +13,6 @@ Second part: 200,000 items more, one thread, 10 places, queries one by one and 6
 milliseconds a call, the median computing time of rounds that take turns.
 """
 
-import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +25,7 @@ import polars as pl
 import torch
 
 import twotower
-from common import OUT, Row, report
+from common import OUT, Row, milliseconds, report
 from twotower import Boost, Cap, Diversify, Explore, Retriever
 from twotower.data.sources.movielens import fetch
 from twotower.evaluation.exposure import exposure
@@ -180,18 +179,6 @@ def large(retriever: Retriever) -> Retriever:
     return Retriever(replace(grown, item_vectors=vectors, gone=None))
 
 
-def milliseconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median computing time of each way; they take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn:  # the first warms up
-                taken[name].append(1e3 * (time.process_time() - start))
-    return {name: float(np.median(times)) for name, times in taken.items()}
-
-
 def speed(retriever: Retriever) -> list[Row]:
     """Return what an answer takes with each rule."""
     ids: list[Any] = retriever.contents.queries.ids.ids.to_list()
@@ -213,7 +200,7 @@ def speed(retriever: Retriever) -> list[Row]:
     for batch in (1, 64):
         asked = ids[:batch]
         columns[f"{batch} at once"] = milliseconds(
-            {name: _asking(retriever, asked, rules) for name, rules in sets.items()}
+            {name: _asking(retriever, asked, rules) for name, rules in sets.items()}, ROUNDS
         )
     return [
         {"rules": name, **{column: times[name] for column, times in columns.items()}}
