@@ -1,6 +1,7 @@
 """Lists of the catalogue, and the index that searches some. More is in ``contracts/test_indexes``."""
 
 import sys
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -313,3 +314,33 @@ def test_without_faiss_search_is_exact_and_says_so(monkeypatch: pytest.MonkeyPat
     assert not isinstance(found, ApproximateIndex)
     expected = ExactIndex(world()[0]).search(asked(9), 5)
     assert np.array_equal(found.search(asked(9), 5).item_rows, expected.item_rows)
+
+
+def test_few_are_the_first_of_many_whatever_is_found() -> None:
+    """One list and many equal vectors: more queries than usual are left to exact search."""
+    items, queries = world()
+    items = items.clone()
+    items[FIRST_ROW::3] = items[FIRST_ROW]
+    lists = tuned(divided(items, 40), items, queries[:100], 0.5)
+    least = ApproximateIndex(items, replace(lists, probes=dict.fromkeys(DEPTHS, 1)))
+    allowed = np.zeros(len(items), np.bool_)
+    allowed[FIRST_ROW::2] = True
+    for told in (None, allowed):
+        many = least.search(asked(), 100, allowed=told)
+        few = least.search(asked(), 10, allowed=told)
+        np.testing.assert_array_equal(few.item_rows, many.item_rows[:, :10])
+
+
+def test_a_list_may_be_empty() -> None:
+    items, queries = world()
+    lists = tuned(divided(items, 40), items, queries[:100], 0.9)
+    away = torch.full((2, DIM), 1e4)  # where no item is nearest, in the middle and at the end
+    centres = torch.cat([lists.centres[:20], away[:1], lists.centres[20:], away[1:]])
+    spreads = torch.cat([lists.spreads[:20], torch.ones(1), lists.spreads[20:], torch.ones(1)])
+    emptied = replace(lists, centres=centres, spreads=spreads).holding(items[FIRST_ROW:])
+    assert set(np.unique(emptied.list_of)) == {*range(42)} - {20, 41}
+    allowed = np.zeros(len(items), np.bool_)
+    allowed[FIRST_ROW::2] = True
+    found = ApproximateIndex(items, emptied).search(asked(), 10, allowed=allowed)
+    best = ExactIndex(items).search(asked(), 10, allowed=allowed)
+    assert recall(found.item_rows, best.item_rows) > 0.7

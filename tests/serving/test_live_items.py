@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from twotower.index.approximate import divided, tuned
+from twotower.serving.arguments import features_of
 from twotower.serving.bundle import MANIFEST
+from twotower.serving.live import lines_of
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 
@@ -271,3 +274,18 @@ def test_frames_are_taken_as_they_are(retriever: Retriever) -> None:
     frame = retriever.contents.items.frame.head(3).with_columns(pl.col("item_id") + 9000)
     assert retriever.upsert_items(frame) == 3
     assert len(retriever.item_ids) == 203
+
+
+def test_dates_are_written_as_json_has_them(retriever: Retriever) -> None:
+    table = retriever.contents.items
+    frame = table.frame.with_columns(
+        day=pl.lit(date(2020, 1, 1)), moment=pl.lit(datetime(2020, 1, 1, tzinfo=UTC))
+    )
+    contents = replace(retriever.contents, items=replace(table, frame=frame))
+    told = {"item_id": 9001, "day": "2024-05-06", "moment": "2024-05-06T07:08:09Z"}
+    lines = lines_of(contents, features_of([told]))
+    assert lines["day"].to_list() == [date(2024, 5, 6)]
+    assert lines["moment"].to_list() == [datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)]
+    for name in ("day", "moment"):
+        with pytest.raises(ValueError, match=f"{name} must hold Date.*, got 'soon'"):
+            lines_of(contents, features_of([{**told, name: "soon"}]))

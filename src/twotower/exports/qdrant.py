@@ -1,5 +1,6 @@
 """Qdrant: a collection of items and one of queries, on a server or in a folder of its client's."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -51,7 +52,8 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
         client.get_collections()
     except Exception as error:  # of the client, of HTTP below it, or of the address
         raise ExportError(
-            f"--url must be of a Qdrant server that answers, got {url!r}: {_first_line(error)}"
+            f"--url must be of a Qdrant server that answers, got {_without_secrets(url)!r}: "
+            f"{_first_line(error)}"
         ) from error
     return client
 
@@ -84,9 +86,9 @@ def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items")
                     "--collection and let an alias point to that."
                 )
         for name, frame in frames.items():
-            made.append(name)
             params = models.VectorParams(size=items.vectors.shape[1], distance=models.Distance.DOT)
             client.create_collection(name, vectors_config=params)
+            made.append(name)  # what another has made meanwhile is not ours to delete
             for ids, vectors, payloads in _batches(frame):
                 points = models.Batch(ids=ids, vectors=vectors, payloads=payloads)
                 client.upsert(name, points=points, wait=True)
@@ -116,3 +118,8 @@ def _delete(client: Any, name: str) -> None:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _without_secrets(url: str) -> str:
+    """Return an address without the name and the password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//...@", url)

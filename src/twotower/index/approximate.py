@@ -214,10 +214,6 @@ class ApproximateIndex(ExactIndex):
         self._depths = sorted(lists.probes)
         self._faiss = _faiss()
         self._scanned = self._filled(item_vectors[FIRST_ROW:])
-        # What stands in the lists, one after the other.
-        self._rows = np.argsort(lists.list_of, kind="stable").astype(np.int32) + FIRST_ROW
-        counts = np.bincount(lists.list_of, minlength=len(lists))
-        self._starts = counts.cumsum() - counts
 
     def _filled(self, vectors: Tensor) -> Any:
         faiss, dim = self._faiss, vectors.shape[1]
@@ -251,6 +247,9 @@ class ApproximateIndex(ExactIndex):
         allowed: npt.NDArray[np.bool_] | None = None,
     ) -> Found:
         """Return ``k`` items of large dot product; see ``Index.search``."""
+        if 1 <= k < depth_of(k):  # what is asked to one depth is answered alike
+            deeper = self.search(query_vectors, depth_of(k), exclude=exclude, allowed=allowed)
+            return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
         self._check(query_vectors, k, exclude, allowed)
         num_queries, num_items = len(query_vectors), len(self.lists.list_of)
         num_allowed = num_items
@@ -354,9 +353,8 @@ class ApproximateIndex(ExactIndex):
         if allowed is not None:
             selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
             if np.count_nonzero(allowed) < _DENSE * len(allowed):
-                is_used = np.logical_or.reduceat(
-                    allowed.take(self._rows, mode="clip"), self._starts
-                )
+                lists_allowed = self.lists.list_of[allowed[FIRST_ROW:]]
+                is_used = np.bincount(lists_allowed, minlength=len(self.lists)) > 0
                 bounds[:, torch.from_numpy(~is_used)] = -torch.inf
         values, chosen = bounds.topk(probes, dim=1, sorted=False)
         lists, coarse = chosen.numpy(), values.numpy()

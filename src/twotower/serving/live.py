@@ -1,6 +1,7 @@
 """Items that are put into a catalogue, changed and taken out after the training."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.features.reading import dates_of
 from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
 from twotower.serving.bundle import Contents
@@ -198,12 +200,20 @@ def _fitting(values: pl.Series, dtype: pl.DataType) -> pl.Series:
     name = values.name
     if values.dtype == pl.Null:
         return values.cast(dtype)
-    try:
-        return values.cast(dtype)
-    except (pl.exceptions.PolarsError, TypeError, ValueError):
-        lax = values.cast(dtype, strict=False) if values.dtype != pl.Object else None
-        odd = values.to_list()
-        if lax is not None:
-            lost = np.flatnonzero((lax.is_null() & values.is_not_null()).to_numpy())
-            odd = [values[int(lost[0])]] if len(lost) else odd
-        raise ValueError(f"{name} must hold {dtype}, got {odd[0]!r}.") from None
+    fitted: pl.Series | None = None
+    with suppress(pl.exceptions.PolarsError, TypeError, ValueError):
+        if values.dtype == pl.String and dtype in (pl.Date, pl.Datetime):
+            moments = dates_of(values)
+            zone = getattr(dtype, "time_zone", None)
+            if zone is not None:
+                moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+            fitted = moments.cast(dtype)
+        elif values.dtype != pl.Object:
+            fitted = values.cast(dtype, strict=False)
+    odd: list[object] = values.to_list()
+    if fitted is not None:
+        lost = np.flatnonzero((fitted.is_null() & values.is_not_null()).to_numpy())
+        if not len(lost):
+            return fitted.rename(name)
+        odd = [values[int(lost[0])]]
+    raise ValueError(f"{name} must hold {dtype}, got {odd[0]!r}.")

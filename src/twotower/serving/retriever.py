@@ -332,8 +332,9 @@ class Retriever:
             BundleError: The place cannot be used, or writing failed; nothing is left behind then.
         """
         contents, vectors = settled(self.contents, self.index.item_vectors)
+        vectors = vectors.cpu().contiguous()
         lists = None if contents.lists is None else contents.lists.holding(vectors)
-        contents = replace(contents, item_vectors=vectors.cpu().contiguous(), lists=lists)
+        contents = replace(contents, item_vectors=vectors, lists=lists)
         if self.contents.gone is not None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             provenance = {**contents.provenance, "items_changed": now}

@@ -191,3 +191,76 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert there[: len(numbers)] == numbers  # none lost, none twice, in order
         assert len(there) - len(numbers) in (0, 1)
     assert sum(map(len, said.values())) > 20
+
+
+def test_one_damaged_record_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    written(path, {"delete": ["1"]})
+    start = path.stat().st_size
+    written(path, {"delete": ["2"]}, {"delete": ["3"]})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: start + 12] + bytes([whole[start + 12] ^ 1]) + whole[start + 13 :])
+    assert read(path) == [{"delete": ["1"]}, {"delete": ["3"]}]
+    Journal(path).compact()
+    assert read(path) == [{"delete": ["1", "3"]}]
+
+
+def test_where_lengths_make_no_sense_the_rest_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = written(path, {"delete": ["1"]})
+    start = path.stat().st_size
+    journal.append([{"delete": ["2"]}])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: start + 3] + b"\xff" + whole[start + 4 :])
+    with pytest.raises(BundleError, match=f"is damaged at byte {start}; it stays as it is"):
+        journal.compact()
+    assert read(path) == [{"delete": ["1"]}]
+    assert (tmp_path / f"j.damaged-{start}").stat().st_size == len(whole) - start
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    path = tmp_path / "j"
+    path.symlink_to(tmp_path / "disk" / "real")
+    journal = written(path, {"delete": ["1"]})
+    journal.compact()
+    journal.append([{"delete": ["2"]}])
+    assert path.is_symlink()
+    assert len(read(tmp_path / "disk" / "real")) == 2
+
+
+def test_what_a_killed_compaction_left_does_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = written(path, {"delete": ["1"]})
+    leftover = Path(f"{path}.{os.getpid()}")
+    leftover.write_bytes(path.read_bytes() * 9)
+    journal.compact()
+    assert read(path) == [{"delete": ["1"]}]
+    assert not leftover.exists()
+
+
+def test_no_file_left_to_open_is_told_once_and_then_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j"
+    written(path, {"delete": ["1"]})
+    reader = JournalReader(path)
+    Journal(path).compact()
+    real, num_open = os.open, len(list(Path("/proc/self/fd").iterdir()))
+
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(BundleError, match="Too many open files"):
+        reader.more()
+    monkeypatch.setattr(os, "open", real)
+    written(path, {"delete": ["2"]}).close()
+    assert reader.more() == [{"delete": ["2"]}]
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
+
+
+def test_what_is_no_journal_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("something else, and long enough to hold a header")
+    with pytest.raises(BundleError, match="must be a journal, got another file"):
+        JournalReader(tmp_path / "notes")

@@ -1,5 +1,6 @@
 """A real server on loopback, asked over HTTP."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -21,8 +22,19 @@ from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.engine import Answered, Engine, Question
-from twotower.serving.server.journal import JournalReader
+from twotower.serving.server.engine import (
+    Answered,
+    Change,
+    Changed,
+    Engine,
+    Model,
+    Question,
+    Written,
+)
+from twotower.serving.server.journal import Journal, JournalReader
+from twotower.serving.server.pointer import Pointer, digest_of
+from twotower.serving.server.service import Service
+from twotower.serving.server.settings import ServerSettings
 from twotower.training.pipeline import Trained, train
 
 
@@ -827,3 +839,125 @@ def test_work_for_one_does_not_starve_the_others(
             thread.join()
     assert took < 1.0
     assert 429 in statuses
+
+
+@pytest.mark.parametrize("token", [None, "secret"])
+@pytest.mark.parametrize("path", ["/model", "/items?item_id=3", "/items%0A?item_id=3", "/model%0A"])
+def test_no_spelling_of_an_address_writes_without_the_token(
+    tiny_bundle: Path, tmp_path: Path, token: str | None, path: str
+) -> None:
+    settings = {"token": token, "journal": str(tmp_path / "journal"), "read_token": "may-read"}
+    with running(tiny_bundle, **settings) as address:
+        headers = {"authorization": "Bearer may-read"}
+        for method in ("PUT", "DELETE"):
+            told = httpx.request(method, f"{address}{path}", headers=headers, json={"path": "x"})
+            refused = 403 if token is None else 401
+            takes_none = (method, path) == ("DELETE", "/model")
+            assert told.status_code == (405 if takes_none else refused)
+
+
+def journal_of(path: Path, *records: dict[str, Any]) -> Path:
+    journal = Journal(path)
+    journal.append(records)
+    journal.close()
+    return path
+
+
+def test_forms_of_one_id_are_one_item_after_compaction(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    engine = Engine(tiny_bundle, path)
+    put = [{**told, "item_id": form, "title": str(form)} for form in (9007, "09007", "+9007", 9008)]
+    written = engine.write([Change(items=[line]) for line in put])
+    written += engine.write([Change(item_ids=["009008"]), Change(item_ids=["no id of this kind"])])
+    done = engine.changed([each for each in written if isinstance(each, Written)])
+    assert [each.items for each in done if isinstance(each, Changed)] == [1, 1, 1, 1, 1, 0]
+    engine.compact()
+    ids = Model(tiny_bundle, path).retriever.item_ids
+    assert ids == engine.model.retriever.item_ids
+    assert ids.count(9007) == 1
+    assert 9008 not in ids
+
+
+def test_compaction_changes_no_value(tiny_bundle: Path, tmp_path: Path) -> None:
+    """What is read of a value must not depend on which others were written."""
+    path = tmp_path / "journal"
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    engine = Engine(tiny_bundle, path)
+    for number, title in enumerate((1, 1.5, True, "2")):
+        change = Change(items=[{**told, "item_id": 9001 + number, "title": title, "no": title}])
+        engine.changed([each for each in engine.write([change]) if isinstance(each, Written)])
+    ids = [9001, 9002, 9003, 9004]
+    before = engine.model.retriever.items(ids)
+    assert before["title"].to_list() == ["1", "1.5", "true", "2"]
+    engine.compact()
+    assert Model(tiny_bundle, path).retriever.items(ids).equals(before)
+
+
+def test_a_change_that_does_not_fit_takes_no_other_with_it(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    bad = {**told, "item_id": 9002, "signal": "no number"}
+    path = journal_of(
+        tmp_path / "journal",
+        {"column": "item_id", "put": [{**told, "item_id": 9001}]},
+        {"column": "item_id", "put": [bad, {**told, "item_id": 9003}], "token": "a"},
+        {"delete": 7, "token": "b"},
+        {"column": "item_id", "put": [{**told, "item_id": 9004}], "token": "c"},
+        {"delete": [3]},
+    )
+    model = Model(tiny_bundle, path)
+    ids = set(model.retriever.item_ids)
+    assert {9001, 9003, 9004} < ids
+    assert not {3, 9002} & ids
+    outcomes = [model.changed(Written(Change(item_ids=[7]), token)) for token in "abc"]
+    assert [type(each) for each in outcomes] == [ValueError, ValueError, Changed]
+
+
+WRONG_VALUES: list[tuple[str, Any]] = [
+    ("title", ["a", "list"]),
+    ("signal", ["1"]),
+    ("signal", "one"),
+    ("tags", 3),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), WRONG_VALUES)
+def test_a_value_of_another_form_is_refused_and_the_others_are_written(
+    tiny_bundle: Path, tmp_path: Path, column: str, value: Any
+) -> None:
+    told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
+    engine = Engine(tiny_bundle, tmp_path / "journal")
+    if isinstance(told[column], list) == isinstance(value, list):
+        pytest.skip("it has this form")
+    wrong, right = engine.write(
+        [
+            Change(items=[{**told, "item_id": 9001, column: value}]),
+            Change(items=[{**told, "item_id": 9002}]),
+        ]
+    )
+    assert isinstance(wrong, ValueError)
+    assert f"{column} must hold" in str(wrong)
+    assert isinstance(right, Written)
+
+
+def test_who_hangs_up_during_an_exchange_does_not_split_the_workers(
+    tiny_bundle: Path, other: Trained, tmp_path: Path
+) -> None:
+    pointer = str(tmp_path / "pointer")
+    Pointer(str(tiny_bundle.resolve()), digest_of(tiny_bundle), 0).write(pointer)
+
+    async def run() -> None:
+        service = Service(ServerSettings(bundle=str(tiny_bundle), pointer=pointer))
+        asked = asyncio.ensure_future(service.exchange(str(other.path)))
+        await asyncio.sleep(0.05)
+        asked.cancel()
+        async with asyncio.timeout(30):
+            while Pointer.read(pointer).path == str(tiny_bundle.resolve()):  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+        assert service.engine.model.path == other.path
+        service.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()

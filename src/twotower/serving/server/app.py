@@ -57,7 +57,7 @@ def create_app(settings: ServerSettings) -> App:
     page.mount(app)
     describe(app, service)
     _tell_errors(app)
-    gate = Gate(Direct(app, router, service), settings, service.figures, _writes())
+    gate = Gate(Direct(app, router, service), settings, service.figures, _methods())
     if settings.origins:
         # Outermost, so that who may ask also sees why it was refused.
         return CORSMiddleware(
@@ -81,11 +81,13 @@ def from_environment() -> App:
     return create_app(settings)
 
 
-def _writes() -> frozenset[tuple[str, str]]:
-    """Return the methods and addresses that change something: GET and POST ask."""
-    routes = [route for route in router.routes if isinstance(route, APIRoute)]
-    pairs = ((method, route.path) for route in routes for method in route.methods or ())
-    return frozenset(pair for pair in pairs if pair[0] not in ("GET", "POST"))
+def _methods() -> dict[str, set[str]]:
+    """Return the methods that each address takes."""
+    found: dict[str, set[str]] = {}
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            found.setdefault(route.path, set()).update(route.methods or ())
+    return found
 
 
 def _tell_errors(app: FastAPI) -> None:

@@ -138,8 +138,12 @@ class Model:
         self.description = self._describe()
         self._journal = None if journal is None else JournalReader(journal)
         self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
-        self.catch_up()
-        self._warm()
+        try:
+            self.catch_up()
+            self._warm()
+        except BaseException:
+            self.close()
+            raise
 
     def _warm(self) -> None:
         """Ask what makes the tables that later answers read, so that nobody waits for them."""
@@ -190,45 +194,73 @@ class Model:
         if self._journal is None or not self._journal.has_more():
             return
         puts: list[_Put] = []
+        ids: set[Id] = set()
+
+        def put_all() -> None:
+            together = puts[:]
+            puts.clear()
+            ids.clear()
+            self._put(together)
+
         for record in self._journal.more():
-            try:
-                if "delete" in record:
-                    self._put(puts)
-                    num = self.retriever.delete_items(record["delete"])
-                    self._note(record, Changed(num, [], 0, self.digest))
-                else:
-                    put = self._checked(record)
-                    if any(each.ids & put.ids for each in puts):
-                        self._put(puts)
-                    puts.append(put)
-            except ValueError as error:
-                LOG.exception("a change of the journal does not fit this model")
-                self._note(record, error)
-        self._put(puts)
+            if "delete" in record:
+                put_all()
+                self._take_out(record)
+                continue
+            for put in self._read(record):
+                if len(ids) >= _PUT_AT_ONCE or not ids.isdisjoint(put.ids):
+                    put_all()
+                puts.append(put)
+                ids |= put.ids
+        put_all()
 
-    def _checked(self, record: dict[str, Any]) -> "_Put":
-        """Return what is to be put in; see ``lines_of`` for what it raises."""
-        given, table = features_of(record["put"]), self.retriever.contents.items
-        ignored = [name for name in given.lines_with if name not in table.frame.columns]
-        lines = lines_of(self.retriever.contents, given)
-        return _Put(record, lines, ignored, set(lines[table.id_column].to_list()))
+    def _take_out(self, record: dict[str, Any]) -> None:
+        try:
+            num = self.retriever.delete_items(record["delete"])
+            self._note(record, Changed(num, [], 0, self.digest))
+        except Exception as error:
+            self._left_out(record, error)
 
-    def _put(self, puts: list["_Put"]) -> None:
+    def _read(self, record: dict[str, Any]) -> "list[_Put]":
+        """Return what is to be put in; line by line where the lines do not fit together."""
+        try:
+            given, table = features_of(record["put"]), self.retriever.contents.items
+            ignored = [name for name in given.lines_with if name not in table.frame.columns]
+            lines = lines_of(self.retriever.contents, given)
+            return [_Put(record, lines, ignored, set(lines[table.id_column].to_list()))]
+        except Exception as error:
+            alone = [{"put": [line]} for line in record.get("put", ())]
+            puts = [put for each in alone for put in self._read(each)] if len(alone) > 1 else []
+            self._left_out(record, error)
+            return puts
+
+    def _put(self, puts: "Sequence[_Put]") -> None:
         """Put in what has no item in common, all at once: the items' tower and the index see one batch."""
         if not puts:
             return
-        lines = pl.concat([put.lines for put in puts])
-        transforms = self.retriever.contents.items.transforms
-        arrays = transforms.apply(lines)
-        is_empty = ~transforms.say_something(arrays)
-        self.retriever.put_lines(lines, arrays)
+        try:
+            lines = pl.concat([put.lines for put in puts])
+            transforms = self.retriever.contents.items.transforms
+            arrays = transforms.apply(lines)
+            is_empty = ~transforms.say_something(arrays)
+            self.retriever.put_lines(lines, arrays)
+        except Exception as error:
+            if len(puts) == 1:
+                self._left_out(puts[0].record, error)
+            for put in puts if len(puts) > 1 else ():
+                self._put([put])
+            return
         start = 0
         for put in puts:
             end = start + len(put.lines)
             empty = int(is_empty[start:end].sum())
             self._note(put.record, Changed(end - start, put.ignored, empty, self.digest))
             start = end
-        puts.clear()
+
+    def _left_out(self, record: dict[str, Any], error: Exception) -> None:
+        """Note that this model cannot hold a change, which the journal keeps for one that can."""
+        LOG.error("a change of the journal does not fit this model", exc_info=error)
+        self._note(record, error)
 
     def _note(self, record: dict[str, Any], changed: Changed | Exception) -> None:
         if "token" in record:
@@ -241,7 +273,8 @@ class Model:
         self.catch_up()
         change = written.change
         num = len(change.item_ids or change.items or ())
-        # A model that took over meanwhile may have read it from a journal that was written anew.
+        # A model that took over meanwhile may have read it from a journal that was written anew; what could
+        # not be done is noted.
         return self._changed.pop(written.token, Changed(num, [], 0, self.digest))
 
     def known_features(
@@ -308,6 +341,8 @@ class _Put:
     ids: set[Id]
 
 
+_PUT_AT_ONCE = 4096
+"""Items whose vectors are made in one call."""
 _REMEMBERED = 10_000
 """Changes whose outcome is remembered until it is asked for."""
 
@@ -350,6 +385,7 @@ class Engine:
             ("the column of its item ids", mine.item_column, other.item_column),
         ):
             if now != then:
+                new.close()
                 raise BundleError(
                     f"the bundle {str(path)!r} cannot take over: {what} must be {now!r}, "
                     f"got {then!r}; start another server for it."
@@ -410,12 +446,24 @@ class Engine:
 
 
 def _record(contents: Contents, written: Written) -> dict[str, Any]:
-    """Return the journal's record of a change; see ``lines_of`` for what it raises."""
-    change, token = written.change, {"token": written.token}
+    """Return the journal's record of a change; see ``lines_of`` for what it raises.
+
+    Ids and values are written as the catalogue has them, so that they mean the same whatever else is read
+    beside them; columns that it does not have, as they were told.
+    """
+    change, token, table = written.change, {"token": written.token}, contents.items
     if change.items is None:
-        return {"delete": change.item_ids, **token}
-    lines_of(contents, features_of(change.items))
-    return {"column": contents.items.id_column, "put": change.items, **token}
+        keys = table.ids.keys_of(change.item_ids or ())
+        return {"delete": keys.drop_nulls().to_list(), **token}
+    given = features_of(change.items)
+    fitted = lines_of(contents, given).select(
+        name for name in table.frame.columns if name in given.frame.columns
+    )
+    put = [
+        {**line, **{name: value for name, value in fits.items() if name in line}}
+        for line, fits in zip(change.items, fitted.to_dicts(), strict=True)
+    ]
+    return {"column": table.id_column, "put": put, **token}
 
 
 def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answered | Exception]:

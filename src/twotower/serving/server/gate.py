@@ -5,7 +5,7 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -24,6 +24,7 @@ PAGE = "/page/"
 """Where the files of the page lie; they hold nothing of the model."""
 SECONDS_FOR_A_BODY = 10.0
 """How long a client may take to send what it asks."""
+_READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -39,7 +40,7 @@ class Gate:
         app: What answers.
         settings: How much is let in, and by which tokens.
         figures: Where requests are counted.
-        writes: The methods and addresses that change something.
+        routes: The methods that each address takes.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class Gate:
         app: App,
         settings: ServerSettings,
         figures: Figures,
-        writes: Collection[tuple[str, str]],
+        routes: Mapping[str, Collection[str]],
     ) -> None:
         self._app = app
         self._settings = settings
-        self._writes = writes
+        self._routes = routes
         self._figures = figures
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -142,7 +143,9 @@ class Gate:
         self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]
     ) -> tuple[int, str] | None:
         path, method = scope["path"], scope["method"]
-        writes = (method, path) in self._writes
+        # An address that is not known may be one in another spelling, to whatever comes after.
+        taken = self._routes.get(path)
+        writes = method not in _READING and (taken is None or method in taken)
         if writes and self._settings.token is None:
             return 403, "writing is switched off; start the server with TWOTOWER_TOKEN."
         token = self._settings.token if writes else self._settings.read_token

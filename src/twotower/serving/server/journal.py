@@ -4,7 +4,7 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,16 +44,21 @@ class _File:
     """An open journal, which another process may put a new one in the place of."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.open()
+        self.path = Path(path).resolve()  # a link stays, and what it points to is written anew
+        self.number = self._opened()
 
-    def open(self) -> None:
+    def _opened(self) -> int:
         try:
-            self.number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise BundleError(
                 f"the journal {str(self.path)!r} cannot be opened: {error.strerror}."
             ) from error
+
+    def reopen(self) -> None:
+        """Go on with what lies at the path now; where that fails, with what was open."""
+        before, self.number = self.number, self._opened()
+        os.close(before)  # and its lock with it
 
     def close(self) -> None:
         os.close(self.number)
@@ -63,7 +68,12 @@ class _File:
         return os.fstat(self.number).st_size
 
     def header(self) -> _Header:
-        _, generation, compacted, end = _HEADER.unpack(os.pread(self.number, _HEADER.size, 0))
+        start = os.pread(self.number, _HEADER.size, 0)
+        if len(start) < _HEADER.size or not start.startswith(_MAGIC):
+            raise BundleError(
+                f"{str(self.path)!r} must be a journal, got another file; name another."
+            )
+        _, generation, compacted, end = _HEADER.unpack(start)
         return _Header(generation, compacted, end)
 
     def is_replaced(self) -> bool:
@@ -73,16 +83,27 @@ class _File:
             return False
 
     def records(self, at: int, end: int) -> Iterator[tuple[Any, int]]:
-        """Yield whole records and where each ends, up to the first that is not whole."""
+        """Yield records and where each ends; None for one that was acknowledged and is damaged.
+
+        It ends where a record is not whole that nobody was told of, or where lengths make no sense.
+        """
+        told = self.header().end
         while at + _FRAME.size <= end:
             length, crc = _FRAME.unpack(_whole(self.number, _FRAME.size, at))
             after = at + _FRAME.size + length
             if length > _LONGEST or after > end:
                 return
             body = _whole(self.number, length, at + _FRAME.size)
-            if zlib.crc32(body) != crc:
+            if zlib.crc32(body) == crc:
+                yield orjson.loads(body), after
+            elif after <= told:
+                LOG.error(
+                    "a record of the journal is damaged and was left out",
+                    extra={"fields": {"at": at, "bytes": length}},
+                )
+                yield None, after
+            else:
                 return
-            yield orjson.loads(body), after
             at = after
 
     def write(self, data: bytes, at: int) -> int:
@@ -147,7 +168,7 @@ class Journal:
             return
         pieces = []
         for record in records:
-            body = orjson.dumps(record)
+            body = orjson.dumps(record, default=str)
             pieces.append(_FRAME.pack(len(body), zlib.crc32(body)) + body)
         with self._locked():
             end = self._file.header().end
@@ -168,22 +189,30 @@ class Journal:
         """
         with self._locked():
             header = self._file.header()
-            records = _last_of_each(
-                record for record, _ in self._file.records(_HEADER.size, header.end)
-            )
-            body = b"".join(
-                _FRAME.pack(len(each), zlib.crc32(each)) + each
-                for each in map(orjson.dumps, records)
-            )
+            found, end = [], _HEADER.size
+            for record, after in self._file.records(end, header.end):
+                found.append(record)
+                end = after
+            if end != header.end:
+                raise BundleError(
+                    f"the journal {str(self._file.path)!r} is damaged at byte {end}; "
+                    "it stays as it is."
+                )
+            records = map(orjson.dumps, _last_of_each(found))
+            body = b"".join(_FRAME.pack(len(each), zlib.crc32(each)) + each for each in records)
             end = _HEADER.size + len(body)
+            fresh = _Header(header.generation + 1, end, end).to_bytes() + body
             path = self._file.path
             temporary = Path(f"{path}.{os.getpid()}")
             try:
-                fresh = _File(temporary)
-                fresh.write(_Header(header.generation + 1, end, end).to_bytes() + body, 0)
-                fresh.close()
+                _write_whole(temporary, fresh)
                 temporary.replace(path)
                 _sync_folder(path)
+            except OSError as error:
+                raise BundleError(
+                    f"the journal {str(path)!r} could not be written anew: {error.strerror}; "
+                    "it stays as it is."
+                ) from error
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -193,9 +222,12 @@ class Journal:
         for _, after in self._file.records(end, self._file.size):
             end = after
         if end < told:
+            lost = _whole(self._file.number, self._file.size - end, end)
+            copy = f"{self._file.path}.damaged-{end}"
+            _write_whole(Path(copy), lost)
             LOG.error(
-                "the end of the journal is damaged and was left out",
-                extra={"fields": {"bytes": told - end}},
+                "the end of the journal is damaged; it was put aside",
+                extra={"fields": {"bytes": told - end, "file": copy}},
             )
         os.ftruncate(self._file.number, end)
         if end != told:
@@ -210,8 +242,7 @@ class Journal:
     def _locked(self) -> Iterator[None]:
         fcntl.flock(self._file.number, fcntl.LOCK_EX)
         while self._file.is_replaced():
-            self._file.close()  # and its lock with it
-            self._file.open()
+            self._file.reopen()
             fcntl.flock(self._file.number, fcntl.LOCK_EX)
         try:
             yield
@@ -224,10 +255,14 @@ class JournalReader:
 
     Args:
         path: Of a journal that is there.
+
+    Raises:
+        BundleError: It cannot be opened, or is no journal.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._file = _File(path)
+        self._file.header()
         self._read = _HEADER.size
 
     def close(self) -> None:
@@ -248,23 +283,27 @@ class JournalReader:
         while True:
             is_replaced = self._file.is_replaced()  # whose end is then the last
             header = self._file.header()
+            self._read = min(self._read, header.end)  # a damaged end was put aside
             for record, after in self._file.records(self._read, header.end):
-                found.append(record)
+                if record is not None:
+                    found.append(record)
                 self._read = after
+            self._read = max(self._read, header.end)  # what cannot be read was told
             if not is_replaced:
                 return found
-            self._file.close()
-            self._file.open()
+            self._file.reopen()
             fresh = self._file.header()
             is_next = fresh.generation == header.generation + 1
             self._read = fresh.compacted if is_next else _HEADER.size
 
 
-def _last_of_each(records: Iterator[Any]) -> list[Any]:
+def _last_of_each(records: Iterable[Any]) -> list[Any]:
     """Return records that change each item once, as the last did."""
     items: dict[str, dict[str, Any] | None] = {}
     column = ""
     for record in records:
+        if record is None:  # damaged
+            continue
         if "put" in record:
             column = record["column"]
             for line in record["put"]:
@@ -278,6 +317,14 @@ def _last_of_each(records: Iterator[Any]) -> list[Any]:
     parts = [there[start : start + _AT_ONCE] for start in range(0, len(there), _AT_ONCE)]
     puts: list[Any] = [{"column": column, "put": part} for part in parts]
     return [{"delete": gone}, *puts] if gone else puts
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is on the disk when this returns."""
+    with path.open("wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _sync_folder(path: Path) -> None:

@@ -66,6 +66,7 @@ class Service:
         self.asker = self._beside(_each, self.batcher.thread, 1)
         self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
         self._exchanging = asyncio.Lock()
+        self._works: set[asyncio.Future[Model]] = set()
         _spare_what_stays()
 
     @property
@@ -93,6 +94,13 @@ class Service:
         Raises:
             BundleError: See ``Engine.exchange``.
         """
+        # Whoever asked may hang up: what was begun is done, and told to the others.
+        work = asyncio.ensure_future(self._exchange(path))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        return await asyncio.shield(work)
+
+    async def _exchange(self, path: str) -> Model:
         async with self._exchanging:
             model = await self._open(path)
             if self.settings.pointer is not None:
@@ -101,11 +109,12 @@ class Service:
             return model
 
     async def follow(self) -> None:
-        """Exchange the model whenever another worker was told to."""
-        failed, renews_from = 0, 0.0
+        """Exchange the model whenever another worker was told to, and take in what others wrote."""
+        failed, renews_from = -1, 0.0
         while True:
             await asyncio.sleep(LOOKS_EVERY)
             try:
+                await self.asker.ask(self._catch_up)
                 if self.engine.model.num_dead > MOST_DEAD and time.monotonic() > renews_from:
                     renews_from = time.monotonic() + SECONDS_BETWEEN_RENEWALS
                     await self._renew()
@@ -119,12 +128,15 @@ class Service:
                         if model.digest != now.digest:
                             LOG.error("the bundle has been replaced since another worker opened it")
             except Exception:
-                LOG.exception("the model of another worker could not be opened")
+                LOG.exception("a worker could not follow the others")
 
     def close(self) -> None:
         """Let go of the threads, after what they are at."""
         for batcher in (self.writer, self.batcher, self.lookups):
             batcher.close()
+
+    def _catch_up(self) -> None:
+        self.engine.model.catch_up()
 
     async def _renew(self) -> None:
         """Open the same bundle anew, without the rows of items that are no more."""
@@ -140,7 +152,7 @@ class Service:
         loop, old = asyncio.get_running_loop(), self.engine.model
         try:
             model = await loop.run_in_executor(None, self.engine.exchange, path)
-        except BundleError:
+        except Exception:
             self.figures.exchanges.labels("no").inc()
             raise
         self.batcher.thread.submit(old.close)  # after what it is still asked
