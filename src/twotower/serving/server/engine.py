@@ -13,7 +13,10 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import BundleError
+from twotower.features.base import FeatureArrays
 from twotower.features.schema import TEXTS
+from twotower.features.sentences import SentenceTransform
+from twotower.features.token_ids import TokenIdsTransform
 from twotower.index.approximate import depth_of
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
@@ -138,6 +141,7 @@ class Model:
         self.description = self._describe()
         self._journal = None if journal is None else JournalReader(journal)
         self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
+        self._prepared: dict[str, _Put] = {}
         try:
             self.catch_up()
             self._warm()
@@ -221,13 +225,39 @@ class Model:
         except Exception as error:
             self._left_out(record, error)
 
+    def prepare(self, record: dict[str, Any]) -> None:
+        """Read a record before it is written, in the thread that writes; the one that answers need not then.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        transforms = self.retriever.contents.items.transforms
+        put = self._fitted(record)
+        # A tokenizer is for one thread at a time.
+        if not any(
+            isinstance(t, (SentenceTransform, TokenIdsTransform)) for t in transforms.transforms
+        ):
+            put = replace(put, arrays=transforms.apply(put.lines))
+        self._prepared[record["token"]] = put
+
+    def forget(self, records: Sequence[dict[str, Any]]) -> None:
+        """Forget what was prepared of records that could not be written."""
+        for record in records:
+            self._prepared.pop(record["token"], None)
+
+    def _fitted(self, record: dict[str, Any]) -> "_Put":
+        given, table = features_of(record["put"]), self.retriever.contents.items
+        ignored = [name for name in given.lines_with if name not in table.frame.columns]
+        lines = lines_of(self.retriever.contents, given)
+        return _Put(record, lines, None, ignored, set(lines[table.id_column].to_list()))
+
     def _read(self, record: dict[str, Any]) -> "list[_Put]":
         """Return what is to be put in; line by line where the lines do not fit together."""
+        prepared = self._prepared.pop(record.get("token", ""), None)
+        if prepared is not None:
+            return [prepared]
         try:
-            given, table = features_of(record["put"]), self.retriever.contents.items
-            ignored = [name for name in given.lines_with if name not in table.frame.columns]
-            lines = lines_of(self.retriever.contents, given)
-            return [_Put(record, lines, ignored, set(lines[table.id_column].to_list()))]
+            return [self._fitted(record)]
         except Exception as error:
             alone = [{"put": [line]} for line in record.get("put", ())]
             puts = [put for each in alone for put in self._read(each)] if len(alone) > 1 else []
@@ -241,7 +271,7 @@ class Model:
         try:
             lines = pl.concat([put.lines for put in puts])
             transforms = self.retriever.contents.items.transforms
-            arrays = transforms.apply(lines)
+            arrays = _joined([put.arrays for put in puts]) or transforms.apply(lines)
             is_empty = ~transforms.say_something(arrays)
             self.retriever.put_lines(lines, arrays)
         except Exception as error:
@@ -331,14 +361,24 @@ class _Put:
     Args:
         record: Of the journal.
         lines: Of the catalogue's table.
+        arrays: Their features, transformed; None where that is still to be done.
         ignored: Columns that it does not have.
         ids: Of the items.
     """
 
     record: dict[str, Any]
     lines: pl.DataFrame
+    arrays: FeatureArrays | None
     ignored: list[str]
     ids: set[Id]
+
+
+def _joined(arrays: Sequence[FeatureArrays | None]) -> FeatureArrays | None:
+    """Return the features of one put after the other; None where some are not there."""
+    known = [each for each in arrays if each is not None]
+    if len(known) < len(arrays):
+        return None
+    return {name: np.concatenate([each[name] for each in known]) for name in known[0]}
 
 
 _PUT_AT_ONCE = 4096
@@ -422,17 +462,24 @@ class Engine:
             BundleError: The disk is full, say; none was written then.
         """
         assert self._journal is not None
-        contents = self.model.retriever.contents
+        model = self.model
         records: list[dict[str, Any]] = []
         told: list[Written | Exception] = []
         for change in changes:
             written = Written(change, uuid.uuid4().hex)
             try:
-                records.append(_record(contents, written))
+                record = _record(model.retriever.contents, written)
+                if "put" in record:
+                    model.prepare(record)
+                records.append(record)
                 told.append(written)
             except ValueError as error:
                 told.append(error)
-        self._journal.append(records)
+        try:
+            self._journal.append(records)
+        except BaseException:
+            model.forget(records)
+            raise
         return told
 
     def changed(self, written: Sequence[Written]) -> list[Changed | Exception]:
