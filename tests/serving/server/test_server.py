@@ -22,15 +22,8 @@ from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.engine import (
-    Answered,
-    Change,
-    Changed,
-    Engine,
-    Model,
-    Question,
-    Written,
-)
+from twotower.serving.server.catalogue import Change, Changed, Written
+from twotower.serving.server.engine import Answered, Engine, Model, Question
 from twotower.serving.server.journal import Journal, JournalReader
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.service import Service
@@ -914,7 +907,7 @@ def test_a_change_that_does_not_fit_takes_no_other_with_it(
     ids = set(model.retriever.item_ids)
     assert {9001, 9003, 9004} < ids
     assert not {3, 9002} & ids
-    outcomes = [model.changed(Written(Change(item_ids=[7]), token)) for token in "abc"]
+    outcomes = [model.catalogue.changed(Written(Change(item_ids=[7]), token)) for token in "abc"]
     assert [type(each) for each in outcomes] == [ValueError, ValueError, Changed]
 
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from twotower.serving.answers import Recommendation
-from twotower.serving.server.engine import Answered, Change, Model, Question
+from twotower.serving.server.catalogue import Change
+from twotower.serving.server.engine import Answered, Model, Question
 from twotower.serving.server.lookup import ids_like, items_like, latest_of
 from twotower.serving.server.schemas import (
     LONGEST_ADDRESS,

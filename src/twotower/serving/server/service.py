@@ -10,15 +10,8 @@ from typing import Any
 
 from twotower.errors import BundleError
 from twotower.serving.server.batching import Batcher
-from twotower.serving.server.engine import (
-    Answered,
-    Change,
-    Changed,
-    Engine,
-    Model,
-    Question,
-    Written,
-)
+from twotower.serving.server.catalogue import Change, Changed, Written
+from twotower.serving.server.engine import Answered, Engine, Model, Question
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG, Figures
@@ -115,7 +108,10 @@ class Service:
             await asyncio.sleep(LOOKS_EVERY)
             try:
                 await self.asker.ask(self._catch_up)
-                if self.engine.model.num_dead > MOST_DEAD and time.monotonic() > renews_from:
+                if (
+                    self.engine.model.catalogue.num_dead > MOST_DEAD
+                    and time.monotonic() > renews_from
+                ):
                     renews_from = time.monotonic() + SECONDS_BETWEEN_RENEWALS
                     await self._renew()
                 async with self._exchanging:
@@ -155,7 +151,7 @@ class Service:
         except Exception:
             self.figures.exchanges.labels("no").inc()
             raise
-        self.batcher.thread.submit(old.close)  # after what it is still asked
+        self.batcher.thread.submit(old.catalogue.close)  # after what it is still asked
         del old
         self.batcher.thread.submit(_spare_what_stays)
         self.figures.exchanges.labels("yes").inc()

@@ -1,0 +1,266 @@
+"""What is written to a catalogue: checked, read back from the journal, and put into what answers."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from twotower.features.base import FeatureArrays
+from twotower.features.sentences import SentenceTransform
+from twotower.features.token_ids import TokenIdsTransform
+from twotower.serving.arguments import Id, features_of
+from twotower.serving.bundle import Contents
+from twotower.serving.live import lines_of
+from twotower.serving.retriever import Retriever
+from twotower.serving.server.journal import JournalReader
+from twotower.serving.server.telemetry import LOG
+from twotower.vocab import FIRST_ROW
+
+_PUT_AT_ONCE = 4096
+"""Items whose vectors are made in one call."""
+_REMEMBERED = 10_000
+"""Changes whose outcome is remembered until it is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Items that are to be put in, or ids that are to be taken out.
+
+    Args:
+        items: Lines with an id; None to take out.
+        item_ids: Ids; None to put in.
+    """
+
+    items: list[dict[str, Any]] | None = None
+    item_ids: list[Id] | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change did.
+
+    Args:
+        items: How many items were put in, or were there and are no more.
+        ignored: Columns that were told and that the catalogue does not have.
+        without_features: Items that were put in of which the model reads nothing.
+        model: Digest of the model.
+    """
+
+    items: int
+    ignored: list[str]
+    without_features: int
+    model: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """A change that is on the disk.
+
+    Args:
+        change: What was asked for.
+        token: Names it among the journal's records.
+    """
+
+    change: Change
+    token: str
+
+
+class Catalogue:
+    """The catalogue of an opened bundle, with what was written since.
+
+    All but ``prepare`` and ``forget`` is for the thread that answers.
+
+    Args:
+        retriever: What answers.
+        digest: Of its bundle.
+        journal: File of what was written, which is there; None where nothing can be.
+
+    Raises:
+        BundleError: The journal cannot be opened.
+    """
+
+    def __init__(self, retriever: Retriever, digest: str, journal: str | Path | None) -> None:
+        self._retriever = retriever
+        self._digest = digest
+        self._journal = None if journal is None else JournalReader(journal)
+        self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
+        self._prepared: dict[str, _Put] = {}
+
+    def close(self) -> None:
+        """Let go of the journal; the model answers on, from what it has taken in."""
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()
+
+    @property
+    def num_dead(self) -> int:
+        """Rows of the catalogue that came since it was opened and are no more: they only cost."""
+        contents = self._retriever.contents
+        num_first = FIRST_ROW + len(contents.item_vectors)
+        return 0 if contents.gone is None else int(contents.gone[num_first:].sum())
+
+    def catch_up(self) -> None:
+        """Take in what was written since, by any process. What this catalogue cannot hold is left out."""
+        if self._journal is None or not self._journal.has_more():
+            return
+        puts: list[_Put] = []
+        ids: set[Id] = set()
+
+        def put_all() -> None:
+            together = puts[:]
+            puts.clear()
+            ids.clear()
+            self._put(together)
+
+        for record in self._journal.more():
+            if "delete" in record:
+                put_all()
+                self._take_out(record)
+                continue
+            for put in self._read(record):
+                if len(ids) >= _PUT_AT_ONCE or not ids.isdisjoint(put.ids):
+                    put_all()
+                puts.append(put)
+                ids |= put.ids
+        put_all()
+
+    def _take_out(self, record: dict[str, Any]) -> None:
+        try:
+            num = self._retriever.delete_items(record["delete"])
+            self._note(record, Changed(num, [], 0, self._digest))
+        except Exception as error:
+            self._left_out(record, error)
+
+    def prepare(self, record: dict[str, Any]) -> None:
+        """Read a record in the thread that writes it, so that the one that answers need not.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        transforms = self._retriever.contents.items.transforms
+        put = self._fitted(record)
+        # A tokenizer is for one thread at a time.
+        if not any(
+            isinstance(t, (SentenceTransform, TokenIdsTransform)) for t in transforms.transforms
+        ):
+            put = replace(put, arrays=transforms.apply(put.lines))
+        self._prepared[record["token"]] = put
+
+    def forget(self, records: Sequence[dict[str, Any]]) -> None:
+        """Forget what was prepared of records that could not be written."""
+        for record in records:
+            self._prepared.pop(record["token"], None)
+
+    def _fitted(self, record: dict[str, Any]) -> "_Put":
+        given, table = features_of(record["put"]), self._retriever.contents.items
+        ignored = [name for name in given.lines_with if name not in table.frame.columns]
+        lines = lines_of(self._retriever.contents, given)
+        return _Put(record, lines, None, ignored, set(lines[table.id_column].to_list()))
+
+    def _read(self, record: dict[str, Any]) -> "list[_Put]":
+        """Return what is to be put in; line by line where the lines do not fit together."""
+        prepared = self._prepared.pop(record.get("token", ""), None)
+        if prepared is not None:
+            return [prepared]
+        try:
+            return [self._fitted(record)]
+        except Exception as error:
+            alone = [{"put": [line]} for line in record.get("put", ())]
+            puts = [put for each in alone for put in self._read(each)] if len(alone) > 1 else []
+            self._left_out(record, error)
+            return puts
+
+    def _put(self, puts: "Sequence[_Put]") -> None:
+        """Put in what has no item in common, all at once: the items' tower and the index see one batch."""
+        if not puts:
+            return
+        try:
+            lines = pl.concat([put.lines for put in puts])
+            transforms = self._retriever.contents.items.transforms
+            arrays = _joined([put.arrays for put in puts]) or transforms.apply(lines)
+            is_empty = ~transforms.say_something(arrays)
+            self._retriever.put_lines(lines, arrays)
+        except Exception as error:
+            if len(puts) == 1:
+                self._left_out(puts[0].record, error)
+            for put in puts if len(puts) > 1 else ():
+                self._put([put])
+            return
+        start = 0
+        for put in puts:
+            end = start + len(put.lines)
+            empty = int(is_empty[start:end].sum())
+            self._note(put.record, Changed(end - start, put.ignored, empty, self._digest))
+            start = end
+
+    def _left_out(self, record: dict[str, Any], error: Exception) -> None:
+        """Note that this model cannot hold a change, which the journal keeps for one that can."""
+        LOG.error("a change of the journal does not fit this model", exc_info=error)
+        self._note(record, error)
+
+    def _note(self, record: dict[str, Any], changed: Changed | Exception) -> None:
+        if "token" in record:
+            self._changed[record["token"]] = changed
+            if len(self._changed) > _REMEMBERED:
+                self._changed.popitem(last=False)
+
+    def changed(self, written: Written) -> Changed | Exception:
+        """Return what a change did."""
+        self.catch_up()
+        change = written.change
+        num = len(change.item_ids or change.items or ())
+        # A model that took over meanwhile may have read it from a journal that was written anew; what could
+        # not be done is noted.
+        return self._changed.pop(written.token, Changed(num, [], 0, self._digest))
+
+
+@dataclass(frozen=True, eq=False)
+class _Put:
+    """A record of items to put in, read.
+
+    Args:
+        record: Of the journal.
+        lines: Of the catalogue's table.
+        arrays: Their features, transformed; None where that is still to be done.
+        ignored: Columns that it does not have.
+        ids: Of the items.
+    """
+
+    record: dict[str, Any]
+    lines: pl.DataFrame
+    arrays: FeatureArrays | None
+    ignored: list[str]
+    ids: set[Id]
+
+
+def record_of(contents: Contents, written: Written) -> dict[str, Any]:
+    """Return the journal's record of a change; see ``lines_of`` for what it raises.
+
+    Ids and values are written as the catalogue has them, so that they mean the same whatever else is read
+    beside them; columns that it does not have, as they were told.
+    """
+    change, token, table = written.change, {"token": written.token}, contents.items
+    if change.items is None:
+        keys = table.ids.keys_of(change.item_ids or ())
+        return {"delete": keys.drop_nulls().to_list(), **token}
+    given = features_of(change.items)
+    fitted = lines_of(contents, given).select(
+        name for name in table.frame.columns if name in given.frame.columns
+    )
+    put = [
+        {**line, **{name: value for name, value in fits.items() if name in line}}
+        for line, fits in zip(change.items, fitted.to_dicts(), strict=True)
+    ]
+    return {"column": table.id_column, "put": put, **token}
+
+
+def _joined(arrays: Sequence[FeatureArrays | None]) -> FeatureArrays | None:
+    """Return the features of one put after the other; None where some are not there."""
+    known = [each for each in arrays if each is not None]
+    if len(known) < len(arrays):
+        return None
+    return {name: np.concatenate([each[name] for each in known]) for name in known[0]}
