@@ -67,6 +67,36 @@ def digests(address: str, tries: int) -> set[str]:
     return {httpx.get(f"{address}/model", timeout=30).json()["model"] for _ in range(tries)}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems share one socket")
+def test_connections_that_come_at_once_go_to_all_workers(served: tuple[str, Any, Path]) -> None:
+    address, process, log = served
+    until = time.monotonic() + 60
+    while log.read_bytes().count(b'"ready"') < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [
+        pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+    def num_open() -> list[int]:
+        return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers]
+
+    before = num_open()
+    port = int(address.rpartition(":")[2])
+    connections = [socket.socket() for _ in range(40)]
+    os.kill(int(workers[0]), signal.SIGSTOP)  # it is busy, say, while they come
+    for connection in connections:
+        connection.connect(("127.0.0.1", port))
+    time.sleep(0.5)
+    os.kill(int(workers[0]), signal.SIGCONT)
+    while sum(num_open()) < sum(before) + 40 and time.monotonic() < until:
+        time.sleep(0.05)
+    more = [now - then for now, then in zip(num_open(), before, strict=True)]
+    for connection in connections:
+        connection.close()
+    assert sorted(more)[-2] >= 5, more  # 20 and 20, more or less
+
+
 def test_all_workers_follow_an_exchange_and_end_when_told(
     served: tuple[str, Any, Path], tiny_bundle: Path, small_world: Any, tmp_path: Path
 ) -> None:

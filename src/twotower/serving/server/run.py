@@ -1,9 +1,14 @@
 """Processes that listen, and what they share."""
 
 import os
+import socket
+import sys
 import tempfile
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from twotower.runtime import library
 from twotower.serving.bundle import check_bundle
@@ -39,7 +44,7 @@ def serve(settings: ServerSettings) -> None:
         opened.compact()
         opened.close()
     settings = replace(settings, journal=journal)
-    options = {
+    options: dict[str, Any] = {
         "factory": True,
         "host": settings.host,
         "port": settings.port,
@@ -66,4 +71,43 @@ def serve(settings: ServerSettings) -> None:
         Pointer(str(bundle), digest_of(bundle), 0).write(pointer)
         settings = replace(settings, pointer=pointer)
         os.environ[SETTINGS] = settings.to_json()
-        uvicorn.run(f"{APP}:from_environment", **options)
+        _run_several(uvicorn, options)
+
+
+class OwnSocket(socket.socket):
+    """A socket of one address for each process that it is handed to.
+
+    Processes that listen at one socket leave it to chance who accepts: whoever wakes first may take all
+    connections that come at once. Of several sockets of one address Linux picks one by the connection.
+    """
+
+    @staticmethod
+    def bound(host: str, port: int) -> "OwnSocket":
+        """Return one, bound and not listening yet."""
+        own = OwnSocket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        own.bind((host, port))
+        own.set_inheritable(True)
+        return own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        host, port = self.getsockname()[:2]
+        return OwnSocket.bound, (host, port)
+
+
+def _run_several(uvicorn: ModuleType, options: dict[str, Any]) -> None:
+    """Do what ``uvicorn.run`` does with several workers, each with a socket of its own where that helps."""
+    config = uvicorn.Config(f"{APP}:from_environment", **options)
+    listener = config.bind_socket()  # which says so where the address is taken
+    if sys.platform == "linux":
+        host, port = listener.getsockname()[:2]
+        listener.close()
+        listener = OwnSocket.bound(host, port)
+    supervisor = library("uvicorn.supervisors", wanted_by="serve", extra="serve").Multiprocess
+    told = (
+        {"target": uvicorn.Server(config).run}
+        if "target" in signature(supervisor).parameters
+        else {}
+    )
+    supervisor(config, sockets=[listener], **told).run()
