@@ -558,7 +558,7 @@ class Retriever:
         exclude_seen: bool,
         allowed: npt.NDArray[np.bool_] | None,
         index: Index,
-        plan: Plan | None = None,
+        plan: Plan | None,
     ) -> list[Recommendation]:
         propensities = None
         if plan is not None:

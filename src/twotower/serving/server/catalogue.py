@@ -13,7 +13,6 @@ from twotower.features.base import FeatureArrays
 from twotower.features.sentences import SentenceTransform
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.serving.arguments import Id, features_of
-from twotower.serving.bundle import Contents
 from twotower.serving.live import lines_of
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.journal import JournalReader
@@ -135,20 +134,32 @@ class Catalogue:
         except Exception as error:
             self._left_out(record, error)
 
-    def prepare(self, record: dict[str, Any]) -> None:
-        """Read a record in the thread that writes it, so that the one that answers need not.
+    def prepare(self, written: Written) -> dict[str, Any]:
+        """Return the journal's record of a change, read already: the thread that answers need not then.
+
+        Ids and values are written as the catalogue has them, so that they mean the same whatever else is
+        read beside them; columns that it does not have, as they were told.
 
         Raises:
-            ValueError: It does not fit.
+            ValueError: It does not fit; see ``lines_of``.
         """
-        transforms = self._retriever.contents.items.transforms
-        put = self._fitted(record)
+        change, token = written.change, {"token": written.token}
+        table = self._retriever.contents.items
+        if change.items is None:
+            keys = table.ids.keys_of(change.item_ids or ())
+            return {"delete": keys.drop_nulls().to_list(), **token}
+        put = self._fitted({"column": table.id_column, "put": change.items, **token})
+        fitted = put.lines.to_dicts()
+        put.record["put"] = [
+            {name: fits.get(name, value) for name, value in line.items()}
+            for line, fits in zip(change.items, fitted, strict=True)
+        ]
         # A tokenizer is for one thread at a time.
-        if not any(
-            isinstance(t, (SentenceTransform, TokenIdsTransform)) for t in transforms.transforms
-        ):
-            put = replace(put, arrays=transforms.apply(put.lines))
-        self._prepared[record["token"]] = put
+        of_one_thread = (SentenceTransform, TokenIdsTransform)
+        if not any(isinstance(each, of_one_thread) for each in table.transforms.transforms):
+            put = replace(put, arrays=table.transforms.apply(put.lines))
+        self._prepared[written.token] = put
+        return put.record
 
     def forget(self, records: Sequence[dict[str, Any]]) -> None:
         """Forget what was prepared of records that could not be written."""
@@ -235,27 +246,6 @@ class _Put:
     arrays: FeatureArrays | None
     ignored: list[str]
     ids: set[Id]
-
-
-def record_of(contents: Contents, written: Written) -> dict[str, Any]:
-    """Return the journal's record of a change; see ``lines_of`` for what it raises.
-
-    Ids and values are written as the catalogue has them, so that they mean the same whatever else is read
-    beside them; columns that it does not have, as they were told.
-    """
-    change, token, table = written.change, {"token": written.token}, contents.items
-    if change.items is None:
-        keys = table.ids.keys_of(change.item_ids or ())
-        return {"delete": keys.drop_nulls().to_list(), **token}
-    given = features_of(change.items)
-    fitted = lines_of(contents, given).select(
-        name for name in table.frame.columns if name in given.frame.columns
-    )
-    put = [
-        {**line, **{name: value for name, value in fits.items() if name in line}}
-        for line, fits in zip(change.items, fitted.to_dicts(), strict=True)
-    ]
-    return {"column": table.id_column, "put": put, **token}
 
 
 def _joined(arrays: Sequence[FeatureArrays | None]) -> FeatureArrays | None:

@@ -5,10 +5,9 @@ for dependencies, cookies and background work that such a route has none of, tak
 time where the model's part is a fifth of a millisecond.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
-from fastapi import Response
 from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel
 
@@ -16,8 +15,6 @@ from twotower.serving.server.gate import App, Receive, Send, refuse
 from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
 from twotower.serving.server.service import Service
 from twotower.serving.server.strict import body_of, check_media_type
-
-Endpoint = Callable[..., Awaitable[Response]]
 
 
 class Direct:

@@ -18,7 +18,7 @@ from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.bundle import MANIFEST
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.catalogue import Catalogue, Change, Changed, Written, record_of
+from twotower.serving.server.catalogue import Catalogue, Change, Changed, Written
 from twotower.serving.server.journal import Journal
 from twotower.serving.server.lookup import filter_example, title_columns
 from twotower.serving.server.pointer import digest_of
@@ -261,10 +261,7 @@ class Engine:
         for change in changes:
             written = Written(change, uuid.uuid4().hex)
             try:
-                record = record_of(model.retriever.contents, written)
-                if "put" in record:
-                    model.catalogue.prepare(record)
-                records.append(record)
+                records.append(model.catalogue.prepare(written))
                 told.append(written)
             except Exception as error:  # of that change alone
                 told.append(error)
