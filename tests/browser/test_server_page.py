@@ -1,9 +1,12 @@
 """The page of a server in a real browser: a person builds a query, filters, and looks at neighbours."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 
@@ -192,6 +195,25 @@ def test_axe_finds_nothing_serious_and_a_phone_shows_all(page: Any, url: str) ->
         assert serious_violations(page) == []
         width = page.viewport_size["width"]
         assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_each_example_of_the_interface_is_one(page: Any, url: str) -> None:
+    page.goto(f"{url}/docs")
+    page.wait_for_selector("#routes section")
+    asked = 0
+    for told in page.locator("#routes pre code").all_inner_texts():
+        method = re.search(r"-X (\w+)", told)
+        address, body = re.search(r"'(http[^']*)'", told), re.search(r"-d '(.*)'", told)
+        assert address is not None
+        if method is None or body is None:
+            continue
+        asked += 1
+        assert json.loads(body[1]), told
+        if method[1] == "POST":
+            answer = httpx.post(address[1], json=json.loads(body[1]))
+            assert answer.status_code in (200, 404), (told, answer.text)  # the ids are made up
+    assert asked == 8
+    assert "rules.explore.share" in page.locator("#routes th code").all_inner_texts()
 
 
 @pytest.mark.parametrize("page", [{"locale": "zh-CN"}], indirect=True)

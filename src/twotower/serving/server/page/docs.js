@@ -35,15 +35,25 @@ function table(fields, caption, { asked = true } = {}) {
           ].filter(Boolean).join(" ") }))))));
 }
 
-const fieldsOf = (part) => {
+// What a body holds within: `rules`, say, or each of `queries`.
+const within = (part) =>
+  [part, part.items, ...(part.anyOf ?? [])].find((each) => each?.$ref?.endsWith("Body"));
+
+const fieldsOf = (part, before = "") => {
   const model = resolve(part) ?? {};
-  return Object.entries(model.properties ?? {}).map(
-    ([name, field]) => [name, field, (model.required ?? []).includes(name)]);
+  return Object.entries(model.properties ?? {}).flatMap(([name, field]) => [
+    [before + name, field, (model.required ?? []).includes(name)],
+    ...(within(field) ? fieldsOf(within(field), `${before}${name}.`) : []),
+  ]);
 };
 
 function example(path, method, route) {
   const body = resolve(route.requestBody?.content["application/json"].schema);
-  const known = { query_id: "17", history: ["1", "50"], k: 10, item_id: "50", path: "models/new", queries: [{ query_id: "17" }] };
+  const line = { [schema.components.schemas.Line.required[0]]: "50" };
+  const known = {
+    query_id: "17", history: ["1", "50"], k: 10, item_id: "50", path: "models/new", queries: [{ query_id: "17" }],
+    pairs: [["17", "50"]], item_ids: ["50"], items: [line],
+  };
   const said = Object.fromEntries(
     Object.keys(body?.properties ?? {}).filter((name) => name in known).map((name) => [name, known[name]]));
   const needed = (route.parameters ?? []).filter((parameter) => parameter.required);
