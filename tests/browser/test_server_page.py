@@ -116,6 +116,7 @@ def test_ids_that_a_browser_would_round(
     with running(tmp_path / "model") as address:
         page = browser.new_page()
         page.goto(address, wait_until="load")
+        page.wait_for_selector("#basis:not(:empty)")  # it listens now
         page.fill("#item", frame["title"][4])
         answered(page, lambda: page.click("#items button >> nth=0"))
         expected = trained.retriever.recommend(history=[frame["item_id"][4]])
