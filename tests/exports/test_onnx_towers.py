@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sandbox import tree_of
 from tiny_encoder import write_encoder
+from tiny_vectors import VECTORS, write_vectors
 from twotower import Retriever, exports, recipe, train
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ExportError, MissingExtraError
@@ -125,6 +126,7 @@ def test_every_kind_of_feature_of_an_item(
         released=pl.Series([datetime(1990 + place % 9, 1, 2 + place % 20) for place in range(num)]),
         picture=pl.Series(pictures.tolist()),
         spelling=pl.col("title"),
+        order=pl.format("red {} car", "category"),
         meaning=pl.format("a {}", "category"),
     )
     kinds = {
@@ -133,13 +135,17 @@ def test_every_kind_of_feature_of_an_item(
         "title": "words",
         "spelling": "trigrams",
         "meaning": "sentence",
+        "order": "windows",
         "tags": "tags",
     }
-    encoder = write_encoder(tmp_path / "encoder")
     retriever = trained(
         small_world,
         items=items,
-        features={"item": kinds, "sentence_encoder": encoder},
+        features={
+            "item": kinds,
+            "sentence_encoder": write_encoder(tmp_path / "encoder"),
+            "word_vectors": write_vectors(tmp_path / "vectors.txt"),
+        },
         towers={"item_hidden": [16], "history": "mean"},
     )
     retriever.index.item_vectors[2:] = retriever.encoding.item_vectors()[
@@ -153,10 +159,14 @@ def test_every_kind_of_feature_of_an_item(
         "id",
         "categorical",
         "number",
+        "text",
         *kinds.values(),
     }
+    words = json.loads((tmp_path / "out" / inputs["item.order in order"]["vocabulary"]).read_text())
+    assert words == sorted(VECTORS)
     new: list[dict[str, object]] = [
         {"title": "nothing like it", "picture": [1, 2, 3], "released": "1999-05-05"},
+        {"order": "the crimson boat and a car"},
         {"tags": "x"},
     ]  # an item that says nothing
     with pytest.warns(UserWarning, match="no feature that the bundle knows"):

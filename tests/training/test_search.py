@@ -258,6 +258,45 @@ def test_buckets_and_kinds_reach_the_features(tmp_path: Path) -> None:
     assert again.recommend("cat", k=3).item_ids == trained.retriever.recommend("cat", k=3).item_ids
 
 
+def test_windows_are_read_beside_the_text_and_their_words_are_in_the_bundle(tmp_path: Path) -> None:
+    vectors = [f"{word} {' '.join(map(str, np.eye(10)[i]))}" for i, word in enumerate(SUBJECTS)]
+    lines = [*vectors, vectors[1].replace("cat", "tiger")]  # training has no tiger
+    (tmp_path / "vectors.txt").write_text("\n".join(lines))
+    path = str(tmp_path / "vectors.txt")
+    config = recipe("search").with_settings(
+        ["features.text=windows", f"features.word_vectors={path}"]
+    )
+    trained = trained_with(config, out=tmp_path / "model")
+    for table in (trained.contents.queries, trained.contents.items):
+        assert [t.feature.kind for t in table.transforms.transforms] == ["id", "text", "windows"]
+    assert trained.contents.config.features.item == {"document": "id+text"}
+    (tmp_path / "vectors.txt").unlink()
+    again = Retriever.open(tmp_path / "model")
+    for query in ("the old boat", "where is the tiger"):
+        found, wanted = again.recommend(query, k=3), trained.retriever.recommend(query, k=3)
+        assert (found.item_ids, found.scores) == (wanted.item_ids, wanted.scores)
+    assert "the cat " in again.recommend("where is the tiger", k=1).item_ids[0]
+    assert "the cat " in again.recommend("cats and a cat", k=1, words=0.5).item_ids[0]
+    assert len(list((tmp_path / "model" / "words").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        ({"text": "windows"}, r"word_vectors must be stated where features.query.query is read by"),
+        (
+            {"word_vectors": "x.txt"},
+            "word_vectors must go with a column of kind 'windows', got 'x.txt'",
+        ),
+        ({"sentence_encoder": "x"}, "sentence_encoder must go with a column of kind 'sentence'"),
+        ({"text": "windows", "word_vectors": "none.txt"}, "must be a text file .* no such file"),
+    ],
+)
+def test_what_text_is_read_with_and_how_go_together(features: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        trained_with({"features": features})
+
+
 def test_layers_of_tanh_may_differ_in_width() -> None:
     towers = {"block": "tanh", "query_hidden": [30], "item_hidden": [20], "history": "none"}
     trained = trained_with({"towers": towers}, epochs=1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from twotower.exports.folder import write_json
 from twotower.features.base import FeatureArrays, Transform
 from twotower.features.histories import Histories, last_windows
+from twotower.features.windows import WindowsTransform
 from twotower.serving.arguments import Event, FeatureLines, Id, features_of, queries_of
 from twotower.serving.live import LiveIds
 from twotower.serving.retriever import Retriever
@@ -117,9 +118,12 @@ class TowerInputs:
                     "kind": transform.feature.kind,
                     "column": transform.feature.source,
                 }
-                if transform.vocabulary is not None and transform.feature.kind != "sentence":
+                vocabulary = transform.vocabulary
+                if isinstance(transform, WindowsTransform):
+                    vocabulary = transform.word_vectors.words
+                if vocabulary is not None and transform.feature.kind != "sentence":
                     entry["vocabulary"] = f"{side}.{number}.json"
-                    write_json(folder / entry["vocabulary"], transform.vocabulary.ids.to_list())
+                    write_json(folder / entry["vocabulary"], vocabulary.ids.to_list())
                 if transform.feature.kind in ("number", "time", "vector", "tags"):
                     constants = {k: v.tolist() for k, v in transform.numbers.items()}
                     entry["constants"] = constants

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from twotower.errors import ExportError
 from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
+from twotower.features.windows import WINDOW, WindowsEncoder
 from twotower.towers.gaps import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
 from twotower.towers.recurrent import Recurrent
-from twotower.vocab import PADDING_ROW
+from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 
 class ItemModule(nn.Module):
@@ -101,6 +102,8 @@ def _traceable(tower: nn.Module) -> nn.Module:
                     module.encoders[place] = _Tags(encoder)
                 if isinstance(encoder, TextEncoder):
                     module.encoders[place] = _Text(encoder)
+                if isinstance(encoder, WindowsEncoder):
+                    module.encoders[place] = _Windows(encoder)
     if isinstance(tower, QueryTower) and tower.since is not None:
         tower.since = cast("SinceLast", _Since(tower.since))
     if isinstance(tower, QueryTower) and isinstance(tower.history, Recurrent):
@@ -135,6 +138,32 @@ class _Text(nn.Module):
         rows = rows.long()
         weights = F.normalize(self.weights[rows], dim=1)
         return (weights[:, None, :] @ self.table[rows]).squeeze(1)
+
+
+class _Windows(nn.Module):
+    """``WindowsEncoder`` with every place of every text, and the filters as they were written down."""
+
+    weights: Tensor
+    vectors: Tensor
+
+    def __init__(self, encoder: WindowsEncoder) -> None:
+        super().__init__()
+        self.register_buffer("weights", encoder.weights)
+        self.register_buffer("vectors", encoder.vectors)
+        self.weight, self.bias = encoder.weight, encoder.bias
+        self.strongest = encoder.strongest
+        self.filters = nn.Parameter(encoder.filters.permute(2, 1, 0).contiguous())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.long()
+        vectors = self.vectors[rows].float()  # [n, length, width]
+        weights = F.normalize(self.weights[rows], dim=1)
+        bags = (weights[:, None, :] @ vectors).squeeze(1)
+        windows = F.conv1d(vectors.transpose(1, 2), self.filters, padding=WINDOW // 2)
+        lowest = torch.where(rows != PADDING_ROW, 0.0, -torch.inf)[:, None, :]
+        found = torch.tanh((windows + lowest).amax(dim=2) + self.bias)
+        found = torch.where((rows > UNKNOWN_ROW).any(dim=1, keepdim=True), found, 0.0)
+        return F.linear(bags, self.weight) + F.linear(found, self.strongest)
 
 
 class _GRU(nn.Module):

@@ -17,6 +17,7 @@ from twotower.features.text import TextTransform
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
+from twotower.features.windows import WindowsEncoder, WindowsTransform
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 INIT_STD = 0.02
@@ -199,6 +200,8 @@ def _encoder(
     if isinstance(transform, TextTransform):
         weights = torch.from_numpy(transform.weights).float()
         return TextEncoder(weights, dim, sparse=sparse and len(weights) >= SPARSE_FROM_ROWS)
+    if isinstance(transform, WindowsTransform):
+        return WindowsEncoder(transform, dim)
     if isinstance(transform, TokenIdsTransform):
         assert sentences is not None  # ``build_model`` makes one wherever a feature is tuned
         return TunedEncoder(sentences, dim)
@@ -212,8 +215,8 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
     So the towers start as a random projection of the weighted tokens, in which texts that share rare words
     are near each other; a word that training says little of still matches itself.
 
-    The vectors of a pretrained encoder start from one orthogonal map on both sides, which keeps angles,
-    wholly where ``dim`` is their width or more (Saxe et al., ICLR 2014, for orthogonal starts).
+    Pretrained vectors, of sentences or words, start from one orthogonal map on both sides, which keeps
+    angles, wholly where ``dim`` is their width or more (Saxe et al., ICLR 2014, for orthogonal starts).
 
     Source: Bingham and Mannila, KDD 2001 (random projections of text).
     """
@@ -223,8 +226,8 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
         of_name = {t.feature.name: t for t in transforms.transforms}
         for name, module in zip(encoder.names, encoder.encoders, strict=True):
             transform = of_name[name]
-            if isinstance(transform, (SentenceTransform, TokenIdsTransform)):
-                weight = cast("NumbersEncoder", module).weight
+            if isinstance(transform, (SentenceTransform, TokenIdsTransform, WindowsTransform)):
+                weight = cast("NumbersEncoder | WindowsEncoder", module).weight
                 key = (transform.feature.encoder, weight.shape)
                 if key not in maps:
                     maps[key] = nn.init.orthogonal_(torch.empty_like(weight))

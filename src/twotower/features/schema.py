@@ -1,14 +1,14 @@
 """Which columns of a side's table there are, and of which kind: stated, or inferred from content."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from twotower.config import FeatureKind
+from twotower.config import FeatureKind, FeaturesConfig
 from twotower.errors import ConfigError
 from twotower.features.reading import dates_of, floats_of, seconds_of
 from twotower.features.tokens import num_words
@@ -23,7 +23,7 @@ VIEW = "view"
 """Column of the items that says which view each is of, where there are several."""
 TOKENS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
 """Kinds that read tokens of a text."""
-TEXTS: tuple[FeatureKind, ...] = (*TOKENS, "sentence")
+TEXTS: tuple[FeatureKind, ...] = (*TOKENS, "windows", "sentence")
 """Kinds that read text."""
 
 
@@ -39,7 +39,8 @@ class Feature:
         separator: What stands between tags in a string; empty for lists.
         buckets: Rows of the table that the tokens of text are hashed into; 0 gives each a row of its own.
         column: The column that it reads where that is not its name.
-        encoder: Name or folder of the pretrained encoder of a sentence; empty for other kinds.
+        encoder: Name or folder of the pretrained encoder of a sentence, or file of the word vectors of
+            windows; empty for other kinds.
         tuned: Whether that encoder is trained with the towers.
     """
 
@@ -76,10 +77,7 @@ def infer_features(
     stated: Mapping[str, FeatureKind],
     *,
     key_text: bool = False,
-    text: FeatureKind = "text",
-    buckets: int = 0,
-    encoder: str | None = None,
-    tuned: bool = False,
+    settings: FeaturesConfig | None = None,
 ) -> tuple[Feature, ...]:
     """Return the features of one side's table, the id first.
 
@@ -89,15 +87,14 @@ def infer_features(
         id_column: Its key.
         stated: Column name -> kind, which wins over what the content suggests.
         key_text: Whether a key of strings is read as text, too, as a search string is.
-        text: Kind of the columns that are found to be text.
-        buckets: Rows of the table that tokens of text are hashed into; 0 for rows of their own.
-        encoder: Name or folder of the pretrained encoder of columns of kind ``sentence``.
-        tuned: Whether it is trained with the towers.
+        settings: How text is read; None is the default.
 
     Raises:
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
-            be of the stated kind.
+            be of the stated kind; or what text is to be read with is not stated.
     """
+    settings = settings or FeaturesConfig()
+    text: FeatureKind = settings.text
     _check_names(frame, side, stated)
     features = []
     for name in (id_column, *(c for c in frame.columns if c != id_column)):
@@ -107,27 +104,58 @@ def infer_features(
             features.append(_stated(frame[name], side, stated[name]))
         else:
             features.append(_inferred(frame[name], side, text))
-    return tuple(_with_text_settings(feature, buckets, encoder, tuned) for feature in features)
+    return _with_windows(features, frame.columns, settings)
 
 
-def _with_text_settings(
-    feature: Feature, buckets: int, encoder: str | None, tuned: bool
-) -> Feature:
+def _with_windows(
+    features: Iterable[Feature], columns: Collection[str], settings: FeaturesConfig
+) -> tuple[Feature, ...]:
+    """Return the features as text is read: what is read by windows is read by its tokens, too."""
+    found = []
+    for feature in features:
+        if feature.kind == "windows":
+            found.append(_with_text_settings(replace(feature, kind="text"), settings))
+            called = _free_name(f"{feature.name} in order", columns)
+            feature = replace(feature, name=called, column=feature.source)
+        found.append(_with_text_settings(feature, settings))
+    return tuple(found)
+
+
+def _free_name(name: str, columns: Collection[str]) -> str:
+    """Return a name that no column has."""
+    while name in columns:
+        name += "'"
+    return name
+
+
+def _with_text_settings(feature: Feature, settings: FeaturesConfig) -> Feature:
+    where = f"features.{feature.side}.{feature.source}"
     if feature.kind == "sentence":
-        if not encoder:
+        if not settings.sentence_encoder:
             raise ConfigError(
-                f"features.sentence_encoder must be stated where features.{feature.side}."
-                f"{feature.source} is a sentence, got none; name a pretrained encoder or its folder."
+                f"features.sentence_encoder must be stated where {where} is a sentence, got none; "
+                "name a pretrained encoder or its folder."
             )
-        return replace(feature, encoder=encoder, tuned=tuned)
-    return replace(feature, buckets=buckets) if feature.kind in TOKENS else feature
+        tuned = settings.tune_sentences and feature.side != "event"
+        return replace(feature, encoder=settings.sentence_encoder, tuned=tuned)
+    if feature.kind == "windows":
+        if not settings.word_vectors:
+            raise ConfigError(
+                f"features.word_vectors must be stated where {where} is read by windows, got none; "
+                "name a text file of GloVe, word2vec or fastText."
+            )
+        return replace(feature, encoder=settings.word_vectors)
+    if feature.kind in TOKENS:
+        return replace(feature, buckets=settings.text_buckets or 0)
+    return feature
 
 
 def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
     """Return column -> kind, as the configuration writes it."""
     kinds: dict[str, FeatureKind] = {}
     for feature in features:
-        is_both = feature.source in kinds
+        before = kinds.get(feature.source)
+        is_both = before in ("id", "id+text")
         kinds[feature.source] = "id+text" if is_both else feature.kind
     return kinds
 
@@ -135,24 +163,21 @@ def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
 def event_features(
     frame: pl.DataFrame,
     stated: Mapping[str, FeatureKind],
-    *,
-    buckets: int = 0,
-    encoder: str | None = None,
+    settings: FeaturesConfig,
 ) -> tuple[Feature, ...]:
     """Return the features of the events of a history: those stated, and no other.
 
     Args:
         frame: The columns of the interactions that hold no ids, one line an event.
         stated: Column name -> kind.
-        buckets: As ``infer_features``.
-        encoder: The same.
+        settings: As ``infer_features``.
 
     Raises:
         ConfigError: As ``infer_features``.
     """
     _check_names(frame, "event", stated)
     features = (_stated(frame[name], "event", kind) for name, kind in stated.items())
-    return tuple(_with_text_settings(feature, buckets, encoder, False) for feature in features)
+    return _with_windows(features, frame.columns, settings)
 
 
 def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKind]) -> None:
@@ -178,9 +203,7 @@ def _of_key(
     is_text = text is not None and kind is None and frame[name].dtype == pl.String
     if kind == "id+text" or is_text:
         reason = "the key is text" if kind is None else "stated"
-        called = f"{name} as text"
-        while called in frame.columns:
-            called += "'"
+        called = _free_name(f"{name} as text", frame.columns)
         features.append(Feature(called, side, text or "text", reason, column=name))
     return features
 

@@ -33,9 +33,7 @@ class TextTransform(Transform):
     A token that was not seen in ``min_count`` training texts, and in one of ``TEXTS_A_TOKEN``, is left out;
     with ``buckets`` every token is read, as the rows that its hashes name.
 
-    Each row weighs ``ln(1 + (N - df + 0.5) / (df + 0.5))`` where ``df`` of the ``N`` training texts have
-    it, as in BM25 (Robertson and Zaragoza, 2009, section 3.1; this form is never negative). A text of
-    more than ``width`` tokens keeps the heaviest.
+    Each row weighs by how rare it is (``idf``). A text of more than ``width`` tokens keeps the heaviest.
     """
 
     @classmethod
@@ -49,18 +47,14 @@ class TextTransform(Transform):
             num_rows = fitted.vocabulary.num_rows
         num_texts, found = 0, np.zeros(num_rows, np.int64)
         lengths = [np.zeros(0, np.int64)]
-        for piece in _pieces(values):
+        for piece in pieces_of(values):
             lines, tokens = fitted._tokens(piece)
             num_texts += len(np.unique(lines))
             lines, rows = fitted._rows(lines, tokens)
             found += np.bincount(rows, minlength=num_rows)
             lengths.append(np.bincount(lines, minlength=1))
-        of_texts = np.concatenate(lengths)
-        of_texts = of_texts[of_texts > 0]
-        longest = int(np.quantile(of_texts, _COVERED, method="higher")) if len(of_texts) else 1
-        width = min(MOST_TOKENS, max(LEAST_TOKENS, longest))
-        weights = np.log1p((num_texts - found + 0.5) / (found + 0.5))
-        weights[:FIRST_ROW] = 0.0
+        width = width_of(np.concatenate(lengths))
+        weights = idf(num_texts, found)
         fitted.numbers = {"width": np.array([width], np.float64), "weights": weights}
         return fitted
 
@@ -69,13 +63,13 @@ class TextTransform(Transform):
         width = int(self.numbers["width"][0])
         result = np.full((len(values), width), PADDING_ROW, np.int32)
         start = 0
-        for piece in _pieces(values):
+        for piece in pieces_of(values):
             lines, rows = self._rows(*self._tokens(piece))
             if len(lines) and np.bincount(lines).max() > width:
                 heaviest = np.lexsort((-self.weights[rows], lines))
-                kept = np.sort(heaviest[_places(lines) < width])
+                kept = np.sort(heaviest[places_in_line(lines) < width])
                 lines, rows = lines[kept], rows[kept]
-            result[start + lines, _places(lines)] = rows
+            result[start + lines, places_in_line(lines)] = rows
             start += len(piece)
         return result
 
@@ -110,7 +104,7 @@ class TextTransform(Transform):
         empty = pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
         counts = [
             self._tokens(piece)[1].rename("token").value_counts(name="count")
-            for piece in _pieces(values)
+            for piece in pieces_of(values)
         ]
         return pl.concat([empty, *counts], how="vertical_relaxed").group_by("token").sum()
 
@@ -134,7 +128,28 @@ class TextTransform(Transform):
         return frame["line"].to_numpy(), frame["row"].to_numpy()
 
 
-def _pieces(values: pl.Series) -> Iterator[pl.Series]:
+def idf(num_texts: int, found: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return what each row weighs: ``ln(1 + (N - df + 0.5) / (df + 0.5))``, the reserved ones 0.
+
+    Args:
+        num_texts: ``N``, training texts with a token.
+        found: ``(num_rows,)`` in how many of them each row's token stands, ``df``.
+
+    Source: Robertson and Zaragoza, 2009, section 3.1 (BM25); this form is never negative.
+    """
+    weights = np.log1p((num_texts - found + 0.5) / (found + 0.5))
+    weights[:FIRST_ROW] = 0.0
+    return np.asarray(weights)
+
+
+def width_of(lengths: npt.NDArray[np.int64]) -> int:
+    """Return how many tokens of a text are kept, by those of each training text: ``(n,)``."""
+    lengths = lengths[lengths > 0]
+    longest = int(np.quantile(lengths, _COVERED, method="higher")) if len(lengths) else 1
+    return min(MOST_TOKENS, max(LEAST_TOKENS, longest))
+
+
+def pieces_of(values: pl.Series) -> Iterator[pl.Series]:
     """Yield some lines at a time: the tokens of long texts take much more memory than what is kept."""
     for start in range(0, len(values), _LINES):
         yield values[start : start + _LINES]
@@ -148,6 +163,6 @@ def _most_frequent(counts: pl.DataFrame, min_count: int) -> Vocabulary:
     return Vocabulary(counts["token"].sort())
 
 
-def _places(lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def places_in_line(lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the place of each entry within its line, where lines rise."""
     return np.arange(len(lines)) - np.searchsorted(lines, lines)

@@ -21,6 +21,7 @@ from twotower.features.schema import TEXTS, Feature
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
 from twotower.features.token_ids import TokenIdsTransform
+from twotower.features.windows import WindowsTransform
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 MAX_TAGS = 32
@@ -252,6 +253,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "text": TextTransform,
     "words": TextTransform,
     "trigrams": TextTransform,
+    "windows": WindowsTransform,
     "sentence": SentenceTransform,
 }
 """The transform of each kind that is fed."""

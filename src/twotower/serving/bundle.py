@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,26 +24,27 @@ import torch
 
 from twotower.config import Config
 from twotower.errors import BundleError
-from twotower.features.architecture import FILES, Architecture
-from twotower.features.base import Transform
 from twotower.features.histories import Histories
-from twotower.features.schema import VIEW, Feature, Side
-from twotower.features.token_ids import TokenIdsTransform
-from twotower.features.transforms import TRANSFORMS, SideTransforms
+from twotower.features.schema import VIEW, Side
+from twotower.features.transforms import SideTransforms
 from twotower.index.approximate import Lists
+from twotower.serving.feature_files import (
+    features_toml,
+    read_transforms,
+    read_words,
+    write_transforms,
+)
 from twotower.serving.files import (
     load_arrays,
     load_ragged,
     load_tensors,
     read_arrow,
-    read_texts,
     read_vocabulary,
     save_arrays,
     save_ragged,
     save_tensors,
     sha256,
     write_arrow,
-    write_texts,
 )
 from twotower.toml import read_toml, toml_value
 from twotower.version import __version__
@@ -54,8 +55,6 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 VIEWS_FILE = "views.json"
 """What ties the bundles of several views, in the folder that holds them."""
-ENCODER = "encoder"
-"""Folder with the architecture and the tokenizer of a sentence encoder that was trained."""
 GONE = "items.gone.safetensors"
 """File with the rows of items that were taken out after the training; not there where none was."""
 OWN_DIGEST = "sha256"
@@ -302,14 +301,10 @@ def _write_files(folder: Path, contents: Contents) -> None:
         (folder / name).mkdir()
     for side, table in (("query", contents.queries), ("item", contents.items)):
         write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
-        _write_transforms(folder, side, table.transforms)
+        write_transforms(folder, side, table.transforms)
     if contents.events is not None:
-        _write_transforms(folder, "event", contents.events.transforms)
+        write_transforms(folder, "event", contents.events.transforms)
         write_arrow(contents.events.frame, folder / "queries" / "events.arrow")
-    of_both = (*contents.queries.transforms.transforms, *contents.items.transforms.transforms)
-    tuned = next((t for t in of_both if isinstance(t, TokenIdsTransform)), None)
-    if tuned is not None:  # one encoder for all
-        write_texts(folder / ENCODER, tuned.architecture.files())
     write_arrow(contents.items.frame, folder / "items.arrow")
     write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
     save_tensors(folder / "weights.safetensors", contents.weights)
@@ -357,34 +352,6 @@ def _read_index(folder: Path) -> Lists | None:
     )
 
 
-def _write_transforms(folder: Path, side: str, transforms: SideTransforms) -> None:
-    for number, transform in enumerate(transforms.transforms):
-        stem = f"{side}.{number}"
-        if transform.vocabulary is not None:
-            frame = transform.vocabulary.ids.to_frame()
-            write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
-        if transform.numbers:
-            save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
-
-
-def _read_transforms(folder: Path, side: Side, entries: Any) -> SideTransforms:
-    features = tuple(Feature(side=side, **entry) for entry in entries)
-    transforms: list[Transform] = []
-    for number, feature in enumerate(f for f in features if f.is_fed):
-        stem = f"{side}.{number}"
-        vocabulary, numbers = None, {}
-        if (folder / "vocab" / f"{stem}.arrow").is_file():
-            vocabulary = read_vocabulary(folder / "vocab" / f"{stem}.arrow")
-        if (folder / "transforms" / f"{stem}.safetensors").is_file():
-            numbers = load_arrays(folder / "transforms" / f"{stem}.safetensors")
-        if feature.tuned:
-            architecture = Architecture.from_files(read_texts(folder / ENCODER, FILES))
-            transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
-        else:
-            transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
-    return SideTransforms(features, tuple(transforms))
-
-
 def _write_manifest(folder: Path, contents: Contents) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     manifest = {
@@ -427,6 +394,7 @@ def replace_folder(temporary: Path, path: Path) -> None:
 
 def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
     schema = read_toml(path / "schema.toml")
+    words = read_words(path)
     sides = {}
     files: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
     for side, file in files.items():
@@ -435,14 +403,14 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
             ids=read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
             id_column=table["id_column"],
             frame=read_arrow(path / file),
-            transforms=_read_transforms(path, side, table["features"]),
+            transforms=read_transforms(path, side, table["features"], words),
         )
     events = None
     if "event" in schema:
         of_event: Any = schema["event"]
         events = EventContents(
             frame=read_arrow(path / "queries" / "events.arrow"),
-            transforms=_read_transforms(path, "event", of_event["features"]),
+            transforms=read_transforms(path, "event", of_event["features"], words),
         )
     histories = targets = None
     of_events: dict[str, npt.NDArray[Any]] = {}
@@ -494,20 +462,10 @@ def _schema_toml(contents: Contents) -> str:
     lines = []
     for side, table in (("query", contents.queries), ("item", contents.items)):
         lines += [f"[{side}]", f"id_column = {toml_value(table.id_column)}", ""]
-        lines += _features_toml(table.transforms)
+        lines += features_toml(table.transforms)
     if contents.events is not None:
-        lines += _features_toml(contents.events.transforms)
+        lines += features_toml(contents.events.transforms)
     return "\n".join(lines)
-
-
-def _features_toml(transforms: SideTransforms) -> list[str]:
-    lines = []
-    for feature in transforms.features:
-        lines.append(f"[[{feature.side}.features]]")
-        entries = {k: v for k, v in asdict(feature).items() if k != "side"}
-        lines += [f"{key} = {toml_value(value)}" for key, value in entries.items()]
-        lines.append("")
-    return lines
 
 
 def _looks_like_a_bundle(path: Path) -> bool:

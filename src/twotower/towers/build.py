@@ -226,8 +226,8 @@ def _has_id(transforms: SideTransforms) -> bool:
 
 def _own_features(transforms: SideTransforms, side: str) -> list[str]:
     fed = [t.feature for t in transforms.transforms if t.feature.kind != "id"]
-    # Tokens are for our own encoder, which knows what they weigh.
-    names = [f.name for f in fed if f.kind not in TOKENS or f.reason == "stated"]
+    # Rows of words are for our own encoders, which know what they weigh and mean.
+    names = [f.name for f in fed if f.kind not in (*TOKENS, "windows") or f.reason == "stated"]
     if not names:
         raise ConfigError(
             f"your own {side} tower must have features to read, got none beside the id; "

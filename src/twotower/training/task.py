@@ -195,10 +195,6 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         ("query", dataset.queries, train.query_rows),
         ("item", dataset.items, train.item_rows),
     )
-    of_text: dict[str, Any] = {
-        "buckets": config.features.text_buckets or 0,
-        "encoder": config.features.sentence_encoder,
-    }
     for side, table, rows in sides:
         given = getattr(config.features, side)
         is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
@@ -210,9 +206,7 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
             given,
             # Text of the views' item ids stands in a column of its own.
             key_text=is_read and not (side == "item" and dataset.views),
-            text=config.features.text,
-            tuned=config.features.tune_sentences,
-            **of_text,
+            settings=config.features,
         )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
@@ -231,11 +225,19 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
     )
     event = None
     if of_events:
-        features = event_features(dataset.event_columns, of_events, **of_text)
+        features = event_features(dataset.event_columns, of_events, config.features)
         is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
         counts = is_learnt.astype(np.int64)
         fitted_event = SideTransforms.fit(
             features, dataset.event_columns, counts, config.features.min_count
         )
         event = fitted_event if fitted_event.transforms else None  # all may be "shown"
+        of_sides = (*of_sides, *features)
+    for name, kind in (("sentence_encoder", "sentence"), ("word_vectors", "windows")):
+        given = getattr(config.features, name)
+        if given is not None and not any(feature.kind == kind for feature in of_sides):
+            raise ConfigError(
+                f"features.{name} must go with a column of kind '{kind}', got {given!r} and none; set "
+                f"features.text = '{kind}', or state the kind of a column."
+            )
     return Sides(fitted["query"], fitted["item"], event), replace(config, features=features_config)

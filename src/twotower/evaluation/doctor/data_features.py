@@ -47,8 +47,7 @@ def columns(table: EntityTable, side: Side, stated: FeaturesConfig | None = None
         side,
         table.id_column,
         getattr(settings, side),
-        text=settings.text,
-        encoder=settings.sentence_encoder,
+        settings=settings,
     )
     for feature in features:
         if feature.source != table.id_column:

@@ -1,0 +1,179 @@
+"""Words of a text in their order, for an encoder that reads windows of them by pretrained vectors."""
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.features.base import Numbers, Transform
+from twotower.features.schema import Feature
+from twotower.features.text import idf, pieces_of, places_in_line, width_of
+from twotower.features.tokens import words_of
+from twotower.features.word_vectors import WordVectors, read_word_vectors
+from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
+
+NUM_FILTERS, WINDOW = 300, 3
+"""Features of a window, and words in it: CDSSM's."""
+NUMBERS_AT_ONCE = 2**20
+"""Most numbers, of places times filters, that are looked through together: more fit no cache."""
+
+Rows = npt.NDArray[np.int32]
+
+
+class WindowsTransform(Transform):
+    """Strings -> ``(n, width)`` int32 rows of their words in order, padded with 0; missing is all padding.
+
+    A word without a vector is row 1: it keeps its place. A text of more than ``width`` words is cut.
+    Each row weighs as a token of ``TextTransform``, by how many training texts have it.
+
+    Args:
+        feature: What it transforms.
+        vocabulary: None: that of the vectors is used.
+        numbers: ``width`` and ``weights``.
+        word_vectors: What the words mean.
+    """
+
+    def __init__(
+        self,
+        feature: Feature,
+        vocabulary: Vocabulary | None,
+        numbers: Numbers,
+        word_vectors: WordVectors,
+    ) -> None:
+        super().__init__(feature, vocabulary, numbers)
+        self.word_vectors = word_vectors
+
+    @classmethod
+    def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "WindowsTransform":  # noqa: ARG003
+        """Return the transform with the weights of the training texts' words.
+
+        Raises:
+            ConfigError: The file of the vectors cannot be read.
+        """
+        word_vectors = read_word_vectors(feature.encoder)
+        found = np.zeros(word_vectors.words.num_rows, np.int64)
+        num_texts, lengths = 0, [np.zeros(0, np.int64)]
+        for piece in pieces_of(values):
+            lines, words = words_of(piece)
+            num_texts += len(np.unique(lines))
+            lengths.append(np.bincount(lines, minlength=1))
+            pairs = np.unique(lines << 32 | word_vectors.words.rows_of(words))
+            found += np.bincount(pairs & 0xFFFFFFFF, minlength=len(found))
+        width = width_of(np.concatenate(lengths))
+        numbers: Numbers = {
+            "width": np.array([width], np.float64),
+            "weights": idf(num_texts, found).astype(np.float32),
+        }
+        return cls(feature, None, numbers, word_vectors)
+
+    def apply(self, values: pl.Series) -> Rows:
+        """Return the rows of each text's words."""
+        width = int(self.numbers["width"][0])
+        result = np.full((len(values), width), PADDING_ROW, np.int32)
+        start = 0
+        for piece in pieces_of(values):
+            lines, words = words_of(piece)
+            places = places_in_line(lines)
+            fits = places < width
+            rows = self.word_vectors.words.rows_of(words.filter(pl.Series(fits, dtype=pl.Boolean)))
+            result[start + lines[fits], places[fits]] = rows
+            start += len(piece)
+        return result
+
+    def is_known(self, values: Rows | npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return which texts have a word with a vector."""
+        return np.asarray((values > UNKNOWN_ROW).any(axis=1))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """How much each row weighs: ``(num_rows,)`` float32."""
+        return torch.from_numpy(np.array(self.numbers["weights"], np.float32))
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """The vectors by row: ``(num_rows, width)`` float16."""
+        return torch.from_numpy(self.word_vectors.vectors)
+
+
+class WindowsEncoder(nn.Module):
+    """The weighted sum of a text's word vectors, and the strongest of each feature of its windows.
+
+    Each is mapped to the tower's width and both are added. The vectors themselves are not trained. At the
+    start the windows add nothing, so that texts with words of like meaning are near each other.
+
+    Args:
+        transform: Whose words it reads.
+        dim: Output width.
+
+    Source: Shen, He, Gao, Deng and Mesnil, CIKM 2014 (CDSSM), section 3: windows of three words, 300
+        features, tanh, and the maximum over all places. Differs: words are told by pretrained vectors
+        instead of letter trigrams, and the windows stand beside the weighted sum.
+    """
+
+    weights: Tensor
+    vectors: Tensor
+
+    def __init__(self, transform: WindowsTransform, dim: int) -> None:
+        super().__init__()
+        # Not saved with the weights: the transform holds them.
+        self.register_buffer("weights", transform.weights, persistent=False)
+        self.register_buffer("vectors", transform.vectors, persistent=False)
+        width = self.vectors.shape[1]
+        self.weight = nn.Parameter(torch.empty(dim, width))
+        nn.init.orthogonal_(self.weight)
+        self.filters = nn.Parameter(
+            torch.randn(WINDOW, width, NUM_FILTERS) / (WINDOW * width) ** 0.5
+        )
+        self.bias = nn.Parameter(torch.zeros(NUM_FILTERS))
+        self.strongest = nn.Parameter(torch.zeros(dim, NUM_FILTERS))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map ``(n, width)`` rows padded with 0 to ``(n, dim)``; no known word is the zero vector."""
+        rows = rows.long()
+        length = max(1, int((rows != PADDING_ROW).sum(dim=1).max())) if len(rows) else 1
+        rows = rows[:, :length]
+        distinct, places = torch.unique(rows, return_inverse=True)
+        # After all words that are here stands none, whose vector is 0, for what is beyond either end.
+        vectors = F.pad(self.vectors[distinct].float(), (0, 0, 0, 1))  # [words + 1, width]
+        weights = F.normalize(self.weights[rows], dim=1)
+        bags = F.embedding_bag(places, vectors, per_sample_weights=weights, mode="sum")
+        of_words = torch.einsum("ud,kdf->kuf", vectors, self.filters)
+        around = F.pad(places, (WINDOW // 2, WINDOW // 2), value=len(distinct))
+        found = self._strongest(of_words, around, rows == PADDING_ROW)
+        is_known = (rows > UNKNOWN_ROW).any(dim=1, keepdim=True)
+        found = torch.where(is_known, found, 0.0)
+        return F.linear(bags, self.weight) + F.linear(found, self.strongest)
+
+    def _strongest(self, of_words: Tensor, places: Tensor, is_padding: Tensor) -> Tensor:
+        """Return the largest of each feature over the places of a text: ``(n, filters)`` in [-1, 1].
+
+        Where it stands is found first, without gradients, so that these take a number for each feature
+        and none for each place.
+
+        Args:
+            of_words: ``(WINDOW, words, filters)`` what each word gives at each place of a window.
+            places: ``(n, length + WINDOW - 1)`` int64 which of them stands where, those beside the
+                text included.
+            is_padding: ``(n, length)`` bool where there is no word.
+        """
+        with torch.no_grad():
+            size = max(1, NUMBERS_AT_ONCE // (is_padding.shape[1] * NUM_FILTERS))
+            pieces = zip(torch.split(places, size), torch.split(is_padding, size), strict=True)
+            best = torch.cat([_where_largest(of_words, *piece) for piece in pieces])
+        total: Tensor = self.bias
+        for k in range(WINDOW):
+            total = total + of_words[k].gather(0, places.gather(1, best + k))
+        return torch.tanh(total)
+
+
+def _where_largest(of_words: Tensor, places: Tensor, is_padding: Tensor) -> Tensor:
+    """Return at which place of each text each feature is largest: ``(n, filters)`` int64."""
+    length = is_padding.shape[1]
+    total = F.embedding(places[:, :length], of_words[0])
+    for k in range(1, WINDOW):
+        total += F.embedding(places[:, k : k + length], of_words[k])
+    return total.masked_fill_(is_padding[:, :, None], -torch.inf).argmax(dim=1)

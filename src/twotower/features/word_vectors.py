@@ -1,0 +1,117 @@
+"""Pretrained vectors of words, from a text file as GloVe, word2vec and fastText write it."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.errors import ConfigError
+from twotower.features.tokens import words_of
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+MOST_WORDS = 500_000
+"""Lines that are read: such files begin with the most frequent words."""
+_SETTING = "features.word_vectors"
+
+
+@dataclass(frozen=True, eq=False)
+class WordVectors:
+    """Words with a vector each, which stays as it is.
+
+    Args:
+        words: As ``tokens.words_of`` gives them.
+        vectors: ``(words.num_rows, width)`` float16 of length 1; the reserved rows are 0.
+    """
+
+    words: Vocabulary
+    vectors: npt.NDArray[np.float16]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return int(self.vectors.shape[1])
+
+
+def read_word_vectors(path: str) -> WordVectors:
+    """Return the vectors of a file: on each line a word and its numbers, with spaces between.
+
+    A first line of two whole numbers, as word2vec and fastText write it, is left out, and so is what our
+    own reading of text has no word for: phrases, punctuation, words of scripts without spaces. Of words
+    that differ in case or accents alone the first, the most frequent, counts. The file may be
+    compressed by gzip. It is read once, as long as it is not changed.
+
+    Raises:
+        ConfigError: It cannot be read, or a line of it is something else.
+
+    Source: Pennington, Socher and Manning, EMNLP 2014 (GloVe); Mikolov et al., NIPS 2013 (word2vec).
+    """
+    try:
+        found = Path(path).stat()
+        return _read(path, found.st_mtime_ns, found.st_size)
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"{_SETTING} must be a text file of word vectors, got {path!r}: {reason.lower()}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _read(path: str, changed: int, size: int) -> WordVectors:  # noqa: ARG001
+    words: list[str] = []
+    numbers: list[npt.NDArray[np.float32]] = []
+    width = 0
+    with _opened(path) as file:
+        for place, line in enumerate(file):
+            if len(words) == MOST_WORDS:
+                break
+            parts = line.rstrip().split(" ")
+            if not place and len(parts) == 2 and all(part.isdigit() for part in parts):
+                continue
+            width = width or len(parts) - 1
+            # A word may hold spaces, numbers hold none.
+            vector = _numbers(parts[len(parts) - width :])
+            if width < 2 or len(parts) <= width or vector is None:
+                raise ConfigError(
+                    f"{_SETTING} must hold a word and as many numbers on each line, got "
+                    f"{line[:60].strip()!r} on line {place + 1} of {path!r}; give a text file of GloVe, "
+                    "word2vec or fastText."
+                )
+            words.append(" ".join(parts[: len(parts) - width]))
+            numbers.append(vector)
+    lines, tokens = words_of(pl.Series(words, dtype=pl.String))
+    alone = np.bincount(lines, minlength=len(words))[lines] == 1
+    frame = pl.DataFrame({"line": lines[alone], "word": tokens.filter(pl.Series(alone))})
+    frame = frame.unique("word", keep="first", maintain_order=True).sort("word")
+    vectors = np.zeros((len(frame) + FIRST_ROW, width), np.float16)
+    if len(frame):
+        table = np.stack(numbers)[frame["line"].to_numpy()]
+        lengths = np.linalg.norm(table, axis=1, keepdims=True)
+        vectors[FIRST_ROW:] = table / np.where(lengths > 0, lengths, 1)
+    return WordVectors(Vocabulary(frame["word"]), vectors)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[str]]:
+    with Path(path).open("rb") as raw:
+        is_compressed = raw.read(2) == b"\x1f\x8b"
+    if is_compressed:
+        with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
+            yield file
+    else:
+        with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
+            yield file
+
+
+def _numbers(parts: list[str]) -> npt.NDArray[np.float32] | None:
+    try:
+        numbers = np.array(parts, np.float32)
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None

@@ -1,0 +1,110 @@
+"""Pretrained vectors of words: what is read of a file, and what is refused."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiny_vectors import VECTORS, write_vectors
+from twotower.errors import ConfigError
+from twotower.features import word_vectors
+from twotower.features.word_vectors import WordVectors, read_word_vectors
+from twotower.vocab import FIRST_ROW
+
+
+def read(path: Path, content: str) -> WordVectors:
+    path.write_text(content, encoding="utf-8")
+    return read_word_vectors(str(path))
+
+
+def vector_of(found: WordVectors, word: str) -> list[float]:
+    row = int(found.words.rows_of([word])[0])
+    return [round(float(number), 3) for number in found.vectors[row]]
+
+
+def test_each_vector_has_length_one_and_the_reserved_rows_are_zero(tmp_path: Path) -> None:
+    found = read_word_vectors(write_vectors(tmp_path / "vectors.txt"))
+    assert sorted(found.words.ids) == sorted(VECTORS)
+    assert vector_of(found, "red") == [0.6, 0.8, 0.0]
+    assert vector_of(found, "snow") == [-1.0, 0.0, 0.0]
+    assert not found.vectors[:FIRST_ROW].any()
+    assert found.vectors.dtype == np.dtype(np.float16)
+    assert found.width == 3
+
+
+@pytest.mark.parametrize("header", ["5 3\n", "400000 3\n"])
+def test_a_first_line_with_two_counts_is_no_word(tmp_path: Path, header: str) -> None:
+    found = read_word_vectors(write_vectors(tmp_path / "vectors.vec", header))
+    assert sorted(found.words.ids) == sorted(VECTORS)
+
+
+def test_a_compressed_file_is_read_whatever_its_name(tmp_path: Path) -> None:
+    plain = Path(write_vectors(tmp_path / "plain.txt"))
+    packed = tmp_path / "packed.txt"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    found, wanted = read_word_vectors(str(packed)), read_word_vectors(str(plain))
+    assert found.words == wanted.words
+    assert np.array_equal(found.vectors, wanted.vectors)
+
+
+def test_words_are_those_of_our_own_reading(tmp_path: Path) -> None:
+    lines = "The 1 0\nthe 0 1\nCAFÉ 1 0\nnew york 1 0\nnew_york 1 0\n, 1 0\ndon't 1 0\n猫 0 1\n双塔 1 0\n"
+    found = read(tmp_path / "vectors.txt", lines)
+    assert sorted(found.words.ids) == ["cafe", "the", "猫"]
+    assert vector_of(found, "the") == [1.0, 0.0], "the first, which is the most frequent"
+
+
+def test_spaces_at_the_end_empty_vectors_and_odd_bytes_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_bytes(b"red 3 4 \nzero 0 0\nb\xffd 1 1\n")
+    found = read_word_vectors(str(path))
+    assert vector_of(found, "red") == [0.6, 0.8]
+    assert vector_of(found, "zero") == [0.0, 0.0]
+    assert "red" in found.words.ids
+    assert len(read(path, "").words) == 0
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    first = read(path, "red 1 0\n")
+    assert read_word_vectors(str(path)) is first
+    assert vector_of(read(path, "red 0.0 1.0\n"), "red") == [0.0, 1.0]
+
+
+def test_only_the_first_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_vectors, "MOST_WORDS", 2)
+    found = read(tmp_path / "vectors.txt", "red 1 0\ncar 0 1\nboat 1 1\n")
+    assert sorted(found.words.ids) == ["car", "red"]
+    headed = read(tmp_path / "headed.txt", "3 2\nred 1 0\ncar 0 1\nboat 1 1\n")
+    assert sorted(headed.words.ids) == ["car", "red"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "got"),
+    [
+        ("red 1 0\ncar 1\n", 2, "'car 1'"),
+        ("red 1 0\ncar 1 x\n", 2, "'car 1 x'"),
+        ("red 1 0\ncar 1 nan\n", 2, "'car 1 nan'"),
+        ("just words here\n", 1, "'just words here'"),
+        ("\x00\x01binary", 1, "'.*binary'"),
+        ("alone\n", 1, "'alone'"),
+    ],
+)
+def test_a_line_that_is_no_vector_is_named(
+    tmp_path: Path, content: str, line: int, got: str
+) -> None:
+    told = rf"word_vectors must hold a word and as many numbers .* got {got} on line {line} of"
+    with pytest.raises(ConfigError, match=told):
+        read(tmp_path / "vectors.txt", content)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must be a text file .*none': no such file"):
+        read_word_vectors(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"must be a text file .*is a directory"):
+        read_word_vectors(str(tmp_path))
+    packed = tmp_path / "cut.gz"
+    packed.write_bytes(gzip.compress(b"red 1 0\n" * 1000)[:40])
+    with pytest.raises(ConfigError, match="must be a text file"):
+        read_word_vectors(str(packed))
