@@ -14,7 +14,7 @@ users have no training event in the domain.
 ``one view`` is an ordinary training on one domain, ``joint`` is ``train_views``, both with nothing set but
 what the protocol asks for: the tenth place of a thousand stands for the hundredth of a catalogue, so that
 training stops by recall@100. ItemKNN reads the histories of both domains. ``joint, linear`` is a linear mix
-of 256 dimensions, chosen on the validation of ``cdrib``.
+in larger batches, chosen on the validation of ``cdrib``.
 
 A finished training is kept under ``benchmarks/results/views``, a rank for each row.
 """
@@ -52,7 +52,7 @@ PUBLISHED = {
 }
 
 Parts = Mapping[str, Mapping[str, pl.DataFrame]]
-WIDE = ["towers.query_hidden=[]", "towers.dim=256", "training.batch_size=2048"]
+MIX = ["towers.query_hidden=[]", "training.batch_size=2048"]
 SETTINGS = ["training.threads=1", "training.metric=recall@100"]
 
 
@@ -92,7 +92,7 @@ def scorers_of(name: str, method: str, seed: int) -> dict[str, tuple[Scorer, Dat
     task = Task.of_views({view: View(tables) for view, tables in parts.items()}, config=config)
     datasets = {view: task.dataset.view(view) for view in parts}
     if method in ("joint", LINEAR):
-        chosen = task.config.with_settings(WIDE) if method == LINEAR else task.config
+        chosen = task.config.with_settings(MIX) if method == LINEAR else task.config
         settings, _ = resolve(chosen, task.dataset)
         both = Trainer(task.dataset, task.sides, settings)
         both.fit()

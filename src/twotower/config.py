@@ -233,7 +233,7 @@ class TowersConfig:
     from its history in training, so that what it did in the others learns to stand in."""
     similarity: Literal["auto", "dot", "cosine"] = "auto"
     """``cosine`` normalises both outputs; ``auto`` is cosine for the softmax of 5,000 queries or more whose
-    temperature is learnt, else dot, as it is for towers of your own."""
+    temperature is learnt, else dot, as it is for towers of your own and several views without an order."""
     temperature: float | None = None
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
     temperature_end: float | None = None
@@ -353,9 +353,10 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
     bundle's is float32. ``auto`` is bfloat16 where that is measured to be much faster."""
-    weight_decay: float = 0.1
+    weight_decay: float | None = None
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
-    temperature, or sparsely updated tables, nor, by adam, of a sentence encoder."""
+    temperature, or sparsely updated tables, nor, by adam, of a sentence encoder. Without it 0.1, and 1 of
+    several views without an order."""
     seed: int = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""
     device: str = "auto"
@@ -379,9 +380,8 @@ class TrainingConfig:
             ok = value is None or 0 < value < float("inf")
             check(problems, ok, name, "be finite and above 0", value)
         decay = self.weight_decay
-        check(
-            problems, 0 <= decay < float("inf"), "weight_decay", "be finite and at least 0", decay
-        )
+        ok = decay is None or 0 <= decay < float("inf")
+        check(problems, ok, "weight_decay", "be finite and at least 0", decay)
         names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
         ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]*", self.metric) is not None
         check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)

@@ -55,6 +55,7 @@ class TestAuto:
             config.loss.negatives,
         )
         assert config.training.batch_size is not None
+        assert config.training.weight_decay == 0.1
         assert config.training.precision in ("float32", "bfloat16")
         said = tuple(s for s in said if "precision" not in s)  # it depends on the machine
         names = [sentence.split(" = ")[0] for sentence in said]
@@ -81,6 +82,7 @@ class TestAuto:
                 "table_learning_rate": 0.1,
                 "precision": "float32",
                 "examples": "pairs",
+                "weight_decay": 0.3,
             },
         }
         config, said = resolved(ordered, settings)
@@ -91,6 +93,7 @@ class TestAuto:
     def test_history(self, is_ordered: bool, history: str) -> None:
         config, said = resolved(dataset_of(ordered=is_ordered))
         assert config.towers.history == history
+        assert config.training.weight_decay == 0.1  # whatever the order, where there is one view
         assert any("have an order" if is_ordered else "have no order" in s for s in said)
 
     @pytest.mark.parametrize(("history", "query_id"), [("mean", "off"), ("none", "on")])

@@ -160,6 +160,39 @@ def test_views_share_the_query_tower_and_have_layers_of_their_own() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("is_ordered", "settings", "similarity", "decay"),
+    [
+        (False, {}, "dot", 1.0),
+        (True, {}, "cosine", 0.1),
+        (False, {"training": {"weight_decay": 0.3}}, "dot", 0.3),
+        (False, {"towers": {"similarity": "cosine"}}, "cosine", 1.0),
+    ],
+)
+def test_several_views_without_an_order_keep_lengths_that_fade(
+    monkeypatch: pytest.MonkeyPatch,
+    is_ordered: bool,
+    settings: dict[str, dict[str, object]],
+    similarity: str,
+    decay: float,
+) -> None:
+    monkeypatch.setattr("twotower.training.choices.COSINE_FROM", 40)
+    views = two_views()
+    if not is_ordered:
+        views = {
+            name: View(view.interactions.drop("time"))  # type: ignore[union-attr]
+            for name, view in views.items()
+        }
+    task = task_of(views, **settings)
+    assert task.dataset.ordered == is_ordered
+    config, said = resolve(task.config, task.dataset)
+    assert config.towers.similarity == similarity
+    assert config.training.weight_decay == decay
+    is_told = any(sentence.startswith("training.weight_decay = 1:") for sentence in said)
+    assert is_told == (decay == 1.0)
+    assert resolve(config, task.dataset) == (config, ())
+
+
 def test_answers_are_items_of_the_view_under_their_own_ids(trained: TrainedViews) -> None:
     for name, count in (("films", FILMS), ("books", BOOKS)):
         retriever = trained[name].retriever

@@ -17,6 +17,10 @@ ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
 COSINE_FROM = 5_000
 """Queries from which a softmax compares directions. Of fewer, that lengths tell what is popular helps."""
+WEIGHT_DECAY = 0.1
+"""Decay of dense weights."""
+DECAY_OF_VIEWS = 1.0
+"""The same of several views without an order: what only one of them has in common fades."""
 ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
 ADAGRAD_FASTER = 10
@@ -78,13 +82,21 @@ def resolve(
     if loss.mask_known and dataset.views:
         loss = replace(loss, mask_known=False)
         said.append("loss.mask_known = false: who is new to a view has nothing there to leave out")
+    are_sets = bool(dataset.views) and not dataset.ordered
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
         fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
-        is_cosine = fits and num_queries >= COSINE_FROM
+        is_cosine = fits and num_queries >= COSINE_FROM and not are_sets
         towers = replace(towers, similarity="cosine" if is_cosine else "dot")
         if is_cosine:
             said.append(f"towers.similarity = 'cosine': {num_queries:,} queries to learn from")
+    if training.weight_decay is None:
+        decay = DECAY_OF_VIEWS if are_sets else WEIGHT_DECAY
+        training = replace(training, weight_decay=decay)
+        if are_sets:
+            said.append(
+                f"training.weight_decay = {decay:g}: what several views share is what lasts"
+            )
     if training.table_optimizer == "auto":
         training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
     if training.precision == "auto":

@@ -90,6 +90,8 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps: int) -> None:
+        weight_decay = config.weight_decay
+        assert weight_decay is not None
         sparse = sparse_tables(model)
         self._parameters = list(model.parameters())
         self._config = config
@@ -107,7 +109,7 @@ class Optimizers:
             groups: list[dict[str, Any]] = [
                 {
                     "params": [p for p in dense if (p.ndim > 1, id(p) in tuned) == (matrix, own)],
-                    "weight_decay": config.weight_decay if matrix and not (own and l2) else 0.0,
+                    "weight_decay": weight_decay if matrix and not (own and l2) else 0.0,
                     "lr": config.sentence_learning_rate if own else config.learning_rate,
                 }
                 for own in (False, True)
