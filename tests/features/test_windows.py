@@ -79,7 +79,7 @@ def test_where_pieces_end_does_not_matter(vectors: str, monkeypatch: pytest.Monk
 
 def encoder_of(transform: WindowsTransform, dim: int = 4) -> WindowsEncoder:
     torch.manual_seed(0)
-    encoder = WindowsEncoder(transform, dim)
+    encoder = WindowsEncoder(transform, dim).eval()
     with torch.no_grad():
         encoder.bias.normal_()
         encoder.strongest.normal_()
@@ -149,6 +149,18 @@ def test_a_text_alone_is_encoded_as_among_others(vectors: str) -> None:
     assert not together[2:5].any()
 
 
+def test_in_training_words_are_hidden(vectors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = fit(vectors)
+    encoder, rows = encoder_of(transform), rows_of(transform, ["red car boat", "snow"])
+    wanted = encoder(rows)
+    encoder.train()
+    assert not torch.equal(torch.stack([encoder(rows) for _ in range(9)]).mean(dim=0), wanted)
+    monkeypatch.setattr(windows, "WORD_DROPOUT", 0.0)
+    torch.testing.assert_close(encoder(rows), wanted)
+    monkeypatch.setattr(windows, "WORD_DROPOUT", 1.0)
+    assert not encoder(rows).any()
+
+
 def test_order_is_told(vectors: str) -> None:
     transform = fit(vectors)
     encoded = encoder_of(transform)(rows_of(transform, ["red car boat", "boat red car"]))
@@ -169,7 +181,7 @@ def test_both_sides_start_alike_and_like_words_are_near(vectors: str) -> None:
         frame = pl.DataFrame({name: ["red car", "snow boat"]})
         sides.append(SideTransforms.fit((feature,), frame, np.ones(2, np.int64), 1))
     assert sides[0].transforms[0].word_vectors is sides[1].transforms[0].word_vectors  # type: ignore[attr-defined]
-    encoders = [SideEncoder(s, 8, id_dropout=0, use_id=True, sparse=False) for s in sides]
+    encoders = [SideEncoder(s, 8, id_dropout=0, use_id=True, sparse=False).eval() for s in sides]
     start_alike(list(zip(sides, encoders, strict=True)))
 
     def vector(place: int, value: str) -> Tensor:

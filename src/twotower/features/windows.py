@@ -18,6 +18,8 @@ from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
 NUM_FILTERS, WINDOW = 300, 3
 """Features of a window, and words in it: CDSSM's."""
+WORD_DROPOUT = 0.3
+"""Probability with which a word is taken as one without a vector in training."""
 NUMBERS_AT_ONCE = 2**20
 """Most numbers, of places times filters, that are looked through together: more fit no cache."""
 
@@ -105,6 +107,9 @@ class WindowsEncoder(nn.Module):
     Each is mapped to the tower's width and both are added. The vectors themselves are not trained. At the
     start the windows add nothing, so that texts with words of like meaning are near each other.
 
+    In training some words are taken as having no vector, so that what else is read of a text learns to
+    stand in where words are misspelt.
+
     Args:
         transform: Whose words it reads.
         dim: Output width.
@@ -136,6 +141,9 @@ class WindowsEncoder(nn.Module):
         rows = rows.long()
         length = max(1, int((rows != PADDING_ROW).sum(dim=1).max())) if len(rows) else 1
         rows = rows[:, :length]
+        if self.training:
+            is_hidden = torch.rand(rows.shape, device=rows.device) < WORD_DROPOUT
+            rows = torch.where(is_hidden & (rows > UNKNOWN_ROW), UNKNOWN_ROW, rows)
         distinct, places = torch.unique(rows, return_inverse=True)
         # After all words that are here stands none, whose vector is 0, for what is beyond either end.
         vectors = F.pad(self.vectors[distinct].float(), (0, 0, 0, 1))  # [words + 1, width]
