@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tiny_vectors import write_vectors
-from twotower.features import text, windows
+from twotower.features import text, windows, word_vectors
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
-from twotower.features.windows import WindowsEncoder, WindowsTransform
+from twotower.features.windows import WindowsEncoder, WindowsTransform, let_common_go
 from twotower.vocab import FIRST_ROW
 
 TEXTS = pl.Series("title", ["Red car", "a red boat", "red red snow", "", None])
@@ -75,6 +75,25 @@ def test_where_pieces_end_does_not_matter(vectors: str, monkeypatch: pytest.Monk
     pieces = fit(vectors)
     assert torch.equal(pieces.weights, whole.weights)
     assert np.array_equal(pieces.apply(TEXTS), whole.apply(TEXTS))
+
+
+def test_columns_go_on_sharing_their_vectors_without_what_is_common(
+    vectors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = fit(vectors, pl.Series("note", ["a boat", "snow and a boat"]))
+    first = fit(vectors)
+    assert set(first.word_vectors.words.ids_of(np.flatnonzero(first.seen))) == {
+        "red",
+        "car",
+        "boat",
+        "snow",
+    }
+    monkeypatch.setattr(word_vectors, "LEAST_WORDS", 2)
+    before = first.word_vectors
+    let_common_go([first, other])
+    assert first.word_vectors is other.word_vectors is not before
+    assert torch.equal(first.vectors, torch.from_numpy(first.word_vectors.vectors))
+    let_common_go([])
 
 
 def encoder_of(transform: WindowsTransform, dim: int = 4) -> WindowsEncoder:
@@ -192,5 +211,6 @@ def test_both_sides_start_alike_and_like_words_are_near(vectors: str) -> None:
 
     assert torch.allclose(vector(0, "red"), vector(1, "red"))
     # As near as their vectors are: .6 * .8 + .8 * .6.
-    assert float(vector(0, "red") @ vector(1, "crimson")) == pytest.approx(0.96, abs=1e-3)
+    near = float(vector(0, "red") @ vector(1, "crimson")) / windows.START**2
+    assert near == pytest.approx(0.96, abs=1e-3)
     assert float(vector(0, "red") @ vector(1, "car")) == pytest.approx(0, abs=1e-3)

@@ -4,13 +4,14 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tiny_vectors import VECTORS, write_vectors
 from twotower.errors import ConfigError
 from twotower.features import word_vectors
 from twotower.features.word_vectors import WordVectors, read_word_vectors
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, Vocabulary
 
 
 def read(path: Path, content: str) -> WordVectors:
@@ -63,6 +64,34 @@ def test_spaces_at_the_end_empty_vectors_and_odd_bytes_do_no_harm(tmp_path: Path
     assert vector_of(found, "zero") == [0.0, 0.0]
     assert "red" in found.words.ids
     assert len(read(path, "").words) == 0
+
+
+def test_what_words_have_in_common_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(300, 8))
+    table[:, 0] += 9  # what all have
+    table[:, 1] *= 30  # what they differ most in
+    vectors = np.zeros((302, 8), np.float16)
+    vectors[FIRST_ROW:] = table / np.linalg.norm(table, axis=1, keepdims=True)
+    given = WordVectors(Vocabulary(pl.Series([f"w{i:03}" for i in range(300)])), vectors)
+    monkeypatch.setattr(word_vectors, "NUM_COMMON", 1)
+    rows = np.arange(2, 202)
+    found = given.without_common(rows)
+    some = vectors[rows].astype(np.float64)
+    centred = some - some.mean(axis=0)
+    direction = np.linalg.svd(centred)[2][0]
+    # A word that was not asked about loses the same.
+    wanted = vectors[300].astype(np.float64) - some.mean(axis=0)
+    wanted -= (wanted @ direction) * direction
+    np.testing.assert_allclose(found.vectors[300], wanted / np.linalg.norm(wanted), atol=2e-3)
+    assert not found.vectors[:FIRST_ROW].any()
+    assert np.abs(found.vectors[rows] @ direction).max() < 0.01 < np.abs(some @ direction).max()
+    assert found.words is given.words
+
+
+def test_of_few_words_nothing_is_common(tmp_path: Path) -> None:
+    found = read_word_vectors(write_vectors(tmp_path / "vectors.txt"))
+    assert found.without_common(np.arange(2, 5)) is found
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:

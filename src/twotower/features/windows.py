@@ -1,5 +1,6 @@
 """Words of a text in their order, for an encoder that reads windows of them by pretrained vectors."""
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +19,8 @@ from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
 NUM_FILTERS, WINDOW = 300, 3
 """Features of a window, and words in it: CDSSM's."""
+START = 0.2
+"""Length of the map of word vectors at the start: with it a text says as much by them as by its tokens."""
 WORD_DROPOUT = 0.3
 """Probability with which a word is taken as one without a vector in training."""
 NUMBERS_AT_ONCE = 2**20
@@ -90,6 +93,12 @@ class WindowsTransform(Transform):
         """Return which texts have a word with a vector."""
         return np.asarray((values > UNKNOWN_ROW).any(axis=1))
 
+    @property
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """Which rows are of words that a training text has: ``(num_rows,)``."""
+        weights = self.numbers["weights"]
+        return np.asarray((weights > 0) & (weights < weights.max(initial=0)))
+
     @cached_property
     def weights(self) -> Tensor:
         """How much each row weighs: ``(num_rows,)`` float32."""
@@ -99,6 +108,16 @@ class WindowsTransform(Transform):
     def vectors(self) -> Tensor:
         """The vectors by row: ``(num_rows, width)`` float16."""
         return torch.from_numpy(self.word_vectors.vectors)
+
+
+def let_common_go(transforms: Iterable[Transform]) -> None:
+    """Take from the vectors that columns share what the words of their training texts have in common."""
+    read = [transform for transform in transforms if isinstance(transform, WindowsTransform)]
+    if read:
+        rows = np.flatnonzero(np.any([transform.seen for transform in read], axis=0))
+        shared = read[0].word_vectors.without_common(rows)
+        for transform in read:
+            transform.word_vectors = shared
 
 
 class WindowsEncoder(nn.Module):
@@ -129,7 +148,7 @@ class WindowsEncoder(nn.Module):
         self.register_buffer("vectors", transform.vectors, persistent=False)
         width = self.vectors.shape[1]
         self.weight = nn.Parameter(torch.empty(dim, width))
-        nn.init.orthogonal_(self.weight)
+        nn.init.orthogonal_(self.weight, START)
         self.filters = nn.Parameter(
             torch.randn(WINDOW, width, NUM_FILTERS) / (WINDOW * width) ** 0.5
         )

@@ -18,6 +18,8 @@ from twotower.vocab import FIRST_ROW, Vocabulary
 
 MOST_WORDS = 500_000
 """Lines that are read: such files begin with the most frequent words."""
+NUM_COMMON, LEAST_WORDS = 3, 100
+"""Directions that words have in common, and of how many words they can be told."""
 _SETTING = "features.word_vectors"
 
 
@@ -37,6 +39,31 @@ class WordVectors:
     def width(self) -> int:
         """Numbers of a vector."""
         return int(self.vectors.shape[1])
+
+    def without_common(self, rows: npt.NDArray[np.int64]) -> "WordVectors":
+        """Return the vectors without what those of some words have in common, of length 1 again.
+
+        That is their mean and the ``NUM_COMMON`` directions in which they differ most, which tell how
+        frequent a word is rather than what it means: with them all texts are alike. Of fewer than
+        ``LEAST_WORDS`` words it cannot be told, and all stays as it is.
+
+        Args:
+            rows: ``(n,)`` int64 distinct rows of words.
+
+        Source: Mu and Viswanath, ICLR 2018 (all-but-the-top), section 2. Differs: what is common is that
+            of the words that are asked about, and not of all.
+        """
+        if len(rows) < max(LEAST_WORDS, self.width):
+            return self
+        some = self.vectors[rows].astype(np.float32)
+        mean = some.mean(axis=0)
+        _, directions = np.linalg.eigh((some - mean).T @ (some - mean))  # the largest comes last
+        common = directions[:, -min(NUM_COMMON, self.width - 1) :]
+        table = self.vectors[FIRST_ROW:].astype(np.float32) - mean
+        table -= table @ common @ common.T
+        vectors = np.zeros_like(self.vectors)
+        vectors[FIRST_ROW:] = _of_length_one(table)
+        return WordVectors(self.words, vectors)
 
 
 def read_word_vectors(path: str) -> WordVectors:
@@ -92,9 +119,13 @@ def _read(path: str, changed: int, size: int) -> WordVectors:  # noqa: ARG001
     vectors = np.zeros((len(frame) + FIRST_ROW, width), np.float16)
     if len(frame):
         table = np.stack(numbers)[frame["line"].to_numpy()]
-        lengths = np.linalg.norm(table, axis=1, keepdims=True)
-        vectors[FIRST_ROW:] = table / np.where(lengths > 0, lengths, 1)
+        vectors[FIRST_ROW:] = _of_length_one(table)
     return WordVectors(Vocabulary(frame["word"]), vectors)
+
+
+def _of_length_one(table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths = np.linalg.norm(table, axis=1, keepdims=True)
+    return np.asarray(table / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from twotower.features.schema import (
     reads_as_text,
 )
 from twotower.features.transforms import SideTransforms
+from twotower.features.windows import let_common_go
 from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
 
@@ -232,7 +233,9 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
             features, dataset.event_columns, counts, config.features.min_count
         )
         event = fitted_event if fitted_event.transforms else None  # all may be "shown"
+        fitted["event"] = fitted_event
         of_sides = (*of_sides, *features)
+    let_common_go(t for side in fitted.values() for t in side.transforms)
     for name, kind in (("sentence_encoder", "sentence"), ("word_vectors", "windows")):
         given = getattr(config.features, name)
         if given is not None and not any(feature.kind == kind for feature in of_sides):
