@@ -131,7 +131,8 @@ def one_by_one(encoder: WindowsEncoder, rows: Tensor) -> Tensor:
                 for t in range(len(kept))
             ]
         )
-        found.append(encoder.weight @ bag + encoder.strongest @ features.amax(dim=0))
+        both = encoder.weight @ bag + encoder.strongest @ features.amax(dim=0)
+        found.append(windows.SCALE * both)
     return torch.stack(found)
 
 
@@ -211,6 +212,6 @@ def test_both_sides_start_alike_and_like_words_are_near(vectors: str) -> None:
 
     assert torch.allclose(vector(0, "red"), vector(1, "red"))
     # As near as their vectors are: .6 * .8 + .8 * .6.
-    near = float(vector(0, "red") @ vector(1, "crimson")) / windows.START**2
+    near = float(vector(0, "red") @ vector(1, "crimson")) / windows.SCALE**2
     assert near == pytest.approx(0.96, abs=1e-3)
     assert float(vector(0, "red") @ vector(1, "car")) == pytest.approx(0, abs=1e-3)

@@ -63,7 +63,7 @@ def test_spaces_at_the_end_empty_vectors_and_odd_bytes_do_no_harm(tmp_path: Path
     assert vector_of(found, "red") == [0.6, 0.8]
     assert vector_of(found, "zero") == [0.0, 0.0]
     assert "red" in found.words.ids
-    assert len(read(path, "").words) == 0
+    assert sorted(read(path, "red 1 0\n\ncar 0 1\n\n").words.ids) == ["car", "red"]
 
 
 def test_what_words_have_in_common_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,18 @@ def test_only_the_first_lines_are_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(headed.words.ids) == ["car", "red"]
 
 
+def test_a_word_goes_before_marks_around_it(tmp_path: Path) -> None:
+    found = read(tmp_path / "vectors.txt", "<user> 1 0\n</s> 1 0\nuser 1 1\n's 0 1\n")
+    assert vector_of(found, "user") == [0.707, 0.707]
+    assert vector_of(found, "s") == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("content", ["", "5 3\n", ", 1 0\n. 0 1\n", "new_york 1 0\n"])
+def test_a_file_without_a_word_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ConfigError, match="must hold words of letters or digits, got none in"):
+        read(tmp_path / "vectors.txt", content)
+
+
 @pytest.mark.parametrize(
     ("content", "line", "got"),
     [
@@ -137,3 +149,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b"red 1 0\n" * 1000)[:40])
     with pytest.raises(ConfigError, match="must be a text file"):
         read_word_vectors(str(packed))
+    whole = bytearray(gzip.compress(b"red 1 0\n" * 1000))
+    whole[12:20] = b"\xff" * 8
+    packed.write_bytes(whole)
+    for path in (str(packed), "a\0b"):
+        with pytest.raises(ConfigError, match="must be a text file"):
+            read_word_vectors(path)

@@ -9,13 +9,19 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tiny_vectors import write_vectors
 from twotower import Config, ConfigError, Retriever, evaluate_bundle, recipe
 from twotower.data.prepare import prepare
+from twotower.data.sources.synthetic import SyntheticTables
 from twotower.features.encoders import TextEncoder
 from twotower.recipes import RECIPES
 from twotower.towers.blocks import TanhMLP
 from twotower.towers.model import ItemTower, QueryTower
+from twotower.training.choices import resolve
+from twotower.training.contents import fingerprint
 from twotower.training.pipeline import Trained, train
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
 
 SUBJECTS = ["dog", "cat", "car", "boat", "tree", "piano", "mountain", "bread", "river", "house"]
 WAYS = ["a picture of a {}", "one {} alone", "where is the {}", "the old {}", "buy a {} online"]
@@ -308,3 +314,42 @@ def test_items_without_ids_are_told_apart_by_their_features_alone() -> None:
     tower = trained.retriever.encoding.model.item_tower
     assert isinstance(tower, ItemTower)
     assert tower.encoder.names == ["document as text"]
+
+
+def test_events_may_be_read_by_windows(tmp_path: Path, small_world: SyntheticTables) -> None:
+    vectors = write_vectors(tmp_path / "vectors.txt")
+    told = small_world.interactions.with_columns(
+        said=pl.Series(["red car", "snow", None] * len(small_world.interactions)).head(
+            len(small_world.interactions)
+        )
+    )
+    features = {"event": {"said": "windows"}, "word_vectors": vectors}
+    config = {"features": features, "training": {"epochs": 1}, "towers": {"history": "mean"}}
+    train(told, items=small_world.items, config=config, out=tmp_path / "model")
+    retriever = Retriever.open(tmp_path / "model")
+    assert retriever.contents.events is not None
+    assert [t.feature.kind for t in retriever.contents.events.transforms.transforms] == [
+        "text",
+        "windows",
+    ]
+
+    def vector(said: str) -> Any:
+        return retriever.encode_queries(history=[{"item_id": 1, "said": said}])
+
+    assert np.abs(vector("crimson") - vector("snow")).max() > 1e-4, "by their vectors alone"
+    with pytest.raises(ValueError, match=r"columns of features.event \(said\), got 'rating'"):
+        retriever.session(1).add(2, rating=3)
+
+
+def test_other_vectors_are_another_training(tmp_path: Path) -> None:
+    def digest_with(number: float) -> str:
+        lines = [f"{subject} {number} {place}" for place, subject in enumerate(SUBJECTS)]
+        (tmp_path / "vectors.txt").write_text("\n".join(lines))
+        config = recipe("search").with_settings(
+            ["features.text=windows", f"features.word_vectors={tmp_path / 'vectors.txt'}"]
+        )
+        task = Task.of(clicks(), config=config)
+        resolved, _ = resolve(task.config, task.dataset)
+        return fingerprint(Trainer(task.dataset, task.sides, resolved))
+
+    assert digest_with(1.25) == digest_with(1.25) != digest_with(2.5)

@@ -273,7 +273,7 @@ class _Read:
             )
         columns = None
         if contents.events is not None and what == "test_sessions":  # the others are in no history
-            names = [feature.name for feature in contents.events.transforms.features]
+            names = contents.events.transforms.columns
             there = [name for name in names if name in frame.columns]
             columns = frame.select(there) if there else None
             if len(there) < len(names):

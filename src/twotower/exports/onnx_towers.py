@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from twotower.errors import ExportError
 from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
-from twotower.features.windows import WINDOW, WindowsEncoder
+from twotower.features.windows import SCALE, WINDOW, WindowsEncoder
 from twotower.towers.gaps import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
 from twotower.towers.recurrent import Recurrent
@@ -163,7 +163,7 @@ class _Windows(nn.Module):
         lowest = torch.where(rows != PADDING_ROW, 0.0, -torch.inf)[:, None, :]
         found = torch.tanh((windows + lowest).amax(dim=2) + self.bias)
         found = torch.where((rows > UNKNOWN_ROW).any(dim=1, keepdim=True), found, 0.0)
-        return F.linear(bags, self.weight) + F.linear(found, self.strongest)
+        return SCALE * (F.linear(bags, self.weight) + F.linear(found, self.strongest))
 
 
 class _GRU(nn.Module):

@@ -17,7 +17,7 @@ from twotower.features.text import TextTransform
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
-from twotower.features.windows import START, WindowsEncoder, WindowsTransform
+from twotower.features.windows import WindowsEncoder, WindowsTransform
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 INIT_STD = 0.02
@@ -230,8 +230,7 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
                 weight = cast("NumbersEncoder | WindowsEncoder", module).weight
                 key = (transform.feature.encoder, weight.shape)
                 if key not in maps:
-                    gain = START if isinstance(transform, WindowsTransform) else 1.0
-                    maps[key] = nn.init.orthogonal_(torch.empty_like(weight), gain)
+                    maps[key] = nn.init.orthogonal_(torch.empty_like(weight))
                 weight.copy_(maps[key])
             if not isinstance(transform, TextTransform):
                 continue

@@ -331,6 +331,11 @@ class SideTransforms:
             for name, values in self.apply(frame).items()
         }
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that the features are of, each once."""
+        return list(dict.fromkeys(feature.source for feature in self.features))
+
     def reads_text_of(self, column: str) -> bool:
         """Return whether a column is read as text."""
         return any(t.feature.source == column and t.feature.kind in TEXTS for t in self.transforms)

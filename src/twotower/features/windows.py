@@ -19,8 +19,9 @@ from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
 NUM_FILTERS, WINDOW = 300, 3
 """Features of a window, and words in it: CDSSM's."""
-START = 0.2
-"""Length of the map of word vectors at the start: with it a text says as much by them as by its tokens."""
+SCALE = 0.3
+"""Of what word vectors say: at the start a text says as much by them as by its tokens. A factor and not the
+start of the weights, which steps of one size would soon carry away from a short one."""
 WORD_DROPOUT = 0.3
 """Probability with which a word is taken as one without a vector in training."""
 NUMBERS_AT_ONCE = 2**20
@@ -148,7 +149,7 @@ class WindowsEncoder(nn.Module):
         self.register_buffer("vectors", transform.vectors, persistent=False)
         width = self.vectors.shape[1]
         self.weight = nn.Parameter(torch.empty(dim, width))
-        nn.init.orthogonal_(self.weight, START)
+        nn.init.orthogonal_(self.weight)
         self.filters = nn.Parameter(
             torch.randn(WINDOW, width, NUM_FILTERS) / (WINDOW * width) ** 0.5
         )
@@ -173,7 +174,7 @@ class WindowsEncoder(nn.Module):
         found = self._strongest(of_words, around, rows == PADDING_ROW)
         is_known = (rows > UNKNOWN_ROW).any(dim=1, keepdim=True)
         found = torch.where(is_known, found, 0.0)
-        return F.linear(bags, self.weight) + F.linear(found, self.strongest)
+        return SCALE * (F.linear(bags, self.weight) + F.linear(found, self.strongest))
 
     def _strongest(self, of_words: Tensor, places: Tensor, is_padding: Tensor) -> Tensor:
         """Return the largest of each feature over the places of a text: ``(n, filters)`` in [-1, 1].

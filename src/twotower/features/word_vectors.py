@@ -1,6 +1,7 @@
 """Pretrained vectors of words, from a text file as GloVe, word2vec and fastText write it."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ConfigError
-from twotower.features.tokens import words_of
+from twotower.features.tokens import folded, words_of
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 MOST_WORDS = 500_000
@@ -71,8 +72,9 @@ def read_word_vectors(path: str) -> WordVectors:
 
     A first line of two whole numbers, as word2vec and fastText write it, is left out, and so is what our
     own reading of text has no word for: phrases, punctuation, words of scripts without spaces. Of words
-    that differ in case or accents alone the first, the most frequent, counts. The file may be
-    compressed by gzip. It is read once, as long as it is not changed.
+    that differ in case or accents alone the first, the most frequent, counts, and before it no word with
+    marks around it, such as ``<user>``. The file may be compressed by gzip. It is read once, as long as it
+    is not changed.
 
     Raises:
         ConfigError: It cannot be read, or a line of it is something else.
@@ -82,7 +84,9 @@ def read_word_vectors(path: str) -> WordVectors:
     try:
         found = Path(path).stat()
         return _read(path, found.st_mtime_ns, found.st_size)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, ConfigError):
+            raise
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"{_SETTING} must be a text file of word vectors, got {path!r}: {reason.lower()}"
@@ -99,6 +103,8 @@ def _read(path: str, changed: int, size: int) -> WordVectors:  # noqa: ARG001
             if len(words) == MOST_WORDS:
                 break
             parts = line.rstrip().split(" ")
+            if parts == [""]:
+                continue
             if not place and len(parts) == 2 and all(part.isdigit() for part in parts):
                 continue
             width = width or len(parts) - 1
@@ -115,11 +121,17 @@ def _read(path: str, changed: int, size: int) -> WordVectors:  # noqa: ARG001
     lines, tokens = words_of(pl.Series(words, dtype=pl.String))
     alone = np.bincount(lines, minlength=len(words))[lines] == 1
     frame = pl.DataFrame({"line": lines[alone], "word": tokens.filter(pl.Series(alone))})
-    frame = frame.unique("word", keep="first", maintain_order=True).sort("word")
+    # A word itself goes before marks around it, such as <user> has.
+    is_marked = [folded(words[line]) != word for line, word in frame.iter_rows()]
+    frame = frame.with_columns(marked=pl.Series(is_marked, dtype=pl.Boolean))
+    frame = frame.sort("word", "marked", "line").unique("word", keep="first", maintain_order=True)
+    if not len(frame):
+        raise ConfigError(
+            f"{_SETTING} must hold words of letters or digits, got none in {path!r}; give a text file of "
+            "GloVe, word2vec or fastText."
+        )
     vectors = np.zeros((len(frame) + FIRST_ROW, width), np.float16)
-    if len(frame):
-        table = np.stack(numbers)[frame["line"].to_numpy()]
-        vectors[FIRST_ROW:] = _of_length_one(table)
+    vectors[FIRST_ROW:] = _of_length_one(np.stack([numbers[line] for line in frame["line"]]))
     return WordVectors(Vocabulary(frame["word"]), vectors)
 
 

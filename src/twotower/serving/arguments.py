@@ -112,9 +112,9 @@ def histories_of(
         times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
     event_rows = arrays = None
     if events is not None:
-        names = [feature.name for feature in events.features]
         columns = [
-            pl.Series(n, [_encodable(line.get(n)) for line in lines], strict=False) for n in names
+            pl.Series(n, [_encodable(line.get(n)) for line in lines], strict=False)
+            for n in events.columns
         ]
         arrays = events.apply_to_rows(pl.DataFrame(columns))
         event_rows = rows_of_lines(len(lines))

@@ -78,7 +78,7 @@ class Session:
         contents = self._retriever.contents
         columns = []
         if contents.events is not None:
-            columns = [feature.name for feature in contents.events.transforms.features]
+            columns = contents.events.transforms.columns
         unread = [name for name in more if name not in columns]
         if unread:
             raise ValueError(

@@ -12,6 +12,7 @@ from twotower.config import IndexConfig
 from twotower.data.dataset import KNOWN, Interactions, Part
 from twotower.evaluation.figures import Figures
 from twotower.features.histories import Histories
+from twotower.features.windows import WindowsEncoder
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress
@@ -31,6 +32,10 @@ def fingerprint(trainer: Trainer) -> str:
     config = replace(config, training=training, index=IndexConfig())
     events = data_digest(dataset.interactions, dataset.parts)
     digest = hashlib.sha256((events + config.to_toml()).encode())
+    for module in trainer.trained.modules():
+        if isinstance(module, WindowsEncoder):  # its vectors are no weights, and all share them
+            digest.update(module.vectors.cpu().numpy().tobytes())
+            break
     for array in trainer.query_arrays.values():
         digest.update(array.tobytes())
     for tensor in (*trainer.item_features.values(), *(trainer.event_features or {}).values()):
@@ -93,8 +98,7 @@ def contents_of(
     events = dataset.interactions
     of_events = None
     if sides.event is not None:
-        columns = [feature.name for feature in sides.event.features]
-        frame = dataset.event_columns.select(columns).filter(pl.Series(is_known))
+        frame = dataset.event_columns.select(sides.event.columns).filter(pl.Series(is_known))
         known = replace(known, event_rows=rows_of_lines(len(frame)))
         of_events = EventContents(frame if histories else frame.clear(), sides.event)
     provenance = {

@@ -49,9 +49,10 @@ def columns(table: EntityTable, side: Side, stated: FeaturesConfig | None = None
         getattr(settings, side),
         settings=settings,
     )
-    for feature in features:
-        if feature.source != table.id_column:
-            findings += _column(table.frame[feature.source], feature)
+    of_column = {feature.source: feature for feature in reversed(features)}  # the first of each
+    for name in dict.fromkeys(feature.source for feature in features):
+        if name != table.id_column:
+            findings += _column(table.frame[name], of_column[name])
     return findings
 
 
