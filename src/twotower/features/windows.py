@@ -19,7 +19,7 @@ from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
 NUM_FILTERS, WINDOW = 300, 3
 """Features of a window, and words in it: CDSSM's."""
-SCALE = 0.2
+SCALE = 0.25
 """Of what word vectors say: at the start a text says as much by them as by its tokens. A factor and not the
 start of the weights, which steps of one size would soon carry away from a short one."""
 WORD_DROPOUT = 0.3

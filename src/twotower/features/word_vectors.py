@@ -30,7 +30,7 @@ class WordVectors:
 
     Args:
         words: As ``tokens.words_of`` gives them.
-        vectors: ``(words.num_rows, width)`` float16 of length 1; the reserved rows are 0.
+        vectors: ``(words.num_rows, width)`` float16 of length 1 or less; the reserved rows are 0.
     """
 
     words: Vocabulary
@@ -42,7 +42,7 @@ class WordVectors:
         return int(self.vectors.shape[1])
 
     def without_common(self, rows: npt.NDArray[np.int64]) -> "WordVectors":
-        """Return the vectors without what those of some words have in common, of length 1 again.
+        """Return the vectors without what those of some words have in common: each as long as what is left.
 
         That is their mean and the ``NUM_COMMON`` directions in which they differ most, which tell how
         frequent a word is rather than what it means: with them all texts are alike. Of fewer than
@@ -63,7 +63,7 @@ class WordVectors:
         table = self.vectors[FIRST_ROW:].astype(np.float32) - mean
         table -= table @ common @ common.T
         vectors = np.zeros_like(self.vectors)
-        vectors[FIRST_ROW:] = _of_length_one(table)
+        vectors[FIRST_ROW:] = table
         return WordVectors(self.words, vectors)
 
 
@@ -131,13 +131,10 @@ def _read(path: str, changed: int, size: int) -> WordVectors:  # noqa: ARG001
             "GloVe, word2vec or fastText."
         )
     vectors = np.zeros((len(frame) + FIRST_ROW, width), np.float16)
-    vectors[FIRST_ROW:] = _of_length_one(np.stack([numbers[line] for line in frame["line"]]))
-    return WordVectors(Vocabulary(frame["word"]), vectors)
-
-
-def _of_length_one(table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    table = np.stack([numbers[line] for line in frame["line"]])
     lengths = np.linalg.norm(table, axis=1, keepdims=True)
-    return np.asarray(table / np.where(lengths > 0, lengths, 1), np.float32)
+    vectors[FIRST_ROW:] = table / np.where(lengths > 0, lengths, 1)
+    return WordVectors(Vocabulary(frame["word"]), vectors)
 
 
 @contextmanager
