@@ -69,6 +69,13 @@ def test_half_missing_is_a_warning_whatever_the_type(values: list[Any]) -> None:
     )
 
 
+def test_a_column_that_is_read_twice_is_told_once() -> None:
+    table = table_of(x=["red car", "a boat"] * 5 + [None] * 20)
+    stated = FeaturesConfig(item={"x": "windows"}, word_vectors="vectors.txt")
+    (finding,) = columns(table, "item", stated)
+    assert (finding.kind.id, finding.facts["column"]) == ("mostly-missing-feature", "x")
+
+
 def test_no_value_at_all() -> None:
     assert ids_of(found_in([None] * 30)) == [("mostly-missing-feature", "warning")]
 
