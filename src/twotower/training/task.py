@@ -240,7 +240,7 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         given = getattr(config.features, name)
         if given is not None and not any(feature.kind == kind for feature in of_sides):
             raise ConfigError(
-                f"features.{name} must go with a column of kind '{kind}', got {given!r} and none; set "
+                f"features.{name} must go with a column of kind '{kind}', got {given!r} without one; set "
                 f"features.text = '{kind}', or state the kind of a column."
             )
     return Sides(fitted["query"], fitted["item"], event), replace(config, features=features_config)
