@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tiny_vectors import write_vectors
 from twotower.features import text, windows, word_vectors
@@ -77,7 +78,7 @@ def test_where_pieces_end_does_not_matter(vectors: str, monkeypatch: pytest.Monk
     assert np.array_equal(pieces.apply(TEXTS), whole.apply(TEXTS))
 
 
-def test_columns_go_on_sharing_their_vectors_without_what_is_common(
+def test_columns_start_alike_without_what_their_words_have_in_common(
     vectors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = fit(vectors, pl.Series("note", ["a boat", "snow and a boat"]))
@@ -89,10 +90,13 @@ def test_columns_go_on_sharing_their_vectors_without_what_is_common(
         "snow",
     }
     monkeypatch.setattr(word_vectors, "LEAST_WORDS", 2)
-    before = first.word_vectors
+    before = first.start
     let_common_go([first, other])
-    assert first.word_vectors is other.word_vectors is not before
-    assert torch.equal(first.vectors, torch.from_numpy(first.word_vectors.vectors))
+    assert first.start is other.start
+    assert not torch.equal(first.start, before)
+    vectors_ = first.vectors[first.seen].float()
+    mean = F.pad(vectors_, (0, 1), value=1.0) @ first.start.T
+    assert mean.mean(dim=0).abs().max() < 1e-3
     let_common_go([])
 
 
@@ -117,7 +121,7 @@ def one_by_one(encoder: WindowsEncoder, rows: Tensor) -> Tensor:
         if not (kept > 1).any():
             found.append(torch.zeros(len(encoder.weight)))
             continue
-        vectors = encoder.vectors[kept].float()
+        vectors = torch.cat([encoder.vectors[kept].float(), (kept > 1).float()[:, None]], dim=1)
         weights = encoder.weights[kept]
         bag = (weights / weights.norm()) @ vectors
         around = torch.cat(

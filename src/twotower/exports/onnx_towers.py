@@ -156,7 +156,8 @@ class _Windows(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         rows = rows.long()
-        vectors = self.vectors[rows].float()  # [n, length, width]
+        is_known = (rows > UNKNOWN_ROW)[:, :, None].float()
+        vectors = torch.cat([self.vectors[rows].float(), is_known], dim=2)  # [n, length, width + 1]
         weights = F.normalize(self.weights[rows], dim=1)
         bags = (weights[:, None, :] @ vectors).squeeze(1)
         windows = F.conv1d(vectors.transpose(1, 2), self.filters, padding=WINDOW // 2)

@@ -228,10 +228,12 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
             transform = of_name[name]
             if isinstance(transform, (SentenceTransform, TokenIdsTransform, WindowsTransform)):
                 weight = cast("NumbersEncoder | WindowsEncoder", module).weight
-                key = (transform.feature.encoder, weight.shape)
+                start = transform.start if isinstance(transform, WindowsTransform) else None
+                shape = weight.shape if start is None else torch.Size([len(weight), len(start)])
+                key = (transform.feature.encoder, shape)
                 if key not in maps:
-                    maps[key] = nn.init.orthogonal_(torch.empty_like(weight))
-                weight.copy_(maps[key])
+                    maps[key] = nn.init.orthogonal_(weight.new_empty(shape))
+                weight.copy_(maps[key] if start is None else maps[key] @ start)
             if not isinstance(transform, TextTransform):
                 continue
             table = cast("TextEncoder", module).table.weight

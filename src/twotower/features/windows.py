@@ -52,6 +52,8 @@ class WindowsTransform(Transform):
     ) -> None:
         super().__init__(feature, vocabulary, numbers)
         self.word_vectors = word_vectors
+        self.start = torch.eye(word_vectors.width, word_vectors.width + 1)
+        """Where the map of a bag starts: ``(width, width + 1)`` float32 of a vector with a 1 after it."""
 
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "WindowsTransform":  # noqa: ARG003
@@ -112,20 +114,22 @@ class WindowsTransform(Transform):
 
 
 def let_common_go(transforms: Iterable[Transform]) -> None:
-    """Take from the vectors that columns share what the words of their training texts have in common."""
+    """Let columns start without what the vectors of their training texts' words have in common."""
     read = [transform for transform in transforms if isinstance(transform, WindowsTransform)]
     if read:
         rows = np.flatnonzero(np.any([transform.seen for transform in read], axis=0))
-        shared = read[0].word_vectors.without_common(rows)
+        start = torch.from_numpy(read[0].word_vectors.map_without_common(rows))
         for transform in read:
-            transform.word_vectors = shared
+            transform.start = start
 
 
 class WindowsEncoder(nn.Module):
     """The weighted sum of a text's word vectors, and the strongest of each feature of its windows.
 
-    Each is mapped to the tower's width and both are added. The vectors themselves are not trained. At the
-    start the windows add nothing, so that texts with words of like meaning are near each other.
+    Each is mapped to the tower's width and both are added. The vectors themselves are not trained; a 1
+    stands after each. At the start the windows add nothing and the sum is read without what all words have
+    in common, so that texts with words of like meaning are near each other; what is common is there to be
+    learnt from all the same: it tells kinds of words.
 
     In training some words are taken as having no vector, so that what else is read of a text learns to
     stand in where words are misspelt.
@@ -148,8 +152,9 @@ class WindowsEncoder(nn.Module):
         self.register_buffer("weights", transform.weights, persistent=False)
         self.register_buffer("vectors", transform.vectors, persistent=False)
         width = self.vectors.shape[1]
-        self.weight = nn.Parameter(torch.empty(dim, width))
-        nn.init.orthogonal_(self.weight)
+        start = nn.init.orthogonal_(torch.empty(dim, width)) @ transform.start
+        self.weight = nn.Parameter(start)
+        width += 1
         self.filters = nn.Parameter(
             torch.randn(WINDOW, width, NUM_FILTERS) / (WINDOW * width) ** 0.5
         )
@@ -166,14 +171,15 @@ class WindowsEncoder(nn.Module):
             rows = torch.where(is_hidden & (rows > UNKNOWN_ROW), UNKNOWN_ROW, rows)
         distinct, places = torch.unique(rows, return_inverse=True)
         # After all words that are here stands none, whose vector is 0, for what is beyond either end.
-        vectors = F.pad(self.vectors[distinct].float(), (0, 0, 0, 1))  # [words + 1, width]
+        is_known = (distinct > UNKNOWN_ROW)[:, None]
+        vectors = torch.cat([self.vectors[distinct].float(), is_known], dim=1)
+        vectors = F.pad(vectors, (0, 0, 0, 1))  # [words + 1, width + 1]
         weights = F.normalize(self.weights[rows], dim=1)
         bags = F.embedding_bag(places, vectors, per_sample_weights=weights, mode="sum")
         of_words = torch.einsum("ud,kdf->kuf", vectors, self.filters)
         around = F.pad(places, (WINDOW // 2, WINDOW // 2), value=len(distinct))
         found = self._strongest(of_words, around, rows == PADDING_ROW)
-        is_known = (rows > UNKNOWN_ROW).any(dim=1, keepdim=True)
-        found = torch.where(is_known, found, 0.0)
+        found = torch.where((rows > UNKNOWN_ROW).any(dim=1, keepdim=True), found, 0.0)
         return SCALE * (F.linear(bags, self.weight) + F.linear(found, self.strongest))
 
     def _strongest(self, of_words: Tensor, places: Tensor, is_padding: Tensor) -> Tensor:

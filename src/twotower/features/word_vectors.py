@@ -41,8 +41,8 @@ class WordVectors:
         """Numbers of a vector."""
         return int(self.vectors.shape[1])
 
-    def without_common(self, rows: npt.NDArray[np.int64]) -> "WordVectors":
-        """Return the vectors without what those of some words have in common: each as long as what is left.
+    def map_without_common(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the map that takes from a vector what those of some words have in common.
 
         That is their mean and the ``NUM_COMMON`` directions in which they differ most, which tell how
         frequent a word is rather than what it means: with them all texts are alike. Of fewer than
@@ -51,20 +51,22 @@ class WordVectors:
         Args:
             rows: ``(n,)`` int64 distinct rows of words.
 
+        Returns:
+            ``(width, width + 1)``: of a vector with a 1 after it, or of a weighted sum of such.
+
         Source: Mu and Viswanath, ICLR 2018 (all-but-the-top), section 2. Differs: what is common is that
             of the words that are asked about, and not of all.
         """
+        kept = np.eye(self.width, self.width + 1, dtype=np.float32)
         if len(rows) < max(LEAST_WORDS, self.width):
-            return self
+            return kept
         some = self.vectors[rows].astype(np.float32)
         mean = some.mean(axis=0)
         _, directions = np.linalg.eigh((some - mean).T @ (some - mean))  # the largest comes last
         common = directions[:, -min(NUM_COMMON, self.width - 1) :]
-        table = self.vectors[FIRST_ROW:].astype(np.float32) - mean
-        table -= table @ common @ common.T
-        vectors = np.zeros_like(self.vectors)
-        vectors[FIRST_ROW:] = table
-        return WordVectors(self.words, vectors)
+        kept[:, :-1] -= common @ common.T
+        kept[:, -1] = -kept[:, :-1] @ mean
+        return kept
 
 
 def read_word_vectors(path: str) -> WordVectors:
