@@ -273,8 +273,9 @@ class LossConfig:
     """``auto`` is softmax."""
     negatives: NegativesKind = "auto"
     """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed, and by popularity
-    where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels
-    and samples nothing; ``impressions`` takes what was shown beside the item."""
+    where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels:
+    bce samples nothing, the others rank an item before what its query has a 0 for, and before a few drawn
+    items; ``impressions`` takes what was shown beside the item."""
     num_negatives: int | None = None
     """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128. Where each is a text
     for an encoder that is trained (``features.tune_sentences``), 128 and 4."""

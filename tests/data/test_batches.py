@@ -366,6 +366,17 @@ def test_each_event_comes_with_what_was_shown_beside_it(
                 assert len(set(real)) == len(real) == min(len(shown), cap)
 
 
+@given(rows=rows_of_events)
+def test_what_a_query_dislikes_stands_beside_each_of_its_items(rows: list[Row]) -> None:
+    events = events_of(rows)
+    for batch in made(events, disliked=True).epoch(0):
+        assert batch.impression_rows is not None
+        for query, found in zip(batch.query_rows, batch.impression_rows.tolist(), strict=True):
+            own = [(item, label) for q, item, label in rows if q == query]
+            liked = {item for item, label in own if label}
+            assert [row for row in found if row] == sorted({item for item, _ in own} - liked)
+
+
 def test_of_more_impressions_than_fit_each_is_as_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "MAX_IMPRESSIONS", 4)
     events = showing([(2, 2, 1)] * 20, [11] * 20)

@@ -221,11 +221,6 @@ class TestOwnTowers:
 
 
 class TestRefusals:
-    def test_labels_for_softmax(self) -> None:
-        for kind in ("auto", "softmax"):
-            with pytest.raises(ConfigError, match="must not be 'labels' for softmax"):
-                resolved(dataset_of(labels=True), {"loss": {"kind": kind, "negatives": "labels"}})
-
     def test_labels_that_are_not_there(self, ordered: Dataset) -> None:
         settings: Settings = {"loss": {"kind": "bce", "negatives": "labels"}}
         with pytest.raises(
@@ -239,8 +234,9 @@ class TestRefusals:
         ("loss", "towers", "message"),
         [
             ({"negatives": "impressions"}, {}, "go with a column of what was shown, got none"),
-            ({"kind": "bpr", "negatives": "labels"}, {}, "must not be 'labels' for bpr"),
+            ({"kind": "bpr", "negatives": "labels"}, {}, "go with a column of 0/1 labels"),
             ({"kind": "gbce", "negatives": "all"}, {}, "must be 'uniform' or 'per-query' for gbce"),
+            ({"kind": "gbce", "negatives": "labels"}, {}, "for gbce, .* got 'labels'"),
             ({"kind": "bpr", "negatives": "memory"}, {}, "must not be 'memory' for bpr"),
             ({"kind": "bpr", "label_smoothing": 0.1}, {}, "must be 0 for bpr, got 0.1"),
             (

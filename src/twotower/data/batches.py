@@ -71,6 +71,7 @@ class PairBatches:
             before one of the last so many events up to it. At least 1, which ends right before it.
         hidden: ``(num_item_rows,)`` bool of items that some histories hide all of; None hides none.
         hidden_share: Of the histories which do, of those that hold others, too.
+        disliked: Whether what a query has a label 0 for stands beside each of its items as an impression.
 
     Raises:
         ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.
@@ -88,6 +89,7 @@ class PairBatches:
         next_events: int = 1,
         hidden: npt.NDArray[np.bool_] | None = None,
         hidden_share: float = 0.0,
+        disliked: bool = False,
     ) -> None:
         given = {
             "batch_size": batch_size,
@@ -105,6 +107,7 @@ class PairBatches:
         self.next_events = next_events
         self.hidden = hidden if hidden_share else None
         self.hidden_share = hidden_share
+        self._disliked = events.disliked() if disliked else None
         positive, self._is_read = events.is_positive, events.is_read
         self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
@@ -161,9 +164,14 @@ class PairBatches:
             is_hiding &= ((history.rows != PADDING_ROW) & ~is_hidden).any(axis=1)
             history = _without(history, is_hiding[:, None] & is_hidden)
         impression_rows = None
-        if events.impressions is not None:
+        of_batch = None
+        if self._disliked is not None:
+            of_batch = self._disliked, query_rows.astype(np.int64)
+        elif events.impressions is not None:
+            of_batch = events.impressions, picked
+        if of_batch is not None:
             rng = np.random.default_rng([self.seed, epoch, 2, number])
-            impression_rows = _shown(events.impressions, picked, rng)
+            impression_rows = _shown(*of_batch, rng)
         return PairBatch(
             query_rows=query_rows,
             item_rows=item_rows,
@@ -322,24 +330,24 @@ def _windows(
     return values
 
 
-def _shown(impressions: Histories, picked: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
-    """Return ``(B, M)`` what was shown with each event, right-aligned.
+def _shown(sets: Histories, picked: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
+    """Return ``(B, M)`` what was shown with each event, right-aligned, by which set is its own.
 
     Of more than fit, a run of their ring is taken that starts anywhere, so that each is equally likely
     to be in it.
     """
-    starts, ends = impressions.offsets[picked], impressions.offsets[picked + 1]
+    starts, ends = sets.offsets[picked], sets.offsets[picked + 1]
     counts = ends - starts
     width = min(max(int(counts.max(initial=0)), 1), MAX_IMPRESSIONS)
     column = np.arange(width)
     firsts = ends - width
-    rows = _windows(impressions.item_rows, firsts, column < (starts - firsts)[:, None])
+    rows = _windows(sets.item_rows, firsts, column < (starts - firsts)[:, None])
     cut = np.flatnonzero(counts > width)
     if len(cut):
         shift = (rng.random(len(cut)) * counts[cut]).astype(np.int64)
         places = shift[:, None] + column
         places -= (places >= counts[cut, None]) * counts[cut, None]
-        rows[cut] = impressions.item_rows[starts[cut, None] + places]
+        rows[cut] = sets.item_rows[starts[cut, None] + places]
     return rows
 
 

@@ -90,6 +90,15 @@ class Interactions:
         negative = ~self.is_read
         return negative if self.is_target is None else negative & self.is_target
 
+    def disliked(self) -> Histories:
+        """Return the items, each once, that a query row has a label 0 for and no event that says otherwise."""
+        size = int(self.item_rows.max(initial=0)) + 1
+        pairs = self.query_rows.astype(np.int64) * size + self.item_rows
+        negative = self.is_negative
+        pairs = np.setdiff1d(pairs[negative], pairs[~negative])
+        offsets = np.searchsorted(pairs // size, np.arange(len(self.offsets)))
+        return Histories(offsets, (pairs % size).astype(np.int32))
+
     def where(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
         """Return the events of ``mask``, in their order, over the same query rows."""
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)

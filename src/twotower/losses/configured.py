@@ -84,7 +84,7 @@ def sampler_of(config: LossConfig, train_items: Tensor, log_p: LogShares) -> Sam
     distinct = config.correct_log_q
     samplers: dict[str, Callable[[], Sampler]] = {
         "all": lambda: AllItems(train_items),
-        "labels": OwnItems,
+        "labels": OwnItems if config.kind in LABELLED else lambda: Impressions(train_items, num),
         "uniform": lambda: Uniform(train_items, num),
         "popularity": lambda: Popularity(
             cast("Tensor", log_p), train_items, num, config.popularity_power

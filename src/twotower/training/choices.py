@@ -211,7 +211,7 @@ def _examples(
         hindrance = "towers.history is 'none': there is no history to train the prefixes of"
     elif not dataset.ordered:
         hindrance = "the events have no order"
-    elif loss.kind in LABELLED or loss.negatives == "impressions":
+    elif loss.kind in LABELLED or loss.negatives in ("impressions", "labels"):
         hindrance = "labels and impressions are read event by event"
     elif dataset.views and towers.view_dropout:
         hindrance = "towers.view_dropout hides events example by example"
@@ -305,11 +305,6 @@ def _loss(
             num = FEW_A_QUERY if loss.negatives == "per-query" else FEW
             said.append(f"loss.num_negatives = {num}: each is one text more to encode in each step")
         loss = replace(loss, num_negatives=num)
-    if loss.negatives == "labels" and loss.kind not in LABELLED:
-        raise ConfigError(
-            f"loss.negatives must not be 'labels' for {loss.kind}, which ranks an item against "
-            "others; use loss.kind = 'bce' or other negatives."
-        )
     if loss.negatives == "impressions" and dataset.interactions.impressions is None:
         raise ConfigError(
             "loss.negatives = 'impressions' must go with a column of what was shown, got none; "

@@ -71,6 +71,7 @@ class Objective:
         self.popularity = popularity
         self.valid = self._validation_cases()
         train = dataset.part(Part.TRAIN).as_learnt()
+        self.own_labels = config.loss.negatives == "labels" and config.loss.kind not in LABELLED
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
         self.batches = self._batches_of(train)
@@ -161,6 +162,7 @@ class Objective:
             next_events=config.training.next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
+            disliked=self.own_labels,
         )
 
     def _sampler(self, drawn: Interactions) -> Sampler:
