@@ -22,8 +22,8 @@ NUM_FILTERS, WINDOW = 300, 3
 SCALE = 0.25
 """Of what word vectors say: at the start a text says as much by them as by its tokens. A factor and not the
 start of the weights, which steps of one size would soon carry away from a short one."""
-WORD_DROPOUT = 0.3
-"""Probability with which a word is taken as one without a vector in training."""
+TEXT_DROPOUT = 0.3
+"""Probability with which a text is taken as one of words without a vector in training."""
 NUMBERS_AT_ONCE = 2**20
 """Most numbers, of places times filters, that are looked through together: more fit no cache."""
 
@@ -131,8 +131,8 @@ class WindowsEncoder(nn.Module):
     in common, so that texts with words of like meaning are near each other; what is common is there to be
     learnt from all the same: it tells kinds of words.
 
-    In training some words are taken as having no vector, so that what else is read of a text learns to
-    stand in where words are misspelt.
+    In training the words of some texts are taken as having no vector, so that what else is read of a text
+    learns to stand in where words are misspelt.
 
     Args:
         transform: Whose words it reads.
@@ -167,7 +167,7 @@ class WindowsEncoder(nn.Module):
         length = max(1, int((rows != PADDING_ROW).sum(dim=1).max())) if len(rows) else 1
         rows = rows[:, :length]
         if self.training:
-            is_hidden = torch.rand(rows.shape, device=rows.device) < WORD_DROPOUT
+            is_hidden = torch.rand(len(rows), 1, device=rows.device) < TEXT_DROPOUT
             rows = torch.where(is_hidden & (rows > UNKNOWN_ROW), UNKNOWN_ROW, rows)
         distinct, places = torch.unique(rows, return_inverse=True)
         # After all words that are here stands none, whose vector is 0, for what is beyond either end.
