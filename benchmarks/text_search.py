@@ -315,8 +315,8 @@ LABELLED: Mapping[tuple[str, str], Sequence[str]] = {
         "training.learning_rate=0.0005",
     ),
 }
-"""How sentences that are told not to answer are learnt from, by data set and model. What ``windows`` has was
-chosen on a cross-validation over the questions of the training part: 873 of them, for 126 on validation."""
+"""How sentences that are told not to answer are learnt from, by data set and model. Those of ``windows``
+were chosen by a cross-validation over the 873 questions of the training part; validation has 126."""
 
 
 def with_a_letter_changed(text: str, seed: int) -> str:

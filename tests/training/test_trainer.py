@@ -128,6 +128,14 @@ class TestLosses:
         assert bce["auc"] > 0.7
         assert "log_loss" not in trained(labelled).figures["model"]
 
+    def test_what_a_query_dislikes_tells_likes_and_dislikes_apart(
+        self, labelled: SyntheticTables
+    ) -> None:
+        few: Settings = {"loss": {"num_negatives": 1}, "training": {"epochs": 5, "patience": 5}}
+        drawn = trained(labelled, few, {"loss": {"negatives": "uniform"}}).figures["model"]
+        own = trained(labelled, few, {"loss": {"negatives": "labels"}}).figures["model"]
+        assert own["auc"] > drawn["auc"] + 0.02
+
     def test_a_negative_event_is_no_positive(self, labelled: SyntheticTables) -> None:
         """Softmax ranks what was liked: what a label says was not liked is no example of it."""
         result = trained(labelled)

@@ -91,7 +91,7 @@ class Interactions:
         return negative if self.is_target is None else negative & self.is_target
 
     def disliked(self) -> Histories:
-        """Return the items, each once, that a query row has a label 0 for and no event that says otherwise."""
+        """Return the items, each once, that a query row has a label 0 for and no other event."""
         size = int(self.item_rows.max(initial=0)) + 1
         pairs = self.query_rows.astype(np.int64) * size + self.item_rows
         negative = self.is_negative
