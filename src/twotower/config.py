@@ -232,8 +232,9 @@ class TowersConfig:
     """Of several views: probability with which a query's events in the view that is asked for are hidden
     from its history in training, so that what it did in the others learns to stand in."""
     similarity: Literal["auto", "dot", "cosine"] = "auto"
-    """``cosine`` normalises both outputs; ``auto`` is cosine for the softmax of 5,000 queries or more whose
-    temperature is learnt, else dot, as it is for towers of your own and several views without an order."""
+    """``cosine`` normalises both outputs; ``auto`` is cosine for a softmax whose temperature is learnt,
+    where 5,000 queries or more ask or both sides are read by features alone; else dot, and for towers of
+    your own and several views without an order."""
     temperature: float | None = None
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
     temperature_end: float | None = None

@@ -102,6 +102,15 @@ class TestAuto:
     ) -> None:
         assert resolved(ordered, {"towers": {"history": history}})[0].towers.query_id == query_id
 
+    def test_directions_where_no_id_is_read(self, ordered: Dataset) -> None:
+        towers = {"query_id": "off", "item_id": "off", "history": "none"}
+        config, said = resolved(ordered, {"towers": towers})
+        assert config.towers.similarity == "cosine"
+        assert "towers.similarity = 'cosine': both sides are read by their features alone" in said
+        for name, other in (("query_id", "on"), ("item_id", "on"), ("history", "mean")):
+            found, _ = resolved(ordered, {"towers": towers | {name: other}})
+            assert found.towers.similarity == "dot"
+
     @pytest.mark.parametrize(
         ("limit", "settings", "similarity"),
         [

@@ -277,13 +277,13 @@ class TestSettings:
         """What is written is what had the best validation metric, not what came last."""
         result = trained(
             small_world,
-            {"training": {"epochs": 12, "patience": 12, "learning_rate": 2.0, "metric": "mrr@7"}},
+            {"training": {"epochs": 12, "patience": 12, "learning_rate": 0.05, "metric": "mrr@7"}},
         )
         metrics = [r["valid_mrr@7"] for r in records(result)]
         best = result.contents.provenance["best_epoch"]
         assert best == 1 + metrics.index(max(metrics)) < 12
         shorter: Settings = {
-            "training": {"epochs": best, "patience": 12, "learning_rate": 2.0, "metric": "mrr@7"}
+            "training": {"epochs": best, "patience": 12, "learning_rate": 0.05, "metric": "mrr@7"}
         }
         assert equal_weights(result, trained(small_world, shorter))
 

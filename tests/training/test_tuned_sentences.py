@@ -243,16 +243,18 @@ class TestTraining:
         assert validated == [torch.bfloat16] * 2  # before the first epoch, too
         assert module.precision == torch.float32
 
-    def test_labels_can_be_learnt(self, tiny: str) -> None:
+    @pytest.mark.parametrize(("kind", "num"), [("bce", 1024), ("softmax", 128)])
+    def test_labels_can_be_learnt(self, tiny: str, kind: str, num: int) -> None:
         frame = pl.concat(
             [
                 pairs().with_columns(label=pl.lit(1)),
                 pairs().with_columns(document=pl.lit("ant it"), label=pl.lit(0)),
             ]
         )
-        more = ("loss.kind=bce", "loss.negatives=labels", "data.label_column=label")
+        more = (f"loss.kind={kind}", "loss.negatives=labels", "data.label_column=label")
         task = Task.of(frame, config=config_of(tiny, *more))
         settings, _ = resolve(task.config, task.dataset)
+        assert settings.loss.num_negatives == num  # drawn ones are encoded, too; bce draws none
         progress = Trainer(task.dataset, task.sides, settings).fit()
         assert progress.epoch == 2
 

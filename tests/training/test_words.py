@@ -26,7 +26,7 @@ def trained() -> Trained:
         schema=["query", "document"],
         orient="row",
     )
-    quick = ["training.epochs=8", "training.batch_size=32", "training.threads=1", "towers.dim=32"]
+    quick = ["training.epochs=1", "training.batch_size=32", "training.threads=1", "towers.dim=32"]
     return train(pairs, config=recipe("search").with_settings(quick))
 
 

@@ -86,10 +86,17 @@ def resolve(
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
         fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
-        is_cosine = fits and num_queries >= COSINE_FROM and not are_sets
+        # Without ids and events no item is popular by itself, which the length of its vector would say.
+        by_features = (towers.query_id, towers.item_id, towers.history) == ("off", "off", "none")
+        is_cosine = fits and (num_queries >= COSINE_FROM or by_features) and not are_sets
         towers = replace(towers, similarity="cosine" if is_cosine else "dot")
         if is_cosine:
-            said.append(f"towers.similarity = 'cosine': {num_queries:,} queries to learn from")
+            why = (
+                "both sides are read by their features alone"
+                if by_features
+                else f"{num_queries:,} queries to learn from"
+            )
+            said.append(f"towers.similarity = 'cosine': {why}")
     if training.weight_decay is None:
         decay = DECAY_OF_VIEWS if are_sets else WEIGHT_DECAY
         training = replace(training, weight_decay=decay)
@@ -301,7 +308,10 @@ def _loss(
         said.append(f"loss.negatives = {negatives!r}: {reason}")
     if loss.num_negatives is None:
         num = 128 if loss.negatives == "per-query" else 1024
-        if encodes_items and loss.negatives in DRAWN:
+        draws = loss.negatives in DRAWN or (
+            loss.negatives == "labels" and loss.kind not in LABELLED
+        )
+        if encodes_items and draws:
             num = FEW_A_QUERY if loss.negatives == "per-query" else FEW
             said.append(f"loss.num_negatives = {num}: each is one text more to encode in each step")
         loss = replace(loss, num_negatives=num)
