@@ -309,7 +309,6 @@ LABELLED: Mapping[tuple[str, str], Sequence[str]] = {
         "loss.kind=softmax",
         "loss.negatives=labels",
         "loss.num_negatives=64",
-        "towers.similarity=cosine",
         "features.min_count=200",
         "training.batch_size=128",
         "training.learning_rate=0.0005",
