@@ -255,6 +255,7 @@ class TestRefusals:
             ),
             ({}, {"history": "none", "examples": "prefixes"}, "where towers.history is 'none'"),
             ({"kind": "bce"}, {"examples": "prefixes"}, "where labels and impressions are read"),
+            ({"negatives": "labels"}, {"examples": "prefixes"}, "where labels and impressions are"),
             ({}, {"temperature_end": 0.2}, "beside the towers.temperature .* got 0.2 alone"),
         ],
     )

@@ -107,7 +107,8 @@ class PairBatches:
         self.next_events = next_events
         self.hidden = hidden if hidden_share else None
         self.hidden_share = hidden_share
-        self._disliked = events.disliked() if disliked else None
+        self.disliked = disliked
+        self._beside = events.disliked() if disliked else events.impressions
         positive, self._is_read = events.is_positive, events.is_read
         self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
@@ -164,14 +165,9 @@ class PairBatches:
             is_hiding &= ((history.rows != PADDING_ROW) & ~is_hidden).any(axis=1)
             history = _without(history, is_hiding[:, None] & is_hidden)
         impression_rows = None
-        of_batch = None
-        if self._disliked is not None:
-            of_batch = self._disliked, query_rows.astype(np.int64)
-        elif events.impressions is not None:
-            of_batch = events.impressions, picked
-        if of_batch is not None:
+        if self._beside is not None:
             rng = np.random.default_rng([self.seed, epoch, 2, number])
-            impression_rows = _shown(*of_batch, rng)
+            impression_rows = _shown(self._beside, query_rows if self.disliked else picked, rng)
         return PairBatch(
             query_rows=query_rows,
             item_rows=item_rows,
@@ -330,13 +326,13 @@ def _windows(
     return values
 
 
-def _shown(sets: Histories, picked: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
-    """Return ``(B, M)`` what was shown with each event, right-aligned, by which set is its own.
+def _shown(sets: Histories, places: npt.NDArray[np.integer], rng: np.random.Generator) -> Rows:
+    """Return ``(B, M)`` what was shown with each event, right-aligned, by the place of its set: ``(B,)``.
 
     Of more than fit, a run of their ring is taken that starts anywhere, so that each is equally likely
     to be in it.
     """
-    starts, ends = sets.offsets[picked], sets.offsets[picked + 1]
+    starts, ends = sets.offsets[places], sets.offsets[places + 1]
     counts = ends - starts
     width = min(max(int(counts.max(initial=0)), 1), MAX_IMPRESSIONS)
     column = np.arange(width)
@@ -345,9 +341,9 @@ def _shown(sets: Histories, picked: npt.NDArray[np.int64], rng: np.random.Genera
     cut = np.flatnonzero(counts > width)
     if len(cut):
         shift = (rng.random(len(cut)) * counts[cut]).astype(np.int64)
-        places = shift[:, None] + column
-        places -= (places >= counts[cut, None]) * counts[cut, None]
-        rows[cut] = sets.item_rows[starts[cut, None] + places]
+        within = shift[:, None] + column
+        within -= (within >= counts[cut, None]) * counts[cut, None]
+        rows[cut] = sets.item_rows[starts[cut, None] + within]
     return rows
 
 

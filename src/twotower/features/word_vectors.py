@@ -30,7 +30,7 @@ class WordVectors:
 
     Args:
         words: As ``tokens.words_of`` gives them.
-        vectors: ``(words.num_rows, width)`` float16 of length 1 or less; the reserved rows are 0.
+        vectors: ``(words.num_rows, width)`` float16 of length 1; the reserved rows are 0.
     """
 
     words: Vocabulary

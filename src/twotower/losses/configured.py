@@ -68,6 +68,11 @@ def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = 
     return losses[config.kind]()
 
 
+def ranks_before_labels(config: LossConfig) -> bool:
+    """Return whether an item is ranked before those that its query has a label 0 for."""
+    return config.negatives == "labels" and config.kind not in LABELLED
+
+
 def sampler_of(config: LossConfig, train_items: Tensor, log_p: LogShares) -> Sampler:
     """Return the sampler that ``negatives`` names.
 
@@ -84,7 +89,7 @@ def sampler_of(config: LossConfig, train_items: Tensor, log_p: LogShares) -> Sam
     distinct = config.correct_log_q
     samplers: dict[str, Callable[[], Sampler]] = {
         "all": lambda: AllItems(train_items),
-        "labels": OwnItems if config.kind in LABELLED else lambda: Impressions(train_items, num),
+        "labels": OwnItems,
         "uniform": lambda: Uniform(train_items, num),
         "popularity": lambda: Popularity(
             cast("Tensor", log_p), train_items, num, config.popularity_power
@@ -96,7 +101,7 @@ def sampler_of(config: LossConfig, train_items: Tensor, log_p: LogShares) -> Sam
         "hard": lambda: HardNegatives(log_p, train_items, num, config.hard_share),
         "memory": lambda: Memory(log_p, config.memory_batches),
     }
-    return samplers[config.negatives]()
+    return samplers["impressions" if ranks_before_labels(config) else config.negatives]()
 
 
 def hidden_by(

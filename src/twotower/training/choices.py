@@ -10,7 +10,7 @@ from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.features.schema import TEXTS
-from twotower.losses.configured import LABELLED
+from twotower.losses.configured import LABELLED, ranks_before_labels
 from twotower.runtime import choose_device, choose_precision
 
 ALL_ITEMS_UP_TO = 20_000
@@ -308,10 +308,7 @@ def _loss(
         said.append(f"loss.negatives = {negatives!r}: {reason}")
     if loss.num_negatives is None:
         num = 128 if loss.negatives == "per-query" else 1024
-        draws = loss.negatives in DRAWN or (
-            loss.negatives == "labels" and loss.kind not in LABELLED
-        )
-        if encodes_items and draws:
+        if encodes_items and (loss.negatives in DRAWN or ranks_before_labels(loss)):
             num = FEW_A_QUERY if loss.negatives == "per-query" else FEW
             said.append(f"loss.num_negatives = {num}: each is one text more to encode in each step")
         loss = replace(loss, num_negatives=num)

@@ -18,7 +18,7 @@ from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.losses.candidates import Sampler
-from twotower.losses.configured import LABELLED, loss_of, sampler_of
+from twotower.losses.configured import LABELLED, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.hard import HardNegatives
 from twotower.losses.memory import Memory
@@ -71,7 +71,6 @@ class Objective:
         self.popularity = popularity
         self.valid = self._validation_cases()
         train = dataset.part(Part.TRAIN).as_learnt()
-        self.own_labels = config.loss.negatives == "labels" and config.loss.kind not in LABELLED
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
         self.batches = self._batches_of(train)
@@ -162,7 +161,7 @@ class Objective:
             next_events=config.training.next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
-            disliked=self.own_labels,
+            disliked=ranks_before_labels(config.loss),
         )
 
     def _sampler(self, drawn: Interactions) -> Sampler:
