@@ -324,6 +324,8 @@ class TrainingConfig:
     """Epochs without a better validation metric after which training stops."""
     metric: str = "ndcg@10"
     """Validation metric that decides, as ``name@k``."""
+    validate_among: Literal["catalogue", "labels"] = "catalogue"
+    """What validation ranks for each query: all items, or those that validation has a label of it for."""
     batch_size: int | None = None
     """Examples a step; without it by the number of training events, from 128 to 1,024, and for ``prefixes``
     those of about 128 histories, up to 4,096 and to a 100th of the events."""

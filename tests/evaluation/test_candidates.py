@@ -7,9 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twotower.data.dataset import Cases
+from twotower.data.dataset import Cases, Interactions
 from twotower.errors import DataError
-from twotower.evaluation.candidates import INFLATED, random_candidates, read_candidates
+from twotower.evaluation.candidates import (
+    INFLATED,
+    labelled_candidates,
+    random_candidates,
+    read_candidates,
+)
 from twotower.features.histories import Histories
 from twotower.vocab import Vocabulary
 
@@ -63,6 +68,17 @@ def test_a_draw_belongs_to_its_query_and_seed() -> None:
     assert lists(some) == [whole[case] for case in order]
     assert lists(random_candidates(cases, 9, num_item_rows=60, seed=4)) != whole
     assert {len(candidates) for candidates in whole} == {12}
+
+
+def test_what_a_query_has_a_label_for() -> None:
+    """cyd's 20 has a label 0, and his 30 one beside a label 1; bob, who is asked nothing, dislikes 50."""
+    events = Interactions(
+        query_rows=np.array([2, 3, 4, 4, 4, 4], np.int32),
+        item_rows=np.array([3, 6, 3, 4, 4, 5], np.int32),
+        offsets=np.array([0, 0, 0, 1, 2, 6]),
+        labels=np.array([1, 0, 0, 0, 1, 1], np.float32),
+    )
+    assert lists(labelled_candidates(CASES, events)) == [[3, 4, 5], [3]]
 
 
 def test_errors_of_draws() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from trainers import BASE, Settings, merged, trainer_of
 from twotower.config import LossConfig, TowersConfig, TrainingConfig
+from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ConfigError, DataError
 from twotower.training.checkpoints import Progress
@@ -146,6 +147,40 @@ class TestLosses:
         assert result.contents.popularity[rows[0]] == 0
 
 
+AMONG_LABELS: Settings = {"training": {"validate_among": "labels", "metric": "map@50"}}
+
+
+class TestValidationAmongLabels:
+    def test_ranks_what_validation_has_a_label_for(self, labelled: SyntheticTables) -> None:
+        trainer = trainer_of(labelled, merged(BASE, AMONG_LABELS))
+        dataset = trainer.dataset
+        cases, valid = dataset.cases(Part.VALID), dataset.part(Part.VALID)
+        assert valid.labels is not None
+        scores = trainer.scorer().score(cases).numpy()
+        precisions = []
+        for case, query_row in enumerate(cases.query_rows):
+            own = valid.query_rows == query_row
+            ranked = sorted(zip(valid.item_rows[own], valid.labels[own], strict=True))
+            ranked.sort(key=lambda pair: -scores[case, pair[0]])
+            hits = [label > 0 for _, label in ranked]
+            at_hits = [sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]
+            precisions.append(np.mean(at_hits))
+        assert trainer.validate() == pytest.approx(np.mean(precisions), abs=1e-6)
+        among_all = trainer_of(labelled, merged(BASE, {"training": {"metric": "map@50"}}))
+        assert among_all.validate() < trainer.validate()  # there are more items to stand before
+
+    def test_decides_which_epoch_is_kept(self, labelled: SyntheticTables) -> None:
+        settings = merged({"training": {"epochs": 6, "patience": 6}}, AMONG_LABELS)
+        result = trained(labelled, settings)
+        found = [record["valid_map@50"] for record in records(result)]
+        assert result.contents.provenance["best_epoch"] == 1 + int(np.argmax(found))
+
+    def test_there_must_be_labels(self, small_world: SyntheticTables) -> None:
+        rule = "training.validate_among must be 'catalogue' where validation holds no label 0"
+        with pytest.raises(DataError, match=rule):
+            trained(small_world, AMONG_LABELS)
+
+
 class TestDivergence:
     def test_is_named_with_what_to_do(self, small_world: SyntheticTables) -> None:
         with pytest.raises(
@@ -205,8 +240,8 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "seed": ({}, 9),
     },
 }
-ELSEWHERE = {"device", "threads", "view_dropout", "sentence_learning_rate"}
-"""Where and how fast, not what; and what is of several views or of a sentence encoder, tested there."""
+ELSEWHERE = {"device", "threads", "view_dropout", "sentence_learning_rate", "validate_among"}
+"""Where and how fast, not what; and what is of several views, sentence encoders or labels, tested there."""
 OF_TABLES = {"table_optimizer": "adagrad", "table_learning_rate": 0.03}
 
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.columns import Role, checked_ids, find_roles
-from twotower.data.dataset import Cases
+from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
 from twotower.errors import DataError
 from twotower.features.histories import Histories
@@ -75,6 +75,26 @@ def random_candidates(
         skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
         sets.append(np.union1d(drawn + skipped + FIRST_ROW, targets).astype(np.int32))
     return Histories.of(sets)
+
+
+def labelled_candidates(cases: Cases, events: Interactions) -> Histories:
+    """Return the targets of each case with the items that its query has a label 0 for.
+
+    Args:
+        cases: What is asked, of query rows that ``events`` has.
+        events: Those of the part that the cases are of.
+
+    Returns:
+        A set for each case, in their order, sorted by item row; one whose query has no label 0 holds
+        its targets alone.
+    """
+    disliked = events.disliked().take(cases.query_rows)
+    return Histories.of(
+        [
+            np.union1d(_items_of(disliked, case), _items_of(cases.targets, case))
+            for case in range(len(cases))
+        ]
+    )
 
 
 def read_candidates(

@@ -14,9 +14,12 @@ from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
+from twotower.errors import DataError
+from twotower.evaluation.candidates import labelled_candidates
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
+from twotower.features.histories import Histories
 from twotower.losses.candidates import Sampler
 from twotower.losses.configured import LABELLED, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
@@ -70,6 +73,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
+        self.candidates = self._labelled() if config.training.validate_among == "labels" else None
         train = dataset.part(Part.TRAIN).as_learnt()
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
@@ -124,6 +128,7 @@ class Objective:
             num_item_rows=self.dataset.items.ids.num_rows,
             remove_seen=not self.dataset.repeats,
             allowed=self.dataset.offered,
+            candidates=self.candidates,
         )
         return found.mean()[name]
 
@@ -199,6 +204,16 @@ class Objective:
             return cases
         rng = np.random.default_rng([self.config.training.seed, 3])
         return cases.take(np.sort(rng.choice(len(cases), MAX_VALIDATION_CASES, replace=False)))
+
+    def _labelled(self) -> Histories:
+        """Return what a validation among labels ranks for each case."""
+        candidates = labelled_candidates(self.valid, self.dataset.part(Part.VALID))
+        if (candidates.lengths <= self.valid.targets.lengths).all():
+            raise DataError(
+                "training.validate_among must be 'catalogue' where validation holds no label 0 of a query "
+                "that also has an answer there, got 'labels'."
+            )
+        return candidates
 
 
 def turns_of(lengths: Sequence[int], views: Sequence[ViewConfig]) -> list[int]:

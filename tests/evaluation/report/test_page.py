@@ -320,6 +320,16 @@ def test_sampled_figures_are_called_inflated(
     assert "ranking 101 candidates each, out of 1,682 items" in text
 
 
+@pytest.mark.parametrize(("language", "said"), [("en", "has a label for"), ("zh", "有标签的物品")])
+def test_a_validation_among_labels_is_told(
+    full: Retriever, english: str, tmp_path: Path, language: str, said: str
+) -> None:
+    config = full.contents.config.with_settings(["training.validate_among=labels"])
+    changed = Retriever(replace(full.contents, config=config), path=full.path)
+    assert said in Page(written(changed, tmp_path, language=language)).text
+    assert said not in Page(english).text
+
+
 def test_hostile_titles_are_only_text(hostile_retriever: Retriever, tmp_path: Path) -> None:
     text = written(hostile_retriever, tmp_path, findings=diagnose_bundle(hostile_retriever))
     page = Page(text)

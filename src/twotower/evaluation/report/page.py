@@ -66,6 +66,7 @@ def write_report(
     provenance = contents.provenance
     best = provenance.get("best_epoch")
     epochs = epochs_of(contents.log)
+    among_labels = contents.config.training.validate_among == "labels"
     groups = reading.figures.get("slices") or []
     shown = examples(retriever, titles)
     page = render(
@@ -88,7 +89,7 @@ def write_report(
         groups=group_charts(groups, say),
         groups_table=groups_table(groups, reading, say) if groups else None,
         training=training_charts(epochs, best, say),
-        training_lead=summary(epochs, best, say) if epochs else "",
+        training_lead=summary(epochs, best, say, among_labels=among_labels) if epochs else "",
         exposure=exposure_charts(reading, say),
         exposure_table=exposure_table(reading, say),
         map=_map(item_map(retriever, titles), retriever, say),

@@ -207,6 +207,13 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{epochs} epochs in {seconds}, none of which was better than the start, which was kept.",
         "共 {epochs} 轮，用时 {seconds}；没有一轮好于训练前的状态，因此保留了后者。",
     ),
+    "validated_among_labels": (
+        (
+            " Validation ranked, for each query, only the items it has a label for: its figures are not "
+            "to be compared with those of the test, which are of the whole catalogue."
+        ),
+        "验证时，每个查询只对其有标签的物品排序：其数值不能与测试集的数值相比，后者针对整个目录。",
+    ),
     "epoch": ("Epoch", "轮次"),
     "loss": ("Training loss", "训练损失"),
     "validation": ("Validation {metric}", "验证集 {metric}"),

@@ -19,15 +19,15 @@ def epochs_of(log: str) -> list[Record]:
     return [r for r in records if isinstance(r, dict) and "epoch" in r and "loss" in r]
 
 
-def summary(epochs: list[Record], best: Any, say: Say) -> str:
-    """Return how long it took, and which epoch was kept."""
+def summary(epochs: list[Record], best: Any, say: Say, *, among_labels: bool) -> str:
+    """Return how long it took, which epoch was kept, and what validation ranked if not all items."""
     seconds = sum(r.get("seconds", 0.0) + r.get("validation_seconds", 0.0) for r in epochs)
     took = say("seconds", count=f"{seconds:.0f}")
     if seconds >= 120:
         took = say("minutes", count=f"{seconds / 60:.0f}")
-    if best == 0:
-        return say("training_start", epochs=len(epochs), seconds=took)
-    return say("training_lead", epochs=len(epochs), seconds=took, best=best)
+    lead = "training_start" if best == 0 else "training_lead"
+    found = say(lead, epochs=len(epochs), seconds=took, best=best)
+    return found + (say("validated_among_labels") if among_labels else "")
 
 
 def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
