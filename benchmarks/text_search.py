@@ -261,7 +261,7 @@ def run(
     elif model == "pretrained as it is":
         scorer = ZeroShot()
     else:
-        labelled = LABELLED.get((source, model), LABELLED.get((source, ""), ()))
+        labelled = LABELLED.get((name, model), LABELLED.get((source, ""), ()))
         settings = config_of(model, vectors).with_settings([f"training.seed={seed}", *labelled])
         first, second = columns_of(source)
         settings = settings.with_settings(
@@ -303,19 +303,26 @@ def run(
     }
 
 
+WINDOWS = (
+    "loss.kind=softmax",
+    "loss.negatives=labels",
+    "features.min_count=200",
+    "training.batch_size=128",
+    "training.learning_rate=0.0005",
+)
 LABELLED: Mapping[tuple[str, str], Sequence[str]] = {
     ("wikiqa", ""): ("loss.kind=bce", "loss.negatives=labels", "training.batch_size=128"),
     ("wikiqa", "windows"): (
-        "loss.kind=softmax",
-        "loss.negatives=labels",
-        "loss.num_negatives=64",
-        "features.min_count=200",
-        "training.batch_size=128",
-        "training.learning_rate=0.0005",
+        *WINDOWS,
+        "loss.num_negatives=1",
+        "training.validate_among=labels",
+        "training.patience=6",
     ),
+    ("cranfield", "windows"): (*WINDOWS, "loss.num_negatives=64"),
 }
 """How sentences that are told not to answer are learnt from, by data set and model. Those of ``windows``
-were chosen by a cross-validation over the 873 questions of the training part; validation has 126."""
+were chosen by a cross-validation over the 873 questions of the training part; validation has 126. Where
+candidates are ranked nothing is drawn from the catalogue but what there must be; where a catalogue is, more."""
 
 
 def with_a_letter_changed(text: str, seed: int) -> str:
