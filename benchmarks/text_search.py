@@ -322,7 +322,7 @@ LABELLED: Mapping[tuple[str, str], Sequence[str]] = {
 }
 """How sentences that are told not to answer are learnt from, by data set and model. Those of ``windows``
 were chosen by a cross-validation over the 873 questions of the training part; validation has 126. Where
-candidates are ranked nothing is drawn from the catalogue but what there must be; where a catalogue is, more."""
+candidates are ranked as little is drawn from the catalogue as can be; where that is searched, more."""
 
 
 def with_a_letter_changed(text: str, seed: int) -> str:

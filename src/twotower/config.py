@@ -41,7 +41,7 @@ FeatureKind = Literal[
     "sentence",
     "shown",
 ]
-SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"]
+SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items", "cold-queries"]
 LossKind = Literal[
     "auto",
     "softmax",
@@ -173,8 +173,8 @@ class SplitConfig:
     kind: SplitKind = "auto"
     """``auto`` is leave-last-out where events have an order, else random per query."""
     test_fraction: float | None = None
-    """Share in test, of a query's events (random; 0.2 where not set), of all events (temporal; 0.1)
-    or of the items (cold-items; 0.1)."""
+    """Share in test, of a query's events (random; 0.2 where not set), of all events (temporal; 0.1),
+    of the items (cold-items; 0.1) or of the queries (cold-queries; 0.2)."""
     valid_fraction: float = 0.1
     """The same share in validation; also what is taken from train where files give no validation."""
     seed: int = 0

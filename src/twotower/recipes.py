@@ -8,6 +8,7 @@ from twotower.errors import ConfigError
 RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "dssm": {
         "data": {"repeats": "yes"},
+        "split": {"kind": "cold-queries"},
         "features": {"text": "trigrams", "id_text": "yes"},
         "towers": {
             "block": "tanh",
@@ -25,6 +26,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     },
     "search": {
         "data": {"repeats": "yes"},
+        "split": {"kind": "cold-queries"},
         "features": {"id_text": "yes"},
         "towers": {"dim": 256, "query_id": "off", "item_id": "off", "history": "none"},
         "loss": {"kind": "symmetric"},
@@ -37,6 +39,9 @@ Differs: trigrams weigh by how rare they are, the smoothing factor is learnt, an
 
 ``search``: the same task as it is done now: words, pairs of words and trigrams, one wide layer, and a
 softmax both ways (Radford et al., ICML 2021), corrected for how often documents are drawn.
+
+Both are tested on searches of which nothing is learnt, as they are asked in use, and as MS MARCO and
+WikiQA are divided.
 """
 
 

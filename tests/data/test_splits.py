@@ -14,6 +14,7 @@ from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import (
     cold_items,
+    cold_queries,
     hold_out_validation,
     leave_last_out,
     random_per_query,
@@ -248,6 +249,46 @@ def test_which_items_are_cold_does_not_hang_on_their_popularity() -> None:
     assert all(abs(count - 100) < 5 * 9.5 for count in drawn.values())
 
 
+# --- cold queries ---
+
+
+@given(
+    queries=st.lists(st.integers(2, 30), min_size=3, max_size=60).map(sorted),
+    liked=st.integers(0, 2**31),
+    test=st.floats(0.01, 0.4),
+    valid=st.floats(0.01, 0.4),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=100, deadline=None)
+def test_all_events_of_a_query_are_in_one_part(
+    queries: list[int], liked: int, test: float, valid: float, seed: int
+) -> None:
+    """Whoever likes nothing can be asked nothing, and is learnt from."""
+    labels = (rng(liked).random(len(queries)) < 0.6).astype(int).tolist()
+    events = events_of(queries, labels=labels)
+    parts = cold_queries(events, test, valid, rng(seed))
+    part_of: dict[int, set[int]] = defaultdict(set)
+    for query, part in zip(queries, parts.tolist(), strict=True):
+        part_of[query].add(part)
+    assert all(len(found) == 1 for found in part_of.values())
+    who_likes = {query for query, label in zip(queries, labels, strict=True) if label}
+    assert all(part_of[query] == {TRAIN} for query in set(queries) - who_likes)
+    found = Counter(part for query in who_likes for part in part_of[query])
+    if len(who_likes) >= 3:
+        assert found[TEST] == max(1, round(test * len(who_likes)))
+        assert found[VALID] == max(1, round(valid * len(who_likes)))
+
+
+def test_which_queries_are_cold_does_not_hang_on_how_much_they_ask() -> None:
+    queries = [2] * 50 + list(range(3, 12))
+    drawn = Counter[int]()
+    for seed in range(1000):
+        parts = cold_queries(events_of(queries), 0.1, 0.1, rng(seed))
+        drawn.update(set(np.array(queries)[parts == TEST].tolist()))
+    assert set(drawn) == set(queries)
+    assert all(abs(count - 100) < 5 * 9.5 for count in drawn.values())  # as of items
+
+
 # --- given files ---
 
 
@@ -278,6 +319,15 @@ def test_given_validation_rows_are_kept() -> None:
     dataset = from_files(some_rows, some_rows, valid=some_rows)
     held = hold_out_validation(dataset, SplitConfig())
     assert held.parts.tolist() == dataset.parts.tolist()
+
+
+def test_a_tenth_of_the_training_queries_becomes_validation_where_they_are_to_be_cold() -> None:
+    train = {"user_id": [q for q in range(40) for _ in range(5)], "item_id": [*range(5)] * 40}
+    dataset = from_files(train, {"user_id": [0, 1], "item_id": [1, 2]})
+    held = hold_out_validation(dataset, SplitConfig(kind="cold-queries"))
+    assert Counter(held.parts.tolist()) == {TRAIN: 180, VALID: 20, TEST: 2}
+    rows = held.interactions.query_rows
+    assert not set(rows[held.parts == TRAIN]) & set(rows[held.parts == VALID])
 
 
 def test_validation_is_found_where_each_query_has_one_training_event() -> None:
@@ -328,7 +378,7 @@ def test_fractions_are_shares_of_the_events(
 
 def test_kinds_that_need_an_order_or_times_are_refused_without() -> None:
     unordered = dataset_of(user_id=[1, 1, 1], item_id=[1, 2, 3])
-    with pytest.raises(ConfigError, match=r"split\.kind must be 'random' .* got 'leave-last-out'"):
+    with pytest.raises(ConfigError, match=r"split\.kind must be 'random', .* got 'leave-last-out'"):
         split(unordered, SplitConfig(kind="leave-last-out"))
     with pytest.raises(ConfigError, match=r"split\.kind must not be 'temporal' .*--time-column"):
         split(unordered, SplitConfig(kind="temporal"))
@@ -336,7 +386,7 @@ def test_kinds_that_need_an_order_or_times_are_refused_without() -> None:
     assert split(some(order="none"), SplitConfig(kind="temporal")).notes
 
 
-@pytest.mark.parametrize("kind", ["random", "temporal", "cold-items"])
+@pytest.mark.parametrize("kind", ["random", "temporal", "cold-items", "cold-queries"])
 def test_a_default_test_share_counts_towards_the_sum(kind: Any) -> None:
     with pytest.raises(ConfigError, match=r"must stay below 1, got 0\.[12] \+ 0\.95; lower"):
         split(some(), SplitConfig(kind=kind, valid_fraction=0.95))
@@ -355,6 +405,7 @@ def test_a_default_test_share_counts_towards_the_sum(kind: Any) -> None:
             "validation",
         ),
         (dataset_of(user_id=[1, 1], item_id=[1, 2]), "cold-items", "training"),
+        (dataset_of(user_id=[1, 2], item_id=[1, 2]), "cold-queries", "training"),
         (dataset_of(user_id=[1, 1], item_id=[1, 2]), "random", "test"),
     ],
 )

@@ -128,8 +128,8 @@ class TestTraining:
         trainer = trainer_of(
             config_of(
                 tiny,
-                "training.epochs=15",
-                "training.patience=15",
+                "training.epochs=25",
+                "training.patience=25",
                 "towers.temperature=0.1",
                 "training.learning_rate=1e-30",
                 "training.sentence_learning_rate=0.01",

@@ -22,7 +22,9 @@ ValidSessions = Annotated[
 TestSessions = Annotated[
     Path | None, typer.Option(help="New sessions; the last event of each is for the test.")
 ]
-Split = Annotated[str | None, typer.Option(help="leave-last-out, random, temporal or cold-items.")]
+Split = Annotated[
+    str | None, typer.Option(help="leave-last-out, random, temporal, cold-items or cold-queries.")
+]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 Recipe = Annotated[str | None, typer.Option(help="Settings for a task: dssm or search.")]
 Settings = Annotated[

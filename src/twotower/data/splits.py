@@ -16,7 +16,7 @@ from twotower.vocab import FIRST_ROW
 
 Parts = npt.NDArray[np.uint8]
 
-TEST_FRACTIONS = {"random": 0.2, "temporal": 0.1, "cold-items": 0.1}
+TEST_FRACTIONS = {"random": 0.2, "temporal": 0.1, "cold-items": 0.1, "cold-queries": 0.2}
 OUT_OF_ORDER = 0.5
 """From this share of validation events before a training event on, the future is not what is asked for."""
 
@@ -35,7 +35,7 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
         kind = "leave-last-out" if dataset.ordered else "random"
     if kind == "leave-last-out" and not dataset.ordered:
         raise ConfigError(
-            "split.kind must be 'random' or 'cold-items' where events have no order, got "
+            "split.kind must be 'random', 'cold-items' or 'cold-queries' where events have no order, got "
             "'leave-last-out'; state --time-column NAME, or data.order = 'file'."
         )
     if kind == "temporal" and dataset.interactions.times is None:
@@ -51,8 +51,10 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
         parts = random_per_query(events, test, config.valid_fraction, rng)
     elif kind == "temporal":
         parts = temporal(events, test, config.valid_fraction)
-    else:
+    elif kind == "cold-items":
         parts = cold_items(events, test, config.valid_fraction, rng)
+    else:
+        parts = cold_queries(events, test, config.valid_fraction, rng)
     return checked(dataset.with_parts(parts, ""), kind)
 
 
@@ -75,7 +77,8 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
     """Return a data set whose parts were given, with a seeded share of train held out where needed.
 
     A tenth of each query's training events (``valid_fraction``) becomes validation when the files
-    gave none; where the test is of sessions, a tenth of the training sessions of two events or more.
+    gave none; where the test is of sessions, a tenth of the training sessions of two events or more; where
+    ``kind`` is ``cold-queries``, a tenth of the training queries.
     """
     parts = dataset.parts
     if not (parts == Part.VALID).any():
@@ -87,6 +90,8 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
             drawn_rows = rng.permutation(rows)[: max(1, round(config.valid_fraction * len(rows)))]
             is_drawn = np.isin(events.query_rows, drawn_rows)
             drawn = whole_sessions(events, is_drawn, Part.VALID)
+        elif config.kind == "cold-queries":
+            drawn = cold_queries(events, 0.0, config.valid_fraction, rng)
         else:
             drawn = random_per_query(events, 0.0, config.valid_fraction, rng)
         parts = parts.copy()
@@ -223,6 +228,22 @@ def cold_items(events: Interactions, test: float, valid: float, rng: np.random.G
     part_of[shuffled[:num_test]] = Part.TEST
     part_of[shuffled[num_test : num_test + num_valid]] = Part.VALID
     return part_of[events.item_rows]
+
+
+def cold_queries(
+    events: Interactions, test: float, valid: float, rng: np.random.Generator
+) -> Parts:
+    """Return a split in which a seeded share of the queries with a positive has no training event at all.
+
+    With it go its negatives, which say what else was answered. Queries without a positive can be asked
+    nothing and are for training.
+    """
+    rows = rng.permutation(np.unique(events.query_rows[events.is_positive]))
+    num_test, num_valid = (max(1, round(s * len(rows))) if s else 0 for s in (test, valid))
+    part_of = np.full(len(events.offsets), Part.TRAIN, np.uint8)
+    part_of[rows[:num_test]] = Part.TEST
+    part_of[rows[num_test : num_test + num_valid]] = Part.VALID
+    return part_of[events.query_rows]
 
 
 def with_order_as_asked(dataset: Dataset) -> Dataset:

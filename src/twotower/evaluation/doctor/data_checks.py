@@ -76,7 +76,7 @@ def diagnose_dataset(
     Args:
         dataset: Split; without a test part, just that is said of the split.
         config: The settings that it was made with: which kinds are stated, and which split was asked
-            for. A random or cold-items split is told from a given one by them.
+            for. A split by chance is told from a given one by them.
         decisions: Which columns of the interactions have a role; without them, columns of the
             interactions are not examined.
     """
@@ -86,7 +86,9 @@ def diagnose_dataset(
     if dataset.offered is not None:  # kinds of another view's columns are stated there, too
         own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
         features = replace(features, item=own)
-    is_chosen = settings.split.kind in ("random", "cold-items") or not dataset.ordered
+    is_chosen = (
+        settings.split.kind in ("random", "cold-items", "cold-queries") or not dataset.ordered
+    )
     return worst_first(
         [
             *empty_test(dataset),
