@@ -207,13 +207,13 @@ class Objective:
 
     def _labelled(self) -> Histories:
         """Return what a validation among labels ranks for each case."""
-        candidates = labelled_candidates(self.valid, self.dataset.part(Part.VALID))
-        if (candidates.lengths <= self.valid.targets.lengths).all():
+        events = self.dataset.part(Part.VALID)
+        if not events.disliked().take(self.valid.query_rows).lengths.any():
             raise DataError(
                 "training.validate_among must be 'catalogue' where validation holds no label 0 of a query "
                 "that also has an answer there, got 'labels'."
             )
-        return candidates
+        return labelled_candidates(self.valid, events)
 
 
 def turns_of(lengths: Sequence[int], views: Sequence[ViewConfig]) -> list[int]:
