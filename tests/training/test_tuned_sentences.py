@@ -128,8 +128,9 @@ class TestTraining:
         trainer = trainer_of(
             config_of(
                 tiny,
-                "training.epochs=25",
-                "training.patience=25",
+                "split.kind=random",
+                "training.epochs=15",
+                "training.patience=15",
                 "towers.temperature=0.1",
                 "training.learning_rate=1e-30",
                 "training.sentence_learning_rate=0.01",

@@ -221,13 +221,7 @@ def temporal(events: Interactions, test: float, valid: float) -> Parts:
 
 def cold_items(events: Interactions, test: float, valid: float, rng: np.random.Generator) -> Parts:
     """Return a split in which a seeded share of the items has no training event at all."""
-    rows = np.unique(events.item_rows)
-    shuffled = rng.permutation(rows)
-    num_test, num_valid = (max(1, round(share * len(rows))) for share in (test, valid))
-    part_of = np.full(int(rows.max(initial=FIRST_ROW)) + 1, Part.TRAIN, np.uint8)
-    part_of[shuffled[:num_test]] = Part.TEST
-    part_of[shuffled[num_test : num_test + num_valid]] = Part.VALID
-    return part_of[events.item_rows]
+    return _held_out_whole(events.item_rows, np.ones(len(events), np.bool_), test, valid, rng)
 
 
 def cold_queries(
@@ -238,12 +232,31 @@ def cold_queries(
     With it go its negatives, which say what else was answered. Queries without a positive can be asked
     nothing and are for training.
     """
-    rows = rng.permutation(np.unique(events.query_rows[events.is_positive]))
-    num_test, num_valid = (max(1, round(s * len(rows))) if s else 0 for s in (test, valid))
-    part_of = np.full(len(events.offsets), Part.TRAIN, np.uint8)
-    part_of[rows[:num_test]] = Part.TEST
-    part_of[rows[num_test : num_test + num_valid]] = Part.VALID
-    return part_of[events.query_rows]
+    return _held_out_whole(events.query_rows, events.is_positive, test, valid, rng)
+
+
+def _held_out_whole(
+    rows: npt.NDArray[np.int32],
+    can_be_drawn: npt.NDArray[np.bool_],
+    test: float,
+    valid: float,
+    rng: np.random.Generator,
+) -> Parts:
+    """Return the parts of events of which all of a row are in one.
+
+    Args:
+        rows: ``(E,)`` of each event.
+        can_be_drawn: ``(E,)``; a row that no such event has is for training.
+        test: Share of the rows for the test, at least one; 0 is none.
+        valid: The same for validation.
+        rng: Draws.
+    """
+    drawn = rng.permutation(np.unique(rows[can_be_drawn]))
+    num_test, num_valid = (max(1, round(s * len(drawn))) if s else 0 for s in (test, valid))
+    part_of = np.full(int(rows.max(initial=FIRST_ROW)) + 1, Part.TRAIN, np.uint8)
+    part_of[drawn[:num_test]] = Part.TEST
+    part_of[drawn[num_test : num_test + num_valid]] = Part.VALID
+    return part_of[rows]
 
 
 def with_order_as_asked(dataset: Dataset) -> Dataset:
