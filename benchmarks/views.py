@@ -14,7 +14,7 @@ users have no training event in the domain.
 ``one view`` is an ordinary training on one domain, ``joint`` is ``train_views``, both with nothing set but
 what the protocol asks for: the tenth place of a thousand stands for the hundredth of a catalogue, so that
 training stops by recall@100. ItemKNN reads the histories of both domains. ``joint, linear`` is a linear mix
-in larger batches, chosen on the validation of ``cdrib``.
+of twice the width in larger batches, chosen on the validation of ``cdrib``.
 
 A finished training is kept under ``benchmarks/results/views``, a rank for each row.
 """
@@ -52,7 +52,7 @@ PUBLISHED = {
 }
 
 Parts = Mapping[str, Mapping[str, pl.DataFrame]]
-MIX = ["towers.query_hidden=[]", "training.batch_size=2048"]
+MIX = ["towers.query_hidden=[]", "towers.dim=128", "training.batch_size=2048"]
 SETTINGS = ["training.threads=1", "training.metric=recall@100"]
 
 
