@@ -133,7 +133,12 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "deep": (b'{"history": ' + b"[" * 1500 + b"]" * 1500 + b"}", 422, "the body must be JSON"),
     "a list": (b"[1]", 422, "the body: "),
     "nothing": (b"", 422, "the body: "),
-    "unknown key": (b'{"query_id": 5, "kk": 1}', 422, "kk: Extra inputs are not permitted, got 1."),
+    "unknown key": (
+        b'{"query_id": 5, "kk": 1}',
+        422,
+        "kk: nothing of this name is taken here, got 1; /docs lists what is.",
+    ),
+    "unknown key that is a place, too": (b'{"query": 5}', 422, "query: nothing of this name"),
     "k of 0": (b'{"query_id": 5, "k": 0}', 422, "k: Input should be greater than or equal to 1"),
     "k too large": (b'{"query_id": 5, "k": 51}', 422, "k must be at most 50, got 51."),
     "k a string": (b'{"query_id": 5, "k": "7"}', 422, "k: Input should be a valid integer"),

@@ -60,10 +60,14 @@ def _first_mistake(error: RequestValidationError) -> str:
     # Of several forms that a value may have, the one that it nearly has says most.
     beside = (each for each in errors if each["loc"][: len(parent)] == parent)
     first = next((each for each in beside if not each["type"].endswith("_type")), errors[0])
-    steps = [str(step) for step in first["loc"] if step not in ("body", "query")]
+    steps = [
+        str(step) for step in first["loc"][1:]
+    ]  # the first is where it stands, "body" or "query"
     place = ".".join(step for step in steps if not _FORM.fullmatch(step))
     got = first.get("input")
     said = orjson.dumps(got, default=str).decode() if got is not None else "nothing"
     if len(said) > 80:
         said = said[:77] + "..."
+    if first["type"] == "extra_forbidden":
+        return f"{place}: nothing of this name is taken here, got {said}; /docs lists what is."
     return f"{place or 'the body'}: {first['msg'].rstrip('.')}, got {said}."

@@ -50,7 +50,10 @@ def body_of(model: type[BaseModel], raw: bytes) -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from error
+        mistakes = error.errors(include_url=False)
+        raise RequestValidationError(
+            [each | {"loc": ("body", *each["loc"])} for each in mistakes]
+        ) from error
 
 
 def check_width(value: Any) -> None:
