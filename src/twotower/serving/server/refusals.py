@@ -60,9 +60,8 @@ def _first_mistake(error: RequestValidationError) -> str:
     # Of several forms that a value may have, the one that it nearly has says most.
     beside = (each for each in errors if each["loc"][: len(parent)] == parent)
     first = next((each for each in beside if not each["type"].endswith("_type")), errors[0])
-    steps = [
-        str(step) for step in first["loc"][1:]
-    ]  # the first is where it stands, "body" or "query"
+    # The first step says where the request has it: in its body, its address, a header.
+    steps = [str(step) for step in first["loc"][1:]]
     place = ".".join(step for step in steps if not _FORM.fullmatch(step))
     got = first.get("input")
     said = orjson.dumps(got, default=str).decode() if got is not None else "nothing"
