@@ -221,7 +221,7 @@ TIMES = 'which holds times, with a time such as "2001-12-31" or "2001-12-31 18:0
     [
         ("yeer > 3", "yeer", "name columns of the items, got 'yeer'; did you mean 'year'? They are film,"),
         ("YEAR > 3", "YEAR", "got 'YEAR'; did you mean 'year'?"),
-        ("zzz > 3", "zzz", "got 'zzz'; They are film, genre"),
+        ("zzz > 3", "zzz", "got 'zzz'; they are film, genre"),
         ('year = "x"', '"x"', 'holds whole numbers, with a number, got the text "x".'),
         ('year = "2000"', '"2000"', 'got the text "2000"; write 2000.'),
         ("year = true", "true", "with a number, got true."),
@@ -264,7 +264,7 @@ def test_what_does_not_fit_a_column(text: str, marked: str, sentence: str) -> No
 
 def test_many_columns_are_not_all_named() -> None:
     frame = pl.DataFrame({f"c{i}": [1] for i in range(30)})
-    with pytest.raises(FilterError, match=r"They are c0, .*, c19 and 10 more\."):
+    with pytest.raises(FilterError, match=r"they are c0, .*, c19 and 10 more\."):
         parse("zzz = 1").matches(frame)
 
 

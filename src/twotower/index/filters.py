@@ -218,10 +218,12 @@ class _Meaning:
 def _unknown(name: str, known: list[str]) -> str:
     same = [column for column in known if column.lower() == name.lower()]
     near = same or difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {near[0]!r}? They" if near else "they"
     shown = ", ".join(known[:_NAMES_SHOWN])
     more = f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else ""
-    return f"filter must name columns of the items, got {shortened(name)!r}; {hint}They are {shown}{more}."
+    return (
+        f"filter must name columns of the items, got {shortened(name)!r}; {hint} are {shown}{more}."
+    )
 
 
 def _written(name: str) -> str:

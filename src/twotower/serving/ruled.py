@@ -107,9 +107,9 @@ class Ruler:
         known = items.frame.columns
         if column not in known:
             near = difflib.get_close_matches(column, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = f"did you mean {near[0]!r}? They" if near else "they"
             raise ValueError(
-                f"cap must name a column of the items, got {column!r}; {hint}They are {', '.join(known)}."
+                f"cap must name a column of the items, got {column!r}; {hint} are {', '.join(known)}."
             )
         values = self._values.pop(column, None) or ColumnValues()
         if values.num_rows < items.ids.num_rows:
