@@ -35,7 +35,7 @@ _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a folder of the system's temporary directory that only this user can read.
+    """Give an empty folder of the system's temporary directory that only this user can read.
 
     It is removed at the end. A folder whose process was killed is removed by the next call.
 
@@ -43,7 +43,8 @@ def temporary_folder() -> Iterator[Path]:
         OSError: It cannot be made.
     """
     with _held(Path(tempfile.gettempdir()), _PREFIX) as folder:
-        yield folder
+        (folder / _NEW).mkdir()
+        yield folder / _NEW
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def _sweep_one(folder: Path, place: str | None) -> None:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(lock, folder / LOCK):
+        if not stat.S_ISREG(os.fstat(lock).st_mode) or not _is_at(lock, folder / LOCK):
             return
         if place is not None and not os.path.lexists(folder.parent / place):
             with suppress(FileNotFoundError):
@@ -222,9 +223,7 @@ def _remove(folder: Path, lock: int | None = None) -> None:
 
 @cache
 def _renameat2() -> Any:
-    """Return the system's call, or None where it has none."""
-    if sys.platform != "linux":
-        return None
+    """Return Linux's call, or None where the C library has none."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is not None:
         call.argtypes = (
@@ -243,7 +242,7 @@ def _swapped(one: Path, other: Path) -> bool:
     Raises:
         OSError: They cannot be moved at all.
     """
-    call = _renameat2()
+    call = _renameat2() if sys.platform == "linux" else None
     if call is None:
         return False
     from_here = -100  # AT_FDCWD of <fcntl.h>

@@ -203,6 +203,8 @@ class TestWholeOrAbsent:
         monkeypatch: pytest.MonkeyPatch,
         error: BaseException,
     ) -> None:
+        """On a system that cannot swap two folders in one step."""
+        monkeypatch.setattr("sys.platform", "darwin")
         out = Path(shutil.copytree(tiny_bundle, tmp_path / "model"))
         real, asked = Path.rename, []
 

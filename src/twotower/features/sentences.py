@@ -48,6 +48,12 @@ class SentenceTransform(Transform):
         vectors = encoded(feature.encoder, texts.to_list())
         return cls(feature, Vocabulary(texts), {"probe": probe, "vectors": vectors})
 
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        known, width = self.vocabulary, self.width
+        num_texts = 0 if known is None else len(known)
+        self._check_parts(has_vocabulary=True, probe=(1, width), vectors=(num_texts, width))
+
     def apply(self, values: pl.Series) -> Vectors:
         """Return the vector of each text.
 
