@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 
+from file_modes import umask, wrong_modes
 from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError
@@ -245,6 +246,22 @@ class TestWholeOrAbsent:
         before = retriever.recommend([1, 2, 3]).to_polars()
         shutil.rmtree(copy)
         assert retriever.recommend([1, 2, 3]).to_polars().equals(before)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+@pytest.mark.parametrize("before", ["nothing", "a bundle"])
+def test_the_umask_says_who_can_read_it(
+    contents: Contents, tmp_path: Path, mask: int, before: str
+) -> None:
+    """safetensors itself writes files that nobody but their owner can read."""
+    gone = np.zeros(contents.items.ids.num_rows, np.bool_)
+    gone[5] = True
+    if before == "a bundle":
+        write_bundle(tmp_path / "model", contents)
+    with umask(mask):
+        write_bundle(tmp_path / "model", replace(contents, gone=gone))
+    assert "items.gone.safetensors" in files_of(tmp_path / "model")
+    assert not wrong_modes(tmp_path / "model", mask)
 
 
 class TestCheckOutput:
