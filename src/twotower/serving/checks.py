@@ -42,8 +42,8 @@ def check_array(
         for found, wanted in zip(array.shape, shape, strict=False)
     )
     if not fits or array.dtype != dtype:
-        wanted_shape = "x".join("any" if size is None else str(size) for size in shape)
-        found_shape = "x".join(map(str, array.shape))
+        wanted_shape = " x ".join("any" if size is None else str(size) for size in shape)
+        found_shape = " x ".join(map(str, array.shape))
         raise ValueError(
             f"{what} must be {wanted_shape} {np.dtype(dtype)}, got {found_shape} {array.dtype}"
         )
