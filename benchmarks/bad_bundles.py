@@ -22,9 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bad_bundles import at_random, by_name, seal, use, with_every_file
 from common import report
 from conftest import TINY
+from damaged_bundles import at_random, by_name, seal, use, with_every_file
 from twotower.data.sources.synthetic import World
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.training.pipeline import train

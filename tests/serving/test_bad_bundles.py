@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bad_bundles import BadBundle, at_random, by_name, seal, use, with_every_file
+from damaged_bundles import BadBundle, at_random, by_name, seal, use, with_every_file
 from twotower.errors import BundleError
 from twotower.serving.bundle import check_bundle, open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
