@@ -33,9 +33,17 @@ from twotower.training.pipeline import train
 def sound_bundle(folder: Path) -> Path:
     """Train a small model with features on both sides, and return its bundle with a file of every kind."""
     world = World(TINY).generate()
-    config = {"training": {"epochs": 1, "batch_size": 256}, "towers": {"dim": 16}}
-    tables = {"items": world.items, "queries": world.queries}
-    train(world.interactions, **tables, out=folder / "trained", config=config)
+    config: dict[str, dict[str, object]] = {
+        "training": {"epochs": 1, "batch_size": 256},
+        "towers": {"dim": 16},
+    }
+    train(
+        world.interactions,
+        items=world.items,
+        queries=world.queries,
+        out=folder / "trained",
+        config=config,
+    )
     write_bundle(folder / "sound", with_every_file(open_bundle(folder / "trained")))
     return folder / "sound"
 

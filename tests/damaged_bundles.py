@@ -136,7 +136,11 @@ def text(name: str, pattern: str, new: str) -> Damage:
 
 def content(name: str, new: str) -> Damage:
     """Return the damage that writes a file anew."""
-    return lambda folder: (folder / name).write_text(new, encoding="utf-8") and None
+
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(new, encoding="utf-8")
+
+    return damage
 
 
 def _set(key: str, place: int, value: float) -> Callable[[dict[str, torch.Tensor]], object]:

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -270,6 +271,18 @@ class TestCheckOutput:
         for out in (tmp_path / "new", tmp_path / "empty", copy):
             assert check_output(out) == out
             assert check_output(str(out)) == out
+
+    def test_what_a_killed_process_left_beside_it_is_removed(self, tmp_path: Path) -> None:
+        """A training checks its place before it begins, and writes hours later."""
+        script = (
+            "import os, sys\nfrom pathlib import Path\nfrom twotower.abandoned import writing\n"
+            "with writing(Path(sys.argv[1])) as new:\n    new.mkdir()\n    os.kill(os.getpid(), 9)"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "model")]
+        assert subprocess.run(command, check=False).returncode == -9
+        assert len(list(tmp_path.iterdir())) == 1
+        check_output(tmp_path / "other")
+        assert not list(tmp_path.iterdir())
 
     def test_refuses_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_text("x")

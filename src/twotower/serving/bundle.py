@@ -23,7 +23,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from twotower.abandoned import put, sync, writing
+from twotower.abandoned import put, sweep, sync, writing
 from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
@@ -196,11 +196,14 @@ class Contents:
 def check_output(path: str | Path) -> Path:
     """Return ``path`` if a bundle may be written there: nothing, an empty folder, or a bundle to replace.
 
+    Temporary folders beside it whose process was killed are removed.
+
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
     """
     path = Path(path)
     parent = path.absolute().parent
+    sweep(path.resolve().parent)
     if path.exists() and not path.is_dir():
         raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
     if path.is_dir() and any(path.iterdir()) and not _looks_like_a_bundle(path):

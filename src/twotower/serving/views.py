@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
-from twotower.abandoned import put, writing
+from twotower.abandoned import put, sweep, writing
 from twotower.errors import BundleError
 from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, write_bundle
 from twotower.serving.files import sha256
@@ -15,11 +15,14 @@ from twotower.serving.retriever import Retriever
 def check_views_output(path: str | Path) -> Path:
     """Return ``path`` if views may be written there: nothing, an empty folder, or views to replace.
 
+    Temporary folders beside it whose process was killed are removed.
+
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
     """
     path = Path(path)
     parent = path.absolute().parent
+    sweep(path.resolve().parent)
     is_there = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if is_there and not (path / VIEWS_FILE).is_file():
         raise BundleError(
