@@ -186,6 +186,8 @@ def main(options: Namespace) -> int:
                     break
                 campaign.counts["ended before its kill (done again)"] += 1
             done[aimed] += 1
+            said = f"{done.total()} kills, {len(campaign.problems)} problems"
+            print(said, file=sys.stderr, flush=True)
     rows = [
         {"what": "kills while the bundle is written", "times": done[True]},
         {"what": "kills at any moment", "times": done[False]},
