@@ -13,23 +13,41 @@ def read_toml(path: str | Path) -> dict[str, object]:
     Raises:
         ConfigError: The file is missing, unreadable or not TOML.
     """
+    called = f"--config {str(path)!r}"
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows writes a mark
+        text = Path(path).read_text(encoding="utf-8-sig")  # Windows writes a mark
     except FileNotFoundError as error:
         raise ConfigError(
             f"--config must be a file, got {str(path)!r}, which is missing."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {str(path)!r} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--config {str(path)!r} must be TOML: {error}.") from error
+        raise ConfigError(f"{called} cannot be read: {error}.") from error
+    return parse_toml(text, called)
+
+
+def parse_toml(text: str, called: str) -> dict[str, object]:
+    """Return the table that a text in TOML holds.
+
+    Args:
+        text: The whole text.
+        called: Where it comes from, for messages.
+
+    Raises:
+        ConfigError: It is not TOML, or its tables are nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError(f"{called} must be TOML, got tables nested too deeply.") from error
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ConfigError(f"{called} must be TOML: {error}.") from error
 
 
 def parse_value(text: str) -> object:
     """Return what ``text`` says in TOML, or ``text`` itself where it is no TOML value."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except ValueError:  # TOMLDecodeError, or a number of thousands of digits
+    except (ValueError, RecursionError):  # TOMLDecodeError, or a number of thousands of digits
         return text
     return table["value"] if len(table) == 1 else text
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+from file_modes import umask, wrong_modes
 from sandbox import NoDiskError, small_disk, tree_of
 from twotower import Retriever, exports, train
 from twotower.data.sources.synthetic import SyntheticTables
@@ -35,6 +36,16 @@ def test_a_target_has_its_files(target: str, tiny_retriever: Retriever, tmp_path
     exported = getattr(exports, f"export_{target}")(tiny_retriever, tmp_path / "out")
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES[target]
     assert exported == exports.Exported(str(tmp_path / "out"), 200, 300)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+@pytest.mark.parametrize("target", FILES)
+def test_the_umask_says_who_can_read_it(
+    target: str, tiny_retriever: Retriever, tmp_path: Path, mask: int
+) -> None:
+    with umask(mask):
+        getattr(exports, f"export_{target}")(tiny_retriever, tmp_path / "out")
+    assert not wrong_modes(tmp_path / "out", mask)
 
 
 def test_items_are_those_of_now(changed_retriever: Retriever, tmp_path: Path) -> None:

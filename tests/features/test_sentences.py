@@ -1,6 +1,7 @@
 """Sentences by a pretrained encoder: the real one, its cache, and bundles that meet another."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tiny_encoder import write_encoder
 from twotower.errors import BundleError, ConfigError, MissingExtraError
 from twotower.features import sentences
 from twotower.features.schema import Feature
@@ -104,6 +106,38 @@ def test_a_library_that_is_missing_is_named(encoder: str, monkeypatch: Any) -> N
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"features.sentence_encoder must be .*, got '.*/none'"):
         encoded(str(tmp_path / "none"), TEXTS)
+
+
+@pytest.mark.parametrize("way", ["a module", "a transformer"])
+def test_code_in_an_encoders_folder_is_never_run(way: str, tmp_path: Path) -> None:
+    """Somebody else's bundle may name any folder; its modules or its settings may ask for code there."""
+    folder, ran = tmp_path / "encoder", tmp_path / "ran"
+    write_encoder(folder)
+    code = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+    (folder / "evil.py").write_text(code + "from transformers import BertModel as Evil\n")
+    if way == "a module":
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0]["type"] = "evil.Evil"
+        (folder / "modules.json").write_text(json.dumps(modules))
+    else:
+        settings = json.loads((folder / "config.json").read_text())
+        settings |= {
+            "model_type": "evil",
+            "auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer"), "evil.Evil"),
+        }
+        (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"features\.sentence_encoder must be the folder"):
+        encoded(str(folder), TEXTS)
+    assert not ran.exists()
+
+
+def test_a_library_that_runs_such_code_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = write_encoder(tmp_path / "encoder")
+    monkeypatch.setattr("sentence_transformers.__version__", "5.6.1")
+    with pytest.raises(
+        MissingExtraError, match=r"needs sentence-transformers 6 or newer, got 5\.6"
+    ):
+        encoded(folder, TEXTS)
 
 
 def test_a_model_answers_searches_that_it_never_saw(encoder: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -20,6 +21,7 @@ import pytest
 import torch
 from torch import nn
 
+from file_modes import umask, wrong_modes
 from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError
@@ -203,6 +205,8 @@ class TestWholeOrAbsent:
         monkeypatch: pytest.MonkeyPatch,
         error: BaseException,
     ) -> None:
+        """On a system that cannot swap two folders in one step."""
+        monkeypatch.setattr("sys.platform", "darwin")
         out = Path(shutil.copytree(tiny_bundle, tmp_path / "model"))
         real, asked = Path.rename, []
 
@@ -245,12 +249,40 @@ class TestWholeOrAbsent:
         assert retriever.recommend([1, 2, 3]).to_polars().equals(before)
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+@pytest.mark.parametrize("before", ["nothing", "a bundle"])
+def test_the_umask_says_who_can_read_it(
+    contents: Contents, tmp_path: Path, mask: int, before: str
+) -> None:
+    """safetensors itself writes files that nobody but their owner can read."""
+    gone = np.zeros(contents.items.ids.num_rows, np.bool_)
+    gone[5] = True
+    if before == "a bundle":
+        write_bundle(tmp_path / "model", contents)
+    with umask(mask):
+        write_bundle(tmp_path / "model", replace(contents, gone=gone))
+    assert "items.gone.safetensors" in files_of(tmp_path / "model")
+    assert not wrong_modes(tmp_path / "model", mask)
+
+
 class TestCheckOutput:
     def test_accepts_new_and_empty_and_a_bundle(self, copy: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         for out in (tmp_path / "new", tmp_path / "empty", copy):
             assert check_output(out) == out
             assert check_output(str(out)) == out
+
+    def test_what_a_killed_process_left_beside_it_is_removed(self, tmp_path: Path) -> None:
+        """A training checks its place before it begins, and writes hours later."""
+        script = (
+            "import os, sys\nfrom pathlib import Path\nfrom twotower.abandoned import writing\n"
+            "with writing(Path(sys.argv[1])) as new:\n    new.mkdir()\n    os.kill(os.getpid(), 9)"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "model")]
+        assert subprocess.run(command, check=False).returncode == -9
+        assert len(list(tmp_path.iterdir())) == 1
+        check_output(tmp_path / "other")
+        assert not list(tmp_path.iterdir())
 
     def test_refuses_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_text("x")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from file_modes import umask, wrong_modes
 from twotower.errors import BundleError, ConfigError
 from twotower.training.checkpoints import Progress, WorkFolder
 
@@ -49,6 +50,12 @@ class TestSaving:
         assert sorted(p.name for p in folder.path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
         lines = (folder.path / "log.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == progress_of().log
+
+    @pytest.mark.parametrize("mask", [0o022, 0o077])
+    def test_the_umask_says_who_can_read_it(self, tmp_path: Path, mask: int) -> None:
+        with umask(mask):
+            WorkFolder(tmp_path / "model", "f").save(progress_of())
+        assert not wrong_modes(tmp_path / "model.training", mask)
 
     def test_the_newest_counts(self, tmp_path: Path) -> None:
         folder = WorkFolder(tmp_path / "m", "f")

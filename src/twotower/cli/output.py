@@ -4,11 +4,13 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from twotower.abandoned import put, writing
 from twotower.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -79,13 +81,15 @@ def write_tables(tables: "Mapping[Path, pl.DataFrame]") -> None:
     """
     from polars.exceptions import PolarsError
 
-    temporaries = {path: path.with_name(f".{path.name}.writing") for path in tables}
     try:
-        for path, table in tables.items():
-            with temporaries[path].open("wb") as file:
-                getattr(table, _WRITERS[path.suffix])(file)
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
+        with ExitStack() as stack:
+            written: dict[Path, Path] = {}
+            for path, table in tables.items():
+                written[path] = stack.enter_context(writing(path))
+                with written[path].open("wb") as file:
+                    getattr(table, _WRITERS[path.suffix])(file)
+            for path, new in written.items():
+                put(new, path)
     except (OSError, PolarsError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if "No space left" in str(error):
@@ -93,10 +97,6 @@ def write_tables(tables: "Mapping[Path, pl.DataFrame]") -> None:
         raise DataError(
             f"--out must be writable, got {reason.lower()!r} for {str(path)!r}; nothing was written."
         ) from error
-    finally:
-        for temporary in temporaries.values():
-            if temporary.is_file():
-                temporary.unlink()
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from polars.exceptions import PolarsError
 
+from twotower.abandoned import writing
 from twotower.errors import ExportError
 
 _FULL = re.compile(r"No space left|requested and \d+ written")
@@ -66,12 +66,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         ExportError: See ``check_folder``; or a file cannot be written, for want of room, say.
     """
     path = check_folder(path)
-    temporary = path.absolute().with_name(f".{path.name}.writing-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(path)
+        with writing(path) as new:
+            new.mkdir()
+            yield new
+            new.rename(path)
     except (OSError, PolarsError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         if getattr(error, "errno", None) == errno.ENOSPC or _FULL.search(str(error)):
@@ -79,8 +78,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise ExportError(
             f"{str(path)!r} could not be written: {reason.lower()}; nothing was left behind."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(file: Path, value: Any) -> None:

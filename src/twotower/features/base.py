@@ -1,6 +1,7 @@
 """What every transform of a feature promises."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,45 @@ class Transform(ABC):
         self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
         """Return in which lines of its output there was a value to read: ``(n,)`` bool."""
+
+    def check(self) -> None:
+        """Refuse a vocabulary or constants that ``fit`` never makes: those of a bundle may be anything.
+
+        Raises:
+            ValueError: There is one too few or too many, or a constant has another shape or range.
+        """
+        self._check_parts()
+
+    def _check_parts(
+        self,
+        *,
+        has_vocabulary: bool = False,
+        least: Mapping[str, float] | None = None,
+        most: Mapping[str, float] | None = None,
+        **shapes: tuple[int, ...],
+    ) -> None:
+        """Refuse other parts than these.
+
+        Args:
+            has_vocabulary: Whether there must be a vocabulary.
+            least: By name the smallest number that a constant may hold.
+            most: The largest.
+            shapes: By name the shape of each constant.
+        """
+        name = self.feature.name
+        if (self.vocabulary is not None) != has_vocabulary:
+            rule = "have a" if has_vocabulary else "have no"
+            raise ValueError(f"the column {name!r} must {rule} vocabulary")
+        found = {key: array.shape for key, array in self.numbers.items()}
+        if found != shapes:
+            raise ValueError(f"the column {name!r} must have constants {shapes}, got {found}")
+        for key, array in self.numbers.items():
+            is_float = np.issubdtype(array.dtype, np.floating)
+            if not is_float or not np.isfinite(array).all():
+                raise ValueError(f"{key} of the column {name!r} must hold finite numbers")
+            low, high = (least or {}).get(key, -np.inf), (most or {}).get(key, np.inf)
+            if array.size and not low <= array.min() <= array.max() <= high:
+                raise ValueError(f"{key} of the column {name!r} must be in {low:g}..{high:g}")
 
     def own_vocabulary(self) -> Vocabulary:
         """Return the vocabulary of a transform that always has one."""

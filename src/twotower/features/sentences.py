@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import BundleError, ConfigError, MissingExtraError
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
 from twotower.runtime import cache_folder, library
@@ -22,6 +22,7 @@ PROBE = "Two towers make one match."
 SAME = 0.02
 """How far that vector may be from what it was in training; other machines round otherwise."""
 _BATCH = 1_024
+_LEAST_VERSION = 6  # earlier ones trust the code in any local folder, whatever they are told
 
 Vectors = npt.NDArray[np.float32]
 
@@ -47,6 +48,12 @@ class SentenceTransform(Transform):
         probe = probe_of(feature.encoder)
         vectors = encoded(feature.encoder, texts.to_list())
         return cls(feature, Vocabulary(texts), {"probe": probe, "vectors": vectors})
+
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        known, width = self.vocabulary, self.width
+        num_texts = 0 if known is None else len(known)
+        self._check_parts(has_vocabulary=True, probe=(1, width), vectors=(num_texts, width))
 
     def apply(self, values: pl.Series) -> Vectors:
         """Return the vector of each text.
@@ -130,17 +137,26 @@ class _Model(Protocol):
 def load_encoder(encoder: str) -> _Model:
     """Return a pretrained encoder of ``sentence-transformers``; it is loaded once and left as it is.
 
+    A bundle of somebody else may name any folder, so no code that lies in one is ever run.
+
     Raises:
-        ConfigError: It cannot be loaded.
-        MissingExtraError: ``sentence-transformers`` is not installed.
+        ConfigError: It cannot be loaded, or not without code of its own.
+        MissingExtraError: ``sentence-transformers`` is not installed, or is too old to refuse such code.
     """
     wanted_by = f"the sentence encoder {encoder!r}"
     sentence_transformers = library("sentence_transformers", wanted_by=wanted_by, extra="text")
+    version = str(sentence_transformers.__version__)
+    if int(version.partition(".")[0]) < _LEAST_VERSION:
+        raise MissingExtraError(
+            f"{wanted_by} needs sentence-transformers {_LEAST_VERSION} or newer, got {version}, which runs "
+            "code that lies in an encoder's folder; pip install 'twotower[text]'."
+        )
     logging = library("transformers.utils.logging", wanted_by=wanted_by, extra="text")
     had_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        return cast("_Model", sentence_transformers.SentenceTransformer(encoder))
+        found = sentence_transformers.SentenceTransformer(encoder, trust_remote_code=False)
+        return cast("_Model", found)
     except Exception as error:  # the library raises whatever its own libraries raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(

@@ -58,6 +58,18 @@ class TextTransform(Transform):
         fitted.numbers = {"width": np.array([width], np.float64), "weights": weights}
         return fitted
 
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        known = self.vocabulary
+        num_rows = self.feature.buckets + FIRST_ROW if known is None else known.num_rows
+        self._check_parts(
+            has_vocabulary=not self.feature.buckets,
+            width=(1,),
+            weights=(num_rows,),
+            least={"width": 1, "weights": 0},
+            most={"width": MOST_TOKENS},
+        )
+
     def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return the rows of each text's tokens, in their order."""
         width = int(self.numbers["width"][0])

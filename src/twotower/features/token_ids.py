@@ -61,6 +61,12 @@ class TokenIdsTransform(Transform):
         width = min(most, max(LEAST_TOKENS, *lengths, 0))
         return cls(feature, None, {"width": np.array([width], np.float64)}, architecture)
 
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        self._check_parts(
+            width=(1,), least={"width": 1}, most={"width": self.architecture.max_length}
+        )
+
     def apply(self, values: pl.Series) -> Rows:
         """Return the token ids of each text, in their order.
 

@@ -39,6 +39,10 @@ class CategoryTransform(Transform):
         """Return the vocabulary of the training rows' values."""
         return cls(feature, Vocabulary.fit(as_keys(values), min_count), {})
 
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        self._check_parts(has_vocabulary=True)
+
     def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return the row of each value."""
         return self.own_vocabulary().rows_of(values)
@@ -73,6 +77,12 @@ class TagsTransform(Transform):
         longest = int(np.bincount(lines).max()) if len(lines) else 1
         width = np.array([min(MAX_TAGS, longest)], np.float64)
         return cls(feature, vocabulary, {"longest": width})
+
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        self._check_parts(
+            has_vocabulary=True, longest=(1,), least={"longest": 1}, most={"longest": MAX_TAGS}
+        )
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return the rows of each value's tags."""
@@ -122,6 +132,10 @@ class NumberTransform(Transform):
         numbers = {"log": log, "center": middle, "scale": _spread(known, float(high - low))}
         return cls(feature, None, {k: np.array([v], np.float64) for k, v in numbers.items()})
 
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        self._check_parts(log=(1,), center=(1,), scale=(1,), least={"scale": 1 / LARGEST})
+
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the scaled values; missing, infinite or unreadable ones are 0 with the flag 1."""
         floats = _bounded(floats_of(values))
@@ -160,6 +174,10 @@ class TimeTransform(Transform):
         return cls(
             feature, None, {"center": np.array([center]), "scale": np.array([_spread(known, 0.0)])}
         )
+
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        self._check_parts(center=(1,), scale=(1,), least={"scale": 1 / LARGEST})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the scaled moments; all 0 with the flag 1 where there is none to read."""
@@ -222,6 +240,11 @@ class VectorTransform(Transform):
         deviation = np.where(known, table - mean, 0.0)
         std = np.sqrt((deviation**2).sum(axis=0) / counts)
         return cls(feature, None, {"mean": mean, "std": np.where(std > 1 / LARGEST, std, 1.0)})
+
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        width = len(self.numbers["mean"])
+        self._check_parts(mean=(width,), std=(width,), least={"std": 1 / LARGEST})
 
     def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return the standardised vectors; 0 where one is missing or of another length."""

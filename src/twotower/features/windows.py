@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from twotower.features.base import Numbers, Transform
 from twotower.features.schema import Feature
-from twotower.features.text import idf, pieces_of, places_in_line, width_of
+from twotower.features.text import MOST_TOKENS, idf, pieces_of, places_in_line, width_of
 from twotower.features.tokens import words_of
 from twotower.features.word_vectors import WordVectors, read_word_vectors
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
@@ -77,6 +77,15 @@ class WindowsTransform(Transform):
             "weights": idf(num_texts, found).astype(np.float32),
         }
         return cls(feature, None, numbers, word_vectors)
+
+    def check(self) -> None:
+        """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
+        self._check_parts(
+            width=(1,),
+            weights=(self.word_vectors.words.num_rows,),
+            least={"width": 1, "weights": 0},
+            most={"width": MOST_TOKENS},
+        )
 
     def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each text's words."""

@@ -1,7 +1,7 @@
 """The bundle: one directory with all that a trained model needs, whole or absent.
 
-It is written to a temporary sibling and renamed; after that it is never written again. Opening it
-checks the SHA-256 of every file. Nothing in it is executable: safetensors, Arrow, TOML and JSON.
+It is written to a temporary folder beside its place and moved there; after that it is never written again.
+Opening it checks the SHA-256 of every file. Nothing in it is executable: safetensors, Arrow, TOML and JSON.
 """
 
 import errno
@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import platform
-import shutil
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,12 +23,20 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.abandoned import put, sweep, sync, writing
 from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
 from twotower.index.approximate import Lists
+from twotower.serving.checks import (
+    check_array,
+    check_finite,
+    check_lists,
+    check_ragged,
+    check_table,
+)
 from twotower.serving.feature_files import (
     features_toml,
     read_transforms,
@@ -35,6 +44,7 @@ from twotower.serving.feature_files import (
     write_transforms,
 )
 from twotower.serving.files import (
+    ListedFiles,
     load_arrays,
     load_ragged,
     load_tensors,
@@ -46,7 +56,7 @@ from twotower.serving.files import (
     sha256,
     write_arrow,
 )
-from twotower.toml import read_toml, toml_value
+from twotower.toml import parse_toml, toml_value
 from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
@@ -57,8 +67,22 @@ VIEWS_FILE = "views.json"
 """What ties the bundles of several views, in the folder that holds them."""
 GONE = "items.gone.safetensors"
 """File with the rows of items that were taken out after the training; not there where none was."""
+NOT_AS_WRITTEN = (
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RuntimeError,  # a nesting that is too deep is one, too
+    MemoryError,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
+"""What reading a bundle raises that holds something else than we write."""
 OWN_DIGEST = "sha256"
 """Key in the manifest of the SHA-256 of all its other entries."""
+_FILE_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+"""Names of files that a manifest may list: none leads out of the bundle on any system."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +196,14 @@ class Contents:
 def check_output(path: str | Path) -> Path:
     """Return ``path`` if a bundle may be written there: nothing, an empty folder, or a bundle to replace.
 
+    Temporary folders beside it whose process was killed are removed.
+
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
     """
     path = Path(path)
     parent = path.absolute().parent
+    sweep(path.resolve().parent)
     if path.exists() and not path.is_dir():
         raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
     if path.is_dir() and any(path.iterdir()) and not _looks_like_a_bundle(path):
@@ -202,13 +229,12 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
     """
     path = check_output(path)
     place = path.resolve()  # a link stays, and what it points to is replaced
-    temporary = place.parent / f".{place.name}.writing-{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        _write_files(temporary, contents)
-        _write_manifest(temporary, contents)
-        replace_folder(temporary, place)
+        with writing(place) as new:
+            new.mkdir()
+            _write_files(new, contents)
+            _write_manifest(new, contents)
+            put(new, place)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else _reason(error)
         raise BundleError(
@@ -219,8 +245,6 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
             f"the bundle {str(path)!r} could not be written: {_first_line(error)}; "
             "nothing was left behind."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_bundle(path: str | Path) -> Contents:
@@ -232,8 +256,8 @@ def open_bundle(path: str | Path) -> Contents:
     path = Path(path)
     manifest = check_bundle(path)
     try:
-        return _read_files(path, manifest)
-    except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        return _read_files(ListedFiles(path, frozenset(manifest["files"])), manifest)
+    except NOT_AS_WRITTEN as error:
         raise BundleError(
             f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
             f"promises: {_first_line(error).rstrip('.')}; train it again."
@@ -247,7 +271,8 @@ def check_bundle(path: Path) -> dict[str, Any]:
         BundleError: See ``open_bundle``.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        _check_regular(path, MANIFEST)
+        text = (path / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         if (path / VIEWS_FILE).is_file():
             raise BundleError(
@@ -258,24 +283,30 @@ def check_bundle(path: Path) -> dict[str, Any]:
             "make one with `twotower train --out DIR`."
         ) from error
     except (OSError, ValueError) as error:
-        raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {MANIFEST} cannot be read; train it again."
-        ) from error
+        raise _unreadable(path) from error
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
+    if type(version) is not int or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"the bundle {str(path)!r} is damaged: {MANIFEST} is incomplete.")
     if version > FORMAT_VERSION:
         raise BundleError(
             f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
             f"{FORMAT_VERSION}; upgrade twotower."
         )
-    if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):
+    try:
+        if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):
+            raise ValueError(f"{MANIFEST} was changed after it was written")
+        _check_manifest(manifest)
+    except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {MANIFEST} was changed after it was written; "
-            "train it again."
-        )
+            f"the bundle {str(path)!r} is damaged: {_first_line(error)}; train it again."
+        ) from error
     for name, digest in manifest["files"].items():
         try:
+            _check_regular(path, name)
             found = sha256(path / name)
         except FileNotFoundError as error:
             raise BundleError(
@@ -285,6 +316,8 @@ def check_bundle(path: Path) -> dict[str, Any]:
             raise BundleError(
                 f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}."
             ) from error
+        except ValueError as error:
+            raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
         if found != digest:
             raise BundleError(
                 f"the bundle {str(path)!r} is damaged: {name} was changed after it was written "
@@ -292,6 +325,55 @@ def check_bundle(path: Path) -> dict[str, Any]:
             )
     assert isinstance(manifest, dict)
     return manifest
+
+
+def _unreadable(path: Path) -> BundleError:
+    return BundleError(
+        f"the bundle {str(path)!r} is damaged: {MANIFEST} cannot be read; train it again."
+    )
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Refuse entries that we never write.
+
+    Raises:
+        ValueError: There is one.
+    """
+    custom, view = manifest.get("custom_towers"), manifest.get("view")
+    of_form = {
+        "format_version": manifest["format_version"] >= 1,
+        "custom_towers": isinstance(custom, list) and all(s in ("query", "item") for s in custom),
+        "ordered": isinstance(manifest.get("ordered"), bool),
+        "repeats": isinstance(manifest.get("repeats"), bool),
+        "view": view is None or isinstance(view, str),
+        "provenance": isinstance(manifest.get("provenance"), dict),
+    }
+    for key, is_sound in of_form.items():
+        if not is_sound:
+            raise ValueError(f"{key} in {MANIFEST} is {manifest.get(key)!r}")
+    for name, digest in manifest["files"].items():
+        if not _FILE_NAME.fullmatch(name) or not isinstance(digest, str):
+            raise ValueError(f"{MANIFEST} lists {name!r}, which is no file of a bundle")
+
+
+def _check_regular(folder: Path, name: str) -> None:
+    """Refuse a file whose content is not the bundle's own, or that reading could wait for without end.
+
+    Raises:
+        OSError: It is not there, or is a folder.
+        ValueError: It is a link out of the bundle, a device or a pipe.
+    """
+    file = folder / name
+    mode = file.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{name} must be a file, got a device or a pipe")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{name} must be a file in the bundle, got a link to {str(file.resolve())!r}; copy the bundle "
+            "with what its links point to"
+        )
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
@@ -339,17 +421,21 @@ def _write_index(folder: Path, lists: Lists | None) -> None:
     (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
 
 
-def _read_index(folder: Path) -> Lists | None:
-    described = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    if described["kind"] != "approximate":
+def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
+    described = files.json("index/index.json")
+    if described["kind"] == "exact":
         return None
-    tensors = load_tensors(folder / "lists.safetensors")
-    return Lists(
+    if described["kind"] != "approximate" or not isinstance(described["probes"], dict):
+        raise ValueError(f"index.json must describe an index, got {described}")
+    tensors = load_tensors(files.path("index/lists.safetensors"))
+    lists = Lists(
         centres=tensors["centres"],
         spreads=tensors["spreads"],
         list_of=tensors["list_of"].numpy(),
-        probes={int(depth): int(probes) for depth, probes in described["probes"].items()},
+        probes={int(depth): probes for depth, probes in described["probes"].items()},
     )
+    check_lists(lists, *vectors.shape)
+    return lists
 
 
 def _write_manifest(folder: Path, contents: Contents) -> None:
@@ -373,88 +459,94 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
     }
     manifest[OWN_DIGEST] = _digest_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for file in (*files, folder / MANIFEST):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+    for written in (
+        *files,
+        folder / MANIFEST,
+        *(p for p in folder.rglob("*") if p.is_dir()),
+        folder,
+    ):
+        sync(written)
 
 
-def replace_folder(temporary: Path, path: Path) -> None:
-    """Move a finished folder to its place; an old bundle there is kept until the new one stands."""
-    old = temporary.with_name(temporary.name + "-old")
-    if path.is_dir():
-        path.rename(old)
-    try:
-        temporary.rename(path)
-    except BaseException:  # Ctrl-C, too
-        if old.is_dir():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
-    schema = read_toml(path / "schema.toml")
-    words = read_words(path)
+def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
+    schema = parse_toml(files.text("schema.toml"), "schema.toml")
+    words = read_words(files)
     sides = {}
-    files: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
-    for side, file in files.items():
+    tables: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
+    for side, file in tables.items():
         table: Any = schema[side]
         sides[side] = SideContents(
-            ids=read_vocabulary(path / "vocab" / f"{side}.ids.arrow"),
+            ids=read_vocabulary(files.path(f"vocab/{side}.ids.arrow")),
             id_column=table["id_column"],
-            frame=read_arrow(path / file),
-            transforms=read_transforms(path, side, table["features"], words),
+            frame=read_arrow(files.path(file)),
+            transforms=read_transforms(files, side, table["features"], words),
         )
+        check_table(side, sides[side].ids, sides[side].id_column, sides[side].frame)
+    items, num_queries = sides["item"], sides["query"].ids.num_rows
+    num_item_rows = items.ids.num_rows
     events = None
     if "event" in schema:
         of_event: Any = schema["event"]
         events = EventContents(
-            frame=read_arrow(path / "queries" / "events.arrow"),
-            transforms=read_transforms(path, "event", of_event["features"], words),
+            frame=read_arrow(files.path("queries/events.arrow")),
+            transforms=read_transforms(files, "event", of_event["features"], words),
         )
     histories = targets = None
     of_events: dict[str, npt.NDArray[Any]] = {}
     labels: dict[str, npt.NDArray[Any]] = {}
-    if (path / "queries" / "histories.safetensors").is_file():
-        histories, of_events = load_ragged(path / "queries" / "histories.safetensors")
-        targets, labels = load_ragged(path / "queries" / "targets.safetensors")
+    if "queries/histories.safetensors" in files:
+        histories, of_events = load_ragged(files.path("queries/histories.safetensors"))
+        targets, labels = load_ragged(files.path("queries/targets.safetensors"))
+        sizes = {"num_queries": num_queries, "num_item_rows": num_item_rows}
+        check_ragged("histories", histories, of_events, **sizes)
+        check_ragged("targets", targets, labels, **sizes)
         if events is not None:  # a line an event, in their order
+            if len(events.frame) != len(histories.item_rows):
+                raise ValueError(
+                    f"{len(histories.item_rows)} events, {len(events.frame)} lines of their columns"
+                )
             histories = replace(histories, event_rows=rows_of_lines(len(histories.item_rows)))
-    items = sides["item"]
-    vectors = load_tensors(path / "items.safetensors")["vectors"]
-    if len(vectors) + FIRST_ROW != items.ids.num_rows:
-        raise ValueError(f"{len(items.ids)} items, {len(vectors)} vectors")
+    vectors = load_tensors(files.path("items.safetensors"))["vectors"]
+    check_array("the item vectors", vectors.numpy(), (len(items.ids), None), np.float32)
+    popularity = load_arrays(files.path("queries/popularity.safetensors"))["counts"]
+    check_array("the popularity", popularity, (num_item_rows,), np.float32, least=0)
     gone = None
-    if (path / GONE).is_file():
-        gone = np.zeros(items.ids.num_rows, np.bool_)
-        gone[load_arrays(path / GONE)["rows"]] = True
-    lists = _read_index(path / "index")
-    if lists is not None and len(lists.list_of) != len(vectors):
-        raise ValueError(f"{len(vectors)} items, {len(lists.list_of)} in the index")
+    if GONE in files:
+        rows = load_arrays(files.path(GONE))["rows"]
+        bounds = {"least": FIRST_ROW, "most": num_item_rows - 1}
+        check_array("the items that are gone", rows, (len(rows),), np.int32, **bounds)
+        gone = np.zeros(num_item_rows, np.bool_)
+        gone[rows] = True
+    view = manifest.get("view")
+    if view is not None and VIEW not in items.frame.columns:
+        raise ValueError(f"the items of a view must have the column {VIEW!r}")
+    weights = load_tensors(files.path("weights.safetensors"))
+    for name, tensor in weights.items():  # a module of the user's own may have a mask of them
+        check_finite(f"the weights {name}", tensor, infinite=bool(manifest["custom_towers"]))
     return Contents(
-        config=Config.from_toml(path / "config.toml"),
+        config=Config.from_dict(parse_toml(files.text("config.toml"), "config.toml")),
         queries=sides["query"],
         items=items,
-        weights=load_tensors(path / "weights.safetensors"),
+        weights=weights,
         item_vectors=vectors,
-        popularity=load_arrays(path / "queries" / "popularity.safetensors")["counts"],
+        popularity=popularity,
         histories=histories,
         history_parts=of_events.get("parts"),
         history_weights=of_events.get("weights"),
         history_is_target=of_events.get("is_target"),
         targets=targets,
         target_labels=labels.get("labels"),
-        metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+        metrics=files.json("metrics.json"),
         custom=tuple(manifest["custom_towers"]),
         ordered=manifest["ordered"],
         repeats=manifest["repeats"],
         provenance=manifest["provenance"],
-        log=(path / "training.jsonl").read_text(encoding="utf-8"),
-        card=(path / "MODEL_CARD.md").read_text(encoding="utf-8"),
+        log=files.text("training.jsonl"),
+        card=files.text("MODEL_CARD.md"),
         events=events,
-        view=manifest.get("view"),
+        view=view,
         gone=gone,
-        lists=lists,
+        lists=_read_index(files, vectors),
     )
 
 

@@ -1,9 +1,11 @@
 """The fitted features of a bundle as files: vocabularies, constants, and what several columns share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from twotower.features.architecture import FILES, Architecture
 from twotower.features.base import Transform
@@ -12,7 +14,9 @@ from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import TRANSFORMS, SideTransforms
 from twotower.features.windows import WindowsTransform
 from twotower.features.word_vectors import WordVectors
+from twotower.serving.checks import check_array
 from twotower.serving.files import (
+    ListedFiles,
     load_arrays,
     read_texts,
     read_vocabulary,
@@ -20,6 +24,7 @@ from twotower.serving.files import (
     write_arrow,
     write_texts,
 )
+from twotower.settings import check_types
 from twotower.toml import toml_value
 
 ENCODER = "encoder"
@@ -46,46 +51,47 @@ def write_transforms(folder: Path, side: str, transforms: SideTransforms) -> Non
             save_arrays(folder / WORDS / "vectors.safetensors", {"vectors": shared.vectors})
 
 
-def read_words(folder: Path) -> WordVectors | None:
+def read_words(files: ListedFiles) -> WordVectors | None:
     """Return the pretrained vectors of words that columns of a bundle share; None where there are none.
 
     Raises:
-        ValueError: They are not as many as the words.
+        ValueError: They are not as many as the words, or not finite.
     """
-    if not (folder / WORDS).is_dir():
+    if f"{WORDS}/words.arrow" not in files:
         return None
-    words = read_vocabulary(folder / WORDS / "words.arrow")
-    vectors = load_arrays(folder / WORDS / "vectors.safetensors")["vectors"]
-    if len(vectors) != words.num_rows:
-        raise ValueError(f"{len(words)} words, {len(vectors)} vectors")
+    words = read_vocabulary(files.path(f"{WORDS}/words.arrow"))
+    vectors = load_arrays(files.path(f"{WORDS}/vectors.safetensors"))["vectors"]
+    check_array("the word vectors", vectors, (words.num_rows, None), np.float16)
     return WordVectors(words, vectors)
 
 
 def read_transforms(
-    folder: Path, side: Side, entries: Iterable[Any], words: WordVectors | None
+    files: ListedFiles, side: Side, entries: Iterable[Any], words: WordVectors | None
 ) -> SideTransforms:
     """Return what ``write_transforms`` wrote.
 
     Args:
-        folder: The bundle.
+        files: Of the bundle.
         side: Which side it is.
         entries: Of each feature, what ``features_toml`` wrote.
         words: From ``read_words``.
 
     Raises:
-        ValueError: A column is read by windows, and there are no words.
+        ValueError: The features, or what was fitted to them, are not what ``fit`` makes.
+        TypeError: An entry has other keys than a feature.
     """
     features = tuple(Feature(side=side, **entry) for entry in entries)
+    _check_features(features, files.folder)
     transforms: list[Transform] = []
     for number, feature in enumerate(f for f in features if f.is_fed):
         stem = f"{side}.{number}"
         vocabulary, numbers = None, {}
-        if (folder / "vocab" / f"{stem}.arrow").is_file():
-            vocabulary = read_vocabulary(folder / "vocab" / f"{stem}.arrow")
-        if (folder / "transforms" / f"{stem}.safetensors").is_file():
-            numbers = load_arrays(folder / "transforms" / f"{stem}.safetensors")
+        if f"vocab/{stem}.arrow" in files:
+            vocabulary = read_vocabulary(files.path(f"vocab/{stem}.arrow"))
+        if f"transforms/{stem}.safetensors" in files:
+            numbers = load_arrays(files.path(f"transforms/{stem}.safetensors"))
         if feature.tuned:
-            architecture = Architecture.from_files(read_texts(folder / ENCODER, FILES))
+            architecture = Architecture.from_files(read_texts(files, ENCODER, FILES))
             transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
         elif feature.kind == "windows":
             if words is None:
@@ -93,7 +99,37 @@ def read_transforms(
             transforms.append(WindowsTransform(feature, vocabulary, numbers, words))
         else:
             transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
+        transforms[-1].check()
     return SideTransforms(features, tuple(transforms))
+
+
+def _check_features(features: Sequence[Feature], folder: Path) -> None:
+    """Refuse features that no schema has.
+
+    Raises:
+        ValueError: A field is of another type, a name stands twice, or an encoder lies in the bundle: what
+            a bundle brings along must never be taken for the encoder that its user chose.
+    """
+    for feature in features:
+        check_types(feature)
+        if feature.buckets < 0 or (feature.tuned and feature.kind != "sentence"):
+            raise ValueError(f"the column {feature.name!r} is described as no column can be")
+        if feature.encoder and _is_within(feature.encoder, folder):
+            raise ValueError(
+                f"the sentence encoder of {feature.name!r} lies in the bundle itself; bundles hold none"
+            )
+    names = [feature.name for feature in features]
+    if len(set(names)) < len(names):
+        raise ValueError(f"columns must have distinct names, got {', '.join(names)}")
+
+
+def _is_within(path: str, folder: Path) -> bool:
+    """Return whether a path leads into a folder, by whatever way."""
+    try:
+        place = Path(path).resolve()
+        return place.exists() and place.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a ring of links, a name that no file can have
+        return False
 
 
 def features_toml(transforms: SideTransforms) -> list[str]:

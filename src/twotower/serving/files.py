@@ -1,9 +1,11 @@
 """The files that a bundle is made of: tables as Arrow, tensors and arrays as safetensors."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,65 @@ from safetensors.torch import load_file, save_file
 
 from twotower.features.histories import Histories
 from twotower.vocab import Vocabulary
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """The files of a bundle that its manifest lists. Nothing else in the folder is read.
+
+    Args:
+        folder: The bundle.
+        names: The files' names in it, with ``/`` between folders.
+    """
+
+    folder: Path
+    names: frozenset[str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def path(self, name: str) -> Path:
+        """Return the place of a file.
+
+        Raises:
+            ValueError: The manifest does not list it.
+        """
+        if name not in self.names:
+            raise ValueError(f"the manifest does not list {name}")
+        return self.folder / name
+
+    def text(self, name: str) -> str:
+        """Return the content of a text file.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: The manifest does not list it, or it is not UTF-8.
+        """
+        return self.path(name).read_text(encoding="utf-8")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the object in a JSON file.
+
+        Raises:
+            OSError: It cannot be read.
+            RecursionError: Its objects are nested too deeply.
+            ValueError: The manifest does not list it, or it holds something else.
+        """
+        return json_object(self.text(name), name)
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """Return the object that a JSON text holds.
+
+    Raises:
+        RecursionError: Its objects are nested too deeply.
+        ValueError: It is no JSON, no object, or holds half a character.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} must hold an object, got {type(found).__name__}")
+    json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate could not be printed
+    return found
 
 
 def write_arrow(frame: pl.DataFrame, file: Path) -> None:
@@ -39,8 +100,15 @@ def read_arrow(file: Path) -> pl.DataFrame:
 
 
 def read_vocabulary(file: Path) -> Vocabulary:
-    """Return the vocabulary of a table with one column of ids."""
-    return Vocabulary(read_arrow(file).to_series())
+    """Return the vocabulary of a table with one column of ids.
+
+    Raises:
+        ValueError: It has another number of columns, or its values are no distinct ids.
+    """
+    frame = read_arrow(file)
+    if frame.width != 1:
+        raise ValueError(f"{file.name} must have one column, got {frame.width}")
+    return Vocabulary(frame.to_series())
 
 
 def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -50,8 +118,11 @@ def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         OSError: The disk is full, or the like.
         ValueError: A tensor cannot be written.
     """
+    file.touch()
+    mode = file.stat().st_mode
     try:
         save_file(_apart(tensors), file)
+        file.chmod(mode)  # safetensors lets nobody but the owner read, whatever the umask
     except SafetensorError as error:
         raise _with_number(ValueError(str(error))) from error
 
@@ -105,9 +176,14 @@ def save_ragged(
 
 
 def load_ragged(file: Path) -> tuple[Histories, dict[str, npt.NDArray[Any]]]:
-    """Return the ragged array and all columns that ``save_ragged`` wrote, by name."""
+    """Return the ragged array and the columns that ``save_ragged`` wrote, by name."""
     arrays = load_arrays(file)
-    return Histories(arrays["offsets"], arrays["item_rows"], arrays.get("times")), arrays
+    offsets, item_rows, times = (
+        arrays.pop(name, None) for name in ("offsets", "item_rows", "times")
+    )
+    if offsets is None or item_rows is None:
+        raise ValueError(f"{file.name} must hold offsets and item_rows, got {', '.join(arrays)}")
+    return Histories(offsets, item_rows, times), arrays
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
@@ -117,9 +193,9 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def read_texts(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def read_texts(files: ListedFiles, folder: str, names: Iterable[str]) -> dict[str, str]:
     """Return files that ``write_texts`` wrote; others may have come to lie beside them."""
-    return {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    return {name: files.text(f"{folder}/{name}") for name in names}
 
 
 def _with_number(error: Exception) -> Exception:

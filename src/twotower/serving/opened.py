@@ -1,12 +1,14 @@
 """A bundle's model, with its weights and its catalogue."""
 
+import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from twotower.errors import BundleError
-from twotower.serving.bundle import Contents
+from twotower.errors import BundleError, MissingExtraError
+from twotower.features.token_ids import TokenIdsTransform
+from twotower.serving.bundle import NOT_AS_WRITTEN, Contents
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 
@@ -31,15 +33,25 @@ def encoding_of(
             raise BundleError(
                 f"{side}_tower must not be given: the bundle {str(path)!r} has a built-in one."
             )
-    with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced at once
-        model = build_model(
-            contents.config.towers,
-            contents.queries.transforms,
-            contents.items.transforms,
-            event_transforms=None if contents.events is None else contents.events.transforms,
-            query_tower=query_tower,
-            item_tower=item_tower,
-        )
+    try:
+        _check_sizes(contents)
+        with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced at once
+            model = build_model(
+                contents.config.towers,
+                contents.queries.transforms,
+                contents.items.transforms,
+                event_transforms=None if contents.events is None else contents.events.transforms,
+                query_tower=query_tower,
+                item_tower=item_tower,
+            )
+    except (BundleError, MissingExtraError):
+        raise
+    except NOT_AS_WRITTEN as error:
+        if contents.custom:  # what is wrong may be the modules that were given
+            raise
+        raise BundleError(
+            f"the settings of the bundle {str(path)!r} must be those of its weights: {error}"
+        ) from error
     try:
         model.load_state_dict(dict(contents.weights))
     except RuntimeError as error:
@@ -61,3 +73,41 @@ def encoding_of(
         device,
         event_features,
     )
+
+
+def _check_sizes(contents: Contents) -> None:
+    """Refuse a model that is larger than its weights, before memory is asked for it.
+
+    Raises:
+        ValueError: It is, or its vectors are of another width than those of the items.
+    """
+    towers, width = contents.config.towers, contents.item_vectors.shape[1]
+    held = {size for tensor in contents.weights.values() for size in tensor.shape}
+    wanted: dict[str, tuple[int, ...]] = {}
+    if not contents.custom:
+        if towers.dim != width:
+            raise ValueError(
+                f"towers.dim is {towers.dim}, and the item vectors have {width} numbers"
+            )
+        wanted["dim"] = (towers.dim,)
+    if "query" not in contents.custom:
+        wanted["query_hidden"] = towers.query_hidden
+    if "item" not in contents.custom:
+        wanted["item_hidden"] = towers.item_hidden
+    if towers.history == "sasrec" and "query" not in contents.custom:
+        wanted["history_length"] = (towers.history_length,)
+    for name, sizes in wanted.items():
+        for size in sizes:
+            if size not in held:
+                raise ValueError(f"towers.{name} is {size}, which no weights have")
+    most = max(len(contents.weights), *held, 0)
+    for transform in (
+        *contents.queries.transforms.transforms,
+        *contents.items.transforms.transforms,
+    ):
+        if isinstance(transform, TokenIdsTransform):
+            settings = json.loads(transform.architecture.transformer)
+            for name, value in settings.items():
+                is_size = name.endswith(("_size", "_dim")) or name.startswith("num_")
+                if is_size and isinstance(value, int) and value > most:
+                    raise ValueError(f"{name} in transformer.json is {value}, above {most}")

