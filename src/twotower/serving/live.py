@@ -38,10 +38,12 @@ class LiveIds(Vocabulary):
         grown._ids = _in_few_pieces(pl.concat([self._ids, keys.rename("id")], rechunk=False))
         fresh = np.arange(self.num_rows, self.num_rows + len(keys), dtype=np.int32)
         grown._row_of = {**self._row_of, **dict(zip(keys.to_list(), fresh.tolist(), strict=True))}
-        grown._newest = np.append(self._newest, fresh)
-        for old, new in zip(self.rows_of(keys).tolist(), fresh.tolist(), strict=True):
-            if old >= FIRST_ROW:  # and all rows whose newest it was
-                grown._newest[grown._newest == old] = new
+        # Of all rows at once: a row whose newest was replaced has the same newest as the one replaced.
+        newest = np.arange(grown.num_rows, dtype=np.int32)
+        old = self.rows_of(keys)
+        was_there = old >= FIRST_ROW
+        newest[old[was_there]] = fresh[was_there]
+        grown._newest = np.append(newest[self._newest], fresh)
         return grown
 
     def rows_of(self, ids: pl.Series | Iterable[object]) -> npt.NDArray[np.int32]:
