@@ -36,11 +36,13 @@ from twotower.serving.feature_files import (
 )
 from twotower.serving.files import (
     load_arrays,
+    load_item_vectors,
     load_ragged,
     load_tensors,
     read_arrow,
     read_vocabulary,
     save_arrays,
+    save_item_vectors,
     save_ragged,
     save_tensors,
     sha256,
@@ -308,7 +310,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
     write_arrow(contents.items.frame, folder / "items.arrow")
     write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
     save_tensors(folder / "weights.safetensors", contents.weights)
-    save_tensors(folder / "items.safetensors", {"vectors": contents.item_vectors.float()})
+    save_item_vectors(folder / "items.safetensors", contents.item_vectors.float())
     save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
     if contents.gone is not None:
         save_arrays(folder / GONE, {"rows": np.flatnonzero(contents.gone).astype(np.int32)})
@@ -421,7 +423,7 @@ def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
         if events is not None:  # a line an event, in their order
             histories = replace(histories, event_rows=rows_of_lines(len(histories.item_rows)))
     items = sides["item"]
-    vectors = load_tensors(path / "items.safetensors")["vectors"]
+    vectors = load_item_vectors(path / "items.safetensors")
     if len(vectors) + FIRST_ROW != items.ids.num_rows:
         raise ValueError(f"{len(items.ids)} items, {len(vectors)} vectors")
     gone = None

@@ -1,6 +1,7 @@
 """The files that a bundle is made of: tables as Arrow, tensors and arrays as safetensors."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from twotower.features.histories import Histories
-from twotower.vocab import Vocabulary
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+_ALIGNMENT = 64
+"""Bytes of which the place of a tensor in memory is a multiple."""
 
 
 def write_arrow(frame: pl.DataFrame, file: Path) -> None:
@@ -79,6 +83,63 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file.name}: {error}") from error
+
+
+def save_item_vectors(file: Path, vectors: torch.Tensor) -> None:
+    """Write the vectors of items after zeros for the reserved rows, so that all rows can be mapped at once.
+
+    The file is one of safetensors. Its header is filled with spaces until the rows begin at a multiple of
+    64 bytes, as tensors in memory do: the order in which a product of matrices sums depends on that, so at
+    another place scores would differ in the last bit.
+
+    Args:
+        file: To write.
+        vectors: ``(I, dim)`` float32 on the CPU, real items only.
+
+    Raises:
+        OSError: The disk is full, or the like.
+    """
+    num_items, dim = vectors.shape
+    begin, end = 4 * FIRST_ROW * dim, 4 * (FIRST_ROW + num_items) * dim
+    described = {
+        "reserved": {"dtype": "F32", "shape": [FIRST_ROW, dim], "data_offsets": [0, begin]},
+        "vectors": {"dtype": "F32", "shape": [num_items, dim], "data_offsets": [begin, end]},
+    }
+    header = json.dumps(described).encode()
+    header += b" " * (-(8 + len(header)) % _ALIGNMENT)
+    with file.open("wb") as opened:
+        opened.write(len(header).to_bytes(8, "little"))
+        opened.write(header)
+        opened.write(bytes(begin))
+        opened.write(np.ascontiguousarray(vectors.numpy(), "<f4").data)
+
+
+def load_item_vectors(file: Path) -> torch.Tensor:
+    """Return the vectors of items: ``(I, dim)``, mapped into memory.
+
+    They are the rest of a mapping whose first rows are the reserved ones. Files of earlier releases lack
+    these rows; then the vectors alone are mapped.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds something else.
+    """
+    tensors = load_tensors(file)  # which checks the header
+    vectors, reserved = tensors["vectors"], tensors.get("reserved")
+    with file.open("rb") as opened:
+        start = 8 + int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(start - 8))
+    if (
+        reserved is None
+        or header["reserved"]["data_offsets"][1] != header["vectors"]["data_offsets"][0]
+    ):
+        return vectors
+    if vectors.dtype != torch.float32 or reserved.shape != (FIRST_ROW, vectors.shape[1]):
+        return vectors
+    place = start + header["reserved"]["data_offsets"][0]
+    shape = (FIRST_ROW + len(vectors), vectors.shape[1])
+    # Copied where it is written to, which nobody does: torch wants an array that may be written to.
+    return torch.from_numpy(np.memmap(file, np.float32, "c", place, shape))[FIRST_ROW:]
 
 
 def save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -9,6 +9,7 @@ from twotower.errors import BundleError
 from twotower.serving.bundle import Contents
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
+from twotower.vocab import FIRST_ROW
 
 
 def encoding_of(
@@ -61,3 +62,21 @@ def encoding_of(
         device,
         event_features,
     )
+
+
+def with_reserved_rows(item_vectors: torch.Tensor) -> torch.Tensor:
+    """Return the vectors of all item rows: ``(num_item_rows, dim)``, zero at the reserved ones.
+
+    Where the reserved rows lie before the vectors in memory, as in a mapped bundle, nothing is copied: the
+    processes that serve it share its pages.
+
+    Args:
+        item_vectors: ``(I, dim)``, real items only.
+    """
+    num_items, dim = item_vectors.shape
+    start = item_vectors.storage_offset() - FIRST_ROW * dim
+    if item_vectors.is_contiguous() and start >= 0:
+        rows = item_vectors.as_strided((FIRST_ROW + num_items, dim), (dim, 1), start)
+        if not rows[:FIRST_ROW].any():
+            return rows
+    return torch.cat([item_vectors.new_zeros(FIRST_ROW, dim), item_vectors])
