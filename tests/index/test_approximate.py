@@ -78,6 +78,21 @@ class TestLists:
         assert np.array_equal(one.list_of, two.list_of)
         assert not np.array_equal(one.list_of, other.list_of)
 
+    def test_threads_change_neither_lists_nor_probes(self) -> None:
+        items, queries = world()
+        before, found = torch.get_num_threads(), []
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found.append(tuned(divided(items), items, queries[:200], 0.9))
+        finally:
+            torch.set_num_threads(before)
+        one, two = found
+        assert torch.equal(one.centres, two.centres)
+        assert torch.equal(one.spreads, two.spreads)
+        assert np.array_equal(one.list_of, two.list_of)
+        assert one.probes == two.probes
+
     def test_centres_and_spreads_are_those_of_the_members(self) -> None:
         items, _ = world()
         lists = divided(items, 50)
