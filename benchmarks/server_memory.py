@@ -90,7 +90,8 @@ def of_two_workers(bundle: Path) -> list[dict[str, Any]]:
     line = retriever.contents.items.frame.row(0, named=True)
     asked = [{"query_id": query, "k": 10} for query in retriever.contents.queries.ids.ids[:64]]
     del retriever
-    port, rows = free_port(), []
+    port = free_port()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         journal = ["--journal", str(Path(folder) / "items.journal")]
         command = [str(TWOTOWER), "serve", str(bundle), "--port", str(port), "--workers", "2"]
@@ -177,7 +178,7 @@ def main() -> None:
         "last to first": f"{sizes[-1] / sizes[0] - 1:+.2%}",
         "MB a million requests": slope,
     }
-    del told["failed"]  # most are refused as meant; the others are counted above
+    del times["failed"]  # most are refused as meant; the others are counted above
     report("over all, and the times of answers", [{**spread, **times}], as_json=False)
 
 

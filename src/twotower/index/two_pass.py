@@ -56,7 +56,7 @@ class TwoPassIndex(ExactIndex):
         super().__init__(item_vectors)
         num_rows, dim = item_vectors.shape
         vectors = item_vectors[FIRST_ROW:]
-        peaks = vectors.abs().amax(dim=1)
+        peaks = torch.linalg.vector_norm(vectors, torch.inf, dim=1)  # without a copy of all
         order = peaks.argsort(descending=True, stable=True)
         self._num_items = len(order)
         num_blocks = -(-len(order) // _BLOCK)

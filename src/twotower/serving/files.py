@@ -99,18 +99,13 @@ def save_item_vectors(file: Path, vectors: torch.Tensor) -> None:
     Raises:
         OSError: The disk is full, or the like.
     """
-    num_items, dim = vectors.shape
-    begin, end = 4 * FIRST_ROW * dim, 4 * (FIRST_ROW + num_items) * dim
-    described = {
-        "reserved": {"dtype": "F32", "shape": [FIRST_ROW, dim], "data_offsets": [0, begin]},
-        "vectors": {"dtype": "F32", "shape": [num_items, dim], "data_offsets": [begin, end]},
-    }
+    described = _layout(*vectors.shape)
     header = json.dumps(described).encode()
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
     with file.open("wb") as opened:
         opened.write(len(header).to_bytes(8, "little"))
         opened.write(header)
-        opened.write(bytes(begin))
+        opened.write(bytes(4 * FIRST_ROW * vectors.shape[1]))
         opened.write(np.ascontiguousarray(vectors.numpy(), "<f4").data)
 
 
@@ -125,21 +120,25 @@ def load_item_vectors(file: Path) -> torch.Tensor:
         ValueError: It holds something else.
     """
     tensors = load_tensors(file)  # which checks the header
-    vectors, reserved = tensors["vectors"], tensors.get("reserved")
+    vectors = tensors["vectors"]
     with file.open("rb") as opened:
-        start = 8 + int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(start - 8))
-    if (
-        reserved is None
-        or header["reserved"]["data_offsets"][1] != header["vectors"]["data_offsets"][0]
-    ):
+        size = int.from_bytes(opened.read(8), "little")
+        described = json.loads(opened.read(size))
+    if vectors.ndim != 2 or described != _layout(*vectors.shape) or tensors["reserved"].any():
         return vectors
-    if vectors.dtype != torch.float32 or reserved.shape != (FIRST_ROW, vectors.shape[1]):
-        return vectors
-    place = start + header["reserved"]["data_offsets"][0]
-    shape = (FIRST_ROW + len(vectors), vectors.shape[1])
+    num_items, dim = vectors.shape
     # Copied where it is written to, which nobody does: torch wants an array that may be written to.
-    return torch.from_numpy(np.memmap(file, np.float32, "c", place, shape))[FIRST_ROW:]
+    rows = np.memmap(file, np.float32, "c", 8 + size, (FIRST_ROW + num_items, dim))
+    return torch.from_numpy(rows)[FIRST_ROW:]
+
+
+def _layout(num_items: int, dim: int) -> dict[str, Any]:
+    """Return what the header of a file of item vectors says: first the reserved rows, then the vectors."""
+    begin, end = 4 * FIRST_ROW * dim, 4 * (FIRST_ROW + num_items) * dim
+    return {
+        "reserved": {"dtype": "F32", "shape": [FIRST_ROW, dim], "data_offsets": [0, begin]},
+        "vectors": {"dtype": "F32", "shape": [num_items, dim], "data_offsets": [begin, end]},
+    }
 
 
 def save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
