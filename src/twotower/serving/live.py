@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from typing import TypeVar
 
@@ -30,20 +31,20 @@ class LiveIds(Vocabulary):
         self._ids = base.ids
         self._base = base
         self._row_of: dict[object, int] = {}
-        self._newest = np.arange(base.num_rows, dtype=np.int32)
+        self._first = np.arange(base.num_rows, dtype=np.int32)  # of each row the first of its id
+        self._newest = self._first  # of an id's first row its newest
 
     def with_rows(self, keys: pl.Series) -> "LiveIds":
         """Return the vocabulary with a row more for each of ``(n,)`` distinct keys; see ``keys_of``."""
-        grown = LiveIds(self._base)
-        grown._ids = _in_few_pieces(pl.concat([self._ids, keys.rename("id")], rechunk=False))
         fresh = np.arange(self.num_rows, self.num_rows + len(keys), dtype=np.int32)
-        grown._row_of = {**self._row_of, **dict(zip(keys.to_list(), fresh.tolist(), strict=True))}
-        # Of all rows at once: a row whose newest was replaced has the same newest as the one replaced.
-        newest = np.arange(grown.num_rows, dtype=np.int32)
         old = self.rows_of(keys)
-        was_there = old >= FIRST_ROW
-        newest[old[was_there]] = fresh[was_there]
-        grown._newest = np.append(newest[self._newest], fresh)
+        first = np.where(old >= FIRST_ROW, self._first[old], fresh)
+        grown = copy(self)
+        grown._ids = _in_few_pieces(pl.concat([self._ids, keys.rename("id")], rechunk=False))
+        grown._row_of = {**self._row_of, **dict(zip(keys.to_list(), fresh.tolist(), strict=True))}
+        grown._first = np.append(self._first, first)
+        grown._newest = np.append(self._newest, fresh)
+        grown._newest[first] = fresh
         return grown
 
     def rows_of(self, ids: pl.Series | Iterable[object]) -> npt.NDArray[np.int32]:
@@ -62,7 +63,7 @@ class LiveIds(Vocabulary):
 
     def newest(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Return the newest row of the id of each row, in the same shape."""
-        return np.asarray(self._newest[rows])
+        return np.asarray(self._newest[self._first[rows]])
 
 
 def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
