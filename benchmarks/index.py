@@ -15,9 +15,12 @@ on half of the queries to the recall that is wanted, told by the other half, and
 ScaNN and hnswlib are not installed with the library: ``pip install scann hnswlib``; without one its lines
 are left out. MB is by how much the process grew, without the vectors where an index does not copy them.
 
+A table of its own is of near-duplicates: clusters of 200 items of length 1 that lie 1e-4 from their middle.
+Half precision takes them for equal. It shows what the lists find, with their second scores and without.
+
 Beside the rates stands the share of what the machine can do: of its memory, by the bytes of vectors that
 are read for a query alone (above 1 where they stay in caches); of its products, by those a batch takes. A
-second table holds filters: random ones, and those that let a direction through.
+last table holds filters: random ones, and those that let a direction through.
 """
 
 import ctypes
@@ -35,11 +38,12 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from common import report
 from twotower.index.approximate import ApproximateIndex, divided, tuned
 from twotower.index.exact import ExactIndex
-from twotower.index.two_pass import TwoPassIndex, multiplies_bytes
+from twotower.index.two_pass import TwoPassIndex, byte_products, multiplies_bytes
 from twotower.vocab import FIRST_ROW
 
 DIM, K = 64, 100
@@ -111,6 +115,44 @@ def vectors(num_items: int, num_queries: int = 512) -> tuple[torch.Tensor, torch
     return items, (0.6 * centres[near] + normal(2 * num_queries, DIM)) / DIM**0.5
 
 
+def near_duplicates(num_items: int, num_queries: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return items in clusters of 200 that half precision cannot tell apart, and twice as many queries."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    middles = F.normalize(normal(num_items // 200, DIM)).repeat_interleave(200, 0)
+    return middles + 1e-4 * F.normalize(normal(len(middles), DIM)), normal(2 * num_queries, DIM)
+
+
+def of_near_duplicates(size: int, num_queries: int, repeats: int) -> list[dict[str, Any]]:
+    """Return what lists for each recall find among near-duplicates, and faiss with the same lists."""
+    items, asked = near_duplicates(size, num_queries)
+    rows = torch.cat([torch.zeros(FIRST_ROW, DIM), items])
+    queries, others = asked[:num_queries].numpy(), asked[num_queries:]
+    best = in_batches(ours(ExactIndex, rows), queries)
+    lists, table = divided(rows), []
+    for target in TARGETS:
+        index = ApproximateIndex(rows, tuned(lists, rows, others, target))
+        probes = index.lists.probes[K]
+
+        def once(queries: Vectors, index: ApproximateIndex = index, probes: int = probes) -> Any:
+            return index._candidates(torch.from_numpy(queries), K, None, probes)[0] - FIRST_ROW
+
+        whole = ours(lambda _, index=index: index, rows)  # type: ignore[misc]
+        for name, search in (("scored again", whole), ("in half precision alone", once)):
+            table.append(
+                {
+                    "": f"{probes} of {len(lists)} lists, for {target:g}, {name}",
+                    "recall@100": f"{recall(in_batches(search, queries), best):.4f}",
+                    "queries/s, one by one": rate(search, queries[:100], 1, repeats),
+                    f"batches of {BATCH}": rate(search, queries, BATCH, repeats),
+                }
+            )
+    return table
+
+
 def rate(search: Search, queries: Vectors, size: int, repeats: int) -> float:
     """Return queries a second in batches of a size: of the best of some runs."""
     asked = [queries[start : start + size] for start in range(0, len(queries), size)]
@@ -163,7 +205,7 @@ def machine() -> Machine:
     size = 2_048
     square, codes = torch.ones((size, size)), torch.ones((size, size), dtype=torch.int8)
     products = size**3 / best(lambda: square @ square)
-    return Machine(memory, products, size**3 / best(lambda: torch._int_mm(codes, codes.T)))
+    return Machine(memory, products, size**3 / best(lambda: byte_products(codes, codes)))
 
 
 def ours(make: Callable[[torch.Tensor], ExactIndex], items: torch.Tensor) -> Search:
@@ -393,6 +435,8 @@ def measured(size: int, num_queries: int, repeats: int, skip: Sequence[str], can
         of_first = line["queries/s, one by one"] / table[0]["queries/s, one by one"]
         line["x float32"] = f"{of_first:.1f}"
     report(f"{size:,} items of {DIM}, k = {K}", table, as_json=False, notes=notes)
+    duplicates = of_near_duplicates(size, num_queries, repeats)
+    report(f"{size:,} items in clusters of near-duplicates", duplicates, as_json=False)
     filters = filtered(world, rows, repeats)
     report(f"{size:,} items, a filter on lists for {TARGETS[-1]:g}", filters, as_json=False)
 

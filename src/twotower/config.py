@@ -399,7 +399,7 @@ class IndexConfig:
 
     kind: Literal["auto", "exact", "approximate"] = "auto"
     """Whether all items are scored, or those of lists that are likely to hold the best (the extra ``ann``);
-    ``auto`` is approximate from 500,000 items on, where that is measured to be faster."""
+    ``auto`` is approximate from 500,000 items on, where the share to be searched says that it is faster."""
     recall: float = 0.99
     """Share of the 100 best items of a query, and of the best to any other depth, that an approximate index
     must find, on average over the queries of validation."""

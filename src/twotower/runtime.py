@@ -93,6 +93,27 @@ def _bfloat16_gain(device: torch.device) -> float:
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
+@cache
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return the instruction sets of this machine's processor, such as ``avx512_bf16``.
+
+    A virtual machine may hide some that the processor has. On systems other than Linux the only name is
+    the instruction set that PyTorch's own kernels use, such as ``avx2``.
+
+    Args:
+        cpuinfo: The file in which Linux lists them.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # of x86, of ARM
+            return frozenset(value.split())
+    return frozenset({torch.backends.cpu.get_cpu_capability().lower()})
+
+
 def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.Generator:
     """Return a generator seeded by ``entropy``: equal numbers give equal draws on one device."""
     seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]

@@ -3,11 +3,13 @@
 import sys
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from twotower.features.histories import Histories
 from twotower.index.approximate import (
@@ -42,6 +44,15 @@ def world() -> tuple[Tensor, Tensor]:
 
 
 @cache
+def near_duplicates() -> tuple[Tensor, Tensor]:
+    """Clusters of 200 items of length 1 that lie 1e-4 from their middle, and queries."""
+    generator = torch.Generator().manual_seed(0)
+    originals = F.normalize(normal(generator, 100, DIM)).repeat_interleave(200, 0)
+    items = originals + 1e-4 * F.normalize(normal(generator, 20_000, DIM))
+    return torch.cat([torch.zeros(FIRST_ROW, DIM), items]), normal(generator, 600, DIM)
+
+
+@cache
 def index(recall: float = 0.95) -> ApproximateIndex:
     items, queries = world()
     return ApproximateIndex(items, tuned(divided(items), items, queries[:600], recall))
@@ -66,6 +77,21 @@ class TestLists:
         assert torch.equal(one.spreads, two.spreads)
         assert np.array_equal(one.list_of, two.list_of)
         assert not np.array_equal(one.list_of, other.list_of)
+
+    def test_threads_change_neither_lists_nor_probes(self) -> None:
+        items, queries = world()
+        before, found = torch.get_num_threads(), []
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found.append(tuned(divided(items), items, queries[:200], 0.9))
+        finally:
+            torch.set_num_threads(before)
+        one, two = found
+        assert torch.equal(one.centres, two.centres)
+        assert torch.equal(one.spreads, two.spreads)
+        assert np.array_equal(one.list_of, two.list_of)
+        assert one.probes == two.probes
 
     def test_centres_and_spreads_are_those_of_the_members(self) -> None:
         items, _ = world()
@@ -195,6 +221,46 @@ class TestSearch:
         longer = twins.search(torch.ones(1, 4), 100).item_rows[0, :10]
         assert np.array_equal(alone, longer)
 
+    @pytest.mark.parametrize("k", [10, 100])
+    def test_near_duplicates_are_told_apart(self, k: int) -> None:
+        """Half precision takes them for equal: without more items to score again it finds .76 of 100."""
+        items, queries = near_duplicates()
+        found = ApproximateIndex(items, tuned(divided(items), items, queries[:300], 0.99))
+        best = ExactIndex(items).search(queries[300:], k).item_rows
+        assert recall(found.search(queries[300:], k).item_rows, best) > 0.985
+
+    @pytest.mark.parametrize("spread", [1e-3, 1e-5, 0.0])
+    def test_of_the_lists_that_are_searched_no_item_is_lost_to_rounding(
+        self, spread: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All lists are searched, and nothing is left to exact search: what is missing, rounding took."""
+        generator = torch.Generator().manual_seed(0)
+        items = normal(generator, 4, DIM)[torch.arange(6_000) % 4]
+        items += spread * normal(generator, 6_000, DIM)
+        queries = normal(generator, 20, DIM)
+        best = ExactIndex(items.double()).search(queries.double(), K).scores
+        lists = divided(items, 20)
+        all_lists = replace(lists, probes=dict.fromkeys(DEPTHS, len(lists)))
+        monkeypatch.setattr(ExactIndex, "_search_all", None)
+        found = ApproximateIndex(items, all_lists).search(queries, K)
+        np.testing.assert_allclose(found.scores, best, rtol=0, atol=2e-6)
+
+    def test_ordinary_vectors_are_fetched_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What near-duplicates need costs others nothing."""
+        fetched = []
+        search = ApproximateIndex._search_lists
+
+        def watched(index: ApproximateIndex, *args: Any) -> Any:
+            fetched.append((args[-2], len(args[0])))
+            return search(index, *args)
+
+        monkeypatch.setattr(ApproximateIndex, "_search_lists", watched)
+        for depth in (100, 1_000):
+            fetched.clear()
+            index().search(asked(), depth)
+            again = sum(many for most, many in fetched if most > 2 * depth)
+            assert again <= 0.02 * len(asked())
+
     def test_a_smaller_k_is_a_prefix_up_to_the_depth(self) -> None:
         longest = index().search(asked(), 100).item_rows
         for k in (1, 10, 99):
@@ -234,6 +300,16 @@ class TestSearch:
         assert index()._probes(100, NUM_ITEMS // 2) in (0, index().lists.probes[200])
         assert index()._probes(10**6, NUM_ITEMS) == 0
         assert index()._probes(100, 0) == 0
+
+    def test_counts_tell_whether_it_is_quicker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert not index().is_quicker(K, NUM_ITEMS)  # of so few items exact search is done at once
+        monkeypatch.setattr("twotower.index.approximate._ASKING", 1_000.0)
+        assert index().is_quicker(K, NUM_ITEMS)
+        assert not index().is_quicker(10**6, NUM_ITEMS)  # which is searched exactly
+        assert not index().is_quicker(K, 0)
+        lists = index().lists
+        everywhere = replace(lists, probes=dict.fromkeys(DEPTHS, len(lists)))
+        assert not ApproximateIndex(world()[0], everywhere).is_quicker(K, NUM_ITEMS)
 
     def test_where_the_lists_hold_too_few_all_are_searched(self) -> None:
         items, _ = world()

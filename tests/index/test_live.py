@@ -24,6 +24,21 @@ def test_rows_are_added_and_what_was_seen_before_stays() -> None:
     assert torch.equal(before, start)
 
 
+def test_first_rows_are_copied_when_all_are_wanted_as_one() -> None:
+    start = torch.arange(6.0).view(3, 2)
+    rows = GrowingRows(start)
+    for number in range(1, 4):
+        rows.append(torch.full((number, 2), float(number)))
+        assert rows.since(3).tolist() == [[n] * 2 for n in range(1, number + 1) for _ in range(n)]
+    assert len(rows) == 9
+    assert rows.since(5).tolist() == [[2.0] * 2] + [[3.0] * 2] * 3
+    assert rows._buffer.data_ptr() == start.data_ptr()
+    together = rows.rows
+    assert together[:3].tolist() == start.tolist()
+    assert together[3:].tolist() == rows.since(3).tolist()
+    assert rows.since(2).tolist() == together[2:].tolist()
+
+
 def test_the_index_is_built_again_and_answers_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_TAIL", 20)
     generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,63 @@ def test_products_that_are_no_numbers_leave_it_to_one_pass() -> None:
     expected = ExactIndex(items).search(queries, 5, exclude=exclude)
     assert np.array_equal(found.item_rows, expected.item_rows)
     assert not np.isin(found.item_rows, [0, 1, 2, 3]).any()
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """What is found out once a process is found out again, before and after."""
+    two_pass.multiplies_bytes.cache_clear()
+    yield
+    two_pass.multiplies_bytes.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize("features", [set(), {"avx2", "fma"}, {"avx512f", "avx512bw"}, {"asimd"}])
+def test_a_processor_without_such_instructions_is_not_tried(
+    monkeypatch: pytest.MonkeyPatch, features: set[str]
+) -> None:
+    monkeypatch.setattr(two_pass, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(two_pass, "byte_products", None)
+    assert not two_pass.multiplies_bytes()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_no_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that are slow today, as on a busy machine, are taken all the same."""
+
+    def slow(left: Tensor, right: Tensor) -> Tensor:
+        time.sleep(0.01)
+        return left.int() @ right.int().T
+
+    monkeypatch.setattr(two_pass, "cpu_features", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr(two_pass, "byte_products", slow)
+    assert two_pass.multiplies_bytes()
+
+
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize("wrong", ["absent", "another form", "of other arguments"])
+def test_a_torch_whose_private_product_has_changed_takes_one_pass(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setattr(two_pass, "cpu_features", lambda: frozenset({"avx512_vnni"}))
+    if wrong == "absent":
+        monkeypatch.delattr(torch, "_int_mm")
+    elif wrong == "another form":
+        monkeypatch.setattr(torch, "_int_mm", lambda *_: None)
+    else:
+        monkeypatch.setattr(torch, "_int_mm", lambda _: None)
+    with pytest.warns(UserWarning, match="Exact search takes one pass over the items"):
+        assert not two_pass.multiplies_bytes()
+    assert not two_pass.multiplies_bytes()  # without a second warning
+    monkeypatch.setattr(two_pass, "_FASTER_FROM", 1)
+    assert type(exact_index(normal(0))) is ExactIndex
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_products_of_another_type_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_pass, "cpu_features", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr(two_pass, "byte_products", lambda a, b: a.long() @ b.long().T)
+    assert not two_pass.multiplies_bytes()
 
 
 ASK = "from twotower.index.two_pass import multiplies_bytes; print(multiplies_bytes())"

@@ -1,6 +1,7 @@
 """Items that come, change and go: what is answered is what a retriever of just these items would answer."""
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twotower.index.approximate import divided, tuned
 from twotower.serving.arguments import features_of
 from twotower.serving.bundle import MANIFEST
-from twotower.serving.live import lines_of
+from twotower.serving.live import LiveIds, lines_of
 from twotower.serving.retriever import Retriever
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, Vocabulary
 
 CATEGORIES = ("category-1", "category-2", "category-3")
 
@@ -29,6 +30,43 @@ CATEGORIES = ("category-1", "category-2", "category-3")
 def retriever(tiny_bundle: Any) -> Retriever:
     """One of the test's own, which it may write to."""
     return Retriever.open(tiny_bundle)
+
+
+def test_rows_follow_their_ids_through_thousands_of_replacements() -> None:
+    """Held against a reference that remembers every row of every id."""
+    rng = np.random.default_rng(0)
+    ids = LiveIds(Vocabulary(pl.Series("id", [f"item-{number}" for number in range(3_000)])))
+    known = {key: [FIRST_ROW + place] for place, key in enumerate(ids.ids.to_list())}
+    for _ in range(4):
+        keys = [f"item-{number}" for number in rng.permutation(4_000)[:2_000]]
+        before = ids
+        rows_before = before.newest(np.arange(before.num_rows, dtype=np.int32)).copy()
+        ids = ids.with_rows(pl.Series(keys))
+        for row, key in enumerate(keys, before.num_rows):
+            known.setdefault(key, []).append(row)
+        again = before.newest(np.arange(before.num_rows, dtype=np.int32))
+        np.testing.assert_array_equal(again, rows_before)
+    newest = np.arange(ids.num_rows)
+    for rows in known.values():
+        newest[rows] = rows[-1]
+    np.testing.assert_array_equal(ids.newest(np.arange(ids.num_rows, dtype=np.int32)), newest)
+    np.testing.assert_array_equal(ids.rows_of(list(known)), [rows[-1] for rows in known.values()])
+
+
+def test_replacing_an_item_costs_what_adding_one_costs() -> None:
+    """Not a look at every row. Computing time of this thread is measured, whatever else runs."""
+    ids = LiveIds(Vocabulary(pl.Series("id", range(200_000))))
+
+    def seconds(first: int) -> float:
+        keys = pl.Series(range(first, first + 4_000))
+        taken = []
+        for _ in range(3):
+            started = time.thread_time()
+            ids.with_rows(keys)
+            taken.append(time.thread_time() - started)
+        return min(taken)
+
+    assert seconds(100_000) < 5 * seconds(200_000)
 
 
 def line(item_id: int, like: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,16 @@ import torch
 
 from servers import running
 from twotower.cli import app
+from twotower.config import IndexConfig
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, MissingExtraError
 from twotower.evaluation.bundles import evaluate_bundle, scorer_of
 from twotower.evaluation.screen import index_note
-from twotower.index.approximate import tuned
-from twotower.index.base import Found
+from twotower.index import approximate as approximate_module
+from twotower.index.approximate import ApproximateIndex, tuned
 from twotower.index.exact import ExactIndex
-from twotower.serving.bundle import open_bundle, write_bundle
+from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.engine import Answered, Engine, Question
 from twotower.training import indexing
@@ -174,26 +174,34 @@ def test_auto_keeps_exact_search_where_it_is_no_slower(
     assert "at a recall of 0.99 an approximate index is no faster" in said
 
 
-class SlowIndex(ExactIndex):
-    """As exact search is among many more items than a test has."""
-
-    def search(self, *args: Any, **given: Any) -> Found:
-        time.sleep(0.005)
-        return super().search(*args, **given)
-
-
-def test_auto_takes_an_approximate_index_where_it_is_faster(
-    many_items: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("busy_with", ["exact", "approximate"])
+def test_auto_takes_an_approximate_index_where_counts_say_so_whatever_a_clock_says(
+    approximate: Trained, monkeypatch: pytest.MonkeyPatch, busy_with: str
 ) -> None:
+    """A machine that is busy while either is timed changes nothing."""
+
+    def rate(index: Any, *_: object) -> float:
+        is_slow = isinstance(index, ApproximateIndex) == (busy_with == "approximate")
+        return 10.0 if is_slow else 1_000.0
+
+    def decided() -> Contents:
+        contents, dataset = approximate.contents, approximate.dataset
+        auto = replace(contents.config, index=IndexConfig(kind="auto", recall=0.8))
+        undecided = replace(contents, config=auto, metrics=dict(contents.metrics), lists=None)
+        found, _ = indexing.indexed(undecided, scorer_of(approximate.retriever, dataset), dataset)
+        return found
+
+    monkeypatch.setattr(indexing, "_rate", rate)
     monkeypatch.setattr(indexing, "APPROXIMATE_FROM", 3_000)
-    monkeypatch.setattr(indexing, "exact_index", SlowIndex)
-    found = trained(many_items, recall=0.8)
-    assert found.contents.lists is not None
-    assert found.contents.config.index.kind == "approximate"
-    rates = found.figures["index"]["queries_per_second"]
-    assert rates["approximate"] > rates["exact"]
+    assert decided().config.index.kind == "exact"  # asking once costs more than scoring 3,000 items
+    monkeypatch.setattr(approximate_module, "_ASKING", 0.0)  # as little as beside many more items
+    found = decided()
+    assert found.config.index.kind == "approximate"
+    assert found.lists is not None
+    assert approximate.contents.lists is not None
+    assert found.lists.probes == approximate.contents.lists.probes
     monkeypatch.setattr(indexing, "APPROXIMATE_FROM", 3_001)
-    assert trained(many_items, recall=0.8).contents.lists is None
+    assert decided().config.index.kind == "exact"
 
 
 def test_without_faiss_auto_is_exact_and_says_how_to_be_faster(

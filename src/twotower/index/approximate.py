@@ -31,8 +31,18 @@ _SPREADS = 2.0
 at a recall of .99 it takes 40 % fewer items than 0, and 1 and 3 take nearly as few."""
 _SURE = 1.645
 """Standard errors from a mean to the lower end of its one-sided 95 % interval."""
-_SPARE = 16
-"""Items that are scored again beyond those asked for: half precision may put them in another order."""
+_LEAST_SPARE, _SPARE = 16, 1 / 16
+"""Items that are scored again beyond those asked for: so many, or this share of the depth if that is more.
+Ordinary vectors need no more; where items are nearly equal, more are taken (``_MORE``)."""
+_MORE = 8
+"""How many times as many items are scored again where rounding may have left one out."""
+_MOST_FETCHED = 2**16
+"""Items of a query that are scored again at most; where that is too few, the query is searched exactly."""
+_SCORING = 3.0
+"""Nanoseconds that exact search in two passes, the fastest that there is, takes for a row. Measured on one
+thread, one query at a time, with 200 thousand and a million items, 64 wide (``benchmarks/index.py``)."""
+_MEASURED_WIDTH = 64
+"""Width of the vectors that the costs of a row were measured with; they grow with it."""
 _ITERATIONS, _POINTS_A_LIST = 10, 64
 _DENSE = 0.9
 """Share of allowed items from which on no list is taken to be without any."""
@@ -40,6 +50,7 @@ _ASKING, _MASKING, _SCANNING, _GATHERING = 2e5, 2.0, 5.0, 120.0
 """What a query costs, a row that may be allowed or not, a row of a list that is searched, and an allowed
 row that is gathered to be scored exactly: nanoseconds. Measured with 200 thousand and a million items, 64
 wide, the last one between a query alone (90 to 340) and batches of 64 (10)."""
+_FLOAT32_STEP = 2.0**-23
 _CHUNK_NUMBERS = 2**22
 """Numbers of fetched vectors held at once: 16 MB."""
 
@@ -188,6 +199,11 @@ class ApproximateIndex(ExactIndex):
     of which say how deep into the ranking of the whole catalogue the answer reaches. Few allowed items, and
     what is deeper than was tuned, are searched exactly.
 
+    Lists are scanned in half precision, which cannot tell near-duplicates apart. By Cauchy and Schwarz a
+    score is off by at most the query's length times what rounding took from an item. The best items of the
+    scan are scored again in float32, and more of them until the last answer is better than any item that is
+    left out can be: so nothing is lost to rounding.
+
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32 on the CPU; the reserved rows are never found.
         lists: Of the catalogue, tuned.
@@ -210,7 +226,7 @@ class ApproximateIndex(ExactIndex):
                 f"{len(lists.list_of)} of {lists.centres.shape[1]}."
             )
         self.lists = lists
-        self._vectors = item_vectors.numpy()
+        self._vectors, self._width = item_vectors.numpy(), dim
         self._depths = sorted(lists.probes)
         self._faiss = _faiss()
         self._scanned = self._filled(item_vectors[FIRST_ROW:])
@@ -225,13 +241,20 @@ class ApproximateIndex(ExactIndex):
         self._coarse = coarse  # which the index points to
         index.is_trained = True  # half precision has nothing to learn
         peak = float(vectors.abs().max()) if len(vectors) else 1.0
+        self._unit = peak or 1.0
+        lost = longest = 0.0
         for start in range(0, len(vectors), 2**16):
             # Neither too large for half precision nor too small: only their order counts.
-            part = (vectors[start : start + 2**16] / (peak or 1.0)).contiguous().numpy()
+            scaled = (vectors[start : start + 2**16] / self._unit).contiguous()
+            lost = max(lost, float((scaled - scaled.half().float()).norm(dim=1).max()))
+            longest = max(longest, float(scaled.norm(dim=1).max()))
+            part = scaled.numpy()
             rows = np.arange(start, start + len(part), dtype=np.int64) + FIRST_ROW
             of_lists = self.lists.list_of[start : start + len(part)].astype(np.int64)
             pointers = (faiss.swig_ptr(each) for each in (part, rows, of_lists))
             index.add_core(len(part), *pointers)
+        # Of a query of length 1: by rounding, and by the order of two sums in float32.
+        self._doubt = lost + dim * _FLOAT32_STEP * longest
         return index
 
     def over(self, item_vectors: Tensor) -> "ApproximateIndex":
@@ -259,23 +282,25 @@ class ApproximateIndex(ExactIndex):
         deep = np.array([depth_of(depth_of(k) + many) for many in left_out.tolist()], np.int64)
         rows = np.full((num_queries, k), PADDING_ROW, np.int32)
         best = np.full((num_queries, k), -np.inf, np.float32)
-        is_open = np.ones(num_queries, np.bool_)  # what is left to exact search
+        is_sure = np.zeros(num_queries, np.bool_)  # that rounding has left nothing out
         for depth in np.unique(deep).tolist():
-            probes, fetched = self._probes(depth, num_allowed), depth + _SPARE
-            size = max(1, _CHUNK_NUMBERS // (fetched * query_vectors.shape[1]))
-            for here in _parts(np.flatnonzero(deep == depth), size) if probes else ():
-                rows[here], best[here], is_whole = self._search_lists(
-                    query_vectors
-                    if len(here) == num_queries
-                    else query_vectors[torch.from_numpy(here)],
-                    k,
-                    None if exclude is None else exclude.take(here),
-                    allowed if num_allowed < num_items else None,
-                    fetched,
-                    probes,
-                )
-                is_open[here] = ~is_whole | (rows[here, -1] == PADDING_ROW)
-        again = np.flatnonzero(is_open)
+            probes = self._probes(depth, num_allowed)
+            fetched = depth + max(_LEAST_SPARE, int(depth * _SPARE))
+            rest = np.flatnonzero(deep == depth)[: None if probes else 0]
+            while len(rest) and fetched <= _MOST_FETCHED:
+                for here in _parts(rest, max(1, _CHUNK_NUMBERS // (fetched * self._width))):
+                    rows[here], best[here], is_sure[here] = self._search_lists(
+                        query_vectors
+                        if len(here) == num_queries
+                        else query_vectors[torch.from_numpy(here)],
+                        k,
+                        None if exclude is None else exclude.take(here),
+                        allowed if num_allowed < num_items else None,
+                        fetched,
+                        probes,
+                    )
+                rest, fetched = rest[~is_sure[rest]], _MORE * fetched
+        again = np.flatnonzero(~is_sure | (rows[:, -1] == PADDING_ROW))
         if len(again):
             sets = None if exclude is None else exclude.take(again)
             vectors = query_vectors[torch.from_numpy(again)]
@@ -304,6 +329,20 @@ class ApproximateIndex(ExactIndex):
         is_quicker = _ASKING + _MASKING * num_items + scanned < _GATHERING * num_allowed
         return probes if is_quicker else 0
 
+    def is_quicker(self, k: int, num_allowed: int) -> bool:
+        """Return whether a query alone is answered more quickly than by exact search.
+
+        It is told from counts, by costs that were measured once: a busy machine has the same answer.
+
+        Args:
+            k: Items that are asked for.
+            num_allowed: Items that are allowed.
+        """
+        probes = self._probes(depth_of(k), num_allowed)
+        share = _SCANNING * probes / len(self.lists)
+        of_rows = len(self.lists.list_of) * self._width / _MEASURED_WIDTH
+        return probes > 0 and _ASKING + share * of_rows < _SCORING * of_rows
+
     def _search_lists(
         self,
         queries: Tensor,
@@ -313,7 +352,7 @@ class ApproximateIndex(ExactIndex):
         fetched: int,
         probes: int,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Return rows and scores that are found, ``(Q, k)``; and where no equal scores were cut off.
+        """Return rows and scores that are found, ``(Q, k)``; and where no item of the lists beats them.
 
         Args:
             queries: ``(Q, dim)``.
@@ -323,12 +362,12 @@ class ApproximateIndex(ExactIndex):
             fetched: Items to score again, above ``k``.
             probes: Lists to search.
         """
-        rows = self._candidates(queries, fetched, allowed, probes)
+        rows, least = self._candidates(queries, fetched, allowed, probes)
+        is_all = rows[:, -1] == PADDING_ROW  # the lists hold no more
         rows.sort(axis=1)  # equal scores are ordered by row
         # Not by a product of matrices, in which the scores of twins may differ in the last bit.
         scores = np.einsum("qfd,qd->qf", self._vectors[rows], queries.numpy())
         is_out = rows == PADDING_ROW
-        is_full, least = ~is_out[:, 0], scores.min(axis=1)
         if exclude is not None and len(exclude.item_rows):
             first = np.arange(len(rows))[:, None] * len(self._vectors)
             sets = np.repeat(first, exclude.lengths) + exclude.item_rows
@@ -338,7 +377,8 @@ class ApproximateIndex(ExactIndex):
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         line = np.arange(len(rows))[:, None]
         rows, scores = rows[line, order], scores[line, order]
-        return rows.astype(np.int32), scores, ~(is_full & (scores[:, -1] <= least))
+        doubt = self._doubt * queries.norm(dim=1).numpy()
+        return rows.astype(np.int32), scores, is_all | (scores[:, -1] / self._unit > least + doubt)
 
     def _candidates(
         self,
@@ -346,8 +386,12 @@ class ApproximateIndex(ExactIndex):
         most: int,
         allowed: npt.NDArray[np.bool_] | None,
         probes: int,
-    ) -> npt.NDArray[np.int64]:
-        """Return the rows of the lists that score best in half precision, best first: ``(Q, most)``."""
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the rows that score best in half precision, best first, and the least of their scores.
+
+        Returns:
+            ``(Q, most)`` rows, ``PADDING_ROW`` where the lists hold fewer; ``(Q,)`` scores in ``_unit``.
+        """
         faiss, bounds = self._faiss, self.lists.scores(queries)
         selector = None
         if allowed is not None:
@@ -375,7 +419,7 @@ class ApproximateIndex(ExactIndex):
             faiss.IVFSearchParameters(nprobe=probes, sel=selector),
         )
         rows[rows < 0] = PADDING_ROW
-        return rows
+        return rows, scores[:, -1]
 
 
 def approximate_index(item_vectors: Tensor, lists: Lists) -> ExactIndex:

@@ -22,6 +22,9 @@ _TAIL = 4096
 class GrowingRows:
     """A tensor to which rows are added at its end, without copying all of it each time.
 
+    The first rows may be those of a mapped file, which several processes share. They are copied when added
+    rows are wanted behind them as one tensor, not before.
+
     Args:
         rows: ``(n, ...)``, the first ones.
     """
@@ -29,22 +32,37 @@ class GrowingRows:
     def __init__(self, rows: Tensor) -> None:
         self._buffer = rows
         self._length = len(rows)
+        self._added: list[Tensor] = []  # and not in the buffer yet
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._length + sum(map(len, self._added))
 
     @property
     def rows(self) -> Tensor:
         """All rows: a view that later additions leave as it is."""
+        if self._added:
+            length = len(self)
+            if length > len(self._buffer):
+                size = length + length // 8
+                grown = self._buffer.new_zeros((size, *self._buffer.shape[1:]))
+                grown[: self._length] = self._buffer[: self._length]
+                self._buffer = grown
+            torch.cat(self._added, out=self._buffer[self._length : length])
+            self._length, self._added = length, []
         return self._buffer[: self._length]
+
+    def since(self, place: int) -> Tensor:
+        """Return the rows from a place on; where these were all added, the first ones are not copied."""
+        if place < self._length or not self._added:
+            return self.rows[place:]
+        self._added = [torch.cat(self._added)]
+        return self._added[0][place - self._length :]
 
     def append(self, rows: Tensor) -> None:
         """Add rows at the end."""
-        length = self._length + len(rows)
-        if length > len(self._buffer):
-            size = length + length // 8
-            grown = self._buffer.new_zeros((size, *self._buffer.shape[1:]))
-            grown[: self._length] = self.rows
-            self._buffer = grown
-        self._buffer[self._length : length] = rows
-        self._length = length
+        if len(rows):
+            self._added.append(rows)
 
 
 class LiveIndex:
@@ -82,7 +100,7 @@ class LiveIndex:
         self._vectors.append(vectors)
         self._take_the_next()
         covered = len(self._index.item_vectors)
-        tail = len(self.item_vectors) - covered
+        tail = len(self._vectors) - covered
         if self._next is None and tail >= max(_TAIL, covered // 16):
             thread = ThreadPoolExecutor(1, "twotower-index")
             old = self._index
@@ -100,22 +118,22 @@ class LiveIndex:
     ) -> Found:
         """Return the ``k`` items of largest dot product; see ``Index.search``."""
         self._take_the_next()
-        vectors, covered = self.item_vectors, len(self._index.item_vectors)
-        if covered == len(vectors):
+        num_rows, covered = len(self._vectors), len(self._index.item_vectors)
+        if covered == num_rows:
             return self._index.search(query_vectors, k, exclude=exclude, allowed=allowed)
-        if allowed is not None and allowed.shape != (len(vectors),):
-            raise ValueError(f"allowed must have shape ({len(vectors)},), got {allowed.shape}.")
+        if allowed is not None and allowed.shape != (num_rows,):
+            raise ValueError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
         first = self._index.search(
             query_vectors,
             k,
             exclude=_rows_within(exclude, 0, covered, 0),
             allowed=None if allowed is None else allowed[:covered],
         )
-        reserved = vectors[:FIRST_ROW]
-        tail = ExactIndex(torch.cat([reserved, vectors[covered:]])).search(
+        reserved = self._index.item_vectors[:FIRST_ROW]
+        tail = ExactIndex(torch.cat([reserved, self._vectors.since(covered)])).search(
             query_vectors,
             k,
-            exclude=_rows_within(exclude, covered, len(vectors), FIRST_ROW),
+            exclude=_rows_within(exclude, covered, num_rows, FIRST_ROW),
             allowed=None if allowed is None else np.append([False] * FIRST_ROW, allowed[covered:]),
         )
         tail_rows = np.where(

@@ -46,11 +46,13 @@ from twotower.serving.feature_files import (
 from twotower.serving.files import (
     ListedFiles,
     load_arrays,
+    load_item_vectors,
     load_ragged,
     load_tensors,
     read_arrow,
     read_vocabulary,
     save_arrays,
+    save_item_vectors,
     save_ragged,
     save_tensors,
     sha256,
@@ -390,7 +392,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
     write_arrow(contents.items.frame, folder / "items.arrow")
     write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
     save_tensors(folder / "weights.safetensors", contents.weights)
-    save_tensors(folder / "items.safetensors", {"vectors": contents.item_vectors.float()})
+    save_item_vectors(folder / "items.safetensors", contents.item_vectors.float())
     save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
     if contents.gone is not None:
         save_arrays(folder / GONE, {"rows": np.flatnonzero(contents.gone).astype(np.int32)})
@@ -506,7 +508,7 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
                     f"{len(histories.item_rows)} events, {len(events.frame)} lines of their columns"
                 )
             histories = replace(histories, event_rows=rows_of_lines(len(histories.item_rows)))
-    vectors = load_tensors(files.path("items.safetensors"))["vectors"]
+    vectors = load_item_vectors(files.path("items.safetensors"))
     check_array("the item vectors", vectors.numpy(), (len(items.ids), None), np.float32)
     popularity = load_arrays(files.path("queries/popularity.safetensors"))["counts"]
     check_array("the popularity", popularity, (num_item_rows,), np.float32, least=0)

@@ -17,7 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from twotower.features.histories import Histories
-from twotower.vocab import Vocabulary
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+_ALIGNMENT = 64
+"""Bytes of which the place of a tensor in memory is a multiple."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,62 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file.name}: {error}") from error
+
+
+def save_item_vectors(file: Path, vectors: torch.Tensor) -> None:
+    """Write the vectors of items after zeros for the reserved rows, so that all rows can be mapped at once.
+
+    The file is one of safetensors. Its header is filled with spaces until the rows begin at a multiple of
+    64 bytes, as tensors in memory do: the order in which a product of matrices sums depends on that, so at
+    another place scores would differ in the last bit.
+
+    Args:
+        file: To write.
+        vectors: ``(I, dim)`` float32 on the CPU, real items only.
+
+    Raises:
+        OSError: The disk is full, or the like.
+    """
+    described = _layout(*vectors.shape)
+    header = json.dumps(described).encode()
+    header += b" " * (-(8 + len(header)) % _ALIGNMENT)
+    with file.open("wb") as opened:
+        opened.write(len(header).to_bytes(8, "little"))
+        opened.write(header)
+        opened.write(bytes(4 * FIRST_ROW * vectors.shape[1]))
+        opened.write(np.ascontiguousarray(vectors.numpy(), "<f4").data)
+
+
+def load_item_vectors(file: Path) -> torch.Tensor:
+    """Return the vectors of items: ``(I, dim)``, mapped into memory.
+
+    They are the rest of a mapping whose first rows are the reserved ones. Files of earlier releases lack
+    these rows; then the vectors alone are mapped.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds something else.
+    """
+    tensors = load_tensors(file)  # which checks the header
+    vectors = tensors["vectors"]
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        described = json.loads(opened.read(size))
+    if vectors.ndim != 2 or described != _layout(*vectors.shape) or tensors["reserved"].any():
+        return vectors
+    num_items, dim = vectors.shape
+    # Copied where it is written to, which nobody does: torch wants an array that may be written to.
+    rows = np.memmap(file, np.float32, "c", 8 + size, (FIRST_ROW + num_items, dim))
+    return torch.from_numpy(rows)[FIRST_ROW:]
+
+
+def _layout(num_items: int, dim: int) -> dict[str, Any]:
+    """Return what the header of a file of item vectors says: first the reserved rows, then the vectors."""
+    begin, end = 4 * FIRST_ROW * dim, 4 * (FIRST_ROW + num_items) * dim
+    return {
+        "reserved": {"dtype": "F32", "shape": [FIRST_ROW, dim], "data_offsets": [0, begin]},
+        "vectors": {"dtype": "F32", "shape": [num_items, dim], "data_offsets": [begin, end]},
+    }
 
 
 def save_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

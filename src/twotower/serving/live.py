@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from typing import TypeVar
 
@@ -30,18 +31,20 @@ class LiveIds(Vocabulary):
         self._ids = base.ids
         self._base = base
         self._row_of: dict[object, int] = {}
-        self._newest = np.arange(base.num_rows, dtype=np.int32)
+        self._first = np.arange(base.num_rows, dtype=np.int32)  # of each row the first of its id
+        self._newest = self._first  # of an id's first row its newest
 
     def with_rows(self, keys: pl.Series) -> "LiveIds":
         """Return the vocabulary with a row more for each of ``(n,)`` distinct keys; see ``keys_of``."""
-        grown = LiveIds(self._base)
-        grown._ids = _in_few_pieces(pl.concat([self._ids, keys.rename("id")], rechunk=False))
         fresh = np.arange(self.num_rows, self.num_rows + len(keys), dtype=np.int32)
+        old = self.rows_of(keys)
+        first = np.where(old >= FIRST_ROW, self._first[old], fresh)
+        grown = copy(self)
+        grown._ids = _in_few_pieces(pl.concat([self._ids, keys.rename("id")], rechunk=False))
         grown._row_of = {**self._row_of, **dict(zip(keys.to_list(), fresh.tolist(), strict=True))}
+        grown._first = np.append(self._first, first)
         grown._newest = np.append(self._newest, fresh)
-        for old, new in zip(self.rows_of(keys).tolist(), fresh.tolist(), strict=True):
-            if old >= FIRST_ROW:  # and all rows whose newest it was
-                grown._newest[grown._newest == old] = new
+        grown._newest[first] = fresh
         return grown
 
     def rows_of(self, ids: pl.Series | Iterable[object]) -> npt.NDArray[np.int32]:
@@ -60,7 +63,7 @@ class LiveIds(Vocabulary):
 
     def newest(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Return the newest row of the id of each row, in the same shape."""
-        return np.asarray(self._newest[rows])
+        return np.asarray(self._newest[self._first[rows]])
 
 
 def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:

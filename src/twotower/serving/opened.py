@@ -11,6 +11,7 @@ from twotower.features.token_ids import TokenIdsTransform
 from twotower.serving.bundle import NOT_AS_WRITTEN, Contents
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
+from twotower.vocab import FIRST_ROW
 
 
 def encoding_of(
@@ -111,3 +112,21 @@ def _check_sizes(contents: Contents) -> None:
                 is_size = name.endswith(("_size", "_dim")) or name.startswith("num_")
                 if is_size and isinstance(value, int) and value > most:
                     raise ValueError(f"{name} in transformer.json is {value}, above {most}")
+
+
+def with_reserved_rows(item_vectors: torch.Tensor) -> torch.Tensor:
+    """Return the vectors of all item rows: ``(num_item_rows, dim)``, zero at the reserved ones.
+
+    Where the reserved rows lie before the vectors in memory, as in a mapped bundle, nothing is copied: the
+    processes that serve it share its pages.
+
+    Args:
+        item_vectors: ``(I, dim)``, real items only.
+    """
+    num_items, dim = item_vectors.shape
+    start = item_vectors.storage_offset() - FIRST_ROW * dim
+    if item_vectors.is_contiguous() and start >= 0:
+        rows = item_vectors.as_strided((FIRST_ROW + num_items, dim), (dim, 1), start)
+        if not rows[:FIRST_ROW].any():
+            return rows
+    return torch.cat([item_vectors.new_zeros(FIRST_ROW, dim), item_vectors])

@@ -41,7 +41,7 @@ from twotower.serving.arguments import (
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
 from twotower.serving.live import lines_of, settled, with_lines, without_ids
-from twotower.serving.opened import encoding_of
+from twotower.serving.opened import encoding_of, with_reserved_rows
 from twotower.serving.queries import Queries
 from twotower.serving.ruled import Plan, Ruler
 from twotower.serving.session import Session
@@ -89,8 +89,7 @@ class Retriever:
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
         self._ruler = Ruler(contents)
-        reserved = torch.zeros(FIRST_ROW, contents.item_vectors.shape[1])
-        vectors = torch.cat([reserved, contents.item_vectors]).to(self.device)
+        vectors = with_reserved_rows(contents.item_vectors).to(self.device)
         self.index = LiveIndex(vectors, contents.lists)
         self._item_features = {
             name: GrowingRows(rows) for name, rows in self.encoding.item_features.items()
