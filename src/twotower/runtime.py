@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -14,8 +13,8 @@ import torch
 
 from twotower.errors import ConfigError, MissingExtraError
 
-# Below this bfloat16 is not worth the digits that it costs.
-LEAST_BFLOAT16_GAIN = 1.5
+BFLOAT16_FEATURE = "avx512_bf16"
+"""The instruction set with which a CPU multiplies bfloat16; processors with AMX units have it, too."""
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -62,8 +61,9 @@ def choose_threads(threads: int | None = None) -> int:
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the type of the factors of a loss's products: float32 or bfloat16.
 
-    ``auto`` measures, once a process and device, and takes bfloat16 where it is half as fast again:
-    processors without units for it are slower with it than without.
+    ``auto`` is bfloat16 where the hardware has units that multiply it: one machine always gets the same
+    answer, whatever else it does, so one seed always gives the same weights. Elsewhere bfloat16 is
+    slower than float32.
 
     Raises:
         ConfigError: The precision is not auto, float32 or bfloat16.
@@ -71,26 +71,38 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}.")
     if precision == "auto":
-        precision = "bfloat16" if _bfloat16_gain(device) >= LEAST_BFLOAT16_GAIN else "float32"
+        precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether bfloat16 is much faster than float32 on a device (docs/decisions/0031)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without oneDNN, PyTorch multiplies bfloat16 number by number.
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and BFLOAT16_FEATURE in cpu_features()
+    )
+
+
 @cache
-def _bfloat16_gain(device: torch.device) -> float:
-    """Return how many times as fast as in float32 a product of the softmax's shape is."""
-    seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    for _ in range(4):  # in turns, so that whatever else the machine does falls on both
-        for dtype in seconds:
-            queries = torch.ones((128, 64), dtype=dtype, device=device)
-            items = torch.ones((64, 4096), dtype=dtype, device=device)
-            logits = queries @ items
-            logits[0, 0].item()  # waits for the device
-            started = time.perf_counter()
-            for _ in range(4):
-                torch.mm(queries, items, out=logits)
-            logits[0, 0].item()
-            seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+def cpu_features() -> frozenset[str]:
+    """Return the instruction sets of this machine's processor, such as ``avx512_bf16``.
+
+    The names are those of Linux (``/proc/cpuinfo``). A virtual machine may hide some that the processor
+    has. On other systems the one name is what PyTorch was compiled for and detects, such as ``avx2``.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # of x86, of ARM
+            return frozenset(value.split())
+    return frozenset({torch.backends.cpu.get_cpu_capability().lower()})
 
 
 def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.Generator:
