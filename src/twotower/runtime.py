@@ -78,24 +78,27 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether bfloat16 is much faster than float32 on a device (docs/decisions/0031)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without oneDNN, PyTorch multiplies bfloat16 number by number.
     return (
         device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and BFLOAT16_FEATURE in cpu_features()
     )
 
 
 @cache
-def cpu_features() -> frozenset[str]:
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Return the instruction sets of this machine's processor, such as ``avx512_bf16``.
 
-    The names are those of Linux (``/proc/cpuinfo``). A virtual machine may hide some that the processor
-    has. On other systems the one name is what PyTorch was compiled for and detects, such as ``avx2``.
+    A virtual machine may hide some that the processor has. On systems other than Linux the only name is
+    the instruction set that PyTorch's own kernels use, such as ``avx2``.
+
+    Args:
+        cpuinfo: The file in which Linux lists them.
     """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:
