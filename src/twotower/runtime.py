@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -106,6 +107,41 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if name.strip() in ("flags", "Features"):  # of x86, of ARM
             return frozenset(value.split())
     return frozenset({torch.backends.cpu.get_cpu_capability().lower()})
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes of memory that a device has, or that a container may use; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+@contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn an allocation that fails into an error that says which settings ask for less.
+
+    Raises:
+        ConfigError: There is too little memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has a type for CUDA only.
+        is_allocation = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not is_allocation and "you tried to allocate" not in str(error):
+            raise
+        raise ConfigError(
+            "training must fit into memory, got an allocation that failed; lower training.batch_size, "
+            "loss.num_negatives, towers.history_length or towers.dim, or set training.encode_size."
+        ) from error
 
 
 def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.Generator:

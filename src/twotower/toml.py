@@ -29,7 +29,10 @@ def parse_value(text: str) -> object:
     """Return what ``text`` says in TOML, or ``text`` itself where it is no TOML value."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except ValueError:  # TOMLDecodeError, or a number of thousands of digits
+    except (
+        ValueError,
+        RecursionError,
+    ):  # TOMLDecodeError, a number of thousands of digits, deep lists
         return text
     return table["value"] if len(table) == 1 else text
 

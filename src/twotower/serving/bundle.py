@@ -28,6 +28,7 @@ from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
 from twotower.index.approximate import Lists
+from twotower.paths import check_new_name
 from twotower.serving.feature_files import (
     features_toml,
     read_transforms,
@@ -174,7 +175,9 @@ def check_output(path: str | Path) -> Path:
 
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
+        ConfigError: See ``check_new_name``.
     """
+    check_new_name(path)
     path = Path(path)
     parent = path.absolute().parent
     if path.exists() and not path.is_dir():
