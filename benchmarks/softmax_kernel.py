@@ -6,7 +6,7 @@
 the same with an allocator that keeps its pages (glibc returns blocks of that size to the system, whose
 zeroed pages are then most of the time); and ``torch.compile`` of it. Ours is ``softmax_loss``, alone, with
 ``log_q``, with 50 hidden places a query, where logits are too far apart for an exponential without shift,
-and in bfloat16, which ``training.precision`` takes only where it is measured to pay.
+and in bfloat16, which ``training.precision`` takes where the processor has units for it.
 
 The limit is what nobody can be faster than: three products, each at the best rate that it reaches in chunks
 of any of our sizes, and 4,096 x 4,096 exponentials. Each way lives in a process of its own, and the

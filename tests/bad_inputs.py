@@ -298,6 +298,24 @@ def _settings() -> Iterator[BadInput]:
         sound,
     )
     yield BadInput(
+        "a width that no machine holds",
+        f"{TRAIN} --set towers.dim=1000000000",
+        ("towers.dim must be at most 16384, got 1000000000",),
+        sound,
+    )
+    yield BadInput(
+        "a batch that no machine holds",
+        f"{TRAIN} --set training.batch_size=1000000000000",
+        ("training.batch_size must be at most 10000000, got 1000000000000",),
+        sound,
+    )
+    yield BadInput(
+        "layers that no machine holds",
+        f"{TRAIN} --set towers.dim=16384 --set towers.item_hidden=[{','.join(['16384'] * 100)}]",
+        ("training must fit into memory, got settings that need at least 637 GB", "towers.dim"),
+        sound,
+    )
+    yield BadInput(
         "a config file that is missing",
         f"{TRAIN} --config settings.toml",
         ("--config must be a file", "'settings.toml'"),
@@ -342,6 +360,30 @@ def _outputs() -> Iterator[BadInput]:
         "an output in a folder that does not exist",
         "train --interactions events.csv --out nowhere/model",
         ("--out must be in a folder that exists", "'nowhere/model'"),
+        sound,
+    )
+    yield BadInput(
+        "an output whose name is too long",
+        f"train --interactions events.csv --out {'m' * 220}",
+        ("--out must be a name of at most 200 bytes, got 220",),
+        sound,
+    )
+    yield BadInput(
+        "an output whose name no terminal shows",
+        "train --interactions events.csv --out m\x1b[2J",
+        ("--out must hold no control characters", r"'m\x1b[2J'"),
+        sound,
+    )
+    yield BadInput(
+        "an output whose report has no place",
+        TRAIN,
+        ("--out must leave room for its report 'model.report.html', got a folder",),
+        both(sound, lambda folder: (folder / "model.report.html").mkdir()),
+    )
+    yield BadInput(
+        "an output whose name is not UTF-8",
+        "train --interactions events.csv --out m\udcff",
+        (r"arguments must be UTF-8, got 'm\\xff'", "rename it"),
         sound,
     )
     on_disk = "train --interactions events.csv --items items.csv --out disk/model"

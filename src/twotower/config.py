@@ -10,16 +10,17 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from twotower.errors import ConfigError
 from twotower.settings import (
+    Range,
     build,
     check,
-    check_seed,
     check_types,
     cut_setting,
     field_docs,
+    out_of_range,
     plain,
     raise_all,
     setting_value,
@@ -63,6 +64,14 @@ NegativesKind = Literal[
     "impressions",
     "labels",
 ]
+
+
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+"""What every generator takes."""
+Width = Annotated[int, Range(1, 16_384)]
+"""Numbers in a vector."""
+Widths = Annotated[tuple[int, ...], Range(1, 16_384)]
+"""Numbers in the vectors of each layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,10 +144,10 @@ class FeaturesConfig:
     id_text: Literal["auto", "yes", "no"] = "auto"
     """Whether ids that are strings are read as text, too; ``auto``: those of items that have several words,
     and those of queries that are searches: of several words, without an order and with few events."""
-    min_count: int = 2
+    min_count: Annotated[int, Range(1, 10**9)] = 2
     """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown; and
     a token in less than one of 5,000 texts."""
-    text_buckets: int | None = None
+    text_buckets: Annotated[int | None, Range(1, 10**9)] = None
     """Rows of a table that tokens of text are hashed into, each to two of them; without it each token of
     ``min_count`` training texts has a row of its own."""
     word_vectors: str | None = None
@@ -153,10 +162,7 @@ class FeaturesConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        problems: list[str] = []
-        for name in ("min_count", "text_buckets"):
-            value = getattr(self, name)
-            check(problems, value is None or value >= 1, name, "be at least 1", value)
+        problems = out_of_range(self)
         kinds = get_args(FeatureKind)
         for side, table in (("query", self.query), ("item", self.item), ("event", self.event)):
             allowed = kinds if side != "event" else tuple(k for k in kinds if k[:2] != "id")
@@ -177,18 +183,17 @@ class SplitConfig:
     of the items (cold-items; 0.1) or of the queries (cold-queries; 0.2)."""
     valid_fraction: float = 0.1
     """The same share in validation; also what is taken from train where files give no validation."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random choices of a split; apart from the training seed."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        problems: list[str] = []
+        problems = out_of_range(self)
         for name in ("test_fraction", "valid_fraction"):
             value = getattr(self, name)
             check(problems, value is None or 0 < value < 1, name, "be between 0 and 1", value)
         total = (self.test_fraction or 0.0) + self.valid_fraction
         check(problems, total < 1, "test_fraction + valid_fraction", "stay below 1", total)
-        check_seed(problems, self.seed)
         raise_all(problems)
 
 
@@ -196,11 +201,11 @@ class SplitConfig:
 class TowersConfig:
     """``[towers]``: the two networks."""
 
-    dim: int = 64
+    dim: Width = 64
     """Width of both towers' output and of an id's embedding."""
-    query_hidden: tuple[int, ...] = (256,)
+    query_hidden: Widths = (256,)
     """Widths of the query tower's hidden layers; none is a linear mix."""
-    item_hidden: tuple[int, ...] = ()
+    item_hidden: Widths = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
     history: Literal[
         "auto", "none", "mean", "recency", "attention", "pooled", "gru", "sasrec", "transformer"
@@ -212,7 +217,7 @@ class TowersConfig:
     history_items: Literal["tower", "ids", "separate"] = "tower"
     """What a history reads of an item: all that the item tower is told of it, so that new items count
     (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``)."""
-    history_length: int = 50
+    history_length: Annotated[int, Range(1, 100_000)] = 50
     """Most recent events of the history that are read."""
     query_id: Literal["auto", "on", "off"] = "auto"
     """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one in
@@ -242,13 +247,10 @@ class TowersConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        problems: list[str] = []
-        check(problems, self.dim >= 1, "dim", "be at least 1", self.dim)
+        problems = out_of_range(self)
         for name in ("query_hidden", "item_hidden"):
             widths = getattr(self, name)
-            check(problems, all(w >= 1 for w in widths), name, "hold widths of at least 1", widths)
-        length = self.history_length
-        check(problems, length >= 1, "history_length", "be at least 1", length)
+            check(problems, len(widths) <= 100, name, "hold at most 100 widths", len(widths))
         for name in ("dropout", "id_dropout", "view_dropout"):
             value = getattr(self, name)
             check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
@@ -277,7 +279,7 @@ class LossConfig:
     where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels:
     bce samples nothing, the others rank an item before what its query has a 0 for, and before a few drawn
     items; ``impressions`` takes what was shown beside the item."""
-    num_negatives: int | None = None
+    num_negatives: Annotated[int | None, Range(1, 10**7)] = None
     """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128. Where each is a text
     for an encoder that is trained (``features.tune_sentences``), 128 and 4."""
     popularity_power: float = 0.75
@@ -286,7 +288,7 @@ class LossConfig:
     """Share of ``num_negatives`` that ``hard`` mines from the index; the others are uniform."""
     hard_margin: float = 0.1
     """A mined item that scores above (1 - this) of the own item may be a false negative: not taken."""
-    memory_batches: int = 4
+    memory_batches: Annotated[int, Range(1, 10**6)] = 4
     """Earlier batches whose items ``memory`` remembers."""
     correct_log_q: bool = True
     """Subtract the log of the probability with which an item is proposed as a negative."""
@@ -301,10 +303,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        problems: list[str] = []
-        for name in ("num_negatives", "memory_batches"):
-            value = getattr(self, name)
-            check(problems, value is None or value >= 1, name, "be at least 1", value)
+        problems = out_of_range(self)
         for name in ("popularity_power", "hard_share", "calibration"):
             value = getattr(self, name)
             check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)
@@ -318,21 +317,21 @@ class LossConfig:
 class TrainingConfig:
     """``[training]``: the loop."""
 
-    epochs: int = 50
+    epochs: Annotated[int, Range(1, 10**6)] = 50
     """Most epochs; early stopping usually ends sooner."""
-    patience: int = 3
+    patience: Annotated[int, Range(1, 10**6)] = 3
     """Epochs without a better validation metric after which training stops."""
     metric: str = "ndcg@10"
     """Validation metric that decides, as ``name@k``."""
     validate_among: Literal["catalogue", "labels"] = "catalogue"
     """What validation ranks for each query: all items, or those that validation has a label of it for."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Range(1, 10**7)] = None
     """Examples a step; without it by the number of training events, from 128 to 1,024, and for ``prefixes``
     those of about 128 histories, up to 4,096 and to a 100th of the events."""
     examples: Literal["auto", "pairs", "prefixes"] = "auto"
     """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
     positions is an example (``prefixes``)."""
-    next_events: int = 1
+    next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
@@ -345,39 +344,32 @@ class TrainingConfig:
     """Step size of those tables; without it the same for adam, ten times as great for adagrad."""
     sentence_learning_rate: float | None = None
     """Step size of a sentence encoder that is trained (``features.tune_sentences``), 2e-5 where not set."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Range(0, 10**9)] = 0
     """Steps over which the step size rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the step size falls to 0 until the last of ``epochs``."""
     clip_norm: float | None = None
     """Greatest norm of all gradients together; without it they are left as they are."""
-    encode_size: int | None = None
+    encode_size: Annotated[int | None, Range(1, 10**7)] = None
     """Queries and items that are encoded at once, gradients exact all the same: memory for a second pass;
     without it a batch is encoded whole."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
-    bundle's is float32. ``auto`` is bfloat16 where that is measured to be much faster."""
+    bundle's is float32. ``auto`` is bfloat16 where the processor has units for it."""
     weight_decay: float | None = None
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
     temperature, or sparsely updated tables, nor, by adam, of a sentence encoder. Without it 0.1, and 1 of
     several views without an order."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
-    threads: int | None = None
+    threads: Annotated[int | None, Range(1, 1024)] = None
     """CPU threads; without it OMP_NUM_THREADS where that is set, else one fewer than there are cores."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        problems: list[str] = []
-        for name in ("epochs", "patience", "next_events"):
-            check(problems, getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("batch_size", "encode_size", "threads"):
-            value = getattr(self, name)
-            check(problems, value is None or value >= 1, name, "be at least 1", value)
-        steps = self.warmup_steps
-        check(problems, steps >= 0, "warmup_steps", "be at least 0", steps)
+        problems = out_of_range(self)
         rates = ("learning_rate", "table_learning_rate", "sentence_learning_rate")
         for name in (*rates, "clip_norm"):
             value = getattr(self, name)
@@ -387,9 +379,8 @@ class TrainingConfig:
         ok = decay is None or 0 <= decay < float("inf")
         check(problems, ok, "weight_decay", "be finite and at least 0", decay)
         names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
-        ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]*", self.metric) is not None
+        ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]{{0,5}}", self.metric) is not None
         check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
-        check_seed(problems, self.seed)
         raise_all(problems)
 
 
@@ -510,7 +501,8 @@ class Config:
         """Return the tree with ``section.field=value`` settings applied, as ``--set`` takes them.
 
         A value is read as TOML, and as a bare string where that is no TOML or not what the field
-        takes. A column name that holds a dot or ``=`` stands in quotes, as in TOML:
+        takes. One value may stand for a list of it: ``data.target_events=purchase``. A column name
+        that holds a dot or ``=`` stands in quotes, as in TOML:
         ``features.item."release.date"=time``; one with spaces needs none.
 
         Raises:
@@ -527,7 +519,10 @@ class Config:
             for key in keys[:-1]:
                 inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
             if isinstance(inner, dict):
-                inner[keys[-1]] = setting_value(Config, keys, text)
+                found = len(problems)
+                value = setting_value(Config, keys, text, problems)
+                if len(problems) == found:
+                    inner[keys[-1]] = value
             else:
                 problems.append(f"--set must name a field, got {setting!r}, which goes deeper")
         config = build(Config, table, "", problems)

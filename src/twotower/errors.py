@@ -1,21 +1,27 @@
 """One tree of exceptions.
 
 TwoTowerError
+├── ArgumentError   an argument of a function is out of range                 (also a ValueError)
 ├── ConfigError     a setting is wrong: an unknown key, a value out of range   (also a ValueError)
 ├── DataError       a table is wrong: unreadable, no item column, a null id    (also a ValueError)
 ├── BundleError     a bundle is damaged, incomplete or from a newer version
 ├── ExportError     a model or a catalogue that another system cannot take, or a place that refuses it
 ├── FilterError     a filter cannot be read or does not fit the items; says where  (also a ValueError)
 ├── ServerError     a server refused, failed or could not be reached
+├── NothingLearntError  Ctrl-C came before a training had anything to keep
 └── MissingExtraError  an optional library is not installed; says which extra  (also an ImportError)
 
-Arguments of functions that are out of range raise a plain ``ValueError``. Each message names the
-argument as the user typed it, the rule, what was given, and what to do.
+Each message names the argument as the user typed it, the rule, what was given, and what to do. Any
+other exception is a bug: the command line ends with a trace, the server answers 500.
 """
 
 
 class TwoTowerError(Exception):
     """Base of everything that this library raises on purpose."""
+
+
+class ArgumentError(TwoTowerError, ValueError):
+    """An argument of a function is out of range."""
 
 
 class ConfigError(TwoTowerError, ValueError):
@@ -40,6 +46,10 @@ class FilterError(TwoTowerError, ValueError):
 
 class ServerError(TwoTowerError):
     """A server refused to answer, failed, or could not be reached."""
+
+
+class NothingLearntError(TwoTowerError):
+    """Ctrl-C came before anything was learnt that could be kept."""
 
 
 class MissingExtraError(TwoTowerError, ImportError):

@@ -2,8 +2,8 @@
 
 import os
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 
 from twotower.errors import ConfigError, MissingExtraError
 
-# Below this bfloat16 is not worth the digits that it costs.
-LEAST_BFLOAT16_GAIN = 1.5
+BFLOAT16_FEATURE = "avx512_bf16"
+"""The instruction set with which a CPU multiplies bfloat16; processors with AMX units have it, too."""
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -62,8 +62,9 @@ def choose_threads(threads: int | None = None) -> int:
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the type of the factors of a loss's products: float32 or bfloat16.
 
-    ``auto`` measures, once a process and device, and takes bfloat16 where it is half as fast again:
-    processors without units for it are slower with it than without.
+    ``auto`` is bfloat16 where the hardware has units that multiply it: one machine always gets the same
+    answer, whatever else it does, so one seed always gives the same weights. Elsewhere bfloat16 is
+    slower than float32.
 
     Raises:
         ConfigError: The precision is not auto, float32 or bfloat16.
@@ -71,26 +72,20 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}.")
     if precision == "auto":
-        precision = "bfloat16" if _bfloat16_gain(device) >= LEAST_BFLOAT16_GAIN else "float32"
+        precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-@cache
-def _bfloat16_gain(device: torch.device) -> float:
-    """Return how many times as fast as in float32 a product of the softmax's shape is."""
-    seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    for _ in range(4):  # in turns, so that whatever else the machine does falls on both
-        for dtype in seconds:
-            queries = torch.ones((128, 64), dtype=dtype, device=device)
-            items = torch.ones((64, 4096), dtype=dtype, device=device)
-            logits = queries @ items
-            logits[0, 0].item()  # waits for the device
-            started = time.perf_counter()
-            for _ in range(4):
-                torch.mm(queries, items, out=logits)
-            logits[0, 0].item()
-            seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether bfloat16 is much faster than float32 on a device (docs/decisions/0031)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without oneDNN, PyTorch multiplies bfloat16 number by number.
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and BFLOAT16_FEATURE in cpu_features()
+    )
 
 
 @cache
@@ -112,6 +107,41 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if name.strip() in ("flags", "Features"):  # of x86, of ARM
             return frozenset(value.split())
     return frozenset({torch.backends.cpu.get_cpu_capability().lower()})
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes of memory that a device has, or that a container may use; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+@contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn an allocation that fails into an error that says which settings ask for less.
+
+    Raises:
+        ConfigError: There is too little memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has a type for CUDA only.
+        is_allocation = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not is_allocation and "you tried to allocate" not in str(error):
+            raise
+        raise ConfigError(
+            "training must fit into memory, got an allocation that failed; lower training.batch_size, "
+            "loss.num_negatives, towers.history_length or towers.dim, or set training.encode_size."
+        ) from error
 
 
 def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.Generator:

@@ -10,8 +10,8 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
 
@@ -25,12 +25,43 @@ def check(problems: list[str], ok: bool, name: str, rule: str, value: object) ->
         problems.append(f"{name} must {rule}, got {value!r}")
 
 
-def check_seed(problems: list[str], seed: int) -> None:
-    """Note a seed that not every generator takes."""
-    check(problems, 0 <= seed < 2**63, "seed", "be in 0..2**63 - 1", seed)
+@dataclass(frozen=True)
+class Range:
+    """The smallest and the largest value of a whole number, or of each number in a list.
+
+    A field states it in its type: ``dim: Annotated[int, Range(1, 16_384)] = 64``.
+    """
+
+    least: int
+    most: int
 
 
 _hints_of: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)
+_marked_hints_of: Callable[[Any], dict[str, Any]] = cache(
+    partial(typing.get_type_hints, include_extras=True)
+)
+
+
+def ranges_of(cls: type) -> dict[str, Range]:
+    """Return the range of every field that states one."""
+    hints = _marked_hints_of(cls)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: mark[0] for name, mark in marks.items() if mark}
+
+
+def out_of_range(section: Any) -> list[str]:
+    """Return a problem for every field of a section that is out of its range."""
+    problems: list[str] = []
+    for name, limits in ranges_of(type(section)).items():
+        value = getattr(section, name)
+        is_list = isinstance(value, tuple)
+        numbers = value if is_list else () if value is None else (value,)
+        what = "hold numbers of" if is_list else "be"
+        low = all(limits.least <= number for number in numbers)
+        check(problems, low, name, f"{what} at least {limits.least}", value)
+        high = all(number <= limits.most for number in numbers)
+        check(problems, high, name, f"{what} at most {limits.most}", value)
+    return problems
 
 
 def check_types(section: Any) -> None:
@@ -153,6 +184,14 @@ def _convert(hint: Any, value: object) -> tuple[bool, object]:
     return False, None
 
 
+_LISTS: dict[Any, tuple[str, str]] = {
+    int: ("whole numbers", "[256, 128]"),
+    float: ("numbers", "[0.5, 1.0]"),
+    str: ("strings", '["view", "purchase"]'),
+}
+"""What a list holds, and how one is written."""
+
+
 def _say_type(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -162,7 +201,7 @@ def _say_type(hint: Any) -> str:
     if origin is tuple and is_dataclass(args[0]):
         return "a list of tables"
     if origin is tuple:
-        return "a list of whole numbers"
+        return f"a list of {_LISTS[args[0]][0]}"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return names.get(hint, "a table")
 
@@ -184,15 +223,35 @@ def cut_setting(setting: str) -> tuple[list[str], str]:
     return [], ""
 
 
-def setting_value(root: type, keys: list[str], text: str) -> object:
-    """Return what ``text`` stands for in the field of ``root`` that ``keys`` lead to."""
+def setting_value(root: type, keys: list[str], text: str, problems: list[str]) -> object:
+    """Return what ``text`` stands for in the field of ``root`` that ``keys`` lead to.
+
+    One value stands for a list of it where it cannot be several.
+
+    Args:
+        root: The tree's dataclass.
+        keys: Names of fields, from the root.
+        text: TOML, or a bare string.
+        problems: Gets a problem if the field is a list and ``text`` may be several values.
+    """
     value = parse_value(text)
     hint: Any = root
     for key in keys:
         # the kinds of columns are strings, and whatever no field knows may be one
         hint = _hints_of(hint).get(key) if is_dataclass(hint) else str
-    is_bare = hint is not None and not _convert(hint, value)[0] and _convert(hint, text)[0]
-    return text if is_bare else value
+    if hint is None or _convert(hint, value)[0]:
+        return value
+    if get_origin(hint) is tuple and get_args(hint)[0] in _LISTS:
+        bare = text != "" and not set(text) & set(",;[]{}\"' ")
+        for one, is_one in ((value, value != text), (text, bare)):
+            if is_one and _convert(hint, [one])[0]:
+                return [one]
+        path, form = ".".join(keys), _LISTS[get_args(hint)[0]][1]
+        problems.append(
+            f"{path} must be {_say_type(hint)}, got {text!r}; write --set '{path}={form}'"
+        )
+        return None
+    return text if _convert(hint, text)[0] else value
 
 
 def plain(value: object) -> object:

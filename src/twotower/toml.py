@@ -47,7 +47,7 @@ def parse_value(text: str) -> object:
     """Return what ``text`` says in TOML, or ``text`` itself where it is no TOML value."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # TOMLDecodeError, or a number of thousands of digits
+    except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, deep lists
         return text
     return table["value"] if len(table) == 1 else text
 

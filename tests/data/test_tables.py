@@ -227,6 +227,36 @@ def test_broken_json_is_named_by_its_line(tmp_path: Path, content: str, problem:
     assert problem in refusal(tmp_path, content, "r.jsonl")
 
 
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_deep_json_is_refused_before_it_overflows_a_stack(tmp_path: Path, opening: str) -> None:
+    deep = opening * 2_000 + "1" + ("]" if opening == "[" else "}") * 2_000
+    problem = "must hold JSON of at most 100 levels, got more"
+    lines = ['{"a": 1}'] * 3 + ['{"a": ' + deep + "}"]
+    assert f"{problem} in line 4; " in refusal(tmp_path, "\n".join(lines), "r.jsonl")
+    assert f"{problem}; " in refusal(tmp_path, f"[{','.join(lines)}]", "r.json")
+
+
+def test_json_may_be_deep_to_some_degree_and_hold_brackets_in_strings(tmp_path: Path) -> None:
+    deep = {"a": "[" * 300, "b": '\\"' + "{" * 300, "c": [[[[1]]]]}
+    lines = "\n".join([json.dumps(deep)] * 2)
+    for content in (lines, json.dumps([deep, deep])):
+        frame = read_table(written(tmp_path, content, "r.jsonl"))
+        assert frame["a"].to_list() == ["[" * 300] * 2
+    many = json.dumps([{"a": [1]}] * 300)  # many brackets, none deep
+    assert read_table(written(tmp_path, many, "r.json")).height == 300
+    levels = "[" * 90 + "1" + "]" * 90
+    assert read_table(written(tmp_path, '{"a": ' + levels + "}", "r.jsonl")).height == 1
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"r\xff.csv")
+    path.write_text(CSV)
+    with pytest.raises(DataError, match=r"items must have a name in UTF-8, got .*r\\\\xff\.csv"):
+        read_table(path, what="items")
+    with pytest.raises(DataError, match=r"items must have a name in UTF-8"):
+        read_table("a\0.csv", what="items")
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     FRAME.write_parquet(buffer)

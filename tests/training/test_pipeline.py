@@ -17,7 +17,7 @@ from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import BundleError, ConfigError, DataError
+from twotower.errors import BundleError, ConfigError, DataError, NothingLearntError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.evaluation.figures import Figures
 from twotower.features.schema import Feature
@@ -25,7 +25,7 @@ from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.checkpoints import Progress
 from twotower.training.contents import data_digest
-from twotower.training.pipeline import NothingLearntError, Trained, train
+from twotower.training.pipeline import Trained, train
 from twotower.training.trainer import TrainingDivergedError
 
 FOUR: dict[str, dict[str, object]] = {

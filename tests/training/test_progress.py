@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from twotower.data.sources.synthetic import SyntheticTables
+from twotower.errors import NothingLearntError
 from twotower.training.checkpoints import Progress
-from twotower.training.pipeline import NothingLearntError, Trained, train
+from twotower.training.pipeline import Trained, train
 from twotower.training.progress import ProgressBar
 
 CONFIG: dict[str, dict[str, object]] = {

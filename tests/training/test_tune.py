@@ -14,12 +14,12 @@ from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import ConfigError, DataError, MissingExtraError
+from twotower.errors import ConfigError, DataError, MissingExtraError, NothingLearntError
 from twotower.evaluation.figures import Figures
 from twotower.features.schema import Feature
 from twotower.serving.retriever import Retriever
 from twotower.training.checkpoints import Progress
-from twotower.training.pipeline import NothingLearntError, train
+from twotower.training.pipeline import train
 from twotower.training.study import Trial
 from twotower.training.trainer import TrainingDivergedError
 from twotower.training.tune import Tuned, tune

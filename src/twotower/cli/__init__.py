@@ -1,7 +1,4 @@
-"""The command line: one file a command.
-
-Exit codes: 0 well, 1 unexpected, 2 the input was wrong, 3 the doctor found what it was told to fail on.
-"""
+"""The command line: one file a command, and ``exits`` for how each ends."""
 
 import sys
 from typing import Annotated
@@ -14,6 +11,7 @@ from twotower.cli import (
     data,
     doctor,
     evaluate,
+    exits,
     explain,
     export,
     inspect,
@@ -25,11 +23,11 @@ from twotower.cli import (
     train,
     tune,
 )
-from twotower.errors import TwoTowerError
 from twotower.version import __version__
 
 app = typer.Typer(
     help="Two-tower retrieval: from a table of interactions to a trained, evaluated model.",
+    epilog=exits.table(),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,8 +53,6 @@ COMMANDS = (
 for module in COMMANDS:
     app.command(module.NAME)(module.command)
 
-EXIT_INTERRUPTED = 130
-
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -66,24 +62,24 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback shows it
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Two-tower retrieval: from a table of interactions to a trained, evaluated model."""
+    if context.invoked_subcommand != serve.NAME:  # it finishes its requests first
+        context.with_resource(exits.ends_on_sigterm())
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit; ``exits.MEANINGS`` lists the exit codes."""
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except (TwoTowerError, ValueError) as error:
-        message = str(error)
-        # Settings come as a list of problems, filters with a line of carets.
-        end = "" if message.endswith((".", "?", "^")) else "."
-        typer.echo(f"twotower: {message}{end}", err=True)
-        interrupted = type(error).__name__ == "NothingLearntError"
-        sys.exit(EXIT_INTERRUPTED if interrupted else 2)
+        exits.check_arguments(sys.argv[1:])
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a pipe that was closed shows here, and not after the end
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(exits.code_of(error))

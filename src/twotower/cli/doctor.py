@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from twotower.cli import tables
+from twotower.cli import exits, tables
 from twotower.cli.output import console, print_json
 from twotower.errors import ConfigError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from twotower.evaluation.doctor.findings import Finding
 
 NAME = "doctor"
-
-EXIT_FOUND = 3
 
 
 class Language(StrEnum):
@@ -71,7 +69,7 @@ def command(
     target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help=f"End with {EXIT_FOUND} where this, or worse, is found.")
+        FailOn | None, typer.Option(help=f"End with {exits.FOUND} where this, or worse, is found.")
     ] = None,
     lang: Annotated[Language, typer.Option(help="Language of the findings.")] = Language.EN,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -142,7 +140,7 @@ def command(
     else:
         _show(findings, lang, console(json_wanted=False))
     if fail_on is not None and any(_is_as_bad(finding, fail_on) for finding in findings):
-        raise typer.Exit(EXIT_FOUND)
+        raise typer.Exit(exits.FOUND)
 
 
 def _of_bundle(bundle: Path) -> "list[Finding]":

@@ -3,15 +3,17 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from twotower.abandoned import put, writing
 from twotower.errors import ConfigError, DataError
+from twotower.paths import check_new_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,6 +54,38 @@ def report_path(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.report.html")
 
 
+def check_report_beside(bundle: Path) -> None:
+    """Refuse a bundle whose report would have no place, before the work and not after it.
+
+    Raises:
+        ConfigError: A folder is there, or the bundle has no proper name.
+    """
+    check_new_name(bundle)
+    page = report_path(bundle)
+    if page.is_dir():
+        raise ConfigError(
+            f"--out must leave room for its report {page.name!r}, got a folder there; choose another name."
+        )
+
+
+def write_report_beside(
+    bundle: Path, page: Path, write: Callable[[Path], None], screen: Console
+) -> None:
+    """Write the report of a finished bundle, and say where it is.
+
+    Raises:
+        ConfigError: It cannot be written, on a full disk, say; the bundle is complete all the same.
+    """
+    try:
+        write(page)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{str(error).rstrip('.')}; the bundle {str(bundle)!r} is complete: make room, then write its "
+            f"report with `twotower report {quote(str(bundle))}`."
+        ) from error
+    screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+
+
 def ids(text: str) -> list[int | str]:
     """Return the ids of ``1,2,3``; integers and strings of digits are the same to a vocabulary."""
     return [piece.strip() for piece in text.split(",") if piece.strip()]
@@ -61,8 +95,10 @@ def check_table_path(path: Path) -> None:
     """Refuse a file that ``write_tables`` could not write, before the work and not after it.
 
     Raises:
-        ConfigError: The ending is none that is known, the folder does not exist, or it is a folder.
+        ConfigError: The ending is none that is known, the folder does not exist, it is a folder, or see
+            ``check_new_name``.
     """
+    check_new_name(path)
     if path.suffix not in _WRITERS:
         raise ConfigError(f"--out must end in {', '.join(_WRITERS)}, got {str(path)!r}.")
     if path.is_dir():

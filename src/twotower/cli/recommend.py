@@ -179,7 +179,7 @@ def described(text: str | None) -> dict[str, object] | None:
         return None
     try:
         value = json_library.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--features must be a JSON object, got {text!r}: {error}.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"--features must be a JSON object, got {text!r}.")

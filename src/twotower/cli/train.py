@@ -7,8 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from twotower.cli import tables
-from twotower.cli.output import console, print_json, report_path
+from twotower.cli import exits, tables
+from twotower.cli.output import (
+    check_report_beside,
+    console,
+    print_json,
+    report_path,
+    write_report_beside,
+)
 from twotower.config import Config
 from twotower.errors import ConfigError
 
@@ -107,6 +113,7 @@ def command(
         split,
         needs="train needs either --interactions, or --train and --test.",
     )
+    check_report_beside(out)
 
     from twotower.training.loggers import MLflowLogger, TensorBoardLogger
     from twotower.training.pipeline import Teller
@@ -133,9 +140,9 @@ def command(
     if json:
         print_json(trained.figures)
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    page = report_path(out)
-    trained.report(page)
-    screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+    write_report_beside(out, report_path(out), trained.report, screen)
+    if trained.stopped_early:
+        raise typer.Exit(exits.STOPPED_EARLY)
 
 
 def _refuse(given: Mapping[str, object]) -> None:
@@ -175,6 +182,6 @@ def _train_views(
     screen.print(f"The bundles are in {out}.", highlight=False, markup=False, soft_wrap=True)
     for name, view in trained.views.items():
         page = report_path(out.resolve().with_name(f"{out.resolve().name}-{name}"))
-        view.report(page)
-        line = f"The report of {name} is at {page}."
-        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+        write_report_beside(out / name, page, view.report, screen)
+    if any(view.stopped_early for view in trained.views.values()):
+        raise typer.Exit(exits.STOPPED_EARLY)

@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli import tables
-from twotower.cli.output import console, print_json, report_path
+from twotower.cli import exits, tables
+from twotower.cli.output import (
+    check_report_beside,
+    console,
+    print_json,
+    report_path,
+    write_report_beside,
+)
 
 NAME = "tune"
 
@@ -63,6 +69,7 @@ def command(
         split,
         needs="tune needs either --interactions, or --train and --test.",
     )
+    check_report_beside(out)
     columns = {
         "query_column": query_column,
         "item_column": item_column,
@@ -104,12 +111,12 @@ def command(
         trials = [vars(trial) for trial in tuned.trials]
         print_json({**tuned.trained.figures, "trials": trials})
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    page = report_path(out)
-    tuned.trained.report(page)
-    screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+    write_report_beside(out, report_path(out), tuned.trained.report, screen)
     screen.print(
         f"All trials are in {tuned.folder.name}; --resume goes on from there.",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
+    if tuned.stopped_early:
+        raise typer.Exit(exits.STOPPED_EARLY)

@@ -11,14 +11,18 @@ from gzip import decompress
 from io import BytesIO
 from json import loads
 from pathlib import Path
+from re import DOTALL
+from re import compile as compile_pattern
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, Union
 from zlib import error as zlib_error
 
+import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from twotower.data.delimited import check_distinct, read_delimited
 from twotower.errors import DataError, MissingExtraError
+from twotower.paths import is_utf8, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -33,6 +37,12 @@ _FOREIGN = {
     b"SQLite format 3": "an SQLite data base",
     b"%PDF": "a PDF document",
 }
+MOST_LEVELS = 100
+"""Levels of arrays and objects in a JSON table."""
+_ESCAPED = compile_pattern(rb"\\.", DOTALL)
+_LEVEL_OF = np.zeros(256, np.int8)
+_LEVEL_OF[list(b"[{")] = 1
+_LEVEL_OF[list(b"]}")] = -1
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
@@ -63,6 +73,10 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
     """
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
+        if not is_utf8(path) or "\0" in str(path):
+            raise DataError(
+                f"{what} must have a name in UTF-8, got {shown(path)!r}; rename the file."
+            )
         subject = f"{what} '{path}'"
         with _reading(subject, path):
             frame = _read_file(path, subject, what)
@@ -206,6 +220,7 @@ def _refuse_binary(subject: str, found: str, line: int) -> NoReturn:
 
 
 def _read_json(body: bytes, subject: str) -> pl.DataFrame:
+    _check_depth(body, subject)
     try:
         if body.lstrip().startswith(b"["):
             return pl.read_json(BytesIO(body), infer_schema_length=None)
@@ -216,6 +231,34 @@ def _read_json(body: bytes, subject: str) -> pl.DataFrame:
             f"{subject} must have one type in each JSON field, got several in one; "
             "write the field alike in every object."
         ) from error
+
+
+def _check_depth(body: bytes, subject: str) -> None:
+    """Refuse JSON in which polars would overflow its stack, which ends the whole process."""
+    array = np.frombuffer(body, np.uint8)
+    opens = np.flatnonzero(_LEVEL_OF[array] > 0)
+    is_array = body.lstrip().startswith(b"[")
+    newlines = np.flatnonzero(array == ord("\n"))
+    ends = np.append(newlines[:0] if is_array else newlines, len(body))
+    opens_until = np.searchsorted(opens, ends)
+    # Few lines hold so many brackets; of those, brackets in strings do not count.
+    for line in np.flatnonzero(np.diff(opens_until, prepend=0) > MOST_LEVELS).tolist():
+        start = int(ends[line - 1]) if line else 0
+        if _depth(body[start : int(ends[line])]) > MOST_LEVELS:
+            place = "" if is_array else f" in line {line + 1}"
+            raise DataError(
+                f"{subject} must hold JSON of at most {MOST_LEVELS} levels, got more{place}; leave the "
+                "deep field out."
+            )
+
+
+def _depth(json: bytes) -> int:
+    """Return how deep the arrays and objects of a JSON text stand in each other."""
+    array = np.frombuffer(_ESCAPED.sub(b"  ", json), np.uint8)
+    quotes = np.flatnonzero(array == ord('"'))
+    brackets = np.flatnonzero(_LEVEL_OF[array])
+    brackets = brackets[np.searchsorted(quotes, brackets) % 2 == 0]
+    return int(np.cumsum(_LEVEL_OF[array[brackets]], dtype=np.int64).max(initial=0))
 
 
 def _name_bad_json(body: bytes, subject: str) -> None:

@@ -15,6 +15,7 @@ from polars.exceptions import PolarsError
 
 from twotower.abandoned import writing
 from twotower.errors import ExportError
+from twotower.paths import check_new_name
 
 _FULL = re.compile(r"No space left|requested and \d+ written")
 """What polars and numpy say of a full disk."""
@@ -42,7 +43,9 @@ def check_folder(path: str | Path) -> Path:
 
     Raises:
         ExportError: Something is there already, or its parent folder does not exist or is not writable.
+        ConfigError: See ``check_new_name``.
     """
+    check_new_name(path)
     path = Path(path)
     parent = path.absolute().parent
     if path.exists() or path.is_symlink():

@@ -30,6 +30,7 @@ from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
 from twotower.index.approximate import Lists
+from twotower.paths import check_new_name
 from twotower.serving.checks import (
     check_array,
     check_finite,
@@ -202,7 +203,9 @@ def check_output(path: str | Path) -> Path:
 
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
+        ConfigError: See ``check_new_name``.
     """
+    check_new_name(path)
     path = Path(path)
     parent = path.absolute().parent
     sweep(path.resolve().parent)

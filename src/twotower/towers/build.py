@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from twotower.config import TowersConfig
@@ -134,6 +135,31 @@ def build_model(
         history_ids=history_ids,
         sentences=sentences,
     )
+
+
+def least_weights(config: TowersConfig, num_items: int, num_queries: int) -> tuple[int, int]:
+    """Return how many numbers the embeddings of ids and the layers have, without building them.
+
+    Other features come on top, so a model has at least these.
+
+    Args:
+        config: Concrete settings.
+        num_items: Items in the catalogue.
+        num_queries: Queries.
+    """
+    rows = num_items * (config.item_id == "on") + num_queries * (config.query_id == "on")
+    with torch.device("meta"):  # shapes alone
+        parts = (
+            build_history_encoder(
+                config.history, config.dim, config.dropout, config.history_length
+            ),
+            _block(config, config.query_hidden),
+            _block(config, config.item_hidden),
+        )
+    layers = sum(
+        weight.numel() for part in parts if part is not None for weight in part.parameters()
+    )
+    return rows * config.dim, layers
 
 
 def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:

@@ -112,7 +112,7 @@ def resolve(
         )
         training = replace(training, precision="bfloat16" if is_bfloat16 else "float32")
         if is_bfloat16:
-            said.append("training.precision = 'bfloat16': measured, it is much faster here")
+            said.append("training.precision = 'bfloat16': this machine has units for it")
     if training.table_optimizer == "adagrad" and training.table_learning_rate is None:
         rate = ADAGRAD_FASTER * training.learning_rate
         training = replace(training, table_learning_rate=rate)

@@ -24,8 +24,8 @@ from twotower.vocab import FIRST_ROW, rows_of_lines
 def fingerprint(trainer: Trainer) -> str:
     """Return the SHA-256 of all that makes two trainings the same: events, features, settings.
 
-    Not the precision, which can be measured and come out otherwise beside other programs, and not how the
-    items are searched afterwards.
+    The precision is left out, so that another machine can go on from a checkpoint, and so is the search of
+    the items, which comes after the training.
     """
     dataset, config = trainer.dataset, trainer.config
     training = replace(config.training, precision="auto")

@@ -1,5 +1,6 @@
 """``train``: from tables to a trained, evaluated bundle."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
-from twotower.errors import BundleError, ConfigError, TwoTowerError
+from twotower.errors import BundleError, ConfigError, NothingLearntError
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
@@ -53,10 +54,6 @@ class Teller(Watcher, Protocol):
         ...
 
 
-class NothingLearntError(TwoTowerError):
-    """Ctrl-C came before anything was learnt that could be kept."""
-
-
 @dataclass(frozen=True, eq=False)
 class Trained:
     """What ``train`` returns.
@@ -78,6 +75,12 @@ class Trained:
     decisions: tuple[Decision, ...]
     query_tower: nn.Module | None = None
     item_tower: nn.Module | None = None
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether Ctrl-C ended the training; the model is then the best up to there."""
+        last = self.contents.log.splitlines()[-1]
+        return bool(json.loads(last).get("event") == "interrupted")
 
     @cached_property
     def retriever(self) -> Retriever:

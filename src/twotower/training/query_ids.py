@@ -60,9 +60,11 @@ def better_of_both(
     except TrainingDivergedError:
         return trainer, done, "towers.query_id = 'off': a training with ids diverged"
     without, name = done.best_metric, config.training.metric
-    if progress.best_metric is None or progress.log[-1].get("event") == "interrupted":
+    if progress.log[-1].get("event") == "interrupted":
+        done.log.append({"event": "interrupted", "after_epoch": done.epoch})
         return trainer, done, "towers.query_id = 'off': a training with ids was not finished"
     assert without is not None
+    assert progress.best_metric is not None
     figures = f"validation {name} {progress.best_metric:.4f} with it, {without:.4f} without"
     if progress.best_metric <= without:
         return trainer, done, f"towers.query_id = 'off': {figures}"

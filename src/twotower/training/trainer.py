@@ -14,13 +14,20 @@ from twotower.config import Config
 from twotower.data.batches import PairBatch
 from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
-from twotower.errors import TwoTowerError
+from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import TEXTS, Feature
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
-from twotower.runtime import choose_device, choose_precision, choose_threads, torch_generator
-from twotower.towers.build import build_model, of_another_view, trained_together
+from twotower.runtime import (
+    choose_device,
+    choose_precision,
+    choose_threads,
+    memory_of,
+    out_of_memory_told,
+    torch_generator,
+)
+from twotower.towers.build import build_model, least_weights, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
 from twotower.training.averaging import WeightAverage
@@ -68,6 +75,37 @@ class TrainingDivergedError(TwoTowerError):
     """The loss became NaN or infinite."""
 
 
+BYTES_OF_LAYERS = 24
+"""Of each number in a layer: itself, gradient, two moments, average, best. All are kept at once."""
+BYTES_OF_TABLES = {"adam": 16, "adagrad": 8}
+"""Of each number in an embedding table: itself, its best, and adam's two moments."""
+
+
+def check_memory(config: Config, num_items: int, num_queries: int, device: torch.device) -> None:
+    """Refuse settings for which a device has too little memory, before it runs out of it.
+
+    The bytes are a lower bound: features, activations and data come on top.
+
+    Raises:
+        ConfigError: They are more than the device has.
+    """
+    memory = memory_of(device)
+    tables, layers = least_weights(config.towers, num_items, num_queries)
+    optimizer = config.training.table_optimizer
+    least = BYTES_OF_LAYERS * layers + BYTES_OF_TABLES.get(optimizer, 8) * tables
+    loss, towers = config.loss, config.towers
+    if loss.negatives == "per-query" and loss.num_negatives is not None:
+        batch = config.training.batch_size or 1
+        least += 4 * batch * loss.num_negatives * towers.dim
+    if memory is None or least <= memory:
+        return
+    raise ConfigError(
+        f"training must fit into memory, got settings that need at least {least / 1e9:,.0f} GB of "
+        f"{memory / 1e9:,.0f} GB: lower towers.dim (now {towers.dim}), towers.query_hidden, "
+        "towers.item_hidden or loss.num_negatives."
+    )
+
+
 class Trainer:
     """Trains a ``TwoTower`` on a split data set.
 
@@ -80,8 +118,10 @@ class Trainer:
 
     Raises:
         ValueError: The widths of the two towers differ.
+        ConfigError: The model does not fit into memory.
     """
 
+    @out_of_memory_told()
     def __init__(
         self,
         dataset: Dataset,
@@ -94,6 +134,7 @@ class Trainer:
         self.dataset = dataset
         self.config = config
         self.device = choose_device(config.training.device)
+        check_memory(config, len(dataset.items), len(dataset.queries), self.device)
         train = dataset.part(Part.TRAIN)
         self.popularity = np.bincount(
             train.item_rows[train.is_positive], minlength=dataset.items.ids.num_rows
@@ -157,6 +198,7 @@ class Trainer:
         """The model with its catalogue, or that of the first view."""
         return self.objectives[0].encoding
 
+    @out_of_memory_told()
     def fit(
         self,
         *,
@@ -179,6 +221,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: The loss became NaN or infinite.
+            ConfigError: Memory ran out.
         """
         settings = self.config.training
         progress = progress or Progress()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, NothingLearntError
 from twotower.evaluation.figures import measure
 from twotower.serving.bundle import check_output, write_bundle
 from twotower.training.checkpoints import Progress
@@ -19,7 +19,7 @@ from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
 from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
-from twotower.training.pipeline import NothingLearntError, Teller, Trained
+from twotower.training.pipeline import Teller, Trained
 from twotower.training.search_space import (
     held_back,
     say,
@@ -59,6 +59,7 @@ class Tuned:
         default: The settings of trial 0.
         changed: What the best trial has otherwise: ``section.field`` to (default, chosen).
         folder: Where the study is, to be gone on with.
+        stopped_early: Whether Ctrl-C ended the search.
     """
 
     trained: Trained
@@ -66,6 +67,7 @@ class Tuned:
     default: Config
     changed: Mapping[str, tuple[Any, Any]]
     folder: Path
+    stopped_early: bool = False
 
 
 def tune(
@@ -179,7 +181,7 @@ def tune(
     contents = replace(contents, provenance={**contents.provenance, "tuning": tuning})
     write_bundle(target, contents)
     trained = Trained(contents, target, figures, dataset, task.decisions)
-    return Tuned(trained, trials, default, changes(best, default), folder)
+    return Tuned(trained, trials, default, changes(best, default), folder, interrupted)
 
 
 class _StoppedError(Exception):

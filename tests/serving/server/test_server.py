@@ -808,6 +808,17 @@ def test_what_nobody_foresaw_is_told_as_json(
         assert answer.status_code == 500
         assert set(answer.json()) == {"error", "request_id"}
         assert "ZeroDivision" not in answer.text
+
+        def broken(*_: Any, **__: Any) -> None:  # as numpy raises where we call it wrongly
+            raise ValueError("operands could not be broadcast together")
+
+        monkeypatch.setattr(Retriever, "similar_items", broken)
+        monkeypatch.setattr(Retriever, "explain", broken)
+        of_framework = httpx.get(f"{address}/similar", params={"item_id": 3})
+        direct = httpx.post(f"{address}/explain", json={"query_id": 5, "item_id": 3})
+        for answer in (of_framework, direct):
+            assert answer.status_code == 500
+            assert "broadcast" not in answer.text
         assert httpx.get(f"{address}/health").status_code == 200
 
 

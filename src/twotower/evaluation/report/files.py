@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from twotower.abandoned import put, writing
 from twotower.errors import ConfigError
+from twotower.paths import check_new_name
 
 _HERE = Path(__file__).parent
 
@@ -29,8 +30,9 @@ def check_page(path: Path) -> None:
     """Refuse a place that no page can be written at, before the work and not after it.
 
     Raises:
-        ConfigError: It is a folder, or its folder does not exist.
+        ConfigError: It is a folder, its folder does not exist, or see ``check_new_name``.
     """
+    check_new_name(path)
     if path.is_dir():
         raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
     if not path.absolute().parent.is_dir():
@@ -53,6 +55,4 @@ def write_page(path: Path, page: str) -> None:
             put(new, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ConfigError(
-            f"--out must be writable, got {reason!r} for {str(path)!r}; nothing was written."
-        ) from error
+        raise ConfigError(f"the page {str(path)!r} could not be written: {reason}.") from error

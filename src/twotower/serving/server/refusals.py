@@ -17,9 +17,8 @@ TOLD: tuple[type[Exception], ...] = (
     TooManyWaitingError,
     WaitedTooLongError,
     TwoTowerError,
-    ValueError,
 )
-"""Errors that a client can cause."""
+"""Errors that a client can cause; any other is a bug, whatever its type."""
 _FORM = re.compile(r"constrained-\w+|(function-|list\[|dict\[|literal\[).*", re.S)
 """A step to one of several forms of a value, which says nothing to a person."""
 _GENERAL = {
@@ -48,7 +47,7 @@ def refusal_of(error: Exception) -> tuple[int, str]:
             return 503, "the answer did not come in time; ask again later."
         case BundleError():
             return 409, str(error)
-        case TwoTowerError() | ValueError():
+        case TwoTowerError():
             return 422, str(error)
     return 500, "the server failed; its log says why under this request_id."
 

@@ -1,0 +1,47 @@
+"""Names of files that a bundle, a report and JSON can hold."""
+
+import os
+from pathlib import Path
+
+from twotower.errors import ConfigError
+
+LONGEST_NAME = 200
+"""Bytes of a new name. File systems allow 255; temporary files beside it have longer names."""
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as text that UTF-8 can hold; other bytes are written in hexadecimal."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Return whether a path, or another argument of a command, is UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # Python has a lone surrogate for each byte that is not
+        return False
+    return True
+
+
+def check_new_name(path: str | Path, what: str = "--out") -> None:
+    """Refuse a name that cannot be written, before the work and not after it.
+
+    Args:
+        path: A file or a folder to write.
+        what: Names the argument in messages.
+
+    Raises:
+        ConfigError: The path is not UTF-8, its name is too long or holds a control character.
+    """
+    name = Path(path).name
+    if not is_utf8(path):
+        raise ConfigError(f"{what} must be UTF-8, got {shown(path)!r}; choose another name.")
+    if any(ord(character) < 32 or character == "\x7f" for character in str(path)):
+        raise ConfigError(
+            f"{what} must hold no control characters, got {str(path)!r}; choose another name."
+        )
+    length = len(name.encode())
+    if length > LONGEST_NAME:
+        raise ConfigError(
+            f"{what} must be a name of at most {LONGEST_NAME} bytes, got {length}; choose a shorter one."
+        )
