@@ -17,7 +17,9 @@ from twotower.training.choices import resolve
 Settings = dict[str, dict[str, Any]]
 
 
-def dataset_of(*, ordered: bool = True, labels: bool = False, events: int = 8) -> Dataset:
+def dataset_of(
+    *, ordered: bool = True, labels: bool = False, events: int = 8, items: int = 20
+) -> Dataset:
     rng = np.random.default_rng(0)
     queries = 40
     frame = pl.DataFrame(
@@ -29,7 +31,8 @@ def dataset_of(*, ordered: bool = True, labels: bool = False, events: int = 8) -
     )
     if labels:
         frame = frame.with_columns(label=pl.Series([1, 0] * (queries * events // 2)))
-    return split(prepare(frame if ordered else frame.drop("timestamp")).dataset)
+    frame = frame if ordered else frame.drop("timestamp")
+    return split(prepare(frame, items=pl.DataFrame({"item_id": np.arange(items)})).dataset)
 
 
 @pytest.fixture(scope="module")
@@ -304,9 +307,10 @@ class TestNumbers:
     def test_a_large_table_gets_the_optimizer_with_the_small_state(self, ordered: Dataset) -> None:
         small, _ = resolved(ordered, {"towers": {"query_id": "on"}})
         assert small.training.table_optimizer == "adam"
-        dim = 2**26 // len(ordered.items)
-        assert resolved(ordered, {"towers": {"dim": dim}})[0].training.table_optimizer == "adam"
-        large, said = resolved(ordered, {"towers": {"dim": dim + 1}})
+        wide: Settings = {"towers": {"dim": 2**14}}
+        fits = dataset_of(items=2**12)
+        assert resolved(fits, wide)[0].training.table_optimizer == "adam"
+        large, said = resolved(dataset_of(items=2**12 + 1), wide)
         assert large.training.table_optimizer == "adagrad"
         assert any(s.startswith("training.table_optimizer = 'adagrad': ") for s in said)
         assert small.training.table_learning_rate is None
