@@ -23,25 +23,25 @@ def is_utf8(path: str | Path) -> bool:
     return True
 
 
-def check_new_name(path: str | Path, what: str = "--out") -> None:
+def check_new_name(path: str | Path, longest: int = LONGEST_NAME) -> None:
     """Refuse a name that cannot be written, before the work and not after it.
 
     Args:
-        path: A file or a folder to write.
-        what: Names the argument in messages.
+        path: A file or a folder to write, as ``--out`` names it.
+        longest: Bytes that its name may have.
 
     Raises:
         ConfigError: The path is not UTF-8, its name is too long or holds a control character.
     """
     name = Path(path).name
     if not is_utf8(path):
-        raise ConfigError(f"{what} must be UTF-8, got {shown(path)!r}; choose another name.")
+        raise ConfigError(f"--out must be UTF-8, got {shown(path)!r}; choose another name.")
     if any(ord(character) < 32 or character == "\x7f" for character in str(path)):
         raise ConfigError(
-            f"{what} must hold no control characters, got {str(path)!r}; choose another name."
+            f"--out must hold no control characters, got {str(path)!r}; choose another name."
         )
     length = len(name.encode())
-    if length > LONGEST_NAME:
+    if length > longest:
         raise ConfigError(
-            f"{what} must be a name of at most {LONGEST_NAME} bytes, got {length}; choose a shorter one."
+            f"--out must be a name of at most {longest} bytes, got {length}; choose a shorter one."
         )

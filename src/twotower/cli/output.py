@@ -69,9 +69,21 @@ def check_report_beside(bundle: Path) -> None:
 
 
 def write_report_beside(
-    bundle: Path, page: Path, write: Callable[[Path], None], screen: Console
+    bundle: Path,
+    page: Path,
+    write: Callable[[Path], None],
+    screen: Console,
+    *,
+    name: str = "Its report",
 ) -> None:
     """Write the report of a finished bundle, and say where it is.
+
+    Args:
+        bundle: Where the bundle is.
+        page: Where the report is to be.
+        write: Writes it there.
+        screen: Where to say so.
+        name: What it is called there.
 
     Raises:
         ConfigError: It cannot be written, on a full disk, say; the bundle is complete all the same.
@@ -83,7 +95,7 @@ def write_report_beside(
             f"{str(error).rstrip('.')}; the bundle {str(bundle)!r} is complete: make room, then write its "
             f"report with `twotower report {quote(str(bundle))}`."
         ) from error
-    screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+    screen.print(f"{name} is at {page}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def ids(text: str) -> list[int | str]:

@@ -168,6 +168,12 @@ def _train_views(
     from twotower.training.progress import ProgressBar
     from twotower.training.views import train_views, views_of
 
+    beside = {
+        view.name: out.resolve().with_name(f"{out.resolve().name}-{view.name}")
+        for view in tree.views
+    }
+    for place in beside.values():
+        check_report_beside(place)
     trained = train_views(
         views_of(tree),
         queries=queries,
@@ -181,7 +187,8 @@ def _train_views(
         print_json({name: view.figures for name, view in trained.views.items()})
     screen.print(f"The bundles are in {out}.", highlight=False, markup=False, soft_wrap=True)
     for name, view in trained.views.items():
-        page = report_path(out.resolve().with_name(f"{out.resolve().name}-{name}"))
-        write_report_beside(out / name, page, view.report, screen)
+        page = report_path(beside[name])
+        said = f"The report of {name}"
+        write_report_beside(out / name, page, view.report, screen, name=said)
     if any(view.stopped_early for view in trained.views.values()):
         raise typer.Exit(exits.STOPPED_EARLY)

@@ -8,8 +8,10 @@ from markupsafe import Markup
 
 from twotower.abandoned import put, writing
 from twotower.errors import ConfigError
-from twotower.paths import check_new_name
+from twotower.paths import LONGEST_NAME, check_new_name
 
+LONGEST_PAGE = LONGEST_NAME + 20
+"""Bytes of a page's name: that of a bundle, and an ending."""
 _HERE = Path(__file__).parent
 
 
@@ -32,7 +34,7 @@ def check_page(path: Path) -> None:
     Raises:
         ConfigError: It is a folder, its folder does not exist, or see ``check_new_name``.
     """
-    check_new_name(path)
+    check_new_name(path, LONGEST_PAGE)
     if path.is_dir():
         raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
     if not path.absolute().parent.is_dir():
