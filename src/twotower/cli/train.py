@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from twotower.cli import tables
-from twotower.cli.output import console, print_json, report_path
+from twotower.cli.output import console, print_json, print_limits, report_path
 from twotower.config import Config
 from twotower.errors import ConfigError
 
@@ -39,9 +39,8 @@ def command(
     event_column: tables.EventColumn = None,
     target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
-    ] = False,
+    no_histories: tables.NoHistories = False,
+    private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
@@ -98,7 +97,14 @@ def command(
         alone = {"interactions": interactions, "items": items, "tensorboard": tensorboard, **parts}
         _refuse(alone | {"mlflow": mlflow, "seeds": None if seeds == 1 else seeds})
         _train_views(
-            tree, queries, out, screen, histories=not no_histories, resume=resume, json=json
+            tree,
+            queries,
+            out,
+            screen,
+            histories=not no_histories,
+            private=private,
+            resume=resume,
+            json=json,
         )
         return
     events = tables.events_of(
@@ -125,6 +131,7 @@ def command(
         out=out,
         config=tree,
         histories=not no_histories,
+        private=private,
         resume=resume,
         seeds=seeds,
         progress=ProgressBar(screen),
@@ -136,6 +143,8 @@ def command(
     page = report_path(out)
     trained.report(page)
     screen.print(f"Its report is at {page}.", highlight=False, markup=False, soft_wrap=True)
+    if private:
+        print_limits(screen)
 
 
 def _refuse(given: Mapping[str, object]) -> None:
@@ -155,6 +164,7 @@ def _train_views(
     screen: Console,
     *,
     histories: bool,
+    private: bool,
     resume: bool,
     json: bool,
 ) -> None:
@@ -167,6 +177,7 @@ def _train_views(
         out=out,
         config=tree,
         histories=histories,
+        private=private,
         resume=resume,
         progress=ProgressBar(screen),
     )
@@ -178,3 +189,5 @@ def _train_views(
         view.report(page)
         line = f"The report of {name} is at {page}."
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    if private:
+        print_limits(screen)

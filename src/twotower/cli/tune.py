@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from twotower.cli import tables
-from twotower.cli.output import console, print_json, report_path
+from twotower.cli.output import console, print_json, print_limits, report_path
 
 NAME = "tune"
 
@@ -35,9 +35,8 @@ def command(
     event_column: tables.EventColumn = None,
     target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
-    ] = False,
+    no_histories: tables.NoHistories = False,
+    private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that stands beside the bundle.")
     ] = False,
@@ -97,6 +96,7 @@ def command(
         config=tree,
         fixed=named & set(SEARCHED),
         histories=not no_histories,
+        private=private,
         resume=resume,
         progress=TuningBar(screen),
     )
@@ -113,3 +113,5 @@ def command(
         markup=False,
         soft_wrap=True,
     )
+    if private:
+        print_limits(screen)
