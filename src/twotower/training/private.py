@@ -166,7 +166,7 @@ def _without_texts(transforms: SideTransforms) -> SideTransforms:
 
 def _by_name(view: ViewConfig) -> ViewConfig:
     """Return a view whose tables have their names without the folders, which may name a person."""
-    given = {
+    given: dict[str, Any] = {
         name: getattr(view, name) for name in ("interactions", "train", "valid", "test", "items")
     }
     return replace(view, **{n: Path(path).name for n, path in given.items() if path is not None})
