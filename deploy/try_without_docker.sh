@@ -8,13 +8,15 @@
 # debootstrap by apt-get where they are missing.
 #
 # The base image is a root of Debian packages under the name python:3.12-slim, in a storage of its own. Its
-# Python is Debian's (3.11 in bookworm). buildah then runs the unchanged Dockerfile, and podman runs the image
-# with the options of the Dockerfile's comment and, by podman-compose, with compose.yaml, of which only the port
-# on the host is another one. pip uses the settings of this machine.
+# Python is Debian's: 3.13, or with PYTHON=python3.11 that of bookworm, for which you may have wheels. buildah then
+# runs the unchanged Dockerfile, and podman runs the image with the options of the Dockerfile's comment and, by
+# podman-compose, with compose.yaml, of which only the port on the host is another one. pip uses the settings of
+# this machine, and the files that they name.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-suite=${SUITE:-bookworm}
+suite=trixie
+python=${PYTHON:-python3}
 mirror=${MIRROR:-http://deb.debian.org/debian}
 failures=0
 
@@ -94,14 +96,21 @@ trap finish EXIT
 base=docker.io/library/python:3.12-slim
 if ! podman image exists "$base"; then
   say "Making a root of Debian $suite in place of $base"
-  if [ ! -e "$work/root/usr/bin/pip" ]; then
+  if [ ! -e "$work/root/usr/local/bin/pip" ]; then
     rm -rf "$work/root"
     debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
       "$suite" "$work/root" "$mirror" >"$work/debootstrap.log"
+    if [ "$python" = python3.11 ]; then
+      echo "deb $mirror bookworm main" >"$work/root/etc/apt/sources.list.d/bookworm.list"
+      chroot "$work/root" sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends python3.11' \
+        >>"$work/debootstrap.log" 2>&1
+    fi
+    # As in the image that it stands for, pip installs into the system's Python, and both have short names.
+    rm -f "$work"/root/usr/lib/python3*/EXTERNALLY-MANAGED
+    ln -sf "/usr/bin/$python" "$work/root/usr/local/bin/python"
+    printf '#!/bin/sh\nexec %s -m pip "$@"\n' "$python" >"$work/root/usr/local/bin/pip"
+    chmod +x "$work/root/usr/local/bin/pip"
   fi
-  # As in the image that it stands for, pip installs into the system's Python, which is called python, too.
-  rm -f "$work"/root/usr/lib/python3*/EXTERNALLY-MANAGED
-  ln -sf python3 "$work/root/usr/bin/python"
   container=$(buildah from scratch)
   buildah add -q "$container" "$work/root" / >/dev/null
   buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
