@@ -247,7 +247,9 @@ class TestPrivateBundle:
         histories = [known.history(id_) for id_ in ids]
         answers = retriever.recommend(features=lines, history=histories, k=5)
         assert [answer.basis for answer in answers] == ["model", "model"]
-        for one, other in zip(known.recommend(features=lines, history=histories, k=5), answers, strict=True):
+        for one, other in zip(
+            known.recommend(features=lines, history=histories, k=5), answers, strict=True
+        ):
             assert one.item_ids == other.item_ids
             np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
 

@@ -166,7 +166,7 @@ def _without_texts(transforms: SideTransforms) -> SideTransforms:
 
 def _by_name(view: ViewConfig) -> ViewConfig:
     """Return a view whose tables have their names without the folders, which may name a person."""
-    given: dict[str, Any] = {
-        name: getattr(view, name) for name in ("interactions", "train", "valid", "test", "items")
-    }
-    return replace(view, **{n: Path(path).name for n, path in given.items() if path is not None})
+    tables = ("interactions", "train", "valid", "test", "items")
+    given = {name: path for name in tables if (path := getattr(view, name)) is not None}
+    names: dict[str, Any] = {name: Path(path).name for name, path in given.items()}
+    return replace(view, **names)
