@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from sandbox import run_command
-from twotower import Config, Retriever, exports
+from twotower import Config, Retriever, View, exports, train_views
 from twotower.data.dataset import EntityTable
 from twotower.errors import BundleError, ConfigError
 from twotower.evaluation.bundles import evaluate_bundle
@@ -368,6 +368,20 @@ def test_texts_that_a_sentence_encoder_read_are_left_out(tiny_retriever: Retriev
     assert len(left.own_vocabulary()) == 0
     assert left.numbers["vectors"].shape == (0, 4)
     assert left.width == 4
+
+
+def test_bundles_of_several_views_are_private_too(folder: Path, tmp_path: Path) -> None:
+    events = pl.read_csv(folder / "events.csv")
+    is_book = events["item_id"].str.ends_with("5")
+    views = {"books": View(events.filter(is_book)), "films": View(events.filter(~is_book))}
+    config = {"training": {"epochs": 1}, "towers": {"dim": 4}}
+    trained = train_views(views, out=tmp_path / "views", config=config, private=True)
+    assert not holds(tmp_path / "views", "uid-")
+    opened = Retriever.open(tmp_path / "views" / "films")
+    assert opened.contents.is_private
+    assert opened.recommend(history=["item-1", "books:item-5"], k=3).basis == "model"
+    assert trained["films"].before is not None
+    assert len(trained["films"].before.queries.ids) == NUM_QUERIES
 
 
 def test_paths_of_views_are_names_alone(tiny_retriever: Retriever) -> None:
