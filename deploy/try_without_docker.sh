@@ -162,18 +162,18 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 address=http://127.0.0.1:$port
 token=try-$RANDOM$RANDOM
 
-code() { curl -s -m 20 -o "$work/answer.json" -w '%{http_code}' "$@"; }
+code() { : >"$work/answer.json"; curl -s -m 20 -o "$work/answer.json" -w '%{http_code}' "$@"; }
 answers() { # answers CODE CURL-ARGUMENTS...
   local wanted=$1 found
   shift
   found=$(code "$@") || true
-  [ "$found" = "$wanted" ] || { echo "wanted $wanted, got $found: $(cat "$work/answer.json")"; return 1; }
+  [ "$found" = "$wanted" ] || { echo "wanted $wanted, got $found: $(cat "$work/answer.json" 2>&1)"; return 1; }
 }
-ready() { # ready CONTAINER: wait until it answers, unless it has ended
+ready() { # ready CONTAINER: wait until it answers, unless it has ended or was started again and again
   local count=0
   until answers 200 "$address/ready" >/dev/null 2>&1; do
     count=$((count + 1))
-    if [ $count = 240 ] || [ "$(podman inspect -f '{{.State.Status}}' "$1")" = exited ]; then
+    if [ $count = 240 ] || [[ $(podman inspect -f '{{.State.Status}} {{.RestartCount}}' "$1") =~ ^exited|\ [3-9] ]]; then
       echo "not ready; it is $(podman inspect -f '{{.State.Status}}' "$1"), and says:"
       podman logs --tail 5 "$1" 2>&1
       return 1

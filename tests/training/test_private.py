@@ -313,6 +313,7 @@ class TestSettings:
             private_settings(config)
 
     def test_none_is_trained(self, private: Made) -> None:
+        assert private_settings(Config()).towers.query_id == "off"
         assert open_bundle(private.bundle).config.towers.query_id == "off"
 
 
