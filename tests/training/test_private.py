@@ -227,6 +227,14 @@ class TestPrivateBundle:
         assert "the numbers say nothing of their ids" in page
         assert "keep this page as safe as the data" not in page
 
+    def test_no_figure_and_no_feature_is_of_a_column_that_is_not_read(
+        self, retriever: Retriever
+    ) -> None:
+        cut_by = {group["by"] for group in retriever.contents.metrics["slices"]}
+        assert {by for by in cut_by if by.startswith("query.")} == {"query.city", "query.tags"}
+        names = [feature.name for feature in retriever.contents.queries.transforms.features]
+        assert names == ["user_id", "city", "tags", "about", "age"]
+
     def test_a_known_id_is_as_unknown_as_any(self, retriever: Retriever) -> None:
         assert retriever.contents.is_private
         assert retriever.recommend(PLANTED["an id"]).basis == "popularity"
