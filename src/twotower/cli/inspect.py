@@ -42,6 +42,7 @@ def command(
         "dim": contents.item_vectors.shape[1],
         "weights": sum(weight.numel() for weight in contents.weights.values()),
         "histories": contents.histories is not None,
+        "private": contents.is_private,
         "index": "exact" if contents.lists is None else "approximate",
         "custom_towers": list(contents.custom),
         "bytes": sum(sizes.values()),

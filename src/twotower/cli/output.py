@@ -98,6 +98,15 @@ def write_report_beside(
     screen.print(f"{name} is at {page}.", highlight=False, markup=False, soft_wrap=True)
 
 
+def print_limits(screen: Console) -> None:
+    """Print what a private bundle cannot answer."""
+    from twotower.training.private import LIMITS
+
+    screen.print("The bundle is private:")
+    for limit in LIMITS:
+        screen.print(f"  - {limit}", highlight=False, markup=False, soft_wrap=True)
+
+
 def ids(text: str) -> list[int | str]:
     """Return the ids of ``1,2,3``; integers and strings of digits are the same to a vocabulary."""
     return [piece.strip() for piece in text.split(",") if piece.strip()]

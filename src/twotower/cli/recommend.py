@@ -105,6 +105,11 @@ def command(
         return
     if answer.basis == "popularity":
         screen.print("Nothing is known of this query that the model reads: what is popular.")
+        if query is not None and retriever.contents.is_private:
+            screen.print(
+                "The bundle is private and knows no query by its id; give --features or --history.",
+                soft_wrap=True,
+            )
     screen.print(answer_table(retriever, answer, score="score"))
     if answer.explored:
         drawn = ", ".join(f"{item} ({chance:.2g})" for item, chance in answer.explored.items())

@@ -47,6 +47,17 @@ EventColumn = Annotated[
 TargetEvents = Annotated[
     str | None, typer.Option(help="Kinds that are asked for, KIND,KIND; others are only read.")
 ]
+NoHistories = Annotated[
+    bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
+]
+Private = Annotated[
+    bool,
+    typer.Option(
+        "--private",
+        help="Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
+        "rare values. The report numbers its examples.",
+    ),
+]
 DropNullIds = Annotated[bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")]
 
 

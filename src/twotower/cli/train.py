@@ -12,6 +12,7 @@ from twotower.cli.output import (
     check_report_beside,
     console,
     print_json,
+    print_limits,
     report_path,
     write_report_beside,
 )
@@ -45,9 +46,8 @@ def command(
     event_column: tables.EventColumn = None,
     target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
-    ] = False,
+    no_histories: tables.NoHistories = False,
+    private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
@@ -104,7 +104,14 @@ def command(
         alone = {"interactions": interactions, "items": items, "tensorboard": tensorboard, **parts}
         _refuse(alone | {"mlflow": mlflow, "seeds": None if seeds == 1 else seeds})
         _train_views(
-            tree, queries, out, screen, histories=not no_histories, resume=resume, json=json
+            tree,
+            queries,
+            out,
+            screen,
+            histories=not no_histories,
+            private=private,
+            resume=resume,
+            json=json,
         )
         return
     events = tables.events_of(
@@ -132,6 +139,7 @@ def command(
         out=out,
         config=tree,
         histories=not no_histories,
+        private=private,
         resume=resume,
         seeds=seeds,
         progress=ProgressBar(screen),
@@ -141,6 +149,8 @@ def command(
         print_json(trained.figures)
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
     write_report_beside(out, report_path(out), trained.report, screen)
+    if private:
+        print_limits(screen)
     if trained.stopped_early:
         raise typer.Exit(exits.STOPPED_EARLY)
 
@@ -162,6 +172,7 @@ def _train_views(
     screen: Console,
     *,
     histories: bool,
+    private: bool,
     resume: bool,
     json: bool,
 ) -> None:
@@ -180,6 +191,7 @@ def _train_views(
         out=out,
         config=tree,
         histories=histories,
+        private=private,
         resume=resume,
         progress=ProgressBar(screen),
     )
@@ -190,5 +202,7 @@ def _train_views(
         page = report_path(beside[name])
         said = f"The report of {name}"
         write_report_beside(out / name, page, view.report, screen, name=said)
+    if private:
+        print_limits(screen)
     if any(view.stopped_early for view in trained.views.values()):
         raise typer.Exit(exits.STOPPED_EARLY)

@@ -10,6 +10,7 @@ from twotower.cli.output import (
     check_report_beside,
     console,
     print_json,
+    print_limits,
     report_path,
     write_report_beside,
 )
@@ -41,9 +42,8 @@ def command(
     event_column: tables.EventColumn = None,
     target_events: tables.TargetEvents = None,
     drop_null_ids: tables.DropNullIds = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
-    ] = False,
+    no_histories: tables.NoHistories = False,
+    private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that stands beside the bundle.")
     ] = False,
@@ -104,6 +104,7 @@ def command(
         config=tree,
         fixed=named & set(SEARCHED),
         histories=not no_histories,
+        private=private,
         resume=resume,
         progress=TuningBar(screen),
     )
@@ -118,5 +119,7 @@ def command(
         markup=False,
         soft_wrap=True,
     )
+    if private:
+        print_limits(screen)
     if tuned.stopped_early:
         raise typer.Exit(exits.STOPPED_EARLY)

@@ -138,7 +138,7 @@ def dataset_of(
     if known is None or parts is None or wanted is None:
         raise BundleError(
             f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
-            "written with --no-histories; evaluate at the end of training instead."
+            "written with --no-histories or --private; the figures of its training stand in metrics.json."
         )
     queries, items = contents.queries, contents.items
     num_rows = queries.ids.num_rows

@@ -191,6 +191,11 @@ class Contents:
         return offered
 
     @property
+    def is_private(self) -> bool:
+        """Whether it knows no query by its id, as a private training leaves it."""
+        return not len(self.queries.ids)
+
+    @property
     def num_items(self) -> int:
         """Number of items that may be an answer."""
         return len(self.items.ids) if self.offered is None else int(self.offered.sum())

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from twotower.errors import BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature
@@ -249,9 +250,15 @@ class Retriever:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
 
         Raises:
+            BundleError: The bundle is private and knows no query.
             FilterError: As ``recommend``.
             ValueError: ``k`` is below 1, or as ``recommend`` for the rules.
         """
+        if self.contents.is_private:
+            raise BundleError(
+                f"the bundle {str(self.path)!r} must hold queries for all of them to be answered, got one "
+                "written with --private; ask by features or by a history."
+            )
         rules = tuple(rules)
         ids = self.contents.queries.ids.ids.to_list()
         frames: list[pl.DataFrame] = [

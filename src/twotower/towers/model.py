@@ -306,7 +306,7 @@ class TwoTower(nn.Module):
             return item_inputs
         shape = item_inputs.shape[:-1]
         flat = {name: values.flatten(0, len(shape) - 1) for name, values in features.items()}
-        return item_inputs + cast("Tensor", tower.events(flat)).view(*shape, -1)
+        return item_inputs + cast("Tensor", tower.events(flat)).view(item_inputs.shape)
 
     def step_queries(
         self,

@@ -4,6 +4,7 @@ from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
 from twotower.evaluation.screen import METHODS
+from twotower.training.private import LIMITS
 
 _LIMITS = (
     "The model repeats what its data shows: what was popular there, and who is missing there. "
@@ -11,8 +12,15 @@ _LIMITS = (
 )
 
 
-def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
-    """Return Markdown: what the model was trained on, how good it is, what it is not for."""
+def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: bool = False) -> str:
+    """Return Markdown: what the model was trained on, how good it is, what it is not for.
+
+    Args:
+        dataset: What it was trained on.
+        config: The settings.
+        figures: On the test part.
+        private: Whether the bundle is private, which the card then explains.
+    """
     protocol = figures["protocol"]
     metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
     seen = "removed" if protocol["seen_removed"] else "kept"
@@ -53,6 +61,10 @@ def model_card(dataset: Dataset, config: Config, figures: Figures) -> str:
         _LIMITS,
         "",
     ]
+    if private:
+        why = "This bundle was trained with `--private`: it holds nothing of any one query."
+        said = (f"- {limit}" for limit in LIMITS)
+        lines += ["## What this bundle cannot answer", "", why, "", *said, ""]
     return "\n".join(lines)
 
 

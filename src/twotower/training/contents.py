@@ -9,9 +9,10 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.config import IndexConfig
-from twotower.data.dataset import KNOWN, Interactions, Part
+from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.evaluation.figures import Figures
 from twotower.features.histories import Histories
+from twotower.features.transforms import SideTransforms
 from twotower.features.windows import WindowsEncoder
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.card import model_card
@@ -72,6 +73,7 @@ def contents_of(
     *,
     histories: bool,
     custom: tuple[str, ...] = (),
+    private: bool = False,
 ) -> Contents:
     """Return what the bundle of a trained model holds.
 
@@ -82,6 +84,7 @@ def contents_of(
         progress: Of the training.
         histories: Whether the queries' histories and test items are kept.
         custom: Sides whose tower is the user's own.
+        private: Whether the card says what the bundle cannot answer; ``without_queries`` makes it so.
     """
     dataset, config = objective.dataset, objective.config
     popularity = objective.popularity
@@ -114,9 +117,7 @@ def contents_of(
     }
     return Contents(
         config=config,
-        queries=SideContents(
-            dataset.queries.ids, dataset.queries.id_column, dataset.queries.frame, sides.query
-        ),
+        queries=_queries_of(dataset, sides.query, figures),
         items=SideContents(
             dataset.items.ids, dataset.items.id_column, dataset.items.frame, sides.item
         ),
@@ -135,9 +136,23 @@ def contents_of(
         repeats=dataset.repeats,
         provenance=provenance,
         log="".join(json.dumps(record) + "\n" for record in progress.log),
-        card=model_card(dataset, config, figures),
+        card=model_card(dataset, config, figures, private=private),
         events=of_events,
     )
+
+
+def _queries_of(dataset: Dataset, transforms: SideTransforms, figures: Figures) -> SideContents:
+    """Return the queries with the columns that the model reads and those that the figures are cut by.
+
+    Nothing in a bundle uses another column, which may be a name or an address.
+    """
+    table = dataset.queries
+    used = {table.id_column, *(transform.feature.source for transform in transforms.transforms)}
+    used |= {group["by"].removeprefix("query.") for group in figures["slices"]}
+    columns = [name for name in table.frame.columns if name in used]
+    features = tuple(feature for feature in transforms.features if feature.source in used)
+    kept = SideTransforms(features, transforms.transforms)
+    return SideContents(table.ids, table.id_column, table.frame.select(columns), kept)
 
 
 def _digest_of(sets: Histories) -> str:

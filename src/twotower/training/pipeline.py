@@ -16,7 +16,7 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, NothingLearntError
-from twotower.evaluation.doctor.data_checks import diagnose_dataset
+from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
@@ -30,6 +30,7 @@ from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
 from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
+from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
@@ -66,6 +67,8 @@ class Trained:
         decisions: Which column is what.
         query_tower: The user's own query tower, where one was given.
         item_tower: The same for the items.
+        before: Where the bundle is private, the contents with the queries, which the report reads; else
+            None.
     """
 
     contents: Contents
@@ -75,6 +78,7 @@ class Trained:
     decisions: tuple[Decision, ...]
     query_tower: nn.Module | None = None
     item_tower: nn.Module | None = None
+    before: Contents | None = None
 
     @property
     def stopped_early(self) -> bool:
@@ -85,8 +89,11 @@ class Trained:
     @cached_property
     def retriever(self) -> Retriever:
         """The trained model, ready to answer."""
+        return self._retriever_of(self.contents)
+
+    def _retriever_of(self, contents: Contents) -> Retriever:
         return Retriever(
-            self.contents,
+            contents,
             query_tower=self.query_tower,
             item_tower=self.item_tower,
             path=self.path or "",
@@ -94,6 +101,8 @@ class Trained:
 
     def report(self, path: str | Path, *, language: Language = "en") -> None:
         """Write all that is to be known of the model, with the doctor's findings, as one HTML page.
+
+        Of a private training it shows example queries by number, without their columns.
 
         Args:
             path: Where to; a file that is there is replaced.
@@ -103,11 +112,12 @@ class Trained:
             ConfigError: ``path`` cannot be written.
         """
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
-        found = diagnose_dataset(
-            self.dataset, config=self.contents.config, decisions=self.decisions
-        )
-        findings = worst_first([*found, *diagnose_model(self.retriever)])
-        write_report(self.retriever, path, language=language, findings=findings)
+        config = of_held_columns(self.contents.config, self.dataset)
+        found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)
+        is_private = self.before is not None
+        retriever = self.retriever if self.before is None else self._retriever_of(self.before)
+        findings = worst_first([*found, *diagnose_model(retriever)])
+        write_report(retriever, path, language=language, findings=findings, private=is_private)
 
 
 def train(
@@ -120,6 +130,7 @@ def train(
     query_tower: nn.Module | None = None,
     item_tower: nn.Module | None = None,
     histories: bool = True,
+    private: bool = False,
     resume: bool = False,
     seeds: int = 1,
     progress: Teller | Literal["bar"] | None = None,
@@ -143,6 +154,9 @@ def train(
             returns ``(n, dim)``.
         item_tower: The same for the items.
         histories: Whether the bundle holds the queries' histories and test items.
+        private: Whether the bundle holds nothing of any one query: no id, no history, no column that the
+            model does not read, and no value that few queries have. ``training.private.LIMITS`` says what
+            it cannot answer then; see docs/security.md.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
@@ -166,7 +180,9 @@ def train(
     target = None if out is None else check_output(out)
     bar = teller_of(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
-    task = Task.of(interactions, items=items, queries=queries, config=settings, name=name)
+    task = Task.of(
+        interactions, items=items, queries=queries, config=settings, name=name, private=private
+    )
     dataset, sides, settings = task.dataset, task.sides, task.config
     teller.on_data(dataset, task.decisions, sides.features)
     own = {"query": query_tower, "item": item_tower}
@@ -198,6 +214,8 @@ def train(
     if done.best_epoch == 0 and bar is not None:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
     figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    if private:
+        groups_of_many(figures)
     interrupted = done.log[-1].get("event") == "interrupted"
     if seeds > 1 and not interrupted:
         figures["seeds"] = _spread(
@@ -208,7 +226,13 @@ def train(
             ],
         )
     contents = contents_of(
-        trainer.objectives[0], sides, figures, done, histories=histories, custom=custom
+        trainer.objectives[0],
+        sides,
+        figures,
+        done,
+        histories=histories,
+        custom=custom,
+        private=private,
     )
     words = share_of_words(contents, trainer.scorer(), dataset)
     if words is not None:
@@ -217,9 +241,19 @@ def train(
     if decisions and bar is not None:
         bar.on_choices(decisions, contents.config)
     teller.on_figures(figures, interrupted)
+    kept = without_queries(contents) if private else contents
     if target is not None and work is not None:
-        write_after(work, lambda: write_bundle(target, contents), is_done=not interrupted)
-    return Trained(contents, target, figures, dataset, task.decisions, query_tower, item_tower)
+        write_after(work, lambda: write_bundle(target, kept), is_done=not interrupted)
+    return Trained(
+        kept,
+        target,
+        figures,
+        dataset,
+        task.decisions,
+        query_tower,
+        item_tower,
+        before=contents if private else None,
+    )
 
 
 def write_after(work: WorkFolder, write: Callable[[], None], *, is_done: bool) -> None:

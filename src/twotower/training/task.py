@@ -29,6 +29,7 @@ from twotower.features.schema import (
 )
 from twotower.features.transforms import SideTransforms
 from twotower.features.windows import let_common_go
+from twotower.training.private import of_many_queries, private_settings, read_columns
 from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
 
@@ -74,6 +75,7 @@ class Task:
         queries: Given | None = None,
         config: Config,
         name: str | None = None,
+        private: bool = False,
     ) -> "Task":
         """Read the tables, split the events, and fit the features on the training part.
 
@@ -83,12 +85,14 @@ class Task:
             queries: As ``train`` takes it.
             config: The settings.
             name: What the data is called; by default the file's name.
+            private: Whether the bundle will hold nothing of any one query.
 
         Raises:
             DataError: A table cannot be used as it is.
             ConfigError: A setting does not go with the data.
             ValueError: An array of features has another shape.
         """
+        config = private_settings(config) if private else config
         preparation = prepare(
             interactions,
             items=_as_table(items, "item_id"),
@@ -101,14 +105,20 @@ class Task:
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
         dataset = weighed(dataset, rated=(dataset.name,) if preparation.is_rated else ())
-        sides, config = _fit_features(dataset, config)
+        sides, config = _fit_features(dataset, config, private=private)
+        if private:
+            dataset = replace(dataset, queries=read_columns(dataset.queries, sides.query))
         if sides.event is not None:
             dataset = with_event_rows(dataset)
         return Task(dataset, sides, config, preparation.decisions)
 
     @staticmethod
     def of_views(
-        views: Mapping[str, "View"], *, queries: Given | None = None, config: Config
+        views: Mapping[str, "View"],
+        *,
+        queries: Given | None = None,
+        config: Config,
+        private: bool = False,
     ) -> "Task":
         """Read the tables of several views, split the events, and fit the features of all.
 
@@ -116,11 +126,13 @@ class Task:
             views: Two or more, by their names.
             queries: As ``train`` takes it.
             config: The settings.
+            private: As ``of`` takes it.
 
         Raises:
             DataError: A table cannot be used as it is; the view is named.
             ConfigError: A setting does not go with the data.
         """
+        config = private_settings(config) if private else config
         if config.data.order == "file":
             raise ConfigError(
                 "data.order must be 'time' or 'none' for views, got 'file': files say nothing of the "
@@ -156,7 +168,9 @@ class Task:
             )
         kinds: dict[str, FeatureKind] = {VIEW: "shown", **config.features.item}
         config = replace(config, features=replace(config.features, item=kinds))
-        sides, config = _fit_features(dataset, config)
+        sides, config = _fit_features(dataset, config, private=private)
+        if private:
+            dataset = replace(dataset, queries=read_columns(dataset.queries, sides.query))
         if sides.event is not None:
             dataset = with_event_rows(dataset)
         decisions = tuple(
@@ -186,7 +200,7 @@ def _as_table(given: Given | None, id_column: str) -> Table | None:
     return pl.DataFrame({id_column: np.arange(len(given)), "features": vectors})
 
 
-def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
+def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[Sides, Config]:
     """Return both sides' transforms, and the config with every kind written down."""
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_read)
@@ -211,6 +225,10 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
+        if private and side == "query":
+            is_seen = pl.Series(counts > 0)
+            owners = np.flatnonzero(counts)
+            fitted[side] = of_many_queries(fitted[side], table.frame.filter(is_seen), owners)
         stated[side] = kinds_of(features)
     of_sides = (*fitted["query"].features, *fitted["item"].features)
     if config.features.tune_sentences and not any(feature.tuned for feature in of_sides):
@@ -232,6 +250,10 @@ def _fit_features(dataset: Dataset, config: Config) -> tuple[Sides, Config]:
         fitted_event = SideTransforms.fit(
             features, dataset.event_columns, counts, config.features.min_count
         )
+        if private:
+            lines = dataset.event_columns.filter(pl.Series(is_learnt))
+            owners = dataset.interactions.query_rows[is_learnt]
+            fitted_event = of_many_queries(fitted_event, lines, owners)
         event = fitted_event if fitted_event.transforms else None  # all may be "shown"
         fitted["event"] = fitted_event
         of_sides = (*of_sides, *features)

@@ -20,6 +20,7 @@ from twotower.training.contents import contents_of, fingerprint
 from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
 from twotower.training.pipeline import Teller, Trained
+from twotower.training.private import groups_of_many, without_queries
 from twotower.training.search_space import (
     held_back,
     say,
@@ -80,6 +81,7 @@ def tune(
     config: Config | Mapping[str, object] | str | Path | None = None,
     fixed: Collection[str] = (),
     histories: bool = True,
+    private: bool = False,
     resume: bool = False,
     progress: TuneTeller | Literal["bar"] | None = None,
     name: str | None = None,
@@ -102,6 +104,7 @@ def tune(
         config: Settings; those that differ from the defaults are kept and not searched.
         fixed: Further settings that are not searched, as ``section.field``.
         histories: Whether the bundle holds the queries' histories and test items.
+        private: As ``train`` takes it.
         resume: Whether to go on with the study beside ``out``, on the same data and settings.
         progress: ``"bar"`` shows how it goes; or an object that is told.
         name: What the data is called in reports; by default the file's name.
@@ -131,7 +134,9 @@ def tune(
 
         progress = TuningBar()
     teller = Tellers([] if progress is None else [progress])
-    task = Task.of(interactions, items=items, queries=queries, config=given, name=name)
+    task = Task.of(
+        interactions, items=items, queries=queries, config=given, name=name, private=private
+    )
     dataset, sides = task.dataset, task.sides
     teller.on_data(dataset, task.decisions, sides.features)
     default, choices = resolve(task.config, dataset)
@@ -169,8 +174,12 @@ def tune(
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
     figures = measure(trainer.scorer(), dataset, calibrated=chosen.loss.kind == "bce")
+    if private:
+        groups_of_many(figures)
     teller.on_figures(figures, interrupted)
-    contents = contents_of(trainer.objectives[0], sides, figures, done, histories=histories)
+    contents = contents_of(
+        trainer.objectives[0], sides, figures, done, histories=histories, private=private
+    )
     words = share_of_words(contents, trainer.scorer(), dataset)
     if words is not None:
         figures["words"] = words  # the contents hold them, too
@@ -179,8 +188,10 @@ def tune(
         teller.on_choices(said, contents.config)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     contents = replace(contents, provenance={**contents.provenance, "tuning": tuning})
-    write_bundle(target, contents)
-    trained = Trained(contents, target, figures, dataset, task.decisions)
+    kept = without_queries(contents) if private else contents
+    write_bundle(target, kept)
+    before = contents if private else None
+    trained = Trained(kept, target, figures, dataset, task.decisions, before=before)
     return Tuned(trained, trials, default, changes(best, default), folder, interrupted)
 
 

@@ -27,6 +27,7 @@ from twotower.training.pipeline import (
     untrained,
     write_after,
 )
+from twotower.training.private import groups_of_many, without_queries
 from twotower.training.task import Given, Task, View
 from twotower.training.trainer import Trainer
 from twotower.vocab import Vocabulary
@@ -60,6 +61,7 @@ def train_views(
     out: str | Path | None = None,
     config: Config | Mapping[str, object] | str | Path | None = None,
     histories: bool = True,
+    private: bool = False,
     resume: bool = False,
     progress: Teller | Literal["bar"] | None = None,
 ) -> TrainedViews:
@@ -75,6 +77,7 @@ def train_views(
         out: Folder to write; None keeps all in memory. ``open_views`` reads it.
         config: Settings, as ``train`` takes them; ``data`` holds for every view.
         histories: Whether the bundles hold the queries' histories and test items.
+        private: As ``train`` takes it.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         progress: As ``train`` takes it.
 
@@ -95,7 +98,7 @@ def train_views(
     target = None if out is None else check_views_output(out)
     bar = teller_of(progress)
     teller = Tellers([] if bar is None else [bar])
-    task = Task.of_views(views, queries=queries, config=settings)
+    task = Task.of_views(views, queries=queries, config=settings, private=private)
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
@@ -110,14 +113,24 @@ def train_views(
             objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
         )
         figures["protocol"]["view"] = name
-        contents = contents_of(objective, task.sides, figures, done, histories=histories)
+        if private:
+            groups_of_many(figures)
+        contents = contents_of(
+            objective, task.sides, figures, done, histories=histories, private=private
+        )
         contents, said = indexed(contents, objective.scorer(), objective.dataset)
         if said:
             teller.on_choices(said, contents.config)
         teller.on_figures(figures, interrupted)
         path = None if target is None else target / name
+        contents = _of_view(contents, name)
         trained[name] = Trained(
-            _of_view(contents, name), path, figures, objective.dataset, task.decisions
+            without_queries(contents) if private else contents,
+            path,
+            figures,
+            objective.dataset,
+            task.decisions,
+            before=contents if private else None,
         )
     if target is not None and work is not None:
         every = {name: each.contents for name, each in trained.items()}

@@ -66,6 +66,13 @@ def diagnose_data(
     return worst_first(findings)
 
 
+def of_held_columns(config: Config, dataset: Dataset) -> Config:
+    """Return the settings of a training without the columns of queries that a bundle leaves out."""
+    held = dataset.queries.frame.columns
+    kinds = {name: kind for name, kind in config.features.query.items() if name in held}
+    return replace(config, features=replace(config.features, query=kinds))
+
+
 def diagnose_dataset(
     dataset: Dataset, *, config: Config | None = None, decisions: tuple[Decision, ...] = ()
 ) -> list[Finding]:

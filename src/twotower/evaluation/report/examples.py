@@ -34,8 +34,8 @@ class Example:
     """A query.
 
     Args:
-        name: Its id.
-        facts: What else is known of it: ``column value``.
+        name: Its id, or its number on the page.
+        facts: Its features that are short, as ``column value``; none beside a number.
         history: The last items of its history, oldest first.
         history_length: Of the whole.
         answers: What the model answers, best first.
@@ -54,12 +54,16 @@ class Example:
     more_targets: int
 
 
-def examples(retriever: Retriever, titles: Titles, *, seed: int = 0) -> list[Example]:
+def examples(
+    retriever: Retriever, titles: Titles, *, private: bool = False, seed: int = 0
+) -> list[Example]:
     """Return at most ``SHOWN`` queries with test items, drawn at random, those with a history first.
 
     Args:
         retriever: The opened bundle; without histories in it there is no query to show.
         titles: What its items are called.
+        private: Whether queries are named by their place on the page, which says nothing of their ids, and
+            shown without their features.
         seed: Seed of the draw.
     """
     contents = retriever.contents
@@ -80,7 +84,8 @@ def examples(retriever: Retriever, titles: Titles, *, seed: int = 0) -> list[Exa
         return []
     ids = contents.queries.ids.ids_of(drawn).to_list()
     found = []
-    for row, id_, answer in zip(drawn, ids, retriever.recommend(ids, k=DEPTH), strict=True):
+    answers = retriever.recommend(ids, k=DEPTH)
+    for place, (row, id_, answer) in enumerate(zip(drawn, ids, answers, strict=True), start=1):
         answered = contents.items.ids.rows_of(answer.item_ids)
         past = histories.item_rows[histories.offsets[row] : histories.offsets[row + 1]]
         past = past[past >= FIRST_ROW]
@@ -91,8 +96,8 @@ def examples(retriever: Retriever, titles: Titles, *, seed: int = 0) -> list[Exa
         hits = set(next_.tolist())
         found.append(
             Example(
-                name=clean(id_),
-                facts=_facts(retriever, int(row)),
+                name=str(place) if private else clean(id_),
+                facts=[] if private else _facts(retriever, int(row)),
                 history=[Entry(title) for title in titles.of(past[-_RECENT:])],
                 history_length=len(past),
                 answers=_entries(titles, answered[:SHOWN], hits, ranks),

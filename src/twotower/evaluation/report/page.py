@@ -43,6 +43,7 @@ def write_report(
     *,
     language: Language = "en",
     findings: Sequence[Finding] = (),
+    private: bool = False,
 ) -> None:
     """Write the report of a bundle: one HTML file that needs nothing else, under 3 MB.
 
@@ -54,6 +55,8 @@ def write_report(
         path: Where to; a file that is there is replaced.
         language: ``"en"`` or ``"zh"``.
         findings: What the doctor found.
+        private: Whether the example queries are named by numbers in place of their ids, and shown without
+            their features.
 
     Raises:
         ConfigError: ``path`` cannot be written.
@@ -68,7 +71,7 @@ def write_report(
     epochs = epochs_of(contents.log)
     among_labels = contents.config.training.validate_among == "labels"
     groups = reading.figures.get("slices") or []
-    shown = examples(retriever, titles)
+    shown = examples(retriever, titles, private=private)
     page = render(
         "report.html",
         language=language,
@@ -96,6 +99,7 @@ def write_report(
         dim=contents.item_vectors.shape[1],
         examples=shown,
         examples_title=_examples_title(len(shown), say),
+        examples_named=say("examples_private" if private else "examples_ids"),
         depth=DEPTH,
         findings=_findings(findings, language),
         severities=_SEVERITIES,

@@ -291,6 +291,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Drawn at random from those with something in the test. Right answers are marked “hit”.",
         "从测试集中有事件的查询里随机抽取。正确的推荐标有“命中”。",
     ),
+    "examples_ids": (
+        "They are named by their ids, with their features: keep this page as safe as the data.",
+        "这里显示了查询的真实编号和特征：请像保管数据一样保管本页。",
+    ),
+    "examples_private": (
+        "They are numbered on this page; the numbers say nothing of their ids.",
+        "编号只是它们在本页中的序号，与真实编号无关。",
+    ),
     "query": ("Query {id}", "查询 {id}"),
     "history": ("History", "历史"),
     "history_last": (
