@@ -42,9 +42,8 @@ def serve(settings: ServerSettings) -> None:
         library(name, wanted_by="serve", extra="serve")
     journal = settings.journal or f"{Path(settings.bundle)}.journal"
     if Path(journal).is_file():
-        JournalReader(
-            journal
-        ).close()  # what cannot be read is refused here, and not by each worker
+        # A file that cannot be read is refused here, and not by each worker.
+        JournalReader(journal).close()
         if settings.token is not None:
             log_to_stderr()
             _compact(journal)
