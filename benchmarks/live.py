@@ -1,19 +1,18 @@
-"""A catalogue that changes while it is asked, and a server that is killed while it is written to.
+"""A catalogue that changes while it is asked.
 
-    python benchmarks/live.py [--seconds 600] [--items 50000] [--kills 50]
+    python benchmarks/live.py [--seconds 600] [--items 50000]
 
 200 queries, 50 upserts and 50 deletes a second, on loopback; beside them the same queries without writes.
 Every answer is held against what was acknowledged: it has ``k`` different items, none that was gone before
-it was asked for, and an item that was just put in is found by a filter for its id. Then a server is written
-to, killed with SIGKILL at a random moment and started again, time and again: what was acknowledged is
-there, once. First of all, ids are replaced in a catalogue of a million, in memory alone.
+it was asked for, and an item that was just put in is found by a filter for its id. First of all, ids are
+replaced in a catalogue of a million, in memory alone. ``server_kills.py`` kills a server while it is
+written to.
 """
 
 import http.client
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -67,8 +66,8 @@ class Asker:
 
 
 @contextmanager
-def served(bundle: Path, journal: Path) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Run a server, and give its port and process."""
+def served(bundle: Path, journal: Path) -> Iterator[int]:
+    """Run a server, and give its port."""
     port = free_port()
     process = subprocess.Popen(
         [TWOTOWER, "serve", str(bundle), "--port", str(port), "--journal", str(journal)],
@@ -83,7 +82,7 @@ def served(bundle: Path, journal: Path) -> Iterator[tuple[int, "subprocess.Popen
                 break
             except OSError:
                 time.sleep(0.05)
-        yield port, process
+        yield port
     finally:
         process.kill()
         process.wait(30)
@@ -170,61 +169,6 @@ class Run:
         }
 
 
-def kills(bundle: Path, line: dict[str, Any], key: str, times: int, folder: Path) -> dict[str, Any]:
-    """Return what was acknowledged and what was lost or doubled, with a server killed so many times."""
-    journal, rng = folder / "killed.journal", random.Random(0)
-    put: set[int] = set()
-    taken: set[int] = set()
-    unsure: set[int] = set()
-    wrong = 0
-    number = FIRST_NEW
-    for _ in range(times + 1):
-        with served(bundle, journal) as (port, process):
-            asker = Asker(port)
-            there = check(asker, key, number)
-            wrong += len((put - taken - unsure) - there) + len((taken - unsure) & there)
-            put |= there & unsure
-            taken |= unsure - there
-            unsure.clear()
-            timer = threading.Timer(rng.uniform(0.05, 1.5), process.send_signal, [signal.SIGKILL])
-            timer.start()
-            try:
-                while True:
-                    unsure = {number}
-                    asker.ask("PUT", "/items", {"items": [{**line, key: number}]})
-                    put.add(number)
-                    if number % 3 == 0:
-                        unsure = {number - 1}
-                        asker.ask("DELETE", f"/items?item_id={number - 1}")
-                        taken.add(number - 1)
-                    unsure = set()
-                    number += 1
-            except OSError:
-                number += 1
-            timer.cancel()
-    return {
-        "": f"killed {times} times",
-        "acknowledged": len(put) + len(taken),
-        "lost or doubled": wrong,
-    }
-
-
-def check(asker: Asker, key: str, number: int) -> set[int]:
-    """Return the new items that an answer may hold."""
-    told = {"query_id": 1, "k": 1000, "filter": f"`{key}` >= {FIRST_NEW}"}
-    found = [item["item_id"] for item in asker.ask("POST", "/recommend", told)["items"]]
-    assert len(found) == len(set(found))
-    last = number
-    while len(found) and len(found) % 1000 == 0:  # more than one answer holds
-        told = {**told, "without": found}
-        more = [item["item_id"] for item in asker.ask("POST", "/recommend", told)["items"]]
-        if not more:
-            break
-        found += more
-    assert all(FIRST_NEW <= item <= last for item in found)
-    return set(found)
-
-
 def replacements(num_rows: int, times: Sequence[int]) -> list[dict[str, Any]]:
     """Return how long it takes to replace so many ids of a catalogue at once, in computing time."""
     ids, rows = LiveIds(Vocabulary(pl.Series("id", range(num_rows)))), []
@@ -244,25 +188,22 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--items", type=int, default=50_000)
-    parser.add_argument("--kills", type=int, default=50)
     given = parser.parse_args()
     report("Ids that are replaced at once", replacements(1_000_000, REPLACED), as_json=False)
     bundle = bundle_of(given.items).resolve()
     retriever = Retriever.open(bundle)
     line = retriever.contents.items.frame.row(0, named=True)
     num_queries, key = len(retriever.contents.queries.ids), retriever.item_column
-    with tempfile.TemporaryDirectory() as folder:
-        if given.seconds:
-            with served(bundle, Path(folder) / "live.journal") as (port, _):
-                run = Run(port, num_queries, line, key)
-                run.go(10, writes=False)
-                rows = [run.go(min(60, given.seconds), writes=False)]
-                rows.append(run.go(given.seconds, writes=True))
-                print(run.wrong[:5], file=sys.stderr)
-            report(f"{given.items:,} items that change", rows, as_json=False)
-        if given.kills:
-            row = kills(bundle, line, key, given.kills, Path(folder))
-            report("A server that is killed", [row], as_json=False)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(bundle, Path(folder) / "live.journal") as port,
+    ):
+        run = Run(port, num_queries, line, key)
+        run.go(10, writes=False)
+        rows = [run.go(min(60, given.seconds), writes=False)]
+        rows.append(run.go(given.seconds, writes=True))
+    print(run.wrong[:5], file=sys.stderr)
+    report(f"{given.items:,} items that change", rows, as_json=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ TwoTowerError
 ├── ConfigError     a setting is wrong: an unknown key, a value out of range   (also a ValueError)
 ├── DataError       a table is wrong: unreadable, no item column, a null id    (also a ValueError)
 ├── BundleError     a bundle is damaged, incomplete or from a newer version
+│   └── JournalError   a server's journal cannot be read or written
 ├── ExportError     a model or a catalogue that another system cannot take, or a place that refuses it
 ├── FilterError     a filter cannot be read or does not fit the items; says where  (also a ValueError)
 ├── ServerError     a server refused, failed or could not be reached
@@ -34,6 +35,10 @@ class DataError(TwoTowerError, ValueError):
 
 class BundleError(TwoTowerError):
     """A bundle is absent, damaged, incomplete or newer than this library."""
+
+
+class JournalError(BundleError):
+    """A server's journal cannot be opened, read or written."""
 
 
 class ExportError(TwoTowerError):

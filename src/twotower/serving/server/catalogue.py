@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from twotower.errors import JournalError
 from twotower.features.base import FeatureArrays
 from twotower.features.sentences import SentenceTransform
 from twotower.features.token_ids import TokenIdsTransform
@@ -76,16 +77,17 @@ class Catalogue:
     Args:
         retriever: What answers.
         digest: Of its bundle.
-        journal: File of what was written, which is there; None where nothing can be.
+        journal: File of the changes, which is read as soon as it is there; None for none.
 
     Raises:
-        BundleError: The journal cannot be opened.
+        JournalError: The journal cannot be opened.
     """
 
     def __init__(self, retriever: Retriever, digest: str, journal: str | Path | None) -> None:
         self._retriever = retriever
         self._digest = digest
-        self._journal = None if journal is None else JournalReader(journal)
+        self._journal = None if journal is None else JournalReader(journal, must_exist=False)
+        self._is_read, self._told = False, ""
         self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
         self._prepared: dict[str, _Put] = {}
 
@@ -103,8 +105,25 @@ class Catalogue:
         return 0 if contents.gone is None else int(contents.gone[num_first:].sum())
 
     def catch_up(self) -> None:
-        """Take in what was written since, by any process. What this catalogue cannot hold is left out."""
-        if self._journal is None or not self._journal.has_more():
+        """Take in what was written since, by any process. What this catalogue cannot hold is left out.
+
+        Where the journal cannot be read any more, that is logged once, and the catalogue stays as it is.
+
+        Raises:
+            JournalError: The journal cannot be read the first time.
+        """
+        try:
+            journal = self._journal
+            records = journal.more() if journal is not None and journal.has_more() else []
+        except JournalError as error:
+            if not self._is_read:
+                raise
+            if str(error) != self._told:
+                LOG.error("the journal cannot be read", extra={"fields": {"error": str(error)}})
+            self._told = str(error)
+            return
+        self._is_read, self._told = True, ""
+        if not records:
             return
         puts: list[_Put] = []
         ids: set[Id] = set()
@@ -115,7 +134,7 @@ class Catalogue:
             ids.clear()
             self._put(together)
 
-        for record in self._journal.more():
+        for record in records:
             if "delete" in record:
                 put_all()
                 self._take_out(record)
@@ -180,7 +199,8 @@ class Catalogue:
         try:
             return [self._fitted(record)]
         except Exception as error:
-            alone = [{"put": [line]} for line in record.get("put", ())]
+            lines = record.get("put")
+            alone = [{"put": [line]} for line in lines] if isinstance(lines, list) else []
             puts = [put for each in alone for put in self._read(each)] if len(alone) > 1 else []
             self._left_out(record, error)
             return puts

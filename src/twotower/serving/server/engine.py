@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from twotower.errors import BundleError
+from twotower.errors import BundleError, JournalError
 from twotower.features.schema import TEXTS
 from twotower.index.approximate import depth_of
 from twotower.rules.kinds import Rule
@@ -22,6 +22,7 @@ from twotower.serving.server.catalogue import Catalogue, Change, Changed, Writte
 from twotower.serving.server.journal import Journal
 from twotower.serving.server.lookup import filter_example, title_columns
 from twotower.serving.server.pointer import digest_of
+from twotower.serving.server.telemetry import LOG
 from twotower.vocab import FIRST_ROW
 
 
@@ -76,7 +77,7 @@ class Model:
 
     Args:
         path: Folder of the bundle.
-        journal: File of what was written, which is there; None where nothing can be.
+        journal: See ``Catalogue``.
 
     Raises:
         BundleError: It cannot be opened.
@@ -187,6 +188,8 @@ class Engine:
         path: Folder of the first bundle.
         journal: See ``Model``.
         ids_seen: Called with how many query ids of a batch are known, and how many are not.
+        writes: Whether changes are taken; if not, the journal is only read. If it cannot be written, the
+            engine answers queries, and refuses changes until it can.
 
     Raises:
         BundleError: It cannot be opened.
@@ -197,10 +200,18 @@ class Engine:
         path: str | Path,
         journal: str | Path | None = None,
         ids_seen: Callable[[int, int], None] = lambda _known, _unknown: None,
+        *,
+        writes: bool = True,
     ) -> None:
         self._ids_seen = ids_seen
-        self._journal = None if journal is None else Journal(journal)
+        self._journal: Journal | None = None
         self._journal_path = journal
+        if writes and journal is not None:
+            try:
+                self._opened_journal()
+            except JournalError as error:
+                why = {"fields": {"error": str(error)}}
+                LOG.error("changes are refused until the journal can be written", extra=why)
         self.model = Model(path, journal)
         """The current one. A name for one object: whoever has taken it keeps all of that model."""
 
@@ -252,10 +263,9 @@ class Engine:
         Not in the thread that answers: the disk takes its time.
 
         Raises:
-            BundleError: The disk is full, say; none was written then.
+            JournalError: The disk is full, say; none was written then.
         """
-        assert self._journal is not None
-        model = self.model
+        journal, model = self._opened_journal(), self.model
         records: list[dict[str, Any]] = []
         told: list[Written | Exception] = []
         for change in changes:
@@ -266,7 +276,7 @@ class Engine:
             except Exception as error:  # of that change alone
                 told.append(error)
         try:
-            self._journal.append(records)
+            journal.append(records)
         except BaseException:
             model.catalogue.forget(records)
             raise
@@ -276,10 +286,21 @@ class Engine:
         """Return what changes did: from now on they are in every answer."""
         return [self.model.catalogue.changed(each) for each in written]
 
-    def compact(self) -> None:
-        """Write the journal anew with the last change of each item; in the thread that writes."""
-        if self._journal is not None:
-            self._journal.compact()
+    def compact(self) -> bool:
+        """Compact the journal, in the thread that writes; return whether it was possible."""
+        try:
+            if self._journal is not None:
+                self._journal.compact()
+        except JournalError as error:
+            LOG.warning("the journal was not compacted", extra={"fields": {"error": str(error)}})
+            return False
+        return self._journal is not None
+
+    def _opened_journal(self) -> Journal:
+        if self._journal is None:
+            assert self._journal_path is not None
+            self._journal = Journal(self._journal_path)
+        return self._journal
 
 
 def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answered | Exception]:

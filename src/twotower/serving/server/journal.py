@@ -1,347 +1,631 @@
-"""What was written to a catalogue, on disk before it is acknowledged, and read by every worker."""
+"""The journal: changes of a catalogue, on disk before they are acknowledged, and read by every worker."""
 
+import errno
 import fcntl
 import os
-import struct
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from twotower.errors import BundleError
+from twotower.errors import JournalError
+from twotower.serving.server.frames import (
+    FORMAT_3,
+    SLOTS,
+    START,
+    UNKNOWN,
+    Header,
+    Piece,
+    format_of,
+    framed,
+    header_of,
+    header_of_2,
+    pieces,
+)
 from twotower.serving.server.telemetry import LOG
 
-_MAGIC = b"twotower jrnl 2\n"
-_HEADER = struct.Struct("<16sQQQ")
-_END_AT = _HEADER.size - 8
-_FRAME = struct.Struct("<II")  # length and CRC-32 of a record
-_LONGEST = 2**30
+LOCK_SECONDS = 5.0
+"""How long a write waits for the lock: less than a server may take to stop."""
+_LOOKS_EVERY = 0.001
+_SECTOR = 4096
 _AT_ONCE = 1000
-"""Items in a record of a journal that is written anew."""
+"""Items in a record of a compacted journal."""
+_OPENS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe at the path does not block
 
 
-class _Header(NamedTuple):
-    """The first bytes of a journal.
+class _Place(Enum):
+    """What is at the path of an open journal."""
 
-    Args:
-        generation: How often it was written anew.
-        compacted: Where what was written anew ends, and what came since begins.
-        end: Where what is on the disk ends: readers read no further.
-    """
-
-    generation: int
-    compacted: int
-    end: int
-
-    def to_bytes(self) -> bytes:
-        return _HEADER.pack(_MAGIC, *self)
+    HERE = auto()
+    """The open file."""
+    GONE = auto()
+    """Nothing, or an empty file."""
+    OTHER = auto()
+    """Another file."""
 
 
 class _File:
-    """An open journal, which another process may put a new one in the place of."""
+    """An open journal. Another process may delete it, or put another file in its place.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()  # a link stays, and what it points to is written anew
-        self.number = self._opened()
+    Args:
+        path: Of the file, without links.
+        flags: ``os.O_RDONLY`` or ``os.O_RDWR``, and ``os.O_CREAT`` to make one where there is none.
 
-    def _opened(self) -> int:
+    Raises:
+        JournalError: It cannot be opened, or is no journal.
+    """
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.path = path
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.descriptor = os.open(path, flags | _OPENS, 0o600)
         except OSError as error:
-            raise BundleError(
-                f"the journal {str(self.path)!r} cannot be opened: {error.strerror}."
+            raise JournalError(
+                f"the journal {str(path)!r} cannot be opened: {error.strerror}. "
+                "Name a journal in a place that exists and is writable by --journal."
             ) from error
-
-    def reopen(self) -> None:
-        """Go on with what lies at the path now; where that fails, with what was open."""
-        before, self.number = self.number, self._opened()
-        os.close(before)  # and its lock with it
+        try:
+            self.status = os.fstat(self.descriptor)
+            is_file = stat.S_ISREG(self.status.st_mode)
+            form = format_of(self.read, self.size) if is_file else None
+            if form is None:
+                raise JournalError(
+                    f"{str(path)!r} must be a journal, got another file; name another."
+                )
+            self.form = form
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        os.close(self.number)
+        """Close the file, and let go of its lock."""
+        os.close(self.descriptor)
 
     @property
     def size(self) -> int:
-        return os.fstat(self.number).st_size
+        return os.fstat(self.descriptor).st_size
 
-    def header(self) -> _Header:
-        start = os.pread(self.number, _HEADER.size, 0)
-        if len(start) < _HEADER.size or not start.startswith(_MAGIC):
-            raise BundleError(
-                f"{str(self.path)!r} must be a journal, got another file; name another."
-            )
-        _, generation, compacted, end = _HEADER.unpack(start)
-        return _Header(generation, compacted, end)
-
-    def is_replaced(self) -> bool:
+    def place(self) -> _Place:
+        """Return what is at the path now."""
         try:
-            return self.path.stat().st_ino != os.fstat(self.number).st_ino
-        except FileNotFoundError:
-            return False
-
-    def records(self, at: int, end: int) -> Iterator[tuple[Any, int]]:
-        """Yield records and where each ends; None for one that was acknowledged and is damaged.
-
-        It ends where a record is not whole that nobody was told of, or where lengths make no sense.
-        """
-        told = self.header().end
-        while at + _FRAME.size <= end:
-            length, crc = _FRAME.unpack(_whole(self.number, _FRAME.size, at))
-            after = at + _FRAME.size + length
-            if length > _LONGEST or after > end:
-                return
-            body = _whole(self.number, length, at + _FRAME.size)
-            if zlib.crc32(body) == crc:
-                yield orjson.loads(body), after
-            elif after <= told:
-                LOG.error(
-                    "a record of the journal is damaged and was left out",
-                    extra={"fields": {"at": at, "bytes": length}},
-                )
-                yield None, after
-            else:
-                return
-            at = after
-
-    def write(self, data: bytes, at: int) -> int:
-        """Write, and return where that ends once it is on the disk."""
-        try:
-            view = memoryview(data)
-            while view:
-                at += (done := os.pwrite(self.number, view, at))
-                view = view[done:]
-            os.fsync(self.number)
+            found = os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return _Place.GONE
         except OSError as error:
-            raise BundleError(
+            raise JournalError(
+                f"the journal {str(self.path)!r} cannot be looked up: {error.strerror}."
+            ) from error
+        if os.path.samestat(found, self.status):
+            return _Place.HERE
+        return _Place.OTHER if found.st_size else _Place.GONE
+
+    def read(self, length: int, at: int) -> bytes:
+        """Return so many bytes; fewer where the file ends."""
+        found = []
+        while length and (piece := self._read_some(length, at)):
+            found.append(piece)
+            length, at = length - len(piece), at + len(piece)
+        return b"".join(found)
+
+    def _read_some(self, length: int, at: int) -> bytes:
+        """Return bytes; of a sector that the disk cannot read, zeros, which are damage like any other."""
+        try:
+            return os.pread(self.descriptor, length, at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise JournalError(
+                    f"the journal {str(self.path)!r} cannot be read: {error.strerror}."
+                ) from error
+        sector = min(length, _SECTOR - at % _SECTOR)
+        return bytes(sector) if sector == length else self._read_some(sector, at)
+
+    def whole_header(self) -> Header | None:
+        """Return the header; None where both copies are damaged."""
+        if self.form is not FORMAT_3:
+            return header_of_2(self.read, self.size)
+        for _ in range(10):  # a writer may be halfway through either copy
+            header = header_of(self.read)
+            if header is not None:
+                return header
+        return None
+
+    def header(self) -> Header:
+        """Return the header; where both copies are damaged, one by which the whole file is read."""
+        found = self.whole_header()
+        return found or Header(UNKNOWN, START, max(START, self.size), 0)
+
+    def pieces(self, header: Header, at: int, number: int) -> Iterator[Piece]:
+        """Yield the records from a place on, and what is damaged between them."""
+        end = header.end if self.form is FORMAT_3 else self.size
+        return pieces(self.form, self.read, at, end, number, header.number)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no record was ever written to it."""
+        return self.size <= self.form.start
+
+    def write(self, data: bytes, at: int) -> None:
+        """Write, and return when it is on the disk."""
+        try:
+            self._put(data, at)
+            os.fsync(self.descriptor)
+        except OSError as error:
+            raise JournalError(
                 f"the journal {str(self.path)!r} could not be written: {error.strerror}; "
                 "nothing was changed."
             ) from error
-        return at
+
+    def write_header(self, header: Header) -> None:
+        """Write both copies of the header, one after the other: one of them is whole at any moment."""
+        try:
+            for slot in SLOTS:
+                self._put(header.to_bytes(), slot)
+        except OSError as error:
+            raise JournalError(
+                f"the journal {str(self.path)!r} could not be written: {error.strerror}."
+            ) from error
+
+    def _put(self, data: bytes, at: int) -> None:
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(self.descriptor, view, at)
+            view, at = view[done:], at + done
+
+    def lock(self) -> None:
+        """Lock the file, or raise when another process keeps it locked."""
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK:
+                    raise JournalError(
+                        f"the journal {str(self.path)!r} could not be locked: {error.strerror}."
+                    ) from error
+            if time.monotonic() > until:
+                raise JournalError(
+                    f"the journal {str(self.path)!r} has been locked by another process for "
+                    f"{LOCK_SECONDS:g} s; nothing was changed. Try again later, or end that process."
+                )
+            time.sleep(_LOOKS_EVERY)
+
+    def unlock(self) -> None:
+        """Let go of the lock."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
+    def has_writer(self) -> bool:
+        """Return whether a process is writing at this moment."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        self.unlock()
+        return False
+
+    def report(self, damaged: Piece) -> None:
+        """Log which part is damaged."""
+        found: dict[str, object] = {
+            "file": str(self.path),
+            "at": damaged.at,
+            "bytes": damaged.after - damaged.at,
+        }
+        if damaged.number:
+            found["records"] = damaged.number
+        LOG.error("part of the journal is damaged and was skipped", extra={"fields": found})
 
 
 class Journal:
-    """A file of changes that are only ever added, by one process at a time.
+    """A file to which changes are appended, by one process at a time.
 
-    A record is its length, its CRC-32 and JSON. Where what is on the disk ends stands at the file's
-    beginning, so that readers see nothing that a crash could still take back. Whoever writes holds a lock:
-    what it finds behind that end, a crash left there; nobody was told that it was written. The lock keeps
-    other objects out, not other threads of this one.
+    The header says where the records end that are on the disk, so that readers see nothing that a crash
+    could still take back. Behind that end, a writer finds what a crash left: it keeps whole records, and
+    cuts off the rest, which was never acknowledged. Damaged records are skipped, and compaction puts their
+    bytes aside (``JOURNAL.damaged-PLACE``). A journal of version 2 is compacted before it is first written
+    to. A journal that was deleted is written again, from the file that is still open.
+
+    The lock keeps other objects out, not other threads of this one. A link at the path is followed when the
+    journal is opened; later, the path it led to is the journal's.
 
     Args:
         path: Of the file, which is made where there is none.
 
     Raises:
-        BundleError: The file is not a journal, or cannot be opened.
+        JournalError: The file is not a journal, cannot be opened, or is locked by another process.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = _File(path)
-        with self._locked():
-            start = os.pread(self._file.number, _HEADER.size, 0)
-            is_new = len(start) < _HEADER.size  # or a crash came while it was made
-            is_journal = start.startswith(_MAGIC) or (is_new and _MAGIC.startswith(start[:16]))
-            if is_journal and is_new:
-                os.ftruncate(self._file.number, 0)
-                header = _Header(0, _HEADER.size, _HEADER.size)
-                self._file.write(header.to_bytes(), 0)
-                _sync_folder(self._file.path)
-            elif is_journal:
-                self._mend()
-        if not is_journal:
+        self._file = _File(Path(path).resolve(), os.O_RDWR | os.O_CREAT)
+        try:
+            with self._locked():
+                if self._file.form is FORMAT_3:
+                    self._ready()
+        except BaseException:
             self.close()
-            raise BundleError(f"{str(path)!r} must be a journal, got another file; name another.")
+            raise
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def append(self, records: Sequence[Any]) -> None:
-        """Add records, and return when they are on the disk.
+        """Add records, and return when they are on the disk, in the file at the path.
 
         Raises:
-            BundleError: The disk is full, say; nothing was added then.
+            JournalError: The disk is full, say. Nothing was added then.
         """
         if not records:
             return
-        pieces = []
-        for record in records:
-            body = orjson.dumps(record, default=str)
-            pieces.append(_FRAME.pack(len(body), zlib.crc32(body)) + body)
+        bodies = [orjson.dumps(record, default=str) for record in records]
         with self._locked():
-            end = self._file.header().end
-            if self._file.size != end:
-                end = self._mend()
-            try:
-                after = self._file.write(b"".join(pieces), end)
-            except BundleError:
-                os.ftruncate(self._file.number, end)
-                raise
-            self._mark(after)
+            if self._file.form is not FORMAT_3:
+                self._rewrite()
+                self._take()
+            self._add(bodies)
+            while self._file.place() is not _Place.HERE:  # it was deleted or replaced meanwhile
+                if not self._take():
+                    self._add(bodies)
 
     def compact(self) -> None:
-        """Write the journal anew with the last change of each item; whole, or not at all.
+        """Replace the journal by one with the last change of each item; all of it, or nothing.
 
         Raises:
-            BundleError: There is no room.
+            JournalError: There is no room, say. The journal stays as it is then.
         """
         with self._locked():
-            header = self._file.header()
-            found, end = [], _HEADER.size
-            for record, after in self._file.records(end, header.end):
-                found.append(record)
-                end = after
-            if end != header.end:
-                raise BundleError(
-                    f"the journal {str(self._file.path)!r} is damaged at byte {end}; "
-                    "it stays as it is."
-                )
-            records = map(orjson.dumps, _last_of_each(found))
-            body = b"".join(_FRAME.pack(len(each), zlib.crc32(each)) + each for each in records)
-            end = _HEADER.size + len(body)
-            fresh = _Header(header.generation + 1, end, end).to_bytes() + body
-            path = self._file.path
-            temporary = Path(f"{path}.{os.getpid()}")
+            self._rewrite()
+
+    def _add(self, bodies: Sequence[bytes]) -> None:
+        header = self._ready()
+        end, number, frames = header.end, header.number, []
+        for body in bodies:
+            frames.append(framed(body, end, number))
+            end, number = end + len(frames[-1]), number + 1
+        try:
+            self._file.write(b"".join(frames), header.end)
+        except JournalError:
+            with suppress(OSError):
+                os.ftruncate(self._file.descriptor, header.end)
+            raise
+        self._file.write_header(header._replace(end=end, number=number))
+
+    def _ready(self) -> Header:
+        """Return the header, after which the next record goes at the end of the file."""
+        header, size = self._file.whole_header(), self._file.size
+        if header is not None and header.end == size:
+            return header
+        try:
+            return self._mend(header, size)
+        except OSError as error:
+            raise JournalError(
+                f"the journal {str(self._file.path)!r} could not be mended: {error.strerror}."
+            ) from error
+
+    def _mend(self, header: Header | None, size: int) -> Header:
+        """Make the header and the file's end agree. No record is lost, and no damaged one overwritten."""
+        path, is_new = self._file.path, size == 0
+        kept, number = (START, 0) if header is None else (min(header.end, size), header.number)
+        for piece in pieces(self._file.form, self._file.read, kept, size, number):
+            if piece.body is not None:
+                kept, number = piece.after, piece.number + 1
+        if header is None or size < header.end:
+            if number and not is_new:
+                what = "header of the journal is damaged" if header is None else "journal was cut"
+                LOG.error(f"the {what}", extra={"fields": {"file": str(path), "bytes": size}})
+            # The bytes at the end may be of records that were acknowledged: they stay. Readers, whose place
+            # may be behind that end, see another generation and begin again.
+            kept = max(size, START)
+            header = Header(time.time_ns(), START, kept, number)
+        os.ftruncate(self._file.descriptor, kept)
+        header = header._replace(end=kept, number=number)
+        self._file.write_header(header)
+        os.fsync(self._file.descriptor)
+        if is_new:
+            _sync_folder(path)
+        return header
+
+    def _rewrite(self) -> None:
+        """Put a file with the last change of each item in the journal's place."""
+        file = self._file
+        header = self._ready() if file.form is FORMAT_3 else file.header()
+        last_of_each, damaged, number = _LastOfEach(), [], 0
+        for piece in file.pieces(header, file.form.start, 0):
+            if piece.body is None:
+                if piece.at >= header.end:
+                    break  # a crash left it: it was never acknowledged
+                damaged.append(piece)
+                continue
+            number = piece.number + 1
+            if not last_of_each.add(_decoded(piece.body)):
+                damaged.append(piece._replace(number=1))
+        for piece in damaged:
+            file.report(piece)
+        at, number, frames = START, max(number, header.number), []
+        for body in last_of_each.bodies():
+            frames.append(framed(body, at, number))
+            at, number = at + len(frames[-1]), number + 1
+        copy = Header(header.generation + 1, at, at, number).to_bytes()
+        head = bytearray(START)
+        for slot in SLOTS:
+            head[slot : slot + len(copy)] = copy
+        _sweep(file.path)
+        temporary = file.path.with_name(f"{file.path.name}.{secrets.token_hex(8)}.new")
+        try:
+            _write_new(temporary, [bytes(head), *frames], os.fstat(file.descriptor))
             try:
-                _write_whole(temporary, fresh)
-                temporary.replace(path)
-                _sync_folder(path)
-            except OSError as error:
-                raise BundleError(
-                    f"the journal {str(path)!r} could not be written anew: {error.strerror}; "
-                    "it stays as it is."
-                ) from error
-            finally:
+                if damaged:
+                    self._put_aside(damaged)
+                temporary.replace(file.path)
+            except BaseException:
                 temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(file.path)
+        except OSError as error:
+            raise JournalError(
+                f"the journal {str(file.path)!r} could not be compacted: {error.strerror}; "
+                "it stays as it is."
+            ) from error
 
-    def _mend(self) -> int:
-        """Leave out what is not whole at the end; return where the rest ends."""
-        told, end = self._file.header().end, _HEADER.size
-        for _, after in self._file.records(end, self._file.size):
-            end = after
-        if end < told:
-            lost = _whole(self._file.number, self._file.size - end, end)
-            copy = f"{self._file.path}.damaged-{end}"
-            _write_whole(Path(copy), lost)
-            LOG.error(
-                "the end of the journal is damaged; it was put aside",
-                extra={"fields": {"bytes": told - end, "file": copy}},
-            )
-        os.ftruncate(self._file.number, end)
-        if end != told:
-            os.fsync(self._file.number)
-            self._mark(end)
-        return end
+    def _put_aside(self, damaged: Sequence[Piece]) -> None:
+        """Write damaged bytes, one part after the other, to a file of their own."""
+        path = self._file.path
+        parts = [self._file.read(piece.after - piece.at, piece.at) for piece in damaged]
+        name, times = f"{path.name}.damaged-{damaged[0].at}", 0
+        while True:
+            aside = path.with_name(f"{name}-{times}" if times else name)
+            try:
+                _write_new(aside, parts, os.fstat(self._file.descriptor))
+                break
+            except FileExistsError:
+                times += 1
+        LOG.error(
+            "damaged bytes of the journal were put aside",
+            extra={"fields": {"file": str(aside), "bytes": sum(map(len, parts))}},
+        )
 
-    def _mark(self, end: int) -> None:
-        os.pwrite(self._file.number, end.to_bytes(8, "little"), _END_AT)
+    def _take(self) -> bool:
+        """Lock the journal that is at the path now; return whether it has all records of the open one."""
+        has_all = True
+        self._file.lock()
+        while self._file.place() is not _Place.HERE:
+            # Who opens the path meanwhile waits for the lock of this file, and then sees it replaced.
+            fresh = _opened_and_locked(self._file.path, os.O_RDWR | os.O_CREAT)
+            is_blank = fresh.is_blank and fresh.place() is _Place.HERE
+            if is_blank and not self._file.is_blank:
+                LOG.error(
+                    "the journal was deleted and is written again",
+                    extra={"fields": {"file": str(fresh.path)}},
+                )
+                try:
+                    self._rewrite()
+                finally:
+                    fresh.close()
+                fresh = _opened_and_locked(self._file.path, os.O_RDWR)
+            self._file.close()  # and its lock with it
+            self._file, has_all = fresh, has_all and is_blank
+        return has_all
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._file.number, fcntl.LOCK_EX)
-        while self._file.is_replaced():
-            self._file.reopen()
-            fcntl.flock(self._file.number, fcntl.LOCK_EX)
         try:
+            self._take()
             yield
         finally:
-            fcntl.flock(self._file.number, fcntl.LOCK_UN)
+            self._file.unlock()
 
 
 class JournalReader:
-    """Reads what was written to a journal, by whichever process, while it goes on.
+    """Reads what any process writes to a journal, without writing or waiting.
 
     Args:
-        path: Of a journal that is there.
+        path: Of a journal.
+        must_exist: Whether the journal must be there. If not, it is read as soon as it is.
 
     Raises:
-        BundleError: It cannot be opened, or is no journal.
+        JournalError: It cannot be opened, is no journal, or is not there.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = _File(path)
-        self._file.header()
-        self._read = _HEADER.size
+    def __init__(self, path: str | Path, *, must_exist: bool = True) -> None:
+        self._path = Path(path).resolve()
+        self._file: _File | None = None
+        self._found: list[dict[str, Any]] = []
+        self._generation = self._read = self._number = self._end = 0
+        self._is_fresh = True
+        if must_exist or self._path.exists():
+            self._file = self._open(None)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def has_more(self) -> bool:
-        """Return whether something was written that ``more`` has not given yet."""
-        return self._file.header().end > self._read or self._file.is_replaced()
+        """Return whether something was written that ``more`` has not returned yet."""
+        if self._file is None:
+            return self._path.exists()
+        header = self._file.header()
+        return (
+            (self._is_fresh and self._file.size > header.end)
+            or header.end > self._read
+            or self._is_other(header)
+            or self._file.place() is _Place.OTHER
+        )
 
-    def more(self) -> list[Any]:
-        """Return what was written since the last call, by whoever it was, the oldest first.
+    def more(self) -> list[dict[str, Any]]:
+        """Return what was written since the last call, by any process, the oldest first.
 
-        A journal that was written anew goes on where that ends; only who missed one that was written anew
-        since begins again.
+        After a compaction, a reader goes on with what was written since. One that missed a compaction
+        begins again, and so does one whose journal lost bytes or was replaced.
+
+        Raises:
+            JournalError: The file at the path cannot be read; what was found before is returned first.
         """
-        found = []
         while True:
-            is_replaced = self._file.is_replaced()  # whose end is then the last
+            if self._file is None:
+                self._file = self._open(None)
+            place = self._file.place()  # nothing is written any more to a file that was replaced
             header = self._file.header()
-            self._read = min(self._read, header.end)  # a damaged end was put aside
-            for record, after in self._file.records(self._read, header.end):
-                if record is not None:
-                    found.append(record)
-                self._read = after
-            self._read = max(self._read, header.end)  # what cannot be read was told
-            if not is_replaced:
-                return found
-            self._file.reopen()
-            fresh = self._file.header()
-            is_next = fresh.generation == header.generation + 1
-            self._read = fresh.compacted if is_next else _HEADER.size
+            if self._is_other(header):
+                self._begin(self._file, header)
+            self._found += self._records(self._file, header)
+            if place is not _Place.OTHER:
+                break
+            try:
+                fresh = self._open(header)
+            except JournalError:
+                if self._found:
+                    break
+                raise
+            self._file.close()
+            self._file = fresh
+        found, self._found = self._found, []
+        return found
+
+    def _records(self, file: _File, header: Header) -> list[dict[str, Any]]:
+        end, found, read, number = header.end, [], self._read, self._number
+        has_rest = self._is_fresh and file.form is FORMAT_3 and file.size > end
+        if has_rest and not file.has_writer():
+            # After a crash, the header may be older than the last records that were acknowledged.
+            header = header._replace(end=file.size)
+        for piece in file.pieces(header, read, number):
+            if piece.body is None:
+                if piece.at < end:
+                    file.report(piece)
+                continue
+            read, number = piece.after, piece.number + 1
+            record = _decoded(piece.body)
+            if record is None:
+                file.report(piece._replace(number=1))
+            else:
+                found.append(record)
+        self._read, self._number = max(read, end), max(number, header.number)
+        self._end, self._is_fresh = end, False
+        return found
+
+    def _is_other(self, header: Header) -> bool:
+        """Return whether the file lost bytes, or was overwritten, since it was last read."""
+        return header.generation != self._generation or header.end < self._end
+
+    def _begin(self, file: _File, header: Header, at: int | None = None) -> None:
+        self._generation = header.generation
+        self._read = file.form.start if at is None else at
+        self._number, self._end = 0, self._read
+        self._is_fresh = True
+
+    def _open(self, before: Header | None) -> _File:
+        """Return the file that is at the path now."""
+        fresh = _File(self._path, os.O_RDONLY)
+        header = fresh.header()
+        is_next = before is not None and header.generation == before.generation + 1
+        self._begin(fresh, header, header.compacted if is_next else None)
+        return fresh
 
 
-def _last_of_each(records: Iterable[Any]) -> list[Any]:
-    """Return records that change each item once, as the last did."""
-    items: dict[str, dict[str, Any] | None] = {}
-    column = ""
-    for record in records:
-        if record is None:  # damaged
-            continue
-        if "put" in record:
-            column = record["column"]
-            for line in record["put"]:
-                items.pop(str(line[column]), None)
-                items[str(line[column])] = line
-        for item_id in record.get("delete", ()):
-            items.pop(str(item_id), None)
-            items[str(item_id)] = None
-    gone = [item_id for item_id, line in items.items() if line is None]
-    there = [line for line in items.values() if line is not None]
-    parts = [there[start : start + _AT_ONCE] for start in range(0, len(there), _AT_ONCE)]
-    puts: list[Any] = [{"column": column, "put": part} for part in parts]
-    return [{"delete": gone}, *puts] if gone else puts
+class _LastOfEach:
+    """The last change of each item."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, dict[str, Any] | None] = {}
+        self._column = ""
+
+    def add(self, record: dict[str, Any] | None) -> bool:
+        """Take in a record; return False where it has not the form of a change."""
+        match record:
+            case {"delete": list(item_ids)}:
+                for item_id in item_ids:
+                    self._items.pop(str(item_id), None)
+                    self._items[str(item_id)] = None
+            case {"column": str(column), "put": list(lines)}:
+                if not all(isinstance(line, dict) and column in line for line in lines):
+                    return False
+                self._column = column
+                for line in lines:
+                    self._items.pop(str(line[column]), None)
+                    self._items[str(line[column])] = line
+            case _:
+                return False
+        return True
+
+    def bodies(self) -> Iterator[bytes]:
+        """Yield the JSON of as few records as have the same effect."""
+        gone = [item_id for item_id, line in self._items.items() if line is None]
+        if gone:
+            yield orjson.dumps({"delete": gone})
+        there = [line for line in self._items.values() if line is not None]
+        for start in range(0, len(there), _AT_ONCE):
+            yield orjson.dumps({"column": self._column, "put": there[start : start + _AT_ONCE]})
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is on the disk when this returns."""
-    with path.open("wb") as opened:
-        opened.write(data)
-        opened.flush()
-        os.fsync(opened.fileno())
+def _decoded(body: bytes) -> dict[str, Any] | None:
+    """Return a record; None where its bytes are none."""
+    try:
+        record = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _opened_and_locked(path: Path, flags: int) -> _File:
+    file = _File(path, flags)
+    try:
+        file.lock()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _write_new(path: Path, parts: Sequence[bytes], like: os.stat_result) -> None:
+    """Write a file that is on the disk when this returns, and as private as another."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(path, flags, 0o600), "wb") as opened:  # noqa: PTH123 - of a descriptor
+            opened.writelines(parts)
+            opened.flush()
+            _make_like(opened.fileno(), like)
+            os.fsync(opened.fileno())
+    except FileExistsError:
+        raise
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _make_like(descriptor: int, like: os.stat_result) -> None:
+    """Give a file the owner and the mode of another, as far as this process may."""
+    mode, own = stat.S_IMODE(like.st_mode) & 0o777, os.fstat(descriptor)
+    if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+        try:
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+        except OSError:
+            try:
+                os.fchown(descriptor, -1, like.st_gid)
+            except OSError:
+                mode &= ~0o070  # they were meant for another group
+    os.fchmod(descriptor, mode)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed compaction left: only who holds the lock of the journal writes such a file."""
+    kind = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.new")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if kind.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def _sync_folder(path: Path) -> None:
-    """See that the name of a file is on the disk, too."""
+    """Return when the name of a file is on the disk, too."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _whole(file: int, length: int, at: int) -> bytes:
-    pieces = []
-    while length:
-        piece = os.pread(file, length, at)
-        if not piece:
-            break
-        pieces.append(piece)
-        length, at = length - len(piece), at + len(piece)
-    return b"".join(pieces)

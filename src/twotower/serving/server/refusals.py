@@ -8,7 +8,7 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from twotower.errors import BundleError, FilterError, TwoTowerError
+from twotower.errors import BundleError, FilterError, JournalError, TwoTowerError
 from twotower.serving.server.batching import TooManyWaitingError, WaitedTooLongError
 
 TOLD: tuple[type[Exception], ...] = (
@@ -45,6 +45,8 @@ def refusal_of(error: Exception) -> tuple[int, str]:
             return 429, "too many queries wait for an answer; ask again later."
         case WaitedTooLongError():
             return 503, "the answer did not come in time; ask again later."
+        case JournalError():
+            return 503, str(error)
         case BundleError():
             return 409, str(error)
         case TwoTowerError():

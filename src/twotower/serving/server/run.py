@@ -10,12 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from twotower.errors import JournalError
 from twotower.runtime import library
 from twotower.serving.bundle import check_bundle
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.journal import Journal
+from twotower.serving.server.journal import Journal, JournalReader
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.telemetry import LOG, log_to_stderr
 
 SECONDS_TO_FINISH = 10
 """How long requests may still take once the server was told to stop."""
@@ -40,9 +42,11 @@ def serve(settings: ServerSettings) -> None:
         library(name, wanted_by="serve", extra="serve")
     journal = settings.journal or f"{Path(settings.bundle)}.journal"
     if Path(journal).is_file():
-        opened = Journal(journal)
-        opened.compact()
-        opened.close()
+        # A file that cannot be read is refused here, and not by each worker.
+        JournalReader(journal).close()
+        if settings.token is not None:
+            log_to_stderr()
+            _compact(journal)
     settings = replace(settings, journal=journal)
     options: dict[str, Any] = {
         "factory": True,
@@ -72,6 +76,20 @@ def serve(settings: ServerSettings) -> None:
         settings = replace(settings, pointer=pointer)
         os.environ[SETTINGS] = settings.to_json()
         _run_several(uvicorn, options)
+
+
+def _compact(journal: str) -> None:
+    """Compact a journal; where that is not possible, the server starts with the journal as it is."""
+    try:
+        opened = Journal(journal)
+    except JournalError:
+        return  # it can be read; each worker logs why it cannot be written
+    try:
+        opened.compact()
+    except JournalError as error:
+        LOG.warning("the journal was not compacted", extra={"fields": {"error": str(error)}})
+    finally:
+        opened.close()
 
 
 class OwnSocket(socket.socket):

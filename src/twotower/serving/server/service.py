@@ -39,7 +39,9 @@ class Service:
         self.figures = Figures(several=settings.workers > 1)
         pointer = Pointer.read(settings.pointer)
         path = settings.bundle if pointer is None else pointer.path
-        self.engine = Engine(path, _journal_of(settings), self.figures.ids_seen)
+        self.engine = Engine(
+            path, _journal_of(settings), self.figures.ids_seen, writes=settings.token is not None
+        )
         if pointer is not None and self.engine.model.digest != pointer.digest:
             raise BundleError(
                 f"the bundle {path!r} must be the one that the other workers answer from "
@@ -141,8 +143,8 @@ class Service:
             if digest_of(model.path) != model.digest:
                 LOG.warning("the bundle has been replaced, so that it cannot be opened anew")
                 return
-            await loop.run_in_executor(self.writer.thread, self.engine.compact)
-            await self._open(str(model.path))
+            if await loop.run_in_executor(self.writer.thread, self.engine.compact):
+                await self._open(str(model.path))
 
     async def _open(self, path: str) -> Model:
         loop, old = asyncio.get_running_loop(), self.engine.model
