@@ -95,11 +95,11 @@ def sweep(parent: Path, pattern: str) -> list[Path]:
     """
     removed = []
     with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(parent)):
-            if fnmatchcase(name, pattern):
+        for path in sorted(parent.iterdir()):
+            if fnmatchcase(path.name, pattern):
                 with contextlib.suppress(OSError):
-                    if _remove_abandoned(parent / name):
-                        removed.append(parent / name)
+                    if _remove_abandoned(path):
+                        removed.append(path)
     return removed
 
 
