@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from common import report
-from server import TWOTOWER, bundle_of, free_port
+from processes import free_port
+from server import TWOTOWER, bundle_of
 from twotower.serving.retriever import Retriever
 
 TOKEN = "benchmark"

@@ -18,7 +18,8 @@ from urllib.request import urlopen
 import numpy as np
 
 from common import OUT, report
-from server import TELL, TWOTOWER, bundle_of, free_port, served, told_by, wrk
+from processes import free_port
+from server import TELL, TWOTOWER, bundle_of, served, told_by, wrk
 from twotower.serving.retriever import Retriever
 
 SCRIPT = """
