@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # peers.py needs 5 GB of other libraries, and objective.py hours: they are started by hand.
-BY_HAND := benchmarks/common.py benchmarks/peers.py benchmarks/objective.py
+BY_HAND := benchmarks/common.py benchmarks/processes.py benchmarks/peers.py benchmarks/objective.py
 BENCHMARKS := $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help

@@ -23,7 +23,8 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from common import OUT, report
-from server import TELL, TWOTOWER, bundle_of, free_port, served, told_by, wrk
+from processes import free_port
+from server import TELL, TWOTOWER, bundle_of, served, told_by, wrk
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.pointer import digest_of

@@ -28,7 +28,8 @@ import numpy as np
 import polars as pl
 
 from common import report
-from server import TWOTOWER, bundle_of, free_port
+from processes import free_port
+from server import TWOTOWER, bundle_of
 from twotower.serving.live import LiveIds
 from twotower.serving.retriever import Retriever
 from twotower.vocab import Vocabulary

@@ -21,7 +21,8 @@ import numpy.typing as npt
 import polars as pl
 
 from common import report
-from server import TWOTOWER, free_port, served
+from processes import free_port
+from server import TWOTOWER, served
 from twotower import Config, Retriever
 from twotower.data.dataset import Dataset, Part
 from twotower.data.prepare import prepare

@@ -11,7 +11,6 @@ All of it, ``wrk`` too, shares the machine's cores.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from common import OUT, report
+from processes import free_port, megabytes
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
@@ -158,24 +158,6 @@ def load(port: int, seconds: int, connections: int, script: Path) -> dict[str, A
     subprocess.run(wrk(port, 3, connections, script), check=True, capture_output=True)
     told = wrk(port, seconds, connections, script)
     return told_by(subprocess.run(told, check=True, capture_output=True, text=True).stdout)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def megabytes(pid: int) -> float:
-    """Return the memory that a process and its children hold."""
-    rows = subprocess.run(
-        ["ps", "-o", "rss=", "--pid", str(pid), "--ppid", str(pid)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    return sum(map(int, rows)) / 1024
 
 
 def main() -> None:

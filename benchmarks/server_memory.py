@@ -26,7 +26,8 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from common import OUT, report
-from server import TELL, TWOTOWER, bundle_of, free_port, served, told_by, wrk
+from processes import free_port
+from server import TELL, TWOTOWER, bundle_of, served, told_by, wrk
 from twotower.serving.retriever import Retriever
 
 LEAST_OF_A_WORKER = 100

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from twotower.serving.server.app import create_app
+from twotower.serving.server.connections import GuardedProtocol
 from twotower.serving.server.settings import ServerSettings
 
 
@@ -17,7 +18,9 @@ from twotower.serving.server.settings import ServerSettings
 def running(bundle: Path, **settings: Any) -> Iterator[str]:
     """Run a server in a thread, and give its address."""
     app = create_app(ServerSettings(bundle=str(bundle), **settings))
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, access_log=False, http=GuardedProtocol, ws="none"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -40,6 +40,13 @@ def command(
         list[str] | None,
         typer.Option(envvar="TWOTOWER_ORIGIN", help="Origin whose pages may ask; once for each."),
     ] = None,
+    allowed_hosts: Annotated[
+        str,
+        typer.Option(
+            envvar="TWOTOWER_ALLOWED_HOSTS",
+            help="Names of this server in requests, beside localhost and IPs; a,b, or * for any.",
+        ),
+    ] = "",
     token: Annotated[
         str | None,
         typer.Option(envvar="TWOTOWER_TOKEN", help="Token to write with; better by the variable."),
@@ -66,6 +73,7 @@ def command(
         max_k=max_k,
         max_body=max_body,
         origins=tuple(origin or ()),
+        allowed_hosts=tuple(filter(None, map(str.strip, allowed_hosts.split(",")))),
         token=token,
         read_token=read_token,
         journal=None if journal is None else str(journal),

@@ -466,7 +466,7 @@ def test_a_client_that_hangs_up_leaves_the_others_alone(http: httpx.Client, url:
     port = int(url.rsplit(":", 1)[1])
     body = json.dumps({"query_id": 5}).encode()
     head = (
-        b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
     )
     for sent in (head + body, head + body[:4], head[:20]):
@@ -481,7 +481,9 @@ def test_a_slow_body_is_given_up(
     monkeypatch.setattr("twotower.serving.server.gate.SECONDS_FOR_A_BODY", 0.1)
     port = int(url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        connection.sendall(b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{")
+        connection.sendall(
+            b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{"
+        )
         assert b" 408 " in connection.recv(4096)
 
 
@@ -779,7 +781,7 @@ def test_who_hangs_up_is_not_answered(tiny_bundle: Path, monkeypatch: pytest.Mon
         port = int(address.rsplit(":", 1)[1])
         body = json.dumps({"query_id": 5}).encode()
         head = (
-            b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
         )
         first = socket.create_connection(("127.0.0.1", port))

@@ -1,13 +1,15 @@
 """The command itself: processes that share a port, follow one another, and leave in peace."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import httpx
 import pytest
 
 from sandbox import run_command
+from twotower.abandoned import sweep
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
@@ -48,7 +51,12 @@ def served(
                 "--journal",
                 str(log) + ".journal",
             ],
-            env={**os.environ, "TWOTOWER_PORT": str(port), "TWOTOWER_TOKEN": TOKEN},
+            env={
+                **os.environ,
+                "TWOTOWER_PORT": str(port),
+                "TWOTOWER_TOKEN": TOKEN,
+                "TWOTOWER_ALLOWED_HOSTS": "a.example, b.example",
+            },
             stderr=opened,
         )
     address = f"http://127.0.0.1:{port}"
@@ -67,16 +75,31 @@ def digests(address: str, tries: int) -> set[str]:
     return {httpx.get(f"{address}/model", timeout=30).json()["model"] for _ in range(tries)}
 
 
+def logged(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log that are whole; the first one is for people."""
+    lines = log.read_text().rpartition("\n")[0].splitlines()[1:]
+    return [json.loads(line) for line in lines]
+
+
+def ready(log: Path) -> list[int]:
+    """Return the workers that their parent knows to have been ready, in their order."""
+    return [line["worker"] for line in logged(log) if line["message"] == "the worker is ready"]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds; how long that takes says nothing."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems share one socket")
 def test_connections_that_come_at_once_go_to_all_workers(served: tuple[str, Any, Path]) -> None:
-    address, process, log = served
+    address, _, log = served
     until = time.monotonic() + 60
-    while log.read_bytes().count(b'"ready"') < 2 and time.monotonic() < until:
-        time.sleep(0.1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [
-        pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    wait_for(lambda: len(ready(log)) == 2)
+    workers = ready(log)
 
     def num_open() -> list[int]:
         return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers]
@@ -84,11 +107,11 @@ def test_connections_that_come_at_once_go_to_all_workers(served: tuple[str, Any,
     before = num_open()
     port = int(address.rpartition(":")[2])
     connections = [socket.socket() for _ in range(40)]
-    os.kill(int(workers[0]), signal.SIGSTOP)  # it is busy, say, while they come
+    os.kill(workers[0], signal.SIGSTOP)  # it is busy, say, while they come
     for connection in connections:
         connection.connect(("127.0.0.1", port))
     time.sleep(0.5)
-    os.kill(int(workers[0]), signal.SIGCONT)
+    os.kill(workers[0], signal.SIGCONT)
     while sum(num_open()) < sum(before) + 40 and time.monotonic() < until:
         time.sleep(0.05)
     more = [now - then for now, then in zip(num_open(), before, strict=True)]
@@ -111,6 +134,8 @@ def test_all_workers_follow_an_exchange_and_end_when_told(
     while log.read_bytes().count(b'"ready"') < 2 and time.monotonic() < until:
         time.sleep(0.1)
     (before,) = digests(address, 8)
+    for host, status in (("b.example", 200), ("c.example", 421)):
+        assert httpx.get(f"{address}/health", headers={"host": host}).status_code == status
     with Client(address, token=TOKEN) as client:
         now = client.exchange_model(str(other.path))["model"]
     assert now != before
@@ -177,3 +202,113 @@ def test_what_cannot_be_served_is_told_at_once(tmp_path: Path, tiny_bundle: Path
     assert "--timeout must be above 0" in said(bundle, "--timeout", "0")
     assert "--port must be at most 65535" in said(bundle, "--port", "70000")
     assert "--waiting must be at least --batch, 64, got 8." in said(bundle, "--waiting", "8")
+
+
+@pytest.fixture(scope="module")
+def slow(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[int, "subprocess.Popen[bytes]", Path]]:
+    """Two workers, each of whose processes takes seven seconds before it imports anything."""
+    folder = tmp_path_factory.mktemp("slow")
+    (folder / "temporary").mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import sys, time\ntime.sleep(7 * any('multiprocessing.' in a for a in sys.orig_argv))\n"
+    )
+    port, log = free_port(), folder / "log"
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    with log.open("wb") as opened:
+        process = subprocess.Popen(
+            [TWOTOWER, "serve", str(tiny_bundle), "--workers", "2", "--port", str(port)],
+            env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder / "temporary")},
+            stderr=opened,
+        )
+    yield port, process, log
+    for pid in (process.pid, *ready(log)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def is_there(pid: int) -> bool:
+    """Return whether a process has not ended; who does not wait for it leaves it as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_workers_that_are_slow_to_start_are_waited_for(
+    slow: tuple[int, "subprocess.Popen[bytes]", Path],
+) -> None:
+    port, process, log = slow
+    wait_for(lambda: len(ready(log)) == 2 or process.poll() is not None)
+    assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
+    assert not [line for line in logged(log) if line["level"] == "error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_worker_that_dies_is_replaced_and_the_log_says_why(
+    slow: tuple[int, "subprocess.Popen[bytes]", Path],
+) -> None:
+    _, _, log = slow
+    wait_for(lambda: len(ready(log)) == 2)
+    killed = ready(log)[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: len(ready(log)) == 3)
+    (told,) = [line for line in logged(log) if line["level"] == "error"]
+    assert (told["message"], told["worker"]) == ("the worker ended", killed)
+    assert told["reason"].startswith("signal 9 (SIGKILL)")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_workers_end_with_their_parent_and_leave_what_the_next_start_removes(
+    slow: tuple[int, "subprocess.Popen[bytes]", Path],
+) -> None:
+    port, process, log = slow
+    wait_for(lambda: len(ready(log)) >= 2)
+    temporary = log.parent / "temporary"
+    sweep(temporary)
+    assert len(list(temporary.iterdir())) == 1  # of a process that is there
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(map(is_there, ready(log))))
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/health")
+    assert len(list(temporary.iterdir())) == 1
+    sweep(temporary)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_bundle_that_no_worker_can_open_ends_the_server(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_bundle, damaged)
+    (damaged / "items.safetensors").write_bytes(b"nonsense")
+    (tmp_path / "temporary").mkdir()
+    ended = subprocess.run(
+        [TWOTOWER, "serve", str(damaged), "--workers", "2", "--port", "0"],
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "items.safetensors" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        for workers in ("1", "2"):
+            told = run_command(
+                ("serve", str(tiny_bundle), "--port", port, "--workers", workers), tmp_path
+            )
+            assert told.code == 2
+            assert f"must be an address to listen at, got 127.0.0.1:{port}: Address" in told.err

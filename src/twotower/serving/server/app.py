@@ -17,10 +17,9 @@ from twotower.serving.server.gate import App, Gate, refuse
 from twotower.serving.server.openapi import describe
 from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
 from twotower.serving.server.routes import router
-from twotower.serving.server.run import SETTINGS
 from twotower.serving.server.service import Service
 from twotower.serving.server.settings import ServerSettings
-from twotower.serving.server.telemetry import LOG, log_to_stderr
+from twotower.serving.server.telemetry import LOG
 from twotower.version import __version__
 
 
@@ -38,7 +37,8 @@ def create_app(settings: ServerSettings) -> App:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         following = asyncio.create_task(service.follow())
-        LOG.info("ready", extra={"fields": {"model": service.engine.model.digest}})
+        fields = {"model": service.engine.model.digest, "pid": os.getpid()}
+        LOG.info("ready", extra={"fields": fields})
         yield
         following.cancel()
         service.close()
@@ -49,6 +49,8 @@ def create_app(settings: ServerSettings) -> App:
         description="Items for queries, from a trained two-tower model.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # ``describe`` gives the page
+        redirect_slashes=False,  # whose address would come from the request's Host header
         lifespan=lifespan,
         separate_input_output_schemas=False,
     )
@@ -57,7 +59,7 @@ def create_app(settings: ServerSettings) -> App:
     page.mount(app)
     describe(app, service)
     _tell_errors(app)
-    gate = Gate(Direct(app, router, service), settings, service.figures, _methods())
+    gate = Gate(Direct(app, service), settings, service.figures, _methods())
     if settings.origins:
         # Outermost, so that who may ask also sees why it was refused.
         return CORSMiddleware(
@@ -68,17 +70,6 @@ def create_app(settings: ServerSettings) -> App:
             expose_headers=["x-request-id", "retry-after"],
         )
     return gate
-
-
-def from_environment() -> App:
-    """Return the application of a worker process, whose settings stand in the environment."""
-    import torch
-
-    log_to_stderr()
-    settings = ServerSettings.from_json(os.environ[SETTINGS])
-    # Workers share the cores, and the thread that speaks HTTP wants one of each worker's.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers - 1))
-    return create_app(settings)
 
 
 def _methods() -> dict[str, set[str]]:
@@ -100,7 +91,7 @@ def _tell_errors(app: FastAPI) -> None:
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
             if error.status_code == 405:
-                path = request.url.path
+                path = request.scope["path"]
                 own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
                 methods = {m for r in own for m in r.methods or ()}
                 methods |= {"HEAD"} if "GET" in methods else set()

@@ -10,13 +10,15 @@ from typing import Any
 
 import orjson
 
+from twotower.serving.server.hosts import Hosts
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG, Figures, log_request
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/docs", "/health", "/ready")
 """What is told to everyone."""
@@ -24,6 +26,8 @@ PAGE = "/page/"
 """Where the files of the page lie; they hold nothing of the model."""
 SECONDS_FOR_A_BODY = 10.0
 """How long a client may take to send what it asks."""
+MOST_BODIES = 64
+"""Bodies of the largest size that a process holds at once."""
 _READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = (
@@ -54,8 +58,11 @@ class Gate:
         self._settings = settings
         self._routes = routes
         self._figures = figures
+        self._hosts = Hosts(settings)
+        self._num_held = 0
+        """Bytes of bodies that are held now."""
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -84,10 +91,9 @@ class Gate:
             await send(message)
 
         try:
-            refusal = self._refusal(scope, headers)
+            refusal = self._hosts.refusal(scope) or self._refusal(scope, headers)
             if refusal is None:
-                body = await self._body(headers, receive)
-                await self._while_there(scope, body, receive, answer)
+                await self._held(scope, headers, receive, answer)
             else:
                 await refuse(answer, *refusal, request_id)
         except _RefusedError as error:
@@ -106,9 +112,18 @@ class Gate:
             self._figures.seconds.labels(route).observe(seconds)
             log_request(route, "HEAD" if is_head else scope["method"], status, seconds, request_id)
 
-    async def _while_there(
-        self, scope: MutableMapping[str, Any], body: bytes, receive: Receive, answer: Send
+    async def _held(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Send
     ) -> None:
+        """Let the application answer, and count the body as held until then."""
+        held = _Held()
+        try:
+            body = await self._body(headers, receive, held)
+            await self._while_there(scope, body, receive, answer)
+        finally:
+            self._num_held -= held.num_bytes
+
+    async def _while_there(self, scope: Scope, body: bytes, receive: Receive, answer: Send) -> None:
         """Let the application answer, unless the client hangs up before: then nothing is done for it."""
         task = asyncio.current_task()
         assert task is not None
@@ -139,9 +154,7 @@ class Gate:
         finally:
             watcher.cancel()
 
-    def _refusal(
-        self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]
-    ) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         path, method = scope["path"], scope["method"]
         # An address that is not known may be one in another spelling, to whatever comes after.
         taken = self._routes.get(path)
@@ -157,14 +170,13 @@ class Gate:
             return None
         return 401, "the request must bear the token: Authorization: Bearer TOKEN."
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive, held: "_Held") -> bytes:
         """Return the whole body, before anything is done for it."""
         most = self._settings.max_body
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
             raise _RefusedError(413, f"the body must be at most {most} bytes, got {int(length)}.")
         pieces: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(SECONDS_FOR_A_BODY):
                 while True:
@@ -172,10 +184,15 @@ class Gate:
                     if message["type"] == "http.disconnect":
                         raise _HungUpError
                     pieces.append(message.get("body", b""))
-                    size += len(pieces[-1])
-                    if size > most:
+                    held.num_bytes += len(pieces[-1])
+                    self._num_held += len(pieces[-1])
+                    if held.num_bytes > most:
                         raise _RefusedError(
                             413, f"the body must be at most {most} bytes, got more."
+                        )
+                    if self._num_held > MOST_BODIES * most:
+                        raise _RefusedError(
+                            503, "the server holds too many bodies; ask again later."
                         )
                     if not message.get("more_body", False):
                         return b"".join(pieces)
@@ -209,6 +226,12 @@ class _RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class _Held:
+    """How many bytes of a body are held."""
+
+    num_bytes = 0
 
 
 class _HungUpError(Exception):

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+import orjson
 import polars as pl
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 
 from twotower.serving.arguments import LATEST, TIME
@@ -18,15 +19,18 @@ Schema = dict[str, Any]
 
 
 def describe(app: FastAPI, service: Service) -> None:
-    """Let an application say what it takes by its limits, its tokens and the model that is current.
+    """Give an application the page ``/openapi.json``: by its limits, its tokens and the current model.
+
+    It is written once for each model, as that takes as long as many answers.
 
     Args:
         app: With all its routes.
         service: What they share.
     """
-    made: dict[str, Schema] = {}
+    made: dict[str, bytes] = {}
 
-    def schema() -> Schema:
+    @app.get("/openapi.json", include_in_schema=False)
+    async def schema() -> Response:
         model = service.engine.model
         if model.digest not in made:
             made.clear()
@@ -37,10 +41,8 @@ def describe(app: FastAPI, service: Service) -> None:
                 routes=app.routes,
                 separate_input_output_schemas=False,
             )
-            made[model.digest] = narrowed(general, service.settings, model)
-        return made[model.digest]
-
-    app.openapi = schema  # type: ignore[method-assign]
+            made[model.digest] = orjson.dumps(narrowed(general, service.settings, model))
+        return Response(made[model.digest], media_type="application/json")
 
 
 def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,6 +38,16 @@ class Pointer:
 
     def write(self, file: str) -> None:
         """Let the other workers know; whole, or not at all."""
+        self._written_beside(file).replace(file)
+
+    def write_first(self, file: str) -> None:
+        """Write it unless another worker has been first: all are to answer from the same bundle."""
+        temporary = self._written_beside(file)
+        with suppress(FileExistsError):
+            os.link(temporary, file)
+        temporary.unlink()
+
+    def _written_beside(self, file: str) -> Path:
         temporary = Path(f"{file}.{os.getpid()}")
         temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(file)
+        return temporary

@@ -47,19 +47,19 @@ JSON = "application/json"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": what}
     for status, what in (
+        (400, "The request is not HTTP, or has no Host header that can be read."),
         (401, "The token is missing or wrong."),
-        (408, "The body did not come in time."),
+        (408, "The headers or the body did not come in time."),
         (413, "The body is too large."),
+        (414, "The address is too long."),
         (415, "The body is not said to be JSON."),
+        (421, "The server does not answer to this name; see --allowed-hosts."),
         (422, "What is asked cannot be answered."),
         (429, "Too many wait."),
+        (431, "The headers are too large, or too many."),
         (500, "The server failed; its log says why."),
         (503, "The answer did not come in time."),
     )
-}
-REFUSALS[400] = {  # by the library beneath, before anything of ours has seen it
-    "description": "That is no HTTP, or its address is too long.",
-    "content": {"text/plain": {"schema": {"type": "string"}}},
 }
 OF_ITEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Refusal, "description": "The item is not in the catalogue."}
@@ -79,12 +79,13 @@ FoundText = Annotated[str, Query(max_length=LONGEST_ID)]
 Limit = Annotated[int, Query(ge=1, le=100), WHOLE]
 
 
-def _service(request: Request) -> Service:
+def provide_service(request: Request) -> Service:
+    """Return what the routes share; ``direct.py`` knows this dependency, and no other."""
     service: Service = request.app.state.service
     return service
 
 
-Serving = Annotated[Service, Depends(_service)]
+Serving = Annotated[Service, Depends(provide_service)]
 
 
 @router.post("/recommend", response_model=RecommendAnswer, tags=["answers"])

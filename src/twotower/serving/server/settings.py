@@ -1,10 +1,15 @@
 """What a server is told when it starts."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from twotower.errors import ConfigError
+
+ANY_HOST = "*"
+"""Among the allowed hosts: a request may name any."""
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,8 @@ class ServerSettings:
         max_k: Items that an answer may hold at most, at least 1.
         max_body: Bytes of a request's body at most, at least 1,024.
         origins: Origins whose pages may ask from a browser.
+        allowed_hosts: Names that the ``Host`` header of a request may hold, beside ``localhost``, ``host``
+            and addresses in digits; ``*`` allows any name.
         token: What a request must bear to write; None refuses writes.
         read_token: What a request must bear to read; None lets everyone.
         journal: File of what is written to the catalogue; None where nothing can be.
@@ -43,6 +50,7 @@ class ServerSettings:
     max_k: int = 1000
     max_body: int = 2**20
     origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     token: str | None = None
     read_token: str | None = None
     pointer: str | None = None
@@ -70,6 +78,11 @@ class ServerSettings:
             raise ConfigError(f"--port must be at most 65535, got {self.port}.")
         if not 0 < self.timeout < float("inf"):
             raise ConfigError(f"--timeout must be above 0 and finite, got {self.timeout:g}.")
+        for host in self.allowed_hosts:
+            if host != ANY_HOST and not _NAME.fullmatch(host):
+                raise ConfigError(
+                    f"--allowed-hosts must be host names without a port, separated by commas, got {host!r}."
+                )
         for name in ("token", "read_token"):
             if getattr(self, name) == "":
                 raise ConfigError(
@@ -91,7 +104,8 @@ class ServerSettings:
     def from_json(cls, text: str) -> "ServerSettings":
         """Return what ``to_json`` wrote."""
         given: dict[str, Any] = json.loads(text)
-        return cls(**{**given, "origins": tuple(given["origins"])})
+        lists = {name: tuple(given[name]) for name in ("origins", "allowed_hosts")}
+        return cls(**{**given, **lists})
 
 
 def _flag(name: str) -> str:

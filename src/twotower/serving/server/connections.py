@@ -1,0 +1,361 @@
+"""What one connection may cost before it has asked anything: bytes, lines, time, and a descriptor.
+
+The parser beneath has no limit of its own. It appends each piece of an unfinished URL, header or chunk
+trailer to all that came before, so that an endless one costs time by the square of its length on the thread
+that answers everyone. Here each piece is counted before it is parsed, and clocks run on what a client owes.
+"""
+
+import asyncio
+import time
+import uuid
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import orjson
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from twotower.serving.server.descriptors import most_connections
+from twotower.serving.server.telemetry import LOG
+
+MOST_HEAD = 2**16
+"""Bytes of a request beside its body: the address, the headers, what frames its chunks, and trailers."""
+MOST_HEADERS = 100
+MOST_QUEUED = 100
+"""Requests of one connection that may wait for the answer to an earlier one."""
+SECONDS_FOR_A_HEAD = 10.0
+"""How long a client may take to send its headers, from its first byte and from the last answer."""
+SECONDS_TO_READ = 30.0
+"""How long a client may take to read enough of its answers for the next one to be written."""
+SECONDS_TO_CLOSE = 5.0
+"""How long a connection that has been closed may take to hand over what was written."""
+SECONDS_TO_DISCARD = 10.0
+"""How long the rest of a body is read that nobody wants any more."""
+MOST_DISCARDED = 2**24
+"""Bytes of it. A client may read its refusal only after it has sent all."""
+MOST_UNREAD = 2**25
+"""Bytes of answers that all clients together may leave unread."""
+_PIECE = 2**13
+"""Bytes that are parsed at once: limits are exact to so many."""
+_FREE_FRAMING = 8
+"""Bytes that frame chunks and are not counted, for each byte of a body: five frame a chunk of one byte."""
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_WARNINGS = 10.0
+
+
+class Guard:
+    """The connections of one server in one process.
+
+    Args:
+        state: Of the server.
+        loop: That serves them.
+        limit: Connections at once, at least 1.
+    """
+
+    def __init__(
+        self, state: ServerState, loop: asyncio.AbstractEventLoop, limit: int | None = None
+    ) -> None:
+        self.limit = most_connections() if limit is None else limit
+        self.waiting: dict[GuardedProtocol, None] = {}
+        """Connections whose client is to act, the one that waits longest first."""
+        self._open: set[GuardedProtocol] = set()
+        self._connections: set[Any] = state.connections
+        self._loop = loop
+        self._looks = False
+        self._counts: dict[str, int] = {}
+        self._warns_from = 0.0
+
+    def admit(self, connection: "GuardedProtocol") -> bool:
+        """Let a connection in, in the place of one that waits if there are too many.
+
+        Returns:
+            Whether there was room.
+        """
+        if not self._looks:
+            self._looks = True
+            self._loop.call_later(_SECONDS_BETWEEN_LOOKS, self._look)
+        if len(self._open) >= self.limit:
+            oldest = next(iter(self.waiting), None)
+            if oldest is None:
+                self.warn("refused: too many connections")
+                return False
+            self.warn("closed for a new connection")
+            self.forget(oldest)
+            oldest.transport.abort()
+        self._open.add(connection)
+        self.waiting[connection] = None
+        return True
+
+    def forget(self, connection: "GuardedProtocol") -> None:
+        """Count a connection no longer."""
+        self._open.discard(connection)
+        self.waiting.pop(connection, None)
+
+    def warn(self, reason: str) -> None:
+        """Count a connection that was not treated as its client hoped, and tell the log now and then."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        self._tell()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if self._counts and now >= self._warns_from:
+            self._warns_from = now + _SECONDS_BETWEEN_WARNINGS
+            counts, self._counts = self._counts, {}
+            fields = {"connections": counts, "open": len(self._open), "limit": self.limit}
+            LOG.warning("connections refused or closed", extra={"fields": fields})
+
+    def _look(self) -> None:
+        """Close what has waited too long, once a second while there are connections."""
+        self._tell()
+        now = self._loop.time()
+        unread = 0
+        for connection in [c for c in self._connections if isinstance(c, GuardedProtocol)]:
+            connection.look(now)
+            unread += connection.transport.get_write_buffer_size()
+        for connection in list(self.waiting):
+            if unread <= MOST_UNREAD:
+                break
+            left = connection.transport.get_write_buffer_size()
+            if left:
+                unread -= left
+                self.warn("closed: answers were not read")
+                connection.transport.abort()
+        self._looks = bool(self._connections)
+        if self._looks:
+            self._loop.call_later(_SECONDS_BETWEEN_LOOKS, self._look)
+
+
+_GUARDS: WeakKeyDictionary[ServerState, Guard] = WeakKeyDictionary()
+
+
+class _RefusedError(Exception):
+    """A request that is not read further."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+_TOO_LARGE = f"the address and the headers must be at most {MOST_HEAD} bytes."
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection: uvicorn's protocol, with limits.
+
+    Args:
+        config: Of uvicorn.
+        server_state: What the connections of a server share.
+        app_state: Of the application.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        guard = _GUARDS.get(server_state)
+        if guard is None:
+            guard = _GUARDS[server_state] = Guard(server_state, self.loop)
+        self.guard = guard
+        self._refusal: _RefusedError | None = None
+        self._is_over = False
+        self._in_message = self._in_head = False
+        self._has_turned = False
+        self._num_headers = self._num_body = self._beside_body = self._num_discarded = 0
+        # Since when the client owes what, by the loop's clock; None where it owes it not.
+        self._owes_head: float | None = None
+        self._owes_rest: float | None = None
+        self._owes_reading: float | None = None
+        self._owes_closing: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let the client in, or turn it away."""
+        super().connection_made(transport)
+        self._owes_head = self.loop.time()
+        if not self.guard.admit(self):
+            self._owes_head = None
+            self._tell(503, "the server has too many connections; ask again later.")
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the client no longer."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self.guard.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, in pieces, as long as the limits allow."""
+        if self._is_over:
+            self._discard(len(data))
+            return
+        for start in range(0, len(data), _PIECE):
+            if self._is_over or self.transport.is_closing():
+                return
+            piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
+            self._num_body, self._has_turned = 0, False
+            super().data_received(piece)
+            if self._has_turned:  # where it did in the piece is not known
+                self._beside_body = 0
+                continue
+            counted = len(piece) - (1 + _FREE_FRAMING) * self._num_body
+            self._beside_body = max(0, self._beside_body + counted)
+            if self._beside_body > MOST_HEAD and not self._is_over:
+                is_address = self._in_head and len(self.url) > MOST_HEAD // 2
+                self._refusal = _RefusedError(414 if is_address else 431, _TOO_LARGE)
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """Start the clock of a request."""
+        if len(self.pipeline) >= MOST_QUEUED:
+            said = f"at most {MOST_QUEUED} requests of a connection may wait."
+            raise self._refused(429, said)
+        self._in_message = self._in_head = self._has_turned = True
+        self._num_headers = 0
+        self._owes_head = self.loop.time()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep one header; trailers, which come after the body, mean nothing here."""
+        self._num_headers += 1
+        if self._num_headers > MOST_HEADERS:
+            raise self._refused(431, f"the headers must be at most {MOST_HEADERS}.")
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Let the request be answered, while its body comes."""
+        self._in_head, self._owes_head = False, None
+        if self.url[:1] not in (b"/", b"*"):
+            self._take_host_from_address()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body, if somebody still wants it."""
+        self._num_body += len(body)
+        if self.cycle.response_complete:
+            self._discard(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Wait for the answer."""
+        self._in_message, self._has_turned, self._owes_rest = False, True, None
+        if not self.cycle.response_complete:
+            self.guard.waiting.pop(self, None)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, unless it is there already."""
+        super().on_response_complete()
+        if self.cycle.response_complete:  # and no other one is under way
+            self.guard.waiting[self] = None
+            if self._in_message and not self._in_head:
+                self._owes_rest = self.loop.time()
+                self._num_discarded = 0
+            elif self._owes_head is None:
+                self._owes_head = self.loop.time()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        self._owes_reading = self.loop.time()
+        self.guard.waiting[self] = None
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on, now that the client has read."""
+        self._owes_reading = None
+        if self._is_answering():
+            self.guard.waiting.pop(self, None)
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Refuse what cannot be read as a request, or is not read to its end."""
+        refusal = self._refusal or _RefusedError(400, "the request must be HTTP/1.1.")
+        self.guard.warn(f"refused: {refusal.status}")
+        if self.transport.is_closing():
+            return
+        is_answered = self._in_message and not self._in_head and not self._is_answering()
+        is_between = self._is_answering() and (
+            self.cycle.response_started or self._in_head or self.pipeline
+        )
+        if is_answered or is_between:  # this answer would be taken for another one
+            self.transport.close()
+            return
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # nobody is to answer any more
+            self.cycle.message_event.set()
+        self._tell(refusal.status, str(refusal))
+        # A client that still sends would lose the answer if all were closed at once.
+        self._is_over = True
+        self._num_discarded = 0
+        self._owes_head = self._owes_rest = None
+        self._owes_closing = self.loop.time()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def look(self, now: float) -> None:
+        """Close the connection if its client has owed something for too long.
+
+        Args:
+            now: By the loop's clock.
+        """
+        if self._owes_closing is None and self.transport.is_closing():
+            self._owes_closing = now
+        if _is_late(self._owes_closing, now, SECONDS_TO_CLOSE):
+            self.transport.abort()
+        elif _is_late(self._owes_reading, now, SECONDS_TO_READ):
+            self.guard.warn("closed: answers were not read")
+            self.transport.abort()
+        elif self._is_answering() or self._owes_closing is not None:
+            return
+        elif _is_late(self._owes_head, now, SECONDS_FOR_A_HEAD):
+            if self._in_head:
+                said = f"the headers must be there within {SECONDS_FOR_A_HEAD:g} seconds."
+                self._refusal = _RefusedError(408, said)
+                self.send_400_response("")
+            else:
+                self.transport.close()
+        elif _is_late(self._owes_rest, now, SECONDS_TO_DISCARD):
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refused(self, status: int, message: str) -> _RefusedError:
+        self._refusal = _RefusedError(status, message)
+        return self._refusal
+
+    def _discard(self, num_bytes: int) -> None:
+        self._num_discarded += num_bytes
+        if self._num_discarded > MOST_DISCARDED:
+            self.transport.abort()
+
+    def _take_host_from_address(self) -> None:
+        """Name the host that a whole URL names: a ``Host`` beside it says nothing (RFC 9112, 3.2.2)."""
+        _, scheme_ends, rest = self.url.partition(b"://")
+        if scheme_ends:
+            for end in (b"/", b"?", b"#"):
+                rest = rest.partition(end)[0]
+            self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+            self.headers.append((b"host", rest))
+
+    def _tell(self, status: int, message: str) -> None:
+        body = orjson.dumps({"error": message, "request_id": uuid.uuid4().hex})
+        lines = [
+            STATUS_LINE[status].rstrip(b"\r\n"),
+            *(name + b": " + value for name, value in self.server_state.default_headers),
+            b"content-type: application/json",
+            b"content-length: " + str(len(body)).encode(),
+            b"connection: close",
+        ]
+        if status in (429, 503):
+            lines.append(b"retry-after: 1")
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+
+
+def _is_late(since: float | None, now: float, most: float) -> bool:
+    return since is not None and now - since > most

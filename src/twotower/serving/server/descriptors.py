@@ -1,0 +1,43 @@
+"""How many connections a process can hold by the descriptors that the system lets it open."""
+
+import sys
+from pathlib import Path
+
+MOST_CONNECTIONS = 1024
+"""Connections of a process at once, however many descriptors it may open."""
+_FEWEST = 8
+_ENOUGH = 4 * MOST_CONNECTIONS
+
+if sys.platform != "win32":
+    import resource
+
+
+def raise_limit() -> None:
+    """Let this process and its children open as many descriptors as it can use, where that is allowed."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections() -> int:
+    """Return how many connections this process may hold: half of the descriptors that are left to it."""
+    return max(_FEWEST, min(MOST_CONNECTIONS, _spare() // 2))
+
+
+def most_accepted() -> int:
+    """Return how many connections may be accepted before the first of them is counted.
+
+    So many more may be accepted, several times, while those are closed that make room.
+    """
+    return max(_FEWEST, min(MOST_CONNECTIONS, _spare() // 8))
+
+
+def _spare() -> int:
+    if sys.platform == "win32":
+        return _ENOUGH
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _ENOUGH
+    return int(soft) - sum(1 for _ in Path("/dev/fd").iterdir())

@@ -1,0 +1,65 @@
+"""Under which names a server answers.
+
+A page of any site can let its own name point at this machine (DNS rebinding). A browser then asks this
+server, and lets the page read the answers. It sends that name as ``Host``, so the server refuses names that
+it does not know. An address in digits cannot be rebound: the server accepts each.
+"""
+
+import re
+from collections.abc import MutableMapping
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Any
+
+from twotower.serving.server.settings import ANY_HOST, ServerSettings
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{0,5})?", re.I)
+
+
+class Hosts:
+    """The names that one server answers to.
+
+    Args:
+        settings: Of the server: ``allowed_hosts``, and the name in ``host``.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        names = ("localhost", settings.host, *settings.allowed_hosts)
+        self._names = {name.lower().removesuffix(".") for name in names}
+        self._refusal_of = lru_cache(256)(self._check)
+
+    def refusal(self, scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
+        """Return a status and a sentence for a request to another name; None where the name is known.
+
+        Args:
+            scope: Of the request.
+        """
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        if len(given) == 1:
+            return self._refusal_of(given[0])
+        if not given and scope.get("http_version") == "1.0":  # it knew no such header
+            return None
+        return 400, f"the request must have one Host header, got {len(given) or 'none'}."
+
+    def _check(self, header: bytes) -> tuple[int, str] | None:
+        text = header.decode("latin-1").strip()
+        found = _HOST.fullmatch(text)
+        if found is None:
+            return 400, f"the Host header must be a name or an address, got {text[:80]!r}."
+        name = found["name"].lower().removesuffix(".")
+        if ANY_HOST in self._names or name in self._names or _is_address(name):
+            return None
+        said = f"the server does not answer to the name {name[:80]!r}; start it with --allowed-hosts NAME."
+        return 421, said
+
+
+def _is_address(name: str) -> bool:
+    """Return whether a host is an address in digits; IPv6 stands in brackets."""
+    try:
+        if name.startswith("["):
+            IPv6Address(name[1:-1])
+        else:
+            IPv4Address(name)
+    except AddressValueError:
+        return False
+    return True

@@ -1,0 +1,280 @@
+"""Looks after several workers: starts them, replaces one that died or hangs, and stops all."""
+
+import logging
+import multiprocessing
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from twotower.errors import TwoTowerError
+from twotower.serving.server.listening import HAS_OWN_SOCKETS, bound, tell_address
+from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.telemetry import LOG, log_to_stderr
+
+PRELOADED = (
+    "numpy",
+    "torch",
+    "fastapi",
+    "orjson",
+    "prometheus_client",
+    "safetensors.torch",
+    "uvicorn",
+    "uvloop",
+)
+"""Libraries that workers share by a fork. None of them starts a thread when it is imported, as polars does:
+a thread is gone after a fork, and what it had locked stays locked."""
+SECONDS_TO_FINISH = 12.0
+"""How long a worker may take to end: longer than its requests may."""
+SECONDS_TO_ANSWER = 60.0
+"""After how long a worker that was ready and gives no sign any more is replaced."""
+LONGEST_PAUSE = 60.0
+"""Seconds before a worker that keeps failing is started again, at most."""
+ALIVE, FAILED = b"alive", b"failed:"
+"""What a worker tells: that it answers; why it cannot, as a pickled error."""
+EXIT_FAILED = 1
+_SECONDS_OF_A_LOOK = 0.25
+_SECONDS_OF_A_LIFE = 10.0
+_LONGEST_FOLDER_OF_A_SOCKET = 80
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
+class Supervisor:
+    """Keeps as many workers going as the settings say.
+
+    Args:
+        settings: Of the server, with a ``pointer``.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._num_told = 0
+        self._places: list[_Place] = []
+        is_linux = sys.platform == "linux"
+        self._context: Any = multiprocessing.get_context("forkserver" if is_linux else "spawn")
+        self._can_fork = is_linux
+
+    def run(self) -> None:
+        """Start the workers and look after them until a signal says to stop.
+
+        Raises:
+            BundleError: The bundle cannot be opened.
+            ConfigError: The server cannot listen at this host and port.
+            SystemExit: No worker is ready, and one could not start, for a reason that the log names.
+        """
+        log_to_stderr()
+        sockets = bound(self._settings.host, self._settings.port, several=True)
+        listeners: list[Any] = sockets
+        if HAS_OWN_SOCKETS:  # these hold the port, and never listen
+            listeners = [each.getsockname()[:2] for each in sockets]
+        with self._signals():
+            try:
+                if self._can_fork:
+                    self._start_forks()
+                tell_address(sockets)
+                for _ in range(self._settings.workers):
+                    self._places.append(_Place(self._context, self._settings, listeners))
+                while not self._num_told:
+                    self._look()
+            finally:
+                self._stop()
+                for each in sockets:
+                    each.close()
+
+    def _start_forks(self) -> None:
+        """Start the process that imports the libraries once, and is copied for each worker."""
+        self._context.set_forkserver_preload(list(PRELOADED))
+        # Its socket would lie in a folder of its own, which a kill would leave behind.
+        assert self._settings.pointer is not None
+        folder = str(Path(self._settings.pointer).parent)
+        if len(folder) < _LONGEST_FOLDER_OF_A_SOCKET:
+            vars(multiprocessing.current_process())["_config"]["tempdir"] = folder
+        forkserver.ensure_running()
+
+    def _look(self) -> None:
+        """Wait for news of the workers, and act on it."""
+        started = time.monotonic()
+        wait([each for place in self._places for each in place.sources()], _SECONDS_OF_A_LOOK)
+        now = time.monotonic()
+        # Where this process slept itself, as in a paused container, the silence says nothing.
+        has_slept = now - started > 10 * _SECONDS_OF_A_LOOK
+        for place in self._places:
+            place.read(now)
+            if has_slept:
+                place.excuse(now)
+        for place in self._places:
+            failure = place.tend(now)
+            if failure is not None and not any(each.is_ready for each in self._places):
+                raise failure
+
+    def _stop(self) -> None:
+        """End all workers, those that do not finish by force."""
+        for place in self._places:
+            place.terminate()
+        until = time.monotonic() + SECONDS_TO_FINISH
+        told = self._num_told
+        while any(place.is_alive for place in self._places):
+            if time.monotonic() > until or self._num_told > max(told, 1):
+                LOG.error("workers did not finish in time and are killed")
+                for place in self._places:
+                    place.kill()
+                until = float("inf")
+            wait([s for place in self._places for s in place.sentinels()], _SECONDS_OF_A_LOOK)
+        for place in self._places:
+            place.close()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def told(_number: int, _frame: FrameType | None) -> None:
+            self._num_told += 1
+
+        # One that is ignored, as by nohup, stays so.
+        wanted = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+        before = {each: signal.signal(each, told) for each in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Place:
+    """A worker, and the ones that take its place when it has died."""
+
+    def __init__(self, context: Any, settings: ServerSettings, listeners: list[Any]) -> None:
+        self._context = context
+        self._settings = settings
+        self._listeners = listeners
+        self._num_failures = 0
+        self._starts_at = 0.0
+        self._process: BaseProcess | None = None
+        self._error: TwoTowerError | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self._line, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=_work, args=(self._settings, self._listeners, theirs), name="twotower-worker"
+        )
+        self._process.start()
+        theirs.close()
+        self._error = None
+        self._seen_at: float | None = None
+        self._started_at = self._warned_at = time.monotonic()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker answers."""
+        return self._seen_at is not None and self.is_alive
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.is_alive()
+
+    def sources(self) -> list[Any]:
+        """Return what tells news of the worker."""
+        return [] if self._process is None else [self._process.sentinel, self._line]
+
+    def sentinels(self) -> list[Any]:
+        """Return what tells of its end."""
+        return [self._process.sentinel] if self.is_alive and self._process is not None else []
+
+    def read(self, now: float) -> None:
+        """Take in what the worker has said."""
+        try:
+            while self._process is not None and self._line.poll():
+                said = self._line.recv_bytes()
+                if said.startswith(FAILED):
+                    self._error = pickle.loads(said.removeprefix(FAILED))
+                else:
+                    if self._seen_at is None:
+                        self._log("the worker is ready", level=logging.INFO)
+                    self._seen_at = now
+        except (EOFError, OSError):
+            pass  # it is at its end, which its process tells
+
+    def excuse(self, now: float) -> None:
+        """Count the silence of a worker from now on."""
+        if self._seen_at is not None:
+            self._seen_at = now
+
+    def tend(self, now: float) -> BaseException | None:
+        """Start the worker anew if it has died or hangs, after a pause if it keeps failing.
+
+        Returns:
+            Why it could not start, if it has just died before it was ready.
+        """
+        if self._process is None:
+            if now >= self._starts_at:
+                self._start()
+            return None
+        if self._process.is_alive():
+            if self._seen_at is not None and now - self._seen_at > SECONDS_TO_ANSWER:
+                self._log("the worker gives no sign and is killed", seconds=SECONDS_TO_ANSWER)
+                self._process.kill()
+            elif self._seen_at is None and now - self._warned_at > SECONDS_TO_ANSWER:
+                self._warned_at = now
+                self._log("the worker is not ready yet", seconds=round(now - self._started_at))
+            return None
+        was_ready = self._seen_at is not None
+        reason = str(self._error) if self._error is not None else _how(self._process.exitcode)
+        what = "the worker ended" if was_ready else "the worker ended before it was ready"
+        self._log(what, reason=reason)
+        error = self._error or SystemExit(EXIT_FAILED)
+        self._process.join()
+        self.close()
+        is_well = was_ready and now - self._started_at > _SECONDS_OF_A_LIFE
+        self._num_failures = 0 if is_well else self._num_failures + 1
+        pause = 0.0 if is_well else min(LONGEST_PAUSE, 2.0 ** (self._num_failures - 1))
+        self._starts_at = now + pause
+        return None if was_ready else error
+
+    def terminate(self) -> None:
+        """Ask the worker to finish."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """Let go of a worker that has ended; one that has not ends by this."""
+        if self._process is not None:
+            self._line.close()
+            self._process = None
+
+    def _log(self, message: str, level: int = logging.ERROR, **fields: Any) -> None:
+        pid = None if self._process is None else self._process.pid
+        LOG.log(level, message, extra={"fields": {"worker": pid, **fields}})
+
+
+def _work(settings: ServerSettings, listeners: list[Any], line: Connection) -> None:
+    """Answer as one of several workers; what is imported here is no part of the supervisor."""
+    from twotower.serving.server.worker import work
+
+    work(settings, listeners, line)
+
+
+def _how(code: int | None) -> str:
+    """Return how a process ended."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    hint = "; the system may be out of memory" if -code == getattr(signal, "SIGKILL", 9) else ""
+    return f"signal {-code} ({name}){hint}"

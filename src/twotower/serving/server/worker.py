@@ -1,0 +1,186 @@
+"""A process that listens: alone, or as one of several that a supervisor looks after."""
+
+import asyncio
+import os
+import pickle
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from socket import socket
+
+import torch
+import uvicorn
+
+from twotower.errors import BundleError, TwoTowerError
+from twotower.serving.server.app import create_app
+from twotower.serving.server.connections import GuardedProtocol
+from twotower.serving.server.descriptors import MOST_CONNECTIONS, most_accepted
+from twotower.serving.server.listening import bound, tell_address
+from twotower.serving.server.pointer import Pointer, digest_of
+from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.supervisor import ALIVE, EXIT_FAILED, FAILED
+from twotower.serving.server.telemetry import LOG, log_to_stderr
+
+SECONDS_TO_FINISH = 10
+"""How long requests may still take once the server was told to stop."""
+EXIT_ORPHANED = 4
+_SECONDS_BETWEEN_SIGNS = 0.5
+_SECONDS_AS_ORPHAN = 0.7
+
+
+class Server(uvicorn.Server):
+    """A server that ends where it can listen no longer, and knows when its loop last moved.
+
+    Args:
+        settings: Of the server.
+
+    Raises:
+        BundleError: The bundle cannot be opened.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        # Workers share the cores, and the thread that speaks HTTP wants one of each worker's.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers - 1))
+        super().__init__(
+            uvicorn.Config(
+                create_app(settings),
+                http=GuardedProtocol,
+                ws="none",  # no route speaks it, and its protocols have no limits of ours
+                workers=settings.workers,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,  # nothing asks who the client is
+                backlog=most_accepted(),
+                timeout_graceful_shutdown=SECONDS_TO_FINISH,
+            )
+        )
+        self.moved_at: float | None = None
+        """When the loop last moved, by the monotonic clock; None before the server listens."""
+        self.is_deaf = False
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        for each in (
+            sockets or ()
+        ):  # ``backlog`` is also how many asyncio accepts before it does anything else
+            each.listen(MOST_CONNECTIONS)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look, ten times a second, whether the server is to end."""
+        self.moved_at = time.monotonic()
+        # The loop closes a listening socket where the system has no descriptor left for a connection.
+        if not self.should_exit and not all(server.sockets for server in self.servers):
+            LOG.error("the listening socket was closed; the server ends, to be started anew")
+            self.is_deaf = self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def run_alone(settings: ServerSettings) -> None:
+    """Answer from this process alone.
+
+    Args:
+        settings: Of the server.
+
+    Raises:
+        BundleError: The bundle cannot be opened.
+        ConfigError: The server cannot listen at this host and port.
+        SystemExit: It could not start, or not go on, for a reason that the log names.
+    """
+    log_to_stderr()
+    sockets = bound(settings.host, settings.port, several=False)
+    try:
+        server = Server(settings)
+        tell_address(sockets)
+        with suppress(KeyboardInterrupt):  # it has finished by then
+            server.run(sockets)
+    finally:
+        for each in sockets:
+            each.close()
+    if server.is_deaf or not server.started:
+        sys.exit(EXIT_FAILED)
+
+
+def work(
+    settings: ServerSettings, sockets: list[socket] | list[tuple[str, int]], line: Connection
+) -> None:
+    """Answer as one of several workers, and end when the supervisor is gone.
+
+    Args:
+        settings: Of the server.
+        sockets: To listen at; or addresses, where each worker has sockets of its own.
+        line: To the supervisor.
+    """
+    log_to_stderr()
+    sign = _Sign(line)
+    threading.Thread(target=sign.keep, name="twotower-supervisor", daemon=True).start()
+    try:
+        bundle = Path(settings.bundle).resolve()
+        assert settings.pointer is not None
+        if Pointer.read(settings.pointer) is None:
+            Pointer(str(bundle), _digest_of(bundle), 0).write_first(settings.pointer)
+        own = [
+            each
+            for given in sockets
+            for each in (
+                [given] if isinstance(given, socket) else bound(given[0], given[1], several=True)
+            )
+        ]
+        sign.server = server = Server(settings)
+        server.run(own)
+    except TwoTowerError as error:
+        line.send_bytes(FAILED + pickle.dumps(error))
+        sys.exit(EXIT_FAILED)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(EXIT_FAILED)
+    except Exception:
+        LOG.exception("the worker failed")
+        sys.exit(EXIT_FAILED)
+    if server.is_deaf or not server.started:
+        sys.exit(EXIT_FAILED)
+
+
+class _Sign:
+    """Tells the supervisor that the loop still moves, and ends the process when the supervisor is gone.
+
+    The system closes the supervisor's end of the line however the supervisor ends.
+    """
+
+    def __init__(self, line: Connection) -> None:
+        self.server: Server | None = None
+        self._line = line
+
+    def keep(self) -> None:
+        """Do so until the process ends."""
+        told_at = None
+        try:
+            while True:
+                if self._line.poll(_SECONDS_BETWEEN_SIGNS):
+                    self._line.recv_bytes()  # raises: the supervisor says nothing
+                moved_at = None if self.server is None else self.server.moved_at
+                if moved_at != told_at:
+                    told_at = moved_at
+                    self._line.send_bytes(ALIVE)
+        except (EOFError, OSError):
+            self._end()
+
+    def _end(self) -> None:
+        LOG.error("the supervising process is gone; this worker ends")
+        if self.server is not None:
+            self.server.should_exit = True
+        time.sleep(_SECONDS_AS_ORPHAN)
+        os._exit(EXIT_ORPHANED)
+
+
+def _digest_of(bundle: Path) -> str:
+    try:
+        return digest_of(bundle)
+    except OSError:
+        from twotower.serving.bundle import check_bundle
+
+        check_bundle(bundle)
+        raise BundleError(f"the bundle {str(bundle)!r} cannot be read.") from None
