@@ -16,8 +16,8 @@ from twotower.serving.server.settings import ServerSettings
 
 @contextmanager
 def running(bundle: Path, **settings: Any) -> Iterator[str]:
-    """Run a server in a thread, and give its address."""
-    app = create_app(ServerSettings(bundle=str(bundle), **settings))
+    """Run a server in a thread, and give its address. It refuses nothing by the clock unless told to."""
+    app = create_app(ServerSettings(bundle=str(bundle), **{"timeout": 600.0, **settings}))
     config = uvicorn.Config(
         app, port=0, log_config=None, access_log=False, http=GuardedProtocol, ws="none"
     )

@@ -63,7 +63,7 @@ def test_ids_go_to_rows_and_back(ids: set[str], random: Random) -> None:
 @pytest.mark.parametrize(
     ("values", "rows"),
     [
-        (["10", " 10", "010", "10.0"], [2, 1, 2, 1]),
+        (["10", " 10", "010", "+10", "10.0", "1_0", "10 ", "１０", "1e1", "0xa"], [2] + [1] * 9),
         ([10.0, 10.5, float("nan"), float("inf")], [2, 1, 0, 1]),
         ([Decimal(10), Decimal("10.5"), Decimal("NaN")], [2, 1, 0]),
         ([True, 10], [1, 2]),
@@ -135,6 +135,14 @@ def test_one_id_of_many_is_found_as_all_of_them_are(dtype: pl.DataType, shuffled
     assert vocabulary.rows_of([*asked, None]).tolist() == [*expected, 0]
     assert vocabulary.rows_of([*asked, None] * 50).tolist() == [*expected, 0] * 50
     assert vocabulary.rows_of(vocabulary.ids).tolist() == list(range(2, 1002))
+
+
+def test_a_string_names_a_number_only_as_it_is_written() -> None:
+    own = Vocabulary(pl.Series([0, 7, -7, 2**63 - 1]))
+    asked = ["0", "-0", "+0", "00", "-7", "-07", "--7", "9223372036854775807", None, "7"]
+    assert own.keys_of(asked).to_list() == [0, None, None, None, -7, None, None, 2**63 - 1, None, 7]
+    assert own.rows_of(asked).tolist() == [2, 1, 1, 1, 4, 1, 1, 5, 0, 3]
+    assert own.rows_of([-0.0, 7.0]).tolist() == [2, 3]
 
 
 def test_an_empty_vocabulary_knows_nothing() -> None:

@@ -91,12 +91,13 @@ class Vocabulary:
 
         A null or NaN becomes ``PADDING_ROW``; an id that is not here, of whatever type, becomes
         ``UNKNOWN_ROW``. Integers, whole floats and strings of digits name the same id, since a key
-        that went through CSV, JSON, pandas or a command line may have changed its type on the way.
+        that went through CSV, JSON, pandas or a command line may have changed its type on the way. A
+        string names an integer only as Python writes it: ``"01"`` and ``"+1"`` are not 1.
         """
         keys = _keys(ids)
         if len(keys) == len(self) and keys.equals(self._ids, check_dtypes=True):
             return np.arange(len(self), dtype=np.int32) + FIRST_ROW  # a table by its own key
-        known = keys.cast(self._ids.dtype, strict=False)
+        known = self._own(keys)
         rows = self._search(known) if len(keys) * BISECT_FROM <= len(self) else self._join(known)
         rows[keys.is_null().to_numpy()] = PADDING_ROW
         return rows
@@ -106,7 +107,16 @@ class Vocabulary:
 
         Any form that ``rows_of`` takes for an id becomes the same key.
         """
-        return _keys(ids).cast(self._ids.dtype, strict=False)
+        return self._own(_keys(ids))
+
+    def _own(self, keys: pl.Series) -> pl.Series:
+        """Return keys in the type of these ids; null where that would write one in another way."""
+        own = keys.cast(self._ids.dtype, strict=False)
+        if keys.dtype == pl.String and own.dtype != pl.String:
+            is_same = own.cast(pl.String) == keys
+            if not is_same.all():  # nulls do not count
+                own = pl.select(pl.when(is_same).then(own)).to_series()
+        return own
 
     def _search(self, keys: pl.Series) -> npt.NDArray[np.int32]:
         """Return the row of each key by bisection: what asks for one id need not read all."""

@@ -56,7 +56,6 @@ def read(
         pl.Series(["12;1;12;2", " ", "3; 2", None]),
         pl.Series([" 12, 1,12 ,2", "", "3,2,", None]),
         pl.Series(["12 1 12 2 ", "", "3  2", None]),
-        pl.Series(["12 1 012 2", "", "3 2", None]),  # another text, the same item
     ],
 )  # fmt: skip
 def test_a_cell_of_any_form_is_a_set_of_rows_without_the_own_item(values: pl.Series) -> None:
@@ -66,6 +65,12 @@ def test_a_cell_of_any_form_is_a_set_of_rows_without_the_own_item(values: pl.Ser
     assert notes == [
         "Beside the item of an event 0.75 others were shown on average, none in 50.0% of the events."
     ]
+
+
+def test_an_id_that_is_written_in_another_way_is_no_item() -> None:
+    sets, notes = read(pl.Series(["12 1 012 2", "", "3 2", None]), [TWO, ONE, TWO, TWELVE])
+    assert sets == [[ONE, TWELVE], [], [THREE], []]
+    assert "'012' the first" in notes[0]
 
 
 def test_fixed_lists_and_single_ids_are_read_too() -> None:

@@ -1,6 +1,8 @@
 """The index that grows. All else is in ``contracts/test_indexes``."""
 
+import threading
 import time
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from twotower.index import live
 from twotower.index.exact import ExactIndex
 from twotower.index.live import GrowingRows, LiveIndex
+from twotower.index.two_pass import exact_index
 
 
 def test_rows_are_added_and_what_was_seen_before_stays() -> None:
@@ -52,7 +55,62 @@ def test_the_index_is_built_again_and_answers_meanwhile(monkeypatch: pytest.Monk
         expected = ExactIndex(vectors[:end]).search(queries, 9, allowed=allowed[:end])
         assert np.array_equal(found.item_rows, expected.item_rows)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while len(index._index.item_vectors) < 380 and time.monotonic() < until:
         index.search(queries, 1)
     assert len(index._index.item_vectors) >= 380
+
+
+def test_a_build_that_fails_is_logged_once_and_tried_again_after_more_rows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "_TAIL", 20)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn((300, 5), generator=generator)
+    queries = torch.randn((7, 5), generator=generator)
+    index = LiveIndex(vectors[:100].clone())
+    tried: list[int] = []
+
+    def build(rows: torch.Tensor) -> ExactIndex:
+        tried.append(len(rows))
+        if len(tried) == 1:
+            raise MemoryError("no room")
+        return exact_index(rows)
+
+    monkeypatch.setattr(live, "exact_index", build)
+
+    def settle() -> None:
+        if index._next is not None:
+            wait([index._next], timeout=60)
+
+    for end in range(110, 301, 10):
+        index.append(vectors[end - 10 : end])
+        settle()
+        for _ in range(3):
+            found = index.search(queries, 9)
+            expected = ExactIndex(vectors[:end]).search(queries, 9)
+            assert np.array_equal(found.item_rows, expected.item_rows)
+        covered = len(index._index.item_vectors)
+        assert covered == (100 if end < 140 else end - end % 20)
+    assert tried == list(range(120, 301, 20))
+    assert [record.message for record in caplog.records] == [
+        "the index could not be built again; the old one still answers"
+    ]
+    assert caplog.records[0].exc_info is not None
+
+
+def test_a_system_without_threads_keeps_the_old_index(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "_TAIL", 20)
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    vectors = torch.randn((140, 5), generator=torch.Generator().manual_seed(0))
+    index = LiveIndex(vectors[:100].clone())
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    index.append(vectors[100:])
+    found = index.search(vectors[:3], 9)
+    assert np.array_equal(found.item_rows, ExactIndex(vectors).search(vectors[:3], 9).item_rows)
+    assert len(caplog.records) == 1

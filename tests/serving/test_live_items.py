@@ -16,9 +16,11 @@ import torch
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from twotower.cli.recommend import described
 from twotower.index.approximate import divided, tuned
 from twotower.serving.arguments import features_of
 from twotower.serving.bundle import MANIFEST
+from twotower.serving.client import Client
 from twotower.serving.live import LiveIds, lines_of
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -175,6 +177,110 @@ def test_what_the_bundle_does_not_know_is_told(retriever: Retriever) -> None:
     with pytest.warns(UserWarning, match="1 of the items have no feature"):
         retriever.upsert_items([{"item_id": 9003}])
     assert retriever.upsert_items([]) == 0
+
+
+LOSSY: list[tuple[Any, Any]] = [
+    (pl.Int64, 1999.9),
+    (pl.Int64, True),
+    (pl.Int64, "01999"),
+    (pl.Int64, "1999.0"),
+    (pl.Int64, 9.3e18),
+    (pl.Int64, float("nan")),
+    (pl.Int8, 300),
+    (pl.UInt8, -1),
+    (pl.Float64, True),
+    (pl.Float64, 2**53 + 1),
+    (pl.Float64, "01.5"),
+    (pl.Float64, "inf"),
+    (pl.Float32, 1e300),
+    (pl.Boolean, 1),
+    (pl.String, ["a"]),
+    (pl.Date, "2020-01-01T10:00:00"),
+    (pl.Date, datetime(2020, 1, 1, 10)),
+    (pl.Date, 20_000),
+    (pl.Datetime("ms"), "2020-01-01T10:00:00.123456"),
+    (pl.List(pl.Int64), [1, 2.5]),
+    (pl.List(pl.Int64), [1, True]),
+    (pl.List(pl.Float32), [0.5, 1e300]),
+    (pl.Array(pl.Float32, 2), [0.5]),
+]
+KEPT: list[tuple[Any, Any, Any]] = [
+    (pl.Int64, 1999.0, 1999),
+    (pl.Int64, "1999", 1999),
+    (pl.UInt8, 255, 255),
+    (pl.Float64, 2**53, 2.0**53),
+    (pl.Float64, "1.50", 1.5),
+    (pl.Float32, 0.5, 0.5),
+    (pl.Float32, 0.1, float(np.float32(0.1))),
+    (pl.Boolean, True, True),
+    (pl.Boolean, "false", False),
+    (pl.String, 1.5, "1.5"),
+    (pl.String, True, "true"),
+    (pl.Date, "2020-01-01", date(2020, 1, 1)),
+    (pl.Date, datetime(2020, 1, 1), date(2020, 1, 1)),
+    (pl.Datetime("us"), date(2020, 1, 1), datetime(2020, 1, 1)),
+    (pl.List(pl.Int64), [1, 2.0, None], [1, 2, None]),
+    (pl.List(pl.Int64), [], []),
+    (pl.List(pl.String), ["a", 1], ["a", "1"]),
+    (pl.Array(pl.Float32, 2), [0.5, 1], [0.5, 1.0]),
+]
+
+
+def fitted(retriever: Retriever, dtype: Any, values: list[Any]) -> list[Any]:
+    """Return values as a column of a type holds them, which the tiny world does not have."""
+    contents = retriever.contents
+    frame = contents.items.frame.with_columns(pl.lit(None, dtype).alias("own"))
+    contents = replace(contents, items=replace(contents.items, frame=frame))
+    told = [{"item_id": 9001 + place, "own": value} for place, value in enumerate(values)]
+    return lines_of(contents, features_of(told))["own"].to_list()
+
+
+@pytest.mark.parametrize(("dtype", "value"), LOSSY)
+def test_a_value_that_its_column_would_change_is_refused(
+    tiny_retriever: Retriever, dtype: Any, value: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"own must hold .*, got "):
+        fitted(tiny_retriever, dtype, [value])
+    with pytest.raises(ValueError, match=r"own must hold .*, got "):
+        fitted(tiny_retriever, dtype, [None, value])
+
+
+@pytest.mark.parametrize(("dtype", "value", "expected"), KEPT)
+def test_a_value_that_its_column_keeps_is_taken_beside_any_other(
+    tiny_retriever: Retriever, dtype: Any, value: Any, expected: Any
+) -> None:
+    assert fitted(tiny_retriever, dtype, [value, None]) == [expected, None]
+    others = [(v, e) for other, v, e in KEPT if other == dtype and v != value]
+    told = [value, *(v for v, _ in others)]
+    assert fitted(tiny_retriever, dtype, told) == [expected, *(e for _, e in others)]
+
+
+def test_a_true_beside_a_number_stays_a_truth_value(tiny_retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match="own must hold Int64, got 'true'"):
+        fitted(tiny_retriever, pl.Int64, [1, True])
+    with pytest.raises(ValueError, match=r"own must hold String, got \['b'\]"):
+        fitted(tiny_retriever, pl.String, ["a", ["b"]])
+    assert fitted(tiny_retriever, pl.String, [1, True, "x"]) == ["1", "true", "x"]
+
+
+def test_what_is_nested_too_deeply_is_refused(tiny_retriever: Retriever) -> None:
+    deep: Any = 1
+    for depth in range(2000):
+        deep = [deep]
+        if depth == 30:
+            deep_enough = deep
+    assert described(json.dumps({"segment": deep_enough})) == {"segment": deep_enough}
+    for ask in (
+        lambda: tiny_retriever.recommend(features={"segment": deep}),
+        lambda: tiny_retriever.upsert_items({"item_id": 9001, "title": deep}),
+        lambda: tiny_retriever.recommend(5, among=[deep]),
+        lambda: tiny_retriever.recommend(history=[deep]),
+        lambda: Client("http://127.0.0.1:9").recommend(history=[{"item_id": 1, "x": deep}]),
+        lambda: described(json.dumps({"segment": [[[deep_enough]]]})),
+        lambda: described('{"segment": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+    ):
+        with pytest.raises(ValueError, match="nested at most 32 levels deep, got more"):
+            ask()
 
 
 class Catalogue(RuleBasedStateMachine):

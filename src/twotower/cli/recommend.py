@@ -31,7 +31,11 @@ def command(
         bool, typer.Option("--all", help="Answer every query of the bundle, into --out.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="File for --all: .parquet, .csv or .jsonl.")
+        Path | None,
+        typer.Option(
+            help="File for --all: .parquet, .csv or .jsonl. Cells of a .csv are as the data has them: a "
+            "spreadsheet runs those that begin with =, +, - or @."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     filter_: Annotated[
@@ -178,13 +182,21 @@ def described(text: str | None) -> dict[str, object] | None:
     """Return the features of a query that --features states.
 
     Raises:
-        ConfigError: It is no JSON object.
+        ConfigError: It is no JSON object, or is nested too deeply.
     """
+    from twotower.serving.arguments import DEEPEST, is_too_deep
+
     if text is None:
         return None
     try:
         value = json_library.loads(text)
-    except (ValueError, RecursionError) as error:
+        if is_too_deep(value):
+            raise RecursionError
+    except RecursionError as error:
+        raise ConfigError(
+            f"--features must be nested at most {DEEPEST} levels deep, got more."
+        ) from error
+    except ValueError as error:
         raise ConfigError(f"--features must be a JSON object, got {text!r}: {error}.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"--features must be a JSON object, got {text!r}.")

@@ -23,10 +23,10 @@ def command(
         int, typer.Option(envvar="TWOTOWER_BATCH", help="Queries answered at once at most.")
     ] = 64,
     waiting: Annotated[
-        int, typer.Option(envvar="TWOTOWER_WAITING", help="Queries that may wait; then 429.")
+        int, typer.Option(envvar="TWOTOWER_WAITING", help="Requests that may wait; then 429.")
     ] = 256,
     timeout: Annotated[
-        float, typer.Option(envvar="TWOTOWER_TIMEOUT", help="Seconds that one may wait; then 503.")
+        float, typer.Option(envvar="TWOTOWER_TIMEOUT", help="Seconds until an answer; then 503.")
     ] = 2.0,
     max_k: Annotated[int, typer.Option(envvar="TWOTOWER_MAX_K", help="Largest k.")] = 1000,
     max_body: Annotated[

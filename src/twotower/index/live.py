@@ -1,5 +1,6 @@
 """An index that grows while it is searched."""
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
+_LOG = logging.getLogger(__name__)
 _TAIL = 4096
 """Rows beside the index, from which on it is built again; or a 16th of it, where that is more."""
 
@@ -69,7 +71,8 @@ class LiveIndex:
     """The index of a catalogue to which items are added, exact or not; satisfies ``Index``.
 
     What was added stands beside the index and is scored in one product, until it is enough for the index
-    to be built again, in a thread, while the old one still answers. An item that changes gets a new row;
+    to be built again, in a thread, while the old one still answers. A build that fails is logged and tried
+    again once as many rows more have been added. An item that changes gets a new row;
     rows that are no longer items are left out by ``allowed``, which whoever searches knows. An approximate
     index keeps its lists, into which new items go; they are found anew when the model is trained anew.
 
@@ -84,6 +87,7 @@ class LiveIndex:
             exact_index(item_vectors) if lists is None else approximate_index(item_vectors, lists)
         )
         self._next: Future[ExactIndex] | None = None
+        self._tried = len(self._index.item_vectors)  # rows of the last build, whatever became of it
 
     @property
     def item_vectors(self) -> Tensor:
@@ -99,13 +103,16 @@ class LiveIndex:
         """Add rows: ``(n, dim)`` float32; the next search finds them."""
         self._vectors.append(vectors)
         self._take_the_next()
-        covered = len(self._index.item_vectors)
-        tail = len(self._vectors) - covered
-        if self._next is None and tail >= max(_TAIL, covered // 16):
+        num_rows = len(self._vectors)
+        if self._next is None and num_rows - self._tried >= max(_TAIL, self._tried // 16):
+            self._tried = num_rows
             thread = ThreadPoolExecutor(1, "twotower-index")
             old = self._index
             again = old.over if isinstance(old, ApproximateIndex) else exact_index
-            self._next = thread.submit(again, self.item_vectors)
+            try:
+                self._next = thread.submit(again, self.item_vectors)
+            except RuntimeError as error:  # the system has no thread left
+                _log_failed(error)
             thread.shutdown(wait=False)
 
     def search(
@@ -149,8 +156,18 @@ class LiveIndex:
         )
 
     def _take_the_next(self) -> None:
-        if self._next is not None and self._next.done():
-            self._index, self._next = self._next.result(), None
+        if self._next is None or not self._next.done():
+            return
+        built, self._next = self._next, None
+        error = built.exception()
+        if error is None:
+            self._index = built.result()
+        else:
+            _log_failed(error)
+
+
+def _log_failed(error: BaseException) -> None:
+    _LOG.error("the index could not be built again; the old one still answers", exc_info=error)
 
 
 def _rows_within(sets: Histories | None, start: int, end: int, first: int) -> Histories | None:

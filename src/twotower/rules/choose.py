@@ -11,6 +11,8 @@ from twotower.rules.values import ColumnValues
 
 POOL, POOL_A_PLACE = 100, 10
 """Items that are looked at: at least so many, and so many for each place."""
+_WINDOW = 512
+"""Items whose unlikeness to the chosen ones is kept current."""
 
 
 def depth_of(k: int) -> int:
@@ -125,20 +127,52 @@ def _unlike(
     weight: float,
     vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],
 ) -> Iterator[int]:
-    """Yield the places of a pool by marginal relevance, given what of them joins ``chosen`` meanwhile."""
+    """Yield the places of a pool by marginal relevance, given what of them joins ``chosen`` meanwhile.
+
+    An item loses value with each item that is chosen, and never gains. Only the items of most value are
+    therefore kept current, and the others are looked at again once one of them may be the best.
+
+    Source: Minoux, Accelerated greedy algorithms, 1978. Differs: windows of items in place of single ones,
+        since one product with many vectors costs little more than one with a single vector.
+    """
     least = first.moved.min()  # one scale for all pools: what is worse than the first counts less
     spread = max(float(first.moved.max() - least), 1e-12)
     relevance = (1 - weight) * (pool.moved - least) / spread
     vectors = vectors_of(pool.item_rows)
     likeness = np.zeros(len(vectors), np.float32)
     if chosen:
-        likeness = (vectors @ vectors_of(np.array(chosen, np.int32)).T).max(axis=1)
+        likeness = _likeness(vectors, vectors_of(np.array(chosen, np.int32)))
     is_open = np.ones(len(vectors), np.bool_)
-    for _ in range(len(vectors)):
-        place = int(np.where(is_open, relevance - weight * likeness, -np.inf).argmax())
-        num_before = len(chosen)
-        yield place
-        is_open[place] = False
-        if len(chosen) > num_before:
-            to_it = vectors @ vectors[place]
-            likeness = np.maximum(likeness, to_it) if num_before else to_it
+    num_counted = len(chosen)
+    fresh: list[int] = []  # places that joined since all likenesses were counted
+    while is_open.any():
+        if fresh:
+            more = _likeness(vectors, vectors[fresh])
+            likeness = np.maximum(likeness, more) if num_counted else more
+            num_counted = len(chosen)
+            fresh.clear()
+        value = np.where(is_open, relevance - weight * likeness, -np.inf)
+        limit = np.partition(value, -_WINDOW)[-_WINDOW] if len(value) > _WINDOW else -np.inf
+        places = np.flatnonzero(is_open & (value >= limit))
+        near, relevant = vectors[places], relevance[places]
+        alike, worth = likeness[places], value[places]
+        while worth[best := int(worth.argmax())] >= limit and worth[best] > -np.inf:
+            place = int(places[best])
+            num_before = len(chosen)
+            yield place
+            is_open[place] = False
+            relevant[best] = worth[best] = -np.inf
+            if len(chosen) > num_before:
+                fresh.append(place)
+                if not num_before and limit > -np.inf:
+                    break  # beside nothing the likeness was 0; beside this item it may be less
+                to_it = near @ vectors[place]
+                alike = np.maximum(alike, to_it) if num_before else to_it
+                worth = relevant - weight * alike
+
+
+def _likeness(
+    vectors: npt.NDArray[np.float32], chosen: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the largest cosine of each vector with a chosen one: ``(n,)``."""
+    return np.asarray((vectors @ chosen.T).max(axis=1), np.float32)

@@ -3,7 +3,7 @@
 import difflib
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ TIME = "time"
 """Key of an event's time in such a line: seconds since 1970."""
 LATEST = 1e12
 """Seconds from 1970 that an event may be away: 31,700 years."""
+DEEPEST = 32
+"""Levels of lists and objects in one another that an argument may have; none needs more than six."""
 FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
 
 
@@ -148,6 +150,30 @@ def _seconds(given: Any) -> float:
     return seconds
 
 
+def levels_of(value: object) -> Iterator[list[Any]]:
+    """Yield a value, then the values in it, then those in them: level by level, without recursion."""
+    level: list[Any] = [value]
+    while level:
+        yield level
+        deeper: list[Any] = []
+        for each in level:
+            if each is None or isinstance(each, (str, int, float)):
+                continue
+            if isinstance(each, (list, tuple)):
+                deeper += each
+            elif isinstance(each, Mapping):
+                deeper += each.values()
+        level = deeper
+
+
+def is_too_deep(value: object) -> bool:
+    """Return whether values lie more than ``DEEPEST`` levels deep in one another.
+
+    Ask this before any function that calls itself for each level.
+    """
+    return any(depth > DEEPEST for depth, _ in enumerate(levels_of(value)))
+
+
 def ids_of(given: Any, *, what: str) -> list[Id]:
     """Return a list of ids as plain Python values.
 
@@ -163,7 +189,8 @@ def features_of(features: FeatureLines) -> GivenFeatures:
     """Return lines of features as a table, with what each line gave.
 
     Raises:
-        ValueError: It is neither a mapping, nor a list of mappings, nor a polars frame.
+        ValueError: It is neither a mapping, nor a list of mappings, nor a polars frame; or it is nested too
+            deeply.
     """
     if isinstance(features, pl.DataFrame):
         everywhere = np.ones(len(features), np.bool_)
@@ -174,15 +201,46 @@ def features_of(features: FeatureLines) -> GivenFeatures:
             "features must be a mapping of columns to values, a list of such mappings or a polars "
             f"frame, got {type(features).__name__}."
         )
+    if is_too_deep(lines):
+        raise ValueError(f"features must be nested at most {DEEPEST} levels deep, got more.")
     names = list(dict.fromkeys(name for line in lines for name in line))
-    columns = [
-        pl.Series(name, [_encodable(line.get(name)) for line in lines], strict=False)
-        for name in names
-    ]
+    columns = [_column(name, [_encodable(line.get(name)) for line in lines]) for name in names]
     frame = pl.DataFrame(columns or {"": [None] * len(lines)})
     return GivenFeatures(
         frame, {name: np.array([name in line for line in lines], np.bool_) for name in names}
     )
+
+
+def _column(name: str, values: list[object]) -> pl.Series:
+    """Return values as a column that keeps each as it was given.
+
+    Beside a number, polars would read true as 1; beside a string, it would write a list as text, and 7.0
+    otherwise than 7.
+    """
+    lists = [value for value in values if isinstance(value, (list, tuple))]
+    flat = [value for value in values if not isinstance(value, (list, tuple))]
+    if lists and any(value is not None for value in flat):
+        return pl.Series(name, values, dtype=pl.Object)
+    kinds = {type(value) for value in [*flat, *(inner for each in lists for inner in each)]}
+    kinds.discard(type(None))
+    if len(kinds) > 1 and kinds - {int, float} and kinds <= {bool, int, float, str}:
+        values = [
+            [_text(inner) for inner in value] if isinstance(value, (list, tuple)) else _text(value)
+            for value in values
+        ]
+    try:
+        return pl.Series(name, values, strict=False)
+    except pl.exceptions.PolarsError:  # a date beside a string, say
+        return pl.Series(name, values, dtype=pl.Object)
+
+
+def _text(value: object) -> str | None:
+    """Return a value as JSON writes it, whole floats as whole numbers."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: bool) -> None:
@@ -237,8 +295,10 @@ def plain(values: Any) -> list[Any]:
     return [_encodable(v) for v in items]
 
 
-def _encodable(value: object) -> object:
+def _encodable(value: object, depth: int = 0) -> object:
     """Return a string without lone surrogates, which no table can hold, and anything else as it is."""
     if isinstance(value, (list, tuple)):
-        return [_encodable(each) for each in value]
+        if depth > DEEPEST:
+            raise ValueError(f"a value must be nested at most {DEEPEST} levels deep, got more.")
+        return [_encodable(each, depth + 1) for each in value]
     return value.encode(errors="replace").decode() if isinstance(value, str) else value

@@ -16,12 +16,14 @@ from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
+    DEEPEST,
     Event,
     FeatureLines,
     GivenFeatures,
     Id,
     features_of,
     ids_of,
+    is_too_deep,
     queries_of,
 )
 from twotower.serving.explain import Contribution, Explanation
@@ -283,6 +285,8 @@ class Client:
         *,
         parameters: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
+        if is_too_deep(body):
+            raise ValueError(f"a request must be nested at most {DEEPEST} levels deep, got more.")
         content = None if body is None else json.dumps(_plain(body)).encode()
         try:
             answer = self._http.request(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
 _MOST_PIECES = 32
+_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""What the reading of tables takes for a number: with a leading zero it is text."""
 
 
 class LiveIds(Vocabulary):
@@ -195,28 +197,82 @@ def _gone(contents: Contents, num_rows: int) -> npt.NDArray[np.bool_]:
 
 
 def _fitting(values: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Return values as a column holds them.
+    """Return values as a column holds them, each as it was given.
 
     Raises:
-        ValueError: One does not fit.
+        ValueError: The column cannot hold a value, or would change it.
     """
-    name = values.name
-    if values.dtype == pl.Null:
+    fitted = _kept(values, dtype)
+    lost = np.flatnonzero((fitted.is_null() & values.is_not_null()).to_numpy())
+    if len(lost):
+        odd = values.to_list()[int(lost[0])]
+        raise ValueError(f"{values.name} must hold {dtype}, got {odd!r}.")
+    return fitted.rename(values.name)
+
+
+def _kept(values: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Return values as a column holds them; null where it would change one, or cannot hold it."""
+    given = values.dtype
+    nothing = pl.Series([None] * len(values), dtype=dtype)
+    if given in (pl.Null, dtype):
         return values.cast(dtype)
-    fitted: pl.Series | None = None
     with suppress(pl.exceptions.PolarsError, TypeError, ValueError):
-        if values.dtype == pl.String and dtype in (pl.Date, pl.Datetime):
-            moments = dates_of(values)
-            zone = getattr(dtype, "time_zone", None)
-            if zone is not None:
-                moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
-            fitted = moments.cast(dtype)
-        elif values.dtype != pl.Object:
-            fitted = values.cast(dtype, strict=False)
-    odd: list[object] = values.to_list()
-    if fitted is not None:
-        lost = np.flatnonzero((fitted.is_null() & values.is_not_null()).to_numpy())
-        if not len(lost):
-            return fitted.rename(name)
-        odd = [values[int(lost[0])]]
-    raise ValueError(f"{name} must hold {dtype}, got {odd[0]!r}.")
+        if isinstance(given, pl.List | pl.Array) and isinstance(dtype, pl.List | pl.Array):
+            return _kept_lists(values, dtype)
+        if given == pl.Object and len(values) > 1:
+            return pl.concat([_kept(pl.Series([each]), dtype) for each in values.to_list()])
+        if given == pl.Object or given.is_nested() or dtype.is_nested():
+            return nothing
+        if given == pl.String:
+            return _read(values, dtype)
+        if dtype == pl.String:
+            return values.cast(dtype)
+        if pl.Boolean in (given, dtype) or given.is_temporal() != dtype.is_temporal():
+            return nothing  # true is not 1, and 20000 is no day
+        fitted = values.cast(dtype, strict=False)
+        is_same = fitted.cast(given, strict=False) == values
+        if given.is_float() and dtype.is_float():  # a fraction is rounded, and none is infinite
+            is_same = fitted.is_finite() == values.is_finite()
+        return pl.select(pl.when(is_same).then(fitted)).to_series()
+    return nothing
+
+
+def _kept_lists(values: pl.Series, dtype: pl.List | pl.Array) -> pl.Series:
+    """Return lists as a column holds them; null where it would change a value of one."""
+    if isinstance(values.dtype, pl.Array):
+        values = values.arr.to_list()
+    lengths = values.list.len().fill_null(0).to_numpy()
+    flat = values.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
+    inner: Any = dtype.inner
+    kept = _kept(flat, inner)
+    is_lost = (kept.is_null() & flat.is_not_null()).to_list()
+    inside, ends = kept.to_list(), lengths.cumsum().tolist()
+    spans = [
+        None if is_null or any(is_lost[end - length : end]) else inside[end - length : end]
+        for is_null, length, end in zip(values.is_null(), lengths.tolist(), ends, strict=True)
+    ]
+    return pl.Series(spans, dtype=dtype)
+
+
+def _read(strings: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Return values from strings as the reading of tables would; null where a string is another."""
+    if dtype == pl.Boolean:
+        return pl.select(
+            pl.when(strings.is_in(["true", "false"])).then(strings == "true")
+        ).to_series()
+    if dtype in (pl.Date, pl.Datetime):
+        moments = dates_of(strings)
+        zone = getattr(dtype, "time_zone", None)
+        if zone is not None:
+            moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+        fitted = moments.cast(dtype)
+        is_same = fitted.cast(moments.dtype) == moments
+    elif dtype.is_integer():
+        fitted = strings.cast(dtype, strict=False)
+        is_same = fitted.cast(pl.String) == strings
+    elif dtype.is_float():
+        fitted = strings.cast(dtype, strict=False)
+        is_same = strings.str.contains(_NUMBER) & fitted.is_finite()
+    else:
+        return strings.cast(dtype, strict=False)
+    return pl.select(pl.when(is_same).then(fitted)).to_series()

@@ -131,6 +131,12 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "no JSON": (b"{", 422, "the body must be JSON"),
     "NaN": (b'{"query_id": 5, "k": NaN}', 422, "the body must be JSON"),
     "deep": (b'{"history": ' + b"[" * 1500 + b"]" * 1500 + b"}", 422, "the body must be JSON"),
+    "less deep": (b"[" * 255 + b"]" * 255, 422, "the body must be nested at most 32 levels deep"),
+    "deep in what is taken": (
+        b'{"history": [{"item_id": ' + b"[" * 900 + b"]" * 900 + b"}]}",
+        422,
+        "the body must be nested at most 32 levels deep, got more.",
+    ),
     "a list": (b"[1]", 422, "the body: "),
     "nothing": (b"", 422, "the body: "),
     "unknown key": (
@@ -878,9 +884,9 @@ def test_forms_of_one_id_are_one_item_after_compaction(tiny_bundle: Path, tmp_pa
     path = tmp_path / "journal"
     told = open_bundle(tiny_bundle).items.frame.row(0, named=True)
     engine = Engine(tiny_bundle, path)
-    put = [{**told, "item_id": form, "title": str(form)} for form in (9007, "09007", "+9007", 9008)]
+    put = [{**told, "item_id": form, "title": str(form)} for form in (9007, 9007.0, "9007", 9008)]
     written = engine.write([Change(items=[line]) for line in put])
-    written += engine.write([Change(item_ids=["009008"]), Change(item_ids=["no id of this kind"])])
+    written += engine.write([Change(item_ids=["9008"]), Change(item_ids=["no id of this kind"])])
     done = engine.changed([each for each in written if isinstance(each, Written)])
     assert [each.items for each in done if isinstance(each, Changed)] == [1, 1, 1, 1, 1, 0]
     engine.compact()
@@ -925,7 +931,8 @@ def test_a_change_that_does_not_fit_takes_no_other_with_it(
     ids = set(model.retriever.item_ids)
     assert {9001, 9003, 9004} < ids
     assert not {3, 9002} & ids
-    outcomes = [model.catalogue.changed(Written(Change(item_ids=[7]), token)) for token in "abc"]
+    unknown = Changed(0, [], 0, "")
+    outcomes = [model.catalogue.changed(Written(token, unknown)) for token in "abc"]
     assert [type(each) for each in outcomes] == [ValueError, ValueError, Changed]
 
 
@@ -933,6 +940,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("title", ["a", "list"]),
     ("signal", ["1"]),
     ("signal", "one"),
+    ("signal", True),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Requests that wait are answered together: one pass over the catalogue serves all of them."""
+"""Requests that wait are answered together, in turns that no large request can take from the others."""
 
 import asyncio
 import time
@@ -6,44 +6,97 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
+_SHARES = 8
+"""Turns that it takes one request to earn a whole batch."""
+_PATIENCE = 0.003
+"""Seconds that the thread stays free for small requests before a question that is a batch of its own."""
+
 
 class TooManyWaitingError(Exception):
-    """As many wait as may wait."""
+    """The queue is full."""
 
 
 class WaitedTooLongError(Exception):
     """The answer did not come in time."""
 
 
-@dataclass
-class _Waiting(Generic[Question, Answer]):
-    question: Question
-    answer: "asyncio.Future[Answer]"
-    since: float = field(default_factory=time.perf_counter)
+class ClosedError(Exception):
+    """The server is shutting down."""
+
+
+class _Request(Generic[Question, Answer]):
+    """The questions of one caller.
+
+    Args:
+        questions: At least one.
+        costs: Of each.
+        credit: What it may spend in its first turn.
+        future: Gets the answers to all of them, or the first error.
+    """
+
+    __slots__ = (
+        "answers",
+        "costs",
+        "credit",
+        "future",
+        "next",
+        "num_missing",
+        "questions",
+        "since",
+    )
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        costs: Sequence[int],
+        credit: int,
+        future: "asyncio.Future[list[Answer]]",
+    ) -> None:
+        self.questions = questions
+        self.costs = costs
+        self.credit = credit
+        self.future = future
+        self.next = 0  # place of the first question that no thread has seen
+        self.num_missing = len(questions)
+        self.answers: list[Any] = [None] * len(questions)
+        self.since = time.perf_counter()
 
 
 class Batcher(Generic[Question, Answer]):
-    """Hands questions to one thread, as many at once as came while it was busy.
+    """Hands questions to one thread, as many at once as came while the thread was busy.
 
-    Nobody is kept waiting for company: the thread takes what is there as soon as it is free, so a lone
-    question goes alone, and the more come at once, the cheaper each is.
+    No question waits for company: the thread takes the waiting questions as soon as it is free. A lone
+    question goes alone, and the more questions come at once, the cheaper each is.
+
+    Each call of ``ask_all`` is one request. Requests take turns. In each turn a request earns a credit, and
+    it pays for its questions by their cost. A batch holds questions up to a total cost, so a question of at
+    least that cost runs alone. Many cheap requests are therefore answered between two expensive questions,
+    and a request with 64 questions gets no larger share than a request with one.
+
+    A client that waits for its answer asks again a moment after it has come. So that an expensive question
+    does not take the thread in just that moment, it waits a few milliseconds after a batch of small ones.
 
     Args:
         answer: Called in the thread with at least one question; returns an answer or an exception for each.
-        most: Questions that are handed over at once.
-        waiting: Questions that may wait.
-        timeout: Seconds that one may wait before its turn.
+        most: Questions in one batch, which is also the largest total cost of several questions in a batch.
+        waiting: Requests that may wait; None is any number.
+        timeout: Seconds after which a request without its answer is refused; None never refuses.
+        cost: Of a question, at least 1: its time in units of the cheapest question.
+        finishes: Whether a request that the thread has begun is never refused. Set this where the thread
+            changes something: a refusal says that nothing was changed.
         thread: Of one worker, in which ``answer`` is called; None makes one.
         seen: Called with how long each question of a batch waited, in seconds, and how long the batch took.
 
-    Source: the adaptive batching of Crankshaw et al., NSDI 2017 (Clipper), section 4.3. Differs: without a
-        delay, since what comes while a batch runs is company enough.
+    Source: the adaptive batching of Crankshaw et al., NSDI 2017 (Clipper), section 4.3; the deficit round
+        robin of Shreedhar and Varghese, SIGCOMM 1995, section 3; the waiting in deceptive idleness of Iyer
+        and Druschel, SOSP 2001, section 3. Differs: batches without a delay, since the questions that come
+        while one runs are company enough; a packet is a question, a flow is a request, and one batch serves
+        several flows.
     """
 
     def __init__(
@@ -51,8 +104,10 @@ class Batcher(Generic[Question, Answer]):
         answer: Callable[[Sequence[Question]], Sequence[Answer | Exception]],
         *,
         most: int,
-        waiting: int,
-        timeout: float,
+        waiting: int | None,
+        timeout: float | None,
+        cost: Callable[[Question], int] = lambda _question: 1,
+        finishes: bool = False,
         thread: ThreadPoolExecutor | None = None,
         seen: Callable[[Sequence[float], float], None] = lambda _waits, _took: None,
     ) -> None:
@@ -60,14 +115,23 @@ class Batcher(Generic[Question, Answer]):
         self._most = most
         self._limit = waiting
         self._timeout = timeout
+        self._cost = cost
+        self._finishes = finishes
         self._seen = seen
-        self._queue: deque[_Waiting[Question, Answer]] = deque()
+        self._share = max(1, most // _SHARES)
+        self._ring: deque[_Request[Question, Answer]] = deque()  # whose turn is next stands first
+        self._open: dict[
+            _Request[Question, Answer], None
+        ] = {}  # all without an answer, oldest first
+        self._timer: asyncio.TimerHandle | None = None  # one for all requests
+        self._arrival: asyncio.Future[None] | None = None  # while the thread stays free
         self._is_running = False
+        self._is_closed = False
         self.thread = thread or ThreadPoolExecutor(1, "twotower-answers")
 
     def __len__(self) -> int:
-        """How many wait."""
-        return len(self._queue)
+        """How many requests wait; one waits until the thread has its last question."""
+        return len(self._ring)
 
     async def ask(self, question: Question) -> Answer:
         """Return the answer, or raise the exception that stands for it; see ``ask_all``."""
@@ -77,60 +141,172 @@ class Batcher(Generic[Question, Answer]):
         """Return the answers, or raise the exception that stands for one of them.
 
         Raises:
-            TooManyWaitingError: With these more would wait than may; none of them does then.
-            WaitedTooLongError: The turn of one did not come in time.
+            ClosedError: The batcher is closed; no question of the caller is in the thread.
+            TooManyWaitingError: The queue is full.
+            WaitedTooLongError: The answers did not come in time; questions that wait are dropped.
         """
-        if len(self._queue) + len(questions) > self._limit:
+        if self._is_closed:
+            raise ClosedError
+        if self._limit is not None and len(self._ring) >= self._limit:
             raise TooManyWaitingError
+        if not questions:
+            return []
         loop = asyncio.get_running_loop()
-        entries: list[_Waiting[Question, Answer]] = [
-            _Waiting(question, loop.create_future()) for question in questions
-        ]
-        self._queue += entries
+        costs = [self._cost(question) for question in questions]
+        request: _Request[Question, Answer] = _Request(
+            questions, costs, self._share, loop.create_future()
+        )
+        self._ring.append(request)
+        self._open[request] = None
+        if self._timer is None and self._timeout is not None:
+            self._timer = loop.call_later(self._timeout, self._refuse_late)
+        self._wake()
         if not self._is_running:
             self._is_running = True
             loop.create_task(self._run())  # noqa: RUF006 - ends itself, and is kept by its await
-        return list(await asyncio.gather(*(entry.answer for entry in entries)))
+        try:
+            return await request.future
+        except asyncio.CancelledError:  # the caller hung up
+            self._drop(request)
+            raise
 
     def close(self) -> None:
-        """Let go of the thread, after the batch it is at."""
+        """Let go of the thread after its batch; whoever still waits then gets a ``ClosedError``."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.thread.shutdown(wait=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        was_small = False
         try:
-            while self._queue:
-                batch = self._next()
+            while self._ring and not self._is_closed:
+                batch = self._next(skips=not was_small)
                 if not batch:
+                    was_small = False
+                    await self._stay_free()
                     continue
+                was_small = sum(r.costs[place] for r, place in batch) <= self._most
                 started = time.perf_counter()
-                questions = [entry.question for entry in batch]
-                answers = await loop.run_in_executor(self.thread, self._answered, questions)
+                questions = [request.questions[place] for request, place in batch]
+                try:
+                    work = loop.run_in_executor(self.thread, self._answered, questions)
+                except RuntimeError as error:  # another batcher closed the thread
+                    raise ClosedError from error
+                answers = await work
                 took = time.perf_counter() - started
-                for entry, answer in zip(batch, answers, strict=True):
-                    _settle(entry.answer, answer)
-                self._seen([started - entry.since for entry in batch], took)
-        except Exception as error:  # who waits must not wait for ever
-            for entry in self._queue:
-                _settle(entry.answer, error)
-            self._queue.clear()
+                for (request, place), answer in zip(batch, answers, strict=True):
+                    self._note(request, place, answer)
+                self._seen([started - request.since for request, _ in batch], took)
+        except ClosedError:
+            self._is_closed = True
+        except BaseException as error:  # who waits must not wait for ever
+            told = error if isinstance(error, Exception) else ClosedError()
+            for request in list(self._open):
+                self._settle(request, told)
             raise
         finally:
             self._is_running = False
+            for request in list(self._open) if self._is_closed else ():
+                self._settle(request, ClosedError())
 
-    def _next(self) -> list[_Waiting[Question, Answer]]:
-        """Return the next questions, without those that nobody waits for or that waited too long."""
-        batch: list[_Waiting[Question, Answer]] = []
-        oldest = time.perf_counter() - self._timeout
-        while self._queue and len(batch) < self._most:
-            entry = self._queue.popleft()
-            if entry.answer.done():
+    async def _stay_free(self) -> None:
+        """Wait for a request, but not for long."""
+        loop = asyncio.get_running_loop()
+        self._arrival = loop.create_future()
+        timer = loop.call_later(_PATIENCE, self._wake)
+        await self._arrival
+        timer.cancel()
+        self._arrival = None
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def _next(self, *, skips: bool) -> list[tuple[_Request[Question, Answer], int]]:
+        """Return the questions of the next batch, each as a request and a place in it.
+
+        Args:
+            skips: Whether the turns are skipped in which nobody could pay; else the batch is empty where
+                each question would be a batch of its own.
+        """
+        batch: list[tuple[_Request[Question, Answer], int]] = []
+        ring, room, num_poor = self._ring, self._most, 0
+        while ring and len(batch) < self._most:
+            request = ring[0]
+            cost = request.costs[request.next]
+            if cost <= request.credit:
+                if batch and cost > room:
+                    break  # the next batch begins with it
+                batch.append((request, request.next))
+                room -= cost
+                request.credit -= cost
+                request.next += 1
+                num_poor = 0
+                if request.next == len(request.questions):
+                    ring.popleft()
                 continue
-            if entry.since < oldest:
-                _settle(entry.answer, WaitedTooLongError())
-                continue
-            batch.append(entry)
+            request.credit += self._share
+            ring.rotate(-1)
+            num_poor += 1
+            if num_poor > len(ring):  # all had a turn, and none can pay
+                if batch or not (skips or self._has_small()):
+                    break
+                self._skip_turns()
+                num_poor = 0
         return batch
+
+    def _has_small(self) -> bool:
+        return any(request.costs[request.next] <= self._most for request in self._ring)
+
+    def _skip_turns(self) -> None:
+        """Give all requests the credit of the turns in which none of them could pay."""
+        lacking = min(request.costs[request.next] - request.credit for request in self._ring)
+        turns = max(0, -(-lacking // self._share))
+        for request in self._ring:
+            request.credit += turns * self._share
+
+    def _note(
+        self, request: _Request[Question, Answer], place: int, answer: Answer | Exception
+    ) -> None:
+        if isinstance(answer, Exception):
+            self._settle(request, answer)
+            return
+        request.answers[place] = answer
+        request.num_missing -= 1
+        if not request.num_missing:
+            self._settle(request, None)
+
+    def _settle(self, request: _Request[Question, Answer], error: Exception | None) -> None:
+        """Give a caller its answers, or an error in their place."""
+        self._drop(request)
+        with suppress(asyncio.InvalidStateError):  # the caller hung up, or was refused before
+            if error is None:
+                request.future.set_result(request.answers)
+            else:
+                request.future.set_exception(error)
+
+    def _drop(self, request: _Request[Question, Answer]) -> None:
+        """Forget a request, and the questions of it that no thread has seen."""
+        self._open.pop(request, None)
+        if request.next < len(request.questions):
+            request.next = len(request.questions)
+            self._ring.remove(request)
+
+    def _refuse_late(self) -> None:
+        """Refuse the requests whose time has passed, and come back when that of the next has."""
+        assert self._timeout is not None
+        self._timer = None
+        now = time.perf_counter()
+        for request in list(self._open):
+            left = request.since + self._timeout - now
+            if left > 0:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(max(left, 0.001), self._refuse_late)
+                return
+            if not (self._finishes and request.next):
+                self._settle(request, WaitedTooLongError())
 
     def _answered(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
         try:
@@ -139,11 +315,3 @@ class Batcher(Generic[Question, Answer]):
             return answers
         except Exception as error:  # whatever it is, somebody waits for it
             return [error] * len(questions)
-
-
-def _settle(future: "asyncio.Future[Answer]", answer: Answer | Exception) -> None:
-    with suppress(asyncio.InvalidStateError):  # who asked has hung up
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)

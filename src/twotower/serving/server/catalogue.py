@@ -1,5 +1,6 @@
 """What is written to a catalogue: checked, read back from the journal, and put into what answers."""
 
+import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from twotower.features.base import FeatureArrays
 from twotower.features.sentences import SentenceTransform
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.serving.arguments import Id, features_of
-from twotower.serving.live import lines_of
+from twotower.serving.live import lines_of, without_ids
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.journal import JournalReader
 from twotower.serving.server.telemetry import LOG
@@ -61,12 +62,13 @@ class Written:
     """A change that is on the disk.
 
     Args:
-        change: What was asked for.
         token: Names it among the journal's records.
+        expected: Its outcome as far as it was known before it was written: the items that are to be taken
+            out may have come or gone since.
     """
 
-    change: Change
     token: str
+    expected: Changed
 
 
 class Catalogue:
@@ -153,8 +155,10 @@ class Catalogue:
         except Exception as error:
             self._left_out(record, error)
 
-    def prepare(self, written: Written) -> dict[str, Any]:
-        """Return the journal's record of a change, read already: the thread that answers need not then.
+    def prepare(self, change: Change) -> tuple[dict[str, Any], Written]:
+        """Return the journal's record of a change, and what to tell once it is on the disk.
+
+        The change is read here, so that the thread that answers need not read it.
 
         Ids and values are written as the catalogue has them, so that they mean the same whatever else is
         read beside them; columns that it does not have, as they were told.
@@ -162,12 +166,15 @@ class Catalogue:
         Raises:
             ValueError: It does not fit; see ``lines_of``.
         """
-        change, token = written.change, {"token": written.token}
-        table = self._retriever.contents.items
+        token = uuid.uuid4().hex
+        contents = self._retriever.contents
+        table = contents.items
         if change.items is None:
-            keys = table.ids.keys_of(change.item_ids or ())
-            return {"delete": keys.drop_nulls().to_list(), **token}
-        put = self._fitted({"column": table.id_column, "put": change.items, **token})
+            keys = table.ids.keys_of(change.item_ids or ()).drop_nulls()
+            _, num = without_ids(contents, keys.to_list())
+            expected = Changed(num, [], 0, self._digest)
+            return {"delete": keys.to_list(), "token": token}, Written(token, expected)
+        put = self._fitted({"column": table.id_column, "put": change.items, "token": token})
         fitted = put.lines.to_dicts()
         put.record["put"] = [
             {name: fits.get(name, value) for name, value in line.items()}
@@ -177,8 +184,12 @@ class Catalogue:
         of_one_thread = (SentenceTransform, TokenIdsTransform)
         if not any(isinstance(each, of_one_thread) for each in table.transforms.transforms):
             put = replace(put, arrays=table.transforms.apply(put.lines))
-        self._prepared[written.token] = put
-        return put.record
+        self._prepared[token] = put
+        num_empty = 0
+        if put.arrays is not None:
+            num_empty = int((~table.transforms.say_something(put.arrays)).sum())
+        expected = Changed(len(put.lines), put.ignored, num_empty, self._digest)
+        return put.record, Written(token, expected)
 
     def forget(self, records: Sequence[dict[str, Any]]) -> None:
         """Forget what was prepared of records that could not be written."""
@@ -242,11 +253,8 @@ class Catalogue:
     def changed(self, written: Written) -> Changed | Exception:
         """Return what a change did."""
         self.catch_up()
-        change = written.change
-        num = len(change.item_ids or change.items or ())
-        # A model that took over meanwhile may have read it from a journal that was written anew; what could
-        # not be done is noted.
-        return self._changed.pop(written.token, Changed(num, [], 0, self._digest))
+        # A model that took over meanwhile may have read it from a journal that was written anew.
+        return self._changed.pop(written.token, written.expected)
 
 
 @dataclass(frozen=True, eq=False)

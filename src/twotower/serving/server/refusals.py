@@ -9,13 +9,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from twotower.errors import BundleError, FilterError, JournalError, TwoTowerError
-from twotower.serving.server.batching import TooManyWaitingError, WaitedTooLongError
+from twotower.serving.server.batching import (
+    ClosedError,
+    TooManyWaitingError,
+    WaitedTooLongError,
+)
 
 TOLD: tuple[type[Exception], ...] = (
     RequestValidationError,
     AnyHTTPException,
     TooManyWaitingError,
     WaitedTooLongError,
+    ClosedError,
     TwoTowerError,
 )
 """Errors that a client can cause; any other is a bug, whatever its type."""
@@ -45,6 +50,8 @@ def refusal_of(error: Exception) -> tuple[int, str]:
             return 429, "too many queries wait for an answer; ask again later."
         case WaitedTooLongError():
             return 503, "the answer did not come in time; ask again later."
+        case ClosedError():
+            return 503, "the server is shutting down; ask again later."
         case JournalError():
             return 503, str(error)
         case BundleError():

@@ -213,7 +213,7 @@ async def encode_items(body: EncodeItemsBody, service: Serving) -> Response:
 @router.get("/items", response_model=FoundAnswer, tags=["catalogue"])
 async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return items whose columns hold a text, whatever its case; the most popular ones first."""
-    retriever = service.engine.model.retriever
+    retriever = (await service.caught_up()).retriever
     found = await service.look_up(lambda: items_like(retriever, text, limit))
     return _json(service, {"items": found})
 
@@ -229,8 +229,7 @@ async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> 
 @router.get("/history", response_model=FoundAnswer, tags=["catalogue"])
 async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> Response:
     """Return the latest items of a known query, the last one first."""
-    retriever = service.engine.model.retriever
-
+    retriever = (await service.caught_up()).retriever
     found = await service.look_up(lambda: latest_of(retriever, query_id, limit))
     return _json(service, {"items": found})
 
@@ -255,7 +254,7 @@ async def delete_items(
 @router.get("/model", response_model=ModelAnswer, tags=["model"])
 async def model_info(service: Serving) -> Response:
     """Return what the server answers from."""
-    return _json(service, _described(service, service.engine.model))
+    return _json(service, _described(service, await service.caught_up()))
 
 
 @router.put(

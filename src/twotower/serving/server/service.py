@@ -11,11 +11,13 @@ from typing import Any
 from twotower.errors import BundleError
 from twotower.serving.server.batching import Batcher
 from twotower.serving.server.catalogue import Change, Changed, Written
-from twotower.serving.server.engine import Answered, Engine, Model, Question
+from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG, Figures
 
+LEAST_TO_SETTLE = 0.25
+"""Seconds that a change may wait for its outcome once it is on the disk, however long it waited before."""
 LOOKS_EVERY = 0.2
 """Seconds after which a worker looks again which model all are to answer from."""
 MOST_DEAD = 2**17
@@ -53,11 +55,27 @@ class Service:
             most=settings.batch,
             waiting=settings.waiting,
             timeout=settings.timeout,
+            cost=cost_of,
             seen=self._batch_answered,
         )
-        # The disk is waited for beside the model, by all that were told meanwhile at once.
-        self.writer = self._beside(self.engine.write, _thread("twotower-journal"), settings.batch)
-        self.settler = self._beside(self.engine.changed, self.batcher.thread, settings.batch)
+        # All changes that came meanwhile wait for the disk at once, in a thread beside the model's.
+        self.writer: Batcher[Change, Written] = Batcher(
+            self.engine.write,
+            most=settings.batch,
+            waiting=settings.waiting,
+            timeout=settings.timeout,
+            finishes=True,
+            thread=_thread("twotower-journal"),
+        )
+        # What it is asked is on the disk already, so it refuses nothing.
+        self.settler: Batcher[Written, Changed] = Batcher(
+            self.engine.changed,
+            most=settings.batch,
+            waiting=None,
+            timeout=None,
+            thread=self.batcher.thread,
+        )
+        self.follower = self._beside(self._all_caught_up, self.batcher.thread, settings.waiting)
         self.asker = self._beside(_each, self.batcher.thread, 1)
         self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
         self._exchanging = asyncio.Lock()
@@ -74,14 +92,28 @@ class Service:
         return await self.asker.ask(work)
 
     async def look_up(self, work: Work) -> Any:
-        """Return what is found in tables, beside the model."""
+        """Return what a thread beside the model's finds in tables."""
         return await self.lookups.ask(work)
 
+    async def caught_up(self) -> Model:
+        """Return the current model, with all changes that any worker has acknowledged by now."""
+        model: Model = await self.follower.ask(None)
+        return model
+
     async def change(self, change: Change) -> Changed:
-        """Make a change to the catalogue; see ``Engine.write``."""
-        written: Written = await self.writer.ask(change)
-        changed: Changed = await self.settler.ask(written)
-        return changed
+        """Make a change to the catalogue; see ``Engine.write``.
+
+        A change may be refused before the journal holds it, and never after.
+        """
+        started = time.perf_counter()
+        written = await self.writer.ask(change)
+        left = self.settings.timeout - (time.perf_counter() - started)
+        try:
+            async with asyncio.timeout(max(left, LEAST_TO_SETTLE)):
+                return await self.settler.ask(written)
+        except Exception:
+            LOG.warning("the outcome of a change is told from before it was written", exc_info=True)
+            return written.expected
 
     async def exchange(self, path: str) -> Model:
         """Answer from another bundle from now on, and let the other workers know.
@@ -109,7 +141,7 @@ class Service:
         while True:
             await asyncio.sleep(LOOKS_EVERY)
             try:
-                await self.asker.ask(self._catch_up)
+                await self.caught_up()
                 if (
                     self.engine.model.catalogue.num_dead > MOST_DEAD
                     and time.monotonic() > renews_from
@@ -130,11 +162,14 @@ class Service:
 
     def close(self) -> None:
         """Let go of the threads, after what they are at."""
-        for batcher in (self.writer, self.batcher, self.lookups):
+        own = (self.writer, self.lookups, self.batcher, self.settler, self.follower, self.asker)
+        for batcher in own:
             batcher.close()
 
-    def _catch_up(self) -> None:
-        self.engine.model.catch_up()
+    def _all_caught_up(self, asked: Sequence[None]) -> list[Model]:
+        model = self.engine.model
+        model.catch_up()
+        return [model] * len(asked)
 
     async def _renew(self) -> None:
         """Open the same bundle anew, without the rows of items that are no more."""

@@ -22,9 +22,9 @@ class ServerSettings:
         port: In 0..65535; 0 is any that is free.
         workers: Processes, at least 1.
         batch: Queries that are answered at once at most, at least 1.
-        waiting: Queries that may wait for an answer in a worker, at least ``batch``; more are refused with
+        waiting: Requests that may wait for the model in a worker, at least ``batch``; more are refused with
             429.
-        timeout: Seconds after which a query that still waits is given up with 503, above 0.
+        timeout: Seconds after which a request without its answer is refused with 503, above 0.
         max_k: Items that an answer may hold at most, at least 1.
         max_body: Bytes of a request's body at most, at least 1,024.
         origins: Origins whose pages may ask from a browser.

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
+from twotower.serving.arguments import DEEPEST, levels_of
 from twotower.serving.server.schemas import MOST_COLUMNS, Id
 
 ID: TypeAdapter[Id] = TypeAdapter(Id)
@@ -38,15 +39,15 @@ def body_of(model: type[BaseModel], raw: bytes) -> BaseModel:
     """Return a body as its model has it.
 
     Raises:
-        HTTPException: It is no JSON (NaN is none, nor is what is nested without end), or has an object of
-            more keys than any table has columns.
+        HTTPException: It is no JSON (NaN is none), is nested too deeply, or has an object of more keys than
+            any table has columns.
         RequestValidationError: It is not what the model says.
     """
     try:
         value = orjson.loads(raw or b"null")
     except orjson.JSONDecodeError as error:
         raise HTTPException(422, f"the body must be JSON: {error}.") from error
-    check_width(value)
+    check_shape(value)
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -56,22 +57,21 @@ def body_of(model: type[BaseModel], raw: bytes) -> BaseModel:
         ) from error
 
 
-def check_width(value: Any) -> None:
-    """Refuse objects of more keys than any table has columns, before each is looked at in every way.
+def check_shape(value: Any) -> None:
+    """Refuse JSON that is too wide or too deep, before functions that read it in many ways or by recursion.
 
     Raises:
-        HTTPException: There is one.
+        HTTPException: An object has more keys than any table has columns, or lists and objects lie in one
+            another too deeply.
     """
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, dict):
-            if len(inner) > MOST_COLUMNS:
+    for depth, level in enumerate(levels_of(value)):
+        if depth > DEEPEST:
+            said = f"the body must be nested at most {DEEPEST} levels deep, got more."
+            raise HTTPException(422, said)
+        for inner in level:
+            if isinstance(inner, dict) and len(inner) > MOST_COLUMNS:
                 said = f"an object must have at most {MOST_COLUMNS} keys, got {len(inner)}."
                 raise HTTPException(422, said)
-            waiting += inner.values()
-        elif isinstance(inner, list):
-            waiting += inner
 
 
 class StrictRoute(APIRoute):

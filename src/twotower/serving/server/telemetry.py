@@ -63,7 +63,7 @@ class Figures:
         )
         self.waiting = Gauge(
             "twotower_waiting_queries",
-            "Queries that wait for an answer.",
+            "Requests that wait for the model.",
             multiprocess_mode="livesum",
             registry=own,
         )
@@ -136,7 +136,7 @@ def log_to_stderr() -> None:
     """Send the log of this process, and that of the library beneath, to the standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("twotower.server", "uvicorn.error"):
+    for name in ("twotower", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
