@@ -16,9 +16,18 @@ from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
-# A shared machine may pause for longer than any deadline; a slow test is seen in the durations.
-settings.register_profile("twotower", deadline=None)
-settings.load_profile("twotower")
+# A property test draws the same few examples in every run; ``make contract`` draws many others. There is no
+# deadline: a shared machine may pause for longer than any.
+settings.register_profile(
+    "quick", deadline=None, max_examples=12, derandomize=True, stateful_step_count=25
+)
+settings.register_profile(
+    "long",
+    deadline=None,
+    max_examples=int(os.environ.get("TWOTOWER_EXAMPLES", "500")),
+    stateful_step_count=25,
+)
+settings.load_profile("long" if "TWOTOWER_EXAMPLES" in os.environ else "quick")
 
 TINY = WorldConfig(
     num_items=200,

@@ -76,8 +76,6 @@ class IndexContract(ABC):
         data=st.data(),
     )
     @settings(
-        max_examples=150,
-        deadline=None,
         # The same law for every subclass.
         suppress_health_check=[HealthCheck.differing_executors],
     )

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiny_vectors import write_vectors
@@ -326,7 +326,6 @@ numbers = st.one_of(st.none(), st.floats(), st.integers(-(2**62), 2**62).map(flo
 @example([5e-324, 0.0, 0.0, 5e-324], [5e-324, 1e300])
 @example([0.0] * 7 + [1.7e308], [1.7e308, -0.5, -1.0, -5.0, 0.0])
 @given(training=st.lists(numbers, min_size=1, max_size=8), served=st.lists(numbers, max_size=8))
-@settings(max_examples=150, deadline=None)
 def test_whatever_numbers_it_was_fitted_on_the_output_is_finite_and_bounded(
     training: list[float | None], served: list[float | None]
 ) -> None:
