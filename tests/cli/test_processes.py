@@ -22,6 +22,8 @@ MODULES = (
     "except SystemExit: pass\n"
     "print(*({'torch', 'polars', 'numpy', 'scipy'} & set(sys.modules)), file=sys.stderr)"
 )
+PATIENCE = 600
+"""Seconds that a process may take: what a busy machine needs decides nothing."""
 SLOW = ("--set", "training.batch_size=1")
 LAST_CHOICE = "loss.negatives"
 """Begins the last line before the first step, where the batch size is given."""
@@ -33,7 +35,7 @@ def run(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -94,7 +96,7 @@ class TestInterrupt:
         process = start(*endless, folder=sound)
         wait_for(process, "epoch")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         assert err == ""
         assert "Interrupted: the best weights so far are kept." in out
@@ -112,7 +114,7 @@ class TestInterrupt:
         assert f"Going on after epoch {len(log) - 1}.\n" in seen
         assert int(seen[-1].split()[1]) == len(log)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
 
     def test_before_the_first_validation_there_is_no_bundle(self, sound: Path) -> None:
@@ -123,7 +125,7 @@ class TestInterrupt:
         wait_for(process, LAST_CHOICE)
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, (out, err)
         assert "epoch" not in out
         assert "Traceback" not in err
@@ -138,7 +140,7 @@ class TestInterrupt:
         process = start(*flags, *SLOW, folder=sound)
         wait_for(process, LAST_CHOICE)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert json.loads((sound / "m" / "manifest.json").read_text("utf-8"))["created"] == created
         Retriever.open(sound / "m")
