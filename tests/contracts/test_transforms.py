@@ -169,30 +169,31 @@ def test_it_is_fitted_on_training_rows_only(kind: str, column: int) -> None:
 
 
 @every_transform
-@pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-def test_no_value_makes_it_fail_and_each_is_read_by_itself(
-    kind: str, column: int, odd: pl.Series
-) -> None:
+def test_no_value_makes_it_fail_and_each_is_read_by_itself(kind: str, column: int) -> None:
     transform = fitted(kind, column)
-    together = transform.apply(odd)
-    assert len(together) == len(odd)
-    assert np.isfinite(together).all()
-    known = transform.is_known(together)
-    assert (known.shape, known.dtype) == ((len(odd),), np.dtype(bool))
-    for line in range(len(odd)):
-        assert same_bits(transform.apply(odd[line : line + 1]), together[line : line + 1])
+    for name, odd in ODD.items():
+        together = transform.apply(odd)
+        assert len(together) == len(odd), name
+        assert np.isfinite(together).all(), name
+        known = transform.is_known(together)
+        assert (known.shape, known.dtype) == ((len(odd),), np.dtype(bool)), name
+        for line in range(len(odd)):
+            alone = transform.apply(odd[line : line + 1])
+            assert same_bits(alone, together[line : line + 1]), name
 
 
+@pytest.mark.no_cover
 @every_transform
 def test_row_by_row_equals_the_whole_table_bit_for_bit(kind: str, column: int) -> None:
     # Long enough for vectorised kernels with their remainders.
-    values = pl.concat([training_column(kind, column)] * 25)
+    values = pl.concat([training_column(kind, column)] * 7)
     transform = fitted(kind, column)
     together = transform.apply(values)
     alone = [transform.apply(values[line : line + 1]) for line in range(len(values))]
     assert same_bits(np.concatenate(alone), together)
 
 
+@pytest.mark.no_cover
 @every_transform
 def test_the_state_survives_reconstruction(kind: str, column: int) -> None:
     transform = fitted(kind, column)
