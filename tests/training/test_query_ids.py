@@ -83,6 +83,7 @@ def trained_as(query_id: str, told: Told | None = None, **more: Any) -> Trained:
     return train(loyal(0), config={**SMALL, "towers": towers}, progress=told, **more)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("length", [1, 30])
 def test_the_better_on_validation_is_kept(tmp_path: Path, length: int) -> None:
     towers = {"history_length": length}
