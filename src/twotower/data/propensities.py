@@ -144,7 +144,9 @@ def harvested(
 
     start = -np.log(distinct.astype(np.float64))
     logs = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
-    from sklearn.isotonic import IsotonicRegression  # it takes a second to load, and few data need it
+    from sklearn.isotonic import (
+        IsotonicRegression,
+    )  # it takes a second to load, and few data need it
 
     pooled = IsotonicRegression(increasing=False).fit_transform(
         distinct, logs, sample_weight=at_position + SMOOTHING
