@@ -98,7 +98,8 @@ def patient_clients() -> Iterator[None]:
     asking = (httpx.get, httpx.post, httpx.put, httpx.delete, httpx.request, httpx.Client.__init__)
     with pytest.MonkeyPatch.context() as patch:
         for function in (*asking, Client.__init__):
-            defaults: dict[str, Any] = function.__kwdefaults__
+            defaults = function.__kwdefaults__
+            assert defaults is not None
             assert "timeout" in defaults
             patch.setitem(defaults, "timeout", PATIENCE)
         yield
