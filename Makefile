@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 BY_HAND := benchmarks/common.py benchmarks/processes.py benchmarks/peers.py benchmarks/objective.py
 BENCHMARKS := $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py))
 
+# A file's tests share its fixtures, so one worker takes them all; tests/conftest.py puts the slow files first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help setup browser postgres demo test lint contract ci bench docs clean
 
@@ -33,7 +36,7 @@ demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (a
 	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --doctest-modules src tests \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --doctest-modules src tests \
 	  --cov=twotower --cov-report=term:skip-covered --cov-fail-under=92
 
 lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of imports
@@ -42,8 +45,8 @@ lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-contract: $(READY) ## Ask a server all that its OpenAPI page allows and forbids, 500 times a route (a quarter of an hour)
-	TWOTOWER_EXAMPLES=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/server/test_contract.py
+contract: $(READY) ## Run the property tests and schemathesis with 500 random examples each (over half an hour)
+	TWOTOWER_EXAMPLES=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m hypothesis tests
 
 browser: ## Install chromium, in which the report is tested, by apt-get where there is none
 	@command -v chromium >/dev/null && exit 0; \

@@ -1,24 +1,57 @@
 """A tiny world, trained once a session, that several rooms' tests look at; a browser, and a PostgreSQL."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from hypothesis import settings
 
 from changed_items import change_items
 from postgres import binaries, cluster
+from servers import PATIENCE
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
+from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
-# A shared machine may pause for longer than any deadline; a slow test is seen in the durations.
-settings.register_profile("twotower", deadline=None)
-settings.load_profile("twotower")
+# A property test draws the same few examples in every run; ``make contract`` draws many others. There is no
+# deadline: a shared machine may pause for longer than any.
+settings.register_profile(
+    "quick", deadline=None, max_examples=12, derandomize=True, stateful_step_count=25
+)
+settings.register_profile(
+    "long",
+    deadline=None,
+    max_examples=int(os.environ.get("TWOTOWER_EXAMPLES", "500")),
+    stateful_step_count=25,
+)
+settings.load_profile("long" if "TWOTOWER_EXAMPLES" in os.environ else "quick")
+
+SLOW_FIRST = (
+    "test_examples.py",
+    "test_server.py",
+    "test_onnx_towers.py",
+    "test_pipeline.py",
+    "test_trainer.py",
+    "test_processes.py",
+    "test_contract.py",
+    "test_demo.py",
+    "test_workers.py",
+)
+"""Files that take long: workers begin with them, so that none is left with one alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow files first; the order is otherwise that of the folders."""
+    place = {name: number for number, name in enumerate(SLOW_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 TINY = WorldConfig(
     num_items=200,
@@ -43,6 +76,33 @@ SMALL = WorldConfig(
 def one_thread() -> None:
     """Several workers share the machine, and small tensors gain nothing from threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_heap() -> Iterator[None]:
+    """Keep the collector of garbage away from what pytest, the libraries and the tests hold.
+
+    A server that starts or exchanges its model collects everything there is. That is little in a process of
+    its own, and takes more than a second here, in which no thread answers anybody.
+    """
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> Iterator[None]:
+    """Whoever asks a server waits for minutes: how long a busy machine takes must not decide a test."""
+    asking = (httpx.get, httpx.post, httpx.put, httpx.delete, httpx.request, httpx.Client.__init__)
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (*asking, Client.__init__):
+            defaults = function.__kwdefaults__
+            assert defaults is not None
+            assert "timeout" in defaults
+            patch.setitem(defaults, "timeout", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def cluster(binaries: Path) -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=120,
+                timeout=3_000,
             )
 
         run("initdb", "-D", data, "-U", "owner", "--auth=trust", "--no-sync", "--encoding=UTF8")

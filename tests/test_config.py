@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy import float64
 
@@ -124,7 +124,6 @@ def problems_of(table: Any) -> list[str]:
 
 
 @given(config=configs)
-@settings(max_examples=60, deadline=None)
 def test_toml_gives_every_field_back(config: Config) -> None:
     for comments in (False, True):
         assert Config.from_dict(tomllib.loads(config.to_toml(comments=comments))) == config

@@ -23,7 +23,7 @@ def test_without_a_network_it_runs_on_a_world_that_says_what_it_is(tmp_path: Pat
         env=os.environ | offline,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3_000,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=3_000,
         check=False,
     )
     assert done.returncode == 2

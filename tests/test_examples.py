@@ -19,7 +19,7 @@ def output_of(name: str, folder: Path) -> str:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3_000,
         check=False,
     )
     assert done.returncode == 0, done.stderr

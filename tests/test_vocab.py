@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.errors import DataError
@@ -43,14 +43,12 @@ def test_a_row_outside_is_refused(rows: list[int]) -> None:
 
 
 @given(st.lists(st.one_of(st.none(), st.text(), st.integers(-(2**63), 2**63 - 1))))
-@settings(max_examples=100, deadline=None)
 def test_any_list_of_ids_finds_each_id_as_a_dictionary_would(ids: list[int | str | None]) -> None:
     rows = {10: 2, 20: 3, 30: 4, "10": 2, "20": 3, "30": 4, None: 0}
     assert NUMBERS.rows_of(ids).tolist() == [rows.get(key, 1) for key in ids]
 
 
 @given(st.sets(st.text(), min_size=1), st.randoms())
-@settings(max_examples=50, deadline=None)
 def test_ids_go_to_rows_and_back(ids: set[str], random: Random) -> None:
     shuffled = sorted(ids)
     random.shuffle(shuffled)
@@ -246,7 +244,6 @@ class TestKeys:
         assert as_keys(values).to_list() == keys
 
     @given(st.lists(st.one_of(st.none(), st.floats(width=32), st.integers(-1000, 1000).map(float))))
-    @settings(max_examples=100, deadline=None)
     def test_a_float_is_read_the_same_alone_and_among_others(
         self, values: list[float | None]
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from accessibility import serious_violations
+from servers import PATIENCE
 from twotower.evaluation.doctor.findings import Finding, Kind, Text
 from twotower.evaluation.report.page import write_report
 from twotower.serving.retriever import Retriever
@@ -42,6 +43,7 @@ def opened(
 ) -> tuple[Any, list[str]]:
     """Return the page, and every address that it asked for."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(1000 * PATIENCE)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri(), wait_until="load")

@@ -1,9 +1,11 @@
-"""``twotower export``: each target by its name, and one sentence where it cannot be."""
+"""``twotower export``: each target by its name, and one sentence where it cannot be.
+
+``onnx`` takes seconds: ``exports/test_onnx_towers`` looks at what the command wrote, too.
+"""
 
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import polars as pl
 import pytest
 from qdrant_client import QdrantClient
@@ -67,19 +69,6 @@ def test_names_of_ones_own(folder: Path) -> None:
     client = QdrantClient(path=str(folder / "points"))
     assert {c.name for c in client.get_collections().collections} == {"films", "films_queries"}
     client.close()
-
-
-def test_onnx_tells_how_far_it_is_from_torch(folder: Path) -> None:
-    outcome = run_command(("export", "onnx", "model", "--out", "out"), folder)
-    assert (outcome.code, outcome.err) == (0, "")
-    first, second = outcome.out.splitlines()
-    assert first == "out: 200 items, 300 queries"
-    assert second.startswith("Numbers of the vectors differ from torch's by at most ")
-    for side in ("query", "item"):
-        file = folder / "out" / f"{side}_tower.onnx"
-        (output,) = onnxruntime.InferenceSession(str(file)).get_outputs()
-        assert (output.name, output.shape) == (f"{side}_vector", ["batch", 16])
-        assert b"/src/" not in file.read_bytes()  # nothing of the machine that wrote it
 
 
 def test_a_database_is_loaded(folder: Path, postgres: str) -> None:

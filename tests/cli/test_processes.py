@@ -1,6 +1,7 @@
 """The command line as a process of its own: imports, streams, exit codes, Ctrl-C."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import events, run_command, write
+from sandbox import events, tree_of, write
 from twotower import Retriever
 
 RUN = "import sys; from twotower.cli import main; sys.argv[0] = 'twotower'; main()"
@@ -22,6 +23,8 @@ MODULES = (
     "except SystemExit: pass\n"
     "print(*({'torch', 'polars', 'numpy', 'scipy'} & set(sys.modules)), file=sys.stderr)"
 )
+PATIENCE = 600
+"""Seconds that a process may take: what a busy machine needs decides nothing."""
 SLOW = ("--set", "training.batch_size=1")
 LAST_CHOICE = "loss.negatives"
 """Begins the last line before the first step, where the batch size is given."""
@@ -33,7 +36,7 @@ def run(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -94,7 +97,7 @@ class TestInterrupt:
         process = start(*endless, folder=sound)
         wait_for(process, "epoch")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 4, err
         assert err == ""
         assert "Interrupted: the best weights so far are kept." in out
@@ -112,10 +115,15 @@ class TestInterrupt:
         assert f"Going on after epoch {len(log) - 1}.\n" in seen
         assert int(seen[-1].split()[1]) == len(log)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == 4
 
-    def test_before_the_first_validation_there_is_no_bundle(self, sound: Path) -> None:
+    def test_before_the_first_validation_an_older_bundle_is_left_alone(
+        self, sound: Path, tiny_bundle: Path
+    ) -> None:
+        """That there is none where there was none is ``training/test_pipeline``'s."""
+        shutil.copytree(tiny_bundle, sound / "m")
+        before = tree_of(sound / "m")
         rows = [f"{q},{(q + s) % 97},3,{1_500_000_000 + s}" for q in range(2_000) for s in range(9)]
         write("events.csv", [events()[0], *rows])(sound)
         flags = ("train", "--interactions", "events.csv", "--out", "m", *SLOW)
@@ -123,22 +131,9 @@ class TestInterrupt:
         wait_for(process, LAST_CHOICE)
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, (out, err)
         assert "epoch" not in out
         assert "Traceback" not in err
-        assert {path.name for path in sound.iterdir()} == {"events.csv"}
-
-    def test_ctrl_c_leaves_an_older_bundle_alone(self, sound: Path) -> None:
-        flags = ("train", "--interactions", "events.csv", "--out", "m")
-        assert run_command((*flags, "--set", "training.epochs=1"), sound).code == 0
-        created = json.loads((sound / "m" / "manifest.json").read_text("utf-8"))["created"]
-        rows = [f"{q},{(q + s) % 97},3,{1_500_000_000 + s}" for q in range(2_000) for s in range(9)]
-        write("events.csv", [events()[0], *rows])(sound)
-        process = start(*flags, *SLOW, folder=sound)
-        wait_for(process, LAST_CHOICE)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert json.loads((sound / "m" / "manifest.json").read_text("utf-8"))["created"] == created
-        Retriever.open(sound / "m")
+        assert tree_of(sound / "m") == before
+        assert {path.name for path in sound.iterdir()} == {"events.csv", "m"}

@@ -4,7 +4,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,7 +41,6 @@ def some(seed: int, *counts: int, length: int = L) -> tuple[Tensor, Tensor, Tens
 
 @every_encoder
 @given(seed=st.integers(0, 2**31), now=st.integers(0, L - 1), timed=st.booleans())
-@settings(max_examples=25, deadline=None)
 def test_changing_the_future_changes_no_output_before_it(
     kind: str, seed: int, now: int, timed: bool
 ) -> None:
@@ -71,7 +70,6 @@ def test_no_gradient_flows_back_from_the_past_into_the_future(kind: str) -> None
 
 @every_encoder
 @given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(0, L), min_size=1, max_size=4))
-@settings(max_examples=25, deadline=None)
 def test_last_is_the_last_position_of_forward(kind: str, seed: int, counts: list[int]) -> None:
     encoder = encoder_of(kind)
     vectors, mask, times = some(seed, *counts)
@@ -84,7 +82,6 @@ def test_last_is_the_last_position_of_forward(kind: str, seed: int, counts: list
 
 @every_encoder
 @given(seed=st.integers(0, 2**31), more=st.integers(1, 40), count=st.integers(0, L))
-@settings(max_examples=25, deadline=None)
 def test_padding_on_the_left_changes_nothing(kind: str, seed: int, more: int, count: int) -> None:
     encoder = encoder_of(kind)
     vectors, mask, times = some(seed, count)
@@ -212,7 +209,6 @@ class TestDecayedMean:
         torch.testing.assert_close(DecayedMean().last(vectors, mask), vectors.mean(dim=1))
 
     @given(seed=st.integers(0, 2**31), half_life=st.floats(0.3, 50), count=st.integers(0, L))
-    @settings(max_examples=25, deadline=None)
     def test_equals_loops(self, seed: int, half_life: float, count: int) -> None:
         vectors, mask, _ = some(seed, count)
         output = DecayedMean(half_life)(vectors, mask)

@@ -76,8 +76,6 @@ class IndexContract(ABC):
         data=st.data(),
     )
     @settings(
-        max_examples=150,
-        deadline=None,
         # The same law for every subclass.
         suppress_health_check=[HealthCheck.differing_executors],
     )
@@ -124,8 +122,11 @@ class IndexContract(ABC):
         assert not nothing.item_rows.any()
         assert (nothing.scores == NO_SCORE).all()
 
-    @pytest.mark.parametrize("num_queries", [1, 5, 70])
-    @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9])
+    @pytest.mark.no_cover
+    @pytest.mark.parametrize(
+        ("share", "num_queries"),
+        [(0.0, 5), (0.001, 1), (0.001, 70), (0.01, 5), (0.1, 70), (0.5, 1), (0.9, 5)],
+    )
     def test_any_share_of_the_rows_may_be_allowed(self, share: float, num_queries: int) -> None:
         num_rows = 3_000
         items, queries = small_integers(0, num_rows), small_integers(1, num_queries)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from twotower.config import DataConfig, SplitConfig
@@ -36,7 +36,6 @@ def splits(names: Iterable[str]) -> pytest.MarkDecorator:
 
 
 every_split = splits(SPLITS)
-many = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**31)
 
 
@@ -91,7 +90,6 @@ def rows_of(dataset: Dataset) -> pl.DataFrame:
 
 @every_split
 @given(seed=seeds)
-@many
 def test_parts_share_out_the_events(kind: str, order: str, seed: int) -> None:
     frame = some_events(seed)
     rows = rows_of(parted(frame, kind, order))
@@ -102,7 +100,6 @@ def test_parts_share_out_the_events(kind: str, order: str, seed: int) -> None:
 
 @every_split
 @given(seed=seeds)
-@many
 def test_no_part_is_without_positives(kind: str, order: str, seed: int) -> None:
     dataset = parted(some_events(seed), kind, order)
     for part in (Part.TRAIN, Part.VALID, Part.TEST):
@@ -113,7 +110,6 @@ def test_no_part_is_without_positives(kind: str, order: str, seed: int) -> None:
 
 @every_split
 @given(seed=seeds)
-@many
 def test_targets_are_the_positives_of_the_part_and_never_negatives(
     kind: str, order: str, seed: int
 ) -> None:
@@ -132,7 +128,6 @@ def test_targets_are_the_positives_of_the_part_and_never_negatives(
 
 @every_split
 @given(seed=seeds)
-@many
 def test_histories_hold_the_positives_of_earlier_parts_only(
     kind: str, order: str, seed: int
 ) -> None:
@@ -148,7 +143,6 @@ def test_histories_hold_the_positives_of_earlier_parts_only(
 
 @splits(name for name in SPLITS if name.startswith(("leave-last-out", "temporal")))
 @given(seed=seeds)
-@many
 def test_no_history_looks_past_a_target(kind: str, order: str, seed: int) -> None:
     # The other splits hold out events wherever they stand.
     rows = rows_of(parted(some_events(seed), kind, order)).filter("positive")
@@ -169,7 +163,6 @@ def test_no_history_looks_past_a_target(kind: str, order: str, seed: int) -> Non
 
 @every_split
 @given(seed=seeds, split_seed=st.integers(0, 5))
-@many
 def test_equal_seeds_give_equal_splits(kind: str, order: str, seed: int, split_seed: int) -> None:
     frame = some_events(seed)
     one, other = (parted(frame, kind, order, split_seed) for _ in range(2))
@@ -193,7 +186,6 @@ def test_other_seeds_give_other_splits(kind: str) -> None:
 
 @splits(name for name in SPLITS if "by file" not in name)
 @given(seed=seeds, shuffle=seeds)
-@many
 def test_the_order_of_a_tables_rows_does_not_move_an_event(
     kind: str, order: str, seed: int, shuffle: int
 ) -> None:
@@ -211,7 +203,6 @@ def test_the_order_of_a_tables_rows_does_not_move_an_event(
 
 @pytest.mark.parametrize("kind", ["random", "cold-items", "given"])
 @given(shuffle=seeds)
-@many
 def test_without_times_a_pair_stays_where_it_is(kind: str, shuffle: int) -> None:
     pairs = [(query, item) for query in range(6) for item in range(query, query + 7)]
     frame = pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row").with_columns(

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiny_vectors import write_vectors
@@ -169,30 +169,31 @@ def test_it_is_fitted_on_training_rows_only(kind: str, column: int) -> None:
 
 
 @every_transform
-@pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-def test_no_value_makes_it_fail_and_each_is_read_by_itself(
-    kind: str, column: int, odd: pl.Series
-) -> None:
+def test_no_value_makes_it_fail_and_each_is_read_by_itself(kind: str, column: int) -> None:
     transform = fitted(kind, column)
-    together = transform.apply(odd)
-    assert len(together) == len(odd)
-    assert np.isfinite(together).all()
-    known = transform.is_known(together)
-    assert (known.shape, known.dtype) == ((len(odd),), np.dtype(bool))
-    for line in range(len(odd)):
-        assert same_bits(transform.apply(odd[line : line + 1]), together[line : line + 1])
+    for name, odd in ODD.items():
+        together = transform.apply(odd)
+        assert len(together) == len(odd), name
+        assert np.isfinite(together).all(), name
+        known = transform.is_known(together)
+        assert (known.shape, known.dtype) == ((len(odd),), np.dtype(bool)), name
+        for line in range(len(odd)):
+            alone = transform.apply(odd[line : line + 1])
+            assert same_bits(alone, together[line : line + 1]), name
 
 
+@pytest.mark.no_cover
 @every_transform
 def test_row_by_row_equals_the_whole_table_bit_for_bit(kind: str, column: int) -> None:
     # Long enough for vectorised kernels with their remainders.
-    values = pl.concat([training_column(kind, column)] * 25)
+    values = pl.concat([training_column(kind, column)] * 7)
     transform = fitted(kind, column)
     together = transform.apply(values)
     alone = [transform.apply(values[line : line + 1]) for line in range(len(values))]
     assert same_bits(np.concatenate(alone), together)
 
 
+@pytest.mark.no_cover
 @every_transform
 def test_the_state_survives_reconstruction(kind: str, column: int) -> None:
     transform = fitted(kind, column)
@@ -326,7 +327,6 @@ numbers = st.one_of(st.none(), st.floats(), st.integers(-(2**62), 2**62).map(flo
 @example([5e-324, 0.0, 0.0, 5e-324], [5e-324, 1e300])
 @example([0.0] * 7 + [1.7e308], [1.7e308, -0.5, -1.0, -5.0, 0.0])
 @given(training=st.lists(numbers, min_size=1, max_size=8), served=st.lists(numbers, max_size=8))
-@settings(max_examples=150, deadline=None)
 def test_whatever_numbers_it_was_fitted_on_the_output_is_finite_and_bounded(
     training: list[float | None], served: list[float | None]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data import batches as batches_module
@@ -112,7 +112,6 @@ def test_an_event_may_be_asked_for_a_few_events_early() -> None:
 
 
 @given(rows=rows_of_events, size=sizes, negatives=st.booleans(), ordered=st.booleans())
-@settings(max_examples=60, deadline=None)
 def test_an_epoch_holds_each_example_once_with_all_that_belongs_to_it(
     rows: list[Row], size: int, negatives: bool, ordered: bool
 ) -> None:
@@ -184,7 +183,6 @@ def test_sizes_below_one_are_refused(name: str, value: int) -> None:
     ordered=st.booleans(),
     start=st.integers(0, 40),
 )
-@settings(max_examples=60, deadline=None)
 def test_equal_seeds_give_equal_batches_and_a_start_goes_on_exactly(
     rows: list[Row], size: int, seed: int, ordered: bool, start: int
 ) -> None:
@@ -227,7 +225,6 @@ def test_batches_from_disk_resume_exactly(
 @given(
     rows=rows_of_events, length=st.integers(1, 12), labelled=st.booleans(), negatives=st.booleans()
 )
-@settings(max_examples=150, deadline=None)
 def test_a_history_is_the_positives_before_its_event_and_nothing_later(
     rows: list[Row], length: int, labelled: bool, negatives: bool
 ) -> None:
@@ -251,7 +248,6 @@ def test_a_history_is_the_positives_before_its_event_and_nothing_later(
 @given(
     rows=rows_of_events, length=st.integers(1, 12), labelled=st.booleans(), seed=st.integers(0, 99)
 )
-@settings(max_examples=150, deadline=None)
 def test_without_order_a_history_is_others_of_the_query_and_never_the_own_item(
     rows: list[Row], length: int, labelled: bool, seed: int
 ) -> None:
@@ -336,7 +332,6 @@ def test_impressions_of_events_worked_by_hand() -> None:
     negatives=st.booleans(),
     on_disk=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
 def test_each_event_comes_with_what_was_shown_beside_it(
     rows: list[Row],
     seed: int,
@@ -456,7 +451,6 @@ def test_the_distance_from_the_whole_can_tell_an_unshuffled_batch() -> None:
     buffer_blocks=st.integers(1, 9),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=100, deadline=None)
 def test_block_shuffle_deals_out_whole_blocks_in_even_pieces(
     num: int, block: int, buffer_blocks: int, seed: int
 ) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Part
@@ -95,7 +95,6 @@ def test_cases_of_a_data_set_worked_by_hand() -> None:
 
 
 @given(rows=rows_of_events.map(sorted), labelled=st.booleans(), seed=st.integers(0, 2**31))
-@settings(max_examples=150, deadline=None)
 def test_cases_are_those_of_nested_loops(rows: list[Row], labelled: bool, seed: int) -> None:
     # Times in any order: the moment of the first target is the least, wherever it stands.
     times = np.random.default_rng(seed).permutation(len(rows)).astype(float).tolist()
@@ -139,7 +138,6 @@ def test_only_held_out_parts_have_cases(part: Part) -> None:
 
 
 @given(rows=rows_of_events.map(sorted), mask=st.lists(st.booleans(), min_size=25, max_size=25))
-@settings(max_examples=100, deadline=None)
 def test_where_keeps_every_column_and_the_owner_of_each_event(
     rows: list[Row], mask: list[bool]
 ) -> None:

@@ -84,9 +84,7 @@ def test_each_column_gets_the_narrowest_type_that_keeps_every_cell(
     assert [repr(value) for value in values] == [repr(value) for value in expected]
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(*[st.text(st.sampled_from('ab1, ;"\n|\té:'), max_size=6)] * 3),

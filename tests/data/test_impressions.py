@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.config import DataConfig
@@ -129,7 +129,6 @@ def naive(cells: list[list[int]], own: list[int]) -> list[list[int]]:
     cells=st.lists(st.lists(st.sampled_from([1, 2, 3, 12, 77]), max_size=6), max_size=12),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25, deadline=None)
 def test_sets_are_those_of_nested_loops(cells: list[list[int]], seed: int) -> None:
     cells = [*cells, [1, 2, 3]]  # something is an item
     draw = random.Random(seed)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -66,7 +66,6 @@ def test_events_are_sorted_by_query_time_and_input_order() -> None:
         st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3)), min_size=2, max_size=30
     )
 )
-@settings(max_examples=60, deadline=None)
 def test_sorting_is_stable_whatever_the_ties(rows: list[tuple[int, int, int]]) -> None:
     queries, items, times = zip(*rows, strict=True)
     frame = table(user_id=queries, item_id=items, timestamp=times, place=range(len(rows)))
@@ -479,7 +478,6 @@ def as_rows(column: npt.NDArray[Any] | None) -> list[Any]:
 
 
 @given(seed=st.integers(0, 2**31), order=st.sampled_from(["auto", "none"]))
-@settings(max_examples=30, deadline=None)
 def test_no_order_of_the_rows_changes_what_is_prepared(seed: int, order: Any) -> None:
     rng = np.random.default_rng(seed)
     frame = table(

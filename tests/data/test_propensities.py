@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.propensities import Propensities, harvested, power_law
@@ -151,7 +151,6 @@ cells_of = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
 @given(cells_of)
 def test_equals_a_naive_reference(cells: list[Cell]) -> None:
     found = harvested(*log_of(cells))
@@ -162,7 +161,6 @@ def test_equals_a_naive_reference(cells: list[Cell]) -> None:
     np.testing.assert_allclose(found.values, list(wanted.values()), rtol=2e-3)
 
 
-@settings(max_examples=50, deadline=None)
 @given(cells_of, st.integers(0, 1000))
 def test_is_never_rising_and_the_same_in_any_order(cells: list[Cell], seed: int) -> None:
     pairs, positions, clicked = log_of(cells)

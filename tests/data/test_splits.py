@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.config import DataConfig, SplitConfig
@@ -86,7 +86,6 @@ def test_negatives_go_where_their_moment_falls() -> None:
 
 
 @given(rows=labelled_events)
-@settings(max_examples=150, deadline=None)
 def test_leave_last_out_is_what_a_loop_over_each_query_gives(rows: list[tuple[int, int]]) -> None:
     expected = []
     for place, (query, _) in enumerate(rows):
@@ -138,7 +137,6 @@ def test_each_query_gives_its_share(
     valid=st.floats(0.01, 0.39),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=100, deadline=None)
 def test_positives_and_negatives_are_drawn_apart(
     rows: list[tuple[int, int]], test: float, valid: float, seed: int
 ) -> None:
@@ -200,7 +198,6 @@ def test_two_moments_cut_all_queries_alike() -> None:
     test=st.floats(0.01, 0.5),
     valid=st.floats(0.01, 0.49),
 )
-@settings(max_examples=100, deadline=None)
 def test_events_of_one_moment_are_never_torn_apart(
     times: list[int], test: float, valid: float
 ) -> None:
@@ -223,7 +220,6 @@ def test_events_of_one_moment_are_never_torn_apart(
     valid=st.floats(0.01, 0.4),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=100, deadline=None)
 def test_all_events_of_an_item_are_in_one_part(
     items: list[int], test: float, valid: float, seed: int
 ) -> None:
@@ -259,7 +255,6 @@ def test_which_items_are_cold_does_not_hang_on_their_popularity() -> None:
     valid=st.floats(0.01, 0.4),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=100, deadline=None)
 def test_all_events_of_a_query_are_in_one_part(
     queries: list[int], liked: int, test: float, valid: float, seed: int
 ) -> None:

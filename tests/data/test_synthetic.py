@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
@@ -380,7 +380,6 @@ def configs(draw: st.DrawFn) -> WorldConfig:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(configs())
 def test_every_world_keeps_its_rules(config: WorldConfig) -> None:
     """No item twice, none before its birth, no tie in time; up to queries that see everything."""

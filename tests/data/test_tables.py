@@ -282,9 +282,7 @@ def test_objects_that_are_no_tables_are_refused() -> None:
         read_table(FRAME.lazy().select("no_such_column"))
 
 
-@settings(
-    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.one_of(
         st.binary(min_size=1, max_size=60),

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.times import times_in_seconds
@@ -61,7 +61,6 @@ def test_times_of_every_kind_become_seconds(value: object, expected: float) -> N
     assert times.tolist() == [expected, expected]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(315_532_800, 4_102_444_800), min_size=1, max_size=9),  # 1980 to 2100
     st.sampled_from([1, 10**3, 10**6, 10**9]),
@@ -71,7 +70,6 @@ def test_the_unit_of_numbers_is_told_by_their_size(seconds: list[int], unit: int
     assert times.tolist() == seconds
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.lists(st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)), min_size=1, max_size=9))
 def test_iso_strings_agree_with_python(moments: list[datetime]) -> None:
     expected = [(moment - datetime(1970, 1, 1)).total_seconds() for moment in moments]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases
@@ -83,7 +83,6 @@ def ranking_problem(
 
 
 @given(problem=ranking_problem(), chunk_size=st.integers(1, 5))
-@settings(max_examples=150, deadline=None)
 def test_ranks_as_a_sorted_list(
     problem: tuple[list[list[float]], list[list[int]], list[bool], int, bool], chunk_size: int
 ) -> None:
@@ -230,7 +229,6 @@ def random_problem(seed: int) -> tuple[Table, Cases]:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
 def test_permuted_queries_keep_their_values(seed: int) -> None:
     scorer, cases = random_problem(seed)
     order = np.random.default_rng(seed).permutation(len(cases))
@@ -308,7 +306,6 @@ def test_only_candidates_are_ranked() -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
 def test_candidates_equal_scores_of_minus_infinity_elsewhere(seed: int) -> None:
     scorer, cases = random_problem(seed)
     is_candidate = np.random.default_rng(seed + 1).random((30, 40)) < 0.3

@@ -234,8 +234,10 @@ class TestOpenedBundle:
         if case == "repeats":  # of 5 items nearly all were seen, and each can be found all the same
             assert trained.figures["model"]["recall@10"] == 1.0
 
-    @pytest.mark.parametrize("column", ["weight", "label", "rating"])
-    @pytest.mark.parametrize("kind", ["softmax", "bce"])
+    @pytest.mark.parametrize(
+        ("column", "kind"),
+        [("weight", "softmax"), ("weight", "bce"), ("label", "bce"), ("rating", "softmax")],
+    )
     def test_with_weights_or_labels(
         self, small_world: SyntheticTables, tmp_path: Path, column: str, kind: str
     ) -> None:

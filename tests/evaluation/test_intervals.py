@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -53,7 +53,6 @@ def naive_interval(values: list[float], resamples: int, seed: int) -> list[float
     resamples=st.integers(2, 60),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
 def test_equals_loops_over_resamples(values: list[float], resamples: int, seed: int) -> None:
     found = mean_intervals({"ndcg": column(*values)}, resamples=resamples, seed=seed)
     assert found["ndcg"].as_json() == pytest.approx(naive_interval(values, resamples, seed))

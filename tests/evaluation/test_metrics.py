@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -125,7 +125,6 @@ def test_number_worked_by_hand(metric: Metric, k: int, expected: list[float]) ->
 
 @every_metric
 @given(case=ranked(), k=st.integers(1, 15))
-@settings(max_examples=60, deadline=None)
 def test_equals_nested_loops(metric: Metric, case: tuple[Bools, Ints], k: int) -> None:
     is_hit, num_relevant = case
     expected = [
@@ -138,14 +137,12 @@ def test_equals_nested_loops(metric: Metric, case: tuple[Bools, Ints], k: int) -
 
 @pytest.mark.parametrize("metric", [hit_rate_at_k, recall_at_k, mrr_at_k])
 @given(case=ranked(), k=st.integers(1, 10))
-@settings(max_examples=30, deadline=None)
 def test_never_falls_with_k(metric: Metric, case: tuple[Bools, Ints], k: int) -> None:
     assert (metric(*case, k + 1) >= metric(*case, k)).all()
 
 
 @every_metric
 @given(case=ranked(), k=st.integers(1, 10), seed=st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
 def test_each_query_stands_alone(
     metric: Metric, case: tuple[Bools, Ints], k: int, seed: int
 ) -> None:
@@ -157,7 +154,6 @@ def test_each_query_stands_alone(
 
 @every_metric
 @given(num_relevant=st.integers(1, 12), k=st.integers(1, 12))
-@settings(max_examples=30, deadline=None)
 def test_perfect_ranking(metric: Metric, num_relevant: int, k: int) -> None:
     is_hit = np.arange(12)[None] < num_relevant
     best: dict[object, float] = {
@@ -217,7 +213,6 @@ def graded(draw: st.DrawFn) -> tuple[list[float], list[float]]:
 
 
 @given(case=graded(), k=st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
 def test_graded_ndcg_equals_loops(case: tuple[list[float], list[float]], k: int) -> None:
     gains, ideal = case
     value = graded_ndcg_at_k(np.array([gains]), np.array([ideal]), k)
@@ -225,7 +220,6 @@ def test_graded_ndcg_equals_loops(case: tuple[list[float], list[float]], k: int)
 
 
 @given(case=ranked(), k=st.integers(1, 15))
-@settings(max_examples=30, deadline=None)
 def test_graded_ndcg_of_equal_gains_is_binary(case: tuple[Bools, Ints], k: int) -> None:
     is_hit, num_relevant = case
     ideal = 3.0 * (np.arange(num_relevant.max()) < num_relevant[:, None])
@@ -234,7 +228,6 @@ def test_graded_ndcg_of_equal_gains_is_binary(case: tuple[Bools, Ints], k: int) 
 
 
 @given(case=graded(), k=st.integers(1, 12))
-@settings(max_examples=30, deadline=None)
 def test_graded_ndcg_of_the_ideal_is_exactly_1(
     case: tuple[list[float], list[float]], k: int
 ) -> None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.features.histories import Histories, last_windows, since_first, windows_before
@@ -25,7 +25,6 @@ def as_lists(histories: Histories) -> list[list[int]]:
 
 
 @given(lists=ragged)
-@settings(max_examples=50, deadline=None)
 def test_lists_go_in_and_come_out(lists: list[list[int]]) -> None:
     histories = timed(lists)
     assert as_lists(histories) == lists
@@ -36,7 +35,6 @@ def test_lists_go_in_and_come_out(lists: list[list[int]]) -> None:
 
 
 @given(lists=ragged, data=st.data())
-@settings(max_examples=50, deadline=None)
 def test_take_is_list_indexing(lists: list[list[int]], data: st.DataObject) -> None:
     histories = timed(lists)
     positions = data.draw(st.lists(st.integers(0, len(lists) - 1)) if lists else st.just([]))
@@ -51,7 +49,6 @@ def test_take_is_list_indexing(lists: list[list[int]], data: st.DataObject) -> N
 
 
 @given(lists=ragged, data=st.data())
-@settings(max_examples=50, deadline=None)
 def test_where_leaves_events_out(lists: list[list[int]], data: st.DataObject) -> None:
     histories = timed(lists)
     num = len(histories.item_rows)
@@ -77,7 +74,6 @@ def test_empty_histories() -> None:
 
 
 @given(lists=ragged, length=st.integers(1, 6))
-@settings(max_examples=100, deadline=None)
 def test_the_last_window_is_right_aligned(lists: list[list[int]], length: int) -> None:
     histories = timed(lists)
     windows = last_windows(histories, length)
@@ -111,7 +107,6 @@ def test_windows_without_times_or_events() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=5), st.integers(1, 4)
 )  # fmt: skip
-@settings(max_examples=100, deadline=None)
 def test_a_window_holds_the_events_before_its_end_and_no_others(
     spans: list[tuple[int, int]], length: int
 ) -> None:

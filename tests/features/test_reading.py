@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.features.reading import dates_of, floats_of, seconds_of, tags_of, vectors_of
@@ -161,7 +161,6 @@ lists = st.one_of(
 
 
 @given(texts=st.lists(scalars, max_size=6), numbers=st.lists(lists, max_size=6))
-@settings(max_examples=60, deadline=None)
 def test_a_value_is_read_the_same_alone_and_among_others(
     texts: list[str | None], numbers: list[list[float | None] | None]
 ) -> None:

@@ -7,7 +7,7 @@ from time import process_time
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.config import FeatureKind
@@ -195,7 +195,6 @@ class TestVectors:
             fit("vector", values)
 
     @given(st.lists(st.lists(eighths, min_size=3, max_size=3), min_size=1, max_size=6))
-    @settings(max_examples=50, deadline=None)
     def test_equals_loops_over_numbers(self, rows: list[list[float | None]]) -> None:
         values = pl.Series(rows, dtype=pl.List(pl.Float64))
         lines = fit("vector", values).apply(values)

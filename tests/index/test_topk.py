@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.index.topk import top_columns
@@ -16,7 +16,6 @@ from twotower.index.topk import top_columns
     ),
     k=st.integers(1, 6),
 )
-@settings(max_examples=200, deadline=None)
 def test_equals_sorting_by_score_and_column(lines: list[list[float]], k: int) -> None:
     values, columns = top_columns(torch.tensor(lines), k)
     for line, best, places in zip(lines, values.tolist(), columns.tolist(), strict=True):

@@ -197,7 +197,7 @@ def test_a_processor_that_multiplies_bytes_wrongly_is_found_out(cores: str) -> N
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": cores},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=3_000,
         check=True,
     )
     is_right, is_chosen = done.stdout.split()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.losses import corrections
@@ -47,7 +47,6 @@ def test_distinct_candidates_in_order_keep_the_columns() -> None:
 
 
 @given(batch=batches())
-@settings(max_examples=150, deadline=None)
 def test_places_equal_loops(batch: tuple[list[int], list[int], list[list[int]]]) -> None:
     rows, positions, known = batch
     own = [rows[position] for position in positions]

@@ -57,13 +57,13 @@ def test_worked() -> None:
 
 
 def expected_gradient(batch_size: int, *, made_up: bool) -> torch.Tensor:
-    """Return the mean gradient of the items' scores over all batches of four items and of what is
+    """Return the mean gradient of the items' scores over all batches of a few items and of what is
     remembered, where every query wants each item with its share and scores say just that."""
-    shares = [0.4, 0.3, 0.2, 0.1]
+    shares = [0.4, 0.3, 0.2, 0.1] if batch_size == 2 else [0.5, 0.3, 0.2]
     log_p = torch.tensor([0.0, 0.0, *shares]).log()
     scores = log_p[2:, None].clone().requires_grad_()
     total = torch.zeros_like(scores)
-    for drawn in itertools.product(range(4), repeat=2 * batch_size):
+    for drawn in itertools.product(range(len(shares)), repeat=2 * batch_size):
         chance = math.prod(shares[item] for item in drawn)
         memory = Memory(log_p, 1)
         earlier = torch.unique(torch.tensor(drawn[batch_size:])) + 2
@@ -80,6 +80,7 @@ def expected_gradient(batch_size: int, *, made_up: bool) -> torch.Tensor:
     return total[:, 0]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_true_scores_stay_where_they_are(batch_size: int) -> None:
     """Were items not pushed away in place of the times that they are remembered, they would rise."""

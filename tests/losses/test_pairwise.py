@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -45,7 +45,6 @@ def test_bpr_worked() -> None:
 
 @pytest.mark.parametrize("per_query", [False, True], ids=["shared", "per-query"])
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=15, deadline=None)
 def test_losses_equal_loops(per_query: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randn(3, 2, generator=generator, dtype=torch.float64)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.losses.candidates import Candidates
@@ -28,7 +28,6 @@ def test_bce_takes_whole_number_labels() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-20, 20), st.booleans(), st.floats(0.1, 9)), min_size=1))
-@settings(max_examples=50, deadline=None)
 def test_bce_equals_loops(pairs: list[tuple[float, bool, float]]) -> None:
     total = sum(weight * -log_sigmoid(x if label else -x) for x, label, weight in pairs)
     logits, labels, weights = (
@@ -66,7 +65,6 @@ def test_sampled_bce_worked() -> None:
 
 
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
 def test_sampled_bce_equals_loops(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randn(3, 2, generator=generator, dtype=torch.float64)
@@ -122,7 +120,6 @@ def test_gbce_worked() -> None:
     calibration=st.floats(0, 1),
     num_items=st.integers(5, 100),
 )
-@settings(max_examples=25, deadline=None)
 def test_gbce_equals_loops(seed: int, calibration: float, num_items: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randn(3, 2, generator=generator, dtype=torch.float64)

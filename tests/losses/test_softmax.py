@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -147,7 +147,6 @@ def test_worked_number_of_two_positives() -> None:
     log_q_of_query=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=40, deadline=None)
 def test_equals_loops_over_floats(
     batch: int, num: int, temperature: float, log_q_of_query: bool, seed: int
 ) -> None:

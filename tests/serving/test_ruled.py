@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import rule_reference
 from rule_reference import COLUMNS, FILTERS, values_of
@@ -57,7 +57,6 @@ options_of = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, derandomize=True)
 @given(
     st.sampled_from(QUERIES),
     st.sampled_from([1, 3, 10, 40]),
@@ -105,7 +104,6 @@ def test_what_a_pool_lacks_the_next_one_has(
     assert len({shelves[item] for item in mixed.item_ids}) == len(mixed) == 10
 
 
-@settings(max_examples=40, derandomize=True)
 @given(rules_of_order, st.sampled_from([0.0, 0.1, 0.35, 1.0]), st.integers(0, 99), options_of)
 def test_what_explores_takes_places_of_the_rest(
     retriever: Retriever, rules: list[Any], share: float, seed: int, options: dict[str, Any]

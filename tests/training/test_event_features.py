@@ -90,11 +90,20 @@ def lines_of(trained: Trained, query: int) -> list[dict[str, Any]]:
     return frame.to_dicts()
 
 
-@pytest.mark.parametrize("name", ["rating", "seconds"])
-def test_what_only_a_column_tells_is_learnt_from_it(name: str) -> None:
-    kind = {"rating": "categorical", "seconds": "number"}[name]
-    assert ndcg(trained_with({name: kind})) > 0.9
-    assert ndcg(trained_with({})) < 0.87  # two items are as likely
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    ("columns", "low", "high"),
+    [
+        ({"rating": "categorical"}, 0.9, 1.0),
+        ({"seconds": "number"}, 0.9, 1.0),
+        ({}, 0.0, 0.87),  # two items are as likely
+    ],
+    ids=str,
+)
+def test_what_only_a_column_tells_is_learnt_from_it(
+    columns: dict[str, str], low: float, high: float
+) -> None:
+    assert low < ndcg(trained_with(columns)) < high
 
 
 def test_a_bundle_answers_as_the_training_did(trained: Trained, retriever: Retriever) -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -86,7 +86,6 @@ def test_two_steps_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.4])
-@settings(max_examples=50)
 @given(steps=lookups(3))
 def test_equals_nested_loops(weight_decay: float, steps: Steps) -> None:
     table = table_of(start(3))
@@ -96,7 +95,6 @@ def test_equals_nested_loops(weight_decay: float, steps: Steps) -> None:
     torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=50)
 @given(lookups(1))
 def test_equals_the_adagrad_of_torch_where_a_row_is_one_number(steps: Steps) -> None:
     ours, theirs = table_of(start(1)), table_of(start(1))
@@ -106,7 +104,6 @@ def test_equals_the_adagrad_of_torch_where_a_row_is_one_number(steps: Steps) -> 
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=50)
 @given(lookups(3))
 def test_rows_without_a_gradient_stay_bit_for_bit(steps: Steps) -> None:
     table = table_of(start(3))
@@ -117,7 +114,6 @@ def test_rows_without_a_gradient_stay_bit_for_bit(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.25, 64.0])
-@settings(max_examples=50)
 @given(steps=lookups(3))
 def test_the_loss_may_be_scaled(scale: float, steps: Steps) -> None:
     """Each step is a gradient over a root mean square of gradients of the same scale."""

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -83,7 +83,6 @@ def test_two_steps_worked_by_hand() -> None:
     assert float(table.weight[1].detach()) == 1.0
 
 
-@settings(max_examples=50, deadline=None)
 @given(batches)
 def test_equals_nested_loops(steps: list[Batch]) -> None:
     table = make_table()
@@ -92,7 +91,6 @@ def test_equals_nested_loops(steps: list[Batch]) -> None:
     torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
 @given(batches)
 def test_equals_the_sparse_adam_of_torch(steps: list[Batch]) -> None:
     ours, theirs = make_table(), make_table()

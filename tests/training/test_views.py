@@ -28,6 +28,7 @@ from twotower.training.views import TrainedViews, views_of
 
 FILMS, BOOKS, TASTES = 40, 24, 4
 QUICK = {"training": {"epochs": 6, "threads": 1, "batch_size": 128}, "towers": {"dim": 16}}
+ONE_EPOCH = {**QUICK, "training": {**QUICK["training"], "epochs": 1}}
 
 
 def events(items: int, num: int, seed: int, queries: int = 80) -> pl.DataFrame:
@@ -243,7 +244,7 @@ def test_bundles_of_two_trainings_are_not_taken_for_one(
     trained: TrainedViews, tmp_path: Path
 ) -> None:
     assert trained.path is not None
-    other = twotower.train_views(two_views(), out=tmp_path / "other", config=QUICK)
+    other = twotower.train_views(two_views(), out=tmp_path / "other", config=ONE_EPOCH)
     assert other.path is not None
     (other.path / "books").rename(tmp_path / "kept")
     with pytest.raises(BundleError, match=r"the view 'books' .* must be of one training"):
@@ -254,17 +255,16 @@ def test_bundles_of_two_trainings_are_not_taken_for_one(
 
 def test_one_that_is_there_is_replaced_and_other_files_are_not(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    quick = {**QUICK, "training": {**QUICK["training"], "epochs": 1}}
-    twotower.train_views(two_views(), out=out, config=quick)
+    twotower.train_views(two_views(), out=out, config=ONE_EPOCH)
     first = json.loads((out / "views.json").read_text())
-    seeded = {**quick, "training": {**quick["training"], "seed": 1}}
+    seeded = {**ONE_EPOCH, "training": {**ONE_EPOCH["training"], "seed": 1}}
     twotower.train_views(two_views(), out=out, config=seeded)
     assert json.loads((out / "views.json").read_text()) != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(BundleError, match="must be new, empty or a folder of views to replace"):
-        twotower.train_views(two_views(), out=tmp_path / "mine", config=quick)
+        twotower.train_views(two_views(), out=tmp_path / "mine", config=ONE_EPOCH)
 
 
 def test_shares_say_how_many_steps_are_about_each() -> None:
@@ -380,7 +380,7 @@ def test_text_in_the_ids_of_a_view_is_read_without_its_name() -> None:
         pl.col("item").map_elements(lambda i: named[i], return_dtype=pl.String)
     )
     views = {"films": View(events(FILMS, 1200, 0)), "books": View(books)}
-    trained = twotower.train_views(views, config=QUICK)
+    trained = twotower.train_views(views, config=ONE_EPOCH)
     retriever = trained["books"].retriever
     assert set(retriever.recommend(9, k=99, exclude_seen=False).item_ids) == set(named)
     line = retriever.items([named[3]])
@@ -558,7 +558,7 @@ def test_a_view_without_columns_is_reported_beside_one_with_some(tmp_path: Path)
     views = two_views()
     items = pl.DataFrame({"item": range(FILMS), "genre": [f"g{i % 5}" for i in range(FILMS)]})
     views["films"] = View(views["films"].interactions, items)
-    both = twotower.train_views(views, config=QUICK)
+    both = twotower.train_views(views, config=ONE_EPOCH)
     for name, view in both.views.items():
         view.report(tmp_path / f"{name}.html")
         assert (tmp_path / f"{name}.html").stat().st_size > 10_000

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from sklearn.isotonic import IsotonicRegression
 
 MAX_WEIGHT = 10.0
 """What a click weighs at most, where one at the first position weighs 1; of 5, 10, 20 and 40 the best."""
@@ -145,6 +144,10 @@ def harvested(
 
     start = -np.log(distinct.astype(np.float64))
     logs = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
+    from sklearn.isotonic import (
+        IsotonicRegression,
+    )  # it takes a second to load, and few data need it
+
     pooled = IsotonicRegression(increasing=False).fit_transform(
         distinct, logs, sample_weight=at_position + SMOOTHING
     )

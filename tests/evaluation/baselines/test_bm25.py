@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Part
@@ -65,7 +65,6 @@ texts = st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), min_size=1, ma
     k1=st.sampled_from([0.5, 1.2, 3.0]),
     b=st.sampled_from([0.0, 0.4, 1.0]),
 )
-@settings(max_examples=100, deadline=None)
 def test_equals_nested_loops(
     items: list[list[str]], queries: list[list[str]], k1: float, b: float
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sequences import cases_of, interactions
@@ -78,7 +78,6 @@ def test_worked_by_hand() -> None:
     half_life=st.sampled_from([None, 0.5, 2.0]),
     pair_half_life=st.sampled_from([None, 0.2, 1.0]),
 )
-@settings(max_examples=100, deadline=None)
 def test_equals_the_closed_form(
     sequences: list[list[int]],
     regularization: float,

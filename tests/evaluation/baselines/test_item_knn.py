@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sequences import cases_of, interactions
@@ -127,7 +127,6 @@ item_sequences = st.lists(st.lists(st.integers(2, 8), max_size=7), min_size=1, m
     pair_half_life=st.sampled_from([None, 0.4, 1.0]),
     weighted=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
 def test_item_knn_equals_nested_loops(
     sequences: list[list[int]],
     neighbours: int | None,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -42,7 +42,6 @@ def test_history_by_hand() -> None:
     closeness=st.lists(st.floats(0.1, 1.0), min_size=1, max_size=8),
     weighted=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
 def test_close_pairs_equal_nested_loops(
     sequences: list[list[int]], closeness: list[float], weighted: bool
 ) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -82,7 +82,6 @@ def test_near_the_top_close_counts_stay_apart() -> None:
     half_life=st.sampled_from([0.5, 4.0, 100.0]),
     weighted=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
 def test_equals_nested_loops(
     events: list[tuple[int, int]], nows: list[int], half_life: float, weighted: bool
 ) -> None:

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from servers import running
 
 TESTS = Path(__file__).parents[2]
-EXAMPLES = os.environ.get("TWOTOWER_EXAMPLES", "8")
+EXAMPLES = os.environ.get("TWOTOWER_EXAMPLES", "2")
 """Random requests of each route; ``make contract`` asks for many."""
 
 
+@pytest.mark.hypothesis
 def test_all_checks_of_schemathesis_pass(tiny_bundle: Path, tmp_path: Path) -> None:
     settings = {"token": "t", "journal": str(tmp_path / "journal")}
     with running(tiny_bundle, **settings) as address:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -145,4 +146,11 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
 
 def _one_blas_thread() -> Any:
     """Return a context in which each of the library's threads has its own BLAS to itself."""
-    return library("threadpoolctl", wanted_by="als", extra="baselines").threadpool_limits(1, "blas")
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> Any:
+    """Return what knows the libraries that are loaded: they are looked for once, which takes a while."""
+    library("implicit.cpu.als", wanted_by="als", extra="baselines")  # its BLAS is among them
+    return library("threadpoolctl", wanted_by="als", extra="baselines").ThreadpoolController()

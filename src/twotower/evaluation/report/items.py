@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from twotower.evaluation.report.charts import Point
 from twotower.evaluation.report.svg import GROUPS
@@ -126,6 +124,9 @@ def _flat(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     directions = vectors / np.where(lengths > 0, lengths, 1)
     width = min(50, *vectors.shape)
+    from sklearn.decomposition import PCA  # it takes a second to load, and only a report needs it
+    from sklearn.manifold import TSNE
+
     components = PCA(width, random_state=0).fit_transform(directions)
     if len(vectors) < 10 or width < 2 or not components.std(axis=0)[0] > 0:
         return np.hstack([components, np.zeros((len(vectors), 1))])[:, :2]
