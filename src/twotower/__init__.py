@@ -14,6 +14,7 @@ from twotower.version import __version__
 
 if TYPE_CHECKING:
     from twotower.config import Config as Config
+    from twotower.errors import ArgumentError as ArgumentError
     from twotower.errors import BundleError as BundleError
     from twotower.errors import ConfigError as ConfigError
     from twotower.errors import DataError as DataError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from twotower.training.views import train_views as train_views
 
 _HOME = {
+    "ArgumentError": "errors",
     "Boost": "rules.kinds",
     "BundleError": "errors",
     "Cap": "rules.kinds",
@@ -72,6 +74,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ArgumentError",
     "Boost",
     "BundleError",
     "Cap",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import DataError
+from twotower.errors import ArgumentError, DataError
 
 PADDING_ROW = 0
 UNKNOWN_ROW = 1
@@ -58,7 +58,7 @@ class Vocabulary:
             DataError: As for the class.
         """
         if min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {min_count}.")
+            raise ArgumentError(f"min_count must be at least 1, got {min_count}.")
         counts = _checked(values.drop_nulls()).rename("id").value_counts(name="count")
         kept = counts.filter(pl.col("count") >= min_count)
         return cls(kept.to_series(0).sort())
@@ -167,7 +167,7 @@ class Vocabulary:
             ValueError: A row is outside this vocabulary.
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_rows:
-            raise ValueError(
+            raise ArgumentError(
                 f"rows must be in 0..{self.num_rows - 1}, got {int(rows.min())}..{int(rows.max())}."
             )
         positions = pl.Series("p", rows.astype(np.int64) - FIRST_ROW)

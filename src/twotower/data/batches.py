@@ -9,6 +9,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.data.dataset import Column, Interactions
+from twotower.errors import ArgumentError
 from twotower.features.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
@@ -98,7 +99,7 @@ class PairBatches:
         }
         for name, value in given.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise ArgumentError(f"{name} must be at least 1, got {value}.")
         self.events = events
         self.batch_size = batch_size
         self.history_length = history_length

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.errors import ArgumentError
 from twotower.features.histories import Histories
 from twotower.features.schema import reads_as_text
 from twotower.vocab import Vocabulary, rows_of_lines
@@ -242,7 +243,7 @@ class Dataset:
             ValueError: There is no such view.
         """
         if name not in self.views:
-            raise ValueError(
+            raise ArgumentError(
                 f"name must be a view ({', '.join(self.views) or 'none'}), got {name!r}."
             )
         own = self.views[name]
@@ -289,7 +290,7 @@ class Dataset:
         twice among a query's targets counts once.
         """
         if part not in (Part.VALID, Part.TEST):
-            raise ValueError(f"part must be VALID or TEST, got {part!r}.")
+            raise ArgumentError(f"part must be VALID or TEST, got {part!r}.")
         earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
         events = replace(self.interactions, impressions=None)  # no case reads what was shown
         positive = events.is_positive

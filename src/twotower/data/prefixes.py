@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from twotower.data.batches import Rows
 from twotower.data.dataset import Interactions
+from twotower.errors import ArgumentError
 from twotower.vocab import PADDING_ROW
 
 POOL_BATCHES = 64
@@ -75,7 +76,7 @@ class PrefixBatches:
         given = {"batch_size": batch_size, "length": length, "next_events": next_events}
         for name, value in given.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise ArgumentError(f"{name} must be at least 1, got {value}.")
         self.events = events
         self.batch_size = batch_size
         self.length = length

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+from twotower.errors import ArgumentError
+
 MAX_WEIGHT = 10.0
 """What a click weighs at most, where one at the first position weighs 1; of 5, 10, 20 and 40 the best."""
 SMOOTHING = 20.0
@@ -102,13 +104,13 @@ def harvested(
         array([1.  , 0.27])
     """
     if not len(pairs) == len(positions) == len(clicked):
-        raise ValueError(
+        raise ArgumentError(
             "pairs, positions and clicked must be equally long, got "
             f"{len(pairs)}, {len(positions)} and {len(clicked)}."
         )
     if not len(positions) or positions.min() < 1:
         found = positions.min() if len(positions) else "none"
-        raise ValueError(f"positions must be whole numbers from 1, got {found}.")
+        raise ArgumentError(f"positions must be whole numbers from 1, got {found}.")
     distinct, place = np.unique(positions, return_inverse=True)
     num = len(distinct)
     cells, cell = np.unique(

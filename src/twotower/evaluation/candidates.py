@@ -7,7 +7,7 @@ import polars as pl
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
-from twotower.errors import DataError
+from twotower.errors import ArgumentError, DataError
 from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -49,9 +49,9 @@ def random_candidates(
         ValueError: ``n`` is below 1, a case has fewer than ``n`` such items, or ``seed`` is negative.
     """
     if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
+        raise ArgumentError(f"n must be at least 1, got {n}.")
     if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}.")
+        raise ArgumentError(f"seed must be at least 0, got {seed}.")
     sets = []
     kept_out = np.zeros(0, np.int64)
     if offered is not None:
@@ -66,7 +66,7 @@ def random_candidates(
             query = f"row {query_row}"
             if query_ids is not None:
                 query = repr(query_ids.ids_of(cases.query_rows[case : case + 1])[0])
-            raise ValueError(
+            raise ArgumentError(
                 f"n must be at most the items that each query has not had, got {n} where query "
                 f"{query} has {free}; lower it."
             )

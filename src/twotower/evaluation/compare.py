@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import DataError
+from twotower.errors import ArgumentError, DataError
 from twotower.evaluation.bundles import dataset_of, scorer_of
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC
@@ -124,7 +124,7 @@ def compare_runs(
         ValueError: There are fewer than two bundles, or not as many distinct ``names``.
     """
     if len(bundles) < 2:
-        raise ValueError(f"bundles must be at least two, got {len(bundles)}; name another.")
+        raise ArgumentError(f"bundles must be at least two, got {len(bundles)}; name another.")
     labels = _labels(bundles, names)
     opened = [b if isinstance(b, Retriever) else Retriever.open(b) for b in bundles]
     runs = [
@@ -194,7 +194,7 @@ def _labels(
     """Return distinct names: those given, else the folders', longer where two are the same."""
     if names is not None:
         if len(names) != len(bundles) or len(set(names)) != len(names):
-            raise ValueError(
+            raise ArgumentError(
                 f"names must be {len(bundles)} distinct ones, one a bundle, got {list(names)}."
             )
         return tuple(names)

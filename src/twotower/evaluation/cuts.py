@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Part
-from twotower.errors import ConfigError
+from twotower.errors import ArgumentError, ConfigError
 from twotower.features.reading import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature, Side, infer_features
 from twotower.vocab import FIRST_ROW
@@ -176,7 +176,7 @@ def check_names(dataset: Dataset, by: Sequence[str] | None) -> None:
         ValueError: ``by`` is one string.
     """
     if isinstance(by, str):
-        raise ValueError(f"by must be a list of names, got the string {by!r}; write [{by!r}].")
+        raise ArgumentError(f"by must be a list of names, got the string {by!r}; write [{by!r}].")
     for name in by or ():
         if name not in _BUILT_IN:
             _columns(dataset, name)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Cases
+from twotower.errors import ArgumentError
 from twotower.evaluation.metrics import (
     hit_rate_at_k,
     map_at_k,
@@ -118,7 +119,7 @@ def evaluate(
             of at least 1, a case's candidates lack a target, or as ``rank``.
     """
     if not len(cases):
-        raise ValueError(
+        raise ArgumentError(
             "cases must hold at least one query with a relevant item, got 0; choose a split that leaves "
             "test events, such as split.kind=random, or pass test events of which some are positive."
         )
@@ -199,11 +200,11 @@ def rank(
             another shape, or a score is NaN.
     """
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+        raise ArgumentError(f"k must be at least 1, got {k}.")
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_BYTES // (4 * num_item_rows))
     if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+        raise ArgumentError(f"chunk_size must be at least 1, got {chunk_size}.")
     _present(num_item_rows, allowed)
     if candidates is not None:
         _candidate_keys(candidates, cases, num_item_rows)
@@ -226,7 +227,7 @@ def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
     with torch.no_grad():
         answer = scorer.score(chunk)
     if answer.shape != (len(chunk), num_item_rows):
-        raise ValueError(
+        raise ArgumentError(
             f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
         )
     return answer.detach()
@@ -239,7 +240,7 @@ def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None
         is_bad = scores.isnan() | scores.isposinf()
         case, row = (int(position) for position in is_bad.nonzero()[0])
         found = "NaN" if scores[case, row].isnan() else "infinity"
-        raise ValueError(
+        raise ArgumentError(
             f"scores must not be NaN or infinite, got {found} for "
             f"{_name(chunk, case, query_ids)} and item row {row}; look for a diverged training or an "
             "infinite feature."
@@ -274,21 +275,21 @@ def _only(candidates: Histories, scores: torch.Tensor) -> torch.Tensor:
 def check_ks(ks: Sequence[int]) -> None:
     """Raise a ValueError unless cut-offs are distinct whole numbers of at least 1, and some."""
     if not len(ks):
-        raise ValueError("ks must hold at least one cut-off, got none; pass (10,), say.")
+        raise ArgumentError("ks must hold at least one cut-off, got none; pass (10,), say.")
     for position, k in enumerate(ks):
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
-            raise ValueError(f"ks must be whole numbers, got {k!r}.")
+            raise ArgumentError(f"ks must be whole numbers, got {k!r}.")
         if k < 1:
-            raise ValueError(f"ks must be at least 1, got {k}.")
+            raise ArgumentError(f"ks must be at least 1, got {k}.")
         if k in ks[:position]:
-            raise ValueError(f"ks must be distinct, got {k} more than once; leave one out.")
+            raise ArgumentError(f"ks must be distinct, got {k} more than once; leave one out.")
 
 
 def _candidate_keys(
     candidates: Histories, cases: Cases, num_item_rows: int
 ) -> npt.NDArray[np.int64]:
     if len(candidates) != len(cases):
-        raise ValueError(
+        raise ArgumentError(
             f"candidates must hold one set a case, got {len(candidates)} for {len(cases)} cases."
         )
     return _keys(candidates, num_item_rows)
@@ -304,7 +305,7 @@ def _refuse_missing(
     """Raise a ValueError where a case's candidates lack a target."""
     if is_missing.any():
         case, row = divmod(int(targets[is_missing][0]), num_item_rows)
-        raise ValueError(
+        raise ArgumentError(
             f"candidates must hold the targets of their case, got none of item row {row} for "
             f"{_name(cases, case, query_ids)}; add it."
         )
@@ -315,7 +316,7 @@ def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.N
     present = np.ones(num_item_rows, np.bool_)
     if allowed is not None:
         if allowed.shape != present.shape or allowed.dtype != np.bool_:
-            raise ValueError(
+            raise ArgumentError(
                 f"allowed must be {num_item_rows} booleans, one an item row, got shape "
                 f"{allowed.shape} of {allowed.dtype}."
             )
@@ -327,7 +328,7 @@ def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.N
 def _keys(sets: Histories, num_item_rows: int) -> npt.NDArray[np.int64]:
     """Return one number per event that names its case and item: ``case * num_item_rows + row``."""
     if sets.item_rows.max(initial=0) >= num_item_rows:
-        raise ValueError(
+        raise ArgumentError(
             f"num_item_rows must be above every item row, got {num_item_rows} and row "
             f"{sets.item_rows.max()}; pass the item vocabulary's num_rows."
         )

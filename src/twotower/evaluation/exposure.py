@@ -9,6 +9,7 @@ import torch
 from scipy.stats import rankdata
 from torch.nn import functional as F
 
+from twotower.errors import ArgumentError
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _CHUNK_CELLS = 2**23  # item rows looked up at once: 64 MiB of int64
@@ -94,22 +95,22 @@ def _check(
     item_vectors: npt.NDArray[np.floating] | None,
 ) -> None:
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+        raise ArgumentError(f"k must be at least 1, got {k}.")
     if num_rows <= FIRST_ROW:
-        raise ValueError(
+        raise ArgumentError(
             f"popularity must hold at least one item after the {FIRST_ROW} reserved rows, got "
             f"{num_rows} rows."
         )
     if item_rows.ndim != 2:
-        raise ValueError(f"item_rows must have shape (Q, R), got {item_rows.shape}.")
+        raise ArgumentError(f"item_rows must have shape (Q, R), got {item_rows.shape}.")
     for name, rows in (("item_rows", item_rows), ("targets", targets)):
         low, high = int(rows.min(initial=0)), int(rows.max(initial=0))
         if low < 0 or high >= num_rows:
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} must be in 0..{num_rows - 1}, the rows of popularity, got {low}..{high}."
             )
     if item_vectors is not None and (item_vectors.ndim != 2 or len(item_vectors) != num_rows):
-        raise ValueError(
+        raise ArgumentError(
             f"item_vectors must have shape ({num_rows}, dim), got {item_vectors.shape}."
         )
 

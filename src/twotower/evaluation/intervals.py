@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from twotower.errors import ArgumentError
+
 Values = npt.NDArray[np.float64]
 
 LEVEL = 0.95
@@ -80,12 +82,12 @@ def difference_intervals(
     Source: Sakai, SIGIR 2006, section 3 (the bootstrap, paired by query).
     """
     if ours.keys() != theirs.keys():
-        raise ValueError(
+        raise ArgumentError(
             f"ours and theirs must have the same names, got {sorted(ours)} and {sorted(theirs)}."
         )
     for name, values in ours.items():
         if values.shape != theirs[name].shape:
-            raise ValueError(
+            raise ArgumentError(
                 "ours and theirs must be of the same queries, got "
                 f"{len(values)} and {len(theirs[name])} for {name!r}."
             )
@@ -141,15 +143,17 @@ def _intervals(
 ) -> dict[str, Interval]:
     """Return the intervals of means of values within ``least`` and 1."""
     if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, got {resamples}.")
+        raise ArgumentError(f"resamples must be at least 2, got {resamples}.")
     lengths = {len(column) for column in values.values()}
     if len(lengths) > 1:
-        raise ValueError(f"values must all be of the same queries, got lengths {sorted(lengths)}.")
+        raise ArgumentError(
+            f"values must all be of the same queries, got lengths {sorted(lengths)}."
+        )
     if not values:
         return {}
     num_queries = lengths.pop()
     if not num_queries:
-        raise ValueError("values must hold at least one query, got 0.")
+        raise ArgumentError("values must hold at least one query, got 0.")
     table = np.stack(list(values.values()), axis=1)  # (Q, M)
     tail = (1 - LEVEL) / 2
     ends = np.quantile(_resampled(table, resamples, seed), (tail, 1 - tail), axis=0)

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from twotower.errors import ArgumentError
+
 Hits = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.integer]
 Values = npt.NDArray[np.float64]
@@ -124,20 +126,20 @@ def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Values:
     """
     _check_k(k)
     if gains.ndim != 2 or ideal.ndim != 2 or len(gains) != len(ideal):
-        raise ValueError(
+        raise ArgumentError(
             f"gains and ideal must have shapes (Q, R) and (Q, M), got {gains.shape} and {ideal.shape}."
         )
     for name, values in (("gains", gains), ("ideal", ideal)):
         wrong = ~((values >= 0) & (values < np.inf))  # true for NaN
         if wrong.any():
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} must be finite and at least 0, got {values[wrong][0]} for query "
                 f"{int(wrong.any(axis=1).argmax())}."
             )
     best = -np.sort(-np.asarray(ideal, np.float64), axis=1)
     is_empty = ~best.any(axis=1)
     if is_empty.any():
-        raise ValueError(
+        raise ArgumentError(
             f"ideal must hold a gain above 0 for each query, got none for query "
             f"{int(is_empty.argmax())}; drop queries without relevant items first."
         )
@@ -145,7 +147,7 @@ def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Values:
     width = min(found.shape[1], best.shape[1])
     excess = (found[:, :width] > best[:, :width]).any(axis=1) | found[:, width:].any(axis=1)
     if excess.any():
-        raise ValueError(
+        raise ArgumentError(
             "gains must be among the ideal gains of their query, got others for query "
             f"{int(excess.argmax())}; rank each item once."
         )
@@ -215,7 +217,7 @@ def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     num_positive = int(positive.sum())
     num_negative = len(values) - num_positive
     if not num_positive or not num_negative:
-        raise ValueError(
+        raise ArgumentError(
             f"labels must hold both 0 and 1, got {num_positive} positives and {num_negative} "
             "negatives; AUC is undefined then."
         )
@@ -242,7 +244,7 @@ def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """
     values, positive = _pairs("logits", logits, labels)
     if not len(values):
-        raise ValueError("logits must hold at least one pair, got 0.")
+        raise ArgumentError("logits must hold at least one pair, got 0.")
     return float(np.logaddexp(0.0, np.where(positive, -values, values)).mean())
 
 
@@ -255,20 +257,20 @@ def _dcg(gains: Gains | Hits) -> Values:
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+        raise ArgumentError(f"k must be at least 1, got {k}.")
 
 
 def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
     """Return the first ``k`` columns of ``is_hit`` after checking all three."""
     _check_k(k)
     if is_hit.ndim != 2 or num_relevant.shape != is_hit.shape[:1]:
-        raise ValueError(
+        raise ArgumentError(
             "is_hit and num_relevant must have shapes (Q, R) and (Q,), "
             f"got {is_hit.shape} and {num_relevant.shape}."
         )
     if (num_relevant < 1).any():
         query = int(np.flatnonzero(num_relevant < 1)[0])
-        raise ValueError(
+        raise ArgumentError(
             f"num_relevant must be at least 1, got {num_relevant[query]} for query {query}; "
             "drop queries without relevant items first."
         )
@@ -276,7 +278,7 @@ def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
     num_hits = first.sum(axis=1)
     if (num_hits > num_relevant).any():
         query = int(np.flatnonzero(num_hits > num_relevant)[0])
-        raise ValueError(
+        raise ArgumentError(
             f"is_hit must hold at most num_relevant hits a query, got {num_hits[query]} of "
             f"{num_relevant[query]} for query {query}; rank each item once."
         )
@@ -287,12 +289,12 @@ def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Val
     """Return scores as float64 and labels as booleans after checking both."""
     values, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if values.ndim != 1 or truth.shape != values.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"{name} and labels must have one shape (n,), got {values.shape} and {truth.shape}."
         )
     if np.isnan(values).any():
-        raise ValueError(f"{name} must not be NaN, got NaN at {np.isnan(values).argmax()}.")
+        raise ArgumentError(f"{name} must not be NaN, got NaN at {np.isnan(values).argmax()}.")
     if not np.isin(truth, (0, 1)).all():
         wrong = truth[~np.isin(truth, (0, 1))][0]
-        raise ValueError(f"labels must be 0 or 1, got {wrong}.")
+        raise ArgumentError(f"labels must be 0 or 1, got {wrong}.")
     return values, truth.astype(np.bool_)

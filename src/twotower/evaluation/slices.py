@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset
+from twotower.errors import ArgumentError
 from twotower.evaluation.cuts import Cut, Unit, cuts_of
 from twotower.evaluation.evaluate import METRICS, Evaluation, Metric
 from twotower.evaluation.intervals import (
@@ -152,7 +153,7 @@ def slices(
             ``model``, ``metric`` is none, or its cut-off is above what was ranked.
     """
     if model not in evaluations:
-        raise ValueError(
+        raise ArgumentError(
             f"evaluations must hold {model!r}, got {', '.join(map(repr, evaluations)) or 'none'}."
         )
     cases = _common_cases(evaluations)
@@ -276,7 +277,7 @@ def _common_cases(evaluations: Mapping[str, Evaluation]) -> Cases:
             and np.array_equal(ours.targets.item_rows, theirs.targets.item_rows)
         )
         if not same:
-            raise ValueError(
+            raise ArgumentError(
                 f"evaluations must be of the same cases, got others for {other!r} than for {name!r}."
             )
     return first.cases
@@ -285,10 +286,10 @@ def _common_cases(evaluations: Mapping[str, Evaluation]) -> Cases:
 def _metric(metric: str, evaluation: Evaluation) -> tuple[Metric, int]:
     form = re.fullmatch(rf"({'|'.join(METRICS)})@([1-9][0-9]*)", metric)
     if form is None:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)} with @k, got {metric!r}.")
+        raise ArgumentError(f"metric must be one of {', '.join(METRICS)} with @k, got {metric!r}.")
     k, ranked = int(form[2]), evaluation.ranking.item_rows.shape[1]
     if k > ranked:
-        raise ValueError(
+        raise ArgumentError(
             f"metric must have a cut-off of at most {ranked}, the number of items that were ranked, "
             f"got {metric!r}; evaluate with ks of at least {k}."
         )

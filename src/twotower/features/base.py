@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.errors import ArgumentError
 from twotower.features.schema import Feature
 from twotower.vocab import Vocabulary
 
@@ -76,17 +77,17 @@ class Transform(ABC):
         name = self.feature.name
         if (self.vocabulary is not None) != has_vocabulary:
             rule = "have a" if has_vocabulary else "have no"
-            raise ValueError(f"the column {name!r} must {rule} vocabulary")
+            raise ArgumentError(f"the column {name!r} must {rule} vocabulary")
         found = {key: array.shape for key, array in self.numbers.items()}
         if found != shapes:
-            raise ValueError(f"the column {name!r} must have constants {shapes}, got {found}")
+            raise ArgumentError(f"the column {name!r} must have constants {shapes}, got {found}")
         for key, array in self.numbers.items():
             is_float = np.issubdtype(array.dtype, np.floating)
             if not is_float or not np.isfinite(array).all():
-                raise ValueError(f"{key} of the column {name!r} must hold finite numbers")
+                raise ArgumentError(f"{key} of the column {name!r} must hold finite numbers")
             low, high = (least or {}).get(key, -np.inf), (most or {}).get(key, np.inf)
             if array.size and not low <= array.min() <= array.max() <= high:
-                raise ValueError(f"{key} of the column {name!r} must be in {low:g}..{high:g}")
+                raise ArgumentError(f"{key} of the column {name!r} must be in {low:g}..{high:g}")
 
     def own_vocabulary(self) -> Vocabulary:
         """Return the vocabulary of a transform that always has one."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.errors import ArgumentError
 from twotower.features.base import Transform
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
@@ -160,7 +161,7 @@ class SideEncoder(nn.Module):
         super().__init__()
         used = [t for t in transforms.transforms if use_id or t.feature.kind != "id"]
         if not used:
-            raise ValueError("transforms must hold a feature to encode, got none that is fed.")
+            raise ArgumentError("transforms must hold a feature to encode, got none that is fed.")
         self.names = [t.feature.name for t in used]
         kinds = [t.feature.kind for t in used]
         self.id_place = kinds.index("id") if "id" in kinds else None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.errors import MissingExtraError
+from twotower.errors import ArgumentError, MissingExtraError
 from twotower.features.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import ExactIndex
@@ -112,7 +112,7 @@ def divided(item_vectors: Tensor, num_lists: int | None = None, *, seed: int = 0
     """
     vectors = item_vectors[FIRST_ROW:].contiguous()
     if not len(vectors):
-        raise ValueError("item_vectors must hold an item, got none.")
+        raise ArgumentError("item_vectors must hold an item, got none.")
     if num_lists is None:
         num_lists = 2 ** round(np.log2(2 * len(vectors) ** 0.5))
     num_lists = min(num_lists, len(vectors))
@@ -221,7 +221,7 @@ class ApproximateIndex(ExactIndex):
         super().__init__(item_vectors)
         num_items, dim = len(item_vectors) - FIRST_ROW, item_vectors.shape[1]
         if lists.list_of.shape != (num_items,) or lists.centres.shape[1] != dim:
-            raise ValueError(
+            raise ArgumentError(
                 f"lists must be of {num_items} items of {dim} numbers, got "
                 f"{len(lists.list_of)} of {lists.centres.shape[1]}."
             )

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.errors import ArgumentError
 from twotower.features.histories import Histories
 from twotower.index.base import Found
 from twotower.index.topk import top_columns
@@ -95,16 +96,16 @@ class ExactIndex:
         allowed: npt.NDArray[np.bool_] | None,
     ) -> None:
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
+            raise ArgumentError(f"k must be at least 1, got {k}.")
         (num_rows, dim), num_queries = self.item_vectors.shape, len(query_vectors)
         if query_vectors.shape != (num_queries, dim):
-            raise ValueError(
+            raise ArgumentError(
                 f"query_vectors must have shape (Q, {dim}), got {tuple(query_vectors.shape)}."
             )
         if exclude is not None and len(exclude) != num_queries:
-            raise ValueError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
+            raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         if allowed is not None and allowed.shape != (num_rows,):
-            raise ValueError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
+            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
 
     def _search_few(
         self,

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
 from twotower.index.exact import ExactIndex
 from twotower.index.lexical import LexicalIndex, Words
 from twotower.vocab import FIRST_ROW
@@ -35,7 +36,7 @@ def convex(dense: Tensor, lexical: Tensor, weight: float | Tensor) -> Tensor:
     """
     _check_shapes(dense, lexical)
     if not isinstance(weight, Tensor) and not 0 <= weight <= 1:
-        raise ValueError(f"weight must be in [0, 1], got {weight}.")
+        raise ArgumentError(f"weight must be in [0, 1], got {weight}.")
     is_out = dense.isneginf()
     least = dense.masked_fill(is_out, torch.inf).amin(dim=1, keepdim=True)
     spread = (dense.amax(dim=1, keepdim=True) - least).clamp(min=1e-12)
@@ -128,6 +129,6 @@ def _ranks(scores: Tensor) -> Tensor:
 
 def _check_shapes(dense: Tensor, lexical: Tensor) -> None:
     if dense.shape != lexical.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"scores must have one shape, got {tuple(dense.shape)} and {tuple(lexical.shape)}."
         )

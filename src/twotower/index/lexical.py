@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from twotower.errors import ArgumentError
 from twotower.features import tokens
 from twotower.runtime import library
 from twotower.vocab import FIRST_ROW, as_keys
@@ -41,9 +42,9 @@ class LexicalIndex:
 
     def __init__(self, item_words: Words, *, k1: float = 1.2, b: float = 0.75) -> None:
         if not 0 < k1 < np.inf:
-            raise ValueError(f"k1 must be above 0 and finite, got {k1}.")
+            raise ArgumentError(f"k1 must be above 0 and finite, got {k1}.")
         if not 0 <= b <= 1:
-            raise ValueError(f"b must be in 0..1, got {b}.")
+            raise ArgumentError(f"b must be in 0..1, got {b}.")
         bm25s = library("bm25s", wanted_by="bm25", extra="baselines")
         self.num_item_rows = len(item_words)
         self._index: Any = None

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
 from twotower.features.histories import Histories
 from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
 from twotower.index.base import Found
@@ -129,7 +130,7 @@ class LiveIndex:
         if covered == num_rows:
             return self._index.search(query_vectors, k, exclude=exclude, allowed=allowed)
         if allowed is not None and allowed.shape != (num_rows,):
-            raise ValueError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
+            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
         first = self._index.search(
             query_vectors,
             k,

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
+
 
 def check_temperature(temperature: float | Tensor) -> None:
     """Refuse a number that cannot divide; a tensor is the model's own and is not looked into.
@@ -14,9 +16,9 @@ def check_temperature(temperature: float | Tensor) -> None:
     """
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1:
-            raise ValueError(f"temperature must be one value, got {temperature.numel()}.")
+            raise ArgumentError(f"temperature must be one value, got {temperature.numel()}.")
     elif not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be finite and above 0, got {temperature}.")
+        raise ArgumentError(f"temperature must be finite and above 0, got {temperature}.")
 
 
 def check_shapes(
@@ -37,9 +39,9 @@ def check_shapes(
         ValueError: A shape is another.
     """
     if not len(query_vectors):
-        raise ValueError("query_vectors must hold at least 1 query, got 0; skip empty batches.")
+        raise ArgumentError("query_vectors must hold at least 1 query, got 0; skip empty batches.")
     if query_vectors.shape[1] != item_vectors.shape[1]:
-        raise ValueError(
+        raise ArgumentError(
             f"query_vectors and item_vectors must be equally wide, "
             f"got {query_vectors.shape[1]} and {item_vectors.shape[1]}."
         )
@@ -47,14 +49,14 @@ def check_shapes(
     for name, tensor in {"positions": positions, **others}.items():
         if name == "hidden" and tensor is not None:
             if tensor.ndim != 2 or len(tensor) != batch or tensor.dtype != torch.int64:
-                raise ValueError(
+                raise ArgumentError(
                     f"hidden must be ({batch}, H) int64 places among the candidates, got "
                     f"{tuple(tensor.shape)} {tensor.dtype}."
                 )
             continue
         shape = (batch,)
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}.")
+            raise ArgumentError(f"{name} must be {shape}, got {tuple(tensor.shape)}.")
 
 
 def check_all_liked(labels: Tensor | None, loss: str) -> None:
@@ -69,7 +71,7 @@ def check_all_liked(labels: Tensor | None, loss: str) -> None:
     """
     if labels is not None and bool((labels != 1).any()):
         other = labels[labels != 1][0]
-        raise ValueError(
+        raise ArgumentError(
             f"labels must all be 1 for the {loss} loss, got {int((labels == other).sum())} of "
             f"{other.item():g}; leave those rows out, or train with BCELoss."
         )

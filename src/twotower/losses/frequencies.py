@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
+
 # Of the hashes beside the first, (a * row + b) mod this prime; products stay below 2^63.
 PRIME = 2**31 - 1
 
@@ -33,7 +35,7 @@ def log_frequency(item_rows: Tensor, num_item_rows: int, weights: Tensor | None 
         ValueError: There are no events.
     """
     if not len(item_rows):
-        raise ValueError("item_rows must hold at least 1 training event, got 0.")
+        raise ArgumentError("item_rows must hold at least 1 training event, got 0.")
     counts = torch.bincount(
         item_rows,
         weights=None if weights is None else weights.double(),
@@ -78,9 +80,9 @@ class StreamFrequency:
     ) -> None:
         for name, value in (("num_buckets", num_buckets), ("num_hashes", num_hashes)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise ArgumentError(f"{name} must be at least 1, got {value}.")
         if not 0 < rate <= 1:
-            raise ValueError(f"rate must be in (0, 1], got {rate}.")
+            raise ArgumentError(f"rate must be in (0, 1], got {rate}.")
         self._rate = rate
         self._draws = 0
         shape = (num_hashes, num_buckets)
@@ -131,7 +133,7 @@ class StreamFrequency:
         """
         shape, found = tuple(self._gap.shape), tuple(state["gap"].shape)
         if found != shape:
-            raise ValueError(f"state must be of (hashes, buckets) {shape}, got {found}.")
+            raise ArgumentError(f"state must be of (hashes, buckets) {shape}, got {found}.")
         self._draws = int(state["draws"])
         for array, name in ((self._last, "last"), (self._gap, "gap"), (self._hits, "hits")):
             array.copy_(state[name])

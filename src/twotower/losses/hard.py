@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
 from twotower.losses.negatives import check_drawn, distinct_rows
@@ -46,9 +47,9 @@ class HardNegatives:
 
     def __init__(self, log_p: LogShares, item_rows: Tensor, num: int, share: float) -> None:
         if num < 1:
-            raise ValueError(f"num must be at least 1, got {num}.")
+            raise ArgumentError(f"num must be at least 1, got {num}.")
         if not 0 <= share <= 1:
-            raise ValueError(f"share must be in [0, 1], got {share}.")
+            raise ArgumentError(f"share must be in [0, 1], got {share}.")
         self._log_p = log_p
         self._item_rows = item_rows
         self._num_mined = round(num * share)
@@ -59,7 +60,7 @@ class HardNegatives:
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return the distinct items among the own ones and all draws, ordered by row."""
         if pairs.query_rows is None:
-            raise ValueError("pairs must have query_rows, got None: mined items are a query's.")
+            raise ArgumentError("pairs must have query_rows, got None: mined items are a query's.")
         num_mined = self._num_mined if self._mined is not None else 0
         num_even = self._num_even + self._num_mined - num_mined
         device = pairs.item_rows.device

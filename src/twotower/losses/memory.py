@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
 from twotower.losses.negatives import check_drawn, distinct_rows, log_any
@@ -32,7 +33,7 @@ class Memory:
 
     def __init__(self, log_p: LogShares, batches: int) -> None:
         if batches < 1:
-            raise ValueError(f"batches must be at least 1, got {batches}.")
+            raise ArgumentError(f"batches must be at least 1, got {batches}.")
         self._log_p = log_p
         self._batches = batches
         self._held: list[tuple[Tensor, Tensor, int]] = []  # rows, vectors, batch size; newest first

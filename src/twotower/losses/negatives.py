@@ -24,6 +24,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import LogShares
 from twotower.vocab import PADDING_ROW
@@ -52,7 +53,7 @@ class AllItems:
         positions = self._position_of[torch.where(inside, item_rows, 0)]
         absent = ~inside | (positions < 0)
         if absent.any():
-            raise ValueError(
+            raise ArgumentError(
                 f"item_rows must be in the catalogue, got row {int(item_rows[absent][0])}; "
                 "give AllItems every item that a training event names."
             )
@@ -145,14 +146,14 @@ class Popularity:
         _check_catalogue(item_rows)
         _check_num(num)
         if not 0 <= power <= 1:
-            raise ValueError(f"power must be in [0, 1], got {power}.")
+            raise ArgumentError(f"power must be in [0, 1], got {power}.")
         shares = torch.ones(len(item_rows), dtype=torch.float64, device=item_rows.device)
         if power:  # 0 times the -inf of an item without events is no number
             shares = (power * log_p[item_rows].double()).exp()
         self._upto = shares.cumsum(0)
         total = self._upto[-1]
         if not total > 0:
-            raise ValueError("log_p must give some item of item_rows training events, got none.")
+            raise ArgumentError("log_p must give some item of item_rows training events, got none.")
         self._item_rows = item_rows
         self._num = num
         self._log_q = torch.full_like(log_p, -math.inf)
@@ -231,7 +232,7 @@ class Impressions:
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return each query's own item, its impressions and the draws, in its ``columns``."""
         if pairs.impression_rows is None:
-            raise ValueError("pairs must have impression_rows, got None; name their column.")
+            raise ArgumentError("pairs must have impression_rows, got None; name their column.")
         own, shown = pairs.item_rows[:, None], pairs.impression_rows.long()  # (B, 1), (B, M)
         beside = torch.cat([own, torch.where(shown == PADDING_ROW, own, shown)], dim=1)
         drawn = torch.unique(_draw(self._item_rows, self._num, generator))
@@ -372,12 +373,12 @@ def _draw(item_rows: Tensor, num: int, generator: torch.Generator) -> Tensor:
 
 def _check_catalogue(item_rows: Tensor) -> None:
     if not len(item_rows):
-        raise ValueError("item_rows must hold at least 1 item of the catalogue, got 0.")
+        raise ArgumentError("item_rows must hold at least 1 item of the catalogue, got 0.")
 
 
 def _check_num(num: int) -> None:
     if num < 1:
-        raise ValueError(f"num must be at least 1, got {num}.")
+        raise ArgumentError(f"num must be at least 1, got {num}.")
 
 
 def check_drawn(log_q: Tensor, rows: Tensor) -> None:
@@ -392,7 +393,7 @@ def check_drawn(log_q: Tensor, rows: Tensor) -> None:
     """
     unseen = log_q == -math.inf
     if unseen.any():
-        raise ValueError(
+        raise ArgumentError(
             f"item_rows must have training events, got row {int(rows[unseen][0])} "
             "without; compute log_p on the events that batches are drawn from."
         )

@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from twotower.errors import ArgumentError
 from twotower.losses.dense import DenseLoss
 from twotower.losses.scores import Scores, weighted_mean
 
@@ -60,9 +61,9 @@ class GBCELoss(DenseLoss):
 
     def __init__(self, calibration: float, num_items: int) -> None:
         if not 0 <= calibration <= 1:
-            raise ValueError(f"calibration must be in 0..1, got {calibration}.")
+            raise ArgumentError(f"calibration must be in 0..1, got {calibration}.")
         if num_items < 2:
-            raise ValueError(f"num_items must be at least 2, got {num_items}.")
+            raise ArgumentError(f"num_items must be at least 2, got {num_items}.")
         self.calibration = calibration
         self.num_items = num_items
 
@@ -88,9 +89,9 @@ def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> T
         ValueError: The shapes differ, or there is no pair.
     """
     if not len(logits):
-        raise ValueError("logits must hold at least 1 pair, got 0; skip empty batches.")
+        raise ArgumentError("logits must hold at least 1 pair, got 0; skip empty batches.")
     for name, tensor in (("labels", labels), ("weights", weights)):
         if tensor is not None and tensor.shape != logits.shape:
-            raise ValueError(f"{name} must be {tuple(logits.shape)}, got {tuple(tensor.shape)}.")
+            raise ArgumentError(f"{name} must be {tuple(logits.shape)}, got {tuple(tensor.shape)}.")
     losses = binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return weighted_mean(losses, weights)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates
 
 
@@ -59,12 +60,12 @@ def score(
     """
     batch, num, columns = len(query_vectors), len(candidates), candidates.columns
     if len(item_vectors) != num:
-        raise ValueError(
+        raise ArgumentError(
             f"item_vectors must be the vectors of all {num} candidates, got {len(item_vectors)}."
         )
     shapes = ((num,), (batch, num if columns is None else columns.shape[1]))
     if candidates.log_q is not None and candidates.log_q.shape not in shapes:
-        raise ValueError(
+        raise ArgumentError(
             f"log_q must be {shapes[0]} or {shapes[1]}, got {tuple(candidates.log_q.shape)}."
         )
     query_vectors, item_vectors = at_least_float32(query_vectors), at_least_float32(item_vectors)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates
 from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
 from twotower.losses.kernel import ChunkedSoftmax
@@ -157,13 +158,15 @@ def softmax_loss(
     _check_settings(label_smoothing, precision)
     batch, num = len(query_vectors), len(item_vectors)
     if log_q is not None and log_q.shape not in ((num,), (batch, num)):
-        raise ValueError(f"log_q must be ({num},) or ({batch}, {num}), got {tuple(log_q.shape)}.")
+        raise ArgumentError(
+            f"log_q must be ({num},) or ({batch}, {num}), got {tuple(log_q.shape)}."
+        )
     if item_factors is not None and item_factors.shape != (num,):
-        raise ValueError(f"item_factors must be ({num},), got {tuple(item_factors.shape)}.")
+        raise ArgumentError(f"item_factors must be ({num},), got {tuple(item_factors.shape)}.")
     targets = positions[:, None]
     if more_positives is not None:
         if more_positives.ndim != 2 or len(more_positives) != batch:
-            raise ValueError(
+            raise ArgumentError(
                 f"more_positives must be ({batch}, P), got {tuple(more_positives.shape)}."
             )
         targets = torch.cat([targets, more_positives], dim=1)
@@ -247,6 +250,6 @@ def _gathered_losses(
 
 def _check_settings(label_smoothing: float, precision: torch.dtype | None) -> None:
     if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+        raise ArgumentError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
     if precision not in (None, torch.bfloat16):
-        raise ValueError(f"precision must be torch.bfloat16 or None, got {precision}.")
+        raise ArgumentError(f"precision must be torch.bfloat16 or None, got {precision}.")

@@ -7,7 +7,7 @@ caps and diversity choose from it in one greedy pass; exploration takes some of 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from twotower.errors import FilterError
+from twotower.errors import ArgumentError, FilterError
 
 LARGEST_BOOST = 1000.0
 MOST_BOOSTS = 8
@@ -42,7 +42,7 @@ class Boost(Rule):
     def __post_init__(self) -> None:
         _check_filter(self.filter)
         if not _is_number(self.by) or not abs(self.by) <= LARGEST_BOOST:
-            raise ValueError(
+            raise ArgumentError(
                 f"by must be a number from {-LARGEST_BOOST:g} to {LARGEST_BOOST:g}, got {self.by!r}."
             )
 
@@ -67,9 +67,9 @@ class Cap(Rule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.column, str) or not self.column:
-            raise ValueError(f"cap must name a column of the items, got {self.column!r}.")
+            raise ArgumentError(f"cap must name a column of the items, got {self.column!r}.")
         if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 1:
-            raise ValueError(f"most must be a whole number of at least 1, got {self.most!r}.")
+            raise ArgumentError(f"most must be a whole number of at least 1, got {self.most!r}.")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Explore(Rule):
     def __post_init__(self) -> None:
         _check_share(self.share, "share")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
+            raise ArgumentError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
         if self.filter is not None:
             _check_filter(self.filter)
 
@@ -158,11 +158,11 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
             column; or there are more than 8 boosts.
     """
     if isinstance(rules, (Rule, str)) or not isinstance(rules, Iterable):
-        raise ValueError(f"rules must be a list, got {rules!r}; put it in brackets.")
+        raise ArgumentError(f"rules must be a list, got {rules!r}; put it in brackets.")
     given = list(rules)
     for rule in given:
         if not isinstance(rule, (Boost, Cap, Diversify, Explore)):
-            raise ValueError(
+            raise ArgumentError(
                 f"rules must be of Boost, Cap, Diversify and Explore, got {type(rule).__name__}."
             )
     boosts = tuple(rule for rule in given if isinstance(rule, Boost))
@@ -170,7 +170,7 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
     diversify = [rule for rule in given if isinstance(rule, Diversify)]
     explore = [rule for rule in given if isinstance(rule, Explore)]
     if len(boosts) > MOST_BOOSTS:
-        raise ValueError(f"rules must hold at most {MOST_BOOSTS} boosts, got {len(boosts)}.")
+        raise ArgumentError(f"rules must hold at most {MOST_BOOSTS} boosts, got {len(boosts)}.")
     columns = [cap.column for cap in caps]
     for what, several in (
         ("Diversify", len(diversify) > 1),
@@ -178,7 +178,7 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
         ("Cap for each column", len(set(columns)) < len(columns)),
     ):
         if several:
-            raise ValueError(
+            raise ArgumentError(
                 f"rules must hold one {what} at most, got several; leave all but one out."
             )
     return RuleSet(
@@ -193,7 +193,7 @@ def _check_filter(given: object) -> None:
 
 def _check_share(given: object, name: str) -> None:
     if not _is_number(given) or not 0 <= given <= 1:  # type: ignore[operator]
-        raise ValueError(f"{name} must be in [0, 1], got {given!r}.")
+        raise ArgumentError(f"{name} must be in [0, 1], got {given!r}.")
 
 
 def _is_number(given: object) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.errors import ArgumentError
 from twotower.index.filter_columns import ReadColumn
 from twotower.vocab import FIRST_ROW
 
@@ -37,7 +38,7 @@ class ColumnValues:
         if column.elements is not None:
             single, lines = column.elements.column, column.elements.lines
         if single.sort in ("list", "other"):
-            raise ValueError(
+            raise ArgumentError(
                 f"cap must name a column of single values, tags or lists of them, got {column.raw.name!r}, "
                 f"which holds {column.raw.dtype}."
             )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.features.transforms import SideTransforms
@@ -77,10 +78,10 @@ def queries_of(
         if given is not None
     }
     if not lengths:
-        raise ValueError("a query needs a query_id, features or a history, got none of them.")
+        raise ArgumentError("a query needs a query_id, features or a history, got none of them.")
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"query_id, features and history must be of equal length, got {said}.")
+        raise ArgumentError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
     return ids if ids is not None else [None] * num, given_features, lists, not several
 
@@ -130,7 +131,7 @@ def _item_of(event: Event, item_column: str) -> Id:
         return event
     item_id: Any = event.get(item_column)
     if item_id is None:
-        raise ValueError(
+        raise ArgumentError(
             f"each event of a history must name its item under {item_column!r}, got a line with "
             f"{', '.join(repr(key) for key in event) or 'nothing'}."
         )
@@ -143,7 +144,7 @@ def _seconds(given: Any) -> float:
     except (TypeError, ValueError):
         seconds = math.nan
     if not abs(seconds) <= LATEST:  # NaN, too
-        raise ValueError(
+        raise ArgumentError(
             f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it, "
             f"got {given!r}."
         )
@@ -181,7 +182,7 @@ def ids_of(given: Any, *, what: str) -> list[Id]:
         ValueError: It is no list; a string is one id, not a list of characters.
     """
     if not _is_list(given):
-        raise ValueError(f"{what} must be a list of ids, got {given!r}; put it in brackets.")
+        raise ArgumentError(f"{what} must be a list of ids, got {given!r}; put it in brackets.")
     return plain(given)
 
 
@@ -197,12 +198,12 @@ def features_of(features: FeatureLines) -> GivenFeatures:
         return GivenFeatures(features, dict.fromkeys(features.columns, everywhere))
     lines = [features] if isinstance(features, Mapping) else list(features)
     if not all(isinstance(line, Mapping) for line in lines):
-        raise ValueError(
+        raise ArgumentError(
             "features must be a mapping of columns to values, a list of such mappings or a polars "
             f"frame, got {type(features).__name__}."
         )
     if is_too_deep(lines):
-        raise ValueError(f"features must be nested at most {DEEPEST} levels deep, got more.")
+        raise ArgumentError(f"features must be nested at most {DEEPEST} levels deep, got more.")
     names = list(dict.fromkeys(name for line in lines for name in line))
     columns = [_column(name, [_encodable(line.get(name)) for line in lines]) for name in names]
     frame = pl.DataFrame(columns or {"": [None] * len(lines)})
@@ -262,7 +263,7 @@ def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: b
     hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(map(repr, known))}."
     said = f"features must be columns that the bundle knows, got {', '.join(map(repr, unknown))}; {hint}"
     if strict:
-        raise ValueError(said)
+        raise ArgumentError(said)
     warnings.warn(f"{said} Nothing reads them.", stacklevel=4)
 
 
@@ -299,6 +300,6 @@ def _encodable(value: object, depth: int = 0) -> object:
     """Return a string without lone surrogates, which no table can hold, and anything else as it is."""
     if isinstance(value, (list, tuple)):
         if depth > DEEPEST:
-            raise ValueError(f"a value must be nested at most {DEEPEST} levels deep, got more.")
+            raise ArgumentError(f"a value must be nested at most {DEEPEST} levels deep, got more.")
         return [_encodable(each, depth + 1) for each in value]
     return value.encode(errors="replace").decode() if isinstance(value, str) else value

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import FilterError, ServerError
+from twotower.errors import ArgumentError, FilterError, ServerError
 from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
@@ -178,7 +178,7 @@ class Client:
         """
         if (item_ids is None) == (features is None):
             got = "neither; open the bundle for all items" if features is None else "both"
-            raise ValueError(f"encode_items of a server takes item_ids or features, got {got}.")
+            raise ArgumentError(f"encode_items of a server takes item_ids or features, got {got}.")
         if item_ids is not None:
             ids = ids_of(item_ids, what="item_ids")
             return self._vectors("/encode/items", "item_ids", ids, _AT_ONCE)
@@ -286,7 +286,9 @@ class Client:
         parameters: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
         if is_too_deep(body):
-            raise ValueError(f"a request must be nested at most {DEEPEST} levels deep, got more.")
+            raise ArgumentError(
+                f"a request must be nested at most {DEEPEST} levels deep, got more."
+            )
         content = None if body is None else json.dumps(_plain(body)).encode()
         try:
             answer = self._http.request(

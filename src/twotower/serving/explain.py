@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.serving.arguments import Event, FeatureLines, Id, queries_of
@@ -93,12 +94,12 @@ def explain(
     """
     ids, given, lists, single = queries_of(query_id, features, history)
     if not single:
-        raise ValueError("explain is of one query, got several; ask for each.")
+        raise ArgumentError("explain is of one query, got several; ask for each.")
     arrays, histories, events = retriever.described(ids, given, lists)
     contents, encoding = retriever.contents, retriever.encoding
     row = int(retriever.known_item_rows([item_id])[0])
     if contents.offered is not None and not contents.offered[row]:
-        raise ValueError(
+        raise ArgumentError(
             f"item_id must be of the view {contents.view!r}, which alone is answered, got {item_id!r}."
         )
     item = {name: values[row : row + 1] for name, values in encoding.item_features.items()}

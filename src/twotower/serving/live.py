@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.errors import ArgumentError
 from twotower.features.reading import dates_of
 from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
@@ -85,17 +86,19 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
     given = items.frame
     column = table.id_column
     if column not in given.columns:
-        raise ValueError(f"items must have the column {column!r}, got {', '.join(given.columns)}.")
+        raise ArgumentError(
+            f"items must have the column {column!r}, got {', '.join(given.columns)}."
+        )
     keys = table.ids.keys_of(given[column])
     wrong = np.flatnonzero(keys.is_null().to_numpy())
     if len(wrong):
-        raise ValueError(
+        raise ArgumentError(
             f"{column} must be an id like those of the catalogue ({table.ids.ids.dtype}), "
             f"got {given[column][int(wrong[0])]!r}."
         )
     twice = keys.filter(keys.is_duplicated())
     if len(twice):
-        raise ValueError(f"{column} must be distinct within a call, got {twice[0]!r} twice.")
+        raise ArgumentError(f"{column} must be distinct within a call, got {twice[0]!r} twice.")
     columns = []
     for name, dtype in table.frame.schema.items():
         if name == column:
@@ -206,7 +209,7 @@ def _fitting(values: pl.Series, dtype: pl.DataType) -> pl.Series:
     lost = np.flatnonzero((fitted.is_null() & values.is_not_null()).to_numpy())
     if len(lost):
         odd = values.to_list()[int(lost[0])]
-        raise ValueError(f"{values.name} must hold {dtype}, got {odd!r}.")
+        raise ArgumentError(f"{values.name} must hold {dtype}, got {odd!r}.")
     return fitted.rename(values.name)
 
 

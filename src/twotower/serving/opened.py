@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from twotower.errors import BundleError, MissingExtraError
+from twotower.errors import ArgumentError, BundleError, MissingExtraError
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.serving.bundle import NOT_AS_WRITTEN, Contents
 from twotower.towers.build import build_model
@@ -87,7 +87,7 @@ def _check_sizes(contents: Contents) -> None:
     wanted: dict[str, tuple[int, ...]] = {}
     if not contents.custom:
         if towers.dim != width:
-            raise ValueError(
+            raise ArgumentError(
                 f"towers.dim is {towers.dim}, and the item vectors have {width} numbers"
             )
         wanted["dim"] = (towers.dim,)
@@ -100,7 +100,7 @@ def _check_sizes(contents: Contents) -> None:
     for name, sizes in wanted.items():
         for size in sizes:
             if size not in held:
-                raise ValueError(f"towers.{name} is {size}, which no weights have")
+                raise ArgumentError(f"towers.{name} is {size}, which no weights have")
     most = max(len(contents.weights), *held, 0)
     for transform in (
         *contents.queries.transforms.transforms,
@@ -111,7 +111,7 @@ def _check_sizes(contents: Contents) -> None:
             for name, value in settings.items():
                 is_size = name.endswith(("_size", "_dim")) or name.startswith("num_")
                 if is_size and isinstance(value, int) and value > most:
-                    raise ValueError(f"{name} in transformer.json is {value}, above {most}")
+                    raise ArgumentError(f"{name} in transformer.json is {value}, above {most}")
 
 
 def with_reserved_rows(item_vectors: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from twotower.errors import BundleError
+from twotower.errors import ArgumentError, BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature
@@ -236,7 +236,7 @@ class Retriever:
         told = history if len(history) or query_id is None else None
         ids, given, lists, single = queries_of(query_id, features, told)
         if not single:
-            raise ValueError("session is of one query, got several; make one for each.")
+            raise ArgumentError("session is of one query, got several; make one for each.")
         return Session(self, ids[0], *self.described(ids, given, lists))
 
     def recommend_all(
@@ -364,7 +364,7 @@ class Retriever:
         item_rows = self.known_item_rows([item for _, item in pairs])
         unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
         if len(unknown):
-            raise ValueError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
+            raise ArgumentError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
         distinct, places = np.unique(query_rows, return_inverse=True)
         arrays = {name: values[distinct] for name, values in self.query_features.items()}
         vectors = self.encoding.query_vectors(
@@ -408,7 +408,7 @@ class Retriever:
                 is none that the bundle knows (else it is ignored with a warning).
         """
         if item_ids is not None and features is not None:
-            raise ValueError("encode_items takes item_ids or features, got both.")
+            raise ArgumentError("encode_items takes item_ids or features, got both.")
         if features is not None:
             given, transforms = features_of(features), self.contents.items.transforms
             check_columns(given, transforms, strict=strict)
@@ -538,20 +538,20 @@ class Retriever:
 
     def _checked_k(self, k: int) -> int:
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
+            raise ArgumentError(f"k must be at least 1, got {k}.")
         return min(k, self.contents.num_items)
 
     def _checked_words(self, words: float | Literal["auto"]) -> float:
         if words == "auto":
             chosen = self.contents.metrics.get("words")
             if chosen is None:
-                raise ValueError(
+                raise ArgumentError(
                     "words must be a number where the bundle knows no share, got 'auto'; train with text "
                     "on both sides and the extra `baselines`."
                 )
             return float(chosen["share"])
         if isinstance(words, str) or not 0 <= words <= 1:
-            raise ValueError(f"words must be 'auto' or in [0, 1], got {words!r}.")
+            raise ArgumentError(f"words must be 'auto' or in [0, 1], got {words!r}.")
         return words
 
     def _answer(
@@ -641,7 +641,7 @@ class Retriever:
             is_unknown |= self.contents.gone[rows]
         unknown = np.flatnonzero(is_unknown)
         if len(unknown):
-            raise ValueError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
+            raise ArgumentError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
         return rows
 
     def described(

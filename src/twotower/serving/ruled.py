@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from twotower.errors import ArgumentError
 from twotower.features.histories import Histories
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
@@ -108,7 +109,7 @@ class Ruler:
         if column not in known:
             near = difflib.get_close_matches(column, known, n=1)
             hint = f"did you mean {near[0]!r}? They" if near else "they"
-            raise ValueError(
+            raise ArgumentError(
                 f"cap must name a column of the items, got {column!r}; {hint} are {', '.join(known)}."
             )
         values = self._values.pop(column, None) or ColumnValues()

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
 from twotower.rules.kinds import Rule
@@ -81,7 +82,7 @@ class Session:
             columns = contents.events.transforms.columns
         unread = [name for name in more if name not in columns]
         if unread:
-            raise ValueError(
+            raise ArgumentError(
                 f"add takes time and the columns of features.event ({', '.join(columns) or 'none'}), got "
                 f"{unread[0]!r}."
             )

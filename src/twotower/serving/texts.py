@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.errors import ArgumentError
 from twotower.features.schema import TEXTS
 from twotower.index.lexical import LexicalIndex, Words, words_of_texts
 from twotower.serving.arguments import GivenFeatures, Id, new_ids
@@ -84,7 +85,7 @@ def _text_columns(table: SideContents, words: float, what: str) -> list[str]:
     texts = [f.source for f in table.transforms.features if f.kind in TEXTS]
     if not texts:
         side = "item" if what == "items" else "query"
-        raise ValueError(
+        raise ArgumentError(
             f"words must be 0 where {what} have no column of text, got {words}; train with "
             f"features.{side}.NAME = 'text'."
         )

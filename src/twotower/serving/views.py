@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
 from twotower.abandoned import put, sweep, writing
-from twotower.errors import BundleError
+from twotower.errors import ArgumentError, BundleError
 from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, write_bundle
 from twotower.serving.files import sha256
 from twotower.serving.retriever import Retriever
@@ -73,7 +73,7 @@ def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever
         tied = json.loads((path / VIEWS_FILE).read_text(encoding="utf-8"))
         digests = {str(name): str(entry[MANIFEST]) for name, entry in tied.items()}
         if not digests or any(PureWindowsPath(name).name != name for name in digests):
-            raise ValueError("no view, or one elsewhere")
+            raise ArgumentError("no view, or one elsewhere")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(
             f"{str(path)!r} must be a folder of views, got no readable {VIEWS_FILE} there; "

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from twotower.errors import ArgumentError
 from twotower.towers.dropout import Dropout
 
 
@@ -25,7 +26,9 @@ class SkipMLP(nn.Module):
     def __init__(self, dim: int, hidden: Sequence[int], dropout: float) -> None:
         super().__init__()
         if not hidden:
-            raise ValueError("hidden must have at least one width, got none; leave the block out.")
+            raise ArgumentError(
+                "hidden must have at least one width, got none; leave the block out."
+            )
         layers: list[nn.Module] = []
         for narrow, wide in zip((dim, *hidden), hidden, strict=False):
             layers += [nn.Linear(narrow, wide), nn.GELU(), Dropout(dropout)]
@@ -56,7 +59,7 @@ class TanhMLP(nn.Module):
     def __init__(self, widths: Sequence[int], dropout: float) -> None:
         super().__init__()
         if len(widths) < 2:
-            raise ValueError(f"widths must be at least two, got {len(widths)}.")
+            raise ArgumentError(f"widths must be at least two, got {len(widths)}.")
         self.bias = nn.Parameter(torch.zeros(widths[0]))
         layers: list[nn.Module] = [nn.Tanh()]
         for narrow, wide in pairwise(widths):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from twotower.config import TowersConfig
-from twotower.errors import ConfigError
+from twotower.errors import ArgumentError, ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import TOKENS
 from twotower.features.transforms import SideTransforms
@@ -236,7 +236,7 @@ def build_history_encoder(
         return Transformer(dim, dropout)
     if kind == "gru":
         return Recurrent(dim, dropout)
-    raise ValueError(
+    raise ArgumentError(
         "history must be none, mean, recency, pooled, attention, gru, sasrec or transformer, "
         f"got {kind!r}."
     )

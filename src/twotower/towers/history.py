@@ -16,6 +16,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from twotower.errors import ArgumentError
 from twotower.towers.dropout import dropout
 
 State: TypeAlias = tuple[Tensor, ...]
@@ -68,7 +69,7 @@ class DecayedMean(HistoryEncoder):
     def __init__(self, half_life: float = math.inf) -> None:
         super().__init__()
         if not half_life > 0:
-            raise ValueError(f"half_life must be above 0, got {half_life}.")
+            raise ArgumentError(f"half_life must be above 0, got {half_life}.")
         self.half_life = half_life
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002

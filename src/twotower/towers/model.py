@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.errors import ArgumentError
 from twotower.features.encoders import SideEncoder
 from twotower.towers.gaps import SinceLast
 from twotower.towers.history import HistoryEncoder, State
@@ -151,7 +152,7 @@ class CustomTower(nn.Module):
         num = next(iter(given.values())).shape[0]
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != num:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"the {self.side} tower must return ({num}, dim), got {shape}.")
+            raise ArgumentError(f"the {self.side} tower must return ({num}, dim), got {shape}.")
         return output
 
 
@@ -187,9 +188,9 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         if similarity not in ("dot", "cosine"):
-            raise ValueError(f"similarity must be dot or cosine, got {similarity!r}.")
+            raise ArgumentError(f"similarity must be dot or cosine, got {similarity!r}.")
         if temperature is not None and not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be finite and above 0, got {temperature}.")
+            raise ArgumentError(f"temperature must be finite and above 0, got {temperature}.")
         widths = [getattr(tower, "dim", None) for tower in (query_tower, item_tower)]
         if None not in widths:
             check_widths(cast("int", widths[0]), cast("int", widths[1]))
@@ -286,7 +287,7 @@ class TwoTower(nn.Module):
         if isinstance(self.query_tower, QueryTower):
             if mask is None or item_vectors is None:
                 if not features:
-                    raise ValueError("encode_queries needs features or histories, got neither.")
+                    raise ArgumentError("encode_queries needs features or histories, got neither.")
                 num = next(iter(features.values())).shape[0]
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
@@ -342,7 +343,7 @@ def check_widths(query_dim: int, item_dim: int) -> None:
         ValueError: They have not; both are named.
     """
     if query_dim != item_dim:
-        raise ValueError(
+        raise ArgumentError(
             f"the towers must have equal dim, got query_tower {query_dim} and "
             f"item_tower {item_dim}; change one of the last layers."
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.errors import ArgumentError
 from twotower.towers.dropout import dropout
 from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, State
 
@@ -40,7 +41,7 @@ class Transformer(HistoryEncoder):
     ) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"num_heads must divide dim, got {num_heads} and {dim}.")
+            raise ArgumentError(f"num_heads must divide dim, got {num_heads} and {dim}.")
         self.start = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
         self.dropout = dropout
         self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_blocks))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twotower.errors import ArgumentError
+
 
 class LazyOptimizer(torch.optim.Optimizer, ABC):
     """Updates the rows that have a gradient, and leaves all others as they are.
@@ -40,7 +42,7 @@ class LazyOptimizer(torch.optim.Optimizer, ABC):
                 if table.grad is None:
                     continue
                 if not table.grad.is_sparse:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"the gradient of a table of {len(table)} rows must be sparse, got a dense "
                         "one; make the table with sparse=True."
                     )

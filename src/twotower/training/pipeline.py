@@ -15,7 +15,7 @@ from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
-from twotower.errors import BundleError, ConfigError, NothingLearntError
+from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
@@ -172,7 +172,7 @@ def train(
         ValueError: Two towers of different widths, or ``seeds`` is below 1.
     """
     if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}.")
+        raise ArgumentError(f"seeds must be at least 1, got {seeds}.")
     settings = Config.of(config)
     if settings.views:
         raise ConfigError("config must hold no views for train, got some; use train_views.")
@@ -300,7 +300,7 @@ def fit_in_folder(
     progress = None
     if resume:
         if work is None:
-            raise ValueError("resume must go with out, got no out.")
+            raise ArgumentError("resume must go with out, got no out.")
         progress = work.load()
     done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
     if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none

@@ -8,6 +8,7 @@ import numpy as np
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
+from twotower.errors import ArgumentError
 from twotower.toml import parse_value, toml_value
 from twotower.training.choices import SOFTMAX
 from twotower.training.trainer import Sides
@@ -48,7 +49,7 @@ def held_back(given: Config, fixed: Collection[str] = ()) -> set[str]:
     """
     unknown = sorted(set(fixed) - set(SEARCHED))
     if unknown:
-        raise ValueError(f"fixed must be of {', '.join(SEARCHED)}, got {unknown[0]!r}.")
+        raise ArgumentError(f"fixed must be of {', '.join(SEARCHED)}, got {unknown[0]!r}.")
     stock = Config()
     return {name for name in SEARCHED if value_of(given, name) != value_of(stock, name)} | {*fixed}
 

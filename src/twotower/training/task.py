@@ -18,7 +18,7 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import hold_out_validation, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ArgumentError, ConfigError, DataError
 from twotower.features.schema import (
     VIEW,
     Side,
@@ -192,7 +192,7 @@ def _as_table(given: Given | None, id_column: str) -> Table | None:
     if not isinstance(given, np.ndarray):
         return given
     if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
-        raise ValueError(
+        raise ArgumentError(
             f"an array of features must have shape (n, d) and hold numbers, got {given.shape} "
             f"of {given.dtype}."
         )

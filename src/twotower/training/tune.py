@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
-from twotower.errors import ConfigError, NothingLearntError
+from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.evaluation.figures import measure
 from twotower.serving.bundle import check_output, write_bundle
 from twotower.training.checkpoints import Progress
@@ -120,7 +120,7 @@ def tune(
         ValueError: ``minutes`` is not above 0, or ``fixed`` names what is not searched.
     """
     if not 0 < minutes < math.inf:
-        raise ValueError(f"minutes must be finite and above 0, got {minutes!r}.")
+        raise ArgumentError(f"minutes must be finite and above 0, got {minutes!r}.")
     check_optuna()
     given = Config.of(config)
     check_index(given)

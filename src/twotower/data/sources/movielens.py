@@ -20,7 +20,7 @@ import polars as pl
 
 from twotower.abandoned import put, temporary_folder, writing
 from twotower.data.sources.carriers import CARRIERS, Carrier, FetchError, download
-from twotower.errors import DataError
+from twotower.errors import ArgumentError, DataError
 from twotower.runtime import cache_folder
 
 _CACHE_FORMAT = 1  # raise it when the parsed tables change: older caches are fetched again
@@ -239,7 +239,7 @@ def tables_from_folder(folder: Path, name: str) -> MovieLensTables:
 
 def _carrier(name: str) -> Carrier:
     if name not in CARRIERS:
-        raise ValueError(f"name must be one of {', '.join(MOVIELENS)}, got {name!r}.")
+        raise ArgumentError(f"name must be one of {', '.join(MOVIELENS)}, got {name!r}.")
     return CARRIERS[name]
 
 

@@ -26,7 +26,7 @@ import polars as pl
 
 from twotower.data.sources.synthetic_events import EventSampler
 from twotower.data.sources.synthetic_optimum import Optimum, OptimumHits, Oracle
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ArgumentError, ConfigError, DataError
 
 WORLD_BEGINS = 1_577_836_800
 """The moment from which queries may start: 2020-01-01 in seconds since 1970."""
@@ -270,9 +270,9 @@ class World:
         """
         config = self.config
         if not 1 <= k <= config.num_items:
-            raise ValueError(f"k must be in 1..{config.num_items}, got {k}.")
+            raise ArgumentError(f"k must be in 1..{config.num_items}, got {k}.")
         if num_queries is not None and num_queries < 1:
-            raise ValueError(f"num_queries must be at least 1, got {num_queries}.")
+            raise ArgumentError(f"num_queries must be at least 1, got {num_queries}.")
         positions = np.arange(config.num_queries)
         if num_queries is not None and num_queries < config.num_queries:
             drawn = np.random.default_rng(seed).permutation(config.num_queries)[:num_queries]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from twotower.errors import ArgumentError
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -38,7 +40,7 @@ class Estimate:
         Source: Wilson, JASA 1927.
         """
         if not len(hits):
-            raise ValueError("hits must hold at least one query, got 0.")
+            raise ArgumentError("hits must hold at least one query, got 0.")
         n, mean, z = len(hits), float(hits.mean()), 1.959964
         centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.errors import ArgumentError
 from twotower.evaluation.baselines.matrices import history_matrix, query_item_matrix
 from twotower.evaluation.baselines.validation import Validation
 from twotower.runtime import library
@@ -81,11 +82,13 @@ class ALS:
             ValueError: A setting is out of its range.
         """
         if factors < 1:
-            raise ValueError(f"factors must be at least 1, got {factors}.")
+            raise ArgumentError(f"factors must be at least 1, got {factors}.")
         if not 0 <= regularization < np.inf:
-            raise ValueError(f"regularization must be at least 0 and finite, got {regularization}.")
+            raise ArgumentError(
+                f"regularization must be at least 0 and finite, got {regularization}."
+            )
         if not 0 < alpha < np.inf:
-            raise ValueError(f"alpha must be above 0 and finite, got {alpha}.")
+            raise ArgumentError(f"alpha must be above 0 and finite, got {alpha}.")
         train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
         counts = query_item_matrix(train, num_item_rows, add_up=True)[:, FIRST_ROW:]
         counts = sparse.csr_matrix(counts, dtype=np.float32)  # what the library takes

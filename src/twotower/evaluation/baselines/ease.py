@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ConfigError
+from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.baselines.matrices import (
     close_matrix,
     history_matrix,
@@ -207,10 +207,10 @@ def left_in_container(folder: Path) -> float:
 
 def _check(*, regularization: float, half_life: float | None, pair_half_life: float | None) -> None:
     if not 0 < regularization < math.inf:
-        raise ValueError(f"regularization must be above 0 and finite, got {regularization}.")
+        raise ArgumentError(f"regularization must be above 0 and finite, got {regularization}.")
     for name, value in (("half_life", half_life), ("pair_half_life", pair_half_life)):
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, or None, got {value}.")
+            raise ArgumentError(f"{name} must be above 0 and finite, or None, got {value}.")
 
 
 def _gram(
@@ -242,7 +242,7 @@ def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray
     # The transpose is in the order of LAPACK, which then copies nothing.
     factor, failed = lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)
     if failed:
-        raise ValueError(
+        raise ArgumentError(
             f"regularization must be above what float32 rounds away, got {regularization}; raise it."
         )
     inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.errors import ArgumentError
 from twotower.evaluation.baselines.matrices import (
     close_together,
     history_matrix,
@@ -98,12 +99,12 @@ class ItemKNN:
             ValueError: A setting is out of its range.
         """
         if neighbours is not None and neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1 or None, got {neighbours}.")
+            raise ArgumentError(f"neighbours must be at least 1 or None, got {neighbours}.")
         if not 0 <= shrinkage < np.inf:
-            raise ValueError(f"shrinkage must be at least 0 and finite, got {shrinkage}.")
+            raise ArgumentError(f"shrinkage must be at least 0 and finite, got {shrinkage}.")
         for name, value in (("half_life", half_life), ("pair_half_life", pair_half_life)):
             if value is not None and not 0 < value < np.inf:
-                raise ValueError(f"{name} must be above 0 and finite, or None, got {value}.")
+                raise ArgumentError(f"{name} must be above 0 and finite, or None, got {value}.")
         (similarity,) = _similarities(
             train, num_item_rows, neighbours, (shrinkage,), pair_half_life
         )

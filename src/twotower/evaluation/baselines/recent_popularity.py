@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ConfigError
+from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.baselines.validation import Validation
 
 # Half-lives that are tried, as shares of the time that training spans; the first to fall back on.
@@ -63,7 +63,7 @@ class RecentPopularity:
             ValueError: ``half_life`` is out of its range.
         """
         if not 0 < half_life < np.inf:
-            raise ValueError(f"half_life must be above 0 and finite, got {half_life}.")
+            raise ArgumentError(f"half_life must be above 0 and finite, got {half_life}.")
         if train.times is None or not (np.isfinite(train.times) & train.is_positive).any():
             raise ConfigError(
                 "recent_popularity must have times of events, got none; state --time-column NAME."

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
+from twotower.errors import ArgumentError
 from twotower.evaluation.doctor.findings import Finding, Kind, Severity
 from twotower.evaluation.doctor.model_findings import (
     ITEM_VECTORS_ALIKE,
@@ -59,7 +60,7 @@ def effective_rank(vectors: Vectors) -> float:
     values = np.sqrt(np.maximum(squares, 0.0))
     total = values.sum()
     if not total > 0:
-        raise ValueError("vectors must hold one that is not zero, got none.")
+        raise ArgumentError("vectors must hold one that is not zero, got none.")
     shares = values[values > 0] / total
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
@@ -83,7 +84,7 @@ def uniformity(vectors: Vectors) -> float:
     norms = np.linalg.norm(table, axis=1)
     table = table[norms > 0] / norms[norms > 0, None]
     if len(table) < 2:
-        raise ValueError(f"vectors must hold two that are not zero, got {len(table)}.")
+        raise ArgumentError(f"vectors must hold two that are not zero, got {len(table)}.")
     distances = 2 - 2 * (table @ table.T)  # squared, (n, n)
     upper = distances[np.triu_indices(len(table), 1)]
     return float(np.log(np.exp(-2 * np.maximum(upper, 0.0)).mean()))
@@ -129,7 +130,7 @@ def _collapse(vectors: Vectors, few: Kind, above_line: Severity, alike: Kind) ->
     """Return findings of kinds ``few``, of severity ``above_line`` or error, and ``alike``."""
     is_finite = np.isfinite(vectors).all(axis=1)
     if not is_finite.all():
-        raise ValueError(
+        raise ArgumentError(
             f"vectors must be finite, got NaN or infinity in line {int(is_finite.argmin())}; look for "
             "a diverged training or an infinite feature."
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from twotower.errors import BundleError, JournalError
+from twotower.errors import ArgumentError, BundleError, JournalError
 from twotower.features.schema import TEXTS
 from twotower.index.approximate import depth_of
 from twotower.rules.kinds import Boost, Cap, Diversify, Explore, Rule
@@ -152,7 +152,7 @@ class Model:
         """
         if (item_ids is None) == (features is None):
             given = "neither" if features is None else "both"
-            raise ValueError(f"item_ids or features must be given, got {given} of them.")
+            raise ArgumentError(f"item_ids or features must be given, got {given} of them.")
         if features is None:
             return self.retriever.encode_items(item_ids), []
         given_features, transforms = features_of(features), self.retriever.contents.items.transforms

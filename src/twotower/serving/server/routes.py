@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from twotower.errors import ArgumentError
 from twotower.serving.answers import Recommendation
 from twotower.serving.server.catalogue import Change
 from twotower.serving.server.engine import Answered, Model, Question
@@ -314,7 +315,7 @@ def _check_items(model: Model, item_ids: Sequence[int | str]) -> None:
 def _check_queries(service: Service, queries: Sequence[QueryBody]) -> None:
     most = service.settings.batch
     if len(queries) > most:
-        raise ValueError(f"queries must be at most {most}, got {len(queries)}; ask in parts.")
+        raise ArgumentError(f"queries must be at most {most}, got {len(queries)}; ask in parts.")
 
 
 def _check_distinct(ids: Sequence[Any], column: str) -> None:
@@ -330,7 +331,7 @@ def _check_distinct(ids: Sequence[Any], column: str) -> None:
 
 def _check_k(service: Service, k: int) -> None:
     if k > service.settings.max_k:
-        raise ValueError(f"k must be at most {service.settings.max_k}, got {k}.")
+        raise ArgumentError(f"k must be at most {service.settings.max_k}, got {k}.")
 
 
 def _question(service: Service, query: QueryBody, choice: Choice) -> Question:

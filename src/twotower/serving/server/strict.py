@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
+from twotower.errors import ArgumentError
 from twotower.serving.arguments import DEEPEST, levels_of
 from twotower.serving.server.schemas import MOST_COLUMNS, Id
 
@@ -19,13 +20,13 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 def _whole(given: object) -> object:
     if isinstance(given, str) and not _WHOLE.fullmatch(given):
-        raise ValueError("the value must be a whole number")
+        raise ArgumentError("the value must be a whole number")
     return given
 
 
 def _truth(given: object) -> object:
     if isinstance(given, str) and given not in ("true", "false"):
-        raise ValueError("the value must be true or false")
+        raise ArgumentError("the value must be true or false")
     return given
 
 
@@ -106,7 +107,7 @@ def check_ids(lines: Iterable[object], column: str) -> None:
         try:
             line[column] = ID.validate_python(item_id)
         except ValueError as error:
-            raise ValueError(
+            raise ArgumentError(
                 f"each line must name its item under {column!r}, by a whole number or a string, "
                 f"got {orjson.dumps(item_id).decode()[:80]}."
             ) from error
