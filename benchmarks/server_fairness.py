@@ -35,7 +35,8 @@ from urllib.parse import quote
 import numpy as np
 
 from common import report
-from server import TWOTOWER, bundle_of, free_port
+from processes import free_port
+from server import TWOTOWER, bundle_of
 from twotower.serving.retriever import Retriever
 
 TOKEN = "benchmark"

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from common import report
 from live import FIRST_NEW, TOKEN, Asker
+from processes import free_port
 from sandbox import make_bundle
-from server import free_port
 from twotower.serving.server.journal import Journal, JournalReader
 
 KEY, TITLE = "item_id", "title"

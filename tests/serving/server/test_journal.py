@@ -33,6 +33,7 @@ from twotower.serving.server.frames import START, framed
 from twotower.serving.server.journal import Journal, JournalReader
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG
+from twotower.serving.server.worker import SECONDS_TO_FINISH
 
 
 def written(path: Path, *records: Any) -> Journal:
@@ -447,7 +448,7 @@ def test_a_journal_that_another_process_keeps_locked_is_read_and_not_waited_for(
     journal = written(path, {"delete": ["1"]})
     other = os.open(path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    assert rooms.LOCK_SECONDS < run.SECONDS_TO_FINISH
+    assert rooms.LOCK_SECONDS < SECONDS_TO_FINISH
     monkeypatch.setattr(rooms, "LOCK_SECONDS", 0.05)
     for work in (
         lambda: journal.append([{"delete": ["2"]}]),
@@ -708,11 +709,12 @@ def test_an_engine_whose_journal_cannot_be_compacted_goes_on(
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Applications that ``serve`` would have started; nothing listens."""
+    """Bundles that ``serve`` would have served; nothing listens."""
     found: list[str] = []
     handlers, is_passed_on, level = LOG.handlers, LOG.propagate, LOG.level
-    monkeypatch.setenv(run.SETTINGS, "")
-    monkeypatch.setattr("uvicorn.run", lambda app, **_: found.append(app))
+    monkeypatch.setattr(
+        "twotower.serving.server.worker.run_alone", lambda settings: found.append(settings.bundle)
+    )
     yield found
     LOG.handlers, LOG.propagate = handlers, is_passed_on
     LOG.setLevel(level)
