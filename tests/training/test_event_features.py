@@ -103,7 +103,7 @@ def lines_of(trained: Trained, query: int) -> list[dict[str, Any]]:
 def test_what_only_a_column_tells_is_learnt_from_it(
     columns: dict[str, str], low: float, high: float
 ) -> None:
-    assert low < ndcg(trained_with(columns)) < high
+    assert low <= ndcg(trained_with(columns)) <= high
 
 
 def test_a_bundle_answers_as_the_training_did(trained: Trained, retriever: Retriever) -> None:
