@@ -413,8 +413,13 @@ def by_name() -> Iterator[BadBundle]:
     )
     yield BadBundle(
         "a layer as wide as memory",
-        "towers.item_hidden is 10000000000",
+        "towers.item_hidden must hold numbers of at most 16384",
         text("config.toml", r"item_hidden = \[[^]]*\]", "item_hidden = [10000000000]"),
+    )
+    yield BadBundle(
+        "a layer that no weights have",
+        "towers.item_hidden is 16384",
+        text("config.toml", r"item_hidden = \[[^]]*\]", "item_hidden = [16384]"),
     )
     for file in ("metrics.json", "index/index.json"):
         deep = '{"a":' * DEEP + "1" + "}" * DEEP

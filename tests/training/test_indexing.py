@@ -244,7 +244,7 @@ def test_lists_of_other_items_are_no_bundle(approximate: Trained, tmp_path: Path
     assert lists is not None
     wrong = replace(lists, list_of=lists.list_of[:-1])
     write_bundle(tmp_path / "model", replace(approximate.contents, lists=wrong))
-    with pytest.raises(BundleError, match="3000 items, 2999 in the index"):
+    with pytest.raises(BundleError, match="items of the index must be 3000 int32, got 2999"):
         open_bundle(tmp_path / "model")
 
 

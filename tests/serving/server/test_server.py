@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from servers import PATIENCE, running
-from twotower.errors import FilterError
+from twotower.errors import ArgumentError, FilterError
 from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
@@ -864,7 +864,7 @@ def test_work_for_one_does_not_starve_the_others(
 
     def slow(*_: Any, **__: Any) -> None:
         assert may_go.acquire(timeout=PATIENCE)
-        raise ValueError("slow")
+        raise ArgumentError("slow")
 
     monkeypatch.setattr(Retriever, "explain", slow)
     with (
@@ -960,7 +960,7 @@ def test_a_change_that_does_not_fit_takes_no_other_with_it(
     assert not {3, 9002} & ids
     unknown = Changed(0, [], 0, "")
     outcomes = [model.catalogue.changed(Written(token, unknown)) for token in "abc"]
-    assert [type(each) for each in outcomes] == [ValueError, ValueError, Changed]
+    assert [type(each) for each in outcomes] == [ArgumentError, ArgumentError, Changed]
 
 
 WRONG_VALUES: list[tuple[str, Any]] = [

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -43,7 +44,7 @@ ALIVE, FAILED = b"alive", b"failed:"
 EXIT_FAILED = 1
 _SECONDS_OF_A_LOOK = 0.25
 _SECONDS_OF_A_LIFE = 10.0
-_LONGEST_FOLDER_OF_A_SOCKET = 80
+_LONGEST_FOLDER_OF_A_SOCKET = 88  # of the 107 that Linux allows, the name takes 18
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -60,9 +61,13 @@ class Supervisor:
         self._settings = settings
         self._num_told = 0
         self._places: list[_Place] = []
-        is_linux = sys.platform == "linux"
-        self._context: Any = multiprocessing.get_context("forkserver" if is_linux else "spawn")
-        self._can_fork = is_linux
+        assert settings.pointer is not None
+        self._folder = str(Path(settings.pointer).parent)
+        # In a longer folder, the socket of the process that forks could not be bound.
+        is_short = len(os.fsencode(self._folder)) <= _LONGEST_FOLDER_OF_A_SOCKET
+        self._can_fork = sys.platform == "linux" and is_short
+        method = "forkserver" if self._can_fork else "spawn"
+        self._context: Any = multiprocessing.get_context(method)
 
     def run(self) -> None:
         """Start the workers and look after them until a signal says to stop.
@@ -95,10 +100,7 @@ class Supervisor:
         """Start the process that imports the libraries once, and is copied for each worker."""
         self._context.set_forkserver_preload(list(PRELOADED))
         # Its socket would lie in a folder of its own, which a kill would leave behind.
-        assert self._settings.pointer is not None
-        folder = str(Path(self._settings.pointer).parent)
-        if len(folder) < _LONGEST_FOLDER_OF_A_SOCKET:
-            vars(multiprocessing.current_process())["_config"]["tempdir"] = folder
+        vars(multiprocessing.current_process())["_config"]["tempdir"] = self._folder
         forkserver.ensure_running()
 
     def _look(self) -> None:
