@@ -267,7 +267,6 @@ ELSEWHERE = {"device", "threads", "view_dropout", "sentence_learning_rate", "val
 OF_TABLES = {"table_optimizer": "adagrad", "table_learning_rate": 0.03}
 
 
-@pytest.mark.no_cover
 class TestSettings:
     @pytest.fixture(scope="class")
     @staticmethod
