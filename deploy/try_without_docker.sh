@@ -17,7 +17,6 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 suite=trixie
 python=${PYTHON:-python3}
-mirror=${MIRROR:-http://deb.debian.org/debian}
 failures=0
 
 if [ "$(id -u)" != 0 ]; then
@@ -91,15 +90,17 @@ trap finish EXIT
 
 # --- the base, and the Dockerfile --------------------------------------------------------------------------
 
-base=docker.io/library/python:3.12-slim
+base=localhost/python:3.12-slim # the name that FROM finds before any registry is asked
 if ! podman image exists "$base"; then
   say "Making a root of Debian $suite in place of $base"
   if [ ! -e "$work/root/usr/local/bin/pip" ]; then
     rm -rf "$work/root"
     debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
-      "$suite" "$work/root" "$mirror" >"$work/debootstrap.log"
+      "$suite" "$work/root" ${MIRROR:+"$MIRROR"} >"$work/debootstrap.log"
     if [ "$python" = python3.11 ]; then
-      echo "deb $mirror bookworm main" >"$work/root/etc/apt/sources.list.d/bookworm.list"
+      # The same mirror, which debootstrap has written down.
+      sed -n "s/^\(deb [^ ]*\) $suite .*/\1 bookworm main/p" "$work/root/etc/apt/sources.list" \
+        >"$work/root/etc/apt/sources.list.d/bookworm.list"
       chroot "$work/root" sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends python3.11' \
         >>"$work/debootstrap.log" 2>&1
     fi
