@@ -78,6 +78,36 @@ ENDLESS: dict[str, tuple[bytes, bytes, int]] = {
 }
 
 
+BODY = b"GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(
+            b"POST /recommend HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: h2c\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY),
+            id="a body that would be taken for a request",
+        ),
+        pytest.param(b"GET http://localhost HTTP/1.1\r\nhost: localhost\r\n\r\n", id="no path"),
+        pytest.param(b"CONNECT a:1 HTTP/1.1\r\nhost: localhost\r\n\r\n", id="a tunnel"),
+    ],
+)
+def test_what_cannot_be_read_as_a_request_is_answered_once(port: int, start: bytes) -> None:
+    with connected(port) as client:
+        client.sendall(start)
+        client.sendall(BODY)
+        answer = told(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_an_offer_of_another_protocol_is_not_taken(port: int) -> None:
+    with connected(port) as client:
+        client.sendall(LINE + b"connection: Upgrade, close\r\nupgrade: h2c\r\n\r\n")
+        assert told(client).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("case", ENDLESS)
 def test_what_never_ends_is_refused(port: int, case: str) -> None:
     start, more, status = ENDLESS[case]

@@ -20,7 +20,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from twotower.serving.server.direct import Direct, bare_routes
-from twotower.serving.server.routes import Serving
+from twotower.serving.server.routes import Serving, provide_service
 from twotower.serving.server.routes import router as own_router
 from twotower.serving.server.strict import StrictRoute
 
@@ -213,3 +213,27 @@ def test_a_route_behind_another_one_is_not_answered() -> None:
     app.include_router(router)
     assert not bare_routes(app)
     assert asked(app) == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status"),
+    [
+        (b'{"k": NaN}', "application/json", 422),
+        (b'{"k": 1, "more": ' + b"[" * 900 + b"]" * 900 + b"}", "application/json", 422),
+        (b'{"k": 1}', "text/plain", 415),
+        (b'{"k": 1}', "application/json", 200),
+    ],
+)
+def test_a_route_of_the_framework_takes_plain_json_alone(
+    body: bytes, media_type: str, status: int
+) -> None:
+    app = app_of(takes_a_header)
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            headers = {"content-type": media_type}
+            return (await client.post("/a", content=body, headers=headers)).status_code
+
+    app.dependency_overrides[provide_service] = lambda: None
+    assert asyncio.run(ask()) == status

@@ -1,5 +1,6 @@
 """The journal: what is acknowledged is there, whatever happens; what is torn is gone."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -764,3 +765,44 @@ def test_a_server_does_not_start_with_a_file_that_is_no_journal(
                 ServerSettings(bundle=str(tiny_bundle), journal=str(tmp_path / "j"), token=token)
             )
     assert started == []
+
+
+def test_a_write_on_the_disk_is_a_success_whatever_becomes_of_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j"
+    journal, pwrite = written(path, {"delete": ["1"]}), os.pwrite
+
+    def fails_in_a_header(descriptor: int, data: bytes, at: int) -> int:
+        if at < START:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", fails_in_a_header)
+        journal.append([{"delete": ["2"]}])
+    journal.append([{"delete": ["3"]}])
+    assert read(path) == [{"delete": [item_id]} for item_id in "123"]
+
+
+def test_damaged_bytes_that_were_put_aside_stay_where_no_file_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "j", os.open
+    journal = written(path, {"delete": ["1"]}, {"delete": ["2"]})
+    data = bytearray(path.read_bytes())
+    data[START + 20] ^= 1
+    path.write_bytes(data)
+    aside = tmp_path / f"j.damaged-{START}"
+    aside.write_bytes(b"of an earlier compaction")
+
+    def has_no_descriptor(name: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if str(name) == str(aside):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(name, flags, *rest, **options)
+
+    monkeypatch.setattr("os.open", has_no_descriptor)
+    with pytest.raises(JournalError, match="could not be compacted: Too many open files"):
+        journal.compact()
+    assert aside.read_bytes() == b"of an earlier compaction"
+    assert read(path) == [{"delete": ["2"]}]

@@ -228,10 +228,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Let the request be answered, while its body comes."""
-        self._in_head, self._owes_head = False, None
+        self._owes_head = None
+        if self.parser.should_upgrade() and self._has_body():
+            # The parser would take the body for the next request.
+            said = (
+                "a request with a body must not ask for another protocol (Upgrade); use HTTP/1.1."
+            )
+            raise self._refused(400, said)
         if self.url[:1] not in (b"/", b"*"):
             self._take_host_from_address()
         super().on_headers_complete()
+        self._in_head = False  # an address that cannot be read is refused above, as a head
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body, if somebody still wants it."""
@@ -321,6 +328,12 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.transport.close()
         elif _is_late(self._owes_rest, now, SECONDS_TO_DISCARD):
             self.transport.close()
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in self.headers
+        )
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

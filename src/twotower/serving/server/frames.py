@@ -73,14 +73,12 @@ class Format(NamedTuple):
     """A version of the format.
 
     Args:
-        version: Number.
         start: Where the first record is.
         frame: Returns the record at a place, where a whole one is there.
         pattern: Bytes that each record has.
         lead: How far into a record they are.
     """
 
-    version: int
     start: int
     frame: Callable[[Read, int, int, int], Piece | None]
     pattern: bytes
@@ -118,8 +116,8 @@ def header_of_2(read: Read, size: int) -> Header:
     if len(start) == _HEADER_2.size and start.startswith(_MAGIC_2):
         _, generation, compacted, end = _HEADER_2.unpack(start)
         if FORMAT_2.start <= compacted <= end <= size:
-            return Header(generation, compacted, end, UNKNOWN)
-    return Header(UNKNOWN, FORMAT_2.start, size, UNKNOWN)
+            return Header(generation, compacted, end, 0)
+    return Header(UNKNOWN, FORMAT_2.start, size, 0)
 
 
 def format_of(read: Read, size: int) -> Format | None:
@@ -129,9 +127,9 @@ def format_of(read: Read, size: int) -> Format | None:
         return FORMAT_2
     if start == MAGIC or header_of(read) is not None:
         return FORMAT_3
-    for version in (FORMAT_3, FORMAT_2):
-        if next_record(version, read, version.start, size, 0) is not None:
-            return version
+    for form in (FORMAT_3, FORMAT_2):
+        if next_record(form, read, form.start, size, 0) is not None:
+            return form
     # What is left has no record: a header that is damaged, cut or zeroed.
     alike = sum(a == b for a, b in zip(start, MAGIC, strict=False))
     is_begun = MAGIC.startswith(start.rstrip(b"\0")) and _is_zero(read, len(start), size)
@@ -208,8 +206,8 @@ def _frame_2(read: Read, at: int, end: int, number: int) -> Piece | None:
     return Piece(at, after, body, number) if zlib.crc32(body) == crc else None
 
 
-FORMAT_2 = Format(2, _HEADER_2.size, _frame_2, b'{"', _FRAME_2.size)
-FORMAT_3 = Format(3, START, _frame_3, _MARKER, 0)
+FORMAT_2 = Format(_HEADER_2.size, _frame_2, b'{"', _FRAME_2.size)
+FORMAT_3 = Format(START, _frame_3, _MARKER, 0)
 
 
 def _crc_of_head(head: bytes, at: int) -> int:

@@ -201,14 +201,13 @@ class _File:
         """Let go of the lock."""
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
-    def has_writer(self) -> bool:
-        """Return whether a process is writing at this moment."""
+    def keeps_writers_out(self) -> bool:
+        """Keep writers out until ``unlock``; return False where one is writing at this moment."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return True
-        self.unlock()
-        return False
+            return False
+        return True
 
     def report(self, damaged: Piece) -> None:
         """Log which part is damaged."""
@@ -294,7 +293,14 @@ class Journal:
             with suppress(OSError):
                 os.ftruncate(self._file.descriptor, header.end)
             raise
-        self._file.write_header(header._replace(end=end, number=number))
+        try:
+            self._file.write_header(header._replace(end=end, number=number))
+        except (
+            JournalError
+        ) as error:  # the records are on the disk; the next write mends the header
+            LOG.error(
+                "the journal's header is not current", extra={"fields": {"error": str(error)}}
+            )
 
     def _ready(self) -> Header:
         """Return the header, after which the next record goes at the end of the file."""
@@ -492,20 +498,25 @@ class JournalReader:
     def _records(self, file: _File, header: Header) -> list[dict[str, Any]]:
         end, found, read, number = header.end, [], self._read, self._number
         has_rest = self._is_fresh and file.form is FORMAT_3 and file.size > end
-        if has_rest and not file.has_writer():
-            # After a crash, the header may be older than the last records that were acknowledged.
-            header = header._replace(end=file.size)
-        for piece in file.pieces(header, read, number):
-            if piece.body is None:
-                if piece.at < end:
-                    file.report(piece)
-                continue
-            read, number = piece.after, piece.number + 1
-            record = _decoded(piece.body)
-            if record is None:
-                file.report(piece._replace(number=1))
-            else:
-                found.append(record)
+        is_locked = has_rest and file.keeps_writers_out()
+        try:
+            if is_locked:
+                # After a crash, the header may be older than the last records that were acknowledged.
+                header = header._replace(end=file.size)
+            for piece in file.pieces(header, read, number):
+                if piece.body is None:
+                    if piece.at < end:
+                        file.report(piece)
+                    continue
+                read, number = piece.after, piece.number + 1
+                record = _decoded(piece.body)
+                if record is None:
+                    file.report(piece._replace(number=1))
+                else:
+                    found.append(record)
+        finally:
+            if is_locked:
+                file.unlock()
         self._read, self._number = max(read, end), max(number, header.number)
         self._end, self._is_fresh = end, False
         return found
@@ -586,14 +597,15 @@ def _opened_and_locked(path: Path, flags: int) -> _File:
 def _write_new(path: Path, parts: Sequence[bytes], like: os.stat_result) -> None:
     """Write a file that is on the disk when this returns, and as private as another."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(
+        path, flags, 0o600
+    )  # where that fails, the file there is not ours to remove
     try:
-        with open(os.open(path, flags, 0o600), "wb") as opened:  # noqa: PTH123 - of a descriptor
+        with open(descriptor, "wb") as opened:  # noqa: PTH123 - of a descriptor
             opened.writelines(parts)
             opened.flush()
             _make_like(opened.fileno(), like)
             os.fsync(opened.fileno())
-    except FileExistsError:
-        raise
     except OSError:
         path.unlink(missing_ok=True)
         raise

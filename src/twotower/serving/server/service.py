@@ -5,11 +5,12 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twotower.errors import BundleError
-from twotower.serving.server.batching import Batcher
+from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed, Written
 from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
 from twotower.serving.server.pointer import Pointer, digest_of
@@ -141,7 +142,8 @@ class Service:
         while True:
             await asyncio.sleep(LOOKS_EVERY)
             try:
-                await self.caught_up()
+                with suppress(TooManyWaitingError, WaitedTooLongError):  # the next look will do
+                    await self.caught_up()
                 if (
                     self.engine.model.catalogue.num_dead > MOST_DEAD
                     and time.monotonic() > renews_from

@@ -40,22 +40,31 @@ def body_of(model: type[BaseModel], raw: bytes) -> BaseModel:
     """Return a body as its model has it.
 
     Raises:
+        HTTPException: See ``json_of``.
+        RequestValidationError: It is not what the model says.
+    """
+    try:
+        return model.model_validate(json_of(raw))
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+        raise RequestValidationError(
+            [each | {"loc": ("body", *each["loc"])} for each in mistakes]
+        ) from error
+
+
+def json_of(raw: bytes) -> Any:
+    """Return the value of a body.
+
+    Raises:
         HTTPException: It is no JSON (NaN is none), is nested too deeply, or has an object of more keys than
             any table has columns.
-        RequestValidationError: It is not what the model says.
     """
     try:
         value = orjson.loads(raw or b"null")
     except orjson.JSONDecodeError as error:
         raise HTTPException(422, f"the body must be JSON: {error}.") from error
     check_shape(value)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        mistakes = error.errors(include_url=False)
-        raise RequestValidationError(
-            [each | {"loc": ("body", *each["loc"])} for each in mistakes]
-        ) from error
+    return value
 
 
 def check_shape(value: Any) -> None:
@@ -76,7 +85,7 @@ def check_shape(value: Any) -> None:
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses parameters which it does not take."""
+    """A route that refuses parameters which it does not take, and bodies that are not plain JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """Return what handles a request."""
@@ -84,6 +93,9 @@ class StrictRoute(APIRoute):
 
         async def handler(request: Request) -> Response:
             _check_parameters(request, [field.alias for field in self.dependant.query_params])
+            if self.body_field is not None:
+                check_media_type(request.scope["headers"])
+                json_of(await request.body())
             answer: Response = await original(request)
             return answer
 

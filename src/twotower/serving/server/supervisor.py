@@ -78,7 +78,11 @@ class Supervisor:
             SystemExit: No worker is ready, and one could not start, for a reason that the log names.
         """
         log_to_stderr()
-        sockets = bound(self._settings.host, self._settings.port, several=True)
+        host, port = self._settings.host, self._settings.port
+        if port:  # sockets that share a port would share it with another server, too
+            for each in bound(host, port, several=False):
+                each.close()
+        sockets = bound(host, port, several=True)
         listeners: list[Any] = sockets
         if HAS_OWN_SOCKETS:  # these hold the port, and never listen
             listeners = [each.getsockname()[:2] for each in sockets]
@@ -124,13 +128,13 @@ class Supervisor:
         for place in self._places:
             place.terminate()
         until = time.monotonic() + SECONDS_TO_FINISH
-        told = self._num_told
+        told, is_killed = self._num_told, False
         while any(place.is_alive for place in self._places):
-            if time.monotonic() > until or self._num_told > max(told, 1):
+            if not is_killed and (time.monotonic() > until or self._num_told > max(told, 1)):
+                is_killed = True
                 LOG.error("workers did not finish in time and are killed")
                 for place in self._places:
                     place.kill()
-                until = float("inf")
             wait([s for place in self._places for s in place.sentinels()], _SECONDS_OF_A_LOOK)
         for place in self._places:
             place.close()
