@@ -85,21 +85,26 @@ def put(new: Path, place: Path) -> None:
         except BaseException:  # Ctrl-C, too
             old.rename(place)
             raise
-    with suppress(OSError):  # the move is done; not every system syncs folders
-        sync(place.parent)
+    sync_names(place.parent)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk.
+    """Wait until a file is on the disk.
 
     Raises:
-        OSError: The disk is full, or the system does not sync folders.
+        OSError: The disk is full, say.
     """
-    number = os.open(path, os.O_RDONLY)
+    number = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def sync_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    with suppress(OSError):
+        sync(folder)
 
 
 def sweep(parent: Path) -> None:

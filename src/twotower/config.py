@@ -319,7 +319,7 @@ class TrainingConfig:
 
     epochs: Annotated[int, Range(1, 10**6)] = 50
     """Most epochs; early stopping usually ends sooner."""
-    patience: Annotated[int, Range(1, 10**6)] = 3
+    patience: Annotated[int, Range(1, 10**9)] = 3
     """Epochs without a better validation metric after which training stops."""
     metric: str = "ndcg@10"
     """Validation metric that decides, as ``name@k``."""

@@ -12,11 +12,13 @@ import polars as pl
 import pytest
 
 from sandbox import run_command
+from tiny_vectors import write_vectors
 from twotower import Config, Retriever, View, exports, train_views
 from twotower.data.dataset import EntityTable
 from twotower.errors import BundleError, ConfigError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+from twotower.features.base import Transform
 from twotower.features.schema import Feature
 from twotower.features.sentences import SentenceTransform
 from twotower.features.transforms import CategoryTransform, SideTransforms, TagsTransform
@@ -354,6 +356,31 @@ class TestRareValues:
         rows = before.own_vocabulary().rows_of(tokens)
         np.testing.assert_array_equal(after.numbers["weights"][2:], before.numbers["weights"][rows])
         assert len(after.apply(texts["about"])) == 15
+
+    @pytest.mark.parametrize("kind", ["windows", "buckets"])
+    def test_how_much_a_rare_word_weighs_tells_nothing(self, kind: str, tmp_path: Path) -> None:
+        """``boat`` is one query's word, ``snow`` is nobody's."""
+        texts = pl.DataFrame({"about": ["red car"] * 12 + ["red boat"]})
+        options: dict[str, Any] = {"buckets": 5000}
+        if kind == "windows":
+            options = {"encoder": write_vectors(tmp_path / "vectors.txt")}
+        feature = Feature(
+            "about", "query", "windows" if kind == "windows" else "words", "stated", **options
+        )
+        fitted = SideTransforms.fit((feature,), texts, np.ones(13, np.int64), 1)
+        before, after = (
+            fitted.transforms[0],
+            of_many_queries(fitted, texts, np.arange(13)).transforms[0],
+        )
+
+        def weight(transform: Transform, word: str) -> float:
+            (rows,) = transform.apply(pl.Series([word]))
+            return float(transform.numbers["weights"][rows[rows > 0].astype(np.int64)].mean())
+
+        assert weight(before, "boat") < weight(before, "snow")
+        assert weight(after, "boat") == weight(after, "snow")
+        assert weight(after, "car") == weight(before, "car")
+        after.check()
 
     def test_groups_of_few_and_bounds_are_left_out(self) -> None:
         def group(by: str, queries: int, low: float | None = None) -> dict[str, object]:

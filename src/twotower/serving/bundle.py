@@ -23,7 +23,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from twotower.abandoned import put, sweep, sync, writing
+from twotower.abandoned import put, sweep, sync, sync_names, writing
 from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
@@ -292,8 +292,12 @@ def check_bundle(path: Path) -> dict[str, Any]:
             f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
             "make one with `twotower train --out DIR`."
         ) from error
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
         raise _unreadable(path) from error
+    except OSError as error:
+        raise _refused_by_the_system(path, MANIFEST, error) from error
+    except ValueError as error:
+        raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
     try:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -323,9 +327,7 @@ def check_bundle(path: Path) -> dict[str, Any]:
                 f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
             ) from error
         except OSError as error:
-            raise BundleError(
-                f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}."
-            ) from error
+            raise _refused_by_the_system(path, name, error) from error
         except ValueError as error:
             raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
         if found != digest:
@@ -335,6 +337,10 @@ def check_bundle(path: Path) -> dict[str, Any]:
             )
     assert isinstance(manifest, dict)
     return manifest
+
+
+def _refused_by_the_system(path: Path, name: str, error: OSError) -> BundleError:
+    return BundleError(f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}.")
 
 
 def _unreadable(path: Path) -> BundleError:
@@ -469,13 +475,10 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
     }
     manifest[OWN_DIGEST] = _digest_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for written in (
-        *files,
-        folder / MANIFEST,
-        *(p for p in folder.rglob("*") if p.is_dir()),
-        folder,
-    ):
+    for written in (*files, folder / MANIFEST):
         sync(written)
+    for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+        sync_names(inner)
 
 
 def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:

@@ -7,6 +7,7 @@ from pathlib import Path, PureWindowsPath
 
 from twotower.abandoned import put, sweep, writing
 from twotower.errors import ArgumentError, BundleError
+from twotower.paths import check_new_name
 from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, write_bundle
 from twotower.serving.files import sha256
 from twotower.serving.retriever import Retriever
@@ -19,7 +20,9 @@ def check_views_output(path: str | Path) -> Path:
 
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
+        ConfigError: See ``check_new_name``.
     """
+    check_new_name(path)
     path = Path(path)
     parent = path.absolute().parent
     sweep(path.resolve().parent)

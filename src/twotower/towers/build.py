@@ -1,6 +1,6 @@
 """The model that a configuration describes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from torch import nn
 from twotower.config import TowersConfig
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
-from twotower.features.schema import TOKENS
+from twotower.features.schema import TOKENS, Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import sentence_encoder_of
 from twotower.towers.attention import AttentionPooled
@@ -137,7 +137,9 @@ def build_model(
     )
 
 
-def least_weights(config: TowersConfig, num_items: int, num_queries: int) -> tuple[int, int]:
+def least_weights(
+    config: TowersConfig, num_items: int, num_queries: int, custom: Collection[Side] = ()
+) -> tuple[int, int]:
     """Return how many numbers the embeddings of ids and the layers have, without building them.
 
     Other features come on top, so a model has at least these.
@@ -146,16 +148,18 @@ def least_weights(config: TowersConfig, num_items: int, num_queries: int) -> tup
         config: Concrete settings.
         num_items: Items in the catalogue.
         num_queries: Queries.
+        custom: Sides that have a module of the user's own in place of these.
     """
-    rows = num_items * (config.item_id == "on") + num_queries * (config.query_id == "on")
+    rows = 0
+    parts: list[nn.Module | None] = []
     with torch.device("meta"):  # shapes alone
-        parts = (
-            build_history_encoder(
-                config.history, config.dim, config.dropout, config.history_length
-            ),
-            _block(config, config.query_hidden),
-            _block(config, config.item_hidden),
-        )
+        if "query" not in custom:
+            rows += num_queries * (config.query_id == "on")
+            history = (config.history, config.dim, config.dropout, config.history_length)
+            parts += [build_history_encoder(*history), _block(config, config.query_hidden)]
+        if "item" not in custom:
+            rows += num_items * (config.item_id == "on")
+            parts.append(_block(config, config.item_hidden))
     layers = sum(
         weight.numel() for part in parts if part is not None for weight in part.parameters()
     )

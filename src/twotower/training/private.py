@@ -1,6 +1,7 @@
 """``private=True``: what a training then leaves out of the bundle and of the report."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,49 @@ def _of_many(
     transform: Transform, frame: pl.DataFrame, owners: npt.NDArray[np.integer]
 ) -> Transform:
     feature, vocabulary = transform.feature, transform.vocabulary
+    if vocabulary is None and "weights" in transform.numbers:
+        return _without_rare_weights(transform, frame, owners)
     if vocabulary is None or feature.kind not in ("id", *_VALUES):
         return transform
     counts = np.zeros(vocabulary.num_rows, np.int64)
     if feature.kind != "id":
-        rows = transform.apply(frame[feature.source]).reshape(len(frame), -1).astype(np.int64)
-        lines = np.repeat(owners.astype(np.int64), rows.shape[1])
-        pairs = np.unique(lines * vocabulary.num_rows + rows.reshape(-1))
-        counts = np.bincount(pairs % vocabulary.num_rows, minlength=vocabulary.num_rows)
+        counts = _queries_of_rows(transform, frame, owners, vocabulary.num_rows)
     kept = np.flatnonzero(counts[FIRST_ROW:] >= LEAST_QUERIES)
     numbers = dict(transform.numbers)
     if feature.kind in TOKENS:
         rows = np.concatenate([np.arange(FIRST_ROW), kept + FIRST_ROW])
         numbers["weights"] = numbers["weights"][rows]
     return type(transform)(feature, Vocabulary(vocabulary.ids.gather(kept)), numbers)
+
+
+def _without_rare_weights(
+    transform: Transform, frame: pl.DataFrame, owners: npt.NDArray[np.integer]
+) -> Transform:
+    """Return a transform in which a word or a bucket of few queries weighs as one that nobody has.
+
+    Such rows are not of the user's values, but how much one weighs tells how many texts have it.
+    """
+    weights = transform.numbers["weights"]
+    counts = _queries_of_rows(transform, frame, owners, len(weights))
+    is_rare = counts < LEAST_QUERIES
+    is_rare[:FIRST_ROW] = False
+    changed = copy(transform)
+    changed.numbers = {
+        **transform.numbers,
+        "weights": np.where(is_rare, weights.max(initial=0), weights),
+    }
+    vars(changed).pop("weights", None)  # which is made of them
+    return changed
+
+
+def _queries_of_rows(
+    transform: Transform, frame: pl.DataFrame, owners: npt.NDArray[np.integer], num_rows: int
+) -> npt.NDArray[np.int64]:
+    """Return how many queries have each row that a transform gives: ``(num_rows,)``."""
+    rows = transform.apply(frame[transform.feature.source]).reshape(len(frame), -1)
+    lines = np.repeat(owners.astype(np.int64), rows.shape[1])
+    pairs = np.unique(lines * num_rows + rows.reshape(-1).astype(np.int64))
+    return np.bincount(pairs % num_rows, minlength=num_rows)
 
 
 def groups_of_many(figures: dict[str, Any]) -> None:

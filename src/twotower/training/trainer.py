@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.schema import TEXTS, Feature
+from twotower.features.schema import TEXTS, Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
 from twotower.runtime import (
@@ -75,24 +75,40 @@ class TrainingDivergedError(TwoTowerError):
     """The loss became NaN or infinite."""
 
 
-BYTES_OF_LAYERS = 24
-"""Of each number in a layer: itself, gradient, two moments, average, best. All are kept at once."""
-BYTES_OF_TABLES = {"adam": 16, "adagrad": 8}
-"""Of each number in an embedding table: itself, its best, and adam's two moments."""
+BYTES_OF_LAYERS = 20
+"""What a device keeps of each number in a layer: itself, its gradient, Adam's two moments, its average."""
+BYTES_OF_TABLES = {"adam": 12, "adagrad": 4}
+"""The same of each number in an embedding table: itself, and Adam's two moments."""
+BYTES_OF_THE_BEST = 4
+"""Of each number of the best weights so far, which are kept in the memory of the processor."""
 
 
-def check_memory(config: Config, num_items: int, num_queries: int, device: torch.device) -> None:
+def check_memory(
+    config: Config,
+    num_items: int,
+    num_queries: int,
+    device: torch.device,
+    custom: Collection[Side] = (),
+) -> None:
     """Refuse settings for which a device has too little memory, before it runs out of it.
 
     The bytes are a lower bound: features, activations and data come on top.
+
+    Args:
+        config: With no ``auto`` left.
+        num_items: Items in the catalogue.
+        num_queries: Queries.
+        device: To train on.
+        custom: Sides whose tower is a module of the user's own, of which nothing is known.
 
     Raises:
         ConfigError: They are more than the device has.
     """
     memory = memory_of(device)
-    tables, layers = least_weights(config.towers, num_items, num_queries)
-    optimizer = config.training.table_optimizer
-    least = BYTES_OF_LAYERS * layers + BYTES_OF_TABLES.get(optimizer, 8) * tables
+    tables, layers = least_weights(config.towers, num_items, num_queries, custom)
+    best = BYTES_OF_THE_BEST if device.type == "cpu" else 0
+    of_tables = BYTES_OF_TABLES[config.training.table_optimizer]
+    least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
     loss, towers = config.loss, config.towers
     if loss.negatives == "per-query" and loss.num_negatives is not None:
         batch = config.training.batch_size or 1
@@ -134,7 +150,9 @@ class Trainer:
         self.dataset = dataset
         self.config = config
         self.device = choose_device(config.training.device)
-        check_memory(config, len(dataset.items), len(dataset.queries), self.device)
+        given: dict[Side, nn.Module | None] = {"query": query_tower, "item": item_tower}
+        custom = [side for side, tower in given.items() if tower is not None]
+        check_memory(config, len(dataset.items), len(dataset.queries), self.device, custom)
         train = dataset.part(Part.TRAIN)
         self.popularity = np.bincount(
             train.item_rows[train.is_positive], minlength=dataset.items.ids.num_rows
