@@ -116,3 +116,9 @@ def test_chance_depends_on_the_seed_and_the_query_alone() -> None:
     assert drawn(3, "id 7") == drawn(3, "id 7")
     assert drawn(3, "id 7") != drawn(4, "id 7")
     assert drawn(3, "id 7") != drawn(3, "id 8")
+
+
+def test_a_column_of_which_no_item_has_a_value_has_no_rows() -> None:
+    column = column_of([None, []])
+    assert column.rows_with([]).tolist() == [False, False]
+    assert column_of([]).rows_with([]).tolist() == []
