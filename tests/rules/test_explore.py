@@ -116,3 +116,8 @@ def test_chance_depends_on_the_seed_and_the_query_alone() -> None:
     assert drawn(3, "id 7") == drawn(3, "id 7")
     assert drawn(3, "id 7") != drawn(4, "id 7")
     assert drawn(3, "id 7") != drawn(3, "id 8")
+
+
+def test_a_column_of_which_no_item_has_a_value_has_no_rows() -> None:
+    assert column_of([None, []]).rows_with([]).tolist() == [False] * (FIRST + 2)
+    assert column_of([]).rows_with([]).tolist() == [False] * FIRST
