@@ -25,14 +25,15 @@ from twotower.config import Config
 from twotower.data.sources.synthetic import World, WorldConfig
 
 WORLD = WorldConfig(
-    num_items=200, num_clusters=10, num_personas=4, num_queries=300, events_per_query=12, seed=1
+    num_items=60, num_clusters=6, num_personas=3, num_queries=80, events_per_query=8, seed=2
 )
 FILES = ("weights.safetensors", "items.safetensors")
 TABLES = ("interactions", "items", "queries")
 TRAIN = (
     "import sys, twotower; folder, threads = sys.argv[1:]; table = (folder + '/{}.parquet').format; "
     "twotower.train(table('interactions'), items=table('items'), queries=table('queries'), "
-    "out=folder + '/model', config={'training': {'epochs': 2, 'threads': int(threads)}})"
+    "out=folder + '/model', config={'training': {'epochs': 1, 'threads': int(threads)}, "
+    "'towers': {'query_id': 'off'}})"
 )
 # It ends by itself if this process is killed.
 BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
