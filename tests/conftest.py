@@ -178,9 +178,12 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium; where there is none the tests are skipped, unless TWOTOWER_BROWSER=1 asks for one."""
+    """A Chromium; where there is none the tests are skipped, unless TWOTOWER_BROWSER=1 asks for one.
+
+    As long as it is there, the thread of the tests has an event loop, and no test can run one of its own.
+    """
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if executable is None and os.environ.get("TWOTOWER_BROWSER") != "1":
         pytest.skip("no chromium; install it, or set TWOTOWER_BROWSER=1 to fail without")

@@ -291,24 +291,19 @@ def test_workers_end_with_their_parent_and_leave_what_the_next_start_removes(
 
 
 def test_a_bundle_that_no_worker_can_open_ends_the_server(
-    tiny_bundle: Path, tmp_path: Path
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_bundle, damaged)
     (damaged / "items.safetensors").write_bytes(b"nonsense")
-    (tmp_path / "temporary").mkdir()
-    ended = subprocess.run(
-        [TWOTOWER, "serve", str(damaged), "--workers", "2", "--port", "0"],
-        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert "items.safetensors" in ended.stderr.splitlines()[-1]
-    assert "Traceback" not in ended.stderr
-    assert list((tmp_path / "temporary").iterdir()) == []
+    temporary = tmp_path / "temporary" / ("long" * 20)  # in which no process can be forked
+    temporary.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    ended = run_command(("serve", str(damaged), "--workers", "2", "--port", "0"), tmp_path)
+    assert ended.code == 2
+    assert "items.safetensors" in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
