@@ -36,8 +36,9 @@ demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (a
 	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --doctest-modules src tests \
-	  --cov=twotower --cov-report=term:skip-covered --cov-fail-under=92
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json \
+	  -m pytest $(PARALLEL) --doctest-modules src tests
+	$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 92
 
 lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of imports
 	$(BIN)/ruff format --check .
@@ -80,6 +81,6 @@ docs: $(READY) ## Check that links resolve and that the commands and code shown 
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
 
 clean: ## Remove the demo, what was built, and all caches; .venv stays
-	rm -rf demo build dist site benchmarks/out .coverage .coverage.* .hypothesis
+	rm -rf demo build dist site benchmarks/out .coverage.json .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -47,17 +47,10 @@ SLOW_FIRST = (
 """Files that take long: workers begin with them, so that none is left with one alone at the end."""
 
 
-WITHOUT_COVERAGE = Path(__file__).with_name("without_coverage.txt")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow files first, and measure no coverage in tests whose lines others reach."""
+    """Put the slow files first."""
     place = {name: number for number, name in enumerate(SLOW_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
-    without_coverage = set(WITHOUT_COVERAGE.read_text("utf-8").splitlines())
-    for item in items:
-        if item.nodeid.partition("[")[0] in without_coverage:
-            item.add_marker(pytest.mark.no_cover)
 
 
 TINY = WorldConfig(

@@ -60,7 +60,10 @@ def serve(settings: ServerSettings) -> None:
     with temporary_folder() as shared:
         (shared / "figures").mkdir()
         os.environ[FIGURES] = str(shared / "figures")
-        Supervisor(replace(settings, pointer=str(shared / "model.json"))).run()
+        try:
+            Supervisor(replace(settings, pointer=str(shared / "model.json"))).run()
+        finally:
+            del os.environ[FIGURES]
 
 
 def _compact(journal: str) -> None:

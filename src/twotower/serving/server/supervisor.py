@@ -175,6 +175,7 @@ class _Place:
         self._process.start()
         theirs.close()
         self._error = None
+        self._has_hung_up = self._is_killed = False
         self._seen_at: float | None = None
         self._started_at = self._warned_at = time.monotonic()
 
@@ -190,7 +191,10 @@ class _Place:
 
     def sources(self) -> list[Any]:
         """Return what tells news of the worker."""
-        return [] if self._process is None else [self._process.sentinel, self._line]
+        if self._process is None:
+            return []
+        # A line at its end always has news, which are none.
+        return [self._process.sentinel, *([] if self._has_hung_up else [self._line])]
 
     def sentinels(self) -> list[Any]:
         """Return what tells of its end."""
@@ -199,7 +203,7 @@ class _Place:
     def read(self, now: float) -> None:
         """Take in what the worker has said."""
         try:
-            while self._process is not None and self._line.poll():
+            while self._process is not None and not self._has_hung_up and self._line.poll():
                 said = self._line.recv_bytes()
                 if said.startswith(FAILED):
                     self._error = pickle.loads(said.removeprefix(FAILED))
@@ -208,7 +212,7 @@ class _Place:
                         self._log("the worker is ready", level=logging.INFO)
                     self._seen_at = now
         except (EOFError, OSError):
-            pass  # it is at its end, which its process tells
+            self._has_hung_up = True  # it is at its end, which its process tells
 
     def excuse(self, now: float) -> None:
         """Count the silence of a worker from now on."""
@@ -226,15 +230,20 @@ class _Place:
                 self._start()
             return None
         if self._process.is_alive():
+            if self._is_killed:
+                return None
             if self._seen_at is not None and now - self._seen_at > SECONDS_TO_ANSWER:
                 self._log("the worker gives no sign and is killed", seconds=SECONDS_TO_ANSWER)
                 self._process.kill()
+                self._is_killed = True
             elif self._seen_at is None and now - self._warned_at > SECONDS_TO_ANSWER:
                 self._warned_at = now
                 self._log("the worker is not ready yet", seconds=round(now - self._started_at))
             return None
         was_ready = self._seen_at is not None
-        reason = str(self._error) if self._error is not None else _how(self._process.exitcode)
+        reason = str(self._error or _how(self._process.exitcode))
+        if self._is_killed:
+            reason = "it gave no sign"
         what = "the worker ended" if was_ready else "the worker ended before it was ready"
         self._log(what, reason=reason)
         error = self._error or SystemExit(EXIT_FAILED)

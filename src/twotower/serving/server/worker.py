@@ -116,22 +116,23 @@ def work(
         line: To the supervisor.
     """
     log_to_stderr()
-    sign = _Sign(line)
-    threading.Thread(target=sign.keep, name="twotower-supervisor", daemon=True).start()
     try:
-        bundle = Path(settings.bundle).resolve()
-        assert settings.pointer is not None
-        if Pointer.read(settings.pointer) is None:
-            Pointer(str(bundle), _digest_of(bundle), 0).write_first(settings.pointer)
-        own = [
-            each
-            for given in sockets
-            for each in (
-                [given] if isinstance(given, socket) else bound(given[0], given[1], several=True)
-            )
-        ]
-        sign.server = server = Server(settings)
-        server.run(own)
+        with _Sign(line) as sign:
+            bundle = Path(settings.bundle).resolve()
+            assert settings.pointer is not None
+            if Pointer.read(settings.pointer) is None:
+                Pointer(str(bundle), _digest_of(bundle), 0).write_first(settings.pointer)
+            own = [
+                each
+                for given in sockets
+                for each in (
+                    [given]
+                    if isinstance(given, socket)
+                    else bound(given[0], given[1], several=True)
+                )
+            ]
+            sign.server = server = Server(settings)
+            server.run(own)
     except TwoTowerError as error:
         line.send_bytes(FAILED + pickle.dumps(error))
         sys.exit(EXIT_FAILED)
@@ -153,12 +154,21 @@ class _Sign:
     def __init__(self, line: Connection) -> None:
         self.server: Server | None = None
         self._line = line
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="twotower-supervisor", daemon=True)
 
-    def keep(self) -> None:
-        """Do so until the process ends."""
+    def __enter__(self) -> "_Sign":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
         told_at = None
         try:
-            while True:
+            while not self._is_over.is_set():
                 if self._line.poll(_SECONDS_BETWEEN_SIGNS):
                     self._line.recv_bytes()  # raises: the supervisor says nothing
                 moved_at = None if self.server is None else self.server.moved_at
