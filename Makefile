@@ -11,6 +11,9 @@ BENCHMARKS := $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py))
 # A file's tests share its fixtures, so one worker takes them all; tests/conftest.py puts the slow files first.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
+# Where nothing compiled is kept, each process that a test starts would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup browser postgres demo test lint contract ci bench docs clean
 
