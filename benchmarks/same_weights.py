@@ -81,7 +81,11 @@ def main() -> None:
             getattr(tables, table).write_parquet(folder / f"{table}.parquet")
         for threads in map(int, given.threads.split(",")):
             started = time.perf_counter()
-            found = [train(folder, threads) for _ in range(given.runs)]
+            found = []
+            for run in range(given.runs):
+                found.append(train(folder, threads))
+                digest, precision = found[-1]
+                print(f"run {run + 1}: {digest[:12]} {precision}", file=sys.stderr, flush=True)
             digests = Counter(digest for digest, _ in found)
             first = first or found[0][0]
             is_met &= len(digests) == 1

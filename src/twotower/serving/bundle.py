@@ -201,10 +201,14 @@ class Contents:
         return len(self.items.ids) if self.offered is None else int(self.offered.sum())
 
 
-def check_output(path: str | Path) -> Path:
+def check_output(path: str | Path, *, views: bool = False) -> Path:
     """Return ``path`` if a bundle may be written there: nothing, an empty folder, or a bundle to replace.
 
     Temporary folders beside it whose process was killed are removed.
+
+    Args:
+        path: The folder.
+        views: Whether it is for the bundles of several views, and may hold such in place of a bundle.
 
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
@@ -216,10 +220,12 @@ def check_output(path: str | Path) -> Path:
     sweep(path.resolve().parent)
     if path.exists() and not path.is_dir():
         raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
-    if path.is_dir() and any(path.iterdir()) and not _looks_like_a_bundle(path):
+    is_ours = (path / VIEWS_FILE).is_file() if views else _looks_like_a_bundle(path)
+    if path.is_dir() and any(path.iterdir()) and not is_ours:
+        what = "a folder of views" if views else "a bundle"
         raise BundleError(
-            f"--out must be new, empty or a bundle to replace, got {str(path)!r}, "
-            "which holds other files; choose another folder."
+            f"--out must be new, empty or {what} to replace, got {str(path)!r}, which holds other files; "
+            "choose another folder."
         )
     if not parent.is_dir():
         raise BundleError(

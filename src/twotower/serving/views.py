@@ -1,42 +1,14 @@
 """The folder of several views: a bundle of each, and one file that ties them."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
-from twotower.abandoned import put, sweep, writing
+from twotower.abandoned import put, writing
 from twotower.errors import ArgumentError, BundleError
-from twotower.paths import check_new_name
-from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, write_bundle
+from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, check_output, write_bundle
 from twotower.serving.files import sha256
 from twotower.serving.retriever import Retriever
-
-
-def check_views_output(path: str | Path) -> Path:
-    """Return ``path`` if views may be written there: nothing, an empty folder, or views to replace.
-
-    Temporary folders beside it whose process was killed are removed.
-
-    Raises:
-        BundleError: Something else is there, or its parent folder does not exist or is not writable.
-        ConfigError: See ``check_new_name``.
-    """
-    check_new_name(path)
-    path = Path(path)
-    parent = path.absolute().parent
-    sweep(path.resolve().parent)
-    is_there = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if is_there and not (path / VIEWS_FILE).is_file():
-        raise BundleError(
-            f"--out must be new, empty or a folder of views to replace, got {str(path)!r}; "
-            "choose another folder."
-        )
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise BundleError(
-            f"--out must be in a folder that exists and is writable, got {str(path)!r}."
-        )
-    return path
 
 
 def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
@@ -45,7 +17,7 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
     Raises:
         BundleError: The place cannot be used, or writing failed.
     """
-    place = check_views_output(path).resolve()
+    place = check_output(path, views=True).resolve()
     try:
         with writing(place) as new:
             new.mkdir()

@@ -13,8 +13,8 @@ from twotower.errors import ConfigError
 from twotower.evaluation.figures import measure
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
-from twotower.serving.bundle import Contents, SideContents
-from twotower.serving.views import check_views_output, write_views
+from twotower.serving.bundle import Contents, SideContents, check_output
+from twotower.serving.views import write_views
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of
 from twotower.training.indexing import check_index, indexed
@@ -95,7 +95,7 @@ def train_views(
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
     check_index(settings)
-    target = None if out is None else check_views_output(out)
+    target = None if out is None else check_output(out, views=True)
     bar = teller_of(progress)
     teller = Tellers([] if bar is None else [bar])
     task = Task.of_views(views, queries=queries, config=settings, private=private)

@@ -58,8 +58,17 @@ def told() -> Iterator[Told]:
     LOG.addHandler(handler)
     yield handler
     LOG.removeHandler(handler)
-    for each, (each.handlers, each.propagate, level) in zip(loggers, before, strict=True):
-        each.setLevel(level)
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def hears_ctrl_c() -> Iterator[None]:
+    """A shell's background job is started deaf to it, and a server that is deaf stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def meanwhile(act: Callable[[], None]) -> threading.Thread:
@@ -134,9 +143,7 @@ def test_a_worker_answers_until_told_and_gives_signs_of_life(
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     ours, theirs = Pipe()
-    settings = ServerSettings(
-        bundle=str(tmp_path), workers=2, pointer=str(tmp_path / "model.json")
-    )
+    settings = ServerSettings(bundle=str(tmp_path), workers=2, pointer=str(tmp_path / "model.json"))
     with pytest.raises(SystemExit):
         work(settings, [("127.0.0.1", 0)], theirs)
     said = ours.recv_bytes()
