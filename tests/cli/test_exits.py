@@ -57,6 +57,21 @@ def test_our_own_errors_are_one_sentence(
     )
 
 
+def test_a_bug_is_traced_and_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits.code_of(ValueError("3 is not in list")) == exits.BUG
+    said = capsys.readouterr().err
+    assert "ValueError: 3 is not in list" in said
+    assert "this is a bug in twotower" in said.splitlines()[-1]
+
+
+def test_sigterm_unwinds_and_is_heard_as_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, exits.ends_on_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == exits.TERMINATED
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_every_exit_code_is_documented(tmp_path: Path) -> None:
     said = run_command(("--help",), tmp_path).out
     for name in ("commands.md", "commands.zh-CN.md"):

@@ -13,10 +13,12 @@ import polars as pl
 import pytest
 
 from servers import running
+from twotower.errors import BundleError
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.server.batching import ClosedError, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed
 from twotower.serving.server.journal import Journal, JournalReader
+from twotower.serving.server.pointer import Pointer
 from twotower.serving.server.service import Service
 from twotower.serving.server.settings import ServerSettings
 
@@ -174,3 +176,13 @@ def test_items_are_shown_as_another_process_has_just_written_them(
             other.append([{"column": "item_id", "put": [new]}])
             assert http.get("/model").json()["items"] == 201
         other.close()
+
+
+def test_a_worker_that_comes_late_answers_from_no_other_bundle_than_the_others(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pointer = tmp_path / "model.json"
+    Pointer(str(tiny_bundle), "another", 3).write(str(pointer))
+    settings = ServerSettings(bundle=str(tiny_bundle), pointer=str(pointer))
+    with pytest.raises(BundleError, match=r"that the other workers answer from \(another\), got"):
+        Service(settings)

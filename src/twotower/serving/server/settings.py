@@ -1,9 +1,8 @@
 """What a server is told when it starts."""
 
-import json
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from twotower.errors import ConfigError
 
@@ -95,17 +94,6 @@ class ServerSettings:
             for f in fields(self)
         }
         return f"ServerSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-    def to_json(self) -> str:
-        """Return the settings as they are handed to worker processes."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ServerSettings":
-        """Return what ``to_json`` wrote."""
-        given: dict[str, Any] = json.loads(text)
-        lists = {name: tuple(given[name]) for name in ("origins", "allowed_hosts")}
-        return cls(**{**given, **lists})
 
 
 def _flag(name: str) -> str:
