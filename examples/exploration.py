@@ -7,7 +7,7 @@ from twotower import Cap, Diversify, Explore
 from twotower.data.sources.movielens import fetch
 
 films = fetch("movielens-100k")
-events = films.interactions.filter(pl.col("user_id").cast(pl.Int64) <= 60)
+events = films.interactions.filter(pl.col("user_id").cast(pl.Int64) <= 40)
 trained = twotower.train(events, items=films.items, config={"training": {"epochs": 3}})
 retriever = trained.retriever
 users = sorted(events["user_id"].unique().to_list())

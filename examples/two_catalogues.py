@@ -7,7 +7,7 @@ from twotower.data.sources.movielens import fetch
 
 films = fetch("movielens-100k")
 items = films.items.with_columns(year=pl.col("title").str.extract(r"\((\d{4})\)").cast(pl.Int64))
-events = films.interactions.filter(pl.col("user_id").cast(pl.Int64) <= 120)
+events = films.interactions.filter(pl.col("user_id").cast(pl.Int64) <= 80)
 events = events.join(items.select("movie_id", "year"), on="movie_id")
 is_classic = pl.col("year") < 1990
 # Every fifth person has never seen a classic.

@@ -1,8 +1,11 @@
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from sandbox import run_command
 
@@ -49,16 +52,15 @@ def test_without_a_network_it_runs_on_a_world_that_says_what_it_is(tmp_path: Pat
         assert run_command(tuple(arguments), tmp_path).code == 0
 
 
-def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(DEMO), "--from-dir", str(tmp_path / "nowhere")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=3_000,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("demo: ")
-    assert done.stderr.count("\n") == 1
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(DEMO), "--from-dir", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(DEMO), run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("demo: ")
+    assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())

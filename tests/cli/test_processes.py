@@ -17,6 +17,11 @@ RUN = "import sys; from twotower.cli import main; sys.argv[0] = 'twotower'; main
 HEARS_CTRL_C = (  # a shell's background job is started deaf to it
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + RUN
 )
+NO_COMPILER = (  # it takes a second to load, and a training uses none
+    "import atexit, sys\n"
+    "loaded = lambda: print(*({'torch._dynamo'} & set(sys.modules)), file=sys.stderr, end='')\n"
+    "atexit.register(loaded)\n"
+)
 MODULES = (
     "import sys; from twotower.cli import main\n"
     "try: main()\n"
@@ -25,6 +30,8 @@ MODULES = (
 )
 PATIENCE = 600
 """Seconds that a process may take: what a busy machine needs decides nothing."""
+ONCE = ("--set", "towers.query_id=off")
+"""By default a training decides whether ids of queries are read, and trains twice for that."""
 SLOW = ("--set", "training.batch_size=1")
 LAST_CHOICE = "loss.negatives"
 """Begins the last line before the first step, where the batch size is given."""
@@ -43,7 +50,7 @@ def run(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HEARS_CTRL_C, *arguments],
+        [sys.executable, "-c", NO_COMPILER + HEARS_CTRL_C, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -92,7 +99,7 @@ class TestInterrupt:
         return tmp_path
 
     def test_what_was_learnt_is_kept_and_can_be_gone_on_with(self, sound: Path) -> None:
-        flags = ("train", "--interactions", "events.csv", "--out", "m")
+        flags = ("train", "--interactions", "events.csv", "--out", "m", *ONCE)
         endless = (*flags, "--set", "training.patience=1000", "--set", "training.epochs=1000")
         process = start(*endless, folder=sound)
         wait_for(process, "epoch")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from twotower.config import TrainingConfig
+from twotower.training import uncompiled
 from twotower.training.optim import Optimizers, clip_gradients, learning_rate_factor
 
 STEPS = 6
@@ -321,3 +322,20 @@ class TestState:
         saved = stepped(Model(sparse=True), CONFIG, 1).state_dict()
         with pytest.raises(ValueError, match=r"zip\(\) argument 2 is longer"):
             Optimizers(nn.Linear(2, 2), CONFIG, STEPS).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_without_a_compiler_they_step_as_torchs_do(name: str) -> None:
+    def steps(kind: type[torch.optim.Optimizer]) -> list[torch.Tensor]:
+        model = Model(sparse=False)
+        optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.2, fused=True)  # type: ignore[call-arg]
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            model(torch.tensor([step, 0])).backward()
+            optimizer.step()
+            optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
+        return list(model.parameters())
+
+    ours, theirs = getattr(uncompiled, name), getattr(torch.optim, name)
+    for got, wanted in zip(steps(ours), steps(theirs), strict=True):
+        assert torch.equal(got, wanted)

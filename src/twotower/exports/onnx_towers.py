@@ -16,8 +16,10 @@ from twotower.errors import ExportError
 from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
 from twotower.features.windows import SCALE, WINDOW, WindowsEncoder
 from twotower.towers.gaps import NUM_GAPS, SinceLast
+from twotower.towers.history import HistoryEncoder
 from twotower.towers.model import QueryTower, TwoTower
 from twotower.towers.recurrent import Recurrent
+from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 
@@ -108,6 +110,8 @@ def _traceable(tower: nn.Module) -> nn.Module:
         tower.since = cast("SinceLast", _Since(tower.since))
     if isinstance(tower, QueryTower) and isinstance(tower.history, Recurrent):
         tower.history.cell = cast("nn.GRU", _GRU(tower.history.cell))
+    if isinstance(tower, QueryTower) and isinstance(tower.history, Transformer):
+        tower.history = _Transformer(tower.history)
     return tower
 
 
@@ -203,6 +207,25 @@ class _GRU(nn.Module):
             shapes=[[length, 1, num, self.width], [1, num, self.width]],
         )
         return states.squeeze(1).transpose(0, 1), None
+
+
+class _Transformer(Transformer):
+    """``Transformer`` that knows what its start alone is mapped to, for no input changes it.
+
+    Traced as it is computed elsewhere it would be as many operators again as all the blocks.
+    """
+
+    alone: Tensor
+
+    def __init__(self, read: Transformer) -> None:
+        HistoryEncoder.__init__(self)
+        self.start, self.dropout, self.blocks = read.start, read.dropout, read.blocks
+        self.norm, self.pooled = read.norm, read.pooled
+        with torch.no_grad():
+            self.register_buffer("alone", read._alone(read.start))
+
+    def _alone(self, like: Tensor) -> Tensor:
+        return self.alone.to(like.dtype)
 
 
 class _Since(nn.Module):

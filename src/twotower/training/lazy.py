@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
+from twotower.training.uncompiled import Uncompiled
 
 
-class LazyOptimizer(torch.optim.Optimizer, ABC):
+class LazyOptimizer(Uncompiled, ABC):
     """Updates the rows that have a gradient, and leaves all others as they are.
 
     Weight decay is decoupled and counts by touches: before its update, a row is multiplied by

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from twotower.config import TrainingConfig
 from twotower.features.tuned import SentenceEncoder
 from twotower.training.lazy import LazyAdam, RowWiseAdagrad, sparse_tables
+from twotower.training.uncompiled import Adam, AdamW
 
 
 def learning_rate_factor(taken: int, steps: int, warmup_steps: int, decay: str) -> float:
@@ -100,7 +101,7 @@ class Optimizers:
         self._all: list[torch.optim.Optimizer] = []
         dense = [p for p in self._parameters if id(p) not in sparse]
         if dense:
-            kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+            kind = AdamW if config.optimizer == "adamw" else Adam
             # Of an L2 penalty adam makes a whole step wherever there is no other gradient: in each row of
             # a token that no text of the batch has.
             l2 = config.optimizer == "adam"
