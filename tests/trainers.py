@@ -1,10 +1,12 @@
 """Small trainers for tests: a few settings over a common base, on tables of a synthetic world."""
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from twotower.config import Config
+from twotower.config import Config, SplitConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
@@ -33,10 +35,31 @@ def merged(*settings: Settings) -> Settings:
 
 def trainer_of(world: SyntheticTables, *settings: Settings) -> Trainer:
     config = Config.from_dict(merged(BASE, *settings))
-    prepared = prepare(world.interactions, items=world.items, queries=world.queries)
-    dataset = split(prepared.dataset, config.split)
+    dataset, sides = _split(_ByIdentity(world), config.split)
     config, _ = resolve(config, dataset)
-    return Trainer(dataset, sides_of(dataset), config)
+    return Trainer(dataset, sides, config)
+
+
+@dataclass(frozen=True)
+class _ByIdentity:
+    """A world that is itself alone, whatever another one holds; kept, so that its id stays its own."""
+
+    world: SyntheticTables
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.world is other.world
+
+    def __hash__(self) -> int:
+        return id(self.world)
+
+
+@lru_cache(maxsize=8)
+def _split(given: _ByIdentity, how: SplitConfig) -> tuple[Dataset, Sides]:
+    """Return the tables split, with the transforms of both sides: many trainers are of the same ones."""
+    world = given.world
+    prepared = prepare(world.interactions, items=world.items, queries=world.queries)
+    dataset = split(prepared.dataset, how)
+    return dataset, sides_of(dataset)
 
 
 def sides_of(dataset: Dataset) -> Sides:
