@@ -52,8 +52,14 @@ def dataset_of(frame: pl.DataFrame, **split_config: Any) -> Dataset:
 def trained_with(history: str, **more: Any) -> Trained:
     config = {
         "data": KINDS,
-        "towers": {"dim": 32, "history": history, "history_length": 8, "dropout": 0.0},
-        "training": {"epochs": 15, "patience": 15, "batch_size": 64, "precision": "float32"},
+        "towers": {"dim": 16, "history": history, "history_length": 8, "dropout": 0.0},
+        "training": {
+            "epochs": 8,
+            "patience": 8,
+            "batch_size": 64,
+            "learning_rate": 0.02,
+            "precision": "float32",
+        },
     }
     return train(more.pop("interactions", shop(0)), config=config, **more)
 
@@ -172,6 +178,9 @@ def test_unordered_histories_hold_other_kinds_and_leave_the_own_event_out() -> N
 def test_views_tell_what_is_bought(trained: Trained) -> None:
     assert trained.figures["model"]["ndcg@10"] > 0.8
     assert trained.contents.config.features.event == {"event": "categorical"}
+
+
+def test_without_views_nothing_tells_what_is_bought() -> None:
     only_bought = train(
         shop(0).filter(pl.col("event") == "buy").drop("event"),
         config={"towers": {"dim": 32}, "training": {"epochs": 5, "batch_size": 64}},
