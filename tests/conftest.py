@@ -93,6 +93,14 @@ def frozen_heap() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Nothing waits for the disk: no test takes the power away, and what a process wrote outlives it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def patient_clients() -> Iterator[None]:
     """Whoever asks a server waits for minutes: how long a busy machine takes must not decide a test."""
     asking = (httpx.get, httpx.post, httpx.put, httpx.delete, httpx.request, httpx.Client.__init__)

@@ -152,52 +152,47 @@ class TestTrain:
         assert "--split must not go with given files, got 'random'" in outcome.err
 
     def test_columns_can_be_stated(self, sound: Path) -> None:
-        write("events.csv", ["a,b,c,d", *events()[1:]])(sound)
+        rows = [f"{row},{1 + place % 2}" for place, row in enumerate(events()[1:])]
+        write("events.csv", ["a,b,c,d,e", *rows])(sound)
         write("items.csv", ["b,title,price", *items()[1:]])(sound)
         stated = ("--query-column", "a", "--item-column", "b", "--time-column", "d")
         files = ("--interactions", "events.csv", "--items", "items.csv")
-        outcome = train(sound, *files, *stated, "--label-column", "c", "--out", "m")
+        meant = ("--label-column", "c", "--weight-column", "e")
+        outcome = train(sound, *files, *stated, *meant, "--out", "m")
         assert "ratings, each taken as a positive" in outcome.out
         assert "leave-last-out" in outcome.out
-        weighted = train(sound, *files, *stated, "--weight-column", "c", "--out", "m")
-        assert "weight" in weighted.out
+        (line,) = [line for line in outcome.out.splitlines() if "│ weight" in line]
+        assert [cell.strip() for cell in line.split("│")[1:4]] == ["e", "weight", "stated"]
         answer = ask_json(sound / "m", "recommend", "--query", "3")
         assert set(answer["items"][0]["columns"]) == {"b", "title", "price"}
 
-    def test_what_was_shown_can_be_stated(self, sound: Path) -> None:
+    def test_what_was_shown_and_where_can_be_stated(self, sound: Path) -> None:
         header, *rows = events()
-        lines = [f"{row},{place % 5} {place % 3} new" for place, row in enumerate(rows)]
-        write("events.csv", [f"{header},shown", *lines])(sound)
-        stated = ("--impressions-column", "shown")
+        lines = [
+            f"{row},{place % 5} {place % 3} new,{place % 8 + 1}" for place, row in enumerate(rows)
+        ]
+        write("events.csv", [f"{header},shown,rank", *lines])(sound)
+        stated = ("--impressions-column", "shown", "--position-column", "rank")
         outcome = train(sound, "--interactions", "events.csv", *stated, "--out", "m")
         (line,) = [line for line in outcome.out.splitlines() if "impressions" in line]
         assert [cell.strip() for cell in line.split("│")[1:4]] == ["shown", "impressions", "stated"]
         assert "no event and no item table has, 'new' the first." in outcome.out
-
-    def test_where_items_were_shown_can_be_stated(self, sound: Path) -> None:
-        header, *rows = events()
-        lines = [f"{row},{place % 8 + 1}" for place, row in enumerate(rows)]
-        write("events.csv", [f"{header},rank", *lines])(sound)
-        stated = ("--position-column", "rank")
-        outcome = train(sound, "--interactions", "events.csv", *stated, "--out", "m")
         (line,) = [line for line in outcome.out.splitlines() if "│ position" in line]
         assert [cell.strip() for cell in line.split("│")[1:4]] == ["rank", "position", "stated"]
         assert "assumed to be 1 / position" in outcome.out
 
-    def test_null_ids_are_left_out_on_wish_and_counted(self, sound: Path) -> None:
+    def test_null_ids_and_histories_are_left_out_on_wish(self, sound: Path) -> None:
         write("events.csv", [*events(), ",3,1,1500000000", "3,,1,1500000000"])(sound)
-        outcome = train(sound, "--interactions", "events.csv", "--out", "m", "--drop-null-ids")
+        wishes = ("--drop-null-ids", "--no-histories")
+        outcome = train(sound, "--interactions", "events.csv", "--out", "m", *wishes)
         assert "Left out 2 of 74 rows without an id." in outcome.out
-
-    def test_histories_can_be_kept_out(self, sound: Path) -> None:
-        train(sound, "--interactions", "events.csv", "--out", "m", "--no-histories")
         assert not list((sound / "m").rglob("histories*"))
         assert not list((sound / "m").rglob("targets*"))
         assert ask_json(sound / "m", "inspect")["histories"] is False
         assert ask_json(sound / "m", "recommend", "--query", "1")["basis"] == "popularity"
-        outcome = run_command(("evaluate", "m"), sound)
-        assert outcome.code == 2
-        assert "--no-histories" in outcome.err
+        refused = run_command(("evaluate", "m"), sound)
+        assert refused.code == 2
+        assert "--no-histories" in refused.err
 
     def test_a_bundle_is_replaced_and_equal_runs_give_equal_weights(self, sound: Path) -> None:
         flags = ("--interactions", "events.csv", "--items", "items.csv", "--out", "m")
@@ -207,14 +202,17 @@ class TestTrain:
         second = tree_of(sound / "m")
         assert first.keys() == second.keys()
         assert first["weights.safetensors"] == second["weights.safetensors"]
-        train(sound, *flags, "--set", "training.seed=1")
-        assert tree_of(sound / "m")["weights.safetensors"] != first["weights.safetensors"]
 
-    def test_a_path_may_look_like_markup(self, sound: Path) -> None:
+    def test_a_path_and_a_title_may_look_like_markup(self, sound: Path) -> None:
         (sound / "m[").mkdir()
-        outcome = train(sound, "--interactions", "events.csv", "--out", "m[/red]")
+        write("items.csv", items(title="[/b] [red]Film"))(sound)
+        tables = ("--interactions", "events.csv", "--items", "items.csv")
+        outcome = train(sound, *tables, "--out", "m[/red]")
         assert outcome.out.endswith("Its report is at m[/red].report.html.\n")
-        assert "m[/red]" in ask(sound / "m[/red]", "inspect").out
+        bundle = sound / "m[/red]"
+        assert "m[/red]" in ask(bundle, "inspect").out
+        ask(bundle, "similar", "--item", "1")
+        assert "[/b] [red]Film" in ask(bundle, "recommend", "--query", "1").out
 
     def test_resume_without_a_checkpoint_is_refused(self, sound: Path) -> None:
         command = ("train", "--interactions", "events.csv", "--out", "m", "--resume")
@@ -289,7 +287,8 @@ class TestEvaluate:
         best = Retriever.open(tiny_bundle).recommend(list(range(1, 21)), k=1)
         rows = [{"query_id": a.query_id, "item_id": a.item_ids[0]} for a in best]
         pl.DataFrame(rows).write_csv(tmp_path / "test.csv")
-        figures = ask_json(tiny_bundle, "evaluate", "--test", str(tmp_path / "test.csv"))
+        flags = ("--test", str(tmp_path / "test.csv"), "--baselines", "popularity")
+        figures = ask_json(tiny_bundle, "evaluate", *flags)
         assert figures["protocol"]["queries"] == 20
         assert figures["model"]["ndcg@10"] == 1.0
         assert figures["popularity"]["ndcg@10"] < 1.0
@@ -300,7 +299,8 @@ class TestEvaluate:
         file = tmp_path / "test.csv"
         file.write_text("who,what\n1,5\n2,6\n")
         flags = ("--query-column", "who", "--item-column", "what")
-        figures = ask_json(tiny_bundle, "evaluate", "--test", str(file), *flags)
+        given = ("--test", str(file), *flags, "--baselines", "none")
+        figures = ask_json(tiny_bundle, "evaluate", *given)
         assert figures["protocol"]["queries"] == 2
         refused = run_command(("evaluate", str(tiny_bundle), "--test", str(file)), tmp_path)
         assert refused.code == 2
@@ -477,13 +477,6 @@ class TestRecommend:
         assert message in outcome.err
         assert not list(tmp_path.iterdir())
 
-    def test_a_title_may_look_like_markup(self, sound: Path) -> None:
-        write("items.csv", items(title="[/b] [red]Film"))(sound)
-        train(sound, "--interactions", "events.csv", "--items", "items.csv", "--out", "m")
-        for command in (("recommend", "--query", "1"), ("similar", "--item", "1"), ("inspect",)):
-            assert run_command((command[0], "m", *command[1:]), sound).code == 0
-        assert "[/b] [red]Film" in ask(sound / "m", "recommend", "--query", "1").out
-
 
 class TestSimilar:
     def test_json_has_the_item_and_its_neighbours(self, tiny_bundle: Path) -> None:
@@ -571,7 +564,7 @@ class TestInspect:
     def test_no_command_writes_into_a_bundle(self, tiny_bundle: Path) -> None:
         before = tree_of(tiny_bundle)
         ask(tiny_bundle, "inspect")
-        ask(tiny_bundle, "evaluate")
+        ask(tiny_bundle, "evaluate", "--baselines", "popularity")
         ask(tiny_bundle, "recommend", "--query", "1")
         ask(tiny_bundle, "similar", "--item", "1")
         assert tree_of(tiny_bundle) == before

@@ -214,6 +214,15 @@ def test_targets_that_cannot_be_found_are_counted_as_misses() -> None:
     assert (kept.num_seen_targets, kept.num_absent_targets) == (0, 1)
 
 
+def test_some_metrics_are_those_of_all() -> None:
+    scorer, cases = random_problem(3)
+    rows = scorer.scores.shape[1]
+    every = evaluate(scorer, cases, (1, 3), num_item_rows=rows).values
+    some = evaluate(scorer, cases, (1, 3), num_item_rows=rows, metrics=("map", "ndcg")).values
+    assert list(some) == ["map@1", "ndcg@1", "map@3", "ndcg@3"]
+    assert all(np.array_equal(values, every[name]) for name, values in some.items())
+
+
 def test_cutoff_above_the_catalogue() -> None:
     cases = cases_of([[]], [[2, 7]])
     result = evaluate(Fixed(SCORES), cases, (100,), num_item_rows=8)

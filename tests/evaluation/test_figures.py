@@ -17,7 +17,7 @@ from twotower.evaluation.baselines.choose import fit_baselines
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.bundles import dataset_of, evaluate_bundle, scorer_of
 from twotower.evaluation.evaluate import Scorer, evaluate, rank
-from twotower.evaluation.figures import measure
+from twotower.evaluation.figures import Figures, measure
 from twotower.evaluation.intervals import difference_intervals, mean_intervals, verdict
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
@@ -52,7 +52,7 @@ class TestFigures:
     ) -> None:
         """Nested loops over the retriever's own answers, with the definitions written out."""
         ks = (1, 5, 20)
-        figures = evaluate_bundle(tiny_retriever, ks)["model"]
+        figures = evaluate_bundle(tiny_retriever, ks, baselines=[])["model"]
         cases = dataset.cases(Part.TEST)
         ids = tiny_retriever.contents.items.ids
         queries = tiny_retriever.contents.queries.ids.ids_of(cases.query_rows).to_list()
@@ -186,15 +186,16 @@ class TestFigures:
         assert protocol["targets_that_cannot_be_found"] == {"seen": 0, "absent": 0}
 
     def test_validation_part(self, tiny_retriever: Retriever, dataset: Dataset) -> None:
-        figures = measure(scorer_of(tiny_retriever), dataset, (10,), part=Part.VALID)
+        scorer = scorer_of(tiny_retriever)
+        figures = measure(scorer, dataset, (10,), part=Part.VALID, baselines=[])
         assert figures["protocol"]["part"] == "valid"
         log = tiny_retriever.contents.log
         best = max(r["valid_ndcg@10"] for r in pl.read_ndjson(log.encode()).to_dicts())
         assert figures["model"]["ndcg@10"] == pytest.approx(best, abs=1e-9)
 
     def test_cut_offs(self, tiny_retriever: Retriever) -> None:
-        figures = evaluate_bundle(tiny_retriever, (3, 7))
-        for name in ("model", "popularity", "item_knn"):
+        figures = evaluate_bundle(tiny_retriever, (3, 7), baselines=["popularity", "random"])
+        for name in ("model", "popularity", "random"):
             assert figures["intervals"][name].keys() == figures["intervals"]["model"].keys()
             assert {m.split("@")[1] for m in figures["intervals"][name]} == {"3", "7"}
         whole = evaluate_bundle(tiny_retriever, (500,), baselines=[])
@@ -264,7 +265,8 @@ class TestOpenedBundle:
         towers = {"dim": 8, "similarity": "cosine"}
         config = {**ONE, "towers": towers, "loss": {"kind": "bce", "negatives": "labels"}}
         trained = train(events, out=tmp_path / "m", config=config)
-        assert evaluate_bundle(Retriever.open(tmp_path / "m")) == trained.figures
+        found = evaluate_bundle(Retriever.open(tmp_path / "m"), baselines=[])
+        assert found["model"] == trained.figures["model"]
         assert trained.figures["model"]["log_loss"] > 0
 
     def test_remembers_every_event_it_may_know(
@@ -285,16 +287,27 @@ class TestOpenedBundle:
 
 
 class TestOtherTestEvents:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def alone(tiny_retriever: Retriever) -> Figures:
+        """The figures of the bundle's own events, without baselines."""
+        return evaluate_bundle(tiny_retriever, baselines=[])
+
     def test_the_same_events_give_the_same_figures(
-        self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
+        self,
+        tiny_retriever: Retriever,
+        tiny_trained: Trained,
+        alone: Figures,
+        last_events: pl.DataFrame,
     ) -> None:
+        shuffled = last_events.sample(fraction=1, shuffle=True, seed=3)
+        assert evaluate_bundle(tiny_retriever, test=shuffled) == tiny_trained.figures
         for test in (
             last_events,
-            last_events.sample(fraction=1, shuffle=True, seed=3),
             last_events.with_columns(pl.all().cast(pl.String)),
             last_events.to_pandas(),
         ):
-            assert evaluate_bundle(tiny_retriever, test=test) == tiny_trained.figures
+            assert evaluate_bundle(tiny_retriever, test=test, baselines=[]) == alone
 
     def test_events_without_a_time_come_after_all_that_is_known(
         self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
@@ -304,21 +317,19 @@ class TestOtherTestEvents:
             assert found[name] == tiny_trained.figures[name]
 
     def test_a_file(
-        self,
-        tiny_retriever: Retriever,
-        tiny_trained: Trained,
-        last_events: pl.DataFrame,
-        tmp_path: Path,
+        self, tiny_retriever: Retriever, alone: Figures, last_events: pl.DataFrame, tmp_path: Path
     ) -> None:
         last_events.write_csv(tmp_path / "t.csv")
-        assert evaluate_bundle(tiny_retriever, test=tmp_path / "t.csv") == tiny_trained.figures
+        assert evaluate_bundle(tiny_retriever, test=tmp_path / "t.csv", baselines=[]) == alone
 
     def test_other_column_names(
-        self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
+        self, tiny_retriever: Retriever, alone: Figures, last_events: pl.DataFrame
     ) -> None:
         odd = last_events.rename({"query_id": "wer", "item_id": "was"})
-        found = evaluate_bundle(tiny_retriever, test=odd, query_column="wer", item_column="was")
-        assert found == tiny_trained.figures
+        found = evaluate_bundle(
+            tiny_retriever, test=odd, query_column="wer", item_column="was", baselines=[]
+        )
+        assert found == alone
 
     def test_some_queries_only(self, tiny_retriever: Retriever, last_events: pl.DataFrame) -> None:
         test = last_events.filter(pl.col("query_id") <= 10)

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from servers import running
+from trainers import without_baselines
 from twotower.cli import app
 from twotower.config import IndexConfig
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, MissingExtraError
 from twotower.evaluation.bundles import evaluate_bundle, scorer_of
+from twotower.evaluation.report import items as items_of_report
 from twotower.evaluation.screen import index_note
 from twotower.index import approximate as approximate_module
 from twotower.index.approximate import ApproximateIndex, tuned
@@ -130,7 +132,11 @@ def test_figures_are_of_exact_rankings(approximate: Trained) -> None:
 
 
 def test_two_trainings_find_the_same(approximate: Trained, many_items: SyntheticTables) -> None:
-    again = trained(many_items, kind="approximate", recall=0.8).contents.lists
+    config = {**QUICK, "index": {"kind": "approximate", "recall": 0.8}}
+    contents, trainer = without_baselines(
+        many_items.interactions, config, items=many_items.items, queries=many_items.queries
+    )
+    again = indexing.indexed(contents, trainer.scorer(), trainer.dataset)[0].lists
     assert again is not None
     assert approximate.contents.lists is not None
     assert np.array_equal(again.list_of, approximate.contents.lists.list_of)
@@ -275,8 +281,12 @@ def test_a_server_asks_apart_what_reaches_to_another_depth(
 
 
 def test_the_recall_is_told_everywhere(
-    approximate: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    approximate: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(items_of_report, "MAX_ITEMS", 50)  # a map of 1,000 takes seconds
     assert approximate.path is not None
     value, low, high = approximate.figures["index"]["recall"]["100"]
     with running(approximate.path) as address:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from twotower.data.dataset import Dataset
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, ConfigError, DataError, NothingLearntError
 from twotower.evaluation.bundles import evaluate_bundle
-from twotower.evaluation.figures import Figures
+from twotower.evaluation.figures import Figures, measure
 from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.checkpoints import Progress
+from twotower.training.choices import resolve
 from twotower.training.contents import data_digest
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import Trained, fit_in_folder, train
 from twotower.training.task import Task
-from twotower.training.trainer import TrainingDivergedError
+from twotower.training.trainer import Trainer, TrainingDivergedError
 
 FOUR: dict[str, dict[str, object]] = {
     "towers": {"dim": 8},
@@ -55,8 +56,9 @@ class Listener:
         assert features
         self.told.append("data")
 
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
         assert all(choices)
+        self.config = config
         self.told.append("choices")
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
@@ -100,23 +102,87 @@ def run(small_world: SyntheticTables) -> Callable[..., Trained]:
     return run
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What ``train`` does with the tables, before it measures and writes, which takes it longer."""
+
+    trainer: Trainer
+    progress: Progress
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.trainer.model.state_dict()
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return timeless(self.progress.log)
+
+
 @pytest.fixture(scope="module")
-def whole(run: Callable[..., Trained], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def fit(small_world: SyntheticTables) -> Callable[..., Fitted]:
+    def fit(
+        out: Path | None = None,
+        config: Mapping[str, object] = FOUR,
+        *,
+        resume: bool = False,
+        teller: Listener | None = None,
+    ) -> Fitted:
+        task = Task.of(
+            small_world.interactions,
+            items=small_world.items,
+            queries=small_world.queries,
+            config=Config.of(config),
+        )
+        settings, _ = resolve(task.config, task.dataset)
+        trainer = Trainer(task.dataset, task.sides, settings)
+        done, _ = fit_in_folder(trainer, out, resume=resume, teller=teller or Listener())
+        return Fitted(trainer, done)
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def heard() -> Listener:
+    """Who listened to the training that nobody interrupted."""
+    return Listener()
+
+
+@pytest.fixture(scope="module")
+def whole(
+    run: Callable[..., Trained], heard: Listener, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
     """A training that nobody interrupted."""
-    return run(tmp_path_factory.mktemp("whole") / "m", name="small")
+    return run(tmp_path_factory.mktemp("whole") / "m", name="small", progress=heard)
 
 
 def same_weights(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def log_of(trained: Trained) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in trained.contents.log.splitlines()]
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
+
+
+def log_of(trained: Trained) -> list[dict[str, Any]]:
+    return timeless([json.loads(line) for line in trained.contents.log.splitlines()])
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def stopped_once(run: Callable[..., Trained], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    run(folder / "m", progress=Listener(1, 1), name="small")
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A bundle with a checkpoint beside it, of a training like ``whole``; the test may damage it."""
+    shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "m"
 
 
 @pytest.mark.no_cover
@@ -164,13 +230,25 @@ class TestSeeds:
         assert same_weights(whole.contents.weights, other.contents.weights)
         assert whole.figures == other.figures
 
+    @pytest.mark.usefixtures("whole")
     def test_forms_of_a_config(
-        self, run: Callable[..., Trained], whole: Trained, tmp_path: Path
+        self, run: Callable[..., Trained], heard: Listener, tmp_path: Path
     ) -> None:
+        """All end in the same settings; who hears of them stops the training before it begins."""
+
+        class Chosen(Exception):  # noqa: N818 - it is no error
+            pass
+
+        class Asker(Listener):
+            def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+                raise Chosen(config)
+
         (tmp_path / "c.toml").write_text(Config.from_dict(FOUR).to_toml())
-        for config in (Config.from_dict(FOUR), tmp_path / "c.toml", str(tmp_path / "c.toml")):
-            other = run(config=config)
-            assert same_weights(whole.contents.weights, other.contents.weights)
+        forms = (Config.from_dict(FOUR), tmp_path / "c.toml", str(tmp_path / "c.toml"), FOUR)
+        for form in forms:
+            with pytest.raises(Chosen) as chosen:
+                run(config=form, progress=Asker())
+            assert chosen.value.args == (heard.config,)
 
     def test_files_in_place_of_frames(
         self,
@@ -193,17 +271,14 @@ class TestSeeds:
 
 
 class TestListening:
-    def test_hears_of_everything_in_order(
-        self, run: Callable[..., Trained], tmp_path: Path
-    ) -> None:
-        listener = Listener()
-        trained = run(tmp_path / "m", progress=listener)
+    def test_hears_of_everything_in_order(self, heard: Listener, whole: Trained) -> None:
         epochs = [f"epoch {n}" for n in range(1, 5)]
-        assert listener.told == ["data", "choices", "start 0", *epochs, "end", "figures"]
-        assert not listener.stopped_early
-        assert names_in(tmp_path) == ["m"]
-        assert trained.path == tmp_path / "m"
-        assert trained.figures == trained.contents.metrics
+        assert heard.told == ["data", "choices", "start 0", *epochs, "end", "figures"]
+        assert not heard.stopped_early
+        assert whole.path is not None
+        assert whole.path.name == "m"
+        assert names_in(whole.path.parent) == ["m"]
+        assert whole.figures == whole.contents.metrics
 
 
 class TestInterruption:
@@ -220,23 +295,25 @@ class TestInterruption:
         assert not names_in(tmp_path)
 
     def test_an_old_bundle_and_an_old_checkpoint_stay(
-        self, run: Callable[..., Trained], whole: Trained, tmp_path: Path
+        self, run: Callable[..., Trained], fit: Callable[..., Fitted], whole: Trained, stopped: Path
     ) -> None:
         """One forgets --resume, sees epoch 1, presses Ctrl-C: the hours before must not be lost."""
-        run(tmp_path / "m", progress=Listener(2, 1))
-        before = (tmp_path / "m" / "manifest.json").read_bytes()
+        before = (stopped / "manifest.json").read_bytes()
         with pytest.raises(NothingLearntError):
-            run(tmp_path / "m", progress=Listener(0, 1))
-        assert names_in(tmp_path) == ["m", "m.training"]
-        assert (tmp_path / "m" / "manifest.json").read_bytes() == before
-        resumed = run(tmp_path / "m", resume=True)
-        assert same_weights(resumed.contents.weights, whole.contents.weights)
+            run(stopped, progress=Listener(0, 1))
+        assert names_in(stopped.parent) == ["m", "m.training"]
+        assert (stopped / "manifest.json").read_bytes() == before
+        listener = Listener()
+        resumed = fit(stopped, resume=True, teller=listener)
+        assert "start 1" in listener.told
+        assert same_weights(resumed.weights, whole.contents.weights)
 
     @pytest.mark.no_cover
     @pytest.mark.parametrize(("epoch", "step"), [(1, -1), (1, 0), (3, 2)])
     def test_later_on_it_leaves_a_usable_bundle(
         self,
         run: Callable[..., Trained],
+        fit: Callable[..., Fitted],
         tmp_path: Path,
         epoch: int,
         step: int,
@@ -247,56 +324,68 @@ class TestInterruption:
         assert listener.told[-2:] == ["end", "figures"]
         retriever = Retriever.open(tmp_path / "m")
         assert retriever.recommend(3, k=5).basis == "model"
-        assert evaluate_bundle(retriever) == trained.figures
+        if step == -1:
+            assert evaluate_bundle(retriever) == trained.figures
+        assert evaluate_bundle(retriever, baselines=[])["model"] == trained.figures["model"]
         assert log_of(trained)[-1] == {"event": "interrupted", "after_epoch": epoch}
         settings = {**FOUR["training"], "epochs": epoch}
-        shorter = run(config={**FOUR, "training": settings})
-        assert same_weights(trained.contents.weights, shorter.contents.weights)
+        shorter = fit(config={**FOUR, "training": settings})
+        assert same_weights(trained.contents.weights, shorter.weights)
+
+    @pytest.mark.no_cover
+    def test_resumed_is_as_if_never_interrupted(
+        self, run: Callable[..., Trained], whole: Trained, stopped: Path
+    ) -> None:
+        assert names_in(stopped.parent) == ["m", "m.training"]
+        assert names_in(stopped.with_name("m.training")) == ["checkpoint.pt", "log.jsonl"]
+        listener = Listener()
+        resumed = run(stopped, resume=True, progress=listener, name="small")
+        assert "start 1" in listener.told
+        assert same_weights(resumed.contents.weights, whole.contents.weights)
+        assert log_of(resumed) == log_of(whole)
+        assert resumed.figures == whole.figures
+        assert names_in(stopped.parent) == ["m"]
+        opened = Retriever.open(stopped).contents.weights
+        assert same_weights(opened, whole.contents.weights)
 
     @pytest.mark.no_cover
     @pytest.mark.parametrize(
         ("epoch", "step", "negatives"), [(1, 0, "all"), (2, 4, "mixed"), (3, 5, "all")]
     )
-    def test_resumed_is_as_if_never_interrupted(
-        self, run: Callable[..., Trained], tmp_path: Path, epoch: int, step: int, negatives: str
+    def test_resumed_anywhere_it_takes_the_same_steps(
+        self, fit: Callable[..., Fitted], tmp_path: Path, epoch: int, step: int, negatives: str
     ) -> None:
         config = {
             **FOUR,
             "loss": {"negatives": negatives},
             "towers": {"dim": 8, "similarity": "cosine"},
         }
-        run(tmp_path / "m", config=config, progress=Listener(epoch, step))
-        assert names_in(tmp_path) == ["m", "m.training"]
-        assert names_in(tmp_path / "m.training") == ["checkpoint.pt", "log.jsonl"]
+        fit(tmp_path / "m", config, teller=Listener(epoch, step))
         listener = Listener()
-        resumed = run(tmp_path / "m", config=config, resume=True, progress=listener)
-        whole = run(config=config)
+        resumed = fit(tmp_path / "m", config, resume=True, teller=listener)
         assert f"start {epoch}" in listener.told
-        assert same_weights(resumed.contents.weights, whole.contents.weights)
-        assert log_of(resumed) == log_of(whole)
-        assert resumed.figures == whole.figures
-        assert names_in(tmp_path) == ["m"]
-        opened = Retriever.open(tmp_path / "m").contents.weights
-        assert same_weights(opened, whole.contents.weights)
+        never = fit(config=config)
+        assert same_weights(resumed.weights, never.weights)
+        assert resumed.log == never.log
 
     def test_twice_interrupted(
-        self, run: Callable[..., Trained], whole: Trained, tmp_path: Path
+        self, fit: Callable[..., Fitted], whole: Trained, tmp_path: Path
     ) -> None:
-        run(tmp_path / "m", progress=Listener(1, 2))
-        run(tmp_path / "m", progress=Listener(1, 0), resume=True)  # at once again
-        run(tmp_path / "m", progress=Listener(3, 0), resume=True)
-        resumed = run(tmp_path / "m", resume=True)
-        assert same_weights(resumed.contents.weights, whole.contents.weights)
+        fit(tmp_path / "m", teller=Listener(1, 2))
+        fit(tmp_path / "m", teller=Listener(1, 0), resume=True)  # at once again
+        fit(tmp_path / "m", teller=Listener(3, 0), resume=True)
+        resumed = fit(tmp_path / "m", resume=True)
+        assert same_weights(resumed.weights, whole.contents.weights)
 
     @pytest.mark.no_cover
     def test_sparse_tables_too(
-        self, run: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, fit: Callable[..., Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("twotower.features.encoders.SPARSE_FROM_ROWS", 10)
         config = {**FOUR, "loss": {"negatives": "in-batch"}}
-        run(tmp_path / "m", config=config, progress=Listener(2, 3))
-        resumed = run(tmp_path / "m", config=config, resume=True)
-        assert same_weights(resumed.contents.weights, run(config=config).contents.weights)
+        fit(tmp_path / "m", config, teller=Listener(2, 3))
+        resumed = fit(tmp_path / "m", config, resume=True)
+        assert same_weights(resumed.weights, fit(config=config).weights)
 
     @pytest.mark.parametrize("times", [1, 100])
     def test_a_disk_that_fills_up_at_the_end(
@@ -332,20 +421,6 @@ class TestInterruption:
 
 
 class TestResumeRefusals:
-    @pytest.fixture(scope="class")
-    @staticmethod
-    def stopped_once(run: Callable[..., Trained], tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("stopped")
-        run(folder / "m", progress=Listener(1, 1))
-        return folder
-
-    @pytest.fixture
-    @staticmethod
-    def stopped(stopped_once: Path, tmp_path: Path) -> Path:
-        """A bundle with a checkpoint beside it, which the test may damage."""
-        shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
-        return tmp_path / "m"
-
     def test_without_a_place(self, run: Callable[..., Trained]) -> None:
         with pytest.raises(ValueError, match="resume must go with out, got no out"):
             run(resume=True)
@@ -471,7 +546,7 @@ class TestOwnTowers:
         assert torch.equal(fresh[0].weight, towers[0].weight)
         expected = trained.retriever.recommend(list(range(81)), k=9).to_polars()
         assert opened.recommend(list(range(81)), k=9).to_polars().equals(expected)
-        assert evaluate_bundle(opened) == trained.figures
+        assert evaluate_bundle(opened, baselines=[])["model"] == trained.figures["model"]
         array = np.asarray(arrays[0].detach().float() if kind == "torch" else arrays[0], np.float64)
         by_line = opened.recommend(
             features={"features": array[4].tolist()}, k=9, exclude_seen=False
@@ -508,7 +583,7 @@ class TestOwnTowers:
         trained = run(tmp_path / "m", config=ONE, **{f"{side}_tower": Tower("signal", category)})
         assert trained.contents.custom == (side,)
         opened = Retriever.open(tmp_path / "m", **{f"{side}_tower": Tower("signal", category)})  # type: ignore[arg-type]
-        assert evaluate_bundle(opened) == trained.figures
+        assert evaluate_bundle(opened, baselines=[])["model"] == trained.figures["model"]
         assert opened.encoding.model.reads_history == (side == "item")
         other = "item" if side == "query" else "query"
         with pytest.raises(
@@ -699,14 +774,18 @@ class TestSeveralSeeds:
         config = {"towers": {"dim": 4}, "training": {"epochs": 1, "batch_size": 64, "seed": 5}}
         tables = (small_world.interactions, small_world.items)
         both = train(tables[0], items=tables[1], config=config, seeds=2, out=tmp_path / "m")
+        task = Task.of(tables[0], items=tables[1], config=Config.from_dict(config))
         singles = []
         for seed in (5, 6):
-            config["training"]["seed"] = seed
-            singles.append(train(tables[0], items=tables[1], config=config))
-        assert both.figures["model"] == singles[0].figures["model"]
+            settings, _ = resolve(task.config, task.dataset)
+            settings = replace(settings, training=replace(settings.training, seed=seed))
+            trainer = Trainer(task.dataset, task.sides, settings)
+            trainer.fit()
+            singles.append(measure(trainer.scorer(), task.dataset, baselines=[])["model"])
+        assert both.figures["model"] == singles[0]
         assert both.contents.config.training.seed == 5
         spread = both.figures["seeds"]["ndcg@10"]
-        values = [single.figures["model"]["ndcg@10"] for single in singles]
+        values = [single["ndcg@10"] for single in singles]
         assert spread["values"] == values
         assert values[0] != values[1]
         assert spread["mean"] == pytest.approx(sum(values) / 2)

@@ -1,6 +1,5 @@
 """Search by words: keys that are text, searches that were never seen, recipes, and fusion with BM25."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -221,14 +220,15 @@ def test_what_a_search_is_known_to_want_is_no_negative_of_it() -> None:
             "loss": {"negatives": "all", "mask_known": masked},
             "training": {"epochs": 20, "patience": 20, "batch_size": 16},
         }
-        lines = train(wanted, config=settings).contents.log.splitlines()
-        return float(min(json.loads(line)["loss"] for line in lines))
+        task = Task.of(wanted, config=Config.from_dict(settings))
+        trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+        return float(min(line["loss"] for line in trainer.fit().log))
 
     assert least_loss(masked=True) < 1.0 < 1.9 < least_loss(masked=False)
 
 
 def test_the_recipe_of_dssm_is_its_towers() -> None:
-    trained = trained_with(recipe("dssm"), epochs=40)
+    trained = trained_with(recipe("dssm"), epochs=25)
     model = trained.retriever.encoding.model
     for tower in (model.query_tower, model.item_tower):
         assert isinstance(tower, (QueryTower, ItemTower))
@@ -257,7 +257,7 @@ def test_a_recipe_that_is_not_there_is_refused() -> None:
 
 def test_buckets_and_kinds_reach_the_features(tmp_path: Path) -> None:
     settings = {"features": {"text_buckets": 500, "text": "words"}}
-    trained = trained_with(settings, out=tmp_path / "model")
+    trained = trained_with(settings, out=tmp_path / "model", epochs=1)
     (_, text) = trained.contents.items.transforms.transforms
     assert (text.feature.kind, text.feature.buckets, text.vocabulary) == ("words", 500, None)
     again = Retriever.open(tmp_path / "model")
@@ -310,7 +310,7 @@ def test_layers_of_tanh_may_differ_in_width() -> None:
 
 
 def test_items_without_ids_are_told_apart_by_their_features_alone() -> None:
-    trained = trained_with({"towers": {"item_id": "off"}})
+    trained = trained_with({"towers": {"item_id": "off"}}, epochs=1)
     tower = trained.retriever.encoding.model.item_tower
     assert isinstance(tower, ItemTower)
     assert tower.encoder.names == ["document as text"]

@@ -99,6 +99,7 @@ def evaluate(
     candidates: Histories | None = None,
     chunk_size: int | None = None,
     query_ids: Vocabulary | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
 ) -> Evaluation:
     """Return the metrics of ``scorer`` on ``cases``, ranking the whole catalogue.
 
@@ -113,6 +114,7 @@ def evaluate(
         candidates: See ``rank``; each case's hold its targets, unknown ones apart.
         chunk_size: See ``rank``.
         query_ids: See ``rank``.
+        metrics: Which of ``METRICS``, at every cut-off.
 
     Raises:
         ValueError: There is no case, ``ks`` is empty, repeats itself or holds what is no whole number
@@ -153,9 +155,7 @@ def evaluate(
         cases=cases,
         ranking=ranking,
         values={
-            f"{name}@{k}": metric(is_hit, num_relevant, k)
-            for k in ks
-            for name, metric in METRICS.items()
+            f"{name}@{k}": METRICS[name](is_hit, num_relevant, k) for k in ks for name in metrics
         },
         num_targets=len(targets),
         num_seen_targets=int((seen & is_present).sum()),

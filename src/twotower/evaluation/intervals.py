@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -169,14 +170,27 @@ def _intervals(
 
 def _resampled(table: Values, resamples: int, seed: int) -> Values:
     """Return the means of each resample: ``(resamples, M)``."""
-    rng = np.random.default_rng(seed)
     num_queries = len(table)
-    means = np.empty((resamples, table.shape[1]))
     block = max(1, _BLOCK // num_queries)
+    if resamples <= block:
+        return _draws_in_one(num_queries, resamples, seed) @ table / num_queries
+    rng = np.random.default_rng(seed)
+    means = np.empty((resamples, table.shape[1]))
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = rng.integers(num_queries, size=(size, num_queries))
-        drawn += np.arange(size)[:, None] * num_queries
-        counts = np.bincount(drawn.ravel(), minlength=size * num_queries)
-        means[start : start + size] = counts.reshape(size, -1) @ table / num_queries
+        means[start : start + size] = _draws(rng, num_queries, size) @ table / num_queries
     return means
+
+
+@lru_cache(maxsize=1)
+def _draws_in_one(num_queries: int, resamples: int, seed: int) -> Values:
+    """Return ``_draws`` of one block, kept for the next table of as many queries: often the same ones."""
+    return _draws(np.random.default_rng(seed), num_queries, resamples)
+
+
+def _draws(rng: np.random.Generator, num_queries: int, size: int) -> Values:
+    """Return how often each query is drawn in each resample: ``(size, num_queries)``."""
+    drawn = rng.integers(num_queries, size=(size, num_queries))
+    drawn += np.arange(size)[:, None] * num_queries
+    counts = np.bincount(drawn.ravel(), minlength=size * num_queries)
+    return counts.reshape(size, -1).astype(np.float64)

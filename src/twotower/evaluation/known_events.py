@@ -93,14 +93,16 @@ def by_known_events(
         cases = _shuffled(cases)
     asked = {"model": model.of_new_queries()} | {n: s for n, s in scorers.items() if n != "model"}
     numbers = [n for n in EVENTS if n <= enough[-1]]
+    name_of_metric, k = metric.split("@")
     values = {
         f"{name}/{num}": evaluate(
             CutShort(asked[name], num),
             cases,
-            (int(metric.split("@")[1]),),
+            (int(k),),
             num_item_rows=dataset.items.ids.num_rows,
             remove_seen=not dataset.repeats,
             allowed=dataset.offered,
+            metrics=(name_of_metric,),
         ).values[metric]
         for name in METHODS
         if name in asked

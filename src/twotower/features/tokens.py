@@ -87,6 +87,8 @@ def tokens_of(texts: pl.Series, reading: Reading) -> Tokens:
         reading: Which tokens.
     """
     lines, runs, is_unspaced = _runs(texts)
+    if not len(runs):
+        return lines, runs
     parts: list[Tokens] = []
     if reading != "trigrams":
         parts.append(_expanded(lines, runs, is_unspaced, lambda word: [word], characters))

@@ -120,17 +120,18 @@ class Objective:
 
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases."""
-        name = self.config.training.metric
+        name, k = self.config.training.metric.split("@")
         found = evaluate(
             self.scorer(),
             self.valid,
-            (int(name.split("@")[1]),),
+            (int(k),),
             num_item_rows=self.dataset.items.ids.num_rows,
             remove_seen=not self.dataset.repeats,
             allowed=self.dataset.offered,
             candidates=self.candidates,
+            metrics=(name,),
         )
-        return found.mean()[name]
+        return found.mean()[f"{name}@{k}"]
 
     def stream_state(self) -> dict[str, Tensor]:
         """Return what ``load_stream`` takes: nothing where frequencies are counted."""

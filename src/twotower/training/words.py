@@ -73,16 +73,18 @@ def share_of_words(contents: Contents, scorer: Scorer, dataset: Dataset) -> dict
     texts = Texts(contents)
     lexical = texts.index(1.0)
     valid = thinned(dataset.cases(Part.VALID), MOST_CASES)
+    name, k = MAIN_METRIC.split("@")
 
     def values(cases: Cases, share: float) -> Any:
         asked = WithWords(scorer, texts, lexical, share) if share else scorer
         found = evaluate(
             asked,
             cases,
-            (int(MAIN_METRIC.split("@")[1]),),
+            (int(k),),
             num_item_rows=dataset.items.ids.num_rows,
             remove_seen=not dataset.repeats,
             allowed=dataset.offered,
+            metrics=(name,),
         )
         return found.values[MAIN_METRIC]
 

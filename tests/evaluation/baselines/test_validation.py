@@ -39,6 +39,24 @@ def test_the_best_is_the_first_of_the_best() -> None:
     assert validation.best(iter(candidates[::2])) is candidates[0]
 
 
+def test_a_candidate_is_measured_once() -> None:
+    """The best of one stage stands against the candidates of the next."""
+
+    @dataclass(frozen=True, eq=False)
+    class Counted(OneItem):
+        asked: list[int]
+
+        def score(self, cases: Cases) -> torch.Tensor:
+            self.asked.append(self.item_row)
+            return super().score(cases)
+
+    asked: list[int] = []
+    validation = Validation(cases_of(3), 30, remove_seen=True)
+    best = validation.best([Counted(5, asked), Counted(29, asked)])
+    assert validation.best([best, Counted(7, asked)]) is best
+    assert asked == [5, 29, 7]
+
+
 def test_without_cases_the_others_are_not_made() -> None:
     made = []
 

@@ -325,7 +325,7 @@ def test_a_validation_among_labels_is_told(
     full: Retriever, english: str, tmp_path: Path, language: str, said: str
 ) -> None:
     config = full.contents.config.with_settings(["training.validate_among=labels"])
-    changed = Retriever(replace(full.contents, config=config), path=full.path)
+    changed = Retriever(replace(full.contents, config=config, metrics={}), path=full.path)
     assert said in Page(written(changed, tmp_path, language=language)).text
     assert said not in Page(english).text
 
@@ -358,7 +358,7 @@ def test_a_bundle_without_histories_shows_no_queries(
 
 def test_collapsed_vectors_have_no_map(tiny_retriever: Retriever, tmp_path: Path) -> None:
     contents = tiny_retriever.contents
-    same = replace(contents, item_vectors=torch.ones_like(contents.item_vectors))
+    same = replace(contents, item_vectors=torch.ones_like(contents.item_vectors), metrics={})
     assert "There is no map" in Page(written(Retriever(same), tmp_path)).text
 
 

@@ -1,8 +1,9 @@
 """What a baseline's settings are chosen by: NDCG@10 on validation."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ class Validation:
     num_item_rows: int
     remove_seen: bool
     allowed: npt.NDArray[np.bool_] | None = None
+    _known: WeakKeyDictionary[Scorer, float] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Validation":
@@ -38,16 +42,22 @@ class Validation:
         return cls(cases, dataset.items.ids.num_rows, not dataset.repeats, dataset.offered)
 
     def quality(self, scorer: Scorer) -> float:
-        """Return the scorer's NDCG@10; there must be a case."""
-        found = evaluate(
-            scorer,
-            self.cases,
-            (10,),
-            num_item_rows=self.num_item_rows,
-            remove_seen=self.remove_seen,
-            allowed=self.allowed,
-        )
-        return found.mean()["ndcg@10"]
+        """Return the scorer's NDCG@10; there must be a case.
+
+        It is measured once: the best of one stage stands against the candidates of the next.
+        """
+        if scorer not in self._known:
+            found = evaluate(
+                scorer,
+                self.cases,
+                (10,),
+                num_item_rows=self.num_item_rows,
+                remove_seen=self.remove_seen,
+                allowed=self.allowed,
+                metrics=("ndcg",),
+            )
+            self._known[scorer] = found.mean()["ndcg@10"]
+        return self._known[scorer]
 
     def best(self, candidates: Iterable[Candidate]) -> Candidate:
         """Return the candidate of the highest quality, the first of equal ones.

@@ -1,5 +1,6 @@
 """A page written whole, or not at all."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ _HERE = Path(__file__).parent
 
 def render(template: str, **facts: Any) -> str:
     """Return a page: the template with what it names, all of it escaped but what was drawn here."""
-    environment = Environment(
+    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    return _environment().get_template(template).render(style=style, **facts)
+
+
+@cache
+def _environment() -> Environment:
+    """Return what reads the templates: it translates each of them once, which takes a while."""
+    return Environment(
         loader=FileSystemLoader(_HERE, encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(style=style, **facts)
 
 
 def check_page(path: Path) -> None:
