@@ -122,7 +122,6 @@ class IndexContract(ABC):
         assert not nothing.item_rows.any()
         assert (nothing.scores == NO_SCORE).all()
 
-    @pytest.mark.no_cover
     @pytest.mark.parametrize(
         ("share", "num_queries"),
         [(0.0, 5), (0.001, 1), (0.001, 70), (0.01, 5), (0.1, 70), (0.5, 1), (0.9, 5)],

@@ -242,7 +242,6 @@ class TestEveryKindOfFeature:
             assert np.allclose(told[0], vectors[place], atol=1e-5), line
 
 
-@pytest.mark.no_cover
 class TestOtherSettings:
     @pytest.mark.parametrize(
         "settings",

@@ -182,7 +182,6 @@ def test_no_value_makes_it_fail_and_each_is_read_by_itself(kind: str, column: in
             assert same_bits(alone, together[line : line + 1]), name
 
 
-@pytest.mark.no_cover
 @every_transform
 def test_row_by_row_equals_the_whole_table_bit_for_bit(kind: str, column: int) -> None:
     # Long enough for vectorised kernels with their remainders.
@@ -193,7 +192,6 @@ def test_row_by_row_equals_the_whole_table_bit_for_bit(kind: str, column: int) -
     assert same_bits(np.concatenate(alone), together)
 
 
-@pytest.mark.no_cover
 @every_transform
 def test_the_state_survives_reconstruction(kind: str, column: int) -> None:
     transform = fitted(kind, column)

@@ -67,16 +67,10 @@ def assert_same(file: Path, retriever: Retriever, *ids: Any, **described: Any) -
         ("none", {}),
         # gru, mean, pooled: see test_what_is_known_of_events, test_every_kind_of_feature_of_an_item and
         # test_a_bundle_without_histories_and_one_item. What is read of items is no matter of the reader.
-        # Of each other kind the lines are reached by its own tests, so they need not be counted here.
-        *(
-            pytest.param(history, towers, marks=pytest.mark.no_cover)
-            for history, towers in (
-                ("recency", {"history_items": "separate", "similarity": "cosine"}),
-                ("attention", {"history_items": "ids", "similarity": "cosine"}),
-                ("sasrec", {}),
-                ("transformer", {}),
-            )
-        ),
+        ("recency", {"history_items": "separate", "similarity": "cosine"}),
+        ("attention", {"history_items": "ids", "similarity": "cosine"}),
+        ("sasrec", {}),
+        ("transformer", {}),
     ],
 )
 def test_every_reader_of_histories(
@@ -322,7 +316,6 @@ def test_a_sentence_encoder_that_was_trained_is_refused(tmp_path: Path, own_cach
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.no_cover
 def test_a_bundle_without_histories_and_one_item(
     small_world: SyntheticTables, tmp_path: Path
 ) -> None:

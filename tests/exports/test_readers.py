@@ -71,7 +71,6 @@ def read_by(
     return names
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("target", ["faiss", "parquet", "npy", "onnx"])
 def test_a_reader_gives_the_same_ten_items(
     target: str, changed_retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +81,6 @@ def test_a_reader_gives_the_same_ten_items(
     assert largest < 1e-5
 
 
-@pytest.mark.no_cover
 def test_qdrant_gives_the_same_ten_items(
     tiny_retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +92,6 @@ def test_qdrant_gives_the_same_ten_items(
     assert largest < 1e-5
 
 
-@pytest.mark.no_cover
 def test_postgresql_gives_the_same_ten_items(
     changed_retriever: Retriever, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,6 @@ def expected_gradient(batch_size: int, *, made_up: bool) -> torch.Tensor:
     return total[:, 0]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_true_scores_stay_where_they_are(batch_size: int) -> None:
     """Were items not pushed away in place of the times that they are remembered, they would rise."""

@@ -347,7 +347,6 @@ class Catalogue(RuleBasedStateMachine):
         assert self.retriever.contents.num_items == len(self.lines)
 
 
-@pytest.mark.no_cover
 @pytest.mark.hypothesis
 @pytest.mark.filterwarnings("ignore:.*of the items have no feature")
 def test_a_catalogue_that_changes_at_random(

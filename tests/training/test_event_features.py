@@ -101,7 +101,6 @@ def lines_of(trained: Trained, query: int) -> list[dict[str, Any]]:
     return frame.to_dicts()
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("columns", "low", "high"),
     [

@@ -185,7 +185,6 @@ def stopped(stopped_once: Path, tmp_path: Path) -> Path:
     return tmp_path / "m"
 
 
-@pytest.mark.no_cover
 class TestSeeds:
     def test_two_runs_write_equal_files(
         self, run: Callable[..., Trained], whole: Trained, tmp_path: Path
@@ -308,7 +307,6 @@ class TestInterruption:
         assert "start 1" in listener.told
         assert same_weights(resumed.weights, whole.contents.weights)
 
-    @pytest.mark.no_cover
     @pytest.mark.parametrize(("epoch", "step"), [(1, -1), (1, 0), (3, 2)])
     def test_later_on_it_leaves_a_usable_bundle(
         self,
@@ -332,7 +330,6 @@ class TestInterruption:
         shorter = fit(config={**FOUR, "training": settings})
         assert same_weights(trained.contents.weights, shorter.weights)
 
-    @pytest.mark.no_cover
     def test_resumed_is_as_if_never_interrupted(
         self, run: Callable[..., Trained], whole: Trained, stopped: Path
     ) -> None:
@@ -348,7 +345,6 @@ class TestInterruption:
         opened = Retriever.open(stopped).contents.weights
         assert same_weights(opened, whole.contents.weights)
 
-    @pytest.mark.no_cover
     @pytest.mark.parametrize(
         ("epoch", "step", "negatives"), [(1, 0, "all"), (2, 4, "mixed"), (3, 5, "all")]
     )
@@ -377,7 +373,6 @@ class TestInterruption:
         resumed = fit(tmp_path / "m", resume=True)
         assert same_weights(resumed.weights, whole.contents.weights)
 
-    @pytest.mark.no_cover
     def test_sparse_tables_too(
         self, fit: Callable[..., Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -518,7 +513,6 @@ class Tower(nn.Module):
 
 
 class TestOwnTowers:
-    @pytest.mark.no_cover
     @pytest.mark.parametrize("kind", ["numpy", "torch", "float32", "integers"])
     def test_on_arrays(self, small_world: SyntheticTables, tmp_path: Path, kind: str) -> None:
         rng = np.random.default_rng(2)

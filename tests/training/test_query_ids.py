@@ -126,7 +126,6 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> Decided:
     return Decided(trained_as("auto", told, loggers=[logger], out=out, seeds=2), told, logger)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("length", [1, 30])
 def test_the_better_on_validation_is_kept(decided: Decided, tmp_path: Path, length: int) -> None:
     towers = {"history_length": length}

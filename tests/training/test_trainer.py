@@ -114,7 +114,6 @@ EVERY_TRIPLE = [
 
 
 class TestLosses:
-    @pytest.mark.no_cover
     @pytest.mark.parametrize(("kind", "negatives", "similarity"), EVERY_TRIPLE)
     def test_every_loss_learns_from_every_kind_of_negatives(
         self, labelled: SyntheticTables, kind: str, negatives: str, similarity: str
@@ -585,7 +584,6 @@ class TestInterruption:
         assert all(torch.equal(state[k], v) for k, v in progress.best_model.items())
         assert trainer.validate() == progress.best_metric
 
-    @pytest.mark.no_cover
     def test_at_any_moment_what_was_saved_is_whole(
         self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -619,7 +617,6 @@ class TestInterruption:
         assert stopped >= 2
 
 
-@pytest.mark.no_cover
 class TestRandomness:
     def test_the_global_generators_are_neither_read_nor_moved(
         self, small_world: SyntheticTables
@@ -657,7 +654,6 @@ class TestRandomness:
         assert not equal_weights(a, c)
 
 
-@pytest.mark.no_cover
 class TestNothingLeaks:
     def test_no_weight_depends_on_test_events(self, small_world: SyntheticTables) -> None:
         """Other test items: the same weights, the same item vectors, other figures."""
