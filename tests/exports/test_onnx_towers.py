@@ -66,7 +66,7 @@ def assert_same(file: Path, retriever: Retriever, *ids: Any, **described: Any) -
     [
         ("none", {}),
         # gru, mean, pooled: see test_what_is_known_of_events, test_every_kind_of_feature_of_an_item and
-        # test_a_bundle_without_histories_and_one_item. What is read of items is no matter of the reader.
+        # test_the_tiny_world_reads_histories. What is read of items is no matter of the reader.
         ("recency", {"history_items": "separate", "similarity": "cosine"}),
         ("attention", {"history_items": "ids", "similarity": "cosine"}),
         ("sasrec", {}),
@@ -198,6 +198,15 @@ def test_the_command_line_tells_how_far_it_is_from_torch(exported: tuple[Path, O
         assert b"/src/" not in file.read_bytes()  # nothing of the machine that wrote it
 
 
+def test_the_tiny_world_reads_histories(
+    tiny_retriever: Retriever, exported: tuple[Path, Outcome]
+) -> None:
+    folder, _ = exported
+    assert tiny_retriever.contents.config.towers.history == "pooled"
+    assert_same(folder / "query_tower.onnx", tiny_retriever, list(range(40)))
+    assert_histories_are_read(folder / "query_tower.onnx", tiny_retriever, "pooled")
+
+
 def test_the_constants_that_are_told_make_the_inputs(
     tiny_retriever: Retriever, exported: tuple[Path, Outcome]
 ) -> None:
@@ -218,16 +227,6 @@ def test_the_constants_that_are_told_make_the_inputs(
     ids = json.loads((folder / "history_ids.json").read_text("utf-8"))
     asked = exports.query_inputs(tiny_retriever, history=[9, 4])
     assert asked["history.item_rows"].tolist() == [[ids.index(9) + 2, ids.index(4) + 2]]
-
-
-def test_a_history_knows_each_item_once_as_it_is_now(changed_retriever: Retriever) -> None:
-    ids = TowerInputs(changed_retriever).history_ids()
-    assert (
-        len(ids) == len({*ids}) == 301
-    )  # 300, of which two are no answers any more, and a new one
-    told = exports.query_inputs(changed_retriever, history=["item's 8", "new", "unheard of"])
-    rows = told["history.item_rows"][0] - 2
-    assert [ids[row] for row in rows] == ["item's 8", "new"]
 
 
 class Two(nn.Module):
@@ -280,16 +279,24 @@ def test_towers_of_ones_own(small_world: SyntheticTables, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("tower", "told"),
+    ("query_tower", "item_tower", "told"),
     [
-        (Looks, "the query tower cannot be written as ONNX: .*data-dependent"),
-        (Counts, "the query tower as ONNX must give torch's vectors, got numbers that differ by"),
+        (Two, Looks, "the item tower cannot be written as ONNX: .*data-dependent"),
+        (
+            Counts,
+            Two,
+            "the query tower as ONNX must give torch's vectors, got numbers that differ by",
+        ),
     ],
 )
 def test_towers_that_cannot_leave_are_refused(
-    tower: type[Two], told: str, small_world: SyntheticTables, tmp_path: Path
+    query_tower: type[Two],
+    item_tower: type[Two],
+    told: str,
+    small_world: SyntheticTables,
+    tmp_path: Path,
 ) -> None:
-    retriever = with_towers(small_world, tower("segment"), Two("category"))
+    retriever = with_towers(small_world, query_tower("segment"), item_tower("category"))
     with pytest.raises(ExportError, match=told) as caught:
         exports.export_onnx(retriever, tmp_path / "out")
     assert "\n" not in str(caught.value)
@@ -324,8 +331,7 @@ def test_a_bundle_without_histories_and_one_item(
         items=small_world.items,
         out=tmp_path / "model",
         histories=False,
-        config=SETTINGS
-        | {"towers": {"dim": LENGTH, "history_length": LENGTH, "history": "pooled"}},
+        config=SETTINGS | {"towers": {"dim": LENGTH, "history_length": LENGTH, "history": "mean"}},
     )
     assert trained_without.path is not None
     retriever = Retriever.open(trained_without.path)
@@ -336,7 +342,7 @@ def test_a_bundle_without_histories_and_one_item(
     file = tmp_path / "out" / "query_tower.onnx"
     assert_same(file, retriever, history=[[3, 4, 5], [7]])
     assert_same(file, retriever, list(range(40)))
-    assert_histories_are_read(file, retriever, "pooled")
+    assert_histories_are_read(file, retriever, "mean")
     items = dict(np.load(tmp_path / "out" / "items.npz"))
     np.testing.assert_allclose(
         run(tmp_path / "out" / "item_tower.onnx", items), retriever.encode_items(), atol=1e-5

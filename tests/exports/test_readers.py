@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from twotower import Retriever, exports
+from twotower.exports.onnx_inputs import TowerInputs
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 FENCE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
@@ -69,6 +70,16 @@ def read_by(
     names: dict[str, Any] = {}
     exec(reader_of(target), names)
     return names
+
+
+def test_a_history_knows_each_item_once_as_it_is_now(changed_retriever: Retriever) -> None:
+    ids = TowerInputs(changed_retriever).history_ids()
+    assert (
+        len(ids) == len({*ids}) == 301
+    )  # 300, of which two are no answers any more, and a new one
+    told = exports.query_inputs(changed_retriever, history=["item's 8", "new", "unheard of"])
+    rows = told["history.item_rows"][0] - 2
+    assert [ids[row] for row in rows] == ["item's 8", "new"]
 
 
 @pytest.mark.parametrize("target", ["faiss", "parquet", "npy", "onnx"])
