@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from twotower.errors import ArgumentError
 
@@ -143,6 +142,8 @@ def harvested(
         slope[1:] += SMOOTHING * (below - upper)
         slope[:-1] -= SMOOTHING * (below - upper)
         return float(value), slope
+
+    from scipy.optimize import minimize  # takes a while, and few tables have positions
 
     start = -np.log(distinct.astype(np.float64))
     logs = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x

@@ -5,8 +5,8 @@ Unlike a metric of accuracy each of these belongs to all answers together, not t
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
-from scipy.stats import rankdata
 from torch.nn import functional as F
 
 from twotower.errors import ArgumentError
@@ -74,7 +74,7 @@ def exposure(
     events = popularity[FIRST_ROW:].astype(np.float64)
     times_wanted = _counts(targets, num_rows)
     if times_wanted.any():
-        percentile = rankdata(events) / len(events)
+        percentile = pl.Series(events).rank().to_numpy() / len(events)
         wanted = times_wanted @ percentile / times_wanted.sum()
         figures[f"popularity_bias@{k}"] = float(times_shown @ percentile / num_shown - wanted)
     information = -np.log2((events + 1) / (events.sum() + len(events)))

@@ -8,7 +8,7 @@ Where fewer items are ranked than ``k``, the missing positions are misses.
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+import polars as pl
 
 from twotower.errors import ArgumentError
 
@@ -221,7 +221,8 @@ def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
             f"labels must hold both 0 and 1, got {num_positive} positives and {num_negative} "
             "negatives; AUC is undefined then."
         )
-    wins = float(rankdata(values)[positive].sum()) - num_positive * (num_positive + 1) / 2
+    ranks = pl.Series(values).rank().to_numpy()  # of equal ones the mean
+    wins = float(ranks[positive].sum()) - num_positive * (num_positive + 1) / 2
     return wins / (num_positive * num_negative)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import rankdata
 
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.evaluation.doctor.data_feature_findings import (
@@ -306,7 +305,7 @@ def _count(keys: Ints, asked: Ints) -> Ints:
 
 def _partial(x: Floats, y: Ints, given: Ints) -> float:
     """Return the partial rank correlation of ``x`` and ``y``; 0 where ``given`` explains one."""
-    ranks = np.array([rankdata(column) for column in (x, y, given)])
+    ranks = np.array([pl.Series(column).rank() for column in (x, y, given)])
     if (np.ptp(ranks, axis=1) == 0).any():
         return 0.0
     xy, xg, yg = np.corrcoef(ranks)[[0, 0, 1], [1, 2, 2]]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
-from scipy.stats import skew
 
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.baselines.popularity import Popularity
@@ -215,11 +215,17 @@ def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Fi
     facts = {
         "item": item_ids.ids_of(np.array([row]))[0],
         "justified": float(justified[row]),
-        "skewness": float(skew(counts[FIRST_ROW:])),
-        "expected_skewness": float(skew(by_popularity[FIRST_ROW:])),
+        "skewness": _skewness(counts),
+        "expected_skewness": _skewness(by_popularity),
         "k": K,
     }
     return Finding(HUB_ITEM, "warning", float(share[row]), facts)
+
+
+def _skewness(counts: npt.NDArray[np.integer]) -> float:
+    value = pl.Series(counts[FIRST_ROW:]).skew()
+    assert value is not None  # there are items
+    return value
 
 
 def _odds(share: Shares, num: npt.NDArray[np.integer]) -> Shares:

@@ -1,8 +1,10 @@
 """What the vectors alone tell: whether they have collapsed, and whether length goes with popularity."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
+import polars as pl
 
 from twotower.errors import ArgumentError
 from twotower.evaluation.doctor.findings import Finding, Kind, Severity
@@ -105,7 +107,7 @@ def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> lis
     found = _collapse(vectors, ITEM_VECTORS_FEW_DIRECTIONS, "warning", ITEM_VECTORS_ALIKE)
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if len(norms) > 2 and norms.std() > EQUAL_NORMS * norms.mean() and np.ptp(counts) > 0:
-        correlation = float(spearmanr(norms, counts).statistic)
+        correlation = float(np.corrcoef(_ranks(norms), _ranks(counts))[0, 1])
         if correlation >= GOES_WITH:
             facts = {"items": len(norms)}
             found.append(Finding(NORM_FOLLOWS_POPULARITY, "info", correlation, facts))
@@ -150,3 +152,7 @@ def _collapse(vectors: Vectors, few: Kind, above_line: Severity, alike: Kind) ->
         severity = "error" if value > SAME_POINT else "warning"
         found.append(Finding(alike, severity, value, {"vectors": len(vectors)}))
     return found
+
+
+def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return pl.Series(values).rank().to_numpy()
