@@ -40,7 +40,7 @@ demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (a
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json \
-	  -m pytest $(PARALLEL) --doctest-modules src tests
+	  -m pytest $(PARALLEL) --doctest-modules tests src
 	$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 92
 
 lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of imports
