@@ -1,5 +1,6 @@
 """What tests of whole commands share: small tables, a way to run a command, a disk to be filled."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -30,12 +31,25 @@ class Outcome:
     err: str
 
 
+@contextmanager
+def loggers_kept() -> Iterator[None]:
+    """Leave the loggers as they were: a server sends its log to what is the standard error just then."""
+    loggers = [logging.getLogger(name) for name in ("twotower", "uvicorn.error")]
+    before = [(each.handlers, each.propagate, each.level) for each in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
 def run_command(command: tuple[str, ...], folder: Path) -> Outcome:
     """Return how ``twotower`` ends with these arguments in that folder, run in this process."""
     out, err, argv, code = StringIO(), StringIO(), sys.argv, 0
     sys.argv = ["twotower", *command]
     try:
-        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err), loggers_kept():
             main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -21,7 +21,7 @@ import orjson
 import pytest
 
 from damaged_journals import KINDS, START_OF, bytes_of_version_2, damaged, outcome, sample
-from sandbox import NoDiskError, small_disk
+from sandbox import NoDiskError, loggers_kept, small_disk
 from servers import running
 from twotower.errors import BundleError, JournalError
 from twotower.serving.bundle import open_bundle
@@ -33,7 +33,6 @@ from twotower.serving.server.engine import Engine, Model
 from twotower.serving.server.frames import START, framed
 from twotower.serving.server.journal import Journal, JournalReader
 from twotower.serving.server.settings import ServerSettings
-from twotower.serving.server.telemetry import LOG
 from twotower.serving.server.worker import SECONDS_TO_FINISH
 
 
@@ -712,13 +711,11 @@ def test_an_engine_whose_journal_cannot_be_compacted_goes_on(
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Bundles that ``serve`` would have served; nothing listens."""
     found: list[str] = []
-    handlers, is_passed_on, level = LOG.handlers, LOG.propagate, LOG.level
     monkeypatch.setattr(
         "twotower.serving.server.worker.run_alone", lambda settings: found.append(settings.bundle)
     )
-    yield found
-    LOG.handlers, LOG.propagate = handlers, is_passed_on
-    LOG.setLevel(level)
+    with loggers_kept():
+        yield found
 
 
 @pytest.mark.parametrize("token", ["t", None])

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandbox import loggers_kept
 from servers import PATIENCE
 from twotower.errors import BundleError
 from twotower.serving.server import supervisor
@@ -51,16 +52,12 @@ class Told(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def told() -> Iterator[Told]:
-    """What is logged; the loggers are as they were after the test."""
-    loggers = [logging.getLogger(name) for name in ("twotower", "uvicorn.error")]
-    before = [(each.handlers, each.propagate, each.level) for each in loggers]
+    """What is logged."""
     handler = Told()
     LOG.addHandler(handler)
-    yield handler
+    with loggers_kept():
+        yield handler
     LOG.removeHandler(handler)
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
