@@ -10,7 +10,8 @@ import polars as pl
 
 from twotower.config import FeatureKind, FeaturesConfig
 from twotower.errors import ConfigError
-from twotower.features.reading import dates_of, floats_of, seconds_of
+from twotower.features.dates import moments_of
+from twotower.features.reading import floats_of, seconds_of
 from twotower.features.tokens import num_words
 
 Side = Literal["query", "item", "event"]
@@ -345,4 +346,4 @@ def _looks_like_dates(known: pl.Series) -> bool:
     sample = known.head(1000).str.strip_chars()
     if not bool(sample.str.contains(r"^\d{4}-\d{1,2}-\d{1,2}|^\d{1,2}-[A-Za-z]{3}-\d{4}").all()):
         return False
-    return dates_of(sample).null_count() <= len(sample) // 100
+    return moments_of(sample).null_count() <= len(sample) // 100

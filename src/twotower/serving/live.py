@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from twotower.errors import ArgumentError
-from twotower.features.reading import dates_of
+from twotower.features.dates import moments_of
 from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
 from twotower.serving.bundle import Contents
@@ -264,7 +264,7 @@ def _read(strings: pl.Series, dtype: pl.DataType) -> pl.Series:
             pl.when(strings.is_in(["true", "false"])).then(strings == "true")
         ).to_series()
     if dtype in (pl.Date, pl.Datetime):
-        moments = dates_of(strings)
+        moments = moments_of(strings)
         zone = getattr(dtype, "time_zone", None)
         if zone is not None:
             moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
