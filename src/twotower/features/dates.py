@@ -44,6 +44,7 @@ _SHAPE = rf"(?i)^(?:[0-9]+|[ ,./:+-]|{_WORDS}){{3,30}}$"
 """What every text of a format looks like, and hardly any other: it spares the formats."""
 _MOMENT = pl.Datetime("us")
 _SAMPLED = 200
+_PLAIN = r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|^[0-9]{1,2}-[A-Za-z]{3}-[0-9]{4}"
 
 
 def normalised(strings: pl.Series) -> pl.Series:
@@ -95,3 +96,11 @@ def _likeliest_first(texts: pl.Series, patterns: tuple[str, ...]) -> list[str]:
     sample = texts.gather_every(max(1, len(texts) // _SAMPLED))
     fits = {pattern: len(sample) - parsed(sample, pattern).null_count() for pattern in patterns}
     return sorted(patterns, key=lambda pattern: -fits[pattern])
+
+
+def are_plain_dates(known: pl.Series) -> bool:
+    """Return whether strings are dates that mean one moment to everybody, but for one in a hundred."""
+    sample = known.head(1000).str.strip_chars()
+    if not bool(sample.str.contains(_PLAIN).all()):
+        return False
+    return moments_of(sample).null_count() <= len(sample) // 100
