@@ -1,13 +1,14 @@
 """Lists in a cell, as JSON, as Python and as numpy write them -> lists."""
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"'
-_NUMBER = r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
+_WHOLE = r"(?:0|[1-9][0-9]{0,14})"
 _GAP = r"[ \t\n\r]*"
 
 
@@ -15,7 +16,8 @@ def _flat(element: str) -> str:
     return rf"^{_GAP}\[{_GAP}(?:{element}(?:{_GAP},{_GAP}{element})*)?{_GAP}\]{_GAP}$"
 
 
-_JSON = _flat(f"(?:{_STRING}|{_NUMBER}|true|false|null)")
+_JSON_TEXTS = _flat(f"(?:{_STRING}|-?{_WHOLE}|true|false|null)")
+_JSON_NUMBERS = _flat(rf"(?:-?{_WHOLE}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{{1,2}})?|null)")
 _SINGLE_QUOTED = _flat(r"'[^'\"\\\x00-\x1f]*'")
 _ELEMENT = re.compile(
     r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s,'"\[\]{}][^,'"\[\]{}]*))\s*(?:,|$)""",
@@ -34,20 +36,47 @@ def text_lists_of_cells(cells: pl.Series) -> pl.Series:
 
     Numbers are written as JSON writes them, whole ones without a point.
     """
-    texts = [
-        None if elements is None else [_as_text(element) for element in elements]
-        for elements in _elements_of(cells)
-    ]
-    return pl.Series(cells.name, texts, dtype=pl.List(pl.String))
+    return _decoded(cells, _JSON_TEXTS, pl.List(pl.String), _texts_of)
 
 
 def number_lists_of_cells(cells: pl.Series) -> pl.Series:
     """Return each cell as a list of floats; null where it is no list, or one with something else."""
-    numbers: list[list[float | None] | None] = []
-    for elements in _elements_of(cells):
-        floats = [each for each in elements or () if not isinstance(each, str)]
-        numbers.append(None if elements is None or len(floats) < len(elements) else floats)
-    return pl.Series(cells.name, numbers, dtype=pl.List(pl.Float64))
+    return _decoded(cells, _JSON_NUMBERS, pl.List(pl.Float64), _floats_of)
+
+
+def _decoded(
+    cells: pl.Series, json: str, dtype: Any, read: Callable[[str], list[Any] | None]
+) -> pl.Series:
+    """Return each cell as a list: what is JSON of that pattern all at once, other cells one by one."""
+    cell = pl.col("cell")
+    as_json = (
+        pl.when(cell.str.contains(json))
+        .then(cell)
+        .when(cell.str.contains(_SINGLE_QUOTED))
+        .then(cell.str.replace_all("'", '"', literal=True))
+    )
+    frame = pl.DataFrame({"cell": cells}).select(cell, json=as_json)
+    quick = frame["json"].str.json_decode(dtype)
+    is_left = frame.select(pl.col("json").is_null() & cell.str.contains(r"^\s*\[")).to_series()
+    places = np.flatnonzero(is_left.fill_null(value=False).to_numpy()).tolist()
+    if places:
+        slow: list[list[Any] | None] = [None] * len(cells)
+        for place, text in zip(places, cells.gather(places).to_list(), strict=True):
+            slow[place] = read(text)
+        both = pl.DataFrame({"quick": quick, "slow": pl.Series(slow, dtype=dtype)})
+        quick = both.select(pl.coalesce("quick", "slow")).to_series()
+    return quick.rename(cells.name)
+
+
+def _texts_of(text: str) -> list[str | None] | None:
+    elements = _elements_of(text)
+    return None if elements is None else [_as_text(element) for element in elements]
+
+
+def _floats_of(text: str) -> list[float | None] | None:
+    elements = _elements_of(text)
+    floats = [each for each in elements or () if not isinstance(each, str)]
+    return None if elements is None or len(floats) < len(elements) else floats
 
 
 def _as_text(element: Element) -> str | None:
@@ -56,36 +85,7 @@ def _as_text(element: Element) -> str | None:
     return str(int(element)) if element.is_integer() and abs(element) < 1e15 else str(element)
 
 
-def _elements_of(cells: pl.Series) -> Iterator[list[Element] | None]:
-    """Yield the elements of each cell, or None."""
-    frame = pl.DataFrame({"cell": cells})
-    cell = pl.col("cell")
-    as_json = (
-        pl.when(cell.str.contains(_JSON))
-        .then(cell)
-        .when(cell.str.contains(_SINGLE_QUOTED))
-        .then(cell.str.replace_all("'", '"', literal=True))
-    )
-    quick = frame.select(as_json.alias("json"))["json"]
-    known = quick.drop_nulls()
-    # Each of them is one whole list, so that all can be read at once.
-    decoded = iter(json.loads(f"[{','.join(known.to_list())}]"))
-    for is_quick, text in zip(quick.is_not_null().to_list(), cells.to_list(), strict=True):
-        if is_quick:
-            yield [_plain(element) for element in next(decoded)]
-        else:
-            yield None if text is None else _slowly(text)
-
-
-def _plain(element: object) -> Element:
-    if isinstance(element, bool):
-        return "true" if element else "false"
-    if isinstance(element, int):
-        return float(element)
-    return element  # type: ignore[return-value]
-
-
-def _slowly(text: str) -> list[Element] | None:
+def _elements_of(text: str) -> list[Element] | None:
     text = text.strip()
     if len(text) < 2 or text[0] != "[" or text[-1] != "]":
         return None

@@ -23,7 +23,7 @@ from twotower.features.reading import seconds_of
 READABLE_SHARE = 0.95
 """From this share of readable cells on, a column has a form."""
 
-_SAMPLED = 2_000
+_SAMPLED = 5_000
 _MARKED_UP_SHARE = 0.05
 _MISSING = ("", "-", "--", "–", "—", "?", "n/a", "na", "nan", "null", "none", "k.a.", "无", "暂无")
 _MOMENT = pl.Datetime("us")
@@ -165,23 +165,29 @@ def _number_reader(mark: str, unit: str) -> Callable[[pl.Series], pl.Series]:
 
 
 def _infer_number(cells: _Cells) -> "Form | None":
-    sample = _without_unit(_cleaned(cells.sample), _ANY_UNIT)
-    if not cells.are_enough(_floats(sample, "point").is_not_null()):
+    sample = _cleaned(cells.sample)
+    if not cells.are_enough(_floats(_without_unit(sample, _ANY_UNIT), "point").is_not_null()):
         return None
-    cleaned = _cleaned(cells.known)
-    units = cleaned.str.extract(f"({_ANY_UNIT})").drop_nulls()
+    units = sample.str.extract(f"({_ANY_UNIT})").drop_nulls()
     counts = units.replace_strict(_UNIT_OF, return_dtype=pl.String).value_counts(sort=True)
-    unit = counts[counts.columns[0]][0] if len(counts) else ""
-    bare = _without_unit(cleaned, _any_of(_UNITS[unit]) if unit else "")
-    is_marked = cells.has_gaps or bool(unit) or bool(cleaned.str.contains(",-+$").any())
-    if not cells.is_stated and not _says_number(bare, is_marked=is_marked):
-        return None
-    mark, why = _mark_of(bare)
+    unit = str(counts[counts.columns[0]][0]) if len(counts) else ""
+    spellings = _any_of(_UNITS[unit]) if unit else ""
+    mark, why = "", ""
+    for some in (sample, cells.known):  # a sample may miss the cells that decide
+        cleaned = _cleaned(some)
+        bare = _without_unit(cleaned, spellings)
+        is_marked = cells.has_gaps or bool(unit) or bool(cleaned.str.contains(",-+$").any())
+        mark, why, is_decided = _mark_of(bare)
+        if not (cells.is_stated or _says_number(bare, is_marked=is_marked)):
+            mark = ""
+        elif is_decided:
+            break
     if not mark:
         return None
     said = ["with a decimal comma"] if mark == "comma" else []
     said += ["percent" if unit == _PERCENT else f"in {unit}"] if unit else []
-    return Form(".".join(filter(None, ("number", mark, unit))), ", ".join((*said, *why)))
+    name = ".".join(filter(None, ("number", mark, unit)))
+    return Form(name, ", ".join(filter(None, (*said, why))))
 
 
 def _says_number(bare: pl.Series, *, is_marked: bool) -> bool:
@@ -201,54 +207,66 @@ def _says_number(bare: pl.Series, *, is_marked: bool) -> bool:
     return not (grouped and bare.str.len_bytes().n_unique() == 1)
 
 
-def _mark_of(bare: pl.Series) -> tuple[str, tuple[str, ...]]:
-    """Return which sign stands before decimals by all cells, with what is to be said of it; or neither."""
-    frame = pl.DataFrame({"bare": bare})
+def _mark_of(bare: pl.Series) -> tuple[str, str, bool]:
+    """Return which sign stands before decimals, what is to be said of it, and whether a cell decides it.
+
+    The sign is empty where cells contradict each other.
+    """
     cell = pl.col("bare")
     point, comma = cell.str.contains(_POINT), cell.str.contains(_COMMA)
-    doubtful = point & comma & cell.str.contains("[.,]")
-    only_point, only_comma, by_comma, by_point = frame.select(
-        (point & ~comma).sum().alias("p"),
-        (comma & ~point).sum().alias("c"),
-        (doubtful & cell.str.contains(",", literal=True)).sum().alias("bc"),
-        (doubtful & cell.str.contains(".", literal=True)).sum().alias("bp"),
-    ).row(0)
+    is_open = point & comma
+    only_point, only_comma, by_comma, by_point = (
+        pl.DataFrame({"bare": bare})
+        .select(
+            only_point=(point & ~comma).sum(),
+            only_comma=(comma & ~point).sum(),
+            by_comma=(is_open & cell.str.contains(",", literal=True)).sum(),
+            by_point=(is_open & cell.str.contains(".", literal=True)).sum(),
+        )
+        .row(0)
+    )
     decided = only_point + only_comma
     if decided:
-        mark = "point" if only_point >= only_comma else "comma"
         is_mixed = min(only_point, only_comma) > (1 - READABLE_SHARE) * decided
-        return ("" if is_mixed and by_comma + by_point else mark), ()
+        mark = "point" if only_point >= only_comma else "comma"
+        return ("" if is_mixed and by_comma + by_point else mark), "", True
     if by_comma and by_point:
-        return "", ()
+        return "", "", False
     if by_comma or by_point:
         sign = "comma" if by_comma else "point"
-        why = f"each {sign} taken for thousands: three digits follow it everywhere"
-        return ("point" if by_comma else "comma"), (why,)
-    return "point", ()
+        why = f"each {sign} taken for thousands, since three digits follow it everywhere"
+        return ("point" if by_comma else "comma"), why, False
+    return "point", "", False
 
 
 # --- dates ---
 
 
+_LATE = r"(?:1[3-9]|2[0-9]|3[01])"
+_DAY_FIRST = rf"^\s*{_LATE}[/-][0-9]{{1,2}}[/-][0-9]{{4}}"
+_MONTH_FIRST = rf"^\s*[0-9]{{1,2}}[/-]{_LATE}[/-][0-9]{{4}}"
+
+
 def _infer_date(cells: _Cells) -> "Form | None":
-    orders: tuple[Order, ...] = ("", "month", "day")
-    sample, known = cells.sample, cells.known
-    if not any(cells.are_enough(moments_of(sample, order).is_not_null()) for order in orders):
+    sample = cells.sample
+    if are_plain_dates(cells.known):
         return None
-    if are_plain_dates(known):
-        return None
-    moments = {order: moments_of(known, order) for order in orders}
-    fewest = min(each.null_count() for each in moments.values())
-    fitting = [order for order in orders if moments[order].null_count() == fewest]
-    if not cells.are_enough(moments[fitting[0]].is_not_null()):
-        return None
-    if fitting[0] == "":
+    if cells.are_enough(moments_of(sample).is_not_null()):
         return Form("date", "")
-    if len(fitting) == 1:
-        return Form(f"date.{fitting[0]}", f"{fitting[0]} first")
-    if moments["month"].equals(moments["day"], null_equal=True):
-        return Form("date.month", "day and month are the same in each")
-    return Form("date.month", "month first, though day first fits all as well; YYYY-MM-DD is sure")
+    day_first = month_first = 0
+    for some in (sample, cells.known):  # a sample may miss the cells that decide
+        day_first = int(some.str.contains(_DAY_FIRST).sum())
+        month_first = int(some.str.contains(_MONTH_FIRST).sum())
+        if day_first + month_first:
+            break
+    first: Order = "day" if day_first > month_first else "month"
+    moments = moments_of(sample, first)
+    if not cells.are_enough(moments.is_not_null()):
+        return None
+    said = f"{first} first"
+    if day_first + month_first == 0 and not moments.equals(moments_of(sample, "day")):
+        said = "month first, though day first fits all as well; YYYY-MM-DD is sure"
+    return Form(f"date.{first}", said)
 
 
 # --- lists ---
@@ -279,26 +297,31 @@ _INLINE_TAG = rf"(?i)</?(?:{_INLINE}){_ATTRIBUTES}>"
 _BLOCK_TAG = rf"(?i)</?(?:{_BLOCK}){_ATTRIBUTES}>"
 _UNSEEN = r"(?is)<!--.*?-->|<script\b.*?</script\s*>|<style\b.*?</style\s*>"
 _ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});"
+_COMMON = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": " "}
 _ENTITY_PATTERN = re.compile(_ENTITY)
 
 
 def _without_markup(strings: pl.Series) -> pl.Series:
     """Return text without tags and entities, read again until none is left: so twice is as once."""
     places = np.flatnonzero(strings.str.contains("[<&]").fill_null(value=False).to_numpy())
-    texts, before = strings.gather(places), None
-    while before is None or not texts.equals(before):
-        before = texts
-        texts = texts.str.replace_all(_UNSEEN, " ").str.replace_all(_INLINE_TAG, "")
+    whole = strings.clone()
+    while len(places):
+        before = whole.gather(places)
+        texts = before.str.replace_all(_UNSEEN, " ").str.replace_all(_INLINE_TAG, "")
         texts = _unescaped(texts.str.replace_all(_BLOCK_TAG, " "))
-    whole = strings.clone().scatter(places, texts) if len(places) else strings
+        whole.scatter(places, texts)
+        places = places[((texts != before) & texts.str.contains("[<&]")).to_numpy()]
     return whole.str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def _unescaped(strings: pl.Series) -> pl.Series:
-    if not strings.str.contains(_ENTITY).any():
-        return strings
-    told = [_ENTITY_PATTERN.sub(lambda each: html.unescape(each[0]), text) for text in strings]
-    return pl.Series(told, dtype=pl.String)
+    texts = strings.str.replace_many(list(_COMMON), list(_COMMON.values()))
+    rare = np.flatnonzero(texts.str.contains(_ENTITY).to_numpy())
+    told = [
+        _ENTITY_PATTERN.sub(lambda each: html.unescape(each[0]), text)
+        for text in texts.gather(rare).to_list()
+    ]
+    return texts.scatter(rare, pl.Series(told, dtype=pl.String)) if len(rare) else texts
 
 
 def _infer_markup(cells: _Cells) -> "Form | None":
@@ -410,8 +433,9 @@ _KINDS = {
 def infer_form(values: pl.Series, kind: FeatureKind | None = None) -> Form | None:
     """Return the form of a text column, or None where plain reading does as well.
 
-    All cells decide, but for those that say nothing (``-``, ``n/a``): 95 % of them must be readable, and
-    one that can only mean one thing decides for those that could mean two.
+    A sample decides, without cells that say nothing (``-``, ``n/a``): 95 % of it must be readable. Where it
+    leaves open what stands before decimals, or whether the day comes first, all cells are asked: one that
+    can only mean one thing decides for those that could mean two.
 
     Args:
         values: The column; one of another type than text has no form.
@@ -431,7 +455,9 @@ def infer_form(values: pl.Series, kind: FeatureKind | None = None) -> Form | Non
         form = infer(cells)
         if form is None or (kind is not None and kind not in FORMS[form.name].kinds):
             continue
-        if FORMS[form.name].dtype == pl.String or cells.are_enough(form.read(known).is_not_null()):
+        if FORMS[form.name].dtype == pl.String or cells.are_enough(
+            form.read(cells.sample).is_not_null()
+        ):
             return form
     return None
 

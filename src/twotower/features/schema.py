@@ -12,7 +12,7 @@ from twotower.config import FeatureKind, FeaturesConfig
 from twotower.errors import ConfigError
 from twotower.features.codes import codes_in, is_named_code, is_named_measure
 from twotower.features.dates import are_plain_dates
-from twotower.features.forms import Form, infer_form, is_missing, read
+from twotower.features.forms import READABLE_SHARE, Form, infer_form, is_missing, read
 from twotower.features.reading import floats_of, seconds_of
 from twotower.features.tokens import num_words
 
@@ -161,14 +161,18 @@ def read_table_forms(
         if form is None:
             continue
         clean = form.read(values)
-        lost = values.is_not_null() & clean.is_null() & ~is_missing(values)
+        says = values.is_not_null() & ~is_missing(values)
+        lost = says & clean.is_null()
+        num_lost, num = int(lost.sum()), int(says.sum())
+        if name not in stated and num_lost > (1 - READABLE_SHARE) * num:
+            continue
         forms[name] = form
         columns.append(clean)
-        if lost.any():
+        if num_lost:
             row = int(lost.arg_true()[0])
             first = f"{values[row]!r} in data row {row + 1}" if quotes else f"in data row {row + 1}"
             notes.append(
-                f"features.{side}.{name}: {int(lost.sum()):,} of {len(values) - values.null_count():,} "
+                f"features.{side}.{name}: {num_lost:,} of {num:,} "
                 f"cells do not read as {form.says} and are missing, the first {first}; correct "
                 "them, or state another kind."
             )
