@@ -36,25 +36,26 @@ def text_lists_of_cells(cells: pl.Series) -> pl.Series:
 
     Numbers are written as JSON writes them, whole ones without a point.
     """
-    return _decoded(cells, _JSON_TEXTS, pl.List(pl.String), _texts_of)
+    return _decoded(cells, (_JSON_TEXTS, _SINGLE_QUOTED), pl.List(pl.String), _texts_of)
 
 
 def number_lists_of_cells(cells: pl.Series) -> pl.Series:
     """Return each cell as a list of floats; null where it is no list, or one with something else."""
-    return _decoded(cells, _JSON_NUMBERS, pl.List(pl.Float64), _floats_of)
+    return _decoded(cells, (_JSON_NUMBERS,), pl.List(pl.Float64), _floats_of)
 
 
 def _decoded(
-    cells: pl.Series, json: str, dtype: Any, read: Callable[[str], list[Any] | None]
+    cells: pl.Series,
+    patterns: tuple[str, ...],
+    dtype: Any,
+    read: Callable[[str], list[Any] | None],
 ) -> pl.Series:
-    """Return each cell as a list: what is JSON of that pattern all at once, other cells one by one."""
+    """Return each cell as a list: those of the patterns all at once as JSON, others one by one."""
     cell = pl.col("cell")
-    as_json = (
-        pl.when(cell.str.contains(json))
-        .then(cell)
-        .when(cell.str.contains(_SINGLE_QUOTED))
-        .then(cell.str.replace_all("'", '"', literal=True))
-    )
+    is_quick = pl.any_horizontal(cell.str.contains(pattern) for pattern in patterns)
+    is_double = cell.str.contains('"', literal=True)
+    quoted = pl.when(is_double).then(cell).otherwise(cell.str.replace_all("'", '"', literal=True))
+    as_json = pl.when(is_quick).then(quoted)
     frame = pl.DataFrame({"cell": cells}).select(cell, json=as_json)
     quick = frame["json"].str.json_decode(dtype)
     is_left = frame.select(pl.col("json").is_null() & cell.str.contains(r"^\s*\[")).to_series()

@@ -8,7 +8,7 @@ _CODE_WORDS = """
     id ids code codes zip zipcode postcode postal postalcode plz phone telephone tel mobile fax ean
     ean8 ean13 isbn isbn10 isbn13 issn gtin gtin13 gtin14 upc asin sku skus mpn barcode key uuid
     guid ref iban vat nr nummer telefon handy artikelnummer artikelnr artnr codigo cpf cnpj siret
-    pin pincode insee fips naics cusip hts hs version
+    pin pincode insee fips naics cusip hts hs version postleitzahl
 """
 _MEASURE_WORDS = """
     price prices amount cost costs fee total sum count counts cnt num quantity qty number year years
@@ -19,7 +19,7 @@ _MEASURE_WORDS = """
     released downloads followers subscribers reviews favorites shares comments installs balance
     points level latitude longitude lat lon lng preis betrag anzahl menge gewicht jahr bestand
     breite höhe hoehe länge laenge umsatz bewertung umfang precio cantidad peso prix montant poids
-    quantite prezzo quantita preco
+    quantite prezzo quantita preco registered joined born birth birthday
 """
 _BEFORE_MEASURES = "num n nb number count total avg average mean sum max min anzahl"
 _NO_IDS = (

@@ -172,6 +172,8 @@ def _infer_number(cells: _Cells) -> "Form | None":
     counts = units.replace_strict(_UNIT_OF, return_dtype=pl.String).value_counts(sort=True)
     unit = str(counts[counts.columns[0]][0]) if len(counts) else ""
     spellings = _any_of(_UNITS[unit]) if unit else ""
+    if unit == _PERCENT and not cells.are_enough(sample.str.contains(f"(?:{spellings})$")):
+        return None  # 0.2 beside 15 % may be 20 %
     mark, why = "", ""
     for some in (sample, cells.known):  # a sample may miss the cells that decide
         cleaned = _cleaned(some)
@@ -494,7 +496,8 @@ def _read_objects(values: pl.Series, form: str) -> pl.Series:
     """Return values of several types, each as ``read`` would read it alone."""
     objects = values.to_list()
     if not form or FORMS[form].dtype == pl.String:
-        return _as_json_texts(values, objects)
+        texts = _as_json_texts(values, objects)
+        return read(texts, form) if texts.dtype == pl.String else texts
     dtype = FORMS[form].dtype
     told = [None if value is None else _read_object(value, form, dtype) for value in objects]
     return pl.Series(values.name, told, dtype=dtype)
