@@ -161,9 +161,9 @@ b{n},Umbrella for {n} people,£12,03/04/2024,EC1A 1BB
         "WooCommerce products",
         """
 ID,SKU,Name,Description,Regular price,Categories,Images,Stock,External URL
-{n},w-{n},Hoodie of kind {n},<p>Soft &amp; <b>w</b>arm {n}</p>,45,"Hoodies, Sale",//a.io/a{n}.jpg,12,//a.io/{n}
-{n},w-{n},T-Shirt of size {n},<p>Cotton.<br />{n}°</p>,18.5,Tshirts,"//a.io/b.jpg, //a.io/c.png",-,//a.io/{n}
-{n},w-{n},Beanie of kind {n},<p>One size fits {n}</p>,20,"Hats, Sale",https://a.io/d{n}.jpg,7,https://a.io/{n}
+{n},w{n},Hoodie of kind {n},<p>Soft &amp; <b>w</b>arm</p>,45,"Hoodies, Sale",//a.io/a{n}.jpg,12,//a.io/{n}
+{n},w{n},Shirt of kind {n},<p>Cotton.<br />{n}°</p>,18.5,Tshirts,"//a.io/b.jpg, //a.io/c.png",-,//a.io/{n}
+{n},w{n},Beanie of kind {n},<p>One size fits {n}</p>,20,"Hats, Sale",https://a.io/d{n}.jpg,7,https://a.io/{n}
 """,
         {
             "SKU": "shown",
@@ -175,7 +175,7 @@ ID,SKU,Name,Description,Regular price,Categories,Images,Stock,External URL
             "Stock": "number:number.point",
             "External URL": "shown:link",
         },
-        {"Description": "Soft & warm 1", "Stock": 12.0},
+        {"Description": "Soft & warm", "Stock": 12.0},
     ),
     Messy(
         "Shopify products",
