@@ -130,7 +130,7 @@ def test_what_cannot_be_read_is_refused_and_what_says_nothing_is_missing(
         retriever.upsert_items([{"item_id": "new", "价格": "$5"}])
     with pytest.raises(ArgumentError, match=r"tags must hold List\(String\).* got '新品'"):
         retriever.upsert_items([{"item_id": "new", "tags": "新品"}])
-    retriever.upsert_items([{"item_id": "new", "价格": "n/a", "body": "x"}])
+    retriever.upsert_items([{"item_id": "new", "价格": "n/a", "added": "2024-05-06"}])
     assert retriever.contents.items.frame["价格"][-1] is None
 
 
