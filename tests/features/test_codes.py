@@ -73,6 +73,12 @@ class TestKinds:
         kind, reason = kind_of("shelf", unique)
         assert (kind, "state number" in reason) == ("shown", True)
         assert kind_of("shelf", unique[:19])[0] == "number"
+        scattered = [number * 7_919 % 100_003 for number in range(60)]
+        assert (
+            kind_of("shelf", scattered)[0] == "number"
+        )  # so few of so many are distinct by chance
+        assert kind_of("shelf", [number + 500_000 for number in scattered])[0] == "shown"
+        assert kind_of("shelf", [-1, *unique])[0] == "number"
         assert kind_of("shelf", [float(number) for number in unique])[0] == "number"
 
     @pytest.mark.parametrize("kind", ["number", "categorical", "shown", "id"])

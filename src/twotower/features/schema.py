@@ -24,6 +24,8 @@ _SEPARATORS = ("|", ";", ",")
 _SAMPLED = 1_000
 _ENOUGH_ROWS = 20
 """Whole numbers of their own in fewer rows may be so by chance."""
+_MEETINGS = 3
+_CODE_DIGITS = 6
 VIEW = "view"
 """Column of the items that says which view each is of, where there are several."""
 TOKENS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
@@ -362,13 +364,26 @@ def _inferred_integer(known: pl.Series, distinct: int, feature: Callable[..., Fe
         return _code(known, distinct, codes, feature)
     if distinct <= _MAX_CATEGORICAL_INTEGERS and distinct * 2 <= len(known):
         return feature("categorical", f"{distinct} distinct whole numbers")
-    if distinct < len(known) or len(known) < _ENOUGH_ROWS:
+    if distinct < len(known) or not _is_like_key(known):
         return feature("number", f"{distinct} distinct whole numbers")
     if is_named_measure(known.name):
         return feature("number", f"{distinct} distinct whole numbers, measured by the name")
     return feature(
         "shown", "a whole number of its own for each row, as a key has; state number if it measures"
     )
+
+
+def _is_like_key(known: pl.Series) -> bool:
+    """Return whether whole numbers that are all distinct are so by more than chance.
+
+    As many draws from as wide a range would meet three times or more; or all have equally many digits, six
+    or more.
+    """
+    low, high = int(str(known.min())), int(str(known.max()))
+    if len(known) < _ENOUGH_ROWS or low < 0:
+        return False
+    meetings = len(known) * (len(known) - 1) / (2 * (high - low + 1))
+    return meetings >= _MEETINGS or (len(str(low)) == len(str(high)) >= _CODE_DIGITS)
 
 
 def _code(known: pl.Series, distinct: int, why: str, feature: Callable[..., Feature]) -> Feature:
