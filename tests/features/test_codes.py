@@ -1,5 +1,7 @@
 """What names something, told from what measures: by name, and by content."""
 
+from collections.abc import Sequence
+
 import polars as pl
 import pytest
 
@@ -52,7 +54,7 @@ def test_codes_by_their_content() -> None:
     assert codes_in(pl.Series([20240131, 20240201, 20240301, 20240401, 20240501])) == ""
 
 
-def kind_of(name: str, values: list[object]) -> tuple[str, str]:
+def kind_of(name: str, values: Sequence[object]) -> tuple[str, str]:
     frame = pl.DataFrame({"key": range(len(values)), name: values})
     _, feature = infer_features(frame, "item", "key", {})
     return feature.kind, feature.reason
@@ -74,9 +76,7 @@ class TestKinds:
         assert (kind, "state number" in reason) == ("shown", True)
         assert kind_of("shelf", unique[:19])[0] == "number"
         scattered = [number * 7_919 % 100_003 for number in range(60)]
-        assert (
-            kind_of("shelf", scattered)[0] == "number"
-        )  # so few of so many are distinct by chance
+        assert kind_of("shelf", scattered)[0] == "number"  # they are distinct by chance
         assert kind_of("shelf", [number + 500_000 for number in scattered])[0] == "shown"
         assert kind_of("shelf", [-1, *unique])[0] == "number"
         assert kind_of("shelf", [float(number) for number in unique])[0] == "number"
