@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.features.reading import dates_of, floats_of, seconds_of, tags_of, vectors_of
+from twotower.features.dates import moments_of
+from twotower.features.reading import floats_of, seconds_of, tags_of, vectors_of
 
 NAN = float("nan")
 DAY = 86_400.0
@@ -77,11 +78,12 @@ class TestSeconds:
         texts = [
             "2020-03-04", "2020-3-4", "04-Mar-2020", "2020-03-04T00:00", "2020-03-04 00:00",
             "2020-03-04  00:00:00", "2020-03-04T00:00:00.000", "2020-03-04T00:00:00Z",
-            "2020-03-04 02:00:00+02:00", "2020-03-03T22:00:00.0-0200",
+            "2020-03-04 02:00:00+02:00", "2020-03-03T22:00:00.0-0200", "4.3.2020", "2020年3月4日",
+            "March 4, 2020", "4 Mar 2020", "2020/3/4", "Wed Mar 04 00:00:00 +0000 2020",
         ]  # fmt: skip
-        assert dates_of(pl.Series(texts)).to_list() == [datetime(2020, 3, 4)] * len(texts)
-        odd = pl.Series(["", "2020", "2020-13-01", "2020-02-30", "4.3.2020", "2020-03-04x", None])
-        assert dates_of(odd).null_count() == len(odd)
+        assert moments_of(pl.Series(texts)).to_list() == [datetime(2020, 3, 4)] * len(texts)
+        odd = pl.Series(["", "2020", "2020-13-01", "2020-02-30", "4/3/2020", "2020-03-04x", None])
+        assert moments_of(odd).null_count() == len(odd)
 
 
 class TestTags:

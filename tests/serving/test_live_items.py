@@ -256,7 +256,7 @@ def test_a_value_that_its_column_keeps_is_taken_beside_any_other(
 
 
 def test_a_true_beside_a_number_stays_a_truth_value(tiny_retriever: Retriever) -> None:
-    with pytest.raises(ValueError, match="own must hold Int64, got 'true'"):
+    with pytest.raises(ValueError, match="own must hold Int64, got True"):
         fitted(tiny_retriever, pl.Int64, [1, True])
     with pytest.raises(ValueError, match=r"own must hold String, got \['b'\]"):
         fitted(tiny_retriever, pl.String, ["a", ["b"]])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ArgumentError
+from twotower.features.forms import Form
 from twotower.features.histories import Histories
 from twotower.features.schema import reads_as_text
 from twotower.vocab import Vocabulary, rows_of_lines
@@ -174,11 +175,13 @@ class EntityTable:
         ids: The vocabulary; row ``r`` is line ``r - FIRST_ROW`` of ``frame``.
         frame: One line an entity, in the vocabulary's order, with the id column and every other.
         id_column: Name of the id column.
+        forms: How the cells of columns were written before they were read, where that was as another type.
     """
 
     ids: Vocabulary
     frame: pl.DataFrame
     id_column: str
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of entities."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.config import DataConfig
+from twotower.config import DataConfig, FeatureKind, FeaturesConfig
 from twotower.data.columns import (
     Decision,
     Role,
@@ -27,6 +27,7 @@ from twotower.data.positions import checked_positions, unstated_position
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError, DataError
+from twotower.features.schema import Side, read_table_forms
 from twotower.vocab import Vocabulary
 
 REPEATS_FROM = 0.05
@@ -58,6 +59,7 @@ def prepare(
     items: Table | None = None,
     queries: Table | None = None,
     config: DataConfig | None = None,
+    features: FeaturesConfig | None = None,
     name: str = "data",
 ) -> Preparation:
     """Return the data set of one table of interactions, or of tables that give the parts.
@@ -69,6 +71,7 @@ def prepare(
         items: The items' table; items that only it knows are in the catalogue, too.
         queries: The queries' table.
         config: Which column is what.
+        features: Kinds of columns that are stated, which say how their cells are read.
         name: What the data is called in reports.
 
     Raises:
@@ -121,8 +124,12 @@ def prepare(
             "lower data.positive_threshold or state another --label-column."
         )
 
-    query_table = _entities(queries, query_ids, roles.query or "query_id", Role.QUERY, config)
-    item_table = _entities(items, item_ids, roles.item, Role.ITEM, config)
+    kinds = features or FeaturesConfig()
+    query_column = roles.query or "query_id"
+    query_table, said = _entities(queries, query_ids, query_column, Role.QUERY, config, kinds.query)
+    notes += said
+    item_table, said = _entities(items, item_ids, roles.item, Role.ITEM, config, kinds.item)
+    notes += said
     if len(item_table) < 2:
         raise DataError(
             f"the catalogue must hold at least 2 items, got {len(item_table)}; "
@@ -244,18 +251,28 @@ def _for_all(
 
 
 def _entities(
-    table: Table | None, ids: pl.Series, column: str, role: Role, config: DataConfig
-) -> EntityTable:
+    table: Table | None,
+    ids: pl.Series,
+    column: str,
+    role: Role,
+    config: DataConfig,
+    kinds: Mapping[str, FeatureKind],
+) -> tuple[EntityTable, tuple[str, ...]]:
+    """Return a side's table with its cells read by their forms, and notes on cells that cannot be."""
     what = "items" if role == Role.ITEM else "queries"
     seen = ids.unique().rename(column)
     if table is None:
         vocabulary = Vocabulary(seen.sort())
-        return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column)
+        return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column), ()
     frame = read_table(table, what=what)
     stated = config.item_column if role == Role.ITEM else config.query_column
     stated = stated if stated in frame.columns else None
     key = find_id(frame, role, given=stated, like=column, what=what).column
     assert key is not None  # find_id raises where there is none
+    side: Side = "item" if role == Role.ITEM else "query"
+    # What a query says is nobody else's business: notes go into reports.
+    told = read_table_forms(frame, side, key, kinds, quotes=side == "item")
+    frame = told.frame
     own, kept = checked_ids(frame[key], role=role, drop_null=config.drop_null_ids)
     frame = frame.with_columns(own.rename(key)).filter(pl.Series(kept))
     own = frame[key]
@@ -278,7 +295,7 @@ def _entities(
     frame = (
         vocabulary.ids.rename(key).to_frame().join(frame, on=key, how="left", maintain_order="left")
     )
-    return EntityTable(vocabulary, frame, key)
+    return EntityTable(vocabulary, frame, key, told.forms), told.notes
 
 
 def _scaled(

@@ -10,19 +10,8 @@ import polars as pl
 
 from twotower.data.refusal import refuse_first
 from twotower.errors import DataError
+from twotower.features.dates import FORMATS, normalised, parsed
 
-_YEAR_FIRST = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y年%m月%d日")
-_YEAR_LAST = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%m %d, %Y")
-_MONTH_NAMED = ("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d-%b-%Y")
-_DATES = (*_YEAR_FIRST, *_YEAR_LAST, *_MONTH_NAMED)
-_CLOCKS = ("", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M", "T%H:%M", " %I:%M:%S %p", " %I:%M %p")
-_ZONED = ("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", " %H:%M:%S%.f %#z", "T%H:%M%#z")
-_FORMATS = (
-    *("%Y-%m-%d" + clock for clock in _ZONED),
-    *(date + clock for date in _DATES for clock in _CLOCKS),
-    "%a %b %d %H:%M:%S %z %Y",
-    "%a, %d %b %Y %H:%M:%S %z",
-)
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # years 1 to 9999
 _TIME_RULE = "hold a time"
@@ -89,10 +78,10 @@ def _from_numbers(numbers: pl.Series) -> pl.Series:
 
 
 def _from_strings(series: pl.Series, what: str) -> pl.Series:
-    texts = series.str.strip_chars().str.replace(r"(\d)(?:Z| ?UTC| ?GMT)$", "${1}+00:00")
+    texts = normalised(series)
     sample = texts.drop_nulls().head(1000)
     fits: dict[str, int] = {}
-    for pattern in _FORMATS:
+    for pattern in FORMATS:
         fits[pattern] = _parsed(sample, pattern).drop_nulls().len()
         if pattern.startswith("%Y") and fits[pattern] == len(sample):
             break  # with the year first, no other format can mean another day
@@ -115,7 +104,4 @@ def _from_strings(series: pl.Series, what: str) -> pl.Series:
 
 def _parsed(texts: pl.Series, pattern: str) -> pl.Series:
     """Return the seconds of each text under ``pattern``, null where it does not fit."""
-    times = texts.str.to_datetime(pattern, time_unit="us", strict=False, ambiguous="earliest")
-    # "%Y" takes the 24 of 3/14/24 for the year 24
-    seconds = times.dt.epoch("us").cast(pl.Float64) / 1e6
-    return seconds.set((times.dt.year() < 1000).fill_null(False), None)
+    return parsed(texts, pattern).dt.epoch("us").cast(pl.Float64) / 1e6

@@ -6,7 +6,7 @@ name the same item.
 Source: Elkahky et al., WWW 2015, section 3 (MV-DNN).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from twotower.config import SplitConfig
 from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part, ViewItems
 from twotower.data.splits import checked, hold_out_validation, split, temporal, test_fraction_of
 from twotower.errors import ConfigError, DataError
+from twotower.features.forms import FORMS, Form
 from twotower.features.schema import VIEW, reads_as_text
 from twotower.vocab import FIRST_ROW, Vocabulary
 
@@ -218,7 +219,7 @@ def _queries(tables: Sequence[EntityTable]) -> EntityTable:
     if len({frame[key].dtype for frame in frames}) > 1:
         frames = [frame.with_columns(pl.col(key).cast(pl.String)) for frame in frames]
     frame = _stacked(frames, "queries").unique(key, keep="first", maintain_order=True).sort(key)
-    return EntityTable(Vocabulary(frame[key]), frame, key)
+    return EntityTable(Vocabulary(frame[key]), frame, key, _forms(tables, frame))
 
 
 def _items(tables: Mapping[str, EntityTable]) -> EntityTable:
@@ -237,7 +238,22 @@ def _items(tables: Mapping[str, EntityTable]) -> EntityTable:
             own.append(ids.rename(f"{key} as text"))
         frames.append(pl.DataFrame(own).hstack(frame))
     frame = _stacked(frames, "items")
-    return EntityTable(Vocabulary(frame[key]), frame, key)
+    return EntityTable(Vocabulary(frame[key]), frame, key, _forms(tables.values(), frame))
+
+
+def _forms(tables: Iterable[EntityTable], frame: pl.DataFrame) -> dict[str, Form]:
+    """Return the forms of all tables' columns, but of those that the tables write in different ones."""
+    found: dict[str, set[str]] = {}
+    forms = {}
+    for table in tables:
+        for name, form in table.forms.items():
+            found.setdefault(name, set()).add(form.name)
+            forms[name] = form
+    return {
+        name: form
+        for name, form in forms.items()
+        if len(found[name]) == 1 and frame[name].dtype == FORMS[form.name].dtype
+    }
 
 
 def _stacked(frames: Sequence[pl.DataFrame], what: str) -> pl.DataFrame:

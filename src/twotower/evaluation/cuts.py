@@ -145,7 +145,9 @@ def cuts_of(
             table = asked.table(side)
             every += [
                 _column(asked, feature, most=_MAX_VALUES)
-                for feature in infer_features(table.frame, side, table.id_column, {})
+                for feature in infer_features(
+                    table.frame, side, table.id_column, {}, forms=table.forms
+                )
                 if feature.kind in ("categorical", "tags")
             ]
         return [cut for groups in every if len(groups) > 1 for cut in groups]
@@ -163,7 +165,7 @@ def cuts_of(
         for side, column in _columns(dataset, name):
             table = asked.table(side)
             frame = table.frame.select(table.id_column, column)
-            features = infer_features(frame, side, table.id_column, {})
+            features = infer_features(frame, side, table.id_column, {}, forms=table.forms)
             found += _column(asked, next(f for f in features if f.name == column))
     return found
 

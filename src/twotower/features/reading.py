@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.features.dates import moments_of
 from twotower.vocab import as_keys
 
 Floats = npt.NDArray[np.float64]
@@ -63,7 +64,7 @@ def seconds_of(values: pl.Series) -> Floats:
         values = values.cast(pl.String)
     moments = values
     if values.dtype == pl.String:
-        moments = dates_of(values)
+        moments = moments_of(values)
     elif values.dtype == pl.Date:
         moments = values.cast(pl.Datetime("us"))
     if not isinstance(moments.dtype, pl.Datetime):
@@ -72,28 +73,6 @@ def seconds_of(values: pl.Series) -> Floats:
     if values.dtype == pl.String:
         return np.where(np.isnan(seconds), floats_of(values), seconds)
     return seconds
-
-
-def dates_of(strings: pl.Series) -> pl.Series:
-    """Return the moments that strings name, as datetimes in UTC; null where there is none to read."""
-    strings = strings.str.strip_chars().str.replace(r"^(\S+) +(\d)", "${1}T${2}")
-    zoned = strings.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us")
-    candidates = [
-        *(
-            strings.str.to_datetime(form, strict=False, time_unit="us")
-            for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
-        ),
-        zoned.dt.convert_time_zone("UTC").dt.replace_time_zone(None),
-        *(
-            strings.str.to_date(form, strict=False).cast(pl.Datetime("us"))
-            for form in ("%Y-%m-%d", "%d-%b-%Y")
-        ),
-    ]
-    return (
-        pl.DataFrame({str(i): c for i, c in enumerate(candidates)})
-        .select(pl.coalesce(pl.all()))
-        .to_series()
-    )
 
 
 def number_lists_of(values: pl.Series) -> pl.Series:

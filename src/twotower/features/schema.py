@@ -10,7 +10,10 @@ import polars as pl
 
 from twotower.config import FeatureKind, FeaturesConfig
 from twotower.errors import ConfigError
-from twotower.features.reading import dates_of, floats_of, seconds_of
+from twotower.features.codes import codes_in, is_named_code, is_named_measure
+from twotower.features.dates import are_plain_dates
+from twotower.features.forms import READABLE_SHARE, Form, infer_form, is_missing, read
+from twotower.features.reading import floats_of, seconds_of
 from twotower.features.tokens import num_words
 
 Side = Literal["query", "item", "event"]
@@ -19,6 +22,10 @@ _MAX_CATEGORICAL_INTEGERS = 50
 _MAX_CATEGORIES = 100_000
 _SEPARATORS = ("|", ";", ",")
 _SAMPLED = 1_000
+_ENOUGH_ROWS = 20
+"""Whole numbers of their own in fewer rows may be so by chance."""
+_MEETINGS = 3
+_CODE_DIGITS = 6
 VIEW = "view"
 """Column of the items that says which view each is of, where there are several."""
 TOKENS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
@@ -42,6 +49,8 @@ class Feature:
         encoder: Name or folder of the pretrained encoder of a sentence, or file of the word vectors of
             windows; empty for other kinds.
         tuned: Whether that encoder is trained with the towers.
+        form: How its cells are written where they are text that says something else; one of
+            ``forms.FORMS``, or empty.
     """
 
     name: str
@@ -53,6 +62,11 @@ class Feature:
     column: str = ""
     encoder: str = ""
     tuned: bool = False
+    form: str = ""
+
+    def read(self, values: pl.Series) -> pl.Series:
+        """Return the values of its column as they are meant, each by itself; see ``forms.read``."""
+        return read(values, self.form)
 
     @property
     def source(self) -> str:
@@ -78,6 +92,7 @@ def infer_features(
     *,
     key_text: bool = False,
     settings: FeaturesConfig | None = None,
+    forms: Mapping[str, Form] | None = None,
 ) -> tuple[Feature, ...]:
     """Return the features of one side's table, the id first.
 
@@ -88,6 +103,7 @@ def infer_features(
         stated: Column name -> kind, which wins over what the content suggests.
         key_text: Whether a key of strings is read as text, too, as a search string is.
         settings: How text is read; None is the default.
+        forms: Columns that were read by a form before, from ``read_table_forms``.
 
     Raises:
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
@@ -101,10 +117,68 @@ def infer_features(
         if name == id_column:
             features += _of_key(frame, name, side, stated.get(name), text if key_text else None)
         elif name in stated:
-            features.append(_stated(frame[name], side, stated[name]))
+            features.append(_stated(frame[name], side, stated[name], (forms or {}).get(name)))
         else:
-            features.append(_inferred(frame[name], side, text))
+            features.append(_inferred(frame[name], side, text, (forms or {}).get(name)))
     return _with_windows(features, frame.columns, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadForms:
+    """A table whose cells were read by the forms of its columns.
+
+    Args:
+        frame: The table, each column in the type that its cells mean.
+        forms: Column -> the form it was written in; others have none.
+        notes: A sentence for each column in which some cells could not be read, and are missing.
+    """
+
+    frame: pl.DataFrame
+    forms: Mapping[str, Form]
+    notes: tuple[str, ...]
+
+
+def read_table_forms(
+    frame: pl.DataFrame,
+    side: Side,
+    id_column: str,
+    stated: Mapping[str, FeatureKind],
+    *,
+    quotes: bool = True,
+) -> ReadForms:
+    """Return a side's table with the cells of its text columns read, each by its column's form.
+
+    Args:
+        frame: As it was read from a file.
+        side: Which side it is.
+        id_column: Its key, which stays as it is.
+        stated: Column name -> kind; only a form that goes with it is taken.
+        quotes: Whether notes quote the first cell that cannot be read.
+    """
+    forms: dict[str, Form] = {}
+    columns, notes = [], []
+    for values in frame.get_columns():
+        name = values.name
+        form = None if name == id_column else infer_form(values, stated.get(name))
+        if form is None:
+            continue
+        clean = form.read(values)
+        says = values.is_not_null() & ~is_missing(values)
+        lost = says & clean.is_null()
+        num_lost, num = int(lost.sum()), int(says.sum())
+        if name not in stated and num_lost > (1 - READABLE_SHARE) * num:
+            continue
+        forms[name] = form
+        columns.append(clean)
+        if num_lost:
+            row = int(lost.arg_true()[0])
+            first = f"{values[row]!r} in data row {row + 1}" if quotes else f"in data row {row + 1}"
+            notes.append(
+                f"features.{side}.{name}: {num_lost:,} of {num:,} "
+                f"cells do not read as {form.says} and are missing, the first {first}; correct "
+                "them, or state another kind."
+            )
+    return ReadForms(frame.with_columns(columns), forms, tuple(notes))
 
 
 def _with_windows(
@@ -208,7 +282,9 @@ def _of_key(
     return features
 
 
-def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
+def _stated(values: pl.Series, side: Side, kind: FeatureKind, form: Form | None = None) -> Feature:
+    form = form or infer_form(values, kind)
+    values = values if form is None else form.read(values)
     dtype = values.dtype
     path = f"features.{side}.{values.name}"
     if kind in ("number", "time") and isinstance(dtype, (pl.List, pl.Array)):
@@ -231,13 +307,24 @@ def _stated(values: pl.Series, side: Side, kind: FeatureKind) -> Feature:
     separator = ""
     if kind == "tags" and dtype == pl.String:
         separator = _separator(values)[0] or " "
-    return Feature(values.name, side, kind, "stated", separator)
+    reason = "stated" if form is None or not form.reason else f"stated; {form.reason}"
+    return Feature(
+        values.name, side, kind, reason, separator, form="" if form is None else form.name
+    )
 
 
-def _inferred(values: pl.Series, side: Side, text: FeatureKind) -> Feature:
+def _inferred(values: pl.Series, side: Side, text: FeatureKind, form: Form | None) -> Feature:
+    form = form or infer_form(values)
+    values = values if form is None else form.read(values)
+
     def feature(kind: FeatureKind, reason: str, separator: str = "") -> Feature:
-        return Feature(values.name, side, kind, reason, separator)
+        if form is None:
+            return Feature(values.name, side, kind, reason, separator)
+        said = ", ".join(filter(None, (reason, form.reason)))
+        return Feature(values.name, side, kind, said, separator, form=form.name)
 
+    if form is not None and form.name in ("link", "image"):
+        return Feature(values.name, side, "shown", form.reason, form=form.name)
     dtype, known = values.dtype, _known(values)
     if not len(known):
         return feature("shown", "it has no value")
@@ -261,29 +348,80 @@ def _inferred(values: pl.Series, side: Side, text: FeatureKind) -> Feature:
     if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
         return feature("categorical", f"{distinct} distinct values")
     if dtype.is_float() or dtype.is_decimal():
+        if form is None and is_named_code(values.name) and _are_whole(known):
+            return _code(known, distinct, "by its name", feature)
         return feature("number", f"{distinct} distinct numbers")
     if dtype.is_integer():
-        if distinct == len(known) and values.name.lower().rstrip("s").endswith("id"):
-            return feature("shown", "another key: a whole number of its own for each row")
-        if distinct <= _MAX_CATEGORICAL_INTEGERS and distinct * 2 <= len(known):
-            return feature("categorical", f"{distinct} distinct whole numbers")
-        return feature("number", f"{distinct} distinct whole numbers")
+        return _inferred_integer(known, distinct, feature)
     return _inferred_string(known, distinct, text, feature)
+
+
+def _inferred_integer(known: pl.Series, distinct: int, feature: Callable[..., Feature]) -> Feature:
+    if is_named_code(known.name):
+        return _code(known, distinct, "by its name", feature)
+    codes = codes_in(known)
+    if codes:
+        return _code(known, distinct, codes, feature)
+    if distinct <= _MAX_CATEGORICAL_INTEGERS and distinct * 2 <= len(known):
+        return feature("categorical", f"{distinct} distinct whole numbers")
+    if distinct < len(known) or not _is_like_key(known):
+        return feature("number", f"{distinct} distinct whole numbers")
+    if is_named_measure(known.name):
+        return feature("number", f"{distinct} distinct whole numbers, measured by the name")
+    return feature(
+        "shown", "a whole number of its own for each row, as a key has; state number if it measures"
+    )
+
+
+def _is_like_key(known: pl.Series) -> bool:
+    """Return whether whole numbers that are all distinct are so by more than chance.
+
+    As many draws from as wide a range would meet three times or more; or all have equally many digits, six
+    or more.
+    """
+    low, high = int(str(known.min())), int(str(known.max()))
+    if len(known) < _ENOUGH_ROWS or low < 0:
+        return False
+    meetings = len(known) * (len(known) - 1) / (2 * (high - low + 1))
+    return meetings >= _MEETINGS or (len(str(low)) == len(str(high)) >= _CODE_DIGITS)
+
+
+def _code(known: pl.Series, distinct: int, why: str, feature: Callable[..., Feature]) -> Feature:
+    """Return what names something: a category where it recurs, and else another key."""
+    if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
+        return feature("categorical", f"{distinct} distinct codes, {why}")
+    return feature("shown", f"codes that hardly recur, {why}")
+
+
+def _are_whole(known: pl.Series) -> bool:
+    floats = known.cast(pl.Float64)
+    return bool((floats == floats.round()).all())
 
 
 def _inferred_string(
     known: pl.Series, distinct: int, text: FeatureKind, feature: Callable[..., Feature]
 ) -> Feature:
-    if _looks_like_dates(known):
+    if are_plain_dates(known):
         return feature("time", "dates as text")
+    codes = codes_in(known)
+    if codes:
+        return _code(known, distinct, codes, feature)
+    if _are_objects(known):
+        return feature("shown", "JSON objects have no encoder")
     separator, pieces = _separator(known)
     if separator:
         return feature("tags", f"{pieces} distinct pieces between {separator!r}", separator)
+    if is_named_code(known.name):
+        return _code(known, distinct, "by its name", feature)
     if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
         return feature("categorical", f"{distinct} distinct strings")
     if reads_as_text(known):
         return feature(text, f"{distinct} distinct strings of several words")
     return feature("shown", f"{distinct} distinct strings in {len(known)} rows")
+
+
+def _are_objects(known: pl.Series) -> bool:
+    return bool(known.str.contains(r"(?s)^\s*(?:\{.*\}|\[\s*\{.*\}\s*\])\s*$").all())
 
 
 def reads_as_text(values: pl.Series) -> bool:
@@ -339,10 +477,3 @@ def _separator(values: pl.Series) -> tuple[str, int]:
         if distinct * 4 <= len(pieces):
             return separator, distinct
     return "", 0
-
-
-def _looks_like_dates(known: pl.Series) -> bool:
-    sample = known.head(1000).str.strip_chars()
-    if not bool(sample.str.contains(r"^\d{4}-\d{1,2}-\d{1,2}|^\d{1,2}-[A-Za-z]{3}-\d{4}").all()):
-        return False
-    return dates_of(sample).null_count() <= len(sample) // 100

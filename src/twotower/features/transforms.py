@@ -326,17 +326,19 @@ class SideTransforms:
                 kind = transform_of(feature)
                 # What is not fitted to texts may know all of them.
                 known = frame if feature.kind == "sentence" else seen
-                transforms.append(kind.fit(feature, known[feature.source], min_count))
+                values = feature.read(known[feature.source])
+                transforms.append(kind.fit(feature, values, min_count))
         return cls(features, tuple(transforms))
 
     def apply(self, frame: pl.DataFrame) -> FeatureArrays:
         """Return one array a fed feature: ``(n,)`` or ``(n, width)``.
 
-        A column that the frame lacks is missing in every row; columns unknown here are ignored.
+        A column that the frame lacks is missing in every row; columns unknown here are ignored. Cells are
+        read by the form of their column where they are not yet.
         """
         return {
             t.feature.name: t.apply(
-                frame[t.feature.source]
+                t.feature.read(frame[t.feature.source])
                 if t.feature.source in frame.columns
                 else pl.Series(t.feature.source, [None] * len(frame), pl.String)
             )

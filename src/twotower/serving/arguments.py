@@ -13,6 +13,7 @@ import polars as pl
 
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
+from twotower.features.forms import json_text
 from twotower.features.histories import Histories
 from twotower.features.transforms import SideTransforms
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
@@ -115,10 +116,7 @@ def histories_of(
         times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
     event_rows = arrays = None
     if events is not None:
-        columns = [
-            pl.Series(n, [_encodable(line.get(n)) for line in lines], strict=False)
-            for n in events.columns
-        ]
+        columns = [_column(n, [_encodable(line.get(n)) for line in lines]) for n in events.columns]
         arrays = events.apply_to_rows(pl.DataFrame(columns))
         event_rows = rows_of_lines(len(lines))
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
@@ -215,33 +213,23 @@ def features_of(features: FeatureLines) -> GivenFeatures:
 def _column(name: str, values: list[object]) -> pl.Series:
     """Return values as a column that keeps each as it was given.
 
-    Beside a number, polars would read true as 1; beside a string, it would write a list as text, and 7.0
-    otherwise than 7.
+    Beside a number, polars would read true as 1; beside a string, it would write a list as text, and 1.25
+    as text that says something else where decimals follow a comma.
     """
     lists = [value for value in values if isinstance(value, (list, tuple))]
     flat = [value for value in values if not isinstance(value, (list, tuple))]
     if lists and any(value is not None for value in flat):
         return pl.Series(name, values, dtype=pl.Object)
-    kinds = {type(value) for value in [*flat, *(inner for each in lists for inner in each)]}
-    kinds.discard(type(None))
-    if len(kinds) > 1 and kinds - {int, float} and kinds <= {bool, int, float, str}:
-        values = [
-            [_text(inner) for inner in value] if isinstance(value, (list, tuple)) else _text(value)
-            for value in values
-        ]
+    kinds = {type(value) for value in flat if value is not None}
+    if len(kinds) > 1 and kinds - {int, float}:
+        return pl.Series(name, values, dtype=pl.Object)
+    inner = {type(each) for value in lists for each in value if each is not None}
+    if len(inner) > 1 and inner - {int, float} and inner <= {bool, int, float, str}:
+        values = [value and [json_text(each) for each in value] for value in values]  # type: ignore[attr-defined]
     try:
         return pl.Series(name, values, strict=False)
     except pl.exceptions.PolarsError:  # a date beside a string, say
         return pl.Series(name, values, dtype=pl.Object)
-
-
-def _text(value: object) -> str | None:
-    """Return a value as JSON writes it, whole floats as whole numbers."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from twotower.features.architecture import FILES, Architecture
 from twotower.features.base import Transform
+from twotower.features.forms import FORMS
 from twotower.features.schema import Feature, Side
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import TRANSFORMS, SideTransforms
@@ -112,7 +113,8 @@ def _check_features(features: Sequence[Feature], folder: Path) -> None:
     """
     for feature in features:
         check_types(feature)
-        if feature.buckets < 0 or (feature.tuned and feature.kind != "sentence"):
+        is_odd = feature.buckets < 0 or (feature.tuned and feature.kind != "sentence")
+        if is_odd or (feature.form and feature.form not in FORMS):
             raise ValueError(f"the column {feature.name!r} is described as no column can be")
         if feature.encoder and _is_within(feature.encoder, folder):
             raise ValueError(

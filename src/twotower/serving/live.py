@@ -12,8 +12,9 @@ import polars as pl
 import torch
 
 from twotower.errors import ArgumentError
-from twotower.features.reading import dates_of
-from twotower.features.schema import VIEW
+from twotower.features.dates import moments_of
+from twotower.features.forms import is_missing, read
+from twotower.features.schema import VIEW, Feature
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
 from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
@@ -100,6 +101,7 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
     if len(twice):
         raise ArgumentError(f"{column} must be distinct within a call, got {twice[0]!r} twice.")
     columns = []
+    of_column = {feature.source: feature for feature in table.transforms.features}
     for name, dtype in table.frame.schema.items():
         if name == column:
             columns.append(keys.cast(dtype).rename(name))
@@ -108,7 +110,7 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
                 pl.repeat(contents.view, len(given), dtype=dtype, eager=True).alias(name)
             )
         elif name in given.columns:
-            columns.append(_fitting(given[name], dtype))
+            columns.append(_fitting(given[name], dtype, of_column.get(name)))
         else:
             columns.append(pl.Series(name, [None] * len(given), dtype=dtype))
     return pl.DataFrame(columns)
@@ -199,17 +201,23 @@ def _gone(contents: Contents, num_rows: int) -> npt.NDArray[np.bool_]:
     return np.zeros(num_rows, np.bool_) if contents.gone is None else contents.gone.copy()
 
 
-def _fitting(values: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Return values as a column holds them, each as it was given.
+def _fitting(values: pl.Series, dtype: pl.DataType, feature: Feature | None) -> pl.Series:
+    """Return values as a column holds them, each as it was given, or as the form of its column says.
 
     Raises:
         ValueError: The column cannot hold a value, or would change it.
     """
-    fitted = _kept(values, dtype)
-    lost = np.flatnonzero((fitted.is_null() & values.is_not_null()).to_numpy())
+    form = "" if feature is None else feature.form
+    meant = read(values, form)
+    fitted = _kept(meant, dtype)
+    is_lost = fitted.is_null() & values.is_not_null()
+    if form and values.dtype == pl.String:
+        is_lost &= ~is_missing(values).fill_null(value=True)
+    lost = np.flatnonzero(is_lost.to_numpy())
     if len(lost):
         odd = values.to_list()[int(lost[0])]
-        raise ArgumentError(f"{values.name} must hold {dtype}, got {odd!r}.")
+        of_form = f", or text of the form {form!r}" if form else ""
+        raise ArgumentError(f"{values.name} must hold {dtype}{of_form}, got {odd!r}.")
     return fitted.rename(values.name)
 
 
@@ -264,7 +272,7 @@ def _read(strings: pl.Series, dtype: pl.DataType) -> pl.Series:
             pl.when(strings.is_in(["true", "false"])).then(strings == "true")
         ).to_series()
     if dtype in (pl.Date, pl.Datetime):
-        moments = dates_of(strings)
+        moments = moments_of(strings)
         zone = getattr(dtype, "time_zone", None)
         if zone is not None:
             moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)

@@ -98,6 +98,7 @@ class Task:
             items=_as_table(items, "item_id"),
             queries=_as_table(queries, "query_id"),
             config=config.data,
+            features=config.features,
             name=name or _name_of(interactions),
         )
         divide = hold_out_validation if preparation.is_split else split
@@ -146,6 +147,7 @@ class Task:
                     items=_as_table(view.items, "item_id"),
                     queries=_as_table(queries, "query_id"),
                     config=config.data,
+                    features=config.features,
                     name=name,
                 )
             except DataError as error:
@@ -222,6 +224,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
             # Text of the views' item ids stands in a column of its own.
             key_text=is_read and not (side == "item" and dataset.views),
             settings=config.features,
+            forms=table.forms,
         )
         counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
         fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)

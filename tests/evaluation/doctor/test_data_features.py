@@ -84,7 +84,8 @@ def test_a_key_is_a_warning_where_it_is_fed_and_noted_where_it_is_not() -> None:
     codes = [f"sku-{i}" for i in range(100)]
     assert ids_of(found_in(codes)) == [("unique-feature", "info")]
     assert ids_of(found_in(codes, x="categorical")) == [("unique-feature", "warning")]
-    assert ids_of(found_in(list(range(100)))) == [("unique-feature", "warning")]
+    assert ids_of(found_in(list(range(100)))) == [("unique-feature", "info")]
+    assert ids_of(found_in(list(range(100)), x="number")) == [("unique-feature", "warning")]
 
 
 def test_titles_and_measures_are_unique_by_nature() -> None:

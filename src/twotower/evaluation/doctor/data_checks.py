@@ -51,12 +51,20 @@ def diagnose_data(
         raise ConfigError("config must hold no views for the doctor, got some; ask about each.")
     if isinstance(interactions, Mapping):
         tables = {name: read_table(table, what=name) for name, table in interactions.items()}
-        preparation = prepare(tables, items=items, queries=queries, config=settings.data)
+        preparation = prepare(
+            tables, items=items, queries=queries, config=settings.data, features=settings.features
+        )
         dataset = hold_out_validation(preparation.dataset, settings.split)
         frames = list(tables.values())
     else:
         frames = [read_table(interactions)]
-        preparation = prepare(frames[0], items=items, queries=queries, config=settings.data)
+        preparation = prepare(
+            frames[0],
+            items=items,
+            queries=queries,
+            config=settings.data,
+            features=settings.features,
+        )
         dataset = split(preparation.dataset, settings.split)
     findings = [
         finding for frame in frames for finding in _as_in_file(frame, preparation, settings)
@@ -122,9 +130,8 @@ def _offered(dataset: Dataset) -> EntityTable:
     kept = pl.Series(dataset.offered[FIRST_ROW:])
     frame = dataset.items.frame.filter(kept)
     frame = frame.select(c for c in frame.columns if frame[c].null_count() < len(frame))
-    return EntityTable(
-        Vocabulary(dataset.items.ids.ids.filter(kept)), frame, dataset.items.id_column
-    )
+    ids = Vocabulary(dataset.items.ids.ids.filter(kept))
+    return replace(dataset.items, ids=ids, frame=frame)
 
 
 def _as_in_file(frame: pl.DataFrame, preparation: Preparation, config: Config) -> list[Finding]:

@@ -48,6 +48,7 @@ def columns(table: EntityTable, side: Side, stated: FeaturesConfig | None = None
         table.id_column,
         getattr(settings, side),
         settings=settings,
+        forms=table.forms,
     )
     of_column = {feature.source: feature for feature in reversed(features)}  # the first of each
     for name in dict.fromkeys(feature.source for feature in features):
