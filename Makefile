@@ -14,6 +14,10 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Where nothing compiled is kept, each process that a test starts would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Tests run side by side: each has one thread, and small tables gain nothing from more.
+test contract docs: export OMP_NUM_THREADS = 1
+test contract docs: export POLARS_MAX_THREADS = 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup browser postgres demo test lint contract ci bench docs clean
 
@@ -39,7 +43,7 @@ demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (a
 	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json \
+	$(BIN)/python -m slipcover --json --out .coverage.json \
 	  -m pytest $(PARALLEL) --doctest-modules tests src
 	$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 92
 
@@ -50,7 +54,7 @@ lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of
 	$(BIN)/lint-imports
 
 contract: $(READY) ## Run the property tests and schemathesis with 500 random examples each (over half an hour)
-	TWOTOWER_EXAMPLES=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m hypothesis tests
+	TWOTOWER_EXAMPLES=500 $(BIN)/python -m pytest $(PARALLEL) -m hypothesis tests
 
 browser: ## Install chromium, in which the report is tested, by apt-get where there is none
 	@command -v chromium >/dev/null && exit 0; \
@@ -81,7 +85,7 @@ bench: $(READY) ## Print every figure that we claim; one: make bench BENCHMARKS=
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
 docs: $(READY) ## Check that links resolve and that the commands and code shown are current
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python -m pytest tests/test_docs.py
 
 clean: ## Remove the demo, what was built, and all caches; .venv stays
 	rm -rf demo build dist site benchmarks/out .coverage.json .hypothesis

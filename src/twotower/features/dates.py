@@ -75,6 +75,8 @@ def moments_of(strings: pl.Series, order: Order = "") -> pl.Series:
     is_like = texts.str.contains(_SHAPE) & texts.str.contains(r"[0-9]{4}")
     is_like &= ~texts.str.contains(r"^[0-9]+$")
     places = np.flatnonzero(is_like.fill_null(value=False).to_numpy())
+    if not len(places):  # as in most columns of text, which need not be held against every format
+        return pl.Series(strings.name, [None] * len(strings), dtype=_MOMENT)
     microseconds = np.zeros(len(strings), np.int64)
     is_known = np.zeros(len(strings), np.bool_)
     left = texts.gather(places)
