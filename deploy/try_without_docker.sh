@@ -105,7 +105,7 @@ if ! podman image exists "$base"; then
         >>"$work/debootstrap.log" 2>&1
     fi
     # As in the image that it stands for, pip installs into the system's Python, and both have short names.
-    rm -f "$work"/root/usr/lib/python3*/EXTERNALLY-MANAGED
+    rm -f "$work/root"/usr/lib/python3*/EXTERNALLY-MANAGED
     ln -sf "/usr/bin/$python" "$work/root/usr/local/bin/python"
     printf '#!/bin/sh\nexec %s -m pip "$@"\n' "$python" >"$work/root/usr/local/bin/pip"
     chmod +x "$work/root/usr/local/bin/pip"

@@ -314,7 +314,7 @@ c{n};753.056;"7,000"
         {"einwohner": 3_769_495.0, "population": 1234.0},
     ),
     Messy(
-        "dates of which nothing tells the day",
+        "ambiguous dates: day or month first",
         """
 id,added
 d{n},03/04/2024

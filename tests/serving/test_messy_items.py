@@ -1,4 +1,4 @@
-"""A bundle of messy tables: what is read in training is read of a value that comes later."""
+"""A bundle trained on messy tables reads later values as training read the cells."""
 
 from pathlib import Path
 
