@@ -42,6 +42,22 @@ FeatureKind = Literal[
     "sentence",
     "shown",
 ]
+Language = Literal[
+    "danish",
+    "dutch",
+    "english",
+    "french",
+    "german",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "russian",
+    "spanish",
+    "swedish",
+    "turkish",
+]
+LANGUAGES: tuple[str, ...] = get_args(Language)
+"""Those with a stemmer and a list of stop words."""
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items", "cold-queries"]
 LossKind = Literal[
     "auto",
@@ -144,6 +160,9 @@ class FeaturesConfig:
     id_text: Literal["auto", "yes", "no"] = "auto"
     """Whether ids that are strings are read as text, too; ``auto``: those of items that have several words,
     and those of queries that are searches: of several words, without an order and with few events."""
+    language: Literal["auto", "none", Language] = "auto"
+    """Language of the items' texts, by which BM25 takes the endings off words, their own and a query's;
+    ``auto``: that of each column's stop words, if it has enough of any; ``none``: they stay as they are."""
     min_count: Annotated[int, Range(1, 10**9)] = 2
     """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown; and
     a token in less than one of 5,000 texts."""

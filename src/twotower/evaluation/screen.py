@@ -7,10 +7,10 @@ from rich.table import Table
 
 from twotower.evaluation.baselines.choose import NAMES
 from twotower.evaluation.evaluate import METRICS
-from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.figures import MAIN_METRIC, subject_of
 from twotower.evaluation.intervals import metric_name
 
-METHODS = {"model": "two-tower", **NAMES}
+METHODS = {"model": "two-tower", "served": "two-tower as served", **NAMES}
 """What each method is called on a screen."""
 
 _METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
@@ -85,7 +85,7 @@ def slices_table(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> T
         if by not in (None, group["by"]):
             table.add_section()
         by = group["by"]
-        value, low, high = group["intervals"]["model"]
+        value, low, high = group["intervals"][subject_of(group["intervals"])]
         label = by if by == group["label"] else f"{by}: {group['label']}"
         few = " (few)" if group["small"] else ""
         cells = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
@@ -120,7 +120,7 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
                 f"{spread['mean']:.4f}, standard deviation {spread['sd']:.4f}."
             )
     if "words" in figures:
-        notes.append(_of_words(figures["words"]))
+        notes.append(_of_words(figures))
     if "index" in figures:
         notes.append(index_note(figures["index"]))
     left_out = protocol.get("left_out", {})
@@ -144,15 +144,16 @@ def index_note(index: Mapping[str, Any]) -> str:
     )
 
 
-def _of_words(words: Mapping[str, Any]) -> str:
-    (value, low, high), gap = words["test"], words["difference"]
-    name = metric_name(words["metric"])
+def _of_words(figures: Mapping[str, Any]) -> str:
+    words, name = figures["words"], metric_name(MAIN_METRIC)
     if not words["share"]:
-        return f"Words in common by BM25 beside the model did not help on validation ({name})."
-    return (
-        f"With words='auto', BM25 at a share of {words['share']:g} that validation chose, {name} is "
-        f"{value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
-    )
+        return f"Served without BM25, which did not help beside the model on validation ({name})."
+    chosen = "that validation chose" if "valid" in words else "without validation to choose it by"
+    said = f"As served, BM25 has a share of {words['share']:g} beside the model, {chosen}"
+    if "served" not in figures:  # an older bundle measured it by itself
+        return f"{said}."
+    value, low, high = figures["differences"]["model"][MAIN_METRIC]
+    return f"{said}: {value:+.4f} {name} ({low:+.4f} to {high:+.4f})."
 
 
 def _run(figures: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
-from twotower.training.words import share_of_words
+from twotower.training.words import with_words
 
 
 class Teller(Watcher, Protocol):
@@ -213,7 +213,9 @@ def train(
             bar.on_choices((said,), settings)
     if done.best_epoch == 0 and bar is not None:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
-    figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    scorer = trainer.scorer()
+    served = with_words(scorer, sides, dataset, settings.features.language)
+    figures = measure(scorer, dataset, calibrated=settings.loss.kind == "bce", served=served)
     if private:
         groups_of_many(figures)
     interrupted = done.log[-1].get("event") == "interrupted"
@@ -234,10 +236,7 @@ def train(
         custom=custom,
         private=private,
     )
-    words = share_of_words(contents, trainer.scorer(), dataset)
-    if words is not None:
-        figures["words"] = words  # the contents hold them, too
-    contents, decisions = indexed(contents, trainer.scorer(), dataset)
+    contents, decisions = indexed(contents, scorer, dataset)
     if decisions and bar is not None:
         bar.on_choices(decisions, contents.config)
     teller.on_figures(figures, interrupted)

@@ -10,7 +10,7 @@ import torch
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ConfigError, MissingExtraError
 from twotower.evaluation.baselines.als import choose_als
-from twotower.evaluation.baselines.bm25 import choose_bm25, text_columns
+from twotower.evaluation.baselines.bm25 import BM25, choose_bm25, text_columns
 from twotower.evaluation.baselines.ease import choose_ease, num_trained_items
 from twotower.evaluation.baselines.item_knn import choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
@@ -73,7 +73,11 @@ class PopularWhenCold:
 
 
 def fit_baselines(
-    dataset: Dataset, keys: Literal["auto"] | Sequence[str] = "auto", *, seed: int = 0
+    dataset: Dataset,
+    keys: Literal["auto"] | Sequence[str] = "auto",
+    *,
+    seed: int = 0,
+    bm25: BM25 | None = None,
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
@@ -85,6 +89,7 @@ def fit_baselines(
         keys: Some of ``NAMES``; ``"auto"`` takes those that fit the data, the machine and what is
             installed, and gives a reason for each of the others.
         seed: Of what is random: the first factors of ALS, and the random order.
+        bm25: One that was chosen on validation: it stands here if it reads all columns of text.
 
     Raises:
         ConfigError: A key is unknown (with the nearest one), or does not fit the data.
@@ -102,7 +107,7 @@ def fit_baselines(
         try:
             if keys == "auto" and key == "ease":
                 _refuse_slow_ease(dataset)
-            scorers[key], settings[key] = _fitted(key, dataset, popularity, seed)
+            scorers[key], settings[key] = _fitted(key, dataset, popularity, seed, bm25)
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":
                 raise
@@ -129,7 +134,7 @@ def _refuse_slow_ease(dataset: Dataset) -> None:
 
 
 def _fitted(
-    key: str, dataset: Dataset, popularity: Popularity, seed: int
+    key: str, dataset: Dataset, popularity: Popularity, seed: int, chosen: BM25 | None
 ) -> tuple[Scorer, Settings]:
     """Return the baseline of a key, and its settings as JSON has them."""
     if key == "popularity":
@@ -155,12 +160,13 @@ def _fitted(
         scorer = PopularWhenCold(als, popularity)
         settings = _of(als, "factors", "regularization", "alpha")
     else:
-        bm25 = choose_bm25(dataset)
+        columns = text_columns(dataset.queries), text_columns(dataset.items)
+        bm25 = chosen if chosen is not None and chosen.columns == columns else choose_bm25(dataset)
         scorer = PopularWhenCold(bm25, popularity)
         settings = {
-            "query_columns": list(text_columns(dataset.queries)),
-            "item_columns": list(text_columns(dataset.items)),
-            **_of(bm25, "k1", "b"),
+            "query_columns": list(bm25.columns.query),
+            "item_columns": list(bm25.columns.item),
+            **bm25.settings.as_json(),
         }
     validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
     return scorer, {**settings, "chosen_on": "valid" if validation.any() else None}

@@ -172,7 +172,9 @@ class Choice(Told):
         "`genre = 'drama' and year >= 2000`.",
     )
     words: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
-        0.0, description="Share of the words in common, by BM25, beside the model's score."
+        "auto",
+        description="Share of the words in common, by BM25, beside the model's score; `auto` is the share "
+        "that training chose.",
     )
     rules: RulesBody | None = Field(None, description="Boosts, caps, diversity, exploration.")
     strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
@@ -373,6 +375,9 @@ class ModelAnswer(BaseModel):
     query_features: list[str] = Field(description="Columns that may be told of a query.")
     reads_history: bool
     reads_text: bool = Field(description="Whether `words` may be asked for.")
+    words: float = Field(
+        description="Share of the words that `auto` stands for; 0 where it is none."
+    )
     max_k: int
     max_queries: int = Field(description="Queries of one request.")
     figures: dict[str, float] = Field(description="Metrics on the test, as training found them.")

@@ -43,7 +43,7 @@ async function answers() {
   if (state.history.length) body.history = state.history.map((line) => line[state.model.item_column]);
   if (at("filter").value.trim()) body.filter = at("filter").value.trim();
   if (at("seen").checked) body.exclude_seen = false;
-  if (at("words").checked) body.words = 0.3;
+  if (!at("words").checked) body.words = 0;
   const diversity = Math.min(1, Number(at("diversity").value) || 0);
   if (diversity > 0) body.rules = { diversify: diversity };
   const neighbours = state.neighbours;
@@ -267,7 +267,7 @@ function describe() {
   at("facts").textContent = texts.facts(number(model.items), number(model.queries), model.dim);
   const columns = [model.item_column, ...model.item_columns].slice(0, 12);
   at("filter-note").textContent = texts.filterNote(model.filter_example, columns.join(", "));
-  at("words-field").hidden = !model.reads_text;
+  at("words-field").hidden = !model.words;
   at("history-field").hidden = !model.reads_history;
   if (model.reads_text && !model.reads_history) {
     document.querySelector("label[for=query]").textContent = texts.querySearch;
