@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from twotower.training.tune import tune as tune
     from twotower.training.views import TrainedViews as TrainedViews
     from twotower.training.views import train_views as train_views
+    from twotower.training.zero_shot import index_items as index_items
 
 _HOME = {
     "ArgumentError": "errors",
@@ -66,6 +67,7 @@ _HOME = {
     "TrainedViews": "training.views",
     "View": "training.task",
     "evaluate_bundle": "evaluation.bundles",
+    "index_items": "training.zero_shot",
     "open_views": "serving.views",
     "recipe": "recipes",
     "train": "training.pipeline",
@@ -98,6 +100,7 @@ __all__ = [
     "View",
     "__version__",
     "evaluate_bundle",
+    "index_items",
     "open_views",
     "recipe",
     "train",

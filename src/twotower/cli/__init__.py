@@ -14,6 +14,7 @@ from twotower.cli import (
     exits,
     explain,
     export,
+    index,
     inspect,
     recommend,
     report,
@@ -36,6 +37,7 @@ app = typer.Typer(
 COMMANDS = (
     train,
     tune,
+    index,
     evaluate,
     report,
     compare,

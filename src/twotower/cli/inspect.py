@@ -72,7 +72,8 @@ def command(
     for feature in features:
         table.add_row(Text(feature.name), feature.side, feature.described, Text(feature.reason))
     screen.print(table)
-    screen.print(figures_table(dict(contents.metrics)))
+    if "model" in contents.metrics:  # nothing was measured of texts that were indexed alone
+        screen.print(figures_table(dict(contents.metrics)))
     if "index" in contents.metrics:
         note = index_note(contents.metrics["index"])
         screen.print(note, highlight=False, markup=False, soft_wrap=True)

@@ -85,7 +85,7 @@ class LexicalSettings:
 
     def words_of_queries(self, columns: Sequence[pl.Series]) -> Words:
         """Return the words of ``n`` queries' texts, some columns of each."""
-        texts = _joined(columns)
+        texts = joined(columns)
         languages = dict.fromkeys(self.languages.values()) or {UNSTEMMED: None}
         readings = [_read(texts, language) for language in languages]
         every = list(zip(*(reading.words.to_list() for reading in readings), strict=True))
@@ -264,7 +264,8 @@ def _read(texts: pl.Series, language: str) -> _Reading:
     return _Reading(lines, words, words.is_in(light.implode()).to_numpy())
 
 
-def _joined(columns: Sequence[pl.Series]) -> pl.Series:
+def joined(columns: Sequence[pl.Series]) -> pl.Series:
+    """Return the texts of some columns as one, line by line; missing ones are empty."""
     strings = [as_keys(column).cast(pl.String).fill_null("") for column in columns]
     frame = pl.DataFrame([column.rename(str(i)) for i, column in enumerate(strings)])
     return frame.select(pl.concat_str(pl.all(), separator=" ")).to_series()

@@ -20,7 +20,7 @@ from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_col
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
-from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.figures import KS, MAIN_METRIC, Figures, measure
 from twotower.evaluation.report.page import write_report
 from twotower.features.schema import Feature
 from twotower.serving.bundle import Contents, check_output, write_bundle
@@ -34,7 +34,7 @@ from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
-from twotower.training.words import with_words
+from twotower.training.words import best_served
 
 
 class Teller(Watcher, Protocol):
@@ -211,10 +211,10 @@ def train(
         settings = trainer.config
         if bar is not None:
             bar.on_choices((said,), settings)
+    served = best_served(trainer, done, sides, settings.features.language)
     if done.best_epoch == 0 and bar is not None:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
     scorer = trainer.scorer()
-    served = with_words(scorer, sides, dataset, settings.features.language)
     figures = measure(scorer, dataset, calibrated=settings.loss.kind == "bce", served=served)
     if private:
         groups_of_many(figures)
@@ -272,6 +272,12 @@ def write_after(work: WorkFolder, write: Callable[[], None], *, is_done: bool) -
 
 def untrained(done: Progress, metric: str) -> str:
     """Return in words that the start was kept."""
+    if "served" in done.log[0]:
+        return (
+            f"the untrained towers are kept: beside BM25 their validation {MAIN_METRIC} is "
+            f"{done.log[0]['served']:.4f}, that of the trained ones "
+            f"{done.log[0]['best_of_training']:.4f}; the pairs are few for so many words"
+        )
     return (
         f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
         f"reached (at best {done.log[0]['best_of_training']:.4f}): the pairs are few for so many words"

@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.baselines.bm25 import TextColumns, choose_bm25
+from twotower.evaluation.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
 from twotower.features.schema import texts_of
-from twotower.training.trainer import Sides
+from twotower.training.checkpoints import Progress
+from twotower.training.trainer import Sides, Trainer
 
 SHARES = tuple(place / 10 for place in range(11))
 MOST_CASES = 500
@@ -19,7 +20,14 @@ WITHOUT_VALIDATION = 0.5
 """Share where there is nothing to choose it by."""
 
 
-def with_words(model: ModelScorer, sides: Sides, dataset: Dataset, language: str) -> Served | None:
+def with_words(
+    model: ModelScorer,
+    sides: Sides,
+    dataset: Dataset,
+    language: str,
+    *,
+    bm25: BM25 | None = None,
+) -> Served | None:
     """Return the model with BM25 at the share that is best on validation; None where a side has no text.
 
     Args:
@@ -27,11 +35,12 @@ def with_words(model: ModelScorer, sides: Sides, dataset: Dataset, language: str
         sides: The fitted features: BM25 reads the columns that the model reads as text.
         dataset: Split.
         language: See ``FeaturesConfig.language``.
+        bm25: One that was chosen for the same data.
     """
     columns = TextColumns(texts_of(sides.query.features), texts_of(sides.item.features))
     if not all(columns):
         return None
-    bm25 = choose_bm25(dataset, columns, language=language)
+    bm25 = bm25 or choose_bm25(dataset, columns, language=language)
     valid = thinned(dataset.cases(Part.VALID), MOST_CASES)
     served = Served(model, bm25, WITHOUT_VALIDATION, {})
     if not len(valid):
@@ -40,6 +49,35 @@ def with_words(model: ModelScorer, sides: Sides, dataset: Dataset, language: str
     best = max(SHARES, key=lambda share: by_share[share])
     chosen = {"metric": MAIN_METRIC, "valid": [by_share[0.0], by_share[best]]}
     return replace(served, share=best, chosen=chosen)
+
+
+def best_served(trainer: Trainer, done: Progress, sides: Sides, language: str) -> Served | None:
+    """Return the model as it is best served on validation: trained, or as it started.
+
+    An epoch that is better alone may be worse beside BM25 than towers that nobody trained, where pairs are
+    few. Where they are better, the trainer gets those weights, and the log's first record says so.
+
+    Args:
+        trainer: Holding its best weights.
+        done: Its progress.
+        sides: The fitted features.
+        language: See ``FeaturesConfig.language``.
+    """
+    served = with_words(trainer.scorer(), sides, trainer.dataset, language)
+    start, trainer.start = trainer.start, None
+    if served is None or not served.chosen or start is None or not done.best_epoch:
+        return served
+    trainer.trained.load_state_dict(start)
+    untrained = with_words(trainer.scorer(), sides, trainer.dataset, language, bm25=served.bm25)
+    assert untrained is not None
+    (_, before), (_, after) = untrained.chosen["valid"], served.chosen["valid"]
+    if before <= after:
+        trainer.trained.load_state_dict(done.best_model)
+        return served
+    record = {"event": "untrained", "best_of_training": after, "served": before}
+    done.log.insert(0, record)
+    done.best_model, done.best_epoch, done.best_metric = start, 0, untrained.chosen["valid"][0]
+    return untrained
 
 
 def _quality(scorer: Scorer, cases: Cases, dataset: Dataset) -> float:

@@ -40,7 +40,7 @@ def diagnose_model(retriever: Retriever) -> list[Finding]:
         *check_item_vectors(item_vectors, contents.popularity[offered]),
         *check_vocabularies(contents, model),
     ]
-    if contents.histories is not None:
+    if contents.histories is not None and contents.popularity.any():
         dataset = dataset_of(retriever)
         found += check_negatives(contents, dataset, reads_history=model.reads_history)
         trial = Trial(retriever, dataset)
