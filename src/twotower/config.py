@@ -354,8 +354,9 @@ class TrainingConfig:
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
-    learning_rate: float = 0.006
-    """Step size."""
+    learning_rate: float | None = None
+    """Step size; where not set 0.006, and of towers that read features alone, texts among them on both
+    sides, by the number of pairs: 0.002, or 0.0005 of fewer than 10,000."""
     table_optimizer: Literal["auto", "adam", "adagrad"] = "auto"
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""
