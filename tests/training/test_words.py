@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from sandbox import run_command
 from twotower import recipe, train
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.evaluation.screen import footnotes
+from twotower.serving.bundle import write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained
 
@@ -149,3 +152,25 @@ def test_items_that_come_later_are_found_by_their_words(trained: Trained) -> Non
     assert retriever.recommend(query, k=1).item_ids == ["purple zeppelin"]
     retriever.delete_items(["purple zeppelin"])
     assert retriever.recommend(query, k=1).item_ids[0].startswith("zeppelin number")
+
+
+def test_a_search_of_which_nothing_is_known_is_answered_by_what_is_popular(
+    trained: Trained,
+) -> None:
+    counts = trained.contents.popularity[2:]
+    popular = trained.contents.items.ids.ids[int(counts.argmax())]
+    asked = pl.DataFrame({"query": ["猫"], "document": [popular]})
+    figures = evaluate_bundle(trained.retriever, test=asked, baselines=["popularity"])
+    assert figures["served"] == pytest.approx(figures["model"])
+    assert figures["served"]["mrr@10"] == figures["popularity"]["mrr@10"] == 1.0
+    assert trained.retriever.recommend("猫", k=1).item_ids == [popular]
+
+
+def test_words_of_the_command_line(trained: Trained, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "m", trained.contents)
+    tables = []
+    for more in ((), ("--words", "auto"), ("--words", "0")):
+        done = run_command(("recommend", "m", "--all", "--out", "all.csv", *more), tmp_path)
+        assert done.code == 0, done.err
+        tables.append(pl.read_csv(tmp_path / "all.csv")["score"].to_list())
+    assert tables[0] == tables[1] != tables[2]
