@@ -95,7 +95,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("more", "says"),
         [
-            (("--minutes", "0"), "minutes must be finite and above 0, got 0.0"),
+            (("--minutes", "0"), "--minutes must be finite and above 0, got 0.0"),
             (("--minutes", "0.0001"), "--out must have no tuning beside it"),
             (("--resume", "--set", "training.epochs=2"), "of the first run, got others"),
             (("--resume", "--set", "towers.dims=2"), "did you mean 'dim'?"),
@@ -118,7 +118,7 @@ class TestRefusal:
         write("events.csv", events())(tmp_path)
         outcome = run_command((*TUNE, "--minutes", "1e-9"), tmp_path)
         assert outcome.code == 2
-        assert "minutes must be enough for an epoch and its validation, got 1e-09" in outcome.err
+        assert "--minutes must be enough for an epoch and its validation, got 1e-09" in outcome.err
         assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
 
     def test_without_optuna(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

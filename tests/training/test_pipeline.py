@@ -484,9 +484,7 @@ class TestResumeRefusals:
         file = stopped.with_name("m.training") / "checkpoint.pt"
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
-        with pytest.raises(
-            ConfigError, match=r"--resume cannot read '.*checkpoint\.pt'; remove it"
-        ):
+        with pytest.raises(ConfigError, match=r"resume cannot read '.*checkpoint\.pt'; remove it"):
             run(stopped, resume=True)
 
     def test_a_checkpoint_of_another_program(
@@ -495,7 +493,7 @@ class TestResumeRefusals:
         others: list[Any] = [{"model": {}}, [1, 2], torch.zeros(3)]
         for held in others:
             torch.save(held, stopped.with_name("m.training") / "checkpoint.pt")
-            with pytest.raises(ConfigError, match="--resume"):
+            with pytest.raises(ConfigError, match="resume"):
                 run(stopped, resume=True)
 
 
@@ -691,7 +689,7 @@ class TestBadPlaces:
         (tmp_path / "file").write_text("mine")
         for out in (tmp_path / "file", tmp_path / "no" / "m", tmp_path):
             listener = Listener()
-            with pytest.raises(BundleError, match="--out must be"):
+            with pytest.raises(BundleError, match="out must be"):
                 train(small_world.interactions, out=out, progress=listener, config=ONE)
             assert not listener.told
         assert (tmp_path / "file").read_text() == "mine"

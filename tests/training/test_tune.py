@@ -478,7 +478,7 @@ class TestRefusal:
             search(four[0].trained.path)
 
     def test_nothing_to_go_on_with(self, search: Search, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"--resume needs a study, got none at '.*m.tuning'"):
+        with pytest.raises(ConfigError, match=r"resume needs a study, got none at '.*m.tuning'"):
             search(tmp_path / "m", resume=True)
 
     def test_other_data_or_settings(

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 from rich.console import Console
 
+from twotower.caller import flag
 from twotower.cli import exits, tables
 from twotower.cli.output import (
     check_report_beside,
@@ -18,10 +19,12 @@ from twotower.cli.output import (
 )
 from twotower.config import Config
 from twotower.errors import ConfigError
+from twotower.keywords import Keywords, configured, events_of
 
 NAME = "train"
 
 
+@tables.with_keywords()
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     interactions: tables.Interactions = None,
@@ -32,29 +35,13 @@ def command(
     valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
     test_sessions: tables.TestSessions = None,
-    split: tables.Split = None,
     config: tables.ConfigFile = None,
-    recipe: tables.Recipe = None,
     settings: tables.Settings = None,
-    query_column: tables.QueryColumn = None,
-    item_column: tables.ItemColumn = None,
-    time_column: tables.TimeColumn = None,
-    label_column: tables.LabelColumn = None,
-    weight_column: tables.WeightColumn = None,
-    position_column: tables.PositionColumn = None,
-    impressions_column: tables.ImpressionsColumn = None,
-    event_column: tables.EventColumn = None,
-    target_events: tables.TargetEvents = None,
-    drop_null_ids: tables.DropNullIds = False,
     no_histories: tables.NoHistories = False,
     private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
-    recall: Annotated[
-        float | None,
-        typer.Option(help="Recall that an approximate index must reach (index.recall, 0.99)."),
-    ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
@@ -63,6 +50,7 @@ def command(
         str | None, typer.Option(help="Log to this experiment of an MLflow server.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    **keywords: Unpack[Keywords],
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
 
@@ -71,27 +59,8 @@ def command(
 
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
     """
-    columns = {
-        "query_column": query_column,
-        "item_column": item_column,
-        "time_column": time_column,
-        "label_column": label_column,
-        "weight_column": weight_column,
-        "position_column": position_column,
-        "impressions_column": impressions_column,
-        "event_column": event_column,
-    }
-    tree = tables.config_of(
-        config,
-        settings,
-        recipe=recipe,
-        columns=columns,
-        target_events=target_events,
-        drop_null_ids=drop_null_ids,
-        split=split,
-        recall=recall,
-    )
-
+    recipe = keywords.pop("recipe", None)
+    tree = configured(config, recipe=recipe).with_settings(settings or [])
     screen = console(json_wanted=json)
     parts = {
         "train": train,
@@ -112,26 +81,15 @@ def command(
             private=private,
             resume=resume,
             json=json,
+            keywords=keywords,
         )
         return
-    events = tables.events_of(
-        interactions,
-        parts,
-        split,
-        needs="train needs either --interactions, or --train and --test.",
-    )
+    events = events_of("train needs either", interactions, parts, split=keywords.get("split"))
     check_report_beside(out)
 
-    from twotower.training.loggers import MLflowLogger, TensorBoardLogger
-    from twotower.training.pipeline import Teller
     from twotower.training.pipeline import train as train_model
     from twotower.training.progress import ProgressBar
 
-    loggers: list[Teller] = []
-    if tensorboard is not None:
-        loggers.append(TensorBoardLogger(tensorboard / out.resolve().name))
-    if mlflow is not None:
-        loggers.append(MLflowLogger(mlflow))
     trained = train_model(
         events,
         items=items,
@@ -143,7 +101,9 @@ def command(
         resume=resume,
         seeds=seeds,
         progress=ProgressBar(screen),
-        loggers=loggers,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        **keywords,
     )
     if json:
         print_json(trained.figures)
@@ -157,7 +117,7 @@ def command(
 
 def _refuse(given: Mapping[str, object]) -> None:
     """Refuse options that are of one kind of item where the settings state several."""
-    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    flags = [flag(name) for name, value in given.items() if value is not None]
     if flags:
         raise ConfigError(
             f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
@@ -175,6 +135,7 @@ def _train_views(
     private: bool,
     resume: bool,
     json: bool,
+    keywords: Keywords,
 ) -> None:
     from twotower.training.progress import ProgressBar
     from twotower.training.views import train_views, views_of
@@ -194,6 +155,7 @@ def _train_views(
         private=private,
         resume=resume,
         progress=ProgressBar(screen),
+        **keywords,
     )
     if json:
         print_json({name: view.figures for name, view in trained.views.items()})

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
@@ -58,10 +59,14 @@ def evaluate_bundle(
     """
     if negatives is not None and candidates is not None:
         raise ConfigError(
-            "negatives and candidates must not both be given, got both; leave one out."
+            f"{argument('negatives')} and {argument('candidates')} must not both be given, got both; "
+            "leave one out."
         )
     if test is not None and test_sessions is not None:
-        raise ConfigError("test and test_sessions must not both be given, got both; leave one out.")
+        raise ConfigError(
+            f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
+            "leave one out."
+        )
     dataset = dataset_of(
         retriever, test, test_sessions, query_column=query_column, item_column=item_column
     )
@@ -138,7 +143,8 @@ def dataset_of(
     if known is None or parts is None or wanted is None:
         raise BundleError(
             f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
-            "written with --no-histories or --private; the figures of its training stand in metrics.json."
+            f"written with {passing(histories=False)} or {passing(private=True)}; the "
+            "figures of its training are in metrics.json."
         )
     queries, items = contents.queries, contents.items
     num_rows = queries.ids.num_rows

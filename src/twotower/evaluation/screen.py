@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from twotower.caller import passing
 from twotower.evaluation.baselines.choose import NAMES
 from twotower.evaluation.evaluate import METRICS
 from twotower.evaluation.figures import MAIN_METRIC
@@ -150,8 +151,8 @@ def _of_words(words: Mapping[str, Any]) -> str:
     if not words["share"]:
         return f"Words in common by BM25 beside the model did not help on validation ({name})."
     return (
-        f"With words='auto', BM25 at a share of {words['share']:g} that validation chose, {name} is "
-        f"{value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
+        f"With {passing(words='auto')}, BM25 at a share of {words['share']:g} that validation chose, "
+        f"{name} is {value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
     )
 
 

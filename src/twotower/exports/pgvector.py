@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder
@@ -142,7 +143,8 @@ def _tables(retriever: Retriever, table: str) -> tuple[tuple[_Table, _Table], tu
         or not table.isprintable()
     ):
         raise ExportError(
-            f"--table must be a name of at most 50 bytes, or a schema's, a dot and one, got {table!r}."
+            f"{argument('table')} must be a name of at most 50 bytes, or a schema's, a dot and one, "
+            f"got {table!r}."
         )
     items = items_of(retriever)
     queries = queries_of(retriever, items)
@@ -185,8 +187,9 @@ def _connected(psycopg: Any, dsn: str) -> Iterator[Any]:
         given = psycopg.conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         raise ExportError(  # what cannot be read may be a password
-            "--dsn must be how to connect to PostgreSQL, as in 'host=db.example dbname=shop user=me' or "
-            "'postgresql://me@db.example/shop', got what cannot be read."
+            f"{argument('dsn')} must be how to connect to PostgreSQL, as in "
+            "'host=db.example dbname=shop user=me' or 'postgresql://me@db.example/shop', "
+            "got what cannot be read."
         ) from None
     try:
         connection = psycopg.connect(
@@ -216,8 +219,8 @@ def _check_absent(cursor: Any, table: str) -> None:
         found = cursor.execute("SELECT to_regclass(%s)", (quoted_table(name),)).fetchone()
         if found[0] is not None:
             raise ExportError(
-                f"the table {name} must not be there yet; drop it, or name another with --table and "
-                "rename that when it is loaded."
+                f"the table {name} must not be there yet; drop it, or name another with "
+                f"{argument('table')} and rename that when it is loaded."
             )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, json_value, new_folder
@@ -52,7 +53,7 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
         client.get_collections()
     except Exception as error:  # of the client, of HTTP below it, or of the address
         raise ExportError(
-            f"--url must be of a Qdrant server that answers, got {_without_secrets(url)!r}: "
+            f"{argument('url')} must be of a Qdrant server that answers, got {_without_secrets(url)!r}: "
             f"{_first_line(error)}"
         ) from error
     return client
@@ -83,7 +84,7 @@ def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items")
             if client.collection_exists(name):
                 raise ExportError(
                     f"the collection {name} must not be there yet; delete it, or name another with "
-                    "--collection and let an alias point to that."
+                    f"{argument('collection')} and let an alias point to that."
                 )
         for name, frame in frames.items():
             params = models.VectorParams(size=items.vectors.shape[1], distance=models.Distance.DOT)

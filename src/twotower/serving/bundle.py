@@ -24,6 +24,7 @@ import polars as pl
 import torch
 
 from twotower.abandoned import put, sweep, sync, sync_names, writing
+from twotower.caller import argument, calling
 from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
@@ -219,20 +220,24 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
     parent = path.absolute().parent
     sweep(path.resolve().parent)
     if path.exists() and not path.is_dir():
-        raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
+        raise BundleError(
+            f"{argument('out')} must be a folder, got the file {str(path)!r}; choose another."
+        )
     is_ours = (path / VIEWS_FILE).is_file() if views else _looks_like_a_bundle(path)
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         what = "a folder of views" if views else "a bundle"
         raise BundleError(
-            f"--out must be new, empty or {what} to replace, got {str(path)!r}, which holds other files; "
-            "choose another folder."
+            f"{argument('out')} must be new, empty or {what} to replace, got {str(path)!r}, which holds "
+            "other files; choose another folder."
         )
     if not parent.is_dir():
         raise BundleError(
-            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
         )
     if not os.access(parent, os.W_OK):
-        raise BundleError(f"--out must be in a writable folder, got {str(path)!r}; choose another.")
+        raise BundleError(
+            f"{argument('out')} must be in a writable folder, got {str(path)!r}; choose another."
+        )
     return path
 
 
@@ -296,7 +301,7 @@ def check_bundle(path: Path) -> dict[str, Any]:
             ) from error
         raise BundleError(
             f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
-            "make one with `twotower train --out DIR`."
+            f"make one with {calling('train', out='DIR')}."
         ) from error
     except UnicodeDecodeError as error:
         raise _unreadable(path) from error

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from twotower.caller import argument, passing
 from twotower.errors import ArgumentError, BundleError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
@@ -257,7 +258,7 @@ class Retriever:
         if self.contents.is_private:
             raise BundleError(
                 f"the bundle {str(self.path)!r} must hold queries for all of them to be answered, got one "
-                "written with --private; ask by features or by a history."
+                f"written with {passing(private=True)}; ask by features or by a history."
             )
         rules = tuple(rules)
         ids = self.contents.queries.ids.ids.to_list()
@@ -538,7 +539,7 @@ class Retriever:
 
     def _checked_k(self, k: int) -> int:
         if k < 1:
-            raise ArgumentError(f"k must be at least 1, got {k}.")
+            raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
         return min(k, self.contents.num_items)
 
     def _checked_words(self, words: float | Literal["auto"]) -> float:
@@ -546,12 +547,12 @@ class Retriever:
             chosen = self.contents.metrics.get("words")
             if chosen is None:
                 raise ArgumentError(
-                    "words must be a number where the bundle knows no share, got 'auto'; train with text "
-                    "on both sides and the extra `baselines`."
+                    f"{argument('words')} must be a number where the bundle knows no share, got 'auto'; "
+                    "train with text on both sides and the extra `baselines`."
                 )
             return float(chosen["share"])
         if isinstance(words, str) or not 0 <= words <= 1:
-            raise ArgumentError(f"words must be 'auto' or in [0, 1], got {words!r}.")
+            raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {words!r}.")
         return words
 
     def _answer(

@@ -1,5 +1,6 @@
 """The model card: a page for people, in the bundle."""
 
+from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
@@ -62,7 +63,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         "",
     ]
     if private:
-        why = "This bundle was trained with `--private`: it holds nothing of any one query."
+        why = f"This bundle was trained with `{passing(private=True)}`: it holds nothing of any one query."
         said = (f"- {limit}" for limit in LIMITS)
         lines += ["## What this bundle cannot answer", "", why, "", *said, ""]
     return "\n".join(lines)

@@ -1,16 +1,17 @@
 """``train``: from tables to a trained, evaluated bundle."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Unpack
 
 import numpy as np
 from torch import nn
 
+from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
@@ -23,13 +24,14 @@ from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.report.page import write_report
 from twotower.features.schema import Feature
+from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
 from twotower.training.indexing import check_index, indexed
-from twotower.training.loggers import Tellers
+from twotower.training.loggers import MLflowLogger, Tellers, TensorBoardLogger
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
@@ -120,11 +122,17 @@ class Trained:
         write_report(retriever, path, language=language, findings=findings, private=is_private)
 
 
+@takes_keywords
 def train(
-    interactions: Table | Mapping[str, Table],
+    interactions: Table | Mapping[str, Table] | None = None,
     *,
     items: Given | None = None,
     queries: Given | None = None,
+    train: Table | None = None,
+    valid: Table | None = None,
+    valid_sessions: Table | None = None,
+    test: Table | None = None,
+    test_sessions: Table | None = None,
     out: str | Path | None = None,
     config: Config | Mapping[str, object] | str | Path | None = None,
     query_tower: nn.Module | None = None,
@@ -135,7 +143,10 @@ def train(
     seeds: int = 1,
     progress: Teller | Literal["bar"] | None = None,
     loggers: Sequence[Teller] = (),
+    tensorboard: str | Path | None = None,
+    mlflow: str | None = None,
     name: str | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Trained:
     """Train a two-tower model on a table of interactions, evaluate it, and write it as a bundle.
 
@@ -146,6 +157,11 @@ def train(
         items: A file or a frame of the items' columns; or an ``(I, d)`` array or tensor, whose ids
             are 0 to I - 1.
         queries: The same for the queries.
+        train: Training events, where the parts are given, in place of ``interactions``.
+        valid: Validation events; without any, some of the training events become it.
+        valid_sessions: New sessions in their place; the model predicts the last event of each.
+        test: Test events.
+        test_sessions: New sessions in their place.
         out: Where to write the bundle; None keeps it in memory.
         config: Settings: a ``Config``, a nested dictionary of what differs from the defaults, or
             the path of a TOML file.
@@ -163,7 +179,13 @@ def train(
         progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
         loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``. Where validation
             decides whether queries have ids, they see the training without and the chosen model's figures.
+        tensorboard: Folder in which the training is logged for TensorBoard, in a folder of its own.
+        mlflow: Experiment of an MLflow server to which it is logged.
         name: What the data is called in reports; by default the file's name.
+        **keywords: Single settings, which win over ``config``: ``recipe``, ``split``, ``query_column``,
+            ``item_column``, ``time_column``, ``label_column``, ``weight_column``, ``position_column``,
+            ``impressions_column``, ``event_column``, ``target_events``, ``drop_null_ids``, ``recall``. See
+            ``keywords.Keywords``.
 
     Raises:
         DataError: A table cannot be used as it is.
@@ -172,13 +194,19 @@ def train(
         ValueError: Two towers of different widths, or ``seeds`` is below 1.
     """
     if seeds < 1:
-        raise ArgumentError(f"seeds must be at least 1, got {seeds}.")
-    settings = Config.of(config)
+        raise ArgumentError(f"{argument('seeds')} must be at least 1, got {seeds}.")
+    parts = {"train": train, "valid": valid, "valid_sessions": valid_sessions}
+    parts |= {"test": test, "test_sessions": test_sessions}
+    interactions = events_of("train needs either", interactions, parts, split=keywords.get("split"))
+    settings = configured(config, **keywords)
     if settings.views:
-        raise ConfigError("config must hold no views for train, got some; use train_views.")
+        raise ConfigError(
+            f"{argument('config')} must hold no views for train, got some; use train_views."
+        )
     check_index(settings)
     target = None if out is None else check_output(out)
     bar = teller_of(progress)
+    loggers = [*loggers, *_loggers(tensorboard, mlflow, target)]
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
     task = Task.of(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
@@ -256,6 +284,17 @@ def train(
     )
 
 
+def _loggers(
+    tensorboard: str | Path | None, mlflow: str | None, out: Path | None
+) -> Iterator[Teller]:
+    """Yield the loggers that keywords name."""
+    if tensorboard is not None:
+        run = "model" if out is None else out.resolve().name
+        yield TensorBoardLogger(Path(tensorboard) / run)
+    if mlflow is not None:
+        yield MLflowLogger(mlflow)
+
+
 def write_after(work: WorkFolder, write: Callable[[], None], *, is_done: bool) -> None:
     """Write what a training leaves, and remove its checkpoint where it is done or in the way.
 
@@ -300,7 +339,9 @@ def fit_in_folder(
     progress = None
     if resume:
         if work is None:
-            raise ArgumentError("resume must go with out, got no out.")
+            raise ArgumentError(
+                f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
+            )
         progress = work.load()
     done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
     if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none
@@ -322,7 +363,8 @@ def _means_of_seed(
     done = trainer.fit(watcher=watcher)
     if done.log[-1].get("event") == "interrupted":
         raise NothingLearntError(
-            f"Interrupted in the training of seed {seed}: no bundle was written; go on with --resume."
+            f"Interrupted in the training of seed {seed}: no bundle was written; "
+            f"go on with {passing(resume=True)}."
         )
     found = evaluate(
         trainer.scorer(),

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.evaluation.figures import measure
+from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output, write_bundle
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
@@ -71,13 +73,19 @@ class Tuned:
     stopped_early: bool = False
 
 
+@takes_keywords
 def tune(
-    interactions: Table | Mapping[str, Table],
+    interactions: Table | Mapping[str, Table] | None = None,
     *,
     out: str | Path,
     minutes: float = 30.0,
     items: Given | None = None,
     queries: Given | None = None,
+    train: Table | None = None,
+    valid: Table | None = None,
+    valid_sessions: Table | None = None,
+    test: Table | None = None,
+    test_sessions: Table | None = None,
     config: Config | Mapping[str, object] | str | Path | None = None,
     fixed: Collection[str] = (),
     histories: bool = True,
@@ -85,6 +93,7 @@ def tune(
     resume: bool = False,
     progress: TuneTeller | Literal["bar"] | None = None,
     name: str | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Tuned:
     """Search settings on the validation part, and write the model of the best as a bundle.
 
@@ -101,6 +110,11 @@ def tune(
             after a step. Reading the data and the evaluation at the end come on top.
         items: The items' table.
         queries: The queries' table.
+        train: Training events, where the parts are given, in place of ``interactions``.
+        valid: Validation events; without any, some of the training events become it.
+        valid_sessions: New sessions in their place; the model predicts the last event of each.
+        test: Test events.
+        test_sessions: New sessions in their place.
         config: Settings; those that differ from the defaults are kept and not searched.
         fixed: Further settings that are not searched, as ``section.field``.
         histories: Whether the bundle holds the queries' histories and test items.
@@ -108,6 +122,10 @@ def tune(
         resume: Whether to go on with the study beside ``out``, on the same data and settings.
         progress: ``"bar"`` shows how it goes; or an object that is told.
         name: What the data is called in reports; by default the file's name.
+        **keywords: Single settings, which win over ``config``: ``recipe``, ``split``, ``query_column``,
+            ``item_column``, ``time_column``, ``label_column``, ``weight_column``, ``position_column``,
+            ``impressions_column``, ``event_column``, ``target_events``, ``drop_null_ids``, ``recall``. See
+            ``keywords.Keywords``.
 
     Raises:
         MissingExtraError: optuna is not installed.
@@ -120,12 +138,17 @@ def tune(
         ValueError: ``minutes`` is not above 0, or ``fixed`` names what is not searched.
     """
     if not 0 < minutes < math.inf:
-        raise ArgumentError(f"minutes must be finite and above 0, got {minutes!r}.")
+        raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
     check_optuna()
-    given = Config.of(config)
+    parts = {"train": train, "valid": valid, "valid_sessions": valid_sessions}
+    parts |= {"test": test, "test_sessions": test_sessions}
+    interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
+    given = configured(config, **keywords)
     check_index(given)
     if given.views:
-        raise ConfigError("config must hold no views for tune, got some; leave them out.")
+        raise ConfigError(
+            f"{argument('config')} must hold no views for tune, got some; leave them out."
+        )
     without = held_back(given, fixed)
     target = check_output(out)
     folder = study_folder(target, resume=resume)
@@ -273,5 +296,5 @@ def _nothing(trials: tuple[Trial, ...], minutes: float, *, interrupted: bool) ->
     if interrupted:
         return NothingLearntError("Interrupted before the first validation: nothing was kept.")
     return ConfigError(
-        f"minutes must be enough for an epoch and its validation, got {minutes:g}; give more."
+        f"{argument('minutes')} must be enough for an epoch and its validation, got {minutes:g}; give more."
     )

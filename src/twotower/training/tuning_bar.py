@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.toml import toml_value
 from twotower.training.checkpoints import Progress
@@ -67,7 +68,7 @@ class TuningBar(ProgressBar):
         if not changed:
             said = "The default settings were the best."
             if len(trials) == 1:
-                said = "Only the default settings were tried; give it more --minutes."
+                said = f"Only the default settings were tried; give it more {argument('minutes')}."
             self.console.print(said)
             return
         table = Table("setting", "default", "chosen", title="Chosen", title_justify="left")

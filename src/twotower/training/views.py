@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import polars as pl
 
+from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
 from twotower.errors import ConfigError
 from twotower.evaluation.figures import measure
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
+from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.serving.bundle import Contents, SideContents, check_output
 from twotower.serving.views import write_views
 from twotower.training.choices import resolve
@@ -54,6 +56,7 @@ class TrainedViews:
         return self.views[name]
 
 
+@takes_keywords
 def train_views(
     views: Mapping[str, View],
     *,
@@ -64,6 +67,7 @@ def train_views(
     private: bool = False,
     resume: bool = False,
     progress: Teller | Literal["bar"] | None = None,
+    **keywords: Unpack[Keywords],
 ) -> TrainedViews:
     """Train one query tower for several kinds of item, and write a bundle of each.
 
@@ -80,6 +84,7 @@ def train_views(
         private: As ``train`` takes it.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         progress: As ``train`` takes it.
+        **keywords: Single settings, which hold for every view; as ``train`` takes them.
 
     Raises:
         DataError: A table cannot be used as it is; the view is named.
@@ -89,7 +94,7 @@ def train_views(
     Source: Elkahky et al., WWW 2015 (MV-DNN). Differs: what a query did in other views is read as its
         history, as of the moment, in place of counts over all time.
     """
-    settings = Config.of(config)
+    settings = configured(config, **keywords)
     told = tuple(_told(name, view) for name, view in views.items())
     if len(told) < 2:
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
@@ -163,7 +168,7 @@ def _told(name: str, view: View) -> ViewConfig:
     if not isinstance(view, View):
         raise ConfigError(
             f"views[{name!r}] must be a View, got {type(view).__name__}; write "
-            f"twotower.View(interactions, items=...)."
+            f"twotower.View(interactions, {passing(items=...)})."
         )
     try:
         return ViewConfig(name=name, share=view.share, **_paths_of(view))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ConfigError, MissingExtraError
 from twotower.evaluation.baselines.als import choose_als
@@ -112,12 +113,16 @@ def fit_baselines(
 
 def _check(keys: Sequence[str]) -> None:
     if isinstance(keys, str):
-        raise ConfigError(f"baselines must be 'auto' or a sequence of keys, got {keys!r}.")
+        raise ConfigError(
+            f"{argument('baselines')} must be 'auto' or a sequence of keys, got {keys!r}."
+        )
     for key in keys:
         if key not in NAMES:
             near = difflib.get_close_matches(str(key), NAMES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ConfigError(f"baselines must be among {', '.join(NAMES)}, got {key!r}{hint}")
+            raise ConfigError(
+                f"{argument('baselines')} must be among {', '.join(NAMES)}, got {key!r}{hint}"
+            )
 
 
 def _refuse_slow_ease(dataset: Dataset) -> None:

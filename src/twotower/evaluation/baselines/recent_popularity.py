@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.caller import passing
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.baselines.validation import Validation
@@ -66,7 +67,8 @@ class RecentPopularity:
             raise ArgumentError(f"half_life must be above 0 and finite, got {half_life}.")
         if train.times is None or not (np.isfinite(train.times) & train.is_positive).any():
             raise ConfigError(
-                "recent_popularity must have times of events, got none; state --time-column NAME."
+                f"recent_popularity must have times of events, got none; "
+                f"pass {passing(time_column='NAME')}."
             )
         train = train.where(train.is_positive & np.isfinite(train.times))
         assert train.times is not None

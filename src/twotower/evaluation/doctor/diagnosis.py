@@ -1,5 +1,6 @@
 """What the doctor finds in a bundle: in the data that it remembers, and in its model."""
 
+from twotower.caller import passing
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Finding, worst_first
@@ -24,11 +25,12 @@ def diagnose_bundle(retriever: Retriever) -> list[Finding]:
             "what": "the data, the query vectors, the answers, and what the history and the features "
             "do for them",
             "because": "the bundle holds no histories",
-            "do": "Train without --no-histories and --private (histories=True), or give the data itself "
-            "to the doctor.",
+            "do": f"Train without {passing(histories=False)} and {passing(private=True)}, or give the "
+            "data itself to the doctor.",
             "what_zh": "数据、查询向量、推荐结果，以及历史和特征对它们的作用",
             "because_zh": "模型包不含历史",
-            "do_zh": "训练时不要使用 --no-histories 和 --private（histories=True），或直接诊断数据本身。",
+            "do_zh": f"训练时不要使用 {passing(histories=False)} 和 {passing(private=True)}，"
+            "或直接诊断数据本身。",
         }
         found.append(Finding(NOT_LOOKED_AT, "info", 0, facts))
     else:

@@ -69,7 +69,7 @@ class _File:
         except OSError as error:
             raise JournalError(
                 f"the journal {str(path)!r} cannot be opened: {error.strerror}. "
-                "Name a journal in a place that exists and is writable by --journal."
+                "Name a journal in a place that exists and is writable."
             ) from error
         try:
             self.status = os.fstat(self.descriptor)

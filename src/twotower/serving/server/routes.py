@@ -54,7 +54,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (413, "The body is too large."),
         (414, "The address is too long."),
         (415, "The body is not said to be JSON."),
-        (421, "The server does not answer to this name; see --allowed-hosts."),
+        (421, "The server does not answer to this name; see TWOTOWER_ALLOWED_HOSTS."),
         (422, "What is asked cannot be answered."),
         (429, "Too many wait."),
         (431, "The headers are too large, or too many."),
