@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from twotower.errors import ServerError as ServerError
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
+    from twotower.evaluation.compare import compare_runs as compare_runs
+    from twotower.evaluation.doctor.data_checks import diagnose_data as diagnose_data
+    from twotower.evaluation.doctor.diagnosis import diagnose_bundle as diagnose_bundle
+    from twotower.evaluation.report.page import write_report as write_report
     from twotower.recipes import recipe as recipe
     from twotower.rules.kinds import Boost as Boost
     from twotower.rules.kinds import Cap as Cap
@@ -65,12 +69,16 @@ _HOME = {
     "TwoTowerError": "errors",
     "TrainedViews": "training.views",
     "View": "training.task",
+    "compare_runs": "evaluation.compare",
+    "diagnose_bundle": "evaluation.doctor.diagnosis",
+    "diagnose_data": "evaluation.doctor.data_checks",
     "evaluate_bundle": "evaluation.bundles",
     "open_views": "serving.views",
     "recipe": "recipes",
     "train": "training.pipeline",
     "train_views": "training.views",
     "tune": "training.tune",
+    "write_report": "evaluation.report.page",
 }
 
 __all__ = [
@@ -97,12 +105,16 @@ __all__ = [
     "TwoTowerError",
     "View",
     "__version__",
+    "compare_runs",
+    "diagnose_bundle",
+    "diagnose_data",
     "evaluate_bundle",
     "open_views",
     "recipe",
     "train",
     "train_views",
     "tune",
+    "write_report",
 ]
 
 

@@ -15,13 +15,13 @@ from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.scorers import ModelScorer
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
 
 
 def evaluate_bundle(
-    retriever: Retriever,
+    bundle: Bundle,
     ks: Sequence[int] = KS,
     *,
     test: Table | None = None,
@@ -36,7 +36,7 @@ def evaluate_bundle(
     """Return ``measure`` for an opened bundle, on its own test events or on others.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         ks: Cut-offs.
         test: A table of test events in place of the bundle's own; their queries' histories are those
             of the bundle.
@@ -67,6 +67,7 @@ def evaluate_bundle(
             f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
             "leave one out."
         )
+    retriever = Retriever.of(bundle)
     dataset = dataset_of(
         retriever, test, test_sessions, query_column=query_column, item_column=item_column
     )

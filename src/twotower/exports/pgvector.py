@@ -15,7 +15,7 @@ from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder
 from twotower.exports.pgvector_rows import column_names, lines_of, quoted, quoted_table, type_of
 from twotower.runtime import library
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 MOST_NUMBERS = 16_000
 """The widest ``vector`` of pgvector."""
@@ -65,14 +65,14 @@ class _Table:
         )
 
 
-def export_pgvector(retriever: Retriever, out: str | Path, *, table: str = "items") -> Exported:
+def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") -> Exported:
     """Write ``load.sql`` and the data that it copies, for ``psql``; and ``index.sql`` for afterwards.
 
     ``psql -f load.sql``, in the folder, makes two tables in one transaction: the items, with their columns
     and vectors, and the queries (``items_queries``), with vectors and what each has seen.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
         table: Name of the items' table, with its schema's and a dot before it or not.
 
@@ -81,6 +81,7 @@ def export_pgvector(retriever: Retriever, out: str | Path, *, table: str = "item
             there.
     """
     check_folder(out)
+    retriever = Retriever.of(bundle)
     made, notes = _tables(retriever, table)
     with new_folder(out) as folder:
         script = [
@@ -99,13 +100,13 @@ def export_pgvector(retriever: Retriever, out: str | Path, *, table: str = "item
     return Exported(str(out), len(made[0].frame), len(made[1].frame), notes)
 
 
-def load_pgvector(retriever: Retriever, dsn: str, *, table: str = "items") -> Exported:
+def load_pgvector(bundle: Bundle, dsn: str, *, table: str = "items") -> Exported:
     """Make the tables of ``export_pgvector`` in a database, in one transaction: both, or nothing.
 
     No index is made; see ``notes`` of what is returned.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         dsn: How to connect, as ``psql`` takes it; what it leaves open ``PGPASSWORD`` and the like say.
         table: Name of the items' table, with its schema's and a dot before it or not.
 
@@ -119,6 +120,7 @@ def load_pgvector(retriever: Retriever, dsn: str, *, table: str = "items") -> Ex
         cursor = connection.cursor()
         _check_absent(cursor, table)
         _make_extension(psycopg, cursor)
+        retriever = Retriever.of(bundle)
         made, notes = _tables(retriever, table)
         for each in made:
             cursor.execute(each.ddl().encode())

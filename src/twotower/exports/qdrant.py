@@ -14,16 +14,16 @@ from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, json_value, new_folder
 from twotower.runtime import library
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 _AT_ONCE = 256
 
 
-def export_qdrant(retriever: Retriever, out: str | Path, *, collection: str = "items") -> Exported:
+def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items") -> Exported:
     """Write a folder that ``qdrant_client.QdrantClient(path=...)`` opens, without a server.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
         collection: As of ``load_qdrant``.
 
@@ -34,6 +34,7 @@ def export_qdrant(retriever: Retriever, out: str | Path, *, collection: str = "i
     check_folder(out)
     qdrant = library("qdrant_client", wanted_by="twotower export qdrant", extra="qdrant")
     with new_folder(out) as folder, closing(qdrant.QdrantClient(path=str(folder))) as client:
+        retriever = Retriever.of(bundle)
         exported = load_qdrant(retriever, client, collection=collection)
     return Exported(str(out), exported.num_items, exported.num_queries)
 
@@ -59,14 +60,14 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
     return client
 
 
-def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items") -> Exported:
+def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Exported:
     """Put the items into a new collection, and the queries into another, ``items_queries``: both, or none.
 
     Point ``p`` is the item on line ``p``; its id and its columns are its payload. A query's payload is its
     id and, as ``seen``, the ids of what it has seen. The distance is the dot product.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         client: A ``qdrant_client.QdrantClient``.
         collection: The collection of items.
 
@@ -75,6 +76,7 @@ def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items")
         MissingExtraError: ``qdrant-client`` is not installed.
     """
     models = library("qdrant_client.models", wanted_by="twotower export qdrant", extra="qdrant")
+    retriever = Retriever.of(bundle)
     items = items_of(retriever)
     queries = queries_of(retriever, items)
     frames = {collection: items.frame(), f"{collection}_queries": queries.frame(items)}

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from twotower.errors import MissingExtraError
+from twotower.features.frames import to_pandas
+from twotower.runtime import library
 from twotower.serving.arguments import Id
 
 Basis = Literal["model", "popularity"]
@@ -98,9 +99,5 @@ class Recommendations(Sequence[Recommendation]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            return self.to_polars().to_pandas()
-        except ImportError as error:
-            raise MissingExtraError(
-                "pandas frames need pandas and pyarrow; run `pip install 'twotower[pandas]'`."
-            ) from error
+        library("pandas", wanted_by="to_pandas", extra="pandas")
+        return to_pandas(self.to_polars())

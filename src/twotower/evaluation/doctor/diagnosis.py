@@ -6,18 +6,19 @@ from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_col
 from twotower.evaluation.doctor.findings import Finding, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 
-def diagnose_bundle(retriever: Retriever) -> list[Finding]:
+def diagnose_bundle(bundle: Bundle) -> list[Finding]:
     """Return all findings, the worst first.
 
     Without histories in the bundle they are those of the model alone, and one says what was not
     looked at.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
     """
+    retriever = Retriever.of(bundle)
     contents = retriever.contents
     found = list(diagnose_model(retriever))
     if contents.histories is None:

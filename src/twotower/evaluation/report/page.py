@@ -31,14 +31,14 @@ from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.training import epochs_of, summary, training_charts
 from twotower.evaluation.report.verdict import deck, headline, key_figures
 from twotower.evaluation.report.wording import Say, speaker
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 _MAP = (860, 560)
 _SEVERITIES = ("error", "warning", "info")
 
 
 def write_report(
-    retriever: Retriever,
+    bundle: Bundle,
     path: str | Path,
     *,
     language: Language = "en",
@@ -51,7 +51,7 @@ def write_report(
     the same page.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         path: Where to; a file that is there is replaced.
         language: ``"en"`` or ``"zh"``.
         findings: What the doctor found.
@@ -62,6 +62,7 @@ def write_report(
         ConfigError: ``path`` cannot be written.
     """
     say = speaker(language)
+    retriever = Retriever.of(bundle)
     contents = retriever.contents
     reading = Reading(contents.metrics)
     titles = Titles(contents.items)
