@@ -87,12 +87,17 @@ def queries_of(
         if given is not None
     }
     if not lengths:
-        raise ArgumentError("a query needs a query_id, features or a history, got none of them.")
+        raise nothing_told()
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ArgumentError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
     return ids if ids is not None else [None] * num, given_features, lists, not several
+
+
+def nothing_told() -> ArgumentError:
+    """Return the refusal of a query that nothing describes."""
+    return ArgumentError("a query needs a query_id, features or a history, got none of them.")
 
 
 def histories_of(

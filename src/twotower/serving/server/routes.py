@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 
 from twotower.errors import ArgumentError
 from twotower.serving.answers import Recommendation
+from twotower.serving.arguments import nothing_told
 from twotower.serving.server.catalogue import Change
 from twotower.serving.server.engine import Answered, Model, Question
 from twotower.serving.server.lookup import ids_like, items_like, latest_of
@@ -186,6 +187,8 @@ async def encode_queries(body: QueriesBody, service: Serving) -> Response:
         for query in body.queries:  # each may be described in another way
             features, unknown = model.known_features(query.features)
             ignored |= dict.fromkeys(unknown)
+            if query.query_id is None and features is None and query.history is None:
+                raise nothing_told()  # the retriever would encode all that it knows
             found = model.retriever.encode_queries(
                 query.query_id,
                 features=features,
