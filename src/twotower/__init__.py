@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from twotower.serving.client import Client as Client
     from twotower.serving.retriever import Retriever as Retriever
     from twotower.serving.views import open_views as open_views
+    from twotower.training.callbacks import Callback as Callback
     from twotower.training.pipeline import Trained as Trained
     from twotower.training.pipeline import train as train
     from twotower.training.task import View as View
@@ -50,6 +51,7 @@ _HOME = {
     "ArgumentError": "errors",
     "Boost": "rules.kinds",
     "BundleError": "errors",
+    "Callback": "training.callbacks",
     "Cap": "rules.kinds",
     "Client": "serving.client",
     "Config": "config",
@@ -85,6 +87,7 @@ __all__ = [
     "ArgumentError",
     "Boost",
     "BundleError",
+    "Callback",
     "Cap",
     "Client",
     "Config",

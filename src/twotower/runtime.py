@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -183,7 +184,10 @@ def library(name: str, *, wanted_by: str, extra: str) -> ModuleType:
         MissingExtraError: It is not installed.
     """
     try:
-        return import_module(name)
+        with warnings.catch_warnings():
+            # Of tqdm, in a notebook without ipywidgets: its bars are not wanted in any case.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return import_module(name)
     except ImportError as error:
         raise MissingExtraError(
             f"{wanted_by} needs the library {name.split('.')[0]!r}; "

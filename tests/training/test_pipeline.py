@@ -23,6 +23,7 @@ from twotower.evaluation.figures import Figures, measure
 from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.contents import data_digest
@@ -41,7 +42,7 @@ ONE: dict[str, dict[str, object]] = {
 TIMING = {"examples_per_second", "seconds", "validation_seconds"}
 
 
-class Listener:
+class Listener(Callback):
     """Hears everything, and presses Ctrl-C at one step of one epoch (both counted from 0)."""
 
     def __init__(self, epoch: int = -1, step: int = 0) -> None:

@@ -18,6 +18,7 @@ from twotower.errors import ConfigError, DataError, MissingExtraError, NothingLe
 from twotower.evaluation.figures import Figures
 from twotower.features.schema import Feature
 from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.pipeline import train
 from twotower.training.study import Trial
@@ -32,7 +33,7 @@ class EnoughError(Exception):
     """The search is over, and nobody waits for the evaluation."""
 
 
-class Listener:
+class Listener(Callback):
     """Hears everything, and presses Ctrl-C after some trials, or after an epoch of one of them.
 
     Args:

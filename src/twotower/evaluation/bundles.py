@@ -1,6 +1,6 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,7 +13,7 @@ from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
-from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.figures import KS, Measured, measure
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
@@ -32,7 +32,8 @@ def evaluate_bundle(
     negatives: int | None = None,
     candidates: Table | None = None,
     slice_by: Sequence[str] | None = None,
-) -> Figures:
+    tell: Callable[[str], None] = lambda _: None,
+) -> Measured:
     """Return ``measure`` for an opened bundle, on its own test events or on others.
 
     Args:
@@ -50,6 +51,7 @@ def evaluate_bundle(
             catalogue; see ``random_candidates``.
         candidates: A table of the items that are ranked for each query; see ``read_candidates``.
         slice_by: See ``measure``.
+        tell: See ``measure``.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
@@ -99,6 +101,7 @@ def evaluate_bundle(
         baselines=baselines,
         candidates=ranked,
         slice_by=slice_by,
+        tell=tell,
     )
     if dataset.notes:
         figures["protocol"]["notes"] = list(dataset.notes)

@@ -6,24 +6,18 @@ from typing import Any
 from rich.table import Table
 
 from twotower.caller import passing
-from twotower.evaluation.baselines.choose import NAMES
 from twotower.evaluation.evaluate import METRICS
-from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN
 from twotower.evaluation.intervals import metric_name
-
-METHODS = {"model": "two-tower", **NAMES}
-"""What each method is called on a screen."""
-
-_METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """Return the figures that say most: a line a method, a column a metric."""
-    metrics = [m for m in figures["model"] if m in _METRICS] or list(figures["model"])[:4]
+    metrics = [m for m in figures["model"] if m in SHOWN] or list(figures["model"])[:4]
     intervals = figures.get("intervals", {})
     table = Table("", title=_title(figures), title_justify="left")
     for metric in metrics:
-        table.add_column(_METRICS.get(metric, metric))
+        table.add_column(SHOWN.get(metric, metric))
         if metric == MAIN_METRIC and intervals:
             table.add_column("95 % interval")
     for name in _run(figures):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from twotower import html
 from twotower.caller import argument, passing
 from twotower.errors import ArgumentError, BundleError
 from twotower.features.base import FeatureArrays
@@ -158,6 +159,29 @@ class Retriever:
         return (
             f"Retriever({str(self.path)!r}: {len(self.contents.queries.ids):,} queries, "
             f"{self.contents.num_items:,} items, dim {dim})"
+        )
+
+    def _repr_html_(self) -> str:
+        contents = self.contents
+        kinds = {
+            f"{side} features": ", ".join(
+                f"{feature.name} ({feature.described})"
+                for feature in table.transforms.features
+                if feature.kind not in ("id", "shown")
+            )
+            for side, table in (("query", contents.queries), ("item", contents.items))
+        }
+        facts = {
+            "bundle": self.path if self.path.name else "in memory",
+            "queries": f"{len(contents.queries.ids):,}",
+            "items": f"{contents.num_items:,}",
+            "width of the vectors": contents.item_vectors.shape[1],
+            "search": "exact" if self.index.is_exact else f"recall {self.index_recall:.3f}",
+        }
+        facts |= {name: said for name, said in kinds.items() if said}
+        verdict = contents.metrics.get("verdict", "")
+        return html.block(
+            html.text("Retriever", bold=True), html.facts(facts), html.text(verdict, quiet=True)
         )
 
     @property
@@ -655,6 +679,8 @@ class Retriever:
                 found_scores[start:end],
                 "model" if is_known else "popularity",
                 None if explored is None else _explored(found_ids, explored, start, end),
+                self.contents.items.frame,
+                self.item_column,
             )
             for query_id, is_known, start, end in zip(
                 ids, known.tolist(), [0, *ends], ends, strict=False
@@ -682,7 +708,9 @@ class Retriever:
     ) -> Recommendation:
         real = rows != PADDING_ROW
         ids = self.contents.items.ids.ids_of(rows[real]).to_list()
-        return Recommendation(query_id, ids, [float(s) for s in scores[real]], basis)
+        found = [float(score) for score in scores[real]]
+        frame = self.contents.items.frame
+        return Recommendation(query_id, ids, found, basis, None, frame, self.item_column)
 
     def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
         """Return the row of each item id.

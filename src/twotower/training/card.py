@@ -3,8 +3,7 @@
 from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.evaluation.figures import Figures
-from twotower.evaluation.screen import METHODS
+from twotower.evaluation.figures import METHODS, Figures
 from twotower.training.private import LIMITS
 
 _LIMITS = (

@@ -6,11 +6,12 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from torch import nn
 
+from twotower import html
 from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.columns import Decision
@@ -21,17 +22,18 @@ from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_col
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
-from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.figures import KS, MAIN_METRIC, SHOWN, Figures, Measured, measure
 from twotower.evaluation.report.page import write_report
-from twotower.features.schema import Feature
+from twotower.evaluation.report.plot import Plot, plot_of_epochs
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback, Callbacks, callback_of
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
 from twotower.training.indexing import check_index, indexed
-from twotower.training.loggers import MLflowLogger, Tellers, TensorBoardLogger
+from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
@@ -39,25 +41,7 @@ from twotower.training.trainer import Sides, Trainer, Watcher
 from twotower.training.words import share_of_words
 
 
-class Teller(Watcher, Protocol):
-    """A watcher that is also told what was decided on the way."""
-
-    def on_data(
-        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
-    ) -> None:
-        """The tables were read and split."""
-        ...
-
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
-        """Every ``auto`` was replaced; these are the settings."""
-        ...
-
-    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
-        """The best weights were evaluated."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trained:
     """What ``train`` returns.
 
@@ -82,6 +66,25 @@ class Trained:
     item_tower: nn.Module | None = None
     before: Contents | None = None
 
+    def __repr__(self) -> str:
+        found = self.figures["model"].get(MAIN_METRIC)
+        said = "" if found is None else f"; {SHOWN[MAIN_METRIC]} {found:.4f}"
+        place = "in memory" if self.path is None else f"at {str(self.path)!r}"
+        return (
+            f"Trained({self.dataset.name!r}: {len(self.dataset.queries):,} queries, "
+            f"{self.dataset.num_items:,} items{said}; {place})"
+        )
+
+    def _repr_html_(self) -> str:
+        dataset = self.dataset
+        sizes = f"{len(dataset.interactions):,} events, {len(dataset.queries):,} queries"
+        place = "in memory; train with out to keep it" if self.path is None else self.path
+        return html.block(
+            html.text(dataset.name, bold=True),
+            Measured(self.figures)._repr_html_(),
+            html.facts({"trained on": f"{sizes}, {dataset.num_items:,} items", "bundle": place}),
+        )
+
     @property
     def stopped_early(self) -> bool:
         """Whether Ctrl-C ended the training; the model is then the best up to there."""
@@ -92,6 +95,15 @@ class Trained:
     def retriever(self) -> Retriever:
         """The trained model, ready to answer."""
         return self._retriever_of(self.contents)
+
+    def plot(self, *, language: Language = "en") -> Plot:
+        """Return the loss and the validation metrics by epoch, as charts that a notebook shows.
+
+        Args:
+            language: ``"en"`` or ``"zh"``.
+        """
+        best = self.contents.provenance.get("best_epoch")
+        return plot_of_epochs(self.contents.log, best, language)
 
     def _retriever_of(self, contents: Contents) -> Retriever:
         return Retriever(
@@ -117,7 +129,8 @@ class Trained:
         config = of_held_columns(self.contents.config, self.dataset)
         found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)
         is_private = self.before is not None
-        retriever = self.retriever if self.before is None else self._retriever_of(self.before)
+        # One of its own: items that were put into the other since are not in the figures.
+        retriever = self._retriever_of(self.before or self.contents)
         findings = worst_first([*found, *diagnose_model(retriever)])
         write_report(retriever, path, language=language, findings=findings, private=is_private)
 
@@ -141,8 +154,8 @@ def train(
     private: bool = False,
     resume: bool = False,
     seeds: int = 1,
-    progress: Teller | Literal["bar"] | None = None,
-    loggers: Sequence[Teller] = (),
+    progress: Callback | Literal["auto", "bar"] | None = "auto",
+    loggers: Sequence[Callback] = (),
     tensorboard: str | Path | None = None,
     mlflow: str | None = None,
     name: str | None = None,
@@ -176,9 +189,11 @@ def train(
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
-        progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
-        loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``. Where validation
-            decides whether queries have ids, they see the training without and the chosen model's figures.
+        progress: ``"auto"`` shows a bar in a terminal and in a notebook, and nothing elsewhere; ``"bar"``
+            shows one everywhere, None nowhere; or a ``Callback`` of your own, which is told how it goes.
+        loggers: More callbacks, which are told of the first seed: ``TensorBoardLogger``,
+            ``MLflowLogger``, your own. Where validation decides whether queries have ids, they see the
+            training without and the chosen model's figures.
         tensorboard: Folder in which the training is logged for TensorBoard, in a folder of its own.
         mlflow: Experiment of an MLflow server to which it is logged.
         name: What the data is called in reports; by default the file's name.
@@ -205,9 +220,8 @@ def train(
         )
     check_index(settings)
     target = None if out is None else check_output(out)
-    bar = teller_of(progress)
-    loggers = [*loggers, *_loggers(tensorboard, mlflow, target)]
-    teller = Tellers([t for t in (bar, *loggers) if t is not None])
+    bar = callback_of(progress)
+    teller = Callbacks([bar, *loggers, *_loggers(tensorboard, mlflow, target)])
     task = Task.of(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
     )
@@ -233,15 +247,18 @@ def train(
     towers = {"query_tower": query_tower, "item_tower": item_tower}
     fresh = deepcopy(towers) if seeds > 1 else {}
     trainer = Trainer(dataset, sides, settings, **towers)
+    of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
+    teller.on_phase(f"training{' without query ids' if is_open else ''}{of_seed}")
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if is_open and done.log[-1].get("event") != "interrupted":
         trainer, done, said = better_of_both(trainer, done, sides, bar)
         settings = trainer.config
-        if bar is not None:
-            bar.on_choices((said,), settings)
-    if done.best_epoch == 0 and bar is not None:
+        bar.on_choices((said,), settings)
+    if done.best_epoch == 0:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
-    figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    figures = measure(
+        trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce", tell=teller.on_phase
+    )
     if private:
         groups_of_many(figures)
     interrupted = done.log[-1].get("event") == "interrupted"
@@ -249,7 +266,7 @@ def train(
         figures["seeds"] = _spread(
             figures["model"],
             [
-                _means_of_seed(dataset, sides, settings, settings.training.seed + i, fresh, bar)
+                _means_of_seed(dataset, sides, settings, i, seeds, fresh, bar)
                 for i in range(1, seeds)
             ],
         )
@@ -265,8 +282,9 @@ def train(
     words = share_of_words(contents, trainer.scorer(), dataset)
     if words is not None:
         figures["words"] = words  # the contents hold them, too
+    teller.on_phase("index")
     contents, decisions = indexed(contents, trainer.scorer(), dataset)
-    if decisions and bar is not None:
+    if decisions:
         bar.on_choices(decisions, contents.config)
     teller.on_figures(figures, interrupted)
     kept = without_queries(contents) if private else contents
@@ -286,7 +304,7 @@ def train(
 
 def _loggers(
     tensorboard: str | Path | None, mlflow: str | None, out: Path | None
-) -> Iterator[Teller]:
+) -> Iterator[Callback]:
     """Yield the loggers that keywords name."""
     if tensorboard is not None:
         run = "model" if out is None else out.resolve().name
@@ -318,15 +336,6 @@ def untrained(done: Progress, metric: str) -> str:
     )
 
 
-def teller_of(progress: Teller | Literal["bar"] | None) -> Teller | None:
-    """Return who is told how it goes: a progress bar under the name ``"bar"``."""
-    if progress != "bar":
-        return progress
-    from twotower.training.progress import ProgressBar
-
-    return ProgressBar()
-
-
 def fit_in_folder(
     trainer: Trainer,
     out: Path | None,
@@ -353,14 +362,17 @@ def _means_of_seed(
     dataset: Dataset,
     sides: Sides,
     config: Config,
-    seed: int,
+    place: int,
+    seeds: int,
     towers: Mapping[str, nn.Module | None],
-    watcher: Watcher | None,
+    bar: Callback,
 ) -> dict[str, float]:
-    """Return the model's metrics after a training with another seed, of which nothing is kept."""
+    """Return the model's metrics after a training with the seed at this place; nothing else is kept."""
+    seed = config.training.seed + place
+    bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
     config = replace(config, training=replace(config.training, seed=seed))
     trainer = Trainer(dataset, sides, config, **deepcopy(dict(towers)))
-    done = trainer.fit(watcher=watcher)
+    done = trainer.fit(watcher=bar)
     if done.log[-1].get("event") == "interrupted":
         raise NothingLearntError(
             f"Interrupted in the training of seed {seed}: no bundle was written; "

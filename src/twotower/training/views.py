@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack
 
 import polars as pl
 
+from twotower import html
 from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
@@ -17,15 +19,13 @@ from twotower.features.transforms import SideTransforms
 from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.serving.bundle import Contents, SideContents, check_output
 from twotower.serving.views import write_views
+from twotower.training.callbacks import Callback, callback_of
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of
 from twotower.training.indexing import check_index, indexed
-from twotower.training.loggers import Tellers
 from twotower.training.pipeline import (
-    Teller,
     Trained,
     fit_in_folder,
-    teller_of,
     untrained,
     write_after,
 )
@@ -35,7 +35,7 @@ from twotower.training.trainer import Trainer
 from twotower.vocab import Vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedViews:
     """What ``train_views`` returns: by a view's name, what ``train`` returns.
 
@@ -46,6 +46,14 @@ class TrainedViews:
 
     views: Mapping[str, Trained]
     path: Path | None
+
+    def __repr__(self) -> str:
+        return f"TrainedViews({', '.join(f'{n}: {view!r}' for n, view in self.views.items())})"
+
+    def _repr_html_(self) -> str:
+        return html.block(
+            *(html.text(name, bold=True) + view._repr_html_() for name, view in self.views.items())
+        )
 
     def __getitem__(self, name: str) -> Trained:
         """Return one view.
@@ -66,7 +74,7 @@ def train_views(
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
-    progress: Teller | Literal["bar"] | None = None,
+    progress: Callback | Literal["auto", "bar"] | None = "auto",
     **keywords: Unpack[Keywords],
 ) -> TrainedViews:
     """Train one query tower for several kinds of item, and write a bundle of each.
@@ -101,13 +109,13 @@ def train_views(
     settings = replace(settings, views=told)
     check_index(settings)
     target = None if out is None else check_output(out, views=True)
-    bar = teller_of(progress)
-    teller = Tellers([] if bar is None else [bar])
+    teller = callback_of(progress)
     task = Task.of_views(views, queries=queries, config=settings, private=private)
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
     trainer = Trainer(task.dataset, task.sides, settings)
+    teller.on_phase("training")
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if done.best_epoch == 0:
         teller.on_choices((untrained(done, settings.training.metric),), settings)
@@ -115,7 +123,10 @@ def train_views(
     trained: dict[str, Trained] = {}
     for name, objective in zip(task.dataset.views, trainer.objectives, strict=True):
         figures = measure(
-            objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
+            objective.scorer(),
+            objective.dataset,
+            calibrated=settings.loss.kind == "bce",
+            tell=partial(_tell, teller, name),
         )
         figures["protocol"]["view"] = name
         if private:
@@ -141,6 +152,10 @@ def train_views(
         every = {name: each.contents for name, each in trained.items()}
         write_after(work, lambda: write_views(target, every), is_done=not interrupted)
     return TrainedViews(trained, target)
+
+
+def _tell(teller: Callback, view: str, phase: str) -> None:
+    teller.on_phase(f"{view}: {phase}")
 
 
 def views_of(config: Config) -> dict[str, View]:

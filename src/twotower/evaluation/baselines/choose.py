@@ -1,7 +1,7 @@
 """All baselines of a data set, fitted on training, their settings chosen on validation."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,7 +74,11 @@ class PopularWhenCold:
 
 
 def fit_baselines(
-    dataset: Dataset, keys: Literal["auto"] | Sequence[str] = "auto", *, seed: int = 0
+    dataset: Dataset,
+    keys: Literal["auto"] | Sequence[str] = "auto",
+    *,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
@@ -86,6 +90,7 @@ def fit_baselines(
         keys: Some of ``NAMES``; ``"auto"`` takes those that fit the data, the machine and what is
             installed, and gives a reason for each of the others.
         seed: Of what is random: the first factors of ALS, and the random order.
+        tell: Gets ``baseline NAME`` before each is fitted.
 
     Raises:
         ConfigError: A key is unknown (with the nearest one), or does not fit the data.
@@ -103,6 +108,7 @@ def fit_baselines(
         try:
             if keys == "auto" and key == "ease":
                 _refuse_slow_ease(dataset)
+            tell(f"baseline {NAMES[key]}")
             scorers[key], settings[key] = _fitted(key, dataset, popularity, seed)
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":

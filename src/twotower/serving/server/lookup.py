@@ -7,18 +7,14 @@ import polars as pl
 
 from twotower.errors import FilterError
 from twotower.index.filters import parse
+from twotower.serving.answers import titles_first
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 
 
 def title_columns(retriever: Retriever) -> list[str]:
     """Return the items' columns but for the id, those that read like a title first."""
-    frame = retriever.contents.items.frame
-    names = [name for name in frame.columns if name != retriever.item_column]
-    texts = [name for name in names if frame[name].dtype == pl.String]
-    # What differs from item to item names it.
-    texts.sort(key=lambda name: -frame[name].n_unique())
-    return texts + [name for name in names if name not in texts]
+    return titles_first(retriever.contents.items.frame, retriever.item_column)
 
 
 def filter_example(retriever: Retriever) -> str:
