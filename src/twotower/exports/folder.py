@@ -89,7 +89,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON document, in ASCII: it is read right whatever a reader takes for its encoding."""
-    file.write_text(json.dumps(value), encoding="ascii")
+    file.write_text(json.dumps(value), encoding="ascii", newline="\n")
 
 
 def json_value(value: Any, *, nul: str = "\0") -> Any:

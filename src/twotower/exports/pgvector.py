@@ -95,8 +95,10 @@ def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") ->
             with (folder / file).open("w", encoding="utf-8", newline="") as opened:
                 opened.writelines(lines_of(each.frame, each.vector))
             script += [each.ddl(), rf"\copy {each.quoted} FROM '{file}'"]
-        (folder / "load.sql").write_text("\n".join([*script, "COMMIT;", ""]), encoding="utf-8")
-        (folder / "index.sql").write_text(made[0].index_ddl(), encoding="utf-8")
+        (folder / "load.sql").write_text(
+            "\n".join([*script, "COMMIT;", ""]), encoding="utf-8", newline="\n"
+        )
+        (folder / "index.sql").write_text(made[0].index_ddl(), encoding="utf-8", newline="\n")
     return Exported(str(out), len(made[0].frame), len(made[1].frame), notes)
 
 

@@ -404,8 +404,8 @@ def _check_regular(folder: Path, name: str) -> None:
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
-    (folder / "config.toml").write_text(contents.config.to_toml(), encoding="utf-8")
-    (folder / "schema.toml").write_text(_schema_toml(contents), encoding="utf-8")
+    (folder / "config.toml").write_text(contents.config.to_toml(), encoding="utf-8", newline="\n")
+    (folder / "schema.toml").write_text(_schema_toml(contents), encoding="utf-8", newline="\n")
     for name in ("vocab", "transforms", "queries", "index"):
         (folder / name).mkdir()
     for side, table in (("query", contents.queries), ("item", contents.items)):
@@ -431,9 +431,11 @@ def _write_files(folder: Path, contents: Contents) -> None:
     if contents.targets is not None:
         labels = {"labels": contents.target_labels}
         save_ragged(folder / "queries" / "targets.safetensors", contents.targets, labels)
-    (folder / "metrics.json").write_text(json.dumps(contents.metrics, indent=2), encoding="utf-8")
-    (folder / "training.jsonl").write_text(contents.log, encoding="utf-8")
-    (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8")
+    (folder / "metrics.json").write_text(
+        json.dumps(contents.metrics, indent=2), encoding="utf-8", newline="\n"
+    )
+    (folder / "training.jsonl").write_text(contents.log, encoding="utf-8", newline="\n")
+    (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8", newline="\n")
     _write_index(folder / "index", contents.lists)
 
 
@@ -445,7 +447,7 @@ def _write_index(folder: Path, lists: Lists | None) -> None:
         of_lists = torch.from_numpy(lists.list_of)
         tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": of_lists}
         save_tensors(folder / "lists.safetensors", tensors)
-    (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+    (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8", newline="\n")
 
 
 def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
@@ -485,7 +487,7 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
         "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
     }
     manifest[OWN_DIGEST] = _digest_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8", newline="\n")
     for written in (*files, folder / MANIFEST):
         sync(written)
     for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):

@@ -109,7 +109,7 @@ class WorkFolder:
             torch.save({**vars(progress), "fingerprint": self.fingerprint}, file)
         os.replace(temporary, self.path / "checkpoint.pt")  # noqa: PTH105 - atomic on every system
         lines = "".join(json.dumps(record) + "\n" for record in progress.log)
-        (self.path / "log.jsonl").write_text(lines, encoding="utf-8")
+        (self.path / "log.jsonl").write_text(lines, encoding="utf-8", newline="\n")
 
     def remove(self) -> None:
         """Delete the folder."""

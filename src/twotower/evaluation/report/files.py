@@ -62,7 +62,7 @@ def write_page(path: Path, page: str) -> None:
     check_page(path)
     try:
         with writing(path) as new:
-            new.write_text(page, encoding="utf-8")
+            new.write_text(page, encoding="utf-8", newline="\n")
             put(new, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -37,9 +37,11 @@ def serve(settings: ServerSettings) -> None:
             from twotower.runtime import library
 
             library(name, wanted_by="serve", extra="serve")  # raises
-    from twotower.serving.server.journal import JournalReader
+    from twotower.serving.server.journal import JournalReader, check_locks
     from twotower.serving.server.telemetry import log_to_stderr
 
+    if settings.token is not None or settings.journal is not None:
+        check_locks()
     journal = settings.journal or f"{Path(settings.bundle)}.journal"
     if Path(journal).is_file():
         JournalReader(journal).close()  # refuses here, once, what no worker could read
