@@ -8,6 +8,7 @@ import pytest
 
 from sandbox import Outcome, events, items, run_command, tree_of, write
 from twotower import Config, Retriever
+from twotower.extras import install
 from twotower.training.study import Trial
 from twotower.training.tuning_bar import TuningBar
 
@@ -127,6 +128,6 @@ class TestRefusal:
         outcome = run_command(TUNE, tmp_path)
         assert outcome.code == 2
         assert outcome.err == (
-            "twotower: tune needs optuna, which is not installed; pip install 'twotower[tune]'.\n"
+            f"twotower: tune needs the library 'optuna'; install it with {install('tune')}.\n"
         )
         assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]

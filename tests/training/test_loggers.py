@@ -254,7 +254,7 @@ def test_an_end_before_a_start_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "extra", "make"),
     [
-        ("torch.utils.tensorboard", "tensorboard", lambda: TensorBoardLogger("board")),
+        ("tensorboard", "tensorboard", lambda: TensorBoardLogger("board")),
         ("mlflow", "mlflow", MLflowLogger),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_library_that_is_not_installed(
     module: str, extra: str, make: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf"pip install 'twotower\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install .*\[{extra}\]'"):
         make()
 
 

@@ -470,7 +470,7 @@ class TestRefusal:
         self, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'twotower\[tune\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install .*\[tune\]'"):
             search(tmp_path / "m")
 
     def test_a_study_that_is_not_to_be_lost(self, four: Four, search: Search) -> None:

@@ -18,8 +18,8 @@ from twotower.exports.folder import Exported, check_folder, new_folder, write_js
 from twotower.exports.onnx_inputs import ITEM_ROWS, TIMES, Arrays, TowerInputs
 from twotower.exports.onnx_towers import ItemModule, QueryModule
 from twotower.exports.tables import write_queries
+from twotower.extras import library
 from twotower.features.histories import Histories
-from twotower.runtime import library
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 

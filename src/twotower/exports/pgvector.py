@@ -14,7 +14,7 @@ from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder
 from twotower.exports.pgvector_rows import column_names, lines_of, quoted, quoted_table, type_of
-from twotower.runtime import library
+from twotower.extras import library
 from twotower.serving.retriever import Bundle, Retriever
 
 MOST_NUMBERS = 16_000

@@ -13,7 +13,7 @@ from twotower.caller import argument
 from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, json_value, new_folder
-from twotower.runtime import library
+from twotower.extras import library
 from twotower.serving.retriever import Bundle, Retriever
 
 _AT_ONCE = 256

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import polars as pl
 
 from twotower import html
+from twotower.extras import library
 from twotower.features.frames import to_pandas
-from twotower.runtime import library
 from twotower.serving.arguments import Id
 
 Basis = Literal["model", "popularity"]

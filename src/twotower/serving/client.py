@@ -12,9 +12,9 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ArgumentError, FilterError, ServerError
+from twotower.extras import library
 from twotower.features.frames import Frame
 from twotower.rules.kinds import Rule, rule_set
-from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
     DEEPEST,

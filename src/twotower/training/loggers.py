@@ -13,8 +13,9 @@ from typing import Any
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
-from twotower.errors import ConfigError, MissingExtraError
+from twotower.errors import ConfigError
 from twotower.evaluation.figures import Figures
+from twotower.extras import library
 from twotower.features.schema import Feature
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
@@ -131,13 +132,9 @@ class TensorBoardLogger(_Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError(
-                "TensorBoardLogger needs tensorboard, which is not installed; "
-                "pip install 'twotower[tensorboard]'."
-            ) from error
+        library("tensorboard", wanted_by="TensorBoardLogger", extra="tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self.folder = Path(folder)
         self._make: Any = SummaryWriter
         self._writer: Any = None
@@ -182,14 +179,11 @@ class MLflowLogger(_Logger):
         self, experiment: str | None = None, *, uri: str | None = None, run_name: str | None = None
     ) -> None:
         super().__init__()
-        try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
-            from mlflow.exceptions import MlflowException
-        except ImportError as error:
-            raise MissingExtraError(
-                "MLflowLogger needs mlflow, which is not installed; pip install 'twotower[mlflow]'."
-            ) from error
+        library("mlflow", wanted_by="MLflowLogger", extra="mlflow")
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+        from mlflow.exceptions import MlflowException
+
         self._metric, self._param = Metric, Param
         self._run_name, self._run_id = run_name, ""
         try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from twotower.caller import argument, passing
 from twotower.config import Config
-from twotower.errors import ConfigError, MissingExtraError
+from twotower.errors import ConfigError
+from twotower.extras import library
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.search_space import from_param, value_of
 
@@ -57,12 +58,7 @@ def check_optuna() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "tune needs optuna, which is not installed; pip install 'twotower[tune]'."
-        ) from error
+    library("optuna", wanted_by="tune", extra="tune")
 
 
 def study_folder(out: Path, *, resume: bool) -> Path:

@@ -14,7 +14,7 @@ from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError
 from twotower.evaluation.baselines.matrices import history_matrix, query_item_matrix
 from twotower.evaluation.baselines.validation import Validation
-from twotower.runtime import library
+from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
 # What is tried, the value to fall back on first.
