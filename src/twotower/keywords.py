@@ -7,6 +7,7 @@ are, ``cli.tables`` makes the options from it, and ``configured`` writes them in
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack
 
@@ -68,6 +69,13 @@ class Keywords(TypedDict, total=False):
     """Recall that an approximate index must reach (index.recall, 0.99)."""
 
 
+@cache
+def types_of_keywords() -> dict[str, Any]:
+    """Return the type of each keyword."""
+    return typing.get_type_hints(Keywords)
+
+
+@cache
 def settings_of_keywords() -> dict[str, str]:
     """Return the setting of each keyword, such as ``data.query_column``; ``recipe`` sets many."""
     hints = typing.get_type_hints(Keywords, include_extras=True)
@@ -190,8 +198,7 @@ def takes_keywords(function: Called) -> Called:
     """Show each of ``Keywords`` in the signature of a function that takes them as ``**keywords``."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    hints = typing.get_type_hints(Keywords)
-    shown = [parameter_of(name, hint) for name, hint in hints.items()]
+    shown = [parameter_of(name, hint) for name, hint in types_of_keywords().items()]
     function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
     return function
 

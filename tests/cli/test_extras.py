@@ -80,6 +80,8 @@ class Without:
         return self.finder.find_spec(name, path, target)
 
 sys.meta_path = [Without(finder) for finder in sys.meta_path]
+from twotower import train
+loaded = sorted({name.split(".")[0] for name in sys.modules})
 from twotower.cli import main
 
 def ended(command):
@@ -100,7 +102,8 @@ def ended(command):
             code, err = 2, io.StringIO(f"twotower: {error}")
     return [code, err.getvalue()]
 
-print(json.dumps({command: ended(command) for command in json.loads(sys.argv[2])}))
+found = {command: ended(command) for command in json.loads(sys.argv[2])}
+print(json.dumps({"loaded": loaded, **found}))
 """
 
 
@@ -145,6 +148,14 @@ def test_the_rest_works_without_any(command: str, ended: dict[str, Any]) -> None
 
 def test_nothing_is_left_behind(ended: dict[str, Any]) -> None:
     assert "new" not in ended["left"]
+
+
+def test_train_is_imported_without_what_only_baselines_and_reports_need(
+    ended: dict[str, Any],
+) -> None:
+    assert "torch" in ended["loaded"]
+    late = {"scipy", "sklearn", "vl_convert", "jinja2", "markupsafe", "rich", "typer"}
+    assert late & set(ended["loaded"]) == set()
 
 
 def test_every_extra_is_tried() -> None:

@@ -3,12 +3,12 @@
 import inspect
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from twotower.caller import flag
-from twotower.keywords import Keywords, help_of, parameter_of, settings_of_keywords
+from twotower.keywords import help_of, parameter_of, settings_of_keywords, types_of_keywords
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,7 +63,7 @@ def with_keywords(*, leave_out: Collection[str] = ()) -> Callable[[Command], Com
 
 
 def _option(name: str) -> inspect.Parameter:
-    hint = get_type_hints(Keywords)[name]
+    hint = types_of_keywords()[name]
     names = [flag(name)] if hint is bool else []  # without --no-...
     typed = hint if hint in (bool, float | None) else str | None
     option = typer.Option(*names, help=help_of(name))

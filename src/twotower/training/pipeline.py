@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from torch import nn
@@ -18,13 +18,9 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
-from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Language, worst_first
-from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC, SHOWN, Figures, Measured, measure
-from twotower.evaluation.report.page import write_report
-from twotower.evaluation.report.plot import Plot, plot_of_epochs
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
@@ -39,6 +35,9 @@ from twotower.training.query_ids import better_of_both, tries_ids
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, Watcher
 from twotower.training.words import share_of_words
+
+if TYPE_CHECKING:
+    from twotower.evaluation.report.plot import Plot
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,12 +95,14 @@ class Trained:
         """The trained model, ready to answer."""
         return self._retriever_of(self.contents)
 
-    def plot(self, *, language: Language = "en") -> Plot:
+    def plot(self, *, language: Language = "en") -> "Plot":
         """Return the loss and the validation metrics by epoch, as charts that a notebook shows.
 
         Args:
             language: ``"en"`` or ``"zh"``.
         """
+        from twotower.evaluation.report.plot import plot_of_epochs
+
         best = self.contents.provenance.get("best_epoch")
         return plot_of_epochs(self.contents.log, best, language)
 
@@ -125,6 +126,10 @@ class Trained:
         Raises:
             ConfigError: ``path`` cannot be written.
         """
+        from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
+        from twotower.evaluation.doctor.model_checks import diagnose_model
+        from twotower.evaluation.report.page import write_report
+
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
         config = of_held_columns(self.contents.config, self.dataset)
         found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)

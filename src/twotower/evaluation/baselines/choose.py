@@ -10,10 +10,6 @@ import torch
 from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.baselines.als import choose_als
-from twotower.evaluation.baselines.bm25 import choose_bm25, text_columns
-from twotower.evaluation.baselines.ease import choose_ease, num_trained_items
-from twotower.evaluation.baselines.item_knn import choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.baselines.random_order import RandomOrder
 from twotower.evaluation.baselines.recent_popularity import choose_recent_popularity
@@ -132,6 +128,8 @@ def _check(keys: Sequence[str]) -> None:
 
 
 def _refuse_slow_ease(dataset: Dataset) -> None:
+    from twotower.evaluation.baselines.ease import num_trained_items
+
     count = num_trained_items(dataset)
     if count > _AUTO_EASE_ITEMS:
         raise ConfigError(
@@ -142,7 +140,10 @@ def _refuse_slow_ease(dataset: Dataset) -> None:
 def _fitted(
     key: str, dataset: Dataset, popularity: Popularity, seed: int
 ) -> tuple[Scorer, Settings]:
-    """Return the baseline of a key, and its settings as JSON has them."""
+    """Return the baseline of a key, and its settings as JSON has them.
+
+    Most need scipy, which takes a while to import, so that each is imported when it is fitted.
+    """
     if key == "popularity":
         return popularity, {}
     if key == "random":
@@ -154,18 +155,26 @@ def _fitted(
         scorer = PopularWhenCold(recent, popularity)
         settings = {"half_life_seconds": recent.half_life}
     elif key == "item_knn":
+        from twotower.evaluation.baselines.item_knn import choose_item_knn
+
         knn = choose_item_knn(dataset)
         scorer = PopularWhenCold(knn, popularity)
         settings = _of(knn, "neighbours", "shrinkage", "half_life", "pair_half_life")
     elif key == "ease":
+        from twotower.evaluation.baselines.ease import choose_ease
+
         ease = choose_ease(dataset)
         scorer = PopularWhenCold(ease, popularity)
         settings = _of(ease, "regularization", "half_life", "pair_half_life")
     elif key == "als":
+        from twotower.evaluation.baselines.als import choose_als
+
         als = choose_als(dataset, seed=seed)
         scorer = PopularWhenCold(als, popularity)
         settings = _of(als, "factors", "regularization", "alpha")
     else:
+        from twotower.evaluation.baselines.bm25 import choose_bm25, text_columns
+
         bm25 = choose_bm25(dataset)
         scorer = PopularWhenCold(bm25, popularity)
         settings = {
