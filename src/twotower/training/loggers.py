@@ -115,7 +115,7 @@ class _Logger(Callback, ABC):
 
 
 class TensorBoardLogger(_Logger):
-    """Writes a training as event files that TensorBoard shows; satisfies ``Teller``.
+    """Writes a training as event files that TensorBoard shows.
 
     Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``, ``train/temperature``,
     ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch, ``test/METRIC`` of the
@@ -156,7 +156,7 @@ class TensorBoardLogger(_Logger):
 
 
 class MLflowLogger(_Logger):
-    """Writes a training as a run of MLflow; satisfies ``Teller``.
+    """Writes a training as a run of MLflow.
 
     The metrics are the scalars of ``TensorBoardLogger``, where ``ndcg@10`` is ``ndcg_at_10``, as MLflow
     refuses ``@``; one that is NaN or infinite is left out. The settings become parameters, such as
