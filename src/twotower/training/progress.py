@@ -123,4 +123,6 @@ class ProgressBar:
 
 
 def _role(decision: Decision) -> str:
+    if decision.role is None:
+        return "[dim]not used[/]"
     return {"query": "query id", "item": "item id"}.get(decision.role.value, decision.role.value)

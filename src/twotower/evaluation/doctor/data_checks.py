@@ -21,6 +21,12 @@ from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_
 from twotower.evaluation.doctor.data_order import shuffled_order
 from twotower.evaluation.doctor.data_positions import position_weights
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
+from twotower.evaluation.doctor.data_unused import (
+    shown_only,
+    unstated_kinds,
+    unused,
+    without_row,
+)
 from twotower.evaluation.doctor.findings import Finding, worst_first
 from twotower.vocab import FIRST_ROW, Vocabulary
 
@@ -96,7 +102,7 @@ def diagnose_dataset(
             interactions are not examined.
     """
     settings = config or Config()
-    roles = {decision.column for decision in decisions if decision.column is not None}
+    roles = {d.column for d in decisions if d.role is not None and d.column is not None}
     items, features = _offered(dataset), settings.features
     if dataset.offered is not None:  # kinds of another view's columns are stated there, too
         own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
@@ -111,14 +117,19 @@ def diagnose_dataset(
             *leaking_item_columns(dataset),
             *label_columns(dataset, roles if decisions else None),
             *split_times(dataset, is_chosen=is_chosen),
+            *unstated_kinds(dataset, decisions),
             *duplicates(dataset, settings.data.event_column),
             *shuffled_order(dataset),
             *one_moment(dataset),
             *tied_times(dataset),
             *columns(dataset.queries, "query", settings.features),
             *columns(items, "item", features),
+            *without_row(dataset),
             *churn(dataset),
             *popularity(dataset),
+            *unused(decisions),
+            *shown_only(dataset.queries, "query", settings.features),
+            *shown_only(items, "item", features),
         ]
     )
 

@@ -238,3 +238,67 @@ POSITIONS_ASSUMED = Kind(
         "记录展示了但未点击的物品，并让两个排序器（或一个会变的排序器）在同一查询的多个位置展示同样的物品。",
     ),
 )
+
+EVENT_KINDS = Kind(
+    "unstated-event-kinds",
+    en=Text(
+        "The column {column!r} of the interactions seems to name {value:.0f} kinds of event: {shares}.",
+        "Every kind counts as a positive, so a view is asked for in training and in the test as a "
+        "purchase is.",
+        "State what is asked for, such as --event-column {column} --target-events {best}; events of the "
+        "other kinds stay in the histories.",
+    ),
+    zh=Text(
+        "交互表的列 {column!r} 似乎是事件类型，共 {value:.0f} 种：{shares}。",
+        "目前每种事件都算正例，因此训练和测试中，一次浏览与一次购买没有区别。",
+        "说明要预测哪种事件，例如 --event-column {column} --target-events {best}；"
+        "其他类型的事件仍留在历史中。",
+    ),
+)
+
+WITHOUT_ROW = Kind(
+    "ids-without-a-row",
+    en=Text(
+        "{count:,} of the {total:,} {what} in the interactions have no row in their table, or an empty "
+        "one; {value:.1%} of the events are of these.",
+        "Only their ids are known: no column describes them, and no filter finds them.",
+        "Complete the table; if the ids are written in another way there (leading zeros, a prefix), write "
+        "them alike.",
+    ),
+    zh=Text(
+        "交互中的 {total:,} 个{what_zh}有 {count:,} 个在其表中没有对应的行（或整行为空），"
+        "涉及 {value:.1%} 的事件。",
+        "只知道它们的 id：没有任何列描述它们，过滤条件也找不到它们。",
+        "补全该表；如果只是 id 的写法不同（前导零、前缀等），请统一写法。",
+    ),
+)
+
+UNUSED = Kind(
+    "unused-columns",
+    en=Text(
+        "Columns of the interactions that are not used ({value:.0f}): {columns}.",
+        "A column has a role by its name, or by what is stated; nothing is learnt of the others.",
+        "Where one is a role, state it (--time-column NAME and the like); where it describes the event, "
+        "such as a rating or a device, state features.event.NAME = KIND, which histories read.",
+    ),
+    zh=Text(
+        "交互表中有 {value:.0f} 列没有使用：{columns_zh}。",
+        "列的角色由列名或显式设置决定；模型不会从其余的列学到任何东西。",
+        "如果某列有角色，请写明（如 --time-column NAME）；如果它描述事件本身（如评分、设备），"
+        "请设 features.event.NAME = KIND，历史编码器会读取它。",
+    ),
+)
+
+SHOWN_ONLY = Kind(
+    "shown-only-columns",
+    en=Text(
+        "Columns of the {side} table that are shown and not learnt from ({value:.0f}): {columns}.",
+        "Their values name, link or never come twice, so nothing could be learnt that holds for others.",
+        "If a column should be learnt from all the same, state its kind in [features.{side}].",
+    ),
+    zh=Text(
+        "{side_zh}表中有 {value:.0f} 列只用于展示，不参与学习：{columns_zh}。",
+        "这些列是名称、链接或从不重复的值，学不到可以推广的东西。",
+        "如果仍要从某列学习，请在 [features.{side}] 中写明它的类型。",
+    ),
+)
