@@ -375,6 +375,15 @@ class TestRecommend:
         own = pl.read_csv(tmp_path / "all.csv").filter(pl.col("query_id") == 7)["item_id"]
         assert own.to_list() == expected
 
+    def test_a_value_that_exists_nowhere_is_told(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        flags = ("--filter", "category = 'Category-1'")
+        everyone = ("recommend", "--all", "--out", str(tmp_path / "all.csv"))
+        for asked in (("recommend", "--query", "7"), ("similar", "--item", "7"), everyone):
+            said = ask(tiny_bundle, *asked, *flags)
+            assert "No item has \"Category-1\" in 'category'; did you mean" in said.out, asked
+        answer = ask_json(tiny_bundle, "recommend", "--history", "x,y", *flags)
+        assert len(answer["notes"]) == 2
+
     def test_a_filter_that_cannot_be_read_is_shown_with_carets(self, tiny_bundle: Path) -> None:
         for command in (("recommend", "--query", "7"), ("similar", "--item", "7")):
             asked = (command[0], str(tiny_bundle), *command[1:], "--filter", "item_id > 3 and")

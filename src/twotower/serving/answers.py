@@ -24,6 +24,8 @@ class Recommendation:
             query.
         explored: The items that were drawn at random, each with how probable that was; None where nothing
             was to be explored. See ``rules.kinds.Explore``.
+        notes: Sentences on what was asked and found nothing: values of a filter that no item has, ids of
+            the history that are not known.
     """
 
     query_id: Id | None
@@ -31,6 +33,7 @@ class Recommendation:
     scores: list[float]
     basis: Basis
     explored: Mapping[Id, float] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of items."""

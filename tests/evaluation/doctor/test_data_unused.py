@@ -32,8 +32,8 @@ def test_columns_that_nothing_reads(tiny_world: SyntheticTables) -> None:
     assert found["unused-columns"]["severity"] == "info"
     assert found["unused-columns"]["what"] == (
         "Columns of the interactions that are not used (2): 'city' (its name says no role; "
-        "features.event.city lets histories read it), 'action' (it seems to name kinds of event; --event-column tells them "
-        "apart)."
+        "features.event.city lets histories read it), 'action' (it seems to name kinds of event; "
+        "--event-column tells them apart)."
     )
     kinds_told = found["unstated-event-kinds"]
     assert kinds_told["severity"] == "warning"

@@ -399,7 +399,7 @@ def _first(answer: Recommendation, k: int) -> Recommendation:
     """Return the ``k`` best of an answer, which are the first of any longer one."""
     if len(answer) <= k:
         return answer
-    return Recommendation(answer.query_id, answer.item_ids[:k], answer.scores[:k], answer.basis)
+    return replace(answer, item_ids=answer.item_ids[:k], scores=answer.scores[:k])
 
 
 def _dim(retriever: Retriever) -> int:
