@@ -21,7 +21,7 @@ from twotower.index.filter_columns import ReadColumn, read_column
 from twotower.index.filters import Filter, parse
 from twotower.rules.kinds import Boost, Explore
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import features_of, ids_of, queries_of
+from twotower.serving.arguments import Event, features_of, ids_of, queries_of
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
@@ -574,9 +574,8 @@ class TestFilterExpressions:
 
 class TestUnknownHistories:
     def test_are_told_with_each_answer(self, retriever: Retriever) -> None:
-        whole, part, none, empty = retriever.recommend(
-            history=[[1, 2], [1, "x", "y"], ["x", "y"], []], k=2
-        )
+        told: list[list[Event]] = [[1, 2], [1, "x", "y"], ["x", "y"], []]
+        whole, part, none, empty = retriever.recommend(history=told, k=2)
         assert (whole.notes, empty.notes) == ((), ())
         assert part.notes == ("2 of the 3 ids of the history are not in the catalogue.",)
         assert none.basis == "popularity"
@@ -587,7 +586,8 @@ class TestUnknownHistories:
     def test_in_words_for_one(self, retriever: Retriever) -> None:
         (one,) = retriever.recommend(history=["x"]).notes
         assert one.startswith("The one id of the history is not in the catalogue")
-        (other,) = retriever.recommend(history=[1, "x"]).notes
+        both: list[Event] = [1, "x"]
+        (other,) = retriever.recommend(history=both).notes
         assert other == "1 of the 2 ids of the history is not in the catalogue."
 
 
