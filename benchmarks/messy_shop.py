@@ -88,8 +88,11 @@ def messy(log: pl.DataFrame, shop: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataF
 def train(events: Path, items: Path, out: Path) -> str:
     """Train with nothing set, and return what was printed."""
     twotower = Path(sys.executable).with_name("twotower")
-    command = [twotower, "train", "--interactions", events, "--items", items, "--out", out]
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    tables = ["--interactions", str(events), "--items", str(items), "--out", str(out)]
+    done = subprocess.run(
+        [str(twotower), "train", *tables], check=True, text=True, stdout=subprocess.PIPE
+    )
+    return done.stdout
 
 
 def figures_of(bundle: Path) -> dict[str, dict[str, float]]:
