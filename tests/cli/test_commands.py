@@ -102,8 +102,10 @@ class TestHelp:
 
 class TestTrain:
     def test_a_bare_table_needs_nothing_else(self, sound: Path) -> None:
-        outcome = run_command(("train", "--interactions", "events.csv", "--out", "m"), sound)
+        asked = ("train", "--interactions", "events.csv", "--out", "m", "--lang", "zh")
+        outcome = run_command(asked, sound)
         assert outcome.code == 0
+        assert 'lang="zh-CN"' in (sound / "m.report.html").read_text("utf-8")
         assert outcome.err == ""
         for word in ("user_id", "its name says", "epoch", "popularity", "ItemKNN", "NDCG@10"):
             assert word in outcome.out
@@ -536,12 +538,15 @@ class TestViews:
             for name in ("films", "books")
         )
         (tmp_path / "views.toml").write_text(views)
-        done = run_command(("train", "--config", "views.toml", "--out", "m", *QUICK), tmp_path)
+        asked = ("train", "--config", "views.toml", "--out", "m", "--lang", "zh", *QUICK)
+        done = run_command(asked, tmp_path)
         assert done.code == 0, done
         assert "The bundles are in m." in done.out
         assert "films: " in done.out
         for name in ("films", "books"):
-            assert (tmp_path / f"m-{name}.report.html").stat().st_size > 10_000
+            page = (tmp_path / f"m-{name}.report.html").read_text("utf-8")
+            assert len(page) > 10_000
+            assert 'lang="zh-CN"' in page
             assert len(ask_json(tmp_path / "m" / name, "recommend", "--query", "1")["items"]) == 10
         wrong = ("train", "--config", "views.toml", "--interactions", "films.csv", "--out", "n")
         refused = run_command(wrong, tmp_path)

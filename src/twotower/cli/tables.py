@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -50,6 +50,8 @@ TargetEvents = Annotated[
 NoHistories = Annotated[
     bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
 ]
+Language = Literal["en", "zh"]
+Lang = Annotated[Language, typer.Option(help="Language of the report: English or Chinese.")]
 Private = Annotated[
     bool,
     typer.Option(

@@ -1,6 +1,7 @@
 """``twotower train``."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,7 @@ def command(
     mlflow: Annotated[
         str | None, typer.Option(help="Log to this experiment of an MLflow server.")
     ] = None,
+    lang: tables.Lang = "en",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
@@ -111,6 +113,7 @@ def command(
             histories=not no_histories,
             private=private,
             resume=resume,
+            lang=lang,
             json=json,
         )
         return
@@ -148,7 +151,7 @@ def command(
     if json:
         print_json(trained.figures)
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    write_report_beside(out, report_path(out), trained.report, screen)
+    write_report_beside(out, report_path(out), partial(trained.report, language=lang), screen)
     if private:
         print_limits(screen)
     if trained.stopped_early:
@@ -174,6 +177,7 @@ def _train_views(
     histories: bool,
     private: bool,
     resume: bool,
+    lang: tables.Language,
     json: bool,
 ) -> None:
     from twotower.training.progress import ProgressBar
@@ -201,7 +205,8 @@ def _train_views(
     for name, view in trained.views.items():
         page = report_path(beside[name])
         said = f"The report of {name}"
-        write_report_beside(out / name, page, view.report, screen, name=said)
+        write = partial(view.report, language=lang)
+        write_report_beside(out / name, page, write, screen, name=said)
     if private:
         print_limits(screen)
     if any(view.stopped_early for view in trained.views.values()):

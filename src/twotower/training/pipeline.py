@@ -18,7 +18,7 @@ from twotower.data.tables import Table
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Language, worst_first
-from twotower.evaluation.doctor.model_checks import diagnose_model
+from twotower.evaluation.doctor.model_checks import examine_model
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
 from twotower.evaluation.report.page import write_report
@@ -116,8 +116,15 @@ class Trained:
         found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)
         is_private = self.before is not None
         retriever = self.retriever if self.before is None else self._retriever_of(self.before)
-        findings = worst_first([*found, *diagnose_model(retriever)])
-        write_report(retriever, path, language=language, findings=findings, private=is_private)
+        examined = examine_model(retriever)
+        write_report(
+            retriever,
+            path,
+            language=language,
+            findings=worst_first([*found, *examined.findings]),
+            losses=examined.losses,
+            private=is_private,
+        )
 
 
 def train(

@@ -3,13 +3,18 @@
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Finding, worst_first
-from twotower.evaluation.doctor.model_checks import diagnose_model
+from twotower.evaluation.doctor.model_checks import Examined, examine_model
 from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
 from twotower.serving.retriever import Retriever
 
 
 def diagnose_bundle(retriever: Retriever) -> list[Finding]:
-    """Return all findings, the worst first.
+    """Return all findings, the worst first; see ``examine_bundle``."""
+    return list(examine_bundle(retriever).findings)
+
+
+def examine_bundle(retriever: Retriever) -> Examined:
+    """Return all findings, and what the model makes of all that it reads.
 
     Without histories in the bundle they are those of the model alone, and one says what was not
     looked at.
@@ -18,7 +23,8 @@ def diagnose_bundle(retriever: Retriever) -> list[Finding]:
         retriever: The opened bundle.
     """
     contents = retriever.contents
-    found = list(diagnose_model(retriever))
+    examined = examine_model(retriever)
+    found = list(examined.findings)
     if contents.histories is None:
         facts = {
             "what": "the data, the query vectors, the answers, and what the history and the features "
@@ -34,4 +40,4 @@ def diagnose_bundle(retriever: Retriever) -> list[Finding]:
     else:
         dataset = dataset_of(retriever)
         found += diagnose_dataset(dataset, config=of_held_columns(contents.config, dataset))
-    return worst_first(found)
+    return Examined(tuple(worst_first(found)), examined.losses)

@@ -88,7 +88,8 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
             count = whole(group["queries"])
             tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {count}"
             name = f"{label} ({say('few')})" if group["small"] else label
-            dots.append(Dot(name, min(value, top), min(low, top), min(high, top), tip, True))
+            ends = (min(value, top), min(low, top), min(high, top))
+            dots.append(Dot(name, *ends, tip, is_model=True, is_cut=high > top))
         metric = metric_name(say, members[0]["metric"])
         called = cut_name(say, by)
         label = say("slice_chart", metric=metric, by=called, values="; ".join(d.tip for d in dots))
