@@ -95,9 +95,9 @@ NO_TEST = Kind(
         "Choose another split, or give a test file with positive events.",
     ),
     zh=Text(
-        "{events:,} 条事件中，测试部分没有任何正例。",
+        "{events:,} 条事件中，测试部分没有任何正样本。",
         "没有测试事件就没有任何指标。",
-        "换一种划分方式，或提供含有正例的测试文件。",
+        "换一种划分方式，或提供含有正样本的测试文件。",
     ),
 )
 
@@ -171,7 +171,7 @@ QUERY_CHURN = Kind(
     ),
     zh=Text(
         "{value:.1%} 的测试查询（{total:,} 个中的 {count:,} 个）没有训练事件。",
-        "除特征外对它们一无所知：查询的嵌入未经训练，历史也是空的。",
+        "除特征外对它们一无所知：查询的向量未经训练，历史也是空的。",
         "用 --queries 提供描述查询的列，并查看冷启动查询的切片指标。",
     ),
 )
@@ -200,8 +200,8 @@ FEW_EVENTS = Kind(
         "Describe items by columns, gather more events, or leave items out that nobody takes.",
     ),
     zh=Text(
-        "目录中 {items:,} 个物品有 {value:.1%} 的训练事件少于 {needed} 次；中位数为 {median:g} 次。",
-        "这么少的事件学不出物品自己的嵌入，基本还是初始值。",
+        "物品库中 {items:,} 个物品有 {value:.1%} 的训练事件少于 {needed} 次；中位数为 {median:g} 次。",
+        "这么少的事件学不出物品自己的向量，基本还是初始值。",
         "用列来描述物品，收集更多事件，或去掉无人问津的物品。",
     ),
 )
@@ -250,7 +250,7 @@ EVENT_KINDS = Kind(
     ),
     zh=Text(
         "交互表的列 {column!r} 似乎是事件类型，共 {value:.0f} 种：{shares}。",
-        "目前每种事件都算正例，因此训练和测试中，一次浏览与一次购买没有区别。",
+        "目前每种事件都算正样本，因此训练和测试中，一次浏览与一次购买没有区别。",
         "说明要预测哪种事件，例如 --event-column {column} --target-events {best}；"
         "其他类型的事件仍留在历史中。",
     ),

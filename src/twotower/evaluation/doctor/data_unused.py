@@ -7,6 +7,7 @@ from twotower.config import FeaturesConfig
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.unused import event_kinds
+from twotower.evaluation.chinese import in_chinese
 from twotower.evaluation.doctor.data_features import SIDES_ZH, described
 from twotower.evaluation.doctor.data_findings import EVENT_KINDS, SHOWN_ONLY, UNUSED, WITHOUT_ROW
 from twotower.evaluation.doctor.findings import Finding, Severity
@@ -22,8 +23,7 @@ def unused(decisions: tuple[Decision, ...]) -> list[Finding]:
     left = {d.column: d.reason for d in decisions if d.role is None and d.column is not None}
     if not left:
         return []
-    facts = {"columns": _listed(left), "columns_zh": "、".join(map(repr, left))}
-    return [Finding(UNUSED, "info", len(left), facts)]
+    return [Finding(UNUSED, "info", len(left), _listed(left))]
 
 
 def unstated_kinds(dataset: Dataset, decisions: tuple[Decision, ...]) -> list[Finding]:
@@ -72,10 +72,14 @@ def shown_only(table: EntityTable, side: Side, settings: FeaturesConfig) -> list
     left = {f.name: f.reason for f in features if not f.is_fed and f.name not in stated}
     if not left:
         return []
-    facts = {"side": side, "side_zh": SIDES_ZH[side]}
-    facts |= {"columns": _listed(left), "columns_zh": "、".join(map(repr, left))}
+    facts = {"side": side, "side_zh": SIDES_ZH[side], **_listed(left)}
     return [Finding(SHOWN_ONLY, "info", len(left), facts)]
 
 
-def _listed(columns: dict[str, str]) -> str:
-    return ", ".join(f"{name!r} ({reason})" for name, reason in columns.items())
+def _listed(columns: dict[str, str]) -> dict[str, str]:
+    """Return columns with their reasons in words of both languages, as facts of a finding."""
+    chinese = {name: in_chinese(reason) or reason for name, reason in columns.items()}
+    return {
+        "columns": ", ".join(f"{name!r} ({reason})" for name, reason in columns.items()),
+        "columns_zh": "、".join(f"{name!r}（{reason}）" for name, reason in chinese.items()),
+    }

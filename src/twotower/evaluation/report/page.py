@@ -35,7 +35,7 @@ from twotower.evaluation.report.settings import manifest_of, settings_of
 from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.training import epochs_of, summary, training_charts
 from twotower.evaluation.report.verdict import deck, headline, key_figures
-from twotower.evaluation.report.wording import Say, speaker
+from twotower.evaluation.report.wording import Say, speaker, translated
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 
@@ -98,7 +98,7 @@ def write_report(
         methods_table=methods_table(reading, say),
         all_figures=all_figures_table(reading, say),
         baseline_settings=baseline_settings(reading, say),
-        left_out=left_out(reading, say),
+        left_out=left_out(reading, say, language),
         curves=curve_charts(reading, say),
         worst=worst_groups(groups, say),
         known=known_events_chart(reading, say),
@@ -125,12 +125,12 @@ def write_report(
         severities=_SEVERITIES,
         settings=settings_of(contents.config),
         features=[
-            feature
+            (feature, translated(feature.reason, language))
             for side in (contents.queries, contents.items)
             for feature in side.transforms.features
         ],
         provenance=_provenance(retriever, manifest, say),
-        notes=[str(note) for note in provenance.get("notes", ())],
+        notes=[translated(note, language) for note in provenance.get("notes", ())],
     )
     write_page(Path(path), page)
 

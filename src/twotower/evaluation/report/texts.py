@@ -120,6 +120,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Settings of the baselines, chosen on validation data",
         "基线的设置（在验证集上选定）",
     ),
+    "setting_half_life_seconds": ("half life in seconds", "半衰期（秒）"),
+    "setting_half_life": ("half life", "半衰期"),
+    "setting_pair_half_life": ("half life of pairs", "成对半衰期"),
+    "setting_neighbours": ("neighbours", "近邻数"),
+    "setting_shrinkage": ("shrinkage", "收缩"),
+    "setting_regularization": ("regularization", "正则化"),
+    "setting_factors": ("factors", "因子数"),
+    "setting_alpha": ("alpha", "alpha"),
+    "setting_seed": ("seed", "种子"),
+    "setting_query_columns": ("columns of queries", "查询的列"),
+    "setting_item_columns": ("columns of items", "物品的列"),
     "left_out": ("Not run: {name} ({reason}).", "未运行：{name}（{reason}）。"),
     # curves
     "curves": ("By length of the list", "随列表长度的变化"),
@@ -314,7 +325,7 @@ TEXTS: dict[str, tuple[str, str]] = {
             " Validation ranked, for each query, only the items it has a label for: its figures are not "
             "to be compared with those of the test, which are of the whole catalogue."
         ),
-        "验证时，每个查询只对其有标签的物品排序：其数值不能与测试集的数值相比，后者针对整个目录。",
+        "验证时，每个查询只对其有标签的物品排序：其数值不能与测试集的数值相比，后者针对整个物品库。",
     ),
     "epoch": ("Epoch", "轮次"),
     "loss": ("Training loss", "训练损失"),
