@@ -289,6 +289,7 @@ def test_chinese_leaves_no_english_sentence(full: Retriever, tmp_path: Path) -> 
     notes = re.sub(r'<(\w+) lang="en">.*?</\1>', "", text, flags=re.S)
     plain = Page(re.sub(r"<(style|code|title)\b.*?</\1>", "", notes, flags=re.S)).text
     assert not re.search(r"\b(the|with|queries|items|of)\b", plain)
+    assert 'lang="en"' not in text
 
 
 def test_an_older_bundle_says_what_it_lacks(tiny_retriever: Retriever, tmp_path: Path) -> None:
