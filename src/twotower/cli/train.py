@@ -56,6 +56,7 @@ def command(
         typer.Option(help="Recall that an approximate index must reach (index.recall, 0.99)."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
+    baselines: tables.Baselines = "auto",
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
     ] = None,
@@ -111,6 +112,7 @@ def command(
             histories=not no_histories,
             private=private,
             resume=resume,
+            baselines=baselines,
             json=json,
         )
         return
@@ -142,6 +144,7 @@ def command(
         private=private,
         resume=resume,
         seeds=seeds,
+        baselines=tables.baselines_of(baselines),
         progress=ProgressBar(screen),
         loggers=loggers,
     )
@@ -174,6 +177,7 @@ def _train_views(
     histories: bool,
     private: bool,
     resume: bool,
+    baselines: str,
     json: bool,
 ) -> None:
     from twotower.training.progress import ProgressBar
@@ -193,6 +197,7 @@ def _train_views(
         histories=histories,
         private=private,
         resume=resume,
+        baselines=tables.baselines_of(baselines),
         progress=ProgressBar(screen),
     )
     if json:

@@ -80,7 +80,7 @@ def measure(
             f"the {part.name.lower()} events must hold a positive of a known query, got none; choose a "
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
-    fitted = fit_baselines(dataset, baselines)
+    fitted = fit_baselines(dataset, baselines, cases=cases)
     scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
     num_rows = dataset.items.ids.num_rows

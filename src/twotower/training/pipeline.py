@@ -16,6 +16,7 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
+from twotower.evaluation.baselines.choose import check_baselines, check_names
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import diagnose_model
@@ -133,6 +134,7 @@ def train(
     private: bool = False,
     resume: bool = False,
     seeds: int = 1,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
     progress: Teller | Literal["bar"] | None = None,
     loggers: Sequence[Teller] = (),
     name: str | None = None,
@@ -160,6 +162,7 @@ def train(
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
+        baselines: What the model is held against; see ``fit_baselines``.
         progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
         loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``. Where validation
             decides whether queries have ids, they see the training without and the chosen model's figures.
@@ -167,7 +170,8 @@ def train(
 
     Raises:
         DataError: A table cannot be used as it is.
-        ConfigError: A setting is unknown, out of range, or does not go with the data.
+        ConfigError: A setting is unknown, out of range, or does not go with the data, or a baseline.
+        MissingExtraError: The library of a baseline that is named is not installed.
         BundleError: ``out`` cannot be written.
         ValueError: Two towers of different widths, or ``seeds`` is below 1.
     """
@@ -177,6 +181,7 @@ def train(
     if settings.views:
         raise ConfigError("config must hold no views for train, got some; use train_views.")
     check_index(settings)
+    check_names(baselines)
     target = None if out is None else check_output(out)
     bar = teller_of(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
@@ -184,6 +189,7 @@ def train(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
     )
     dataset, sides, settings = task.dataset, task.sides, task.config
+    check_baselines(dataset, baselines)
     teller.on_data(dataset, task.decisions, sides.features)
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
@@ -213,7 +219,9 @@ def train(
             bar.on_choices((said,), settings)
     if done.best_epoch == 0 and bar is not None:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
-    figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    figures = measure(
+        trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce", baselines=baselines
+    )
     if private:
         groups_of_many(figures)
     interrupted = done.log[-1].get("event") == "interrupted"

@@ -13,9 +13,10 @@ from torch import Tensor
 from twotower.config import Config, FeatureKind
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
+from twotower.data.drawn import hold_out_validation
 from twotower.data.positions import weighed
 from twotower.data.prepare import prepare
-from twotower.data.splits import hold_out_validation, split, with_order_as_asked
+from twotower.data.splits import split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
 from twotower.errors import ArgumentError, ConfigError, DataError

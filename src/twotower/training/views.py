@@ -1,6 +1,6 @@
 """``train_views``: one query tower for several kinds of item, each with a bundle of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ import polars as pl
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
 from twotower.errors import ConfigError
+from twotower.evaluation.baselines.choose import check_baselines, check_names
 from twotower.evaluation.figures import measure
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
@@ -63,6 +64,7 @@ def train_views(
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
     progress: Teller | Literal["bar"] | None = None,
 ) -> TrainedViews:
     """Train one query tower for several kinds of item, and write a bundle of each.
@@ -79,6 +81,7 @@ def train_views(
         histories: Whether the bundles hold the queries' histories and test items.
         private: As ``train`` takes it.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        baselines: As ``train`` takes it.
         progress: As ``train`` takes it.
 
     Raises:
@@ -95,10 +98,13 @@ def train_views(
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
     check_index(settings)
+    check_names(baselines)
     target = None if out is None else check_output(out, views=True)
     bar = teller_of(progress)
     teller = Tellers([] if bar is None else [bar])
     task = Task.of_views(views, queries=queries, config=settings, private=private)
+    for view in task.dataset.all_views():
+        check_baselines(view, baselines)
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
@@ -110,7 +116,10 @@ def train_views(
     trained: dict[str, Trained] = {}
     for name, objective in zip(task.dataset.views, trainer.objectives, strict=True):
         figures = measure(
-            objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
+            objective.scorer(),
+            objective.dataset,
+            calibrated=settings.loss.kind == "bce",
+            baselines=baselines,
         )
         figures["protocol"]["view"] = name
         if private:
