@@ -55,7 +55,7 @@ def command(
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, got {negatives}.")
     from twotower.evaluation.bundles import evaluate_bundle
-    from twotower.evaluation.screen import all_figures_tables, footnotes, slices_table
+    from twotower.evaluation.screen import all_figures_tables, footnotes, slices_tables
     from twotower.serving.retriever import Retriever
 
     figures = evaluate_bundle(
@@ -79,6 +79,7 @@ def command(
     for table in all_figures_tables(figures):
         screen.print(table)
     if slice_by:
-        screen.print(slices_table(figures["slices"], figures["strongest_baseline"]))
+        for table in slices_tables(figures["slices"], figures["strongest_baseline"]):
+            screen.print(table)
     for note in footnotes(figures):
         screen.print(note, highlight=False, markup=False, soft_wrap=True)

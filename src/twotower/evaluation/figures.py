@@ -36,6 +36,8 @@ Figures = dict[str, Any]
 _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
 _CURVES = ("ndcg", "recall", "hit_rate")
 _EXPOSURE_K = 10
+_OF_SLICES = ("hit_rate@10", "recall@100")
+"""What is told of slices that nobody asked for, beside the main metric."""
 
 
 def measure(
@@ -59,7 +61,8 @@ def measure(
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
-        slice_by: What to cut the cases by; None takes all that is known. See ``slices``.
+        slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
+            with a few metrics. See ``slices``.
 
     Returns:
         Plain values, ready for JSON, under these keys: ``model`` and each baseline's key, with its
@@ -109,7 +112,8 @@ def measure(
     figures["model"] |= labelled
     figures |= _comparison(found, metrics)
     figures["curves"] = _curves(found)
-    cut = slices(found, dataset, metric=MAIN_METRIC, by=slice_by)
+    further = [m for m in metrics if slice_by is not None or m in _OF_SLICES]
+    cut = slices(found, dataset, metric=MAIN_METRIC, further=further, by=slice_by)
     figures["slices"] = [group.as_json() for group in cut]
     known = None if candidates is not None else by_known_events(scorers, dataset, part, MAIN_METRIC)
     if known is not None:

@@ -1,6 +1,6 @@
 """Figures as tables for a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -38,15 +38,8 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
 
 def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
     """Return every figure: a table a cut-off, what is beyond accuracy, intervals; a line a method."""
-    groups: dict[str, list[str]] = {}
-    for metric in figures["model"]:
-        name, _, k = metric.partition("@")
-        title = f"first {k}" if name in METRICS else "labelled pairs"
-        if k and name not in METRICS:
-            title = f"first {k}, else"
-        groups.setdefault(title, []).append(metric)
     tables: list[Table] = []
-    for title, metrics in groups.items():
+    for title, metrics in _by_cutoff(figures["model"]).items():
         # Without padding at the edges it fits 80 columns.
         table = Table(title, title_justify="left", pad_edge=False)
         table.title = None if tables else _title(figures)
@@ -59,6 +52,18 @@ def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
     return [*tables, _intervals_table(figures)]
 
 
+def _by_cutoff(metrics: Iterable[str]) -> dict[str, list[str]]:
+    """Return the metrics that stand in one table, by its title."""
+    groups: dict[str, list[str]] = {}
+    for metric in metrics:
+        name, _, k = metric.partition("@")
+        title = f"first {k}" if name in METRICS else "labelled pairs"
+        if k and name not in METRICS:
+            title = f"first {k}, else"
+        groups.setdefault(title, []).append(metric)
+    return groups
+
+
 def _intervals_table(figures: Mapping[str, Any]) -> Table:
     """Return the intervals of NDCG: a line a method, a column a cut-off."""
     metrics = [metric for metric in figures["model"] if metric.startswith("ndcg@")]
@@ -69,31 +74,55 @@ def _intervals_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def slices_table(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> Table:
-    """Return a metric on each slice: a line a slice, with its count and interval.
+def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> list[Table]:
+    """Return a metric on each slice with its interval, then every further one, a table a cut-off.
 
     Args:
         slices: As ``Slice.as_json`` gives them, at least one.
         baseline: The baseline that the model is held against, or None.
     """
-    metric = metric_name(slices[0]["metric"])
-    table = Table("", "queries", metric, "95 % interval", title_justify="left")
+    main = slices[0]["metric"]
+    table = Table("", "queries", metric_name(main), "95 % interval", title_justify="left")
     if baseline is not None:
         table.add_column(f"minus {METHODS[baseline]}")
+
+    def cells(group: Mapping[str, Any]) -> list[str]:
+        value, low, high = group["intervals"]["model"]
+        few = " (few)" if group["small"] else ""
+        found = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
+        if baseline is not None:
+            value, low, high = group["differences"][baseline]
+            found.append(f"{value:+.4f} ({low:+.4f} to {high:+.4f})")
+        return found
+
+    _add_slices(table, slices, cells)
+    tables = [table]
+    further = slices[0]["means"].get("model", {})
+    for title, metrics in _by_cutoff(further).items():
+        names = (metric.partition("@")[0].replace("_", " ") for metric in metrics)
+        table = Table(title, *names, title_justify="left", pad_edge=False)
+
+        def means(group: Mapping[str, Any], metrics: Sequence[str] = metrics) -> list[str]:
+            return [_say(group["means"]["model"].get(metric)) for metric in metrics]
+
+        _add_slices(table, slices, means)
+        tables.append(table)
+    return tables
+
+
+def _add_slices(
+    table: Table,
+    slices: Sequence[Mapping[str, Any]],
+    cells: Callable[[Mapping[str, Any]], Sequence[str]],
+) -> None:
+    """Add a line a slice, those of one cut together."""
     by = None
     for group in slices:
         if by not in (None, group["by"]):
             table.add_section()
         by = group["by"]
-        value, low, high = group["intervals"]["model"]
         label = by if by == group["label"] else f"{by}: {group['label']}"
-        few = " (few)" if group["small"] else ""
-        cells = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
-        if baseline is not None:
-            value, low, high = group["differences"][baseline]
-            cells.append(f"{value:+.4f} ({low:+.4f} to {high:+.4f})")
-        table.add_row(label, *cells)
-    return table
+        table.add_row(label, *cells(group))
 
 
 def footnotes(figures: Mapping[str, Any]) -> list[str]:
