@@ -18,6 +18,11 @@ from twotower.serving.retriever import Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
 
+_UNKNOWN = (
+    "What is known of a query are its training events alone, without those of validation, as in the "
+    "published protocols of several domains without times."
+)
+
 
 def evaluate_bundle(
     retriever: Retriever,
@@ -45,9 +50,11 @@ def evaluate_bundle(
             training.
         item_column: Its column of item ids; the same.
         baselines: See ``measure``.
-        negatives: Ranks each query's targets among so many random items only, in place of the whole
-            catalogue; see ``random_candidates``.
-        candidates: A table of the items that are ranked for each query; see ``read_candidates``.
+        negatives: Ranks each target of a query among so many random items only, drawn anew for each, in
+            place of the whole catalogue; the means are over targets. See ``random_candidates``.
+        candidates: A table of the items that are ranked for each query; see ``read_candidates``. Of a view
+            without times, validation events (those of other views, too) are then no part of a history: the
+            published protocols hold them back at test time.
         slice_by: See ``measure``.
 
     Raises:
@@ -65,9 +72,16 @@ def evaluate_bundle(
     dataset = dataset_of(
         retriever, test, test_sessions, query_column=query_column, item_column=item_column
     )
-    ranked = None
+    cases = ranked = None
+    notes = dataset.notes
     if negatives is not None or candidates is not None:
-        cases, ids = dataset.cases(Part.TEST), dataset.items.ids
+        if retriever.contents.view is not None and dataset.interactions.times is None:
+            notes = (*notes, _UNKNOWN)
+            parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
+            cases = replace(dataset, parts=parts).cases(Part.TEST)
+        else:
+            cases = dataset.cases(Part.TEST)
+        ids = dataset.items.ids
         if candidates is not None:
             ranked = read_candidates(
                 candidates,
@@ -85,17 +99,19 @@ def evaluate_bundle(
                 query_ids=dataset.queries.ids,
                 offered=dataset.offered,
             )
+            cases = cases.by_target()
     figures = measure(
         scorer_of(retriever, dataset),
         dataset,
         ks,
         calibrated=retriever.contents.config.loss.kind == "bce",
         baselines=baselines,
+        cases=cases,
         candidates=ranked,
         slice_by=slice_by,
     )
-    if dataset.notes:
-        figures["protocol"]["notes"] = list(dataset.notes)
+    if notes:
+        figures["protocol"]["notes"] = list(notes)
     return figures
 
 

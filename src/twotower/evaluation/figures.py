@@ -48,6 +48,7 @@ def measure(
     part: Part = Part.TEST,
     calibrated: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
+    cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
 ) -> Figures:
@@ -60,6 +61,7 @@ def measure(
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
+        cases: What is asked; by default each query of the part. Several may be of one query.
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
         slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
             with a few metrics. See ``slices``.
@@ -75,7 +77,7 @@ def measure(
         ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
         left out and why.
     """
-    cases = dataset.cases(part)
+    cases = dataset.cases(part) if cases is None else cases
     check_ks(ks)
     check_names(dataset, slice_by)
     if not len(cases):
@@ -130,11 +132,15 @@ def measure(
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
     """Return the intervals, the paired differences, and what they say."""
     shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
-    means = mean_intervals({f"{name}/{m}": found[name].values[m] for name in found for m in shown})
+    owners = found["model"].cases.owners
+    means = mean_intervals(
+        {f"{name}/{m}": found[name].values[m] for name in found for m in shown}, owners=owners
+    )
     others = [name for name in found if name != "model"]
     gaps = difference_intervals(
         {f"{name}/{m}": found["model"].values[m] for name in others for m in shown},
         {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
+        owners=owners,
     )
 
     def nested(flat: Mapping[str, Interval], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -198,7 +204,7 @@ def _protocol(
 ) -> dict[str, Any]:
     protocol: dict[str, Any] = {
         "part": part.name.lower(),
-        "queries": len(cases),
+        "queries": len(np.unique(cases.query_rows)),
         "targets": len(cases.targets.item_rows),
         "targets_that_cannot_be_found": {
             "seen": found.num_seen_targets,
@@ -208,6 +214,8 @@ def _protocol(
         "ranking": "full",
         "seen_removed": not dataset.repeats,
     }
+    if cases.owners is not None:
+        protocol["rows"] = len(cases)  # the means are over these
     if candidates is not None:
         protocol |= {
             "ranking": "sampled",

@@ -195,7 +195,10 @@ def _title(figures: Mapping[str, Any]) -> str:
     if protocol["ranking"] == "sampled":
         ranked = f"{protocol['candidates_a_query']:.0f} candidates each"
     view = f"{protocol['view']}: " if "view" in protocol else ""
-    return f"{view}{protocol['queries']:,} {protocol['part']} queries, {ranked}, seen {seen}"
+    asked = f"{protocol['queries']:,} {protocol['part']} queries"
+    if "rows" in protocol:
+        asked = f"{protocol['rows']:,} {protocol['part']} rows of {protocol['queries']:,} queries"
+    return f"{view}{asked}, {ranked}, seen {seen}"
 
 
 def _say(figure: float | None) -> str:

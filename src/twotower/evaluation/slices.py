@@ -168,6 +168,7 @@ def slices(
     told = evaluations if by is not None else (model,)
     num_rows = dataset.items.ids.num_rows
     keys = np.unique(_owners(cases) * num_rows + cases.targets.item_rows)
+    owners = cases.owners
     targets = _Targets(keys // num_rows, (keys % num_rows).astype(np.int32), len(cases))
     places = {
         name: _places(found.ranking.item_rows, keys, num_rows)
@@ -185,7 +186,8 @@ def slices(
         reference = float(overall.mean())
         if cut.side == "item" and not is_single:
             reference = _at_random(targets, places[model], cut, function, k)
-        found = _slice(cut, values, metric, model, reference)
+        asked = None if owners is None else owners[targets.asked(cut.kept)]
+        found = _slice(cut, values, asked, metric, model, reference)
         if others:
             means = {name: targets.means(places[name], cut.kept, others) for name in told}
             found = replace(found, means=means)
@@ -242,6 +244,10 @@ class _Targets:
             for name, (metric, k) in metrics.items()
         }
 
+    def asked(self, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Return the cases with a target in ``kept``, in their order."""
+        return np.unique(self.owners[kept])
+
     def _hits(
         self, places: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
@@ -254,6 +260,7 @@ class _Targets:
 def _slice(
     cut: Cut,
     values: Mapping[str, npt.NDArray[np.float64]],
+    owners: npt.NDArray[np.int32] | None,
     metric: str,
     model: str,
     reference: float,
@@ -265,10 +272,10 @@ def _slice(
         label=cut.label,
         side=cut.side,
         metric=metric,
-        queries=len(values[model]),
+        queries=len(values[model] if owners is None else np.unique(owners)),
         targets=int(cut.kept.sum()),
-        intervals=mean_intervals(values),
-        differences=difference_intervals(ours, others) if others else {},
+        intervals=mean_intervals(values, owners=owners),
+        differences=difference_intervals(ours, others, owners=owners) if others else {},
         reference=reference,
         low=cut.low,
         high=cut.high,
