@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -57,6 +57,19 @@ def command(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
     baselines: tables.Baselines = "auto",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="Train once more on training and validation events; test that model."
+        ),
+    ] = False,
+    refit_all: Annotated[
+        bool,
+        typer.Option(
+            "--refit-all",
+            help="For production: train once more on all events, the test's included; no figures of it.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
     ] = None,
@@ -93,6 +106,9 @@ def command(
         recall=recall,
     )
 
+    if refit and refit_all:
+        raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
+    again: Literal["all"] | bool = "all" if refit_all else refit
     screen = console(json_wanted=json)
     parts = {
         "train": train,
@@ -113,6 +129,7 @@ def command(
             private=private,
             resume=resume,
             baselines=baselines,
+            refit=again,
             json=json,
         )
         return
@@ -145,6 +162,7 @@ def command(
         resume=resume,
         seeds=seeds,
         baselines=tables.baselines_of(baselines),
+        refit=again,
         progress=ProgressBar(screen),
         loggers=loggers,
     )
@@ -178,6 +196,7 @@ def _train_views(
     private: bool,
     resume: bool,
     baselines: str,
+    refit: Literal["all"] | bool,
     json: bool,
 ) -> None:
     from twotower.training.progress import ProgressBar
@@ -198,6 +217,7 @@ def _train_views(
         private=private,
         resume=resume,
         baselines=tables.baselines_of(baselines),
+        refit=refit,
         progress=ProgressBar(screen),
     )
     if json:

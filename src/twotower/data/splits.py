@@ -5,6 +5,7 @@ its train and validation rows only. Each split states what it left.
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -281,6 +282,26 @@ def with_order_as_asked(dataset: Dataset) -> Dataset:
         "read as all other events, without an order."
     )
     return replace(dataset, ordered=False, notes=(*dataset.notes, note))
+
+
+Learnt = Literal["valid", "all"]
+"""What a second training learns beside the training events: those of validation, or all."""
+
+
+def learnt_too(dataset: Dataset, learnt: Learnt) -> Dataset:
+    """Return the data set with more of its events for training, none of them learnt in part.
+
+    Args:
+        dataset: Split.
+        learnt: ``"valid"``: the events of validation, of sessions that are held out for it all; ``"all"``:
+            every event.
+    """
+    if learnt == "all":
+        return replace(dataset, parts=np.full_like(dataset.parts, Part.TRAIN))
+    owners, is_valid = dataset.interactions.query_rows, dataset.parts == Part.VALID
+    is_context = (dataset.parts == Part.CONTEXT) & np.isin(owners, owners[is_valid])
+    parts = np.where(is_valid | is_context, np.uint8(Part.TRAIN), dataset.parts)
+    return replace(dataset, parts=parts)
 
 
 def checked(dataset: Dataset, kind: str) -> Dataset:

@@ -13,6 +13,7 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
 from twotower.towers.encoding import to_tensors
@@ -59,6 +60,7 @@ def evaluate_bundle(
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
+        DataError: The bundle learnt its test events, and no others are given.
         ConfigError: ``negatives`` and ``candidates`` are both given, or ``test`` and
             ``test_sessions``, or as ``measure``.
         DataError: A table cannot be used, or holds no item of the catalogue.
@@ -67,6 +69,9 @@ def evaluate_bundle(
         raise ConfigError(
             "negatives and candidates must not both be given, got both; leave one out."
         )
+    learnt = learnt_of(retriever.contents.metrics)
+    if test is None and test_sessions is None:
+        refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
     if test is not None and test_sessions is not None:
         raise ConfigError("test and test_sessions must not both be given, got both; leave one out.")
     dataset = dataset_of(
@@ -109,10 +114,24 @@ def evaluate_bundle(
         cases=cases,
         candidates=ranked,
         slice_by=slice_by,
+        refit=learnt == "valid",
     )
+    if learnt == "valid":
+        figures["refit"] = dict(retriever.contents.metrics["refit"])
+    if learnt == "all" and (again := _known_already(dataset)):
+        said = f"{again:,} of the test's positive events are pairs that the bundle learnt (--refit-all)"
+        notes = (*notes, f"{said}: they are not held out.")
     if notes:
         figures["protocol"]["notes"] = list(notes)
     return figures
+
+
+def _known_already(dataset: Dataset) -> int:
+    """Return how many test events are of a query and an item that an earlier event is of, too."""
+    events = dataset.interactions
+    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+    is_test = dataset.parts == Part.TEST
+    return int(np.isin(pairs[is_test & events.is_positive], pairs[~is_test]).sum())
 
 
 def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScorer:

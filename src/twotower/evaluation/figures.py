@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import DataError
 from twotower.evaluation.baselines.choose import NAMES, fit_baselines
 from twotower.evaluation.candidates import INFLATED
@@ -51,6 +52,7 @@ def measure(
     cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
+    refit: bool = False,
 ) -> Figures:
     """Return the figures of the model and of the baselines on one part.
 
@@ -65,6 +67,8 @@ def measure(
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
         slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
             with a few metrics. See ``slices``.
+        refit: Whether the model learnt the validation events, too. The baselines do then, their settings
+            still chosen on these before.
 
     Returns:
         Plain values, ready for JSON, under these keys: ``model`` and each baseline's key, with its
@@ -85,7 +89,9 @@ def measure(
             f"the {part.name.lower()} events must hold a positive of a known query, got none; choose a "
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
-    fitted = fit_baselines(dataset, baselines, cases=cases)
+    fitted = fit_baselines(dataset, baselines, cases=cases, refit=refit)
+    if refit:
+        dataset = learnt_too(dataset, "valid")
     scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
     num_rows = dataset.items.ids.num_rows

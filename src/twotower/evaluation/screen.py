@@ -9,9 +9,17 @@ from twotower.evaluation.baselines.choose import NAMES
 from twotower.evaluation.evaluate import METRICS
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.intervals import metric_name
+from twotower.evaluation.refit import is_before, note
 
 METHODS = {"model": "two-tower", **NAMES}
 """What each method is called on a screen."""
+
+
+def method_label(figures: Mapping[str, Any], method: str) -> str:
+    """Return what a method is called on a screen; a model whose figures are of another one before it."""
+    before = ", before" if method == "model" and is_before(figures) else ""
+    return METHODS[method] + before
+
 
 _METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
 
@@ -32,7 +40,7 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
             if metric == MAIN_METRIC and intervals:
                 _, low, high = intervals[name][metric]
                 cells.append(f"{low:.4f} to {high:.4f}")
-        table.add_row(METHODS[name], *cells)
+        table.add_row(method_label(figures, name), *cells)
     return table
 
 
@@ -47,7 +55,7 @@ def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
             table.add_column(metric.partition("@")[0].replace("_", " "))
         for method in _run(figures):
             cells = (_say(figures[method].get(metric)) for metric in metrics)
-            table.add_row(METHODS[method], *cells)
+            table.add_row(method_label(figures, method), *cells)
         tables.append(table)
     return [*tables, _intervals_table(figures)]
 
@@ -70,7 +78,9 @@ def _intervals_table(figures: Mapping[str, Any]) -> Table:
     table = Table("95 % interval of", *metrics, title_justify="left")
     for method in _run(figures):
         ends = (figures["intervals"][method][metric][1:] for metric in metrics)
-        table.add_row(METHODS[method], *(f"{low:.4f} to {high:.4f}" for low, high in ends))
+        table.add_row(
+            method_label(figures, method), *(f"{low:.4f} to {high:.4f}" for low, high in ends)
+        )
     return table
 
 
@@ -129,6 +139,8 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
     """Return what must be read with the table: the verdict, what is amiss, what was left out."""
     protocol = figures["protocol"]
     notes = [figures["verdict"]] if "verdict" in figures else []
+    said = note(figures)
+    notes += [] if said is None else [said]
     notes += protocol.get("notes", [])
     lost = protocol["targets_that_cannot_be_found"]
     if lost["seen"] or lost["absent"]:

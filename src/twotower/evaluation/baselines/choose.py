@@ -7,15 +7,17 @@ from typing import Any, Literal
 
 import torch
 
-from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.baselines.als import choose_als
+from twotower.evaluation.baselines.als import ALS, choose_als
 from twotower.evaluation.baselines.bm25 import check_texts, choose_bm25, text_columns
-from twotower.evaluation.baselines.ease import check_size, choose_ease, num_trained_items
-from twotower.evaluation.baselines.item_knn import choose_item_knn
+from twotower.evaluation.baselines.ease import EASE, check_size, choose_ease, num_trained_items
+from twotower.evaluation.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.baselines.random_order import RandomOrder
 from twotower.evaluation.baselines.recent_popularity import (
+    RecentPopularity,
     check_times,
     choose_recent_popularity,
 )
@@ -85,6 +87,7 @@ def fit_baselines(
     *,
     seed: int = 0,
     cases: Cases | None = None,
+    refit: bool = False,
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
@@ -98,6 +101,8 @@ def fit_baselines(
             installed, and gives a reason for each of the others.
         seed: Of what is random: the first factors of ALS, and the random order.
         cases: What they are to answer; by default the test.
+        refit: Whether they are fitted once more with the chosen settings, on the training and validation
+            events together, as the model is that they stand beside.
 
     Raises:
         ConfigError: A key is unknown (with the nearest one), or does not fit the data.
@@ -108,7 +113,8 @@ def fit_baselines(
     scorers: dict[str, Scorer] = {}
     settings: dict[str, Settings] = {}
     left_out: dict[str, str] = {}
-    popularity = Popularity.fit(dataset.part(Part.TRAIN), dataset.items.ids.num_rows)
+    learnt = (learnt_too(dataset, "valid") if refit else dataset).part(Part.TRAIN)
+    popularity = Popularity.fit(learnt, dataset.items.ids.num_rows)
     for key in NAMES:
         if keys != "auto" and key not in keys:
             continue
@@ -116,7 +122,9 @@ def fit_baselines(
             _check_fits(key, dataset, cases)
             if keys == "auto" and key == "ease":
                 _refuse_slow_ease(dataset)
-            scorers[key], settings[key] = _fitted(key, dataset, popularity, seed)
+            scorers[key], settings[key] = _fitted(
+                key, dataset, popularity, seed, learnt if refit else None
+            )
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":
                 raise
@@ -184,41 +192,47 @@ def _refuse_slow_ease(dataset: Dataset) -> None:
 
 
 def _fitted(
-    key: str, dataset: Dataset, popularity: Popularity, seed: int
+    key: str, dataset: Dataset, popularity: Popularity, seed: int, learnt: Interactions | None
 ) -> tuple[Scorer, Settings]:
-    """Return the baseline of a key, and its settings as JSON has them."""
+    """Return the baseline of a key, refitted on ``learnt`` if there is any, and its settings as JSON."""
+    num_rows = dataset.items.ids.num_rows
     if key == "popularity":
         return popularity, {}
     if key == "random":
-        return RandomOrder(dataset.items.ids.num_rows, seed), {"seed": seed}
+        return RandomOrder(num_rows, seed), {"seed": seed}
     scorer: Scorer
     settings: Settings
     if key == "recent_popularity":
         recent = choose_recent_popularity(dataset)
-        scorer = PopularWhenCold(recent, popularity)
         settings = {"half_life_seconds": recent.half_life}
+        scorer = recent
+        if learnt is not None:
+            scorer = RecentPopularity.fit(learnt, num_rows, half_life=recent.half_life)
     elif key == "item_knn":
-        knn = choose_item_knn(dataset)
-        scorer = PopularWhenCold(knn, popularity)
-        settings = _of(knn, "neighbours", "shrinkage", "half_life", "pair_half_life")
+        scorer = choose_item_knn(dataset)
+        settings = _of(scorer, "neighbours", "shrinkage", "half_life", "pair_half_life")
+        if learnt is not None:
+            scorer = ItemKNN.fit(learnt, num_rows, **settings)
     elif key == "ease":
-        ease = choose_ease(dataset)
-        scorer = PopularWhenCold(ease, popularity)
-        settings = _of(ease, "regularization", "half_life", "pair_half_life")
+        scorer = choose_ease(dataset)
+        settings = _of(scorer, "regularization", "half_life", "pair_half_life")
+        if learnt is not None:
+            scorer = EASE.fit(learnt, num_rows, **settings)
     elif key == "als":
-        als = choose_als(dataset, seed=seed)
-        scorer = PopularWhenCold(als, popularity)
-        settings = _of(als, "factors", "regularization", "alpha")
+        scorer = choose_als(dataset, seed=seed)
+        settings = _of(scorer, "factors", "regularization", "alpha")
+        if learnt is not None:
+            scorer = ALS.fit(learnt, num_rows, seed=seed, **settings)
     else:
-        bm25 = choose_bm25(dataset)
-        scorer = PopularWhenCold(bm25, popularity)
+        scorer = choose_bm25(dataset)  # which learns nothing of events
         settings = {
             "query_columns": list(text_columns(dataset.queries)),
             "item_columns": list(text_columns(dataset.items)),
-            **_of(bm25, "k1", "b"),
+            **_of(scorer, "k1", "b"),
         }
     validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
-    return scorer, {**settings, "chosen_on": "valid" if validation.any() else None}
+    chosen = {**settings, "chosen_on": "valid" if validation.any() else None}
+    return PopularWhenCold(scorer, popularity), chosen
 
 
 def _of(scorer: Scorer, *names: str) -> Settings:
