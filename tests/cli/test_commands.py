@@ -268,7 +268,8 @@ class TestEvaluate:
         assert "300 test queries, all 200 items, seen removed" in out
         for words in ("two-tower", "EASE with decay", "first 10", "hit rate", "popularity bias"):
             assert words in out
-        assert "activity: " in out
+        for k in (10, 20, 100):  # of all queries, and of each slice
+            assert out.count(f"first {k} ") == 2
         assert "The model " in out
         assert "Left out: BM25" in out
 

@@ -60,6 +60,10 @@ Private = Annotated[
         "rare values. The report numbers its examples.",
     ),
 ]
+Baselines = Annotated[
+    str,
+    typer.Option(help="auto, none, or names with commas between: popularity,item_knn,ease."),
+]
 DropNullIds = Annotated[bool, typer.Option("--drop-null-ids", help="Leave out rows without an id.")]
 
 
@@ -153,3 +157,12 @@ def config_of(
     if recall is not None:
         flags["index"]["recall"] = recall
     return Config.from_dict(flags)
+
+
+def baselines_of(text: str) -> Literal["auto"] | list[str]:
+    """Return the baselines that ``auto``, ``none`` or a list means."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return []
+    return [name.strip() for name in text.split(",")]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -57,6 +57,20 @@ def command(
         typer.Option(help="Recall that an approximate index must reach (index.recall, 0.99)."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
+    baselines: tables.Baselines = "auto",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="Train once more on training and validation events; test that model."
+        ),
+    ] = False,
+    refit_all: Annotated[
+        bool,
+        typer.Option(
+            "--refit-all",
+            help="For production: train once more on all events, the test's included; no figures of it.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
     ] = None,
@@ -94,6 +108,9 @@ def command(
         recall=recall,
     )
 
+    if refit and refit_all:
+        raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
+    again: Literal["all"] | bool = "all" if refit_all else refit
     screen = console(json_wanted=json)
     parts = {
         "train": train,
@@ -114,6 +131,8 @@ def command(
             private=private,
             resume=resume,
             lang=lang,
+            baselines=baselines,
+            refit=again,
             json=json,
         )
         return
@@ -145,6 +164,8 @@ def command(
         private=private,
         resume=resume,
         seeds=seeds,
+        baselines=tables.baselines_of(baselines),
+        refit=again,
         progress=ProgressBar(screen),
         loggers=loggers,
     )
@@ -178,6 +199,8 @@ def _train_views(
     private: bool,
     resume: bool,
     lang: tables.Language,
+    baselines: str,
+    refit: Literal["all"] | bool,
     json: bool,
 ) -> None:
     from twotower.training.progress import ProgressBar
@@ -197,6 +220,8 @@ def _train_views(
         histories=histories,
         private=private,
         resume=resume,
+        baselines=tables.baselines_of(baselines),
+        refit=refit,
         progress=ProgressBar(screen),
     )
     if json:

@@ -14,13 +14,16 @@ from torch import nn
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
+from twotower.data.splits import Learnt
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
+from twotower.evaluation.baselines.choose import check_baselines, check_names
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.doctor.model_checks import examine_model
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.refit import tell
 from twotower.evaluation.report.page import write_report
 from twotower.features.schema import Feature
 from twotower.serving.bundle import Contents, check_output, write_bundle
@@ -32,8 +35,16 @@ from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import Tellers
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
+from twotower.training.refit import (
+    Refit,
+    Refitted,
+    announced,
+    learnt_by,
+    not_refitted,
+    refitted,
+)
 from twotower.training.task import Given, Task
-from twotower.training.trainer import Sides, Trainer, Watcher
+from twotower.training.trainer import Trainer, Watcher
 from twotower.training.words import share_of_words
 
 
@@ -140,6 +151,8 @@ def train(
     private: bool = False,
     resume: bool = False,
     seeds: int = 1,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    refit: Refit = False,
     progress: Teller | Literal["bar"] | None = None,
     loggers: Sequence[Teller] = (),
     name: str | None = None,
@@ -167,6 +180,11 @@ def train(
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
+        baselines: What the model is held against; see ``fit_baselines``.
+        refit: Whether to train once more, after the choice of epochs and for as many, on training and
+            validation events together; the figures are those of that model. ``"all"``, for production,
+            learns the test events, too, and puts them into the histories: the figures are then those of the
+            model before, and are told as such.
         progress: ``"bar"`` shows a progress bar; or an object that is told how it goes.
         loggers: Told the same, of the first seed: ``TensorBoardLogger``, ``MLflowLogger``. Where validation
             decides whether queries have ids, they see the training without and the chosen model's figures.
@@ -174,16 +192,19 @@ def train(
 
     Raises:
         DataError: A table cannot be used as it is.
-        ConfigError: A setting is unknown, out of range, or does not go with the data.
+        ConfigError: A setting is unknown, out of range, or does not go with the data, or a baseline.
+        MissingExtraError: The library of a baseline that is named is not installed.
         BundleError: ``out`` cannot be written.
-        ValueError: Two towers of different widths, or ``seeds`` is below 1.
+        ValueError: Two towers of different widths, ``seeds`` is below 1, or ``refit`` is something else.
     """
+    learnt = learnt_by(refit)
     if seeds < 1:
         raise ArgumentError(f"seeds must be at least 1, got {seeds}.")
     settings = Config.of(config)
     if settings.views:
         raise ConfigError("config must hold no views for train, got some; use train_views.")
     check_index(settings)
+    check_names(baselines)
     target = None if out is None else check_output(out)
     bar = teller_of(progress)
     teller = Tellers([t for t in (bar, *loggers) if t is not None])
@@ -191,6 +212,7 @@ def train(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
     )
     dataset, sides, settings = task.dataset, task.sides, task.config
+    check_baselines(dataset, baselines)
     teller.on_data(dataset, task.decisions, sides.features)
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
@@ -210,7 +232,7 @@ def train(
         undecided = replace(settings, towers=replace(settings.towers, query_id="auto"))
     teller.on_choices(choices, undecided if is_open else settings)
     towers = {"query_tower": query_tower, "item_tower": item_tower}
-    fresh = deepcopy(towers) if seeds > 1 else {}
+    fresh = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     trainer = Trainer(dataset, sides, settings, **towers)
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if is_open and done.log[-1].get("event") != "interrupted":
@@ -220,31 +242,50 @@ def train(
             bar.on_choices((said,), settings)
     if done.best_epoch == 0 and bar is not None:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
-    figures = measure(trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce")
+    interrupted = done.log[-1].get("event") == "interrupted"
+    again = None
+    if learnt is not None and not interrupted:
+        again = refitted_and_told(trainer, done, task, learnt, towers=fresh, teller=bar)
+        interrupted = again is None
+    is_refit = again is not None and learnt == "valid"
+    model = trainer if again is None or learnt == "all" else again.trainer
+    figures = measure(
+        model.scorer(),
+        dataset,
+        calibrated=settings.loss.kind == "bce",
+        baselines=baselines,
+        refit=is_refit,
+    )
+    if again is not None and learnt is not None:
+        tell(figures, learnt, done.best_epoch)
     if private:
         groups_of_many(figures)
-    interrupted = done.log[-1].get("event") == "interrupted"
     if seeds > 1 and not interrupted:
+        first = settings.training.seed
         figures["seeds"] = _spread(
             figures["model"],
             [
-                _means_of_seed(dataset, sides, settings, settings.training.seed + i, fresh, bar)
-                for i in range(1, seeds)
+                _means_of_seed(task, settings, seed, fresh, bar, refit=is_refit)
+                for seed in range(first + 1, first + seeds)
             ],
         )
+    final = trainer if again is None else again.trainer
     contents = contents_of(
-        trainer.objectives[0],
-        sides,
+        final.objectives[0],
+        sides if again is None else again.task.sides,
         figures,
         done,
         histories=histories,
         custom=custom,
         private=private,
+        dataset=dataset if is_refit else None,
     )
-    words = share_of_words(contents, trainer.scorer(), dataset)
+    words = share_of_words(
+        contents, model.scorer(), dataset, before=trainer.scorer() if is_refit else None
+    )
     if words is not None:
         figures["words"] = words  # the contents hold them, too
-    contents, decisions = indexed(contents, trainer.scorer(), dataset)
+    contents, decisions = indexed(contents, final.scorer(), dataset)
     if decisions and bar is not None:
         bar.on_choices(decisions, contents.config)
     teller.on_figures(figures, interrupted)
@@ -257,8 +298,7 @@ def train(
         figures,
         dataset,
         task.decisions,
-        query_tower,
-        item_tower,
+        **(towers if again is None else again.towers),
         before=contents if private else None,
     )
 
@@ -315,24 +355,49 @@ def fit_in_folder(
     return done, work
 
 
+def refitted_and_told(
+    trainer: Trainer,
+    done: Progress,
+    task: Task,
+    learnt: Learnt,
+    *,
+    towers: Mapping[str, nn.Module | None] | None = None,
+    teller: Teller | None,
+) -> Refitted | None:
+    """Return ``refitted``, which the log and the teller are told of."""
+    if teller is not None:
+        teller.on_choices((announced(learnt, done),), trainer.config)
+    again = refitted(trainer, done, task, learnt, towers=towers, watcher=teller)
+    if again is not None:
+        done.log.append(again.record)
+    elif teller is not None:
+        teller.on_choices((not_refitted(learnt),), trainer.config)
+    return again
+
+
 def _means_of_seed(
-    dataset: Dataset,
-    sides: Sides,
+    task: Task,
     config: Config,
     seed: int,
     towers: Mapping[str, nn.Module | None],
     watcher: Watcher | None,
+    *,
+    refit: bool,
 ) -> dict[str, float]:
     """Return the model's metrics after a training with another seed, of which nothing is kept."""
     config = replace(config, training=replace(config.training, seed=seed))
-    trainer = Trainer(dataset, sides, config, **deepcopy(dict(towers)))
+    dataset = task.dataset
+    trainer = Trainer(dataset, task.sides, config, **deepcopy(dict(towers)))
     done = trainer.fit(watcher=watcher)
+    again = None
+    if refit and done.log[-1].get("event") != "interrupted":
+        again = refitted(trainer, done, task, "valid", towers=towers, watcher=watcher)
     if done.log[-1].get("event") == "interrupted":
         raise NothingLearntError(
             f"Interrupted in the training of seed {seed}: no bundle was written; go on with --resume."
         )
     found = evaluate(
-        trainer.scorer(),
+        (trainer if again is None else again.trainer).scorer(),
         dataset.cases(Part.TEST),
         KS,
         num_item_rows=dataset.items.ids.num_rows,

@@ -96,11 +96,14 @@ class ProgressBar:
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """Print one line for the epoch."""
-        name, value = next((k, v) for k, v in record.items() if k.startswith("valid_"))
+        found = (
+            f"  validation {name.removeprefix('valid_')} {value:.4f}"
+            for name, value in record.items()
+            if name.startswith("valid_")
+        )
         self.console.print(
             f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
-            f"{record['examples_per_second']:>9,.0f} examples/s  "
-            f"validation {name.removeprefix('valid_')} {value:.4f}",
+            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}",
             highlight=False,
         )
         if self._bar is not None and self._task is not None:

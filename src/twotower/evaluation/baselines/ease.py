@@ -121,10 +121,7 @@ def choose_ease(dataset: Dataset) -> EASE:
     Raises:
         ConfigError: The catalogue is too large for the memory that is available.
     """
-    count = num_trained_items(dataset)
-    refusal = too_large(count, available_bytes())
-    if refusal is not None:
-        raise ConfigError(refusal)
+    count = check_size(dataset)
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     lives = half_lives(dataset, _HALF_LIVES)
     pair_lives = half_lives(dataset, _PAIR_HALF_LIVES)
@@ -150,6 +147,19 @@ def choose_ease(dataset: Dataset) -> EASE:
     paired = (tried(life, _REGULARIZATIONS[:1]) for life in pair_lives)
     best = validation.best(chain.from_iterable(paired))
     return validation.best(chain([best], tried(best.pair_half_life, _REGULARIZATIONS[1:])))
+
+
+def check_size(dataset: Dataset) -> int:
+    """Return ``num_trained_items``, of a catalogue that is not too large.
+
+    Raises:
+        ConfigError: It is, for the memory that is available.
+    """
+    count = num_trained_items(dataset)
+    refusal = too_large(count, available_bytes())
+    if refusal is not None:
+        raise ConfigError(refusal)
+    return count
 
 
 def num_trained_items(dataset: Dataset) -> int:

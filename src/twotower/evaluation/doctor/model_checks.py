@@ -18,6 +18,7 @@ from twotower.evaluation.doctor.model_features import (
 from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
 from twotower.evaluation.doctor.model_training import check_loss, check_negatives
 from twotower.evaluation.doctor.model_vectors import check_item_vectors, check_query_vectors
+from twotower.evaluation.refit import learnt_of
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 
@@ -67,7 +68,19 @@ def examine_model(retriever: Retriever) -> Examined:
         dataset = dataset_of(retriever)
         found += check_negatives(contents, dataset, reads_history=model.reads_history)
         trial = Trial(retriever, dataset)
-        if len(trial) > 1:
+        if learnt_of(contents.metrics) is not None:
+            facts = {
+                "what": "the query vectors, the answers, and what the history and the features do "
+                "for them",
+                "because": "the model was trained once more on validation, too, so that what it answers "
+                "there says nothing of others",
+                "do": "Look at a training without --refit.",
+                "what_zh": "查询向量、推荐结果，以及历史和特征对它们的作用",
+                "because_zh": "模型还在验证事件上重新训练过，它在那里的回答不能说明其他查询的情况",
+                "do_zh": "请检查不带 --refit 的训练。",
+            }
+            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
+        elif len(trial) > 1:
             # Answers first: an error about a score names the query.
             answers = check_answers(trial, contents.items.ids)
             found += check_query_vectors(np.asarray(trial.query_vectors.cpu().numpy()))

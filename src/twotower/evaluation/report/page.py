@@ -7,6 +7,7 @@ from typing import Any
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.findings import Finding, Language
 from twotower.evaluation.doctor.model_features import Loss
+from twotower.evaluation.refit import is_before
 from twotower.evaluation.report.charts import SHAPES, point_map
 from twotower.evaluation.report.examples import DEPTH, examples
 from twotower.evaluation.report.files import render, write_page
@@ -69,8 +70,8 @@ def write_report(
     Raises:
         ConfigError: ``path`` cannot be written.
     """
-    say = speaker(language)
     contents = retriever.contents
+    say = speaker(language, is_before=is_before(contents.metrics))
     reading = Reading(contents.metrics)
     titles = Titles(contents.items)
     manifest = manifest_of(retriever)

@@ -39,6 +39,28 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The model reaches {metric} {value}, and no baseline stands beside it",
         "模型的 {metric} 为 {value}，没有可比较的基线",
     ),
+    "before": ("Before it learnt the test events: {said}", "学习测试事件之前：{said}"),
+    "refit_valid": (
+        (
+            "The model was trained once more, for as many epochs as validation chose ({epochs}), on the "
+            "training and validation events together, and so were the baselines; the figures are of these."
+        ),
+        (
+            "按验证集选定的轮数（{epochs}），模型用训练事件和验证事件重新训练了一次，各基线也用同样的事件"
+            "重新拟合；以下数字属于重新训练后的模型。"
+        ),
+    ),
+    "refit_all": (
+        (
+            "The bundle's model was trained once more, for as many epochs as validation chose ({epochs}), "
+            "on all events, those of the test included, so that nothing is held out from it. All figures "
+            "on this page are of the model before, which learnt the training events alone."
+        ),
+        (
+            "模型包中的模型按验证集选定的轮数（{epochs}）用全部事件（包括测试事件）重新训练过，"
+            "已没有留出的数据可以评估它。本页所有数字都属于此前只学过训练事件的模型。"
+        ),
+    ),
     "no_figures": ("This model has not been evaluated", "该模型尚未评估"),
     "interval": ("95 % interval {low} to {high}", "95% 置信区间 {low} 至 {high}"),
     "difference_is": (
@@ -527,6 +549,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "lost": ("{run} lost", "{run} 落败"),
     # names
     "name_model": ("two-tower model", "双塔模型"),
+    "name_model_before": ("two-tower model, before", "双塔模型（此前）"),
     "metric_hit_rate": ("hit rate", "命中率"),
     "metric_recall": ("recall", "召回率"),
     "metric_precision": ("precision", "精确率"),

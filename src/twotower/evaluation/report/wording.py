@@ -23,15 +23,18 @@ _CHINESE_NAMES = {
 _TEXTS = TEXTS | {f"name_{key}": (NAMES[key], _CHINESE_NAMES[key]) for key in NAMES}
 
 
-def speaker(language: Language) -> Say:
+def speaker(language: Language, *, is_before: bool = False) -> Say:
     """Return a function from a key, with what its sentence names, to the sentence.
 
     Args:
         language: ``"en"`` or ``"zh"``.
+        is_before: Whether the figures are of a model before the bundle's, which is then called so.
     """
     column = 0 if language == "en" else 1
 
     def say(key: str, **facts: Any) -> str:
+        if is_before and key == "name_model":
+            key = "name_model_before"
         return _TEXTS[key][column].format(**facts)
 
     return say
