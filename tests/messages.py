@@ -76,6 +76,7 @@ class Text:
 
 def _rendered(found: re.Match[str]) -> str:
     function, name, value = found.groups()
+    value = value.replace("@", "")
     return caller.argument(name) if function == "argument" else caller.passing(**{name: value})
 
 
@@ -103,7 +104,14 @@ def _part(part: ast.expr) -> str:
         return "{" + source + "}"
     known = {name: getattr(caller, name) for name in FUNCTIONS}
     free = {n.id for n in ast.walk(part.value) if isinstance(n, ast.Name)} - FUNCTIONS
-    return str(eval(source, known | {name: name for name in free}))
+    return str(eval(source, known | {name: _Named(name) for name in free}))
+
+
+class _Named(str):
+    """A value that is known by its name in the source, and so are its attributes."""
+
+    def __getattr__(self, name: str) -> "_Named":
+        return _Named(f"{self}.{name}")
 
 
 def texts() -> Iterator[Text]:

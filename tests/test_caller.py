@@ -15,7 +15,7 @@ from twotower.data.sources import movielens
 from twotower.exports import pgvector, qdrant
 from twotower.serving.server.settings import ServerSettings
 
-FLAG = re.compile(r"(?<![\w(-])--(?=[a-z{])")
+FLAG = re.compile(r"(?<![\w-])(?<!var\()--(?=[a-z{])")
 # Tables are named as things, and a name of one word may be anything: "k must", "filter must".
 NOUNS = {"interactions", "items", "queries", "train", "valid", "test", "valid_sessions"}
 NOUNS |= {"test_sessions", "candidates", "features", "history", "filter", "query", "k", "seed"}

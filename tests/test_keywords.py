@@ -17,6 +17,8 @@ from twotower.keywords import configured, events_of, help_of, settings_of_keywor
 ELSEWHERE = {
     "--set": "config",  # a dictionary
     "--no-histories": "histories",
+    "--refit-all": "refit",  # refit="all"
+    "--lang": None,  # of the report: trained.report(language=...)
     "--json": None,  # what is returned is no text
     "--help": None,
 }

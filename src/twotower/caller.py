@@ -21,6 +21,8 @@ _FLAGS = {
     "settings": "--set",
 }
 """Arguments whose option is not their name with dashes."""
+_SWITCHES = {("refit", "all"): "--refit-all"}
+"""Values that are an option of their own."""
 
 _on_command_line = False
 
@@ -66,6 +68,8 @@ def passing(**values: Value) -> str:
         return f"{name}=..." if value is ... else f"{name}={value!r}"
     if isinstance(value, bool | EllipsisType):
         return flag(name)
+    if isinstance(value, str) and (name, value) in _SWITCHES:
+        return _SWITCHES[name, value]
     entries = value if isinstance(value, list) else [value]
     return " ".join(f"{flag(name)} {quote(str(entry))}" for entry in entries)
 

@@ -178,12 +178,13 @@ class SplitConfig:
     """``[split]``: which events are for training, validation and test."""
 
     kind: SplitKind = "auto"
-    """``auto`` is leave-last-out where events have an order, else random per query."""
+    """``auto`` is leave-last-out where events have an order, else random per query. Where files give train
+    and test alone it says how validation is drawn from train: ``auto`` as the test was drawn."""
     test_fraction: float | None = None
     """Share in test, of a query's events (random; 0.2 where not set), of all events (temporal; 0.1),
     of the items (cold-items; 0.1) or of the queries (cold-queries; 0.2)."""
     valid_fraction: float = 0.1
-    """The same share in validation; also what is taken from train where files give no validation."""
+    """The same share in validation; also of what is taken from train where files give no validation."""
     seed: Seed = 0
     """Seed of the random choices of a split; apart from the training seed."""
 

@@ -45,7 +45,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     folder = tmp_path_factory.mktemp("tuned")
     write("events.csv", events())(folder)
     write("items.csv", items())(folder)
-    return folder, tune(folder, "--items", "items.csv")
+    return folder, tune(folder, "--items", "items.csv", "--lang", "zh")
 
 
 Ran = tuple[Path, Outcome]
@@ -58,6 +58,7 @@ class TestTune:
         left = {path.name for path in folder.iterdir()}
         assert left == {"events.csv", "items.csv", "m", "m.report.html", "m.tuning"}
         assert Retriever.open(folder / "m").recommend(1, k=3).basis == "model"
+        assert 'lang="zh-CN"' in (folder / "m.report.html").read_text("utf-8")
 
     def test_json_holds_the_figures_and_the_trials(self, tuned: Ran) -> None:
         folder, outcome = tuned

@@ -467,7 +467,7 @@ def test_files_on_disk_are_read_like_frames(tmp_path: Path) -> None:
     assert found.dataset.name == "mine"
     assert found.dataset.items.ids.ids.to_list() == ["007", "08", "9"]
     assert found.dataset.items.frame["title"].to_list() == ["Bond", None, "Nine"]
-    roles = {decision.role.value: decision.column for decision in found.decisions}
+    roles = {str(d.role): d.column for d in found.decisions}
     assert roles["query"] == "user_id"
     assert roles["label"] == "rating"
     assert roles["time"] is None

@@ -35,14 +35,28 @@ CASES = Cases(np.array([4, 2], np.int32), ragged([[2], []]), ragged([[4, 5], [3,
 
 def test_drawn_ones_are_new_to_the_query() -> None:
     found = lists(random_candidates(CASES, 1, num_item_rows=7))
-    # cyd can be given 20 and 50 alone
-    assert found[0] in ([3, 4, 5], [4, 5, 6])
-    # ann's unknown target is no item that could be ranked
-    assert len(found[1]) == 2
-    assert 3 in found[1]
-    assert 1 not in found[1]
+    # A set for each target: cyd's 30 and 40, ann's 20, and her unknown one, which cannot be ranked.
+    assert [len(items) for items in found] == [2, 2, 2, 1]
+    # cyd can be given 20 and 50 alone, and neither of his targets beside the other
+    assert found[0] in ([3, 4], [4, 6])
+    assert found[1] in ([3, 5], [5, 6])
+    assert 3 in found[2]
+    assert 1 not in found[3]
     everything = lists(random_candidates(CASES, 2, num_item_rows=7))
-    assert everything[0] == [3, 4, 5, 6]
+    assert everything[:2] == [[3, 4, 6], [3, 5, 6]]
+
+
+def test_each_row_of_the_test_has_a_draw_of_its_own() -> None:
+    cases = Cases(np.array([4], np.int32), ragged([[2]]), ragged([[4, 5, 9]]))
+    rows = cases.by_target()
+    assert rows.query_rows.tolist() == [4, 4, 4]
+    assert lists(rows.targets) == [[4], [5], [9]]
+    assert lists(rows.histories) == [[2], [2], [2]]
+    drawn = lists(random_candidates(cases, 20, num_item_rows=100))
+    others = [set(items) - {4, 5, 9} for items in drawn]
+    assert [set(items) & {4, 5, 9} for items in drawn] == [{4}, {5}, {9}]
+    assert len({frozenset(items) for items in others}) == 3
+    assert all(len(items) == 20 for items in others)
 
 
 def test_drawn_ones_are_uniform() -> None:
@@ -65,9 +79,9 @@ def test_a_draw_belongs_to_its_query_and_seed() -> None:
     whole = lists(random_candidates(cases, 9, num_item_rows=60, seed=3))
     order = rng.permutation(20)[:7]
     some = random_candidates(cases.take(order), 9, num_item_rows=60, seed=3)
-    assert lists(some) == [whole[case] for case in order]
+    assert lists(some) == [whole[3 * case + row] for case in order for row in range(3)]
     assert lists(random_candidates(cases, 9, num_item_rows=60, seed=4)) != whole
-    assert {len(candidates) for candidates in whole} == {12}
+    assert {len(candidates) for candidates in whole} == {10}
 
 
 def test_what_a_query_has_a_label_for() -> None:

@@ -194,7 +194,7 @@ class TestReprs:
         assert "a query without an id" in answer._repr_html_()
         assert repr(answer) == (
             "Recommendation(query_id=None, item_ids=[3, 4], scores=[0.5, 0.25], basis='model', "
-            "explored=None)"
+            "explored=None, notes=())"
         )
         frame = pl.DataFrame({"item": [3, 4], "title": ["x" * 200, None], "tags": [["a", "b"], []]})
         lists = Recommendations((replace(answer, items=frame, item_column="item"),), frame, "item")

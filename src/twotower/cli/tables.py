@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -32,6 +32,8 @@ Settings = Annotated[
 NoHistories = Annotated[
     bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
 ]
+Language = Literal["en", "zh"]
+Lang = Annotated[Language, typer.Option(help="Language of the report: English or Chinese.")]
 Private = Annotated[
     bool,
     typer.Option(
@@ -39,6 +41,10 @@ Private = Annotated[
         help="Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
         "rare values. The report numbers its examples.",
     ),
+]
+Baselines = Annotated[
+    str,
+    typer.Option(help="auto, none, or names with commas between: popularity,item_knn,ease."),
 ]
 
 
@@ -68,3 +74,12 @@ def _option(name: str) -> inspect.Parameter:
     typed = hint if hint in (bool, float | None) else str | None
     option = typer.Option(*names, help=help_of(name))
     return parameter_of(name, typed).replace(annotation=Annotated[typed, option])
+
+
+def baselines_of(text: str) -> Literal["auto"] | list[str]:
+    """Return the baselines that ``auto``, ``none`` or a list means."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return []
+    return [name.strip() for name in text.split(",")]

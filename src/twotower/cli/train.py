@@ -1,8 +1,9 @@
 """``twotower train``."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated, Literal, Unpack
 
 import typer
 from rich.console import Console
@@ -43,12 +44,27 @@ def command(
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
+    baselines: tables.Baselines = "auto",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="Train once more on training and validation events; test that model."
+        ),
+    ] = False,
+    refit_all: Annotated[
+        bool,
+        typer.Option(
+            "--refit-all",
+            help="For production: train once more on all events, the test's included; no figures of it.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
     ] = None,
     mlflow: Annotated[
         str | None, typer.Option(help="Log to this experiment of an MLflow server.")
     ] = None,
+    lang: tables.Lang = "en",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     **keywords: Unpack[Keywords],
 ) -> None:
@@ -61,6 +77,10 @@ def command(
     """
     recipe = keywords.pop("recipe", None)
     tree = configured(config, recipe=recipe).with_settings(settings or [])
+    if refit and refit_all:
+        raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
+    again: Literal["all"] | bool = "all" if refit_all else refit
+
     screen = console(json_wanted=json)
     parts = {
         "train": train,
@@ -80,6 +100,9 @@ def command(
             histories=not no_histories,
             private=private,
             resume=resume,
+            lang=lang,
+            baselines=baselines,
+            refit=again,
             json=json,
             keywords=keywords,
         )
@@ -100,6 +123,8 @@ def command(
         private=private,
         resume=resume,
         seeds=seeds,
+        baselines=tables.baselines_of(baselines),
+        refit=again,
         progress=ProgressBar(screen),
         tensorboard=tensorboard,
         mlflow=mlflow,
@@ -108,7 +133,7 @@ def command(
     if json:
         print_json(trained.figures)
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    write_report_beside(out, report_path(out), trained.report, screen)
+    write_report_beside(out, report_path(out), partial(trained.report, language=lang), screen)
     if private:
         print_limits(screen)
     if trained.stopped_early:
@@ -134,6 +159,9 @@ def _train_views(
     histories: bool,
     private: bool,
     resume: bool,
+    lang: tables.Language,
+    baselines: str,
+    refit: Literal["all"] | bool,
     json: bool,
     keywords: Keywords,
 ) -> None:
@@ -154,6 +182,8 @@ def _train_views(
         histories=histories,
         private=private,
         resume=resume,
+        baselines=tables.baselines_of(baselines),
+        refit=refit,
         progress=ProgressBar(screen),
         **keywords,
     )
@@ -163,7 +193,8 @@ def _train_views(
     for name, view in trained.views.items():
         page = report_path(beside[name])
         said = f"The report of {name}"
-        write_report_beside(out / name, page, view.report, screen, name=said)
+        write = partial(view.report, language=lang)
+        write_report_beside(out / name, page, write, screen, name=said)
     if private:
         print_limits(screen)
     if any(view.stopped_early for view in trained.views.values()):

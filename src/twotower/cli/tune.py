@@ -1,5 +1,6 @@
 """``twotower tune``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Unpack
 
@@ -38,6 +39,7 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that stands beside the bundle.")
     ] = False,
+    lang: tables.Lang = "en",
     json: Annotated[
         bool, typer.Option("--json", help="Print the figures and the trials as JSON.")
     ] = False,
@@ -85,7 +87,8 @@ def command(
         trials = [vars(trial) for trial in tuned.trials]
         print_json({**tuned.trained.figures, "trials": trials})
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    write_report_beside(out, report_path(out), tuned.trained.report, screen)
+    report = partial(tuned.trained.report, language=lang)
+    write_report_beside(out, report_path(out), report, screen)
     screen.print(
         f"All trials are in {tuned.folder.name}; --resume goes on from there.",
         highlight=False,

@@ -142,7 +142,7 @@ class Cases:
     """Queries to be answered, each with what is known of it and the items that are right.
 
     Args:
-        query_rows: ``(n,)`` int32, distinct.
+        query_rows: ``(n,)`` int32, distinct, unless each row of a test is a case of its own.
         histories: ``n`` histories as of each case's moment; also the items removed from the answer.
         targets: ``n`` sets of relevant items, none empty.
         times: ``(n,)`` float64, the moment of the first target, or None.
@@ -156,6 +156,19 @@ class Cases:
     def __len__(self) -> int:
         """Number of cases."""
         return len(self.query_rows)
+
+    @property
+    def owners(self) -> npt.NDArray[np.int32] | None:
+        """The query of each case where some query has several, else None."""
+        rows = self.query_rows
+        return rows if len(np.unique(rows)) < len(rows) else None
+
+    def by_target(self) -> "Cases":
+        """Return one case for each target, with the history of its query: a row of the test each."""
+        owners = np.repeat(np.arange(len(self)), self.targets.lengths)
+        rows = self.take(owners)
+        alone = Histories(np.arange(len(owners) + 1), self.targets.item_rows)
+        return Cases(rows.query_rows, rows.histories, alone, rows.times)
 
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Cases":
         """Return the cases at ``positions``."""

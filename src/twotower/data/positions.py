@@ -18,8 +18,9 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.propensities import MAX_WEIGHT, Propensities, harvested, power_law
 from twotower.data.refusal import refuse_first
 
-_NAMES = """position rank click_position click_rank item_position doc_position display_position
+_SAID = """position rank click_position click_rank item_position doc_position display_position
     display_rank shown_position result_position result_rank serp_position 位置 排名"""
+_NAMES = frozenset(plain_name(name) for name in _SAID.split())
 _TOLD = 5
 _LAST = np.iinfo(np.int32).max
 
@@ -47,6 +48,11 @@ def checked_positions(series: pl.Series) -> npt.NDArray[np.int32]:
     return positions
 
 
+def is_position_name(name: str) -> bool:
+    """Return whether a column's name may say where items were shown."""
+    return plain_name(name) in _NAMES
+
+
 def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
     """Return a sentence on a column that may be the position and was not stated, or nothing.
 
@@ -58,10 +64,9 @@ def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
     """
     if roles.label_kind != "label":  # what was shown and not clicked is what tells a result list
         return []
-    names = {plain_name(name) for name in _NAMES.split()}
     for column in frame.columns:
         values = frame[column]
-        if plain_name(column) not in names or not values.dtype.is_integer():
+        if not is_position_name(column) or not values.dtype.is_integer():
             continue
         low = values.min()
         pairs = frame.select(pl.struct(roles.item, column).n_unique()).item()

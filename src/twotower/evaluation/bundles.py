@@ -14,10 +14,16 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Measured, measure
+from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
+
+_UNKNOWN = (
+    "What is known of a query are its training events alone, without those of validation, as in the "
+    "published protocols of several domains without times."
+)
 
 
 def evaluate_bundle(
@@ -47,14 +53,17 @@ def evaluate_bundle(
             training.
         item_column: Its column of item ids; the same.
         baselines: See ``measure``.
-        negatives: Ranks each query's targets among so many random items only, in place of the whole
-            catalogue; see ``random_candidates``.
-        candidates: A table of the items that are ranked for each query; see ``read_candidates``.
+        negatives: Ranks each target of a query among so many random items only, drawn anew for each, in
+            place of the whole catalogue; the means are over targets. See ``random_candidates``.
+        candidates: A table of the items that are ranked for each query; see ``read_candidates``. Of a view
+            without times, validation events (those of other views, too) are then no part of a history: the
+            published protocols hold them back at test time.
         slice_by: See ``measure``.
         tell: See ``measure``.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
+        DataError: The bundle learnt its test events, and no others are given.
         ConfigError: ``negatives`` and ``candidates`` are both given, or ``test`` and
             ``test_sessions``, or as ``measure``.
         DataError: A table cannot be used, or holds no item of the catalogue.
@@ -64,18 +73,28 @@ def evaluate_bundle(
             f"{argument('negatives')} and {argument('candidates')} must not both be given, got both; "
             "leave one out."
         )
+    retriever = Retriever.of(bundle)
+    learnt = learnt_of(retriever.contents.metrics)
+    if test is None and test_sessions is None:
+        refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
     if test is not None and test_sessions is not None:
         raise ConfigError(
             f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
             "leave one out."
         )
-    retriever = Retriever.of(bundle)
     dataset = dataset_of(
         retriever, test, test_sessions, query_column=query_column, item_column=item_column
     )
-    ranked = None
+    cases = ranked = None
+    notes = dataset.notes
     if negatives is not None or candidates is not None:
-        cases, ids = dataset.cases(Part.TEST), dataset.items.ids
+        if retriever.contents.view is not None and dataset.interactions.times is None:
+            notes = (*notes, _UNKNOWN)
+            parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
+            cases = replace(dataset, parts=parts).cases(Part.TEST)
+        else:
+            cases = dataset.cases(Part.TEST)
+        ids = dataset.items.ids
         if candidates is not None:
             ranked = read_candidates(
                 candidates,
@@ -93,19 +112,36 @@ def evaluate_bundle(
                 query_ids=dataset.queries.ids,
                 offered=dataset.offered,
             )
+            cases = cases.by_target()
     figures = measure(
         scorer_of(retriever, dataset),
         dataset,
         ks,
         calibrated=retriever.contents.config.loss.kind == "bce",
         baselines=baselines,
+        cases=cases,
         candidates=ranked,
         slice_by=slice_by,
         tell=tell,
+        refit=learnt == "valid",
     )
-    if dataset.notes:
-        figures["protocol"]["notes"] = list(dataset.notes)
+    if learnt == "valid":
+        figures["refit"] = dict(retriever.contents.metrics["refit"])
+    if learnt == "all" and (again := _known_already(dataset)):
+        said = f"{again:,} of the test's positive events are pairs that the bundle learnt "
+        said += f"({passing(refit='all')})"
+        notes = (*notes, f"{said}: they are not held out.")
+    if notes:
+        figures["protocol"]["notes"] = list(notes)
     return figures
+
+
+def _known_already(dataset: Dataset) -> int:
+    """Return how many test events are of a query and an item that an earlier event is of, too."""
+    events = dataset.interactions
+    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+    is_test = dataset.parts == Part.TEST
+    return int(np.isin(pairs[is_test & events.is_positive], pairs[~is_test]).sum())
 
 
 def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScorer:

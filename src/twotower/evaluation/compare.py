@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
 from twotower.evaluation.bundles import dataset_of, scorer_of
 from twotower.evaluation.evaluate import Evaluation, evaluate
@@ -20,6 +21,7 @@ from twotower.evaluation.intervals import (
     metric_name,
     verdict,
 )
+from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.same_test import order_of_same_test, rows_in
 from twotower.evaluation.slices import Slice, slices
 from twotower.index.base import Found
@@ -32,7 +34,8 @@ class Setting:
 
     Args:
         name: Such as ``towers.dim``; ``query_tower`` and ``item_tower`` say whether the tower is
-            ``built in`` or ``own``, and ``training events`` how many were learnt from.
+            ``built in`` or ``own``, ``training events`` how many were learnt from, and ``refit`` whether
+            validation was among them.
         default: What it is where nobody sets it; None where it is not set then, or has no default.
         values: Run to its value; None where it is not set.
     """
@@ -117,13 +120,16 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
 
     Raises:
         BundleError: A bundle cannot be opened, or holds no histories.
-        DataError: The runs are of different catalogues or splits; says in what they differ.
+        DataError: The runs are of different catalogues or splits; says in what they differ. Or one learnt
+            its test events.
         ValueError: There are fewer than two bundles, or not as many distinct ``names``.
     """
     if len(bundles) < 2:
         raise ArgumentError(f"bundles must be at least two, got {len(bundles)}; name another.")
     opened = [Retriever.of(bundle) for bundle in bundles]
     labels = _labels(opened, names)
+    for label, retriever in zip(labels, opened, strict=True):
+        refuse_learnt_test(retriever.contents.metrics, label)
     runs = [
         _Run(label, retriever, dataset_of(retriever))
         for label, retriever in zip(labels, opened, strict=True)
@@ -246,7 +252,9 @@ def _described(run: _Run) -> dict[str, Any]:
         f"{side}_tower": "own" if side in contents.custom else "built in"
         for side in ("query", "item")
     }
-    learnt = {"training events": len(run.dataset.part(Part.TRAIN))}
+    is_refit = learnt_of(contents.metrics) == "valid"
+    dataset = learnt_too(run.dataset, "valid") if is_refit else run.dataset
+    learnt = {"training events": len(dataset.part(Part.TRAIN)), "refit": is_refit}
     return _flat(contents.config.to_dict()) | towers | learnt
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from twotower import html
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import DataError
 from twotower.evaluation.baselines.choose import NAMES, fit_baselines
 from twotower.evaluation.candidates import INFLATED
@@ -80,6 +81,8 @@ class Measured(Figures):
 _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
 _CURVES = ("ndcg", "recall", "hit_rate")
 _EXPOSURE_K = 10
+_OF_SLICES = ("hit_rate@10", "recall@100")
+"""What is told of slices that nobody asked for, beside the main metric."""
 
 
 def measure(
@@ -90,9 +93,11 @@ def measure(
     part: Part = Part.TEST,
     calibrated: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
+    cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    refit: bool = False,
 ) -> Measured:
     """Return the figures of the model and of the baselines on one part.
 
@@ -103,9 +108,13 @@ def measure(
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
+        cases: What is asked; by default each query of the part. Several may be of one query.
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
-        slice_by: What to cut the cases by; None takes all that is known. See ``slices``.
+        slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
+            with a few metrics. See ``slices``.
         tell: Gets the name of each phase when it begins: a baseline, the evaluation.
+        refit: Whether the model learnt the validation events, too. The baselines do then, their settings
+            still chosen on these before.
 
     Returns:
         Plain values, ready for JSON, under these keys: ``model`` and each baseline's key, with its
@@ -118,7 +127,7 @@ def measure(
         ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
         left out and why.
     """
-    cases = dataset.cases(part)
+    cases = dataset.cases(part) if cases is None else cases
     check_ks(ks)
     check_names(dataset, slice_by)
     if not len(cases):
@@ -126,8 +135,10 @@ def measure(
             f"the {part.name.lower()} events must hold a positive of a known query, got none; choose a "
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
-    fitted = fit_baselines(dataset, baselines, tell=tell)
+    fitted = fit_baselines(dataset, baselines, tell=tell, cases=cases, refit=refit)
     tell("evaluation")
+    if refit:
+        dataset = learnt_too(dataset, "valid")
     scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
     num_rows = dataset.items.ids.num_rows
@@ -158,7 +169,8 @@ def measure(
     figures["model"] |= labelled
     figures |= _comparison(found, metrics)
     figures["curves"] = _curves(found)
-    cut = slices(found, dataset, metric=MAIN_METRIC, by=slice_by)
+    further = [m for m in metrics if slice_by is not None or m in _OF_SLICES]
+    cut = slices(found, dataset, metric=MAIN_METRIC, further=further, by=slice_by)
     figures["slices"] = [group.as_json() for group in cut]
     known = None if candidates is not None else by_known_events(scorers, dataset, part, MAIN_METRIC)
     if known is not None:
@@ -175,11 +187,15 @@ def measure(
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
     """Return the intervals, the paired differences, and what they say."""
     shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
-    means = mean_intervals({f"{name}/{m}": found[name].values[m] for name in found for m in shown})
+    owners = found["model"].cases.owners
+    means = mean_intervals(
+        {f"{name}/{m}": found[name].values[m] for name in found for m in shown}, owners=owners
+    )
     others = [name for name in found if name != "model"]
     gaps = difference_intervals(
         {f"{name}/{m}": found["model"].values[m] for name in others for m in shown},
         {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
+        owners=owners,
     )
 
     def nested(flat: Mapping[str, Interval], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -243,7 +259,7 @@ def _protocol(
 ) -> dict[str, Any]:
     protocol: dict[str, Any] = {
         "part": part.name.lower(),
-        "queries": len(cases),
+        "queries": len(np.unique(cases.query_rows)),
         "targets": len(cases.targets.item_rows),
         "targets_that_cannot_be_found": {
             "seen": found.num_seen_targets,
@@ -253,6 +269,8 @@ def _protocol(
         "ranking": "full",
         "seen_removed": not dataset.repeats,
     }
+    if cases.owners is not None:
+        protocol["rows"] = len(cases)  # the means are over these
     if candidates is not None:
         protocol |= {
             "ranking": "sampled",

@@ -27,6 +27,8 @@ class Recommendation:
             query.
         explored: The items that were drawn at random, each with how probable that was; None where nothing
             was to be explored. See ``rules.kinds.Explore``.
+        notes: Sentences on what was asked and found nothing: values of a filter that no item has, ids of
+            the history that are not known.
         items: The items' table, of which a notebook shows the lines; None where it is elsewhere.
         item_column: Its column of ids.
     """
@@ -36,6 +38,7 @@ class Recommendation:
     scores: list[float]
     basis: Basis
     explored: Mapping[Id, float] | None = None
+    notes: tuple[str, ...] = ()
     items: pl.DataFrame | None = field(default=None, repr=False)
     item_column: str = field(default="", repr=False)
 

@@ -321,6 +321,7 @@ def _answer(told: Mapping[str, Any], *, explores: bool = False) -> Recommendatio
         [item["score"] for item in items],
         told["basis"],
         drawn if explores else None,
+        tuple(told.get("notes", ())),
     )
 
 

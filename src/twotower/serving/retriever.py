@@ -1,6 +1,7 @@
 """``Retriever``: a bundle opened for use."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ from twotower.serving.arguments import (
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
 from twotower.serving.live import lines_of, settled, with_lines, without_ids
+from twotower.serving.notes import of_filters, with_notes
 from twotower.serving.opened import encoding_of, with_reserved_rows
 from twotower.serving.queries import Queries
 from twotower.serving.ruled import Plan, Ruler
@@ -258,6 +260,7 @@ class Retriever:
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed.rows(among, without, filter)
+        rules = tuple(rules)
         plan = self._ruler.plan(rules, self._allowed)
         vectors = self.encoding.query_vectors(arrays, histories, events)
         index: Index = self.index
@@ -272,6 +275,8 @@ class Retriever:
         answers = self._answer(
             ids, known, histories, vectors, k, exclude_seen, allowed, index, plan
         )
+        notes = of_filters(self._allowed, filter, rules)
+        answers = with_notes(answers, notes, lists, histories)
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
@@ -309,6 +314,8 @@ class Retriever:
     ) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
 
+        Values of the filters that no item has are warned of.
+
         Raises:
             BundleError: The bundle is private and knows no query.
             FilterError: As ``recommend``.
@@ -316,6 +323,8 @@ class Retriever:
         """
         rules = tuple(rules)
         ids = self.query_ids
+        for note in of_filters(self._allowed, filter, rules):
+            warnings.warn(note, stacklevel=2)
         frames: list[pl.DataFrame] = [
             self.recommend(
                 ids[start : start + _AT_ONCE],
@@ -518,7 +527,8 @@ class Retriever:
             exclude=Histories(np.array([0, 1]), row),
             allowed=self._allowed.rows(filter=filter),
         )
-        return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
+        answer = self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
+        return replace(answer, notes=of_filters(self._allowed, filter))
 
     def explain(
         self,
@@ -603,7 +613,8 @@ class Retriever:
             FilterError: As ``recommend``.
             ValueError: ``k`` is below 1, or as ``recommend`` for the rules.
         """
-        return self._answer(
+        rules = tuple(rules)
+        answers = self._answer(
             [query_id],
             self.encoding.is_known(features, history),
             history,
@@ -613,7 +624,8 @@ class Retriever:
             self._allowed.rows(among, without, filter),
             self.index,
             self._ruler.plan(rules, self._allowed),
-        )[0]
+        )
+        return with_notes(answers, of_filters(self._allowed, filter, rules), None, history)[0]
 
     def _checked_k(self, k: int) -> int:
         if k < 1:
@@ -679,8 +691,8 @@ class Retriever:
                 found_scores[start:end],
                 "model" if is_known else "popularity",
                 None if explored is None else _explored(found_ids, explored, start, end),
-                self.contents.items.frame,
-                self.item_column,
+                items=self.contents.items.frame,
+                item_column=self.item_column,
             )
             for query_id, is_known, start, end in zip(
                 ids, known.tolist(), [0, *ends], ends, strict=False
@@ -710,7 +722,9 @@ class Retriever:
         ids = self.contents.items.ids.ids_of(rows[real]).to_list()
         found = [float(score) for score in scores[real]]
         frame = self.contents.items.frame
-        return Recommendation(query_id, ids, found, basis, None, frame, self.item_column)
+        return Recommendation(
+            query_id, ids, found, basis, items=frame, item_column=self.item_column
+        )
 
     def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
         """Return the row of each item id.

@@ -46,7 +46,9 @@ class _Logger(Callback, ABC):
             f"{dataset.name}: {len(dataset.interactions):,} events, {len(dataset.queries):,} queries, "
             f"{len(dataset.items):,} items"
         )
-        columns = [f"{d.column}: {d.role.value} ({d.reason})" for d in decisions if d.column]
+        columns = [
+            f"{d.column}: {d.role or 'not used'} ({d.reason})" for d in decisions if d.column
+        ]
         fed = [f"{f.side} {f.name}: {f.described} ({f.reason})" for f in features]
         self._texts["data"] = "\n".join((counts, *columns, *fed, *dataset.notes))
 

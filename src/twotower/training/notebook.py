@@ -38,7 +38,11 @@ class NotebookProgress(Callback):
     ) -> None:
         """Show the sizes, and folded which column is what, and why."""
         sizes = f"{len(dataset.interactions):,} events, {len(dataset.queries):,} queries"
-        roles = [(d.column, d.role.value, d.reason) for d in decisions if d.column is not None]
+        roles = [
+            (d.column, "not used" if d.role is None else d.role.value, d.reason)
+            for d in decisions
+            if d.column is not None
+        ]
         read = [(f.name, f"{f.side}, {f.described}", f.reason) for f in features if f.kind != "id"]
         self._head = [
             html.text(f"{dataset.name}: {sizes}, {len(dataset.items):,} items", bold=True),

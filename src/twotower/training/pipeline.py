@@ -16,11 +16,14 @@ from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
+from twotower.data.splits import Learnt
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
+from twotower.evaluation.baselines.choose import check_baselines, check_names
 from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC, SHOWN, Figures, Measured, measure
+from twotower.evaluation.refit import tell
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
@@ -32,8 +35,16 @@ from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.query_ids import better_of_both, tries_ids
+from twotower.training.refit import (
+    Refit,
+    Refitted,
+    announced,
+    learnt_by,
+    not_refitted,
+    refitted,
+)
 from twotower.training.task import Given, Task
-from twotower.training.trainer import Sides, Trainer, Watcher
+from twotower.training.trainer import Trainer, Watcher
 from twotower.training.words import share_of_words
 
 if TYPE_CHECKING:
@@ -127,7 +138,7 @@ class Trained:
             ConfigError: ``path`` cannot be written.
         """
         from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
-        from twotower.evaluation.doctor.model_checks import diagnose_model
+        from twotower.evaluation.doctor.model_checks import examine_model
         from twotower.evaluation.report.page import write_report
 
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
@@ -136,8 +147,15 @@ class Trained:
         is_private = self.before is not None
         # One of its own: items that were put into the other since are not in the figures.
         retriever = self._retriever_of(self.before or self.contents)
-        findings = worst_first([*found, *diagnose_model(retriever)])
-        write_report(retriever, path, language=language, findings=findings, private=is_private)
+        examined = examine_model(retriever)
+        write_report(
+            retriever,
+            path,
+            language=language,
+            findings=worst_first([*found, *examined.findings]),
+            losses=examined.losses,
+            private=is_private,
+        )
 
 
 @takes_keywords
@@ -159,6 +177,8 @@ def train(
     private: bool = False,
     resume: bool = False,
     seeds: int = 1,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    refit: Refit = False,
     progress: Callback | Literal["auto", "bar"] | None = "auto",
     loggers: Sequence[Callback] = (),
     tensorboard: str | Path | None = None,
@@ -194,6 +214,11 @@ def train(
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
+        baselines: What the model is held against; see ``fit_baselines``.
+        refit: Whether to train once more, after the choice of epochs and for as many, on training and
+            validation events together; the figures are those of that model. ``"all"``, for production,
+            learns the test events, too, and puts them into the histories: the figures are then those of the
+            model before, and are told as such.
         progress: ``"auto"`` shows a bar in a terminal and in a notebook, and nothing elsewhere; ``"bar"``
             shows one everywhere, None nowhere; or a ``Callback`` of your own, which is told how it goes.
         loggers: More callbacks, which are told of the first seed: ``TensorBoardLogger``,
@@ -209,10 +234,12 @@ def train(
 
     Raises:
         DataError: A table cannot be used as it is.
-        ConfigError: A setting is unknown, out of range, or does not go with the data.
+        ConfigError: A setting is unknown, out of range, or does not go with the data, or a baseline.
+        MissingExtraError: The library of a baseline that is named is not installed.
         BundleError: ``out`` cannot be written.
-        ValueError: Two towers of different widths, or ``seeds`` is below 1.
+        ValueError: Two towers of different widths, ``seeds`` is below 1, or ``refit`` is something else.
     """
+    learnt = learnt_by(refit)
     if seeds < 1:
         raise ArgumentError(f"{argument('seeds')} must be at least 1, got {seeds}.")
     parts = {"train": train, "valid": valid, "valid_sessions": valid_sessions}
@@ -224,6 +251,7 @@ def train(
             f"{argument('config')} must hold no views for train, got some; use train_views."
         )
     check_index(settings)
+    check_names(baselines)
     target = None if out is None else check_output(out)
     bar = callback_of(progress)
     teller = Callbacks([bar, *loggers, *_loggers(tensorboard, mlflow, target)])
@@ -231,6 +259,7 @@ def train(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
     )
     dataset, sides, settings = task.dataset, task.sides, task.config
+    check_baselines(dataset, baselines)
     teller.on_data(dataset, task.decisions, sides.features)
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
@@ -250,7 +279,7 @@ def train(
         undecided = replace(settings, towers=replace(settings.towers, query_id="auto"))
     teller.on_choices(choices, undecided if is_open else settings)
     towers = {"query_tower": query_tower, "item_tower": item_tower}
-    fresh = deepcopy(towers) if seeds > 1 else {}
+    fresh = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     trainer = Trainer(dataset, sides, settings, **towers)
     of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
     teller.on_phase(f"training{' without query ids' if is_open else ''}{of_seed}")
@@ -261,34 +290,51 @@ def train(
         bar.on_choices((said,), settings)
     if done.best_epoch == 0:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
+    interrupted = done.log[-1].get("event") == "interrupted"
+    again = None
+    if learnt is not None and not interrupted:
+        again = refitted_and_told(trainer, done, task, learnt, towers=fresh, bar=bar)
+        interrupted = again is None
+    is_refit = again is not None and learnt == "valid"
+    model = trainer if again is None or learnt == "all" else again.trainer
     figures = measure(
-        trainer.scorer(), dataset, calibrated=settings.loss.kind == "bce", tell=teller.on_phase
+        model.scorer(),
+        dataset,
+        calibrated=settings.loss.kind == "bce",
+        baselines=baselines,
+        refit=is_refit,
+        tell=teller.on_phase,
     )
+    if again is not None and learnt is not None:
+        tell(figures, learnt, done.best_epoch)
     if private:
         groups_of_many(figures)
-    interrupted = done.log[-1].get("event") == "interrupted"
     if seeds > 1 and not interrupted:
         figures["seeds"] = _spread(
             figures["model"],
             [
-                _means_of_seed(dataset, sides, settings, i, seeds, fresh, bar)
-                for i in range(1, seeds)
+                _means_of_seed(task, settings, place, seeds, fresh, bar, refit=is_refit)
+                for place in range(1, seeds)
             ],
         )
+    final = trainer if again is None else again.trainer
     contents = contents_of(
-        trainer.objectives[0],
-        sides,
+        final.objectives[0],
+        sides if again is None else again.task.sides,
         figures,
         done,
         histories=histories,
         custom=custom,
         private=private,
+        dataset=dataset if is_refit else None,
     )
-    words = share_of_words(contents, trainer.scorer(), dataset)
+    words = share_of_words(
+        contents, model.scorer(), dataset, before=trainer.scorer() if is_refit else None
+    )
     if words is not None:
         figures["words"] = words  # the contents hold them, too
     teller.on_phase("index")
-    contents, decisions = indexed(contents, trainer.scorer(), dataset)
+    contents, decisions = indexed(contents, final.scorer(), dataset)
     if decisions:
         bar.on_choices(decisions, contents.config)
     teller.on_figures(figures, interrupted)
@@ -301,8 +347,7 @@ def train(
         figures,
         dataset,
         task.decisions,
-        query_tower,
-        item_tower,
+        **(towers if again is None else again.towers),
         before=contents if private else None,
     )
 
@@ -363,28 +408,53 @@ def fit_in_folder(
     return done, work
 
 
+def refitted_and_told(
+    trainer: Trainer,
+    done: Progress,
+    task: Task,
+    learnt: Learnt,
+    *,
+    towers: Mapping[str, nn.Module | None] | None = None,
+    bar: Callback,
+) -> Refitted | None:
+    """Return ``refitted``, which the log and the progress are told of."""
+    bar.on_choices((announced(learnt, done),), trainer.config)
+    bar.on_phase(f"training on {'all' if learnt == 'all' else 'training and validation'} events")
+    again = refitted(trainer, done, task, learnt, towers=towers, watcher=bar)
+    if again is not None:
+        done.log.append(again.record)
+    else:
+        bar.on_choices((not_refitted(learnt),), trainer.config)
+    return again
+
+
 def _means_of_seed(
-    dataset: Dataset,
-    sides: Sides,
+    task: Task,
     config: Config,
     place: int,
     seeds: int,
     towers: Mapping[str, nn.Module | None],
     bar: Callback,
+    *,
+    refit: bool,
 ) -> dict[str, float]:
     """Return the model's metrics after a training with the seed at this place; nothing else is kept."""
     seed = config.training.seed + place
     bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
     config = replace(config, training=replace(config.training, seed=seed))
-    trainer = Trainer(dataset, sides, config, **deepcopy(dict(towers)))
+    dataset = task.dataset
+    trainer = Trainer(dataset, task.sides, config, **deepcopy(dict(towers)))
     done = trainer.fit(watcher=bar)
+    again = None
+    if refit and done.log[-1].get("event") != "interrupted":
+        again = refitted(trainer, done, task, "valid", towers=towers, watcher=bar)
     if done.log[-1].get("event") == "interrupted":
         raise NothingLearntError(
             f"Interrupted in the training of seed {seed}: no bundle was written; "
             f"go on with {passing(resume=True)}."
         )
     found = evaluate(
-        trainer.scorer(),
+        (trainer if again is None else again.trainer).scorer(),
         dataset.cases(Part.TEST),
         KS,
         num_item_rows=dataset.items.ids.num_rows,

@@ -125,11 +125,14 @@ class ProgressBar(Callback):
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """Print one line for the epoch."""
-        name, value = next((k, v) for k, v in record.items() if k.startswith("valid_"))
+        found = (
+            f"  validation {name.removeprefix('valid_')} {value:.4f}"
+            for name, value in record.items()
+            if name.startswith("valid_")
+        )
         self._print(
             f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
-            f"{record['examples_per_second']:>9,.0f} examples/s  "
-            f"validation {name.removeprefix('valid_')} {value:.4f}",
+            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}",
             highlight=False,
         )
         if self._bar is not None and self._task is not None:
@@ -153,4 +156,6 @@ class ProgressBar(Callback):
 
 
 def _role(decision: Decision) -> str:
+    if decision.role is None:
+        return "[dim]not used[/]"
     return {"query": "query id", "item": "item id"}.get(decision.role.value, decision.role.value)

@@ -1,6 +1,6 @@
 """``train_views``: one query tower for several kinds of item, each with a bundle of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
 from twotower.errors import ConfigError
+from twotower.evaluation.baselines.choose import check_baselines, check_names
 from twotower.evaluation.figures import measure
+from twotower.evaluation.refit import tell
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
 from twotower.keywords import Keywords, configured, takes_keywords
@@ -26,10 +28,12 @@ from twotower.training.indexing import check_index, indexed
 from twotower.training.pipeline import (
     Trained,
     fit_in_folder,
+    refitted_and_told,
     untrained,
     write_after,
 )
 from twotower.training.private import groups_of_many, without_queries
+from twotower.training.refit import Refit, learnt_by
 from twotower.training.task import Given, Task, View
 from twotower.training.trainer import Trainer
 from twotower.vocab import Vocabulary
@@ -74,6 +78,8 @@ def train_views(
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    refit: Refit = False,
     progress: Callback | Literal["auto", "bar"] | None = "auto",
     **keywords: Unpack[Keywords],
 ) -> TrainedViews:
@@ -91,6 +97,8 @@ def train_views(
         histories: Whether the bundles hold the queries' histories and test items.
         private: As ``train`` takes it.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        baselines: As ``train`` takes it.
+        refit: As ``train`` takes it.
         progress: As ``train`` takes it.
         **keywords: Single settings, which hold for every view; as ``train`` takes them.
 
@@ -102,15 +110,19 @@ def train_views(
     Source: Elkahky et al., WWW 2015 (MV-DNN). Differs: what a query did in other views is read as its
         history, as of the moment, in place of counts over all time.
     """
+    learnt = learnt_by(refit)
     settings = configured(config, **keywords)
     told = tuple(_told(name, view) for name, view in views.items())
     if len(told) < 2:
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
     check_index(settings)
+    check_names(baselines)
     target = None if out is None else check_output(out, views=True)
     teller = callback_of(progress)
     task = Task.of_views(views, queries=queries, config=settings, private=private)
+    for view in task.dataset.all_views():
+        check_baselines(view, baselines)
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
@@ -120,21 +132,40 @@ def train_views(
     if done.best_epoch == 0:
         teller.on_choices((untrained(done, settings.training.metric),), settings)
     interrupted = done.log[-1].get("event") == "interrupted"
+    again = None
+    if learnt is not None and not interrupted:
+        again = refitted_and_told(trainer, done, task, learnt, bar=teller)
+        interrupted = again is None
+    is_refit = again is not None and learnt == "valid"
+    model = trainer if again is None or learnt == "all" else again.trainer
+    final = trainer if again is None else again.trainer
     trained: dict[str, Trained] = {}
-    for name, objective in zip(task.dataset.views, trainer.objectives, strict=True):
+    for place, name in enumerate(task.dataset.views):
+        dataset = task.dataset.view(name)
         figures = measure(
-            objective.scorer(),
-            objective.dataset,
+            model.objectives[place].scorer(),
+            dataset,
             calibrated=settings.loss.kind == "bce",
+            baselines=baselines,
+            refit=is_refit,
             tell=partial(_tell, teller, name),
         )
         figures["protocol"]["view"] = name
+        if again is not None and learnt is not None:
+            tell(figures, learnt, done.best_epoch)
         if private:
             groups_of_many(figures)
+        objective = final.objectives[place]
         contents = contents_of(
-            objective, task.sides, figures, done, histories=histories, private=private
+            objective,
+            task.sides if again is None else again.task.sides,
+            figures,
+            done,
+            histories=histories,
+            private=private,
+            dataset=dataset if is_refit else None,
         )
-        contents, said = indexed(contents, objective.scorer(), objective.dataset)
+        contents, said = indexed(contents, objective.scorer(), dataset)
         if said:
             teller.on_choices(said, contents.config)
         teller.on_figures(figures, interrupted)
@@ -144,7 +175,7 @@ def train_views(
             without_queries(contents) if private else contents,
             path,
             figures,
-            objective.dataset,
+            dataset,
             task.decisions,
             before=contents if private else None,
         )

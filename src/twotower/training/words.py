@@ -50,13 +50,16 @@ class WithWords:
         return fused.masked_fill(fused.isneginf(), 0.0)  # the reserved rows are ignored
 
 
-def share_of_words(contents: Contents, scorer: Scorer, dataset: Dataset) -> dict[str, Any] | None:
+def share_of_words(
+    contents: Contents, scorer: Scorer, dataset: Dataset, *, before: Scorer | None = None
+) -> dict[str, Any] | None:
     """Return the share of the words that is best on validation, and what it is worth on the test.
 
     Args:
         contents: Of the bundle.
         scorer: Its model.
         dataset: Split.
+        before: Beside which model the share is chosen, where validation was learnt since; else ``scorer``.
 
     Returns:
         ``share``; ``metric``; ``valid``, its means without and with the words; ``test``, its mean with
@@ -75,7 +78,7 @@ def share_of_words(contents: Contents, scorer: Scorer, dataset: Dataset) -> dict
     valid = thinned(dataset.cases(Part.VALID), MOST_CASES)
     name, k = MAIN_METRIC.split("@")
 
-    def values(cases: Cases, share: float) -> Any:
+    def values(cases: Cases, share: float, scorer: Scorer = scorer) -> Any:
         asked = WithWords(scorer, texts, lexical, share) if share else scorer
         found = evaluate(
             asked,
@@ -88,7 +91,8 @@ def share_of_words(contents: Contents, scorer: Scorer, dataset: Dataset) -> dict
         )
         return found.values[MAIN_METRIC]
 
-    by_share = {share: float(values(valid, share).mean()) for share in SHARES}
+    chosen_by = scorer if before is None else before
+    by_share = {share: float(values(valid, share, chosen_by).mean()) for share in SHARES}
     best = max(SHARES, key=lambda share: by_share[share])
     cases = dataset.cases(Part.TEST)
     with_words, alone = values(cases, best), values(cases, 0.0)

@@ -9,14 +9,20 @@ import polars as pl
 import pytest
 import torch
 
-from twotower.config import DataConfig
+from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.baselines import choose
-from twotower.evaluation.baselines.choose import NAMES, PopularWhenCold, fit_baselines
+from twotower.evaluation.baselines import choose, ease
+from twotower.evaluation.baselines.choose import (
+    NAMES,
+    READ_HISTORIES,
+    PopularWhenCold,
+    check_baselines,
+    fit_baselines,
+)
 from twotower.evaluation.baselines.ease import choose_ease
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.extras import install
@@ -68,6 +74,50 @@ def test_without_times_or_order(small_world: SyntheticTables) -> None:
         fit_baselines(
             split(prepare(frame, config=DataConfig(order="none")).dataset), ["recent_popularity"]
         )
+
+
+def test_what_reads_histories_is_left_out_where_all_queries_are_new(
+    small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(small_world.interactions).dataset
+    new = split(prepared, SplitConfig(kind="cold-queries"))
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what cannot answer is not fitted")
+
+    with monkeypatch.context() as patch:
+        for key in READ_HISTORIES:
+            patch.setattr(choose, f"choose_{key}", never)
+        found = fit_baselines(new)
+    assert list(found.scorers) == ["popularity", "recent_popularity", "random"]
+    assert found.left_out["ease"] == (
+        "ease must have histories to go by, got none: all 16 queries are new."
+    )
+    for key in READ_HISTORIES:
+        for refuse in (fit_baselines, check_baselines):
+            with pytest.raises(ConfigError, match=f"{key} must have histories to go by, got none"):
+                refuse(new, [key])
+    parts = new.parts.copy()
+    parts[np.flatnonzero(parts == Part.TEST)[0]] = Part.TRAIN  # one query that is known is enough
+    assert "item_knn" in fit_baselines(replace(new, parts=parts), ["item_knn"]).scorers
+
+
+def test_named_baselines_are_checked_before_anything_is_fitted(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_baselines(dataset, "auto")
+    check_baselines(dataset, ["ease", "als", "item_knn", "recent_popularity"])
+    with pytest.raises(ConfigError, match="bm25 must have text on both sides"):
+        check_baselines(dataset, ["popularity", "bm25"])
+    without = replace(dataset, interactions=replace(dataset.interactions, times=None))
+    with pytest.raises(ConfigError, match="recent_popularity must have times of events, got none"):
+        check_baselines(without, ["recent_popularity"])
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    with pytest.raises(MissingExtraError, match="als needs the library 'implicit'"):
+        check_baselines(dataset, ["als"])
+    monkeypatch.setattr(ease, "available_bytes", lambda: 100.0)
+    with pytest.raises(ConfigError, match=r"EASE needs 0\.0 GB for"):
+        check_baselines(dataset, ["ease"])
 
 
 def test_without_validation_nothing_is_chosen(dataset: Dataset) -> None:

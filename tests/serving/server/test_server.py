@@ -107,6 +107,22 @@ def test_features_that_the_model_does_not_know_are_told(
         client.recommend(5, features={"segmnt": 1})
 
 
+def test_what_exists_nowhere_is_told(url: str, http: httpx.Client) -> None:
+    asked: dict[str, Any] = {"history": ["x"], "filter": 'category = "Category-1"'}
+    notes = http.post("/recommend", json=asked).json()["notes"]
+    assert [note.split(" in ")[0] for note in notes] == [
+        'No item has "Category-1"', "The one id of the history is not",
+    ]  # fmt: skip
+    near = http.get(
+        "/similar", params={"item_id": "5", "filter": "item_id = 1 or item_id = 0"}
+    ).json()
+    assert near["notes"] == ["No item has 0 in 'item_id'."]
+    assert http.post("/recommend", json={"query_id": 5}).json()["notes"] == []
+    with Client(url) as client:
+        assert list(client.recommend(**asked).notes) == notes
+        assert list(client.similar_items(5, filter="item_id = 0").notes) == near["notes"]
+
+
 def test_questions_at_once_get_their_own_answers(url: str, tiny_retriever: Retriever) -> None:
     ids = tiny_retriever.contents.queries.ids.ids.to_list()[:60]
     expected = {i: tiny_retriever.recommend(i, k=1 + i % 9).item_ids for i in ids}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError
@@ -91,6 +90,8 @@ class ALS:
             raise ArgumentError(f"alpha must be above 0 and finite, got {alpha}.")
         train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
         counts = query_item_matrix(train, num_item_rows, add_up=True)[:, FIRST_ROW:]
+        from scipy import sparse
+
         counts = sparse.csr_matrix(counts, dtype=np.float32)  # what the library takes
         if counts.nnz:
             counts.data /= counts.data.mean()
@@ -110,6 +111,8 @@ class ALS:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
+        from scipy import sparse
+
         history = sparse.csr_matrix(history)
         history.data *= np.float32(self.alpha)
         with _one_blas_thread():

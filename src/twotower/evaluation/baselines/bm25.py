@@ -61,11 +61,7 @@ def choose_bm25(dataset: Dataset) -> BM25:
         ConfigError: A side has no column of text.
         MissingExtraError: ``bm25s`` is not installed.
     """
-    for side, table in (("query", dataset.queries), ("item", dataset.items)):
-        if not text_columns(table):
-            raise ConfigError(
-                f"bm25 must have text on both sides, got no column of text for a {side}."
-            )
+    check_texts(dataset)
     validation = Validation.of(dataset)
     query_words, item_words = words_of(dataset.queries), words_of(dataset.items)
 
@@ -74,6 +70,19 @@ def choose_bm25(dataset: Dataset) -> BM25:
 
     best = validation.best(fit(k1, _BS[0]) for k1 in _K1S)
     return validation.best(chain([best], (fit(best.k1, b) for b in _BS[1:])))
+
+
+def check_texts(dataset: Dataset) -> None:
+    """Refuse a data set of which a side has no text.
+
+    Raises:
+        ConfigError: It has no column of text.
+    """
+    for side, table in (("query", dataset.queries), ("item", dataset.items)):
+        if not text_columns(table):
+            raise ConfigError(
+                f"bm25 must have text on both sides, got no column of text for a {side}."
+            )
 
 
 def text_columns(table: EntityTable) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
+from twotower.data.drawn import hold_out_validation
 from twotower.data.prepare import Preparation, prepare
-from twotower.data.splits import hold_out_validation, split
+from twotower.data.splits import split
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError
@@ -23,6 +24,12 @@ from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_
 from twotower.evaluation.doctor.data_order import shuffled_order
 from twotower.evaluation.doctor.data_positions import position_weights
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
+from twotower.evaluation.doctor.data_unused import (
+    shown_only,
+    unstated_kinds,
+    unused,
+    without_row,
+)
 from twotower.evaluation.doctor.findings import Finding, worst_first
 from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -104,7 +111,7 @@ def diagnose_dataset(
             interactions are not examined.
     """
     settings = config or Config()
-    roles = {decision.column for decision in decisions if decision.column is not None}
+    roles = {d.column for d in decisions if d.role is not None and d.column is not None}
     items, features = _offered(dataset), settings.features
     if dataset.offered is not None:  # kinds of another view's columns are stated there, too
         own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
@@ -119,14 +126,19 @@ def diagnose_dataset(
             *leaking_item_columns(dataset),
             *label_columns(dataset, roles if decisions else None),
             *split_times(dataset, is_chosen=is_chosen),
+            *unstated_kinds(dataset, decisions),
             *duplicates(dataset, settings.data.event_column),
             *shuffled_order(dataset),
             *one_moment(dataset),
             *tied_times(dataset),
             *columns(dataset.queries, "query", settings.features),
             *columns(items, "item", features),
+            *without_row(dataset),
             *churn(dataset),
             *popularity(dataset),
+            *unused(decisions),
+            *shown_only(dataset.queries, "query", settings.features),
+            *shown_only(items, "item", features),
         ]
     )
 

@@ -4,13 +4,18 @@ from twotower.caller import passing
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Finding, worst_first
-from twotower.evaluation.doctor.model_checks import diagnose_model
+from twotower.evaluation.doctor.model_checks import Examined, examine_model
 from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
 from twotower.serving.retriever import Bundle, Retriever
 
 
 def diagnose_bundle(bundle: Bundle) -> list[Finding]:
-    """Return all findings, the worst first.
+    """Return all findings, the worst first; see ``examine_bundle``."""
+    return list(examine_bundle(bundle).findings)
+
+
+def examine_bundle(bundle: Bundle) -> Examined:
+    """Return all findings, and what the model makes of all that it reads.
 
     Without histories in the bundle they are those of the model alone, and one says what was not
     looked at.
@@ -20,7 +25,8 @@ def diagnose_bundle(bundle: Bundle) -> list[Finding]:
     """
     retriever = Retriever.of(bundle)
     contents = retriever.contents
-    found = list(diagnose_model(retriever))
+    examined = examine_model(retriever)
+    found = list(examined.findings)
     if contents.histories is None:
         facts = {
             "what": "the data, the query vectors, the answers, and what the history and the features "
@@ -37,4 +43,4 @@ def diagnose_bundle(bundle: Bundle) -> list[Finding]:
     else:
         dataset = dataset_of(retriever)
         found += diagnose_dataset(dataset, config=of_held_columns(contents.config, dataset))
-    return worst_first(found)
+    return Examined(tuple(worst_first(found)), examined.losses)

@@ -115,7 +115,9 @@ class Model:
         retriever = self.retriever
         contents = retriever.contents
         sides = (contents.queries.transforms, contents.items.transforms)
-        figures = contents.metrics.get("model", {})
+        # Those of a bundle that learnt its test are of the model before, and not of what answers.
+        is_before = contents.metrics.get("refit", {}).get("learnt") == "all"
+        figures = {} if is_before else contents.metrics.get("model", {})
         return {
             "name": str(contents.provenance.get("data") or self.path.name),
             "created": self.created,
@@ -399,7 +401,7 @@ def _first(answer: Recommendation, k: int) -> Recommendation:
     """Return the ``k`` best of an answer, which are the first of any longer one."""
     if len(answer) <= k:
         return answer
-    return Recommendation(answer.query_id, answer.item_ids[:k], answer.scores[:k], answer.basis)
+    return replace(answer, item_ids=answer.item_ids[:k], scores=answer.scores[:k])
 
 
 def _dim(retriever: Retriever) -> int:

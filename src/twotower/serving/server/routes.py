@@ -123,7 +123,8 @@ async def similar(
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         asked = model.item_id(item_id)
-        return {"item_id": asked, "items": _items(answer, lines), "model": model.digest}
+        items = _items(answer, lines)
+        return {"item_id": asked, "items": items, "notes": answer.notes, "model": model.digest}
 
     return _json(service, await service.ask_model(found))
 
@@ -363,6 +364,7 @@ def _as_json(answered: Answered) -> dict[str, Any]:
         "basis": answer.basis,
         "items": _items(answer, answered.lines),
         "ignored": answered.ignored,
+        "notes": answer.notes,
         "model": answered.model.digest,
     }
 

@@ -280,6 +280,9 @@ class RecommendAnswer(BaseModel):
     )
     items: list[Item]
     ignored: list[str] = Field(description="Features that the model does not know.")
+    notes: list[str] = Field(
+        description="Values of a filter that no item has, and ids of the history that are not known."
+    )
     model: str = Field(description="Digest of the model that answered.")
 
 
@@ -294,6 +297,7 @@ class SimilarAnswer(BaseModel):
 
     item_id: int | str
     items: list[Item]
+    notes: list[str] = Field(description="Values of the filter that no item has.")
     model: str
 
 
