@@ -12,7 +12,7 @@ from markupsafe import Markup
 from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.doctor.data_features import codes_of
 from twotower.evaluation.report.charts import Bar, Line, bar_chart, line_chart
-from twotower.evaluation.report.items import clean
+from twotower.serving.titles import clean
 from twotower.evaluation.report.methods import Chart, in_two_widths
 from twotower.evaluation.report.reading import number, whole
 from twotower.evaluation.report.wording import Say

@@ -12,6 +12,7 @@ from typing import Any
 from twotower.errors import BundleError
 from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed, Written
+from twotower.serving.server.drawing import BEING_DRAWN, Drawing, sketch_of
 from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
@@ -79,6 +80,8 @@ class Service:
         self.follower = self._beside(self._all_caught_up, self.batcher.thread, settings.waiting)
         self.asker = self._beside(_each, self.batcher.thread, 1)
         self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
+        self.drawing = Drawing()
+        self._is_sketching = False
         self._exchanging = asyncio.Lock()
         self._works: set[asyncio.Future[Model]] = set()
         _spare_what_stays()
@@ -95,6 +98,24 @@ class Service:
     async def look_up(self, work: Work) -> Any:
         """Return what a thread beside the model's finds in tables."""
         return await self.lookups.ask(work)
+
+    async def map(self) -> bytes:
+        """Return the map of the current model's catalogue as JSON, or that it is being drawn.
+
+        It is drawn when it is first asked for; what is written to the catalogue later is not on it.
+        """
+        model = self.engine.model
+        drawn = self.drawing.answer_of(model.digest)
+        if drawn is not None:
+            return drawn
+        if not (self.drawing.is_busy or self._is_sketching):
+            self._is_sketching = True
+            try:
+                sketch = await self.ask_model(lambda: sketch_of(model.retriever, model.digest))
+            finally:
+                self._is_sketching = False
+            self.drawing.begin(sketch)
+        return BEING_DRAWN
 
     async def caught_up(self) -> Model:
         """Return the current model, with all changes that any worker has acknowledged by now."""
@@ -164,6 +185,7 @@ class Service:
 
     def close(self) -> None:
         """Let go of the threads, after what they are at."""
+        self.drawing.close()
         own = (self.writer, self.lookups, self.batcher, self.settler, self.follower, self.asker)
         for batcher in own:
             batcher.close()
