@@ -28,7 +28,7 @@ def places_of(vectors: Floats, landmarks: npt.NDArray[np.integer]) -> Floats | N
 
     Args:
         vectors: ``(n, dim)``.
-        landmarks: ``(m,)`` rising positions of some of them. The cost of t-SNE depends on their number alone.
+        landmarks: ``(m,)`` rising positions of some of them. The cost of t-SNE is that of their number.
 
     Source: van der Maaten and Hinton, JMLR 2008 (t-SNE).
     """
@@ -80,7 +80,7 @@ def _flat(directions: Floats) -> Floats:
 def main() -> None:
     """Read vectors and landmarks, and write their places; nothing where there is no map."""
     if hasattr(os, "nice"):
-        os.nice(15)  # whoever asks for an answer goes first
+        os.nice(10)  # whoever asks for an answer goes first
     given = io.BytesIO(sys.stdin.buffer.read())
     vectors = np.load(given, allow_pickle=False)
     landmarks = np.load(given, allow_pickle=False)

@@ -15,7 +15,7 @@ import orjson
 
 from twotower.serving import places as drawn_by
 from twotower.serving.bundle import Contents
-from twotower.serving.map import colourings, items_on_map
+from twotower.serving.map import colourings, items_on_map, landmarks_of
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.telemetry import LOG
 from twotower.serving.titles import Titles

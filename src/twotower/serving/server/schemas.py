@@ -362,7 +362,7 @@ class MapAnswer(BaseModel):
     """Items in two dimensions, those near each other alike to the model."""
 
     status: Literal["drawing", "ready", "none", "failed"] = Field(
-        description="`drawing`: ask again in a second. `none`: too few vectors differ. `failed`: see the log."
+        description="`drawing`: ask again. `none`: too few vectors differ. `failed`: the log says why."
     )
     model: str | None = None
     items: int | None = Field(None, description="Of the catalogue; the map shows the most popular.")
