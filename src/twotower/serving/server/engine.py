@@ -142,6 +142,7 @@ class Model:
             "reads_history": retriever.encoding.model.reads_history,
             "has_histories": contents.histories is not None,
             "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
+            "reads_searches": sides[0].reads_text_of(contents.queries.id_column),
             "words": (contents.metrics.get("words") or {}).get("share"),
             "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
         }

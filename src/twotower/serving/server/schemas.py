@@ -427,6 +427,9 @@ class ModelAnswer(BaseModel):
     reads_history: bool
     has_histories: bool = Field(description="Whether it knows what its queries did.")
     reads_text: bool = Field(description="Whether `words` may be asked for.")
+    reads_searches: bool = Field(
+        description="Whether a query's id is read as text, as a search is."
+    )
     words: float | None = Field(
         description="Their share that was best on validation, if it is known."
     )
