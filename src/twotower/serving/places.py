@@ -80,7 +80,7 @@ def _flat(directions: Floats) -> Floats:
 def main() -> None:
     """Read vectors and landmarks, and write their places; nothing where there is no map."""
     if hasattr(os, "nice"):
-        os.nice(10)  # whoever asks for an answer goes first
+        os.nice(5)  # whoever asks for an answer goes first
     given = io.BytesIO(sys.stdin.buffer.read())
     vectors = np.load(given, allow_pickle=False)
     landmarks = np.load(given, allow_pickle=False)
