@@ -23,15 +23,14 @@ function inputOf(field, changed) {
 }
 
 // Write the form anew, in the language of the page; what was filled in stays.
-export function writeFields(place, fields, changed) {
+export function writeFields(place, fields, changed, note) {
   const before = [...inputs.values()].map((input) => input.value);
   inputs.clear();
   const rows = fields.map((field) => inputOf(field, changed));
   [...inputs.values()].forEach((input, number) => { input.value = before[number] ?? ""; });
   place.hidden = !fields.length;
   const heading = place.querySelector("summary");
-  const note = make("p", { className: "note", textContent: texts.fieldsNote });
-  place.replaceChildren(heading, note, ...rows);
+  place.replaceChildren(heading, ...(note ? [make("p", { className: "note", textContent: note })] : []), ...rows);
   if (!place.dataset.written) place.open = fields.length <= FEW;
   place.dataset.written = "1";
 }

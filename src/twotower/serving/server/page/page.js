@@ -98,14 +98,16 @@ function show() {
   const high = Math.max(...scores), low = Math.min(0, ...scores);
   at("list").replaceChildren(
     ...told.items.map((item) => entry(item, (item.score - low) / (high - low || 1), body)));
-  if (neighbours === null) tellKnown(body);
+  if (neighbours === null && body.history) {
+    at("known").textContent = texts.named(texts.history, state.history.map(title).join(" · "));
+  } else if (neighbours === null) tellKnown(body);
   state.map?.mark(told.items.map((item) => String(item.item_id)));
 }
 
 // What the model knows of a query counts where no history is told.
 async function tellKnown(body) {
   const { has_histories: knows, reads_history: reads } = state.model;
-  if (!body.query_id || body.history || !knows || !reads) return;
+  if (!body.query_id || !knows || !reads) return;
   try {
     const { told } = await asked("/history", { query_id: body.query_id, limit: 6 });
     if (state.shown?.body !== body || !told.items.length) return;
@@ -245,7 +247,7 @@ function describe() {
   at("query-field").hidden = !isSearch && !model.queries;
   document.querySelector("label[for=query]").textContent = isSearch ? texts.search : texts.query;
   at("query-note").textContent = isSearch ? texts.searchNote : texts.queryNote(model.query_column);
-  writeFields(at("fields"), model.query_fields, asks);
+  writeFields(at("fields"), model.query_fields, asks, model.queries ? texts.fieldsNote : "");
   at("history-field").hidden = !model.reads_history;
   at("item-note").textContent = [texts.addItemNote, model.has_histories && model.queries ? texts.insteadNote : ""].join(texts.between);
   at("seen-field").hidden = !model.reads_history && !model.has_histories;
