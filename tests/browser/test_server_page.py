@@ -277,6 +277,9 @@ def test_a_filter_and_its_mistakes(page: Any, tiny_retriever: Retriever) -> None
     assert page.is_hidden("#problem")
     assert titles(page) == found
     assert "the answers from before" in page.inner_text("#basis")
+    answered(page, lambda: page.fill("#filter", "category != 'category-none'"))
+    assert "category-none" in page.inner_text("#filter-said")
+    assert page.get_attribute("#filter", "aria-invalid") == "false"
     answered(page, lambda: page.fill("#filter", ""))
     page.wait_for_selector("#filter-said", state="hidden")
     assert page.get_attribute("#filter", "aria-invalid") == "false"

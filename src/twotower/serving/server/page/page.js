@@ -16,15 +16,15 @@ function tell(error) {
   at("problem").hidden = error === null || isFilter;
   at("problem").textContent = error === null || isFilter ? "" : error.message;
   at("filter").setAttribute("aria-invalid", String(isFilter));
-  beside(isFilter ? [texts.filterSaid, make("span", { lang: "en", textContent: error.message })] : []);
+  beside(texts.filterSaid, isFilter ? error.message : "");
   if (error !== null && state.shown !== null) at("basis").textContent = texts.kept;
   at("answers").classList.toggle("kept", error !== null && state.shown !== null);
 }
 
-// What is to be said of the filter stands beside its field.
-function beside(parts) {
-  at("filter-said").hidden = !parts.length;
-  at("filter-said").replaceChildren(...parts);
+// What the server says of the filter stands beside its field.
+function beside(lead, said) {
+  at("filter-said").hidden = !said;
+  at("filter-said").replaceChildren(...(said ? [lead, make("span", { lang: "en", textContent: said })] : []));
 }
 
 function question() {
@@ -93,7 +93,9 @@ function show() {
   at("answers-title").textContent = titleOfAnswers(shown);
   at("took").textContent = texts.took(took.all.toFixed(0), took.server?.toFixed(1) ?? "?");
   const note = told.basis === "popularity" ? texts.popular : "";
-  at("basis").textContent = told.items.length ? note : texts.nothing;
+  const notes = told.notes.join("\n");
+  beside(texts.notesSaid, body.filter ? notes : "");
+  at("basis").textContent = [told.items.length ? note : texts.nothing, body.filter ? "" : notes].filter(Boolean).join("\n");
   const scores = told.items.map((item) => item.score);
   const high = Math.max(...scores), low = Math.min(0, ...scores);
   at("list").replaceChildren(
