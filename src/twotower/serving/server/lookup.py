@@ -61,9 +61,11 @@ def query_fields(retriever: Retriever) -> list[dict[str, Any]]:
 def _examples(transform: Transform, frame: pl.DataFrame) -> list[Any]:
     feature, numbers = transform.feature, transform.numbers
     if feature.kind == "number":
-        middle = float(numbers["center"][0])
-        middle = math.expm1(middle) if numbers["log"][0] else middle
-        return [float(f"{middle:.3g}")]
+        with np.errstate(over="ignore"):
+            middle = float(
+                np.expm1(numbers["center"][0]) if numbers["log"][0] else numbers["center"][0]
+            )
+        return [float(f"{middle:.3g}")] if math.isfinite(middle) else []
     if feature.kind == "time":
         try:
             return [datetime.fromtimestamp(float(numbers["center"][0]), UTC).date().isoformat()]
