@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -445,9 +446,22 @@ def test_an_example_can_be_asked(http: httpx.Client, tiny_retriever: Retriever) 
     assert all(each["item"]["item_id"] in tiny_retriever.item_ids for each in drawn)
 
 
-def test_the_map_is_drawn_once(http: httpx.Client, tiny_retriever: Retriever) -> None:
-    assert http.get("/map").json() == {"status": "drawing"}
+def test_the_map_is_drawn_once(
+    http: httpx.Client, tiny_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            begun.append(named["env"])
+            super().__init__(*given, **named)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setenv("TWOTOWER_TOKEN", "secret")
+    for _ in range(5):
+        assert http.get("/map").json() == {"status": "drawing"}
     while (told := http.get("/map").json())["status"] == "drawing":
+        assert len(begun) <= 1
         time.sleep(0.1)
     assert told["status"] == "ready"
     assert told["item_ids"] == tiny_retriever.item_ids
@@ -465,6 +479,8 @@ def test_the_map_is_drawn_once(http: httpx.Client, tiny_retriever: Retriever) ->
         for code, category in zip(column["codes"], categories, strict=True)
     )
     assert http.get("/map").json() == told
+    assert len(begun) == 1
+    assert "secret" not in begun[0].values()
 
 
 def test_figures_are_counted(http: httpx.Client) -> None:

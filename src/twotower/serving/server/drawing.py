@@ -15,7 +15,7 @@ import orjson
 
 from twotower.serving import places as drawn_by
 from twotower.serving.bundle import Contents
-from twotower.serving.map import colourings, items_on_map, landmarks_of
+from twotower.serving.map import colourings, landmarks_of
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.telemetry import LOG
 from twotower.serving.titles import Titles
@@ -49,14 +49,14 @@ class Sketch:
     vectors: npt.NDArray[np.float32]
 
 
-def sketch_of(retriever: Retriever, digest: str) -> Sketch:
+def sketch_of(retriever: Retriever, digest: str, shown: npt.NDArray[np.int64]) -> Sketch:
     """Return what the map of a catalogue, as it is now, is drawn from.
 
     Args:
         retriever: What answers.
         digest: Of its bundle.
+        shown: See ``map.items_on_map``.
     """
-    shown = items_on_map(retriever.contents, MOST_ITEMS)
     vectors = retriever.index.item_vectors[shown + FIRST_ROW].cpu().numpy()
     return Sketch(digest, retriever.contents, shown, vectors)
 

@@ -98,7 +98,8 @@ def example_of(retriever: Retriever, generator: np.random.Generator) -> dict[str
     counts = contents.popularity[FIRST_ROW:]
     if contents.offered is not None:
         counts = np.where(contents.offered[FIRST_ROW:], counts, -1)
-    popular = np.argsort(-counts, kind="stable")[: min(_POPULAR, contents.num_items)]
+    count = min(_POPULAR, contents.num_items)
+    popular = np.argpartition(-counts, count - 1)[:count] if count else counts[:0]
     drawn = contents.items.frame.slice(int(generator.choice(popular)), 1) if len(popular) else None
     return {
         "query_id": ids[int(generator.choice(rows))] if len(rows) else None,

@@ -250,7 +250,7 @@ async def example(service: Serving) -> Response:
 @router.get("/map", response_model=MapAnswer, tags=["catalogue"])
 async def item_map(service: Serving) -> Response:
     """Return the catalogue in two dimensions; it is drawn beside the answers when it is first asked for."""
-    return Response(await service.map(), media_type=JSON)
+    return Response(service.map(), media_type=JSON)
 
 
 @router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])

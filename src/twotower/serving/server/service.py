@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from twotower.errors import BundleError
+from twotower.serving.map import items_on_map
 from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed, Written
-from twotower.serving.server.drawing import BEING_DRAWN, Drawing, sketch_of
+from twotower.serving.server.drawing import BEING_DRAWN, MOST_ITEMS, Drawing, sketch_of
 from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
@@ -81,7 +82,7 @@ class Service:
         self.asker = self._beside(_each, self.batcher.thread, 1)
         self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
         self.drawing = Drawing()
-        self._is_sketching = False
+        self._sketching: asyncio.Future[None] | None = None
         self._exchanging = asyncio.Lock()
         self._works: set[asyncio.Future[Model]] = set()
         _spare_what_stays()
@@ -99,7 +100,7 @@ class Service:
         """Return what a thread beside the model's finds in tables."""
         return await self.lookups.ask(work)
 
-    async def map(self) -> bytes:
+    def map(self) -> bytes:
         """Return the map of the current model's catalogue as JSON, or that it is being drawn.
 
         It is drawn when it is first asked for; what is written to the catalogue later is not on it.
@@ -108,14 +109,23 @@ class Service:
         drawn = self.drawing.answer_of(model.digest)
         if drawn is not None:
             return drawn
-        if not (self.drawing.is_busy or self._is_sketching):
-            self._is_sketching = True
-            try:
-                sketch = await self.ask_model(lambda: sketch_of(model.retriever, model.digest))
-            finally:
-                self._is_sketching = False
-            self.drawing.begin(sketch)
+        if self._sketching is None or self._sketching.done():
+            # Whoever asked may hang up, and others ask meanwhile: it is begun once.
+            self._sketching = asyncio.ensure_future(self._sketch(model))
         return BEING_DRAWN
+
+    async def _sketch(self, model: Model) -> None:
+        if self.drawing.is_busy:
+            return
+        try:
+            shown = await self.look_up(lambda: items_on_map(model.retriever.contents, MOST_ITEMS))
+            sketch = await self.ask_model(lambda: sketch_of(model.retriever, model.digest, shown))
+        except (TooManyWaitingError, WaitedTooLongError):
+            return  # until somebody asks again
+        except Exception:
+            LOG.exception("the map could not be begun")
+            return
+        self.drawing.begin(sketch)
 
     async def caught_up(self) -> Model:
         """Return the current model, with all changes that any worker has acknowledged by now."""
