@@ -65,6 +65,9 @@ def test_colours_are_values_first_tags_and_ranges() -> None:
     price = found["price"].codes.tolist()
     assert price[0] < price[1] < price[2]
     assert price[3] == NO_GROUP
+    # Places at -1, 0, 1 and 0: the means of the groups are 0 and 0; or -1, 0 and 1.
+    places = np.array([[-1.0, 0], [0, 0], [1, 0], [0, 0]])
+    assert [found[name].explains(places) for name in ("shelf", "price")] == [0, 1]
     of_two = next(colourings(items, np.array([1, 2])))
     assert (of_two.groups, of_two.codes.tolist()) == (["b", "a"], [0, 1])
 

@@ -56,10 +56,18 @@ class Colouring:
     codes: npt.NDArray[np.int8]
     is_ordered: bool = False
 
-    @property
-    def share(self) -> float:
-        """Share of the items that have a colour."""
-        return float((self.codes != NO_GROUP).mean())
+    def explains(self, places: npt.NDArray[np.floating]) -> float:
+        """Return which share of the spread of places, in [0, 1], is that of the means of the groups.
+
+        Args:
+            places: ``(n, 2)`` of the items on a map.
+        """
+        off = places - places.mean(axis=0)
+        means = [off[self.codes == code] for code in range(len(self.groups))]
+        between = sum(
+            len(group) * float((group.mean(axis=0) ** 2).sum()) for group in means if len(group)
+        )
+        return between / max(float((off**2).sum()), 1e-12)
 
 
 def colourings(items: SideContents, shown: npt.NDArray[np.int64]) -> Iterator[Colouring]:

@@ -41,7 +41,7 @@ def item_map(retriever: Retriever, titles: Titles) -> ItemMap | None:
     if places is None:
         return None
     by_values = (each for each in colourings(contents.items, chosen) if not each.is_ordered)
-    best = max(by_values, key=lambda each: each.share, default=None)
+    best = max(by_values, key=lambda each: each.explains(places), default=None)
     points = []
     for place, title in enumerate(titles.of(chosen + FIRST_ROW)):
         code = NO_GROUP if best is None else int(best.codes[place])

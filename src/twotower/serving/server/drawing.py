@@ -141,6 +141,8 @@ def _told(sketch: Sketch, places: npt.NDArray[np.float32]) -> dict[str, Any]:
     low, high = places.min(axis=0), places.max(axis=0)
     scale = SIDE / max(float((high - low).max()), 1e-9)
     x, y = ((places - (low + high) / 2) * scale + SIDE / 2).round().astype(int).T.tolist()
+    found = list(islice(colourings(items, shown), MOST_COLOURINGS))
+    found.sort(key=lambda each: -each.explains(places))
     # Python reads the last character where there is no group.
     columns = [
         {
@@ -148,7 +150,7 @@ def _told(sketch: Sketch, places: npt.NDArray[np.float32]) -> dict[str, Any]:
             "groups": each.groups,
             "codes": "".join(_CODES[code] for code in each.codes.tolist()),
         }
-        for each in islice(colourings(items, shown), MOST_COLOURINGS)
+        for each in found
     ]
     return {
         "status": "ready",

@@ -370,7 +370,9 @@ class MapAnswer(BaseModel):
     titles: list[str] | None = Field(None, description="Null where the items have none.")
     x: list[int] | None = Field(None, description="From 0 to 9999.")
     y: list[int] | None = None
-    columns: list[MapColumn] | None = None
+    columns: list[MapColumn] | None = Field(
+        None, description="Those whose groups stand most apart on the map first."
+    )
 
 
 class Part(BaseModel):
