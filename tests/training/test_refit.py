@@ -470,7 +470,7 @@ class TestHowItGoes:
         page = (tmp_path / "m.report.html").read_text(encoding="utf-8")
         for words in (
             "Before it learnt the test events: The model ",
-            "All figures on this page are of the model",
+            "All test figures on this page are of the model",
             "Two-tower model, before",
         ):
             assert page.index(words) < page.index('<section id="curves"')
