@@ -132,7 +132,8 @@ def text_calls() -> list[tuple[str, ast.Call]]:
             modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
             is_text = not any("b" in str(mode) and len(str(mode)) <= 3 for mode in modes)
             is_open = name == "open" and owner not in ("os", "Retriever", "twotower.Retriever")
-            if name in ("read_text", "write_text") or (is_open and is_text):
+            is_metadata = "distribution(" in owner
+            if (name in ("read_text", "write_text") and not is_metadata) or (is_open and is_text):
                 calls.append(
                     (f"{file.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}", node)
                 )

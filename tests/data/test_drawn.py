@@ -12,6 +12,7 @@ from twotower.data.drawn import hold_out_validation, how_test_was_drawn
 from twotower.data.prepare import prepare
 from twotower.data.splits import split, with_order_as_asked
 from twotower.errors import ConfigError
+from twotower.evaluation.chinese import in_chinese
 
 TRAIN, VALID, TEST = Part.TRAIN, Part.VALID, Part.TEST
 QUERIES, EVENTS = 40, 20
@@ -29,6 +30,13 @@ def events(*, ties: bool = False) -> pl.DataFrame:
             "timestamp": times // (10**6 if ties else 1),
         }
     ).sort("user_id", "timestamp", maintain_order=True)
+
+
+def held_of(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
+    """Hold validation out, which must be told in both languages."""
+    held = hold_out_validation(dataset, config or SplitConfig())
+    assert in_chinese(held.notes[-2]) is not None
+    return held
 
 
 def given(frame: pl.DataFrame, is_test: pl.Expr, **config: Any) -> Dataset:
@@ -51,8 +59,8 @@ ANYWHERE = pl.Series(np.random.default_rng(1).random(QUERIES * EVENTS) < 0.2)
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_last_event_of_each_query_gives_the_parts_of_leave_last_out(ties: bool) -> None:
     frame = events(ties=ties)
-    whole = split(prepare(frame).dataset, SplitConfig())
-    held = hold_out_validation(given(frame, LAST), SplitConfig())
+    whole = split(prepare(frame).dataset)
+    held = held_of(given(frame, LAST))
     assert held.parts.tolist() == whole.parts.tolist()
     assert (held.interactions.item_rows == whole.interactions.item_rows).all()
     assert held.ordered
@@ -90,20 +98,20 @@ def test_a_file_with_a_few_events_out_of_place_is_still_one_of_last_events() -> 
 
 def test_validation_holds_no_more_last_events_than_the_test_has_of_the_query() -> None:
     dataset = given(events(), LAST_FIVE)
-    held = hold_out_validation(dataset, SplitConfig(valid_fraction=0.2))
+    held = held_of(dataset, SplitConfig(valid_fraction=0.2))
     owners, parts = held.interactions.query_rows, held.parts
     for row in np.unique(owners):
         own = parts[owners == row].tolist()
         assert own == [TRAIN] * 12 + [VALID] * 3 + [TEST] * 5  # a fifth of 15
-    one = hold_out_validation(given(events(), LAST), SplitConfig(valid_fraction=0.2))
+    one = held_of(given(events(), LAST), SplitConfig(valid_fraction=0.2))
     assert (one.parts == VALID).sum() == QUERIES
-    some = hold_out_validation(given(events(), LAST & (pl.col("user_id") < 8)), SplitConfig())
+    some = held_of(given(events(), LAST & (pl.col("user_id") < 8)))
     assert (some.parts == VALID).sum() == 8  # of the queries that the test asks about
 
 
 def test_a_later_period_is_validated_on_the_latest_part_of_training() -> None:
     dataset = given(events(), LATER)
-    held = hold_out_validation(dataset, SplitConfig(valid_fraction=0.25))
+    held = held_of(dataset, SplitConfig(valid_fraction=0.25))
     times, parts = held.interactions.times, held.parts
     assert times is not None
     assert times[parts == TRAIN].max() < times[parts == VALID].min()
@@ -113,7 +121,7 @@ def test_a_later_period_is_validated_on_the_latest_part_of_training() -> None:
 
 
 def test_new_queries_are_validated_on_whole_queries() -> None:
-    held = hold_out_validation(given(events(), NEW), SplitConfig())
+    held = held_of(given(events(), NEW))
     owners = held.interactions.query_rows
     asked = set(owners[held.parts == VALID])
     assert len(asked) == 3  # a tenth of the 32 of training
@@ -122,7 +130,7 @@ def test_new_queries_are_validated_on_whole_queries() -> None:
 
 
 def test_events_from_anywhere_are_validated_at_random_and_have_no_order() -> None:
-    held = hold_out_validation(given(events(), pl.lit(ANYWHERE)), SplitConfig())
+    held = held_of(given(events(), pl.lit(ANYWHERE)))
     assert "training events at random" in held.notes[-2]
     assert not with_order_as_asked(held).ordered
 
@@ -136,7 +144,7 @@ def test_equal_times_say_nothing_of_what_comes_last() -> None:
 def test_the_order_of_the_file_is_read_where_it_is_stated() -> None:
     frame = events().drop("timestamp")
     assert how_test_was_drawn(given(frame, LAST)).kind == "random"
-    held = hold_out_validation(given(frame, LAST, order="file"), SplitConfig())
+    held = held_of(given(frame, LAST, order="file"))
     assert (held.parts == VALID).sum() == QUERIES
     assert how_test_was_drawn(given(events(), LAST, order="none")).kind == "random"
 
@@ -144,17 +152,15 @@ def test_the_order_of_the_file_is_read_where_it_is_stated() -> None:
 def test_a_stated_kind_is_how_validation_is_drawn() -> None:
     dataset = given(events(), LAST)
     for kind, share in (("random", 0.1), ("temporal", 0.1), ("cold-queries", 0.1)):
-        held = hold_out_validation(dataset, SplitConfig(kind=kind))  # type: ignore[arg-type]
+        held = held_of(dataset, SplitConfig(kind=kind))  # type: ignore[arg-type]
         assert f"(as split.kind = '{kind}' says)" in held.notes[-2]
         num_train = (dataset.parts == TRAIN).sum()
         assert (held.parts == VALID).sum() == pytest.approx(share * num_train, rel=0.1)
-    cold = hold_out_validation(dataset, SplitConfig(kind="cold-items"))
+    cold = held_of(dataset, SplitConfig(kind="cold-items"))
     items = cold.interactions.item_rows
     assert not set(items[cold.parts == VALID]) & set(items[cold.parts == TRAIN])
     with pytest.raises(ConfigError, match=r"split\.kind must be 'random', .* 'leave-last-out'"):
-        hold_out_validation(
-            given(events().drop("timestamp"), LAST), SplitConfig(kind="leave-last-out")
-        )
+        held_of(given(events().drop("timestamp"), LAST), SplitConfig(kind="leave-last-out"))
 
 
 def test_what_is_too_little_for_last_events_is_drawn_at_random() -> None:
@@ -163,6 +169,6 @@ def test_what_is_too_little_for_last_events_is_drawn_at_random() -> None:
     frame = pl.concat([events().filter(few & (pl.col("user_id") < 20)), events().filter(
         pl.col("user_id") >= 20)])  # fmt: skip
     dataset = given(frame, LAST & (pl.col("user_id") < 20), order="file")
-    held = hold_out_validation(dataset, SplitConfig())
+    held = held_of(dataset)
     assert "(leave-last-out would leave a part empty)" in held.notes[-2]
     assert (held.parts == VALID).any()

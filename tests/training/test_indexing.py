@@ -287,7 +287,7 @@ def test_the_recall_is_told_everywhere(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(items_of_report, "MAX_ITEMS", 50)  # a map of 1,000 takes seconds
+    monkeypatch.setattr(items_of_report, "LANDMARKS", 50)  # a map of 1,000 takes seconds
     assert approximate.path is not None
     value, low, high = approximate.figures["index"]["recall"]["100"]
     with running(approximate.path) as address:

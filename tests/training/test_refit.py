@@ -37,7 +37,7 @@ from twotower.training.pipeline import Trained
 from twotower.training.refit import refitted
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
-from twotower.vocab import UNKNOWN_ROW
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 QUICK = {"training": {"epochs": 2, "batch_size": 128, "threads": 1}, "towers": {"dim": 8}}
 BASELINES = ["popularity", "item_knn"]
@@ -75,6 +75,16 @@ def opened(trained: Trained) -> Retriever:
 
 def weights_of(trained: Trained) -> dict[str, torch.Tensor]:
     return dict(trained.contents.weights)
+
+
+def with_late_items() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events of which validation alone has the items 98 and 99, which alone are green."""
+    rng = np.random.default_rng(0)
+    rows = [(q, int(rng.integers(20)), t) for q in range(40) for t in range(6)]
+    rows += [(q, 98 + q % 2, 6) for q in range(20)] + [(q, q % 9, 7) for q in range(40)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    colors = ["red", "blue"] * 10 + ["green"] * 2
+    return events, pl.DataFrame({"item_id": [*range(20), 98, 99], "color": colors})
 
 
 class TestWhatIsLearnt:
@@ -152,10 +162,7 @@ class TestWhatIsLearnt:
             assert torch.equal(weights_of(again)[name], weight), name
 
     def test_items_that_only_validation_has_get_a_vector_of_their_own(self) -> None:
-        rng = np.random.default_rng(0)
-        rows = [(q, int(rng.integers(20)), t) for q in range(40) for t in range(6)]
-        rows += [(q, 99, 6) for q in range(20)] + [(q, q % 9, 7) for q in range(40)]
-        frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+        frame, _ = with_late_items()
         found = []
         for refit in (False, True):
             trained = train(frame, config=QUICK, baselines=[], refit=refit)
@@ -164,25 +171,26 @@ class TestWhatIsLearnt:
         assert found[0] == UNKNOWN_ROW
         assert found[1] > UNKNOWN_ROW
 
-    def test_towers_of_the_users_own_read_what_they_were_made_for(
-        self, small_world: SyntheticTables
-    ) -> None:
+    def test_towers_of_the_users_own_read_what_they_were_made_for(self) -> None:
+        frame, items = with_late_items()
+
         class Items(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.vectors = nn.LazyLinear(8)
+                self.of_color = nn.Embedding(FIRST_ROW + 2, 8)  # the two that training has
 
-            def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-                vectors: torch.Tensor = self.vectors(features["signal"][:, :1].float())
+            def forward(self, features: torch.Tensor) -> torch.Tensor:
+                vectors: torch.Tensor = self.of_color(features)
                 return vectors
 
         tower = Items()
-        tower({"signal": torch.zeros(1, 2)})  # its width is known
-        before = {name: weight.clone() for name, weight in tower.state_dict().items()}
-        trained = fitted(small_world, item_tower=tower, refit=True, baselines=[])
+        before = tower.of_color.weight.detach().clone()
+        trained = train(
+            frame, items=items, config=QUICK, item_tower=tower, refit=True, baselines=[]
+        )
         assert trained.item_tower is not tower
         assert len(trained.retriever.recommend(1, k=3)) == 3
-        assert any(not torch.equal(w, before[n]) for n, w in tower.state_dict().items())
+        assert not torch.equal(before, tower.of_color.weight)  # it was trained first
 
     def test_positions_of_what_is_learnt_must_be_known(self) -> None:
         events = pl.DataFrame(
@@ -212,6 +220,11 @@ class TestFigures:
         repeated = evaluate_bundle(opened(again), baselines=BASELINES)
         for key in ("model", *BASELINES, "slices", "refit", "differences"):
             assert repeated[key] == again.figures[key], key
+        by_activity = (
+            evaluate_bundle(opened(each), baselines=[], slice_by=["activity"])["slices"]
+            for each in (plain, again)
+        )
+        assert [groups[1]["low"] for groups in by_activity] == [6.0, 7.0]  # events that were learnt
 
     def test_baselines_learn_the_same_events_with_settings_of_validation(
         self, again: Trained, plain: Trained
@@ -249,7 +262,7 @@ class TestFigures:
 
     def test_the_doctor_asks_no_validation_query_that_was_learnt(self, again: Trained) -> None:
         said = [finding.as_json() for finding in diagnose_model(opened(again))]
-        assert any("a training without --refit" in each["do"] for each in said)
+        assert any("a training without refit" in each["do"] for each in said)
         of_answers = {"feature-ignored", "history-ignored", "hub-item", "same-answer-for-all"}
         assert not of_answers & {each["id"] for each in said}
 
@@ -318,7 +331,7 @@ class TestProduction:
         assert shown[1]["ndcg@10"] == again.figures["model"]["ndcg@10"]
 
     def test_its_own_test_cannot_be_asked_again(self, whole: Trained, plain: Trained) -> None:
-        told = r"must hold test events out, got one that learnt all events \(--refit-all\)"
+        told = r"must hold test events out, got one that learnt all events \(refit=.all.\)"
         with pytest.raises(DataError, match=told):
             evaluate_bundle(opened(whole))
         assert plain.path is not None
@@ -457,7 +470,7 @@ class TestHowItGoes:
         page = (tmp_path / "m.report.html").read_text(encoding="utf-8")
         for words in (
             "Before it learnt the test events: The model ",
-            "All figures on this page are of the model",
+            "All test figures on this page are of the model",
             "Two-tower model, before",
         ):
             assert page.index(words) < page.index('<section id="curves"')

@@ -18,8 +18,9 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
 from twotower.evaluation.doctor.model_checks import diagnose_model
-from twotower.evaluation.report.items import Titles, item_map
+from twotower.evaluation.report.items import item_map
 from twotower.losses.candidates import Pairs
+from twotower.serving.titles import Titles
 from twotower.training.choices import resolve
 from twotower.training.objective import turns_of
 from twotower.training.task import Task

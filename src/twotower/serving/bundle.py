@@ -132,7 +132,8 @@ class Contents:
         item_vectors: ``(I, dim)`` float32, real items only; line ``p`` is row ``p + FIRST_ROW``.
         popularity: ``(num_item_rows,)`` float32 training events of each item row.
         histories: What each query row is known to like or, of other kinds of event, to have done, oldest
-            first: training and validation events. None where they were left out.
+            first: training and validation events, or all of a bundle that learnt all. None where they were
+            left out.
         history_parts: ``(events,)`` uint8 of ``data.dataset.Part`` for each of those events.
         history_weights: ``(events,)`` float32 weights of those events; None where all are 1.
         history_is_target: ``(events,)`` bool, False where an event is of a kind that is not asked for;

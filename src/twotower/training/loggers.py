@@ -15,6 +15,7 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError
 from twotower.evaluation.figures import Figures
+from twotower.evaluation.refit import note
 from twotower.extras import library
 from twotower.features.schema import Feature
 from twotower.training.callbacks import Callback
@@ -89,7 +90,7 @@ class _Logger(Callback, ABC):
         part = figures["protocol"]["part"]
         found: dict[str, float] = {}
         for method, metrics in figures.items():
-            if method == "protocol" or not isinstance(metrics, Mapping):
+            if method in ("protocol", "refit") or not isinstance(metrics, Mapping):
                 continue
             prefix = part if method == "model" else f"{part}/{method}"
             # The intervals, curves and sentences that stand beside the methods are no numbers.
@@ -101,6 +102,9 @@ class _Logger(Callback, ABC):
         self._scalars(found, self._epoch * self._steps_per_epoch)
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])
+        said = note(figures)
+        if said is not None:
+            self._text("refit", said)
         self._close("KILLED" if stopped_early else "FINISHED")
 
     @abstractmethod

@@ -25,6 +25,7 @@ from twotower.evaluation.baselines.choose import (
 )
 from twotower.evaluation.baselines.ease import choose_ease
 from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.chinese import in_chinese
 from twotower.extras import install
 from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
@@ -93,6 +94,7 @@ def test_what_reads_histories_is_left_out_where_all_queries_are_new(
     assert found.left_out["ease"] == (
         "ease must have histories to go by, got none: all 16 queries are new."
     )
+    assert in_chinese(found.left_out["ease"]) == "ease 需要历史，但全部 16 个查询都是新的。"
     for key in READ_HISTORIES:
         for refuse in (fit_baselines, check_baselines):
             with pytest.raises(ConfigError, match=f"{key} must have histories to go by, got none"):

@@ -13,10 +13,11 @@ from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ConfigError
 from twotower.evaluation.doctor.diagnosis import diagnose_bundle
 from twotower.evaluation.doctor.findings import Finding, Kind, Text
-from twotower.evaluation.report import files, items
+from twotower.evaluation.report import files
 from twotower.evaluation.report.page import write_report
 from twotower.evaluation.report.reading import METHODS
 from twotower.serving.retriever import Retriever
+from twotower.serving.titles import Titles, clean
 from twotower.training.pipeline import train
 
 FINDING = Finding(
@@ -373,7 +374,7 @@ def test_the_same_bundle_gives_the_same_page(full: Retriever, english: str, tmp_
 
 
 def test_titles_come_from_the_column_of_that_name(tiny_retriever: Retriever) -> None:
-    titles = items.Titles(tiny_retriever.contents.items)
+    titles = Titles(tiny_retriever.contents.items)
     assert titles.column == "title"
 
 
@@ -382,7 +383,7 @@ def test_titles_come_from_the_column_of_that_name(tiny_retriever: Retriever) -> 
     [("a\nb\t c", "a b c"), ("x" * 95, "x" * 89 + "…"), ("\u202eabc", "abc"), (7, "7")],
 )
 def test_clean(value: object, expected: str) -> None:
-    assert items.clean(value) == expected
+    assert clean(value) == expected
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

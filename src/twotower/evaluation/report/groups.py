@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twotower.evaluation.report.charts import Dot, dot_plot
-from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Cell, Chart, Row, Table, in_two_widths
 from twotower.evaluation.report.reading import Reading, number, telling, whole
 from twotower.evaluation.report.texts import TEXTS
 from twotower.evaluation.report.wording import Say, method_name, metric_label, metric_name
+from twotower.serving.titles import clean
 
 Group = Mapping[str, Any]
 """A slice as ``Slice.as_json`` writes it."""

@@ -6,10 +6,10 @@ from markupsafe import Markup
 
 from twotower.evaluation.doctor.model_features import METRIC, Loss
 from twotower.evaluation.report.charts import Dot, dot_plot
-from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import in_two_widths
 from twotower.evaluation.report.reading import number
 from twotower.evaluation.report.wording import Say, metric_name
+from twotower.serving.titles import clean
 
 MAX_SHOWN = 30
 _MAX_LABEL = 40

@@ -17,7 +17,7 @@ from twotower.evaluation.report.groups import (
     worst_groups,
 )
 from twotower.evaluation.report.importance import importance_chart
-from twotower.evaluation.report.items import ItemMap, Titles, clean, item_map
+from twotower.evaluation.report.items import ItemMap, item_map
 from twotower.evaluation.report.methods import (
     all_figures_table,
     baseline_settings,
@@ -38,6 +38,7 @@ from twotower.evaluation.report.training import epochs_of, summary, training_cha
 from twotower.evaluation.report.verdict import deck, headline, key_figures
 from twotower.evaluation.report.wording import Say, speaker, translated
 from twotower.serving.retriever import Bundle, Retriever
+from twotower.serving.titles import Titles, clean
 from twotower.vocab import FIRST_ROW
 
 _MAP = (860, 560)

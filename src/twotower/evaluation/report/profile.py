@@ -12,13 +12,13 @@ from markupsafe import Markup
 from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.doctor.data_features import codes_of
 from twotower.evaluation.report.charts import Bar, Line, bar_chart, line_chart
-from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Chart, in_two_widths
 from twotower.evaluation.report.reading import number, whole
 from twotower.evaluation.report.wording import Say
 from twotower.features.reading import floats_of, seconds_of, tags_of
 from twotower.features.schema import TEXTS, Feature
 from twotower.serving.bundle import SideContents
+from twotower.serving.titles import clean
 
 MAX_COLUMNS = 40
 """Columns of a side that are shown."""

@@ -53,12 +53,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "refit_all": (
         (
             "The bundle's model was trained once more, for as many epochs as validation chose ({epochs}), "
-            "on all events, those of the test included, so that nothing is held out from it. All figures "
-            "on this page are of the model before, which learnt the training events alone."
+            "on all events, those of the test included, so that nothing is held out from it. All test "
+            "figures on this page are of the model before, which learnt the training events alone."
         ),
         (
             "模型包中的模型按验证集选定的轮数（{epochs}）用全部事件（包括测试事件）重新训练过，"
-            "已没有留出的数据可以评估它。本页所有数字都属于此前只学过训练事件的模型。"
+            "已没有留出的数据可以评估它。本页的测试指标都属于此前只学过训练事件的模型。"
         ),
     ),
     "no_figures": ("This model has not been evaluated", "该模型尚未评估"),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -13,13 +14,14 @@ from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import nothing_told
 from twotower.serving.server.catalogue import Change
 from twotower.serving.server.engine import Answered, Model, Question
-from twotower.serving.server.lookup import ids_like, items_like, latest_of
+from twotower.serving.server.lookup import example_of, ids_like, items_like, latest_of
 from twotower.serving.server.schemas import (
     LONGEST_ADDRESS,
     LONGEST_ID,
     ChangedAnswer,
     Choice,
     EncodeItemsBody,
+    ExampleAnswer,
     ExplainAnswer,
     ExplainBody,
     Filter,
@@ -29,6 +31,7 @@ from twotower.serving.server.schemas import (
     ItemsBody,
     ManyAnswer,
     ManyBody,
+    MapAnswer,
     ModelAnswer,
     ModelBody,
     QueriesBody,
@@ -237,6 +240,20 @@ async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> R
     retriever = (await service.caught_up()).retriever
     found = await service.look_up(lambda: latest_of(retriever, query_id, limit))
     return _json(service, {"items": found})
+
+
+@router.get("/example", response_model=ExampleAnswer, tags=["catalogue"])
+async def example(service: Serving) -> Response:
+    """Return something to ask, drawn at random: a known query, and a popular item."""
+    retriever = (await service.caught_up()).retriever
+    found = await service.look_up(lambda: example_of(retriever, np.random.default_rng()))
+    return _json(service, found)
+
+
+@router.get("/map", response_model=MapAnswer, tags=["catalogue"])
+async def item_map(service: Serving) -> Response:
+    """Return the catalogue in two dimensions; it is drawn beside the answers when it is first asked for."""
+    return Response(service.map(), media_type=JSON)
 
 
 @router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
