@@ -100,7 +100,8 @@ def test_kinds_that_nobody_stated_are_told_with_the_way_out() -> None:
     (note,) = prepare(frame).dataset.notes
     assert note == (
         "'action' seems to name the kind of each event (view 75.0%, purchase 25.0%), and every kind "
-        "counts as a positive. event_column='action' with target_events='purchase' asks for that kind alone; "
+        "counts as a positive. event_column='action' with target_events='purchase' asks for that kind "
+        "alone; "
         "the others stay in histories."
     )
     stated = DataConfig(event_column="action", target_events=("purchase",))
