@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from twotower.caller import argument
 from twotower.errors import ConfigError
 from twotower.settings import (
     Range,
@@ -514,7 +515,9 @@ class Config:
         for setting in settings:
             keys, text = cut_setting(setting)
             if len(keys) < 2:
-                problems.append(f"--set must be section.field=value, got {setting!r}")
+                problems.append(
+                    f"{argument('settings')} must be section.field=value, got {setting!r}"
+                )
                 continue
             inner: Any = table
             for key in keys[:-1]:
@@ -525,7 +528,9 @@ class Config:
                 if len(problems) == found:
                     inner[keys[-1]] = value
             else:
-                problems.append(f"--set must name a field, got {setting!r}, which goes deeper")
+                problems.append(
+                    f"{argument('settings')} must name a field, got {setting!r}, which goes deeper"
+                )
         config = build(Config, table, "", problems)
         if problems:
             raise ConfigError("\n".join(problems))

@@ -8,6 +8,7 @@ import pytest
 
 from sandbox import Outcome, events, items, run_command, tree_of, write
 from twotower import Config, Retriever
+from twotower.extras import install
 from twotower.training.study import Trial
 from twotower.training.tuning_bar import TuningBar
 
@@ -96,7 +97,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("more", "says"),
         [
-            (("--minutes", "0"), "minutes must be finite and above 0, got 0.0"),
+            (("--minutes", "0"), "--minutes must be finite and above 0, got 0.0"),
             (("--minutes", "0.0001"), "--out must have no tuning beside it"),
             (("--resume", "--set", "training.epochs=2"), "of the first run, got others"),
             (("--resume", "--set", "towers.dims=2"), "did you mean 'dim'?"),
@@ -119,7 +120,7 @@ class TestRefusal:
         write("events.csv", events())(tmp_path)
         outcome = run_command((*TUNE, "--minutes", "1e-9"), tmp_path)
         assert outcome.code == 2
-        assert "minutes must be enough for an epoch and its validation, got 1e-09" in outcome.err
+        assert "--minutes must be enough for an epoch and its validation, got 1e-09" in outcome.err
         assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
 
     def test_without_optuna(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +129,6 @@ class TestRefusal:
         outcome = run_command(TUNE, tmp_path)
         assert outcome.code == 2
         assert outcome.err == (
-            "twotower: tune needs optuna, which is not installed; pip install 'twotower[tune]'.\n"
+            f"twotower: tune needs the library 'optuna'; install it with {install('tune')}.\n"
         )
         assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]

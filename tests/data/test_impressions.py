@@ -152,7 +152,7 @@ def test_a_column_without_ids_is_refused(values: pl.Series) -> None:
     with pytest.raises(
         DataError,
         match=r"^the impressions column 'shown' must hold ids, got 2 rows that are all null or empty; "
-        r"name another with --impressions-column NAME\.$",
+        r"pass another: impressions_column='NAME'\.$",
     ):
         read(values, [ONE, ONE])
 
@@ -164,7 +164,7 @@ def test_a_column_without_an_item_is_refused(values: list[Any], begins: str) -> 
     with pytest.raises(
         DataError,
         match=rf"'shown' must share ids with the items, got none in common: it begins with {begins}, "
-        r"the items with 'Heat'; name another with --impressions-column NAME\.$",
+        r"the items with 'Heat'; pass another: impressions_column='NAME'\.$",
     ):
         read(values, [N1, N1], CATALOGUE)
 

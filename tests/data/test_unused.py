@@ -36,10 +36,10 @@ def test_each_column_without_a_role_has_its_reason() -> None:
         "movie_id": "its name says the item id, which 'item_id' is",
         "when": "its name says a time, which 'created_at' is",
         "rating": "its name says a label, but it holds text",
-        "position": "its name may say where items were shown; --position-column reads it",
+        "position": "its name may say where items were shown; position_column reads it",
         "nothing": "it is empty",
         "city": "its name says no role; features.event.city lets histories read it",
-        "action": "it seems to name kinds of event; --event-column tells them apart",
+        "action": "it seems to name kinds of event; event_column tells them apart",
     }
 
 
@@ -100,7 +100,8 @@ def test_kinds_that_nobody_stated_are_told_with_the_way_out() -> None:
     (note,) = prepare(frame).dataset.notes
     assert note == (
         "'action' seems to name the kind of each event (view 75.0%, purchase 25.0%), and every kind "
-        "counts as a positive. --event-column action --target-events purchase asks for that kind alone; "
+        "counts as a positive. event_column='action' with target_events='purchase' asks for that kind "
+        "alone; "
         "the others stay in histories."
     )
     stated = DataConfig(event_column="action", target_events=("purchase",))

@@ -148,11 +148,11 @@ def test_an_id_with_a_space_stays_whole() -> None:
     [
         (
             "cyd 30 cyd 40 ann 20 ann 60",
-            r"item ids .* got 1 rows .* of them 60; .* --item-column NAME",
+            r"item ids .* got 1 rows .* of them 60; .* item_column='NAME'",
         ),
         (
             "cyd 30 cyd 40 ann 20 dee 20",
-            r"query ids .* got 1 rows .* 'dee'; .* --query-column NAME",
+            r"query ids .* got 1 rows .* 'dee'; .* query_column='NAME'",
         ),
         ("ann 20 ann 50", r"every query of the test, got no row for 1 of 2, .* of them 'cyd'"),
         ("cyd 20 cyd 40 ann 50", r"got none of 30 for query 'cyd' \(2 are missing in all\); add"),
@@ -168,19 +168,19 @@ def test_refusals(pairs: str, sentence: str) -> None:
 def test_a_missing_item_is_refused() -> None:
     for items in ([30, None], ["30 40", None], [[30], None]):
         frame = pl.DataFrame({"user_id": ["cyd", "ann"], "item_id": items})
-        told = r"an item id in every row of column 'item_id', got 1 null .* --item-column NAME"
+        told = r"an item id in every row of column 'item_id', got 1 null .* item_column='NAME'"
         with pytest.raises(DataError, match=told) as refusal:
             read_candidates(frame, CASES, QUERIES, ITEMS)
-        assert "--drop-null-ids" not in str(refusal.value)  # that is an option of training alone
+        assert "drop_null_ids" not in str(refusal.value)  # that is an option of training alone
 
 
 @pytest.mark.parametrize(
     ("columns", "stated", "sentence"),
     [
-        (["who", "item_id"], {}, r"query id: a column of candidates .* --query-column NAME"),
-        (["user_id", "what"], {}, r"item id: a column of candidates .* --item-column NAME"),
-        (["user_id", "item_id"], {"query_column": "who"}, r"--query-column must name a column of"),
-        (["user_id", "item_id"], {"item_column": "what"}, r"--item-column must name a column of"),
+        (["who", "item_id"], {}, r"query id: a column of candidates .* query_column='NAME'"),
+        (["user_id", "what"], {}, r"item id: a column of candidates .* item_column='NAME'"),
+        (["user_id", "item_id"], {"query_column": "who"}, r"query_column must name a column of"),
+        (["user_id", "item_id"], {"item_column": "what"}, r"item_column must name a column of"),
     ],
 )
 def test_columns_are_named_by_their_options(

@@ -31,8 +31,8 @@ from twotower.evaluation.report.verdict import headline as headline_of
 from twotower.evaluation.report.wording import method_label, speaker
 from twotower.evaluation.screen import figures_table, footnotes
 from twotower.serving.server.engine import Model
+from twotower.training.callbacks import Callbacks
 from twotower.training.choices import resolve
-from twotower.training.loggers import Tellers
 from twotower.training.pipeline import Trained
 from twotower.training.refit import refitted
 from twotower.training.task import Task
@@ -262,7 +262,7 @@ class TestFigures:
 
     def test_the_doctor_asks_no_validation_query_that_was_learnt(self, again: Trained) -> None:
         said = [finding.as_json() for finding in diagnose_model(opened(again))]
-        assert any("a training without --refit" in each["do"] for each in said)
+        assert any("a training without refit" in each["do"] for each in said)
         of_answers = {"feature-ignored", "history-ignored", "hub-item", "same-answer-for-all"}
         assert not of_answers & {each["id"] for each in said}
 
@@ -331,7 +331,7 @@ class TestProduction:
         assert shown[1]["ndcg@10"] == again.figures["model"]["ndcg@10"]
 
     def test_its_own_test_cannot_be_asked_again(self, whole: Trained, plain: Trained) -> None:
-        told = r"must hold test events out, got one that learnt all events \(--refit-all\)"
+        told = r"must hold test events out, got one that learnt all events \(refit=.all.\)"
         with pytest.raises(DataError, match=told):
             evaluate_bundle(opened(whole))
         assert plain.path is not None
@@ -369,7 +369,7 @@ class TestHowItGoes:
     def test_an_interrupted_one_leaves_the_model_before_and_is_gone_on_with(
         self, small_world: SyntheticTables, tmp_path: Path, plain: Trained, again: Trained
     ) -> None:
-        class Stops(Tellers):
+        class Stops(Callbacks):
             def __init__(self) -> None:
                 super().__init__(())
                 self.starts = 0

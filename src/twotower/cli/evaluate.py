@@ -57,7 +57,9 @@ def command(
     from twotower.evaluation.bundles import evaluate_bundle
     from twotower.evaluation.screen import all_figures_tables, footnotes, slices_tables
     from twotower.serving.retriever import Retriever
+    from twotower.training.progress import ProgressBar
 
+    bar = ProgressBar(console(json_wanted=True))  # beside what is printed
     figures = evaluate_bundle(
         Retriever.open(bundle),
         ks,
@@ -69,7 +71,9 @@ def command(
         negatives=negatives,
         candidates=candidates,
         slice_by=slice_by or None,
+        tell=bar.on_phase,
     )
+    bar.on_end()
     if json:
         print_json(figures)
         return

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import typer
 from rich.console import Console
 
+from twotower.caller import flag
 from twotower.cli import exits, tables
 from twotower.cli.output import (
     check_report_beside,
@@ -19,10 +20,12 @@ from twotower.cli.output import (
 )
 from twotower.config import Config
 from twotower.errors import ConfigError
+from twotower.keywords import Keywords, configured, events_of
 
 NAME = "train"
 
 
+@tables.with_keywords()
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     interactions: tables.Interactions = None,
@@ -33,29 +36,13 @@ def command(
     valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
     test_sessions: tables.TestSessions = None,
-    split: tables.Split = None,
     config: tables.ConfigFile = None,
-    recipe: tables.Recipe = None,
     settings: tables.Settings = None,
-    query_column: tables.QueryColumn = None,
-    item_column: tables.ItemColumn = None,
-    time_column: tables.TimeColumn = None,
-    label_column: tables.LabelColumn = None,
-    weight_column: tables.WeightColumn = None,
-    position_column: tables.PositionColumn = None,
-    impressions_column: tables.ImpressionsColumn = None,
-    event_column: tables.EventColumn = None,
-    target_events: tables.TargetEvents = None,
-    drop_null_ids: tables.DropNullIds = False,
     no_histories: tables.NoHistories = False,
     private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
-    recall: Annotated[
-        float | None,
-        typer.Option(help="Recall that an approximate index must reach (index.recall, 0.99)."),
-    ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
     baselines: tables.Baselines = "auto",
     refit: Annotated[
@@ -79,6 +66,7 @@ def command(
     ] = None,
     lang: tables.Lang = "en",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    **keywords: Unpack[Keywords],
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
 
@@ -87,30 +75,12 @@ def command(
 
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
     """
-    columns = {
-        "query_column": query_column,
-        "item_column": item_column,
-        "time_column": time_column,
-        "label_column": label_column,
-        "weight_column": weight_column,
-        "position_column": position_column,
-        "impressions_column": impressions_column,
-        "event_column": event_column,
-    }
-    tree = tables.config_of(
-        config,
-        settings,
-        recipe=recipe,
-        columns=columns,
-        target_events=target_events,
-        drop_null_ids=drop_null_ids,
-        split=split,
-        recall=recall,
-    )
-
+    recipe = keywords.pop("recipe", None)
+    tree = configured(config, recipe=recipe).with_settings(settings or [])
     if refit and refit_all:
         raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
     again: Literal["all"] | bool = "all" if refit_all else refit
+
     screen = console(json_wanted=json)
     parts = {
         "train": train,
@@ -134,26 +104,15 @@ def command(
             baselines=baselines,
             refit=again,
             json=json,
+            keywords=keywords,
         )
         return
-    events = tables.events_of(
-        interactions,
-        parts,
-        split,
-        needs="train needs either --interactions, or --train and --test.",
-    )
+    events = events_of("train needs either", interactions, parts, split=keywords.get("split"))
     check_report_beside(out)
 
-    from twotower.training.loggers import MLflowLogger, TensorBoardLogger
-    from twotower.training.pipeline import Teller
     from twotower.training.pipeline import train as train_model
     from twotower.training.progress import ProgressBar
 
-    loggers: list[Teller] = []
-    if tensorboard is not None:
-        loggers.append(TensorBoardLogger(tensorboard / out.resolve().name))
-    if mlflow is not None:
-        loggers.append(MLflowLogger(mlflow))
     trained = train_model(
         events,
         items=items,
@@ -167,7 +126,9 @@ def command(
         baselines=tables.baselines_of(baselines),
         refit=again,
         progress=ProgressBar(screen),
-        loggers=loggers,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        **keywords,
     )
     if json:
         print_json(trained.figures)
@@ -181,7 +142,7 @@ def command(
 
 def _refuse(given: Mapping[str, object]) -> None:
     """Refuse options that are of one kind of item where the settings state several."""
-    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    flags = [flag(name) for name, value in given.items() if value is not None]
     if flags:
         raise ConfigError(
             f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
@@ -202,6 +163,7 @@ def _train_views(
     baselines: str,
     refit: Literal["all"] | bool,
     json: bool,
+    keywords: Keywords,
 ) -> None:
     from twotower.training.progress import ProgressBar
     from twotower.training.views import train_views, views_of
@@ -223,6 +185,7 @@ def _train_views(
         baselines=tables.baselines_of(baselines),
         refit=refit,
         progress=ProgressBar(screen),
+        **keywords,
     )
     if json:
         print_json({name: view.figures for name, view in trained.views.items()})

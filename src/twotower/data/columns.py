@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.data.refusal import refuse_first
 from twotower.data.times import times_in_seconds
 from twotower.errors import DataError
@@ -305,7 +306,7 @@ def checked_weights(series: pl.Series) -> npt.NDArray[np.float32]:
     """
     what = f"the weight column {series.name!r}"
     rule = "hold a finite number above 0"
-    remedy = "correct or remove that row, or state another --weight-column NAME"
+    remedy = f"correct or remove that row, or pass another {passing(weight_column='NAME')}"
     values = _finite(series, what, rule, remedy)
     refuse_first(series, values <= 0, what, rule, remedy)
     return values
@@ -338,14 +339,14 @@ def checked_ids(
     if missing.all():
         raise DataError(
             f"{what} must hold ids, got {len(ids)} rows that are all null or empty; "
-            f"name another with --{role}-column NAME."
+            f"pass another {passing(**{f'{role}_column': 'NAME'})}."
         )
     if missing.any() and not drop_null:
         count = int(missing.sum())
         raise DataError(
             f"{what} must hold an id in every row, got {count} null or empty "
             f"id{'s' if count > 1 else ''}, the first in data row {int(missing.argmax()) + 1}; "
-            "pass --drop-null-ids to leave such rows out."
+            f"pass {passing(drop_null_ids=True)} to leave such rows out."
         )
     return ids, ~missing
 
@@ -386,7 +387,7 @@ def _check_given(frame: pl.DataFrame, given: Mapping[Role, str], what: str) -> N
     for role, column in given.items():
         if column not in frame.columns:
             raise DataError(
-                f"--{role}-column must name a column of {what}, got {column!r}; "
+                f"{argument(f'{role}_column')} must name a column of {what}, got {column!r}; "
                 f"{_nearest(column, frame.columns)}"
             )
     by_column: dict[str, Role] = {}
@@ -469,7 +470,8 @@ def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decis
             example = {Role.QUERY: "user_id, query or session_id"}.get(role, "item_id or movieId")
             raise DataError(
                 f"no column could be the {role} id: a column of {what} must have a name like "
-                f"{example}, got {_listed(frame.columns)}; name it with --{role}-column NAME."
+                f"{example}, got {_listed(frame.columns)}; name it: "
+                f"{passing(**{f'{role}_column': 'NAME'})}."
             )
         others = f"; so does {_listed(named[1:])}" if len(named) > 1 else ""
         return Decision(role, named[0], f"its name says the {role} id{others}")

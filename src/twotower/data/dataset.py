@@ -214,7 +214,7 @@ class ViewItems:
     repeats: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions, the two entity tables, and what each event is used for.
 
@@ -246,6 +246,12 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     offered: npt.NDArray[np.bool_] | None = None
     views: Mapping[str, ViewItems] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.interactions):,} events, {len(self.queries):,} queries"
+        counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
+        split = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
+        return f"Dataset({self.name!r}: {sizes}, {len(self.items):,} items; {split})"
 
     @property
     def num_items(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.data.columns import Roles, plain_name
 from twotower.data.dataset import Dataset, Part
 from twotower.data.propensities import MAX_WEIGHT, Propensities, harvested, power_law
@@ -40,7 +41,8 @@ def checked_positions(series: pl.Series) -> npt.NDArray[np.int32]:
         ~is_whole,
         f"the position column {series.name!r}",
         "hold a whole number from 1",
-        "count positions from 1 and leave out rows without one, or state another --position-column NAME",
+        "count positions from 1 and leave out rows without one, or pass another "
+        f"{passing(position_column='NAME')}",
     )
     positions: npt.NDArray[np.int32] = np.minimum(values, _LAST).astype(np.int32)
     return positions
@@ -69,8 +71,8 @@ def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
         low = values.min()
         pairs = frame.select(pl.struct(roles.item, column).n_unique()).item()
         if isinstance(low, int) and low >= 1 and pairs > frame[roles.item].n_unique():
-            told = f"{column!r} may be where items were shown; with --position-column {column} a click "
-            return [told + "counts the more, the less its position is looked at."]
+            told = f"{column!r} may be where items were shown; with {passing(position_column=column)} a "
+            return [told + "click counts the more, the less its position is looked at."]
     return []
 
 

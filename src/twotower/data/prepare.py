@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.config import DataConfig, FeatureKind, FeaturesConfig
 from twotower.data.columns import (
     Decision,
@@ -92,7 +93,7 @@ def prepare(
     if not kept.any():
         raise DataError(
             f"interactions must hold rows with both ids, got {len(kept)} rows that all lack one; "
-            "state other columns with --query-column and --item-column."
+            f"pass other columns as {argument('query_column')} and {argument('item_column')}."
         )
     if not kept.all():
         notes.append(f"Left out {int((~kept).sum())} of {len(kept)} rows without an id.")
@@ -125,7 +126,7 @@ def prepare(
     if labels is not None and not (labels > 0).any():
         raise DataError(
             f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
-            "lower data.positive_threshold or state another --label-column."
+            f"lower data.positive_threshold or pass another {argument('label_column')}."
         )
 
     query_column = roles.query or "query_id"
@@ -223,7 +224,7 @@ def _labels(
         if threshold is not None:
             raise ConfigError(
                 f"data.positive_threshold must go with a rating column, got {threshold} and none; "
-                "state one with --label-column NAME."
+                f"pass {passing(label_column='NAME')}."
             )
         return None
     column = frame[roles.label]
@@ -292,7 +293,7 @@ def _entities(
         raise DataError(
             f"{what} must share ids with the interactions, got none in common: "
             f"{key!r} begins with {own[0]!r}, {column!r} with {seen[0]!r}; "
-            f"state the column with --{role.value}-column NAME."
+            f"name the column: {passing(**{f'{role}_column': 'NAME'})}."
         )
     notes = (*_without_line(ids.cast(own.dtype), own, what), *told.notes)
     vocabulary = Vocabulary(pl.concat([own.rename("id"), seen.rename("id")]).unique().sort())
@@ -348,7 +349,7 @@ def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[
     if config.order == "time" and not has_times:
         raise ConfigError(
             "data.order must be 'file' or 'none' where no column is a time, got 'time'; "
-            "state one with --time-column NAME."
+            f"pass {passing(time_column='NAME')}."
         )
     by_time = config.order == "time" or (config.order == "auto" and has_times)
     if has_sessions and config.order == "none":

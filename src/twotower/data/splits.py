@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from twotower.caller import argument, passing
 from twotower.config import SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError, DataError
@@ -75,11 +76,12 @@ def check_kind(dataset: Dataset, kind: str) -> None:
     if kind == "leave-last-out" and not dataset.ordered:
         raise ConfigError(
             "split.kind must be 'random', 'cold-items' or 'cold-queries' where events have no order, got "
-            "'leave-last-out'; state --time-column NAME, or data.order = 'file'."
+            f"'leave-last-out'; pass {passing(time_column='NAME')}, or data.order = 'file'."
         )
     if kind == "temporal" and dataset.interactions.times is None:
         raise ConfigError(
-            "split.kind must not be 'temporal' where no column is a time; state --time-column NAME."
+            "split.kind must not be 'temporal' where no column is a time; "
+            f"pass {passing(time_column='NAME')}."
         )
 
 
@@ -316,7 +318,9 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
         raise DataError(f"the {kind} split must leave training events, got none; choose another.")
     for part, name in ((Part.TEST, "test"), (Part.VALID, "validation")):
         if not (positive & (dataset.parts == part)).any():
-            remedy = "give files" if kind == "given" else "use another --split, or data"
+            remedy = (
+                "give files" if kind == "given" else f"use another {argument('split')}, or data"
+            )
             raise DataError(
                 f"the {kind} split must leave {name} rows, got no positive of {len(events)} events; "
                 f"{remedy} with more events a query."

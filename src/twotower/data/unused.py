@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.data.columns import Decision, Role, Roles, plain_name, roles_named, why_unfit
 from twotower.data.positions import is_position_name
 
@@ -80,7 +81,8 @@ def unused_columns(
     kinds = None if roles.event else event_kinds(frame, left)
     why = {column: _why(frame[column], taken) for column in left}
     if kinds is not None:
-        why[kinds.column] = "it seems to name kinds of event; --event-column tells them apart"
+        told = argument("event_column")
+        why[kinds.column] = f"it seems to name kinds of event; {told} tells them apart"
     return tuple(Decision(None, column, reason) for column, reason in why.items())
 
 
@@ -118,8 +120,9 @@ def unstated_kinds(frame: pl.DataFrame, unused: Iterable[Decision]) -> list[str]
         return []
     said = (
         f"{kinds.column!r} seems to name the kind of each event ({kinds.shares}), and every kind counts "
-        f"as a positive. --event-column {kinds.column} --target-events {kinds.best or 'KIND'} asks for "
-        "that kind alone; the others stay in histories."
+        f"as a positive. {passing(event_column=kinds.column)} with "
+        f"{passing(target_events=kinds.best or 'KIND')} asks for that kind alone; the others stay in "
+        "histories."
     )
     return [said]
 
@@ -129,7 +132,7 @@ def _why(values: pl.Series, taken: Mapping[Role, str]) -> str:
     if values.null_count() == len(values):
         return "it is empty"
     if is_position_name(column):
-        return "its name may say where items were shown; --position-column reads it"
+        return f"its name may say where items were shown; {argument('position_column')} reads it"
     for role in roles_named(column):
         said = {Role.QUERY: "the query id", Role.ITEM: "the item id"}.get(role, f"a {role.value}")
         if role in taken:

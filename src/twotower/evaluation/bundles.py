@@ -1,21 +1,22 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.candidates import random_candidates, read_candidates
-from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.figures import KS, Measured, measure
 from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.scorers import ModelScorer
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
 
@@ -26,7 +27,7 @@ _UNKNOWN = (
 
 
 def evaluate_bundle(
-    retriever: Retriever,
+    bundle: Bundle,
     ks: Sequence[int] = KS,
     *,
     test: Table | None = None,
@@ -37,11 +38,12 @@ def evaluate_bundle(
     negatives: int | None = None,
     candidates: Table | None = None,
     slice_by: Sequence[str] | None = None,
-) -> Figures:
+    tell: Callable[[str], None] = lambda _: None,
+) -> Measured:
     """Return ``measure`` for an opened bundle, on its own test events or on others.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         ks: Cut-offs.
         test: A table of test events in place of the bundle's own; their queries' histories are those
             of the bundle.
@@ -57,6 +59,7 @@ def evaluate_bundle(
             without times, validation events (those of other views, too) are then no part of a history: the
             published protocols hold them back at test time.
         slice_by: See ``measure``.
+        tell: See ``measure``.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
@@ -67,13 +70,18 @@ def evaluate_bundle(
     """
     if negatives is not None and candidates is not None:
         raise ConfigError(
-            "negatives and candidates must not both be given, got both; leave one out."
+            f"{argument('negatives')} and {argument('candidates')} must not both be given, got both; "
+            "leave one out."
         )
+    retriever = Retriever.of(bundle)
     learnt = learnt_of(retriever.contents.metrics)
     if test is None and test_sessions is None:
         refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
     if test is not None and test_sessions is not None:
-        raise ConfigError("test and test_sessions must not both be given, got both; leave one out.")
+        raise ConfigError(
+            f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
+            "leave one out."
+        )
     dataset = dataset_of(
         retriever, test, test_sessions, query_column=query_column, item_column=item_column
     )
@@ -114,12 +122,14 @@ def evaluate_bundle(
         cases=cases,
         candidates=ranked,
         slice_by=slice_by,
+        tell=tell,
         refit=learnt == "valid",
     )
     if learnt == "valid":
         figures["refit"] = dict(retriever.contents.metrics["refit"])
     if learnt == "all" and (again := _known_already(dataset)):
-        said = f"{again:,} of the test's positive events are pairs that the bundle learnt (--refit-all)"
+        said = f"{again:,} of the test's positive events are pairs that the bundle learnt "
+        said += f"({passing(refit='all')})"
         notes = (*notes, f"{said}: they are not held out.")
     if notes:
         figures["protocol"]["notes"] = list(notes)
@@ -173,7 +183,8 @@ def dataset_of(
     if known is None or parts is None or wanted is None:
         raise BundleError(
             f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
-            "written with --no-histories or --private; the figures of its training stand in metrics.json."
+            f"written with {passing(histories=False)} or {passing(private=True)}; the "
+            "figures of its training are in metrics.json."
         )
     queries, items = contents.queries, contents.items
     num_rows = queries.ids.num_rows

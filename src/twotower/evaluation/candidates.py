@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
@@ -186,8 +187,8 @@ def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArr
         article = "an" if role == Role.ITEM else "a"
         raise DataError(
             f"candidates must hold {article} {role} id in every row of column {ids.name!r}, got "
-            f"{int((~is_id).sum())} null or empty; leave them out, or state another with "
-            f"--{role}-column NAME."
+            f"{int((~is_id).sum())} null or empty; leave them out, or pass another "
+            f"{passing(**{f'{role}_column': 'NAME'})}."
         )
     rows = vocabulary.rows_of(keys)
     is_unknown = rows == UNKNOWN_ROW
@@ -195,7 +196,7 @@ def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArr
         raise DataError(
             f"candidates must hold {role} ids that the data holds, got {int(is_unknown.sum())} rows "
             f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; leave them out, or "
-            f"state another column with --{role}-column NAME."
+            f"pass another {passing(**{f'{role}_column': 'NAME'})}."
         )
     return rows
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.same_test import order_of_same_test, rows_in
 from twotower.evaluation.slices import Slice, slices
 from twotower.index.base import Found
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,7 @@ class Comparison:
         }
 
 
-def compare_runs(
-    bundles: Sequence[Path | str | Retriever], *, names: Sequence[str] | None = None
-) -> Comparison:
+def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = None) -> Comparison:
     """Return how bundles do on their common test, each later one against the first.
 
     Every bundle ranks its whole catalogue again for its own test queries. Runs must be of the same
@@ -118,7 +115,7 @@ def compare_runs(
     fewer. What was learnt from may differ, and is told among the settings.
 
     Args:
-        bundles: At least two: folders, or retrievers that are open already.
+        bundles: At least two: paths of bundles, or opened ones; see ``Retriever.of``.
         names: What to call the runs, as many, distinct; by default their folders' names.
 
     Raises:
@@ -129,8 +126,8 @@ def compare_runs(
     """
     if len(bundles) < 2:
         raise ArgumentError(f"bundles must be at least two, got {len(bundles)}; name another.")
-    labels = _labels(bundles, names)
-    opened = [b if isinstance(b, Retriever) else Retriever.open(b) for b in bundles]
+    opened = [Retriever.of(bundle) for bundle in bundles]
+    labels = _labels(opened, names)
     for label, retriever in zip(labels, opened, strict=True):
         refuse_learnt_test(retriever.contents.metrics, label)
     runs = [
@@ -194,9 +191,7 @@ class _Run:
     dataset: Dataset
 
 
-def _labels(
-    bundles: Sequence[Path | str | Retriever], names: Sequence[str] | None
-) -> tuple[str, ...]:
+def _labels(bundles: Sequence[Retriever], names: Sequence[str] | None) -> tuple[str, ...]:
     """Return distinct names: those given, else the folders', longer where two are the same."""
     if names is not None:
         if len(names) != len(bundles) or len(set(names)) != len(names):
@@ -204,7 +199,7 @@ def _labels(
                 f"names must be {len(bundles)} distinct ones, one a bundle, got {list(names)}."
             )
         return tuple(names)
-    paths = [b.path if isinstance(b, Retriever) else Path(b) for b in bundles]
+    paths = [bundle.path for bundle in bundles]
     labels = [path.resolve().name if path.name else "model" for path in paths]
     if len(set(labels)) < len(labels) and len(set(paths)) == len(paths):
         labels = [str(path) for path in paths]

@@ -1,11 +1,12 @@
 """The figures of a model beside those of the baselines, on the same cases, with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from twotower import html
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
@@ -32,7 +33,50 @@ KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
 """What verdicts, slices and the choice of a baseline's settings go by."""
 
+METHODS = {"model": "two-tower", **NAMES}
+"""What each method is called for people."""
+
+SHOWN = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
+"""The metrics that say most, and what they are called."""
+
 Figures = dict[str, Any]
+
+
+class Measured(Figures):
+    """Figures as ``measure`` returns them: a dictionary that shows itself in one line, and as a table."""
+
+    def __repr__(self) -> str:
+        metric = self._metrics()[0] if MAIN_METRIC not in self._metrics() else MAIN_METRIC
+        means = [
+            f"{METHODS[name]} {self[name][metric]:.4f}"
+            for name in METHODS
+            if name in self and metric in self[name]
+        ]
+        return f"Figures({SHOWN.get(metric, metric)}: {', '.join(means)})"
+
+    def _repr_html_(self) -> str:
+        metrics = self._metrics()
+        rows = [
+            (METHODS[name], *(self[name].get(metric) for metric in metrics))
+            for name in METHODS
+            if name in self
+        ]
+        header = ("", *(SHOWN.get(metric, metric) for metric in metrics))
+        protocol = self["protocol"]
+        tested = (
+            f"{protocol['queries']:,} {protocol['part']} queries, {protocol['catalogue']:,} items, "
+            f"{protocol['ranking']} ranking"
+        )
+        return html.block(
+            html.text(self["verdict"]),
+            html.table(rows, header=header),
+            html.text(tested, quiet=True),
+        )
+
+    def _metrics(self) -> list[str]:
+        found = [metric for metric in self["model"] if metric in SHOWN]
+        return found or list(self["model"])[:4]
+
 
 _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
 _CURVES = ("ndcg", "recall", "hit_rate")
@@ -52,8 +96,9 @@ def measure(
     cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     refit: bool = False,
-) -> Figures:
+) -> Measured:
     """Return the figures of the model and of the baselines on one part.
 
     Args:
@@ -67,6 +112,7 @@ def measure(
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
         slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
             with a few metrics. See ``slices``.
+        tell: Gets the name of each phase when it begins: a baseline, the evaluation.
         refit: Whether the model learnt the validation events, too. The baselines do then, their settings
             still chosen on these before.
 
@@ -89,7 +135,8 @@ def measure(
             f"the {part.name.lower()} events must hold a positive of a known query, got none; choose a "
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
-    fitted = fit_baselines(dataset, baselines, cases=cases, refit=refit)
+    fitted = fit_baselines(dataset, baselines, tell=tell, cases=cases, refit=refit)
+    tell("evaluation")
     if refit:
         dataset = learnt_too(dataset, "valid")
     scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
@@ -109,10 +156,12 @@ def measure(
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
-    figures: Figures = {
-        name: {metric: float(evaluation.values[metric].mean()) for metric in metrics}
-        for name, evaluation in found.items()
-    }
+    figures = Measured(
+        {
+            name: {metric: float(evaluation.values[metric].mean()) for metric in metrics}
+            for name, evaluation in found.items()
+        }
+    )
     if candidates is None:
         for name, values in _exposures(model, dataset, found).items():
             figures[name] |= values

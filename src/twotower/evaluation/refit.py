@@ -8,6 +8,7 @@ there are of the model before.
 from collections.abc import Mapping
 from typing import Any
 
+from twotower.caller import argument, passing
 from twotower.data.splits import Learnt
 from twotower.errors import DataError
 
@@ -63,8 +64,9 @@ def refuse_learnt_test(figures: Mapping[str, Any], name: str) -> None:
     """
     if is_before(figures):
         raise DataError(
-            f"the bundle {name!r} must hold test events out, got one that learnt all events (--refit-all); "
-            "evaluate it on later events (--test) or new sessions (--test-sessions), or another bundle."
+            f"the bundle {name!r} must hold test events out, got one that learnt all events "
+            f"({passing(refit='all')}); evaluate it on later events ({argument('test')}) or new sessions "
+            f"({argument('test_sessions')}), or another bundle."
         )
 
 

@@ -5,14 +5,11 @@ from typing import Any
 
 from rich.table import Table
 
-from twotower.evaluation.baselines.choose import NAMES
+from twotower.caller import passing
 from twotower.evaluation.evaluate import METRICS
-from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN
 from twotower.evaluation.intervals import metric_name
 from twotower.evaluation.refit import is_before, note
-
-METHODS = {"model": "two-tower", **NAMES}
-"""What each method is called on a screen."""
 
 
 def method_label(figures: Mapping[str, Any], method: str) -> str:
@@ -21,16 +18,13 @@ def method_label(figures: Mapping[str, Any], method: str) -> str:
     return METHODS[method] + before
 
 
-_METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
-
-
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """Return the figures that say most: a line a method, a column a metric."""
-    metrics = [m for m in figures["model"] if m in _METRICS] or list(figures["model"])[:4]
+    metrics = [m for m in figures["model"] if m in SHOWN] or list(figures["model"])[:4]
     intervals = figures.get("intervals", {})
     table = Table("", title=_title(figures), title_justify="left")
     for metric in metrics:
-        table.add_column(_METRICS.get(metric, metric))
+        table.add_column(SHOWN.get(metric, metric))
         if metric == MAIN_METRIC and intervals:
             table.add_column("95 % interval")
     for name in _run(figures):
@@ -191,8 +185,8 @@ def _of_words(words: Mapping[str, Any]) -> str:
     if not words["share"]:
         return f"Words in common by BM25 beside the model did not help on validation ({name})."
     return (
-        f"With words='auto', BM25 at a share of {words['share']:g} that validation chose, {name} is "
-        f"{value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
+        f"With {passing(words='auto')}, BM25 at a share of {words['share']:g} that validation chose, "
+        f"{name} is {value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
     )
 
 

@@ -9,8 +9,8 @@ import polars as pl
 import torch
 
 from twotower.errors import ArgumentError
+from twotower.extras import library
 from twotower.features import tokens
-from twotower.runtime import library
 from twotower.vocab import FIRST_ROW, as_keys
 
 Words = tuple[tuple[str, ...], ...]

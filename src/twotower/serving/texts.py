@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.features.schema import TEXTS
 from twotower.index.lexical import LexicalIndex, Words, words_of_texts
@@ -86,7 +87,7 @@ def _text_columns(table: SideContents, words: float, what: str) -> list[str]:
     if not texts:
         side = "item" if what == "items" else "query"
         raise ArgumentError(
-            f"words must be 0 where {what} have no column of text, got {words}; train with "
+            f"{argument('words')} must be 0 where {what} have no column of text, got {words}; train with "
             f"features.{side}.NAME = 'text'."
         )
     return list(dict.fromkeys(texts))

@@ -1,10 +1,10 @@
 """The model card: a page for people, in the bundle."""
 
+from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.evaluation.figures import Figures
+from twotower.evaluation.figures import METHODS, Figures
 from twotower.evaluation.refit import note
-from twotower.evaluation.screen import METHODS, method_label
 from twotower.training.private import LIMITS
 
 _LIMITS = (
@@ -22,6 +22,8 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         figures: On the test part.
         private: Whether the bundle is private, which the card then explains.
     """
+    from twotower.evaluation.screen import method_label  # it imports rich
+
     protocol = figures["protocol"]
     metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
     seen = "removed" if protocol["seen_removed"] else "kept"
@@ -67,7 +69,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         "",
     ]
     if private:
-        why = "This bundle was trained with `--private`: it holds nothing of any one query."
+        why = f"This bundle was trained with `{passing(private=True)}`: it holds nothing of any one query."
         limits = (f"- {limit}" for limit in LIMITS)
         lines += ["## What this bundle cannot answer", "", why, "", *limits, ""]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from twotower.caller import passing
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
@@ -315,7 +316,7 @@ def _loss(
     if loss.negatives == "impressions" and dataset.interactions.impressions is None:
         raise ConfigError(
             "loss.negatives = 'impressions' must go with a column of what was shown, got none; "
-            "state one with --impressions-column."
+            f"pass {passing(impressions_column='NAME')}."
         )
     if loss.negatives == "popularity" and loss.frequencies == "stream":
         raise ConfigError(
@@ -340,6 +341,6 @@ def _loss(
     if loss.negatives == "labels" and dataset.interactions.labels is None:
         raise ConfigError(
             "loss.negatives = 'labels' must go with a column of 0/1 labels, got none; "
-            "state one with --label-column, or a data.positive_threshold."
+            f"pass {passing(label_column='NAME')}, or state a data.positive_threshold."
         )
     return loss

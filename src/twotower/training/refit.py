@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from twotower.caller import argument
 from twotower.data.splits import Learnt
 from twotower.errors import ArgumentError
 from twotower.training.checkpoints import Progress
@@ -45,7 +46,7 @@ def learnt_by(refit: Refit) -> Learnt | None:
     if refit == "all":
         return "all"
     if not isinstance(refit, bool):
-        raise ArgumentError(f"refit must be True, False or 'all', got {refit!r}.")
+        raise ArgumentError(f"{argument('refit')} must be True, False or 'all', got {refit!r}.")
     return "valid" if refit else None
 
 

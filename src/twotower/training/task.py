@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 from torch import Tensor
 
+from twotower.caller import argument
 from twotower.config import Config, FeatureKind
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
@@ -90,8 +91,9 @@ class Task:
             num = int((events.positions[is_new] == 0).sum())
             if num:
                 raise ConfigError(
-                    f"refit must know the positions of what it learns, got {num:,} events without one; "
-                    f"give the column of positions in every file, or train without refit."
+                    f"{argument('refit')} must know the positions of what it learns, got {num:,} "
+                    "events without one; give the column of positions in every file, or train without "
+                    f"{argument('refit')}."
                 )
             notes = dataset.notes
             dataset = replace(weighed(dataset, rated=self.rated), notes=notes)

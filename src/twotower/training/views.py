@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import polars as pl
 
+from twotower import html
+from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
 from twotower.errors import ConfigError
@@ -15,18 +18,17 @@ from twotower.evaluation.figures import measure
 from twotower.evaluation.refit import tell
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
+from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.serving.bundle import Contents, SideContents, check_output
 from twotower.serving.views import write_views
+from twotower.training.callbacks import Callback, callback_of
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of
 from twotower.training.indexing import check_index, indexed
-from twotower.training.loggers import Tellers
 from twotower.training.pipeline import (
-    Teller,
     Trained,
     fit_in_folder,
     refitted_and_told,
-    teller_of,
     untrained,
     write_after,
 )
@@ -37,7 +39,7 @@ from twotower.training.trainer import Trainer
 from twotower.vocab import Vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedViews:
     """What ``train_views`` returns: by a view's name, what ``train`` returns.
 
@@ -49,6 +51,14 @@ class TrainedViews:
     views: Mapping[str, Trained]
     path: Path | None
 
+    def __repr__(self) -> str:
+        return f"TrainedViews({', '.join(f'{n}: {view!r}' for n, view in self.views.items())})"
+
+    def _repr_html_(self) -> str:
+        return html.block(
+            *(html.text(name, bold=True) + view._repr_html_() for name, view in self.views.items())
+        )
+
     def __getitem__(self, name: str) -> Trained:
         """Return one view.
 
@@ -58,6 +68,7 @@ class TrainedViews:
         return self.views[name]
 
 
+@takes_keywords
 def train_views(
     views: Mapping[str, View],
     *,
@@ -69,7 +80,8 @@ def train_views(
     resume: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
     refit: Refit = False,
-    progress: Teller | Literal["bar"] | None = None,
+    progress: Callback | Literal["auto", "bar"] | None = "auto",
+    **keywords: Unpack[Keywords],
 ) -> TrainedViews:
     """Train one query tower for several kinds of item, and write a bundle of each.
 
@@ -88,6 +100,7 @@ def train_views(
         baselines: As ``train`` takes it.
         refit: As ``train`` takes it.
         progress: As ``train`` takes it.
+        **keywords: Single settings, which hold for every view; as ``train`` takes them.
 
     Raises:
         DataError: A table cannot be used as it is; the view is named.
@@ -98,7 +111,7 @@ def train_views(
         history, as of the moment, in place of counts over all time.
     """
     learnt = learnt_by(refit)
-    settings = Config.of(config)
+    settings = configured(config, **keywords)
     told = tuple(_told(name, view) for name, view in views.items())
     if len(told) < 2:
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
@@ -106,8 +119,7 @@ def train_views(
     check_index(settings)
     check_names(baselines)
     target = None if out is None else check_output(out, views=True)
-    bar = teller_of(progress)
-    teller = Tellers([] if bar is None else [bar])
+    teller = callback_of(progress)
     task = Task.of_views(views, queries=queries, config=settings, private=private)
     for view in task.dataset.all_views():
         check_baselines(view, baselines)
@@ -115,13 +127,14 @@ def train_views(
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
     trainer = Trainer(task.dataset, task.sides, settings)
+    teller.on_phase("training")
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if done.best_epoch == 0:
         teller.on_choices((untrained(done, settings.training.metric),), settings)
     interrupted = done.log[-1].get("event") == "interrupted"
     again = None
     if learnt is not None and not interrupted:
-        again = refitted_and_told(trainer, done, task, learnt, teller=teller)
+        again = refitted_and_told(trainer, done, task, learnt, bar=teller)
         interrupted = again is None
     is_refit = again is not None and learnt == "valid"
     model = trainer if again is None or learnt == "all" else again.trainer
@@ -135,6 +148,7 @@ def train_views(
             calibrated=settings.loss.kind == "bce",
             baselines=baselines,
             refit=is_refit,
+            tell=partial(_tell, teller, name),
         )
         figures["protocol"]["view"] = name
         if again is not None and learnt is not None:
@@ -171,6 +185,10 @@ def train_views(
     return TrainedViews(trained, target)
 
 
+def _tell(teller: Callback, view: str, phase: str) -> None:
+    teller.on_phase(f"{view}: {phase}")
+
+
 def views_of(config: Config) -> dict[str, View]:
     """Return the views that a configuration describes by the paths of their tables.
 
@@ -196,7 +214,7 @@ def _told(name: str, view: View) -> ViewConfig:
     if not isinstance(view, View):
         raise ConfigError(
             f"views[{name!r}] must be a View, got {type(view).__name__}; write "
-            f"twotower.View(interactions, items=...)."
+            f"twotower.View(interactions, {passing(items=...)})."
         )
     try:
         return ViewConfig(name=name, share=view.share, **_paths_of(view))

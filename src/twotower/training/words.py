@@ -11,10 +11,10 @@ from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
+from twotower.extras import library
 from twotower.features.schema import TEXTS
 from twotower.index.fusion import convex
 from twotower.index.lexical import LexicalIndex
-from twotower.runtime import library
 from twotower.serving.bundle import Contents
 from twotower.serving.texts import Texts
 from twotower.vocab import FIRST_ROW

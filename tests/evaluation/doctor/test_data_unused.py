@@ -33,12 +33,12 @@ def test_columns_that_nothing_reads(tiny_world: SyntheticTables) -> None:
     assert found["unused-columns"]["what"] == (
         "Columns of the interactions that are not used (2): 'city' (its name says no role; "
         "features.event.city lets histories read it), 'action' (it seems to name kinds of event; "
-        "--event-column tells them apart)."
+        "event_column tells them apart)."
     )
     kinds_told = found["unstated-event-kinds"]
     assert kinds_told["severity"] == "warning"
     assert "2 kinds of event: view 7" in kinds_told["what"]
-    assert "--event-column action --target-events buy" in kinds_told["do"]
+    assert "event_column='action' with target_events='buy'" in kinds_told["do"]
     assert "of the item table" in found["shown-only-columns"]["what"]
     assert "(1): 'page'" in found["shown-only-columns"]["what"]
 

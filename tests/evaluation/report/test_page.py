@@ -389,11 +389,11 @@ def test_clean(value: object, expected: str) -> None:
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     page.write_text("old")
-    with pytest.raises(ConfigError, match=r"--out must be a file, got the folder"):
+    with pytest.raises(ConfigError, match=r"out must be a file, got the folder"):
         files.write_page(tmp_path, "new")
-    with pytest.raises(ConfigError, match=r"--out must be in a folder that exists"):
+    with pytest.raises(ConfigError, match=r"out must be in a folder that exists"):
         files.write_page(tmp_path / "none" / "r.html", "new")
-    with pytest.raises(ConfigError, match=r"--out must be a name of at most 220 bytes, got 250"):
+    with pytest.raises(ConfigError, match=r"out must be a name of at most 220 bytes, got 250"):
         files.write_page(tmp_path / ("x" * 250), "new")
     assert page.read_text() == "old"
     assert list(tmp_path.iterdir()) == [page]

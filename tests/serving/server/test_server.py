@@ -257,6 +257,13 @@ def test_large_lists_are_refused(tiny_bundle: Path) -> None:
             assert "at most" in answer.json()["error"]
 
 
+def test_nothing_is_encoded_where_nothing_describes_a_query(http: httpx.Client) -> None:
+    """The retriever would encode every query that it knows."""
+    answer = http.post("/encode/queries", json={"queries": [{"query_id": 1}, {}]})
+    assert answer.status_code == 422
+    assert "a query needs a query_id, features or a history" in answer.json()["error"]
+
+
 def test_what_stands_in_an_address_is_what_the_page_says(http: httpx.Client) -> None:
     for parameters in ("kk=3", "k=5.0", "k=%203", "k=1_0", "columns=1", "columns=yes"):
         answer = http.get(f"/similar?item_id=1&{parameters}")

@@ -1,12 +1,13 @@
 """All baselines of a data set, fitted on training, their settings chosen on validation."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
@@ -22,7 +23,7 @@ from twotower.evaluation.baselines.recent_popularity import (
     choose_recent_popularity,
 )
 from twotower.evaluation.evaluate import Scorer
-from twotower.runtime import library
+from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
 NAMES: dict[str, str] = {
@@ -88,6 +89,7 @@ def fit_baselines(
     seed: int = 0,
     cases: Cases | None = None,
     refit: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
@@ -103,6 +105,7 @@ def fit_baselines(
         cases: What they are to answer; by default the test.
         refit: Whether they are fitted once more with the chosen settings, on the training and validation
             events together, as the model is that they stand beside.
+        tell: Gets ``baseline NAME`` before each is fitted.
 
     Raises:
         ConfigError: A key is unknown (with the nearest one), or does not fit the data.
@@ -122,6 +125,7 @@ def fit_baselines(
             _check_fits(key, dataset, cases)
             if keys == "auto" and key == "ease":
                 _refuse_slow_ease(dataset)
+            tell(f"baseline {NAMES[key]}")
             scorers[key], settings[key] = _fitted(
                 key, dataset, popularity, seed, learnt if refit else None
             )
@@ -158,12 +162,16 @@ def check_names(keys: Literal["auto"] | Sequence[str]) -> None:
     if keys == "auto":
         return
     if isinstance(keys, str):
-        raise ConfigError(f"baselines must be 'auto' or a sequence of keys, got {keys!r}.")
+        raise ConfigError(
+            f"{argument('baselines')} must be 'auto' or a sequence of keys, got {keys!r}."
+        )
     for key in keys:
         if key not in NAMES:
             near = difflib.get_close_matches(str(key), NAMES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ConfigError(f"baselines must be among {', '.join(NAMES)}, got {key!r}{hint}")
+            raise ConfigError(
+                f"{argument('baselines')} must be among {', '.join(NAMES)}, got {key!r}{hint}"
+            )
 
 
 def _check_fits(key: str, dataset: Dataset, cases: Cases) -> None:

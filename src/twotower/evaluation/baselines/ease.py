@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from scipy.linalg import lapack
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError
@@ -234,6 +232,8 @@ def _gram(
     if pair_half_life is None:
         gram = np.zeros((count, count), np.float32)
         for first, block in together(query_item_matrix(plain, count)):
+            from scipy import sparse
+
             dense = sparse.csr_array(block, dtype=np.float32).toarray()
             gram[first : first + block.shape[0]] = dense
     else:
@@ -250,6 +250,8 @@ def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray
         return gram
     gram[np.diag_indices(count)] += regularization
     # The transpose is in the order of LAPACK, which then copies nothing.
+    from scipy.linalg import lapack
+
     factor, failed = lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)
     if failed:
         raise ArgumentError(

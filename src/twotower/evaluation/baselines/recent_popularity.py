@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.caller import passing
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.baselines.validation import Validation
@@ -108,7 +109,8 @@ def check_times(train: Interactions) -> None:
     """
     if train.times is None or not (np.isfinite(train.times) & train.is_positive).any():
         raise ConfigError(
-            "recent_popularity must have times of events, got none; state --time-column NAME."
+            "recent_popularity must have times of events, got none; "
+            f"pass {passing(time_column='NAME')}."
         )
 
 

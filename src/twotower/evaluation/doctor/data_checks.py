@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import polars as pl
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
@@ -29,15 +31,18 @@ from twotower.evaluation.doctor.data_unused import (
     without_row,
 )
 from twotower.evaluation.doctor.findings import Finding, worst_first
+from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 
+@takes_keywords
 def diagnose_data(
     interactions: Table | Mapping[str, Table],
     *,
     items: Table | None = None,
     queries: Table | None = None,
     config: Config | Mapping[str, object] | str | Path | None = None,
+    **keywords: Unpack[Keywords],
 ) -> list[Finding]:
     """Return what is wrong with tables that ``twotower.train`` would take, the worst first.
 
@@ -48,14 +53,17 @@ def diagnose_data(
         items: A file or a frame of the items' columns.
         queries: A file or a frame of the queries' columns.
         config: Settings, as for ``twotower.train``.
+        **keywords: Single settings; see ``keywords.Keywords``.
 
     Raises:
         DataError: A table cannot be used as it is, or the split leaves no test.
         ConfigError: A setting is unknown, out of range, or does not go with the data.
     """
-    settings = Config.of(config)
+    settings = configured(config, **keywords)
     if settings.views:
-        raise ConfigError("config must hold no views for the doctor, got some; ask about each.")
+        raise ConfigError(
+            f"{argument('config')} must hold no views for the doctor, got some; ask about each."
+        )
     if isinstance(interactions, Mapping):
         tables = {name: read_table(table, what=name) for name, table in interactions.items()}
         preparation = prepare(

@@ -123,13 +123,14 @@ TIME_OVERLAP = Kind(
         "{value:.1%} of the test events are earlier than the last training event of all queries.",
         "Training then knows what others did later, such as what became popular. With "
         "leave-last-out this is so by construction and common in papers; in use nobody knows it.",
-        "Read the figures as a comparison of methods; --split temporal shows what to expect in use.",
+        "Read the figures as a comparison of methods; {passing[split=temporal]} shows what "
+        "to expect in use.",
     ),
     zh=Text(
         "{value:.1%} 的测试事件早于全部查询中最后一个训练事件。",
         "训练因此知道他人后来的行为，比如后来什么流行。leave-last-out 本来就是这样，论文中也很常见；"
         "但实际使用时无从得知。",
-        "把指标当作方法之间的比较；想知道实际效果请用 --split temporal。",
+        "把指标当作方法之间的比较；想知道实际效果请用 {passing[split=temporal]}。",
     ),
 )
 
@@ -138,12 +139,12 @@ COLD_ITEMS = Kind(
     en=Text(
         "{value:.1%} of the test events are of items without a single training event.",
         "Such items can only be found by their features; baselines that count events never find them.",
-        "Give --items with columns that describe items, and look at the slice of cold items.",
+        "Give {argument[items]} with columns that describe items, and look at the slice of cold items.",
     ),
     zh=Text(
         "{value:.1%} 的测试事件，其物品没有任何训练事件。",
         "这类物品只能靠特征找到；靠计数的基线永远找不到它们。",
-        "用 --items 提供描述物品的列，并查看冷启动物品的切片指标。",
+        "用 {argument[items]} 提供描述物品的列，并查看冷启动物品的切片指标。",
     ),
 )
 
@@ -167,12 +168,12 @@ QUERY_CHURN = Kind(
         "{value:.1%} of the test queries ({count:,} of {total:,}) have no training event.",
         "Nothing is known of them but their features: an embedding of the query is untrained, and "
         "a history is empty.",
-        "Give --queries with columns that describe them, and look at the slice of cold queries.",
+        "Give {argument[queries]} with columns that describe them, and look at the slice of cold queries.",
     ),
     zh=Text(
         "{value:.1%} 的测试查询（{total:,} 个中的 {count:,} 个）没有训练事件。",
         "除特征外对它们一无所知：查询的向量未经训练，历史也是空的。",
-        "用 --queries 提供描述查询的列，并查看冷启动查询的切片指标。",
+        "用 {argument[queries]} 提供描述查询的列，并查看冷启动查询的切片指标。",
     ),
 )
 
@@ -212,13 +213,14 @@ POSITION_WEIGHTS = Kind(
         "How likely positions are looked at is estimated from {clicks:,} clicks: {examples}. "
         "{value:.1%} of the training clicks are cut at {most:g} times the weight of the first position.",
         "A click weighs the inverse of it in training, and what is cut is corrected in part only.",
-        "Compare it with what you know of the page; leave --position-column out if it is far from that.",
+        "Compare it with what you know of the page; leave {argument[position_column]} out "
+        "if it is far from that.",
     ),
     zh=Text(
         "各位置被看到的可能性由 {clicks:,} 次点击估计：{examples_zh}。"
         "{value:.1%} 的训练点击的权重被截断为第一个位置的 {most:g} 倍。",
         "训练时点击的权重是它的倒数；被截断的只得到部分校正。",
-        "与你对页面的了解比较；若相差很远，就不要用 --position-column。",
+        "与你对页面的了解比较；若相差很远，就不要用 {argument[position_column]}。",
     ),
 )
 
@@ -245,14 +247,14 @@ EVENT_KINDS = Kind(
         "The column {column!r} of the interactions seems to name {value:.0f} kinds of event: {shares}.",
         "Every kind counts as a positive, so a view is asked for in training and in the test as a "
         "purchase is.",
-        "State what is asked for, such as --event-column {column} --target-events {best}; events of the "
-        "other kinds stay in the histories.",
+        "State what is asked for, such as {passing[event_column=@column]} with "
+        "{passing[target_events=@best]}; events of the other kinds stay in the histories.",
     ),
     zh=Text(
         "交互表的列 {column!r} 似乎是事件类型，共 {value:.0f} 种：{shares}。",
         "目前每种事件都算正样本，因此训练和测试中，一次浏览与一次购买没有区别。",
-        "说明要预测哪种事件，例如 --event-column {column} --target-events {best}；"
-        "其他类型的事件仍留在历史中。",
+        "说明要预测哪种事件，例如 {passing[event_column=@column]} 和 "
+        "{passing[target_events=@best]}；其他类型的事件仍留在历史中。",
     ),
 )
 
@@ -278,13 +280,14 @@ UNUSED = Kind(
     en=Text(
         "Columns of the interactions that are not used ({value:.0f}): {columns}.",
         "A column has a role by its name, or by what is stated; nothing is learnt of the others.",
-        "Where one is a role, state it (--time-column NAME and the like); where it describes the event, "
-        "such as a rating or a device, state features.event.NAME = KIND, which histories read.",
+        "Where one is a role, state it ({passing[time_column=NAME]} and the like); where it "
+        "describes the event, such as a rating or a device, state features.event.NAME = KIND, which "
+        "histories read.",
     ),
     zh=Text(
         "交互表中有 {value:.0f} 列没有使用：{columns_zh}。",
         "列的角色由列名或显式设置决定；模型不会从其余的列学到任何东西。",
-        "如果某列有角色，请写明（如 --time-column NAME）；如果它描述事件本身（如评分、设备），"
+        "如果某列有角色，请写明（如 {passing[time_column=NAME]}）；如果它描述事件本身（如评分、设备），"
         "请设 features.event.NAME = KIND，历史编码器会读取它。",
     ),
 )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twotower.caller import argument
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.findings import Finding, worst_first
 from twotower.evaluation.doctor.model_answers import Trial, check_answers
@@ -74,10 +75,10 @@ def examine_model(retriever: Retriever) -> Examined:
                 "for them",
                 "because": "the model was trained once more on validation, too, so that what it answers "
                 "there says nothing of others",
-                "do": "Look at a training without --refit.",
+                "do": f"Look at a training without {argument('refit')}.",
                 "what_zh": "查询向量、推荐结果，以及历史和特征对它们的作用",
                 "because_zh": "模型还在验证事件上重新训练过，它在那里的回答不能说明其他查询的情况",
-                "do_zh": "请检查不带 --refit 的训练。",
+                "do_zh": f"请检查不带 {argument('refit')} 的训练。",
             }
             found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
         elif len(trial) > 1:

@@ -37,7 +37,7 @@ from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.training import epochs_of, summary, training_charts
 from twotower.evaluation.report.verdict import deck, headline, key_figures
 from twotower.evaluation.report.wording import Say, speaker, translated
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 from twotower.serving.titles import Titles, clean
 from twotower.vocab import FIRST_ROW
 
@@ -46,7 +46,7 @@ _SEVERITIES = ("error", "warning", "info")
 
 
 def write_report(
-    retriever: Retriever,
+    bundle: Bundle,
     path: str | Path,
     *,
     language: Language = "en",
@@ -60,7 +60,7 @@ def write_report(
     the same page.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         path: Where to; a file that is there is replaced.
         language: ``"en"`` or ``"zh"``.
         findings: What the doctor found.
@@ -71,6 +71,7 @@ def write_report(
     Raises:
         ConfigError: ``path`` cannot be written.
     """
+    retriever = Retriever.of(bundle)
     contents = retriever.contents
     say = speaker(language, is_before=is_before(contents.metrics))
     reading = Reading(contents.metrics)

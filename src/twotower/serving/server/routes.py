@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 
 from twotower.errors import ArgumentError
 from twotower.serving.answers import Recommendation
+from twotower.serving.arguments import nothing_told
 from twotower.serving.server.catalogue import Change
 from twotower.serving.server.engine import Answered, Model, Question
 from twotower.serving.server.lookup import example_of, ids_like, items_like, latest_of
@@ -57,7 +58,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (413, "The body is too large."),
         (414, "The address is too long."),
         (415, "The body is not said to be JSON."),
-        (421, "The server does not answer to this name; see --allowed-hosts."),
+        (421, "The server does not answer to this name; see TWOTOWER_ALLOWED_HOSTS."),
         (422, "What is asked cannot be answered."),
         (429, "Too many wait."),
         (431, "The headers are too large, or too many."),
@@ -190,6 +191,8 @@ async def encode_queries(body: QueriesBody, service: Serving) -> Response:
         for query in body.queries:  # each may be described in another way
             features, unknown = model.known_features(query.features)
             ignored |= dict.fromkeys(unknown)
+            if query.query_id is None and features is None and query.history is None:
+                raise nothing_told()  # the retriever would encode all that it knows
             found = model.retriever.encode_queries(
                 query.query_id,
                 features=features,
