@@ -19,8 +19,7 @@ from common import OUT, report, training_facts
 from twotower import train
 from twotower.data.dataset import Part
 from twotower.evaluation.bundles import dataset_of, scorer_of
-from twotower.evaluation.figures import measure
-from twotower.evaluation.screen import METHODS
+from twotower.evaluation.figures import METHODS, measure
 from twotower.serving.retriever import Retriever
 
 NAMES = (

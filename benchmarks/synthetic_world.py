@@ -26,7 +26,7 @@ from common import add_training_arguments, cached, digest_of, report, training_f
 from twotower import Config, train
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.data.sources.synthetic_optimum import Estimate
-from twotower.evaluation.screen import METHODS
+from twotower.evaluation.figures import METHODS
 
 K = 100
 METRIC = f"recall@{K}"

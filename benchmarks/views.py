@@ -2,9 +2,10 @@
 
     python benchmarks/views.py [disencdr disencdr-cold cdrib] [--seeds 2] [--part valid] [--show]
 
-A test row's item is ranked among 999 random items of its domain that the user has not had (one draw a user,
-the same for every method); HR@10 and NDCG@10 are means over the rows, their 95 % intervals are by bootstrap
-over the users. What is known of a user are training events, whatever the validation holds.
+A test row's item is ranked among 999 random items of its domain that the user has not had (one draw a row,
+the same for every method; one a user in what is recorded); HR@10 and NDCG@10 are means over the rows, their
+95 % intervals are by bootstrap over the users. What is known of a user are training events, whatever the
+validation holds.
 
 ``disencdr``: all users are in both domains. ``disencdr-cold``: the same, but every fifth user has lost all
 events in the first domain and every other fifth those in the second, and all of them are asked about; of
@@ -121,21 +122,19 @@ def ranks_of(scorer: Scorer, dataset: Dataset, part: Part) -> dict[str, list[Any
     candidates = random_candidates(
         cases, NEGATIVES, num_item_rows=dataset.items.ids.num_rows, offered=dataset.offered
     )
-    users, ranks = [], []
-    for start in range(0, len(cases), 512):
-        some = cases.take(slice(start, start + 512))
+    rows = cases.by_target()
+    users = dataset.queries.ids.ids_of(rows.query_rows).cast(pl.String).to_list()
+    ranks: list[float] = []
+    for start in range(0, len(rows), 512):
+        some = rows.take(slice(start, start + 512))
         drawn = candidates.take(slice(start, start + 512))
         scores = scorer.score(some).float().cpu().numpy()
-        ids = dataset.queries.ids.ids_of(some.query_rows).cast(pl.String).to_list()
-        for line, user in enumerate(ids):
-            targets = some.targets.take(slice(line, line + 1)).item_rows
-            others = np.setdiff1d(drawn.take(slice(line, line + 1)).item_rows, targets)
-            for own in scores[line, targets]:
-                before = (scores[line, others] > own).sum() + (
-                    scores[line, others] == own
-                ).sum() / 2
-                users.append(user)
-                ranks.append(float(before))
+        for line in range(len(some)):
+            target = some.targets.take(slice(line, line + 1)).item_rows
+            others = np.setdiff1d(drawn.take(slice(line, line + 1)).item_rows, target)
+            own = scores[line, target[0]]
+            equal = (scores[line, others] == own).sum() / 2
+            ranks.append(float((scores[line, others] > own).sum() + equal))
     return {"users": users, "ranks": ranks}
 
 

@@ -39,6 +39,4 @@ twotower.train(
 
 films = fetch("movielens-100k")
 hidden = {"towers": {"query_hidden": [16], "item_hidden": [16]}}
-twotower.train(
-    films.interactions, items=films.items, queries=films.queries, config=hidden, progress="bar"
-)
+twotower.train(films.interactions, items=films.items, queries=films.queries, config=hidden)

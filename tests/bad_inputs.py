@@ -31,7 +31,7 @@ from sandbox import (
     tree_of,
     write,
 )
-from twotower import Retriever, train
+from twotower import Config, Retriever, train
 
 
 def _nothing(folder: Path) -> None:
@@ -524,12 +524,44 @@ def _unequal(folder: Path) -> None:
     )
 
 
+QUICKLY = {"training": {"epochs": 1}, "towers": {"dim": 4}}
+
 CALLS: tuple[BadCall, ...] = (
     BadCall("towers of unequal dim", _unequal, ("query", "item", "16", "8")),
     BadCall(
         "k of 0",
         lambda folder: Retriever.open(folder / "model").recommend(1, k=0),
         ("k must be at least 1, got 0",),
+    ),
+    BadCall(
+        "a column that is not there",
+        lambda folder: train(folder / "events.csv", item_column="sku"),
+        ("item_column must name a column of interactions, got 'sku'",),
+    ),
+    BadCall(
+        "no events",
+        lambda folder: train(items=folder / "items.csv"),
+        ("train needs either interactions, or train and test",),
+    ),
+    BadCall(
+        "a bundle with a long name",
+        lambda folder: train(folder / "events.csv", out=folder / ("m" * 300)),
+        ("out must be a name of at most 200 bytes, got 300",),
+    ),
+    BadCall(
+        "settings that are missing",
+        lambda folder: train(folder / "events.csv", config="none.toml"),
+        ("config must be a file, got 'none.toml'",),
+    ),
+    BadCall(
+        "a training to go on with in memory",
+        lambda folder: train(folder / "events.csv", resume=True, config=QUICKLY),
+        ("resume must go with out, got no out",),
+    ),
+    BadCall(
+        "a list in one string",
+        lambda _: Config().with_settings(["towers.query_hidden=8,8"]),
+        ("write settings=['towers.query_hidden=[256, 128]']",),
     ),
     BadCall(
         "an unknown setting",

@@ -429,8 +429,28 @@ user_pseudo_id,event_name,event_timestamp,item_id
 1a.2b,purchase,1704067260000000,SKU2
 3c.4d,view_item,1704070800000000,SKU1
 """,
-        {"item": "item_id", "time": "event_timestamp"},
+        {"query": "user_pseudo_id", "item": "item_id", "time": "event_timestamp"},
         1_704_067_200.0,
+    ),
+    MessyLog(
+        "log of a site's search",
+        """
+search_term,clicked_doc,timestamp
+red shoes,D7,2024-01-01T09:30:00Z
+blue jacket,D8,2024-01-01T09:31:00Z
+""",
+        {"query": "search_term", "item": "clicked_doc", "time": "timestamp"},
+        1_704_101_400.0,
+    ),
+    MessyLog(
+        "Chinese shop's log",
+        """
+会员编号,商品编码,行为类型,下单时间,购买数量
+u1,G1,浏览,2024/01/01 17:30,1
+u2,G2,购买,2024/01/01 17:31,2
+""",
+        {"query": "会员编号", "item": "商品编码", "time": "下单时间", "weight": "购买数量"},
+        1_704_130_200.0,
     ),
     MessyLog(
         "search log",

@@ -436,8 +436,8 @@ def test_set_shows_how_a_list_is_written(setting: str, rule: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config().with_settings(["data.event_column=kind", setting])
     message = next(line for line in str(caught.value).split("\n") if line.startswith(path))
-    assert message.startswith(f"{path} must be {rule}; write --set '")
-    working = message.split("--set ")[1].strip("'")
+    assert message.startswith(f"{path} must be {rule}; write settings=['")
+    working = message.split("settings=['")[1].removesuffix("']")
     assert Config().with_settings(["data.event_column=kind", "data.target_events=a", working])
 
 
@@ -479,12 +479,12 @@ def test_set_tells_all_mistakes_at_once() -> None:
             ]
         )
     problems = str(caught.value).split("\n")
-    malformed = "--set must be section.field=value, got "
+    malformed = "settings must be section.field=value, got "
     assert problems[:5] == [
         malformed + repr(setting)
         for setting in ("towers.dim", "dim=3", "towers..dim=3", "=3", 'features.item."open=tags')
     ]
-    assert problems[5] == "--set must name a field, got 'towers.dim.x.y=3', which goes deeper"
+    assert problems[5] == "settings must name a field, got 'towers.dim.x.y=3', which goes deeper"
     assert set(problems[6:]) == {
         "towers.dimm: unknown key; did you mean 'dim'?",
         "trainig: unknown key; did you mean 'training'?",

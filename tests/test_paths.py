@@ -27,12 +27,12 @@ def test_ordinary_names_pass(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        (LATIN1, r"--out must be UTF-8, got 'caf\\xe9'; choose another name."),
-        ("folder/" + LATIN1 + "/m", r"--out must be UTF-8, got 'folder/caf\\xe9/m'"),
-        ("two\nlines", r"--out must hold no control characters, got 'two\nlines'"),
-        ("nothing\0", r"--out must hold no control characters, got 'nothing\x00'"),
-        ("m" * (LONGEST_NAME + 1), "--out must be a name of at most 200 bytes, got 201"),
-        ("\u6a21" * 80, "--out must be a name of at most 200 bytes, got 240"),
+        (LATIN1, r"out must be UTF-8, got 'caf\\xe9'; choose another name."),
+        ("folder/" + LATIN1 + "/m", r"out must be UTF-8, got 'folder/caf\\xe9/m'"),
+        ("two\nlines", r"out must hold no control characters, got 'two\nlines'"),
+        ("nothing\0", r"out must hold no control characters, got 'nothing\x00'"),
+        ("m" * (LONGEST_NAME + 1), "out must be a name of at most 200 bytes, got 201"),
+        ("\u6a21" * 80, "out must be a name of at most 200 bytes, got 240"),
     ],
 )
 def test_names_that_could_not_be_written_are_refused(name: str, problem: str) -> None:

@@ -39,7 +39,7 @@ def test_a_file_that_is_no_toml_is_refused(
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"^--config {message}"):
+    with pytest.raises(ConfigError, match=f"^config {message}"):
         read_toml(path)
 
 

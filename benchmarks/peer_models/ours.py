@@ -18,27 +18,19 @@ from peer import BATCH_SIZE, TOP, begin
 
 import twotower
 from twotower.config import Config
-from twotower.data.columns import Decision
-from twotower.data.dataset import Dataset
-from twotower.evaluation.figures import Figures
-from twotower.features.schema import Feature
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 
 run = begin()
 data, clock = run.data, run.clock
 
 
-class Watch:
+class Watch(Callback):
     """Counts, and ends the training in time."""
 
     def __init__(self) -> None:
         self.choices: tuple[str, ...] = ()
         self.epochs = 0
-
-    def on_data(
-        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
-    ) -> None:
-        """Nothing of this counts."""
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
         """Note what every ``auto`` became."""
@@ -63,9 +55,6 @@ class Watch:
     def on_end(self) -> None:
         """Stop the clock."""
         clock.stop()
-
-    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
-        """Our own evaluation is not what is asked for here."""
 
 
 watch = Watch()

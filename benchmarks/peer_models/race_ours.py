@@ -6,38 +6,21 @@ from our_tables import events, table
 from peer import Laps, begin
 
 import twotower
+from twotower.training.callbacks import Callback
 
 run = begin()
 data = run.data
 laps = Laps(run, 0.0)
 
 
-class Watch:
+class Watch(Callback):
     """Keeps the laps, and ends the training in time."""
-
-    def on_data(self, *given: Any) -> None:
-        """Nothing is shown."""
-
-    def on_choices(self, *given: Any) -> None:
-        """Nothing is shown."""
-
-    def on_start(self, *given: Any) -> None:
-        """Nothing is shown."""
-
-    def on_step(self, *given: Any) -> None:
-        """Nothing is shown."""
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """Note the lap; the validation's time is not in its seconds."""
         laps.note(record["seconds"], record["epoch"], record["valid_ndcg@10"])
         if laps.trained >= run.clock.seconds:
             raise KeyboardInterrupt
-
-    def on_end(self) -> None:
-        """Nothing is shown."""
-
-    def on_figures(self, *given: Any) -> None:
-        """Our own evaluation is not what is asked for here."""
 
 
 valid = events(data, data.is_valid)

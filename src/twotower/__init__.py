@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from twotower.errors import ServerError as ServerError
     from twotower.errors import TwoTowerError as TwoTowerError
     from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
+    from twotower.evaluation.compare import compare_runs as compare_runs
+    from twotower.evaluation.doctor.data_checks import diagnose_data as diagnose_data
+    from twotower.evaluation.doctor.diagnosis import diagnose_bundle as diagnose_bundle
+    from twotower.evaluation.report.page import write_report as write_report
     from twotower.recipes import recipe as recipe
     from twotower.rules.kinds import Boost as Boost
     from twotower.rules.kinds import Cap as Cap
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from twotower.serving.client import Client as Client
     from twotower.serving.retriever import Retriever as Retriever
     from twotower.serving.views import open_views as open_views
+    from twotower.training.callbacks import Callback as Callback
     from twotower.training.pipeline import Trained as Trained
     from twotower.training.pipeline import train as train
     from twotower.training.task import View as View
@@ -47,6 +52,7 @@ _HOME = {
     "ArgumentError": "errors",
     "Boost": "rules.kinds",
     "BundleError": "errors",
+    "Callback": "training.callbacks",
     "Cap": "rules.kinds",
     "Client": "serving.client",
     "Config": "config",
@@ -66,6 +72,9 @@ _HOME = {
     "TwoTowerError": "errors",
     "TrainedViews": "training.views",
     "View": "training.task",
+    "compare_runs": "evaluation.compare",
+    "diagnose_bundle": "evaluation.doctor.diagnosis",
+    "diagnose_data": "evaluation.doctor.data_checks",
     "evaluate_bundle": "evaluation.bundles",
     "index_items": "training.zero_shot",
     "open_views": "serving.views",
@@ -73,12 +82,14 @@ _HOME = {
     "train": "training.pipeline",
     "train_views": "training.views",
     "tune": "training.tune",
+    "write_report": "evaluation.report.page",
 }
 
 __all__ = [
     "ArgumentError",
     "Boost",
     "BundleError",
+    "Callback",
     "Cap",
     "Client",
     "Config",
@@ -99,6 +110,9 @@ __all__ = [
     "TwoTowerError",
     "View",
     "__version__",
+    "compare_runs",
+    "diagnose_bundle",
+    "diagnose_data",
     "evaluate_bundle",
     "index_items",
     "open_views",
@@ -106,6 +120,7 @@ __all__ = [
     "train",
     "train_views",
     "tune",
+    "write_report",
 ]
 
 

@@ -20,8 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:  # Windows has no such locks: nothing is swept there
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".twotower-lock"
 """The lock file in a temporary folder."""
@@ -117,7 +119,7 @@ def sweep(parent: Path) -> None:
     Args:
         parent: The folder to look in; nothing happens where it cannot be read.
     """
-    if sys.platform == "win32":  # which has no such locks
+    if fcntl is None:
         return
     try:
         names = sorted(os.listdir(parent))  # noqa: PTH208 - names alone, as the system has them
@@ -184,7 +186,7 @@ def _locked(file: Path) -> int | None:
         lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
         return None
-    if sys.platform == "win32":
+    if fcntl is None:
         return lock
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from twotower.caller import argument
 from twotower.errors import ConfigError
 from twotower.settings import (
     Range,
@@ -196,12 +197,13 @@ class SplitConfig:
     """``[split]``: which events are for training, validation and test."""
 
     kind: SplitKind = "auto"
-    """``auto`` is leave-last-out where events have an order, else random per query."""
+    """``auto`` is leave-last-out where events have an order, else random per query. Where files give train
+    and test alone it says how validation is drawn from train: ``auto`` as the test was drawn."""
     test_fraction: float | None = None
     """Share in test, of a query's events (random; 0.2 where not set), of all events (temporal; 0.1),
     of the items (cold-items; 0.1) or of the queries (cold-queries; 0.2)."""
     valid_fraction: float = 0.1
-    """The same share in validation; also what is taken from train where files give no validation."""
+    """The same share in validation; also of what is taken from train where files give no validation."""
     seed: Seed = 0
     """Seed of the random choices of a split; apart from the training seed."""
 
@@ -533,7 +535,9 @@ class Config:
         for setting in settings:
             keys, text = cut_setting(setting)
             if len(keys) < 2:
-                problems.append(f"--set must be section.field=value, got {setting!r}")
+                problems.append(
+                    f"{argument('settings')} must be section.field=value, got {setting!r}"
+                )
                 continue
             inner: Any = table
             for key in keys[:-1]:
@@ -544,7 +548,9 @@ class Config:
                 if len(problems) == found:
                     inner[keys[-1]] = value
             else:
-                problems.append(f"--set must name a field, got {setting!r}, which goes deeper")
+                problems.append(
+                    f"{argument('settings')} must name a field, got {setting!r}, which goes deeper"
+                )
         config = build(Config, table, "", problems)
         if problems:
             raise ConfigError("\n".join(problems))

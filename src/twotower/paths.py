@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from twotower.caller import argument
 from twotower.errors import ConfigError
 
 LONGEST_NAME = 200
@@ -35,13 +36,16 @@ def check_new_name(path: str | Path, longest: int = LONGEST_NAME) -> None:
     """
     name = Path(path).name
     if not is_utf8(path):
-        raise ConfigError(f"--out must be UTF-8, got {shown(path)!r}; choose another name.")
+        raise ConfigError(
+            f"{argument('out')} must be UTF-8, got {shown(path)!r}; choose another name."
+        )
     if any(ord(character) < 32 or character == "\x7f" for character in str(path)):
         raise ConfigError(
-            f"--out must hold no control characters, got {str(path)!r}; choose another name."
+            f"{argument('out')} must hold no control characters, got {str(path)!r}; choose another name."
         )
     length = len(name.encode())
     if length > longest:
         raise ConfigError(
-            f"--out must be a name of at most {longest} bytes, got {length}; choose a shorter one."
+            f"{argument('out')} must be a name of at most {longest} bytes, got {length}; "
+            "choose a shorter one."
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.errors import ConfigError
 
@@ -55,5 +56,7 @@ def recipe(name: str) -> Config:
         ConfigError: There is no such recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}.")
+        raise ConfigError(
+            f"{argument('recipe')} must be one of {', '.join(RECIPES)}, got {name!r}."
+        )
     return Config.from_dict(RECIPES[name])

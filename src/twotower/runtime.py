@@ -5,14 +5,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 
-from twotower.errors import ConfigError, MissingExtraError
+from twotower.errors import ConfigError
 
 BFLOAT16_FEATURE = "avx512_bf16"
 """The instruction set with which a CPU multiplies bfloat16; processors with AMX units have it, too."""
@@ -169,23 +167,3 @@ def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.pl
     given = Path(environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification says to ignore a relative path.
     return (given if given.is_absolute() else Path.home() / ".cache") / "twotower"
-
-
-def library(name: str, *, wanted_by: str, extra: str) -> ModuleType:
-    """Return a module of an optional library.
-
-    Args:
-        name: The module's.
-        wanted_by: What needs it.
-        extra: What installs it.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{wanted_by} needs the library {name.split('.')[0]!r}; "
-            f"install it with pip install 'twotower[{extra}]'."
-        ) from error

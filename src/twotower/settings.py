@@ -15,6 +15,7 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
 
+from twotower.caller import passing
 from twotower.errors import ConfigError
 from twotower.toml import parse_value
 
@@ -248,7 +249,7 @@ def setting_value(root: type, keys: list[str], text: str, problems: list[str]) -
                 return [one]
         path, form = ".".join(keys), _LISTS[get_args(hint)[0]][1]
         problems.append(
-            f"{path} must be {_say_type(hint)}, got {text!r}; write --set '{path}={form}'"
+            f"{path} must be {_say_type(hint)}, got {text!r}; write {passing(settings=[f'{path}={form}'])}"
         )
         return None
     return text if _convert(hint, text)[0] else value

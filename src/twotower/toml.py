@@ -4,6 +4,7 @@ import json
 import tomllib
 from pathlib import Path
 
+from twotower.caller import argument
 from twotower.errors import ConfigError
 
 
@@ -13,12 +14,12 @@ def read_toml(path: str | Path) -> dict[str, object]:
     Raises:
         ConfigError: The file is missing, unreadable or not TOML.
     """
-    called = f"--config {str(path)!r}"
+    called = f"{argument('config')} {str(path)!r}"
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # Windows writes a mark
     except FileNotFoundError as error:
         raise ConfigError(
-            f"--config must be a file, got {str(path)!r}, which is missing."
+            f"{argument('config')} must be a file, got {str(path)!r}, which is missing."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{called} cannot be read: {error}.") from error

@@ -14,8 +14,10 @@ from accessibility import serious_violations
 from servers import PATIENCE, running
 from twotower import Diversify
 from twotower.data.sources.synthetic import SyntheticTables
+from twotower.serving.bundle import write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
+from twotower.training.private import without_queries
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +37,18 @@ def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
+    refused = "the server responded with a status of 422"  # as a filter that is wrong is
     opened.on(
-        "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
+        "console",
+        lambda m: (
+            problems.append(m.text)
+            if m.type in ("error", "warning") and refused not in m.text
+            else None
+        ),
     )
     opened.on("request", lambda r: None if r.url.startswith(url) else problems.append(r.url))
     opened.goto(url, wait_until="load")
-    opened.wait_for_selector("#basis:not(:empty)")
+    opened.wait_for_selector("#list li")
     yield opened
     context.close()
     assert problems == []
@@ -54,18 +62,53 @@ def titles(page: Any) -> list[str]:
 def answered(page: Any, act: Any, path: str = "/recommend") -> None:
     with page.expect_response(lambda answer: path in answer.url and answer.ok):
         act()
-    page.wait_for_selector("#list li")
+    page.wait_for_selector("#answers:not([aria-busy])")
+
+
+def choose(page: Any, place: int, what: str) -> None:
+    """Open the menu of an answer and take an entry."""
+    page.click(f"#list > li:nth-child({place}) .more")
+    page.click(f"#list > li:nth-child({place}) [role=menuitem]:text-is('{what}')")
+
+
+def without_query(page: Any) -> None:
+    """Take the query out that the page began with."""
+    page.fill("#query", "")
+    page.wait_for_selector("#list:empty", state="attached")
+
+
+def titles_of(retriever: Retriever, item_ids: list[Any]) -> list[str]:
+    found: list[str] = retriever.items(item_ids)["title"].to_list()
+    return found
+
+
+def test_it_opens_with_an_answer_and_has_others(page: Any, tiny_retriever: Retriever) -> None:
+    known = set()
+    for _ in range(3):
+        query = int(page.input_value("#query"))
+        known.add(query)
+        assert page.inner_text("#answers-title") == f"Answers for query_id {query}"
+        expected = tiny_retriever.recommend(query)
+        page.wait_for_selector("#known:not(:empty)")
+        assert titles(page) == titles_of(tiny_retriever, expected.item_ids)
+        latest = titles_of(tiny_retriever, tiny_retriever.history(query)[::-1][:5])
+        assert page.inner_text("#known") == f"Its history, the latest first: {' · '.join(latest)} …"
+        assert page.is_hidden("text=oldest first")
+        answered(page, lambda: page.click("#another"))
+    assert len(known) > 1
 
 
 def test_a_history_is_built_by_clicking(page: Any, tiny_retriever: Retriever) -> None:
     frame = tiny_retriever.contents.items.frame
     by_title = dict(zip(frame["title"], frame["item_id"], strict=True))
+    without_query(page)
+    assert "Pick a query" in page.inner_text("#basis")
     page.fill("#item", frame["title"][4])
     answered(page, lambda: page.click("#items button >> nth=0"))
     history = [frame["item_id"][4]]
     assert [by_title[t] for t in titles(page)] == tiny_retriever.recommend(history=history).item_ids
     second = titles(page)[1]
-    answered(page, lambda: page.click("#list li:nth-child(2) button >> nth=0"))
+    answered(page, lambda: choose(page, 2, "Add to history"))
     history.append(by_title[second])
     expected = tiny_retriever.recommend(history=history)
     first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
@@ -79,6 +122,7 @@ def test_a_history_is_built_by_clicking(page: Any, tiny_retriever: Retriever) ->
 
 def test_a_known_query_by_keys_alone(page: Any, tiny_retriever: Retriever) -> None:
     page.focus("#query")
+    page.keyboard.press("Control+A")
     page.keyboard.type("12")
     page.wait_for_selector("#queries button")
     page.keyboard.press("ArrowDown")
@@ -91,43 +135,129 @@ def test_a_known_query_by_keys_alone(page: Any, tiny_retriever: Retriever) -> No
     assert titles(page) == expected.to_list()
     assert frame.height == 200
     reached = set()
-    for _ in range(40):
+    for _ in range(14):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
-    assert {"item", "filter", "k", "seen", "Neighbours", "Why"} <= reached
+    assert {"field-0", "item", "filter", "k", "seen", "map-draw"} <= reached
+    page.focus("#list li .more")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("document.activeElement.innerText") == "Show on the map"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.className") == "more"
+    assert page.locator("[role=menu]:visible").count() == 0
 
 
-def test_ids_that_a_browser_would_round(
-    browser: Any, small_world: SyntheticTables, tmp_path: Path
-) -> None:
+def test_features_that_are_filled_in_are_asked_with(page: Any, tiny_retriever: Retriever) -> None:
+    answered(page, lambda: page.fill("#query", "7"))
+    segments = tiny_retriever.contents.queries.frame["segment"].value_counts()
+    common = segments.filter(pl.col("count") >= 10)["segment"].to_list()
+    shown = page.locator("#field-0-values option").evaluate_all("all => all.map(o => o.value)")
+    assert sorted(shown) == sorted(common)
+    own = tiny_retriever.contents.queries.frame.filter(pl.col("query_id") == 7)["segment"][0]
+    other = next(segment for segment in common if segment != own)
+    answered(page, lambda: page.fill("#field-0", other))
+    answered(page, lambda: page.fill("#field-1", "0.5"))
+    told: dict[str, Any] = {"segment": other, "signal": 0.5}
+    wanted = titles_of(tiny_retriever, tiny_retriever.recommend(7, features=told).item_ids)
+    assert wanted != titles_of(tiny_retriever, tiny_retriever.recommend(7).item_ids)
+    assert titles(page) == wanted
+
+
+@pytest.fixture(scope="module")
+def shop(
+    small_world: SyntheticTables, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Retriever]]:
+    """A server whose ids a browser would round, with pictures and links; two links are hostile."""
+
     def large(column: str) -> pl.Expr:
         return pl.col(column).cast(pl.Int64) + (2**60 + 1)
 
+    own, hostile = pl.format("https://shop.example/{}", "item_id"), pl.lit("javascript:alert(1)")
+    path = tmp_path_factory.mktemp("shop") / "model"
     trained = train(
         small_world.interactions.with_columns(large("item_id"), large("query_id")),
         items=small_world.items.with_columns(
-            large("item_id"), title=pl.format("{} \\ : 12345678901234567890,", "title")
+            large("item_id"),
+            title=pl.format("{} \\ : 12345678901234567890,", "title"),
+            page=pl.when(pl.col("item_id") > 2).then(own).otherwise(hostile),
+            photo=pl.format("https://images.example/{}.png", "item_id"),
         ),
         queries=small_world.queries.with_columns(large("query_id")),
-        out=tmp_path / "model",
+        out=path,
         config={"training": {"epochs": 1}, "towers": {"dim": 8}},
     )
-    frame = trained.retriever.contents.items.frame
+    with running(path) as address:
+        yield address, trained.retriever
+
+
+def test_ids_that_a_browser_would_round(browser: Any, shop: tuple[str, Retriever]) -> None:
+    address, retriever = shop
+    frame = retriever.contents.items.frame
     by_title = dict(zip(frame["title"], frame["item_id"], strict=True))
+    page = browser.new_page()
+    page.goto(address, wait_until="load")
+    page.wait_for_selector("#list li")
+    without_query(page)
+    page.fill("#item", frame["title"][4])
+    answered(page, lambda: page.click("#items button >> nth=0"))
+    expected = retriever.recommend(history=[frame["item_id"][4]])
+    assert expected.basis == "model"
+    assert [by_title[t] for t in titles(page)] == expected.item_ids
+    first = titles(page)[0]
+    answered(page, lambda: choose(page, 1, "Neighbours"), "/similar")
+    near = retriever.similar_items(by_title[first]).item_ids
+    assert [by_title[t] for t in titles(page)] == near
+    page.close()
+
+
+def test_links_lead_to_the_web_alone_and_pictures_tell_nobody_where_they_are_seen(
+    browser: Any, shop: tuple[str, Retriever]
+) -> None:
+    address, retriever = shop
+    page = browser.new_page()
+    seen: list[Any] = []
+
+    def picture(route: Any) -> None:
+        seen.append(route.request)
+        svg = "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
+        route.fulfill(status=200, content_type="image/svg+xml", body=svg)
+
+    page.route("https://images.example/**", picture)
+    page.goto(address, wait_until="load")
+    page.wait_for_selector("#list img")
+    answered(page, lambda: page.check("#seen"))
+    answered(page, lambda: page.fill("#k", "60"))
+    page.wait_for_selector("#list > li:nth-child(60)")
+    links = page.locator("#list h3 a").evaluate_all("all => all.map(a => [a.href, a.rel])")
+    urls = retriever.contents.items.frame["page"].to_list()
+    assert sorted(href for href, _ in links) == sorted(u for u in urls if u.startswith("https"))
+    assert len(links) == 58
+    assert {rel for _, rel in links} == {"noopener noreferrer"}
+    assert all("referer" not in request.all_headers() for request in seen)
+    assert page.locator("#list img").evaluate_all("all => all.every(i => i.loading === 'lazy')")
+    page.close()
+
+
+def test_only_a_page_with_pictures_may_load_some(url: str, shop: tuple[str, Retriever]) -> None:
+    policies = [httpx.get(each).headers["content-security-policy"] for each in (url, shop[0])]
+    assert ["img-src 'self';" in policy for policy in policies] == [True, False]
+    assert "img-src 'self' https: http:;" in policies[1]
+    assert "img-src 'self';" in httpx.get(f"{shop[0]}/docs").headers["content-security-policy"]
+
+
+def test_a_page_that_knows_no_query_opens_with_an_answer_all_the_same(
+    browser: Any, tiny_retriever: Retriever, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / "model", without_queries(tiny_retriever.contents))
     with running(tmp_path / "model") as address:
         page = browser.new_page()
         page.goto(address, wait_until="load")
-        page.wait_for_selector("#basis:not(:empty)")  # it listens now
-        page.fill("#item", frame["title"][4])
-        answered(page, lambda: page.click("#items button >> nth=0"))
-        expected = trained.retriever.recommend(history=[frame["item_id"][4]])
-        assert expected.basis == "model"
-        assert [by_title[t] for t in titles(page)] == expected.item_ids
-        first = titles(page)[0]
-        answered(page, lambda: page.click("#list li:first-child button >> nth=1"), "/similar")
-        near = trained.retriever.similar_items(by_title[first]).item_ids
-        page.wait_for_function("document.querySelectorAll('#list li').length > 0")
-        assert [by_title[t] for t in titles(page)] == near
+        page.wait_for_selector("#list li")
+        assert page.inner_text("#answers-title") == "Answers for this history"
+        assert page.locator("#history li").count() == 1
+        assert page.is_hidden("#query-field")
+        assert page.is_hidden("#words-field")
         page.close()
 
 
@@ -138,8 +268,22 @@ def test_a_filter_and_its_mistakes(page: Any, tiny_retriever: Retriever) -> None
     expected = tiny_retriever.recommend(7, filter=told)
     first = tiny_retriever.items(expected.item_ids[:1])["title"][0]
     page.wait_for_selector(f"#list li:first-child h3:text-is('{first}')")
-    assert titles(page) == tiny_retriever.items(expected.item_ids)["title"].to_list()
+    found = titles(page)
+    assert found == tiny_retriever.items(expected.item_ids)["title"].to_list()
+    page.fill("#filter", "item_id <=")
+    page.wait_for_selector("#filter-said:not([hidden])")
+    assert "got its end" in page.inner_text("#filter-said")
+    assert page.get_attribute("#filter", "aria-invalid") == "true"
     assert page.is_hidden("#problem")
+    assert titles(page) == found
+    assert "the answers from before" in page.inner_text("#basis")
+    answered(page, lambda: page.fill("#filter", "category != 'category-none'"))
+    assert "category-none" in page.inner_text("#filter-said")
+    assert page.get_attribute("#filter", "aria-invalid") == "false"
+    answered(page, lambda: page.fill("#filter", ""))
+    page.wait_for_selector("#filter-said", state="hidden")
+    assert page.get_attribute("#filter", "aria-invalid") == "false"
+    assert page.inner_text("#basis") == ""
 
 
 def test_diversity_is_a_number_from_0_to_1(page: Any, tiny_retriever: Retriever) -> None:
@@ -161,18 +305,49 @@ def test_diversity_is_a_number_from_0_to_1(page: Any, tiny_retriever: Retriever)
 def test_neighbours_and_why(page: Any, tiny_retriever: Retriever) -> None:
     answered(page, lambda: page.fill("#query", "7"))
     first = titles(page)[0]
-    page.click("#list li:first-child button[aria-expanded]")
+    choose(page, 1, "Why this item")
     page.wait_for_selector("#list .why tr")
     assert "history" in page.inner_text("#list .why")
-    answered(page, lambda: page.click("#list li:first-child button >> nth=1"), "/similar")
-    assert page.inner_text("#answers-title") == f"Neighbours of {first}"
+    answered(page, lambda: choose(page, 1, "Neighbours"), "/similar")
+    page.wait_for_selector(f"#answers-title:text-is('Neighbours of {first}')")
     item_id = tiny_retriever.item_ids[
         tiny_retriever.contents.items.frame["title"].to_list().index(first)
     ]
     expected = tiny_retriever.items(tiny_retriever.similar_items(item_id).item_ids)["title"]
     assert titles(page) == expected.to_list()
-    answered(page, lambda: page.click("#back"))
-    assert page.inner_text("#answers-title") == "Answers"
+    page.click("#back")
+    page.wait_for_selector("#answers-title:text-is('Answers for query_id 7')")
+
+
+def test_the_map_finds_an_item_and_its_neighbours(page: Any, tiny_retriever: Retriever) -> None:
+    page.click("#map-draw")
+    page.wait_for_selector("#map-whole:not([hidden])")
+    assert "200 items" in page.inner_text("#map-note")
+    offered = page.locator("#map-colour option").all_inner_texts()
+    assert (offered[:2], len(offered)) == (["nothing", "category"], 4)
+    page.fill("#map-search", "synthetic item 17")
+    page.wait_for_selector("#map-found button")
+    page.click("#map-found button >> nth=0")
+    page.wait_for_selector("#map-card li")
+    near = titles_of(tiny_retriever, tiny_retriever.similar_items(17).item_ids)
+    assert page.inner_text("#map-card h3") == "Synthetic item 17"
+    assert page.locator("#map-card li").all_inner_texts() == near
+    colours = page.evaluate(
+        """() => {
+          const canvas = document.getElementById("map-canvas");
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          const found = new Set();
+          for (let i = 0; i < data.length; i += 4) found.add(data.slice(i, i + 4).join());
+          return [...found];
+        }"""
+    )
+    assert {"11,107,93,255", "181,83,15,255"} <= set(colours)  # the first two of the legend
+    canvas = page.locator("#map-canvas").bounding_box()
+    page.mouse.click(canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] - 2)
+    assert page.inner_text("#map-card h3") == "Synthetic item 17"  # nothing is there
+    answered(page, lambda: page.click("#map-card button >> nth=-1"), "/similar")
+    page.wait_for_selector("#answers-title:text-is('Neighbours of Synthetic item 17')")
+    assert titles(page) == near
 
 
 LOOKS: list[dict[str, object]] = [{"color_scheme": "dark", "locale": "zh-CN"}, {"width": 360}]
@@ -182,10 +357,18 @@ LOOKS: list[dict[str, object]] = [{"color_scheme": "dark", "locale": "zh-CN"}, {
 @pytest.mark.parametrize("page", LOOKS, indirect=True)
 def test_axe_finds_nothing_serious_and_a_phone_shows_all(page: Any, url: str) -> None:
     answered(page, lambda: page.fill("#query", "7"))
-    page.click("#list li:first-child button[aria-expanded]")
+    page.click("#map-draw")
+    page.wait_for_selector("#map-whole:not([hidden])")
+    page.click("#list li:first-child .more")
+    page.click("#list li:first-child [role=menuitem] >> nth=2")
     page.wait_for_selector("#list .why tr")
+    page.fill("#filter", "(")
+    page.wait_for_selector("#filter-said:not([hidden])")
     page.fill("#item", "item")
     page.wait_for_selector("#items button")
+    answers, form = (page.locator(each).bounding_box() for each in ("#answers", "#ask"))
+    is_phone = page.viewport_size["width"] < 800
+    assert (answers["y"] + answers["height"] <= form["y"]) == is_phone
     for address in (None, f"{url}/docs"):
         if address is not None:
             page.goto(address)
@@ -216,10 +399,10 @@ def test_each_example_of_the_interface_is_one(page: Any, url: str) -> None:
 
 @pytest.mark.parametrize("page", [{"locale": "zh-CN"}], indirect=True)
 def test_the_language_is_that_of_the_browser_and_can_be_turned(page: Any) -> None:
-    assert page.inner_text("#ask-title") == "谁在问"
+    assert page.inner_text("#ask-title") == "提问"
     assert page.get_attribute("html", "lang") == "zh-CN"
     page.click("#language")
-    assert page.inner_text("#ask-title") == "Who asks"
+    assert page.inner_text("#ask-title") == "Ask"
     page.reload()
-    page.wait_for_selector("#basis:not(:empty)")
-    assert page.inner_text("#ask-title") == "Who asks"
+    page.wait_for_selector("#list li")
+    assert page.inner_text("#ask-title") == "Ask"

@@ -6,6 +6,9 @@ import pytest
 from bad_inputs import CALLS, COMMANDS, BadCall, BadInput, run_case
 from sandbox import NoDiskError, make_bundle, run_command, tree_of, write
 
+CALLED = re.compile(r"\b\w+_(column|sessions|ids|by)\b|\b(out|items|queries|resume|config)=")
+"""What only a caller from Python types."""
+
 
 def named(case: BadInput | BadCall) -> str:
     return case.name.replace(" ", "_")
@@ -36,6 +39,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     for part in case.says:
         assert part in line
     assert "None" not in line
+    assert not CALLED.search(line), "words of the command line"
     assert is_as_it_was
 
 
@@ -46,6 +50,7 @@ def test_bad_call_raises_one_sentence_and_leaves_nothing(case: BadCall, sound_fo
         case.call(sound_folder)
     message = str(caught.value)
     assert "\n" not in message
+    assert "--" not in message, "words of Python"
     for part in case.says:
         assert part in message
     assert tree_of(sound_folder) == before

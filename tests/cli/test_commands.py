@@ -102,8 +102,10 @@ class TestHelp:
 
 class TestTrain:
     def test_a_bare_table_needs_nothing_else(self, sound: Path) -> None:
-        outcome = run_command(("train", "--interactions", "events.csv", "--out", "m"), sound)
+        asked = ("train", "--interactions", "events.csv", "--out", "m", "--lang", "zh")
+        outcome = run_command(asked, sound)
         assert outcome.code == 0
+        assert 'lang="zh-CN"' in (sound / "m.report.html").read_text("utf-8")
         assert outcome.err == ""
         for word in ("user_id", "its name says", "epoch", "popularity", "ItemKNN", "NDCG@10"):
             assert word in outcome.out
@@ -266,7 +268,8 @@ class TestEvaluate:
         assert "300 test queries, all 200 items, seen removed" in out
         for words in ("two-tower", "EASE with decay", "first 10", "hit rate", "popularity bias"):
             assert words in out
-        assert "activity: " in out
+        for k in (10, 20, 100):  # of all queries, and of each slice
+            assert out.count(f"first {k} ") == 2
         assert "The model " in out
         assert "Left out: BM25" in out
 
@@ -374,6 +377,15 @@ class TestRecommend:
         ask(tiny_bundle, "recommend", "--all", "--out", str(tmp_path / "all.csv"), *flags)
         own = pl.read_csv(tmp_path / "all.csv").filter(pl.col("query_id") == 7)["item_id"]
         assert own.to_list() == expected
+
+    def test_a_value_that_exists_nowhere_is_told(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        flags = ("--filter", "category = 'Category-1'")
+        everyone = ("recommend", "--all", "--out", str(tmp_path / "all.csv"))
+        for asked in (("recommend", "--query", "7"), ("similar", "--item", "7"), everyone):
+            said = ask(tiny_bundle, *asked, *flags)
+            assert "No item has \"Category-1\" in 'category'; did you mean" in said.out, asked
+        answer = ask_json(tiny_bundle, "recommend", "--history", "x,y", *flags)
+        assert len(answer["notes"]) == 2
 
     def test_a_filter_that_cannot_be_read_is_shown_with_carets(self, tiny_bundle: Path) -> None:
         for command in (("recommend", "--query", "7"), ("similar", "--item", "7")):
@@ -527,12 +539,15 @@ class TestViews:
             for name in ("films", "books")
         )
         (tmp_path / "views.toml").write_text(views)
-        done = run_command(("train", "--config", "views.toml", "--out", "m", *QUICK), tmp_path)
+        asked = ("train", "--config", "views.toml", "--out", "m", "--lang", "zh", *QUICK)
+        done = run_command(asked, tmp_path)
         assert done.code == 0, done
         assert "The bundles are in m." in done.out
         assert "films: " in done.out
         for name in ("films", "books"):
-            assert (tmp_path / f"m-{name}.report.html").stat().st_size > 10_000
+            page = (tmp_path / f"m-{name}.report.html").read_text("utf-8")
+            assert len(page) > 10_000
+            assert 'lang="zh-CN"' in page
             assert len(ask_json(tmp_path / "m" / name, "recommend", "--query", "1")["items"]) == 10
         wrong = ("train", "--config", "views.toml", "--interactions", "films.csv", "--out", "n")
         refused = run_command(wrong, tmp_path)

@@ -7,15 +7,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from sandbox import events, items, write
-from twotower.cli import doctor
+from twotower.cli import app, doctor
 from twotower.errors import ConfigError, DataError
-
-app = typer.Typer()
-app.command(doctor.NAME)(doctor.command)
 
 
 @pytest.fixture
@@ -37,7 +33,7 @@ def doubled(sound: Path) -> Path:
 
 def ask(folder: Path, *arguments: str) -> Result:
     with chdir(folder):
-        result = CliRunner().invoke(app, list(arguments))
+        result = CliRunner().invoke(app, [doctor.NAME, *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

@@ -8,6 +8,7 @@ import pytest
 
 from sandbox import Outcome, events, items, run_command, tree_of, write
 from twotower import Config, Retriever
+from twotower.extras import install
 from twotower.training.study import Trial
 from twotower.training.tuning_bar import TuningBar
 
@@ -44,7 +45,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     folder = tmp_path_factory.mktemp("tuned")
     write("events.csv", events())(folder)
     write("items.csv", items())(folder)
-    return folder, tune(folder, "--items", "items.csv")
+    return folder, tune(folder, "--items", "items.csv", "--lang", "zh")
 
 
 Ran = tuple[Path, Outcome]
@@ -57,6 +58,7 @@ class TestTune:
         left = {path.name for path in folder.iterdir()}
         assert left == {"events.csv", "items.csv", "m", "m.report.html", "m.tuning"}
         assert Retriever.open(folder / "m").recommend(1, k=3).basis == "model"
+        assert 'lang="zh-CN"' in (folder / "m.report.html").read_text("utf-8")
 
     def test_json_holds_the_figures_and_the_trials(self, tuned: Ran) -> None:
         folder, outcome = tuned
@@ -95,7 +97,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("more", "says"),
         [
-            (("--minutes", "0"), "minutes must be finite and above 0, got 0.0"),
+            (("--minutes", "0"), "--minutes must be finite and above 0, got 0.0"),
             (("--minutes", "0.0001"), "--out must have no tuning beside it"),
             (("--resume", "--set", "training.epochs=2"), "of the first run, got others"),
             (("--resume", "--set", "towers.dims=2"), "did you mean 'dim'?"),
@@ -118,7 +120,7 @@ class TestRefusal:
         write("events.csv", events())(tmp_path)
         outcome = run_command((*TUNE, "--minutes", "1e-9"), tmp_path)
         assert outcome.code == 2
-        assert "minutes must be enough for an epoch and its validation, got 1e-09" in outcome.err
+        assert "--minutes must be enough for an epoch and its validation, got 1e-09" in outcome.err
         assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
 
     def test_without_optuna(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +129,6 @@ class TestRefusal:
         outcome = run_command(TUNE, tmp_path)
         assert outcome.code == 2
         assert outcome.err == (
-            "twotower: tune needs optuna, which is not installed; pip install 'twotower[tune]'.\n"
+            f"twotower: tune needs the library 'optuna'; install it with {install('tune')}.\n"
         )
         assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]

@@ -107,7 +107,7 @@ def test_what_was_shown_is_read_only_where_stated() -> None:
     reasons = {decision.role: decision.reason for decision in roles.decisions}
     assert reasons[Role.IMPRESSIONS] == "stated"
     with pytest.raises(
-        DataError, match=r"--impressions-column must .* got 'shown'; .* 'impressions'"
+        DataError, match=r"impressions_column must .* got 'shown'; .* 'impressions'"
     ):
         find_roles(frame, given={Role.IMPRESSIONS: "shown"})
     with pytest.raises(DataError, match=r"got 'item_id' for both item and impressions; state"):
@@ -189,12 +189,12 @@ def test_one_bad_cell_does_not_make_a_column_vanish(
 def test_a_missing_id_column_lists_the_columns_and_the_remedy() -> None:
     with pytest.raises(
         DataError,
-        match=r"no column could be the item id: .* 'user_id', 'x'; .* --item-column NAME",
+        match=r"no column could be the item id: .* 'user_id', 'x'; .* item_column='NAME'",
     ):
         find_roles(frame_of("user_id", "x"))
     with pytest.raises(
         DataError,
-        match=r"no column could be the query id: .* 'item_id', 'x'; .* --query-column NAME",
+        match=r"no column could be the query id: .* 'item_id', 'x'; .* query_column='NAME'",
     ):
         find_roles(frame_of("item_id", "x"))
 
@@ -208,7 +208,7 @@ def test_a_stated_column_must_exist() -> None:
         "zzz": r"got 'zzz'; its columns are 'userId', 'movieId', 'item_id:token'\.",
     }
     for column, message in cases.items():
-        with pytest.raises(DataError, match=rf"--item-column must name a column of .* {message}"):
+        with pytest.raises(DataError, match=rf"item_column must name a column of .* {message}"):
             find_roles(frame, given={Role.ITEM: column})
 
 
@@ -321,7 +321,7 @@ def test_null_ids_are_counted_or_dropped(series: pl.Series) -> None:
     with pytest.raises(
         DataError,
         match=r"item id column 'k' must hold an id in every row, got 2 null or empty ids, "
-        r"the first in data row 2; pass --drop-null-ids",
+        r"the first in data row 2; pass drop_null_ids=True",
     ):
         ids_of(series)
     ids, keep = ids_of(series, drop_null=True)
@@ -331,7 +331,7 @@ def test_null_ids_are_counted_or_dropped(series: pl.Series) -> None:
 
 def test_only_null_ids_are_refused_even_when_dropped() -> None:
     for series in (pl.Series("k", ["", None]), pl.Series("k", [None, None])):
-        with pytest.raises(DataError, match=r"'k' must hold ids, got 2 rows .* --item-column NAME"):
+        with pytest.raises(DataError, match=r"'k' must hold ids, got 2 rows .* item_column='NAME'"):
             ids_of(series, drop_null=True)
 
 

@@ -152,7 +152,7 @@ def test_a_column_without_ids_is_refused(values: pl.Series) -> None:
     with pytest.raises(
         DataError,
         match=r"^the impressions column 'shown' must hold ids, got 2 rows that are all null or empty; "
-        r"name another with --impressions-column NAME\.$",
+        r"pass another: impressions_column='NAME'\.$",
     ):
         read(values, [ONE, ONE])
 
@@ -164,7 +164,7 @@ def test_a_column_without_an_item_is_refused(values: list[Any], begins: str) -> 
     with pytest.raises(
         DataError,
         match=rf"'shown' must share ids with the items, got none in common: it begins with {begins}, "
-        r"the items with 'Heat'; name another with --impressions-column NAME\.$",
+        r"the items with 'Heat'; pass another: impressions_column='NAME'\.$",
     ):
         read(values, [N1, N1], CATALOGUE)
 
@@ -214,8 +214,8 @@ def test_impressions_follow_their_events_through_the_sort() -> None:
     ]
     assert prepared.dataset.notes[0].startswith("Left out 2 shown items ")
     assert prepared.dataset.event_columns.columns == ["timestamp"]
-    decision = next(d for d in prepared.decisions if d.role.value == "impressions")
-    assert (decision.role.value, decision.column, decision.reason) == (
+    decision = next(d for d in prepared.decisions if d.role == "impressions")
+    assert (decision.role, decision.column, decision.reason) == (
         "impressions",
         "shown",
         "stated",
@@ -225,7 +225,7 @@ def test_impressions_follow_their_events_through_the_sort() -> None:
 def test_an_item_that_was_only_shown_is_one_where_the_item_table_has_it() -> None:
     dataset = prepare(EVENTS, items=pl.DataFrame({"item_id": ["w", "x"]}), config=STATED).dataset
     assert shown_ids(dataset)[0] == ("a", "y", ["w", "z"])
-    assert dataset.notes[0] == (
+    assert dataset.notes[1] == (
         "Left out 1 shown item that no event and no item table has, 'new' the first."
     )
 

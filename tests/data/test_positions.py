@@ -74,7 +74,7 @@ def test_anything_else_is_refused_by_its_row(values: list[Any], got: str) -> Non
         "the position column 'rank' must hold a whole number from 1 in every row"
     )
     assert got in said
-    assert said.endswith("or state another --position-column NAME.")
+    assert said.endswith("or pass another position_column='NAME'.")
 
 
 def test_positions_follow_their_events_through_the_sort() -> None:
@@ -123,9 +123,9 @@ SHOWN = pl.DataFrame(
 def test_a_column_that_may_be_it_is_told_and_not_read(name: str) -> None:
     dataset = read(SHOWN.rename({"rank": name}), DataConfig())
     assert dataset.interactions.positions is None
-    (note,) = [note for note in dataset.notes if "--position-column" in note]
+    (note,) = [note for note in dataset.notes if "position_column=" in note]
     assert note.startswith(
-        f"{name!r} may be where items were shown; with --position-column {name} "
+        f"{name!r} may be where items were shown; with position_column={name!r} "
     )
 
 
@@ -141,7 +141,7 @@ def test_a_column_that_may_be_it_is_told_and_not_read(name: str) -> None:
     ],
 )
 def test_nothing_is_told_of_what_can_hardly_be_it(frame: pl.DataFrame) -> None:
-    assert not any("--position-column" in note for note in read(frame, DataConfig()).notes)
+    assert not any("position_column=" in note for note in read(frame, DataConfig()).notes)
 
 
 # --- weights ---
@@ -274,5 +274,5 @@ def test_only_what_is_learnt_needs_a_position(test: dict[str, list[Any]], name: 
 
 def test_the_settings_name_the_column() -> None:
     assert Config.from_dict({"data": {"position_column": "rank"}}).data.position_column == "rank"
-    with pytest.raises(DataError, match=r"--position-column must name a column of .* got 'place'"):
+    with pytest.raises(DataError, match=r"position_column must name a column of .* got 'place'"):
         read(CLICKS, DataConfig(position_column="place"))

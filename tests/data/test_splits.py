@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.drawn import hold_out_validation
 from twotower.data.prepare import prepare
 from twotower.data.splits import (
     cold_items,
     cold_queries,
-    hold_out_validation,
     leave_last_out,
     random_per_query,
     split,
@@ -375,7 +375,7 @@ def test_kinds_that_need_an_order_or_times_are_refused_without() -> None:
     unordered = dataset_of(user_id=[1, 1, 1], item_id=[1, 2, 3])
     with pytest.raises(ConfigError, match=r"split\.kind must be 'random', .* got 'leave-last-out'"):
         split(unordered, SplitConfig(kind="leave-last-out"))
-    with pytest.raises(ConfigError, match=r"split\.kind must not be 'temporal' .*--time-column"):
+    with pytest.raises(ConfigError, match=r"split\.kind must not be 'temporal' .*time_column"):
         split(unordered, SplitConfig(kind="temporal"))
     # Times that do not give the order still cut in time.
     assert split(some(order="none"), SplitConfig(kind="temporal")).notes

@@ -35,14 +35,28 @@ CASES = Cases(np.array([4, 2], np.int32), ragged([[2], []]), ragged([[4, 5], [3,
 
 def test_drawn_ones_are_new_to_the_query() -> None:
     found = lists(random_candidates(CASES, 1, num_item_rows=7))
-    # cyd can be given 20 and 50 alone
-    assert found[0] in ([3, 4, 5], [4, 5, 6])
-    # ann's unknown target is no item that could be ranked
-    assert len(found[1]) == 2
-    assert 3 in found[1]
-    assert 1 not in found[1]
+    # A set for each target: cyd's 30 and 40, ann's 20, and her unknown one, which cannot be ranked.
+    assert [len(items) for items in found] == [2, 2, 2, 1]
+    # cyd can be given 20 and 50 alone, and neither of his targets beside the other
+    assert found[0] in ([3, 4], [4, 6])
+    assert found[1] in ([3, 5], [5, 6])
+    assert 3 in found[2]
+    assert 1 not in found[3]
     everything = lists(random_candidates(CASES, 2, num_item_rows=7))
-    assert everything[0] == [3, 4, 5, 6]
+    assert everything[:2] == [[3, 4, 6], [3, 5, 6]]
+
+
+def test_each_row_of_the_test_has_a_draw_of_its_own() -> None:
+    cases = Cases(np.array([4], np.int32), ragged([[2]]), ragged([[4, 5, 9]]))
+    rows = cases.by_target()
+    assert rows.query_rows.tolist() == [4, 4, 4]
+    assert lists(rows.targets) == [[4], [5], [9]]
+    assert lists(rows.histories) == [[2], [2], [2]]
+    drawn = lists(random_candidates(cases, 20, num_item_rows=100))
+    others = [set(items) - {4, 5, 9} for items in drawn]
+    assert [set(items) & {4, 5, 9} for items in drawn] == [{4}, {5}, {9}]
+    assert len({frozenset(items) for items in others}) == 3
+    assert all(len(items) == 20 for items in others)
 
 
 def test_drawn_ones_are_uniform() -> None:
@@ -65,9 +79,9 @@ def test_a_draw_belongs_to_its_query_and_seed() -> None:
     whole = lists(random_candidates(cases, 9, num_item_rows=60, seed=3))
     order = rng.permutation(20)[:7]
     some = random_candidates(cases.take(order), 9, num_item_rows=60, seed=3)
-    assert lists(some) == [whole[case] for case in order]
+    assert lists(some) == [whole[3 * case + row] for case in order for row in range(3)]
     assert lists(random_candidates(cases, 9, num_item_rows=60, seed=4)) != whole
-    assert {len(candidates) for candidates in whole} == {12}
+    assert {len(candidates) for candidates in whole} == {10}
 
 
 def test_what_a_query_has_a_label_for() -> None:
@@ -134,11 +148,11 @@ def test_an_id_with_a_space_stays_whole() -> None:
     [
         (
             "cyd 30 cyd 40 ann 20 ann 60",
-            r"item ids .* got 1 rows .* of them 60; .* --item-column NAME",
+            r"item ids .* got 1 rows .* of them 60; .* item_column='NAME'",
         ),
         (
             "cyd 30 cyd 40 ann 20 dee 20",
-            r"query ids .* got 1 rows .* 'dee'; .* --query-column NAME",
+            r"query ids .* got 1 rows .* 'dee'; .* query_column='NAME'",
         ),
         ("ann 20 ann 50", r"every query of the test, got no row for 1 of 2, .* of them 'cyd'"),
         ("cyd 20 cyd 40 ann 50", r"got none of 30 for query 'cyd' \(2 are missing in all\); add"),
@@ -154,19 +168,19 @@ def test_refusals(pairs: str, sentence: str) -> None:
 def test_a_missing_item_is_refused() -> None:
     for items in ([30, None], ["30 40", None], [[30], None]):
         frame = pl.DataFrame({"user_id": ["cyd", "ann"], "item_id": items})
-        told = r"an item id in every row of column 'item_id', got 1 null .* --item-column NAME"
+        told = r"an item id in every row of column 'item_id', got 1 null .* item_column='NAME'"
         with pytest.raises(DataError, match=told) as refusal:
             read_candidates(frame, CASES, QUERIES, ITEMS)
-        assert "--drop-null-ids" not in str(refusal.value)  # that is an option of training alone
+        assert "drop_null_ids" not in str(refusal.value)  # that is an option of training alone
 
 
 @pytest.mark.parametrize(
     ("columns", "stated", "sentence"),
     [
-        (["who", "item_id"], {}, r"query id: a column of candidates .* --query-column NAME"),
-        (["user_id", "what"], {}, r"item id: a column of candidates .* --item-column NAME"),
-        (["user_id", "item_id"], {"query_column": "who"}, r"--query-column must name a column of"),
-        (["user_id", "item_id"], {"item_column": "what"}, r"--item-column must name a column of"),
+        (["who", "item_id"], {}, r"query id: a column of candidates .* query_column='NAME'"),
+        (["user_id", "what"], {}, r"item id: a column of candidates .* item_column='NAME'"),
+        (["user_id", "item_id"], {"query_column": "who"}, r"query_column must name a column of"),
+        (["user_id", "item_id"], {"item_column": "what"}, r"item_column must name a column of"),
     ],
 )
 def test_columns_are_named_by_their_options(

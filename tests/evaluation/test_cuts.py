@@ -249,12 +249,12 @@ class TestRefused:
 
     def test_the_id_is_no_column_to_cut_by(self) -> None:
         with pytest.raises(
-            ConfigError, match=r"by must name a built-in cut or a column, got 'item\.i'"
+            ConfigError, match=r"slice_by must name a built-in cut or a column, got 'item\.i'"
         ):
             cut(self.data, [[0]], ["item.i"])
 
     def test_a_string_in_place_of_a_list(self) -> None:
-        with pytest.raises(ValueError, match=r"by must be a list .* got the string 'genre'"):
+        with pytest.raises(ValueError, match=r"slice_by must be a list .* got the string 'genre'"):
             cut(self.data, [[0]], "genre")  # type: ignore[arg-type]
 
     def test_vectors(self) -> None:

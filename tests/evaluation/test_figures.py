@@ -16,7 +16,7 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.baselines.choose import fit_baselines
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.bundles import dataset_of, evaluate_bundle, scorer_of
-from twotower.evaluation.evaluate import Scorer, evaluate, rank
+from twotower.evaluation.evaluate import METRICS, Scorer, evaluate, rank
 from twotower.evaluation.figures import Figures, measure
 from twotower.evaluation.intervals import difference_intervals, mean_intervals, verdict
 from twotower.evaluation.scorers import ModelScorer
@@ -133,6 +133,8 @@ class TestFigures:
         assert whole["by"] == "all"
         assert whole["queries"] == 300
         assert whole["intervals"]["model"][0] == tiny_trained.figures["model"]["ndcg@10"]
+        told = ("hit_rate@10", "recall@100")
+        assert whole["means"] == {"model": {m: tiny_trained.figures["model"][m] for m in told}}
         assert others
 
     def test_what_is_shown_to_whom(self, tiny_trained: Trained) -> None:
@@ -159,6 +161,10 @@ class TestFigures:
             tiny_retriever, (10,), baselines=[], slice_by=["activity", "cold_items"]
         )
         assert {group["by"] for group in found["slices"]} <= {"all", "activity", "cold_items"}
+        asked = {f"{name}@10" for name in METRICS}
+        assert all(set(group["means"]["model"]) == asked - {"ndcg@10"} for group in found["slices"])
+        whole = found["slices"][0]["means"]["model"]
+        assert whole == {name: found["model"][name] for name in whole}
         with pytest.raises(ConfigError, match="did you mean 'activity'"):
             evaluate_bundle(tiny_retriever, baselines=[], slice_by=["activty"])
 

@@ -190,3 +190,26 @@ def test_errors() -> None:
         difference_intervals(one, {"b": column(1)})
     with pytest.raises(ValueError, match=r"of the same queries, got 1 and 2 for 'a'"):
         difference_intervals(one, two)
+
+
+def test_values_of_one_query_are_drawn_together() -> None:
+    """Ten queries of a hundred equal values each say as little as ten values, not a thousand."""
+    owners = np.repeat(np.arange(10), 100)
+    values = (owners % 2).astype(np.float64)
+    together = mean_intervals({"x": values}, owners=owners)["x"]
+    ten = mean_intervals({"x": values[::100]})["x"]
+    assert together == ten
+    alone = mean_intervals({"x": values})["x"]
+    assert together.high - together.low > 5 * (alone.high - alone.low)
+    column = np.random.default_rng(0).random(50)  # where no query has two, nothing changes
+    assert mean_intervals({"x": column}, owners=np.arange(50)) == mean_intervals({"x": column})
+    gap = difference_intervals({"x": values}, {"x": values / 2}, owners=owners)["x"]
+    assert gap.value == pytest.approx(0.25)
+    assert gap.low < 0.16
+
+
+def test_a_mean_over_rows_weighs_a_query_by_how_many_it_has() -> None:
+    owners = np.array([7, 7, 7, 2])
+    found = mean_intervals({"x": np.array([1.0, 1.0, 1.0, 0.0])}, owners=owners)["x"]
+    assert found.value == 0.75
+    assert (found.low, found.high) == (0.0, 1.0)

@@ -11,7 +11,7 @@ from twotower.evaluation.screen import (
     all_figures_tables,
     figures_table,
     footnotes,
-    slices_table,
+    slices_tables,
 )
 from twotower.training.pipeline import Trained
 
@@ -95,12 +95,20 @@ class TestAllFigures:
 class TestSlices:
     def test_counts_intervals_and_the_distance_to_a_baseline(self, figures: dict[str, Any]) -> None:
         group = figures["slices"][0] | {"by": "color", "label": "red", "queries": 3, "small": True}
-        cells = line_of(text_of(slices_table([group], "ease")), "color: red")
+        cells = line_of(text_of(slices_tables([group], "ease")[0]), "color: red")
         value, low, high = group["intervals"]["model"]
         assert cells[1:4] == ["3 (few)", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
         value, low, high = group["differences"]["ease"]
         assert cells[4] == f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
-        assert len(line_of(text_of(slices_table([group], None)), "color: red")) == 4
+        assert len(line_of(text_of(slices_tables([group], None)[0]), "color: red")) == 4
+
+    def test_further_metrics_have_a_table_a_cut_off(self, figures: dict[str, Any]) -> None:
+        group = figures["slices"][0] | {"by": "color", "label": "red"}
+        group["means"] = {"model": {"recall@5": 0.25, "mrr@5": 0.125, "recall@50": 0.75}}
+        _, first, second = slices_tables([figures["slices"][0] | group, group], None)
+        assert line_of(text_of(first), "color: red") == ["color: red", "0.2500", "0.1250"]
+        assert [column.header for column in first.columns] == ["first 5", "recall", "mrr"]
+        assert line_of(text_of(second), "color: red") == ["color: red", "0.7500"]
 
 
 class TestFootnotes:

@@ -143,6 +143,40 @@ class TestByHand:
         assert whole.reference == pytest.approx(0.5)
 
 
+class TestFurtherMetrics:
+    """Means of every other metric that is asked for."""
+
+    @pytest.mark.parametrize("by", [["city", "kind"], None])
+    def test_each_is_what_it_would_be_as_the_only_one(self, by: list[str] | None) -> None:
+        data = dataset_of(EVENTS, QUERIES, ITEMS)
+        both = evaluations(data, model=MODEL, other=OTHER)
+        names = ["hit_rate@1", "recall@3", "ndcg@2"]
+        some = slices(both, data, metric="mrr@3", further=[*names, "mrr@3"], by=by)
+        for name in names:
+            alone = slices(both, data, metric=name, by=by)
+            for group, own in zip(some, alone, strict=True):
+                assert (group.by, group.label) == (own.by, own.label)
+                assert set(group.means) == ({"model", "other"} if by else {"model"})
+                for method, means in group.means.items():
+                    assert set(means) == set(names)  # the main one has an interval already
+                    assert means[name] == own.intervals[method].value
+        assert json.loads(json.dumps(some[1].as_json()))["means"] == some[1].means
+
+    def test_by_hand(self) -> None:
+        """Kind b is item 2 of query 0, at rank 1 (the other: rank 3), and item 3 of query 1, at rank 2."""
+        data = dataset_of(EVENTS, QUERIES, ITEMS)
+        both = evaluations(data, model=MODEL, other=OTHER)
+        groups = slices(both, data, metric="mrr@3", further=["hit_rate@1", "recall@3"], by=["kind"])
+        (b,) = (group for group in groups if group.label == "b")
+        assert b.means["model"] == {"hit_rate@1": 0.5, "recall@3": 1.0}
+        assert b.means["other"] == {"hit_rate@1": 0.0, "recall@3": 0.5}
+
+    def test_one_beyond_what_was_ranked_is_refused(self) -> None:
+        data = dataset_of(EVENTS, QUERIES, ITEMS)
+        with pytest.raises(ValueError, match="cut-off of at most 3"):
+            slices(evaluations(data, model=MODEL), data, metric="mrr@3", further=["recall@4"])
+
+
 class TestReference:
     """What a group of items is held against."""
 

@@ -159,9 +159,9 @@ class TestRefusals:
         (tmp_path / "empty").mkdir()
         before = tree_of(tmp_path)
         for name in ("thesis", "empty"):
-            with pytest.raises(ExportError, match=f"--out must be new, got .*{name}"):
+            with pytest.raises(ExportError, match=f"out must be new, got .*{name}"):
                 exports.export_npy(tiny_retriever, tmp_path / name)
-        with pytest.raises(ExportError, match="--out must be in a folder that exists"):
+        with pytest.raises(ExportError, match="out must be in a folder that exists"):
             exports.export_npy(tiny_retriever, tmp_path / "nowhere" / "out")
         assert tree_of(tmp_path) == before
 
@@ -179,5 +179,5 @@ class TestRefusals:
         self, tiny_retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "faiss", None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'twotower\[ann\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install .*\[ann\]'"):
             exports.export_faiss(tiny_retriever, tmp_path / "out")

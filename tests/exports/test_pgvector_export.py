@@ -285,7 +285,7 @@ class TestRefusals:
     def test_a_connection_that_cannot_be_read_is_not_told(
         self, dsn: str, tiny_retriever: Retriever
     ) -> None:
-        with pytest.raises(ExportError, match="--dsn must be how to connect") as caught:
+        with pytest.raises(ExportError, match="dsn must be how to connect") as caught:
             exports.load_pgvector(tiny_retriever, dsn)
         assert "hush" not in str(caught.value)
 
@@ -315,7 +315,7 @@ class TestRefusals:
     def test_a_name_that_is_none(
         self, table: str, tiny_retriever: Retriever, tmp_path: Path
     ) -> None:
-        with pytest.raises(ExportError, match="--table must be a name of at most 50 bytes"):
+        with pytest.raises(ExportError, match="table must be a name of at most 50 bytes"):
             exports.export_pgvector(tiny_retriever, tmp_path / "out", table=table)
         assert tree_of(tmp_path) == {}
 
@@ -331,5 +331,5 @@ class TestRefusals:
         self, tiny_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "psycopg", None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'twotower\[pgvector\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install .*\[pgvector\]'"):
             exports.load_pgvector(tiny_retriever, "")

@@ -63,7 +63,7 @@ def test_each_column_of_a_messy_log_has_its_role(log: MessyLog, tmp_path: Path) 
     frame = read_table(path)
     given = {} if "query" in log.roles else {"query": frame.columns[0]}
     roles = find_roles(frame, given=given)  # type: ignore[arg-type]
-    found = {d.role.value: d.column for d in roles.decisions if d.column is not None}
+    found = {str(d.role): d.column for d in roles.decisions if d.column is not None}
     assert found == {**log.roles, **given}
     if log.first_time is not None:
         assert isinstance(roles.time, str)

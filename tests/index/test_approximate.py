@@ -385,7 +385,7 @@ class TestGrowth:
 def test_without_faiss_search_is_exact_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = index().lists
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.warns(UserWarning, match=r"Search is exact.*pip install 'twotower\[ann\]'"):
+    with pytest.warns(UserWarning, match=r"Search is exact.*pip install .*\[ann\]'"):
         found = approximate_index(world()[0], lists)
     assert not isinstance(found, ApproximateIndex)
     expected = ExactIndex(world()[0]).search(asked(9), 5)

@@ -288,7 +288,7 @@ class TestWork:
         table = ReadTable(FILMS, FEATURES)
         for text in ('released < "2000-01-01"', 'genre = "drama" or released > "2000-01-01"'):
             assert (
-                parse(text).matches_of(table).tolist()
+                parse(text).found_in(table).matches.tolist()
                 == parse(text).matches(FILMS, FEATURES).tolist()
             )
         assert read == ["released", "released", "genre", "genre", "released"]
@@ -304,9 +304,9 @@ class TestWork:
 
     def test_text_is_lowered_for_contains_alone(self) -> None:
         table = ReadTable(FILMS)
-        parse('genre = "drama" and genre < "x"').matches_of(table)
+        parse('genre = "drama" and genre < "x"').found_in(table)
         assert "lowered" not in vars(table.column("genre"))
-        parse('genre contains "drama"').matches_of(table)
+        parse('genre contains "drama"').found_in(table)
         assert "lowered" in vars(table.column("genre"))
 
     @pytest.mark.parametrize(
@@ -327,3 +327,47 @@ class TestWork:
         parse(" or ".join([comparison] * 10 + ["year = 1"] * 50 + ["genre is null"] * 50)).matches(
             wide, FEATURES
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ('genre = "drama"', []),
+        ('genre = "DRAMA"', ['No item has "DRAMA" in \'genre\'; did you mean "drama"?']),
+        ('genre != "comdy"', ['No item has "comdy" in \'genre\'; did you mean "Comedy"?']),
+        ('not genre = "western"', ["No item has \"western\" in 'genre'."]),
+        (
+            'genre in ("drama", "zzz", "western") or year = 1',
+            [
+                "No item has \"zzz\" in 'genre'.",
+                "No item has \"western\" in 'genre'.",
+                "No item has 1 in 'year'.",
+            ],
+        ),
+        ("year in (1999, 1999.5, 2001.0)", ["No item has 1999.5 in 'year'."]),
+        ("rating in (7.5, 8, 9.25)", ["No item has 9.25 in 'rating'."]),
+        ("year > 3000", []),
+        ('genres has "War"', []),
+        ('genres has "war"', ['No item has "war" in \'genres\'; did you mean "War"?']),
+        ('cast has "Cy" and cast has "Bo"', ["No item has \"Cy\" in 'cast'."]),
+        ('genre contains "dra"', []),
+        ('genre contains "sf"', ["No item has \"sf\" in 'genre'."]),
+        ('day = "2001-01-01"', []),
+        ('day = "2011-01-01"', ["No item has \"2011-01-01\" in 'day'."]),
+        ("dubbed = true", []),
+        (
+            "nothing = 1 or nothing has 2",
+            ["No item has 1 in 'nothing'.", "No item has 2 in 'nothing'."],
+        ),
+        ("year = 5 or year = 5", ["No item has 5 in 'year'."]),
+    ],
+)
+def test_values_that_no_line_has_are_told(text: str, notes: list[str]) -> None:
+    found = parse(text).found_in(ReadTable(FILMS, FEATURES))
+    assert [str(value) for value in found.nowhere] == notes
+
+
+def test_a_float32_column_holds_what_a_person_writes() -> None:
+    frame = pl.DataFrame({"x": pl.Series([0.1, 0.2], dtype=pl.Float32)})
+    found = parse("x in (0.1, 0.2, 0.3)").found_in(ReadTable(frame))
+    assert [str(value) for value in found.nowhere] == ["No item has 0.3 in 'x'."]

@@ -433,3 +433,12 @@ def test_dates_are_written_as_json_has_them(retriever: Retriever) -> None:
     for name in ("day", "moment"):
         with pytest.raises(ValueError, match=f"{name} must hold Date.*, got 'soon'"):
             lines_of(contents, features_of([{**told, name: "soon"}]))
+
+
+def test_a_value_that_comes_later_is_no_longer_missed(retriever: Retriever) -> None:
+    text = "category = 'new kind' or category = 'newer kind'"
+    assert len(retriever.recommend(1, filter=text).notes) == 2
+    retriever.upsert_items({"item_id": 9002, "category": "new kind", "signal": 0.5})
+    assert retriever.recommend(1, filter=text).notes == (
+        "No item has \"newer kind\" in 'category'.",
+    )

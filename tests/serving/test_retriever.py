@@ -19,8 +19,9 @@ from twotower.errors import BundleError, ConfigError, FilterError
 from twotower.features.schema import Feature
 from twotower.index.filter_columns import ReadColumn, read_column
 from twotower.index.filters import Filter, parse
+from twotower.rules.kinds import Boost, Explore
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import features_of, ids_of, queries_of
+from twotower.serving.arguments import Event, features_of, ids_of, queries_of
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
@@ -543,6 +544,21 @@ class TestFilterExpressions:
             fresh.recommend(8, filter=f"item_id != {number}")
         assert read == ["item_id"]
 
+    def test_values_that_exist_nowhere_are_told(self, retriever: Retriever) -> None:
+        text = 'category = "Category-1" or item_id = 1'
+        note = 'No item has "Category-1" in \'category\'; did you mean "category-1"?'
+        asked = retriever.recommend(8, filter=text), *retriever.recommend([8, 9], filter=text)
+        asked += (
+            retriever.similar_items(8, filter=text),
+            retriever.session(8).recommend(filter=text),
+        )
+        asked += (retriever.recommend(8, rules=[Boost(text, 1.0)]),)
+        assert [answer.notes for answer in asked] == [(note,)] * 6
+        with pytest.warns(UserWarning, match="No item has"):
+            retriever.recommend_all(1, filter=text)
+        fine = retriever.recommend(8, filter='category = "category-1"', rules=[Explore(0.1)])
+        assert fine.notes == ()
+
     def test_what_cannot_be_asked(self, retriever: Retriever) -> None:
         for ask in (retriever.recommend, retriever.similar_items):
             with pytest.raises(FilterError, match=r"got 'categry'; did you mean 'category'\?"):
@@ -554,6 +570,25 @@ class TestFilterExpressions:
             for no_text in (["item_id = 1"], 5):
                 with pytest.raises(FilterError, match="filter must be a string, got"):
                     ask(8, filter=no_text)  # type: ignore[arg-type]
+
+
+class TestUnknownHistories:
+    def test_are_told_with_each_answer(self, retriever: Retriever) -> None:
+        told: list[list[Event]] = [[1, 2], [1, "x", "y"], ["x", "y"], []]
+        whole, part, none, empty = retriever.recommend(history=told, k=2)
+        assert (whole.notes, empty.notes) == ((), ())
+        assert part.notes == ("2 of the 3 ids of the history are not in the catalogue.",)
+        assert none.basis == "popularity"
+        assert none.notes == (
+            "None of the 2 ids of the history is in the catalogue, so the history says nothing.",
+        )
+
+    def test_in_words_for_one(self, retriever: Retriever) -> None:
+        (one,) = retriever.recommend(history=["x"]).notes
+        assert one.startswith("The one id of the history is not in the catalogue")
+        both: list[Event] = [1, "x"]
+        (other,) = retriever.recommend(history=both).notes
+        assert other == "1 of the 2 ids of the history is not in the catalogue."
 
 
 class TestScore:
@@ -728,9 +763,8 @@ class TestFrames:
 
 class TestRefusals:
     def test_nothing_is_asked(self, retriever: Retriever) -> None:
-        for ask in (retriever.recommend, retriever.encode_queries):
-            with pytest.raises(ValueError, match="needs a query_id, features or a history, got no"):
-                ask()
+        with pytest.raises(ValueError, match="needs a query_id, features or a history, got no"):
+            retriever.recommend()
 
     def test_lists_of_unequal_length(self, retriever: Retriever) -> None:
         with pytest.raises(ValueError, match="equal length, got query_id 2, history 1"):
@@ -759,7 +793,7 @@ class TestRefusals:
 
     def test_features_of_another_form(self, retriever: Retriever) -> None:
         wrong: Any
-        for wrong in (pd.DataFrame({"signal": [1.0]}), "signal", [3], ["signal"]):
+        for wrong in (np.ones((1, 2)), "signal", [3], ["signal"]):
             with pytest.raises(ValueError, match="features must be a mapping of columns"):
                 retriever.recommend(features=wrong)
 

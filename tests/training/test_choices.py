@@ -238,7 +238,7 @@ class TestRefusals:
     def test_labels_that_are_not_there(self, ordered: Dataset) -> None:
         settings: Settings = {"loss": {"kind": "bce", "negatives": "labels"}}
         with pytest.raises(
-            ConfigError, match="go with a column of 0/1 labels, got none; state one"
+            ConfigError, match="go with a column of 0/1 labels, got none; pass label_column="
         ):
             resolved(ordered, settings)
         config, _ = resolved(dataset_of(labels=True), settings)

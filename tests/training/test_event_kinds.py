@@ -13,9 +13,10 @@ from twotower.cli import app
 from twotower.config import Config
 from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
+from twotower.data.drawn import hold_out_validation
 from twotower.data.prefixes import PrefixBatches
 from twotower.data.prepare import prepare
-from twotower.data.splits import hold_out_validation, split
+from twotower.data.splits import split
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.evaluation.doctor.data_checks import diagnose_dataset

@@ -22,6 +22,7 @@ from twotower.errors import BundleError, MissingExtraError
 from twotower.evaluation.bundles import evaluate_bundle, scorer_of
 from twotower.evaluation.report import items as items_of_report
 from twotower.evaluation.screen import index_note
+from twotower.extras import install
 from twotower.index import approximate as approximate_module
 from twotower.index.approximate import ApproximateIndex, tuned
 from twotower.index.exact import ExactIndex
@@ -221,7 +222,7 @@ def test_without_faiss_auto_is_exact_and_says_how_to_be_faster(
     found = train(tables.interactions, items=tables.items, config=QUICK, progress="bar")
     assert found.contents.lists is None
     said = " ".join(capsys.readouterr().out.split())
-    assert "pip install 'twotower[ann]'" in said
+    assert install("ann") in said
 
 
 def test_without_faiss_an_approximate_index_is_refused_before_the_training(
@@ -286,7 +287,7 @@ def test_the_recall_is_told_everywhere(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(items_of_report, "MAX_ITEMS", 50)  # a map of 1,000 takes seconds
+    monkeypatch.setattr(items_of_report, "LANDMARKS", 50)  # a map of 1,000 takes seconds
     assert approximate.path is not None
     value, low, high = approximate.figures["index"]["recall"]["100"]
     with running(approximate.path) as address:

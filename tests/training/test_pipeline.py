@@ -23,6 +23,7 @@ from twotower.evaluation.figures import Figures, measure
 from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.contents import data_digest
@@ -41,7 +42,7 @@ ONE: dict[str, dict[str, object]] = {
 TIMING = {"examples_per_second", "seconds", "validation_seconds"}
 
 
-class Listener:
+class Listener(Callback):
     """Hears everything, and presses Ctrl-C at one step of one epoch (both counted from 0)."""
 
     def __init__(self, epoch: int = -1, step: int = 0) -> None:
@@ -484,9 +485,7 @@ class TestResumeRefusals:
         file = stopped.with_name("m.training") / "checkpoint.pt"
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
-        with pytest.raises(
-            ConfigError, match=r"--resume cannot read '.*checkpoint\.pt'; remove it"
-        ):
+        with pytest.raises(ConfigError, match=r"resume cannot read '.*checkpoint\.pt'; remove it"):
             run(stopped, resume=True)
 
     def test_a_checkpoint_of_another_program(
@@ -495,7 +494,7 @@ class TestResumeRefusals:
         others: list[Any] = [{"model": {}}, [1, 2], torch.zeros(3)]
         for held in others:
             torch.save(held, stopped.with_name("m.training") / "checkpoint.pt")
-            with pytest.raises(ConfigError, match="--resume"):
+            with pytest.raises(ConfigError, match="resume"):
                 run(stopped, resume=True)
 
 
@@ -691,7 +690,7 @@ class TestBadPlaces:
         (tmp_path / "file").write_text("mine")
         for out in (tmp_path / "file", tmp_path / "no" / "m", tmp_path):
             listener = Listener()
-            with pytest.raises(BundleError, match="--out must be"):
+            with pytest.raises(BundleError, match="out must be"):
                 train(small_world.interactions, out=out, progress=listener, config=ONE)
             assert not listener.told
         assert (tmp_path / "file").read_text() == "mine"

@@ -445,5 +445,5 @@ def test_a_key_that_is_a_feature_keeps_its_column() -> None:
 
 def test_a_private_bundle_is_told_by_the_error_of_all(tiny_retriever: Retriever) -> None:
     private = Retriever(without_queries(tiny_retriever.contents))
-    with pytest.raises(BundleError, match=r"must hold queries.*--private"):
+    with pytest.raises(BundleError, match=r"must hold queries.*private=True"):
         private.recommend_all(k=3)

@@ -15,6 +15,7 @@ from twotower.data.prepare import prepare
 from twotower.data.splits import split
 from twotower.evaluation.figures import measure
 from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.pipeline import Trained, train
 from twotower.training.query_ids import IDS_FROM, tries_ids
@@ -56,15 +57,13 @@ SMALL: dict[str, Any] = {
 }
 
 
-class Told:
+class Told(Callback):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.choices: list[tuple[str, ...]] = []
         self.starts = 0
         self.interrupt_in = 0
-
-    def on_data(self, *given: Any) -> None: ...
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
         self.choices.append(choices)
@@ -76,12 +75,6 @@ class Told:
     def on_step(self, *given: Any) -> None:  # noqa: ARG002
         if self.starts == self.interrupt_in:
             raise KeyboardInterrupt
-
-    def on_epoch(self, *given: Any) -> None: ...
-
-    def on_end(self) -> None: ...
-
-    def on_figures(self, *given: Any) -> None: ...
 
 
 def best_of(trained: Trained) -> float:

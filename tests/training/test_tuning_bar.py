@@ -86,4 +86,4 @@ class TestTheEnd:
     def test_one_trial_is_no_search(self) -> None:
         shown, file = bar()
         shown.on_trials((Trial(0, STOCK, 0.3, 5, "cut"),), DEFAULT)
-        assert file.getvalue().endswith("were tried; give it more --minutes.\n")
+        assert file.getvalue().endswith("were tried; give it more minutes.\n")

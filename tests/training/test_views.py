@@ -18,8 +18,9 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.bundles import evaluate_bundle
 from twotower.evaluation.doctor.data_checks import diagnose_dataset
 from twotower.evaluation.doctor.model_checks import diagnose_model
-from twotower.evaluation.report.items import Titles, item_map
+from twotower.evaluation.report.items import item_map
 from twotower.losses.candidates import Pairs
+from twotower.serving.titles import Titles
 from twotower.training.choices import resolve
 from twotower.training.objective import turns_of
 from twotower.training.task import Task
@@ -574,3 +575,48 @@ def test_views_have_indexes_of_their_own() -> None:
         answer = view.retriever.recommend(query, k=5)
         assert len(answer) == 5
         assert set(answer.item_ids) <= set(view.retriever.item_ids)
+
+
+def test_the_sampled_protocol_knows_no_validation_of_views_without_times() -> None:
+    """As published: what is known of a user are training events; each row of the test has its own draw."""
+    few = {
+        name: {
+            part: frame.filter(pl.int_range(pl.len()) % 4 == place).drop("time").unique()
+            for part, place in (("valid", 1), ("test", 2))
+        }
+        | {"train": frame.filter(~(pl.int_range(pl.len()) % 4).is_in([1, 2])).drop("time")}
+        for name, view in two_views().items()
+        if isinstance(frame := view.interactions, pl.DataFrame)
+    }
+    views = {name: View(parts) for name, parts in few.items()}
+    both = twotower.train_views(views, config={**ONE_EPOCH, "towers": {"dim": 4}}, baselines=[])
+    retriever = both["films"].retriever
+    parts = few["films"]
+
+    def had(user: int, *names: str) -> int:
+        return len({i for n in names for i in parts[n].filter(user=user)["item"].to_list()})
+
+    users = sorted(parts["test"]["user"].unique())
+    lacks = {user: FILMS - had(user, "train", "test") for user in users}
+    known = {user: FILMS - had(user, "train", "valid", "test") for user in users}
+    assert lacks != known
+    n = min(lacks.values())
+    found = evaluate_bundle(retriever, (10,), negatives=n, baselines=["random"])
+    protocol = found["protocol"]
+    assert (protocol["rows"], protocol["queries"]) == (len(parts["test"]), len(users))
+    assert protocol["targets"] == protocol["rows"]
+    assert protocol["candidates_a_query"] == n + 1  # one target each
+    assert "training events alone" in protocol["notes"][-1]
+    assert found["model"]["recall@10"] == found["model"]["hit_rate@10"]
+    first = next(user for user in users if lacks[user] == n)
+    with pytest.raises(ValueError, match=f"got {n + 1} where query {first} has {n}"):
+        evaluate_bundle(retriever, (10,), negatives=n + 1, baselines=[])
+    every = pl.DataFrame({"user": users, "item": [list(range(FILMS))] * len(users)})
+    # All items are ranked in either case: what differs is what is known of a user.
+    asked = evaluate_bundle(retriever, (FILMS,), candidates=every, baselines=[])
+    assert asked["protocol"]["queries"] == len(users)
+    assert "rows" not in asked["protocol"]
+    assert "training events alone" in asked["protocol"]["notes"][-1]
+    whole = evaluate_bundle(retriever, (FILMS,), baselines=[])
+    assert "notes" not in whole["protocol"]
+    assert asked["model"]["ndcg@40"] != whole["model"]["ndcg@40"]

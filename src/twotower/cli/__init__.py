@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from twotower.caller import called_from
 from twotower.cli import (
     compare,
     config,
@@ -71,6 +72,7 @@ def options(
     ] = False,
 ) -> None:
     """Two-tower retrieval: from a table of interactions to a trained, evaluated model."""
+    context.with_resource(called_from("command line"))
     if context.invoked_subcommand != serve.NAME:  # it finishes its requests first
         context.with_resource(exits.ends_on_sigterm())
 

@@ -7,6 +7,7 @@ import typer
 
 from twotower.cli import tables
 from twotower.errors import ConfigError
+from twotower.keywords import configured
 
 NAME = "config"
 
@@ -29,5 +30,5 @@ def command(
         raise ConfigError(
             "config must be given --show, got nothing to do; run `twotower config --show`."
         )
-    tree = tables.start_of(config, recipe)
-    typer.echo(tree.with_settings(settings or []).to_toml(comments=True))
+    tree = configured(config, recipe=recipe).with_settings(settings or [])
+    typer.echo(tree.to_toml(comments=True))

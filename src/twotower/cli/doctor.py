@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 from rich.text import Text
 
+from twotower.caller import flag
 from twotower.cli import exits, tables
 from twotower.cli.output import console, print_json
 from twotower.errors import ConfigError
+from twotower.keywords import Keywords, configured, events_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +45,7 @@ _DO = {Language.EN: "What to do: ", Language.ZH: "处理："}
 _NOTHING = {Language.EN: "Nothing found.", Language.ZH: "未发现问题。"}
 
 
+@tables.with_keywords(leave_out=("recall",))
 def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="Folder of a bundle: its data and its model.")
@@ -55,24 +58,14 @@ def command(
     valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
     test_sessions: tables.TestSessions = None,
-    split: tables.Split = None,
     config: tables.ConfigFile = None,
     settings: tables.Settings = None,
-    query_column: tables.QueryColumn = None,
-    item_column: tables.ItemColumn = None,
-    time_column: tables.TimeColumn = None,
-    label_column: tables.LabelColumn = None,
-    weight_column: tables.WeightColumn = None,
-    position_column: tables.PositionColumn = None,
-    impressions_column: tables.ImpressionsColumn = None,
-    event_column: tables.EventColumn = None,
-    target_events: tables.TargetEvents = None,
-    drop_null_ids: tables.DropNullIds = False,
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {exits.FOUND} where this, or worse, is found.")
     ] = None,
     lang: Annotated[Language, typer.Option(help="Language of the findings.")] = Language.EN,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    **keywords: Unpack[Keywords],
 ) -> None:
     """Say what is wrong with tables before training, or with a bundle: its data and its model.
 
@@ -85,16 +78,6 @@ def command(
         "test": test,
         "test_sessions": test_sessions,
     }
-    roles = {
-        "query_column": query_column,
-        "item_column": item_column,
-        "time_column": time_column,
-        "label_column": label_column,
-        "weight_column": weight_column,
-        "position_column": position_column,
-        "impressions_column": impressions_column,
-        "event_column": event_column,
-    }
     if bundle is not None:
         others: dict[str, object] = {
             "interactions": interactions,
@@ -102,30 +85,22 @@ def command(
             "queries": queries,
             **given,
         }
-        others |= {"split": split, "config": config, "set": settings, **roles}
-        others |= {"drop_null_ids": drop_null_ids or None}
+        others |= {"config": config, "settings": settings, **keywords}
         named = [name for name, value in others.items() if value]
         if named:
-            flag = named[0].replace("_", "-")
             raise ConfigError(
-                f"--{flag} must not go with a bundle, got {str(bundle)!r}; leave it out."
+                f"{flag(named[0])} must not go with a bundle, got {str(bundle)!r}; leave it out."
             )
         findings = _of_bundle(bundle)
     else:
-        events = tables.events_of(
+        events = events_of(
+            "doctor needs the folder of a bundle, or",
             interactions,
             given,
-            split,
-            needs="doctor needs the folder of a bundle, or --interactions, or --train and --test.",
+            split=keywords.get("split"),
         )
-        tree = tables.config_of(
-            config,
-            settings,
-            columns=roles,
-            target_events=target_events,
-            drop_null_ids=drop_null_ids,
-            split=split,
-        )
+        recipe = keywords.pop("recipe", None)
+        tree = configured(config, recipe=recipe).with_settings(settings or [])
 
         from twotower.evaluation.doctor.data_checks import diagnose_data
 
@@ -134,6 +109,7 @@ def command(
             items=items,
             queries=queries,
             config=tree,
+            **keywords,
         )
     if json:
         print_json([finding.as_json(lang.value) for finding in findings])

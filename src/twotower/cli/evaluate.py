@@ -1,10 +1,11 @@
 """``twotower evaluate``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from twotower.cli import tables
 from twotower.cli.output import console, cutoffs, print_json
 from twotower.errors import ConfigError
 
@@ -27,10 +28,7 @@ def command(
         str | None, typer.Option(help="Item ids in --test, --test-sessions, --candidates.")
     ] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
-    baselines: Annotated[
-        str,
-        typer.Option(help="auto, none, or names with commas between: popularity,item_knn,ease."),
-    ] = "auto",
+    baselines: tables.Baselines = "auto",
     slice_by: Annotated[
         list[str] | None,
         typer.Option(help="Show the figures by activity, cold_items, ..., or any column."),
@@ -48,8 +46,8 @@ def command(
     Example: twotower evaluate model -k 10,100 --slice-by cold_items
     """
     ks = cutoffs(k)
-    tables = (test, test_sessions, candidates)
-    if all(table is None for table in tables) and (query_column or item_column):
+    given = (test, test_sessions, candidates)
+    if all(table is None for table in given) and (query_column or item_column):
         flag = "--query-column" if query_column else "--item-column"
         raise ConfigError(
             f"{flag} must go with --test, --test-sessions or --candidates, got neither."
@@ -57,9 +55,11 @@ def command(
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, got {negatives}.")
     from twotower.evaluation.bundles import evaluate_bundle
-    from twotower.evaluation.screen import all_figures_tables, footnotes, slices_table
+    from twotower.evaluation.screen import all_figures_tables, footnotes, slices_tables
     from twotower.serving.retriever import Retriever
+    from twotower.training.progress import ProgressBar
 
+    bar = ProgressBar(console(json_wanted=True))  # beside what is printed
     figures = evaluate_bundle(
         Retriever.open(bundle),
         ks,
@@ -67,11 +67,13 @@ def command(
         test_sessions=test_sessions,
         query_column=query_column,
         item_column=item_column,
-        baselines=_names(baselines),
+        baselines=tables.baselines_of(baselines),
         negatives=negatives,
         candidates=candidates,
         slice_by=slice_by or None,
+        tell=bar.on_phase,
     )
+    bar.on_end()
     if json:
         print_json(figures)
         return
@@ -81,15 +83,7 @@ def command(
     for table in all_figures_tables(figures):
         screen.print(table)
     if slice_by:
-        screen.print(slices_table(figures["slices"], figures["strongest_baseline"]))
+        for table in slices_tables(figures["slices"], figures["strongest_baseline"]):
+            screen.print(table)
     for note in footnotes(figures):
         screen.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _names(text: str) -> Literal["auto"] | list[str]:
-    """Return the baselines that ``auto``, ``none`` or a list means."""
-    if text == "auto":
-        return "auto"
-    if text == "none":
-        return []
-    return [name.strip() for name in text.split(",")]

@@ -29,8 +29,8 @@ def command(
     Example: twotower explain model --query 42 --item 50
     """
     told = described(features)
-    from twotower.evaluation.report.items import Titles
     from twotower.serving.retriever import Retriever
+    from twotower.serving.titles import Titles
 
     retriever = Retriever.open(bundle)
     found = retriever.explain(

@@ -7,6 +7,7 @@ import typer
 
 from twotower.cli import tables
 from twotower.cli.output import console
+from twotower.keywords import configured, help_of
 
 NAME = "index"
 
@@ -24,8 +25,10 @@ def command(
     ] = None,
     config: tables.ConfigFile = None,
     settings: tables.Settings = None,
-    item_column: tables.ItemColumn = None,
-    drop_null_ids: tables.DropNullIds = False,
+    item_column: Annotated[str | None, typer.Option(help=help_of("item_column"))] = None,
+    drop_null_ids: Annotated[
+        bool, typer.Option("--drop-null-ids", help=help_of("drop_null_ids"))
+    ] = False,
 ) -> None:
     """Make a bundle that searches items by their texts, without any events and any training.
 
@@ -34,14 +37,12 @@ def command(
     of_encoder = []
     if encoder is not None:
         of_encoder = ["features.text=sentence", f"features.sentence_encoder={encoder}"]
-    tree = tables.config_of(
+    tree = configured(
         config,
-        [*of_encoder, *(settings or [])],
         recipe="search" if config is None else None,
-        columns={"item_column": item_column},
+        item_column=item_column,
         drop_null_ids=drop_null_ids,
-        split=None,
-    )
+    ).with_settings([*of_encoder, *(settings or [])])
     from twotower.training.zero_shot import index_items
 
     columns = [] if text is None else [name.strip() for name in text.split(",")]

@@ -20,6 +20,7 @@ def command(
 
     Example: twotower inspect model
     """
+    from twotower.evaluation.refit import note as refit_note
     from twotower.evaluation.screen import figures_table, index_note
     from twotower.serving.bundle import check_bundle, open_bundle
 
@@ -74,6 +75,9 @@ def command(
     screen.print(table)
     if "model" in contents.metrics:  # nothing was measured of texts that were indexed alone
         screen.print(figures_table(dict(contents.metrics)))
+    said = refit_note(contents.metrics)
+    if said is not None:
+        screen.print(said, highlight=False, markup=False, soft_wrap=True)
     if "index" in contents.metrics:
         note = index_note(contents.metrics["index"])
         screen.print(note, highlight=False, markup=False, soft_wrap=True)

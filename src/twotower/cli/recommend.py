@@ -1,6 +1,7 @@
 """``twotower recommend``."""
 
 import json as json_library
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,9 @@ from twotower.cli.output import check_table_path, console, ids, print_json, writ
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from rich.console import Console
 
     from twotower.features.schema import Side
     from twotower.rules.kinds import Rule
@@ -89,7 +92,10 @@ def command(
     retriever = Retriever.open(bundle)
     screen = console(json_wanted=json)
     if out is not None:
-        _write_all(retriever, out, k, filter_, share, rules)
+        with warnings.catch_warnings(record=True) as told_of:
+            warnings.simplefilter("always", UserWarning)
+            _write_all(retriever, out, k, filter_, share, rules)
+        print_notes([str(warning.message) for warning in told_of], screen)
         screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
         return
     answer = retriever.recommend(
@@ -113,6 +119,7 @@ def command(
                 soft_wrap=True,
             )
     screen.print(answer_table(retriever, answer, score="score"))
+    print_notes(answer.notes, screen)
     if answer.explored:
         drawn = ", ".join(f"{item} ({chance:.2g})" for item, chance in answer.explored.items())
         screen.print(f"Explored, with what probability: {drawn}.", highlight=False, markup=False)
@@ -228,6 +235,7 @@ def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dic
     return {
         f"{of}_id": asked.ids_of(rows)[0] if is_known else answer.query_id,
         "basis": answer.basis,
+        "notes": list(answer.notes),
         "items": [
             {
                 "item_id": item_id,
@@ -238,6 +246,12 @@ def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dic
             for item_id, score, line in zip(answer.item_ids, answer.scores, lines, strict=True)
         ],
     }
+
+
+def print_notes(notes: "Iterable[str]", screen: "Console") -> None:
+    """Print what was asked and found nothing."""
+    for note in notes:
+        screen.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def answer_table(retriever: "Retriever", answer: "Recommendation", *, score: str) -> Table:

@@ -1,10 +1,11 @@
 """``twotower report``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from twotower.cli import tables
 from twotower.cli.output import report_path
 
 NAME = "report"
@@ -15,13 +16,13 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Where to; by default BUNDLE.report.html beside the bundle.")
     ] = None,
-    lang: Annotated[Literal["en", "zh"], typer.Option(help="English or Chinese.")] = "en",
+    lang: tables.Lang = "en",
 ) -> None:
     """Write all that is to be known of a model as one HTML page, and print its path.
 
     Example: twotower report model --lang zh
     """
-    from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+    from twotower.evaluation.doctor.diagnosis import examine_bundle
     from twotower.evaluation.report.files import check_page
     from twotower.evaluation.report.page import write_report
     from twotower.serving.retriever import Retriever
@@ -29,5 +30,8 @@ def command(
     place = report_path(bundle) if out is None else out
     check_page(place)
     retriever = Retriever.open(bundle)
-    write_report(retriever, place, language=lang, findings=diagnose_bundle(retriever))
+    examined = examine_bundle(retriever)
+    write_report(
+        retriever, place, language=lang, findings=examined.findings, losses=examined.losses
+    )
     typer.echo(str(place))

@@ -59,9 +59,10 @@ def command(
 
     Example: twotower serve model
     """
-    from twotower.serving.server.run import serve
+    from twotower.serving.server.run import check_libraries, serve
     from twotower.serving.server.settings import ServerSettings
 
+    check_libraries()
     settings = ServerSettings(
         bundle=str(bundle),
         host=host,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from twotower.cli.output import console, print_json
-from twotower.cli.recommend import answer_table, as_json
+from twotower.cli.recommend import answer_table, as_json, print_notes
 from twotower.errors import ConfigError
 
 NAME = "similar"
@@ -36,5 +36,7 @@ def command(
     answer = retriever.similar_items(item, k, filter=filter_)
     if json:
         print_json(as_json(retriever, answer, of="item"))
-    else:
-        console(json_wanted=False).print(answer_table(retriever, answer, score="cosine"))
+        return
+    screen = console(json_wanted=False)
+    screen.print(answer_table(retriever, answer, score="cosine"))
+    print_notes(answer.notes, screen)

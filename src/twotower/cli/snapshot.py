@@ -22,11 +22,11 @@ def command(
 
     Example: twotower snapshot model --out model-today
     """
-    from twotower.runtime import library
-    from twotower.serving.bundle import check_output
+    from twotower.extras import library
 
     for name in ("orjson", "prometheus_client"):
         library(name, wanted_by="snapshot", extra="serve")
+    from twotower.serving.bundle import check_output
     from twotower.serving.server.engine import Model
 
     written = journal or Path(f"{bundle}.journal")

@@ -1,12 +1,14 @@
 """``twotower train``."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Unpack
 
 import typer
 from rich.console import Console
 
+from twotower.caller import flag
 from twotower.cli import exits, tables
 from twotower.cli.output import (
     check_report_beside,
@@ -18,10 +20,12 @@ from twotower.cli.output import (
 )
 from twotower.config import Config
 from twotower.errors import ConfigError
+from twotower.keywords import Keywords, configured, events_of
 
 NAME = "train"
 
 
+@tables.with_keywords()
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     interactions: tables.Interactions = None,
@@ -32,37 +36,37 @@ def command(
     valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
     test_sessions: tables.TestSessions = None,
-    split: tables.Split = None,
     config: tables.ConfigFile = None,
-    recipe: tables.Recipe = None,
     settings: tables.Settings = None,
-    query_column: tables.QueryColumn = None,
-    item_column: tables.ItemColumn = None,
-    time_column: tables.TimeColumn = None,
-    label_column: tables.LabelColumn = None,
-    weight_column: tables.WeightColumn = None,
-    position_column: tables.PositionColumn = None,
-    impressions_column: tables.ImpressionsColumn = None,
-    event_column: tables.EventColumn = None,
-    target_events: tables.TargetEvents = None,
-    drop_null_ids: tables.DropNullIds = False,
     no_histories: tables.NoHistories = False,
     private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
-    recall: Annotated[
-        float | None,
-        typer.Option(help="Recall that an approximate index must reach (index.recall, 0.99)."),
-    ] = None,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
+    baselines: tables.Baselines = "auto",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="Train once more on training and validation events; test that model."
+        ),
+    ] = False,
+    refit_all: Annotated[
+        bool,
+        typer.Option(
+            "--refit-all",
+            help="For production: train once more on all events, the test's included; no figures of it.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
     ] = None,
     mlflow: Annotated[
         str | None, typer.Option(help="Log to this experiment of an MLflow server.")
     ] = None,
+    lang: tables.Lang = "en",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    **keywords: Unpack[Keywords],
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
 
@@ -71,26 +75,11 @@ def command(
 
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
     """
-    columns = {
-        "query_column": query_column,
-        "item_column": item_column,
-        "time_column": time_column,
-        "label_column": label_column,
-        "weight_column": weight_column,
-        "position_column": position_column,
-        "impressions_column": impressions_column,
-        "event_column": event_column,
-    }
-    tree = tables.config_of(
-        config,
-        settings,
-        recipe=recipe,
-        columns=columns,
-        target_events=target_events,
-        drop_null_ids=drop_null_ids,
-        split=split,
-        recall=recall,
-    )
+    recipe = keywords.pop("recipe", None)
+    tree = configured(config, recipe=recipe).with_settings(settings or [])
+    if refit and refit_all:
+        raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
+    again: Literal["all"] | bool = "all" if refit_all else refit
 
     screen = console(json_wanted=json)
     parts = {
@@ -111,27 +100,19 @@ def command(
             histories=not no_histories,
             private=private,
             resume=resume,
+            lang=lang,
+            baselines=baselines,
+            refit=again,
             json=json,
+            keywords=keywords,
         )
         return
-    events = tables.events_of(
-        interactions,
-        parts,
-        split,
-        needs="train needs either --interactions, or --train and --test.",
-    )
+    events = events_of("train needs either", interactions, parts, split=keywords.get("split"))
     check_report_beside(out)
 
-    from twotower.training.loggers import MLflowLogger, TensorBoardLogger
-    from twotower.training.pipeline import Teller
     from twotower.training.pipeline import train as train_model
     from twotower.training.progress import ProgressBar
 
-    loggers: list[Teller] = []
-    if tensorboard is not None:
-        loggers.append(TensorBoardLogger(tensorboard / out.resolve().name))
-    if mlflow is not None:
-        loggers.append(MLflowLogger(mlflow))
     trained = train_model(
         events,
         items=items,
@@ -142,13 +123,17 @@ def command(
         private=private,
         resume=resume,
         seeds=seeds,
+        baselines=tables.baselines_of(baselines),
+        refit=again,
         progress=ProgressBar(screen),
-        loggers=loggers,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        **keywords,
     )
     if json:
         print_json(trained.figures)
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    write_report_beside(out, report_path(out), trained.report, screen)
+    write_report_beside(out, report_path(out), partial(trained.report, language=lang), screen)
     if private:
         print_limits(screen)
     if trained.stopped_early:
@@ -157,7 +142,7 @@ def command(
 
 def _refuse(given: Mapping[str, object]) -> None:
     """Refuse options that are of one kind of item where the settings state several."""
-    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    flags = [flag(name) for name, value in given.items() if value is not None]
     if flags:
         raise ConfigError(
             f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
@@ -174,7 +159,11 @@ def _train_views(
     histories: bool,
     private: bool,
     resume: bool,
+    lang: tables.Language,
+    baselines: str,
+    refit: Literal["all"] | bool,
     json: bool,
+    keywords: Keywords,
 ) -> None:
     from twotower.training.progress import ProgressBar
     from twotower.training.views import train_views, views_of
@@ -193,7 +182,10 @@ def _train_views(
         histories=histories,
         private=private,
         resume=resume,
+        baselines=tables.baselines_of(baselines),
+        refit=refit,
         progress=ProgressBar(screen),
+        **keywords,
     )
     if json:
         print_json({name: view.figures for name, view in trained.views.items()})
@@ -201,7 +193,8 @@ def _train_views(
     for name, view in trained.views.items():
         page = report_path(beside[name])
         said = f"The report of {name}"
-        write_report_beside(out / name, page, view.report, screen, name=said)
+        write = partial(view.report, language=lang)
+        write_report_beside(out / name, page, write, screen, name=said)
     if private:
         print_limits(screen)
     if any(view.stopped_early for view in trained.views.values()):

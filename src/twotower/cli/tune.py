@@ -1,7 +1,8 @@
 """``twotower tune``."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
@@ -14,10 +15,12 @@ from twotower.cli.output import (
     report_path,
     write_report_beside,
 )
+from twotower.keywords import Keywords, configured, events_of
 
 NAME = "tune"
 
 
+@tables.with_keywords()
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     minutes: Annotated[float, typer.Option(help="How long to search.")] = 30.0,
@@ -29,27 +32,18 @@ def command(
     valid_sessions: tables.ValidSessions = None,
     test: tables.TestPart = None,
     test_sessions: tables.TestSessions = None,
-    split: tables.Split = None,
     config: tables.ConfigFile = None,
-    recipe: tables.Recipe = None,
     settings: tables.Settings = None,
-    query_column: tables.QueryColumn = None,
-    item_column: tables.ItemColumn = None,
-    time_column: tables.TimeColumn = None,
-    label_column: tables.LabelColumn = None,
-    weight_column: tables.WeightColumn = None,
-    position_column: tables.PositionColumn = None,
-    event_column: tables.EventColumn = None,
-    target_events: tables.TargetEvents = None,
-    drop_null_ids: tables.DropNullIds = False,
     no_histories: tables.NoHistories = False,
     private: tables.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that stands beside the bundle.")
     ] = False,
+    lang: tables.Lang = "en",
     json: Annotated[
         bool, typer.Option("--json", help="Print the figures and the trials as JSON.")
     ] = False,
+    **keywords: Unpack[Keywords],
 ) -> None:
     """Search settings on validation for some minutes, and write the best model as a bundle.
 
@@ -57,37 +51,17 @@ def command(
 
     Example: twotower tune --interactions ratings.csv --items movies.csv --out model --minutes 30
     """
-    events = tables.events_of(
-        interactions,
-        {
-            "train": train,
-            "valid": valid,
-            "valid_sessions": valid_sessions,
-            "test": test,
-            "test_sessions": test_sessions,
-        },
-        split,
-        needs="tune needs either --interactions, or --train and --test.",
-    )
-    check_report_beside(out)
-    columns = {
-        "query_column": query_column,
-        "item_column": item_column,
-        "time_column": time_column,
-        "label_column": label_column,
-        "weight_column": weight_column,
-        "position_column": position_column,
-        "event_column": event_column,
+    parts = {
+        "train": train,
+        "valid": valid,
+        "valid_sessions": valid_sessions,
+        "test": test,
+        "test_sessions": test_sessions,
     }
-    tree = tables.config_of(
-        config,
-        settings,
-        recipe=recipe,
-        columns=columns,
-        target_events=target_events,
-        drop_null_ids=drop_null_ids,
-        split=split,
-    )
+    events = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
+    check_report_beside(out)
+    recipe = keywords.pop("recipe", None)
+    tree = configured(config, recipe=recipe).with_settings(settings or [])
 
     from twotower.training.search_space import SEARCHED
     from twotower.training.tune import tune as tune_model
@@ -107,12 +81,14 @@ def command(
         private=private,
         resume=resume,
         progress=TuningBar(screen),
+        **keywords,
     )
     if json:
         trials = [vars(trial) for trial in tuned.trials]
         print_json({**tuned.trained.figures, "trials": trials})
     screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    write_report_beside(out, report_path(out), tuned.trained.report, screen)
+    report = partial(tuned.trained.report, language=lang)
+    write_report_beside(out, report_path(out), report, screen)
     screen.print(
         f"All trials are in {tuned.folder.name}; --resume goes on from there.",
         highlight=False,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.data.refusal import refuse_first
 from twotower.data.times import times_in_seconds
 from twotower.errors import DataError
@@ -36,30 +37,43 @@ class Role(StrEnum):
 
 LabelKind = Literal["label", "rating"]
 
-_QUERY = """user_id user uid query query_id qid search_query session_id session customer_id customer
-    client_id client member_id member visitor_id visitor account_id account reviewer_id reviewer
+_QUERY = """user_id user uid query query_id qid search_query search_term search_terms search_text
+    search_string search_phrase search_keyword keyword keywords query_text session_id session
+    customer_id customer customer_no customer_number customer_code cust_id client_id client member_id member
+    visitor_id visitor fullvisitorid user_pseudo_id ga_session_id account_id account reviewer_id reviewer
     reader_id viewer_id listener_id player_id person_id profile_id subscriber_id shopper_id buyer_id
     device_id cookie_id user_idx user_index user_name question_id question
-    用户id 用户 用户编号 会话id 查询"""
-_ITEM = """item_id item iid movie_id movie film_id film product_id product parent_asin asin sku
-    doc_id document_id doc document article_id article book_id book isbn song_id song track_id track
+    kunden_id kunde kundennummer kundennr benutzer_id nutzer_id suchbegriff
+    用户id 用户 用户编号 用户标识 会员id 会员 会员编号 顾客id 顾客 客户id 客户 客户编号 买家id 买家
+    会话id 会话 设备id 查询 查询词 搜索词 搜索关键词 检索词 关键词"""
+_ITEM = """item_id item iid movie_id movie film_id product_id product product_code parent_asin asin sku
+    item_sku product_sku stock_code
+    doc_id document_id doc document clicked_doc clicked_document clicked_item clicked_product clicked_url
+    article_id article book_id book isbn song_id song track_id track
     artist_id artist album_id video_id video show_id anime_id game_id game app_id app goods_id
     news_id post_id content_id course_id job_id listing_id property_id hotel_id restaurant_id
     business_id venue_id poi_id location_id recipe_id offer_id ad_id passage_id item_idx item_index
-    物品id 物品 商品id 商品 电影id 电影 书籍id 文章id 视频id"""
+    artikel_id artikel artikelnummer artikelnr produkt_id produkt
+    物品id 物品 商品id 商品 商品编号 商品编码 商品代码 产品id 产品 产品编号 货号 电影id 电影 书籍id 图书id
+    图书 文章id 文章 文档id 文档 点击文档 点击商品 歌曲id 歌曲 视频id 视频 新闻id 课程id 内容id"""
 _TIME = """timestamp unix_timestamp unix_time unix unix_review_time time datetime date_time ts
     event_time event_timestamp event_date event_ts date epoch time_stamp timestamp_ms created_at
     created create_time rated_at rating_time rating_date review_time review_date purchase_date
     purchase_time purchased_at order_date order_time ordered_at transaction_date invoice_date
-    t_dat click_time clicked_at view_time visit_time visit_date date_added when 时间 时间戳 日期"""
+    t_dat click_time clicked_at view_time visit_time visit_date date_added when
+    zeitstempel zeit datum zeitpunkt bestelldatum kaufdatum
+    时间 时间戳 日期 事件时间 行为时间 发生时间 操作时间 点击时间 浏览时间 访问时间 搜索时间 评分时间
+    评论时间 购买时间 下单时间 订单时间 支付时间 交易时间 成交时间 购买日期 下单日期 订单日期 交易日期
+    创建时间"""
 _LABEL = """label labels click clicked is_click is_clicked target liked like is_like purchased
     is_purchased bought converted conversion is_positive positive relevant relevance
-    is_relevant y 标签 点击"""
+    is_relevant y 标签 点击 是否点击 是否购买 点赞"""
 _RATING = """rating ratings stars star star_rating score overall grade vote user_rating
-    book_rating review_score 评分"""
+    book_rating review_score bewertung sterne 评分 打分 得分 星级"""
 _WEIGHT = """count counts plays play_count n_plays num_plays listens listen_count listening_count
     weight weights quantity qty frequency freq num_purchases purchases clicks n_clicks num_clicks
-    views n_views view_count n_interactions num_interactions 次数 权重 数量"""
+    views n_views view_count n_interactions num_interactions anzahl menge
+    次数 权重 数量 播放次数 点击次数 浏览次数 购买次数 购买数量"""
 
 
 def plain_name(name: str) -> str:
@@ -99,17 +113,20 @@ _ENDINGS: dict[Role, tuple[str, ...]] = {
 }
 
 
+_NOT_ALL = "not all its values are what its name says"
+
+
 @dataclass(frozen=True)
 class Decision:
     """One role, the column that plays it, and why.
 
     Args:
-        role: The role.
+        role: The role, or None for a column that nothing reads.
         column: Name of the column, or None where no column plays the role.
         reason: Why, for people.
     """
 
-    role: Role
+    role: Role | None
     column: str | None
     reason: str
 
@@ -147,6 +164,22 @@ class Roles:
 def is_role_name(name: str) -> bool:
     """Return whether ``name`` is one of the column names that are known to name a role."""
     return plain_name(name) in _KNOWN_NAMES
+
+
+def roles_named(name: str) -> list[Role]:
+    """Return the roles that a column's name may say."""
+    plain = plain_name(name)
+    endings = () if plain in _KNOWN_NAMES else _ENDINGS.items()
+    by_ending = [role for role, ends in endings if plain.endswith(ends or ("\0",))]
+    return [role for role, names in _NAMES.items() if plain in names] or by_ending
+
+
+def why_unfit(series: pl.Series, role: Role) -> str:
+    """Return why the values of a column that is named like ``role`` cannot play it."""
+    try:
+        return _fit(series, role)[0]
+    except DataError:
+        return _NOT_ALL
 
 
 def find_roles(
@@ -273,7 +306,7 @@ def checked_weights(series: pl.Series) -> npt.NDArray[np.float32]:
     """
     what = f"the weight column {series.name!r}"
     rule = "hold a finite number above 0"
-    remedy = "correct or remove that row, or state another --weight-column NAME"
+    remedy = f"correct or remove that row, or pass another {passing(weight_column='NAME')}"
     values = _finite(series, what, rule, remedy)
     refuse_first(series, values <= 0, what, rule, remedy)
     return values
@@ -306,14 +339,14 @@ def checked_ids(
     if missing.all():
         raise DataError(
             f"{what} must hold ids, got {len(ids)} rows that are all null or empty; "
-            f"name another with --{role}-column NAME."
+            f"pass another {passing(**{f'{role}_column': 'NAME'})}."
         )
     if missing.any() and not drop_null:
         count = int(missing.sum())
         raise DataError(
             f"{what} must hold an id in every row, got {count} null or empty "
             f"id{'s' if count > 1 else ''}, the first in data row {int(missing.argmax()) + 1}; "
-            "pass --drop-null-ids to leave such rows out."
+            f"pass {passing(drop_null_ids=True)} to leave such rows out."
         )
     return ids, ~missing
 
@@ -354,7 +387,7 @@ def _check_given(frame: pl.DataFrame, given: Mapping[Role, str], what: str) -> N
     for role, column in given.items():
         if column not in frame.columns:
             raise DataError(
-                f"--{role}-column must name a column of {what}, got {column!r}; "
+                f"{argument(f'{role}_column')} must name a column of {what}, got {column!r}; "
                 f"{_nearest(column, frame.columns)}"
             )
     by_column: dict[str, Role] = {}
@@ -437,7 +470,8 @@ def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decis
             example = {Role.QUERY: "user_id, query or session_id"}.get(role, "item_id or movieId")
             raise DataError(
                 f"no column could be the {role} id: a column of {what} must have a name like "
-                f"{example}, got {_listed(frame.columns)}; name it with --{role}-column NAME."
+                f"{example}, got {_listed(frame.columns)}; name it: "
+                f"{passing(**{f'{role}_column': 'NAME'})}."
             )
         others = f"; so does {_listed(named[1:])}" if len(named) > 1 else ""
         return Decision(role, named[0], f"its name says the {role} id{others}")
@@ -448,7 +482,7 @@ def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decis
             reason, fits = _fit(frame[column], role)
         except DataError as error:
             first_error = first_error or error
-            reason, fits = "not all its values are what its name says", False
+            reason, fits = _NOT_ALL, False
         if fits:
             return Decision(role, column, "; ".join([reason, *passed_over]))
         passed_over.append(f"{column!r} is not it: {reason}")

@@ -142,7 +142,7 @@ class Cases:
     """Queries to be answered, each with what is known of it and the items that are right.
 
     Args:
-        query_rows: ``(n,)`` int32, distinct.
+        query_rows: ``(n,)`` int32, distinct, unless each row of a test is a case of its own.
         histories: ``n`` histories as of each case's moment; also the items removed from the answer.
         targets: ``n`` sets of relevant items, none empty.
         times: ``(n,)`` float64, the moment of the first target, or None.
@@ -156,6 +156,19 @@ class Cases:
     def __len__(self) -> int:
         """Number of cases."""
         return len(self.query_rows)
+
+    @property
+    def owners(self) -> npt.NDArray[np.int32] | None:
+        """The query of each case where some query has several, else None."""
+        rows = self.query_rows
+        return rows if len(np.unique(rows)) < len(rows) else None
+
+    def by_target(self) -> "Cases":
+        """Return one case for each target, with the history of its query: a row of the test each."""
+        owners = np.repeat(np.arange(len(self)), self.targets.lengths)
+        rows = self.take(owners)
+        alone = Histories(np.arange(len(owners) + 1), self.targets.item_rows)
+        return Cases(rows.query_rows, rows.histories, alone, rows.times)
 
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Cases":
         """Return the cases at ``positions``."""
@@ -201,7 +214,7 @@ class ViewItems:
     repeats: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions, the two entity tables, and what each event is used for.
 
@@ -233,6 +246,12 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     offered: npt.NDArray[np.bool_] | None = None
     views: Mapping[str, ViewItems] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.interactions):,} events, {len(self.queries):,} queries"
+        counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
+        split = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
+        return f"Dataset({self.name!r}: {sizes}, {len(self.items):,} items; {split})"
 
     @property
     def num_items(self) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.errors import DataError
 from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary, as_keys
@@ -34,14 +35,14 @@ def impressions_of(
     if not len(ids):
         raise DataError(
             f"{what} must hold ids, got {len(series)} rows that are all null or empty; "
-            "name another with --impressions-column NAME."
+            f"pass another: {passing(impressions_column='NAME')}."
         )
     rows = catalogue.rows_of(ids)
     unknown = rows < FIRST_ROW
     if unknown.all():
         raise DataError(
             f"{what} must share ids with the items, got none in common: it begins with {ids[0]!r}, "
-            f"the items with {catalogue.ids[0]!r}; name another with --impressions-column NAME."
+            f"the items with {catalogue.ids[0]!r}; pass another: {passing(impressions_column='NAME')}."
         )
     if unknown.any():
         lost = ids.filter(pl.Series(unknown))

@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.data.columns import Roles, plain_name
 from twotower.data.dataset import Dataset, Part
 from twotower.data.propensities import MAX_WEIGHT, Propensities, harvested, power_law
 from twotower.data.refusal import refuse_first
 
-_NAMES = """position rank click_position click_rank item_position doc_position display_position
+_SAID = """position rank click_position click_rank item_position doc_position display_position
     display_rank shown_position result_position result_rank serp_position 位置 排名"""
+_NAMES = frozenset(plain_name(name) for name in _SAID.split())
 _TOLD = 5
 _LAST = np.iinfo(np.int32).max
 
@@ -39,10 +41,16 @@ def checked_positions(series: pl.Series) -> npt.NDArray[np.int32]:
         ~is_whole,
         f"the position column {series.name!r}",
         "hold a whole number from 1",
-        "count positions from 1 and leave out rows without one, or state another --position-column NAME",
+        "count positions from 1 and leave out rows without one, or pass another "
+        f"{passing(position_column='NAME')}",
     )
     positions: npt.NDArray[np.int32] = np.minimum(values, _LAST).astype(np.int32)
     return positions
+
+
+def is_position_name(name: str) -> bool:
+    """Return whether a column's name may say where items were shown."""
+    return plain_name(name) in _NAMES
 
 
 def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
@@ -56,16 +64,15 @@ def unstated_position(frame: pl.DataFrame, roles: Roles) -> list[str]:
     """
     if roles.label_kind != "label":  # what was shown and not clicked is what tells a result list
         return []
-    names = {plain_name(name) for name in _NAMES.split()}
     for column in frame.columns:
         values = frame[column]
-        if plain_name(column) not in names or not values.dtype.is_integer():
+        if not is_position_name(column) or not values.dtype.is_integer():
             continue
         low = values.min()
         pairs = frame.select(pl.struct(roles.item, column).n_unique()).item()
         if isinstance(low, int) and low >= 1 and pairs > frame[roles.item].n_unique():
-            told = f"{column!r} may be where items were shown; with --position-column {column} a click "
-            return [told + "counts the more, the less its position is looked at."]
+            told = f"{column!r} may be where items were shown; with {passing(position_column=column)} a "
+            return [told + "click counts the more, the less its position is looked at."]
     return []
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.config import DataConfig, FeatureKind, FeaturesConfig
 from twotower.data.columns import (
     Decision,
@@ -26,6 +27,7 @@ from twotower.data.impressions import impressions_of
 from twotower.data.positions import checked_positions, unstated_position
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
+from twotower.data.unused import unstated_kinds, unused_columns
 from twotower.errors import ConfigError, DataError
 from twotower.features.schema import Side, read_table_forms
 from twotower.vocab import Vocabulary
@@ -42,7 +44,8 @@ class Preparation:
 
     Args:
         dataset: Every event is in ``Part.TRAIN``, unless files gave the parts.
-        decisions: One a role, to be shown as a table.
+        decisions: One a role, and one for each column of the interactions that nothing reads, to be
+            shown as a table.
         is_split: Whether files gave the parts.
         is_rated: Whether the label is a rating, of which label 0 is a low one.
     """
@@ -80,7 +83,9 @@ def prepare(
     config = config or DataConfig()
     frame, given = read_events(interactions, may_lack=config.position_column)
     roles = find_roles(frame, given=_given(config))
-    notes: list[str] = []
+    kinds = features or FeaturesConfig()
+    unused = unused_columns(frame, roles, read=kinds.event)
+    notes = unstated_kinds(frame, unused)
 
     query_ids, query_kept = _ids(frame, roles.query, Role.QUERY, config)
     item_ids, item_kept = _ids(frame, roles.item, Role.ITEM, config)
@@ -88,7 +93,7 @@ def prepare(
     if not kept.any():
         raise DataError(
             f"interactions must hold rows with both ids, got {len(kept)} rows that all lack one; "
-            "state other columns with --query-column and --item-column."
+            f"pass other columns as {argument('query_column')} and {argument('item_column')}."
         )
     if not kept.all():
         notes.append(f"Left out {int((~kept).sum())} of {len(kept)} rows without an id.")
@@ -121,10 +126,9 @@ def prepare(
     if labels is not None and not (labels > 0).any():
         raise DataError(
             f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
-            "lower data.positive_threshold or state another --label-column."
+            f"lower data.positive_threshold or pass another {argument('label_column')}."
         )
 
-    kinds = features or FeaturesConfig()
     query_column = roles.query or "query_id"
     query_table, said = _entities(queries, query_ids, query_column, Role.QUERY, config, kinds.query)
     notes += said
@@ -178,7 +182,7 @@ def prepare(
     repeats = _repeats(dataset, config, notes)
     dataset = replace(dataset, repeats=repeats, notes=tuple(notes))
     is_rated = roles.label_kind == "rating"
-    return Preparation(dataset, roles.decisions, given is not None, is_rated)
+    return Preparation(dataset, (*roles.decisions, *unused), given is not None, is_rated)
 
 
 def catalogue_of(
@@ -235,7 +239,7 @@ def _labels(
         if threshold is not None:
             raise ConfigError(
                 f"data.positive_threshold must go with a rating column, got {threshold} and none; "
-                "state one with --label-column NAME."
+                f"pass {passing(label_column='NAME')}."
             )
         return None
     column = frame[roles.label]
@@ -304,13 +308,35 @@ def _entities(
         raise DataError(
             f"{what} must share ids with the interactions, got none in common: "
             f"{key!r} begins with {own[0]!r}, {column!r} with {seen[0]!r}; "
-            f"state the column with --{role.value}-column NAME."
+            f"name the column: {passing(**{f'{role}_column': 'NAME'})}."
         )
+    notes = (*_without_line(ids.cast(own.dtype), own, what), *told.notes)
     vocabulary = Vocabulary(pl.concat([own.rename("id"), seen.rename("id")]).unique().sort())
     frame = (
         vocabulary.ids.rename(key).to_frame().join(frame, on=key, how="left", maintain_order="left")
     )
-    return EntityTable(vocabulary, frame, key, told.forms), told.notes
+    return EntityTable(vocabulary, frame, key, told.forms), notes
+
+
+def _without_line(ids: pl.Series, own: pl.Series, what: str) -> list[str]:
+    """Return a sentence on the ids of events that a side's table lacks, or nothing.
+
+    Args:
+        ids: Of the events.
+        own: Of the table.
+        what: Names the table.
+    """
+    is_missing = ~ids.is_in(own.implode())
+    missing = ids.filter(is_missing)
+    if not len(missing):
+        return []
+    # What a query says is nobody else's business: notes go into reports.
+    first = f", the first {missing.min()!r}" if what == "items" else ""
+    said = (
+        f"No row in {what} for {missing.n_unique():,} of the {ids.n_unique():,} {what} in the interactions "
+        f"({len(missing) / len(ids):.1%} of the events){first}: nothing but their ids is known."
+    )
+    return [said]
 
 
 def _scaled(
@@ -338,7 +364,7 @@ def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[
     if config.order == "time" and not has_times:
         raise ConfigError(
             "data.order must be 'file' or 'none' where no column is a time, got 'time'; "
-            "state one with --time-column NAME."
+            f"pass {passing(time_column='NAME')}."
         )
     by_time = config.order == "time" or (config.order == "auto" and has_times)
     if has_sessions and config.order == "none":

@@ -5,10 +5,12 @@ its train and validation rows only. Each split states what it left.
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from twotower.caller import argument, passing
 from twotower.config import SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError, DataError
@@ -33,15 +35,7 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
     kind = config.kind
     if kind == "auto":
         kind = "leave-last-out" if dataset.ordered else "random"
-    if kind == "leave-last-out" and not dataset.ordered:
-        raise ConfigError(
-            "split.kind must be 'random', 'cold-items' or 'cold-queries' where events have no order, got "
-            "'leave-last-out'; state --time-column NAME, or data.order = 'file'."
-        )
-    if kind == "temporal" and dataset.interactions.times is None:
-        raise ConfigError(
-            "split.kind must not be 'temporal' where no column is a time; state --time-column NAME."
-        )
+    check_kind(dataset, kind)
     events = dataset.interactions
     test = test_fraction_of(config, kind)
     rng = np.random.default_rng([config.seed, 0])
@@ -73,30 +67,22 @@ def test_fraction_of(config: SplitConfig, kind: str) -> float:
     return test
 
 
-def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
-    """Return a data set whose parts were given, with a seeded share of train held out where needed.
+def check_kind(dataset: Dataset, kind: str) -> None:
+    """Refuse a kind of split that needs an order or times that the data does not have.
 
-    A tenth of each query's training events (``valid_fraction``) becomes validation when the files
-    gave none; where the test is of sessions, a tenth of the training sessions of two events or more; where
-    ``kind`` is ``cold-queries``, a tenth of the training queries.
+    Raises:
+        ConfigError: It does.
     """
-    parts = dataset.parts
-    if not (parts == Part.VALID).any():
-        rng = np.random.default_rng([config.seed, 0])
-        train = parts == Part.TRAIN
-        events = dataset.interactions.where(train)
-        if (parts == Part.CONTEXT).any():
-            rows = np.unique(events.query_rows[_can_be_asked(events)])
-            drawn_rows = rng.permutation(rows)[: max(1, round(config.valid_fraction * len(rows)))]
-            is_drawn = np.isin(events.query_rows, drawn_rows)
-            drawn = whole_sessions(events, is_drawn, Part.VALID)
-        elif config.kind == "cold-queries":
-            drawn = cold_queries(events, 0.0, config.valid_fraction, rng)
-        else:
-            drawn = random_per_query(events, 0.0, config.valid_fraction, rng)
-        parts = parts.copy()
-        parts[train] = drawn
-    return checked(dataset.with_parts(parts, ""), "given")
+    if kind == "leave-last-out" and not dataset.ordered:
+        raise ConfigError(
+            "split.kind must be 'random', 'cold-items' or 'cold-queries' where events have no order, got "
+            f"'leave-last-out'; pass {passing(time_column='NAME')}, or data.order = 'file'."
+        )
+    if kind == "temporal" and dataset.interactions.times is None:
+        raise ConfigError(
+            "split.kind must not be 'temporal' where no column is a time; "
+            f"pass {passing(time_column='NAME')}."
+        )
 
 
 def leave_last_out(events: Interactions) -> Parts:
@@ -109,6 +95,25 @@ def leave_last_out(events: Interactions) -> Parts:
     parts = np.full(len(events), Part.TRAIN, np.uint8)
     parts[(from_end == 0) & (count >= 2)] = Part.TEST
     parts[(from_end == 1) & (count >= 3)] = Part.VALID
+    return parts
+
+
+def last_events(events: Interactions, valid: float, most: npt.NDArray[np.integer]) -> Parts:
+    """Return a split of each query's last positives for validation, and nothing for test.
+
+    Of a query's ``n`` positives those are ``round(valid * n)``, at least one, at most ``most``, and never
+    the first. Negatives go where their moment falls.
+
+    Args:
+        events: All events.
+        valid: Share.
+        most: ``(num_query_rows,)`` of each query row.
+    """
+    from_end, count = _from_end(events)
+    wanted = np.maximum(np.floor(valid * count + 0.5).astype(np.int64), 1)
+    wanted = np.minimum(np.minimum(wanted, most[events.query_rows]), count - 1)
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts[from_end < wanted] = Part.VALID
     return parts
 
 
@@ -138,11 +143,11 @@ def whole_sessions(events: Interactions, is_held_out: npt.NDArray[np.bool_], par
     parts = np.full(len(events), Part.TRAIN, np.uint8)
     parts[is_held_out] = Part.CONTEXT
     parts[is_held_out & (from_end == 0)] = part
-    parts[is_held_out & ~_can_be_asked(events)] = Part.UNUSED
+    parts[is_held_out & ~can_be_asked(events)] = Part.UNUSED
     return parts
 
 
-def _can_be_asked(events: Interactions) -> npt.NDArray[np.bool_]:
+def can_be_asked(events: Interactions) -> npt.NDArray[np.bool_]:
     """Return which events are of a query with something to read before its last positive: ``(E,)``."""
     place = np.arange(len(events))
     last = np.full(len(events.offsets), -1)
@@ -281,6 +286,26 @@ def with_order_as_asked(dataset: Dataset) -> Dataset:
     return replace(dataset, ordered=False, notes=(*dataset.notes, note))
 
 
+Learnt = Literal["valid", "all"]
+"""What a second training learns beside the training events: those of validation, or all."""
+
+
+def learnt_too(dataset: Dataset, learnt: Learnt) -> Dataset:
+    """Return the data set with more of its events for training, none of them learnt in part.
+
+    Args:
+        dataset: Split.
+        learnt: ``"valid"``: the events of validation, of sessions that are held out for it all; ``"all"``:
+            every event.
+    """
+    if learnt == "all":
+        return replace(dataset, parts=np.full_like(dataset.parts, Part.TRAIN))
+    owners, is_valid = dataset.interactions.query_rows, dataset.parts == Part.VALID
+    is_context = (dataset.parts == Part.CONTEXT) & np.isin(owners, owners[is_valid])
+    parts = np.where(is_valid | is_context, np.uint8(Part.TRAIN), dataset.parts)
+    return replace(dataset, parts=parts)
+
+
 def checked(dataset: Dataset, kind: str) -> Dataset:
     """Return the split data set with a note of what each part holds.
 
@@ -293,7 +318,9 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
         raise DataError(f"the {kind} split must leave training events, got none; choose another.")
     for part, name in ((Part.TEST, "test"), (Part.VALID, "validation")):
         if not (positive & (dataset.parts == part)).any():
-            remedy = "give files" if kind == "given" else "use another --split, or data"
+            remedy = (
+                "give files" if kind == "given" else f"use another {argument('split')}, or data"
+            )
             raise DataError(
                 f"the {kind} split must leave {name} rows, got no positive of {len(events)} events; "
                 f"{remedy} with more events a query."

@@ -13,7 +13,7 @@ from json import loads
 from pathlib import Path
 from re import DOTALL
 from re import compile as compile_pattern
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, Union
+from typing import NoReturn, TypeAlias
 from zlib import error as zlib_error
 
 import numpy as np
@@ -21,12 +21,9 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from twotower.data.delimited import check_distinct, read_delimited
-from twotower.errors import DataError, MissingExtraError
+from twotower.errors import DataError
+from twotower.features.frames import Frame, as_polars, is_frame, names_of
 from twotower.paths import is_utf8, shown
-
-if TYPE_CHECKING:
-    import pandas
-    import pyarrow
 
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
@@ -46,7 +43,7 @@ _LEVEL_OF[list(b"]}")] = -1
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
-Table: TypeAlias = Union[str, Path, pl.DataFrame, pl.LazyFrame, "pandas.DataFrame", "pyarrow.Table"]
+Table: TypeAlias = str | Path | Frame
 """What ``read_table`` reads."""
 
 
@@ -69,7 +66,6 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
         DataError: The file is missing, a directory, unreadable, empty, binary, not UTF-8, without a
             header or rows, or has a ragged row, an unclosed quote or two columns of one name; or
             ``source`` is none of the above.
-        MissingExtraError: A pandas frame needs pyarrow, and it is not installed.
     """
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
@@ -114,7 +110,8 @@ def _reading(subject: str, path: Path | None) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:  # polars raises some without
             reason = error.strerror.lower()
             raise DataError(f"{subject} must be readable, got '{reason}'; check it.") from error
-        if path is None and type(error).__module__.startswith("pyarrow"):
+        mixed = isinstance(error, TypeError) or type(error).__module__.startswith("pyarrow")
+        if path is None and mixed:
             problem, remedy = "a column of mixed types", "give each column one type, e.g. str"
         elif path is None:
             problem, remedy = "a frame that cannot be read", "check that it can be collected"
@@ -312,36 +309,11 @@ def _plain_types(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _from_frame(source: object, subject: str) -> pl.DataFrame:
-    if isinstance(source, pl.DataFrame):
-        return source
-    if isinstance(source, pl.LazyFrame):
-        return source.collect()
-    library = type(source).__module__.split(".")[0]
-    kind = type(source).__name__
-    if library == "pandas" and kind == "DataFrame":
-        return _from_pandas(source, subject)
-    if library == "pyarrow" and kind == "Table":
-        names: list[str] = source.column_names  # type: ignore[attr-defined]
-        check_distinct(names, subject)
-        frame = pl.from_arrow(source)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-    raise DataError(
-        f"{subject} must be a path or a frame of polars, pandas or pyarrow, got {kind}; "
-        "pass one of these."
-    )
-
-
-def _from_pandas(source: "pandas.DataFrame", subject: str) -> pl.DataFrame:
-    named = [name for name in source.index.names if name is not None]
-    if named:
-        source = source.reset_index(named)
-    source = source.rename(columns=str)
-    check_distinct(list(source.columns), subject)
-    try:
-        return pl.from_pandas(source)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{subject} must be readable, got a pandas frame and no pyarrow; "
-            "pip install 'twotower[pandas]'."
-        ) from error
+    if not is_frame(source):
+        raise DataError(
+            f"{subject} must be a path or a frame of polars, pandas or pyarrow, got "
+            f"{type(source).__name__}; pass one of these."
+        )
+    if not isinstance(source, pl.LazyFrame):
+        check_distinct(names_of(source), subject)
+    return as_polars(source)

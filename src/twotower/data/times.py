@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.data.refusal import refuse_first
 from twotower.errors import DataError
 from twotower.features.dates import FORMATS, normalised, parsed
@@ -15,9 +16,6 @@ from twotower.features.dates import FORMATS, normalised, parsed
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # years 1 to 9999
 _TIME_RULE = "hold a time"
-_TIME_REMEDY = (
-    "write times as unix seconds or as 2024-05-31T23:59:59, or state another --time-column NAME"
-)
 
 
 def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]:
@@ -49,11 +47,16 @@ def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]
     elif series.dtype.is_numeric():
         times = _from_numbers(series)
     else:
-        raise DataError(f"{what} must hold times, got {series.dtype}; {_TIME_REMEDY}.")
+        raise DataError(f"{what} must hold times, got {series.dtype}; {_remedy()}.")
     seconds = times.fill_null(np.nan).to_numpy()
     bad = ~((seconds >= _FIRST_SECOND) & (seconds < _LAST_SECOND))  # true for NaN too
-    refuse_first(series, bad, what, _TIME_RULE, _TIME_REMEDY)
+    refuse_first(series, bad, what, _TIME_RULE, _remedy())
     return np.ascontiguousarray(seconds, np.float64)
+
+
+def _remedy() -> str:
+    another = passing(time_column="NAME")
+    return f"write times as unix seconds or as 2024-05-31T23:59:59, or pass another {another}"
 
 
 def _from_numbers(numbers: pl.Series) -> pl.Series:

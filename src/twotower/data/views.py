@@ -15,7 +15,8 @@ import polars as pl
 
 from twotower.config import SplitConfig
 from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part, ViewItems
-from twotower.data.splits import checked, hold_out_validation, split, temporal, test_fraction_of
+from twotower.data.drawn import hold_out_validation
+from twotower.data.splits import checked, split, temporal, test_fraction_of
 from twotower.errors import ConfigError, DataError
 from twotower.features.forms import FORMS, Form
 from twotower.features.schema import VIEW, reads_as_text

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.data.columns import (
     Role,
     checked_ids,
@@ -84,7 +85,7 @@ def events_asked(
     if not is_known.any():
         raise DataError(
             f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
-            "state the column with --query-column NAME."
+            f"name the column: {passing(query_column='NAME')}."
         )
     notes = list(read.notes)
     if not is_known.all():
@@ -157,7 +158,7 @@ def sessions_asked(
     if not (parts == Part.TEST).any():
         raise DataError(
             "test_sessions must hold sessions with an event before the one that is asked for, got none in "
-            f"{len(np.unique(query_rows)):,}; state the column with --query-column NAME."
+            f"{len(np.unique(query_rows)):,}; name the column: {passing(query_column='NAME')}."
         )
     return replace(asked, parts=parts), table
 
@@ -241,7 +242,7 @@ class _Read:
         if not (item_rows >= FIRST_ROW).any():
             raise DataError(
                 f"{what} must hold items of the catalogue, got none among {len(item_rows)} rows; "
-                "state the column with --item-column NAME."
+                f"name the column: {passing(item_column='NAME')}."
             )
         times = None
         if roles.time is not None and _has_times(retriever):

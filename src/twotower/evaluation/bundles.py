@@ -1,29 +1,36 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from twotower.caller import argument, passing
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
 from twotower.evaluation.baselines.bm25 import TextColumns
 from twotower.evaluation.candidates import random_candidates, read_candidates
-from twotower.evaluation.figures import KS, Figures, measure
+from twotower.evaluation.figures import KS, Measured, measure
+from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served, served_as
 from twotower.features.schema import texts_of
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
 
+_UNKNOWN = (
+    "What is known of a query are its training events alone, without those of validation, as in the "
+    "published protocols of several domains without times."
+)
+
 
 def evaluate_bundle(
-    retriever: Retriever,
+    bundle: Bundle,
     ks: Sequence[int] = KS,
     *,
     test: Table | None = None,
@@ -34,11 +41,12 @@ def evaluate_bundle(
     negatives: int | None = None,
     candidates: Table | None = None,
     slice_by: Sequence[str] | None = None,
-) -> Figures:
+    tell: Callable[[str], None] = lambda _: None,
+) -> Measured:
     """Return ``measure`` for an opened bundle, on its own test events or on others.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         ks: Cut-offs.
         test: A table of test events in place of the bundle's own; their queries' histories are those
             of the bundle.
@@ -48,29 +56,48 @@ def evaluate_bundle(
             training.
         item_column: Its column of item ids; the same.
         baselines: See ``measure``.
-        negatives: Ranks each query's targets among so many random items only, in place of the whole
-            catalogue; see ``random_candidates``.
-        candidates: A table of the items that are ranked for each query; see ``read_candidates``.
+        negatives: Ranks each target of a query among so many random items only, drawn anew for each, in
+            place of the whole catalogue; the means are over targets. See ``random_candidates``.
+        candidates: A table of the items that are ranked for each query; see ``read_candidates``. Of a view
+            without times, validation events (those of other views, too) are then no part of a history: the
+            published protocols hold them back at test time.
         slice_by: See ``measure``.
+        tell: See ``measure``.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
+        DataError: The bundle learnt its test events, and no others are given.
         ConfigError: ``negatives`` and ``candidates`` are both given, or ``test`` and
             ``test_sessions``, or as ``measure``.
         DataError: A table cannot be used, or holds no item of the catalogue.
     """
     if negatives is not None and candidates is not None:
         raise ConfigError(
-            "negatives and candidates must not both be given, got both; leave one out."
+            f"{argument('negatives')} and {argument('candidates')} must not both be given, got both; "
+            "leave one out."
         )
+    retriever = Retriever.of(bundle)
+    learnt = learnt_of(retriever.contents.metrics)
+    if test is None and test_sessions is None:
+        refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
     if test is not None and test_sessions is not None:
-        raise ConfigError("test and test_sessions must not both be given, got both; leave one out.")
+        raise ConfigError(
+            f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
+            "leave one out."
+        )
     dataset = dataset_of(
         retriever, test, test_sessions, query_column=query_column, item_column=item_column
     )
-    ranked = None
+    cases = ranked = None
+    notes = dataset.notes
     if negatives is not None or candidates is not None:
-        cases, ids = dataset.cases(Part.TEST), dataset.items.ids
+        if retriever.contents.view is not None and dataset.interactions.times is None:
+            notes = (*notes, _UNKNOWN)
+            parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
+            cases = replace(dataset, parts=parts).cases(Part.TEST)
+        else:
+            cases = dataset.cases(Part.TEST)
+        ids = dataset.items.ids
         if candidates is not None:
             ranked = read_candidates(
                 candidates,
@@ -88,6 +115,7 @@ def evaluate_bundle(
                 query_ids=dataset.queries.ids,
                 offered=dataset.offered,
             )
+            cases = cases.by_target()
     figures = measure(
         scorer_of(retriever, dataset),
         dataset,
@@ -95,12 +123,29 @@ def evaluate_bundle(
         calibrated=retriever.contents.config.loss.kind == "bce",
         baselines=baselines,
         served=served_of(retriever, dataset),
+        cases=cases,
         candidates=ranked,
         slice_by=slice_by,
+        tell=tell,
+        refit=learnt == "valid",
     )
-    if dataset.notes:
-        figures["protocol"]["notes"] = list(dataset.notes)
+    if learnt == "valid":
+        figures["refit"] = dict(retriever.contents.metrics["refit"])
+    if learnt == "all" and (again := _known_already(dataset)):
+        said = f"{again:,} of the test's positive events are pairs that the bundle learnt "
+        said += f"({passing(refit='all')})"
+        notes = (*notes, f"{said}: they are not held out.")
+    if notes:
+        figures["protocol"]["notes"] = list(notes)
     return figures
+
+
+def _known_already(dataset: Dataset) -> int:
+    """Return how many test events are of a query and an item that an earlier event is of, too."""
+    events = dataset.interactions
+    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+    is_test = dataset.parts == Part.TEST
+    return int(np.isin(pairs[is_test & events.is_positive], pairs[~is_test]).sum())
 
 
 def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScorer:
@@ -156,7 +201,8 @@ def dataset_of(
     if known is None or parts is None or wanted is None:
         raise BundleError(
             f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
-            "written with --no-histories or --private; the figures of its training stand in metrics.json."
+            f"written with {passing(histories=False)} or {passing(private=True)}; the "
+            "figures of its training are in metrics.json."
         )
     queries, items = contents.queries, contents.items
     num_rows = queries.ids.num_rows

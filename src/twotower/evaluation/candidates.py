@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
@@ -28,11 +29,12 @@ def random_candidates(
     query_ids: Vocabulary | None = None,
     offered: npt.NDArray[np.bool_] | None = None,
 ) -> Histories:
-    """Return the targets of each case with ``n`` random items that the query has never had.
+    """Return each target of each case with ``n`` random items that the query has never had.
 
     The items are drawn uniformly and without replacement from the catalogue without the case's
-    history and targets; a target that is no item of the catalogue is left out. What a query is given
-    depends on ``seed`` and its row alone, not on the other cases.
+    history and targets, anew for each target, as published protocols do for each row of their test. A
+    target that is no item of the catalogue is left out. What a query is given depends on ``seed`` and its
+    row alone, not on the other cases.
 
     Args:
         cases: What is asked.
@@ -43,7 +45,7 @@ def random_candidates(
         offered: ``(num_item_rows,)`` bool, the items that may be drawn; None allows all.
 
     Returns:
-        A set for each case, in their order, sorted by item row.
+        A set for each of ``cases.by_target()``, in their order, sorted by item row.
 
     Raises:
         ValueError: ``n`` is below 1, a case has fewer than ``n`` such items, or ``seed`` is negative.
@@ -70,10 +72,14 @@ def random_candidates(
                 f"n must be at most the items that each query has not had, got {n} where query "
                 f"{query} has {free}; lower it."
             )
-        drawn = np.random.default_rng([seed, query_row]).choice(free, n, replace=False)
-        # The p-th free item: p plus as many places as items that were had stand before it.
-        skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
-        sets.append(np.union1d(drawn + skipped + FIRST_ROW, targets).astype(np.int32))
+        rng = np.random.default_rng([seed, query_row])
+        start, end = cases.targets.offsets[case : case + 2]
+        for target in cases.targets.item_rows[start:end]:
+            drawn = rng.choice(free, n, replace=False)
+            # The p-th free item: p plus as many places as items that were had stand before it.
+            skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
+            own = [target] if target >= FIRST_ROW else []
+            sets.append(np.union1d(drawn + skipped + FIRST_ROW, own).astype(np.int32))
     return Histories.of(sets)
 
 
@@ -181,8 +187,8 @@ def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArr
         article = "an" if role == Role.ITEM else "a"
         raise DataError(
             f"candidates must hold {article} {role} id in every row of column {ids.name!r}, got "
-            f"{int((~is_id).sum())} null or empty; leave them out, or state another with "
-            f"--{role}-column NAME."
+            f"{int((~is_id).sum())} null or empty; leave them out, or pass another "
+            f"{passing(**{f'{role}_column': 'NAME'})}."
         )
     rows = vocabulary.rows_of(keys)
     is_unknown = rows == UNKNOWN_ROW
@@ -190,7 +196,7 @@ def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArr
         raise DataError(
             f"candidates must hold {role} ids that the data holds, got {int(is_unknown.sum())} rows "
             f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; leave them out, or "
-            f"state another column with --{role}-column NAME."
+            f"pass another {passing(**{f'{role}_column': 'NAME'})}."
         )
     return rows
 

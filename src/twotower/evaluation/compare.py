@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
 from twotower.evaluation.bundles import dataset_of, scorer_of, served_of
 from twotower.evaluation.evaluate import Evaluation, evaluate
@@ -21,10 +21,11 @@ from twotower.evaluation.intervals import (
     metric_name,
     verdict,
 )
+from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.same_test import order_of_same_test, rows_in
 from twotower.evaluation.slices import Slice, slices
 from twotower.index.base import Found
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Setting:
 
     Args:
         name: Such as ``towers.dim``; ``query_tower`` and ``item_tower`` say whether the tower is
-            ``built in`` or ``own``, ``training events`` how many were learnt from, and ``share of words``
-            what BM25 has beside the model.
+            ``built in`` or ``own``, ``training events`` how many were learnt from, ``refit`` whether
+            validation was among them, and ``share of words`` what BM25 has beside the model.
         default: What it is where nobody sets it; None where it is not set then, or has no default.
         values: Run to its value; None where it is not set.
     """
@@ -105,9 +106,7 @@ class Comparison:
         }
 
 
-def compare_runs(
-    bundles: Sequence[Path | str | Retriever], *, names: Sequence[str] | None = None
-) -> Comparison:
+def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = None) -> Comparison:
     """Return how bundles do on their common test, each later one against the first.
 
     Every bundle ranks its whole catalogue again for its own test queries, as it is served. Runs must be of
@@ -116,18 +115,21 @@ def compare_runs(
     fewer. What was learnt from may differ, and is told among the settings.
 
     Args:
-        bundles: At least two: folders, or retrievers that are open already.
+        bundles: At least two: paths of bundles, or opened ones; see ``Retriever.of``.
         names: What to call the runs, as many, distinct; by default their folders' names.
 
     Raises:
         BundleError: A bundle cannot be opened, or holds no histories.
-        DataError: The runs are of different catalogues or splits; says in what they differ.
+        DataError: The runs are of different catalogues or splits; says in what they differ. Or one learnt
+            its test events.
         ValueError: There are fewer than two bundles, or not as many distinct ``names``.
     """
     if len(bundles) < 2:
         raise ArgumentError(f"bundles must be at least two, got {len(bundles)}; name another.")
-    labels = _labels(bundles, names)
-    opened = [b if isinstance(b, Retriever) else Retriever.open(b) for b in bundles]
+    opened = [Retriever.of(bundle) for bundle in bundles]
+    labels = _labels(opened, names)
+    for label, retriever in zip(labels, opened, strict=True):
+        refuse_learnt_test(retriever.contents.metrics, label)
     runs = [
         _Run(label, retriever, dataset_of(retriever))
         for label, retriever in zip(labels, opened, strict=True)
@@ -189,9 +191,7 @@ class _Run:
     dataset: Dataset
 
 
-def _labels(
-    bundles: Sequence[Path | str | Retriever], names: Sequence[str] | None
-) -> tuple[str, ...]:
+def _labels(bundles: Sequence[Retriever], names: Sequence[str] | None) -> tuple[str, ...]:
     """Return distinct names: those given, else the folders', longer where two are the same."""
     if names is not None:
         if len(names) != len(bundles) or len(set(names)) != len(names):
@@ -199,7 +199,7 @@ def _labels(
                 f"names must be {len(bundles)} distinct ones, one a bundle, got {list(names)}."
             )
         return tuple(names)
-    paths = [b.path if isinstance(b, Retriever) else Path(b) for b in bundles]
+    paths = [bundle.path for bundle in bundles]
     labels = [path.resolve().name if path.name else "model" for path in paths]
     if len(set(labels)) < len(labels) and len(set(paths)) == len(paths):
         labels = [str(path) for path in paths]
@@ -252,7 +252,12 @@ def _described(run: _Run) -> dict[str, Any]:
         f"{side}_tower": "own" if side in contents.custom else "built in"
         for side in ("query", "item")
     }
-    learnt: dict[str, float] = {"training events": len(run.dataset.part(Part.TRAIN))}
+    is_refit = learnt_of(contents.metrics) == "valid"
+    dataset = learnt_too(run.dataset, "valid") if is_refit else run.dataset
+    learnt: dict[str, float] = {
+        "training events": len(dataset.part(Part.TRAIN)),
+        "refit": is_refit,
+    }
     if run.retriever.share_of_words:
         learnt["share of words"] = run.retriever.share_of_words
     return _flat(contents.config.to_dict()) | towers | learnt

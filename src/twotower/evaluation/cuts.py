@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, EntityTable, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.reading import floats_of, seconds_of, tags_of
@@ -157,8 +158,8 @@ def cuts_of(
             groups = _BUILT_IN[name](asked)
             if not groups:
                 raise ConfigError(
-                    f"by must name something that the test events have, got {name!r} of events "
-                    "without times."
+                    f"{argument('slice_by')} must name something that the test events have, got "
+                    f"{name!r} of events without times."
                 )
             found += groups
             continue
@@ -178,7 +179,9 @@ def check_names(dataset: Dataset, by: Sequence[str] | None) -> None:
         ValueError: ``by`` is one string.
     """
     if isinstance(by, str):
-        raise ArgumentError(f"by must be a list of names, got the string {by!r}; write [{by!r}].")
+        raise ArgumentError(
+            f"{argument('slice_by')} must be a list of names, got the string {by!r}; write [{by!r}]."
+        )
     for name in by or ():
         if name not in _BUILT_IN:
             _columns(dataset, name)
@@ -260,7 +263,9 @@ def _columns(dataset: Dataset, name: str) -> list[tuple[Side, str]]:
         known = [*_BUILT_IN, *columns]
         near = difflib.get_close_matches(name, [*known, *(c for _, c in columns.values())], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
-        raise ConfigError(f"by must name a built-in cut or a column, got {name!r}; {hint}")
+        raise ConfigError(
+            f"{argument('slice_by')} must name a built-in cut or a column, got {name!r}; {hint}"
+        )
     return found
 
 
@@ -278,7 +283,7 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Cu
         return asked.cut(by, side, _quarters(seconds, _time_unit(seconds)))
     if feature.kind == "vector":
         raise ConfigError(
-            f"by must name a column of single values or tags, got the vectors {by!r}."
+            f"{argument('slice_by')} must name a column of single values or tags, got the vectors {by!r}."
         )
     line, tags = tags_of(values, feature.separator)
     counts = (

@@ -1,12 +1,14 @@
 """The figures of a model beside those of the baselines, on the same cases, with intervals."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from twotower import html
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import DataError
 from twotower.evaluation.baselines.choose import NAMES, fit_baselines
 from twotower.evaluation.candidates import INFLATED
@@ -32,11 +34,56 @@ KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
 """What verdicts, slices and the choice of a baseline's settings go by."""
 
+METHODS = {"model": "two-tower", "served": "two-tower as served", **NAMES}
+"""What each method is called for people."""
+
+SHOWN = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
+"""The metrics that say most, and what they are called."""
+
 Figures = dict[str, Any]
+
+
+class Measured(Figures):
+    """Figures as ``measure`` returns them: a dictionary that shows itself in one line, and as a table."""
+
+    def __repr__(self) -> str:
+        metric = self._metrics()[0] if MAIN_METRIC not in self._metrics() else MAIN_METRIC
+        means = [
+            f"{METHODS[name]} {self[name][metric]:.4f}"
+            for name in METHODS
+            if name in self and metric in self[name]
+        ]
+        return f"Figures({SHOWN.get(metric, metric)}: {', '.join(means)})"
+
+    def _repr_html_(self) -> str:
+        metrics = self._metrics()
+        rows = [
+            (METHODS[name], *(self[name].get(metric) for metric in metrics))
+            for name in METHODS
+            if name in self
+        ]
+        header = ("", *(SHOWN.get(metric, metric) for metric in metrics))
+        protocol = self["protocol"]
+        tested = (
+            f"{protocol['queries']:,} {protocol['part']} queries, {protocol['catalogue']:,} items, "
+            f"{protocol['ranking']} ranking"
+        )
+        return html.block(
+            html.text(self["verdict"]),
+            html.table(rows, header=header),
+            html.text(tested, quiet=True),
+        )
+
+    def _metrics(self) -> list[str]:
+        found = [metric for metric in self["model"] if metric in SHOWN]
+        return found or list(self["model"])[:4]
+
 
 _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
 _CURVES = ("ndcg", "recall", "hit_rate")
 _EXPOSURE_K = 10
+_OF_SLICES = ("hit_rate@10", "recall@100")
+"""What is told of slices that nobody asked for, beside the main metric."""
 
 
 def measure(
@@ -48,9 +95,12 @@ def measure(
     calibrated: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
     served: Served | None = None,
+    cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
-) -> Figures:
+    tell: Callable[[str], None] = lambda _: None,
+    refit: bool = False,
+) -> Measured:
     """Return the figures of the model and of the baselines on one part.
 
     Args:
@@ -61,8 +111,13 @@ def measure(
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
         served: The model with the words beside it, where it is served so.
+        cases: What is asked; by default each query of the part. Several may be of one query.
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
-        slice_by: What to cut the cases by; None takes all that is known. See ``slices``.
+        slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
+            with a few metrics. See ``slices``.
+        tell: Gets the name of each phase when it begins: a baseline, the evaluation.
+        refit: Whether the model learnt the validation events, too. The baselines do then, their settings
+            still chosen on these before.
 
     Returns:
         Plain values, ready for JSON, under these keys: ``model``, ``served`` where a share of the words
@@ -76,7 +131,7 @@ def measure(
         ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
         left out and why.
     """
-    cases = dataset.cases(part)
+    cases = dataset.cases(part) if cases is None else cases
     check_ks(ks)
     check_names(dataset, slice_by)
     if not len(cases):
@@ -85,7 +140,10 @@ def measure(
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
     chosen = served.bm25 if served is not None and served.chosen else None
-    fitted = fit_baselines(dataset, baselines, bm25=chosen)
+    fitted = fit_baselines(dataset, baselines, bm25=chosen, tell=tell, cases=cases, refit=refit)
+    tell("evaluation")
+    if refit:
+        dataset = learnt_too(dataset, "valid")
     scorers: dict[str, Scorer] = {"model": model}
     if served is not None and served.share:
         scorers["served"] = served
@@ -106,10 +164,12 @@ def measure(
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
-    figures: Figures = {
-        name: {metric: float(evaluation.values[metric].mean()) for metric in metrics}
-        for name, evaluation in found.items()
-    }
+    figures = Measured(
+        {
+            name: {metric: float(evaluation.values[metric].mean()) for metric in metrics}
+            for name, evaluation in found.items()
+        }
+    )
     if candidates is None:
         for name, values in _exposures(model, dataset, found).items():
             figures[name] |= values
@@ -117,7 +177,15 @@ def measure(
     figures["model"] |= labelled
     figures |= _comparison(found, metrics)
     figures["curves"] = _curves(found)
-    cut = slices(found, dataset, metric=MAIN_METRIC, by=slice_by, model=subject_of(found))
+    further = [m for m in metrics if slice_by is not None or m in _OF_SLICES]
+    cut = slices(
+        found,
+        dataset,
+        metric=MAIN_METRIC,
+        further=further,
+        by=slice_by,
+        model=subject_of(found),
+    )
     figures["slices"] = [group.as_json() for group in cut]
     known = None if candidates is not None else by_known_events(scorers, dataset, part, MAIN_METRIC)
     if known is not None:
@@ -141,13 +209,17 @@ def subject_of(methods: Collection[str]) -> str:
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
     """Return the intervals, the paired differences, and what they say."""
     shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
-    means = mean_intervals({f"{name}/{m}": found[name].values[m] for name in found for m in shown})
     ours = subject_of(found)
+    owners = found["model"].cases.owners
+    means = mean_intervals(
+        {f"{name}/{m}": found[name].values[m] for name in found for m in shown}, owners=owners
+    )
     others = [name for name in found if name != ours]
     baselines = [name for name in others if name in NAMES]
     gaps = difference_intervals(
         {f"{name}/{m}": found[ours].values[m] for name in others for m in shown},
         {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
+        owners=owners,
     )
 
     def nested(flat: Mapping[str, Interval], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -212,7 +284,7 @@ def _protocol(
 ) -> dict[str, Any]:
     protocol: dict[str, Any] = {
         "part": part.name.lower(),
-        "queries": len(cases),
+        "queries": len(np.unique(cases.query_rows)),
         "targets": len(cases.targets.item_rows),
         "targets_that_cannot_be_found": {
             "seen": found.num_seen_targets,
@@ -222,6 +294,8 @@ def _protocol(
         "ranking": "full",
         "seen_removed": not dataset.repeats,
     }
+    if cases.owners is not None:
+        protocol["rows"] = len(cases)  # the means are over these
     if candidates is not None:
         protocol |= {
             "ranking": "sampled",

@@ -38,7 +38,11 @@ class Interval:
 
 
 def mean_intervals(
-    values: Mapping[str, Values], *, resamples: int = 1000, seed: int = 0
+    values: Mapping[str, Values],
+    *,
+    owners: npt.NDArray[np.integer] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Return the mean of each metric with the 95 % interval of its percentile bootstrap.
 
@@ -50,6 +54,8 @@ def mean_intervals(
 
     Args:
         values: Name to ``(Q,)`` float64 within 0 and 1, one value a query; all of one length.
+        owners: ``(Q,)`` int, the query of each value, where a query has several: they are drawn together,
+            and means are over values. None is one value a query.
         resamples: Resamples, at least 2.
         seed: Seed of the draws.
 
@@ -59,13 +65,14 @@ def mean_intervals(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile
         interval); Clopper and Pearson, Biometrika 1934 (exact bound where nothing was counted).
     """
-    return _intervals(values, 0.0, resamples, seed)
+    return _intervals(values, 0.0, owners, resamples, seed)
 
 
 def difference_intervals(
     ours: Mapping[str, Values],
     theirs: Mapping[str, Values],
     *,
+    owners: npt.NDArray[np.integer] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -74,6 +81,7 @@ def difference_intervals(
     Args:
         ours: As ``values`` of ``mean_intervals``.
         theirs: The same names, the same queries in the same order.
+        owners: See ``mean_intervals``.
         resamples: See ``mean_intervals``.
         seed: See ``mean_intervals``.
 
@@ -93,7 +101,7 @@ def difference_intervals(
                 f"{len(values)} and {len(theirs[name])} for {name!r}."
             )
     pairs = {name: values - theirs[name] for name, values in ours.items()}
-    return _intervals(pairs, -1.0, resamples, seed)
+    return _intervals(pairs, -1.0, owners, resamples, seed)
 
 
 def verdict(name: str, metric: str, difference: Interval) -> str:
@@ -140,7 +148,11 @@ def metric_name(metric: str) -> str:
 
 
 def _intervals(
-    values: Mapping[str, Values], least: float, resamples: int, seed: int
+    values: Mapping[str, Values],
+    least: float,
+    owners: npt.NDArray[np.integer] | None,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Interval]:
     """Return the intervals of means of values within ``least`` and 1."""
     if resamples < 2:
@@ -152,12 +164,18 @@ def _intervals(
         )
     if not values:
         return {}
-    num_queries = lengths.pop()
-    if not num_queries:
+    if not lengths.pop():
         raise ArgumentError("values must hold at least one query, got 0.")
     table = np.stack(list(values.values()), axis=1)  # (Q, M)
+    counts = None
+    if owners is not None:
+        _, place, counts = np.unique(owners, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(counts), table.shape[1]))
+        np.add.at(sums, place, table)
+        table = sums
+    num_queries = len(table)
     tail = (1 - LEVEL) / 2
-    ends = np.quantile(_resampled(table, resamples, seed), (tail, 1 - tail), axis=0)
+    ends = np.quantile(_resampled(table, counts, resamples, seed), (tail, 1 - tail), axis=0)
     unseen = 1 - tail ** (1 / num_queries)
     result = {}
     for (name, column), (low, high) in zip(values.items(), ends.T, strict=True):
@@ -168,18 +186,32 @@ def _intervals(
     return result
 
 
-def _resampled(table: Values, resamples: int, seed: int) -> Values:
-    """Return the means of each resample: ``(resamples, M)``."""
+def _resampled(
+    table: Values, counts: npt.NDArray[np.integer] | None, resamples: int, seed: int
+) -> Values:
+    """Return the means of each resample: ``(resamples, M)``.
+
+    Args:
+        table: ``(Q, M)`` the sum of each query's values.
+        counts: ``(Q,)`` how many they are; None is one each.
+        resamples: How many.
+        seed: Of the draws.
+    """
     num_queries = len(table)
     block = max(1, _BLOCK // num_queries)
+
+    def means(draws: Values) -> Values:
+        divisor = num_queries if counts is None else (draws @ counts)[:, None]
+        return np.asarray(draws @ table / divisor)
+
     if resamples <= block:
-        return _draws_in_one(num_queries, resamples, seed) @ table / num_queries
+        return means(_draws_in_one(num_queries, resamples, seed))
     rng = np.random.default_rng(seed)
-    means = np.empty((resamples, table.shape[1]))
+    found = np.empty((resamples, table.shape[1]))
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        means[start : start + size] = _draws(rng, num_queries, size) @ table / num_queries
-    return means
+        found[start : start + size] = means(_draws(rng, num_queries, size))
+    return found
 
 
 @lru_cache(maxsize=1)

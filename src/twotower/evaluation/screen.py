@@ -1,28 +1,29 @@
 """Figures as tables for a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from twotower.evaluation.baselines.choose import NAMES
 from twotower.evaluation.evaluate import METRICS
-from twotower.evaluation.figures import MAIN_METRIC, subject_of
+from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN, subject_of
 from twotower.evaluation.intervals import metric_name
+from twotower.evaluation.refit import is_before, note
 
-METHODS = {"model": "two-tower", "served": "two-tower as served", **NAMES}
-"""What each method is called on a screen."""
 
-_METRICS = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
+def method_label(figures: Mapping[str, Any], method: str) -> str:
+    """Return what a method is called on a screen; a model whose figures are of another one before it."""
+    before = ", before" if method in ("model", "served") and is_before(figures) else ""
+    return METHODS[method] + before
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """Return the figures that say most: a line a method, a column a metric."""
-    metrics = [m for m in figures["model"] if m in _METRICS] or list(figures["model"])[:4]
+    metrics = [m for m in figures["model"] if m in SHOWN] or list(figures["model"])[:4]
     intervals = figures.get("intervals", {})
     table = Table("", title=_title(figures), title_justify="left")
     for metric in metrics:
-        table.add_column(_METRICS.get(metric, metric))
+        table.add_column(SHOWN.get(metric, metric))
         if metric == MAIN_METRIC and intervals:
             table.add_column("95 % interval")
     for name in _run(figures):
@@ -32,21 +33,14 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
             if metric == MAIN_METRIC and intervals:
                 _, low, high = intervals[name][metric]
                 cells.append(f"{low:.4f} to {high:.4f}")
-        table.add_row(METHODS[name], *cells)
+        table.add_row(method_label(figures, name), *cells)
     return table
 
 
 def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
     """Return every figure: a table a cut-off, what is beyond accuracy, intervals; a line a method."""
-    groups: dict[str, list[str]] = {}
-    for metric in figures["model"]:
-        name, _, k = metric.partition("@")
-        title = f"first {k}" if name in METRICS else "labelled pairs"
-        if k and name not in METRICS:
-            title = f"first {k}, else"
-        groups.setdefault(title, []).append(metric)
     tables: list[Table] = []
-    for title, metrics in groups.items():
+    for title, metrics in _by_cutoff(figures["model"]).items():
         # Without padding at the edges it fits 80 columns.
         table = Table(title, title_justify="left", pad_edge=False)
         table.title = None if tables else _title(figures)
@@ -54,9 +48,21 @@ def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
             table.add_column(metric.partition("@")[0].replace("_", " "))
         for method in _run(figures):
             cells = (_say(figures[method].get(metric)) for metric in metrics)
-            table.add_row(METHODS[method], *cells)
+            table.add_row(method_label(figures, method), *cells)
         tables.append(table)
     return [*tables, _intervals_table(figures)]
+
+
+def _by_cutoff(metrics: Iterable[str]) -> dict[str, list[str]]:
+    """Return the metrics that stand in one table, by its title."""
+    groups: dict[str, list[str]] = {}
+    for metric in metrics:
+        name, _, k = metric.partition("@")
+        title = f"first {k}" if name in METRICS else "labelled pairs"
+        if k and name not in METRICS:
+            title = f"first {k}, else"
+        groups.setdefault(title, []).append(metric)
+    return groups
 
 
 def _intervals_table(figures: Mapping[str, Any]) -> Table:
@@ -65,41 +71,71 @@ def _intervals_table(figures: Mapping[str, Any]) -> Table:
     table = Table("95 % interval of", *metrics, title_justify="left")
     for method in _run(figures):
         ends = (figures["intervals"][method][metric][1:] for metric in metrics)
-        table.add_row(METHODS[method], *(f"{low:.4f} to {high:.4f}" for low, high in ends))
+        table.add_row(
+            method_label(figures, method), *(f"{low:.4f} to {high:.4f}" for low, high in ends)
+        )
     return table
 
 
-def slices_table(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> Table:
-    """Return a metric on each slice: a line a slice, with its count and interval.
+def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> list[Table]:
+    """Return a metric on each slice with its interval, then every further one, a table a cut-off.
 
     Args:
         slices: As ``Slice.as_json`` gives them, at least one.
         baseline: The baseline that the model is held against, or None.
     """
-    metric = metric_name(slices[0]["metric"])
-    table = Table("", "queries", metric, "95 % interval", title_justify="left")
+    main = slices[0]["metric"]
+    table = Table("", "queries", metric_name(main), "95 % interval", title_justify="left")
     if baseline is not None:
         table.add_column(f"minus {METHODS[baseline]}")
+
+    def cells(group: Mapping[str, Any]) -> list[str]:
+        value, low, high = group["intervals"][subject_of(group["intervals"])]
+        few = " (few)" if group["small"] else ""
+        found = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
+        if baseline is not None:
+            value, low, high = group["differences"][baseline]
+            found.append(f"{value:+.4f} ({low:+.4f} to {high:+.4f})")
+        return found
+
+    _add_slices(table, slices, cells)
+    tables = [table]
+    further = slices[0]["means"].get(subject_of(slices[0]["means"]), {})
+    for title, metrics in _by_cutoff(further).items():
+        names = (metric.partition("@")[0].replace("_", " ") for metric in metrics)
+        table = Table(title, *names, title_justify="left", pad_edge=False)
+
+        def means(group: Mapping[str, Any], metrics: Sequence[str] = metrics) -> list[str]:
+            return [
+                _say(group["means"][subject_of(group["means"])].get(metric)) for metric in metrics
+            ]
+
+        _add_slices(table, slices, means)
+        tables.append(table)
+    return tables
+
+
+def _add_slices(
+    table: Table,
+    slices: Sequence[Mapping[str, Any]],
+    cells: Callable[[Mapping[str, Any]], Sequence[str]],
+) -> None:
+    """Add a line a slice, those of one cut together."""
     by = None
     for group in slices:
         if by not in (None, group["by"]):
             table.add_section()
         by = group["by"]
-        value, low, high = group["intervals"][subject_of(group["intervals"])]
         label = by if by == group["label"] else f"{by}: {group['label']}"
-        few = " (few)" if group["small"] else ""
-        cells = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
-        if baseline is not None:
-            value, low, high = group["differences"][baseline]
-            cells.append(f"{value:+.4f} ({low:+.4f} to {high:+.4f})")
-        table.add_row(label, *cells)
-    return table
+        table.add_row(label, *cells(group))
 
 
 def footnotes(figures: Mapping[str, Any]) -> list[str]:
     """Return what must be read with the table: the verdict, what is amiss, what was left out."""
     protocol = figures["protocol"]
     notes = [figures["verdict"]] if "verdict" in figures else []
+    said = note(figures)
+    notes += [] if said is None else [said]
     notes += protocol.get("notes", [])
     lost = protocol["targets_that_cannot_be_found"]
     if lost["seen"] or lost["absent"]:
@@ -167,7 +203,10 @@ def _title(figures: Mapping[str, Any]) -> str:
     if protocol["ranking"] == "sampled":
         ranked = f"{protocol['candidates_a_query']:.0f} candidates each"
     view = f"{protocol['view']}: " if "view" in protocol else ""
-    return f"{view}{protocol['queries']:,} {protocol['part']} queries, {ranked}, seen {seen}"
+    asked = f"{protocol['queries']:,} {protocol['part']} queries"
+    if "rows" in protocol:
+        asked = f"{protocol['rows']:,} {protocol['part']} rows of {protocol['queries']:,} queries"
+    return f"{view}{asked}, {ranked}, seen {seen}"
 
 
 def _say(figure: float | None) -> str:

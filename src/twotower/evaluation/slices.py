@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Slice:
         reference: What the model's mean can be held against: its mean over all queries. Where the
             group is of items and queries have several targets, the mean on as many targets drawn at
             random, since fewer relevant items change a metric by themselves.
+        means: Method to the means of further metrics, each by its name.
         low: Smallest value in the group, where it was cut by a number.
         high: Largest value.
         unit: What ``low`` and ``high`` are: ``events``, ``number``, or ``day`` or ``minute``, which are
@@ -67,6 +68,7 @@ class Slice:
     intervals: Mapping[str, Interval]
     differences: Mapping[str, Interval]
     reference: float
+    means: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     low: float | None = None
     high: float | None = None
     unit: Unit | None = None
@@ -112,6 +114,7 @@ class Slice:
             "intervals": {name: found.as_json() for name, found in self.intervals.items()},
             "differences": {name: found.as_json() for name, found in self.differences.items()},
             "reference": self.reference,
+            "means": {name: dict(means) for name, means in self.means.items()},
             "low": self.low,
             "high": self.high,
             "unit": self.unit,
@@ -123,6 +126,7 @@ def slices(
     dataset: Dataset,
     *,
     metric: str = "ndcg@10",
+    further: Sequence[str] = (),
     by: Sequence[str] | None = None,
     model: str = "model",
 ) -> list[Slice]:
@@ -135,6 +139,8 @@ def slices(
         evaluations: Method to its evaluation, all of the same cases.
         dataset: The data that the cases are of.
         metric: Such as ``ndcg@10``, at a cut-off of at most what was ranked.
+        further: Metrics whose means are told as well, of all methods where ``by`` is given and else, since
+            there are many groups then, of the model.
         by: What to cut by. Built in are ``cold_items`` (without a training event), ``item_popularity``
             (``head`` items have the first third of the training events, ``tail`` the last),
             ``cold_queries`` (without a training event), ``activity`` (quarters of the queries, by
@@ -158,11 +164,14 @@ def slices(
         )
     cases = _common_cases(evaluations)
     function, k = _metric(metric, evaluations[model])
+    others = {name: _metric(name, evaluations[model]) for name in further if name != metric}
+    told = evaluations if by is not None else (model,)
     num_rows = dataset.items.ids.num_rows
     keys = np.unique(_owners(cases) * num_rows + cases.targets.item_rows)
+    owners = cases.owners
     targets = _Targets(keys // num_rows, (keys % num_rows).astype(np.int32), len(cases))
     places = {
-        name: _places(found.ranking.item_rows[:, :k], keys, num_rows)
+        name: _places(found.ranking.item_rows, keys, num_rows)
         for name, found in evaluations.items()
     }
     cuts = cuts_of(dataset, cases, targets.owners, targets.item_rows, by)
@@ -177,7 +186,12 @@ def slices(
         reference = float(overall.mean())
         if cut.side == "item" and not is_single:
             reference = _at_random(targets, places[model], cut, function, k)
-        result.append(_slice(cut, values, metric, model, reference))
+        asked = None if owners is None else owners[targets.asked(cut.kept)]
+        found = _slice(cut, values, asked, metric, model, reference)
+        if others:
+            means = {name: targets.means(places[name], cut.kept, others) for name in told}
+            found = replace(found, means=means)
+        result.append(found)
     return result
 
 
@@ -214,15 +228,39 @@ class _Targets:
         self, places: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_], metric: Metric, k: int
     ) -> npt.NDArray[np.float64]:
         """Return the metric of each query with a target in ``kept``, as if those were all."""
+        is_hit, num_relevant = self._hits(places, kept)
+        return metric(is_hit, num_relevant, k)
+
+    def means(
+        self,
+        places: npt.NDArray[np.int64],
+        kept: npt.NDArray[np.bool_],
+        metrics: Mapping[str, tuple[Metric, int]],
+    ) -> dict[str, float]:
+        """Return the mean of each metric over those queries."""
+        is_hit, num_relevant = self._hits(places, kept)
+        return {
+            name: float(metric(is_hit, num_relevant, k).mean())
+            for name, (metric, k) in metrics.items()
+        }
+
+    def asked(self, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Return the cases with a target in ``kept``, in their order."""
+        return np.unique(self.owners[kept])
+
+    def _hits(
+        self, places: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Return which ranks hold a target in ``kept``, and how many each query has, of those with some."""
         num_relevant = np.bincount(self.owners[kept], minlength=self.num_cases).astype(np.int64)
         asked = num_relevant > 0
-        is_hit = np.append(kept, False)[places[asked]]
-        return metric(is_hit, num_relevant[asked], k)
+        return np.append(kept, False)[places[asked]], num_relevant[asked]
 
 
 def _slice(
     cut: Cut,
     values: Mapping[str, npt.NDArray[np.float64]],
+    owners: npt.NDArray[np.int32] | None,
     metric: str,
     model: str,
     reference: float,
@@ -234,10 +272,10 @@ def _slice(
         label=cut.label,
         side=cut.side,
         metric=metric,
-        queries=len(values[model]),
+        queries=len(values[model] if owners is None else np.unique(owners)),
         targets=int(cut.kept.sum()),
-        intervals=mean_intervals(values),
-        differences=difference_intervals(ours, others) if others else {},
+        intervals=mean_intervals(values, owners=owners),
+        differences=difference_intervals(ours, others, owners=owners) if others else {},
         reference=reference,
         low=cut.low,
         high=cut.high,

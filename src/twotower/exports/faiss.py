@@ -7,18 +7,18 @@ import numpy as np
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder
 from twotower.exports.tables import write_parquet
-from twotower.runtime import library
-from twotower.serving.retriever import Retriever
+from twotower.extras import library
+from twotower.serving.retriever import Bundle, Retriever
 
 
-def export_faiss(retriever: Retriever, out: str | Path) -> Exported:
+def export_faiss(bundle: Bundle, out: str | Path) -> Exported:
     """Write a FAISS index, ``index.faiss``, with ``items.parquet`` and ``queries.parquet`` beside it.
 
     The index is ``IndexFlatIP``, which is exact, over the items that may be an answer; number ``p`` in it
     is line ``p`` of ``items.parquet``.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
 
     Raises:
@@ -27,6 +27,7 @@ def export_faiss(retriever: Retriever, out: str | Path) -> Exported:
     """
     check_folder(out)
     faiss = library("faiss", wanted_by="twotower export faiss", extra="ann")
+    retriever = Retriever.of(bundle)
     items = items_of(retriever)
     queries = queries_of(retriever, items)
     index = faiss.IndexFlatIP(items.vectors.shape[1])

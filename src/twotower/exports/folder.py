@@ -14,6 +14,7 @@ from typing import Any
 from polars.exceptions import PolarsError
 
 from twotower.abandoned import writing
+from twotower.caller import argument
 from twotower.errors import ExportError
 from twotower.paths import check_new_name
 
@@ -50,14 +51,17 @@ def check_folder(path: str | Path) -> Path:
     parent = path.absolute().parent
     if path.exists() or path.is_symlink():
         raise ExportError(
-            f"--out must be new, got {str(path)!r}, which is there; remove it, or name another folder."
+            f"{argument('out')} must be new, got {str(path)!r}, which is there; "
+            "remove it, or name another folder."
         )
     if not parent.is_dir():
         raise ExportError(
-            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
         )
     if not os.access(parent, os.W_OK):
-        raise ExportError(f"--out must be in a writable folder, got {str(path)!r}; choose another.")
+        raise ExportError(
+            f"{argument('out')} must be in a writable folder, got {str(path)!r}; choose another."
+        )
     return path
 
 
@@ -85,7 +89,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON document, in ASCII: it is read right whatever a reader takes for its encoding."""
-    file.write_text(json.dumps(value), encoding="ascii")
+    file.write_text(json.dumps(value), encoding="ascii", newline="\n")
 
 
 def json_value(value: Any, *, nul: str = "\0") -> Any:

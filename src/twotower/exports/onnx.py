@@ -18,9 +18,9 @@ from twotower.exports.folder import Exported, check_folder, new_folder, write_js
 from twotower.exports.onnx_inputs import ITEM_ROWS, TIMES, Arrays, TowerInputs
 from twotower.exports.onnx_towers import ItemModule, QueryModule
 from twotower.exports.tables import write_queries
+from twotower.extras import library
 from twotower.features.histories import Histories
-from twotower.runtime import library
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 LARGEST_DIFFERENCE = 1e-4
@@ -34,7 +34,7 @@ _LARGEST_FILE = 2**30
 """Bytes of weights from which on they stand in a file of their own: a graph's file ends at 2 GiB."""
 
 
-def export_onnx(retriever: Retriever, out: str | Path) -> Exported:
+def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
     """Write ``query_tower.onnx`` and ``item_tower.onnx``, and what they read of all that is known.
 
     They begin where the transforms end. ``queries.npz`` and ``items.npz`` hold their inputs for each known
@@ -42,7 +42,7 @@ def export_onnx(retriever: Retriever, out: str | Path) -> Exported:
     docs/exports.md. In Python ``query_inputs`` and ``item_inputs`` make them of what ``Retriever`` takes.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
 
     Raises:
@@ -53,6 +53,7 @@ def export_onnx(retriever: Retriever, out: str | Path) -> Exported:
     check_folder(out)
     library("onnxscript", wanted_by="twotower export onnx", extra="onnx")
     library("onnxruntime", wanted_by="twotower export onnx", extra="onnx")
+    retriever = Retriever.of(bundle)
     inputs = TowerInputs(retriever)
     items = items_of(retriever)
     queries = queries_of(retriever, items)

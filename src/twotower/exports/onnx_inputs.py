@@ -12,7 +12,7 @@ from twotower.exports.folder import write_json
 from twotower.features.base import FeatureArrays, Transform
 from twotower.features.histories import Histories, last_windows
 from twotower.features.windows import WindowsTransform
-from twotower.serving.arguments import Event, FeatureLines, Id, features_of, queries_of
+from twotower.serving.arguments import FeatureLines, History, Id, features_of, queries_of
 from twotower.serving.live import LiveIds
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import QueryTower
@@ -138,7 +138,7 @@ def query_inputs(
     query_id: Id | Sequence[Id] | None = None,
     *,
     features: FeatureLines | None = None,
-    history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+    history: History | None = None,
 ) -> Arrays:
     """Return what the exported query tower reads of queries; see ``Retriever.recommend`` for the arguments.
 

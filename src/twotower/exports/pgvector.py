@@ -9,12 +9,13 @@ from typing import Any
 
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder
 from twotower.exports.pgvector_rows import column_names, lines_of, quoted, quoted_table, type_of
-from twotower.runtime import library
-from twotower.serving.retriever import Retriever
+from twotower.extras import library
+from twotower.serving.retriever import Bundle, Retriever
 
 MOST_NUMBERS = 16_000
 """The widest ``vector`` of pgvector."""
@@ -64,14 +65,14 @@ class _Table:
         )
 
 
-def export_pgvector(retriever: Retriever, out: str | Path, *, table: str = "items") -> Exported:
+def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") -> Exported:
     """Write ``load.sql`` and the data that it copies, for ``psql``; and ``index.sql`` for afterwards.
 
     ``psql -f load.sql``, in the folder, makes two tables in one transaction: the items, with their columns
     and vectors, and the queries (``items_queries``), with vectors and what each has seen.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
         table: Name of the items' table, with its schema's and a dot before it or not.
 
@@ -80,6 +81,7 @@ def export_pgvector(retriever: Retriever, out: str | Path, *, table: str = "item
             there.
     """
     check_folder(out)
+    retriever = Retriever.of(bundle)
     made, notes = _tables(retriever, table)
     with new_folder(out) as folder:
         script = [
@@ -93,18 +95,20 @@ def export_pgvector(retriever: Retriever, out: str | Path, *, table: str = "item
             with (folder / file).open("w", encoding="utf-8", newline="") as opened:
                 opened.writelines(lines_of(each.frame, each.vector))
             script += [each.ddl(), rf"\copy {each.quoted} FROM '{file}'"]
-        (folder / "load.sql").write_text("\n".join([*script, "COMMIT;", ""]), encoding="utf-8")
-        (folder / "index.sql").write_text(made[0].index_ddl(), encoding="utf-8")
+        (folder / "load.sql").write_text(
+            "\n".join([*script, "COMMIT;", ""]), encoding="utf-8", newline="\n"
+        )
+        (folder / "index.sql").write_text(made[0].index_ddl(), encoding="utf-8", newline="\n")
     return Exported(str(out), len(made[0].frame), len(made[1].frame), notes)
 
 
-def load_pgvector(retriever: Retriever, dsn: str, *, table: str = "items") -> Exported:
+def load_pgvector(bundle: Bundle, dsn: str, *, table: str = "items") -> Exported:
     """Make the tables of ``export_pgvector`` in a database, in one transaction: both, or nothing.
 
     No index is made; see ``notes`` of what is returned.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         dsn: How to connect, as ``psql`` takes it; what it leaves open ``PGPASSWORD`` and the like say.
         table: Name of the items' table, with its schema's and a dot before it or not.
 
@@ -118,6 +122,7 @@ def load_pgvector(retriever: Retriever, dsn: str, *, table: str = "items") -> Ex
         cursor = connection.cursor()
         _check_absent(cursor, table)
         _make_extension(psycopg, cursor)
+        retriever = Retriever.of(bundle)
         made, notes = _tables(retriever, table)
         for each in made:
             cursor.execute(each.ddl().encode())
@@ -142,7 +147,8 @@ def _tables(retriever: Retriever, table: str) -> tuple[tuple[_Table, _Table], tu
         or not table.isprintable()
     ):
         raise ExportError(
-            f"--table must be a name of at most 50 bytes, or a schema's, a dot and one, got {table!r}."
+            f"{argument('table')} must be a name of at most 50 bytes, or a schema's, a dot and one, "
+            f"got {table!r}."
         )
     items = items_of(retriever)
     queries = queries_of(retriever, items)
@@ -185,8 +191,9 @@ def _connected(psycopg: Any, dsn: str) -> Iterator[Any]:
         given = psycopg.conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         raise ExportError(  # what cannot be read may be a password
-            "--dsn must be how to connect to PostgreSQL, as in 'host=db.example dbname=shop user=me' or "
-            "'postgresql://me@db.example/shop', got what cannot be read."
+            f"{argument('dsn')} must be how to connect to PostgreSQL, as in "
+            "'host=db.example dbname=shop user=me' or 'postgresql://me@db.example/shop', "
+            "got what cannot be read."
         ) from None
     try:
         connection = psycopg.connect(
@@ -216,8 +223,8 @@ def _check_absent(cursor: Any, table: str) -> None:
         found = cursor.execute("SELECT to_regclass(%s)", (quoted_table(name),)).fetchone()
         if found[0] is not None:
             raise ExportError(
-                f"the table {name} must not be there yet; drop it, or name another with --table and "
-                "rename that when it is loaded."
+                f"the table {name} must not be there yet; drop it, or name another with "
+                f"{argument('table')} and rename that when it is loaded."
             )
 
 

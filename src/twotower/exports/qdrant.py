@@ -9,20 +9,21 @@ from typing import Any
 
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ExportError
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, json_value, new_folder
-from twotower.runtime import library
-from twotower.serving.retriever import Retriever
+from twotower.extras import library
+from twotower.serving.retriever import Bundle, Retriever
 
 _AT_ONCE = 256
 
 
-def export_qdrant(retriever: Retriever, out: str | Path, *, collection: str = "items") -> Exported:
+def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items") -> Exported:
     """Write a folder that ``qdrant_client.QdrantClient(path=...)`` opens, without a server.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
         collection: As of ``load_qdrant``.
 
@@ -33,6 +34,7 @@ def export_qdrant(retriever: Retriever, out: str | Path, *, collection: str = "i
     check_folder(out)
     qdrant = library("qdrant_client", wanted_by="twotower export qdrant", extra="qdrant")
     with new_folder(out) as folder, closing(qdrant.QdrantClient(path=str(folder))) as client:
+        retriever = Retriever.of(bundle)
         exported = load_qdrant(retriever, client, collection=collection)
     return Exported(str(out), exported.num_items, exported.num_queries)
 
@@ -52,20 +54,20 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
         client.get_collections()
     except Exception as error:  # of the client, of HTTP below it, or of the address
         raise ExportError(
-            f"--url must be of a Qdrant server that answers, got {_without_secrets(url)!r}: "
+            f"{argument('url')} must be of a Qdrant server that answers, got {_without_secrets(url)!r}: "
             f"{_first_line(error)}"
         ) from error
     return client
 
 
-def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items") -> Exported:
+def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Exported:
     """Put the items into a new collection, and the queries into another, ``items_queries``: both, or none.
 
     Point ``p`` is the item on line ``p``; its id and its columns are its payload. A query's payload is its
     id and, as ``seen``, the ids of what it has seen. The distance is the dot product.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         client: A ``qdrant_client.QdrantClient``.
         collection: The collection of items.
 
@@ -74,6 +76,7 @@ def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items")
         MissingExtraError: ``qdrant-client`` is not installed.
     """
     models = library("qdrant_client.models", wanted_by="twotower export qdrant", extra="qdrant")
+    retriever = Retriever.of(bundle)
     items = items_of(retriever)
     queries = queries_of(retriever, items)
     frames = {collection: items.frame(), f"{collection}_queries": queries.frame(items)}
@@ -83,7 +86,7 @@ def load_qdrant(retriever: Retriever, client: Any, *, collection: str = "items")
             if client.collection_exists(name):
                 raise ExportError(
                     f"the collection {name} must not be there yet; delete it, or name another with "
-                    "--collection and let an alias point to that."
+                    f"{argument('collection')} and let an alias point to that."
                 )
         for name, frame in frames.items():
             params = models.VectorParams(size=items.vectors.shape[1], distance=models.Distance.DOT)

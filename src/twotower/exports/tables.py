@@ -7,19 +7,20 @@ import polars as pl
 
 from twotower.exports.contents import Queries, items_of, queries_of
 from twotower.exports.folder import Exported, new_folder, write_json
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 
-def export_parquet(retriever: Retriever, out: str | Path) -> Exported:
+def export_parquet(bundle: Bundle, out: str | Path) -> Exported:
     """Write ``items.parquet``, every column and a ``vector``, and ``queries.parquet``, with what was seen.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
 
     Raises:
         ExportError: The folder cannot be made or written, or there is no item.
     """
+    retriever = Retriever.of(bundle)
     items = items_of(retriever)
     queries = queries_of(retriever, items)
     with new_folder(out) as folder:
@@ -28,19 +29,20 @@ def export_parquet(retriever: Retriever, out: str | Path) -> Exported:
     return Exported(str(out), len(items), len(queries))
 
 
-def export_npy(retriever: Retriever, out: str | Path) -> Exported:
+def export_npy(bundle: Bundle, out: str | Path) -> Exported:
     """Write ``items.npy`` and ``queries.npy``, float32 vectors, with the ids of their lines as JSON.
 
     ``seen_offsets.npy`` and ``seen_items.npy`` hold the lines of ``items.npy`` that each query has seen:
     those of query ``p`` are ``seen_items[seen_offsets[p]:seen_offsets[p + 1]]``.
 
     Args:
-        retriever: What is exported, as it is now.
+        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
         out: A folder that is not there yet.
 
     Raises:
         ExportError: The folder cannot be made or written, or there is no item.
     """
+    retriever = Retriever.of(bundle)
     items = items_of(retriever)
     queries = queries_of(retriever, items)
     with new_folder(out) as folder:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from twotower.errors import ConfigError
+from twotower.extras import library
 from twotower.features.sentences import load_encoder
-from twotower.runtime import library
 from twotower.settings import check, check_types, raise_all
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import BundleError, ConfigError, MissingExtraError
+from twotower.extras import install, library
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
-from twotower.runtime import cache_folder, library
+from twotower.runtime import cache_folder
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 PROBE = "Two towers make one match."
@@ -149,7 +150,7 @@ def load_encoder(encoder: str) -> _Model:
     if int(version.partition(".")[0]) < _LEAST_VERSION:
         raise MissingExtraError(
             f"{wanted_by} needs sentence-transformers {_LEAST_VERSION} or newer, got {version}, which runs "
-            "code that lies in an encoder's folder; pip install 'twotower[text]'."
+            f"code that lies in an encoder's folder; {install('text')}."
         )
     logging = library("transformers.utils.logging", wanted_by=wanted_by, extra="text")
     had_bar = logging.is_progress_bar_enabled()

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ArgumentError, MissingExtraError
+from twotower.extras import library
 from twotower.features.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
-from twotower.runtime import library
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 DEPTHS = (100, 200, 500, 1_000, 2_000, 5_000, 10_000)

@@ -4,6 +4,7 @@ A column is read as the model reads it, where the schema says more than its type
 a number, text that holds several tags. A missing value is null here, whatever it was.
 """
 
+import difflib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,8 @@ LEAST_SECONDS = 10_000
 """Numbers nearer to 0 are refused where a column holds times: they are years, or mistakes."""
 _COLUMNS_KEPT = 8
 """Columns that a table keeps as they were read, each about as large as it is in the table."""
+_MOST_COMPARED = 1_000
+"""Distinct texts of a column that are searched for one like a text that none equals."""
 _BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _OPERATORS: dict[Sort, tuple[Operator, ...]] = {
@@ -206,6 +209,36 @@ def is_any_of(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
     if column.sort == "number":  # no value of the column equals what it cannot hold
         literals = literals.filter(literals.is_finite())
     return values == literals if len(literals) == 1 else values.is_in(literals.implode())
+
+
+def is_held(column: ReadColumn, held: Sequence[Any], found: pl.Series) -> list[bool]:
+    """Return which literals a value equals.
+
+    Args:
+        column: As it is compared.
+        held: The literals.
+        found: What ``is_any_of`` returned for them.
+    """
+    is_found = found.fill_null(value=False)
+    if not is_found.any():
+        return [False] * len(held)
+    if len(held) == 1:
+        return [True]
+    there = set(column.values.filter(is_found).unique().to_list())
+    if column.sort == "number":
+        held = _literals(column, held).to_list()
+    return [literal in there for literal in held]
+
+
+def resembling(column: ReadColumn, value: Scalar) -> str | None:
+    """Return a text of the column that is probably meant by one that none equals, or None."""
+    if column.sort != "text" or not isinstance(value, str):
+        return None
+    texts = column.values.unique(maintain_order=True).drop_nulls().head(_MOST_COMPARED).to_list()
+    plain = value.strip().casefold()
+    same = [text for text in texts if text.strip().casefold() == plain]
+    near = same or difflib.get_close_matches(value, texts, n=1)
+    return near[0] if near else None
 
 
 def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:

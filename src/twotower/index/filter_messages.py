@@ -1,12 +1,33 @@
 """How a filter's mistake is told: a sentence, and carets under its place."""
 
 import unicodedata
+from dataclasses import dataclass
 
 from twotower.errors import FilterError
 
 Scalar = str | int | float | bool
 
-_SHOWN = 76  # characters of the text around a mistake
+_PLACES = 76  # characters of the text around a mistake
+
+
+@dataclass(frozen=True)
+class Nowhere:
+    """A value that a filter asks for and no line has.
+
+    Args:
+        column: Which is compared with it.
+        value: As the filter states it.
+        near: What the column holds that may be meant, or None.
+    """
+
+    column: str
+    value: Scalar
+    near: Scalar | None = None
+
+    def __str__(self) -> str:
+        """Return it as a sentence."""
+        meant = "" if self.near is None else f"; did you mean {said(self.near)}?"
+        return f"No item has {said(self.value)} in {shortened(self.column)!r}{meant or '.'}"
 
 
 def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
@@ -15,9 +36,9 @@ def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
     last = text.find("\n", start)
     line = text[first : len(text) if last < 0 else last]
     start, end = start - first, min(end - first, len(line))
-    cut = max(0, start - _SHOWN // 2)
-    before, shown = ("..." if cut else ""), line[cut : cut + _SHOWN]
-    after = "..." if cut + _SHOWN < len(line) else ""
+    cut = max(0, start - _PLACES // 2)
+    before, shown = ("..." if cut else ""), line[cut : cut + _PLACES]
+    after = "..." if cut + _PLACES < len(line) else ""
     shown = "".join(c if c.isprintable() else " " for c in shown)  # no codes to a terminal
     marked = shown[start - cut : end - cut]
     indent = " " * (len(before) + _width(shown[: start - cut]))

@@ -26,9 +26,11 @@ from twotower.index.filter_columns import (
     contains,
     has,
     is_any_of,
+    is_held,
     is_missing,
     is_ordered,
     operators_of,
+    resembling,
 )
 from twotower.index.filter_grammar import (
     KEYWORDS,
@@ -41,7 +43,7 @@ from twotower.index.filter_grammar import (
     Value,
     parse_condition,
 )
-from twotower.index.filter_messages import Scalar, refusal, said, shortened
+from twotower.index.filter_messages import Nowhere, Scalar, refusal, said, shortened
 
 MAX_READ = 2_000_000_000
 """Most bytes of text and lists that the comparisons of a filter go through in all: about a second."""
@@ -65,6 +67,19 @@ _WANTED: dict[Sort, str] = {
     "time": 'a time such as "2001-12-31" or "2001-12-31 18:00"',
 }
 _NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a filter finds in a table.
+
+    Args:
+        matches: ``(n,)`` which lines match.
+        nowhere: Values that it asks for and no line has: likely mistakes in the filter.
+    """
+
+    matches: npt.NDArray[np.bool_]
+    nowhere: tuple[Nowhere, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,12 +108,14 @@ class Filter:
             FilterError: It names a column that the frame lacks, or compares one with what it cannot be
                 compared with.
         """
-        return self.matches_of(ReadTable(frame, features))
+        return self.found_in(ReadTable(frame, features)).matches
 
-    def matches_of(self, table: ReadTable) -> npt.NDArray[np.bool_]:
-        """Return which lines of a table match; what is read of it is kept there."""
-        found = _Meaning(self.text, table).of(self.condition)
-        return np.asarray(found.fill_null(value=False).to_numpy(), np.bool_)
+    def found_in(self, table: ReadTable) -> Found:
+        """Return which lines of a table match, and what none has; what is read of it is kept there."""
+        meaning = _Meaning(self.text, table)
+        found = meaning.of(self.condition).fill_null(value=False)
+        nowhere = tuple(dict.fromkeys(meaning.nowhere))
+        return Found(np.asarray(found.to_numpy(), np.bool_), nowhere)
 
 
 def parse(text: str) -> Filter:
@@ -119,6 +136,7 @@ class _Meaning:
         self.columns: dict[str, ReadColumn] = {}
         self.bytes_read = 0
         self.num_reading = 0
+        self.nowhere: list[Nowhere] = []
 
     def of(self, condition: Condition) -> pl.Series:
         if isinstance(condition, Not):
@@ -136,16 +154,27 @@ class _Meaning:
         self.check_operator(asked, column)
         self.check_work(asked, column)
         if asked.operator == "contains":
-            return contains(column, str(asked.values[0].value))
-        elements = column.elements
-        held = self.held(asked, column if elements is None else elements.column)
+            found = contains(column, str(asked.values[0].value))
+            self.note(asked, column, [bool(found.any())])
+            return found
+        compared = column if column.elements is None else column.elements.column
+        held = self.held(asked, compared)
         if asked.operator == "has":
-            return has(column, held[0])
-        if asked.operator in ("=", "in"):
-            return is_any_of(column, held)
-        if asked.operator == "!=":
-            return ~is_any_of(column, held)
+            found = has(column, held[0])
+            self.note(asked, compared, [bool(found.any())])
+            return found
+        if asked.operator in ("=", "!=", "in"):
+            found = is_any_of(column, held)
+            self.note(asked, column, is_held(column, held, found))
+            return ~found if asked.operator == "!=" else found
         return is_ordered(column, asked.operator, held[0])
+
+    def note(self, asked: Comparison, column: ReadColumn, is_there: list[bool]) -> None:
+        """Note which of the literals no line has."""
+        for value, there in zip(asked.values, is_there, strict=True):
+            if not there:
+                near = None if asked.operator == "contains" else resembling(column, value.value)
+                self.nowhere.append(Nowhere(asked.column.name, value.value, near))
 
     def read(self, column: Column) -> ReadColumn:
         name = column.name

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from twotower.errors import FilterError
 from twotower.index.filter_columns import ReadTable
-from twotower.index.filters import parse
+from twotower.index.filters import Found, parse
 from twotower.serving.arguments import Id, ids_of
 from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW
@@ -27,7 +27,7 @@ class Allowed:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self._table = ReadTable(contents.items.frame, contents.items.transforms.features)
-        self._kept: OrderedDict[str, npt.NDArray[np.bool_]] = OrderedDict()
+        self._kept: OrderedDict[str, Found] = OrderedDict()
 
     def of(self, contents: Contents) -> "Allowed":
         """Return the same for a catalogue that has grown, with what is known of the rows it had."""
@@ -66,25 +66,35 @@ class Allowed:
         if filter is not None:
             if not isinstance(filter, str):
                 raise FilterError(f"filter must be a string, got {filter!r}.")
-            masks.append(self._matching(filter))
+            masks.append(self._found(filter).matches)
         if not masks:
             return None
         both = np.logical_and.reduce(masks)
         both[:FIRST_ROW] = False
         return np.asarray(both, np.bool_)
 
-    def _matching(self, text: str) -> npt.NDArray[np.bool_]:
-        """Return which item rows match a filter; a row that was asked about once stays as it is."""
+    def notes(self, *filters: str | None) -> tuple[str, ...]:
+        """Return a sentence for each value that filters ask for and no item has."""
+        asked = [text for text in filters if text is not None]
+        return tuple(str(value) for text in asked for value in self._found(text).nowhere)
+
+    def _found(self, text: str) -> Found:
+        """Return what a filter finds by item row; a row that was asked about once stays as it is."""
         items = self.contents.items
-        matches = self._kept.pop(text, np.zeros(FIRST_ROW, np.bool_))
-        if len(matches) < items.ids.num_rows:
-            table = self._table
-            if len(matches) > FIRST_ROW:
-                new = items.frame[len(matches) - FIRST_ROW :]
-                table = ReadTable(new, items.transforms.features)
-            found = parse(text).matches_of(table)
-            matches = np.concatenate([matches, found])
-        self._kept[text] = matches
+        found = self._kept.pop(text, None)
+        if found is None:
+            found = parse(text).found_in(self._table)
+            reserved = np.zeros(FIRST_ROW, np.bool_)
+            found = Found(np.concatenate([reserved, found.matches]), found.nowhere)
+        elif len(found.matches) < items.ids.num_rows:
+            new = items.frame[len(found.matches) - FIRST_ROW :]
+            more = parse(text).found_in(ReadTable(new, items.transforms.features))
+            missing = {(value.column, value.value) for value in more.nowhere}
+            found = Found(
+                np.concatenate([found.matches, more.matches]),
+                tuple(v for v in found.nowhere if (v.column, v.value) in missing),
+            )
+        self._kept[text] = found
         if len(self._kept) > _FILTERS_KEPT:
             self._kept.popitem(last=False)
-        return matches
+        return found

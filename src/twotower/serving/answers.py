@@ -1,15 +1,18 @@
 """What a retriever answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import polars as pl
 
-from twotower.errors import MissingExtraError
+from twotower import html
+from twotower.extras import library
+from twotower.features.frames import to_pandas
 from twotower.serving.arguments import Id
 
 Basis = Literal["model", "popularity"]
+_MOST_COLUMNS, _MOST_QUERIES, _LONGEST = 3, 10, 80
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,10 @@ class Recommendation:
             query.
         explored: The items that were drawn at random, each with how probable that was; None where nothing
             was to be explored. See ``rules.kinds.Explore``.
+        notes: Sentences on what was asked and found nothing: values of a filter that no item has, ids of
+            the history that are not known.
+        items: The items' table, of which a notebook shows the lines; None where it is elsewhere.
+        item_column: Its column of ids.
     """
 
     query_id: Id | None
@@ -31,13 +38,40 @@ class Recommendation:
     scores: list[float]
     basis: Basis
     explored: Mapping[Id, float] | None = None
+    notes: tuple[str, ...] = ()
+    items: pl.DataFrame | None = field(default=None, repr=False)
+    item_column: str = field(default="", repr=False)
+
+    def _repr_html_(self) -> str:
+        return html.block(self._html())
+
+    def _html(self, most: int = 50) -> str:
+        """Return the answer as a table with the items' titles."""
+        who = "a query without an id" if self.query_id is None else f"query {self.query_id}"
+        popular = " (popular items: nothing is known of the query)"
+        title = f"{len(self)} items for {who}{popular if self.basis == 'popularity' else ''}"
+        ids, scores = self.item_ids[:most], self.scores[:most]
+        names: list[str] = []
+        lines: dict[Id, tuple[object, ...]] = {}
+        if self.items is not None and self.item_column in self.items.columns:
+            names = titles_first(self.items, self.item_column)[:_MOST_COLUMNS]
+            found = self.items.filter(pl.col(self.item_column).is_in(ids))
+            lines = {line[0]: line[1:] for line in found.select(self.item_column, *names).rows()}
+        nothing = (None,) * len(names)
+        rows = [
+            (place, item_id, *map(_cell, lines.get(item_id, nothing)), score)
+            for place, (item_id, score) in enumerate(zip(ids, scores, strict=True), 1)
+        ]
+        header = ("", self.item_column or "item", *names, "score")
+        more = html.text(f"and {len(self) - most} more", quiet=True) if len(self) > most else ""
+        return html.text(title, bold=True) + html.table(rows, header=header) + more
 
     def __len__(self) -> int:
         """Number of items."""
         return len(self.item_ids)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recommendations(Sequence[Recommendation]):
     """The answers to several queries, in their order."""
 
@@ -48,6 +82,16 @@ class Recommendations(Sequence[Recommendation]):
     def __len__(self) -> int:
         """Number of queries."""
         return len(self.answers)
+
+    def __repr__(self) -> str:
+        return f"Recommendations({len(self):,} queries, {sum(map(len, self.answers)):,} answers)"
+
+    def _repr_html_(self) -> str:
+        shown = [answer._html(most=10) for answer in self.answers[:_MOST_QUERIES]]
+        rest = len(self) - len(shown)
+        return html.block(
+            *shown, html.text(f"and {rest:,} more queries", quiet=True) if rest else ""
+        )
 
     def __getitem__(self, position: Any) -> Any:
         return self.answers[position]
@@ -98,9 +142,21 @@ class Recommendations(Sequence[Recommendation]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            return self.to_polars().to_pandas()
-        except ImportError as error:
-            raise MissingExtraError(
-                "pandas frames need pandas and pyarrow; run `pip install 'twotower[pandas]'`."
-            ) from error
+        library("pandas", wanted_by="to_pandas", extra="pandas")
+        return to_pandas(self.to_polars())
+
+
+def titles_first(items: pl.DataFrame, item_column: str) -> list[str]:
+    """Return the items' columns but for the id, those that read like a title first."""
+    names = [name for name in items.columns if name != item_column]
+    texts = [name for name in names if items[name].dtype == pl.String]
+    # What differs from item to item names it.
+    texts.sort(key=lambda name: -items[name].n_unique())
+    return texts + [name for name in names if name not in texts]
+
+
+def _cell(value: object) -> str | None:
+    if value is None:
+        return None
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"

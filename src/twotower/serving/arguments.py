@@ -5,7 +5,8 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,13 @@ import polars as pl
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.features.forms import json_text
+from twotower.features.frames import Frame, as_polars, is_frame, line_of
 from twotower.features.histories import Histories
 from twotower.features.transforms import SideTransforms
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
+
+if TYPE_CHECKING:
+    import pandas
 
 Id = int | str
 Event = Id | Mapping[str, object]
@@ -27,7 +32,10 @@ LATEST = 1e12
 """Seconds from 1970 that an event may be away: 31,700 years."""
 DEEPEST = 32
 """Levels of lists and objects in one another that an argument may have; none needs more than six."""
-FeatureLines = Mapping[str, object] | Sequence[Mapping[str, object]] | pl.DataFrame
+FeatureLines = Union[Mapping[str, object], Sequence[Mapping[str, object]], Frame, "pandas.Series"]
+"""A line, lines, or a frame; a row of a pandas frame is a line."""
+History = Sequence[Event] | Sequence[Sequence[Event]] | Frame | Sequence[Frame]
+"""Events of one query or of several, oldest first; the rows of a frame are events."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,13 @@ def queries_of(
         ids = plain(query_id) if several else plain([query_id])
     given_features = None
     if features is not None:
-        several |= not isinstance(features, Mapping)
+        several |= not isinstance(line_of(features), Mapping)
         given_features = features_of(features)
     if history is not None:
-        entries: list[Any] = ids_of(history, what="history")
+        entries: list[Any] = _events(history, what="history")
         if any(_is_list(entry) for entry in entries):
             several = True
-            lists = [list(ids_of(entry, what="each history")) for entry in entries]
+            lists = [_events(entry, what="each history") for entry in entries]
         else:
             lists = [entries]
     lengths = {
@@ -79,12 +87,17 @@ def queries_of(
         if given is not None
     }
     if not lengths:
-        raise ArgumentError("a query needs a query_id, features or a history, got none of them.")
+        raise nothing_told()
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ArgumentError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
     return ids if ids is not None else [None] * num, given_features, lists, not several
+
+
+def nothing_told() -> ArgumentError:
+    """Return the refusal of a query that nothing describes."""
+    return ArgumentError("a query needs a query_id, features or a history, got none of them.")
 
 
 def histories_of(
@@ -137,6 +150,8 @@ def _item_of(event: Event, item_column: str) -> Id:
 
 
 def _seconds(given: Any) -> float:
+    if isinstance(given, datetime):
+        given = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
     try:
         seconds = float(given)
     except (TypeError, ValueError):
@@ -173,6 +188,15 @@ def is_too_deep(value: object) -> bool:
     return any(depth > DEEPEST for depth, _ in enumerate(levels_of(value)))
 
 
+def _events(given: Any, *, what: str) -> list[Any]:
+    return as_polars(given).to_dicts() if is_frame(given) else ids_of(given, what=what)
+
+
+def pairs_of(pairs: Any) -> list[tuple[Id, Id]]:
+    """Return pairs of ids: those of a list, or the rows of a frame with two columns."""
+    return as_polars(pairs).rows() if is_frame(pairs) else [tuple(pair) for pair in pairs]
+
+
 def ids_of(given: Any, *, what: str) -> list[Id]:
     """Return a list of ids as plain Python values.
 
@@ -188,17 +212,19 @@ def features_of(features: FeatureLines) -> GivenFeatures:
     """Return lines of features as a table, with what each line gave.
 
     Raises:
-        ValueError: It is neither a mapping, nor a list of mappings, nor a polars frame; or it is nested too
+        ValueError: It is neither a mapping, nor a list of mappings, nor a frame; or it is nested too
             deeply.
     """
-    if isinstance(features, pl.DataFrame):
-        everywhere = np.ones(len(features), np.bool_)
-        return GivenFeatures(features, dict.fromkeys(features.columns, everywhere))
-    lines = [features] if isinstance(features, Mapping) else list(features)
+    if is_frame(features):
+        frame = as_polars(features)
+        everywhere = np.ones(len(frame), np.bool_)
+        return GivenFeatures(frame, dict.fromkeys(frame.columns, everywhere))
+    line: Any = line_of(features)
+    lines: list[Any] = [line] if isinstance(line, Mapping) else [line_of(each) for each in line]
     if not all(isinstance(line, Mapping) for line in lines):
         raise ArgumentError(
-            "features must be a mapping of columns to values, a list of such mappings or a polars "
-            f"frame, got {type(features).__name__}."
+            "features must be a mapping of columns to values, a list of such mappings or a frame of "
+            f"polars, pandas or pyarrow, got {type(features).__name__}."
         )
     if is_too_deep(lines):
         raise ArgumentError(f"features must be nested at most {DEEPEST} levels deep, got more.")
@@ -273,6 +299,8 @@ def new_ids(ids: Sequence[Id | None], column: str) -> pl.DataFrame:
 
 
 def _is_list(given: object) -> bool:
+    if is_frame(given):
+        return True
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         return False
     return getattr(given, "ndim", 1) > 0  # numpy's and torch's scalars can be iterables, too

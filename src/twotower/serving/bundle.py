@@ -24,6 +24,7 @@ import polars as pl
 import torch
 
 from twotower.abandoned import put, sweep, sync, sync_names, writing
+from twotower.caller import argument, calling
 from twotower.config import Config
 from twotower.errors import BundleError
 from twotower.features.histories import Histories
@@ -132,7 +133,8 @@ class Contents:
         item_vectors: ``(I, dim)`` float32, real items only; line ``p`` is row ``p + FIRST_ROW``.
         popularity: ``(num_item_rows,)`` float32 training events of each item row.
         histories: What each query row is known to like or, of other kinds of event, to have done, oldest
-            first: training and validation events. None where they were left out.
+            first: training and validation events, or all of a bundle that learnt all. None where they were
+            left out.
         history_parts: ``(events,)`` uint8 of ``data.dataset.Part`` for each of those events.
         history_weights: ``(events,)`` float32 weights of those events; None where all are 1.
         history_is_target: ``(events,)`` bool, False where an event is of a kind that is not asked for;
@@ -220,20 +222,24 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
     parent = path.absolute().parent
     sweep(path.resolve().parent)
     if path.exists() and not path.is_dir():
-        raise BundleError(f"--out must be a folder, got the file {str(path)!r}; choose another.")
+        raise BundleError(
+            f"{argument('out')} must be a folder, got the file {str(path)!r}; choose another."
+        )
     is_ours = (path / VIEWS_FILE).is_file() if views else _looks_like_a_bundle(path)
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         what = "a folder of views" if views else "a bundle"
         raise BundleError(
-            f"--out must be new, empty or {what} to replace, got {str(path)!r}, which holds other files; "
-            "choose another folder."
+            f"{argument('out')} must be new, empty or {what} to replace, got {str(path)!r}, which holds "
+            "other files; choose another folder."
         )
     if not parent.is_dir():
         raise BundleError(
-            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
         )
     if not os.access(parent, os.W_OK):
-        raise BundleError(f"--out must be in a writable folder, got {str(path)!r}; choose another.")
+        raise BundleError(
+            f"{argument('out')} must be in a writable folder, got {str(path)!r}; choose another."
+        )
     return path
 
 
@@ -297,7 +303,7 @@ def check_bundle(path: Path) -> dict[str, Any]:
             ) from error
         raise BundleError(
             f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
-            "make one with `twotower train --out DIR`."
+            f"make one with {calling('train', out='DIR')}."
         ) from error
     except UnicodeDecodeError as error:
         raise _unreadable(path) from error
@@ -400,8 +406,8 @@ def _check_regular(folder: Path, name: str) -> None:
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
-    (folder / "config.toml").write_text(contents.config.to_toml(), encoding="utf-8")
-    (folder / "schema.toml").write_text(_schema_toml(contents), encoding="utf-8")
+    (folder / "config.toml").write_text(contents.config.to_toml(), encoding="utf-8", newline="\n")
+    (folder / "schema.toml").write_text(_schema_toml(contents), encoding="utf-8", newline="\n")
     for name in ("vocab", "transforms", "queries", "index"):
         (folder / name).mkdir()
     for side, table in (("query", contents.queries), ("item", contents.items)):
@@ -427,9 +433,11 @@ def _write_files(folder: Path, contents: Contents) -> None:
     if contents.targets is not None:
         labels = {"labels": contents.target_labels}
         save_ragged(folder / "queries" / "targets.safetensors", contents.targets, labels)
-    (folder / "metrics.json").write_text(json.dumps(contents.metrics, indent=2), encoding="utf-8")
-    (folder / "training.jsonl").write_text(contents.log, encoding="utf-8")
-    (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8")
+    (folder / "metrics.json").write_text(
+        json.dumps(contents.metrics, indent=2), encoding="utf-8", newline="\n"
+    )
+    (folder / "training.jsonl").write_text(contents.log, encoding="utf-8", newline="\n")
+    (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8", newline="\n")
     _write_index(folder / "index", contents.lists)
 
 
@@ -441,7 +449,7 @@ def _write_index(folder: Path, lists: Lists | None) -> None:
         of_lists = torch.from_numpy(lists.list_of)
         tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": of_lists}
         save_tensors(folder / "lists.safetensors", tensors)
-    (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+    (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8", newline="\n")
 
 
 def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
@@ -481,7 +489,7 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
         "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
     }
     manifest[OWN_DIGEST] = _digest_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8", newline="\n")
     for written in (*files, folder / MANIFEST):
         sync(written)
     for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):

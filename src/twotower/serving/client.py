@@ -12,18 +12,21 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ArgumentError, FilterError, ServerError
+from twotower.extras import library
+from twotower.features.frames import Frame
 from twotower.rules.kinds import Rule, rule_set
-from twotower.runtime import library
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
     DEEPEST,
     Event,
     FeatureLines,
     GivenFeatures,
+    History,
     Id,
     features_of,
     ids_of,
     is_too_deep,
+    pairs_of,
     queries_of,
 )
 from twotower.serving.explain import Contribution, Explanation
@@ -89,7 +92,7 @@ class Client:
         query_id: Id | Sequence[Id] | None = None,
         *,
         features: FeatureLines | None = None,
-        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+        history: History | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
@@ -132,14 +135,14 @@ class Client:
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
-    def score(self, pairs: Iterable[tuple[Id, Id]]) -> npt.NDArray[np.float32]:
+    def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
         """Return the score of each (query id, item id) pair, ``(n,)`` float32; see ``Retriever.score``.
 
         Raises:
             ValueError: An id is not known.
             ServerError: The server refused, failed or could not be reached.
         """
-        lines, scores = [list(pair) for pair in pairs], list[float]()
+        lines, scores = [list(pair) for pair in pairs_of(pairs)], list[float]()
         for start in range(0, len(lines), _AT_ONCE):
             body = {"pairs": lines[start : start + _AT_ONCE]}
             scores += self._ask("POST", "/score", body)["scores"]
@@ -150,7 +153,7 @@ class Client:
         query_id: Id | Sequence[Id] | None = None,
         *,
         features: FeatureLines | None = None,
-        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+        history: History | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return query vectors, ``(n, dim)`` float32; see ``Retriever.encode_queries``.
 
@@ -318,6 +321,7 @@ def _answer(told: Mapping[str, Any], *, explores: bool = False) -> Recommendatio
         [item["score"] for item in items],
         told["basis"],
         drawn if explores else None,
+        tuple(told.get("notes", ())),
     )
 
 

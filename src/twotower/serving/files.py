@@ -249,7 +249,7 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     """Write files of text by their names into a folder that is made."""
     folder.mkdir()
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_texts(files: ListedFiles, folder: str, names: Iterable[str]) -> dict[str, str]:

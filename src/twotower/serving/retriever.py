@@ -1,12 +1,13 @@
 """``Retriever``: a bundle opened for use."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from twotower import html
+from twotower.caller import argument, passing
 from twotower.errors import ArgumentError, BundleError
 from twotower.features.base import FeatureArrays
+from twotower.features.frames import Frame
 from twotower.features.histories import Histories
 from twotower.features.schema import Feature
 from twotower.index.base import Index
@@ -32,10 +36,12 @@ from twotower.serving.arguments import (
     Event,
     FeatureLines,
     GivenFeatures,
+    History,
     Id,
     check_columns,
     features_of,
     ids_of,
+    pairs_of,
     plain,
     queries_of,
     warn_of_empty,
@@ -43,6 +49,7 @@ from twotower.serving.arguments import (
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
 from twotower.serving.live import lines_of, settled, with_lines, without_ids
+from twotower.serving.notes import of_filters, with_notes
 from twotower.serving.opened import encoding_of, with_reserved_rows
 from twotower.serving.queries import Queries
 from twotower.serving.ruled import Plan, Ruler
@@ -50,6 +57,22 @@ from twotower.serving.session import Session
 from twotower.serving.texts import Texts
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+
+_AT_ONCE = 4096
+"""Queries that are encoded in one call of the model."""
+
+
+class Answering(Protocol):
+    """What has a retriever: ``Trained``, for one."""
+
+    @property
+    def retriever(self) -> "Retriever":
+        """What answers."""
+        ...
+
+
+Bundle: TypeAlias = "Retriever | str | Path | Answering"
+"""A bundle as ``Retriever.of`` takes it."""
 
 
 class Retriever:
@@ -120,11 +143,48 @@ class Retriever:
             path=path,
         )
 
+    @staticmethod
+    def of(bundle: "Bundle") -> "Retriever":
+        """Return a retriever for a bundle, whether it is opened, trained just now, or on disk.
+
+        Args:
+            bundle: A ``Retriever``; what ``train`` returned; or the path of a bundle's folder.
+
+        Raises:
+            BundleError: As ``open``.
+        """
+        if isinstance(bundle, Retriever):
+            return bundle
+        return Retriever.open(bundle) if isinstance(bundle, str | Path) else bundle.retriever
+
     def __repr__(self) -> str:
         dim = self.contents.item_vectors.shape[1]
         return (
             f"Retriever({str(self.path)!r}: {len(self.contents.queries.ids):,} queries, "
             f"{self.contents.num_items:,} items, dim {dim})"
+        )
+
+    def _repr_html_(self) -> str:
+        contents = self.contents
+        kinds = {
+            f"{side} features": ", ".join(
+                f"{feature.name} ({feature.described})"
+                for feature in table.transforms.features
+                if feature.kind not in ("id", "shown")
+            )
+            for side, table in (("query", contents.queries), ("item", contents.items))
+        }
+        facts = {
+            "bundle": self.path if self.path.name else "in memory",
+            "queries": f"{len(contents.queries.ids):,}",
+            "items": f"{contents.num_items:,}",
+            "width of the vectors": contents.item_vectors.shape[1],
+            "search": "exact" if self.index.is_exact else f"recall {self.index_recall:.3f}",
+        }
+        facts |= {name: said for name, said in kinds.items() if said}
+        verdict = contents.metrics.get("verdict", "")
+        return html.block(
+            html.text("Retriever", bold=True), html.facts(facts), html.text(verdict, quiet=True)
         )
 
     @property
@@ -142,7 +202,7 @@ class Retriever:
         query_id: Id | Sequence[Id] | None = None,
         *,
         features: FeatureLines | None = None,
-        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+        history: History | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
@@ -160,11 +220,13 @@ class Retriever:
 
         Args:
             query_id: One id, or a list of them.
-            features: Column -> value; or a list of such lines, or a frame, for several queries.
+            features: Column -> value; or a list of such lines, or a frame (polars, pandas or pyarrow),
+                for several queries.
             history: Item ids, oldest first; or a list of such lists. Ids that the catalogue does
                 not know are left out. An event may be a line in place of an id: the item's id under the
-                name of its column, ``"time"`` in seconds since 1970, and the columns of
-                ``features.event``. Times are read where every event has one.
+                name of its column, ``"time"`` in seconds since 1970 or as a datetime, and the columns of
+                ``features.event``; a frame in place of a list holds such lines. Times are read where
+                every event has one.
             k: At least 1; above what exists it returns what exists.
             exclude_seen: Whether items of the history are left out; None: as the data was, that is
                 unless repeats were part of it.
@@ -198,6 +260,7 @@ class Retriever:
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed.rows(among, without, filter)
+        rules = tuple(rules)
         plan = self._ruler.plan(rules, self._allowed)
         vectors = self.encoding.query_vectors(arrays, histories, events)
         index: Index = self.index
@@ -208,6 +271,8 @@ class Retriever:
         answers = self._answer(
             ids, known, histories, vectors, k, exclude_seen, allowed, index, plan
         )
+        notes = of_filters(self._allowed, filter, rules)
+        answers = with_notes(answers, notes, lists, histories)
         if single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
@@ -249,28 +314,27 @@ class Retriever:
     ) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
 
+        Values of the filters that no item has are warned of.
+
         Raises:
             BundleError: The bundle is private and knows no query.
             FilterError: As ``recommend``.
             ValueError: ``k`` is below 1, or as ``recommend`` for the words and the rules.
         """
-        if self.contents.is_private:
-            raise BundleError(
-                f"the bundle {str(self.path)!r} must hold queries for all of them to be answered, got one "
-                "written with --private; ask by features or by a history."
-            )
         rules = tuple(rules)
-        ids = self.contents.queries.ids.ids.to_list()
+        ids = self.query_ids
+        for note in of_filters(self._allowed, filter, rules):
+            warnings.warn(note, stacklevel=2)
         frames: list[pl.DataFrame] = [
             self.recommend(
-                ids[start : start + 4096],
+                ids[start : start + _AT_ONCE],
                 k=k,
                 exclude_seen=exclude_seen,
                 filter=filter,
                 words=words,
                 rules=rules,
             ).to_polars()
-            for start in range(0, len(ids), 4096)
+            for start in range(0, len(ids), _AT_ONCE)
         ]
         return pl.concat(frames)
 
@@ -354,13 +418,16 @@ class Retriever:
         self._ruler = self._ruler.of(contents)
         self._texts = self._texts.of(contents)
 
-    def score(self, pairs: Iterable[tuple[Id, Id]]) -> npt.NDArray[np.float32]:
+    def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
         """Return the score of each (query id, item id) pair: ``(n,)`` float32.
+
+        Args:
+            pairs: Pairs of ids, or a frame with a column of query ids and one of item ids.
 
         Raises:
             ValueError: An id is not in the bundle.
         """
-        pairs = list(pairs)
+        pairs = pairs_of(pairs)
         query_rows = self._queries.rows_of([query for query, _ in pairs])
         item_rows = self.known_item_rows([item for _, item in pairs])
         unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
@@ -380,13 +447,20 @@ class Retriever:
         query_id: Id | Sequence[Id] | None = None,
         *,
         features: FeatureLines | None = None,
-        history: Sequence[Event] | Sequence[Sequence[Event]] | None = None,
+        history: History | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments.
 
+        Without an argument they are those of all queries, in the order of ``query_ids``.
+
         Raises:
+            BundleError: All are wanted, and the bundle is private.
             ValueError: As ``recommend``.
         """
+        if query_id is None and features is None and history is None:
+            query_id = self.query_ids
+            parts = [query_id[at : at + _AT_ONCE] for at in range(0, len(query_id), _AT_ONCE)]
+            return np.concatenate([self.encode_queries(part) for part in parts])
         ids, given, lists, _ = queries_of(query_id, features, history)
         if not ids:
             return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
@@ -454,7 +528,8 @@ class Retriever:
             exclude=Histories(np.array([0, 1]), row),
             allowed=self._allowed.rows(filter=filter),
         )
-        return self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
+        answer = self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
+        return replace(answer, notes=of_filters(self._allowed, filter))
 
     def explain(
         self,
@@ -466,6 +541,20 @@ class Retriever:
     ) -> Explanation:
         """Return what each part of a query and of an item does for their score; see ``explain.explain``."""
         return explain(self, query_id, item_id, features=features, history=history)
+
+    @property
+    def query_ids(self) -> list[Id]:
+        """Ids of all queries of the bundle, in the order of ``encode_queries()``.
+
+        Raises:
+            BundleError: The bundle is private and knows no query.
+        """
+        if self.contents.is_private:
+            raise BundleError(
+                f"the bundle {str(self.path)!r} must hold queries for all of them to be answered, got one "
+                f"written with {passing(private=True)}; ask by features or by a history."
+            )
+        return list(self.contents.queries.ids.ids.to_list())
 
     @property
     def item_ids(self) -> list[Id]:
@@ -532,7 +621,8 @@ class Retriever:
         share = self._checked_words(words)
         if share:
             index, known = self._fused(share, asked, known)
-        return self._answer(
+        rules = tuple(rules)
+        answers = self._answer(
             [query_id],
             known,
             history,
@@ -542,7 +632,8 @@ class Retriever:
             self._allowed.rows(among, without, filter),
             index,
             self._ruler.plan(rules, self._allowed),
-        )[0]
+        )
+        return with_notes(answers, of_filters(self._allowed, filter, rules), None, history)[0]
 
     @property
     def share_of_words(self) -> float:
@@ -564,14 +655,14 @@ class Retriever:
 
     def _checked_k(self, k: int) -> int:
         if k < 1:
-            raise ArgumentError(f"k must be at least 1, got {k}.")
+            raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
         return min(k, self.contents.num_items)
 
     def _checked_words(self, words: float | Literal["auto"]) -> float:
         if words == "auto":
             return self.share_of_words
         if isinstance(words, str) or not 0 <= words <= 1:
-            raise ArgumentError(f"words must be 'auto' or in [0, 1], got {words!r}.")
+            raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {words!r}.")
         return words
 
     def _answer(
@@ -620,6 +711,8 @@ class Retriever:
                 found_scores[start:end],
                 "model" if is_known else "popularity",
                 None if explored is None else _explored(found_ids, explored, start, end),
+                items=self.contents.items.frame,
+                item_column=self.item_column,
             )
             for query_id, is_known, start, end in zip(
                 ids, known.tolist(), [0, *ends], ends, strict=False
@@ -647,7 +740,11 @@ class Retriever:
     ) -> Recommendation:
         real = rows != PADDING_ROW
         ids = self.contents.items.ids.ids_of(rows[real]).to_list()
-        return Recommendation(query_id, ids, [float(s) for s in scores[real]], basis)
+        found = [float(score) for score in scores[real]]
+        frame = self.contents.items.frame
+        return Recommendation(
+            query_id, ids, found, basis, items=frame, item_column=self.item_column
+        )
 
     def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
         """Return the row of each item id.

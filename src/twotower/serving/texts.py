@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalIndex, LexicalSettings, Words
@@ -104,7 +105,7 @@ def _text_columns(table: SideContents, words: float, what: str) -> tuple[str, ..
     if not texts:
         side = "item" if what == "items" else "query"
         raise ArgumentError(
-            f"words must be 0 where {what} have no column of text, got {words}; train with "
+            f"{argument('words')} must be 0 where {what} have no column of text, got {words}; train with "
             f"features.{side}.NAME = 'text'."
         )
     return texts

@@ -24,7 +24,9 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
             for name, contents in views.items():
                 write_bundle(new / name, contents)
             tied = {name: {MANIFEST: sha256(new / name / MANIFEST)} for name in views}
-            (new / VIEWS_FILE).write_text(json.dumps(tied, indent=2), encoding="utf-8")
+            (new / VIEWS_FILE).write_text(
+                json.dumps(tied, indent=2), encoding="utf-8", newline="\n"
+            )
             put(new, place)
     except OSError as error:
         raise BundleError(

@@ -1,9 +1,10 @@
 """The model card: a page for people, in the bundle."""
 
+from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.evaluation.figures import Figures
-from twotower.evaluation.screen import METHODS
+from twotower.evaluation.figures import METHODS, Figures
+from twotower.evaluation.refit import note
 from twotower.training.private import LIMITS
 
 _LIMITS = (
@@ -21,12 +22,16 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         figures: On the test part.
         private: Whether the bundle is private, which the card then explains.
     """
+    from twotower.evaluation.screen import method_label  # it imports rich
+
     protocol = figures["protocol"]
     metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
     seen = "removed" if protocol["seen_removed"] else "kept"
     rows = [
-        f"| {label} | " + " | ".join(_with_interval(figures, name, m) for m in metrics) + " |"
-        for name, label in METHODS.items()
+        f"| {method_label(figures, name)} | "
+        + " | ".join(_with_interval(figures, name, m) for m in metrics)
+        + " |"
+        for name in METHODS
         if name in figures
     ]
     ranks = (
@@ -37,6 +42,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
         f"catalogue; seen items {seen}. 95 % intervals by bootstrap over queries."
     )
+    said = note(figures)
     lines = [
         f"# Two-tower model of {dataset.name}",
         "",
@@ -44,6 +50,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         "",
         "## Figures",
         "",
+        *(() if said is None else (said, "")),
         ranked,
         "",
         "| | " + " | ".join(metrics) + " |",
@@ -62,9 +69,9 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         "",
     ]
     if private:
-        why = "This bundle was trained with `--private`: it holds nothing of any one query."
-        said = (f"- {limit}" for limit in LIMITS)
-        lines += ["## What this bundle cannot answer", "", why, "", *said, ""]
+        why = f"This bundle was trained with `{passing(private=True)}`: it holds nothing of any one query."
+        limits = (f"- {limit}" for limit in LIMITS)
+        lines += ["## What this bundle cannot answer", "", why, "", *limits, ""]
     return "\n".join(lines)
 
 

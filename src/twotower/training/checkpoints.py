@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from twotower.caller import argument
 from twotower.errors import BundleError, ConfigError
 
 
@@ -64,18 +65,19 @@ class WorkFolder:
         file = self.path / "checkpoint.pt"
         if not file.is_file():
             raise ConfigError(
-                f"--resume needs a checkpoint, got none at {str(self.path)!r}; train without it."
+                f"{argument('resume')} needs a checkpoint, got none at {str(self.path)!r}; "
+                "train without it."
             )
         try:
             saved = torch.load(file, weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise ConfigError(
-                f"--resume cannot read {str(file)!r}; remove it and train from the start."
+                f"{argument('resume')} cannot read {str(file)!r}; remove it and train from the start."
             ) from error
         if not isinstance(saved, dict) or saved.pop("fingerprint", None) != self.fingerprint:
             raise ConfigError(
-                "--resume must be given the data and the settings of the first run, got others; "
-                "repeat that command, or train without --resume."
+                f"{argument('resume')} must be given the data and the settings of the first run, got "
+                f"others; repeat that command, or train without {argument('resume')}."
             )
         return Progress(**saved)
 
@@ -97,7 +99,7 @@ class WorkFolder:
             self.remove()
             raise BundleError(
                 f"the checkpoint {str(self.path)!r} could not be written: {_reason(error)}; "
-                "free some space or choose another --out; nothing was left behind."
+                f"free some space or choose another {argument('out')}; nothing was left behind."
             ) from error
 
     def _write(self, progress: Progress) -> None:
@@ -107,7 +109,7 @@ class WorkFolder:
             torch.save({**vars(progress), "fingerprint": self.fingerprint}, file)
         os.replace(temporary, self.path / "checkpoint.pt")  # noqa: PTH105 - atomic on every system
         lines = "".join(json.dumps(record) + "\n" for record in progress.log)
-        (self.path / "log.jsonl").write_text(lines, encoding="utf-8")
+        (self.path / "log.jsonl").write_text(lines, encoding="utf-8", newline="\n")
 
     def remove(self) -> None:
         """Delete the folder."""

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from twotower.caller import passing
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
@@ -382,7 +383,7 @@ def _loss(
     if loss.negatives == "impressions" and dataset.interactions.impressions is None:
         raise ConfigError(
             "loss.negatives = 'impressions' must go with a column of what was shown, got none; "
-            "state one with --impressions-column."
+            f"pass {passing(impressions_column='NAME')}."
         )
     if loss.negatives == "popularity" and loss.frequencies == "stream":
         raise ConfigError(
@@ -407,6 +408,6 @@ def _loss(
     if loss.negatives == "labels" and dataset.interactions.labels is None:
         raise ConfigError(
             "loss.negatives = 'labels' must go with a column of 0/1 labels, got none; "
-            "state one with --label-column, or a data.positive_threshold."
+            f"pass {passing(label_column='NAME')}, or state a data.positive_threshold."
         )
     return loss

@@ -74,6 +74,7 @@ def contents_of(
     histories: bool,
     custom: tuple[str, ...] = (),
     private: bool = False,
+    dataset: Dataset | None = None,
 ) -> Contents:
     """Return what the bundle of a trained model holds.
 
@@ -85,8 +86,10 @@ def contents_of(
         histories: Whether the queries' histories and test items are kept.
         custom: Sides whose tower is the user's own.
         private: Whether the card says what the bundle cannot answer; ``without_queries`` makes it so.
+        dataset: The data set as it was split, where the model learnt validation, too.
     """
-    dataset, config = objective.dataset, objective.config
+    dataset = objective.dataset if dataset is None else dataset
+    config = objective.config
     popularity = objective.popularity
     if dataset.offered is not None:
         popularity = np.where(dataset.offered, popularity, 0).astype(np.float32)

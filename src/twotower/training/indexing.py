@@ -15,10 +15,10 @@ from twotower.errors import MissingExtraError
 from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.scorers import ModelScorer
+from twotower.extras import library
 from twotower.index.approximate import ApproximateIndex, divided, tuned
 from twotower.index.base import Index
 from twotower.index.two_pass import exact_index
-from twotower.runtime import library
 from twotower.serving.bundle import Contents
 from twotower.serving.opened import with_reserved_rows
 from twotower.vocab import FIRST_ROW, PADDING_ROW

@@ -1,79 +1,31 @@
-"""Trainings written down for TensorBoard and for MLflow, through the calls that a ``Teller`` gets."""
+"""Trainings written down for TensorBoard and for MLflow, through the calls that a ``Callback`` gets."""
 
 import math
 import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
-from twotower.errors import ConfigError, MissingExtraError
+from twotower.errors import ConfigError
 from twotower.evaluation.figures import Figures
+from twotower.evaluation.refit import note
+from twotower.extras import library
 from twotower.features.schema import Feature
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-
-if TYPE_CHECKING:
-    from twotower.training.pipeline import Teller
 
 _STEPS_A_READING = 20  # reading the loss waits for the device
 _PARAMS_A_CALL = 100  # what MLflow takes at once
 
 
-class Tellers:
-    """Several tellers as one: each call is passed on to all, in their order; satisfies ``Teller``.
-
-    Args:
-        tellers: Whom to tell.
-    """
-
-    def __init__(self, tellers: "Sequence[Teller]") -> None:
-        self.tellers = tuple(tellers)
-
-    def on_data(
-        self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
-    ) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_data(dataset, decisions, features)
-
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_choices(choices, config)
-
-    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_start(steps_per_epoch, progress)
-
-    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_step(step, loss, examples)
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_epoch(record)
-
-    def on_end(self) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_end()
-
-    def on_figures(self, figures: Figures, stopped_early: bool) -> None:
-        """Pass it on."""
-        for teller in self.tellers:
-            teller.on_figures(figures, stopped_early)
-
-
-class _Logger(ABC):
+class _Logger(Callback, ABC):
     """Turns the calls of a training into numbers and texts; where they go is a subclass's affair.
 
     Nothing is written before the training starts, so that data or settings that are refused leave no
@@ -95,7 +47,9 @@ class _Logger(ABC):
             f"{dataset.name}: {len(dataset.interactions):,} events, {len(dataset.queries):,} queries, "
             f"{len(dataset.items):,} items"
         )
-        columns = [f"{d.column}: {d.role.value} ({d.reason})" for d in decisions if d.column]
+        columns = [
+            f"{d.column}: {d.role or 'not used'} ({d.reason})" for d in decisions if d.column
+        ]
         fed = [f"{f.side} {f.name}: {f.described} ({f.reason})" for f in features]
         self._texts["data"] = "\n".join((counts, *columns, *fed, *dataset.notes))
 
@@ -136,7 +90,7 @@ class _Logger(ABC):
         part = figures["protocol"]["part"]
         found: dict[str, float] = {}
         for method, metrics in figures.items():
-            if method == "protocol" or not isinstance(metrics, Mapping):
+            if method in ("protocol", "refit") or not isinstance(metrics, Mapping):
                 continue
             prefix = part if method == "model" else f"{part}/{method}"
             # The intervals, curves and sentences that stand beside the methods are no numbers.
@@ -148,6 +102,9 @@ class _Logger(ABC):
         self._scalars(found, self._epoch * self._steps_per_epoch)
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])
+        said = note(figures)
+        if said is not None:
+            self._text("refit", said)
         self._close("KILLED" if stopped_early else "FINISHED")
 
     @abstractmethod
@@ -164,7 +121,7 @@ class _Logger(ABC):
 
 
 class TensorBoardLogger(_Logger):
-    """Writes a training as event files that TensorBoard shows; satisfies ``Teller``.
+    """Writes a training as event files that TensorBoard shows.
 
     Scalars: ``train/loss_of_batch`` every twentieth step, ``train/loss``, ``train/temperature``,
     ``train/examples_per_second`` and ``valid/METRIC`` at the end of each epoch, ``test/METRIC`` of the
@@ -181,13 +138,9 @@ class TensorBoardLogger(_Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError(
-                "TensorBoardLogger needs tensorboard, which is not installed; "
-                "pip install 'twotower[tensorboard]'."
-            ) from error
+        library("tensorboard", wanted_by="TensorBoardLogger", extra="tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self.folder = Path(folder)
         self._make: Any = SummaryWriter
         self._writer: Any = None
@@ -209,7 +162,7 @@ class TensorBoardLogger(_Logger):
 
 
 class MLflowLogger(_Logger):
-    """Writes a training as a run of MLflow; satisfies ``Teller``.
+    """Writes a training as a run of MLflow.
 
     The metrics are the scalars of ``TensorBoardLogger``, where ``ndcg@10`` is ``ndcg_at_10``, as MLflow
     refuses ``@``; one that is NaN or infinite is left out. The settings become parameters, such as
@@ -232,14 +185,11 @@ class MLflowLogger(_Logger):
         self, experiment: str | None = None, *, uri: str | None = None, run_name: str | None = None
     ) -> None:
         super().__init__()
-        try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
-            from mlflow.exceptions import MlflowException
-        except ImportError as error:
-            raise MissingExtraError(
-                "MLflowLogger needs mlflow, which is not installed; pip install 'twotower[mlflow]'."
-            ) from error
+        library("mlflow", wanted_by="MLflowLogger", extra="mlflow")
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+        from mlflow.exceptions import MlflowException
+
         self._metric, self._param = Metric, Param
         self._run_name, self._run_id = run_name, ""
         try:

@@ -51,7 +51,8 @@ class Objective:
     """Gives the steps of a training that are about one data set.
 
     Args:
-        dataset: Split, with at least one validation case; its items are the candidates.
+        dataset: Split, with at least one validation case if it is to be validated; its items are the
+            candidates.
         encoding: The model that is trained, with the catalogue's features.
         config: With no ``auto`` left.
         query_arrays: One array a feature over all query rows.
@@ -73,7 +74,8 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
-        self.candidates = self._labelled() if config.training.validate_among == "labels" else None
+        is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
+        self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
         if config.loss.negatives != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.dataset import EntityTable
 from twotower.errors import ConfigError
@@ -27,8 +28,8 @@ LIMITS = (
         "model reads ids as text; give features, a history or both."
     ),
     (
-        "It holds no list of queries: `twotower recommend --all` is refused, exports hold items alone, and "
-        "the server's `/queries` and `/history` are empty."
+        "It holds no list of queries: recommendations for all of them are refused, exports hold "
+        "items alone, and the server's `/queries` and `/history` are empty."
     ),
     (
         "It holds no histories and no test events, which `twotower evaluate`, `twotower compare` and the "
@@ -57,7 +58,7 @@ def private_settings(config: Config) -> Config:
     if config.towers.query_id == "on":
         raise ConfigError(
             "towers.query_id must be 'auto' or 'off' for a private bundle, which holds no query ids, got "
-            "'on'; leave it out, or train without --private (private=False)."
+            f"'on'; leave it out, or train without {passing(private=True)}."
         )
     return replace(config, towers=replace(config.towers, query_id="off"))
 

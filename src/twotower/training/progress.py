@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.control import Control
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.segment import ControlType
 from rich.table import Table
 
 from twotower.config import Config
@@ -14,13 +16,14 @@ from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
 from twotower.evaluation.screen import figures_table, footnotes
 from twotower.features.schema import Feature
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress as TrainingProgress
 
 _STEPS_A_READING = 20  # reading the loss waits for the device
 
 
-class ProgressBar:
-    """Tells on a console, in a terminal or in a notebook, how a training goes.
+class ProgressBar(Callback):
+    """Tells on a console how a training goes.
 
     Args:
         console: Where to; by default the standard output.
@@ -28,6 +31,8 @@ class ProgressBar:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
+        self._phase = ""
+        self._is_waiting = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss = float("nan")
@@ -36,7 +41,7 @@ class ProgressBar:
         self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
     ) -> None:
         """Print which column is what, and why."""
-        self.console.print(
+        self._print(
             f"[bold]{escape(dataset.name)}[/]: {len(dataset.interactions):,} events, "
             f"{len(dataset.queries):,} queries, {len(dataset.items):,} items",
             highlight=False,
@@ -45,7 +50,7 @@ class ProgressBar:
         for decision in decisions:
             if decision.column is not None:
                 table.add_row(escape(decision.column), _role(decision), escape(decision.reason))
-        self.console.print(table)
+        self._print(table)
         rows = [feature for feature in features if feature.kind != "id"]
         if rows:
             table = Table(
@@ -54,19 +59,43 @@ class ProgressBar:
             for feature in rows:
                 kind = "shown only" if feature.kind == "shown" else feature.described
                 table.add_row(escape(feature.name), feature.side, kind, escape(feature.reason))
-            self.console.print(table)
+            self._print(table)
         for note in dataset.notes:
-            self.console.print(note, highlight=False, markup=False)
+            self._print(note, highlight=False, markup=False)
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
         """Print what every ``auto`` became."""
         for choice in choices:
-            self.console.print(f"  {choice}", highlight=False, markup=False)
+            self._print(f"  {choice}", highlight=False, markup=False)
+
+    def on_phase(self, phase: str) -> None:
+        """Name the phase: on a terminal, until something else is printed; else before its epochs."""
+        self._phase = phase
+        self._erase()
+        if self.console.is_terminal:
+            width = self.console.width - 2
+            self.console.print(f"{phase}…"[:width], end="\r", markup=False, highlight=False)
+            self._is_waiting = True
+
+    def _erase(self) -> None:
+        """Take the name of a phase away."""
+        if self._is_waiting:
+            self.console.control(Control((ControlType.ERASE_IN_LINE, 2)))
+            self._is_waiting = False
+
+    def _print(self, *said: Any, **style: Any) -> None:
+        self._erase()
+        self.console.print(*said, **style)
 
     def on_start(self, steps_per_epoch: int, progress: TrainingProgress) -> None:
         """Show the bar."""
+        if self._phase not in ("", "training"):  # there are several
+            self._print(
+                f"{self._phase[:1].upper()}{self._phase[1:]}:", markup=False, highlight=False
+            )
+        self._erase()
         if progress.epoch:
-            self.console.print(f"Going on after epoch {progress.epoch}.", highlight=False)
+            self._print(f"Going on after epoch {progress.epoch}.", highlight=False)
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -96,11 +125,14 @@ class ProgressBar:
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """Print one line for the epoch."""
-        name, value = next((k, v) for k, v in record.items() if k.startswith("valid_"))
-        self.console.print(
+        found = (
+            f"  validation {name.removeprefix('valid_')} {value:.4f}"
+            for name, value in record.items()
+            if name.startswith("valid_")
+        )
+        self._print(
             f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
-            f"{record['examples_per_second']:>9,.0f} examples/s  "
-            f"validation {name.removeprefix('valid_')} {value:.4f}",
+            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}",
             highlight=False,
         )
         if self._bar is not None and self._task is not None:
@@ -108,7 +140,8 @@ class ProgressBar:
             self._bar.reset(self._task, epoch=record["epoch"] + 1, loss=self._loss, rate="")
 
     def on_end(self) -> None:
-        """Take the bar away."""
+        """Take the bar and the name of a phase away."""
+        self._erase()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -116,11 +149,13 @@ class ProgressBar:
     def on_figures(self, figures: Figures, stopped_early: bool) -> None:
         """Print the model beside the baselines, and what that says."""
         if stopped_early:
-            self.console.print("Interrupted: the best weights so far are kept.")
-        self.console.print(figures_table(figures))
+            self._print("Interrupted: the best weights so far are kept.")
+        self._print(figures_table(figures))
         for note in footnotes(figures):
-            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
+            self._print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _role(decision: Decision) -> str:
+    if decision.role is None:
+        return "[dim]not used[/]"
     return {"query": "query id", "item": "item id"}.get(decision.role.value, decision.role.value)

@@ -6,8 +6,9 @@ import numpy as np
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.trainer import Sides, Trainer, TrainingDivergedError, Watcher
+from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
 
 IDS_FROM = 20
 """Training events a query from which an id of its own may know more than the events that are read."""
@@ -37,7 +38,7 @@ def tries_ids(config: Config, chosen: Config, dataset: Dataset) -> bool:
 
 
 def better_of_both(
-    trainer: Trainer, done: Progress, sides: Sides, watcher: Watcher | None
+    trainer: Trainer, done: Progress, sides: Sides, bar: Callback
 ) -> tuple[Trainer, Progress, str]:
     """Return the better on validation of a training without ids of the queries and one with them.
 
@@ -47,7 +48,7 @@ def better_of_both(
         trainer: Without ids, holding its best weights.
         done: Its progress.
         sides: The fitted features.
-        watcher: Is told of the second training.
+        bar: Is told of the second training.
 
     Returns:
         The chosen trainer, its progress, and a sentence.
@@ -55,8 +56,9 @@ def better_of_both(
     config = trainer.config
     towers = replace(config.towers, query_id="on")
     other = Trainer(trainer.dataset, sides, replace(config, towers=towers))
+    bar.on_phase("training with query ids")
     try:
-        progress = other.fit(watcher=watcher)
+        progress = other.fit(watcher=bar)
     except TrainingDivergedError:
         return trainer, done, "towers.query_id = 'off': a training with ids diverged"
     without, name = done.best_metric, config.training.metric

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from twotower.caller import argument, passing
 from twotower.config import Config
-from twotower.errors import ConfigError, MissingExtraError
+from twotower.errors import ConfigError
+from twotower.extras import library
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.search_space import from_param, value_of
 
@@ -56,12 +58,7 @@ def check_optuna() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "tune needs optuna, which is not installed; pip install 'twotower[tune]'."
-        ) from error
+    library("optuna", wanted_by="tune", extra="tune")
 
 
 def study_folder(out: Path, *, resume: bool) -> Path:
@@ -73,11 +70,13 @@ def study_folder(out: Path, *, resume: bool) -> Path:
     path = out.resolve()
     path = path.with_name(path.name + ".tuning")
     if resume and not (path / _LOG).is_file():
-        raise ConfigError(f"--resume needs a study, got none at {str(path)!r}; tune without it.")
+        raise ConfigError(
+            f"{argument('resume')} needs a study, got none at {str(path)!r}; tune without it."
+        )
     if not resume and path.exists():
         raise ConfigError(
-            f"--out must have no tuning beside it, got {str(path)!r}; go on with that one by --resume, "
-            "or remove the folder."
+            f"{argument('out')} must have no tuning beside it, got {str(path)!r}; go on with that "
+            f"one by {passing(resume=True)}, or remove the folder."
         )
     return path
 
@@ -213,12 +212,13 @@ def _opened(path: Path, fingerprint: str) -> "optuna.Study":
         study = optuna.load_study(storage=_storage(path), study_name=_NAME)
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(
-            f"--resume cannot read {str(path / _LOG)!r}; remove its folder and tune from the start."
+            f"{argument('resume')} cannot read {str(path / _LOG)!r}; remove its folder and "
+            "tune from the start."
         ) from error
     if study.user_attrs.get("fingerprint") != fingerprint:
         raise ConfigError(
-            "--resume must be given the data and the settings of the first run, got others; "
-            "repeat that command, or tune without --resume to another --out."
+            f"{argument('resume')} must be given the data and the settings of the first run, got others; "
+            f"repeat that command, or tune without {argument('resume')} to another {argument('out')}."
         )
     return study
 

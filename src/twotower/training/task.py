@@ -10,17 +10,20 @@ import numpy.typing as npt
 import polars as pl
 from torch import Tensor
 
+from twotower.caller import argument
 from twotower.config import Config, FeatureKind
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
+from twotower.data.drawn import hold_out_validation
 from twotower.data.positions import weighed
 from twotower.data.prepare import prepare
-from twotower.data.splits import hold_out_validation, split, with_order_as_asked
+from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
 from twotower.errors import ArgumentError, ConfigError, DataError
 from twotower.features.schema import (
     VIEW,
+    Feature,
     Side,
     event_features,
     infer_features,
@@ -60,12 +63,44 @@ class Task:
         sides: The fitted features.
         config: As it was given, with the kind of every column written down.
         decisions: Which column is what.
+        private: Whether the bundle will hold nothing of any one query.
+        rated: Names of the views, or the data set's, whose label 0 is a low rating.
     """
 
     dataset: Dataset
     sides: Sides
     config: Config
     decisions: tuple[Decision, ...]
+    private: bool = False
+    rated: tuple[str, ...] = ()
+
+    def learning(self, learnt: Learnt, *, refits_features: bool = True) -> "Task":
+        """Return the task of learning more of the same events, with the same features.
+
+        Args:
+            learnt: See ``learnt_too``.
+            refits_features: Whether vocabularies and scales are fitted again on what is learnt then.
+
+        Raises:
+            ConfigError: The positions of what is learnt then are not known.
+        """
+        dataset = learnt_too(self.dataset, learnt)
+        events = dataset.interactions
+        if events.positions is not None:
+            is_new = (dataset.parts == Part.TRAIN) & (events.is_positive | events.is_negative)
+            num = int((events.positions[is_new] == 0).sum())
+            if num:
+                raise ConfigError(
+                    f"{argument('refit')} must know the positions of what it learns, got {num:,} "
+                    "events without one; give the column of positions in every file, or train without "
+                    f"{argument('refit')}."
+                )
+            notes = dataset.notes
+            dataset = replace(weighed(dataset, rated=self.rated), notes=notes)
+        sides = self.sides
+        if refits_features:
+            sides = _fitted_again(self.sides, dataset, self.config, private=self.private)
+        return replace(self, dataset=dataset, sides=sides)
 
     @staticmethod
     def of(
@@ -105,13 +140,14 @@ class Task:
         dataset = divide(preparation.dataset, config.split)
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
-        dataset = weighed(dataset, rated=(dataset.name,) if preparation.is_rated else ())
+        rated = (dataset.name,) if preparation.is_rated else ()
+        dataset = weighed(dataset, rated=rated)
         sides, config = _fit_features(dataset, config, private=private)
         if private:
             dataset = replace(dataset, queries=read_columns(dataset.queries, sides.query))
         if sides.event is not None:
             dataset = with_event_rows(dataset)
-        return Task(dataset, sides, config, preparation.decisions)
+        return Task(dataset, sides, config, preparation.decisions, private, rated)
 
     @staticmethod
     def of_views(
@@ -160,7 +196,7 @@ class Task:
         )
         if config.data.order == "auto":
             dataset = with_order_as_asked(dataset)
-        rated = [name for name, preparation in prepared.items() if preparation.is_rated]
+        rated = tuple(name for name, preparation in prepared.items() if preparation.is_rated)
         dataset = weighed(dataset, rated=rated)
         key = dataset.items.id_column
         if config.features.item.get(key, "id") != "id":
@@ -178,7 +214,7 @@ class Task:
         decisions = tuple(
             decision for preparation in prepared.values() for decision in preparation.decisions
         )
-        return Task(dataset, sides, config, decisions)
+        return Task(dataset, sides, config, decisions, private, rated)
 
 
 def _name_of(interactions: object) -> str:
@@ -204,15 +240,13 @@ def _as_table(given: Given | None, id_column: str) -> Table | None:
 
 def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[Sides, Config]:
     """Return both sides' transforms, and the config with every kind written down."""
-    train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_read)
     fitted: dict[str, SideTransforms] = {}
     stated: dict[str, dict[str, Any]] = {}
-    sides: tuple[tuple[Side, EntityTable, npt.NDArray[np.int32]], ...] = (
-        ("query", dataset.queries, train.query_rows),
-        ("item", dataset.items, train.item_rows),
+    tables: tuple[tuple[Side, EntityTable], ...] = (
+        ("query", dataset.queries),
+        ("item", dataset.items),
     )
-    for side, table, rows in sides:
+    for side, table in tables:
         given = getattr(config.features, side)
         is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
         is_read = {"auto": is_text, "yes": True, "no": False}[config.features.id_text]
@@ -226,12 +260,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
             settings=config.features,
             forms=table.forms,
         )
-        counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
-        fitted[side] = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
-        if private and side == "query":
-            is_seen = pl.Series(counts > 0)
-            owners = np.flatnonzero(counts)
-            fitted[side] = of_many_queries(fitted[side], table.frame.filter(is_seen), owners)
+        fitted[side] = _fitted(features, side, dataset, config, private=private)
         stated[side] = kinds_of(features)
     of_sides = (*fitted["query"].features, *fitted["item"].features)
     if config.features.tune_sentences and not any(feature.tuned for feature in of_sides):
@@ -248,15 +277,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
     event = None
     if of_events:
         features = event_features(dataset.event_columns, of_events, config.features)
-        is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
-        counts = is_learnt.astype(np.int64)
-        fitted_event = SideTransforms.fit(
-            features, dataset.event_columns, counts, config.features.min_count
-        )
-        if private:
-            lines = dataset.event_columns.filter(pl.Series(is_learnt))
-            owners = dataset.interactions.query_rows[is_learnt]
-            fitted_event = of_many_queries(fitted_event, lines, owners)
+        fitted_event = _fitted_event(features, dataset, config, private=private)
         event = fitted_event if fitted_event.transforms else None  # all may be "shown"
         fitted["event"] = fitted_event
         of_sides = (*of_sides, *features)
@@ -269,3 +290,46 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
                 f"features.text = '{kind}', or state the kind of a column."
             )
     return Sides(fitted["query"], fitted["item"], event), replace(config, features=features_config)
+
+
+def _fitted(
+    features: tuple[Feature, ...], side: Side, dataset: Dataset, config: Config, *, private: bool
+) -> SideTransforms:
+    """Return a side's transforms, fitted on what training reads."""
+    train = dataset.part(Part.TRAIN)
+    train = train.where(train.is_read)
+    is_query = side == "query"
+    table = dataset.queries if is_query else dataset.items
+    rows = train.query_rows if is_query else train.item_rows
+    counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
+    fitted = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
+    if not private or not is_query:
+        return fitted
+    is_seen, owners = pl.Series(counts > 0), np.flatnonzero(counts)
+    return of_many_queries(fitted, table.frame.filter(is_seen), owners)
+
+
+def _fitted_event(
+    features: tuple[Feature, ...], dataset: Dataset, config: Config, *, private: bool
+) -> SideTransforms:
+    """Return the transforms of the events' columns, fitted on what training reads."""
+    is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
+    counts = is_learnt.astype(np.int64)
+    frame = dataset.event_columns
+    fitted = SideTransforms.fit(features, frame, counts, config.features.min_count)
+    if not private:
+        return fitted
+    owners = dataset.interactions.query_rows[is_learnt]
+    return of_many_queries(fitted, frame.filter(pl.Series(is_learnt)), owners)
+
+
+def _fitted_again(sides: Sides, dataset: Dataset, config: Config, *, private: bool) -> Sides:
+    """Return the same features, fitted on another training part."""
+    query = _fitted(sides.query.features, "query", dataset, config, private=private)
+    item = _fitted(sides.item.features, "item", dataset, config, private=private)
+    event = sides.event
+    if event is not None:
+        event = _fitted_event(event.features, dataset, config, private=private)
+    every = (query, item, *(() if event is None else (event,)))
+    let_common_go(t for side in every for t in side.transforms)
+    return Sides(query, item, event)

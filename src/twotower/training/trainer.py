@@ -126,7 +126,7 @@ class Trainer:
     """Trains a ``TwoTower`` on a split data set.
 
     Args:
-        dataset: Split, with at least one validation case.
+        dataset: Split, with at least one validation case unless ``fit`` is told the epochs.
         sides: The fitted features.
         config: With no ``auto`` left; see ``choices.resolve``.
         query_tower: A module of the user's own in the query tower's place.
@@ -225,6 +225,7 @@ class Trainer:
         progress: Progress | None = None,
         watcher: Watcher | None = None,
         save: Callable[[Progress], None] | None = None,
+        epochs: int | None = None,
     ) -> Progress:
         """Train until the validation metric stops rising, and load the best weights.
 
@@ -232,6 +233,8 @@ class Trainer:
             progress: Where to go on from; None starts afresh.
             watcher: Is told how it goes.
             save: Called after each epoch.
+            epochs: At least 0: train for so many without a validation, and keep the last weights, as where
+                validation is learnt from, too. Schedules are those of ``training.epochs``.
 
         Returns:
             The progress, whose ``best_metric`` is None if Ctrl-C came before the first validation.
@@ -245,12 +248,13 @@ class Trainer:
         """
         settings = self.config.training
         progress = progress or Progress()
+        most = settings.epochs if epochs is None else epochs
         start: tuple[float, dict[str, Tensor]] | None = None
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(choose_threads(settings.threads))
             self._set_precision(settings.precision)
-            if self._starts_informed:
+            if self._starts_informed and epochs is None:
                 self.start = _copy(self.trained)
                 start = self.validate(), self.start
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
@@ -263,10 +267,12 @@ class Trainer:
                     objective.load_stream(state)
             if watcher is not None:
                 watcher.on_start(self.steps_per_epoch, progress)
-            while progress.epoch < settings.epochs and (
+            while progress.epoch < most and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
-                record = self._epoch(progress, optimizers, average, watcher)
+                record = self._epoch(
+                    progress, optimizers, average, watcher, validates=epochs is None
+                )
                 if save is not None:
                     save(progress)  # before anybody hears of the epoch and presses Ctrl-C
                 if watcher is not None:
@@ -278,14 +284,14 @@ class Trainer:
             self._set_precision("float32")  # as it is served; validation ran as the training did
             if watcher is not None:
                 watcher.on_end()
-        if progress.best_metric is not None:
-            if start is not None and start[0] > progress.best_metric:
-                trained = {"event": "untrained", "best_of_training": progress.best_metric}
-                progress.log.insert(0, trained)
-                progress.best_metric, progress.best_model = start
-                progress.best_epoch = 0
-                if save is not None:
-                    save(progress)
+        best = progress.best_metric
+        if best is not None and start is not None and start[0] > best:
+            progress.log.insert(0, {"event": "untrained", "best_of_training": best})
+            progress.best_metric, progress.best_model = start
+            progress.best_epoch = 0
+            if save is not None:
+                save(progress)
+        if progress.best_model:
             self.trained.load_state_dict(progress.best_model)
         return progress
 
@@ -299,6 +305,8 @@ class Trainer:
         optimizers: Optimizers,
         average: WeightAverage,
         watcher: Watcher | None,
+        *,
+        validates: bool,
     ) -> dict[str, Any]:
         seed, epoch = self.config.training.seed, progress.epoch
         generator = torch_generator(seed, epoch, 1, device=self.device)
@@ -328,14 +336,14 @@ class Trainer:
         seconds = time.monotonic() - started
         model, averages = _copy(self.trained), average.state()
         with average.in_place():
-            metric = self.validate()
+            metric = self.validate() if validates else None
             averaged = {**model, **_copy(self.trained, average.names)}
         # From here on nothing takes long, so that Ctrl-C finds all of the epoch or nothing of it.
         progress.epoch += 1
         progress.model, progress.optimizers = model, optimizers.state_dict()
         progress.average = averages
         progress.streams = [objective.stream_state() for objective in self.objectives]
-        if progress.best_metric is None or metric > progress.best_metric:
+        if metric is None or progress.best_metric is None or metric > progress.best_metric:
             progress.best_model = averaged
             progress.best_metric, progress.best_epoch = metric, progress.epoch
             progress.epochs_since_best = 0
@@ -346,7 +354,7 @@ class Trainer:
             "loss": round(mean_loss, 6),
             "examples": examples,
             "examples_per_second": round(examples / max(seconds, 1e-9), 1),
-            f"valid_{self.config.training.metric}": metric,
+            **({} if metric is None else {f"valid_{self.config.training.metric}": metric}),
             "temperature": round(float(self.model.temperature.detach()), 6),
             "seconds": round(seconds, 3),
             "validation_seconds": round(time.monotonic() - started - seconds, 3),

@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from twotower import html
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.evaluation.figures import measure
+from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output, write_bundle
+from twotower.training.callbacks import Callback, callback_of
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of, fingerprint
 from twotower.training.indexing import check_index, indexed
-from twotower.training.loggers import Tellers
-from twotower.training.pipeline import Teller, Trained
+from twotower.training.pipeline import Trained
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.search_space import (
     held_back,
@@ -38,19 +41,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-class TuneTeller(Teller, Protocol):
-    """A teller that is also told of the trials."""
-
-    def on_trial(self, trial: Trial) -> None:
-        """A trial ended, in whatever way."""
-        ...
-
-    def on_trials(self, trials: tuple[Trial, ...], default: Config) -> None:
-        """The search ended; these are all trials, the best first, and what they started from."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tuned:
     """What ``tune`` returns.
 
@@ -70,21 +61,40 @@ class Tuned:
     folder: Path
     stopped_early: bool = False
 
+    def __repr__(self) -> str:
+        best = f"the best {self.trials[0].number}, with {len(self.changed)} settings changed"
+        return f"Tuned({len(self.trials)} trials, {best}; {self.trained!r})"
 
+    def _repr_html_(self) -> str:
+        rows = [(name, str(before), str(chosen)) for name, (before, chosen) in self.changed.items()]
+        return html.block(
+            html.text(f"{len(self.trials)} trials, the best is {self.trials[0].number}", bold=True),
+            html.table(rows, header=("setting", "default", "chosen")) if rows else "",
+            self.trained._repr_html_(),
+        )
+
+
+@takes_keywords
 def tune(
-    interactions: Table | Mapping[str, Table],
+    interactions: Table | Mapping[str, Table] | None = None,
     *,
     out: str | Path,
     minutes: float = 30.0,
     items: Given | None = None,
     queries: Given | None = None,
+    train: Table | None = None,
+    valid: Table | None = None,
+    valid_sessions: Table | None = None,
+    test: Table | None = None,
+    test_sessions: Table | None = None,
     config: Config | Mapping[str, object] | str | Path | None = None,
     fixed: Collection[str] = (),
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
-    progress: TuneTeller | Literal["bar"] | None = None,
+    progress: Callback | Literal["auto", "bar"] | None = "auto",
     name: str | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Tuned:
     """Search settings on the validation part, and write the model of the best as a bundle.
 
@@ -101,13 +111,22 @@ def tune(
             after a step. Reading the data and the evaluation at the end come on top.
         items: The items' table.
         queries: The queries' table.
+        train: Training events, where the parts are given, in place of ``interactions``.
+        valid: Validation events; without any, some of the training events become it.
+        valid_sessions: New sessions in their place; the model predicts the last event of each.
+        test: Test events.
+        test_sessions: New sessions in their place.
         config: Settings; those that differ from the defaults are kept and not searched.
         fixed: Further settings that are not searched, as ``section.field``.
         histories: Whether the bundle holds the queries' histories and test items.
         private: As ``train`` takes it.
         resume: Whether to go on with the study beside ``out``, on the same data and settings.
-        progress: ``"bar"`` shows how it goes; or an object that is told.
+        progress: As ``train`` takes it.
         name: What the data is called in reports; by default the file's name.
+        **keywords: Single settings, which win over ``config``: ``recipe``, ``split``, ``query_column``,
+            ``item_column``, ``time_column``, ``label_column``, ``weight_column``, ``position_column``,
+            ``impressions_column``, ``event_column``, ``target_events``, ``drop_null_ids``, ``recall``. See
+            ``keywords.Keywords``.
 
     Raises:
         MissingExtraError: optuna is not installed.
@@ -120,20 +139,21 @@ def tune(
         ValueError: ``minutes`` is not above 0, or ``fixed`` names what is not searched.
     """
     if not 0 < minutes < math.inf:
-        raise ArgumentError(f"minutes must be finite and above 0, got {minutes!r}.")
+        raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
     check_optuna()
-    given = Config.of(config)
+    parts = {"train": train, "valid": valid, "valid_sessions": valid_sessions}
+    parts |= {"test": test, "test_sessions": test_sessions}
+    interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
+    given = configured(config, **keywords)
     check_index(given)
     if given.views:
-        raise ConfigError("config must hold no views for tune, got some; leave them out.")
+        raise ConfigError(
+            f"{argument('config')} must hold no views for tune, got some; leave them out."
+        )
     without = held_back(given, fixed)
     target = check_output(out)
     folder = study_folder(target, resume=resume)
-    if progress == "bar":
-        from twotower.training.tuning_bar import TuningBar
-
-        progress = TuningBar()
-    teller = Tellers([] if progress is None else [progress])
+    teller = callback_of(progress, tuning=True)
     task = Task.of(
         interactions, items=items, queries=queries, config=given, name=name, private=private
     )
@@ -156,8 +176,7 @@ def tune(
         while time.monotonic() < deadline:
             trial = study.ask()
             end = _run(trial, study, dataset, sides, default, teller, deadline)
-            if progress is not None:
-                progress.on_trial(study.record(trial))
+            teller.on_trial(study.record(trial))
             if end is None:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -166,8 +185,7 @@ def tune(
     if best is None:
         study.remove()
         raise _nothing(trials, minutes, interrupted=interrupted)
-    if progress is not None:
-        progress.on_trials(trials, default)
+    teller.on_trials(trials, default)
 
     chosen = with_values(default, best.settings)
     trainer = Trainer(dataset, sides, chosen)
@@ -175,7 +193,13 @@ def tune(
     trainer.model.load_state_dict(done.best_model)
     scorer = trainer.scorer()
     served = with_words(scorer, sides, dataset, chosen.features.language)
-    figures = measure(scorer, dataset, calibrated=chosen.loss.kind == "bce", served=served)
+    figures = measure(
+        scorer,
+        dataset,
+        calibrated=chosen.loss.kind == "bce",
+        served=served,
+        tell=teller.on_phase,
+    )
     if private:
         groups_of_many(figures)
     teller.on_figures(figures, interrupted)
@@ -205,7 +229,9 @@ class _StoppedError(Exception):
 class _Watch:
     """Reports a trial's validations, and ends it where it is pruned or the time is up."""
 
-    def __init__(self, trial: "optuna.Trial", metric: str, deadline: float, teller: Teller) -> None:
+    def __init__(
+        self, trial: "optuna.Trial", metric: str, deadline: float, teller: Callback
+    ) -> None:
         self.trial, self.key = trial, f"valid_{metric}"
         self.deadline, self.teller = deadline, teller
 
@@ -239,7 +265,7 @@ def _run(
     dataset: Dataset,
     sides: Sides,
     default: Config,
-    teller: Teller,
+    teller: Callback,
     deadline: float,
 ) -> End | None:
     """Return how a trial ended; one that was cut stays unfinished in the study; None is Ctrl-C."""
@@ -247,6 +273,7 @@ def _run(
     config = with_values(default, record.settings)
     work = study.work(record.number)
     progress = work.load() if study.has_checkpoint(record.number) else Progress()
+    teller.on_phase(f"trial {record.number}")
     watch = _Watch(trial, config.training.metric, deadline, teller)
     end: End = "finished"
     try:
@@ -272,5 +299,5 @@ def _nothing(trials: tuple[Trial, ...], minutes: float, *, interrupted: bool) ->
     if interrupted:
         return NothingLearntError("Interrupted before the first validation: nothing was kept.")
     return ConfigError(
-        f"minutes must be enough for an epoch and its validation, got {minutes:g}; give more."
+        f"{argument('minutes')} must be enough for an epoch and its validation, got {minutes:g}; give more."
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.toml import toml_value
 from twotower.training.checkpoints import Progress
@@ -21,7 +22,7 @@ _ENDS = {
 
 
 class TuningBar(ProgressBar):
-    """Tells on a console, in a terminal or in a notebook, how a search goes.
+    """Tells on a console how a search goes.
 
     Args:
         console: Where to; by default the standard output.
@@ -35,7 +36,9 @@ class TuningBar(ProgressBar):
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
         """Show the bar, where one can be taken away again."""
-        if self.console.is_terminal or self.console.is_jupyter:
+        self._erase()
+        if self.console.is_terminal:
+            self._phase = ""  # a trial has a line of its own when it ends
             super().on_start(steps_per_epoch, progress)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
@@ -47,7 +50,7 @@ class TuningBar(ProgressBar):
     def on_trial(self, trial: Trial) -> None:
         """Print one line for the trial."""
         found = "  none" if trial.metric is None else f"{trial.metric:.4f}"
-        self.console.print(
+        self._print(
             f"trial {trial.number:>3}  validation {self._metric} {found}  "
             f"{trial.epochs:>2} epochs, {_ENDS[trial.end]}; {_others(trial, self._default)}",
             highlight=False,
@@ -62,18 +65,18 @@ class TuningBar(ProgressBar):
             metric = "" if trial.metric is None else f"{trial.metric:.4f}"
             row = (str(trial.number), metric, str(trial.epochs), _ENDS[trial.end])
             table.add_row(*row, _others(trial, default))
-        self.console.print(table)
+        self._print(table)
         changed = changes(trials[0], default)
         if not changed:
             said = "The default settings were the best."
             if len(trials) == 1:
-                said = "Only the default settings were tried; give it more --minutes."
-            self.console.print(said)
+                said = f"Only the default settings were tried; give it more {argument('minutes')}."
+            self._print(said)
             return
         table = Table("setting", "default", "chosen", title="Chosen", title_justify="left")
         for name, (before, chosen) in changed.items():
             table.add_row(name, _say(before), _say(chosen))
-        self.console.print(table)
+        self._print(table)
 
 
 def _others(trial: Trial, default: Config) -> str:

@@ -1,39 +1,45 @@
 """``train_views``: one query tower for several kinds of item, each with a bundle of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import polars as pl
 
+from twotower import html
+from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.views import qualified
 from twotower.errors import ConfigError
+from twotower.evaluation.baselines.choose import check_baselines, check_names
 from twotower.evaluation.figures import measure
+from twotower.evaluation.refit import tell
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
+from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.serving.bundle import Contents, SideContents, check_output
 from twotower.serving.views import write_views
+from twotower.training.callbacks import Callback, callback_of
 from twotower.training.choices import resolve
 from twotower.training.contents import contents_of
 from twotower.training.indexing import check_index, indexed
-from twotower.training.loggers import Tellers
 from twotower.training.pipeline import (
-    Teller,
     Trained,
     fit_in_folder,
-    teller_of,
+    refitted_and_told,
     untrained,
     write_after,
 )
 from twotower.training.private import groups_of_many, without_queries
+from twotower.training.refit import Refit, learnt_by
 from twotower.training.task import Given, Task, View
 from twotower.training.trainer import Trainer
 from twotower.vocab import Vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedViews:
     """What ``train_views`` returns: by a view's name, what ``train`` returns.
 
@@ -45,6 +51,14 @@ class TrainedViews:
     views: Mapping[str, Trained]
     path: Path | None
 
+    def __repr__(self) -> str:
+        return f"TrainedViews({', '.join(f'{n}: {view!r}' for n, view in self.views.items())})"
+
+    def _repr_html_(self) -> str:
+        return html.block(
+            *(html.text(name, bold=True) + view._repr_html_() for name, view in self.views.items())
+        )
+
     def __getitem__(self, name: str) -> Trained:
         """Return one view.
 
@@ -54,6 +68,7 @@ class TrainedViews:
         return self.views[name]
 
 
+@takes_keywords
 def train_views(
     views: Mapping[str, View],
     *,
@@ -63,7 +78,10 @@ def train_views(
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
-    progress: Teller | Literal["bar"] | None = None,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    refit: Refit = False,
+    progress: Callback | Literal["auto", "bar"] | None = "auto",
+    **keywords: Unpack[Keywords],
 ) -> TrainedViews:
     """Train one query tower for several kinds of item, and write a bundle of each.
 
@@ -79,7 +97,10 @@ def train_views(
         histories: Whether the bundles hold the queries' histories and test items.
         private: As ``train`` takes it.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        baselines: As ``train`` takes it.
+        refit: As ``train`` takes it.
         progress: As ``train`` takes it.
+        **keywords: Single settings, which hold for every view; as ``train`` takes them.
 
     Raises:
         DataError: A table cannot be used as it is; the view is named.
@@ -89,36 +110,62 @@ def train_views(
     Source: Elkahky et al., WWW 2015 (MV-DNN). Differs: what a query did in other views is read as its
         history, as of the moment, in place of counts over all time.
     """
-    settings = Config.of(config)
+    learnt = learnt_by(refit)
+    settings = configured(config, **keywords)
     told = tuple(_told(name, view) for name, view in views.items())
     if len(told) < 2:
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
     check_index(settings)
+    check_names(baselines)
     target = None if out is None else check_output(out, views=True)
-    bar = teller_of(progress)
-    teller = Tellers([] if bar is None else [bar])
+    teller = callback_of(progress)
     task = Task.of_views(views, queries=queries, config=settings, private=private)
+    for view in task.dataset.all_views():
+        check_baselines(view, baselines)
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     teller.on_choices(choices, settings)
     trainer = Trainer(task.dataset, task.sides, settings)
+    teller.on_phase("training")
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if done.best_epoch == 0:
         teller.on_choices((untrained(done, settings.training.metric),), settings)
     interrupted = done.log[-1].get("event") == "interrupted"
+    again = None
+    if learnt is not None and not interrupted:
+        again = refitted_and_told(trainer, done, task, learnt, bar=teller)
+        interrupted = again is None
+    is_refit = again is not None and learnt == "valid"
+    model = trainer if again is None or learnt == "all" else again.trainer
+    final = trainer if again is None else again.trainer
     trained: dict[str, Trained] = {}
-    for name, objective in zip(task.dataset.views, trainer.objectives, strict=True):
+    for place, name in enumerate(task.dataset.views):
+        dataset = task.dataset.view(name)
         figures = measure(
-            objective.scorer(), objective.dataset, calibrated=settings.loss.kind == "bce"
+            model.objectives[place].scorer(),
+            dataset,
+            calibrated=settings.loss.kind == "bce",
+            baselines=baselines,
+            refit=is_refit,
+            tell=partial(_tell, teller, name),
         )
         figures["protocol"]["view"] = name
+        if again is not None and learnt is not None:
+            tell(figures, learnt, done.best_epoch)
         if private:
             groups_of_many(figures)
+        objective = final.objectives[place]
         contents = contents_of(
-            objective, task.sides, figures, done, histories=histories, private=private
+            objective,
+            task.sides if again is None else again.task.sides,
+            figures,
+            done,
+            histories=histories,
+            private=private,
+            dataset=dataset if is_refit else None,
         )
-        contents, said = indexed(contents, objective.scorer(), objective.dataset)
+        contents, said = indexed(contents, objective.scorer(), dataset)
         if said:
             teller.on_choices(said, contents.config)
         teller.on_figures(figures, interrupted)
@@ -128,7 +175,7 @@ def train_views(
             without_queries(contents) if private else contents,
             path,
             figures,
-            objective.dataset,
+            dataset,
             task.decisions,
             before=contents if private else None,
         )
@@ -136,6 +183,10 @@ def train_views(
         every = {name: each.contents for name, each in trained.items()}
         write_after(work, lambda: write_views(target, every), is_done=not interrupted)
     return TrainedViews(trained, target)
+
+
+def _tell(teller: Callback, view: str, phase: str) -> None:
+    teller.on_phase(f"{view}: {phase}")
 
 
 def views_of(config: Config) -> dict[str, View]:
@@ -163,7 +214,7 @@ def _told(name: str, view: View) -> ViewConfig:
     if not isinstance(view, View):
         raise ConfigError(
             f"views[{name!r}] must be a View, got {type(view).__name__}; write "
-            f"twotower.View(interactions, items=...)."
+            f"twotower.View(interactions, {passing(items=...)})."
         )
     try:
         return ViewConfig(name=name, share=view.share, **_paths_of(view))

@@ -9,16 +9,24 @@ import polars as pl
 import pytest
 import torch
 
-from twotower.config import DataConfig
+from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.baselines import choose
-from twotower.evaluation.baselines.choose import NAMES, PopularWhenCold, fit_baselines
+from twotower.evaluation.baselines import choose, ease
+from twotower.evaluation.baselines.choose import (
+    NAMES,
+    READ_HISTORIES,
+    PopularWhenCold,
+    check_baselines,
+    fit_baselines,
+)
 from twotower.evaluation.baselines.ease import choose_ease
 from twotower.evaluation.baselines.popularity import Popularity
+from twotower.evaluation.chinese import in_chinese
+from twotower.extras import install
 from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -69,6 +77,51 @@ def test_without_times_or_order(small_world: SyntheticTables) -> None:
         )
 
 
+def test_what_reads_histories_is_left_out_where_all_queries_are_new(
+    small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(small_world.interactions).dataset
+    new = split(prepared, SplitConfig(kind="cold-queries"))
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what cannot answer is not fitted")
+
+    with monkeypatch.context() as patch:
+        for key in READ_HISTORIES:
+            patch.setattr(choose, f"choose_{key}", never)
+        found = fit_baselines(new)
+    assert list(found.scorers) == ["popularity", "recent_popularity", "random"]
+    assert found.left_out["ease"] == (
+        "ease must have histories to go by, got none: all 16 queries are new."
+    )
+    assert in_chinese(found.left_out["ease"]) == "ease 需要历史，但全部 16 个查询都是新的。"
+    for key in READ_HISTORIES:
+        for refuse in (fit_baselines, check_baselines):
+            with pytest.raises(ConfigError, match=f"{key} must have histories to go by, got none"):
+                refuse(new, [key])
+    parts = new.parts.copy()
+    parts[np.flatnonzero(parts == Part.TEST)[0]] = Part.TRAIN  # one query that is known is enough
+    assert "item_knn" in fit_baselines(replace(new, parts=parts), ["item_knn"]).scorers
+
+
+def test_named_baselines_are_checked_before_anything_is_fitted(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_baselines(dataset, "auto")
+    check_baselines(dataset, ["ease", "als", "item_knn", "recent_popularity"])
+    with pytest.raises(ConfigError, match="bm25 must have text on both sides"):
+        check_baselines(dataset, ["popularity", "bm25"])
+    without = replace(dataset, interactions=replace(dataset.interactions, times=None))
+    with pytest.raises(ConfigError, match="recent_popularity must have times of events, got none"):
+        check_baselines(without, ["recent_popularity"])
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    with pytest.raises(MissingExtraError, match="als needs the library 'implicit'"):
+        check_baselines(dataset, ["als"])
+    monkeypatch.setattr(ease, "available_bytes", lambda: 100.0)
+    with pytest.raises(ConfigError, match=r"EASE needs 0\.0 GB for"):
+        check_baselines(dataset, ["ease"])
+
+
 def test_without_validation_nothing_is_chosen(dataset: Dataset) -> None:
     parts = np.where(dataset.parts == Part.VALID, Part.TRAIN, dataset.parts)
     found = fit_baselines(dataset.with_parts(parts, ""))
@@ -98,14 +151,12 @@ def test_a_missing_library_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     dataset = with_text(dataset)
-    told = (
-        rf"{key} needs the library '{module.split('.')[0]}'.* pip install 'twotower\[baselines\]'"
-    )
+    told = rf"{key} needs the library '{module.split('.')[0]}'.* pip install .*\[baselines\]'"
     with pytest.raises(MissingExtraError, match=told):
         fit_baselines(dataset, [key])
     left_out = fit_baselines(dataset).left_out
     assert list(left_out) == [key]
-    assert "twotower[baselines]" in left_out[key]
+    assert install("baselines") in left_out[key]
 
 
 def with_text(dataset: Dataset) -> Dataset:

@@ -13,7 +13,7 @@ def test_without_histories_it_says_what_was_not_looked_at(tiny_retriever: Retrie
     said = found[0].as_json()
     assert said["what"].startswith("Not looked at: the data,")
     assert "the bundle holds no histories" in said["what"]
-    assert "--no-histories" in said["do"]
+    assert "histories=False" in said["do"]
     assert "模型包不含历史" in found[0].as_json("zh")["what"]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from twotower.evaluation.report.groups import group_label, worst_groups
+from twotower.evaluation.report.groups import group_label, groups_table, worst_groups
 from twotower.evaluation.report.methods import methods_table
 from twotower.evaluation.report.reading import METHODS, Reading, number
 from twotower.evaluation.report.texts import TEXTS
@@ -156,6 +156,17 @@ def test_only_groups_surely_below_their_reference_are_bad() -> None:
         "query: age: worst: NDCG@10 0.010 (0.000 to 0.020), against 0.130 overall; 1,057 queries",
         "query: age: bad: NDCG@10 0.050 (0.000 to 0.120), against 0.130 overall; 1,057 queries",
     ]
+
+
+def test_the_table_of_groups_holds_every_metric_that_is_told() -> None:
+    group = {"by": "all", "label": "all", "metric": "ndcg@10", "small": False, "queries": 1057}
+    group["intervals"] = {"model": [0.13, 0.12, 0.14]}
+    means = {"model": {"hit_rate@10": 0.25, "recall@100": 0.625}}
+    table = groups_table([group | {"means": means}], Reading({}), ZH)
+    assert table.columns == ["查询数", "NDCG@10", "命中率@10", "召回率@100"]
+    assert [cell.value for cell in table.rows[0].cells] == ["1,057", "0.130", "0.250", "0.625"]
+    older = groups_table([group], Reading({}), EN)  # of a bundle that has no further ones
+    assert len(older.columns) == len(older.rows[0].cells) == 2
 
 
 def test_every_sentence_says_the_same_facts_in_both_languages() -> None:

@@ -304,7 +304,7 @@ def test_the_name_in_a_request_is_one_of_the_servers(
         answer = told(client)
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
     if status == 421:
-        assert b"start it with --allowed-hosts NAME." in answer
+        assert b"start it with TWOTOWER_ALLOWED_HOSTS=NAME." in answer
 
 
 def test_no_address_is_made_from_the_name_in_a_request(port: int) -> None:

@@ -104,5 +104,5 @@ def test_names_of_its_own_are_let_in() -> None:
 
 @pytest.mark.parametrize("name", ["a:80", "http://a", "a/b", "", "*.a", "a..b", "ü"])
 def test_a_name_that_is_none_is_told(name: str) -> None:
-    with pytest.raises(ConfigError, match="--allowed-hosts must be host names without a port"):
+    with pytest.raises(ConfigError, match="allowed_hosts must be host names without a port"):
         ServerSettings(bundle="model", allowed_hosts=(name,))

@@ -659,7 +659,7 @@ def test_a_server_whose_journal_cannot_be_written_answers_and_refuses_writes(
         headers = {"authorization": "Bearer t"}
         refused = httpx.put(f"{address}/items", json=put, headers=headers)
         assert refused.status_code == 503
-        assert "by --journal" in refused.json()["error"]
+        assert "Name a journal in a place" in refused.json()["error"]
         path.parent.mkdir()
         assert httpx.put(f"{address}/items", json=put, headers=headers).json()["items"] == 1
         assert 9001 in client.recommend(7, k=300).item_ids

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
+from twotower.features.histories import Histories
 from twotower.serving.retriever import Retriever
-from twotower.serving.server.lookup import filter_example, items_like
+from twotower.serving.server.lookup import example_of, filter_example, items_like, query_fields
 
 COLUMNS: dict[str, list[Any]] = {
     "genres": [["Comedy", "War"], ["Drama"]] * 100,
@@ -41,6 +43,35 @@ def test_the_example_speaks_of_the_columns_as_they_are(tiny_retriever: Retriever
     example = filter_example(tiny_retriever)
     assert len(tiny_retriever.recommend(5, filter=example)) > 0
     assert " and " in example
+
+
+def test_examples_of_a_column_are_values_that_ten_queries_have(tiny_retriever: Retriever) -> None:
+    contents = tiny_retriever.contents
+    rare = contents.queries.frame["segment"].to_list()
+    rare[:9] = ["of nine"] * 9
+    rare[9:19] = ["of ten"] * 10
+    frame = contents.queries.frame.with_columns(segment=pl.Series(rare))
+    retriever = Retriever(replace(contents, queries=replace(contents.queries, frame=frame)))
+    fields = {field["name"]: field for field in query_fields(retriever)}
+    assert list(fields) == ["segment", "signal"]
+    assert "of ten" in fields["segment"]["examples"]
+    assert "of nine" not in fields["segment"]["examples"]
+    (middle,) = fields["signal"]["examples"]
+    assert middle == pytest.approx(frame["signal"].median(), abs=0.2)
+
+
+def test_an_example_has_a_history(tiny_retriever: Retriever) -> None:
+    contents = tiny_retriever.contents
+    assert contents.histories is not None
+    lengths = contents.histories.lengths
+    kept = np.zeros(len(lengths), np.int64)
+    kept[7] = lengths[7]
+    histories = Histories(
+        np.concatenate([[0], np.cumsum(kept)]), contents.histories.take(slice(7, 8)).item_rows
+    )
+    retriever = Retriever(replace(contents, histories=histories))
+    drawn = example_of(retriever, np.random.default_rng(0))
+    assert drawn["query_id"] == contents.queries.ids.ids[5]
 
 
 def test_what_is_the_text_comes_first(tiny_retriever: Retriever) -> None:

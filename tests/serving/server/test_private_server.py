@@ -57,6 +57,9 @@ def test_it_knows_no_query(http: httpx.Client) -> None:
     assert http.get("/queries").json() == {"query_ids": []}
     assert http.get("/history", params={"query_id": 5}).json()["items"] == []
     assert http.get("/model").json()["queries"] == 0
+    drawn = http.get("/example").json()
+    assert drawn["query_id"] is None
+    assert "item_id" in drawn["item"]
 
 
 def test_it_answers_histories_and_features(http: httpx.Client, tiny_retriever: Retriever) -> None:

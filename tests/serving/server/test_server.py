@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -105,6 +106,22 @@ def test_features_that_the_model_does_not_know_are_told(
     assert [item["item_id"] for item in told["items"]] == expected
     with Client(url) as client, pytest.warns(UserWarning, match="got 'segmnt'. Nothing reads"):
         client.recommend(5, features={"segmnt": 1})
+
+
+def test_what_exists_nowhere_is_told(url: str, http: httpx.Client) -> None:
+    asked: dict[str, Any] = {"history": ["x"], "filter": 'category = "Category-1"'}
+    notes = http.post("/recommend", json=asked).json()["notes"]
+    assert [note.split(" in ")[0] for note in notes] == [
+        'No item has "Category-1"', "The one id of the history is not",
+    ]  # fmt: skip
+    near = http.get(
+        "/similar", params={"item_id": "5", "filter": "item_id = 1 or item_id = 0"}
+    ).json()
+    assert near["notes"] == ["No item has 0 in 'item_id'."]
+    assert http.post("/recommend", json={"query_id": 5}).json()["notes"] == []
+    with Client(url) as client:
+        assert list(client.recommend(**asked).notes) == notes
+        assert list(client.similar_items(5, filter="item_id = 0").notes) == near["notes"]
 
 
 def test_questions_at_once_get_their_own_answers(url: str, tiny_retriever: Retriever) -> None:
@@ -238,6 +255,13 @@ def test_large_lists_are_refused(tiny_bundle: Path) -> None:
             answer = asker.post(path, json=body)
             assert answer.status_code == 422, (path, body.keys())
             assert "at most" in answer.json()["error"]
+
+
+def test_nothing_is_encoded_where_nothing_describes_a_query(http: httpx.Client) -> None:
+    """The retriever would encode every query that it knows."""
+    answer = http.post("/encode/queries", json={"queries": [{"query_id": 1}, {}]})
+    assert answer.status_code == 422
+    assert "a query needs a query_id, features or a history" in answer.json()["error"]
 
 
 def test_what_stands_in_an_address_is_what_the_page_says(http: httpx.Client) -> None:
@@ -417,6 +441,54 @@ def test_what_is_shown_is_found(http: httpx.Client, tiny_retriever: Retriever) -
     assert all(str(i).startswith("1") for i in ids)
     latest = http.get("/history", params={"query_id": 5, "limit": 3}).json()["items"]
     assert [line["item_id"] for line in latest] == tiny_retriever.history(5)[::-1][:3]
+
+
+def test_an_example_can_be_asked(http: httpx.Client, tiny_retriever: Retriever) -> None:
+    drawn = [http.get("/example").json() for _ in range(5)]
+    queries = {each["query_id"] for each in drawn}
+    assert len(queries) > 1
+    for query in queries:
+        assert len(tiny_retriever.history(query)) > 0
+        told = http.post("/recommend", json={"query_id": query}).json()
+        assert told["basis"] == "model"
+    assert all(each["item"]["item_id"] in tiny_retriever.item_ids for each in drawn)
+
+
+def test_the_map_is_drawn_once(
+    http: httpx.Client, tiny_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            begun.append(named["env"])
+            super().__init__(*given, **named)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setenv("TWOTOWER_TOKEN", "secret")
+    for _ in range(5):
+        assert http.get("/map").json() == {"status": "drawing"}
+    while (told := http.get("/map").json())["status"] == "drawing":
+        assert len(begun) <= 1
+        time.sleep(0.1)
+    assert told["status"] == "ready"
+    assert told["item_ids"] == tiny_retriever.item_ids
+    assert told["titles"][4] == tiny_retriever.items([told["item_ids"][4]])["title"][0]
+    assert told["items"] == len(told["x"]) == len(told["y"]) == len(told["titles"]) == 200
+    assert len(set(zip(told["x"], told["y"], strict=True))) > 150
+    assert (min(told["x"] + told["y"]), max(told["x"] + told["y"])) == (0, 9999)
+    names = [column["name"] for column in told["columns"]]
+    assert (names[0], sorted(names)) == ("category", ["category", "signal", "tags"])
+    assert all(len(column["codes"]) == 200 for column in told["columns"])
+    categories = tiny_retriever.contents.items.frame["category"].to_list()
+    column = told["columns"][0]
+    assert all(
+        code == "." or column["groups"][int(code)] == category
+        for code, category in zip(column["codes"], categories, strict=True)
+    )
+    assert http.get("/map").json() == told
+    assert len(begun) == 1
+    assert "secret" not in begun[0].values()
 
 
 def test_figures_are_counted(http: httpx.Client) -> None:

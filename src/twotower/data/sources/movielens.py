@@ -371,5 +371,5 @@ def write_cache(tables: MovieLensTables, cache: Path) -> None:
             (new / f"{table}.parquet").write_bytes(buffer.getvalue())
             digests[table] = sha256(buffer.getvalue()).hexdigest()
         manifest = {"format": _CACHE_FORMAT, "provenance": tables.provenance, "sha256": digests}
-        (new / _MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+        (new / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8", newline="\n")
         put(new, target)

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError
 from twotower.evaluation.baselines.matrices import history_matrix, query_item_matrix
 from twotower.evaluation.baselines.validation import Validation
-from twotower.runtime import library
+from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
 # What is tried, the value to fall back on first.
@@ -91,6 +90,8 @@ class ALS:
             raise ArgumentError(f"alpha must be above 0 and finite, got {alpha}.")
         train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
         counts = query_item_matrix(train, num_item_rows, add_up=True)[:, FIRST_ROW:]
+        from scipy import sparse
+
         counts = sparse.csr_matrix(counts, dtype=np.float32)  # what the library takes
         if counts.nnz:
             counts.data /= counts.data.mean()
@@ -110,6 +111,8 @@ class ALS:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
+        from scipy import sparse
+
         history = sparse.csr_matrix(history)
         history.data *= np.float32(self.alpha)
         with _one_blas_thread():

@@ -84,18 +84,27 @@ def choose_bm25(
         ConfigError: A side has no column of text.
     """
     if columns is None:
+        check_texts(dataset)
         columns = TextColumns(text_columns(dataset.queries), text_columns(dataset.items))
-    for side, names in zip(("query", "item"), columns, strict=True):
-        if not names:
-            raise ConfigError(
-                f"bm25 must have text on both sides, got no column of text for a {side}."
-            )
     validation = Validation.of(dataset)
     readings = _readings(_texts(dataset.items, columns.item), language)
     read = validation.best(BM25.fit(dataset, columns, settings) for settings in readings)
     weighed = (read.weighed(k1=k1, b=_BS[0]) for k1 in _K1S[1:])
     best = validation.best(chain([read], weighed))
     return validation.best(chain([best], (best.weighed(k1=best.settings.k1, b=b) for b in _BS[1:])))
+
+
+def check_texts(dataset: Dataset) -> None:
+    """Refuse a data set of which a side has no text.
+
+    Raises:
+        ConfigError: It has no column of text.
+    """
+    for side, table in (("query", dataset.queries), ("item", dataset.items)):
+        if not text_columns(table):
+            raise ConfigError(
+                f"bm25 must have text on both sides, got no column of text for a {side}."
+            )
 
 
 def text_columns(table: EntityTable) -> tuple[str, ...]:

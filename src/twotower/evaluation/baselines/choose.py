@@ -1,22 +1,29 @@
 """All baselines of a data set, fitted on training, their settings chosen on validation."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from twotower.data.dataset import Cases, Dataset, Part
+from twotower.caller import argument
+from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.baselines.als import choose_als
-from twotower.evaluation.baselines.bm25 import BM25, choose_bm25, text_columns
-from twotower.evaluation.baselines.ease import choose_ease, num_trained_items
-from twotower.evaluation.baselines.item_knn import choose_item_knn
+from twotower.evaluation.baselines.als import ALS, choose_als
+from twotower.evaluation.baselines.bm25 import BM25, check_texts, choose_bm25, text_columns
+from twotower.evaluation.baselines.ease import EASE, check_size, choose_ease, num_trained_items
+from twotower.evaluation.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.baselines.random_order import RandomOrder
-from twotower.evaluation.baselines.recent_popularity import choose_recent_popularity
+from twotower.evaluation.baselines.recent_popularity import (
+    RecentPopularity,
+    check_times,
+    choose_recent_popularity,
+)
 from twotower.evaluation.evaluate import Scorer
+from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
 NAMES: dict[str, str] = {
@@ -29,6 +36,9 @@ NAMES: dict[str, str] = {
     "random": "random order",
 }
 """What people call each baseline, by its key, in the order in which they are shown."""
+
+READ_HISTORIES = ("item_knn", "ease", "als")
+"""Those that know of a query what its history holds, and nothing else."""
 
 Settings = dict[str, Any]
 
@@ -78,11 +88,15 @@ def fit_baselines(
     *,
     seed: int = 0,
     bm25: BM25 | None = None,
+    cases: Cases | None = None,
+    refit: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
     """Return the baselines fitted on the training events, their settings chosen on validation.
 
-    Nothing of the test is read. Where a baseline knows nothing of a query (no item of its history, no word
-    of its text, no event before it) and gives all items the same score, popularity answers.
+    No target of the test is read. Where a baseline knows nothing of a query (no item of its history, no
+    word of its text, no event before it) and gives all items the same score, popularity answers. One that
+    would know nothing of any query is not fitted.
 
     Args:
         dataset: With a split.
@@ -90,24 +104,33 @@ def fit_baselines(
             installed, and gives a reason for each of the others.
         seed: Of what is random: the first factors of ALS, and the random order.
         bm25: One that was chosen on validation: it stands here if it reads all columns of text.
+        cases: What they are to answer; by default the test.
+        refit: Whether they are fitted once more with the chosen settings, on the training and validation
+            events together, as the model is that they stand beside.
+        tell: Gets ``baseline NAME`` before each is fitted.
 
     Raises:
         ConfigError: A key is unknown (with the nearest one), or does not fit the data.
         MissingExtraError: The library of a key is not installed.
     """
-    if keys != "auto":
-        _check(keys)
+    check_names(keys)
+    cases = dataset.cases(Part.TEST) if cases is None else cases
     scorers: dict[str, Scorer] = {}
     settings: dict[str, Settings] = {}
     left_out: dict[str, str] = {}
-    popularity = Popularity.fit(dataset.part(Part.TRAIN), dataset.items.ids.num_rows)
+    learnt = (learnt_too(dataset, "valid") if refit else dataset).part(Part.TRAIN)
+    popularity = Popularity.fit(learnt, dataset.items.ids.num_rows)
     for key in NAMES:
         if keys != "auto" and key not in keys:
             continue
         try:
+            _check_fits(key, dataset, cases)
             if keys == "auto" and key == "ease":
                 _refuse_slow_ease(dataset)
-            scorers[key], settings[key] = _fitted(key, dataset, popularity, seed, bm25)
+            tell(f"baseline {NAMES[key]}")
+            scorers[key], settings[key] = _fitted(
+                key, dataset, popularity, seed, learnt if refit else None, bm25
+            )
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":
                 raise
@@ -115,14 +138,59 @@ def fit_baselines(
     return Baselines(scorers, settings, left_out)
 
 
-def _check(keys: Sequence[str]) -> None:
+def check_baselines(dataset: Dataset, keys: Literal["auto"] | Sequence[str]) -> None:
+    """Refuse, before a training, baselines that could not be fitted after it.
+
+    Args:
+        dataset: With a split, whose test they are to answer.
+        keys: As ``fit_baselines`` takes them.
+
+    Raises:
+        ConfigError: A key is unknown (with the nearest one), or does not fit the data.
+        MissingExtraError: The library of a key is not installed.
+    """
+    if keys != "auto":
+        cases = dataset.cases(Part.TEST)
+        for key in keys:
+            _check_fits(key, dataset, cases)
+
+
+def check_names(keys: Literal["auto"] | Sequence[str]) -> None:
+    """Refuse keys that are not known.
+
+    Raises:
+        ConfigError: One is not, with the nearest that is; or they are one string.
+    """
+    if keys == "auto":
+        return
     if isinstance(keys, str):
-        raise ConfigError(f"baselines must be 'auto' or a sequence of keys, got {keys!r}.")
+        raise ConfigError(
+            f"{argument('baselines')} must be 'auto' or a sequence of keys, got {keys!r}."
+        )
     for key in keys:
         if key not in NAMES:
             near = difflib.get_close_matches(str(key), NAMES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ConfigError(f"baselines must be among {', '.join(NAMES)}, got {key!r}{hint}")
+            raise ConfigError(
+                f"{argument('baselines')} must be among {', '.join(NAMES)}, got {key!r}{hint}"
+            )
+
+
+def _check_fits(key: str, dataset: Dataset, cases: Cases) -> None:
+    """Refuse a baseline that does not fit the data, or whose library is not installed."""
+    if key in READ_HISTORIES and len(cases) and not (cases.histories.item_rows >= FIRST_ROW).any():
+        raise ConfigError(
+            f"{key} must have histories to go by, got none: all {len(cases):,} queries are new."
+        )
+    if key == "recent_popularity":
+        check_times(dataset.part(Part.TRAIN))
+    elif key == "ease":
+        check_size(dataset)
+    elif key == "als":
+        library("implicit.cpu.als", wanted_by="als", extra="baselines")
+    elif key == "bm25":
+        check_texts(dataset)
+        library("bm25s", wanted_by="bm25", extra="baselines")
 
 
 def _refuse_slow_ease(dataset: Dataset) -> None:
@@ -134,42 +202,55 @@ def _refuse_slow_ease(dataset: Dataset) -> None:
 
 
 def _fitted(
-    key: str, dataset: Dataset, popularity: Popularity, seed: int, chosen: BM25 | None
+    key: str,
+    dataset: Dataset,
+    popularity: Popularity,
+    seed: int,
+    learnt: Interactions | None,
+    bm25: BM25 | None,
 ) -> tuple[Scorer, Settings]:
-    """Return the baseline of a key, and its settings as JSON has them."""
+    """Return the baseline of a key, refitted on ``learnt`` if there is any, and its settings as JSON."""
+    num_rows = dataset.items.ids.num_rows
     if key == "popularity":
         return popularity, {}
     if key == "random":
-        return RandomOrder(dataset.items.ids.num_rows, seed), {"seed": seed}
+        return RandomOrder(num_rows, seed), {"seed": seed}
     scorer: Scorer
     settings: Settings
     if key == "recent_popularity":
         recent = choose_recent_popularity(dataset)
-        scorer = PopularWhenCold(recent, popularity)
         settings = {"half_life_seconds": recent.half_life}
+        scorer = recent
+        if learnt is not None:
+            scorer = RecentPopularity.fit(learnt, num_rows, half_life=recent.half_life)
     elif key == "item_knn":
-        knn = choose_item_knn(dataset)
-        scorer = PopularWhenCold(knn, popularity)
-        settings = _of(knn, "neighbours", "shrinkage", "half_life", "pair_half_life")
+        scorer = choose_item_knn(dataset)
+        settings = _of(scorer, "neighbours", "shrinkage", "half_life", "pair_half_life")
+        if learnt is not None:
+            scorer = ItemKNN.fit(learnt, num_rows, **settings)
     elif key == "ease":
-        ease = choose_ease(dataset)
-        scorer = PopularWhenCold(ease, popularity)
-        settings = _of(ease, "regularization", "half_life", "pair_half_life")
+        scorer = choose_ease(dataset)
+        settings = _of(scorer, "regularization", "half_life", "pair_half_life")
+        if learnt is not None:
+            scorer = EASE.fit(learnt, num_rows, **settings)
     elif key == "als":
-        als = choose_als(dataset, seed=seed)
-        scorer = PopularWhenCold(als, popularity)
-        settings = _of(als, "factors", "regularization", "alpha")
+        scorer = choose_als(dataset, seed=seed)
+        settings = _of(scorer, "factors", "regularization", "alpha")
+        if learnt is not None:
+            scorer = ALS.fit(learnt, num_rows, seed=seed, **settings)
     else:
         columns = text_columns(dataset.queries), text_columns(dataset.items)
-        bm25 = chosen if chosen is not None and chosen.columns == columns else choose_bm25(dataset)
-        scorer = PopularWhenCold(bm25, popularity)
+        if bm25 is None or bm25.columns != columns:
+            bm25 = choose_bm25(dataset)
+        scorer = bm25  # which learns nothing of events
         settings = {
             "query_columns": list(bm25.columns.query),
             "item_columns": list(bm25.columns.item),
             **bm25.settings.as_json(),
         }
     validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
-    return scorer, {**settings, "chosen_on": "valid" if validation.any() else None}
+    chosen = {**settings, "chosen_on": "valid" if validation.any() else None}
+    return PopularWhenCold(scorer, popularity), chosen
 
 
 def _of(scorer: Scorer, *names: str) -> Settings:

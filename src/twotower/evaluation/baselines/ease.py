@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from scipy.linalg import lapack
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError
@@ -121,10 +119,7 @@ def choose_ease(dataset: Dataset) -> EASE:
     Raises:
         ConfigError: The catalogue is too large for the memory that is available.
     """
-    count = num_trained_items(dataset)
-    refusal = too_large(count, available_bytes())
-    if refusal is not None:
-        raise ConfigError(refusal)
+    count = check_size(dataset)
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     lives = half_lives(dataset, _HALF_LIVES)
     pair_lives = half_lives(dataset, _PAIR_HALF_LIVES)
@@ -150,6 +145,19 @@ def choose_ease(dataset: Dataset) -> EASE:
     paired = (tried(life, _REGULARIZATIONS[:1]) for life in pair_lives)
     best = validation.best(chain.from_iterable(paired))
     return validation.best(chain([best], tried(best.pair_half_life, _REGULARIZATIONS[1:])))
+
+
+def check_size(dataset: Dataset) -> int:
+    """Return ``num_trained_items``, of a catalogue that is not too large.
+
+    Raises:
+        ConfigError: It is, for the memory that is available.
+    """
+    count = num_trained_items(dataset)
+    refusal = too_large(count, available_bytes())
+    if refusal is not None:
+        raise ConfigError(refusal)
+    return count
 
 
 def num_trained_items(dataset: Dataset) -> int:
@@ -224,6 +232,8 @@ def _gram(
     if pair_half_life is None:
         gram = np.zeros((count, count), np.float32)
         for first, block in together(query_item_matrix(plain, count)):
+            from scipy import sparse
+
             dense = sparse.csr_array(block, dtype=np.float32).toarray()
             gram[first : first + block.shape[0]] = dense
     else:
@@ -240,6 +250,8 @@ def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray
         return gram
     gram[np.diag_indices(count)] += regularization
     # The transpose is in the order of LAPACK, which then copies nothing.
+    from scipy.linalg import lapack
+
     factor, failed = lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)
     if failed:
         raise ArgumentError(

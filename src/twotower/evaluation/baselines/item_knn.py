@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError
@@ -20,6 +20,9 @@ from twotower.evaluation.baselines.matrices import (
 )
 from twotower.evaluation.baselines.validation import Validation, half_lives
 from twotower.vocab import FIRST_ROW
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _DENSE_BYTES = 256 * 2**20  # similarities are multiplied as a dense matrix up to this size
 _PAIR_REACH = 5  # pair half-lives beyond which two events no longer count as a pair
@@ -66,7 +69,7 @@ class ItemKNN:
         ``pair_half_life`` are in none of the three.
     """
 
-    similarity: sparse.csr_array
+    similarity: "sparse.csr_array"
     neighbours: int | None
     shrinkage: float
     half_life: float | None
@@ -119,6 +122,8 @@ class ItemKNN:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
+        from scipy import sparse
+
         if sparse.issparse(self._factor):
             return torch.from_numpy((history @ self._factor).toarray())
         return torch.from_numpy(product(history, self._factor))
@@ -175,7 +180,7 @@ def _similarities(
     neighbours: int | None,
     shrinkages: tuple[float, ...],
     pair_half_life: float | None,
-) -> list[sparse.csr_array]:
+) -> "list[sparse.csr_array]":
     """Return the similarities under each shrinkage, from one count of what occurs together."""
     train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
     matrix = query_item_matrix(train, num_item_rows)
@@ -185,6 +190,8 @@ def _similarities(
     else:
         distances = np.arange(max(1, int(_PAIR_REACH * pair_half_life)))
         blocks = close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
+    from scipy import sparse
+
     kept: list[list[sparse.csr_array]] = [[] for _ in shrinkages]
     for first, block in blocks:
         rows = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
@@ -203,7 +210,7 @@ def _widest(neighbours: tuple[int | None, ...]) -> int | None:
     return max(numbers) if len(numbers) == len(neighbours) else None
 
 
-def _largest(similarity: sparse.csr_array, neighbours: int | None) -> sparse.csr_array:
+def _largest(similarity: "sparse.csr_array", neighbours: int | None) -> "sparse.csr_array":
     """Return the ``neighbours`` largest entries of each row, without zeros, ties by column."""
     similarity.eliminate_zeros()
     if neighbours is None:

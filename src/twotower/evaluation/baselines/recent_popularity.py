@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.caller import passing
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.baselines.validation import Validation
@@ -64,10 +65,8 @@ class RecentPopularity:
         """
         if not 0 < half_life < np.inf:
             raise ArgumentError(f"half_life must be above 0 and finite, got {half_life}.")
-        if train.times is None or not (np.isfinite(train.times) & train.is_positive).any():
-            raise ConfigError(
-                "recent_popularity must have times of events, got none; state --time-column NAME."
-            )
+        check_times(train)
+        assert train.times is not None
         train = train.where(train.is_positive & np.isfinite(train.times))
         assert train.times is not None
         order = np.argsort(train.times, kind="stable")
@@ -100,6 +99,19 @@ class RecentPopularity:
         least = scores.min(axis=1, keepdims=True, where=~never, initial=0)
         np.copyto(scores, 2 * least - 1, where=never)
         return torch.from_numpy(scores)
+
+
+def check_times(train: Interactions) -> None:
+    """Refuse events of which no positive has a time.
+
+    Raises:
+        ConfigError: None has.
+    """
+    if train.times is None or not (np.isfinite(train.times) & train.is_positive).any():
+        raise ConfigError(
+            "recent_popularity must have times of events, got none; "
+            f"pass {passing(time_column='NAME')}."
+        )
 
 
 def choose_recent_popularity(dataset: Dataset) -> RecentPopularity:

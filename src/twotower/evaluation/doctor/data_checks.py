@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import polars as pl
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
+from twotower.data.drawn import hold_out_validation
 from twotower.data.prepare import Preparation, prepare
-from twotower.data.splits import hold_out_validation, split
+from twotower.data.splits import split
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import ConfigError
@@ -21,16 +24,25 @@ from twotower.evaluation.doctor.data_leaks import leaking_item_columns, leaking_
 from twotower.evaluation.doctor.data_order import shuffled_order
 from twotower.evaluation.doctor.data_positions import position_weights
 from twotower.evaluation.doctor.data_split import churn, empty_test, popularity, split_times
+from twotower.evaluation.doctor.data_unused import (
+    shown_only,
+    unstated_kinds,
+    unused,
+    without_row,
+)
 from twotower.evaluation.doctor.findings import Finding, worst_first
+from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 
+@takes_keywords
 def diagnose_data(
     interactions: Table | Mapping[str, Table],
     *,
     items: Table | None = None,
     queries: Table | None = None,
     config: Config | Mapping[str, object] | str | Path | None = None,
+    **keywords: Unpack[Keywords],
 ) -> list[Finding]:
     """Return what is wrong with tables that ``twotower.train`` would take, the worst first.
 
@@ -41,14 +53,17 @@ def diagnose_data(
         items: A file or a frame of the items' columns.
         queries: A file or a frame of the queries' columns.
         config: Settings, as for ``twotower.train``.
+        **keywords: Single settings; see ``keywords.Keywords``.
 
     Raises:
         DataError: A table cannot be used as it is, or the split leaves no test.
         ConfigError: A setting is unknown, out of range, or does not go with the data.
     """
-    settings = Config.of(config)
+    settings = configured(config, **keywords)
     if settings.views:
-        raise ConfigError("config must hold no views for the doctor, got some; ask about each.")
+        raise ConfigError(
+            f"{argument('config')} must hold no views for the doctor, got some; ask about each."
+        )
     if isinstance(interactions, Mapping):
         tables = {name: read_table(table, what=name) for name, table in interactions.items()}
         preparation = prepare(
@@ -96,7 +111,7 @@ def diagnose_dataset(
             interactions are not examined.
     """
     settings = config or Config()
-    roles = {decision.column for decision in decisions if decision.column is not None}
+    roles = {d.column for d in decisions if d.role is not None and d.column is not None}
     items, features = _offered(dataset), settings.features
     if dataset.offered is not None:  # kinds of another view's columns are stated there, too
         own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
@@ -111,14 +126,19 @@ def diagnose_dataset(
             *leaking_item_columns(dataset),
             *label_columns(dataset, roles if decisions else None),
             *split_times(dataset, is_chosen=is_chosen),
+            *unstated_kinds(dataset, decisions),
             *duplicates(dataset, settings.data.event_column),
             *shuffled_order(dataset),
             *one_moment(dataset),
             *tied_times(dataset),
             *columns(dataset.queries, "query", settings.features),
             *columns(items, "item", features),
+            *without_row(dataset),
             *churn(dataset),
             *popularity(dataset),
+            *unused(decisions),
+            *shown_only(dataset.queries, "query", settings.features),
+            *shown_only(items, "item", features),
         ]
     )
 

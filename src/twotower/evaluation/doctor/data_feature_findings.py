@@ -103,7 +103,7 @@ KNOWS_LABEL = Kind(
         "Make sure that it is known before the answer is given; otherwise leave it out.",
     ),
     zh=Text(
-        "仅凭{side_zh}列 {column!r} 就能分开正例与负例：AUC {value:.3f}。",
+        "仅凭{side_zh}列 {column!r} 就能分开正样本与负样本：AUC {value:.3f}。",
         "单独一列几乎总是正确，多半是事件之后才知道的（如观看时长、支付金额），或由标签生成。{fed_zh}",
         "确认它在给出答案之前就已知，否则去掉它。",
     ),

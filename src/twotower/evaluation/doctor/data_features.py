@@ -28,7 +28,7 @@ def columns(table: EntityTable, side: Side, stated: FeaturesConfig | None = None
     """Return which columns of a side's table are constant, unique in each row, or mostly missing.
 
     A row that is missing from the table misses every column. Numbers and times are unique by nature,
-    and so are texts of several words: neither is reported as unique.
+    and so are texts of several words: neither is reported as unique, nor is what is shown only.
 
     Args:
         table: The side's table.
@@ -75,8 +75,8 @@ def _column(values: pl.Series, feature: Feature) -> list[Finding]:
         severity: Severity = "warning" if most == 1 else "info"
         findings.append(Finding(CONSTANT, severity, most, {**facts, "most": _shown(values[row])}))
     unique = float((counts > 0).sum() / num_known)
-    if unique >= UNIQUE_SHARE and _is_key(values):
-        findings.append(Finding(UNIQUE, "warning" if feature.is_fed else "info", unique, facts))
+    if unique >= UNIQUE_SHARE and feature.is_fed and _is_key(values):
+        findings.append(Finding(UNIQUE, "warning", unique, facts))
     return findings
 
 

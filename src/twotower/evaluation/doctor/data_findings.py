@@ -95,9 +95,9 @@ NO_TEST = Kind(
         "Choose another split, or give a test file with positive events.",
     ),
     zh=Text(
-        "{events:,} 条事件中，测试部分没有任何正例。",
+        "{events:,} 条事件中，测试部分没有任何正样本。",
         "没有测试事件就没有任何指标。",
-        "换一种划分方式，或提供含有正例的测试文件。",
+        "换一种划分方式，或提供含有正样本的测试文件。",
     ),
 )
 
@@ -123,13 +123,14 @@ TIME_OVERLAP = Kind(
         "{value:.1%} of the test events are earlier than the last training event of all queries.",
         "Training then knows what others did later, such as what became popular. With "
         "leave-last-out this is so by construction and common in papers; in use nobody knows it.",
-        "Read the figures as a comparison of methods; --split temporal shows what to expect in use.",
+        "Read the figures as a comparison of methods; {passing[split=temporal]} shows what "
+        "to expect in use.",
     ),
     zh=Text(
         "{value:.1%} 的测试事件早于全部查询中最后一个训练事件。",
         "训练因此知道他人后来的行为，比如后来什么流行。leave-last-out 本来就是这样，论文中也很常见；"
         "但实际使用时无从得知。",
-        "把指标当作方法之间的比较；想知道实际效果请用 --split temporal。",
+        "把指标当作方法之间的比较；想知道实际效果请用 {passing[split=temporal]}。",
     ),
 )
 
@@ -138,12 +139,12 @@ COLD_ITEMS = Kind(
     en=Text(
         "{value:.1%} of the test events are of items without a single training event.",
         "Such items can only be found by their features; baselines that count events never find them.",
-        "Give --items with columns that describe items, and look at the slice of cold items.",
+        "Give {argument[items]} with columns that describe items, and look at the slice of cold items.",
     ),
     zh=Text(
         "{value:.1%} 的测试事件，其物品没有任何训练事件。",
         "这类物品只能靠特征找到；靠计数的基线永远找不到它们。",
-        "用 --items 提供描述物品的列，并查看冷启动物品的切片指标。",
+        "用 {argument[items]} 提供描述物品的列，并查看冷启动物品的切片指标。",
     ),
 )
 
@@ -167,12 +168,12 @@ QUERY_CHURN = Kind(
         "{value:.1%} of the test queries ({count:,} of {total:,}) have no training event.",
         "Nothing is known of them but their features: an embedding of the query is untrained, and "
         "a history is empty.",
-        "Give --queries with columns that describe them, and look at the slice of cold queries.",
+        "Give {argument[queries]} with columns that describe them, and look at the slice of cold queries.",
     ),
     zh=Text(
         "{value:.1%} 的测试查询（{total:,} 个中的 {count:,} 个）没有训练事件。",
-        "除特征外对它们一无所知：查询的嵌入未经训练，历史也是空的。",
-        "用 --queries 提供描述查询的列，并查看冷启动查询的切片指标。",
+        "除特征外对它们一无所知：查询的向量未经训练，历史也是空的。",
+        "用 {argument[queries]} 提供描述查询的列，并查看冷启动查询的切片指标。",
     ),
 )
 
@@ -200,8 +201,8 @@ FEW_EVENTS = Kind(
         "Describe items by columns, gather more events, or leave items out that nobody takes.",
     ),
     zh=Text(
-        "目录中 {items:,} 个物品有 {value:.1%} 的训练事件少于 {needed} 次；中位数为 {median:g} 次。",
-        "这么少的事件学不出物品自己的嵌入，基本还是初始值。",
+        "物品库中 {items:,} 个物品有 {value:.1%} 的训练事件少于 {needed} 次；中位数为 {median:g} 次。",
+        "这么少的事件学不出物品自己的向量，基本还是初始值。",
         "用列来描述物品，收集更多事件，或去掉无人问津的物品。",
     ),
 )
@@ -212,13 +213,14 @@ POSITION_WEIGHTS = Kind(
         "How likely positions are looked at is estimated from {clicks:,} clicks: {examples}. "
         "{value:.1%} of the training clicks are cut at {most:g} times the weight of the first position.",
         "A click weighs the inverse of it in training, and what is cut is corrected in part only.",
-        "Compare it with what you know of the page; leave --position-column out if it is far from that.",
+        "Compare it with what you know of the page; leave {argument[position_column]} out "
+        "if it is far from that.",
     ),
     zh=Text(
         "各位置被看到的可能性由 {clicks:,} 次点击估计：{examples_zh}。"
         "{value:.1%} 的训练点击的权重被截断为第一个位置的 {most:g} 倍。",
         "训练时点击的权重是它的倒数；被截断的只得到部分校正。",
-        "与你对页面的了解比较；若相差很远，就不要用 --position-column。",
+        "与你对页面的了解比较；若相差很远，就不要用 {argument[position_column]}。",
     ),
 )
 
@@ -236,5 +238,70 @@ POSITIONS_ASSUMED = Kind(
         "{value:.1%} 的训练点击的权重被截断为第一个位置的 {most:g} 倍。",
         "人们实际往下看得可能更多或更少，而训练会信以为真。",
         "记录展示了但未点击的物品，并让两个排序器（或一个会变的排序器）在同一查询的多个位置展示同样的物品。",
+    ),
+)
+
+EVENT_KINDS = Kind(
+    "unstated-event-kinds",
+    en=Text(
+        "The column {column!r} of the interactions seems to name {value:.0f} kinds of event: {shares}.",
+        "Every kind counts as a positive, so a view is asked for in training and in the test as a "
+        "purchase is.",
+        "State what is asked for, such as {passing[event_column=@column]} with "
+        "{passing[target_events=@best]}; events of the other kinds stay in the histories.",
+    ),
+    zh=Text(
+        "交互表的列 {column!r} 似乎是事件类型，共 {value:.0f} 种：{shares}。",
+        "目前每种事件都算正样本，因此训练和测试中，一次浏览与一次购买没有区别。",
+        "说明要预测哪种事件，例如 {passing[event_column=@column]} 和 "
+        "{passing[target_events=@best]}；其他类型的事件仍留在历史中。",
+    ),
+)
+
+WITHOUT_ROW = Kind(
+    "ids-without-a-row",
+    en=Text(
+        "{count:,} of the {total:,} {what} in the interactions have no row in their table, or an empty "
+        "one; {value:.1%} of the events are of these.",
+        "Only their ids are known: no column describes them, and no filter finds them.",
+        "Complete the table; if the ids are written in another way there (leading zeros, a prefix), write "
+        "them alike.",
+    ),
+    zh=Text(
+        "交互中的 {total:,} 个{what_zh}有 {count:,} 个在其表中没有对应的行（或整行为空），"
+        "涉及 {value:.1%} 的事件。",
+        "只知道它们的 id：没有任何列描述它们，过滤条件也找不到它们。",
+        "补全该表；如果只是 id 的写法不同（前导零、前缀等），请统一写法。",
+    ),
+)
+
+UNUSED = Kind(
+    "unused-columns",
+    en=Text(
+        "Columns of the interactions that are not used ({value:.0f}): {columns}.",
+        "A column has a role by its name, or by what is stated; nothing is learnt of the others.",
+        "Where one is a role, state it ({passing[time_column=NAME]} and the like); where it "
+        "describes the event, such as a rating or a device, state features.event.NAME = KIND, which "
+        "histories read.",
+    ),
+    zh=Text(
+        "交互表中有 {value:.0f} 列没有使用：{columns_zh}。",
+        "列的角色由列名或显式设置决定；模型不会从其余的列学到任何东西。",
+        "如果某列有角色，请写明（如 {passing[time_column=NAME]}）；如果它描述事件本身（如评分、设备），"
+        "请设 features.event.NAME = KIND，历史编码器会读取它。",
+    ),
+)
+
+SHOWN_ONLY = Kind(
+    "shown-only-columns",
+    en=Text(
+        "Columns of the {side} table that are shown and not learnt from ({value:.0f}): {columns}.",
+        "Their values name, link or never come twice, so nothing could be learnt that holds for others.",
+        "If a column should be learnt from all the same, state its kind in [features.{side}].",
+    ),
+    zh=Text(
+        "{side_zh}表中有 {value:.0f} 列只用于展示，不参与学习：{columns_zh}。",
+        "这些列是名称、链接或从不重复的值，学不到可以推广的东西。",
+        "如果仍要从某列学习，请在 [features.{side}] 中写明它的类型。",
     ),
 )

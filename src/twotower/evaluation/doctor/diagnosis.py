@@ -1,34 +1,43 @@
 """What the doctor finds in a bundle: in the data that it remembers, and in its model."""
 
+from twotower.caller import passing
 from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
 from twotower.evaluation.doctor.findings import Finding, worst_first
-from twotower.evaluation.doctor.model_checks import diagnose_model
+from twotower.evaluation.doctor.model_checks import Examined, examine_model
 from twotower.evaluation.doctor.model_findings import NOT_LOOKED_AT
-from twotower.serving.retriever import Retriever
+from twotower.serving.retriever import Bundle, Retriever
 
 
-def diagnose_bundle(retriever: Retriever) -> list[Finding]:
-    """Return all findings, the worst first.
+def diagnose_bundle(bundle: Bundle) -> list[Finding]:
+    """Return all findings, the worst first; see ``examine_bundle``."""
+    return list(examine_bundle(bundle).findings)
+
+
+def examine_bundle(bundle: Bundle) -> Examined:
+    """Return all findings, and what the model makes of all that it reads.
 
     Without histories in the bundle they are those of the model alone, and one says what was not
     looked at.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
     """
+    retriever = Retriever.of(bundle)
     contents = retriever.contents
-    found = list(diagnose_model(retriever))
+    examined = examine_model(retriever)
+    found = list(examined.findings)
     if contents.histories is None or not contents.popularity.any():
         facts = {
             "what": "the data, the query vectors, the answers, and what the history and the features "
             "do for them",
             "because": "the bundle holds no histories",
-            "do": "Train without --no-histories and --private (histories=True), or give the data itself "
-            "to the doctor.",
+            "do": f"Train without {passing(histories=False)} and {passing(private=True)}, or give the "
+            "data itself to the doctor.",
             "what_zh": "数据、查询向量、推荐结果，以及历史和特征对它们的作用",
             "because_zh": "模型包不含历史",
-            "do_zh": "训练时不要使用 --no-histories 和 --private（histories=True），或直接诊断数据本身。",
+            "do_zh": f"训练时不要使用 {passing(histories=False)} 和 {passing(private=True)}，"
+            "或直接诊断数据本身。",
         }
         if contents.histories is not None:
             facts |= {
@@ -41,4 +50,4 @@ def diagnose_bundle(retriever: Retriever) -> list[Finding]:
     else:
         dataset = dataset_of(retriever)
         found += diagnose_dataset(dataset, config=of_held_columns(contents.config, dataset))
-    return worst_first(found)
+    return Examined(tuple(worst_first(found)), examined.losses)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from twotower.caller import argument, passing
+
 Severity = Literal["error", "warning", "info"]
 Language = Literal["en", "zh"]
 
@@ -14,6 +16,9 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 @dataclass(frozen=True)
 class Text:
     """The three sentences of a finding, as format strings over ``value`` and the finding's facts.
+
+    ``{argument[items]}`` and ``{passing[split=temporal]}`` name arguments in the reader's words; see
+    ``twotower.caller``. ``{passing[event_column=@column]}`` takes the value from the facts.
 
     Args:
         what: What was seen, with its number.
@@ -63,7 +68,9 @@ class Finding:
         """Return ``{"id", "severity", "what", "why", "do", "value"}``, said in ``language``."""
         text = self.kind.en if language == "en" else self.kind.zh
         what, why, do = (
-            sentence.format(value=self.value, **self.facts)
+            sentence.format(
+                value=self.value, argument=_ARGUMENTS, passing=_Passing(self.facts), **self.facts
+            )
             for sentence in (text.what, text.why, text.do)
         )
         return {
@@ -74,6 +81,24 @@ class Finding:
             "do": do,
             "value": self.value,
         }
+
+
+class _Arguments(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return argument(name)
+
+
+class _Passing:
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts = facts
+
+    def __getitem__(self, given: str) -> str:
+        name, _, value = given.partition("=")
+        said = str(self.facts[value[1:]]) if value.startswith("@") else value
+        return passing(**{name: said})
+
+
+_ARGUMENTS = _Arguments()
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

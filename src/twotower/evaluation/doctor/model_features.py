@@ -1,6 +1,7 @@
 """What the towers read: what answers lose when a column is shuffled, and values nobody learnt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,27 @@ SOME_UNKNOWN = 0.05
 """The same, from which it is worth knowing."""
 
 
-def check_features(trial: Trial, item_transforms: tuple[Transform, ...]) -> list[Finding]:
-    """Return the features whose shuffling between rows costs nothing that can be told from nothing.
+@dataclass(frozen=True)
+class Loss:
+    """What answers lose when what is read of queries or items is that of others.
+
+    Args:
+        name: ``history``, or a feature by its path, as in ``item.genres``.
+        drop: In ``METRIC``, with its interval, paired by query.
+        base: The metric before.
+        unchanged: Share of the answers that stay exactly as they are.
+        num_hits: Answers that hold a target.
+    """
+
+    name: str
+    drop: Interval
+    base: float
+    unchanged: float
+    num_hits: int
+
+
+def feature_losses(trial: Trial, item_transforms: tuple[Transform, ...]) -> list[Loss]:
+    """Return what the answers lose by each feature whose column is shuffled between rows.
 
     Args:
         trial: Some queries.
@@ -56,27 +76,21 @@ def check_features(trial: Trial, item_transforms: tuple[Transform, ...]) -> list
     # Encoded afresh on both sides of the comparison, whatever vectors the bundle holds.
     items = trial.encoding.item_vectors()
     before = trial.answer(trial.query_vectors, items)
-    found = []
-    for name, after in _shuffled(trial, items, item_transforms):
-        same = _is_same(before, after)
-        if same.mean() >= NOT_READ:
-            facts = {"feature": name, "k": K}
-            found.append(Finding(FEATURE_IGNORED, "warning", float(same.mean()), facts))
-        elif _num_hits(before) >= FEW_HITS:
-            drop = _drop(before, after)
-            if drop.low <= 0:
-                facts = {"feature": name, "k": K, "base": before.mean()[METRIC]}
-                facts |= {"low": drop.low, "high": drop.high}
-                found.append(Finding(FEATURE_DOES_NOT_HELP, "info", drop.value, facts))
-    return found
+    return [
+        _loss(name, before, after, np.ones(len(trial), np.bool_))
+        for name, after in _shuffled(trial, items, item_transforms)
+    ]
 
 
-def check_history(trial: Trial) -> list[Finding]:
-    """Return whether queries are answered alike with the history of another query."""
+def history_loss(trial: Trial) -> Loss | None:
+    """Return what answers lose with the history of another query; None where that says nothing.
+
+    ``unchanged`` is of the queries whose history then differs.
+    """
     histories = trial.cases.histories
     with_history = np.flatnonzero(histories.lengths)
     if not trial.encoding.model.reads_history or len(with_history) < FEW_HITS:
-        return []
+        return None
     order = np.random.default_rng(0).permutation(with_history)
     giver = np.arange(len(trial))
     giver[order] = np.roll(order, 1)  # nobody keeps their own
@@ -86,18 +100,36 @@ def check_history(trial: Trial) -> list[Finding]:
         axis=1
     )
     if not differs.any():
-        return []
+        return None
     before = trial.answer(trial.query_vectors, trial.item_vectors)
     after = trial.answer(trial.encoding.query_vectors(trial.features, others), trial.item_vectors)
-    unread = float(_is_same(before, after)[differs].mean())
-    drop = _drop(before, after)
-    does_not_help = drop.low <= 0 and _num_hits(before) >= FEW_HITS
-    if unread < HISTORY_PARTLY_READ and not does_not_help:
+    return _loss("history", before, after, differs)
+
+
+def check_features(losses: Sequence[Loss]) -> list[Finding]:
+    """Return the features whose shuffling between rows costs nothing that can be told from nothing."""
+    found = []
+    for loss in losses:
+        facts = {"feature": loss.name, "k": K}
+        if loss.unchanged >= NOT_READ:
+            found.append(Finding(FEATURE_IGNORED, "warning", loss.unchanged, facts))
+        elif loss.num_hits >= FEW_HITS and loss.drop.low <= 0:
+            facts |= {"base": loss.base, "low": loss.drop.low, "high": loss.drop.high}
+            found.append(Finding(FEATURE_DOES_NOT_HELP, "info", loss.drop.value, facts))
+    return found
+
+
+def check_history(loss: Loss | None) -> list[Finding]:
+    """Return whether queries are answered alike with the history of another query."""
+    if loss is None:
         return []
-    facts = {"k": K, "drop": drop.value, "low": drop.low, "high": drop.high}
-    facts["base"] = before.mean()[METRIC]
-    severity: Severity = "error" if unread >= HISTORY_NOT_READ else "warning"
-    return [Finding(HISTORY_IGNORED, severity, unread, facts)]
+    drop = loss.drop
+    does_not_help = drop.low <= 0 and loss.num_hits >= FEW_HITS
+    if loss.unchanged < HISTORY_PARTLY_READ and not does_not_help:
+        return []
+    facts = {"k": K, "drop": drop.value, "low": drop.low, "high": drop.high, "base": loss.base}
+    severity: Severity = "error" if loss.unchanged >= HISTORY_NOT_READ else "warning"
+    return [Finding(HISTORY_IGNORED, severity, loss.unchanged, facts)]
 
 
 def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
@@ -154,16 +186,21 @@ def _shuffled(
         yield f"item.{name}", trial.answer(vectors, other.item_vectors())
 
 
-def _is_same(before: Evaluation, after: Evaluation) -> npt.NDArray[np.bool_]:
-    """Return which queries get exactly the same answer, in the same order: ``(Q,)``."""
-    return np.asarray((before.ranking.item_rows == after.ranking.item_rows).all(axis=1))
+def _loss(name: str, before: Evaluation, after: Evaluation, counted: npt.NDArray[np.bool_]) -> Loss:
+    """Return what is lost from one evaluation to another.
 
-
-def _num_hits(found: Evaluation) -> int:
-    return int((found.values[METRIC] > 0).sum())
-
-
-def _drop(before: Evaluation, after: Evaluation) -> Interval:
-    """Return what the metric loses, with its interval."""
+    Args:
+        name: Of what was changed.
+        before: With what belongs to each.
+        after: With what belongs to others.
+        counted: ``(Q,)`` queries for which something changed.
+    """
+    same = (before.ranking.item_rows == after.ranking.item_rows).all(axis=1)
     ours, theirs = {METRIC: before.values[METRIC]}, {METRIC: after.values[METRIC]}
-    return difference_intervals(ours, theirs)[METRIC]
+    return Loss(
+        name,
+        difference_intervals(ours, theirs)[METRIC],
+        base=before.mean()[METRIC],
+        unchanged=float(same[counted].mean()),
+        num_hits=int((before.values[METRIC] > 0).sum()),
+    )

@@ -28,6 +28,7 @@ class Dot:
         high: Its right end.
         tip: Said on hover.
         is_model: Drawn in the page's one colour.
+        is_cut: Whether its line goes on beyond the right end of the axis, which a triangle there says.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Dot:
     high: float | None = None
     tip: str = ""
     is_model: bool = False
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,25 @@ class Line:
     points: Sequence[tuple[float, float]]
     is_model: bool = False
     dash: int = 0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a bar chart over time, of two parts.
+
+    Args:
+        start: Seconds since 1970 at its left side.
+        end: The same at its right side.
+        lower: Height of the grey part.
+        upper: Height of the part above it, in the page's one colour.
+        tip: Said on hover.
+    """
+
+    start: float
+    end: float
+    lower: float
+    upper: float
+    tip: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +115,7 @@ def dot_plot(
             "high": dot.value if dot.high is None else dot.high,
             "tip": dot.tip or SILENT,
             "colour": MODEL if dot.is_model else OTHER,
+            "cut": dot.is_cut,
         }
         for number, dot in enumerate(dots)
     ]
@@ -158,6 +180,19 @@ def dot_plot(
             },
         },
     ]
+    if any(dot.is_cut for dot in dots):
+        layers.append(
+            {
+                "transform": [{"filter": "datum.cut"}],
+                "mark": {**_DOT, "shape": "triangle-right", "size": 70, "xOffset": 6},
+                "encoding": {
+                    "y": y,
+                    "x": {**x, "field": "high"},
+                    "fill": colour,
+                    "description": tip,
+                },
+            }
+        )
     return {
         "data": {"values": values},
         "width": width - label_width - 24,
@@ -178,6 +213,8 @@ def line_chart(
     from_zero: bool = False,
     mark_x: float | None = None,
     mark_label: str = "",
+    whole_x: bool = True,
+    with_dots: bool = True,
 ) -> Spec:
     """Return a chart of lines with their names at their ends.
 
@@ -192,6 +229,8 @@ def line_chart(
         from_zero: Whether y begins at 0.
         mark_x: Where a vertical rule stands.
         mark_label: What stands at it.
+        whole_x: Whether x counts something.
+        with_dots: Whether each point has a dot, which says its value on hover.
     """
     ordered = sorted(lines, key=lambda line: line.is_model)
     everything = [y for line in lines for _, y in line.points]
@@ -208,8 +247,10 @@ def line_chart(
     }
     if x_values is not None:
         x_axis["values"] = list(x_values)
-    else:
+    elif whole_x:
         x_axis |= {"format": "d", "tickMinStep": 1, "tickCount": 6}
+    else:
+        x_axis |= {"format": "~g", "tickCount": 8}
     x = {
         "field": "x",
         "type": "quantitative",
@@ -249,6 +290,8 @@ def line_chart(
         points = [{"x": x_, "y": y_, "tip": f"{line.label}: {y_:.4g}"} for x_, y_ in line.points]
         data = {"data": {"values": points}}
         layers.append({**data, "mark": mark, "encoding": {"x": x, "y": y, "description": silent}})
+        if not with_dots:
+            continue
         dot = {**_DOT, "color": mark["color"], "size": 28 if line.is_model else 14}
         tip = {"field": "tip", "type": "nominal"}
         layers.append({**data, "mark": dot, "encoding": {"x": x, "y": y, "description": tip}})
@@ -257,6 +300,61 @@ def line_chart(
     room = {"left": 2, "top": 2, "bottom": 2, "right": 20 if label_width else 8}
     plot = width - 52 - label_width
     return {"width": plot, "height": height, "padding": room, "layer": layers}
+
+
+def bar_chart(bars: Sequence[Bar], *, width: int, time_format: str, height: int = 160) -> Spec:
+    """Return bars over time, each of a grey part and one in the page's one colour above it.
+
+    Args:
+        bars: In their order.
+        width: Of the whole, in pixels.
+        time_format: How moments are written under the axis.
+        height: Of the plot.
+    """
+    values = [
+        {
+            "start": bar.start * 1000,
+            "end": bar.end * 1000,
+            "low": low,
+            "high": high,
+            "tip": bar.tip or SILENT,
+            "colour": colour,
+        }
+        for bar in bars
+        for low, high, colour in (
+            (0.0, bar.lower, OTHER),
+            (bar.lower, bar.lower + bar.upper, MODEL),
+        )
+        if high > low
+    ]
+    first, last, num_ticks = bars[0].start, bars[-1].end, max(2, width // 170)
+    ticks = [first + place * (last - first) / num_ticks for place in range(num_ticks + 1)]
+    axis = {"title": None, "grid": False, "format": time_format, "labelFlush": True}
+    x = {
+        "field": "start",
+        "type": "temporal",
+        "scale": {"type": "utc"},
+        "axis": {**axis, "values": [tick * 1000 for tick in ticks]},
+    }
+    y = {
+        "field": "low",
+        "type": "quantitative",
+        "axis": {"title": None, "tickCount": 4, "minExtent": 34, "format": "~s"},
+    }
+    return {
+        "data": {"values": values},
+        "width": width - 62,
+        "height": height,
+        "mark": {"type": "rect", "stroke": PAPER, "strokeWidth": 1},
+        "encoding": {
+            "x": x,
+            "x2": {"field": "end"},
+            "y": y,
+            "y2": {"field": "high"},
+            "color": {"field": "colour", "type": "nominal", "scale": None, "legend": None},
+            "description": {"field": "tip", "type": "nominal"},
+        },
+    }
 
 
 def point_map(points: Sequence[Point], *, width: int, height: int) -> Spec:

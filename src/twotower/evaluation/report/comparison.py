@@ -13,11 +13,11 @@ from twotower.evaluation.intervals import Interval
 from twotower.evaluation.report.charts import Dot, dot_plot
 from twotower.evaluation.report.files import render, write_page
 from twotower.evaluation.report.groups import cut_name, group_label
-from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Cell, Row, Table, in_two_widths
 from twotower.evaluation.report.reading import number, telling, whole
 from twotower.evaluation.report.wording import Say, metric_label, metric_name, speaker
 from twotower.evaluation.slices import Slice
+from twotower.serving.titles import clean
 
 _DIGITS = 4
 _MAX_NAME = 40

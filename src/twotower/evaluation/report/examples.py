@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twotower.evaluation.report.items import Titles, clean
 from twotower.serving.retriever import Retriever
+from twotower.serving.titles import Titles, clean
 from twotower.vocab import FIRST_ROW
 
 SHOWN = 10

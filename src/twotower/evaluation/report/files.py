@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from twotower.abandoned import put, writing
+from twotower.caller import argument
 from twotower.errors import ConfigError
 from twotower.paths import LONGEST_NAME, check_new_name
 
@@ -42,10 +43,12 @@ def check_page(path: Path) -> None:
     """
     check_new_name(path, LONGEST_PAGE)
     if path.is_dir():
-        raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
+        raise ConfigError(
+            f"{argument('out')} must be a file, got the folder {str(path)!r}; name a file in it."
+        )
     if not path.absolute().parent.is_dir():
         raise ConfigError(
-            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
+            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
         )
 
 
@@ -59,7 +62,7 @@ def write_page(path: Path, page: str) -> None:
     check_page(path)
     try:
         with writing(path) as new:
-            new.write_text(page, encoding="utf-8")
+            new.write_text(page, encoding="utf-8", newline="\n")
             put(new, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twotower.evaluation.report.charts import Dot, dot_plot
-from twotower.evaluation.report.items import clean
 from twotower.evaluation.report.methods import Cell, Chart, Row, Table, in_two_widths
 from twotower.evaluation.report.reading import Reading, number, telling, whole
 from twotower.evaluation.report.texts import TEXTS
-from twotower.evaluation.report.wording import Say, method_name, metric_name
+from twotower.evaluation.report.wording import Say, method_name, metric_label, metric_name
+from twotower.serving.titles import clean
 
 Group = Mapping[str, Any]
 """A slice as ``Slice.as_json`` writes it."""
@@ -88,7 +88,8 @@ def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Ch
             count = whole(group["queries"])
             tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {count}"
             name = f"{label} ({say('few')})" if group["small"] else label
-            dots.append(Dot(name, min(value, top), min(low, top), min(high, top), tip, True))
+            ends = (min(value, top), min(low, top), min(high, top))
+            dots.append(Dot(name, *ends, tip, is_model=True, is_cut=high > top))
         metric = metric_name(say, members[0]["metric"])
         called = cut_name(say, by)
         label = say("slice_chart", metric=metric, by=called, values="; ".join(d.tip for d in dots))
@@ -107,9 +108,13 @@ def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Ch
 
 
 def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
-    """Return every slice: its count, the model's mean, and the difference to the best baseline."""
+    """Return every slice: its count, the model's means, and the difference to the best baseline."""
     strongest = reading.strongest
+    further = list(
+        (groups[0].get("means") or {}).get(reading.subject, {})
+    )  # older bundles have none
     columns = [say("queries"), metric_name(say, groups[0]["metric"])]
+    columns += [metric_label(say, metric) for metric in further]
     if strongest is not None:
         columns.append(say("against", name=method_name(say, strongest)))
     rows = []
@@ -121,6 +126,7 @@ def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
             else whole(group["queries"])
         )
         cells = [Cell(few), Cell(number(value), f"{number(low)} – {number(high)}")]
+        cells += [Cell(number(group["means"][reading.subject].get(metric))) for metric in further]
         if strongest is not None:
             found = (group.get("differences") or {}).get(strongest)
             said = ["", "", ""]

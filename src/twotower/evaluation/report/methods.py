@@ -6,11 +6,19 @@ from typing import Any
 
 from markupsafe import Markup
 
+from twotower.evaluation.doctor.findings import Language
 from twotower.evaluation.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.evaluation.report.reading import METHODS, SUBJECTS, Reading, number, telling
 from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.texts import TEXTS
-from twotower.evaluation.report.wording import Say, method_label, metric_label, metric_name
+from twotower.evaluation.report.wording import (
+    Say,
+    method_label,
+    metric_label,
+    metric_name,
+    setting_name,
+    translated,
+)
 
 WIDE, NARROW, HALF = 860, 340, 420
 _LABELS = {WIDE: 190, NARROW: 138, HALF: 150}
@@ -140,10 +148,14 @@ def all_figures_table(reading: Reading, say: Say) -> Table:
     return Table(say("all_figures"), [method_label(say, m) for m in reading.methods], rows)
 
 
-def left_out(reading: Reading, say: Say) -> list[str]:
+def left_out(reading: Reading, say: Say, language: Language) -> list[str]:
     """Return why baselines were not run."""
     return [
-        say("left_out", name=method_label(say, method), reason=str(reason).rstrip("."))
+        say(
+            "left_out",
+            name=method_label(say, method),
+            reason=translated(reason, language).text.rstrip(".。"),
+        )
         for method, reason in (reading.protocol.get("left_out") or {}).items()
     ]
 
@@ -156,7 +168,7 @@ def baseline_settings(reading: Reading, say: Say) -> list[tuple[str, str]]:
     said = []
     for method, settings in found.items():
         words = ", ".join(
-            f"{name.replace('_', ' ')} {_setting(value, say)}"
+            f"{setting_name(say, name)} {_setting(value, say)}"
             for name, value in settings.items()
             if name != "chosen_on"
         )

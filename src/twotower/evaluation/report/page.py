@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.doctor.findings import Finding, Language
+from twotower.evaluation.doctor.model_features import Loss
+from twotower.evaluation.refit import is_before
 from twotower.evaluation.report.charts import SHAPES, point_map
 from twotower.evaluation.report.examples import DEPTH, examples
 from twotower.evaluation.report.files import render, write_page
@@ -13,7 +16,8 @@ from twotower.evaluation.report.groups import (
     groups_table,
     worst_groups,
 )
-from twotower.evaluation.report.items import ItemMap, Titles, clean, item_map
+from twotower.evaluation.report.importance import importance_chart
+from twotower.evaluation.report.items import ItemMap, item_map
 from twotower.evaluation.report.methods import (
     all_figures_table,
     baseline_settings,
@@ -25,24 +29,29 @@ from twotower.evaluation.report.methods import (
     methods_chart,
     methods_table,
 )
+from twotower.evaluation.report.profile import column_profiles, events_chart, tail_chart
 from twotower.evaluation.report.reading import Reading, number, whole
+from twotower.evaluation.report.scores import scores_chart, test_scores
 from twotower.evaluation.report.settings import manifest_of, settings_of
 from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.training import epochs_of, summary, training_charts
 from twotower.evaluation.report.verdict import deck, headline, key_figures
-from twotower.evaluation.report.wording import Say, speaker
-from twotower.serving.retriever import Retriever
+from twotower.evaluation.report.wording import Say, speaker, translated
+from twotower.serving.retriever import Bundle, Retriever
+from twotower.serving.titles import Titles, clean
+from twotower.vocab import FIRST_ROW
 
 _MAP = (860, 560)
 _SEVERITIES = ("error", "warning", "info")
 
 
 def write_report(
-    retriever: Retriever,
+    bundle: Bundle,
     path: str | Path,
     *,
     language: Language = "en",
     findings: Sequence[Finding] = (),
+    losses: Sequence[Loss] = (),
     private: bool = False,
 ) -> None:
     """Write the report of a bundle: one HTML file that needs nothing else, under 3 MB.
@@ -51,18 +60,20 @@ def write_report(
     the same page.
 
     Args:
-        retriever: The opened bundle.
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         path: Where to; a file that is there is replaced.
         language: ``"en"`` or ``"zh"``.
         findings: What the doctor found.
-        private: Whether the example queries are named by numbers in place of their ids, and shown without
-            their features.
+        losses: What answers lose without each part that the model reads.
+        private: Whether the example queries are named by numbers in place of their ids and shown without
+            their features, and the columns of queries are left out.
 
     Raises:
         ConfigError: ``path`` cannot be written.
     """
-    say = speaker(language)
+    retriever = Retriever.of(bundle)
     contents = retriever.contents
+    say = speaker(language, is_before=is_before(contents.metrics))
     reading = Reading(contents.metrics)
     titles = Titles(contents.items)
     manifest = manifest_of(retriever)
@@ -72,6 +83,11 @@ def write_report(
     among_labels = contents.config.training.validate_among == "labels"
     groups = reading.figures.get("slices") or []
     shown = examples(retriever, titles, private=private)
+    dataset = None if contents.histories is None else dataset_of(retriever)
+    scores = None if dataset is None else test_scores(retriever, dataset)
+    popularity = contents.popularity[FIRST_ROW:]
+    if contents.offered is not None:
+        popularity = popularity[contents.offered[FIRST_ROW:]]
     page = render(
         "report.html",
         language=language,
@@ -85,12 +101,19 @@ def write_report(
         methods_table=methods_table(reading, say),
         all_figures=all_figures_table(reading, say),
         baseline_settings=baseline_settings(reading, say),
-        left_out=left_out(reading, say),
+        left_out=left_out(reading, say, language),
         curves=curve_charts(reading, say),
         worst=worst_groups(groups, reading, say),
         known=known_events_chart(reading, say),
         groups=group_charts(groups, reading, say),
         groups_table=groups_table(groups, reading, say) if groups else None,
+        scores=None if scores is None else scores_chart(scores, say),
+        scores_above="" if scores is None else number(100 * scores.above, 1),
+        importance=importance_chart(losses, say),
+        events=None if dataset is None else events_chart(dataset, say),
+        has_events=dataset is not None,
+        tail=tail_chart(popularity, dataset, say),
+        columns=column_profiles([*([] if private else [contents.queries]), contents.items], say),
         training=training_charts(epochs, best, say),
         training_lead=summary(epochs, best, say, among_labels=among_labels) if epochs else "",
         exposure=exposure_charts(reading, say),
@@ -105,12 +128,12 @@ def write_report(
         severities=_SEVERITIES,
         settings=settings_of(contents.config),
         features=[
-            feature
+            (feature, translated(feature.reason, language))
             for side in (contents.queries, contents.items)
             for feature in side.transforms.features
         ],
         provenance=_provenance(retriever, manifest, say),
-        notes=[str(note) for note in provenance.get("notes", ())],
+        notes=[translated(note, language) for note in provenance.get("notes", ())],
     )
     write_page(Path(path), page)
 

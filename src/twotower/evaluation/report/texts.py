@@ -45,6 +45,28 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{subject} reaches {metric} {value}, and no baseline stands beside it",
         "{subject}的 {metric} 为 {value}，没有可比较的基线",
     ),
+    "before": ("Before it learnt the test events: {said}", "学习测试事件之前：{said}"),
+    "refit_valid": (
+        (
+            "The model was trained once more, for as many epochs as validation chose ({epochs}), on the "
+            "training and validation events together, and so were the baselines; the figures are of these."
+        ),
+        (
+            "按验证集选定的轮数（{epochs}），模型用训练事件和验证事件重新训练了一次，各基线也用同样的事件"
+            "重新拟合；以下数字属于重新训练后的模型。"
+        ),
+    ),
+    "refit_all": (
+        (
+            "The bundle's model was trained once more, for as many epochs as validation chose ({epochs}), "
+            "on all events, those of the test included, so that nothing is held out from it. All test "
+            "figures on this page are of the model before, which learnt the training events alone."
+        ),
+        (
+            "模型包中的模型按验证集选定的轮数（{epochs}）用全部事件（包括测试事件）重新训练过，"
+            "已没有留出的数据可以评估它。本页的测试指标都属于此前只学过训练事件的模型。"
+        ),
+    ),
     "no_figures": ("This model has not been evaluated", "该模型尚未评估"),
     "interval": ("95 % interval {low} to {high}", "95% 置信区间 {low} 至 {high}"),
     "difference_is": (
@@ -126,6 +148,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Settings of the baselines, chosen on validation data",
         "基线的设置（在验证集上选定）",
     ),
+    "setting_half_life_seconds": ("half life in seconds", "半衰期（秒）"),
+    "setting_half_life": ("half life", "半衰期"),
+    "setting_pair_half_life": ("half life of pairs", "成对半衰期"),
+    "setting_neighbours": ("neighbours", "近邻数"),
+    "setting_shrinkage": ("shrinkage", "收缩"),
+    "setting_regularization": ("regularization", "正则化"),
+    "setting_factors": ("factors", "因子数"),
+    "setting_alpha": ("alpha", "alpha"),
+    "setting_seed": ("seed", "种子"),
+    "setting_query_columns": ("columns of queries", "查询的列"),
+    "setting_item_columns": ("columns of items", "物品的列"),
     "left_out": ("Not run: {name} ({reason}).", "未运行：{name}（{reason}）。"),
     # curves
     "curves": ("By length of the list", "随列表长度的变化"),
@@ -161,9 +194,13 @@ TEXTS: dict[str, tuple[str, str]] = {
     "slices_lead": (
         (
             "The same figure on parts of the test. Read the line, not the dot: few queries make a long "
-            "line. The vertical rule is the mean of all queries."
+            "line. The vertical rule is the mean of all queries; a line with a triangle goes on beyond the "
+            "axis."
         ),
-        "把测试集切开后的同一指标。请看线段而非圆点：查询少则线段长。竖线是全部查询的均值。",
+        (
+            "把测试集切开后的同一指标。请看线段而非圆点：查询少则线段长。竖线是全部查询的均值；"
+            "带三角的线段超出了坐标轴。"
+        ),
     ),
     "worst": ("Surely worse than elsewhere", "确实差于其他部分"),
     "worst_item": (
@@ -203,6 +240,104 @@ TEXTS: dict[str, tuple[str, str]] = {
     "label_(missing)": ("no value", "无值"),
     "range": ("{low} to {high}", "{low} 至 {high}"),
     "range_events": ("{range} events", "{range} 个事件"),
+    # scores
+    "scores": ("How scores tell items apart", "分数能否区分物品"),
+    "scores_lead": (
+        (
+            "Scores of what happened next in the test, beside those of other items for the same queries, "
+            "in percent of each. The less the two overlap, the better the model tells them apart. Scores "
+            "of two models cannot be compared."
+        ),
+        (
+            "测试中之后发生的物品的分数，与同一批查询下其他物品的分数（各自的百分比）。两者重叠越少，模型区分得越好；"
+            "分数只属于这个模型，不能与其他模型比较。"
+        ),
+    ),
+    "scores_above": (
+        "A test item scores above {above} % of the other items.",
+        "测试物品的分数高于 {above}% 的其他物品。",
+    ),
+    "scores_chart": (
+        "Scores of test items and of others; a test item scores above {above} % of the others.",
+        "测试物品与其他物品的分数分布；测试物品的分数高于 {above}% 的其他物品。",
+    ),
+    "scores_targets": ("test items", "测试物品"),
+    "scores_others": ("other items", "其他物品"),
+    "score": ("Score", "分数"),
+    "scores_none": (
+        "There are no scores: the bundle holds no test queries that the model knows.",
+        "没有分数：模型包中没有模型认识的测试查询。",
+    ),
+    # what the model reads
+    "importance": ("What the answers depend on", "推荐依赖什么"),
+    "importance_lead": (
+        (
+            "What validation queries lose when they get the history of another query, or when a column is "
+            "shuffled between rows. What several columns say alike is missed by none of them alone."
+        ),
+        (
+            "把验证查询的历史换成别人的历史，或把某一列在各行之间打乱时，指标损失多少。"
+            "若几列包含同样的信息，单独打乱其中一列看不出损失。"
+        ),
+    ),
+    "importance_x": ("{metric} lost", "{metric} 的损失"),
+    "importance_chart": (
+        "{metric} lost without each part: {values}.",
+        "缺少各部分时 {metric} 的损失：{values}。",
+    ),
+    "importance_none": (
+        "Not measured: it takes two validation queries of which something is known.",
+        "未测量：至少需要两个有已知信息的验证查询。",
+    ),
+    # the data
+    "profile": ("The data", "数据概况"),
+    "profile_events": ("Events over time", "事件随时间的分布"),
+    "events_chart": (
+        "{count} events from {first} to {last}, those that are held out apart.",
+        "{first} 至 {last} 的 {count} 个事件，留出的单独标出。",
+    ),
+    "events_train": ("training", "训练"),
+    "events_held_out": ("held out for validation and test", "留作验证和测试"),
+    "period_tip": (
+        "{since} to {until}: {train} for training, {held_out} held out",
+        "{since} 至 {until}：训练 {train}，留出 {held_out}",
+    ),
+    "tail": ("The long tail", "长尾"),
+    "tail_items": ("items", "物品"),
+    "tail_queries": ("queries", "查询"),
+    "tail_x": (
+        "Percent of items or queries, the busiest first",
+        "物品或查询的百分比，最活跃的在前",
+    ),
+    "tail_note": (
+        (
+            "Height: percent of the training events that they have. The most popular tenth of the items "
+            "has {share} %; {none} % of the items have none."
+        ),
+        "高度：它们占训练事件的百分比。最热门的一成物品占 {share}%；{none}% 的物品没有训练事件。",
+    ),
+    "profile_columns": ("What the columns hold", "各列的内容"),
+    "profile_caption": ("{count} columns beside the ids", "除 id 之外的 {count} 列"),
+    "column": ("Column", "列"),
+    "column_missing": ("Missing, %", "缺失（%）"),
+    "column_distinct": ("Distinct", "不同值"),
+    "column_holds": ("Values", "取值"),
+    "profile_words": ("{count} words in the median", "中位数 {count} 个词"),
+    "profile_none": (
+        "The bundle holds no histories, so of the events only the long tail is known.",
+        "模型包不含历史，因此关于事件只知道长尾。",
+    ),
+    "kind_categorical": ("category", "类别"),
+    "kind_tags": ("tags", "标签"),
+    "kind_number": ("number", "数值"),
+    "kind_time": ("time", "时间"),
+    "kind_vector": ("vector", "向量"),
+    "kind_text": ("text", "文本"),
+    "kind_words": ("words", "词"),
+    "kind_trigrams": ("trigrams", "三字母组"),
+    "kind_windows": ("windows of words", "词窗口"),
+    "kind_sentence": ("sentence", "句子"),
+    "kind_shown": ("shown only", "仅展示"),
     # training
     "training": ("Training", "训练过程"),
     "training_lead": (
@@ -218,7 +353,7 @@ TEXTS: dict[str, tuple[str, str]] = {
             " Validation ranked, for each query, only the items it has a label for: its figures are not "
             "to be compared with those of the test, which are of the whole catalogue."
         ),
-        "验证时，每个查询只对其有标签的物品排序：其数值不能与测试集的数值相比，后者针对整个目录。",
+        "验证时，每个查询只对其有标签的物品排序：其数值不能与测试集的数值相比，后者针对整个物品库。",
     ),
     "epoch": ("Epoch", "轮次"),
     "loss": ("Training loss", "训练损失"),
@@ -235,7 +370,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "seconds": ("{count} seconds", "{count} 秒"),
     "minutes": ("{count} minutes", "{count} 分钟"),
     # exposure
-    "exposure": ("What gets shown", "展示给了谁"),
+    "exposure": ("What gets shown", "展示了什么"),
     "exposure_lead": (
         "Accuracy is not all: a model may be right by showing everybody the same few items.",
         "准确并非全部：模型可能只是把同样几个物品展示给所有人。",
@@ -421,6 +556,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     # names
     "name_model": ("two-tower model", "双塔模型"),
     "name_served": ("two-tower as served", "双塔模型（实际服务）"),
+    "name_served_before": ("two-tower as served, before", "双塔模型（实际服务，此前）"),
+    "name_model_before": ("two-tower model, before", "双塔模型（此前）"),
     "metric_hit_rate": ("hit rate", "命中率"),
     "metric_recall": ("recall", "召回率"),
     "metric_precision": ("precision", "精确率"),

@@ -2,9 +2,10 @@
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
-from twotower.evaluation.report.charts import Line, line_chart
+from twotower.evaluation.report.charts import Line, Spec, line_chart
 from twotower.evaluation.report.methods import HALF, Chart
 from twotower.evaluation.report.reading import number
 from twotower.evaluation.report.svg import svg_of
@@ -30,8 +31,29 @@ def summary(epochs: list[Record], best: Any, say: Say, *, among_labels: bool) ->
     return found + (say("validated_among_labels") if among_labels else "")
 
 
+@dataclass(frozen=True)
+class EpochLine:
+    """A figure by epoch.
+
+    Args:
+        title: What it is.
+        label: The whole chart in a sentence.
+        spec: Vega-Lite.
+    """
+
+    title: str
+    label: str
+    spec: Spec
+
+
 def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
     """Return a chart of the loss and one of each validation metric, the kept epoch marked."""
+    lines = epoch_lines(epochs, best, say)
+    return [Chart(line.title, svg_of(line.spec, label=line.label)) for line in lines]
+
+
+def epoch_lines(epochs: list[Record], best: Any, say: Say) -> list[EpochLine]:
+    """Return the loss and each validation metric by epoch, the kept epoch marked."""
     best = best or None  # 0 is the state before any epoch
     names = [("loss", say("loss"))]
     names += [
@@ -39,7 +61,7 @@ def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
         for key in dict.fromkeys(k for r in epochs for k in r)
         if key.startswith("valid_")
     ]
-    charts: list[Chart] = []
+    lines: list[EpochLine] = []
     for key, name in names:
         points = [
             (r["epoch"], float(r[key]))
@@ -64,5 +86,5 @@ def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
             mark_x=None if kept is None else best,
             mark_label=say("kept_epoch"),
         )
-        charts.append(Chart(name, svg_of(spec, label=label)))
-    return charts
+        lines.append(EpochLine(name, label, spec))
+    return lines

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from twotower.evaluation.refit import is_before, learnt_of
 from twotower.evaluation.report.reading import Reading, number, telling, whole
 from twotower.evaluation.report.wording import Say, method_name, metric_label, metric_name
 
@@ -21,6 +22,11 @@ class KeyFigure:
 
 def headline(reading: Reading, say: Say) -> str:
     """Return the verdict in a line, without a full stop: built from the numbers, in any language."""
+    said = _headline(reading, say)
+    return say("before", said=said) if is_before(reading.figures) else said
+
+
+def _headline(reading: Reading, say: Say) -> str:
     metric, strongest = reading.metric, reading.strongest
     if metric is None:
         return say("no_figures")
@@ -52,6 +58,10 @@ def deck(reading: Reading, say: Say) -> list[str]:
     sentences: list[str] = []
     if metric is None:
         return sentences
+    learnt = learnt_of(reading.figures)
+    if learnt is not None:
+        epochs = reading.figures["refit"]["epochs"]
+        sentences.append(say(f"refit_{learnt}", epochs=epochs))
     if strongest is not None:
         difference, digits = reading.difference(strongest, metric), reading.digits(metric)
         if difference is None:

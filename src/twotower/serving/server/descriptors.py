@@ -1,6 +1,5 @@
 """How many connections a process can hold by the descriptors that the system lets it open."""
 
-import sys
 from pathlib import Path
 
 MOST_CONNECTIONS = 1024
@@ -8,13 +7,15 @@ MOST_CONNECTIONS = 1024
 _FEWEST = 8
 _ENOUGH = 4 * MOST_CONNECTIONS
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # Windows sets no such limit
+    resource = None  # type: ignore[assignment]
 
 
 def raise_limit() -> None:
     """Let this process and its children open as many descriptors as it can use, where that is allowed."""
-    if sys.platform != "win32":
+    if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -35,7 +36,7 @@ def most_accepted() -> int:
 
 
 def _spare() -> int:
-    if sys.platform == "win32":
+    if resource is None:
         return _ENOUGH
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

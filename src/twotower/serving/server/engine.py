@@ -19,9 +19,15 @@ from twotower.serving.bundle import MANIFEST
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.catalogue import Catalogue, Change, Changed, Written
 from twotower.serving.server.journal import Journal
-from twotower.serving.server.lookup import filter_example, title_columns
+from twotower.serving.server.lookup import (
+    filter_example,
+    item_forms,
+    query_fields,
+    title_columns,
+)
 from twotower.serving.server.pointer import digest_of
 from twotower.serving.server.telemetry import LOG
+from twotower.serving.titles import Titles
 from twotower.vocab import FIRST_ROW
 
 
@@ -115,7 +121,9 @@ class Model:
         retriever = self.retriever
         contents = retriever.contents
         sides = (contents.queries.transforms, contents.items.transforms)
-        figures = contents.metrics.get("model", {})
+        # Those of a bundle that learnt its test are of the model before, and not of what answers.
+        is_before = contents.metrics.get("refit", {}).get("learnt") == "all"
+        figures = {} if is_before else contents.metrics.get("model", {})
         return {
             "name": str(contents.provenance.get("data") or self.path.name),
             "created": self.created,
@@ -124,12 +132,17 @@ class Model:
             "query_column": contents.queries.id_column,
             "item_column": contents.items.id_column,
             "item_columns": title_columns(retriever),
+            "title_column": Titles(contents.items).column,
+            "item_forms": item_forms(retriever),
             "filter_example": filter_example(retriever),
+            "query_fields": query_fields(retriever),
             "query_features": [
                 f.source for f in sides[0].features if f.is_fed and retriever.reads(f)
             ],
             "reads_history": retriever.encoding.model.reads_history,
+            "has_histories": contents.histories is not None,
             "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
+            "reads_searches": sides[0].reads_text_of(contents.queries.id_column),
             "words": retriever.share_of_words,
             "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
         }
@@ -404,7 +417,7 @@ def _first(answer: Recommendation, k: int) -> Recommendation:
     """Return the ``k`` best of an answer, which are the first of any longer one."""
     if len(answer) <= k:
         return answer
-    return Recommendation(answer.query_id, answer.item_ids[:k], answer.scores[:k], answer.basis)
+    return replace(answer, item_ids=answer.item_ids[:k], scores=answer.scores[:k])
 
 
 def _dim(retriever: Retriever) -> int:

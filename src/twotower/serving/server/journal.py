@@ -1,7 +1,6 @@
 """The journal: changes of a catalogue, on disk before they are acknowledged, and read by every worker."""
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -14,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from twotower.errors import JournalError
 from twotower.serving.server.frames import (
@@ -37,7 +41,21 @@ _LOOKS_EVERY = 0.001
 _SECTOR = 4096
 _AT_ONCE = 1000
 """Items in a record of a compacted journal."""
-_OPENS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe at the path does not block
+# A pipe at the path does not block. Windows has none of the three.
+_OPENS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+
+
+def check_locks() -> None:
+    """Refuse a journal on a system that cannot lock one, such as Windows; return nothing elsewhere.
+
+    Raises:
+        JournalError: The system has no ``flock``.
+    """
+    if fcntl is None:
+        raise JournalError(
+            "a journal needs the file locks of Linux or macOS, which this system lacks; serve without a "
+            "token and a journal, which answers and changes nothing, or serve in WSL or in a container."
+        )
 
 
 class _Place(Enum):
@@ -64,12 +82,13 @@ class _File:
 
     def __init__(self, path: Path, flags: int) -> None:
         self.path = path
+        check_locks()
         try:
             self.descriptor = os.open(path, flags | _OPENS, 0o600)
         except OSError as error:
             raise JournalError(
                 f"the journal {str(path)!r} cannot be opened: {error.strerror}. "
-                "Name a journal in a place that exists and is writable by --journal."
+                "Name a journal in a place that exists and is writable."
             ) from error
         try:
             self.status = os.fstat(self.descriptor)

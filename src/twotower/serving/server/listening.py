@@ -5,6 +5,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from twotower.caller import argument
 from twotower.errors import ConfigError
 from twotower.serving.server.telemetry import LOG
 
@@ -43,8 +44,9 @@ def bound(host: str, port: int, *, several: bool) -> list[socket.socket]:
     for each in sockets:
         each.close()
     raise ConfigError(
-        f"--host and --port must be an address to listen at, got {address_of(host, port)}: {said}; "
-        "choose another with --port, or stop what listens there."
+        f"{argument('host')} and {argument('port')} must be an address to listen at, got "
+        f"{address_of(host, port)}: {said}; "
+        f"choose another {argument('port')}, or stop what listens there."
     )
 
 

@@ -1,38 +1,127 @@
-"""Finding items by a piece of their text, and queries by the beginning of their id: for people."""
+"""What people see of a model before they ask: columns, examples, items and queries by a piece of text."""
 
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import FilterError
+from twotower.features.base import Transform
+from twotower.features.reading import tags_of
+from twotower.features.schema import TEXTS
 from twotower.index.filters import parse
 from twotower.serving.retriever import Retriever
+from twotower.serving.titles import ADDRESSES, Titles
 from twotower.vocab import FIRST_ROW
+
+COMMON = 10
+"""Fewest queries that have a value which is shown as an example: what few have may tell who they are."""
+MOST_EXAMPLES = 30
+
+_FIELDS = ("categorical", "tags", "number", "time", *TEXTS)
+_POPULAR = 1000
 
 
 def title_columns(retriever: Retriever) -> list[str]:
-    """Return the items' columns but for the id, those that read like a title first."""
-    frame = retriever.contents.items.frame
-    names = [name for name in frame.columns if name != retriever.item_column]
-    texts = [name for name in names if frame[name].dtype == pl.String]
-    # What differs from item to item names it.
-    texts.sort(key=lambda name: -frame[name].n_unique())
-    return texts + [name for name in names if name not in texts]
+    """Return the items' columns but for the id: the title first, the others as their table has them."""
+    table = retriever.contents.items
+    title = Titles(table).column
+    names = [name for name in table.frame.columns if name not in (retriever.item_column, title)]
+    return names if title is None else [title, *names]
+
+
+def item_forms(retriever: Retriever) -> dict[str, str]:
+    """Return the items' columns of addresses, each with its form: ``link`` or ``image``."""
+    table = retriever.contents.items
+    known = {feature.name: feature.form for feature in table.transforms.features}
+    return {name: known[name] for name in table.frame.columns if known.get(name, "") in ADDRESSES}
+
+
+def query_fields(retriever: Retriever) -> list[dict[str, Any]]:
+    """Return what may be told of a query in a form: each column that is read, its kind, and examples.
+
+    The key is none of them, nor are vectors, which nobody types. Examples of categories and tags are values
+    that at least ``COMMON`` queries have, the most frequent ones first.
+    """
+    table = retriever.contents.queries
+    fields: dict[str, dict[str, Any]] = {}
+    for transform in table.transforms.transforms:
+        feature = transform.feature
+        is_read = feature.kind in _FIELDS and retriever.reads(feature)
+        if is_read and feature.source != table.id_column and feature.source not in fields:
+            kind = "text" if feature.kind in TEXTS else feature.kind
+            examples = _examples(transform, table.frame)
+            fields[feature.source] = {"name": feature.source, "kind": kind, "examples": examples}
+    return list(fields.values())
+
+
+def _examples(transform: Transform, frame: pl.DataFrame) -> list[Any]:
+    feature, numbers = transform.feature, transform.numbers
+    if feature.kind == "number":
+        with np.errstate(over="ignore"):
+            middle = float(
+                np.expm1(numbers["center"][0]) if numbers["log"][0] else numbers["center"][0]
+            )
+        return [float(f"{middle:.3g}")] if math.isfinite(middle) else []
+    if feature.kind == "time":
+        try:
+            return [datetime.fromtimestamp(float(numbers["center"][0]), UTC).date().isoformat()]
+        except (ValueError, OverflowError, OSError):  # no calendar has that year
+            return []
+    if feature.kind in TEXTS:
+        return []
+    vocabulary = transform.own_vocabulary()
+    if not len(frame):  # of a private bundle, which knows no rarer values
+        return list(vocabulary.ids.head(MOST_EXAMPLES).to_list())
+    values = frame[feature.source]
+    tags = tags_of(values, feature.separator if feature.kind == "tags" else "")[1]
+    counts = tags.value_counts(name="count").filter(pl.col("count") >= COMMON)
+    common = counts.sort(["count", tags.name], descending=[True, False])[tags.name]
+    return list(common.head(MOST_EXAMPLES).to_list())
+
+
+def example_of(retriever: Retriever, generator: np.random.Generator) -> dict[str, Any]:
+    """Return something to ask: a known query, with a history where the model reads one, and a popular item.
+
+    Args:
+        retriever: The opened bundle.
+        generator: Draws them.
+    """
+    contents = retriever.contents
+    ids = contents.queries.ids.ids
+    rows: npt.NDArray[np.integer] = np.arange(len(ids))
+    if contents.histories is not None and retriever.encoding.model.reads_history:
+        rows = np.flatnonzero(contents.histories.lengths[FIRST_ROW:])
+    counts = contents.popularity[FIRST_ROW:]
+    if contents.offered is not None:
+        counts = np.where(contents.offered[FIRST_ROW:], counts, -1)
+    count = min(_POPULAR, contents.num_items)
+    popular = np.argpartition(-counts, count - 1)[:count] if count else counts[:0]
+    drawn = contents.items.frame.slice(int(generator.choice(popular)), 1) if len(popular) else None
+    return {
+        "query_id": ids[int(generator.choice(rows))] if len(rows) else None,
+        "item": None if drawn is None else drawn.to_dicts()[0],
+    }
 
 
 def filter_example(retriever: Retriever) -> str:
     """Return a filter over the items' columns that somebody could begin with, and that has an answer."""
     table = retriever.contents.items
-    parts = []
+    addresses = item_forms(retriever)
+    fits_all = np.ones(len(table.frame), np.bool_)
+    parts: list[str] = []
     for name in title_columns(retriever):
         column = table.frame[name].drop_nulls()
-        for text in _conditions(name, column):
+        for text in () if name in addresses else _conditions(name, column):
             try:
-                fits = parse(text).matches(table.frame, table.transforms.features).any()
+                fits = parse(text).matches(table.frame, table.transforms.features)
             except FilterError:
                 continue
-            if fits:
+            if (fits_all & fits).any():
+                fits_all &= fits
                 parts.append(text)
                 break
         if len(parts) == 2:

@@ -49,5 +49,5 @@ class Pointer:
 
     def _written_beside(self, file: str) -> Path:
         temporary = Path(f"{file}.{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8", newline="\n")
         return temporary

@@ -4,21 +4,24 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from twotower.errors import ArgumentError
 from twotower.serving.answers import Recommendation
+from twotower.serving.arguments import nothing_told
 from twotower.serving.server.catalogue import Change
 from twotower.serving.server.engine import Answered, Model, Question
-from twotower.serving.server.lookup import ids_like, items_like, latest_of
+from twotower.serving.server.lookup import example_of, ids_like, items_like, latest_of
 from twotower.serving.server.schemas import (
     LONGEST_ADDRESS,
     LONGEST_ID,
     ChangedAnswer,
     Choice,
     EncodeItemsBody,
+    ExampleAnswer,
     ExplainAnswer,
     ExplainBody,
     Filter,
@@ -28,6 +31,7 @@ from twotower.serving.server.schemas import (
     ItemsBody,
     ManyAnswer,
     ManyBody,
+    MapAnswer,
     ModelAnswer,
     ModelBody,
     QueriesBody,
@@ -54,7 +58,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (413, "The body is too large."),
         (414, "The address is too long."),
         (415, "The body is not said to be JSON."),
-        (421, "The server does not answer to this name; see --allowed-hosts."),
+        (421, "The server does not answer to this name; see TWOTOWER_ALLOWED_HOSTS."),
         (422, "What is asked cannot be answered."),
         (429, "Too many wait."),
         (431, "The headers are too large, or too many."),
@@ -122,7 +126,8 @@ async def similar(
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         asked = model.item_id(item_id)
-        return {"item_id": asked, "items": _items(answer, lines), "model": model.digest}
+        items = _items(answer, lines)
+        return {"item_id": asked, "items": items, "notes": answer.notes, "model": model.digest}
 
     return _json(service, await service.ask_model(found))
 
@@ -186,6 +191,8 @@ async def encode_queries(body: QueriesBody, service: Serving) -> Response:
         for query in body.queries:  # each may be described in another way
             features, unknown = model.known_features(query.features)
             ignored |= dict.fromkeys(unknown)
+            if query.query_id is None and features is None and query.history is None:
+                raise nothing_told()  # the retriever would encode all that it knows
             found = model.retriever.encode_queries(
                 query.query_id,
                 features=features,
@@ -233,6 +240,20 @@ async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> R
     retriever = (await service.caught_up()).retriever
     found = await service.look_up(lambda: latest_of(retriever, query_id, limit))
     return _json(service, {"items": found})
+
+
+@router.get("/example", response_model=ExampleAnswer, tags=["catalogue"])
+async def example(service: Serving) -> Response:
+    """Return something to ask, drawn at random: a known query, and a popular item."""
+    retriever = (await service.caught_up()).retriever
+    found = await service.look_up(lambda: example_of(retriever, np.random.default_rng()))
+    return _json(service, found)
+
+
+@router.get("/map", response_model=MapAnswer, tags=["catalogue"])
+async def item_map(service: Serving) -> Response:
+    """Return the catalogue in two dimensions; it is drawn beside the answers when it is first asked for."""
+    return Response(service.map(), media_type=JSON)
 
 
 @router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
@@ -360,6 +381,7 @@ def _as_json(answered: Answered) -> dict[str, Any]:
         "basis": answer.basis,
         "items": _items(answer, answered.lines),
         "ignored": answered.ignored,
+        "notes": answer.notes,
         "model": answered.model.digest,
     }
 

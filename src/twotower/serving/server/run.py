@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twotower.abandoned import sweep, temporary_folder
 from twotower.errors import JournalError
+from twotower.extras import library
 from twotower.serving.server.descriptors import raise_limit
 from twotower.serving.server.settings import ServerSettings
 
@@ -32,14 +33,12 @@ def serve(settings: ServerSettings) -> None:
         ConfigError: The server cannot listen at this host and port.
         SystemExit: A worker failed for another reason, which the log names.
     """
-    for name in LIBRARIES:
-        if find_spec(name) is None:
-            from twotower.runtime import library
-
-            library(name, wanted_by="serve", extra="serve")  # raises
-    from twotower.serving.server.journal import JournalReader
+    check_libraries()
+    from twotower.serving.server.journal import JournalReader, check_locks
     from twotower.serving.server.telemetry import log_to_stderr
 
+    if settings.token is not None or settings.journal is not None:
+        check_locks()
     journal = settings.journal or f"{Path(settings.bundle)}.journal"
     if Path(journal).is_file():
         JournalReader(journal).close()  # refuses here, once, what no worker could read
@@ -64,6 +63,17 @@ def serve(settings: ServerSettings) -> None:
             Supervisor(replace(settings, pointer=str(shared / "model.json"))).run()
         finally:
             del os.environ[FIGURES]
+
+
+def check_libraries() -> None:
+    """Refuse to serve without the libraries that it takes; import none of them.
+
+    Raises:
+        MissingExtraError: The extra ``serve`` is not installed.
+    """
+    for name in LIBRARIES:
+        if find_spec(name) is None:
+            library(name, wanted_by="serve", extra="serve")  # raises
 
 
 def _compact(journal: str) -> None:

@@ -282,6 +282,9 @@ class RecommendAnswer(BaseModel):
     )
     items: list[Item]
     ignored: list[str] = Field(description="Features that the model does not know.")
+    notes: list[str] = Field(
+        description="Values of a filter that no item has, and ids of the history that are not known."
+    )
     model: str = Field(description="Digest of the model that answered.")
 
 
@@ -296,6 +299,7 @@ class SimilarAnswer(BaseModel):
 
     item_id: int | str
     items: list[Item]
+    notes: list[str] = Field(description="Values of the filter that no item has.")
     model: str
 
 
@@ -339,6 +343,40 @@ class FoundAnswer(BaseModel):
     items: list[dict[str, Any]]
 
 
+class ExampleAnswer(BaseModel):
+    """Something to ask, drawn at random."""
+
+    query_id: int | str | None = Field(
+        description="A known query; null where the bundle knows none."
+    )
+    item: dict[str, Any] | None = Field(description="One of the most popular items.")
+
+
+class MapColumn(BaseModel):
+    """What the items on a map can be coloured by."""
+
+    name: str
+    groups: list[str] = Field(description="Values, or ranges of a number in their order.")
+    codes: str = Field(description="A character an item: the place of its group, or a point.")
+
+
+class MapAnswer(BaseModel):
+    """Items in two dimensions, those near each other alike to the model."""
+
+    status: Literal["drawing", "ready", "none", "failed"] = Field(
+        description="`drawing`: ask again. `none`: too few vectors differ. `failed`: the log says why."
+    )
+    model: str | None = None
+    items: int | None = Field(None, description="Of the catalogue; the map shows the most popular.")
+    item_ids: list[int | str] | None = None
+    titles: list[str] | None = Field(None, description="Null where the items have none.")
+    x: list[int] | None = Field(None, description="From 0 to 9999.")
+    y: list[int] | None = None
+    columns: list[MapColumn] | None = Field(
+        None, description="Those whose groups stand most apart on the map first."
+    )
+
+
 class Part(BaseModel):
     """What one part of a query or an item does for a score."""
 
@@ -359,6 +397,16 @@ class ExplainAnswer(BaseModel):
     model: str
 
 
+class QueryField(BaseModel):
+    """A column of the queries that a person can fill in."""
+
+    name: str
+    kind: Literal["categorical", "tags", "number", "time", "text"]
+    examples: list[bool | int | float | str] = Field(
+        description="Values that ten queries or more have, frequent ones first; of numbers, the middle."
+    )
+
+
 class ModelAnswer(BaseModel):
     """What the server answers from."""
 
@@ -371,10 +419,21 @@ class ModelAnswer(BaseModel):
     query_column: str
     item_column: str
     item_columns: list[str]
+    title_column: str | None = Field(
+        description="The one of them that says what an item is called."
+    )
+    item_forms: dict[str, Literal["link", "image"]] = Field(
+        description="Those of them that hold addresses."
+    )
     filter_example: str = Field(description="A filter that fits these columns.")
+    query_fields: list[QueryField] = Field(description="Columns that a person can fill in.")
     query_features: list[str] = Field(description="Columns that may be told of a query.")
     reads_history: bool
+    has_histories: bool = Field(description="Whether it knows what its queries did.")
     reads_text: bool = Field(description="Whether `words` may be asked for.")
+    reads_searches: bool = Field(
+        description="Whether a query's id is read as text, as a search is."
+    )
     words: float = Field(
         description="Share of the words that `auto` stands for; 0 where it is none."
     )

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from twotower.errors import BundleError
+from twotower.serving.map import items_on_map
 from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed, Written
+from twotower.serving.server.drawing import BEING_DRAWN, MOST_ITEMS, Drawing, sketch_of
 from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.settings import ServerSettings
@@ -79,6 +81,8 @@ class Service:
         self.follower = self._beside(self._all_caught_up, self.batcher.thread, settings.waiting)
         self.asker = self._beside(_each, self.batcher.thread, 1)
         self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
+        self.drawing = Drawing()
+        self._sketching: asyncio.Future[None] | None = None
         self._exchanging = asyncio.Lock()
         self._works: set[asyncio.Future[Model]] = set()
         _spare_what_stays()
@@ -95,6 +99,33 @@ class Service:
     async def look_up(self, work: Work) -> Any:
         """Return what a thread beside the model's finds in tables."""
         return await self.lookups.ask(work)
+
+    def map(self) -> bytes:
+        """Return the map of the current model's catalogue as JSON, or that it is being drawn.
+
+        It is drawn when it is first asked for; what is written to the catalogue later is not on it.
+        """
+        model = self.engine.model
+        drawn = self.drawing.answer_of(model.digest)
+        if drawn is not None:
+            return drawn
+        if self._sketching is None or self._sketching.done():
+            # Whoever asked may hang up, and others ask meanwhile: it is begun once.
+            self._sketching = asyncio.ensure_future(self._sketch(model))
+        return BEING_DRAWN
+
+    async def _sketch(self, model: Model) -> None:
+        if self.drawing.is_busy:
+            return
+        try:
+            shown = await self.look_up(lambda: items_on_map(model.retriever.contents, MOST_ITEMS))
+            sketch = await self.ask_model(lambda: sketch_of(model.retriever, model.digest, shown))
+        except (TooManyWaitingError, WaitedTooLongError):
+            return  # until somebody asks again
+        except Exception:
+            LOG.exception("the map could not be begun")
+            return
+        self.drawing.begin(sketch)
 
     async def caught_up(self) -> Model:
         """Return the current model, with all changes that any worker has acknowledged by now."""
@@ -164,6 +195,7 @@ class Service:
 
     def close(self) -> None:
         """Let go of the threads, after what they are at."""
+        self.drawing.close()
         own = (self.writer, self.lookups, self.batcher, self.settler, self.follower, self.asker)
         for batcher in own:
             batcher.close()

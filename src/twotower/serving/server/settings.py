@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from twotower.caller import argument
 from twotower.errors import ConfigError
 
 ANY_HOST = "*"
@@ -68,24 +69,28 @@ class ServerSettings:
         for name, least in self.LEAST.items():
             value = getattr(self, name)
             if value < least:
-                raise ConfigError(f"{_flag(name)} must be at least {least}, got {value}.")
+                raise ConfigError(f"{argument(name)} must be at least {least}, got {value}.")
         if self.waiting < self.batch:
             raise ConfigError(
-                f"--waiting must be at least --batch, {self.batch}, got {self.waiting}."
+                f"{argument('waiting')} must be at least {argument('batch')}, {self.batch}, "
+                f"got {self.waiting}."
             )
         if self.port > 65535:
-            raise ConfigError(f"--port must be at most 65535, got {self.port}.")
+            raise ConfigError(f"{argument('port')} must be at most 65535, got {self.port}.")
         if not 0 < self.timeout < float("inf"):
-            raise ConfigError(f"--timeout must be above 0 and finite, got {self.timeout:g}.")
+            raise ConfigError(
+                f"{argument('timeout')} must be above 0 and finite, got {self.timeout:g}."
+            )
         for host in self.allowed_hosts:
             if host != ANY_HOST and not _NAME.fullmatch(host):
                 raise ConfigError(
-                    f"--allowed-hosts must be host names without a port, separated by commas, got {host!r}."
+                    f"{argument('allowed_hosts')} must be host names without a port, "
+                    f"separated by commas, got {host!r}."
                 )
         for name in ("token", "read_token"):
             if getattr(self, name) == "":
                 raise ConfigError(
-                    f"{_flag(name)} must not be empty, got ''; leave it out where there is none."
+                    f"{argument(name)} must not be empty, got ''; leave it out where there is none."
                 )
 
     def __repr__(self) -> str:
@@ -94,7 +99,3 @@ class ServerSettings:
             for f in fields(self)
         }
         return f"ServerSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -14,6 +14,7 @@ from socket import socket
 import torch
 import uvicorn
 
+from twotower.caller import called_from
 from twotower.errors import BundleError, TwoTowerError
 from twotower.serving.server.app import create_app
 from twotower.serving.server.connections import GuardedProtocol
@@ -96,7 +97,8 @@ def run_alone(settings: ServerSettings) -> None:
     try:
         server = Server(settings)
         tell_address(sockets)
-        with suppress(KeyboardInterrupt):  # it has finished by then
+        # Requests name arguments as Python does. It has finished when Ctrl-C shows.
+        with called_from("python"), suppress(KeyboardInterrupt):
             server.run(sockets)
     finally:
         for each in sockets:
@@ -105,6 +107,7 @@ def run_alone(settings: ServerSettings) -> None:
         sys.exit(EXIT_FAILED)
 
 
+@called_from("command line")  # it is a process of its own
 def work(
     settings: ServerSettings, sockets: list[socket] | list[tuple[str, int]], line: Connection
 ) -> None:
@@ -132,7 +135,8 @@ def work(
                 )
             ]
             sign.server = server = Server(settings)
-            server.run(own)
+            with called_from("python"):  # as requests name arguments
+                server.run(own)
     except TwoTowerError as error:
         line.send_bytes(FAILED + pickle.dumps(error))
         sys.exit(EXIT_FAILED)

@@ -1,25 +1,33 @@
-"""The page on which a person tries a model. It asks this server alone, and runs only its own script."""
+"""The page on which a person tries a model. It asks this server alone, and runs only its own scripts."""
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 HERE = Path(__file__).parent
-POLICY = "; ".join(
+_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self'",
+        "img-src {images}",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
     )
 )
-HEADERS = {"content-security-policy": POLICY, "cache-control": "no-cache"}
+
+
+def policy(*, shows_images: bool) -> str:
+    """Return what a browser may load for the page.
+
+    Args:
+        shows_images: Whether a column of the items holds addresses of images, which may be anywhere.
+    """
+    return _POLICY.format(images="'self' https: http:" if shows_images else "'self'")
 
 
 class OwnFiles(StaticFiles):
@@ -35,12 +43,20 @@ class OwnFiles(StaticFiles):
 def mount(app: FastAPI) -> None:
     """Give an application the page at ``/``, the list of its routes at ``/docs``, and their files."""
 
+    def page(name: str, *, shows_images: bool) -> FileResponse:
+        told = {
+            "content-security-policy": policy(shows_images=shows_images),
+            "cache-control": "no-cache",
+        }
+        return FileResponse(HERE / name, headers=told)
+
     @app.get("/", include_in_schema=False)
-    async def index() -> FileResponse:
-        return FileResponse(HERE / "index.html", headers=HEADERS)
+    async def index(request: Request) -> FileResponse:
+        forms = request.app.state.service.engine.model.description["item_forms"]
+        return page("index.html", shows_images="image" in forms.values())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
-        return FileResponse(HERE / "docs.html", headers=HEADERS)
+        return page("docs.html", shows_images=False)
 
     app.mount("/page", OwnFiles(directory=HERE), name="page")

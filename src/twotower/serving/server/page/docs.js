@@ -1,6 +1,8 @@
 // The interface, as the server itself describes it.
 
-import { ask, make, texts, turn, write } from "/page/texts.js";
+import { ask } from "/page/asking.js";
+import { make } from "/page/parts.js";
+import { texts, turn, write } from "/page/texts.js";
 
 let schema = null;
 

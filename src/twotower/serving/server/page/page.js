@@ -1,150 +1,146 @@
-// Try a model: build a query, see the answers, their neighbours and why they are there.
+// Try a model: ask, see the answers, their neighbours, why they are there, and where they stand on a map.
 
-import { ask, make, texts, turn, write } from "/page/texts.js";
+import { ask, asked } from "/page/asking.js";
+import { clearFields, featuresTold, fillFields, writeFields } from "/page/fields.js";
+import { factsOf, idOf, nameOf, pictureOf, scoreOf, titleOf } from "/page/items.js";
+import { finder, later, make, menu } from "/page/parts.js";
+import { texts, turn, write } from "/page/texts.js";
 
 const at = (id) => document.getElementById(id);
-const state = { model: null, history: [], neighbours: null };
+const state = { model: null, history: [], neighbours: null, shown: null, map: null };
+const title = (line) => titleOf(state.model, line);
 let latest = 0;
 
-const titleOf = (line) => {
-  const { item_column: key, item_columns: columns } = state.model;
-  const title = columns.map((name) => line[name]).find((value) => typeof value === "string" && value);
-  return title ?? String(line[key]);
-};
-
-const plain = (value) => {
-  if (value === null || value === undefined || value === "") return null;
-  if (Array.isArray(value)) return value.join(", ");
-  return typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : String(value);
-};
-
-const detailsOf = (line) => {
-  const { item_column: key, item_columns: columns } = state.model;
-  const title = titleOf(line);
-  return [key, ...columns]
-    .map((name) => [name, plain(line[name])])
-    .filter(([, value]) => value !== null && value !== title)
-    .slice(0, 4)
-    .map(([name, value]) => `${name} ${value.length > 60 ? `${value.slice(0, 57)}…` : value}`)
-    .join(" · ");
-};
-
 function tell(error) {
-  at("problem").hidden = error === null;
-  at("problem").textContent = error === null ? "" : error.message;
+  const isFilter = error?.kind === "filter";
+  at("problem").hidden = error === null || isFilter;
+  at("problem").textContent = error === null || isFilter ? "" : error.message;
+  at("filter").setAttribute("aria-invalid", String(isFilter));
+  beside(texts.filterSaid, isFilter ? error.message : "");
+  if (error !== null && state.shown !== null) at("basis").textContent = texts.kept;
+  at("answers").classList.toggle("kept", error !== null && state.shown !== null);
 }
 
-// What was asked later wins, whatever comes first.
-async function answers() {
-  const turnOf = ++latest;
-  const query = at("query").value.trim();
+// What the server says of the filter stands beside its field.
+function beside(lead, said) {
+  at("filter-said").hidden = !said;
+  at("filter-said").replaceChildren(...(said ? [lead, make("span", { lang: "en", textContent: said })] : []));
+}
+
+function question() {
+  const query = at("query").value.trim(), { model, history } = state;
   const body = { k: Math.max(1, Number(at("k").value) || 10), columns: true };
   if (query) body.query_id = query;
-  if (state.history.length) body.history = state.history.map((line) => line[state.model.item_column]);
+  if (history.length) body.history = history.map((line) => line[model.item_column]);
+  const features = featuresTold();
+  if (features) body.features = features;
   if (at("filter").value.trim()) body.filter = at("filter").value.trim();
   if (at("seen").checked) body.exclude_seen = false;
-  if (!at("words").checked) body.words = 0;
+  if (model.words > 0) body.words = at("words").checked ? "auto" : 0;
   const diversity = Math.min(1, Number(at("diversity").value) || 0);
   if (diversity > 0) body.rules = { diversify: diversity };
-  const neighbours = state.neighbours;
-  const title = neighbours === null ? texts.answers : texts.neighbours(titleOf(neighbours));
-  at("answers").setAttribute("aria-busy", "true");
-  if (neighbours === null && body.query_id === undefined && body.history === undefined) {
+  return body;
+}
+
+function similarTo(line, body) {
+  const parameters = { item_id: line[state.model.item_column], k: body.k, columns: true };
+  return asked("/similar", body.filter ? { ...parameters, filter: body.filter } : parameters);
+}
+
+// What was asked later wins, whatever comes first. An answer stays until there is another.
+async function answers() {
+  const turnOf = ++latest, body = question(), { neighbours } = state;
+  if (neighbours === null && !body.query_id && !body.history && !body.features) {
     tell(null);
-    empty(title, neighbours);
-    at("basis").textContent = texts.nobody;
+    state.shown = null;
+    return show();
+  }
+  at("answers").setAttribute("aria-busy", "true");
+  try {
+    const { told, took } = neighbours === null ? await ask("/recommend", body) : await similarTo(neighbours, body);
+    if (turnOf !== latest) return;
+    state.shown = { told, took, body, neighbours };
+    tell(null);
+    show();
+  } catch (error) {
+    if (turnOf === latest) tell(error);
+  } finally {
+    if (turnOf === latest) at("answers").removeAttribute("aria-busy");
+  }
+}
+
+function titleOfAnswers({ body, neighbours }) {
+  if (neighbours !== null) return texts.neighbours(title(neighbours));
+  if (body.query_id) {
+    const { reads_searches: isSearch, query_column: column } = state.model;
+    return texts.answersFor(isSearch ? `“${body.query_id}”` : `${column} ${body.query_id}`);
+  }
+  return body.history ? texts.answersHistory : texts.answersFields;
+}
+
+function show() {
+  const { shown, model } = state;
+  at("known").textContent = "";
+  at("back").hidden = shown === null || shown.neighbours === null;
+  if (shown === null) {
+    at("answers-title").textContent = texts.answers;
+    at("basis").textContent = model.reads_searches ? texts.nobodySearch : texts.nobody;
+    at("took").textContent = "";
+    at("list").replaceChildren();
     return;
   }
-  try {
-    const { told, took } =
-      neighbours === null ? await ask("/recommend", body) : await ask(similarPath(neighbours, body));
-    if (turnOf !== latest) return;
-    tell(null);
-    empty(title, neighbours);
-    show(told, took, body);
-  } catch (error) {
-    if (turnOf !== latest) return;
-    empty(title, neighbours);
-    tell(error);
-  }
-}
-
-function empty(title, neighbours) {
-  at("answers").removeAttribute("aria-busy");
-  at("answers-title").textContent = title;
-  at("back").hidden = neighbours === null;
-  at("list").replaceChildren();
-  at("took").textContent = "";
-  at("basis").textContent = "";
-}
-
-function similarPath(line, body) {
-  const parameters = new URLSearchParams({
-    item_id: line[state.model.item_column], k: body.k, columns: true,
-  });
-  if (body.filter) parameters.set("filter", body.filter);
-  return `/similar?${parameters}`;
-}
-
-function show(told, took, body) {
+  const { told, took, body, neighbours } = shown;
+  at("answers-title").textContent = titleOfAnswers(shown);
   at("took").textContent = texts.took(took.all.toFixed(0), took.server?.toFixed(1) ?? "?");
   const note = told.basis === "popularity" ? texts.popular : "";
-  at("basis").textContent = told.items.length ? note : texts.nothing;
+  const notes = told.notes.join("\n");
+  beside(texts.notesSaid, body.filter ? notes : "");
+  at("basis").textContent = [told.items.length ? note : texts.nothing, body.filter ? "" : notes].filter(Boolean).join("\n");
   const scores = told.items.map((item) => item.score);
   const high = Math.max(...scores), low = Math.min(0, ...scores);
   at("list").replaceChildren(
-    ...told.items.map((item) => entry(item, (item.score - low) / (high - low || 1), body)),
-  );
+    ...told.items.map((item) => entry(item, (item.score - low) / (high - low || 1), body)));
+  if (neighbours === null && body.history) {
+    at("known").textContent = texts.named(texts.history, state.history.map(title).join(" · "));
+  } else if (neighbours === null) tellKnown(body);
+  state.map?.mark(told.items.map((item) => String(item.item_id)));
+}
+
+// What the model knows of a query counts where no history is told.
+async function tellKnown(body) {
+  const { has_histories: knows, reads_history: reads } = state.model;
+  if (!body.query_id || !knows || !reads) return;
+  try {
+    const { told } = await asked("/history", { query_id: body.query_id, limit: 6 });
+    if (state.shown?.body !== body || !told.items.length) return;
+    const titles = told.items.slice(0, 5).map(title).join(" · ");
+    at("known").textContent = texts.known(told.items.length > 5 ? `${titles} ${texts.knownMore}` : titles);
+  } catch { /* the answers say what is wrong */ }
 }
 
 function entry(item, share, body) {
-  const line = item.columns, title = titleOf(line);
+  const line = item.columns, { model } = state;
   const why = make("div", { className: "why", hidden: true });
-  const said = (what) => texts.named(what, title);
-  const actions = make("div", { className: "actions" });
-  actions.append(
-    make("button", {
-      type: "button", textContent: texts.add, "aria-label": said(texts.add), onclick: () => add(line),
-    }),
-    make("button", {
-      type: "button", textContent: texts.similar, "aria-label": said(texts.similar),
-      onclick: () => {
-        state.neighbours = line;
-        answers();
-        at("answers").focus();
-      },
-    }),
-  );
-  if (state.neighbours === null) {
-    const button = make("button", {
-      type: "button", textContent: texts.why, "aria-label": said(texts.why), "aria-expanded": "false",
-    });
-    button.onclick = () => explain(button, why, item, body);
-    actions.append(button);
-  }
-  const bar = make("meter", {
-    min: 0, max: 1, value: share, "aria-label": `${texts.score} ${item.score.toFixed(3)}`,
-  });
-  return make(
-    "li", {},
+  const acts = [[texts.similar, () => neighboursOf(line)]];
+  if (model.reads_history) acts.unshift([texts.add, () => add(line)]);
+  if (state.neighbours === null) acts.push([texts.why, () => explain(why, item, body)]);
+  acts.push([texts.onMap, async () => (await openMap())?.select(idOf(model, line))]);
+  return make("li", {},
     make("div", { className: "line" },
-      make("div", {},
-        make("h3", { textContent: title }),
-        make("p", { className: "note", textContent: detailsOf(line) })),
-      make("div", { className: "score" }, bar, make("span", { textContent: item.score.toFixed(3) }))),
-    actions, why,
-  );
+      pictureOf(model, line),
+      make("div", { className: "what" }, nameOf(model, line), factsOf(model, line)),
+      scoreOf(item, share),
+      menu(texts.named(texts.actions, title(line)), acts)),
+    why);
 }
 
-async function explain(button, place, item, body) {
+async function explain(place, item, { query_id, history, features, words }) {
   place.hidden = !place.hidden;
-  button.setAttribute("aria-expanded", String(!place.hidden));
   if (place.hidden || place.childNodes.length) return;
   try {
-    const { query_id, history } = body;
-    const { told } = await ask("/explain", { query_id, history, item_id: item.item_id });
+    const { told } = await ask("/explain", { query_id, history, features, item_id: item.item_id });
     const most = Math.max(...told.parts.map((part) => Math.abs(part.contribution)), 1e-9);
-    const titles = new Map(state.history.map((line) => [String(line[state.model.item_column]), titleOf(line)]));
+    const titles = new Map(state.history.map((line) => [idOf(state.model, line), title(line)]));
     const named = (part) => (part.side === "history" ? titles.get(part.name) : null) ?? part.name;
     const moves = told.parts.filter((part) => Math.abs(part.contribution) > most / 1000).slice(0, 12);
     const rows = moves.map((part) =>
@@ -158,122 +154,112 @@ async function explain(button, place, item, body) {
           "aria-label": part.contribution.toFixed(3),
         }))));
     place.append(
-      make("p", { className: "note", textContent: texts.whyNote }),
-      make("table", {}, make("tbody", {}, ...rows)),
-    );
+      make("p", { className: "note", textContent: words ? texts.whyWords : texts.whyNote }),
+      make("table", {}, make("tbody", {}, ...rows)));
   } catch (error) {
     place.append(make("p", { className: "note", textContent: error.message }));
   }
 }
 
+function neighboursOf(line) {
+  state.neighbours = line;
+  answers();
+  at("answers").scrollIntoView({ block: "nearest" });
+  at("answers").focus({ preventScroll: true });
+}
+
 function add(line) {
   state.history.push(line);
   state.neighbours = null;
-  const isInList = at("list").contains(document.activeElement);
-  changed();
-  if (isInList) at("answers").focus(); // the button that was pressed goes with its list
+  writeHistory();
+  answers();
+  at("answers").focus({ preventScroll: true }); // what was pressed may go with its list
 }
 
-// What the model knows of a query counts where no history is told.
-async function tellKnown() {
-  const query = at("query").value.trim(), place = at("history-empty");
-  place.textContent = texts.historyEmpty;
-  if (!query || state.history.length || !state.model.reads_history) return;
-  try {
-    const { told } = await ask(`/history?${new URLSearchParams({ query_id: query, limit: 5 })}`);
-    if (query !== at("query").value.trim() || !told.items.length) return;
-    place.textContent = texts.historyKnown(told.items.map(titleOf).join(" · "));
-  } catch { /* the answers say what is wrong */ }
-}
-
-function changed() {
-  tellKnown();
-  const key = state.model.item_column;
-  at("history-empty").hidden = state.history.length > 0;
-  at("clear").hidden = state.history.length === 0;
+function writeHistory() {
+  at("history-whole").hidden = !state.history.length;
   at("history").replaceChildren(
     ...state.history.map((line, place) =>
       make("li", {},
-        make("span", { textContent: titleOf(line), title: String(line[key]) }),
+        make("span", { textContent: title(line), title: idOf(state.model, line) }),
         make("button", {
           type: "button", className: "plain", textContent: texts.remove,
-          "aria-label": texts.named(texts.remove, titleOf(line)),
+          "aria-label": texts.named(texts.remove, title(line)),
           onclick: () => {
             state.history.splice(place, 1);
-            changed();
+            writeHistory();
+            asks();
             at("item").focus();
           },
-        }))),
-  );
-  answers();
+        }))));
 }
 
-// A field below which what was found stands as buttons; arrows walk among them.
-function finder(input, list, find, choose) {
-  let turnOf = 0, waiting;
-  const close = () => list.replaceChildren();
-  const look = async () => {
-    const mine = ++turnOf, text = input.value.trim();
-    if (!text) return close();
-    try {
-      const found = await find(text);
-      if (mine !== turnOf) return;
-      if (!found.length) return list.replaceChildren(make("li", { className: "note", textContent: texts.noMatch }));
-      list.replaceChildren(
-        ...found.map(([label, value]) =>
-          make("li", {}, make("button", {
-            type: "button", textContent: label,
-            onclick: () => {
-              turnOf++;
-              close();
-              choose(value);
-              input.focus();
-            },
-          }))),
-      );
-    } catch (error) {
-      tell(error);
-    }
-  };
-  input.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(look, 150);
-  });
-  input.parentElement.addEventListener("keydown", (event) => {
-    const buttons = [...list.querySelectorAll("button")];
-    if (event.key === "Escape") { turnOf++; close(); input.focus(); }
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step || !buttons.length || !list.parentElement.contains(event.target)) return;
-    if (event.target !== input && !buttons.includes(event.target)) return;
-    event.preventDefault();
-    const next = buttons.indexOf(event.target) + step;
-    (next < 0 ? input : buttons[Math.min(next, buttons.length - 1)]).focus();
-  });
+function asks() {
+  state.neighbours = null;
+  return answers();
 }
 
-function later(work) {
-  let waiting;
-  return () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(work, 250);
-  };
+// A known query; where none is known, the nearest thing that the model can answer.
+async function another() {
+  const { model } = state;
+  let drawn;
+  try {
+    ({ told: drawn } = await ask("/example"));
+  } catch (error) {
+    return tell(error);
+  }
+  const { query_id: query, item } = drawn;
+  state.history = [];
+  state.neighbours = null;
+  clearFields();
+  at("query").value = query ?? "";
+  if (query === null && item !== null) {
+    if (model.reads_searches) at("query").value = title(item);
+    else if (model.reads_history) state.history = [item];
+    else if (!fillFields()) state.neighbours = item;
+  }
+  writeHistory();
+  return answers();
+}
+
+async function openMap() {
+  at("map-draw").hidden = true;
+  at("map").scrollIntoView({ block: "start" });
+  const { drawMap } = await import("/page/map.js");
+  const { model, shown } = state;
+  try {
+    state.map ??= await drawMap(model, {
+      list: (id) => neighboursOf({ [model.item_column]: id, [model.title_column ?? model.item_column]: state.map.titleOf(id) }),
+    });
+    if (shown) state.map?.mark(shown.told.items.map((item) => String(item.item_id)));
+  } catch (error) {
+    at("map-draw").hidden = false;
+    at("map-note").textContent = error.message;
+  }
+  return state.map;
 }
 
 function describe() {
-  const model = state.model, number = (n) => n.toLocaleString(document.documentElement.lang);
+  const { model } = state, number = (n) => n.toLocaleString(document.documentElement.lang);
   write();
   at("name").textContent = model.name;
   document.title = `${model.name} · twotower`;
-  at("facts").textContent = texts.facts(number(model.items), number(model.queries), model.dim);
-  const columns = [model.item_column, ...model.item_columns].slice(0, 12);
-  at("filter-note").textContent = texts.filterNote(model.filter_example, columns.join(", "));
-  at("words-field").hidden = !model.words;
+  at("facts").textContent = texts.counts(number(model.items), model.queries && number(model.queries), model.dim);
+  const isSearch = model.reads_searches;
+  at("query-field").hidden = !isSearch && !model.queries;
+  document.querySelector("label[for=query]").textContent = isSearch ? texts.search : texts.query;
+  at("query-note").textContent = isSearch ? texts.searchNote : texts.queryNote(model.query_column);
+  writeFields(at("fields"), model.query_fields, asks, model.queries ? texts.fieldsNote : "");
   at("history-field").hidden = !model.reads_history;
-  if (model.reads_text && !model.reads_history) {
-    document.querySelector("label[for=query]").textContent = texts.querySearch;
-    at("query-note").textContent = texts.querySearchNote;
-  }
+  at("item-note").textContent = [texts.addItemNote, model.has_histories && model.queries ? texts.insteadNote : ""].join(texts.between);
+  at("seen-field").hidden = !model.reads_history && !model.has_histories;
+  at("words-field").hidden = !(model.words > 0);
+  at("filter-example").textContent = model.filter_example;
+  const columns = [model.item_column, ...model.item_columns].slice(0, 12);
+  at("filter-columns").textContent = texts.filterColumns(columns.join(", "));
   at("k").max = model.max_k;
+  writeHistory();
+  state.map?.write();
 }
 
 async function start() {
@@ -281,30 +267,30 @@ async function start() {
   try {
     ({ told: state.model } = await ask("/model"));
   } catch (error) {
-    tell(error);
-    return;
+    return tell(error);
   }
   describe();
-  const asked = () => { state.neighbours = null; tellKnown(); answers(); };
-  finder(
-    at("query"), at("queries"),
-    async (text) => (await ask(`/queries?${new URLSearchParams({ text, limit: 8 })}`)).told.query_ids
-      .map((id) => [String(id), id]),
-    (id) => { at("query").value = id; asked(); },
-  );
-  finder(
-    at("item"), at("items"),
-    async (text) => (await ask(`/items?${new URLSearchParams({ text, limit: 8 })}`)).told.items
-      .map((line) => [titleOf(line), line]),
-    (line) => { at("item").value = ""; add(line); },
-  );
-  at("query").addEventListener("input", later(asked));
-  at("filter").addEventListener("input", later(answers));
-  for (const id of ["k", "diversity", "seen", "words"]) at(id).addEventListener("input", later(answers));
-  at("clear").onclick = () => { state.history = []; changed(); at("item").focus(); };
-  at("back").onclick = () => { asked(); at("answers").focus(); };
-  at("language").onclick = () => { turn(); describe(); changed(); };
-  changed();
+  finder(at("query"), at("queries"), {
+    find: async (text) => (await asked("/queries", { text, limit: 8 })).told.query_ids.map((id) => [String(id), id]),
+    choose: (id) => { at("query").value = id; asks(); },
+    none: () => (state.model.reads_searches ? "" : texts.noId), // any search has answers
+    failed: tell,
+  });
+  finder(at("item"), at("items"), {
+    find: async (text) => (await asked("/items", { text, limit: 8 })).told.items.map((line) => [title(line), line]),
+    choose: (line) => { at("item").value = ""; add(line); },
+    none: () => texts.noItem,
+    failed: tell,
+  });
+  at("query").addEventListener("input", later(asks));
+  for (const id of ["filter", "k", "diversity", "seen", "words"]) at(id).addEventListener("input", later(answers));
+  at("filter-example").onclick = () => { at("filter").value = state.model.filter_example; at("filter").focus(); answers(); };
+  at("clear").onclick = () => { state.history = []; writeHistory(); asks(); at("item").focus(); };
+  at("back").onclick = async () => { await asks(); at("answers").focus({ preventScroll: true }); };
+  at("another").onclick = another;
+  at("map-draw").onclick = openMap;
+  at("language").onclick = () => { turn(); describe(); show(); };
+  await another();
 }
 
 start();

@@ -3,44 +3,83 @@
 const TEXTS = {
   en: {
     other: "中文",
-    skip: "To the answers",
+    skip: "To the form",
     docs: "Interface",
     tryIt: "Try the model",
     docsTitle: "The interface",
-    facts: (items, queries, dim) => `${items} items, ${queries} queries, ${dim} dimensions`,
-    ask: "Who asks",
+    counts: (items, queries, dim) => [`${items} items`, queries && `${queries} queries`, `${dim} dimensions`].filter(Boolean).join(", "),
+    ask: "Ask",
     query: "A known query, by its id",
-    querySearch: "A search",
-    queryNote: "Type the beginning of an id. Leave it empty to ask by a history alone.",
-    querySearchNote: "Type what somebody would search for.",
+    queryNote: (column) => `Type the beginning of a ${column}.`,
+    between: " ",
+    search: "A search",
+    searchNote: "Type what somebody would search for.",
+    fields: "What is known of the query",
+    fieldsNote: "What you fill in counts in place of what the model knows.",
+    such: (example) => `such as ${example}`,
     addItem: "Add an item to the history",
     addItemNote: "Type a piece of its title.",
+    insteadNote: "What you add counts in place of what the model knows.",
     history: "History, oldest first",
-    historyEmpty: "Nothing yet: what the model knows of the query counts, if it knows it.",
-    historyKnown: (titles) => `The model knows of it, the latest first: ${titles}`,
     clear: "Clear the history",
     filter: "Filter",
-    filterNote: (example, columns) => `Such as: ${example}. Columns: ${columns}.`,
+    suchAs: "Such as:",
+    filterColumns: (columns) => `Columns: ${columns}.`,
+    filterSaid: "",
+    notesSaid: "",
     k: "How many",
     diversity: "Diversity, 0 to 1",
     seen: "Show items of the history, too",
     words: "Count words in common, too",
     answers: "Answers",
+    answersFor: (query) => `Answers for ${query}`,
+    answersHistory: "Answers for this history",
+    answersFields: "Answers for these features",
+    known: (titles) => `Its history, the latest first: ${titles}`,
+    knownMore: "…",
     neighbours: (title) => `Neighbours of ${title}`,
     back: "Back to the answers",
+    another: "Another example",
+    change: "Ask yourself",
     took: (all, server) => `${all} ms, of which the server ${server} ms`,
-    popular: "Nothing is known of this query that the model reads: what is popular.",
-    nobody: "Pick a query or add an item to see answers.",
-    nothing: "Nothing is left that may be an answer.",
-    noMatch: "No match.",
+    popular: "The model knows nothing of this query: these items are popular.",
+    nobody: "Pick a query, fill in what is known of it, or add an item to see answers.",
+    nobodySearch: "Type a search to see answers.",
+    nothing: "No item is left that may be an answer.",
+    kept: "What you changed could not be answered: these are the answers from before.",
+    noId: "No known id begins with this.",
+    noItem: "No item holds this text.",
+    actions: "Actions",
     add: "Add to history",
     remove: "Remove",
     similar: "Neighbours",
-    why: "Why",
+    why: "Why this item",
+    onMap: "Show on the map",
     score: "score",
     named: (what, title) => `${what}: ${title}`,
     sides: { query: "query", item: "item", history: "event" },
     whyNote: "What the score loses when one part is left out.",
+    whyWords: "What the model's own score, without the words in common, loses when one part is left out.",
+    map: "Map of the catalogue",
+    mapShort: "Map",
+    mapDraw: "Draw the map",
+    mapBusy: "It is being drawn, beside the answers: this takes a few seconds, or a minute where the server is busy.",
+    mapLead: (shown, all) => `Items near each other are alike to the model; far distances mean little. ${shown === all ? `${all} items.` : `The most popular ${shown} of ${all} items.`}`,
+    mapNone: "There is no map: too few items have vectors that differ.",
+    mapFailed: "The map could not be drawn; the server's log says why.",
+    mapSearch: "Find an item",
+    mapColour: "Colour by",
+    mapPlain: "nothing",
+    mapIn: "Zoom in",
+    mapOut: "Zoom out",
+    mapAll: "Whole map",
+    mapZoom: "Zoom",
+    mapCanvas: (count) => `Map of ${count} items`,
+    mapKeys: "Drag to move; click an item for its neighbours. After a click on the map the wheel zooms, arrows move, + and − zoom, 0 shows all.",
+    mapRest: "other or none",
+    mapAnswers: "the answers above",
+    mapMissing: "This item is not on the map.",
+    mapAsk: "Its neighbours as a list",
     token: "This server asks for a token. Paste it here; it stays in this tab.",
     failed: "The server could not be reached.",
     status: "Answers",
@@ -54,44 +93,83 @@ const TEXTS = {
   },
   zh: {
     other: "English",
-    skip: "跳到答案",
+    skip: "跳到表单",
     docs: "接口",
     tryIt: "试用模型",
     docsTitle: "接口",
-    facts: (items, queries, dim) => `${items} 个物品，${queries} 个查询，${dim} 维`,
-    ask: "谁在问",
-    query: "已知的查询（用它的 id）",
-    querySearch: "搜索",
-    queryNote: "输入 id 的开头。留空则只按历史来问。",
-    querySearchNote: "输入人们会搜索的内容。",
+    counts: (items, queries, dim) => [`${items} 个物品`, queries && `${queries} 个查询`, `${dim} 维`].filter(Boolean).join("，"),
+    ask: "提问",
+    query: "已知的查询（按 id）",
+    queryNote: (column) => `输入 ${column} 的开头。`,
+    between: "",
+    search: "搜索",
+    searchNote: "输入人们会搜索的内容。",
+    fields: "关于查询的已知信息",
+    fieldsNote: "填写的内容会代替模型已知的内容。",
+    such: (example) => `例如 ${example}`,
     addItem: "向历史中添加物品",
     addItemNote: "输入标题的一部分。",
+    insteadNote: "添加的物品会代替模型已知的历史。",
     history: "历史（最早的在前）",
-    historyEmpty: "还没有：如果模型认识这个查询，就用它所知道的。",
-    historyKnown: (titles) => `模型知道它最近的：${titles}`,
     clear: "清空历史",
-    filter: "过滤",
-    filterNote: (example, columns) => `例如：${example}。可用的列：${columns}。`,
+    filter: "过滤条件",
+    suchAs: "例如：",
+    filterColumns: (columns) => `可用的列：${columns}。`,
+    filterSaid: "这个条件有误（服务器的原文）：",
+    notesSaid: "请注意（服务器的原文）：",
     k: "数量",
     diversity: "多样性（0 到 1）",
     seen: "也显示历史中的物品",
     words: "也计入共同的词",
     answers: "答案",
+    answersFor: (query) => `${query} 的答案`,
+    answersHistory: "这段历史的答案",
+    answersFields: "这些特征的答案",
+    known: (titles) => `它的历史（最近的在前）：${titles}`,
+    knownMore: "……",
     neighbours: (title) => `${title} 的近邻`,
     back: "回到答案",
+    another: "换一个例子",
+    change: "自己提问",
     took: (all, server) => `${all} 毫秒，其中服务器 ${server} 毫秒`,
-    popular: "模型对这个查询一无所知：给出的是热门物品。",
-    nobody: "选择一个查询或添加一个物品，就会看到答案。",
+    popular: "模型对这个查询一无所知：以下是热门物品。",
+    nobody: "选择一个查询、填写已知信息或添加一个物品，就会看到答案。",
+    nobodySearch: "输入搜索内容，就会看到答案。",
     nothing: "没有剩下可以作为答案的物品。",
-    noMatch: "没有匹配。",
+    kept: "修改后的提问无法回答：以下是之前的答案。",
+    noId: "没有以此开头的已知 id。",
+    noItem: "没有物品包含这段文字。",
+    actions: "操作",
     add: "加入历史",
     remove: "移除",
     similar: "近邻",
-    why: "为什么",
-    score: "得分",
+    why: "为什么有它",
+    onMap: "在地图上显示",
+    score: "分数",
     named: (what, title) => `${what}：${title}`,
     sides: { query: "查询", item: "物品", history: "事件" },
-    whyNote: "去掉一个部分后，得分会减少多少。",
+    whyNote: "去掉一个部分后，分数会减少多少。",
+    whyWords: "去掉一个部分后，模型自身的分数（不计共同的词）会减少多少。",
+    map: "物品地图",
+    mapShort: "地图",
+    mapDraw: "绘制地图",
+    mapBusy: "正在绘制，不影响回答：需要几秒，服务器繁忙时约一分钟。",
+    mapLead: (shown, all) => `相近的物品在模型看来相似；远距离没有多少意义。${shown === all ? `共 ${all} 个物品。` : `显示 ${all} 个物品中最热门的 ${shown} 个。`}`,
+    mapNone: "没有地图：向量互不相同的物品太少。",
+    mapFailed: "地图绘制失败；原因见服务器日志。",
+    mapSearch: "查找物品",
+    mapColour: "着色依据",
+    mapPlain: "不着色",
+    mapIn: "放大",
+    mapOut: "缩小",
+    mapAll: "整张地图",
+    mapZoom: "缩放",
+    mapCanvas: (count) => `${count} 个物品的地图`,
+    mapKeys: "拖动可平移；点击物品可看近邻。点击地图后，滚轮缩放，方向键平移，+ 和 − 缩放，0 显示全部。",
+    mapRest: "其他或无",
+    mapAnswers: "上面的答案",
+    mapMissing: "这个物品不在地图上。",
+    mapAsk: "以列表显示近邻",
     token: "此服务器需要令牌。请粘贴到这里；它只保存在这个标签页中。",
     failed: "无法连接服务器。",
     status: "返回",
@@ -105,7 +183,7 @@ const TEXTS = {
   },
 };
 
-function stored(key) {
+export function stored(key) {
   try { return sessionStorage.getItem(key); } catch { return null; }
 }
 
@@ -131,51 +209,4 @@ export function turn() {
   texts = TEXTS[language];
   keep("language", language);
   write();
-}
-
-// Read JSON; whole numbers that a browser would round, as ids may be, become strings, which the server takes for them.
-const read = (text) => JSON.parse(text.replace(
-  /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g,
-  (part) => (/^-?\d{16,}$/.test(part) ? `"${part}"` : part)));
-
-// Ask this server, with the token of this tab where there is one.
-export async function ask(path, body) {
-  const headers = { accept: "application/json" };
-  const token = stored("token");
-  if (token) headers.authorization = `Bearer ${token}`;
-  if (body !== undefined) headers["content-type"] = "application/json";
-  const started = performance.now();
-  let answer;
-  try {
-    answer = await fetch(path, {
-      method: body === undefined ? "GET" : "POST",
-      headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
-    });
-  } catch {
-    throw new Error(texts.failed);
-  }
-  if (answer.status === 401) {
-    const given = (prompt(texts.token) ?? "").trim();
-    // A header holds no other letters; the browser would refuse to ask at all.
-    if (given && /^[\x21-\x7e]+$/.test(given)) {
-      keep("token", given);
-      return ask(path, body);
-    }
-  }
-  const told = read(await answer.text());
-  if (!answer.ok) throw new Error(told.error ?? texts.failed);
-  const server = /dur=([\d.]+)/.exec(answer.headers.get("server-timing") ?? "");
-  const took = { all: performance.now() - started, server: server ? Number(server[1]) : null };
-  return { told, took };
-}
-
-export function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in element) element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
 }

@@ -1,0 +1,83 @@
+"""Notes and reasons in Chinese: ``chinese.txt`` knows the English ones of a bundle by their form."""
+
+import re
+from functools import cache, lru_cache
+from pathlib import Path
+
+_TABLE = Path(__file__).with_name("chinese.txt")
+_LONGEST = 1_000
+"""Characters of a sentence, which a bundle of somebody else's may hold without end."""
+_NUMBER = r"[\d.,]+(?:e[+-]?\d+)?%?"
+
+_PLACE = re.compile(r"\{(\w+)([!?]?)\}")
+
+
+@lru_cache(1024)
+def in_chinese(text: str) -> str | None:
+    """Return a sentence of a bundle in Chinese, or None where none is known for it.
+
+    Args:
+        text: Of the notes, or the reason of a decision; several may stand in one, with commas or
+            semicolons between.
+    """
+    if len(text) > _LONGEST:
+        return None
+    for pattern, places, chinese in _patterns():
+        found = pattern.fullmatch(text)
+        values = None if found is None else _values(found.groupdict(), places)
+        if values is not None:
+            return chinese.format(**values)
+    for between, comma in (("; ", "；"), (", ", "，")):
+        head, separator, tail = text.partition(between)
+        while separator:
+            first, second = in_chinese(head), in_chinese(tail)
+            if first is not None and second is not None:
+                return f"{first}{comma}{second}"
+            more, separator, tail = tail.partition(between)
+            head += between + more
+    return None
+
+
+def _values(found: dict[str, str], places: dict[str, str]) -> dict[str, str] | None:
+    """Return what stands in each place, in Chinese where it must be; None where one has no Chinese."""
+    values = {}
+    for name, value in found.items():
+        said: str | None = value
+        if places[name] == "!":
+            said = in_chinese(value)
+        elif places[name] == "?":
+            said = _sentences()[1].get(value)
+        if said is None:
+            return None
+        values[name] = said
+    return values
+
+
+@cache
+def _sentences() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the templates of sentences, and the words, each with its Chinese."""
+    sentences, _, words = _TABLE.read_text(encoding="utf-8").partition("\n## words\n")
+    return _pairs(sentences), _pairs(words)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(zip(lines[::2], lines[1::2], strict=True))
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], dict[str, str], str], ...]:
+    """Return each template as a pattern, with the mark of each of its places, and its Chinese."""
+    found = []
+    for english, chinese in _sentences()[0].items():
+        pieces, places, end = [], {}, 0
+        for place in _PLACE.finditer(english):
+            name = place[1]
+            any_text = r"\S+" if name == "word" else ".+?"
+            what = _NUMBER if re.fullmatch(r"n\d?", name) else any_text
+            pieces += [re.escape(english[end : place.start()]), f"(?P<{name}>{what})"]
+            places[name], end = place[2], place.end()
+        pieces.append(re.escape(english[end:]))
+        plain = _PLACE.sub(r"{\1}", chinese)
+        found.append((re.compile("".join(pieces), re.S), places, plain))
+    return tuple(found)

@@ -1,0 +1,213 @@
+"""``Callback``: what is told how a training goes; progress bars and loggers are such."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from twotower.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from twotower.config import Config
+    from twotower.data.columns import Decision
+    from twotower.data.dataset import Dataset
+    from twotower.evaluation.figures import Figures
+    from twotower.features.schema import Feature
+    from twotower.training.checkpoints import Progress
+    from twotower.training.study import Trial
+
+
+class Callback:
+    """Base of what is told how a training goes. Override the methods that you need; the others do nothing.
+
+    ``train``, ``train_views`` and ``tune`` call the methods in this order: ``on_data``, ``on_choices``;
+    then ``on_phase`` at the start of each phase, and in a phase of training ``on_start``, ``on_step`` for
+    each batch, ``on_epoch`` after each epoch and ``on_end``; at last ``on_figures``. An exception that a
+    method raises ends the training.
+
+    Example:
+        >>> class Losses(Callback):
+        ...     def on_epoch(self, record):
+        ...         print(record["epoch"], record["loss"])
+    """
+
+    def on_data(
+        self,
+        dataset: "Dataset",
+        decisions: "tuple[Decision, ...]",
+        features: "tuple[Feature, ...]",
+    ) -> None:
+        """The tables were read and split.
+
+        Args:
+            dataset: The split data set.
+            decisions: Which column is what, and why.
+            features: The columns that the model reads.
+        """
+
+    def on_choices(self, choices: tuple[str, ...], config: "Config") -> None:
+        """Settings were decided. Called again where a training or validation decides more.
+
+        Args:
+            choices: What was decided, a sentence each.
+            config: The settings from here on.
+        """
+
+    def on_phase(self, phase: str) -> None:
+        """A phase begins: a training, a baseline, the evaluation, the index.
+
+        Args:
+            phase: Its name, such as ``training with query ids`` or ``baseline EASE with decay``.
+        """
+
+    def on_start(self, steps_per_epoch: int, progress: "Progress") -> None:
+        """A training starts, or goes on from a checkpoint.
+
+        Args:
+            steps_per_epoch: Batches of an epoch.
+            progress: Where it stands; ``progress.epoch`` is 0 at the start.
+        """
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+        """A batch was learnt from.
+
+        Args:
+            step: Number of the batch in its epoch, from 0.
+            loss: Returns the batch's loss; a call may wait for the device.
+            examples: Examples in the batch.
+        """
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """An epoch was validated.
+
+        Args:
+            record: ``epoch`` (from 1), ``loss``, ``valid_...``, ``examples_per_second`` and more.
+        """
+
+    def on_end(self) -> None:
+        """A training ended, in whatever way."""
+
+    def on_figures(self, figures: "Figures", stopped_early: bool) -> None:
+        """The best weights were evaluated.
+
+        Args:
+            figures: See ``Trained.figures``.
+            stopped_early: Whether Ctrl-C ended the training.
+        """
+
+    def on_trial(self, trial: "Trial") -> None:
+        """A trial of ``tune`` ended, in whatever way."""
+
+    def on_trials(self, trials: "tuple[Trial, ...]", default: "Config") -> None:
+        """The search of ``tune`` ended.
+
+        Args:
+            trials: All trials, the best first.
+            default: The settings that they started from.
+        """
+
+
+class Callbacks(Callback):
+    """Several callbacks as one: each call is passed on to all, in their order.
+
+    Args:
+        callbacks: Whom to tell.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = tuple(callbacks)
+
+    def on_data(
+        self,
+        dataset: "Dataset",
+        decisions: "tuple[Decision, ...]",
+        features: "tuple[Feature, ...]",
+    ) -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_data(dataset, decisions, features)
+
+    def on_choices(self, choices: tuple[str, ...], config: "Config") -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_choices(choices, config)
+
+    def on_phase(self, phase: str) -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_phase(phase)
+
+    def on_start(self, steps_per_epoch: int, progress: "Progress") -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_start(steps_per_epoch, progress)
+
+    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_step(step, loss, examples)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_epoch(record)
+
+    def on_end(self) -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_end()
+
+    def on_figures(self, figures: "Figures", stopped_early: bool) -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_figures(figures, stopped_early)
+
+    def on_trial(self, trial: "Trial") -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_trial(trial)
+
+    def on_trials(self, trials: "tuple[Trial, ...]", default: "Config") -> None:
+        """Pass it on."""
+        for callback in self.callbacks:
+            callback.on_trials(trials, default)
+
+
+def callback_of(
+    progress: Callback | Literal["auto", "bar"] | None, *, tuning: bool = False
+) -> Callback:
+    """Return what is told how a training goes.
+
+    Args:
+        progress: ``"auto"`` is a bar in a terminal or a notebook, and nothing elsewhere; ``"bar"`` is a bar
+            everywhere; None is nothing; a callback is itself.
+        tuning: Whether it is a search of settings.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(progress, Callback):
+        return progress
+    if progress not in ("auto", "bar", None):
+        raise ArgumentError(
+            f"progress must be 'auto', 'bar', None or a twotower.Callback, got {progress!r}."
+        )
+    if progress is not None and in_notebook():
+        from twotower.training.notebook import NotebookProgress
+
+        return NotebookProgress()
+    if progress is None or (progress == "auto" and not sys.stdout.isatty()):
+        return Callback()
+    if tuning:
+        from twotower.training.tuning_bar import TuningBar
+
+        return TuningBar()
+    from twotower.training.progress import ProgressBar
+
+    return ProgressBar()
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, which shows HTML."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None

@@ -1,0 +1,84 @@
+"""Sentences that a bundle holds in English have their Chinese."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from messy_tables import LOGS, TABLES, Messy, MessyLog
+from twotower.data.columns import find_roles
+from twotower.data.prepare import prepare
+from twotower.data.sources.synthetic import SyntheticTables
+from twotower.data.splits import split
+from twotower.data.tables import read_table
+from twotower.evaluation import chinese
+from twotower.evaluation.chinese import in_chinese
+from twotower.features.schema import infer_features, read_table_forms
+
+PLACE = re.compile(r"\{\w+")
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_reason_of_a_messy_table(table: Messy, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(table.csv, encoding="utf-8")
+    frame = read_table(path)
+    told = read_table_forms(frame, "item", frame.columns[0], {})
+    features = infer_features(told.frame, "item", frame.columns[0], {}, forms=told.forms)
+    assert [f.reason for f in features if in_chinese(f.reason) is None] == []
+    assert [note for note in told.notes if in_chinese(note) is None] == []
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)
+def test_every_decision_on_a_log(log: MessyLog, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(log.text.strip() + "\n", encoding="utf-8")
+    found = find_roles(read_table(path))
+    assert [d.reason for d in found.decisions if in_chinese(d.reason) is None] == []
+
+
+def test_every_note_on_a_table_with_all_that_is_told(tiny_world: SyntheticTables) -> None:
+    is_bought = pl.int_range(pl.len()) % 5 == 0
+    events = tiny_world.interactions.with_columns(
+        action=pl.when(is_bought).then(pl.lit("buy")).otherwise(pl.lit("view")),
+        plays=pl.when(is_bought).then(1000).otherwise(1),
+        city=pl.lit("Bonn"),
+        movie_id=pl.lit(1),
+        position=pl.lit(1),
+        empty=pl.lit(None),
+    )
+    items = tiny_world.items.head(len(tiny_world.items) - 20)
+    queries = tiny_world.queries.head(50)
+    found = prepare(events, items=items, queries=queries)
+    notes = split(found.dataset).notes
+    assert len(notes) >= 5
+    assert [note for note in notes if in_chinese(note) is None] == []
+    assert [d.reason for d in found.decisions if in_chinese(d.reason) is None] == []
+
+
+def test_what_stands_in_a_place_is_kept_or_said() -> None:
+    assert in_chinese("4,288 distinct numbers, with a decimal comma, in EUR") == (
+        "4,288 个不同的数，小数点写成逗号，单位 EUR"
+    )
+    assert in_chinese("its name says a label, but it holds text") == "列名是标签，但是文本"
+    assert in_chinese("its name says a rubbish, but it holds text") is None
+    assert in_chinese("nobody ever said this") is None
+    assert in_chinese("the key, nobody ever said this") is None
+
+
+def test_both_sides_of_the_table_have_the_same_places() -> None:
+    sentences, words = chinese._sentences()
+    for english, said in sentences.items():
+        repeated = {"{side2"}  # English says it twice
+        assert set(PLACE.findall(english)) - repeated == set(PLACE.findall(said)), english
+        assert re.search(r"[\u4e00-\u9fff]", said), english
+    assert all(re.search(r"[\u4e00-\u9fff]", said) for said in words.values())
+
+
+@pytest.mark.parametrize(
+    "text", [", ".join(["the key"] * 60) + ", x", "No row in " * 90, "," * 999]
+)
+def test_a_text_that_is_long_or_odd_has_none(text: str) -> None:
+    assert in_chinese(text) is None  # in a moment: each piece is looked at once
+    assert in_chinese("the key" + ", the key" * 2_000) is None
