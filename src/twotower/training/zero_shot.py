@@ -170,8 +170,8 @@ def _contents(
     )
     card = (
         f"# Search of {dataset.name}\n\nAn untrained two-tower model of width {settings.towers.dim}, and "
-        f"BM25 at a share of {served.share:g} beside it: {said}\n\n`twotower evaluate --test` says how "
-        "good it is, on searches whose right items are known.\n"
+        f"BM25 at a share of {served.share:g} beside it: {said}\n\n`twotower evaluate` says how good it "
+        "is, if it is given searches whose right items are known.\n"
     )
     return Contents(
         config=replace(settings, index=replace(settings.index, kind="exact")),
