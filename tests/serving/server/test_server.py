@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from servers import PATIENCE, running
+from servers import PATIENCE, running, said
 from twotower.errors import ArgumentError, FilterError
-from twotower.serving.answers import Recommendation, Recommendations
+from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
@@ -46,11 +46,6 @@ def http(url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def said(answer: Recommendation) -> dict[str, Any]:
-    """Return what an answer says; a client's knows no table of the items."""
-    return {k: v for k, v in vars(answer).items() if k not in ("items", "item_column")}
-
-
 def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever) -> None:
     items = tiny_retriever.item_ids
     segment = tiny_retriever.contents.queries.frame["segment"][0]
@@ -73,10 +68,10 @@ def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever)
         expected = tiny_retriever.recommend([5, 6, 7], k=4)
         assert [said(a) for a in several] == [said(a) for a in expected]
         assert several.to_polars()["score"].to_list() == expected.to_polars()["score"].to_list()
-        assert vars(client.similar_items(items[7], k=5)) == vars(
+        assert said(client.similar_items(items[7], k=5)) == said(
             tiny_retriever.similar_items(items[7], k=5)
         )
-        assert vars(client.similar_items(items[7], k=5, filter="item_id > 90")) == vars(
+        assert said(client.similar_items(items[7], k=5, filter="item_id > 90")) == said(
             tiny_retriever.similar_items(items[7], k=5, filter="item_id > 90")
         )
         mine_explained = tiny_retriever.explain(5, items[0])
