@@ -24,7 +24,7 @@ import json
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -42,13 +42,15 @@ from twotower import Config, recipe
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.metrics import graded_ndcg_at_k, map_at_k, mrr_at_k, ndcg_at_k, recall_at_k
 from twotower.features.histories import Histories
+from twotower.features.languages import language_of
 from twotower.features.sentences import encoded
 from twotower.features.tokens import letter_trigrams, words_of
 from twotower.index.fusion import convex, reciprocal_ranks
-from twotower.index.lexical import LexicalIndex, Words, words_of_texts
+from twotower.index.lexical import LexicalIndex, LexicalSettings
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
+from twotower.vocab import FIRST_ROW
 
 Values = npt.NDArray[np.float64]
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -138,20 +140,16 @@ class Lexical:
     """BM25 with statistics of a collection of documents."""
 
     collection: Sequence[str]
-    k1: float = 1.2
-    b: float = 0.75
+    settings: LexicalSettings
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Tensor:
         """Return BM25 scores; ``documents`` are some of the collection."""
-        nothing: Words = ((), ())
-        index = LexicalIndex(nothing + _words(self.collection), k1=self.k1, b=self.b)
-        place = {text: i + len(nothing) for i, text in enumerate(self.collection)}
+        read = self.settings
+        texts = read.words_of_items([pl.Series("text", self.collection)])
+        index = LexicalIndex(texts, k1=read.k1, b=read.b)
+        place = {text: row for row, text in enumerate(self.collection, start=FIRST_ROW)}
         columns = torch.tensor([place[text] for text in documents])
-        return index.scores(_words(queries))[:, columns]
-
-
-def _words(texts: Sequence[str]) -> Words:
-    return words_of_texts([pl.Series(texts)])
+        return index.scores(read.words_of_queries([pl.Series(queries)]))[:, columns]
 
 
 @dataclass(frozen=True)
@@ -239,14 +237,28 @@ def collection_of(name: str) -> list[str]:
 def best_lexical(name: str) -> Lexical:
     """Return BM25 with the settings that are best on validation."""
     collection = collection_of(name)
+    language = language_of(pl.Series(collection))
+    readings = [
+        LexicalSettings(languages={"text": language}, drops_stop_words=True),
+        LexicalSettings(languages={"text": language}),
+        LexicalSettings(),
+    ]
     if name == "cranfield":
-        return Lexical(collection)
+        return Lexical(collection, readings[0])
     asked = questions_of(name, "valid")
 
     def quality(lexical: Lexical) -> float:
         return float(asked.measured(lexical.scores(asked.queries, asked.documents))["map"].mean())
 
-    return max((Lexical(collection, k1, b) for k1 in K1S for b in BS), key=quality)
+    return max(
+        (
+            Lexical(collection, replace(read, k1=k1, b=b))
+            for read in readings
+            for k1 in K1S
+            for b in BS
+        ),
+        key=quality,
+    )
 
 
 def run(

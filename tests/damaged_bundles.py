@@ -177,6 +177,17 @@ def by_name() -> Iterator[BadBundle]:
         "item vectors must hold finite",
         tensors(ITEMS, _set("vectors", 9, np.nan)),
     )
+    for told, says in (
+        ('{"share": 1.5}', "share of the words must be in 0..1, got 1.5"),
+        ('{"share": 0.5}', "must stand beside text on both sides"),
+        ('{"share": 0, "k1": -1}', "k1 must be above 0"),
+        ('{"share": 0, "languages": ["x"]}', "promises"),
+        ('{"share": 0, "languages": {"title": "x"}}', "languages must be among"),
+        ('"all"', "promises"),
+    ):
+        yield BadBundle(
+            f"words of {told}", says, text("metrics.json", r"\{", f'{{"words": {told}, ')
+        )
     yield BadBundle(
         "an infinite vector",
         "item vectors must hold finite",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from twotower.training.tune import tune as tune
     from twotower.training.views import TrainedViews as TrainedViews
     from twotower.training.views import train_views as train_views
+    from twotower.training.zero_shot import index_items as index_items
 
 _HOME = {
     "ArgumentError": "errors",
@@ -75,6 +76,7 @@ _HOME = {
     "diagnose_bundle": "evaluation.doctor.diagnosis",
     "diagnose_data": "evaluation.doctor.data_checks",
     "evaluate_bundle": "evaluation.bundles",
+    "index_items": "training.zero_shot",
     "open_views": "serving.views",
     "recipe": "recipes",
     "train": "training.pipeline",
@@ -112,6 +114,7 @@ __all__ = [
     "diagnose_bundle",
     "diagnose_data",
     "evaluate_bundle",
+    "index_items",
     "open_views",
     "recipe",
     "train",

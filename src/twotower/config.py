@@ -43,6 +43,22 @@ FeatureKind = Literal[
     "sentence",
     "shown",
 ]
+Language = Literal[
+    "danish",
+    "dutch",
+    "english",
+    "french",
+    "german",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "russian",
+    "spanish",
+    "swedish",
+    "turkish",
+]
+LANGUAGES: tuple[str, ...] = get_args(Language)
+"""Those with a stemmer and a list of stop words."""
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items", "cold-queries"]
 LossKind = Literal[
     "auto",
@@ -145,6 +161,9 @@ class FeaturesConfig:
     id_text: Literal["auto", "yes", "no"] = "auto"
     """Whether ids that are strings are read as text, too; ``auto``: those of items that have several words,
     and those of queries that are searches: of several words, without an order and with few events."""
+    language: Literal["auto", "none", Language] = "auto"
+    """Language of the items' texts, by which BM25 takes the endings off words, their own and a query's;
+    ``auto``: that of each column's stop words, if it has enough of any; ``none``: they stay as they are."""
     min_count: Annotated[int, Range(1, 10**9)] = 2
     """A category, tag, token of text or id seen in fewer training rows than this is treated as unknown; and
     a token in less than one of 5,000 texts."""
@@ -337,8 +356,9 @@ class TrainingConfig:
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
-    learning_rate: float = 0.006
-    """Step size."""
+    learning_rate: float | None = None
+    """Step size; where not set 0.006, and of towers that read features alone, texts among them on both
+    sides, by the number of pairs: 0.002, or 0.0005 of fewer than 10,000."""
     table_optimizer: Literal["auto", "adam", "adagrad"] = "auto"
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""

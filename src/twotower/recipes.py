@@ -31,7 +31,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "features": {"id_text": "yes"},
         "towers": {"dim": 256, "query_id": "off", "item_id": "off", "history": "none"},
         "loss": {"kind": "symmetric"},
-        "training": {"batch_size": 1024, "learning_rate": 0.002},
+        "training": {"batch_size": 1024},
     },
 }
 """``dssm``: Huang et al., CIKM 2013, sections 3 and 4: letter trigrams, two hidden layers of 300 and an

@@ -52,7 +52,6 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="module")
 def fitted(dataset: Dataset) -> Baselines:
     pytest.importorskip("implicit")
-    pytest.importorskip("bm25s")
     return fit_baselines(dataset)
 
 
@@ -141,7 +140,6 @@ def test_a_cold_query_gets_an_answer(dataset: Dataset, fitted: Baselines, key: s
 @every_baseline
 def test_negatives_are_not_liked(key: str) -> None:
     pytest.importorskip("implicit")
-    pytest.importorskip("bm25s")
     labelled = tables(labels=True)
     cases = labelled.cases(Part.TEST)
     events = labelled.interactions

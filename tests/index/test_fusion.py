@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.index.fusion import FusedIndex, convex, reciprocal_ranks
-from twotower.index.lexical import LexicalIndex
+from twotower.index.lexical import ItemWords, LexicalIndex
 
 DENSE = torch.tensor([[0.5, -0.5, 0.0, -math.inf]])
 LEXICAL = torch.tensor([[0.0, 4.0, 2.0, 8.0]])
@@ -68,12 +68,11 @@ def test_what_cannot_be_fused_is_refused() -> None:
 
 
 def test_few_allowed_rows_keep_the_scores_that_they_have_among_all() -> None:
-    pytest.importorskip("bm25s")
     generator = torch.Generator().manual_seed(0)
     texts = tuple((f"word{row % 7}", f"word{row % 11}") for row in range(200))
     index = FusedIndex(
         torch.randn(200, 4, generator=generator),
-        LexicalIndex(texts),
+        LexicalIndex(ItemWords.of(texts[2:])),
         (("word3",),),
         torch.tensor([0.4]),
     )

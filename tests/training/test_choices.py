@@ -12,6 +12,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.prepare import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
+from twotower.training import choices
 from twotower.training.choices import resolve
 
 Settings = dict[str, dict[str, Any]]
@@ -81,6 +82,7 @@ class TestAuto:
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {
                 "batch_size": 7,
+                "learning_rate": 0.004,
                 "table_optimizer": "adagrad",
                 "table_learning_rate": 0.1,
                 "precision": "float32",
@@ -304,6 +306,40 @@ class TestNumbers:
     ) -> None:
         assert resolved(ordered, {"loss": {"negatives": negatives}})[0].loss.num_negatives == num
 
+    def test_few_pairs_of_texts_get_smaller_steps(
+        self, ordered: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kinds = {"query": {"query_id": "text"}, "item": {"item_id": "text"}}
+        alone = {"history": "none", "query_id": "off", "item_id": "off"}
+        of_texts: Settings = {"features": kinds, "towers": alone}
+        config, said = resolved(ordered, of_texts)
+        assert config.training.learning_rate == 0.0005
+        assert any("training.learning_rate = 0.0005: 240 pairs" in each for each in said)
+        monkeypatch.setattr(choices, "MANY_PAIRS", 240)
+        assert resolved(ordered, of_texts)[0].training.learning_rate == 0.002
+        for other in ({}, {"features": kinds}, {"towers": {**alone, "item_id": "on"}}):
+            assert resolved(ordered, other)[0].training.learning_rate == 0.006
+        stated: Settings = {**of_texts, "training": {"learning_rate": 0.01}}
+        assert resolved(ordered, stated)[0].training.learning_rate == 0.01
+
+    def test_long_texts_are_not_all_encoded_in_each_step(
+        self, ordered: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(choices, "ALL_TOKENS_UP_TO", 20 * 200)
+
+        def negatives(text: str, kind: str) -> tuple[str, str]:
+            frame = ordered.items.frame.with_columns(body=pl.lit(text))
+            dataset = replace(ordered, items=replace(ordered.items, frame=frame))
+            config, said = resolved(dataset, {"features": {"item": {"body": kind}}})
+            return config.loss.negatives, next(s for s in said if s.startswith("loss.negatives"))
+
+        assert negatives("five words of a title", "text")[0] == "all"
+        assert negatives("a long text " * 200, "shown")[0] == "all"
+        assert negatives("a long text " * 200, "sentence")[0] == "all"
+        chosen, said = negatives("a long text " * 200, "text")
+        assert chosen == "mixed"
+        assert "20 items have 5,120 tokens, too many to encode in each step" in said
+
     def test_a_large_table_gets_the_optimizer_with_the_small_state(self, ordered: Dataset) -> None:
         small, _ = resolved(ordered, {"towers": {"query_id": "on"}})
         assert small.training.table_optimizer == "adam"
@@ -314,4 +350,4 @@ class TestNumbers:
         assert large.training.table_optimizer == "adagrad"
         assert any(s.startswith("training.table_optimizer = 'adagrad': ") for s in said)
         assert small.training.table_learning_rate is None
-        assert large.training.table_learning_rate == 10 * large.training.learning_rate
+        assert large.training.table_learning_rate == 0.06

@@ -10,7 +10,7 @@ from twotower.training.checkpoints import Progress
 from twotower.training.study import Trial
 from twotower.training.tuning_bar import TuningBar
 
-DEFAULT = Config()
+DEFAULT = Config().with_settings(["training.learning_rate=0.006"])
 STOCK = {"training.learning_rate": 0.006, "towers.dim": 64, "towers.query_hidden": (256,)}
 BETTER = {"training.learning_rate": 0.0123456, "towers.dim": 64, "towers.query_hidden": (512,)}
 

@@ -8,9 +8,12 @@ import torch
 
 from twotower import recipe, train
 from twotower.config import Config
+from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
+from twotower.training.pipeline import untrained
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
+from twotower.training.words import best_served, with_words
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 THINGS = {"sneakers": "shoes", "cap": "hat", "jacket": "coat", "shawl": "scarf", "mitts": "gloves"}
@@ -68,6 +71,38 @@ def test_a_training_that_is_better_is_kept() -> None:
 def test_ids_know_nothing_before_training(change: list[str]) -> None:
     trainer = trainer_of(settings("training.learning_rate=3.0", *change))
     assert trainer.fit().best_epoch > 0
+
+
+@pytest.mark.parametrize("is_start_better", [True, False])
+def test_the_better_beside_bm25_of_the_start_and_the_training_is_kept(
+    is_start_better: bool,
+) -> None:
+    trainer = trainer_of(settings("training.epochs=8", "training.learning_rate=0.006"))
+    sides = Task.of(pairs(), config=settings()).sides
+    informed = trainer.fit().best_model  # it knows what sneakers are called, which BM25 does not
+    generator = torch.Generator().manual_seed(0)
+    wild = {
+        name: torch.randn(value.shape, generator=generator) if value.ndim > 1 else value
+        for name, value in informed.items()
+    }
+    start, trained = (informed, wild) if is_start_better else (wild, informed)
+    trainer.start = start
+    trainer.trained.load_state_dict(trained)
+    done = Progress(epoch=1, best_epoch=1, best_metric=0.5, best_model=trained)
+    served = best_served(trainer, done, sides, "auto")
+    assert served is not None
+    kept = trainer.trained.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in informed.items())
+    assert done.best_epoch == (0 if is_start_better else 1)
+    again = with_words(trainer.scorer(), sides, trainer.dataset, "auto")
+    assert again is not None
+    assert again.as_json() == served.as_json()
+    if is_start_better:
+        record = done.log[0]
+        assert record["served"] == served.chosen["valid"][1] > record["best_of_training"]
+        assert f"beside BM25 their validation ndcg@10 is {record['served']:.4f}" in (
+            untrained(done, "ndcg@10")
+        )
 
 
 def test_it_is_said_and_the_bundle_answers(capsys: pytest.CaptureFixture[str]) -> None:

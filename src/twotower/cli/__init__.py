@@ -15,6 +15,7 @@ from twotower.cli import (
     exits,
     explain,
     export,
+    index,
     inspect,
     recommend,
     report,
@@ -37,6 +38,7 @@ app = typer.Typer(
 COMMANDS = (
     train,
     tune,
+    index,
     evaluate,
     report,
     compare,

@@ -73,7 +73,8 @@ def command(
     for feature in features:
         table.add_row(Text(feature.name), feature.side, feature.described, Text(feature.reason))
     screen.print(table)
-    screen.print(figures_table(dict(contents.metrics)))
+    if "model" in contents.metrics:  # nothing was measured of texts that were indexed alone
+        screen.print(figures_table(dict(contents.metrics)))
     said = refit_note(contents.metrics)
     if said is not None:
         screen.print(said, highlight=False, markup=False, soft_wrap=True)

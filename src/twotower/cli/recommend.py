@@ -50,7 +50,7 @@ def command(
     words: Annotated[
         str,
         typer.Option(help="Share in 0..1 of the words in common, by BM25; auto: as validation."),
-    ] = "0",
+    ] = "auto",
     boost: Annotated[
         list[str] | None,
         typer.Option(help="Move items: 'year >= 2000: 0.5', in standard deviations of the scores."),
@@ -80,8 +80,6 @@ def command(
     if everyone == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
     share = _share(words)
-    if everyone and share:
-        raise ConfigError(f"--words must not go with --all, got {words}; leave it out.")
     if everyone != (out is not None):
         given = "--out" if out is not None else "--all"
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
@@ -96,7 +94,7 @@ def command(
     if out is not None:
         with warnings.catch_warnings(record=True) as told_of:
             warnings.simplefilter("always", UserWarning)
-            _write_all(retriever, out, k, filter_, rules)
+            _write_all(retriever, out, k, filter_, share, rules)
         print_notes([str(warning.message) for warning in told_of], screen)
         screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
         return
@@ -211,9 +209,14 @@ def described(text: str | None) -> dict[str, object] | None:
 
 
 def _write_all(
-    retriever: "Retriever", out: Path, k: int, filter_: str | None, rules: "list[Rule]"
+    retriever: "Retriever",
+    out: Path,
+    k: int,
+    filter_: str | None,
+    words: float | Literal["auto"],
+    rules: "list[Rule]",
 ) -> None:
-    frame = retriever.recommend_all(k, filter=filter_, rules=rules)
+    frame = retriever.recommend_all(k, filter=filter_, words=words, rules=rules)
     if out.suffix == ".csv":
         frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
     write_tables({out: frame})

@@ -185,6 +185,21 @@ def prepare(
     return Preparation(dataset, (*roles.decisions, *unused), given is not None, is_rated)
 
 
+def catalogue_of(
+    items: Table, config: DataConfig, features: FeaturesConfig
+) -> tuple[EntityTable, tuple[str, ...]]:
+    """Return the items' table where there are no events, and notes on cells that cannot be read.
+
+    Raises:
+        DataError: The table cannot be used as it is.
+    """
+    frame = read_table(items, what="items")
+    own = find_id(frame, Role.ITEM, given=config.item_column, like="item_id", what="items").column
+    assert own is not None  # find_id raises where there is none
+    ids, kept = checked_ids(frame[own], role=Role.ITEM, drop_null=config.drop_null_ids)
+    return _entities(frame, ids.filter(pl.Series(kept)), own, Role.ITEM, config, features.item)
+
+
 def _shown(
     is_target: npt.NDArray[np.bool_] | None, given: Given | None
 ) -> npt.NDArray[np.bool_] | None:

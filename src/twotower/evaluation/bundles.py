@@ -12,10 +12,13 @@ from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.asked import Asked, events_asked, sessions_asked
+from twotower.evaluation.baselines.bm25 import TextColumns
 from twotower.evaluation.candidates import random_candidates, read_candidates
 from twotower.evaluation.figures import KS, Measured, measure
 from twotower.evaluation.refit import learnt_of, refuse_learnt_test
 from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.served import Served, served_as
+from twotower.features.schema import texts_of
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
@@ -119,6 +122,7 @@ def evaluate_bundle(
         ks,
         calibrated=retriever.contents.config.loss.kind == "bce",
         baselines=baselines,
+        served=served_of(retriever, dataset),
         cases=cases,
         candidates=ranked,
         slice_by=slice_by,
@@ -159,6 +163,20 @@ def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScor
     if dataset is not None and len(dataset.queries) != len(contents.queries.ids):
         features = contents.queries.transforms.apply_to_rows(dataset.queries.frame)
     return ModelScorer(encoding, features, contents.popularity, retriever.index.item_vectors)
+
+
+def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
+    """Return the model of a bundle with the words beside it, over the rows of a ``dataset_of`` it.
+
+    None where the bundle knows no share of the words.
+    """
+    contents = retriever.contents
+    told = contents.metrics.get("words")
+    if not told:
+        return None
+    sides = (contents.queries.transforms.features, contents.items.transforms.features)
+    columns = TextColumns(*map(texts_of, sides))
+    return served_as(told, scorer_of(retriever, dataset), dataset, columns)
 
 
 def dataset_of(

@@ -11,7 +11,7 @@ from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
-from twotower.evaluation.bundles import dataset_of, scorer_of
+from twotower.evaluation.bundles import dataset_of, scorer_of, served_of
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC
 from twotower.evaluation.intervals import (
@@ -34,8 +34,8 @@ class Setting:
 
     Args:
         name: Such as ``towers.dim``; ``query_tower`` and ``item_tower`` say whether the tower is
-            ``built in`` or ``own``, ``training events`` how many were learnt from, and ``refit`` whether
-            validation was among them.
+            ``built in`` or ``own``, ``training events`` how many were learnt from, ``refit`` whether
+            validation was among them, and ``share of words`` what BM25 has beside the model.
         default: What it is where nobody sets it; None where it is not set then, or has no default.
         values: Run to its value; None where it is not set.
     """
@@ -109,9 +109,9 @@ class Comparison:
 def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = None) -> Comparison:
     """Return how bundles do on their common test, each later one against the first.
 
-    Every bundle ranks its whole catalogue again for its own test queries. Runs must be of the same
-    catalogue, test queries, targets and histories of those queries, told by their ids: a figure over
-    other queries cannot be paired, and one over other items is another task's, easier where there are
+    Every bundle ranks its whole catalogue again for its own test queries, as it is served. Runs must be of
+    the same catalogue, test queries, targets and histories of those queries, told by their ids: a figure
+    over other queries cannot be paired, and one over other items is another task's, easier where there are
     fewer. What was learnt from may differ, and is told among the settings.
 
     Args:
@@ -211,7 +211,7 @@ def _labels(bundles: Sequence[Retriever], names: Sequence[str] | None) -> tuple[
 
 def _evaluate(run: _Run, cases: Cases) -> Evaluation:
     return evaluate(
-        scorer_of(run.retriever, run.dataset),
+        served_of(run.retriever, run.dataset) or scorer_of(run.retriever, run.dataset),
         cases,
         KS,
         num_item_rows=run.dataset.items.ids.num_rows,
@@ -254,7 +254,12 @@ def _described(run: _Run) -> dict[str, Any]:
     }
     is_refit = learnt_of(contents.metrics) == "valid"
     dataset = learnt_too(run.dataset, "valid") if is_refit else run.dataset
-    learnt = {"training events": len(dataset.part(Part.TRAIN)), "refit": is_refit}
+    learnt: dict[str, float] = {
+        "training events": len(dataset.part(Part.TRAIN)),
+        "refit": is_refit,
+    }
+    if run.retriever.share_of_words:
+        learnt["share of words"] = run.retriever.share_of_words
     return _flat(contents.config.to_dict()) | towers | learnt
 
 

@@ -1,6 +1,6 @@
 """The figures of a model beside those of the baselines, on the same cases, with intervals."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from twotower.evaluation.intervals import (
 from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import auc, log_loss
 from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.served import Served
 from twotower.evaluation.slices import slices
 from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -33,7 +34,7 @@ KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
 """What verdicts, slices and the choice of a baseline's settings go by."""
 
-METHODS = {"model": "two-tower", **NAMES}
+METHODS = {"model": "two-tower", "served": "two-tower as served", **NAMES}
 """What each method is called for people."""
 
 SHOWN = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
@@ -93,6 +94,7 @@ def measure(
     part: Part = Part.TEST,
     calibrated: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
+    served: Served | None = None,
     cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
@@ -108,6 +110,7 @@ def measure(
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
+        served: The model with the words beside it, where it is served so.
         cases: What is asked; by default each query of the part. Several may be of one query.
         candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
         slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
@@ -117,9 +120,10 @@ def measure(
             still chosen on these before.
 
     Returns:
-        Plain values, ready for JSON, under these keys: ``model`` and each baseline's key, with its
-        metrics (``{"ndcg@10": 0.13, ...}``); ``intervals`` (method, metric: ``[mean, low, high]``);
-        ``differences`` (baseline, metric: the model's mean minus the baseline's, paired, the same);
+        Plain values, ready for JSON, under these keys: ``model``, ``served`` where a share of the words
+        stands beside it, and each baseline's key, with its metrics (``{"ndcg@10": 0.13, ...}``);
+        ``intervals`` (method, metric: ``[mean, low, high]``); ``differences`` (every other method, metric:
+        the mean of ``served`` if there is one, else of ``model``, minus that method's, paired, the same);
         ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts`` about
         each; ``curves``
         (metric, method: one mean for each of ``k``); ``slices`` (see ``Slice.as_json``);
@@ -135,11 +139,15 @@ def measure(
             f"the {part.name.lower()} events must hold a positive of a known query, got none; choose a "
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
-    fitted = fit_baselines(dataset, baselines, tell=tell, cases=cases, refit=refit)
+    chosen = served.bm25 if served is not None and served.chosen else None
+    fitted = fit_baselines(dataset, baselines, bm25=chosen, tell=tell, cases=cases, refit=refit)
     tell("evaluation")
     if refit:
         dataset = learnt_too(dataset, "valid")
-    scorers: dict[str, Scorer] = {"model": model, **fitted.scorers}
+    scorers: dict[str, Scorer] = {"model": model}
+    if served is not None and served.share:
+        scorers["served"] = served
+    scorers |= fitted.scorers
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
     num_rows = dataset.items.ids.num_rows
     found = {
@@ -170,7 +178,14 @@ def measure(
     figures |= _comparison(found, metrics)
     figures["curves"] = _curves(found)
     further = [m for m in metrics if slice_by is not None or m in _OF_SLICES]
-    cut = slices(found, dataset, metric=MAIN_METRIC, further=further, by=slice_by)
+    cut = slices(
+        found,
+        dataset,
+        metric=MAIN_METRIC,
+        further=further,
+        by=slice_by,
+        model=subject_of(found),
+    )
     figures["slices"] = [group.as_json() for group in cut]
     known = None if candidates is not None else by_known_events(scorers, dataset, part, MAIN_METRIC)
     if known is not None:
@@ -181,19 +196,28 @@ def measure(
     }
     if labelled:
         figures["protocol"]["labelled_pairs"] = pairs
+    if served is not None:
+        figures["words"] = served.as_json()
     return figures
+
+
+def subject_of(methods: Collection[str]) -> str:
+    """Return whom verdicts are about: ``served``, if it is among the methods, else ``model``."""
+    return "served" if "served" in methods else "model"
 
 
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
     """Return the intervals, the paired differences, and what they say."""
     shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
+    ours = subject_of(found)
     owners = found["model"].cases.owners
     means = mean_intervals(
         {f"{name}/{m}": found[name].values[m] for name in found for m in shown}, owners=owners
     )
-    others = [name for name in found if name != "model"]
+    others = [name for name in found if name != ours]
+    baselines = [name for name in others if name in NAMES]
     gaps = difference_intervals(
-        {f"{name}/{m}": found["model"].values[m] for name in others for m in shown},
+        {f"{name}/{m}": found[ours].values[m] for name in others for m in shown},
         {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
         owners=owners,
     )
@@ -201,11 +225,12 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
     def nested(flat: Mapping[str, Interval], names: Sequence[str]) -> dict[str, dict[str, Any]]:
         return {name: {m: flat[f"{name}/{m}"].as_json() for m in metrics} for name in names}
 
+    subject = "The model as served" if ours == "served" else "The model"
     sentences = {
-        name: f"The model {verdict(NAMES[name], metric_name(MAIN_METRIC), gap)}."
-        for name, gap in ((name, gaps[f"{name}/{MAIN_METRIC}"]) for name in others)
+        name: f"{subject} {verdict(NAMES[name], metric_name(MAIN_METRIC), gap)}."
+        for name, gap in ((name, gaps[f"{name}/{MAIN_METRIC}"]) for name in baselines)
     }
-    strongest = max(others, key=lambda name: means[f"{name}/{MAIN_METRIC}"].value, default=None)
+    strongest = max(baselines, key=lambda name: means[f"{name}/{MAIN_METRIC}"].value, default=None)
     return {
         "intervals": nested(means, list(found)),
         "differences": nested(gaps, others),

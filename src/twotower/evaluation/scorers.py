@@ -45,6 +45,11 @@ class ModelScorer:
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
         return scores
 
+    def is_known(self, cases: Cases) -> npt.NDArray[np.bool_]:
+        """Return of which queries the model knows anything: ``(len(cases),)`` bool."""
+        arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
+        return self.encoding.is_known(arrays, cases.histories)
+
     def of_new_queries(self) -> "ModelScorer":
         """Return the same for queries whose ids it does not know; what else is told of them it does."""
         of_ids = [

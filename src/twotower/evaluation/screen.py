@@ -5,16 +5,15 @@ from typing import Any
 
 from rich.table import Table
 
-from twotower.caller import passing
 from twotower.evaluation.evaluate import METRICS
-from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN
+from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN, subject_of
 from twotower.evaluation.intervals import metric_name
 from twotower.evaluation.refit import is_before, note
 
 
 def method_label(figures: Mapping[str, Any], method: str) -> str:
     """Return what a method is called on a screen; a model whose figures are of another one before it."""
-    before = ", before" if method == "model" and is_before(figures) else ""
+    before = ", before" if method in ("model", "served") and is_before(figures) else ""
     return METHODS[method] + before
 
 
@@ -91,7 +90,7 @@ def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> 
         table.add_column(f"minus {METHODS[baseline]}")
 
     def cells(group: Mapping[str, Any]) -> list[str]:
-        value, low, high = group["intervals"]["model"]
+        value, low, high = group["intervals"][subject_of(group["intervals"])]
         few = " (few)" if group["small"] else ""
         found = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
         if baseline is not None:
@@ -101,13 +100,15 @@ def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> 
 
     _add_slices(table, slices, cells)
     tables = [table]
-    further = slices[0]["means"].get("model", {})
+    further = slices[0]["means"].get(subject_of(slices[0]["means"]), {})
     for title, metrics in _by_cutoff(further).items():
         names = (metric.partition("@")[0].replace("_", " ") for metric in metrics)
         table = Table(title, *names, title_justify="left", pad_edge=False)
 
         def means(group: Mapping[str, Any], metrics: Sequence[str] = metrics) -> list[str]:
-            return [_say(group["means"]["model"].get(metric)) for metric in metrics]
+            return [
+                _say(group["means"][subject_of(group["means"])].get(metric)) for metric in metrics
+            ]
 
         _add_slices(table, slices, means)
         tables.append(table)
@@ -155,7 +156,7 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
                 f"{spread['mean']:.4f}, standard deviation {spread['sd']:.4f}."
             )
     if "words" in figures:
-        notes.append(_of_words(figures["words"]))
+        notes.append(_of_words(figures))
     if "index" in figures:
         notes.append(index_note(figures["index"]))
     left_out = protocol.get("left_out", {})
@@ -179,15 +180,16 @@ def index_note(index: Mapping[str, Any]) -> str:
     )
 
 
-def _of_words(words: Mapping[str, Any]) -> str:
-    (value, low, high), gap = words["test"], words["difference"]
-    name = metric_name(words["metric"])
+def _of_words(figures: Mapping[str, Any]) -> str:
+    words, name = figures["words"], metric_name(MAIN_METRIC)
     if not words["share"]:
-        return f"Words in common by BM25 beside the model did not help on validation ({name})."
-    return (
-        f"With {passing(words='auto')}, BM25 at a share of {words['share']:g} that validation chose, "
-        f"{name} is {value:.4f} ({low:.4f} to {high:.4f}), {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f})."
-    )
+        return f"Served without BM25, which did not help beside the model on validation ({name})."
+    chosen = "that validation chose" if "valid" in words else "without validation to choose it by"
+    said = f"As served, BM25 has a share of {words['share']:g} beside the model, {chosen}"
+    if "served" not in figures:  # an older bundle measured it by itself
+        return f"{said}."
+    value, low, high = figures["differences"]["model"][MAIN_METRIC]
+    return f"{said}: {value:+.4f} {name} ({low:+.4f} to {high:+.4f})."
 
 
 def _run(figures: Mapping[str, Any]) -> list[str]:

@@ -424,6 +424,11 @@ def _are_objects(known: pl.Series) -> bool:
     return bool(known.str.contains(r"(?s)^\s*(?:\{.*\}|\[\s*\{.*\}\s*\])\s*$").all())
 
 
+def texts_of(features: Iterable[Feature]) -> tuple[str, ...]:
+    """Return the columns that are read as text, each once."""
+    return tuple(dict.fromkeys(f.source for f in features if f.kind in TEXTS))
+
+
 def reads_as_text(values: pl.Series) -> bool:
     """Return whether a column is text: strings of two words or more on average, most of them distinct."""
     if values.dtype != pl.String:

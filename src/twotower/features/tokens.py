@@ -73,10 +73,15 @@ def num_words(texts: pl.Series) -> int:
     return int(spaced.sum())
 
 
-def words_of(texts: pl.Series) -> Tokens:
-    """Return every word of every text, in order, folded; of unspaced scripts, every character."""
+def words_of(texts: pl.Series, fold: Callable[[str], str] = folded) -> Tokens:
+    """Return every word of every text, in order, folded; of unspaced scripts, every character.
+
+    Args:
+        texts: Strings; what is not one is read as it is written, and null has no words.
+        fold: What is done to each distinct word as it is written, such as ``languages.stemmer``.
+    """
     lines, words, is_unspaced = _runs(texts)
-    return _expanded(lines, words, is_unspaced, lambda word: [word], list)
+    return _expanded(lines, words, is_unspaced, lambda word: [word], list, fold)
 
 
 def tokens_of(texts: pl.Series, reading: Reading) -> Tokens:
@@ -136,11 +141,12 @@ def _expanded(
     is_unspaced: pl.Series,
     of_word: Callable[[str], list[str]],
     of_run: Callable[[str], list[str]],
+    fold: Callable[[str], str] = folded,
 ) -> Tokens:
     """Return what each run is taken apart into; each distinct run is folded and taken apart once."""
     distinct = pl.DataFrame({"run": runs, "unspaced": is_unspaced}).unique(maintain_order=True)
     taken = [
-        (of_run if unspaced else of_word)(folded(run))
+        of_run(folded(run)) if unspaced else of_word(fold(run))
         for run, unspaced in zip(distinct["run"], distinct["unspaced"], strict=True)
     ]
     # A line a piece: a column of lists would be made list by list, which takes most of the time.

@@ -38,6 +38,7 @@ from twotower.serving.checks import (
     check_lists,
     check_ragged,
     check_table,
+    check_words,
 )
 from twotower.serving.feature_files import (
     features_toml,
@@ -550,6 +551,8 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
     weights = load_tensors(files.path("weights.safetensors"))
     for name, tensor in weights.items():  # a module of the user's own may have a mask of them
         check_finite(f"the weights {name}", tensor, infinite=bool(manifest["custom_towers"]))
+    metrics = files.json("metrics.json")
+    check_words(metrics, *(sides[side].transforms.features for side in ("query", "item")))
     return Contents(
         config=Config.from_dict(parse_toml(files.text("config.toml"), "config.toml")),
         queries=sides["query"],
@@ -563,7 +566,7 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
         history_is_target=of_events.get("is_target"),
         targets=targets,
         target_labels=labels.get("labels"),
-        metrics=files.json("metrics.json"),
+        metrics=metrics,
         custom=tuple(manifest["custom_towers"]),
         ordered=manifest["ordered"],
         repeats=manifest["repeats"],

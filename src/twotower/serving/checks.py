@@ -1,6 +1,6 @@
 """Checks of what the files of a bundle hold: the digests match whatever somebody wrote into them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ import polars as pl
 import torch
 
 from twotower.features.histories import Histories
+from twotower.features.schema import Feature, texts_of
 from twotower.index.approximate import Lists
+from twotower.index.lexical import LexicalSettings
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 _CHUNK = 2**22
@@ -135,6 +137,24 @@ def check_ragged(
         if name not in kinds:
             raise ValueError(f"{what} must hold {', '.join(kinds)}, got {name}")
         check_array(f"{name} of {what}", column, (num_events,), kinds[name])
+
+
+def check_words(
+    metrics: Mapping[str, Any], of_queries: Iterable[Feature], of_items: Iterable[Feature]
+) -> None:
+    """Refuse a share of the words that cannot be served.
+
+    Raises:
+        LookupError, TypeError, ValueError: It is none, a side has no text, or BM25 has no such settings.
+    """
+    if "words" not in metrics:
+        return
+    words = metrics["words"]
+    LexicalSettings.of_json(words)
+    if not 0 <= words["share"] <= 1:
+        raise ValueError(f"the share of the words must be in 0..1, got {words['share']}")
+    if words["share"] and not (texts_of(of_queries) and texts_of(of_items)):
+        raise ValueError("a share of the words must stand beside text on both sides")
 
 
 def check_lists(lists: Lists, num_items: int, dim: int) -> None:

@@ -98,7 +98,7 @@ class Client:
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
-        words: float | Literal["auto"] = 0.0,
+        words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
         strict: bool = False,
     ) -> Any:

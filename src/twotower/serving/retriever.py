@@ -26,6 +26,7 @@ from twotower.features.schema import Feature
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
+from twotower.index.lexical import Words
 from twotower.index.live import GrowingRows, LiveIndex
 from twotower.rules.kinds import Rule
 from twotower.runtime import choose_device
@@ -207,7 +208,7 @@ class Retriever:
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
-        words: float | Literal["auto"] = 0.0,
+        words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
         strict: bool = False,
     ) -> Any:
@@ -236,7 +237,7 @@ class Retriever:
             words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
                 ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
                 ``index.fusion.convex``). It needs text on both sides. ``"auto"`` is the share that was best
-                on validation.
+                on validation, which figures called "as served" are of; 0 where the bundle knows none.
             rules: ``Boost``, ``Cap``, ``Diversify`` and ``Explore``, in any order; see docs/rules.md.
             strict: Whether features that the bundle does not know are refused; else they are ignored with a
                 warning.
@@ -248,7 +249,6 @@ class Retriever:
         Raises:
             FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns;
                 says where.
-            MissingExtraError: ``words`` is above 0, and ``bm25s`` is not installed.
             ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an
                 argument is of a form that cannot be read, ``words`` is out of range or above 0 where a
                 side has no text, or ``rules`` cannot go together or cap an unknown column.
@@ -267,11 +267,7 @@ class Retriever:
         known = self.encoding.is_known(arrays, histories)
         if words:
             asked = self._texts.words_asked(ids, self._queries.rows_of(ids), given, words)
-            lexical = self._texts.index(words)
-            # What the model knows nothing of is answered by its words alone.
-            weights = np.where(known, words, 1.0).astype(np.float32)
-            index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
-            known |= np.array([lexical.knows(each) for each in asked], np.bool_)
+            index, known = self._fused(words, asked, known)
         answers = self._answer(
             ids, known, histories, vectors, k, exclude_seen, allowed, index, plan
         )
@@ -302,7 +298,10 @@ class Retriever:
         ids, given, lists, single = queries_of(query_id, features, told)
         if not single:
             raise ArgumentError("session is of one query, got several; make one for each.")
-        return Session(self, ids[0], *self.described(ids, given, lists))
+        words: Words = ((),)
+        if self._texts.are_on_both_sides:
+            words = self._texts.words_asked(ids, self._queries.rows_of(ids), given, 1.0)
+        return Session(self, ids[0], *self.described(ids, given, lists), words=words)
 
     def recommend_all(
         self,
@@ -310,6 +309,7 @@ class Retriever:
         *,
         exclude_seen: bool | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
+        words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
     ) -> pl.DataFrame:
         """Return ``recommend`` for every query of the bundle, as one line an answer.
@@ -319,7 +319,7 @@ class Retriever:
         Raises:
             BundleError: The bundle is private and knows no query.
             FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1, or as ``recommend`` for the rules.
+            ValueError: ``k`` is below 1, or as ``recommend`` for the words and the rules.
         """
         rules = tuple(rules)
         ids = self.query_ids
@@ -331,6 +331,7 @@ class Retriever:
                 k=k,
                 exclude_seen=exclude_seen,
                 filter=filter,
+                words=words,
                 rules=rules,
             ).to_polars()
             for start in range(0, len(ids), _AT_ONCE)
@@ -415,7 +416,7 @@ class Retriever:
         self.contents = contents
         self._allowed = self._allowed.of(contents)
         self._ruler = self._ruler.of(contents)
-        self._texts = Texts(contents)
+        self._texts = self._texts.of(contents)
 
     def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
         """Return the score of each (query id, item id) pair: ``(n,)`` float32.
@@ -599,33 +600,58 @@ class Retriever:
         features: FeatureArrays,
         history: Histories,
         vector: torch.Tensor,
+        asked: Words,
         *,
         k: int,
         exclude_seen: bool | None,
         among: Iterable[Id] | None,
         without: Iterable[Id] | None,
         filter: str | None,  # noqa: A002 -- the word that users know
+        words: float | Literal["auto"],
         rules: Iterable[Rule],
     ) -> Recommendation:
-        """Return ``recommend`` for one query whose vector is there already: ``(1, dim)``.
+        """Return ``recommend`` for one query whose vector, ``(1, dim)``, and words are there already.
 
         Raises:
             FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1, or as ``recommend`` for the rules.
+            ValueError: ``k`` is below 1, or as ``recommend`` for the words and the rules.
         """
+        index: Index = self.index
+        known = self.encoding.is_known(features, history)
+        share = self._checked_words(words)
+        if share:
+            index, known = self._fused(share, asked, known)
         rules = tuple(rules)
         answers = self._answer(
             [query_id],
-            self.encoding.is_known(features, history),
+            known,
             history,
             vector,
             self._checked_k(k),
             not self.contents.repeats if exclude_seen is None else exclude_seen,
             self._allowed.rows(among, without, filter),
-            self.index,
+            index,
             self._ruler.plan(rules, self._allowed),
         )
         return with_notes(answers, of_filters(self._allowed, filter, rules), None, history)[0]
+
+    @property
+    def share_of_words(self) -> float:
+        """What ``words="auto"`` stands for: the share that validation chose; 0 where there is none."""
+        chosen = self.contents.metrics.get("words")
+        return float(chosen["share"]) if chosen else 0.0
+
+    def _fused(
+        self, share: float, asked: Words, known: npt.NDArray[np.bool_]
+    ) -> tuple[FusedIndex, npt.NDArray[np.bool_]]:
+        """Return the index with the words of queries beside the model, and which it can answer.
+
+        What the model knows nothing of is answered by its words alone.
+        """
+        lexical = self._texts.index(share)
+        weights = np.where(known, share, 1.0).astype(np.float32)
+        index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
+        return index, known | np.array([lexical.knows(each) for each in asked], np.bool_)
 
     def _checked_k(self, k: int) -> int:
         if k < 1:
@@ -634,13 +660,7 @@ class Retriever:
 
     def _checked_words(self, words: float | Literal["auto"]) -> float:
         if words == "auto":
-            chosen = self.contents.metrics.get("words")
-            if chosen is None:
-                raise ArgumentError(
-                    f"{argument('words')} must be a number where the bundle knows no share, got 'auto'; "
-                    "train with text on both sides and the extra `baselines`."
-                )
-            return float(chosen["share"])
+            return self.share_of_words
         if isinstance(words, str) or not 0 <= words <= 1:
             raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {words!r}.")
         return words

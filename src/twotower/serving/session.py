@@ -1,7 +1,7 @@
 """``Session``: a query that goes on, event by event."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import torch
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.features.histories import Histories
+from twotower.index.lexical import Words
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Id, histories_of
@@ -35,6 +36,7 @@ class Session:
         features: One array a query feature, one line each.
         history: What is known so far, one history.
         events: The table that the rows of its events count in; None is the bundle's.
+        words: Those of the query's text, one query's.
     """
 
     def __init__(
@@ -44,8 +46,11 @@ class Session:
         features: FeatureArrays,
         history: Histories,
         events: Mapping[str, torch.Tensor] | None = None,
+        *,
+        words: Words = ((),),
     ) -> None:
         self._retriever = retriever
+        self._words = words
         self._query_id = query_id
         self._features = features
         self._rows: list[int] = history.item_rows.tolist()
@@ -116,24 +121,27 @@ class Session:
         among: Iterable[Id] | None = None,
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
+        words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
     ) -> Recommendation:
         """Return the ``k`` best items now; see ``Retriever.recommend`` for the arguments.
 
         Raises:
             FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns.
-            ValueError: ``k`` is below 1, or as ``Retriever.recommend`` for the rules.
+            ValueError: ``k`` is below 1, or as ``Retriever.recommend`` for the words and the rules.
         """
         return self._retriever.answer_vector(
             self._query_id,
             self._features,
             self._history(),
             self._query_vector(),
+            self._words,
             k=k,
             exclude_seen=exclude_seen,
             among=among,
             without=without,
             filter=filter,
+            words=words,
             rules=rules,
         )
 

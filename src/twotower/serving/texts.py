@@ -8,8 +8,8 @@ import polars as pl
 
 from twotower.caller import argument
 from twotower.errors import ArgumentError
-from twotower.features.schema import TEXTS
-from twotower.index.lexical import LexicalIndex, Words, words_of_texts
+from twotower.features.schema import texts_of
+from twotower.index.lexical import LexicalIndex, LexicalSettings, Words
 from twotower.serving.arguments import GivenFeatures, Id, new_ids
 from twotower.serving.bundle import Contents, SideContents
 from twotower.vocab import FIRST_ROW, as_keys
@@ -24,7 +24,20 @@ class Texts:
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
+        self.settings = LexicalSettings.of_json(contents.metrics.get("words") or {})
         self._index: LexicalIndex | None = None
+
+    def of(self, contents: Contents) -> "Texts":
+        """Return the same for a catalogue that has grown, whose old words are not read again."""
+        grown = Texts(contents)
+        grown._index = self._index
+        return grown
+
+    @property
+    def are_on_both_sides(self) -> bool:
+        """Whether queries and items have text."""
+        sides = (self.contents.queries.transforms, self.contents.items.transforms)
+        return all(texts_of(side.features) for side in sides)
 
     def index(self, words: float) -> LexicalIndex:
         """Return the index of the items' words, which is made when it is first asked for.
@@ -33,14 +46,19 @@ class Texts:
             words: The share that was asked for, for messages.
 
         Raises:
-            MissingExtraError: ``bm25s`` is not installed.
             ValueError: Items have no text.
         """
-        if self._index is None:
-            table = self.contents.items
-            columns = _text_columns(table, words, "items")
-            of_items = words_of_texts([table.frame[name] for name in columns])
-            self._index = LexicalIndex((((),) * FIRST_ROW) + of_items)
+        table = self.contents.items
+        columns = _text_columns(table, words, "items")
+        num_read = 0 if self._index is None else self._index.num_item_rows - FIRST_ROW
+        if self._index is None or num_read < len(table.frame):
+            new = table.frame.select(columns)[num_read:]
+            of_items = self.settings.words_of_items(new.get_columns())
+            self._index = (
+                LexicalIndex(of_items, k1=self.settings.k1, b=self.settings.b)
+                if self._index is None
+                else self._index.with_items(of_items)
+            )
         return self._index
 
     def words_asked(
@@ -74,20 +92,20 @@ class Texts:
                 lines = pl.Series(given.lines_with[name])
                 text = text.zip_with(~lines, as_keys(given.frame[name]).cast(pl.String))
             texts.append(text)
-        return words_of_texts(texts)
+        return self.settings.words_of_queries(texts)
 
 
-def _text_columns(table: SideContents, words: float, what: str) -> list[str]:
+def _text_columns(table: SideContents, words: float, what: str) -> tuple[str, ...]:
     """Return the columns of a side that are read as text.
 
     Raises:
         ValueError: There is none.
     """
-    texts = [f.source for f in table.transforms.features if f.kind in TEXTS]
+    texts = texts_of(table.transforms.features)
     if not texts:
         side = "item" if what == "items" else "query"
         raise ArgumentError(
             f"{argument('words')} must be 0 where {what} have no column of text, got {words}; train with "
             f"features.{side}.NAME = 'text'."
         )
-    return list(dict.fromkeys(texts))
+    return texts

@@ -1,18 +1,22 @@
 """What ``auto`` stands for, decided from the data once and written into the config."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import polars as pl
 import torch
 
 from twotower.caller import passing
 from twotower.config import Config, LossConfig, TowersConfig
-from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.features.schema import TEXTS
+from twotower.features.text import MOST_TOKENS
 from twotower.losses.configured import LABELLED, ranks_before_labels
 from twotower.runtime import choose_device, choose_precision
+from twotower.vocab import as_keys
 
 ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
@@ -36,6 +40,16 @@ WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
 STEPS = 100
 """About the least steps of an epoch of such batches, those of 128 examples apart."""
+RATE = 0.006
+"""Step size."""
+RATE_OF_TEXTS = 0.002
+"""The same of towers that read features alone, texts of both sides among them, which match at once."""
+RATE_OF_FEW_TEXTS = 0.0005
+"""The same where pairs are few: at larger steps the first epoch learns rare words by heart."""
+MANY_PAIRS = 10_000
+"""Pairs of texts from which they are not few; see decision 0035."""
+ALL_TOKENS_UP_TO = 2**21
+"""Tokens that the texts of all items may have where each step encodes all items."""
 SENTENCE_RATE = 2e-5
 """Step size of a pretrained sentence encoder, which large steps would make forget what it knows."""
 SEQUENTIAL = ("gru", "sasrec", "transformer")
@@ -74,8 +88,15 @@ def resolve(
     if config.features.tune_sentences:
         _check_tuned(config, towers, custom, encodes_items=encodes_items)
     training = replace(config.training, examples=_examples(config, towers, dataset))
+    num_tokens = _tokens_of(config, dataset.items, config.features.item)
     loss = _loss(
-        config.loss, training.examples, dataset, num_items, said, encodes_items=encodes_items
+        config.loss,
+        training.examples,
+        dataset,
+        num_items,
+        said,
+        encodes_items=encodes_items,
+        num_tokens=num_tokens * num_items // max(1, len(dataset.items)),
     )
     if loss.mask_known and dataset.repeats and towers.history != "none":
         loss = replace(loss, mask_known=False)
@@ -98,6 +119,11 @@ def resolve(
                 else f"{num_queries:,} queries to learn from"
             )
             said.append(f"towers.similarity = 'cosine': {why}")
+    if training.learning_rate is None:
+        rate, why = _learning_rate(config, towers, custom, int(train.is_positive.sum()))
+        training = replace(training, learning_rate=rate)
+        if why:
+            said.append(f"training.learning_rate = {rate:g}: {why}")
     if training.weight_decay is None:
         decay = DECAY_OF_VIEWS if are_sets else WEIGHT_DECAY
         training = replace(training, weight_decay=decay)
@@ -114,6 +140,7 @@ def resolve(
         training = replace(training, precision="bfloat16" if is_bfloat16 else "float32")
         if is_bfloat16:
             said.append("training.precision = 'bfloat16': this machine has units for it")
+    assert training.learning_rate is not None
     if training.table_optimizer == "adagrad" and training.table_learning_rate is None:
         rate = ADAGRAD_FASTER * training.learning_rate
         training = replace(training, table_learning_rate=rate)
@@ -181,6 +208,40 @@ def _towers(
         towers = replace(towers, query_id=use_id)
         said.append(f"towers.query_id = {use_id!r}: {reason}")
     return towers
+
+
+def _learning_rate(
+    config: Config, towers: TowersConfig, custom: tuple[str, ...], num_pairs: int
+) -> tuple[float, str]:
+    """Return the step size, and why it is not the usual one."""
+    by_features = (towers.query_id, towers.item_id, towers.history) == ("off", "off", "none")
+    sides = (config.features.query, config.features.item)
+    have_text = all(_texts_among(kinds) for kinds in sides)
+    if custom or not by_features or not have_text:
+        return RATE, ""
+    if num_pairs < MANY_PAIRS:
+        return RATE_OF_FEW_TEXTS, f"{num_pairs:,} pairs of texts are few"
+    return RATE_OF_TEXTS, f"{num_pairs:,} pairs of texts, which match before any training"
+
+
+def _texts_among(kinds: Mapping[str, str]) -> list[str]:
+    """Return the columns of a side that are read as text."""
+    return [name for name, kind in kinds.items() if kind in (*TEXTS, "id+text")]
+
+
+def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> int:
+    """Return about how many tokens the texts of a side have: words, pairs of them and trigrams."""
+    total = 0
+    for name in _texts_among(kinds):
+        kind = config.features.text if kinds[name] == "id+text" else kinds[name]
+        if kind == "sentence":  # one vector, which is there already
+            total += len(table)
+            continue
+        texts = as_keys(table.frame[name]).cast(pl.String)
+        words, letters = texts.str.count_matches(r"\S+"), texts.str.len_chars()
+        of_kind = {"words": 2 * words, "trigrams": letters}.get(kind, 2 * words + letters)
+        total += int(of_kind.clip(upper_bound=MOST_TOKENS).sum())
+    return total
 
 
 def _table_optimizer(
@@ -286,19 +347,25 @@ def _loss(
     said: list[str],
     *,
     encodes_items: bool,
+    num_tokens: int,
 ) -> LossConfig:
     if loss.kind == "auto":
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
         negatives: Literal["all", "in-batch", "mixed", "popularity", "uniform"]
+        is_long = num_tokens > ALL_TOKENS_UP_TO
         many = f"{num_items:,} {'texts' if encodes_items else 'items'} are too many for all"
+        if is_long and num_items <= ALL_ITEMS_UP_TO:
+            many = (
+                f"{num_items:,} items have {num_tokens:,} tokens, too many to encode in each step"
+            )
         if encodes_items and loss.kind != "gbce" and examples == "pairs":
             reason = "each other negative would be one text more to encode in each step"
             negatives = "in-batch"
         elif loss.kind not in SOFTMAX:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
-        elif num_items <= ALL_ITEMS_UP_TO and not encodes_items:
+        elif num_items <= ALL_ITEMS_UP_TO and not is_long and not encodes_items:
             negatives, reason = "all", f"{num_items:,} items are few enough"
         elif examples == "prefixes" and loss.frequencies == "counts":
             # A batch brings a history's own items for sure, which its log_q does not know.

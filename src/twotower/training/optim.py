@@ -91,8 +91,9 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps: int) -> None:
-        weight_decay = config.weight_decay
+        weight_decay, rate = config.weight_decay, config.learning_rate
         assert weight_decay is not None
+        assert rate is not None
         sparse = sparse_tables(model)
         self._parameters = list(model.parameters())
         self._config = config
@@ -111,19 +112,17 @@ class Optimizers:
                 {
                     "params": [p for p in dense if (p.ndim > 1, id(p) in tuned) == (matrix, own)],
                     "weight_decay": weight_decay if matrix and not (own and l2) else 0.0,
-                    "lr": config.sentence_learning_rate if own else config.learning_rate,
+                    "lr": config.sentence_learning_rate if own else rate,
                 }
                 for own in (False, True)
                 for matrix in (True, False)
             ]
             # On a CPU three to six times as quick as torch's default, which passes over them often.
-            self._all.append(
-                kind([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
-            )
+            self._all.append(kind([g for g in groups if g["params"]], lr=rate, fused=True))
         if sparse:
             tables = [p for p in self._parameters if id(p) in sparse]
             lazy = RowWiseAdagrad if config.table_optimizer == "adagrad" else LazyAdam
-            self._all.append(lazy(tables, lr=config.table_learning_rate or config.learning_rate))
+            self._all.append(lazy(tables, lr=config.table_learning_rate or rate))
         self._rates = [[group["lr"] for group in o.param_groups] for o in self._all]
 
     def zero_grad(self) -> None:

@@ -45,7 +45,7 @@ from twotower.training.refit import (
 )
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Trainer, Watcher
-from twotower.training.words import share_of_words
+from twotower.training.words import best_served
 
 if TYPE_CHECKING:
     from twotower.evaluation.report.plot import Plot
@@ -288,6 +288,7 @@ def train(
         trainer, done, said = better_of_both(trainer, done, sides, bar)
         settings = trainer.config
         bar.on_choices((said,), settings)
+    served = best_served(trainer, done, sides, settings.features.language)
     if done.best_epoch == 0:
         bar.on_choices((untrained(done, settings.training.metric),), settings)
     interrupted = done.log[-1].get("event") == "interrupted"
@@ -297,11 +298,14 @@ def train(
         interrupted = again is None
     is_refit = again is not None and learnt == "valid"
     model = trainer if again is None or learnt == "all" else again.trainer
+    scorer = model.scorer()
     figures = measure(
-        model.scorer(),
+        scorer,
         dataset,
         calibrated=settings.loss.kind == "bce",
         baselines=baselines,
+        # What was chosen before validation was learnt stands beside the model that learnt it.
+        served=None if served is None else replace(served, model=scorer),
         refit=is_refit,
         tell=teller.on_phase,
     )
@@ -328,11 +332,6 @@ def train(
         private=private,
         dataset=dataset if is_refit else None,
     )
-    words = share_of_words(
-        contents, model.scorer(), dataset, before=trainer.scorer() if is_refit else None
-    )
-    if words is not None:
-        figures["words"] = words  # the contents hold them, too
     teller.on_phase("index")
     contents, decisions = indexed(contents, final.scorer(), dataset)
     if decisions:
@@ -380,6 +379,12 @@ def write_after(work: WorkFolder, write: Callable[[], None], *, is_done: bool) -
 
 def untrained(done: Progress, metric: str) -> str:
     """Return in words that the start was kept."""
+    if "served" in done.log[0]:
+        return (
+            f"the untrained towers are kept: beside BM25 their validation {MAIN_METRIC} is "
+            f"{done.log[0]['served']:.4f}, that of the trained ones "
+            f"{done.log[0]['best_of_training']:.4f}; the pairs are few for so many words"
+        )
     return (
         f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
         f"reached (at best {done.log[0]['best_of_training']:.4f}): the pairs are few for so many words"

@@ -204,6 +204,8 @@ class Trainer:
         sides_read = (sides.query.transforms, sides.item.transforms)
         # Texts that start alike on both sides say something before any training.
         self._starts_informed = all(any(t.feature.kind in TEXTS for t in s) for s in sides_read)
+        self.start: dict[str, Tensor] | None = None
+        """The untrained weights, once ``fit`` began, where they say something."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
 
     @property
@@ -253,7 +255,8 @@ class Trainer:
             torch.set_num_threads(choose_threads(settings.threads))
             self._set_precision(settings.precision)
             if self._starts_informed and epochs is None:
-                start = self.validate(), _copy(self.trained)
+                self.start = _copy(self.trained)
+                start = self.validate(), self.start
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
             average = WeightAverage(self.trained)
             if progress.epoch:

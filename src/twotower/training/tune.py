@@ -35,7 +35,7 @@ from twotower.training.search_space import (
 from twotower.training.study import End, Study, Trial, changes, check_optuna, study_folder
 from twotower.training.task import Given, Task
 from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
-from twotower.training.words import share_of_words
+from twotower.training.words import with_words
 
 if TYPE_CHECKING:
     import optuna
@@ -191,8 +191,14 @@ def tune(
     trainer = Trainer(dataset, sides, chosen)
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
+    scorer = trainer.scorer()
+    served = with_words(scorer, sides, dataset, chosen.features.language)
     figures = measure(
-        trainer.scorer(), dataset, calibrated=chosen.loss.kind == "bce", tell=teller.on_phase
+        scorer,
+        dataset,
+        calibrated=chosen.loss.kind == "bce",
+        served=served,
+        tell=teller.on_phase,
     )
     if private:
         groups_of_many(figures)
@@ -200,10 +206,7 @@ def tune(
     contents = contents_of(
         trainer.objectives[0], sides, figures, done, histories=histories, private=private
     )
-    words = share_of_words(contents, trainer.scorer(), dataset)
-    if words is not None:
-        figures["words"] = words  # the contents hold them, too
-    contents, said = indexed(contents, trainer.scorer(), dataset)
+    contents, said = indexed(contents, scorer, dataset)
     if said:
         teller.on_choices(said, contents.config)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}

@@ -1,105 +1,94 @@
-"""What share the words in common get beside a model of texts: chosen on validation, told on the test."""
+"""What share the words in common get beside a model of texts: chosen on validation."""
 
-from dataclasses import dataclass
-from typing import Any
-
-import torch
+from dataclasses import replace
 
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import MissingExtraError
+from twotower.evaluation.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.figures import MAIN_METRIC
-from twotower.evaluation.intervals import difference_intervals, mean_intervals
-from twotower.extras import library
-from twotower.features.schema import TEXTS
-from twotower.index.fusion import convex
-from twotower.index.lexical import LexicalIndex
-from twotower.serving.bundle import Contents
-from twotower.serving.texts import Texts
-from twotower.vocab import FIRST_ROW
+from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.served import Served
+from twotower.features.schema import texts_of
+from twotower.training.checkpoints import Progress
+from twotower.training.trainer import Sides, Trainer
 
 SHARES = tuple(place / 10 for place in range(11))
 MOST_CASES = 500
 """Validation queries that the share is chosen by, evenly spaced."""
+WITHOUT_VALIDATION = 0.5
+"""Share where there is nothing to choose it by."""
 
 
-@dataclass(frozen=True, eq=False)
-class WithWords:
-    """A scorer with BM25 beside it, as ``Retriever.recommend(words=...)`` has; satisfies ``Scorer``.
-
-    Args:
-        scorer: Of the model.
-        texts: Where the words of queries are read.
-        lexical: Of the items' words.
-        share: Of the words.
-    """
-
-    scorer: Scorer
-    texts: Texts
-    lexical: LexicalIndex
-    share: float
-
-    def score(self, cases: Cases) -> torch.Tensor:
-        """Return ``(len(cases), num_item_rows)``."""
-        dense = self.scorer.score(cases).float().cpu().clone()
-        dense[:, :FIRST_ROW] = -torch.inf
-        ids = self.texts.contents.queries.ids.ids_of(cases.query_rows).to_list()
-        words = self.texts.words_asked(ids, cases.query_rows, None, self.share)
-        fused = convex(dense, self.lexical.scores(words), self.share)
-        return fused.masked_fill(fused.isneginf(), 0.0)  # the reserved rows are ignored
-
-
-def share_of_words(
-    contents: Contents, scorer: Scorer, dataset: Dataset, *, before: Scorer | None = None
-) -> dict[str, Any] | None:
-    """Return the share of the words that is best on validation, and what it is worth on the test.
+def with_words(
+    model: ModelScorer,
+    sides: Sides,
+    dataset: Dataset,
+    language: str,
+    *,
+    bm25: BM25 | None = None,
+) -> Served | None:
+    """Return the model with BM25 at the share that is best on validation; None where a side has no text.
 
     Args:
-        contents: Of the bundle.
-        scorer: Its model.
+        model: The trained model.
+        sides: The fitted features: BM25 reads the columns that the model reads as text.
         dataset: Split.
-        before: Beside which model the share is chosen, where validation was learnt since; else ``scorer``.
-
-    Returns:
-        ``share``; ``metric``; ``valid``, its means without and with the words; ``test``, its mean with
-        them, and ``difference`` to that without, each with its 95 % interval. None where a side has no
-        text or BM25 is not installed.
+        language: See ``FeaturesConfig.language``.
+        bm25: One that was chosen for the same data.
     """
-    sides = (contents.queries.transforms, contents.items.transforms)
-    if not all(any(f.kind in TEXTS for f in side.features) for side in sides):
+    columns = TextColumns(texts_of(sides.query.features), texts_of(sides.item.features))
+    if not all(columns):
         return None
-    try:
-        library("bm25s", wanted_by="bm25", extra="baselines")
-    except MissingExtraError:
-        return None
-    texts = Texts(contents)
-    lexical = texts.index(1.0)
+    bm25 = bm25 or choose_bm25(dataset, columns, language=language)
     valid = thinned(dataset.cases(Part.VALID), MOST_CASES)
-    name, k = MAIN_METRIC.split("@")
-
-    def values(cases: Cases, share: float, scorer: Scorer = scorer) -> Any:
-        asked = WithWords(scorer, texts, lexical, share) if share else scorer
-        found = evaluate(
-            asked,
-            cases,
-            (int(k),),
-            num_item_rows=dataset.items.ids.num_rows,
-            remove_seen=not dataset.repeats,
-            allowed=dataset.offered,
-            metrics=(name,),
-        )
-        return found.values[MAIN_METRIC]
-
-    chosen_by = scorer if before is None else before
-    by_share = {share: float(values(valid, share, chosen_by).mean()) for share in SHARES}
+    served = Served(model, bm25, WITHOUT_VALIDATION, {})
+    if not len(valid):
+        return served
+    by_share = {share: _quality(replace(served, share=share), valid, dataset) for share in SHARES}
     best = max(SHARES, key=lambda share: by_share[share])
-    cases = dataset.cases(Part.TEST)
-    with_words, alone = values(cases, best), values(cases, 0.0)
-    return {
-        "share": best,
-        "metric": MAIN_METRIC,
-        "valid": [by_share[0.0], by_share[best]],
-        "test": mean_intervals({"": with_words})[""].as_json(),
-        "difference": difference_intervals({"": with_words}, {"": alone})[""].as_json(),
-    }
+    chosen = {"metric": MAIN_METRIC, "valid": [by_share[0.0], by_share[best]]}
+    return replace(served, share=best, chosen=chosen)
+
+
+def best_served(trainer: Trainer, done: Progress, sides: Sides, language: str) -> Served | None:
+    """Return the model as it is best served on validation: trained, or as it started.
+
+    An epoch that is better alone may be worse beside BM25 than towers that nobody trained, where pairs are
+    few. Where they are better, the trainer gets those weights, and the log's first record says so.
+
+    Args:
+        trainer: Holding its best weights.
+        done: Its progress.
+        sides: The fitted features.
+        language: See ``FeaturesConfig.language``.
+    """
+    served = with_words(trainer.scorer(), sides, trainer.dataset, language)
+    start, trainer.start = trainer.start, None
+    if served is None or not served.chosen or start is None or not done.best_epoch:
+        return served
+    trainer.trained.load_state_dict(start)
+    untrained = with_words(trainer.scorer(), sides, trainer.dataset, language, bm25=served.bm25)
+    assert untrained is not None
+    (_, before), (_, after) = untrained.chosen["valid"], served.chosen["valid"]
+    if before <= after:
+        trainer.trained.load_state_dict(done.best_model)
+        return served
+    record = {"event": "untrained", "best_of_training": after, "served": before}
+    done.log.insert(0, record)
+    done.best_model, done.best_epoch, done.best_metric = start, 0, untrained.chosen["valid"][0]
+    return untrained
+
+
+def _quality(scorer: Scorer, cases: Cases, dataset: Dataset) -> float:
+    name, k = MAIN_METRIC.split("@")
+    found = evaluate(
+        scorer,
+        cases,
+        (int(k),),
+        num_item_rows=dataset.items.ids.num_rows,
+        remove_seen=not dataset.repeats,
+        allowed=dataset.offered,
+        metrics=(name,),
+    )
+    return found.mean()[MAIN_METRIC]

@@ -145,7 +145,7 @@ def test_an_unknown_key_is_told_the_nearest(
         fit_baselines(dataset, given)
 
 
-@pytest.mark.parametrize(("key", "module"), [("als", "implicit.cpu.als"), ("bm25", "bm25s")])
+@pytest.mark.parametrize(("key", "module"), [("als", "implicit.cpu.als")])
 def test_a_missing_library_names_its_extra(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, key: str, module: str
 ) -> None:
@@ -214,7 +214,6 @@ def test_a_query_of_which_nothing_is_known_is_answered_by_popularity(
 def test_a_query_that_shares_no_word_with_any_item_is_answered_by_popularity(
     dataset: Dataset,
 ) -> None:
-    pytest.importorskip("bm25s")
     dataset = with_text(dataset)
     cases = dataset.cases(Part.TEST).take(slice(0, 2))
     place = int(cases.query_rows[0]) - FIRST_ROW

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from twotower.evaluation.report.groups import group_label, groups_table, worst_groups
+from twotower.evaluation.report.methods import methods_table
 from twotower.evaluation.report.reading import METHODS, Reading, number
 from twotower.evaluation.report.texts import TEXTS
 from twotower.evaluation.report.verdict import deck, headline, key_figures
@@ -61,6 +62,32 @@ def test_the_headline_is_made_of_the_numbers(
     assert headline(found, EN) == english
     assert headline(found, ZH) == chinese
     assert sure in deck(found, EN)[0]
+
+
+def test_the_verdict_is_about_the_model_as_it_is_served() -> None:
+    rows = {"model": 0.1, "served": 0.2, "bm25": 0.15, "random": 0.01}
+    figures = {method: {"ndcg@10": value} for method, value in rows.items()}
+    gaps = {
+        "bm25": {"ndcg@10": [0.05, 0.04, 0.06]},
+        "model": {"ndcg@10": [0.1, 0.09, 0.11]},
+        "random": {"ndcg@10": [0.19, 0.1, 0.2]},
+    }
+    found = Reading({**figures, "differences": gaps, "words": {"share": 0.3}})
+    assert headline(found, EN) == "The model as served beats BM25 by 0.050 NDCG@10"
+    assert headline(found, ZH) == "实际提供服务的模型优于BM25，NDCG@10 高出 0.050"
+    assert any("share of 0.3" in said for said in deck(found, EN))
+    assert [key.value for key in key_figures(found, EN)] == ["0.200"]
+    assert found.baselines == ["bm25", "random"]
+    table = methods_table(found, EN)
+    assert [(row.name, row.is_model, row.says) for row in table.rows] == [
+        ("Two-tower as served", True, ""),
+        ("BM25", False, "model better"),
+        ("Two-tower model", False, ""),
+        ("Random order", False, "model better"),
+    ]
+    group = {"by": "all", "label": "all", "small": False, "queries": 9, "metric": "ndcg@10"}
+    group |= {"intervals": {"model": [0.1, 0.1, 0.1], "served": [0.2, 0.2, 0.2]}, "reference": 0.15}
+    assert worst_groups([group], found, EN) == []
 
 
 def test_the_strongest_baseline_is_the_one_with_the_highest_mean() -> None:
@@ -125,7 +152,7 @@ def test_only_groups_surely_below_their_reference_are_bad() -> None:
         group("unsure", 0.05, 0.13),
         group("few", 0.01, 0.02, small=True),
     ]
-    assert worst_groups(groups, EN) == [
+    assert worst_groups(groups, Reading({}), EN) == [
         "query: age: worst: NDCG@10 0.010 (0.000 to 0.020), against 0.130 overall; 1,057 queries",
         "query: age: bad: NDCG@10 0.050 (0.000 to 0.120), against 0.130 overall; 1,057 queries",
     ]

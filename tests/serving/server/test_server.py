@@ -319,7 +319,8 @@ def test_the_page_tells_the_limits_of_this_server(http: httpx.Client) -> None:
     assert parts["RecommendBody"]["properties"]["k"]["maximum"] == 50
     assert parts["ManyBody"]["properties"]["queries"]["maxItems"] == 8
     assert parts["RecommendBody"]["properties"]["words"]["anyOf"] == [
-        {"type": "number", "const": 0}
+        {"const": "auto", "type": "string"},
+        {"type": "number", "const": 0},
     ]
     assert parts["Line"]["required"] == parts["Event"]["required"] == ["item_id"]
     (known,) = parts["RecommendBody"]["then"]["properties"]["features"].values()

@@ -21,7 +21,7 @@ BATCH = 64
         {"filter": "item_id > 3"},
         {"among": (1, 2)},
         {"without": (1, 2)},
-        {"words": "auto"},
+        {"words": 0.2},
         {"rules": (Diversify(0.3),)},
         {"rules": (Cap("category", 2),)},
         {"rules": (Boost("item_id > 3", 1.0),)},
@@ -33,6 +33,13 @@ def test_whatever_takes_longer_costs_more(more: dict[str, Any]) -> None:
     assert cost_of(replace(PLAIN, **more)) > 1
     deeper = {**more, "k": 1000}
     assert cost_of(replace(PLAIN, **deeper)) >= cost_of(replace(PLAIN, **more))
+
+
+def test_auto_costs_what_the_share_of_the_bundle_does() -> None:
+    auto = replace(PLAIN, words="auto")
+    assert cost_of(auto) == cost_of(PLAIN)
+    assert cost_of(auto, share=0.3) == cost_of(replace(PLAIN, words=0.3)) > cost_of(PLAIN)
+    assert cost_of(PLAIN, share=0.3) == cost_of(PLAIN)
 
 
 def test_the_greedy_pass_at_a_thousand_places_has_a_batch_of_its_own() -> None:

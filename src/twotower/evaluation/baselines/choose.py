@@ -12,7 +12,7 @@ from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
 from twotower.evaluation.baselines.als import ALS, choose_als
-from twotower.evaluation.baselines.bm25 import check_texts, choose_bm25, text_columns
+from twotower.evaluation.baselines.bm25 import BM25, check_texts, choose_bm25, text_columns
 from twotower.evaluation.baselines.ease import EASE, check_size, choose_ease, num_trained_items
 from twotower.evaluation.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.evaluation.baselines.popularity import Popularity
@@ -87,6 +87,7 @@ def fit_baselines(
     keys: Literal["auto"] | Sequence[str] = "auto",
     *,
     seed: int = 0,
+    bm25: BM25 | None = None,
     cases: Cases | None = None,
     refit: bool = False,
     tell: Callable[[str], None] = lambda _: None,
@@ -102,6 +103,7 @@ def fit_baselines(
         keys: Some of ``NAMES``; ``"auto"`` takes those that fit the data, the machine and what is
             installed, and gives a reason for each of the others.
         seed: Of what is random: the first factors of ALS, and the random order.
+        bm25: One that was chosen on validation: it stands here if it reads all columns of text.
         cases: What they are to answer; by default the test.
         refit: Whether they are fitted once more with the chosen settings, on the training and validation
             events together, as the model is that they stand beside.
@@ -127,7 +129,7 @@ def fit_baselines(
                 _refuse_slow_ease(dataset)
             tell(f"baseline {NAMES[key]}")
             scorers[key], settings[key] = _fitted(
-                key, dataset, popularity, seed, learnt if refit else None
+                key, dataset, popularity, seed, learnt if refit else None, bm25
             )
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":
@@ -200,7 +202,12 @@ def _refuse_slow_ease(dataset: Dataset) -> None:
 
 
 def _fitted(
-    key: str, dataset: Dataset, popularity: Popularity, seed: int, learnt: Interactions | None
+    key: str,
+    dataset: Dataset,
+    popularity: Popularity,
+    seed: int,
+    learnt: Interactions | None,
+    bm25: BM25 | None,
 ) -> tuple[Scorer, Settings]:
     """Return the baseline of a key, refitted on ``learnt`` if there is any, and its settings as JSON."""
     num_rows = dataset.items.ids.num_rows
@@ -232,11 +239,14 @@ def _fitted(
         if learnt is not None:
             scorer = ALS.fit(learnt, num_rows, seed=seed, **settings)
     else:
-        scorer = choose_bm25(dataset)  # which learns nothing of events
+        columns = text_columns(dataset.queries), text_columns(dataset.items)
+        if bm25 is None or bm25.columns != columns:
+            bm25 = choose_bm25(dataset)
+        scorer = bm25  # which learns nothing of events
         settings = {
-            "query_columns": list(text_columns(dataset.queries)),
-            "item_columns": list(text_columns(dataset.items)),
-            **_of(scorer, "k1", "b"),
+            "query_columns": list(bm25.columns.query),
+            "item_columns": list(bm25.columns.item),
+            **bm25.settings.as_json(),
         }
     validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
     chosen = {**settings, "chosen_on": "valid" if validation.any() else None}

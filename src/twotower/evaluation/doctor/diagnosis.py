@@ -27,7 +27,7 @@ def examine_bundle(bundle: Bundle) -> Examined:
     contents = retriever.contents
     examined = examine_model(retriever)
     found = list(examined.findings)
-    if contents.histories is None:
+    if contents.histories is None or not contents.popularity.any():
         facts = {
             "what": "the data, the query vectors, the answers, and what the history and the features "
             "do for them",
@@ -39,6 +39,13 @@ def examine_bundle(bundle: Bundle) -> Examined:
             "do_zh": f"训练时不要使用 {passing(histories=False)} 和 {passing(private=True)}，"
             "或直接诊断数据本身。",
         }
+        if contents.histories is not None:
+            facts |= {
+                "because": "the bundle was made of items alone, without any events",
+                "do": "Train on searches and what was clicked, or give such a table to the doctor.",
+                "because_zh": "模型包只由物品生成，没有任何事件",
+                "do_zh": "用搜索与点击数据训练，或把这样的表交给诊断。",
+            }
         found.append(Finding(NOT_LOOKED_AT, "info", 0, facts))
     else:
         dataset = dataset_of(retriever)

@@ -65,7 +65,7 @@ def examine_model(retriever: Retriever) -> Examined:
         *check_item_vectors(item_vectors, contents.popularity[offered]),
         *check_vocabularies(contents, model),
     ]
-    if contents.histories is not None:
+    if contents.histories is not None and contents.popularity.any():
         dataset = dataset_of(retriever)
         found += check_negatives(contents, dataset, reads_history=model.reads_history)
         trial = Trial(retriever, dataset)

@@ -43,14 +43,14 @@ def group_label(say: Say, group: Group) -> str:
     return say("range_events", range=said) if unit == "events" else said
 
 
-def worst_groups(groups: Sequence[Group], say: Say) -> list[str]:
+def worst_groups(groups: Sequence[Group], reading: Reading, say: Say) -> list[str]:
     """Return sentences about the groups whose whole interval lies below their reference."""
     bad = [
         group
         for group in groups
-        if not group["small"] and group["intervals"]["model"][2] < group["reference"]
+        if not group["small"] and reading.of_group(group)[2] < group["reference"]
     ]
-    bad.sort(key=lambda group: group["intervals"]["model"][2] - group["reference"])
+    bad.sort(key=lambda group: reading.of_group(group)[2] - group["reference"])
     return [
         say(
             "worst_item",
@@ -61,7 +61,7 @@ def worst_groups(groups: Sequence[Group], say: Say) -> list[str]:
             **dict(
                 zip(
                     ("value", "low", "high"),
-                    map(number, group["intervals"]["model"]),
+                    map(number, reading.of_group(group)),
                     strict=True,
                 )
             ),
@@ -70,7 +70,7 @@ def worst_groups(groups: Sequence[Group], say: Say) -> list[str]:
     ]
 
 
-def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
+def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Chart]:
     """Return a plot a cut, all on one scale, with the mean over all queries as a rule."""
     whole_test = next((group for group in groups if group["by"] == "all"), None)
     cuts: dict[str, list[Group]] = {}
@@ -78,12 +78,12 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
         if group["by"] != "all":
             cuts.setdefault(group["by"], []).append(group)
     sure = [g for g in groups if not g["small"]] or list(groups)
-    top = max((g["intervals"]["model"][2] for g in sure), default=1.0)
+    top = max((reading.of_group(g)[2] for g in sure), default=1.0)
     charts = []
     for by, members in cuts.items():
         dots = []
         for group in members:
-            value, low, high = group["intervals"]["model"]
+            value, low, high = reading.of_group(group)
             label = group_label(say, group)
             count = whole(group["queries"])
             tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {count}"
@@ -98,7 +98,7 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
                 dots,
                 width=width,
                 label_width=labels,
-                reference=None if whole_test is None else whole_test["intervals"]["model"][0],
+                reference=None if whole_test is None else reading.of_group(whole_test)[0],
                 span=(0.0, top * 1.02 or 1.0),
             ),
             label,
@@ -110,21 +110,23 @@ def group_charts(groups: Sequence[Group], say: Say) -> list[Chart]:
 def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
     """Return every slice: its count, the model's means, and the difference to the best baseline."""
     strongest = reading.strongest
-    further = list((groups[0].get("means") or {}).get("model", {}))  # older bundles have none
+    further = list(
+        (groups[0].get("means") or {}).get(reading.subject, {})
+    )  # older bundles have none
     columns = [say("queries"), metric_name(say, groups[0]["metric"])]
     columns += [metric_label(say, metric) for metric in further]
     if strongest is not None:
         columns.append(say("against", name=method_name(say, strongest)))
     rows = []
     for group in groups:
-        value, low, high = group["intervals"]["model"]
+        value, low, high = reading.of_group(group)
         few = (
             f"{whole(group['queries'])} ({say('few')})"
             if group["small"]
             else whole(group["queries"])
         )
         cells = [Cell(few), Cell(number(value), f"{number(low)} – {number(high)}")]
-        cells += [Cell(number(group["means"]["model"].get(metric))) for metric in further]
+        cells += [Cell(number(group["means"][reading.subject].get(metric))) for metric in further]
         if strongest is not None:
             found = (group.get("differences") or {}).get(strongest)
             said = ["", "", ""]

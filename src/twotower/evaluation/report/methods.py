@@ -1,6 +1,6 @@
 """The model beside the baselines: intervals, a table, curves by list length, and exposure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from twotower.evaluation.doctor.findings import Language
 from twotower.evaluation.report.charts import Dot, Line, Spec, dot_plot, line_chart
-from twotower.evaluation.report.reading import METHODS, Reading, number, telling
+from twotower.evaluation.report.reading import METHODS, SUBJECTS, Reading, number, telling
 from twotower.evaluation.report.svg import svg_of
 from twotower.evaluation.report.texts import TEXTS
 from twotower.evaluation.report.wording import (
@@ -91,7 +91,7 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
         if low is not None:
             tip += f" ({number(low, digits)} – {number(high, digits)})"
         said.append(tip)
-        dots.append(Dot(name, value, low, high, tip, method == "model"))
+        dots.append(Dot(name, value, low, high, tip, method == reading.subject))
     called = metric_name(say, metric)
     label = say(
         "methods_chart", metric=called, count=len(reading.baselines), best="; ".join(said) + "."
@@ -106,7 +106,7 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
 
 def methods_table(reading: Reading, say: Say) -> Table:
     """Return the figures that say most, and what each paired difference says."""
-    metrics = [m for m in _COLUMNS if reading.value("model", m) is not None]
+    metrics = [m for m in _COLUMNS if reading.value(reading.subject, m) is not None]
     if "hit_rate@10" in metrics and _same(reading, "hit_rate@10", "recall@10"):
         metrics.remove("recall@10")
     metrics = metrics or list(reading.figures.get("model") or ())[:4]
@@ -118,14 +118,20 @@ def methods_table(reading: Reading, say: Say) -> Table:
         if has_differences:
             difference = reading.difference(method, reading.metric)
             cells.append(_difference_cell(difference, reading.digits(reading.metric)))
-            if difference is not None:
+            if difference is not None and method not in SUBJECTS:
                 sure = "better" if difference[1] > 0 else "worse" if difference[2] < 0 else "equal"
                 says = say(f"says_{sure}")
-        rows.append(Row(method_label(say, method), cells, method == "model", says))
+        rows.append(Row(method_label(say, method), cells, method == reading.subject, says))
     columns = [metric_label(say, metric) for metric in metrics]
     if has_differences:
         assert reading.metric is not None
-        columns.append(say("model_minus", metric=metric_name(say, reading.metric)))
+        columns.append(
+            say(
+                "model_minus",
+                subject=say(f"subject_{reading.subject}"),
+                metric=metric_name(say, reading.metric),
+            )
+        )
     said = say("says") if has_differences else ""
     return Table(say("methods_table"), columns, rows, said)
 
@@ -162,13 +168,21 @@ def baseline_settings(reading: Reading, say: Say) -> list[tuple[str, str]]:
     said = []
     for method, settings in found.items():
         words = ", ".join(
-            f"{setting_name(say, name)} {say('none') if value is None else value}"
+            f"{setting_name(say, name)} {_setting(value, say)}"
             for name, value in settings.items()
             if name != "chosen_on"
         )
         if words:
             said.append((method_label(say, method), words))
     return said
+
+
+def _setting(value: Any, say: Say) -> Any:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {each}" for key, each in value.items()) or say("none")
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    return say("none") if value is None else value
 
 
 def curve_charts(reading: Reading, say: Say) -> list[Chart]:
@@ -186,7 +200,7 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
             Line(
                 method_label(say, method),
                 list(zip(ks, by_method[method], strict=True)),
-                method == "model",
+                method == reading.subject,
                 METHODS.index(method),
             )
             for method in METHODS
@@ -263,7 +277,7 @@ def exposure_charts(reading: Reading, say: Say) -> list[Chart]:
                 method_label(say, method),
                 value,
                 tip=f"{method_label(say, method)}: {number(value, digits)}",
-                is_model=method == "model",
+                is_model=method == reading.subject,
             )
             for method, value in found
             if value is not None
@@ -283,7 +297,7 @@ def exposure_table(reading: Reading, say: Say) -> Table:
         Row(
             method_label(say, method),
             [_cell(reading, method, metric) for metric in metrics],
-            method == "model",
+            method == reading.subject,
         )
         for method in reading.methods
     ]

@@ -16,7 +16,10 @@ METHODS = (
     "als",
     "bm25",
     "random",
+    "served",
 )
+SUBJECTS = ("served", "model")
+"""What verdicts are about: the first that is there."""
 
 Triple = Sequence[float]
 """``[value, low, high]``."""
@@ -40,15 +43,20 @@ class Reading:
         return "ndcg@10" if "ndcg@10" in metrics else next(iter(first), None)
 
     @cached_property
+    def subject(self) -> str:
+        """What the verdict is about: the model as it is served, or the model."""
+        return next((m for m in SUBJECTS if self.figures.get(m)), SUBJECTS[-1])
+
+    @cached_property
     def baselines(self) -> list[str]:
         """The baselines that were run, the strongest first."""
-        present = [m for m in METHODS[1:] if self.figures.get(m)]
+        present = [m for m in METHODS if m not in SUBJECTS and self.figures.get(m)]
         return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
 
     @cached_property
     def methods(self) -> list[str]:
-        """The model and the baselines, best first."""
-        present = [*(["model"] if self.figures.get("model") else []), *self.baselines]
+        """The model, as it is served, too, and the baselines, best first."""
+        present = [*(m for m in SUBJECTS if self.figures.get(m)), *self.baselines]
         return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
 
     @property
@@ -72,8 +80,13 @@ class Reading:
         return self._triple("intervals", method, metric)
 
     def difference(self, baseline: str, metric: str | None) -> Triple | None:
-        """Return ``[value, low, high]`` of the model's mean minus the baseline's, or None."""
+        """Return ``[value, low, high]`` of the subject's mean minus another method's, or None."""
         return self._triple("differences", baseline, metric)
+
+    def of_group(self, group: Mapping[str, Any]) -> Triple:
+        """Return ``[value, low, high]`` of the subject in a slice."""
+        found: Triple = group["intervals"][self.subject]
+        return found
 
     def digits(self, metric: str | None) -> int:
         """Return how many digits tell the methods' means apart."""

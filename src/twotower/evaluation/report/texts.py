@@ -19,25 +19,31 @@ TEXTS: dict[str, tuple[str, str]] = {
     "what_exposure": ("what was shown to whom", "曝光情况"),
     # the verdict
     "verdict": ("Verdict", "结论"),
+    "subject_model": ("The model", "模型"),
+    "subject_served": ("The model as served", "实际提供服务的模型"),
+    "as_served": (
+        "As served, words in common (BM25) have a share of {share} beside the model's score.",
+        "实际服务时，共同词（BM25）在得分中占 {share}，其余为模型得分。",
+    ),
     "beats": (
-        "The model beats {name} by {value} {metric}",
-        "模型优于{name}，{metric} 高出 {value}",
+        "{subject} beats {name} by {value} {metric}",
+        "{subject}优于{name}，{metric} 高出 {value}",
     ),
     "loses": (
-        "The model loses to {name} by {value} {metric}",
-        "模型不及{name}，{metric} 低 {value}",
+        "{subject} loses to {name} by {value} {metric}",
+        "{subject}不及{name}，{metric} 低 {value}",
     ),
     "equal": (
-        "The model cannot be told apart from {name}",
-        "模型与{name}无法区分高下",
+        "{subject} cannot be told apart from {name}",
+        "{subject}与{name}无法区分高下",
     ),
     "unpaired": (
-        "The model reaches {metric} {value}; {name}, the strongest baseline, {other}",
-        "模型的 {metric} 为 {value}；最强基线{name}为 {other}",
+        "{subject} reaches {metric} {value}; {name}, the strongest baseline, {other}",
+        "{subject}的 {metric} 为 {value}；最强基线{name}为 {other}",
     ),
     "alone": (
-        "The model reaches {metric} {value}, and no baseline stands beside it",
-        "模型的 {metric} 为 {value}，没有可比较的基线",
+        "{subject} reaches {metric} {value}, and no baseline stands beside it",
+        "{subject}的 {metric} 为 {value}，没有可比较的基线",
     ),
     "before": ("Before it learnt the test events: {said}", "学习测试事件之前：{said}"),
     "refit_valid": (
@@ -132,7 +138,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "methods_table": ("Means over queries, with 95 % intervals", "各查询的均值与 95% 置信区间"),
     "method": ("Method", "方法"),
     "metric": ("Metric", "指标"),
-    "model_minus": ("Model minus it, {metric}", "模型减去它，{metric}"),
+    "model_minus": ("{subject} minus it, {metric}", "{subject}减去它，{metric}"),
     "says": ("Says", "结论"),
     "says_better": ("model better", "模型更好"),
     "says_worse": ("model worse", "模型更差"),
@@ -549,6 +555,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "lost": ("{run} lost", "{run} 落败"),
     # names
     "name_model": ("two-tower model", "双塔模型"),
+    "name_served": ("two-tower as served", "双塔模型（实际服务）"),
+    "name_served_before": ("two-tower as served, before", "双塔模型（实际服务，此前）"),
     "name_model_before": ("two-tower model, before", "双塔模型（此前）"),
     "metric_hit_rate": ("hit rate", "命中率"),
     "metric_recall": ("recall", "召回率"),

@@ -31,20 +31,25 @@ def _headline(reading: Reading, say: Say) -> str:
     if metric is None:
         return say("no_figures")
     called, digits = metric_name(say, metric), reading.digits(metric)
-    value = number(reading.value("model", metric), digits)
+    who = say(f"subject_{reading.subject}")
+    value = number(reading.value(reading.subject, metric), digits)
     if strongest is None:
-        return say("alone", metric=called, value=value)
+        return say("alone", subject=who, metric=called, value=value)
     name = method_name(say, strongest)
     difference = reading.difference(strongest, metric)
     if difference is None:
         other = number(reading.value(strongest, metric), digits)
-        return say("unpaired", metric=called, value=value, name=name, other=other)
+        return say("unpaired", subject=who, metric=called, value=value, name=name, other=other)
     digits = telling(digits, difference[1], difference[2])
     if difference[1] > 0:
-        return say("beats", name=name, metric=called, value=number(difference[0], digits))
+        return say(
+            "beats", subject=who, name=name, metric=called, value=number(difference[0], digits)
+        )
     if difference[2] < 0:
-        return say("loses", name=name, metric=called, value=number(-difference[0], digits))
-    return say("equal", name=name)
+        return say(
+            "loses", subject=who, name=name, metric=called, value=number(-difference[0], digits)
+        )
+    return say("equal", subject=who, name=name)
 
 
 def deck(reading: Reading, say: Say) -> list[str]:
@@ -77,6 +82,9 @@ def deck(reading: Reading, say: Say) -> list[str]:
                 low_, high_ = (number(end, digits) for end in ends)
                 count = len(reading.baselines)
                 sentences.append(say("strongest_is", low=low_, high=high_, name=name, count=count))
+    words = reading.figures.get("words")
+    if words and reading.subject == "served":
+        sentences.append(say("as_served", share=f"{words['share']:g}"))
     sentences += _measured(reading, say)
     for name, seeds in (reading.figures.get("seeds") or {}).items():
         if name == metric:
@@ -94,15 +102,16 @@ def deck(reading: Reading, say: Say) -> list[str]:
 
 def key_figures(reading: Reading, say: Say) -> list[KeyFigure]:
     """Return three figures of the model, each beside the strongest baseline's."""
-    metrics = [m for m in _KEY_METRICS if reading.value("model", m) is not None]
-    metrics += [m for m in reading.figures.get("model") or () if m not in metrics]
-    twins = reading.value("model", "hit_rate@10") == reading.value("model", "recall@10")
+    subject = reading.subject
+    metrics = [m for m in _KEY_METRICS if reading.value(subject, m) is not None]
+    metrics += [m for m in reading.figures.get(subject) or () if m not in metrics]
+    twins = reading.value(subject, "hit_rate@10") == reading.value(subject, "recall@10")
     if twins and "recall@10" in metrics and "hit_rate@10" in metrics:
         metrics.remove("recall@10")  # one relevant item a query: the same number twice
     found = []
     for metric in metrics[:_NUM_KEYS]:
         digits = reading.digits(metric)
-        triple, strongest = reading.interval("model", metric), reading.strongest
+        triple, strongest = reading.interval(subject, metric), reading.strongest
         other = None if strongest is None else reading.value(strongest, metric)
         beside = interval = ""
         if triple is not None:
@@ -112,7 +121,7 @@ def key_figures(reading: Reading, say: Say) -> list[KeyFigure]:
         if strongest is not None and other is not None:
             name = method_name(say, strongest)
             beside = say("strongest_has", name=name, value=number(other, digits))
-        value = number(reading.value("model", metric), digits)
+        value = number(reading.value(subject, metric), digits)
         found.append(KeyFigure(metric_label(say, metric), value, interval, beside))
     return found
 

@@ -33,8 +33,8 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
     column = 0 if language == "en" else 1
 
     def say(key: str, **facts: Any) -> str:
-        if is_before and key == "name_model":
-            key = "name_model_before"
+        if is_before and key in ("name_model", "name_served"):
+            key = f"{key}_before"
         return _TEXTS[key][column].format(**facts)
 
     return say

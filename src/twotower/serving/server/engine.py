@@ -113,8 +113,8 @@ class Model:
         self.retriever.recommend(features={}, k=1)
         for item_id in self.retriever.item_ids[:1]:
             self.retriever.similar_items(item_id, k=1)
-        if self.retriever.contents.metrics.get("words"):
-            self.retriever.recommend("", k=1, words="auto")
+        if self.retriever.share_of_words:
+            self.retriever.recommend("", k=1)
 
     def _describe(self) -> dict[str, Any]:
         """Return what stays as it is while this bundle is open."""
@@ -143,7 +143,7 @@ class Model:
             "has_histories": contents.histories is not None,
             "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
             "reads_searches": sides[0].reads_text_of(contents.queries.id_column),
-            "words": (contents.metrics.get("words") or {}).get("share"),
+            "words": retriever.share_of_words,
             "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
         }
 
@@ -317,11 +317,15 @@ class Engine:
         return self._journal
 
 
-def cost_of(question: Question) -> int:
+def cost_of(question: Question, share: float = 0.0) -> int:
     """Return about how long a question takes, in units of one for 10 items without anything else.
 
-    It depends on nothing but the question, so the same requests always take the same turns. Decision 0027
-    says what the factors were measured from.
+    It depends on nothing but the question and the bundle, so the same requests always take the same turns.
+    Decision 0027 says what the factors were measured from.
+
+    Args:
+        question: What is asked.
+        share: Of the words where it is the bundle's own that is asked for.
     """
     k = question.k
     cost = 1 + k // 500
@@ -329,7 +333,7 @@ def cost_of(question: Question) -> int:
         cost += k // 200
     if question.filter is not None or question.among is not None or question.without is not None:
         cost += 4  # no other question shares its pass over the catalogue
-    if question.words:
+    if share if question.words == "auto" else question.words:
         cost += 8
     if question.rules:
         kinds = {type(rule) for rule in question.rules}

@@ -87,11 +87,10 @@ def _say_whole(part: Any) -> None:
 
 def _words(model: Model) -> Schema:
     """Return which shares of the words a model takes."""
+    auto = {"const": "auto", "type": "string"}
     if not model.description["reads_text"]:
-        return {"anyOf": [{"type": "number", "const": 0}]}
-    knows_share = bool(model.retriever.contents.metrics.get("words"))
-    share = {"type": "number", "minimum": 0, "maximum": 1}
-    return {"anyOf": [*([{"const": "auto", "type": "string"}] if knows_share else []), share]}
+        return {"anyOf": [auto, {"type": "number", "const": 0}]}
+    return {"anyOf": [auto, {"type": "number", "minimum": 0, "maximum": 1}]}
 
 
 def _narrow_strict(parts: Schema, model: Model) -> None:

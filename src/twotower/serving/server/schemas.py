@@ -172,7 +172,9 @@ class Choice(Told):
         "`genre = 'drama' and year >= 2000`.",
     )
     words: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
-        0.0, description="Share of the words in common, by BM25, beside the model's score."
+        "auto",
+        description="Share of the words in common, by BM25, beside the model's score; `auto` is the share "
+        "that training chose.",
     )
     rules: RulesBody | None = Field(None, description="Boosts, caps, diversity, exploration.")
     strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
@@ -432,8 +434,8 @@ class ModelAnswer(BaseModel):
     reads_searches: bool = Field(
         description="Whether a query's id is read as text, as a search is."
     )
-    words: float | None = Field(
-        description="Their share that was best on validation, if it is known."
+    words: float = Field(
+        description="Share of the words that `auto` stands for; 0 where it is none."
     )
     max_k: int
     max_queries: int = Field(description="Queries of one request.")

@@ -58,7 +58,7 @@ class Service:
             most=settings.batch,
             waiting=settings.waiting,
             timeout=settings.timeout,
-            cost=cost_of,
+            cost=lambda question: cost_of(question, self.engine.model.retriever.share_of_words),
             seen=self._batch_answered,
         )
         # All changes that came meanwhile wait for the disk at once, in a thread beside the model's.
