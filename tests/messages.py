@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import typer.main
@@ -21,11 +22,12 @@ FUNCTIONS = {"argument", "passing", "calling"}
 _IN_TEXT = re.compile(r"\{(argument|passing)\[([^\]=]+)=?([^\]]*)\]\}")
 
 
-def options() -> set[str]:
+@cache
+def options() -> frozenset[str]:
     """Return every option of every command, such as ``--query-column``."""
     tree = typer.main.get_command(app)
     commands = tree.commands.values()  # type: ignore[attr-defined]
-    return {option for each in commands for one in each.params for option in one.opts}
+    return frozenset(option for each in commands for one in each.params for option in one.opts)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Text:
 
     def names(self) -> list[str]:
         """Return the arguments that it names through ``caller``; ``*`` stands for what is not fixed."""
+        if isinstance(self.node, ast.Constant) and "[" not in str(self.node.value):
+            return []
         text = ast.unparse(self.node)
         found = [name for _, name, _ in _IN_TEXT.findall(text)]
         for call in _calls(self.node):
@@ -114,8 +118,13 @@ class _Named(str):
         return _Named(f"{self}.{name}")
 
 
-def texts() -> Iterator[Text]:
-    """Yield every string of the package but docstrings and those of ``caller`` itself."""
+@cache
+def texts() -> tuple[Text, ...]:
+    """Return every string of the package but docstrings and those of ``caller`` itself."""
+    return tuple(_texts())
+
+
+def _texts() -> Iterator[Text]:
     for file in sorted(SOURCE.rglob("*.py")):
         name = file.relative_to(SOURCE).as_posix()
         if name == "caller.py":
@@ -136,6 +145,7 @@ def _texts_in(node: ast.AST, name: str, *, is_argument: bool) -> Iterator[Text]:
         yield from _texts_in(child, name, is_argument=isinstance(node, ast.List))
 
 
+@cache
 def differing() -> list[Text]:
     """Return the texts whose words differ for the command line and Python."""
     return [text for text in texts() if text.names()]

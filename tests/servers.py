@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from twotower.serving.answers import Recommendation
 from twotower.serving.server.listening import bound
 from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.worker import Server
@@ -36,3 +37,8 @@ def running(bundle: Path, **settings: Any) -> Iterator[str]:
         thread.join(PATIENCE)
         assert not thread.is_alive()
         listener.close()
+
+
+def said(answer: Recommendation) -> dict[str, Any]:
+    """Return what an answer says; a client's knows no table of the items."""
+    return {k: v for k, v in vars(answer).items() if k not in ("items", "item_column")}

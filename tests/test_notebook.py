@@ -34,7 +34,7 @@ def test_it_shows_progress_figures_curves_and_titles(executed: list[Any]) -> Non
     _, train, plot, known, new, added, checked = executed
     progress, trained = (each["data"]["text/html"] for each in train.outputs)
     assert "validation ndcg@10" in progress, "a notebook has the progress of a notebook"
-    assert "made-up shop: 2,500 events, 250 queries, 200 items" in progress
+    assert "made-up shop: 2,000 events, 200 queries, 200 items" in progress
     assert "two-tower" in trained
     assert "Validation NDCG@10" in outputs_of(plot, "image/svg+xml")
     assert outputs_of(known, "text/html").count(" for ") >= 5

@@ -183,11 +183,18 @@ class TestPaths:
     def test_functions_take_a_path(self, tiny_bundle: Path, tmp_path: Path) -> None:
         figures = evaluate_bundle(str(tiny_bundle), (10,), baselines=[])
         assert figures["model"]["ndcg@10"] > 0
-        assert diagnose_bundle(tiny_bundle)
         assert len(compare_runs([str(tiny_bundle), tiny_bundle], names=["a", "b"]).runs) == 2
-        write_report(str(tiny_bundle), tmp_path / "report.html")
-        assert (tmp_path / "report.html").stat().st_size > 10_000
         assert export_npy(tiny_bundle, tmp_path / "npy").num_items == 200
+
+    def test_a_path_without_a_bundle_is_said(self, tmp_path: Path) -> None:
+        for ask in (
+            evaluate_bundle,
+            diagnose_bundle,
+            lambda path: write_report(path, tmp_path / "report.html"),
+            lambda path: export_npy(path, tmp_path / "npy"),
+        ):
+            with pytest.raises(BundleError, match="'nowhere' must be a bundle, got no manifest"):
+                ask("nowhere")
 
     def test_tables_of_an_evaluation_may_be_pandas_frames(
         self, tiny_retriever: Retriever, tiny_world: SyntheticTables

@@ -63,11 +63,15 @@ class Told(Callback):
     def __init__(self) -> None:
         self.choices: list[tuple[str, ...]] = []
         self.starts = 0
+        self.trainings: list[str] = []
         self.interrupt_in = 0
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
         self.choices.append(choices)
         self.config = config
+
+    def on_phase(self, phase: str) -> None:
+        self.trainings += [phase] if phase.startswith("training") else []
 
     def on_start(self, *given: Any) -> None:  # noqa: ARG002
         self.starts += 1
@@ -149,6 +153,11 @@ def test_the_better_on_validation_is_kept(decided: Decided, tmp_path: Path, leng
 def test_other_loggers_are_told_of_the_first_training_alone(decided: Decided) -> None:
     told, logger = decided.told, decided.logger
     assert (told.starts, logger.starts) == (3, 1)
+    assert [phase.split(",")[0] for phase in told.trainings] == [
+        "training without query ids",
+        "training with query ids",
+        "training",
+    ]
     assert len(logger.choices) == 1
     assert logger.config.towers.query_id == "auto"
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from servers import running
+from servers import running, said
 from twotower import Boost, Cap, Diversify, Explore
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
@@ -34,7 +34,7 @@ def test_answers_by_rules_are_those_of_the_retriever(url: str, tiny_retriever: R
         for rules in ([], *([rule] for rule in RULES), RULES, [Explore(0.5)]):
             for query in (5, "nobody"):
                 mine = tiny_retriever.recommend(query, k=9, rules=rules)
-                assert vars(client.recommend(query, k=9, rules=rules)) == vars(mine), rules
+                assert said(client.recommend(query, k=9, rules=rules)) == said(mine), rules
         many: list[Any] = list(range(1, 20))
         told = client.recommend(many, k=4, rules=RULES)
         expected = tiny_retriever.recommend(many, k=4, rules=RULES)

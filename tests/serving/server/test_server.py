@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from servers import PATIENCE, running
+from servers import PATIENCE, running, said
 from twotower.errors import ArgumentError, FilterError
 from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
@@ -63,15 +63,15 @@ def test_answers_are_those_of_the_retriever(url: str, tiny_retriever: Retriever)
     with Client(url) as client:
         for question in asked:
             mine, theirs = tiny_retriever.recommend(**question), client.recommend(**question)
-            assert vars(theirs) == vars(mine), question
+            assert said(theirs) == said(mine), question
         several = client.recommend([5, 6, 7], k=4)
         expected = tiny_retriever.recommend([5, 6, 7], k=4)
-        assert [vars(a) for a in several] == [vars(a) for a in expected]
+        assert [said(a) for a in several] == [said(a) for a in expected]
         assert several.to_polars()["score"].to_list() == expected.to_polars()["score"].to_list()
-        assert vars(client.similar_items(items[7], k=5)) == vars(
+        assert said(client.similar_items(items[7], k=5)) == said(
             tiny_retriever.similar_items(items[7], k=5)
         )
-        assert vars(client.similar_items(items[7], k=5, filter="item_id > 90")) == vars(
+        assert said(client.similar_items(items[7], k=5, filter="item_id > 90")) == said(
             tiny_retriever.similar_items(items[7], k=5, filter="item_id > 90")
         )
         mine_explained = tiny_retriever.explain(5, items[0])
