@@ -15,7 +15,7 @@ from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.report.plot import plot_of_epochs
-from twotower.serving.answers import Recommendation, Recommendations
+from twotower.serving.answers import Recommendation, Recommendations, titles_first
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback, callback_of, in_notebook
 from twotower.training.checkpoints import Progress
@@ -201,6 +201,12 @@ class TestReprs:
         page = lists._repr_html_()
         assert "x" * 79 + "…" in page
         assert ">a, b<" in page
+
+    def test_a_title_stands_first_and_a_link_does_not(self) -> None:
+        links = pl.DataFrame({"id": [1, 2], "url": ["https://a", "https://b"], "code": ["x", "y"]})
+        assert titles_first(links, "id") == ["code", "url"]
+        named = links.with_columns(pl.Series("商品名称", ["椅", "椅"]))
+        assert titles_first(named, "id") == ["商品名称", "code", "url"]
 
 
 class TestPlot:

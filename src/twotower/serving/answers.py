@@ -10,6 +10,7 @@ from twotower import html
 from twotower.extras import library
 from twotower.features.frames import to_pandas
 from twotower.serving.arguments import Id
+from twotower.serving.titles import named_title
 
 Basis = Literal["model", "popularity"]
 _MOST_COLUMNS, _MOST_QUERIES, _LONGEST = 3, 10, 80
@@ -149,10 +150,16 @@ class Recommendations(Sequence[Recommendation]):
 def titles_first(items: pl.DataFrame, item_column: str) -> list[str]:
     """Return the items' columns but for the id, those that read like a title first."""
     names = [name for name in items.columns if name != item_column]
-    texts = [name for name in names if items[name].dtype == pl.String]
-    # What differs from item to item names it.
+    texts = [n for n in names if items[n].dtype == pl.String and not _holds_links(items[n])]
+    # What differs from item to item names it, where no column is called so.
     texts.sort(key=lambda name: -items[name].n_unique())
-    return texts + [name for name in names if name not in texts]
+    title = named_title(n for n in names if n in texts)
+    first = texts if title is None else [title, *(name for name in texts if name != title)]
+    return first + [name for name in names if name not in first]
+
+
+def _holds_links(values: pl.Series) -> bool:
+    return bool(values.drop_nulls().head(20).str.contains("^https?://").all())
 
 
 def _cell(value: object) -> str | None:

@@ -1,17 +1,20 @@
 """What items and queries are called, where people read of them."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.features.schema import TEXTS
-from twotower.serving.bundle import SideContents
 from twotower.vocab import FIRST_ROW
+
+if TYPE_CHECKING:
+    from twotower.serving.bundle import SideContents
 
 ADDRESSES = ("link", "image")
 """Forms of columns that hold addresses, which say where to find something and not what it is."""
@@ -28,6 +31,20 @@ def clean(value: Any, longest: int = _MAX_TITLE) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
+def named_title(names: Iterable[str]) -> str | None:
+    """Return the first column whose name says a title, the clearest word first; None without any."""
+    named = {name.lower(): name for name in reversed(list(names))}
+    for word in _TITLES:
+        for lower, name in named.items():
+            if lower == word or lower.endswith(("_" + word, " " + word)):
+                return name
+    for word in _CHINESE_TITLES:
+        for lower, name in named.items():
+            if lower.endswith(word):
+                return name
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Titles:
     """What a side's entities are called: by a column of titles where there is one, else by id.
@@ -36,7 +53,7 @@ class Titles:
         table: The side.
     """
 
-    table: SideContents
+    table: "SideContents"
 
     @cached_property
     def column(self) -> str | None:
@@ -50,15 +67,9 @@ class Titles:
             and feature.form not in ADDRESSES
             and frame[feature.name].dtype == pl.String
         }
-        named = {name.lower(): name for name in reversed(features)}
-        for word in _TITLES:
-            for lower, name in named.items():
-                if lower == word or lower.endswith(("_" + word, " " + word)):
-                    return name
-        for word in _CHINESE_TITLES:
-            for lower, name in named.items():
-                if lower.endswith(word):
-                    return name
+        named = named_title(features)
+        if named is not None:
+            return named
         kinds = ("shown", *TEXTS)
         shown = [name for name, feature in features.items() if feature.kind in kinds]
         return next((name for name in shown if frame[name].n_unique() * 2 > len(frame)), None)
