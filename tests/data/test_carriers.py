@@ -27,7 +27,7 @@ def test_the_checksum_is_compared(tmp_path: Path) -> None:
 
 def test_a_slow_pip_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(
-        FetchError, match=r"recbole==1\.2\.1 within 0\.01 s, got no end; .*from-dir"
+        FetchError, match=r"recbole==1\.2\.1 within 0\.01 s, got no end; .*from_dir"
     ):
         download(CARRIERS["movielens-100k"], tmp_path, timeout_seconds=0.01)
 

@@ -282,7 +282,7 @@ def test_pip_failing_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         FetchError,
         match=r"pip must download recbole==1\.2\.1, got 'No matching distribution found for "
-        r"recbole==1\.2\.1'; try again with a network, or .* --from-dir\.",
+        r"recbole==1\.2\.1'; try again with a network, or .* from_dir='DIR'\.",
     ):
         fetch("movielens-100k", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -286,7 +286,7 @@ class TestCheckOutput:
 
     def test_refuses_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_text("x")
-        with pytest.raises(BundleError, match=r"--out must be a folder, got the file '.*/f'"):
+        with pytest.raises(BundleError, match=r"out must be a folder, got the file '.*/f'"):
             check_output(tmp_path / "f")
 
     @pytest.mark.parametrize("name", ["thesis.tex", "manifest.json", ".hidden"])

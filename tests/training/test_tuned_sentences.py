@@ -159,7 +159,8 @@ class TestTraining:
     @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
     def test_adam_leaves_tokens_that_no_text_has(self, tiny: str, optimizer: str) -> None:
         """Its decay is a gradient, of which it would make a whole step; no text has [UNK]."""
-        more = ("training.weight_decay=0.3", "training.sentence_learning_rate=0.01")
+        rates = ("training.learning_rate=0.006", "training.sentence_learning_rate=0.01")
+        more = ("training.weight_decay=0.3", *rates)
         trainer = trainer_of(config_of(tiny, f"training.optimizer={optimizer}", *more))
         name = "sentences.transformer.embeddings.word_embeddings.weight"
         linear, before = trainer.model.state_dict()[LINEAR].clone(), encoder_weights(trainer)[name]

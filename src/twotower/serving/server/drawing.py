@@ -102,6 +102,11 @@ class Drawing:
         try:
             places = self._places(sketch)
             told = {"status": "none"} if places is None else _told(sketch, places)
+        except subprocess.CalledProcessError as error:
+            if self._is_closed:
+                return
+            LOG.error("the map could not be drawn", extra={"fields": {"error": error.stderr}})
+            told = {"status": "failed"}
         except Exception:
             if self._is_closed:
                 return
@@ -131,7 +136,8 @@ class Drawing:
                 process.kill()
                 raise
         if process.returncode:
-            raise RuntimeError(problems.decode(errors="replace")[-2000:])
+            told = problems.decode(errors="replace")[-2000:]
+            raise subprocess.CalledProcessError(process.returncode, drawn_by.__name__, stderr=told)
         return np.load(io.BytesIO(drawn), allow_pickle=False) if drawn else None
 
 
