@@ -125,6 +125,7 @@ class TestRefusal:
 
     def test_without_optuna(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)
+        monkeypatch.chdir(tmp_path)  # the line to install it says where
         write("events.csv", events())(tmp_path)
         outcome = run_command(TUNE, tmp_path)
         assert outcome.code == 2
