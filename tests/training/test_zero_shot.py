@@ -90,14 +90,19 @@ def test_what_cannot_be_searched_is_refused() -> None:
 
 
 def test_in_one_command(tmp_path: Path) -> None:
-    ITEMS.write_csv(tmp_path / "items.csv")
+    long = ITEMS.with_columns(body=pl.col("body") + pl.lit(" and of others" * 5 + " end"))
+    long.write_csv(tmp_path / "items.csv")
     done = run_command(
         ("index", "items.csv", "--text", "title,body", "--out", "m", "--set", "towers.dim=16"),
         tmp_path,
     )
     assert done.code == 0, done.err
     assert "8 items, searched by title, body; nothing was learnt" in done.out
-    asked = run_command(("recommend", "m", "--query", "engine running", "-k", "1"), tmp_path)
+    recommend = ("recommend", "m", "--query", "engine running", "-k", "1")
+    asked = run_command(recommend, tmp_path)
     assert "│ 100 " in asked.out
+    assert "…" in asked.out  # a terminal shows the beginning of a long text
+    assert "end" not in asked.out
+    assert "of others end" in run_command((*recommend, "--json"), tmp_path).out
     shown = run_command(("inspect", "m"), tmp_path)
     assert shown.code == 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from twotower.serving.retriever import Retriever
 
 NAME = "recommend"
+_LONGEST = 80
+"""Characters of a cell that a terminal shows."""
 
 
 def command(
@@ -273,6 +275,8 @@ def answer_table(retriever: "Retriever", answer: "Recommendation", *, score: str
 
 
 def _say(value: object) -> str:
+    """Return a cell as a person reads it; a text of many words is cut, as --json does not."""
     if value is None:
         return ""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1].rstrip()}…"
