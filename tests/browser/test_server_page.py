@@ -401,6 +401,12 @@ def test_each_example_of_the_interface_is_one(page: Any, url: str) -> None:
 def test_the_language_is_that_of_the_browser_and_can_be_turned(page: Any) -> None:
     assert page.inner_text("#ask-title") == "提问"
     assert page.get_attribute("html", "lang") == "zh-CN"
+    page.fill("#filter", "item_id <=")
+    page.wait_for_selector("#filter-said:not([hidden])")
+    assert "过滤条件到此结束" in page.inner_text("#filter-said")
+    assert "^" in page.inner_text("#filter-said")  # the place stays
+    answered(page, lambda: page.fill("#filter", "category = 'category-none'"))
+    assert "没有任何物品的 'category' 是 \"category-none\"" in page.inner_text("#filter-said")
     page.click("#language")
     assert page.inner_text("#ask-title") == "Ask"
     page.reload()

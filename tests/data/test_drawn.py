@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from twotower.chinese import in_chinese
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.drawn import hold_out_validation, how_test_was_drawn
 from twotower.data.prepare import prepare
 from twotower.data.splits import split, with_order_as_asked
 from twotower.errors import ConfigError
-from twotower.evaluation.chinese import in_chinese
 
 TRAIN, VALID, TEST = Part.TRAIN, Part.VALID, Part.TEST
 QUERIES, EVENTS = 40, 20

@@ -35,14 +35,20 @@ def with_notes(
     own: list[tuple[str, ...]] = [()] * len(answers)
     if lists is not None:
         known = np.diff(histories.offsets).tolist()
-        own = [_unknown(len(given), num) for given, num in zip(lists, known, strict=True)]
+        own = [unknown_ids(len(given), num) for given, num in zip(lists, known, strict=True)]
     return [
         replace(answer, notes=(*notes, *more)) if notes or more else answer
         for answer, more in zip(answers, own, strict=True)
     ]
 
 
-def _unknown(num_given: int, num_known: int) -> tuple[str, ...]:
+def unknown_ids(num_given: int, num_known: int) -> tuple[str, ...]:
+    """Return a sentence on the ids of a history that are not known, or nothing.
+
+    Args:
+        num_given: Ids in it.
+        num_known: Those that the catalogue has.
+    """
     num = num_given - num_known
     if not num:
         return ()

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from twotower.chinese import in_chinese
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.prepare import prepare
@@ -25,7 +26,6 @@ from twotower.evaluation.baselines.choose import (
 )
 from twotower.evaluation.baselines.ease import choose_ease
 from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.chinese import in_chinese
 from twotower.extras import install
 from twotower.features.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 
+from twotower.chinese import in_chinese
 from twotower.config import FeaturesConfig
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.unused import event_kinds
-from twotower.evaluation.chinese import in_chinese
 from twotower.evaluation.doctor.data_features import SIDES_ZH, described
 from twotower.evaluation.doctor.data_findings import EVENT_KINDS, SHOWN_ONLY, UNUSED, WITHOUT_ROW
 from twotower.evaluation.doctor.findings import Finding, Severity

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from twotower.chinese import in_chinese
 from twotower.evaluation.baselines.choose import NAMES
-from twotower.evaluation.chinese import in_chinese
 from twotower.evaluation.doctor.findings import Language
 from twotower.evaluation.report.texts import TEXTS
 

@@ -1,12 +1,16 @@
 """The page on which a person tries a model. It asks this server alone, and runs only its own scripts."""
 
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
+from twotower.chinese import in_chinese
+
 HERE = Path(__file__).parent
+_LONGEST = 1_000
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -58,5 +62,10 @@ def mount(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         return page("docs.html", shows_images=False)
+
+    @app.get("/page/chinese", include_in_schema=False)
+    async def chinese(text: Annotated[str, Query(max_length=_LONGEST)]) -> JSONResponse:
+        """Return a sentence of this server in Chinese, or null where it has none."""
+        return JSONResponse({"text": in_chinese(text)})
 
     app.mount("/page", OwnFiles(directory=HERE), name="page")

@@ -1,11 +1,23 @@
 // What is asked of this server, and of no other.
 
-import { keep, stored, texts } from "/page/texts.js";
+import { keep, language, stored, texts } from "/page/texts.js";
 
 // Read JSON; whole numbers that a browser would round, as ids may be, become strings, which the server takes for them.
 const read = (text) => JSON.parse(text.replace(
   /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g,
   (part) => (/^-?\d{16,}$/.test(part) ? `"${part}"` : part)));
+
+// What the server says, in the page's language where it knows that; the lines below show a place in the filter.
+async function said(text) {
+  if (language !== "zh") return text;
+  const [first, ...lines] = text.split("\n");
+  try {
+    const answer = await fetch(`/page/chinese?${new URLSearchParams({ text: first })}`);
+    return [(await answer.json()).text ?? first, ...lines].join("\n");
+  } catch {
+    return text;
+  }
+}
 
 // Ask with the token of this tab where there is one. An error has the server's `kind` of refusal.
 export async function ask(path, body) {
@@ -33,7 +45,11 @@ export async function ask(path, body) {
     }
   }
   const told = read(await answer.text());
-  if (!answer.ok) throw Object.assign(new Error(told.error ?? texts.failed), { kind: told.kind });
+  if (!answer.ok) {
+    const problem = told.error ? await said(told.error) : texts.failed;
+    throw Object.assign(new Error(problem), { kind: told.kind });
+  }
+  if (told.notes) told.notes = await Promise.all(told.notes.map(said));
   const server = /dur=([\d.]+)/.exec(answer.headers.get("server-timing") ?? "");
   const took = { all: performance.now() - started, server: server ? Number(server[1]) : null };
   return { told, took };

@@ -24,7 +24,7 @@ function tell(error) {
 // What the server says of the filter stands beside its field.
 function beside(lead, said) {
   at("filter-said").hidden = !said;
-  at("filter-said").replaceChildren(...(said ? [lead, make("span", { lang: "en", textContent: said })] : []));
+  at("filter-said").replaceChildren(...(said ? [lead, make("span", { textContent: said })] : []));
 }
 
 function question() {

@@ -1,20 +1,25 @@
 """Sentences that a bundle holds in English have their Chinese."""
 
 import re
+from datetime import date
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from messy_tables import LOGS, TABLES, Messy, MessyLog
+from twotower import chinese
+from twotower.chinese import in_chinese
 from twotower.data.columns import find_roles
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.data.tables import read_table
-from twotower.evaluation import chinese
-from twotower.evaluation.chinese import in_chinese
+from twotower.errors import FilterError
 from twotower.features.schema import infer_features, read_table_forms
+from twotower.index.filter_columns import ReadTable
+from twotower.index.filters import parse
+from twotower.serving.notes import unknown_ids
 
 PLACE = re.compile(r"\{\w+")
 
@@ -82,3 +87,44 @@ def test_both_sides_of_the_table_have_the_same_places() -> None:
 def test_a_text_that_is_long_or_odd_has_none(text: str) -> None:
     assert in_chinese(text) is None  # in a moment: each piece is looked at once
     assert in_chinese("the key" + ", the key" * 2_000) is None
+
+
+FILMS = pl.DataFrame(
+    {
+        "genre": ["drama", "comedy"],
+        "tags": [["war"], ["sea"]],
+        "year": [1999, 2001],
+        "day": [date(2001, 1, 1), date(2001, 6, 1)],
+        "seen": [True, False],
+        "release year": [1, 2],
+        "in": ["a", "b"],
+        "nothing": [None, None],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "genre", "genre =", "genre = drama", "genre = 5", 'year = "x"', 'year = "5"', "yeer = 5",
+        "x = 5", 'tags = "war"', "genre has 5", 'genre has "a"', "day = 5", 'day > "soon"', "seen = 1",
+        'seen = "true"', "seen > true", "(year = 1", "year = 1)", "year = 1 genre", "year is 5",
+        "year in 5", "year in (1 2)", "genre contains 5", "genre not = 5", "release year = 1",
+        "5 = year", "in = 'a'", "year = null", "genre = 'a", "`genre = 'a'", "year ; 5", "year == 5",
+        "genre = 'a\\n'", "day = 2001-01-01", "year = 5x", "year = 1e999",
+        "year = 1" + " or year = 1" * 1_000,
+        "(" * 60 + "year = 1" + ")" * 60, "year = 1 " * 2_000,
+    ],
+)  # fmt: skip
+def test_every_mistake_in_a_filter(text: str) -> None:
+    with pytest.raises(FilterError) as told:
+        parse(text).matches(FILMS)
+    assert in_chinese(str(told.value).split("\n")[0]) is not None, told.value
+
+
+def test_every_note_of_an_answer() -> None:
+    asked = parse('genre = "Drama" or genre = "western" or year = 5 or tags has "sky"')
+    notes = [str(value) for value in asked.found_in(ReadTable(FILMS)).nowhere]
+    assert len(notes) == 4
+    notes += [unknown_ids(given, known)[0] for given, known in ((1, 0), (2, 0), (3, 2), (3, 1))]
+    assert [note for note in notes if in_chinese(note) is None] == []
