@@ -7,6 +7,8 @@ from pathlib import Path
 _TABLE = Path(__file__).with_name("chinese.txt")
 _LONGEST = 1_000
 """Characters of a sentence, which a bundle of somebody else's may hold without end."""
+_MOST_PIECES = 8
+"""Reasons in one sentence: each way to divide it is looked up, and anyone may ask a server for one."""
 _NUMBER = r"[\d.,]+(?:e[+-]?\d+)?%?"
 
 _PLACE = re.compile(r"\{(\w+)([!?]?)\}")
@@ -27,6 +29,8 @@ def in_chinese(text: str) -> str | None:
         values = None if found is None else _values(found.groupdict(), places)
         if values is not None:
             return chinese.format(**values)
+    if text.count("; ") + text.count(", ") >= _MOST_PIECES:
+        return None
     for between, comma in (("; ", "；"), (", ", "，")):
         head, separator, tail = text.partition(between)
         while separator:

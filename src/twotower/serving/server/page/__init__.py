@@ -64,8 +64,8 @@ def mount(app: FastAPI) -> None:
         return page("docs.html", shows_images=False)
 
     @app.get("/page/chinese", include_in_schema=False)
-    async def chinese(text: Annotated[str, Query(max_length=_LONGEST)]) -> JSONResponse:
-        """Return a sentence of this server in Chinese, or null where it has none."""
+    def chinese(text: Annotated[str, Query(max_length=_LONGEST)]) -> JSONResponse:
+        """Return a sentence of this server in Chinese, or null where it has none; beside other requests."""
         return JSONResponse({"text": in_chinese(text)})
 
     app.mount("/page", OwnFiles(directory=HERE), name="page")
