@@ -371,3 +371,13 @@ def test_a_float32_column_holds_what_a_person_writes() -> None:
     frame = pl.DataFrame({"x": pl.Series([0.1, 0.2], dtype=pl.Float32)})
     found = parse("x in (0.1, 0.2, 0.3)").found_in(ReadTable(frame))
     assert [str(value) for value in found.nowhere] == ["No item has 0.3 in 'x'."]
+
+
+def test_what_is_noted_is_bounded() -> None:
+    long = pl.DataFrame({"text": ["a" * 41, "b" * 40]})
+    values = ", ".join(f"'{letter * 40}'" for letter in "cdefghijklmnop")
+    found = parse(f"text in ({values})").found_in(ReadTable(long))
+    assert len(found.nowhere) == 10
+    near = parse(f"text = '{'a' * 40}' or text = '{'b' * 39}'").found_in(ReadTable(long))
+    assert [value.near for value in near.nowhere] == [None, "b" * 40]
+    assert parse(f"text = '{'b' * 41}'").found_in(ReadTable(long)).nowhere[0].near is None

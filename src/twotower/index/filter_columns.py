@@ -30,6 +30,8 @@ _COLUMNS_KEPT = 8
 """Columns that a table keeps as they were read, each about as large as it is in the table."""
 _MOST_COMPARED = 1_000
 """Distinct texts of a column that are searched for one like a text that none equals."""
+_LONGEST_COMPARED = 40
+"""Characters of such a text, and of the one that it is held against: the cost is that of their product."""
 _BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _OPERATORS: dict[Sort, tuple[Operator, ...]] = {
@@ -232,9 +234,10 @@ def is_held(column: ReadColumn, held: Sequence[Any], found: pl.Series) -> list[b
 
 def resembling(column: ReadColumn, value: Scalar) -> str | None:
     """Return a text of the column that is probably meant by one that none equals, or None."""
-    if column.sort != "text" or not isinstance(value, str):
+    if column.sort != "text" or not isinstance(value, str) or len(value) > _LONGEST_COMPARED:
         return None
-    texts = column.values.unique(maintain_order=True).drop_nulls().head(_MOST_COMPARED).to_list()
+    short = column.values.filter(column.values.str.len_chars() <= _LONGEST_COMPARED)
+    texts = short.unique(maintain_order=True).head(_MOST_COMPARED).to_list()
     plain = value.strip().casefold()
     same = [text for text in texts if text.strip().casefold() == plain]
     near = same or difflib.get_close_matches(value, texts, n=1)

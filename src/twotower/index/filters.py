@@ -67,6 +67,10 @@ _WANTED: dict[Sort, str] = {
     "time": 'a time such as "2001-12-31" or "2001-12-31 18:00"',
 }
 _NAMES_SHOWN = 20
+_MOST_NOTED = 10
+"""Values of a filter that are noted as missing."""
+_MOST_SUGGESTED = 3
+"""Such values for which a column is searched for one like it, about .1 s of work each at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +176,9 @@ class _Meaning:
     def note(self, asked: Comparison, column: ReadColumn, is_there: list[bool]) -> None:
         """Note which of the literals no line has."""
         for value, there in zip(asked.values, is_there, strict=True):
-            if not there:
-                near = None if asked.operator == "contains" else resembling(column, value.value)
+            if not there and len(self.nowhere) < _MOST_NOTED:
+                is_searched = asked.operator != "contains" and len(self.nowhere) < _MOST_SUGGESTED
+                near = resembling(column, value.value) if is_searched else None
                 self.nowhere.append(Nowhere(asked.column.name, value.value, near))
 
     def read(self, column: Column) -> ReadColumn:
