@@ -20,6 +20,9 @@ from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
+# What the collection of the tests makes stays: looking for garbage in it finds none. See frozen_heap.
+gc.disable()
+
 # A property test draws the same few examples in every run; ``make contract`` draws many others. There is no
 # deadline: a shared machine may pause for longer than any.
 settings.register_profile(
@@ -87,6 +90,7 @@ def frozen_heap() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "unfreeze", lambda: None)
         yield

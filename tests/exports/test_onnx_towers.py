@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from sandbox import Outcome, run_command, tree_of
 from tiny_encoder import write_encoder
 from tiny_vectors import VECTORS, write_vectors
+from trainers import without_baselines
 from twotower import Retriever, exports, recipe, train
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ExportError, MissingExtraError
@@ -29,6 +32,16 @@ LENGTH = 8
 """Of histories, and the width of the vectors: what stands for one must not stand for the other."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_registry() -> Iterator[None]:
+    """Without it, torch parses all of onnxscript's operators anew for each graph."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib))
+        )
+        yield
+
+
 def trained(world: SyntheticTables, **more: Any) -> Retriever:
     """Return a model none of whose weights is at its start, where many are 0."""
     towers = {"dim": LENGTH, "history_length": LENGTH} | more.pop("towers", {})
@@ -36,7 +49,7 @@ def trained(world: SyntheticTables, **more: Any) -> Retriever:
     tables = {"items": world.items, "queries": world.queries} | more
     interactions = tables.pop("interactions", world.interactions)
     config = SETTINGS | {"towers": towers, "features": features}
-    retriever = train(interactions, **tables, config=config).retriever
+    retriever = Retriever(without_baselines(interactions, config, **tables)[0])
     shake(retriever)
     return retriever
 
