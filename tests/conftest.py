@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,17 @@ def tiny_retriever(tiny_bundle: Path) -> Retriever:
 def changed_retriever(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Retriever:
     """A thousand queries, and items that changed, came and went since the bundle was opened."""
     return change_items(tmp_path_factory.mktemp("thousand"))
+
+
+@pytest.fixture(scope="session")
+def operators_parsed_once() -> Iterator[None]:
+    """Without it, torch parses all of onnxscript's operators anew for each graph that it writes."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        parsed = staticmethod(cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", parsed)
+        yield
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from sandbox import Outcome, run_command, tree_of
 from tiny_encoder import write_encoder
@@ -27,19 +25,10 @@ from twotower.errors import ExportError, MissingExtraError
 from twotower.exports.onnx import write_query_tower
 from twotower.exports.onnx_inputs import TowerInputs
 
+pytestmark = pytest.mark.usefixtures("operators_parsed_once")
 SETTINGS: dict[str, Any] = {"training": {"epochs": 1, "batch_size": 64, "precision": "float32"}}
 LENGTH = 8
 """Of histories, and the width of the vectors: what stands for one must not stand for the other."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_registry() -> Iterator[None]:
-    """Without it, torch parses all of onnxscript's operators anew for each graph."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib))
-        )
-        yield
 
 
 def trained(world: SyntheticTables, **more: Any) -> Retriever:
