@@ -38,15 +38,20 @@ settings.register_profile(
 settings.load_profile("long" if "TWOTOWER_EXAMPLES" in os.environ else "quick")
 
 SLOW_FIRST = (
-    "test_examples.py",
-    "test_server.py",
+    "test_server_page.py",
     "test_onnx_towers.py",
-    "test_pipeline.py",
-    "test_trainer.py",
-    "test_processes.py",
-    "test_contract.py",
-    "test_demo.py",
     "test_workers.py",
+    "test_trainer.py",
+    "test_commands.py",
+    "test_server.py",
+    "test_report.py",
+    "test_contract.py",
+    "test_processes.py",
+    "test_pipeline.py",
+    "test_examples.py",
+    "test_tune.py",
+    "test_demo.py",
+    "test_views.py",
 )
 """Files that take long: workers begin with them, so that none is left with one alone at the end."""
 
