@@ -30,9 +30,9 @@ from twotower.serving.server.batching import Batcher
 from twotower.serving.server.catalogue import Change, Changed, Written
 from twotower.serving.server.engine import Answered, Engine, Model, Question
 from twotower.serving.server.journal import Journal, JournalReader
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.service import Service
-from twotower.serving.server.settings import ServerSettings
 from twotower.training.pipeline import Trained, train
 
 

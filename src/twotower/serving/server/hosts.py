@@ -11,7 +11,7 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any
 
-from twotower.serving.server.settings import ANY_HOST, ServerSettings
+from twotower.serving.server.options import ANY_HOST, ServerSettings
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{0,5})?", re.I)
 

@@ -12,9 +12,9 @@ from twotower.chinese import in_chinese
 from twotower.serving.arguments import LATEST, TIME
 from twotower.serving.server.engine import Model
 from twotower.serving.server.gate import OPEN
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.schemas import LARGEST_ID
 from twotower.serving.server.service import Service
-from twotower.serving.server.settings import ServerSettings
 
 Schema = dict[str, Any]
 _SENTENCES = ("summary", "description")
