@@ -5,9 +5,6 @@ from typing import Literal
 
 from twotower.errors import ArgumentError
 from twotower.training.callbacks import Callback
-from twotower.training.notebook import NotebookProgress
-from twotower.training.progress import ProgressBar
-from twotower.training.tuning_bar import TuningBar
 
 
 def callback_of(
@@ -29,12 +26,19 @@ def callback_of(
         raise ArgumentError(
             f"progress must be 'auto', 'bar', None or a twotower.Callback, got {progress!r}."
         )
+    # rich is imported only where it is used: importing the library must stay quick
     if progress is not None and in_notebook():
+        from twotower.training.notebook import NotebookProgress
+
         return NotebookProgress()
     if progress is None or (progress == "auto" and not sys.stdout.isatty()):
         return Callback()
     if tuning:
+        from twotower.training.tuning_bar import TuningBar
+
         return TuningBar()
+    from twotower.training.progress import ProgressBar
+
     return ProgressBar()
 
 
