@@ -398,6 +398,8 @@ def test_each_example_of_the_interface_is_one(page: Any, url: str) -> None:
             assert answer.status_code in (200, 404), (told, answer.text)  # the ids are made up
     assert asked == 8
     assert "rules.explore.share" in page.locator("#routes th code").all_inner_texts()
+    pair = "[[integer | string, integer | string], …]"
+    assert pair in page.locator("#routes td:nth-child(2) code").all_inner_texts()
 
 
 @pytest.mark.parametrize("page", [{"locale": "zh-CN"}], indirect=True)

@@ -16,6 +16,7 @@ function typeOf(part) {
   const either = part.anyOf ?? part.oneOf;
   if (either) return [...new Set(either.map(typeOf))].join(" | ");
   if (part.enum || part.const) return (part.enum ?? [part.const]).map((value) => JSON.stringify(value)).join(" | ");
+  if (part.prefixItems) return `[${part.prefixItems.map(typeOf).join(", ")}]`;
   if (part.type === "array") return `[${typeOf(part.items)}, …]`;
   if (part.type === "object" && part.additionalProperties) return `{${texts.column}: ${typeOf(part.additionalProperties)}}`;
   return part.type ?? texts.any;
