@@ -26,9 +26,9 @@ import public_sets
 from common import RESULTS, cached, report
 from public_sets import PublicSet
 from twotower import Config
+from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.evaluation.baselines.popularity import Popularity
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.training.choices import resolve

@@ -22,7 +22,7 @@ import torch
 
 from twotower.data.dataset import Cases
 from twotower.evaluation.evaluate import evaluate
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 
 KS = (10, 20, 100)

@@ -15,8 +15,8 @@ import polars as pl
 from twotower import Config, train
 from twotower.data.sources.movielens import MOVIELENS, fetch
 from twotower.data.tables import Table
+from twotower.training.bundle_contents import data_digest, fingerprint
 from twotower.training.choices import resolve
-from twotower.training.contents import data_digest, fingerprint
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 

@@ -23,7 +23,7 @@ from twotower.data.dataset import Cases
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 
 METRICS = ("ndcg@10", "recall@100")

@@ -30,7 +30,7 @@ import polars as pl
 from common import report
 from processes import free_port
 from server import TWOTOWER, bundle_of
-from twotower.serving.live import LiveIds
+from twotower.serving.live_items import LiveIds
 from twotower.serving.retriever import Retriever
 from twotower.vocab import Vocabulary
 

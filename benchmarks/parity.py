@@ -28,8 +28,8 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.movielens import fetch
 from twotower.data.splits import split
-from twotower.evaluation.bundles import dataset_of
 from twotower.evaluation.evaluate import rank
+from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import infer_features
 from twotower.features.transforms import SideTransforms
@@ -37,7 +37,7 @@ from twotower.index.base import Found
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import Id
 from twotower.serving.client import Client
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 from twotower.training.pipeline import train
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 

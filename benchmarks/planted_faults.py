@@ -18,8 +18,8 @@ import polars as pl
 from common import report
 from public_sets import read
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
-from twotower.evaluation.doctor.data_checks import diagnose_data
-from twotower.evaluation.doctor.findings import Finding
+from twotower.doctor.data_checks import diagnose_data
+from twotower.doctor.findings import Finding
 
 WORLD = WorldConfig(
     num_items=1_000,

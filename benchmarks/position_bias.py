@@ -30,7 +30,7 @@ from twotower import Config
 from twotower.data.dataset import Cases
 from twotower.data.propensities import harvested
 from twotower.evaluation.metrics import graded_ndcg_at_k
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

@@ -33,7 +33,7 @@ from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.metrics import ndcg_at_k
 from twotower.rules.kinds import Rule
 from twotower.serving.bundle import Contents
-from twotower.serving.live import with_lines
+from twotower.serving.live_items import with_lines
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 K = 10

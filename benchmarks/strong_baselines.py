@@ -18,7 +18,7 @@ import public_sets
 from common import OUT, report, training_facts
 from twotower import train
 from twotower.data.dataset import Part
-from twotower.evaluation.bundles import dataset_of, scorer_of
+from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of
 from twotower.evaluation.figures import METHODS, measure
 from twotower.serving.retriever import Retriever
 

@@ -41,10 +41,10 @@ from common import OUT, RESULTS, cached, report
 from twotower import Config, recipe
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.metrics import graded_ndcg_at_k, map_at_k, mrr_at_k, ndcg_at_k, recall_at_k
-from twotower.features.histories import Histories
 from twotower.features.languages import language_of
 from twotower.features.sentences import encoded
 from twotower.features.tokens import letter_trigrams, words_of
+from twotower.histories import Histories
 from twotower.index.fusion import convex, reciprocal_ranks
 from twotower.index.lexical import LexicalIndex, LexicalSettings
 from twotower.training.choices import resolve

@@ -32,13 +32,13 @@ import polars as pl
 import public_sets
 from common import RESULTS, cached, report
 from twotower import Config, View
+from twotower.baselines.item_knn import choose_item_knn
+from twotower.baselines.popularity import Popularity
+from twotower.baselines.specs import PopularWhenCold
 from twotower.config import ViewConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.evaluation.baselines.choose import PopularWhenCold
-from twotower.evaluation.baselines.item_knn import choose_item_knn
-from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.candidates import random_candidates
 from twotower.evaluation.evaluate import Scorer
+from twotower.evaluation.sampled_candidates import random_candidates
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

@@ -3,7 +3,7 @@
 import numpy as np
 
 from twotower.data.dataset import Cases, Interactions
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 
 
 def interactions(

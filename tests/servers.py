@@ -11,7 +11,7 @@ import torch
 
 from twotower.serving.answers import Recommendation
 from twotower.serving.server.listening import bound
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.worker import Server
 
 PATIENCE = 300.0

@@ -13,7 +13,7 @@ from twotower.caller import argument, called_from, calling, flag, passing
 from twotower.data.columns import Role
 from twotower.data.sources import movielens
 from twotower.exports import pgvector, qdrant
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 
 FLAG = re.compile(r"(?<![\w-])(?<!var\()--(?=[a-z{])")
 # Tables are named as things, and a name of one word may be anything: "k must", "filter must".

@@ -21,8 +21,8 @@ from twotower.config import (
     TowersConfig,
     TrainingConfig,
 )
+from twotower.dataclass_trees import ranges_of
 from twotower.errors import ConfigError
-from twotower.settings import ranges_of
 
 SECTIONS = {
     entry.name: type(getattr(Config(), entry.name))

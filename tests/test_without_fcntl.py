@@ -39,7 +39,7 @@ WORK = (
     + """
 from twotower.serving.server import run
 from twotower.serving.server.journal import Journal, JournalReader
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 
 def refusal(ask):
     try:

@@ -17,8 +17,8 @@ from twotower.evaluation.figures import measure
 from twotower.features.schema import infer_features
 from twotower.features.transforms import SideTransforms
 from twotower.serving.bundle import Contents
+from twotower.training.bundle_contents import contents_of
 from twotower.training.choices import resolve
-from twotower.training.contents import contents_of
 from twotower.training.task import Task
 from twotower.training.trainer import Sides, Trainer
 

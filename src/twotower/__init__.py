@@ -14,6 +14,8 @@ from twotower.version import __version__
 
 if TYPE_CHECKING:
     from twotower.config import Config as Config
+    from twotower.doctor.data_checks import diagnose_data as diagnose_data
+    from twotower.doctor.diagnosis import diagnose_bundle as diagnose_bundle
     from twotower.errors import ArgumentError as ArgumentError
     from twotower.errors import BundleError as BundleError
     from twotower.errors import ConfigError as ConfigError
@@ -23,12 +25,10 @@ if TYPE_CHECKING:
     from twotower.errors import MissingExtraError as MissingExtraError
     from twotower.errors import ServerError as ServerError
     from twotower.errors import TwoTowerError as TwoTowerError
-    from twotower.evaluation.bundles import evaluate_bundle as evaluate_bundle
     from twotower.evaluation.compare import compare_runs as compare_runs
-    from twotower.evaluation.doctor.data_checks import diagnose_data as diagnose_data
-    from twotower.evaluation.doctor.diagnosis import diagnose_bundle as diagnose_bundle
-    from twotower.evaluation.report.page import write_report as write_report
+    from twotower.evaluation.evaluate_bundle import evaluate_bundle as evaluate_bundle
     from twotower.recipes import recipe as recipe
+    from twotower.report.html_report import write_report as write_report
     from twotower.rules.kinds import Boost as Boost
     from twotower.rules.kinds import Cap as Cap
     from twotower.rules.kinds import Diversify as Diversify
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from twotower.serving.answers import Recommendations as Recommendations
     from twotower.serving.client import Client as Client
     from twotower.serving.retriever import Retriever as Retriever
-    from twotower.serving.views import open_views as open_views
+    from twotower.serving.views_folder import open_views as open_views
     from twotower.training.callbacks import Callback as Callback
     from twotower.training.pipeline import Trained as Trained
     from twotower.training.pipeline import train as train
     from twotower.training.task import View as View
+    from twotower.training.train_views import TrainedViews as TrainedViews
+    from twotower.training.train_views import train_views as train_views
     from twotower.training.tune import Tuned as Tuned
     from twotower.training.tune import tune as tune
-    from twotower.training.views import TrainedViews as TrainedViews
-    from twotower.training.views import train_views as train_views
     from twotower.training.zero_shot import index_items as index_items
 
 _HOME = {
@@ -70,19 +70,19 @@ _HOME = {
     "Trained": "training.pipeline",
     "Tuned": "training.tune",
     "TwoTowerError": "errors",
-    "TrainedViews": "training.views",
+    "TrainedViews": "training.train_views",
     "View": "training.task",
     "compare_runs": "evaluation.compare",
-    "diagnose_bundle": "evaluation.doctor.diagnosis",
-    "diagnose_data": "evaluation.doctor.data_checks",
-    "evaluate_bundle": "evaluation.bundles",
+    "diagnose_bundle": "doctor.diagnosis",
+    "diagnose_data": "doctor.data_checks",
+    "evaluate_bundle": "evaluation.evaluate_bundle",
     "index_items": "training.zero_shot",
-    "open_views": "serving.views",
+    "open_views": "serving.views_folder",
     "recipe": "recipes",
     "train": "training.pipeline",
-    "train_views": "training.views",
+    "train_views": "training.train_views",
     "tune": "training.tune",
-    "write_report": "evaluation.report.page",
+    "write_report": "report.html_report",
 }
 
 __all__ = [

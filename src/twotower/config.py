@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from twotower.caller import argument
-from twotower.errors import ConfigError
-from twotower.settings import (
+from twotower.dataclass_trees import (
     Range,
     build,
     check,
@@ -26,6 +25,7 @@ from twotower.settings import (
     raise_all,
     setting_value,
 )
+from twotower.errors import ConfigError
 from twotower.toml import read_toml, toml_key, toml_value
 
 FeatureKind = Literal[

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack
 
 from twotower.caller import argument
 from twotower.config import Config
+from twotower.dataclass_trees import field_docs
 from twotower.errors import ConfigError
 from twotower.recipes import recipe as recipe_of
-from twotower.settings import field_docs
 
 if TYPE_CHECKING:
     from twotower.data.tables import Table

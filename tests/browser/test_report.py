@@ -8,8 +8,8 @@ import pytest
 
 from accessibility import serious_violations
 from servers import PATIENCE
-from twotower.evaluation.doctor.findings import Finding, Kind, Text
-from twotower.evaluation.report.page import write_report
+from twotower.doctor.findings import Finding, Kind, Text
+from twotower.report.html_report import write_report
 from twotower.serving.retriever import Retriever
 
 Scheme = Literal["light", "dark"]

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 import torch
 
+from twotower.baselines.specs import NAMES, Baselines, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.prepare import prepare
 from twotower.data.splits import split
-from twotower.evaluation.baselines.choose import NAMES, Baselines, fit_baselines
 from twotower.evaluation.evaluate import rank
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 
 every_baseline = pytest.mark.parametrize("key", NAMES)

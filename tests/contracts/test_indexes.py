@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.approximate import DEPTHS, ApproximateIndex, Lists
 from twotower.index.base import Found, Index
 from twotower.index.exact import ExactIndex
-from twotower.index.live import LiveIndex
+from twotower.index.live_index import LiveIndex
 from twotower.index.two_pass import TwoPassIndex
 
 DIM = 3

@@ -14,8 +14,8 @@ from twotower.data.dataset import Part
 from twotower.data.prepare import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
-from twotower.evaluation.bundles import dataset_of, evaluate_bundle
 from twotower.evaluation.evaluate import rank
+from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.features.schema import infer_features

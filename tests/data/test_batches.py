@@ -19,7 +19,7 @@ from twotower.data.batches import (
     save_events,
 )
 from twotower.data.dataset import Interactions
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 
 Row = tuple[int, int, int]  # query row, item row, label
 COLUMNS = (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Part
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 # One event: query row, item row, label, part.

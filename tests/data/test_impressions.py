@@ -13,7 +13,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.impressions import impressions_of
 from twotower.data.prepare import prepare
 from twotower.errors import DataError
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 CATALOGUE = Vocabulary(pl.Series(["Heat", "Heat, The", "N1", "N12", "N2", "Toy Story"]))

@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from twotower.baselines.popularity import Popularity
 from twotower.config import Config, DataConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.positions import checked_positions, weighed
 from twotower.data.prepare import prepare
 from twotower.errors import DataError
-from twotower.evaluation.baselines.popularity import Popularity
 
 STATED = DataConfig(position_column="position")
 

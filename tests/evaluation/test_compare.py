@@ -11,10 +11,10 @@ import pytest
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, DataError
-from twotower.evaluation.bundles import dataset_of
+from twotower.evaluation.comparability import order_of_same_test
 from twotower.evaluation.compare import Comparison, compare_runs
 from twotower.evaluation.evaluate import evaluate
-from twotower.evaluation.same_test import order_of_same_test
+from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train

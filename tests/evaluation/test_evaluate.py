@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases
 from twotower.evaluation.evaluate import evaluate, rank
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import Vocabulary
 
 

@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 import torch
 
+from twotower.baselines.popularity import Popularity
+from twotower.baselines.specs import fit_baselines
 from twotower.data.dataset import Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.evaluation.baselines.choose import fit_baselines
-from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.bundles import dataset_of, evaluate_bundle, scorer_of
 from twotower.evaluation.evaluate import METRICS, Scorer, evaluate, rank
+from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle, scorer_of
 from twotower.evaluation.figures import Figures, measure
 from twotower.evaluation.intervals import difference_intervals, mean_intervals, verdict
 from twotower.evaluation.scorers import ModelScorer

@@ -12,7 +12,7 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.known_events import CutShort, by_known_events
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 
 
 class Told:

@@ -11,7 +11,7 @@ import twotower
 from sandbox import run_command
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError, DataError
-from twotower.evaluation.bundles import dataset_of, evaluate_bundle
+from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
 from twotower.serving.retriever import Retriever
 
 NUM_ITEMS = 12

@@ -15,7 +15,7 @@ from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Par
 from twotower.errors import ConfigError
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.slices import Slice, slices, worst
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import Vocabulary
 
 Event = tuple[int, int, Part]
@@ -348,7 +348,7 @@ class TestWords:
 
 
 def test_one_call_cuts_by_all_that_there_is(tiny_retriever: Any) -> None:
-    from twotower.evaluation.bundles import dataset_of as remembered
+    from twotower.evaluation.evaluate_bundle import dataset_of as remembered
     from twotower.evaluation.scorers import ModelScorer
 
     data = remembered(tiny_retriever)

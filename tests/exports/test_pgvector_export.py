@@ -20,7 +20,7 @@ from sandbox import tree_of
 from twotower import Retriever, exports
 from twotower.errors import ExportError, MissingExtraError
 from twotower.exports.pgvector_rows import column_names, lines_of, quoted, type_of
-from twotower.index.live import LiveIndex
+from twotower.index.live_index import LiveIndex
 
 NAN = float("nan")
 COLUMNS: dict[str, tuple[list[Any], Any, str]] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.approximate import (
     DEPTHS,
     ApproximateIndex,
@@ -21,7 +21,7 @@ from twotower.index.approximate import (
     tuned,
 )
 from twotower.index.exact import ExactIndex
-from twotower.index.live import LiveIndex
+from twotower.index.live_index import LiveIndex
 from twotower.vocab import FIRST_ROW
 
 NUM_ITEMS, DIM, K = 20_000, 16, 100
@@ -359,7 +359,7 @@ class TestGrowth:
     def test_a_live_index_finds_the_new_at_once_and_never_the_gone(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("twotower.index.live._TAIL", 500)
+        monkeypatch.setattr("twotower.index.live_index._TAIL", 500)
         items, _ = world()
         start = items[:15_000].clone()
         lists = tuned(divided(start), start, world()[1][:600], 0.95)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index import exact
 from twotower.index.exact import ExactIndex, best_of_scores
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index import two_pass
 from twotower.index.base import Found
 from twotower.index.exact import ExactIndex

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from twotower.rules.choose import Counts, Line, choose
+from twotower.rules.selection import Counts, Line, choose
 
 
 def vectors_of(num: int, dim: int, seed: int) -> npt.NDArray[np.float32]:

@@ -25,7 +25,7 @@ from file_modes import umask, wrong_modes
 from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError
-from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.serving.bundle import (
     FORMAT_VERSION,
     Contents,
@@ -33,8 +33,8 @@ from twotower.serving.bundle import (
     open_bundle,
     write_bundle,
 )
-from twotower.serving.files import load_arrays, save_arrays, save_tensors
 from twotower.serving.retriever import Retriever
+from twotower.serving.storage import load_arrays, save_arrays, save_tensors
 from twotower.training.pipeline import Trained, train
 
 ODD_NAMES = (

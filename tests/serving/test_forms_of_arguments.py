@@ -17,7 +17,7 @@ from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.tables import read_table
 from twotower.errors import ArgumentError, BundleError, DataError, MissingExtraError
 from twotower.exports import export_npy
-from twotower.features.frames import as_polars, is_frame, to_pandas
+from twotower.features.dataframes import as_polars, is_frame, to_pandas
 from twotower.training.pipeline import Trained
 
 Form = Callable[[pl.DataFrame], Any]

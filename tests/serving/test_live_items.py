@@ -21,7 +21,7 @@ from twotower.index.approximate import divided, tuned
 from twotower.serving.arguments import features_of
 from twotower.serving.bundle import MANIFEST
 from twotower.serving.client import Client
-from twotower.serving.live import LiveIds, lines_of
+from twotower.serving.live_items import LiveIds, lines_of
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, Vocabulary
 
@@ -353,7 +353,7 @@ def test_a_catalogue_that_changes_at_random(
     tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Catalogue, "bundle", tiny_bundle)
-    monkeypatch.setattr("twotower.index.live._TAIL", 10)
+    monkeypatch.setattr("twotower.index.live_index._TAIL", 10)
     from hypothesis.stateful import run_state_machine_as_test
 
     few = settings(max_examples=settings().max_examples // 3)  # each is 25 changes

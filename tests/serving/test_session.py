@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.serving.session import Session
 from twotower.training.pipeline import train

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from twotower.index.live import LiveIndex
-from twotower.serving.files import load_item_vectors, save_item_vectors, save_tensors
-from twotower.serving.opened import with_reserved_rows
+from twotower.index.live_index import LiveIndex
+from twotower.serving.loading import with_reserved_rows
 from twotower.serving.retriever import Retriever
+from twotower.serving.storage import load_item_vectors, save_item_vectors, save_tensors
 from twotower.vocab import FIRST_ROW
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="maps are read from /proc")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from twotower.config import FeatureKind, TowersConfig
 from twotower.features.base import FeatureArrays
-from twotower.features.histories import Histories
 from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms
+from twotower.histories import Histories
 from twotower.towers import encoding as encoding_module
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors

@@ -10,7 +10,7 @@ import torch
 from trainers import trainer_of
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ConfigError
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.training.pipeline import train
 from twotower.training.trainer import Trainer
 from twotower.vocab import UNKNOWN_ROW

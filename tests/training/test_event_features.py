@@ -11,7 +11,7 @@ import torch
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError, DataError
-from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.evaluation.figures import measure
 from twotower.serving.retriever import Retriever
 from twotower.training.choices import resolve

@@ -17,10 +17,10 @@ from twotower.data.drawn import hold_out_validation
 from twotower.data.prefixes import PrefixBatches
 from twotower.data.prepare import prepare
 from twotower.data.splits import split
+from twotower.doctor.data_checks import diagnose_dataset
+from twotower.doctor.data_findings import DUPLICATE_EVENTS
 from twotower.errors import ConfigError, DataError
-from twotower.evaluation.bundles import evaluate_bundle
-from twotower.evaluation.doctor.data_checks import diagnose_dataset
-from twotower.evaluation.doctor.data_findings import DUPLICATE_EVENTS
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 from twotower.vocab import FIRST_ROW, PADDING_ROW

@@ -14,18 +14,19 @@ from rich.console import Console
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ArgumentError, ConfigError
-from twotower.evaluation.report.plot import plot_of_epochs
+from twotower.report.plot import plot_of_epochs
 from twotower.serving.answers import Recommendation, Recommendations, titles_first
 from twotower.serving.retriever import Retriever
-from twotower.training.callbacks import Callback, callback_of, in_notebook
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
+from twotower.training.default_progress import callback_of, in_notebook
 from twotower.training.notebook import NotebookProgress
 from twotower.training.pipeline import Trained, train
 from twotower.training.progress import ProgressBar
 from twotower.training.study import Trial
+from twotower.training.train_views import TrainedViews
 from twotower.training.tune import Tuned
 from twotower.training.tuning_bar import TuningBar
-from twotower.training.views import TrainedViews
 
 HOSTILE = "<b onclick='x'>&"
 

@@ -19,13 +19,13 @@ from twotower.config import IndexConfig
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, MissingExtraError
-from twotower.evaluation.bundles import evaluate_bundle, scorer_of
-from twotower.evaluation.report import items as items_of_report
+from twotower.evaluation.evaluate_bundle import evaluate_bundle, scorer_of
 from twotower.evaluation.screen import index_note
 from twotower.extras import install
 from twotower.index import approximate as approximate_module
 from twotower.index.approximate import ApproximateIndex, tuned
 from twotower.index.exact import ExactIndex
+from twotower.report.sections import items as items_of_report
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.engine import Answered, Engine, Question

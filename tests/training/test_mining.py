@@ -8,7 +8,7 @@ from trainers import Settings, trainer_of
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.losses.hard import HardNegatives
 from twotower.recipes import recipe
 from twotower.training.choices import resolve

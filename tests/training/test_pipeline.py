@@ -18,15 +18,15 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, ConfigError, DataError, NothingLearntError
-from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.evaluation.figures import Figures, measure
 from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.bundle_contents import data_digest
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.contents import data_digest
 from twotower.training.pipeline import Trained, fit_in_folder, train
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer, TrainingDivergedError

@@ -13,7 +13,7 @@ import twotower
 from twotower import Config
 from twotower.data.dataset import Cases, Part
 from twotower.evaluation.metrics import graded_ndcg_at_k
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.training.choices import resolve
 from twotower.training.pipeline import Trained
 from twotower.training.task import Task, View

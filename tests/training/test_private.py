@@ -15,9 +15,9 @@ from sandbox import run_command
 from tiny_vectors import write_vectors
 from twotower import Config, Retriever, View, exports, train_views
 from twotower.data.dataset import EntityTable
+from twotower.doctor.diagnosis import diagnose_bundle
 from twotower.errors import BundleError, ConfigError
-from twotower.evaluation.bundles import evaluate_bundle
-from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
 from twotower.features.sentences import SentenceTransform

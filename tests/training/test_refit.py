@@ -14,22 +14,22 @@ from torch import nn
 import twotower
 from sandbox import run_command
 from twotower import Retriever, View, train
+from twotower.baselines.popularity import Popularity
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import learnt_too
+from twotower.doctor.model_checks import diagnose_model
 from twotower.errors import ConfigError, DataError
-from twotower.evaluation.baselines.popularity import Popularity
-from twotower.evaluation.bundles import dataset_of, evaluate_bundle
 from twotower.evaluation.compare import compare_runs
-from twotower.evaluation.doctor.model_checks import diagnose_model
 from twotower.evaluation.evaluate import evaluate
-from twotower.evaluation.refit import note
-from twotower.evaluation.report.reading import Reading
-from twotower.evaluation.report.verdict import deck
-from twotower.evaluation.report.verdict import headline as headline_of
-from twotower.evaluation.report.wording import method_label, speaker
+from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
+from twotower.evaluation.refit_notes import note
 from twotower.evaluation.screen import figures_table, footnotes
+from twotower.report.figures_reader import Reading
+from twotower.report.sections.verdict import deck
+from twotower.report.sections.verdict import headline as headline_of
+from twotower.report.wording import method_label, speaker
 from twotower.serving.server.engine import Model
 from twotower.training.callbacks import Callbacks
 from twotower.training.choices import resolve

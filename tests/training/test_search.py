@@ -16,8 +16,8 @@ from twotower.features.encoders import TextEncoder
 from twotower.recipes import RECIPES
 from twotower.towers.blocks import TanhMLP
 from twotower.towers.model import ItemTower, QueryTower
+from twotower.training.bundle_contents import fingerprint
 from twotower.training.choices import resolve
-from twotower.training.contents import fingerprint
 from twotower.training.pipeline import Trained, train
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

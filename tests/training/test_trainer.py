@@ -17,8 +17,8 @@ from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.figures import Figures, measure
+from twotower.training.bundle_contents import data_digest
 from twotower.training.checkpoints import Progress
-from twotower.training.contents import data_digest
 from twotower.training.pipeline import Trained, train
 from twotower.training.trainer import Trainer, TrainingDivergedError
 

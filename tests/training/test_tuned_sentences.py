@@ -22,8 +22,8 @@ from twotower import recipe, train
 from twotower.config import Config
 from twotower.data.batches import PairBatch
 from twotower.errors import BundleError, ConfigError, MissingExtraError
-from twotower.evaluation.report.page import write_report
 from twotower.features import sentences
+from twotower.report.html_report import write_report
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import TwoTower
@@ -31,8 +31,8 @@ from twotower.training.choices import resolve
 from twotower.training.optim import Optimizers
 from twotower.training.pipeline import Trained
 from twotower.training.task import Task, View
+from twotower.training.train_views import train_views
 from twotower.training.trainer import Trainer
-from twotower.training.views import train_views
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -12,7 +12,7 @@ from sandbox import run_command
 from twotower import recipe, train
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.evaluation.bundles import evaluate_bundle
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.evaluation.screen import footnotes
 from twotower.serving.bundle import write_bundle
 from twotower.serving.retriever import Retriever

@@ -8,8 +8,8 @@ import pytest
 
 from sandbox import run_command
 from twotower import Retriever, evaluate_bundle, index_items, recipe
+from twotower.doctor.diagnosis import diagnose_bundle
 from twotower.errors import ConfigError
-from twotower.evaluation.doctor.diagnosis import diagnose_bundle
 
 ITEMS = pl.DataFrame(
     {

@@ -33,14 +33,14 @@ def command(
             "name another after it."
         )
     if out is not None:
-        from twotower.evaluation.report.files import check_page
+        from twotower.report.html_files import check_page
 
         check_page(out)
     from twotower.evaluation.compare import compare_runs
 
     comparison = compare_runs(bundles)
     if out is not None:
-        from twotower.evaluation.report.comparison import write_comparison
+        from twotower.report.comparison import write_comparison
 
         write_comparison(comparison, out)
     screen = console(json_wanted=json)

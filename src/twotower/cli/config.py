@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli import tables
+from twotower.cli import options
 from twotower.errors import ConfigError
 from twotower.keywords import configured
 
@@ -17,7 +17,7 @@ def command(
         bool, typer.Option("--show", help="Print every setting and its default.")
     ] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file to start from.")] = None,
-    recipe: tables.Recipe = None,
+    recipe: options.Recipe = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
     ] = None,

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from twotower.caller import flag
-from twotower.cli import exits, tables
+from twotower.cli import exits, options
 from twotower.cli.output import console, print_json
 from twotower.errors import ConfigError
 from twotower.keywords import Keywords, configured, events_of
@@ -17,7 +17,7 @@ from twotower.keywords import Keywords, configured, events_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twotower.evaluation.doctor.findings import Finding
+    from twotower.doctor.findings import Finding
 
 NAME = "doctor"
 
@@ -45,21 +45,21 @@ _DO = {Language.EN: "What to do: ", Language.ZH: "处理："}
 _NOTHING = {Language.EN: "Nothing found.", Language.ZH: "未发现问题。"}
 
 
-@tables.with_keywords(leave_out=("recall",))
+@options.with_keywords(leave_out=("recall",))
 def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="Folder of a bundle: its data and its model.")
     ] = None,
-    interactions: tables.Interactions = None,
-    items: tables.Items = None,
-    queries: tables.Queries = None,
-    train: tables.TrainPart = None,
-    valid: tables.ValidPart = None,
-    valid_sessions: tables.ValidSessions = None,
-    test: tables.TestPart = None,
-    test_sessions: tables.TestSessions = None,
-    config: tables.ConfigFile = None,
-    settings: tables.Settings = None,
+    interactions: options.Interactions = None,
+    items: options.Items = None,
+    queries: options.Queries = None,
+    train: options.TrainPart = None,
+    valid: options.ValidPart = None,
+    valid_sessions: options.ValidSessions = None,
+    test: options.TestPart = None,
+    test_sessions: options.TestSessions = None,
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {exits.FOUND} where this, or worse, is found.")
     ] = None,
@@ -102,7 +102,7 @@ def command(
         recipe = keywords.pop("recipe", None)
         tree = configured(config, recipe=recipe).with_settings(settings or [])
 
-        from twotower.evaluation.doctor.data_checks import diagnose_data
+        from twotower.doctor.data_checks import diagnose_data
 
         findings = diagnose_data(
             events,
@@ -120,14 +120,14 @@ def command(
 
 
 def _of_bundle(bundle: Path) -> "list[Finding]":
-    from twotower.evaluation.doctor.diagnosis import diagnose_bundle
+    from twotower.doctor.diagnosis import diagnose_bundle
     from twotower.serving.retriever import Retriever
 
     return diagnose_bundle(Retriever.open(bundle))
 
 
 def _is_as_bad(finding: "Finding", least: FailOn) -> bool:
-    from twotower.evaluation.doctor.findings import SEVERITIES
+    from twotower.doctor.findings import SEVERITIES
 
     return SEVERITIES.index(finding.severity) <= SEVERITIES.index(least.value)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli import tables
+from twotower.cli import options
 from twotower.cli.output import console, cutoffs, print_json
 from twotower.errors import ConfigError
 
@@ -28,7 +28,7 @@ def command(
         str | None, typer.Option(help="Item ids in --test, --test-sessions, --candidates.")
     ] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
-    baselines: tables.Baselines = "auto",
+    baselines: options.Baselines = "auto",
     slice_by: Annotated[
         list[str] | None,
         typer.Option(help="Show the figures by activity, cold_items, ..., or any column."),
@@ -54,7 +54,7 @@ def command(
         )
     if negatives is not None and negatives < 1:
         raise ConfigError(f"--negatives must be at least 1, got {negatives}.")
-    from twotower.evaluation.bundles import evaluate_bundle
+    from twotower.evaluation.evaluate_bundle import evaluate_bundle
     from twotower.evaluation.screen import all_figures_tables, footnotes, slices_tables
     from twotower.serving.retriever import Retriever
     from twotower.training.progress import ProgressBar
@@ -67,7 +67,7 @@ def command(
         test_sessions=test_sessions,
         query_column=query_column,
         item_column=item_column,
-        baselines=tables.baselines_of(baselines),
+        baselines=options.baselines_of(baselines),
         negatives=negatives,
         candidates=candidates,
         slice_by=slice_by or None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli import tables
+from twotower.cli import options
 from twotower.cli.output import console
 from twotower.keywords import configured, help_of
 
@@ -23,8 +23,8 @@ def command(
         str | None,
         typer.Option(help="Folder or name of a sentence encoder to search by, too (extra text)."),
     ] = None,
-    config: tables.ConfigFile = None,
-    settings: tables.Settings = None,
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
     item_column: Annotated[str | None, typer.Option(help=help_of("item_column"))] = None,
     drop_null_ids: Annotated[
         bool, typer.Option("--drop-null-ids", help=help_of("drop_null_ids"))

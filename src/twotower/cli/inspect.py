@@ -20,7 +20,7 @@ def command(
 
     Example: twotower inspect model
     """
-    from twotower.evaluation.refit import note as refit_note
+    from twotower.evaluation.refit_notes import note as refit_note
     from twotower.evaluation.screen import figures_table, index_note
     from twotower.serving.bundle import check_bundle, open_bundle
 

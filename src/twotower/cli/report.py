@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli import tables
+from twotower.cli import options
 from twotower.cli.output import report_path
 
 NAME = "report"
@@ -16,15 +16,15 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Where to; by default BUNDLE.report.html beside the bundle.")
     ] = None,
-    lang: tables.Lang = "en",
+    lang: options.Lang = "en",
 ) -> None:
     """Write all that is to be known of a model as one HTML page, and print its path.
 
     Example: twotower report model --lang zh
     """
-    from twotower.evaluation.doctor.diagnosis import examine_bundle
-    from twotower.evaluation.report.files import check_page
-    from twotower.evaluation.report.page import write_report
+    from twotower.doctor.diagnosis import examine_bundle
+    from twotower.report.html_files import check_page
+    from twotower.report.html_report import write_report
     from twotower.serving.retriever import Retriever
 
     place = report_path(bundle) if out is None else out

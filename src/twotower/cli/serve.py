@@ -59,8 +59,8 @@ def command(
 
     Example: twotower serve model
     """
+    from twotower.serving.server.options import ServerSettings
     from twotower.serving.server.run import check_libraries, serve
-    from twotower.serving.server.settings import ServerSettings
 
     check_libraries()
     settings = ServerSettings(

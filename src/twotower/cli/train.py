@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from twotower.caller import flag
-from twotower.cli import exits, tables
+from twotower.cli import exits, options
 from twotower.cli.output import (
     check_report_beside,
     console,
@@ -25,26 +25,26 @@ from twotower.keywords import Keywords, configured, events_of
 NAME = "train"
 
 
-@tables.with_keywords()
+@options.with_keywords()
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    interactions: tables.Interactions = None,
-    items: tables.Items = None,
-    queries: tables.Queries = None,
-    train: tables.TrainPart = None,
-    valid: tables.ValidPart = None,
-    valid_sessions: tables.ValidSessions = None,
-    test: tables.TestPart = None,
-    test_sessions: tables.TestSessions = None,
-    config: tables.ConfigFile = None,
-    settings: tables.Settings = None,
-    no_histories: tables.NoHistories = False,
-    private: tables.Private = False,
+    interactions: options.Interactions = None,
+    items: options.Items = None,
+    queries: options.Queries = None,
+    train: options.TrainPart = None,
+    valid: options.ValidPart = None,
+    valid_sessions: options.ValidSessions = None,
+    test: options.TestPart = None,
+    test_sessions: options.TestSessions = None,
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
+    no_histories: options.NoHistories = False,
+    private: options.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
-    baselines: tables.Baselines = "auto",
+    baselines: options.Baselines = "auto",
     refit: Annotated[
         bool,
         typer.Option(
@@ -64,7 +64,7 @@ def command(
     mlflow: Annotated[
         str | None, typer.Option(help="Log to this experiment of an MLflow server.")
     ] = None,
-    lang: tables.Lang = "en",
+    lang: options.Lang = "en",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     **keywords: Unpack[Keywords],
 ) -> None:
@@ -123,7 +123,7 @@ def command(
         private=private,
         resume=resume,
         seeds=seeds,
-        baselines=tables.baselines_of(baselines),
+        baselines=options.baselines_of(baselines),
         refit=again,
         progress=ProgressBar(screen),
         tensorboard=tensorboard,
@@ -159,14 +159,14 @@ def _train_views(
     histories: bool,
     private: bool,
     resume: bool,
-    lang: tables.Language,
+    lang: options.Language,
     baselines: str,
     refit: Literal["all"] | bool,
     json: bool,
     keywords: Keywords,
 ) -> None:
     from twotower.training.progress import ProgressBar
-    from twotower.training.views import train_views, views_of
+    from twotower.training.train_views import train_views, views_of
 
     beside = {
         view.name: out.resolve().with_name(f"{out.resolve().name}-{view.name}")
@@ -182,7 +182,7 @@ def _train_views(
         histories=histories,
         private=private,
         resume=resume,
-        baselines=tables.baselines_of(baselines),
+        baselines=options.baselines_of(baselines),
         refit=refit,
         progress=ProgressBar(screen),
         **keywords,

@@ -6,7 +6,7 @@ from typing import Annotated, Unpack
 
 import typer
 
-from twotower.cli import exits, tables
+from twotower.cli import exits, options
 from twotower.cli.output import (
     check_report_beside,
     console,
@@ -20,26 +20,26 @@ from twotower.keywords import Keywords, configured, events_of
 NAME = "tune"
 
 
-@tables.with_keywords()
+@options.with_keywords()
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     minutes: Annotated[float, typer.Option(help="How long to search.")] = 30.0,
-    interactions: tables.Interactions = None,
-    items: tables.Items = None,
-    queries: tables.Queries = None,
-    train: tables.TrainPart = None,
-    valid: tables.ValidPart = None,
-    valid_sessions: tables.ValidSessions = None,
-    test: tables.TestPart = None,
-    test_sessions: tables.TestSessions = None,
-    config: tables.ConfigFile = None,
-    settings: tables.Settings = None,
-    no_histories: tables.NoHistories = False,
-    private: tables.Private = False,
+    interactions: options.Interactions = None,
+    items: options.Items = None,
+    queries: options.Queries = None,
+    train: options.TrainPart = None,
+    valid: options.ValidPart = None,
+    valid_sessions: options.ValidSessions = None,
+    test: options.TestPart = None,
+    test_sessions: options.TestSessions = None,
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
+    no_histories: options.NoHistories = False,
+    private: options.Private = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that stands beside the bundle.")
     ] = False,
-    lang: tables.Lang = "en",
+    lang: options.Lang = "en",
     json: Annotated[
         bool, typer.Option("--json", help="Print the figures and the trials as JSON.")
     ] = False,

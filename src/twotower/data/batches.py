@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.data.dataset import Column, Interactions
 from twotower.errors import ArgumentError
-from twotower.features.histories import Histories, Windows
+from twotower.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
 Rows = npt.NDArray[np.int32]

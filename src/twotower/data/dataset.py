@@ -11,8 +11,8 @@ import polars as pl
 
 from twotower.errors import ArgumentError
 from twotower.features.forms import Form
-from twotower.features.histories import Histories
 from twotower.features.schema import reads_as_text
+from twotower.histories import Histories
 from twotower.vocab import Vocabulary, rows_of_lines
 
 Column = TypeVar("Column", bound=np.generic)

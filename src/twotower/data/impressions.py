@@ -6,7 +6,7 @@ import polars as pl
 
 from twotower.caller import passing
 from twotower.errors import DataError
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary, as_keys
 
 _SEPARATORS = ("|", ";", ",", " ")

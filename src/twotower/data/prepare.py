@@ -22,9 +22,9 @@ from twotower.data.columns import (
     targets_among,
 )
 from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part
-from twotower.data.given import Given, parts_of, read_events
 from twotower.data.impressions import impressions_of
 from twotower.data.positions import checked_positions, unstated_position
+from twotower.data.split_files import SplitFiles, parts_of, read_events
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.data.unused import unstated_kinds, unused_columns
@@ -201,7 +201,7 @@ def catalogue_of(
 
 
 def _shown(
-    is_target: npt.NDArray[np.bool_] | None, given: Given | None
+    is_target: npt.NDArray[np.bool_] | None, given: SplitFiles | None
 ) -> npt.NDArray[np.bool_] | None:
     """Return which events need a position: those that are asked for in training; None where all do."""
     if given is None:

@@ -22,7 +22,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from twotower.data.delimited import check_distinct, read_delimited
 from twotower.errors import DataError
-from twotower.features.frames import Frame, as_polars, is_frame, names_of
+from twotower.features.dataframes import Frame, as_polars, is_frame, names_of
 from twotower.paths import is_utf8, shown
 
 _FOREIGN = {

@@ -18,7 +18,7 @@ from twotower.evaluation.metrics import (
     precision_at_k,
     recall_at_k,
 )
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary

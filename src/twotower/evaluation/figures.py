@@ -7,12 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower import html
+from twotower.baselines.specs import NAMES, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
-from twotower.evaluation.baselines.choose import NAMES, fit_baselines
-from twotower.evaluation.candidates import INFLATED
-from twotower.evaluation.cuts import check_names
+from twotower.evaluation.case_groups import check_names
 from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, check_ks, evaluate
 from twotower.evaluation.exposure import exposure
 from twotower.evaluation.intervals import (
@@ -24,10 +23,11 @@ from twotower.evaluation.intervals import (
 )
 from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import auc, log_loss
+from twotower.evaluation.sampled_candidates import INFLATED
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
 from twotower.evaluation.slices import slices
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 KS = (10, 20, 100)
@@ -106,7 +106,7 @@ def measure(
     Args:
         model: The trained model.
         dataset: Split.
-        ks: Cut-offs.
+        ks: CaseGroup-offs.
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Column, Dataset, Part
-from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 
 EVENTS = (0, 1, 2, 5, 10, 20)
 """Numbers of most recent events that a query is asked with."""

@@ -8,7 +8,7 @@ from rich.table import Table
 from twotower.evaluation.evaluate import METRICS
 from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN, subject_of
 from twotower.evaluation.intervals import metric_name
-from twotower.evaluation.refit import is_before, note
+from twotower.evaluation.refit_notes import is_before, note
 
 
 def method_label(figures: Mapping[str, Any], method: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from twotower.baselines.bm25 import BM25, TextColumns
 from twotower.data.dataset import Cases, Dataset
-from twotower.evaluation.baselines.bm25 import BM25, TextColumns
 from twotower.evaluation.scorers import ModelScorer
 from twotower.index.fusion import convex
 from twotower.index.lexical import LexicalSettings

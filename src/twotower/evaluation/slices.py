@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
-from twotower.evaluation.cuts import Cut, Unit, cuts_of
+from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
 from twotower.evaluation.evaluate import METRICS, Evaluation, Metric
 from twotower.evaluation.intervals import (
     Interval,
@@ -174,8 +174,8 @@ def slices(
         name: _places(found.ranking.item_rows, keys, num_rows)
         for name, found in evaluations.items()
     }
-    cuts = cuts_of(dataset, cases, targets.owners, targets.item_rows, by)
-    everything = Cut("all", "query", "all", np.ones(len(keys), np.bool_))
+    cuts = case_groups_of(dataset, cases, targets.owners, targets.item_rows, by)
+    everything = CaseGroup("all", "query", "all", np.ones(len(keys), np.bool_))
     overall = targets.values(places[model], everything.kept, function, k)
     is_single = len(keys) == len(cases)
     result = []
@@ -258,7 +258,7 @@ class _Targets:
 
 
 def _slice(
-    cut: Cut,
+    cut: CaseGroup,
     values: Mapping[str, npt.NDArray[np.float64]],
     owners: npt.NDArray[np.int32] | None,
     metric: str,
@@ -284,7 +284,7 @@ def _slice(
 
 
 def _at_random(
-    targets: _Targets, places: npt.NDArray[np.int64], cut: Cut, metric: Metric, k: int
+    targets: _Targets, places: npt.NDArray[np.int64], cut: CaseGroup, metric: Metric, k: int
 ) -> float:
     """Return the mean metric where as many targets, drawn from all, are the relevant ones."""
     rng = np.random.default_rng(0)

@@ -1,12 +1,12 @@
 """Exports: from a bundle to other systems."""
 
+from twotower.exports.columnar import export_npy, export_parquet
 from twotower.exports.faiss import export_faiss
 from twotower.exports.folder import Exported
 from twotower.exports.onnx import export_onnx
 from twotower.exports.onnx_inputs import item_inputs, query_inputs
 from twotower.exports.pgvector import export_pgvector, load_pgvector
 from twotower.exports.qdrant import connect_qdrant, export_qdrant, load_qdrant
-from twotower.exports.tables import export_npy, export_parquet
 
 __all__ = [
     "Exported",

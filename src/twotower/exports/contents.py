@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ExportError
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
 

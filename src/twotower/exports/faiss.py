@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from twotower.exports.columnar import write_parquet
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder
-from twotower.exports.tables import write_parquet
 from twotower.extras import library
 from twotower.serving.retriever import Bundle, Retriever
 

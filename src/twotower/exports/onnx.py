@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from twotower.errors import ExportError
+from twotower.exports.columnar import write_queries
 from twotower.exports.contents import items_of, queries_of
 from twotower.exports.folder import Exported, check_folder, new_folder, write_json
 from twotower.exports.onnx_inputs import ITEM_ROWS, TIMES, Arrays, TowerInputs
 from twotower.exports.onnx_towers import ItemModule, QueryModule
-from twotower.exports.tables import write_queries
 from twotower.extras import library
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 

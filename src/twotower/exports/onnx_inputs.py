@@ -10,10 +10,10 @@ from torch import Tensor
 
 from twotower.exports.folder import write_json
 from twotower.features.base import FeatureArrays, Transform
-from twotower.features.histories import Histories, last_windows
 from twotower.features.windows import WindowsTransform
+from twotower.histories import Histories, last_windows
 from twotower.serving.arguments import FeatureLines, History, Id, features_of, queries_of
-from twotower.serving.live import LiveIds
+from twotower.serving.live_items import LiveIds
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import QueryTower
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW

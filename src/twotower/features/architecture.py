@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from twotower.dataclass_trees import check, check_types, raise_all
 from twotower.errors import ConfigError
 from twotower.extras import library
 from twotower.features.sentences import load_encoder
-from twotower.settings import check, check_types, raise_all
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

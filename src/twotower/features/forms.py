@@ -18,7 +18,7 @@ from twotower.config import FeatureKind
 from twotower.features.cell_lists import number_lists_of_cells, text_lists_of_cells
 from twotower.features.codes import is_named_code
 from twotower.features.dates import Order, are_plain_dates, moments_of
-from twotower.features.reading import seconds_of
+from twotower.features.raw_values import seconds_of
 
 READABLE_SHARE = 0.95
 """From this share of readable cells on, a column has a form."""

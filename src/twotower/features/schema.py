@@ -13,7 +13,7 @@ from twotower.errors import ConfigError
 from twotower.features.codes import codes_in, is_named_code, is_named_measure
 from twotower.features.dates import are_plain_dates
 from twotower.features.forms import READABLE_SHARE, Form, infer_form, is_missing, read
-from twotower.features.reading import floats_of, seconds_of
+from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.tokens import num_words
 
 Side = Literal["query", "item", "event"]

@@ -10,7 +10,7 @@ import polars as pl
 
 from twotower.errors import DataError
 from twotower.features.base import FeatureArrays, Numbers, Transform
-from twotower.features.reading import (
+from twotower.features.raw_values import (
     floats_of,
     number_lists_of,
     seconds_of,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index

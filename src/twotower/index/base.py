@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 
 
 class Found(NamedTuple):

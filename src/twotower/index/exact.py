@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.errors import ArgumentError
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.topk import top_columns
 from twotower.vocab import FIRST_ROW, PADDING_ROW

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.features.reading import floats_of, seconds_of
+from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.schema import Feature
 from twotower.index.filter_grammar import Operator
 from twotower.index.filter_messages import Scalar

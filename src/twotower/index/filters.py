@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import FilterError
-from twotower.features.reading import floats_of
+from twotower.features.raw_values import floats_of
 from twotower.features.schema import Feature
 from twotower.index.filter_columns import (
     ReadColumn,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import ExactIndex
 from twotower.index.topk import top_columns

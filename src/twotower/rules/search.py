@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.base import Index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from twotower import html
 from twotower.extras import library
-from twotower.features.frames import to_pandas
+from twotower.features.dataframes import to_pandas
 from twotower.serving.arguments import Id
 from twotower.serving.titles import named_title
 

@@ -14,10 +14,10 @@ import polars as pl
 
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
+from twotower.features.dataframes import Frame, as_polars, is_frame, line_of
 from twotower.features.forms import json_text
-from twotower.features.frames import Frame, as_polars, is_frame, line_of
-from twotower.features.histories import Histories
 from twotower.features.transforms import SideTransforms
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 if TYPE_CHECKING:

@@ -27,12 +27,12 @@ from twotower.abandoned import put, sweep, sync, sync_names, writing
 from twotower.caller import argument, calling
 from twotower.config import Config
 from twotower.errors import BundleError
-from twotower.features.histories import Histories
 from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
+from twotower.histories import Histories
 from twotower.index.approximate import Lists
 from twotower.paths import check_new_name
-from twotower.serving.checks import (
+from twotower.serving.bundle_checks import (
     check_array,
     check_finite,
     check_lists,
@@ -46,7 +46,7 @@ from twotower.serving.feature_files import (
     read_words,
     write_transforms,
 )
-from twotower.serving.files import (
+from twotower.serving.storage import (
     ListedFiles,
     load_arrays,
     load_item_vectors,

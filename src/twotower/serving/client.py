@@ -13,7 +13,7 @@ import polars as pl
 
 from twotower.errors import ArgumentError, FilterError, ServerError
 from twotower.extras import library
-from twotower.features.frames import Frame
+from twotower.features.dataframes import Frame
 from twotower.rules.kinds import Rule, rule_set
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (

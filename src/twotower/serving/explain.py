@@ -2,22 +2,50 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
-from twotower.features.histories import Histories
-from twotower.serving.arguments import Event, FeatureLines, Id, queries_of
+from twotower.features.schema import Feature
+from twotower.histories import Histories
+from twotower.serving.arguments import Event, FeatureLines, GivenFeatures, Id, queries_of
+from twotower.serving.bundle import Contents
+from twotower.towers.encoding import Encoding
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
-if TYPE_CHECKING:
-    from twotower.serving.retriever import Retriever
-
 Side = Literal["query", "item", "history"]
+
+
+class Explainable(Protocol):
+    """What an explanation needs of a retriever."""
+
+    @property
+    def contents(self) -> Contents:
+        """What the bundle holds."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """Makes vectors."""
+
+    @property
+    def query_features(self) -> FeatureArrays:
+        """The transformed features of every query row."""
+
+    def described(
+        self, ids: Sequence[Id | None], given: GivenFeatures | None, lists: list[list[Event]] | None
+    ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
+        """Return what the towers read of queries."""
+
+    def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
+        """Return the row of each item id."""
+
+    def reads(self, feature: Feature) -> bool:
+        """Return whether a tower reads a feature."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +96,7 @@ class Explanation:
 
 
 def explain(
-    retriever: "Retriever",
+    retriever: Explainable,
     query_id: Id | None,
     item_id: Id,
     *,
@@ -144,7 +172,7 @@ def explain(
 
 
 def _of_events(
-    retriever: "Retriever",
+    retriever: Explainable,
     arrays: FeatureArrays,
     histories: Histories,
     events: dict[str, torch.Tensor] | None,
@@ -168,7 +196,7 @@ def _of_events(
 
 
 def _values(
-    retriever: "Retriever", query_id: Id | None, features: FeatureLines | None
+    retriever: Explainable, query_id: Id | None, features: FeatureLines | None
 ) -> dict[str, object]:
     """Return what is told of a query, as the table or the caller has it."""
     queries = retriever.contents.queries

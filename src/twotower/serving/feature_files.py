@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from twotower.dataclass_trees import check_types
 from twotower.features.architecture import FILES, Architecture
 from twotower.features.base import Transform
 from twotower.features.forms import FORMS
@@ -15,8 +16,8 @@ from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import TRANSFORMS, SideTransforms
 from twotower.features.windows import WindowsTransform
 from twotower.features.word_vectors import WordVectors
-from twotower.serving.checks import check_array
-from twotower.serving.files import (
+from twotower.serving.bundle_checks import check_array
+from twotower.serving.storage import (
     ListedFiles,
     load_arrays,
     read_texts,
@@ -25,7 +26,6 @@ from twotower.serving.files import (
     write_arrow,
     write_texts,
 )
-from twotower.settings import check_types
 from twotower.toml import toml_value
 
 ENCODER = "encoder"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.features.reading import tags_of
+from twotower.features.raw_values import tags_of
 from twotower.serving.bundle import Contents, SideContents
 from twotower.serving.places import LANDMARKS
 from twotower.serving.titles import clean

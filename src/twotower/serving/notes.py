@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.rules.kinds import Boost, Explore, Rule
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Recommendation

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.features.base import FeatureArrays
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.serving.arguments import (
     Event,
     GivenFeatures,
@@ -20,7 +20,7 @@ from twotower.serving.arguments import (
     plain,
 )
 from twotower.serving.bundle import Contents
-from twotower.serving.live import LiveIds
+from twotower.serving.live_items import LiveIds
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import UNKNOWN_ROW, Vocabulary
 

@@ -20,14 +20,14 @@ from twotower import html
 from twotower.caller import argument, passing
 from twotower.errors import ArgumentError, BundleError
 from twotower.features.base import FeatureArrays
-from twotower.features.frames import Frame
-from twotower.features.histories import Histories
+from twotower.features.dataframes import Frame
 from twotower.features.schema import Feature
+from twotower.histories import Histories
 from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
 from twotower.index.lexical import Words
-from twotower.index.live import GrowingRows, LiveIndex
+from twotower.index.live_index import GrowingRows, LiveIndex
 from twotower.rules.kinds import Rule
 from twotower.runtime import choose_device
 from twotower.serving.allowed import Allowed
@@ -48,13 +48,13 @@ from twotower.serving.arguments import (
 )
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
-from twotower.serving.live import lines_of, settled, with_lines, without_ids
+from twotower.serving.live_items import lines_of, settled, with_lines, without_ids
+from twotower.serving.loading import encoding_of, with_reserved_rows
 from twotower.serving.notes import of_filters, with_notes
-from twotower.serving.opened import encoding_of, with_reserved_rows
 from twotower.serving.queries import Queries
-from twotower.serving.ruled import Plan, Ruler
+from twotower.serving.reranking import Plan, Reranker
 from twotower.serving.session import Session
-from twotower.serving.texts import Texts
+from twotower.serving.word_scores import Texts
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
@@ -113,7 +113,7 @@ class Retriever:
         self._queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
-        self._ruler = Ruler(contents)
+        self._reranker = Reranker(contents)
         vectors = with_reserved_rows(contents.item_vectors).to(self.device)
         self.index = LiveIndex(vectors, contents.lists)
         self._item_features = {
@@ -261,7 +261,7 @@ class Retriever:
             exclude_seen = not self.contents.repeats
         allowed = self._allowed.rows(among, without, filter)
         rules = tuple(rules)
-        plan = self._ruler.plan(rules, self._allowed)
+        plan = self._reranker.plan(rules, self._allowed)
         vectors = self.encoding.query_vectors(arrays, histories, events)
         index: Index = self.index
         known = self.encoding.is_known(arrays, histories)
@@ -415,7 +415,7 @@ class Retriever:
     def _serve(self, contents: Contents) -> None:
         self.contents = contents
         self._allowed = self._allowed.of(contents)
-        self._ruler = self._ruler.of(contents)
+        self._reranker = self._reranker.of(contents)
         self._texts = self._texts.of(contents)
 
     def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
@@ -631,7 +631,7 @@ class Retriever:
             not self.contents.repeats if exclude_seen is None else exclude_seen,
             self._allowed.rows(among, without, filter),
             index,
-            self._ruler.plan(rules, self._allowed),
+            self._reranker.plan(rules, self._allowed),
         )
         return with_notes(answers, of_filters(self._allowed, filter, rules), None, history)[0]
 

@@ -1,7 +1,7 @@
 """``Session``: a query that goes on, event by event."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,17 +9,34 @@ import torch
 
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.index.lexical import Words
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Id, histories_of
-from twotower.towers.encoding import to_tensors
+from twotower.serving.bundle import Contents
+from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.history import State
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, rows_of_lines
 
-if TYPE_CHECKING:
-    from twotower.serving.retriever import Retriever
+
+class Answering(Protocol):
+    """What a session needs of a retriever. Each is read anew, since items come and go."""
+
+    @property
+    def contents(self) -> Contents:
+        """What the bundle holds."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """Makes vectors."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    def answer_vector(self, *query: Any, **wanted: Any) -> Recommendation:
+        """Return the answer for a query whose vector is there already."""
 
 
 class Session:
@@ -41,7 +58,7 @@ class Session:
 
     def __init__(
         self,
-        retriever: "Retriever",
+        retriever: Answering,
         query_id: Id | None,
         features: FeatureArrays,
         history: Histories,

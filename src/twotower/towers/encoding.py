@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from twotower.features.base import FeatureArrays
-from twotower.features.histories import Histories, last_windows, since_first
 from twotower.features.transforms import SideTransforms
+from twotower.histories import Histories, last_windows, since_first
 from twotower.towers.history import State
 from twotower.towers.model import TwoTower
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW

@@ -4,7 +4,7 @@ from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import METHODS, Figures
-from twotower.evaluation.refit import note
+from twotower.evaluation.refit_notes import note
 from twotower.training.private import LIMITS
 
 _LIMITS = (

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.baselines.validation import thinned
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import MissingExtraError
-from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.scorers import ModelScorer
 from twotower.extras import library
@@ -20,7 +20,7 @@ from twotower.index.approximate import ApproximateIndex, divided, tuned
 from twotower.index.base import Index
 from twotower.index.two_pass import exact_index
 from twotower.serving.bundle import Contents
-from twotower.serving.opened import with_reserved_rows
+from twotower.serving.loading import with_reserved_rows
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 APPROXIMATE_FROM = 500_000

@@ -15,7 +15,7 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.errors import ConfigError
 from twotower.evaluation.figures import Figures
-from twotower.evaluation.refit import note
+from twotower.evaluation.refit_notes import note
 from twotower.extras import library
 from twotower.features.schema import Feature
 from twotower.training.callbacks import Callback

@@ -15,11 +15,11 @@ from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import DataError
-from twotower.evaluation.candidates import labelled_candidates
 from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.losses.candidates import Sampler
 from twotower.losses.configured import LABELLED, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency

@@ -12,25 +12,26 @@ import numpy as np
 from torch import nn
 
 from twotower import html
+from twotower.baselines.specs import check_baselines, check_names
 from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part
 from twotower.data.splits import Learnt
 from twotower.data.tables import Table
+from twotower.doctor.findings import Language, worst_first
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
-from twotower.evaluation.baselines.choose import check_baselines, check_names
-from twotower.evaluation.doctor.findings import Language, worst_first
 from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC, SHOWN, Figures, Measured, measure
-from twotower.evaluation.refit import tell
+from twotower.evaluation.refit_notes import tell
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
-from twotower.training.callbacks import Callback, Callbacks, callback_of
+from twotower.training.bundle_contents import contents_of, fingerprint
+from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
-from twotower.training.contents import contents_of, fingerprint
+from twotower.training.default_progress import callback_of
 from twotower.training.indexing import check_index, indexed
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.private import groups_of_many, without_queries
@@ -48,7 +49,7 @@ from twotower.training.trainer import Trainer, Watcher
 from twotower.training.words import best_served
 
 if TYPE_CHECKING:
-    from twotower.evaluation.report.plot import Plot
+    from twotower.report.plot import Plot
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,7 +113,7 @@ class Trained:
         Args:
             language: ``"en"`` or ``"zh"``.
         """
-        from twotower.evaluation.report.plot import plot_of_epochs
+        from twotower.report.plot import plot_of_epochs
 
         best = self.contents.provenance.get("best_epoch")
         return plot_of_epochs(self.contents.log, best, language)
@@ -137,9 +138,9 @@ class Trained:
         Raises:
             ConfigError: ``path`` cannot be written.
         """
-        from twotower.evaluation.doctor.data_checks import diagnose_dataset, of_held_columns
-        from twotower.evaluation.doctor.model_checks import examine_model
-        from twotower.evaluation.report.page import write_report
+        from twotower.doctor.data_checks import diagnose_dataset, of_held_columns
+        from twotower.doctor.model_checks import examine_model
+        from twotower.report.html_report import write_report
 
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
         config = of_held_columns(self.contents.config, self.dataset)

@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.config import Config
 from twotower.data.batches import PairBatch, Rows
 from twotower.data.prefixes import PrefixBatch
-from twotower.features.histories import since_first
+from twotower.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import LABELLED, Loss, hidden_by
 from twotower.losses.frequencies import StreamFrequency

@@ -17,10 +17,11 @@ from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.evaluation.figures import measure
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output, write_bundle
-from twotower.training.callbacks import Callback, callback_of
+from twotower.training.bundle_contents import contents_of, fingerprint
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.contents import contents_of, fingerprint
+from twotower.training.default_progress import callback_of
 from twotower.training.indexing import check_index, indexed
 from twotower.training.pipeline import Trained
 from twotower.training.private import groups_of_many, without_queries

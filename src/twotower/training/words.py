@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25
+from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.baselines.bm25 import BM25, TextColumns, choose_bm25
-from twotower.evaluation.baselines.validation import thinned
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.scorers import ModelScorer

@@ -9,17 +9,17 @@ import numpy as np
 import polars as pl
 import torch
 
+from twotower.baselines.bm25 import TextColumns, choose_bm25
 from twotower.config import Config, FeatureKind
 from twotower.data.dataset import Dataset, EntityTable, Interactions
 from twotower.data.prepare import catalogue_of
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError
-from twotower.evaluation.baselines.bm25 import TextColumns, choose_bm25
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
-from twotower.features.histories import Histories
 from twotower.features.schema import TEXTS, Feature, infer_features, kinds_of, texts_of
 from twotower.features.transforms import SideTransforms
+from twotower.histories import Histories
 from twotower.index.lexical import joined
 from twotower.recipes import recipe
 from twotower.runtime import choose_device

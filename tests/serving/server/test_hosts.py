@@ -6,7 +6,7 @@ import pytest
 
 from twotower.errors import ConfigError
 from twotower.serving.server.hosts import Hosts
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 
 
 def status(*hosts: str, version: str = "1.1", **settings: Any) -> int:

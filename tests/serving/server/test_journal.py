@@ -30,9 +30,9 @@ from twotower.serving.server import journal as rooms
 from twotower.serving.server import run
 from twotower.serving.server.catalogue import Change, Changed, Written
 from twotower.serving.server.engine import Engine, Model
-from twotower.serving.server.frames import START, framed
 from twotower.serving.server.journal import Journal, JournalReader
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.journal_format import START, framed
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.worker import SECONDS_TO_FINISH
 
 

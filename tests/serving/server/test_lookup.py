@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twotower.features.histories import Histories
+from twotower.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.lookup import example_of, filter_example, items_like, query_fields
 

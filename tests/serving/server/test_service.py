@@ -18,9 +18,9 @@ from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.server.batching import ClosedError, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed
 from twotower.serving.server.journal import Journal, JournalReader
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer
 from twotower.serving.server.service import Service
-from twotower.serving.server.settings import ServerSettings
 
 
 def finish(work: Coroutine[Any, Any, None]) -> None:

@@ -15,10 +15,10 @@ from twotower.serving.server import page
 from twotower.serving.server.direct import Direct
 from twotower.serving.server.gate import App, Gate, refuse
 from twotower.serving.server.openapi import describe
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
 from twotower.serving.server.routes import router
 from twotower.serving.server.service import Service
-from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG
 from twotower.version import __version__
 

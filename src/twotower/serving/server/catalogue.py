@@ -15,7 +15,7 @@ from twotower.features.base import FeatureArrays
 from twotower.features.sentences import SentenceTransform
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.serving.arguments import Id, features_of
-from twotower.serving.live import lines_of, without_ids
+from twotower.serving.live_items import lines_of, without_ids
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.journal import JournalReader
 from twotower.serving.server.telemetry import LOG

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from twotower.serving.server.hosts import Hosts
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.telemetry import LOG, Figures, log_request
 
 Message = MutableMapping[str, Any]

@@ -20,7 +20,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from twotower.errors import JournalError
-from twotower.serving.server.frames import (
+from twotower.serving.server.journal_format import (
     FORMAT_3,
     SLOTS,
     START,

@@ -10,7 +10,7 @@ import polars as pl
 
 from twotower.errors import FilterError
 from twotower.features.base import Transform
-from twotower.features.reading import tags_of
+from twotower.features.raw_values import tags_of
 from twotower.features.schema import TEXTS
 from twotower.index.filters import parse
 from twotower.serving.retriever import Retriever

@@ -14,7 +14,7 @@ from twotower.abandoned import sweep, temporary_folder
 from twotower.errors import JournalError
 from twotower.extras import library
 from twotower.serving.server.descriptors import raise_limit
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 
 LIBRARIES = ("uvicorn", "httptools", "fastapi", "orjson", "prometheus_client")
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"

@@ -15,8 +15,8 @@ from twotower.serving.server.batching import Batcher, TooManyWaitingError, Waite
 from twotower.serving.server.catalogue import Change, Changed, Written
 from twotower.serving.server.drawing import BEING_DRAWN, MOST_ITEMS, Drawing, sketch_of
 from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
-from twotower.serving.server.settings import ServerSettings
 from twotower.serving.server.telemetry import LOG, Figures
 
 LEAST_TO_SETTLE = 0.25

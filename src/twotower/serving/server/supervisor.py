@@ -18,8 +18,9 @@ from typing import Any
 
 from twotower.errors import TwoTowerError
 from twotower.serving.server.listening import HAS_OWN_SOCKETS, bound, tell_address
-from twotower.serving.server.settings import ServerSettings
+from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.telemetry import LOG, log_to_stderr
+from twotower.serving.server.worker_signs import EXIT_FAILED, FAILED
 
 PRELOADED = (
     "numpy",
@@ -39,9 +40,6 @@ SECONDS_TO_ANSWER = 60.0
 """After how long a worker that was ready and gives no sign any more is replaced."""
 LONGEST_PAUSE = 60.0
 """Seconds before a worker that keeps failing is started again, at most."""
-ALIVE, FAILED = b"alive", b"failed:"
-"""What a worker tells: that it answers; why it cannot, as a pickled error."""
-EXIT_FAILED = 1
 _SECONDS_OF_A_LOOK = 0.25
 _SECONDS_OF_A_LIFE = 10.0
 _LONGEST_FOLDER_OF_A_SOCKET = 88  # of the 107 that Linux allows, the name takes 18

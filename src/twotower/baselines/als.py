@@ -1,0 +1,162 @@
+"""Implicit ALS: factors of queries and items by weighted least squares."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from twotower.baselines.matrices import history_matrix, query_item_matrix
+from twotower.baselines.validation import Validation
+from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.errors import ArgumentError
+from twotower.extras import library
+from twotower.vocab import FIRST_ROW
+
+# What is tried, the value to fall back on first.
+_ALPHAS = (10.0, 1.0, 40.0)
+_REGULARIZATIONS = (0.1, 1.0, 10.0)
+_FACTORS = (64, 128)
+_ITERATIONS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class ALS:
+    """Scores an item by the dot product of its factors with those that explain the history best.
+
+    Training finds the factors of queries ``x`` and items ``y`` that make this least::
+
+        sum over all q, i of confidence(q, i) * (preference(q, i) - x_q . y_i)^2
+            + regularization * (sum of |x_q|^2 + sum of |y_i|^2)
+
+    where the preference is 1 and the confidence ``alpha * count / mean count`` if the query has a
+    training event with the item (the count adds up the weights of its events), and else 0 and 1. A
+    query's factors at test are the solution for its history, each event with a count of the mean,
+    the item factors as they are: events of validation are known, and a new query needs no training.
+
+    Args:
+        model: ``implicit.cpu.als.AlternatingLeastSquares``, fitted on the items from ``FIRST_ROW`` up.
+        num_item_rows: Rows of the item vocabulary.
+        factors: Width of the factors.
+        regularization: At least 0.
+        alpha: Above 0.
+
+    Source: Hu, Koren and Volinsky, ICDM 2008, section 4; the solver is that of the library
+        ``implicit``. Differs: the confidence of an event is ``alpha * count``, not ``1 + alpha * count``,
+        as the library has it, with counts in units of their mean.
+    """
+
+    model: Any
+    num_item_rows: int
+    factors: int
+    regularization: float
+    alpha: float
+
+    @classmethod
+    def fit(
+        cls,
+        train: Interactions,
+        num_item_rows: int,
+        *,
+        factors: int,
+        regularization: float,
+        alpha: float,
+        seed: int = 0,
+    ) -> "ALS":
+        """Return the factors after 15 rounds.
+
+        Args:
+            train: The training events, and no others; negatives among them are left out.
+            num_item_rows: Rows of the item vocabulary.
+            factors: At least 1.
+            regularization: See the class.
+            alpha: See the class.
+            seed: Of the first factors.
+
+        Raises:
+            MissingExtraError: ``implicit`` is not installed.
+            ValueError: A setting is out of its range.
+        """
+        if factors < 1:
+            raise ArgumentError(f"factors must be at least 1, got {factors}.")
+        if not 0 <= regularization < np.inf:
+            raise ArgumentError(
+                f"regularization must be at least 0 and finite, got {regularization}."
+            )
+        if not 0 < alpha < np.inf:
+            raise ArgumentError(f"alpha must be above 0 and finite, got {alpha}.")
+        train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
+        counts = query_item_matrix(train, num_item_rows, add_up=True)[:, FIRST_ROW:]
+        from scipy import sparse
+
+        counts = sparse.csr_matrix(counts, dtype=np.float32)  # what the library takes
+        if counts.nnz:
+            counts.data /= counts.data.mean()
+        counts.data *= alpha
+        als = library("implicit.cpu.als", wanted_by="als", extra="baselines")
+        with _one_blas_thread():
+            model = als.AlternatingLeastSquares(
+                factors=factors,
+                regularization=regularization,
+                iterations=_ITERATIONS,
+                num_threads=torch.get_num_threads(),
+                random_state=seed,
+            )
+            model.fit(counts, show_progress=False)
+        return cls(model, num_item_rows, factors, regularization, alpha)
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
+        history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
+        from scipy import sparse
+
+        history = sparse.csr_matrix(history)
+        history.data *= np.float32(self.alpha)
+        with _one_blas_thread():
+            queries = self.model.recalculate_user(np.arange(len(cases)), history)
+        scores = torch.zeros(len(cases), self.num_item_rows)
+        items = torch.from_numpy(self.model.item_factors)
+        torch.mm(torch.from_numpy(queries), items.T, out=scores[:, FIRST_ROW:])
+        return scores
+
+
+def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
+    """Return ALS fitted on the training events, its settings chosen on validation.
+
+    NDCG@10 decides, in stages, each on a small grid: alpha, then the regularisation, then the factors.
+
+    Raises:
+        MissingExtraError: ``implicit`` is not installed.
+    """
+    train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
+
+    def fit(alpha: float, regularization: float, factors: int) -> ALS:
+        return ALS.fit(
+            train,
+            validation.num_item_rows,
+            factors=factors,
+            regularization=regularization,
+            alpha=alpha,
+            seed=seed,
+        )
+
+    best = validation.best(fit(alpha, _REGULARIZATIONS[0], _FACTORS[0]) for alpha in _ALPHAS)
+    others: Iterator[ALS] = (fit(best.alpha, r, _FACTORS[0]) for r in _REGULARIZATIONS[1:])
+    best = validation.best(chain([best], others))
+    others = (fit(best.alpha, best.regularization, factors) for factors in _FACTORS[1:])
+    return validation.best(chain([best], others))
+
+
+def _one_blas_thread() -> Any:
+    """Return a context in which each of the library's threads has its own BLAS to itself."""
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> Any:
+    """Return what knows the libraries that are loaded: they are looked for once, which takes a while."""
+    library("implicit.cpu.als", wanted_by="als", extra="baselines")  # its BLAS is among them
+    return library("threadpoolctl", wanted_by="als", extra="baselines").ThreadpoolController()

@@ -1,0 +1,269 @@
+"""EASE: a linear model of each item from the others, in closed form; recent events first."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from twotower.baselines.matrices import (
+    close_matrix,
+    history_matrix,
+    product,
+    query_item_matrix,
+    together,
+)
+from twotower.baselines.validation import Validation, half_lives
+from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.errors import ArgumentError, ConfigError
+from twotower.vocab import FIRST_ROW
+
+_PAIR_REACH = 12  # pair half-lives beyond which two events no longer count as a pair
+_MIRRORED_ROWS = 512  # of the matrix that are mirrored at once
+
+# What is tried, the value to fall back on first.
+_REGULARIZATIONS = (200.0, 50.0, 800.0)
+_PAIR_HALF_LIVES = (None, 5.0, 20.0)
+_HALF_LIVES = (2.0, 1.0, 0.5, 5.0, 10.0, 20.0, 50.0, None)
+_CHOSEN_ITEMS = 16_000  # above, one inverse takes minutes: only the half-life is chosen
+
+
+@dataclass(frozen=True, eq=False)
+class EASE:
+    """Scores an item by a regression on the items of the query's history, recent ones first.
+
+    ``score(i) = sum over events j of weights[j, i] * 0.5 ** (age_j / half_life)``, with ``age_j`` the
+    number of later events in the history. With ``G`` the items' Gram matrix of training,
+    ``X^T X`` of the 0/1 query x item matrix ``X``, and ``P = (G + regularization * I)^-1``::
+
+        weights[j, i] = -P[j, i] / P[i, i]      weights[i, i] = 0
+
+    which is the least squares solution of ``X = X weights`` under that diagonal.
+
+    Args:
+        item_rows: ``(m,)`` int64, the items with a training event, ascending. Others score 0.
+        weights: ``(m, m)`` float32.
+        num_item_rows: Rows of the item vocabulary.
+        regularization: Above 0; Steck's lambda.
+        half_life: Events after which one counts half, above 0; None weighs all the same.
+        pair_half_life: None, or above 0: then ``G[j, i]`` is the sum, over the ordered pairs of
+            training events of one query ``d`` places apart, of ``0.5 ** (d / pair_half_life)``, up
+            to ``d = 12 * pair_half_life``, an event with itself included: the Gram matrix of a history
+            that is seen through a decaying window at each of its events.
+
+    Source: Steck, WWW 2019, section 3 (the closed form). Differs: both half-lives; weights of events
+        are not read.
+    """
+
+    item_rows: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+    num_item_rows: int
+    regularization: float
+    half_life: float | None
+    pair_half_life: float | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        train: Interactions,
+        num_item_rows: int,
+        *,
+        regularization: float,
+        half_life: float | None,
+        pair_half_life: float | None = None,
+    ) -> "EASE":
+        """Return the regression of each item of ``train`` on the others.
+
+        It takes four bytes for each pair of items, once, and time that grows with the cube of their
+        number.
+
+        Args:
+            train: The training events, and no others; negatives among them are left out.
+            num_item_rows: Rows of the item vocabulary.
+            regularization: See the class, and so for the rest.
+            half_life: Events without order have no age: it must be None for them.
+            pair_half_life: It must be None for events without order, too.
+
+        Raises:
+            ValueError: A setting is out of its range, or ``regularization`` is too low for the rounding
+                of float32.
+        """
+        _check(regularization=regularization, half_life=half_life, pair_half_life=pair_half_life)
+        item_rows, gram = _gram(train, pair_half_life)
+        weights = _solved(gram, regularization)
+        return cls(item_rows, weights, num_item_rows, regularization, half_life, pair_half_life)
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
+        history = history_matrix(cases.histories, self.num_item_rows, self.half_life)
+        scores = np.zeros((len(cases), self.num_item_rows), np.float32)
+        if len(self.item_rows):
+            scores[:, self.item_rows] = product(history[:, self.item_rows], self.weights)
+        return torch.from_numpy(scores)
+
+
+def choose_ease(dataset: Dataset) -> EASE:
+    """Return EASE fitted on the training events, its settings chosen on validation.
+
+    NDCG@10 decides on small grids: whether pairs decay, then the regularisation, the half-life of the
+    history anew with each. In a catalogue of more than 16,000 items the half-life alone is chosen.
+
+    Args:
+        dataset: With a split. Without order among its events, both half-lives are None.
+
+    Raises:
+        ConfigError: The catalogue is too large for the memory that is available.
+    """
+    count = check_size(dataset)
+    train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
+    lives = half_lives(dataset, _HALF_LIVES)
+    pair_lives = half_lives(dataset, _PAIR_HALF_LIVES)
+
+    def tried(pair_half_life: float | None, regularizations: tuple[float, ...]) -> Iterator[EASE]:
+        item_rows, gram = _gram(train, pair_half_life)
+        for number, regularization in enumerate(regularizations, 1):
+            # The last one may take the matrix itself.
+            matrix = gram.copy() if number < len(regularizations) else gram
+            fitted = EASE(
+                item_rows,
+                _solved(matrix, regularization),
+                validation.num_item_rows,
+                regularization,
+                None,
+                pair_half_life,
+            )
+            del matrix
+            yield validation.best(replace(fitted, half_life=life) for life in lives)
+
+    if count > _CHOSEN_ITEMS:
+        return next(tried(None, _REGULARIZATIONS[:1]))
+    paired = (tried(life, _REGULARIZATIONS[:1]) for life in pair_lives)
+    best = validation.best(chain.from_iterable(paired))
+    return validation.best(chain([best], tried(best.pair_half_life, _REGULARIZATIONS[1:])))
+
+
+def check_size(dataset: Dataset) -> int:
+    """Return ``num_trained_items``, of a catalogue that is not too large.
+
+    Raises:
+        ConfigError: It is, for the memory that is available.
+    """
+    count = num_trained_items(dataset)
+    refusal = too_large(count, available_bytes())
+    if refusal is not None:
+        raise ConfigError(refusal)
+    return count
+
+
+def num_trained_items(dataset: Dataset) -> int:
+    """Return how many items have a positive training event: the width of the matrix."""
+    train = dataset.part(Part.TRAIN)
+    rows = train.item_rows[train.is_read]
+    return len(np.unique(rows[rows >= FIRST_ROW]))
+
+
+def too_large(count: int, available: float) -> str | None:
+    """Return why memory cannot hold EASE of ``count`` items, with both figures; None if it can.
+
+    Args:
+        count: Items with a training event.
+        available: Bytes.
+    """
+    matrices = 3 if count <= _CHOSEN_ITEMS else 1  # the Gram matrix, the best, the one being tried
+    needed = 4 * matrices * count**2
+    if needed <= available:
+        return None
+    return (
+        f"EASE needs {needed / 1e9:.1f} GB for {count:,} items, "
+        f"{available / 1e9:.1f} GB are available."
+    )
+
+
+def available_bytes() -> float:
+    """Return how much memory can still be taken: by the machine, and by the container if it is in one.
+
+    Linux says both; elsewhere it is all that the machine has.
+    """
+    found = math.inf
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                found = 1024.0 * int(line.split()[1])
+    elif hasattr(os, "sysconf"):
+        found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(found, left_in_container(Path("/sys/fs/cgroup")))
+
+
+def left_in_container(folder: Path) -> float:
+    """Return what a control group may still take, in bytes; infinity where it has no limit.
+
+    Args:
+        folder: Of the group, with ``memory.max`` and ``memory.current`` (version 2 of the interface).
+    """
+    limit, used = folder / "memory.max", folder / "memory.current"
+    if not limit.exists() or not used.exists():
+        return math.inf
+    most = limit.read_text("ascii").strip()
+    return math.inf if most == "max" else float(int(most) - int(used.read_text("ascii")))
+
+
+def _check(*, regularization: float, half_life: float | None, pair_half_life: float | None) -> None:
+    if not 0 < regularization < math.inf:
+        raise ArgumentError(f"regularization must be above 0 and finite, got {regularization}.")
+    for name, value in (("half_life", half_life), ("pair_half_life", pair_half_life)):
+        if value is not None and not 0 < value < math.inf:
+            raise ArgumentError(f"{name} must be above 0 and finite, or None, got {value}.")
+
+
+def _gram(
+    train: Interactions, pair_half_life: float | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the item rows of training, ``(m,)``, and their Gram matrix, ``(m, m)``."""
+    train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
+    item_rows, places = np.unique(train.item_rows, return_inverse=True)
+    count = len(item_rows)
+    plain = replace(train, item_rows=places.astype(np.int32), weights=None)
+    if pair_half_life is None:
+        gram = np.zeros((count, count), np.float32)
+        for first, block in together(query_item_matrix(plain, count)):
+            from scipy import sparse
+
+            dense = sparse.csr_array(block, dtype=np.float32).toarray()
+            gram[first : first + block.shape[0]] = dense
+    else:
+        distances = np.arange(1, int(_PAIR_REACH * pair_half_life) + 1)
+        gram = close_matrix(plain, count, 0.5 ** (distances / pair_half_life), np.float32)
+        gram[np.diag_indices(count)] += np.bincount(places, minlength=count).astype(np.float32)
+    return item_rows.astype(np.int64), gram
+
+
+def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray[np.float32]:
+    """Return the weights, in the memory of ``gram``: it is overwritten."""
+    count = len(gram)
+    if count == 0:
+        return gram
+    gram[np.diag_indices(count)] += regularization
+    # The transpose is in the order of LAPACK, which then copies nothing.
+    from scipy.linalg import lapack
+
+    factor, failed = lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)
+    if failed:
+        raise ArgumentError(
+            f"regularization must be above what float32 rounds away, got {regularization}; raise it."
+        )
+    inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
+    weights: npt.NDArray[np.float32] = inverse.T  # its upper triangle is the answer
+    for start in range(0, count, _MIRRORED_ROWS):
+        end = min(start + _MIRRORED_ROWS, count)
+        weights[start:end, :start] = weights[:start, start:end].T
+        own = np.triu(weights[start:end, start:end])
+        weights[start:end, start:end] = own + np.triu(own, 1).T
+    weights /= -weights.diagonal().copy()
+    np.fill_diagonal(weights, 0.0)
+    return weights

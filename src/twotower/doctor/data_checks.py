@@ -1,0 +1,168 @@
+"""The doctor on data, before anything is trained: every check, the worst finding first."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+import polars as pl
+
+from twotower.caller import argument
+from twotower.config import Config
+from twotower.data.columns import Decision, Role, checked_ids
+from twotower.data.dataset import Dataset, EntityTable
+from twotower.data.drawn import hold_out_validation
+from twotower.data.prepare import Preparation, prepare
+from twotower.data.splits import split
+from twotower.data.tables import Table, read_table
+from twotower.data.times import times_in_seconds
+from twotower.doctor.data_events import duplicates, one_moment, out_of_order, tied_times
+from twotower.doctor.data_features import columns
+from twotower.doctor.data_labels import label_columns
+from twotower.doctor.data_leaks import leaking_item_columns, leaking_query_columns
+from twotower.doctor.data_order import shuffled_order
+from twotower.doctor.data_positions import position_weights
+from twotower.doctor.data_split import churn, empty_test, popularity, split_times
+from twotower.doctor.data_unused import (
+    shown_only,
+    unstated_kinds,
+    unused,
+    without_row,
+)
+from twotower.doctor.findings import Finding, worst_first
+from twotower.errors import ConfigError
+from twotower.keywords import Keywords, configured, takes_keywords
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+
+@takes_keywords
+def diagnose_data(
+    interactions: Table | Mapping[str, Table],
+    *,
+    items: Table | None = None,
+    queries: Table | None = None,
+    config: Config | Mapping[str, object] | str | Path | None = None,
+    **keywords: Unpack[Keywords],
+) -> list[Finding]:
+    """Return what is wrong with tables that ``twotower.train`` would take, the worst first.
+
+    The data is split as for training, and nothing is trained.
+
+    Args:
+        interactions: As ``twotower.train`` takes it.
+        items: A file or a frame of the items' columns.
+        queries: A file or a frame of the queries' columns.
+        config: Settings, as for ``twotower.train``.
+        **keywords: Single settings; see ``keywords.Keywords``.
+
+    Raises:
+        DataError: A table cannot be used as it is, or the split leaves no test.
+        ConfigError: A setting is unknown, out of range, or does not go with the data.
+    """
+    settings = configured(config, **keywords)
+    if settings.views:
+        raise ConfigError(
+            f"{argument('config')} must hold no views for the doctor, got some; ask about each."
+        )
+    if isinstance(interactions, Mapping):
+        tables = {name: read_table(table, what=name) for name, table in interactions.items()}
+        preparation = prepare(
+            tables, items=items, queries=queries, config=settings.data, features=settings.features
+        )
+        dataset = hold_out_validation(preparation.dataset, settings.split)
+        frames = list(tables.values())
+    else:
+        frames = [read_table(interactions)]
+        preparation = prepare(
+            frames[0],
+            items=items,
+            queries=queries,
+            config=settings.data,
+            features=settings.features,
+        )
+        dataset = split(preparation.dataset, settings.split)
+    findings = [
+        finding for frame in frames for finding in _as_in_file(frame, preparation, settings)
+    ]
+    findings += position_weights(dataset, is_rated=preparation.is_rated)
+    findings += diagnose_dataset(dataset, config=settings, decisions=preparation.decisions)
+    return worst_first(findings)
+
+
+def of_held_columns(config: Config, dataset: Dataset) -> Config:
+    """Return the settings of a training without the columns of queries that a bundle leaves out."""
+    held = dataset.queries.frame.columns
+    kinds = {name: kind for name, kind in config.features.query.items() if name in held}
+    return replace(config, features=replace(config.features, query=kinds))
+
+
+def diagnose_dataset(
+    dataset: Dataset, *, config: Config | None = None, decisions: tuple[Decision, ...] = ()
+) -> list[Finding]:
+    """Return what is wrong with prepared and split data, the worst first.
+
+    How events stood in their file is no longer known then.
+
+    Args:
+        dataset: Split; without a test part, just that is said of the split.
+        config: The settings that it was made with: which kinds are stated, and which split was asked
+            for. A split by chance is told from a given one by them.
+        decisions: Which columns of the interactions have a role; without them, columns of the
+            interactions are not examined.
+    """
+    settings = config or Config()
+    roles = {d.column for d in decisions if d.role is not None and d.column is not None}
+    items, features = _offered(dataset), settings.features
+    if dataset.offered is not None:  # kinds of another view's columns are stated there, too
+        own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
+        features = replace(features, item=own)
+    is_chosen = (
+        settings.split.kind in ("random", "cold-items", "cold-queries") or not dataset.ordered
+    )
+    return worst_first(
+        [
+            *empty_test(dataset),
+            *leaking_query_columns(dataset),
+            *leaking_item_columns(dataset),
+            *label_columns(dataset, roles if decisions else None),
+            *split_times(dataset, is_chosen=is_chosen),
+            *unstated_kinds(dataset, decisions),
+            *duplicates(dataset, settings.data.event_column),
+            *shuffled_order(dataset),
+            *one_moment(dataset),
+            *tied_times(dataset),
+            *columns(dataset.queries, "query", settings.features),
+            *columns(items, "item", features),
+            *without_row(dataset),
+            *churn(dataset),
+            *popularity(dataset),
+            *unused(decisions),
+            *shown_only(dataset.queries, "query", settings.features),
+            *shown_only(items, "item", features),
+        ]
+    )
+
+
+def _offered(dataset: Dataset) -> EntityTable:
+    """Return the items that may be an answer: columns of another view say nothing of this one."""
+    if dataset.offered is None:
+        return dataset.items
+    kept = pl.Series(dataset.offered[FIRST_ROW:])
+    frame = dataset.items.frame.filter(kept)
+    frame = frame.select(c for c in frame.columns if frame[c].null_count() < len(frame))
+    ids = Vocabulary(dataset.items.ids.ids.filter(kept))
+    return replace(dataset.items, ids=ids, frame=frame)
+
+
+def _as_in_file(frame: pl.DataFrame, preparation: Preparation, config: Config) -> list[Finding]:
+    """Return whether a table of events, as it was read, is out of order."""
+    column = {decision.role: decision.column for decision in preparation.decisions}
+    query, item, time = (column[role] for role in (Role.QUERY, Role.ITEM, Role.TIME))
+    if query is None or item is None or time is None:
+        return []
+    query_ids, has_query = checked_ids(frame[query], role=Role.QUERY, drop_null=True)
+    _, has_item = checked_ids(frame[item], role=Role.ITEM, drop_null=True)
+    kept = pl.Series(has_query & has_item)
+    times = times_in_seconds(frame[time].filter(kept), what=f"time column {time!r}")
+    owners = query_ids.filter(kept).rank("dense").to_numpy()
+    return out_of_order(owners, times, sorted_by_time=config.data.order != "file")

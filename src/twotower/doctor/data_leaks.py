@@ -1,0 +1,313 @@
+"""The doctor on columns that know the future: the test's targets, or how often items are in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
+from twotower.doctor.data_feature_findings import (
+    HOLDS_TARGET,
+    LEAKING_ITEM,
+    LEAKING_QUERY,
+)
+from twotower.doctor.data_features import by_row, codes_of, described, text_of
+from twotower.doctor.findings import Finding, Severity
+from twotower.features.raw_values import floats_of, seconds_of
+from twotower.vocab import FIRST_ROW
+
+TARGETS_KNOWN = (0.05, 0.15)
+"""More agreement among targets than training lets expect: a warning, and an error, since the figures
+then measure the column. A taste that drifted is below the first in every public set that we know."""
+
+COUNTS_KNOWN = (0.5, 0.8)
+"""Partial rank correlations: a release date that goes with rising items stays below the first."""
+
+MIN_TARGETS = 100
+NEEDED_DEVIATIONS = 3.0
+MAX_EVENTS = 300_000
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Events:
+    """Positive events of some parts, at most ``MAX_EVENTS`` drawn at random.
+
+    Args:
+        query_rows: ``(n,)`` int64.
+        item_rows: ``(n,)`` int64.
+    """
+
+    query_rows: Ints
+    item_rows: Ints
+
+    @classmethod
+    def drawn(cls, events: Interactions) -> "_Events":
+        rng = np.random.default_rng(0)
+        rows = np.arange(len(events))
+        if len(rows) > MAX_EVENTS:
+            rows = np.sort(rng.permutation(rows)[:MAX_EVENTS])
+        return cls(
+            events.query_rows[rows].astype(np.int64), events.item_rows[rows].astype(np.int64)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """What a target may be called: the item itself, or its value in a column.
+
+    Args:
+        name: Of the column.
+        codes: ``(num_item_rows,)`` group of each item row, -1 where it has none.
+        texts: ``(num_items,)`` the values as text, or None where they are no names.
+    """
+
+    name: str
+    codes: Ints
+    texts: pl.Series | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What a column's knowledge is measured on.
+
+    Args:
+        tested: Events of the test.
+        known: Events of training and validation.
+        latest: Of these the last one of each query: a column that tells it was made from the past.
+        num_query_rows: Rows of the query table.
+    """
+
+    tested: _Events
+    known: _Events
+    latest: _Events
+    num_query_rows: int
+
+    def gains(self, groups: Ints, label: _Label) -> Floats:
+        """Return how much more the test targets of a group agree than was to be expected.
+
+        Args:
+            groups: ``(num_query_rows,)`` group of each query, -1 for none.
+            label: What is compared.
+
+        Returns:
+            ``(T,)`` for each test event, NaN where it cannot be compared.
+        """
+        everybody = np.zeros(self.num_query_rows, np.int64)
+
+        def beyond_everybody(asked: _Events, reference: _Events) -> Floats:
+            shares = _share_of_others(asked, reference, groups, label.codes)
+            shares -= _share_of_others(asked, reference, everybody, label.codes)
+            return shares
+
+        here = beyond_everybody(self.tested, self.tested)
+        before = (
+            beyond_everybody(self.tested, self.known),  # taste
+            beyond_everybody(self.latest, self.latest),  # what was made from the history
+        )
+        return here - max((np.nanmean(shares) for shares in before if _any(shares)), default=0.0)
+
+
+def leaking_query_columns(dataset: Dataset) -> list[Finding]:
+    """Return which query columns know the test targets better than the past explains.
+
+    For queries that share a value, the share of pairs of test targets that are equal is held against
+    two others: how often their training events equal the target, which is what taste explains, and
+    how often their last events before the test are equal, which is where a column comes out that was
+    made from the history. Each is taken less the same share among all queries, so that a drift
+    common to all does not count; only pairs of different queries do. Targets are compared by their
+    id, where the item was in training, and by each item column.
+    """
+    positive = dataset.interactions.is_positive
+    test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
+    if not len(test) or not len(known):
+        return []
+    last = np.zeros(len(known), np.bool_)
+    last[known.offsets[1:][np.diff(known.offsets) > 0] - 1] = True
+    last &= np.isin(known.query_rows, test.query_rows)
+    parts = _Parts(
+        _Events.drawn(test),
+        _Events.drawn(known),
+        _Events.drawn(known.where(last)),
+        dataset.queries.ids.num_rows,
+    )
+    labels = _labels(dataset, np.unique(known.item_rows))
+    findings = []
+    for name in described(dataset.queries):
+        values = dataset.queries.frame[name]
+        codes = codes_of(values)
+        if codes is None or codes.max(initial=-1) < 1:
+            continue
+        texts = text_of(values)
+        found = [_known_by_groups(name, by_row(codes), label, parts) for label in labels]
+        found += [_named(name, texts, label, parts) for label in labels]
+        most = max((f for f in found if f is not None), key=lambda f: f.value, default=None)
+        if most is not None:
+            findings.append(most)
+    return findings
+
+
+def leaking_item_columns(dataset: Dataset) -> list[Finding]:
+    """Return which item columns go with the number of test events beyond that of training events.
+
+    The figure is the partial rank correlation of the column with the test counts, given the training
+    counts, over items with an event and a value.
+
+    Source: Kendall, Biometrika 1942 (partial rank correlation), here with Spearman's coefficient.
+    """
+    positive = dataset.interactions.is_positive
+    is_test = dataset.parts == Part.TEST
+    rows, size = dataset.interactions.item_rows, dataset.items.ids.num_rows
+    tested = np.bincount(rows[is_test & positive], minlength=size)[FIRST_ROW:]
+    is_known = np.isin(dataset.parts, KNOWN)
+    known = np.bincount(rows[is_known & positive], minlength=size)[FIRST_ROW:]
+    findings = []
+    for name in described(dataset.items):
+        values = dataset.items.frame[name]
+        if not (
+            values.dtype.is_numeric() or values.dtype.is_temporal() or values.dtype == pl.Boolean
+        ):
+            continue
+        numbers = seconds_of(values) if values.dtype.is_temporal() else floats_of(values)
+        kept = np.isfinite(numbers) & (known + tested > 0)
+        if kept.sum() < MIN_TARGETS or np.ptp(numbers[kept]) == 0:
+            continue
+        found = _partial(numbers[kept], tested[kept], known[kept])
+        if abs(found) >= COUNTS_KNOWN[0]:
+            severity: Severity = "error" if abs(found) >= COUNTS_KNOWN[1] else "warning"
+            findings.append(Finding(LEAKING_ITEM, severity, found, {"column": name}))
+    return findings
+
+
+def _labels(dataset: Dataset, trained: npt.NDArray[np.int32]) -> list[_Label]:
+    """Return what targets are called: their id, and each column of the item table."""
+    table = dataset.items
+    ids = np.full(table.ids.num_rows, -1, np.int64)
+    ids[trained] = trained  # what is new in the test is new for everybody, which is no leak
+    labels = [_Label(table.id_column, ids, text_of(table.ids.ids))]
+    for name in described(table):
+        codes = codes_of(table.frame[name])
+        if codes is not None and codes.max(initial=-1) >= 1:
+            labels.append(_Label(name, by_row(codes), text_of(table.frame[name])))
+    return labels
+
+
+def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) -> Finding | None:
+    """Return whether queries with the same value have the same target too often."""
+    gains = parts.gains(groups, label)
+    kept = np.isfinite(gains)
+    owners = parts.tested.query_rows[kept]
+    # Each query stands on both sides of its pairs, and pairs of one group share their queries.
+    error = max(
+        2 * _standard_error(gains[kept], owners), _standard_error(gains[kept], groups[owners])
+    )
+    severity = _severity(gains[kept], error)
+    if severity is None:
+        return None
+    gain = float(gains[kept].mean())
+    here = float(np.nanmean(_share_of_others(parts.tested, parts.tested, groups, label.codes)))
+    facts = {"column": column, "label": label.name, "here": here, "expected": here - gain}
+    return Finding(LEAKING_QUERY, severity, gain, facts)
+
+
+def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -> Finding | None:
+    """Return whether a query's value is the very name of its target."""
+    if texts is None or label.texts is None:
+        return None
+    (here, owners), *before = (
+        _is_named(texts, label.texts, events)
+        for events in (parts.tested, parts.known, parts.latest)
+    )
+    expected = max((float(shares.mean()) for shares, _ in before if len(shares)), default=0.0)
+    severity = _severity(here - expected, _standard_error(here, owners))
+    if severity is None:
+        return None
+    share = float(here.mean())
+    facts = {"column": column, "label": label.name, "here": share, "expected": expected}
+    return Finding(HOLDS_TARGET, severity, share - expected, facts)
+
+
+def _severity(gains: Floats, standard_error: float) -> Severity | None:
+    """Return how bad a mean gain is; None where it is small, or may be chance."""
+    if len(gains) < MIN_TARGETS:
+        return None
+    mean = gains.mean()
+    if mean < TARGETS_KNOWN[0] or mean < NEEDED_DEVIATIONS * standard_error:
+        return None
+    return "error" if mean >= TARGETS_KNOWN[1] else "warning"
+
+
+def _standard_error(values: Floats, clusters: Ints) -> float:
+    """Return the standard error of a mean whose values depend on each other within a cluster."""
+    if not len(values):
+        return 0.0
+    sums = np.bincount(clusters, values - values.mean())
+    return float(np.sqrt((sums**2).sum()) / len(values))
+
+
+def _any(shares: Floats) -> bool:
+    return bool(np.isfinite(shares).any())
+
+
+def _is_named(
+    query_texts: pl.Series, item_texts: pl.Series, events: _Events
+) -> tuple[Floats, Ints]:
+    """Return which events are of an item with the query's value, where both have one.
+
+    Returns:
+        ``(n,)`` 0 or 1, and the ``(n,)`` query rows.
+    """
+    ours = query_texts.gather(events.query_rows - FIRST_ROW)
+    theirs = item_texts.gather(events.item_rows - FIRST_ROW)
+    is_same = (ours == theirs).cast(pl.Float64)
+    kept = is_same.is_not_null().to_numpy()
+    return is_same.drop_nulls().to_numpy(), events.query_rows[kept]
+
+
+def _share_of_others(asked: _Events, reference: _Events, groups: Ints, codes: Ints) -> Floats:
+    """Return for each event which share of reference events in its group has its label.
+
+    Events of the same query are left out of the reference.
+
+    Args:
+        asked: ``T`` events.
+        reference: The events to be compared with.
+        groups: ``(num_query_rows,)`` group of each query, -1 for none.
+        codes: ``(num_item_rows,)`` label of each item, -1 for none.
+
+    Returns:
+        ``(T,)``; NaN where the event has no group or label, or its group has no other events.
+    """
+    width = int(codes.max(initial=0)) + 1
+    group, label = groups[reference.query_rows], codes[reference.item_rows]
+    kept = (group >= 0) & (label >= 0)
+    group, label, owner = group[kept], label[kept], reference.query_rows[kept]
+    own_group, own_label = groups[asked.query_rows], codes[asked.item_rows]
+    same = _count(group * width + label, own_group * width + own_label)
+    same -= _count(owner * width + label, asked.query_rows * width + own_label)
+    every = _count(group, own_group) - _count(owner, asked.query_rows)
+    every[(own_group < 0) | (own_label < 0)] = 0
+    return np.where(every > 0, same / np.maximum(every, 1), np.nan)
+
+
+def _count(keys: Ints, asked: Ints) -> Ints:
+    """Return how often each of ``asked`` is among ``keys``."""
+    found, counts = np.unique(keys, return_counts=True)
+    if not len(found):
+        return np.zeros(len(asked), np.int64)
+    places = np.minimum(np.searchsorted(found, asked), len(found) - 1)
+    return np.where(found[places] == asked, counts[places], 0)
+
+
+def _partial(x: Floats, y: Ints, given: Ints) -> float:
+    """Return the partial rank correlation of ``x`` and ``y``; 0 where ``given`` explains one."""
+    ranks = np.array([pl.Series(column).rank() for column in (x, y, given)])
+    if (np.ptp(ranks, axis=1) == 0).any():
+        return 0.0
+    xy, xg, yg = np.corrcoef(ranks)[[0, 0, 1], [1, 2, 2]]
+    rest = (1 - xg**2) * (1 - yg**2)
+    return float((xy - xg * yg) / np.sqrt(rest)) if rest > 1e-9 else 0.0

@@ -1,0 +1,129 @@
+"""The doctor on the split: what the test asks for that training knows, or cannot know."""
+
+import numpy as np
+
+from twotower.data.dataset import KNOWN, Dataset, Part
+from twotower.doctor.data_findings import (
+    CATALOGUE_CHURN,
+    COLD_ITEMS,
+    FEW_EVENTS,
+    NO_TEST,
+    POPULARITY,
+    QUERY_CHURN,
+    TEST_BEFORE_TRAIN,
+    TIME_OVERLAP,
+)
+from twotower.doctor.findings import Finding, Kind, Severity
+from twotower.vocab import FIRST_ROW
+
+BEFORE_TRAIN = 0.01
+"""From this share of test events on the figures are visibly those of another question."""
+
+OVERLAP = 0.1
+COLD = (0.01, 0.1)
+CHURN = (0.1, 0.5)
+CONCENTRATION = (0.2, 0.5)
+FEW = 5
+FEW_SHARES = (0.2, 0.5)
+"""Shares that are worth knowing, and that likely cost quality; half is the majority."""
+
+
+def empty_test(dataset: Dataset) -> list[Finding]:
+    """Return whether there is nothing to be measured on."""
+    if ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
+        return []
+    return [Finding(NO_TEST, "error", 0.0, {"events": len(dataset.interactions)})]
+
+
+def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
+    """Return whether test events are earlier than training events.
+
+    Args:
+        dataset: Split.
+        is_chosen: Whether a split was asked for that does not follow time, so that being earlier is
+            no accident and only to be warned of.
+    """
+    times = dataset.interactions.times
+    is_test = dataset.parts == Part.TEST
+    known = np.isin(dataset.parts, KNOWN)
+    if times is None or not is_test.any() or not known.any():
+        return []
+    query_rows = dataset.interactions.query_rows
+    last = np.full(dataset.queries.ids.num_rows, -np.inf)
+    np.maximum.at(last, query_rows[known], times[known])
+    tested = times[is_test]
+    is_before = tested < last[query_rows[is_test]]
+    share = float(is_before.mean())
+    findings = []
+    if share > 0:
+        severity: Severity = "error" if share >= BEFORE_TRAIN and not is_chosen else "warning"
+        facts = {"count": int(is_before.sum()), "total": len(tested)}
+        findings.append(Finding(TEST_BEFORE_TRAIN, severity, share, facts))
+    overlap = float((tested < times[known].max()).mean())
+    if overlap >= OVERLAP:
+        findings.append(Finding(TIME_OVERLAP, "info", overlap))
+    return findings
+
+
+def churn(dataset: Dataset) -> list[Finding]:
+    """Return how much of the test is of items and queries that training has not seen."""
+    positive = dataset.interactions.is_positive
+    known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
+    test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    if not len(test):
+        return []
+    is_known = np.zeros(dataset.items.ids.num_rows, np.bool_)
+    learnt = dataset.part(Part.TRAIN, Part.VALID)
+    is_known[learnt.item_rows[learnt.is_positive]] = True
+    items, queries = np.unique(test.item_rows), np.unique(test.query_rows)
+    new_queries = np.setdiff1d(queries, known.query_rows)
+    new_items = int((~is_known[items]).sum())
+    cold = float((~is_known[test.item_rows]).mean())
+    return [
+        *_above(COLD_ITEMS, cold, COLD),
+        *_above(
+            CATALOGUE_CHURN,
+            new_items / len(items),
+            CHURN,
+            count=new_items,
+            total=len(items),
+        ),
+        *_above(
+            QUERY_CHURN,
+            len(new_queries) / len(queries),
+            CHURN,
+            count=len(new_queries),
+            total=len(queries),
+        ),
+    ]
+
+
+def popularity(dataset: Dataset) -> list[Finding]:
+    """Return whether few items have most training events, and whether most have too few."""
+    train = dataset.part(Part.TRAIN)
+    train = train.where(train.is_positive)
+    counts = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
+    counts = counts[FIRST_ROW:] if dataset.offered is None else counts[dataset.offered]
+    if not len(train):
+        return []
+    top = -(-int((counts > 0).sum()) // 100)
+    concentration = float(np.sort(counts)[::-1][:top].sum() / counts.sum())
+    few = float((counts < FEW).mean())
+    return [
+        *_above(POPULARITY, concentration, CONCENTRATION, items=top),
+        *_above(
+            FEW_EVENTS,
+            few,
+            FEW_SHARES,
+            items=len(counts),
+            needed=FEW,
+            median=float(np.median(counts)),
+        ),
+    ]
+
+
+def _above(kind: Kind, share: float, limits: tuple[float, float], **facts: object) -> list[Finding]:
+    """Return an info from the first limit on, and a warning from the second."""
+    if share < limits[0]:
+        return []
+    return [Finding(kind, "warning" if share >= limits[1] else "info", share, facts)]

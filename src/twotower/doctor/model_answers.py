@@ -1,0 +1,233 @@
+"""What a model answers: to whom the same, and what it reads for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from twotower.baselines.popularity import Popularity
+from twotower.data.dataset import Cases, Dataset, Part
+from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.model_findings import HUB_ITEM, POPULARITY_ONLY, SAME_ANSWERS
+from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
+from twotower.evaluation.evaluate_bundle import scorer_of
+from twotower.features.base import FeatureArrays
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
+
+Rows = npt.NDArray[np.int32]
+Shares = npt.NDArray[np.float64]
+
+K = 10
+"""How many answers of a query are looked at."""
+
+MAX_QUERIES = 1_000
+"""Queries that are asked: a share among them is known to 3 % or better."""
+
+HUB_SHARE = 0.25
+"""Share of the answers that an item must stand in to be a hub: one place in ten, for one in four."""
+
+HUB_ODDS = 20.0
+"""How many times the odds that its popularity gives it; models that only follow tastes stay below."""
+
+POPULAR = 0.5
+"""Share of the answers from which a model is popularity with a touch of something else."""
+
+NOTHING_ELSE = 0.9
+"""Share of the answers from which there is nothing else."""
+
+FEW_QUERIES = 20
+"""Queries that must have a choice of answers before what they have in common says anything."""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorScorer:
+    """Scores by dot products of vectors that are there already; satisfies ``Scorer``.
+
+    Args:
+        query_rows: ``(Q,)`` int32, ascending.
+        query_vectors: ``(Q, dim)`` float32, a line for each of ``query_rows``.
+        item_vectors: ``(num_item_rows, dim)`` float32.
+    """
+
+    query_rows: Rows
+    query_vectors: torch.Tensor
+    item_vectors: torch.Tensor
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)`` float32."""
+        places = torch.from_numpy(np.searchsorted(self.query_rows, cases.query_rows))
+        return self.query_vectors[places.to(self.query_vectors.device)] @ self.item_vectors.T
+
+
+class Trial:
+    """A sample of a bundle's validation queries, asked again and again.
+
+    Validation, so that nothing that is done about a finding was chosen on the test.
+
+    Args:
+        retriever: The opened bundle.
+        dataset: The data set that it remembers.
+    """
+
+    def __init__(self, retriever: Retriever, dataset: Dataset) -> None:
+        self.encoding = scorer_of(retriever, dataset).encoding
+        self.popularity = retriever.contents.popularity
+        self.num_item_rows = dataset.items.ids.num_rows
+        self.query_ids = dataset.queries.ids
+        self.remove_seen = not dataset.repeats
+        self.offered = dataset.offered
+        cases = dataset.cases(Part.VALID)
+        features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
+        # Those of whom nothing is known get popularity, whatever the model is worth.
+        known = np.flatnonzero(self.encoding.is_known(features, cases.histories))
+        chosen = np.sort(np.random.default_rng(0).permutation(known)[:MAX_QUERIES])
+        self.cases = cases.take(chosen)
+        self.features: FeatureArrays = {name: v[chosen] for name, v in features.items()}
+        self.query_vectors = self.encoding.query_vectors(self.features, self.cases.histories)
+        self.item_vectors = retriever.index.item_vectors
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that may be an answer."""
+        return self.num_item_rows - FIRST_ROW if self.offered is None else int(self.offered.sum())
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.cases)
+
+    def answer(self, query_vectors: torch.Tensor, item_vectors: torch.Tensor) -> Evaluation:
+        """Return the first ``K`` answers of each query, and their metrics."""
+        return self.evaluated(VectorScorer(self.cases.query_rows, query_vectors, item_vectors))
+
+    def evaluated(self, scorer: Scorer) -> Evaluation:
+        """Return the first ``K`` answers that ``scorer`` gives, and their metrics."""
+        return evaluate(
+            scorer,
+            self.cases,
+            (K,),
+            num_item_rows=self.num_item_rows,
+            remove_seen=self.remove_seen,
+            allowed=self.offered,
+            query_ids=self.query_ids,
+        )
+
+    def removed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the places of queries, and the rows of items that are left out of their answers."""
+        if not self.remove_seen:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        histories = self.cases.histories
+        owners = np.repeat(np.arange(len(self), dtype=np.int64), histories.lengths)
+        pairs = np.unique(owners * self.num_item_rows + histories.item_rows)
+        queries, items = np.divmod(pairs, self.num_item_rows)
+        is_item = items >= FIRST_ROW
+        if self.offered is not None:
+            is_item &= self.offered[items]
+        return queries[is_item], items[is_item]
+
+
+def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
+    """Return hub items, and whether the answers are popularity's or the same for all.
+
+    Args:
+        trial: At least two queries.
+        item_ids: The item vocabulary.
+    """
+    if trial.num_items <= K:  # everyone gets everything
+        return []
+    answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
+    popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
+    found = _same(trial, answers, popular)
+    hub = _hub(trial, answers, popular, item_ids)
+    return found if hub is None else [*found, hub]
+
+
+def overlap(first: Rows, second: Rows) -> float:
+    """Return the mean share of each line of ``first``, ``(Q, k)`` rows, that its ``second`` holds."""
+    is_real = first != PADDING_ROW
+    is_there = (first[:, :, None] == second[:, None, :]).any(axis=2) & is_real
+    return float(is_there.sum() / max(1, is_real.sum()))
+
+
+def pairwise_overlap(answers: Rows) -> float:
+    """Return the mean share of its ``k`` answers that a query has in common with another one.
+
+    Over all pairs of different queries: an item in ``c`` of ``Q`` answers is common to ``c (c - 1)``
+    of the ``Q (Q - 1)`` ordered pairs. Example: (1, 2), (1, 3), (1, 2) have item 1 in three, 2 in two
+    and 3 in one of them: (6 + 2 + 0) / (3 * 2 * 2) = 2/3.
+
+    Args:
+        answers: ``(Q, k)`` int32 item rows, distinct in a line; ``Q`` at least 2.
+    """
+    counts = np.bincount(answers[answers != PADDING_ROW]).astype(np.float64)
+    num_queries, k = answers.shape
+    return float((counts * (counts - 1)).sum() / (num_queries * (num_queries - 1) * k))
+
+
+def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
+    queries, _ = trial.removed()
+    may_be_shown = trial.num_items - np.bincount(queries, minlength=len(trial))
+    # Whoever has seen most of a catalogue gets the rest of it, from any model.
+    has_choice = may_be_shown >= 2 * K
+    if has_choice.sum() < FEW_QUERIES:
+        return []
+    answers, popular = answers[has_choice], popular[has_choice]
+    pairwise, like_popular = pairwise_overlap(answers), overlap(answers, popular)
+    # What two lists share that have nothing to do with each other.
+    chance = float((K / may_be_shown[has_choice]).mean())
+    share, all_of_it = (chance + (1 - chance) * level for level in (POPULAR, NOTHING_ELSE))
+    facts = {"pairwise": pairwise, "popular": like_popular, "k": K}
+    severity: Severity
+    if like_popular >= share:
+        severity = "error" if like_popular >= all_of_it else "warning"
+        return [Finding(POPULARITY_ONLY, severity, like_popular, facts)]
+    if pairwise >= share:
+        severity = "error" if pairwise >= all_of_it else "warning"
+        return [Finding(SAME_ANSWERS, severity, pairwise, facts)]
+    return []
+
+
+def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Finding | None:
+    num_rows, num_queries = trial.num_item_rows, len(trial)
+    counts, popular_counts = (
+        np.bincount(rows[rows != PADDING_ROW], minlength=num_rows) for rows in (answers, popular)
+    )
+    may_be_shown = np.full(num_rows, num_queries)
+    may_be_shown -= np.bincount(trial.removed()[1], minlength=num_rows)
+    shown_to = np.maximum(may_be_shown, 1)
+    # An item that popularity itself shows to everyone is no hub, nor one drawn as often as liked.
+    counted = trial.popularity.astype(np.float64)
+    chances = counted / max(1.0, float(counted.sum()))
+    drawn = np.minimum(1.0, K * np.maximum(chances, 1 / trial.num_items))
+    share, justified = counts / shown_to, np.maximum(drawn, popular_counts / shown_to)
+    few = may_be_shown < num_queries / 10
+    is_hub = (
+        ~few
+        & (share >= HUB_SHARE)
+        & (_odds(share, shown_to) >= HUB_ODDS * _odds(justified, shown_to))
+    )
+    if not is_hub.any():
+        return None
+    row = int(np.where(is_hub, share, -1.0).argmax())
+    by_popularity = np.random.default_rng(0).multinomial(K * num_queries, chances / chances.sum())
+    facts = {
+        "item": item_ids.ids_of(np.array([row]))[0],
+        "justified": float(justified[row]),
+        "skewness": _skewness(counts),
+        "expected_skewness": _skewness(by_popularity),
+        "k": K,
+    }
+    return Finding(HUB_ITEM, "warning", float(share[row]), facts)
+
+
+def _skewness(counts: npt.NDArray[np.integer]) -> float:
+    value = pl.Series(counts[FIRST_ROW:]).skew()
+    assert value is not None  # there are items
+    return value
+
+
+def _odds(share: Shares, num: npt.NDArray[np.integer]) -> Shares:
+    """Return the odds of shares of ``num``, half a query on either side keeping them finite."""
+    return (share * num + 0.5) / ((1 - share) * num + 0.5)

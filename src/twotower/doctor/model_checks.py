@@ -1,0 +1,108 @@
+"""``examine_model``: everything that the doctor can see of a trained model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from twotower.caller import argument
+from twotower.doctor.findings import Finding, worst_first
+from twotower.doctor.model_answers import Trial, check_answers
+from twotower.doctor.model_features import (
+    Loss,
+    check_features,
+    check_history,
+    check_vocabularies,
+    feature_losses,
+    history_loss,
+)
+from twotower.doctor.model_findings import NOT_LOOKED_AT
+from twotower.doctor.model_training import check_loss, check_negatives
+from twotower.doctor.model_vectors import check_item_vectors, check_query_vectors
+from twotower.evaluation.evaluate_bundle import dataset_of
+from twotower.evaluation.refit_notes import learnt_of
+from twotower.serving.retriever import Retriever
+from twotower.vocab import FIRST_ROW
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the doctor saw.
+
+    Args:
+        findings: The worst first.
+        losses: What answers lose without the history, and without each feature that is read; empty where
+            too few queries are known.
+    """
+
+    findings: tuple[Finding, ...]
+    losses: tuple[Loss, ...] = ()
+
+
+def diagnose_model(retriever: Retriever) -> list[Finding]:
+    """Return what may be wrong with a trained model, the worst first; see ``examine_model``."""
+    return list(examine_model(retriever).findings)
+
+
+def examine_model(retriever: Retriever) -> Examined:
+    """Return what may be wrong with a trained model, and what it makes of all that it reads.
+
+    Loss, item vectors and vocabularies are looked at in every bundle. Where it holds histories, up to
+    1,000 of its validation queries are asked as well, again with each feature and the history
+    shuffled between them; the test is not touched.
+
+    Args:
+        retriever: An opened bundle, or ``trained.retriever``.
+
+    Raises:
+        ValueError: A score is NaN; the query is named.
+    """
+    contents, model = retriever.contents, retriever.encoding.model
+    losses: tuple[Loss, ...] = ()
+    offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
+    item_vectors = retriever.index.item_vectors.cpu().numpy()[offered]
+    found = [
+        *check_loss(contents),
+        *check_item_vectors(item_vectors, contents.popularity[offered]),
+        *check_vocabularies(contents, model),
+    ]
+    if contents.histories is not None and contents.popularity.any():
+        dataset = dataset_of(retriever)
+        found += check_negatives(contents, dataset, reads_history=model.reads_history)
+        trial = Trial(retriever, dataset)
+        if learnt_of(contents.metrics) is not None:
+            facts = {
+                "what": "the query vectors, the answers, and what the history and the features do "
+                "for them",
+                "because": "the model was trained once more on validation, too, so that what it answers "
+                "there says nothing of others",
+                "do": f"Look at a training without {argument('refit')}.",
+                "what_zh": "查询向量、推荐结果，以及历史和特征对它们的作用",
+                "because_zh": "模型还在验证事件上重新训练过，它在那里的回答不能说明其他查询的情况",
+                "do_zh": f"请检查不带 {argument('refit')} 的训练。",
+            }
+            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
+        elif len(trial) > 1:
+            # Answers first: an error about a score names the query.
+            answers = check_answers(trial, contents.items.ids)
+            found += check_query_vectors(np.asarray(trial.query_vectors.cpu().numpy()))
+            found += answers
+            of_history = history_loss(trial)
+            of_features = feature_losses(trial, contents.items.transforms.transforms)
+            found += check_history(of_history)
+            found += check_features(of_features)
+            losses = (*(() if of_history is None else (of_history,)), *of_features)
+        else:
+            facts = {
+                "what": "the query vectors, the answers, and what the history and the features do "
+                "for them",
+                "because": f"the bundle has {len(trial)} validation queries of which something is "
+                "known, and two are needed",
+                "do": "Train on more data, or hold more of it out: split.valid_fraction, or a "
+                "validation file with more queries.",
+                "what_zh": "查询向量、推荐结果，以及历史和特征对它们的作用",
+                "because_zh": f"模型包中已知信息的验证查询只有 {len(trial)} 个，而至少需要两个",
+                "do_zh": "用更多数据训练，或留出更多数据：split.valid_fraction，"
+                "或包含更多查询的验证文件。",
+            }
+            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
+    return Examined(tuple(worst_first(found)), losses)

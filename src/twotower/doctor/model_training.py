@@ -1,0 +1,191 @@
+"""What the training was asked to do: its loss against chance, and its negatives against the truth."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.config import LossConfig, NegativesKind
+from twotower.data.batches import PairBatch, PairBatches
+from twotower.data.dataset import Dataset, Part
+from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.model_findings import (
+    FALSE_NEGATIVES,
+    LOSS_AT_CHANCE,
+    LOSS_AT_POPULARITY,
+)
+from twotower.losses.candidates import Candidates, Pairs, Sampler
+from twotower.losses.configured import hidden_by, loss_of, sampler_of
+from twotower.losses.frequencies import log_frequency
+from twotower.serving.bundle import Contents
+
+Counts = npt.NDArray[np.float32]
+
+AT_CHANCE = 0.98
+"""Share of chance's loss from which nothing was learnt: dropout and rounding cost less than 2 %."""
+
+MANY_FALSE = 0.1
+"""Share of false negatives from which one push in ten goes the wrong way."""
+
+_SHARED: tuple[NegativesKind, ...] = ("all", "in-batch", "uniform", "popularity", "mixed")
+"""Negatives of a whole batch that can be drawn again without the model and the events."""
+
+_BATCHES = 8
+_QUERIES = (
+    64  # of each batch; that makes 512 queries, among which a share is known to 2 % or better
+)
+
+
+def check_loss(contents: Contents) -> list[Finding]:
+    """Return whether the last epoch's loss is that of scores that say nothing, or only popularity.
+
+    Both are measured: the training's own loss and sampler, on batches of items drawn as in training,
+    with all scores equal, and with scores that are the log of the items' share of the events. Losses
+    that have no such level (losses of pairs; events with labels of their own) are not looked at.
+    """
+    config, counts = contents.config.loss, contents.popularity
+    losses = [record["loss"] for record in map(json.loads, _lines(contents)) if "loss" in record]
+    has_level = config.negatives in _SHARED and (
+        config.kind == "softmax" or (config.kind == "bce" and contents.target_labels is None)
+    )
+    # The log's loss is the mean over views, each of which has a level of its own.
+    if not losses or not has_level or (counts > 0).sum() < 2 or contents.view is not None:
+        return []
+    chance, popularity = _levels(config, counts, contents.config.training.batch_size or 1)
+    loss = float(losses[-1])
+    facts = {"loss": loss, "chance": chance, "popularity": popularity}
+    if loss >= AT_CHANCE * chance:
+        return [Finding(LOSS_AT_CHANCE, "error", loss / chance, facts)]
+    if config.kind == "softmax" and loss >= popularity:
+        return [Finding(LOSS_AT_POPULARITY, "warning", loss / popularity, facts)]
+    return []
+
+
+def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool) -> list[Finding]:
+    """Return whether many of a training query's negatives are items that it likes.
+
+    Args:
+        contents: What the bundle holds.
+        dataset: The data set that it remembers.
+        reads_history: Whether the model reads histories; those are what ``mask_known`` masks.
+    """
+    config = contents.config.loss
+    if config.negatives not in _SHARED:
+        return []
+    share = false_negative_share(contents, dataset, reads_history=reads_history)
+    if share < MANY_FALSE or contents.view is not None:  # views are trained without the mask
+        return []
+    # With the mask, what is left over lies in the future, which has to be told apart from now.
+    is_masked = config.mask_known and reads_history
+    severity: Severity = "info" if is_masked else "warning"
+    return [Finding(FALSE_NEGATIVES, severity, share, {})]
+
+
+def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history: bool) -> float:
+    """Return the share of training queries' negatives that are positives of theirs, the own one apart.
+
+    Batches are drawn as in training, with the training's sampler and masks. A positive is any
+    training or validation event of the query; the share is over all negatives of all queries drawn.
+
+    Args:
+        contents: See ``check_negatives``.
+        dataset: See ``check_negatives``.
+        reads_history: See ``check_negatives``.
+    """
+    config, num_rows = contents.config, dataset.items.ids.num_rows
+    known_events = dataset.part(Part.TRAIN, Part.VALID)
+    known = known_events.where(known_events.is_positive).histories()
+    batches = PairBatches(
+        dataset.part(Part.TRAIN),
+        batch_size=config.training.batch_size or 1,
+        history_length=config.towers.history_length if reads_history else None,
+        ordered=dataset.ordered,
+        seed=config.training.seed,
+    )
+    sampler, generator = _sampler(config.loss, contents.popularity), _generator()
+    num_false = num_negatives = 0
+    for batch in _first(batches.epoch(0), _BATCHES):
+        item_rows = torch.from_numpy(batch.item_rows.astype(np.int64))
+        candidates = _of_first_queries(sampler(Pairs(item_rows), generator))
+        own = item_rows[:_QUERIES]
+        history = None
+        if batch.history_rows is not None:
+            history = torch.from_numpy(batch.history_rows[:_QUERIES].astype(np.int64))
+        is_negative = ~_hidden(config.loss, candidates, own, history, num_rows)
+        liked = known.take(batch.query_rows[:_QUERIES])
+        is_liked = np.zeros((len(own), num_rows), np.bool_)
+        is_liked[np.repeat(np.arange(len(own)), liked.lengths), liked.item_rows] = True
+        num_negatives += int(is_negative.sum())
+        num_false += int((is_negative.numpy() & is_liked[:, candidates.item_rows.numpy()]).sum())
+    return num_false / max(1, num_negatives)
+
+
+def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float, float]:
+    """Return the mean loss of equal scores, and that of scores that are the log of popularity."""
+    rng, generator, sampler = np.random.default_rng(0), _generator(), _sampler(config, counts)
+    loss = loss_of(config, int((counts > 0).sum()))
+    shares = counts.astype(np.float64) / counts.sum()
+    logs = torch.from_numpy(np.log(np.maximum(shares, 1e-30))).float()[:, None]
+    totals = np.zeros(2)
+    for _ in range(_BATCHES):
+        drawn = torch.from_numpy(rng.choice(len(shares), batch_size, p=shares))
+        candidates = _of_first_queries(sampler(Pairs(drawn), generator))
+        hits = None
+        if not config.correct_log_q:
+            own = drawn[:_QUERIES]
+            hits = hidden_by(config, candidates, own, None, len(shares))
+            candidates = replace(candidates, log_q=None)
+        queries = torch.ones(len(candidates.positions), 1)
+        items = logs[candidates.item_rows]
+        with torch.no_grad():
+            totals += (
+                float(loss(queries, 0 * items, candidates, hidden=hits)),
+                float(loss(queries, items, candidates, hidden=hits)),
+            )
+    chance, popularity = totals / _BATCHES
+    return float(chance), float(popularity)
+
+
+def _sampler(config: LossConfig, counts: Counts) -> Sampler:
+    """Return the sampler of the training, which drew its items as often as they are counted."""
+    log_p = log_frequency(torch.arange(len(counts)), len(counts), torch.from_numpy(counts))
+    return sampler_of(config, torch.from_numpy(np.flatnonzero(counts)), log_p)
+
+
+def _hidden(
+    config: LossConfig,
+    candidates: Candidates,
+    own: Tensor,
+    history: Tensor | None,
+    num_item_rows: int,
+) -> Tensor:
+    """Return which candidates were no negatives in training, the own item among them: ``(B, N)``."""
+    hidden = hidden_by(config, candidates, own, history, num_item_rows)
+    is_hidden = torch.zeros((len(own), len(candidates)), dtype=torch.bool)
+    if candidates.never is not None:
+        is_hidden |= candidates.never
+    if hidden is not None:
+        is_hidden.scatter_(1, hidden, True)
+    return is_hidden.scatter_(1, candidates.positions[:, None], True)
+
+
+def _of_first_queries(candidates: Candidates) -> Candidates:
+    """Return the same candidates for the batch's first queries alone, which is cheaper to look at."""
+    return replace(candidates, positions=candidates.positions[:_QUERIES])
+
+
+def _first(batches: Iterator[PairBatch], num: int) -> Iterator[PairBatch]:
+    for _, batch in zip(range(num), batches, strict=False):
+        yield batch
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _lines(contents: Contents) -> list[str]:
+    return [line for line in contents.log.splitlines() if line]

@@ -1,0 +1,282 @@
+"""A bundle evaluated again: the data set that it remembers, and its figures there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from twotower.baselines.bm25 import TextColumns
+from twotower.caller import argument, passing
+from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.tables import Table
+from twotower.errors import BundleError, ConfigError, DataError
+from twotower.evaluation.figures import KS, Measured, measure
+from twotower.evaluation.new_events import NewEvents, events_asked, sessions_asked
+from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
+from twotower.evaluation.sampled_candidates import random_candidates, read_candidates
+from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.served import Served, served_as
+from twotower.features.schema import texts_of
+from twotower.serving.retriever import Bundle, Retriever
+from twotower.towers.encoding import to_tensors
+from twotower.vocab import rows_of_lines
+
+_UNKNOWN = (
+    "What is known of a query are its training events alone, without those of validation, as in the "
+    "published protocols of several domains without times."
+)
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    ks: Sequence[int] = KS,
+    *,
+    test: Table | None = None,
+    test_sessions: Table | None = None,
+    query_column: str | None = None,
+    item_column: str | None = None,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    negatives: int | None = None,
+    candidates: Table | None = None,
+    slice_by: Sequence[str] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Return ``measure`` for an opened bundle, on its own test events or on others.
+
+    Args:
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
+        ks: Cut-offs.
+        test: A table of test events in place of the bundle's own; their queries' histories are those
+            of the bundle.
+        test_sessions: A table of new sessions in their place: the last event of each is asked for, and
+            its history is what comes before.
+        query_column: The column of query ids in them and in ``candidates``; by default that of the
+            training.
+        item_column: Its column of item ids; the same.
+        baselines: See ``measure``.
+        negatives: Ranks each target of a query among so many random items only, drawn anew for each, in
+            place of the whole catalogue; the means are over targets. See ``random_candidates``.
+        candidates: A table of the items that are ranked for each query; see ``read_candidates``. Of a view
+            without times, validation events (those of other views, too) are then no part of a history: the
+            published protocols hold them back at test time.
+        slice_by: See ``measure``.
+        tell: See ``measure``.
+
+    Raises:
+        BundleError: The bundle holds no histories, without which nothing can be evaluated.
+        DataError: The bundle learnt its test events, and no others are given.
+        ConfigError: ``negatives`` and ``candidates`` are both given, or ``test`` and
+            ``test_sessions``, or as ``measure``.
+        DataError: A table cannot be used, or holds no item of the catalogue.
+    """
+    if negatives is not None and candidates is not None:
+        raise ConfigError(
+            f"{argument('negatives')} and {argument('candidates')} must not both be given, got both; "
+            "leave one out."
+        )
+    retriever = Retriever.of(bundle)
+    learnt = learnt_of(retriever.contents.metrics)
+    if test is None and test_sessions is None:
+        refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
+    if test is not None and test_sessions is not None:
+        raise ConfigError(
+            f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
+            "leave one out."
+        )
+    dataset = dataset_of(
+        retriever, test, test_sessions, query_column=query_column, item_column=item_column
+    )
+    cases = ranked = None
+    notes = dataset.notes
+    if negatives is not None or candidates is not None:
+        if retriever.contents.view is not None and dataset.interactions.times is None:
+            notes = (*notes, _UNKNOWN)
+            parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
+            cases = replace(dataset, parts=parts).cases(Part.TEST)
+        else:
+            cases = dataset.cases(Part.TEST)
+        ids = dataset.items.ids
+        if candidates is not None:
+            ranked = read_candidates(
+                candidates,
+                cases,
+                dataset.queries.ids,
+                ids,
+                query_column=query_column,
+                item_column=item_column,
+            )
+        elif negatives is not None:
+            ranked = random_candidates(
+                cases,
+                negatives,
+                num_item_rows=ids.num_rows,
+                query_ids=dataset.queries.ids,
+                offered=dataset.offered,
+            )
+            cases = cases.by_target()
+    figures = measure(
+        scorer_of(retriever, dataset),
+        dataset,
+        ks,
+        calibrated=retriever.contents.config.loss.kind == "bce",
+        baselines=baselines,
+        served=served_of(retriever, dataset),
+        cases=cases,
+        candidates=ranked,
+        slice_by=slice_by,
+        tell=tell,
+        refit=learnt == "valid",
+    )
+    if learnt == "valid":
+        figures["refit"] = dict(retriever.contents.metrics["refit"])
+    if learnt == "all" and (again := _known_already(dataset)):
+        said = f"{again:,} of the test's positive events are pairs that the bundle learnt "
+        said += f"({passing(refit='all')})"
+        notes = (*notes, f"{said}: they are not held out.")
+    if notes:
+        figures["protocol"]["notes"] = list(notes)
+    return figures
+
+
+def _known_already(dataset: Dataset) -> int:
+    """Return how many test events are of a query and an item that an earlier event is of, too."""
+    events = dataset.interactions
+    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+    is_test = dataset.parts == Part.TEST
+    return int(np.isin(pairs[is_test & events.is_positive], pairs[~is_test]).sum())
+
+
+def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScorer:
+    """Return the model of a bundle as a ``Scorer`` over the rows of a ``dataset_of`` it.
+
+    Args:
+        retriever: The opened bundle.
+        dataset: Which may have queries that the bundle lacks; None is without any.
+    """
+    contents = retriever.contents
+    features, encoding = retriever.query_features, retriever.encoding
+    if dataset is not None and contents.events is not None:
+        of_events = contents.events.transforms.apply_to_rows(dataset.event_columns)
+        encoding = encoding.with_features(events=to_tensors(of_events, retriever.device))
+    if dataset is not None and len(dataset.queries) != len(contents.queries.ids):
+        features = contents.queries.transforms.apply_to_rows(dataset.queries.frame)
+    return ModelScorer(encoding, features, contents.popularity, retriever.index.item_vectors)
+
+
+def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
+    """Return the model of a bundle with the words beside it, over the rows of a ``dataset_of`` it.
+
+    None where the bundle knows no share of the words.
+    """
+    contents = retriever.contents
+    told = contents.metrics.get("words")
+    if not told:
+        return None
+    sides = (contents.queries.transforms.features, contents.items.transforms.features)
+    columns = TextColumns(*map(texts_of, sides))
+    return served_as(told, scorer_of(retriever, dataset), dataset, columns)
+
+
+def dataset_of(
+    retriever: Retriever,
+    test: Table | None = None,
+    test_sessions: Table | None = None,
+    *,
+    query_column: str | None = None,
+    item_column: str | None = None,
+) -> Dataset:
+    """Return the data set that a bundle remembers: its histories, and the targets as test events.
+
+    Args:
+        retriever: The opened bundle.
+        test: Test events in place of its own; searches that are new are further queries of the data set.
+        test_sessions: New sessions in their place, which are further queries of the data set.
+        query_column: See ``evaluate_bundle``.
+        item_column: See ``evaluate_bundle``.
+    """
+    contents = retriever.contents
+    known, parts, wanted = contents.histories, contents.history_parts, contents.targets
+    if known is None or parts is None or wanted is None:
+        raise BundleError(
+            f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
+            f"written with {passing(histories=False)} or {passing(private=True)}; the "
+            "figures of its training are in metrics.json."
+        )
+    queries, items = contents.queries, contents.items
+    num_rows = queries.ids.num_rows
+    known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
+    kept = np.ones(len(known_rows), np.bool_)
+    table = EntityTable(queries.ids, queries.frame, queries.id_column)
+    if test_sessions is not None:
+        asked, table = sessions_asked(retriever, test_sessions, query_column, item_column)
+        kept = ~np.isin(
+            known_rows, asked.query_rows
+        )  # what the bundle knows of them stands there, too
+        num_rows = table.ids.num_rows
+    elif test is not None:
+        asked, table = events_asked(retriever, test, query_column, item_column)
+        num_rows = table.ids.num_rows
+    else:
+        asked = NewEvents(
+            query_rows=np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths),
+            item_rows=wanted.item_rows,
+            parts=np.full(len(wanted.item_rows), Part.TEST, np.uint8),
+            times=wanted.times,
+            labels=contents.target_labels,
+        )
+    all_queries = np.concatenate([known_rows[kept], asked.query_rows])
+    order = np.argsort(all_queries, kind="stable")  # test events after the known ones
+    num_kept = int(kept.sum())
+    all_times = None
+    if known.times is not None and asked.times is not None:
+        all_times = np.concatenate([known.times[kept], asked.times])[order]
+    all_labels = None
+    if asked.labels is not None:
+        all_labels = np.concatenate([np.ones(num_kept, np.float32), asked.labels])[order]
+    all_weights = None
+    if contents.history_weights is not None:
+        ones = np.ones(len(asked.query_rows), np.float32)
+        all_weights = np.concatenate([contents.history_weights[kept], ones])[order]
+    all_targets = None
+    if contents.history_is_target is not None:
+        of_asked = asked.is_target
+        if of_asked is None:
+            of_asked = np.ones(len(asked.query_rows), np.bool_)
+        all_targets = np.concatenate([contents.history_is_target[kept], of_asked])[order]
+    events = Interactions(
+        query_rows=all_queries[order],
+        item_rows=np.concatenate([known.item_rows[kept], asked.item_rows])[order],
+        offsets=np.searchsorted(all_queries[order], np.arange(num_rows + 1)),
+        times=all_times,
+        labels=all_labels,
+        weights=all_weights,
+        is_target=all_targets,
+    )
+    event_columns = queries.frame.clear()
+    if contents.events is not None:
+        columns = asked.columns
+        if columns is None:  # no history has the test events
+            columns = pl.DataFrame({"": [None] * len(asked.query_rows)})
+        remembered = contents.events.frame.filter(pl.Series(kept))
+        for name in set(remembered.columns) & set(columns.columns):
+            types = remembered[name].dtype, columns[name].dtype
+            if types[0] != types[1] and not (types[0].is_numeric() and types[1].is_numeric()):
+                raise DataError(
+                    f"test_sessions must have {name!r} of the training table's type, {types[0]}, got "
+                    f"{types[1]}; write the column alike in each."
+                )
+        event_columns = pl.concat([remembered, columns], how="diagonal_relaxed")[order]
+        events = replace(events, event_rows=rows_of_lines(len(events)))
+    return Dataset(
+        queries=table,
+        items=EntityTable(items.ids, items.frame, items.id_column),
+        interactions=events,
+        parts=np.concatenate([parts[kept], asked.parts])[order],
+        ordered=contents.ordered,
+        repeats=contents.repeats,
+        event_columns=event_columns,
+        notes=asked.notes,
+        offered=contents.offered,
+    )

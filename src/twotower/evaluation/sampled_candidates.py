@@ -1,0 +1,217 @@
+"""The sampled protocol: a few candidates a query in place of the catalogue, as in older papers."""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.caller import passing
+from twotower.data.columns import Role, checked_ids, find_roles
+from twotower.data.dataset import Cases, Interactions
+from twotower.data.tables import Table, read_table
+from twotower.errors import ArgumentError, DataError
+from twotower.histories import Histories
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
+
+INFLATED = (
+    "These figures are inflated: each query ranked a few candidates, not the catalogue, so they can be "
+    "compared with none of a full ranking, and may even order methods otherwise (Krichene and Rendle, "
+    "KDD 2020)."
+)
+"""What is said wherever figures of the sampled protocol are shown."""
+
+
+def random_candidates(
+    cases: Cases,
+    n: int,
+    *,
+    num_item_rows: int,
+    seed: int = 0,
+    query_ids: Vocabulary | None = None,
+    offered: npt.NDArray[np.bool_] | None = None,
+) -> Histories:
+    """Return each target of each case with ``n`` random items that the query has never had.
+
+    The items are drawn uniformly and without replacement from the catalogue without the case's
+    history and targets, anew for each target, as published protocols do for each row of their test. A
+    target that is no item of the catalogue is left out. What a query is given depends on ``seed`` and its
+    row alone, not on the other cases.
+
+    Args:
+        cases: What is asked.
+        n: At least 1.
+        num_item_rows: Rows of the item vocabulary, the reserved ones (never drawn) included.
+        seed: At least 0.
+        query_ids: The query vocabulary, by which an error names a query; without it, by its row.
+        offered: ``(num_item_rows,)`` bool, the items that may be drawn; None allows all.
+
+    Returns:
+        A set for each of ``cases.by_target()``, in their order, sorted by item row.
+
+    Raises:
+        ValueError: ``n`` is below 1, a case has fewer than ``n`` such items, or ``seed`` is negative.
+    """
+    if n < 1:
+        raise ArgumentError(f"n must be at least 1, got {n}.")
+    if seed < 0:
+        raise ArgumentError(f"seed must be at least 0, got {seed}.")
+    sets = []
+    kept_out = np.zeros(0, np.int64)
+    if offered is not None:
+        kept_out = np.flatnonzero(~offered)
+        kept_out = kept_out[kept_out >= FIRST_ROW]
+    for case, query_row in enumerate(cases.query_rows.tolist()):
+        targets = _items_of(cases.targets, case)
+        had = np.union1d(_items_of(cases.histories, case), targets)
+        had = np.union1d(had, kept_out)
+        free = num_item_rows - FIRST_ROW - len(had)
+        if n > free:
+            query = f"row {query_row}"
+            if query_ids is not None:
+                query = repr(query_ids.ids_of(cases.query_rows[case : case + 1])[0])
+            raise ArgumentError(
+                f"n must be at most the items that each query has not had, got {n} where query "
+                f"{query} has {free}; lower it."
+            )
+        rng = np.random.default_rng([seed, query_row])
+        start, end = cases.targets.offsets[case : case + 2]
+        for target in cases.targets.item_rows[start:end]:
+            drawn = rng.choice(free, n, replace=False)
+            # The p-th free item: p plus as many places as items that were had stand before it.
+            skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
+            own = [target] if target >= FIRST_ROW else []
+            sets.append(np.union1d(drawn + skipped + FIRST_ROW, own).astype(np.int32))
+    return Histories.of(sets)
+
+
+def labelled_candidates(cases: Cases, events: Interactions) -> Histories:
+    """Return the targets of each case with the items that its query has a label 0 for.
+
+    Args:
+        cases: What is asked, of query rows that ``events`` has.
+        events: Those of the part that the cases are of.
+
+    Returns:
+        A set for each case, in their order, sorted by item row; one whose query has no label 0 holds
+        its targets alone.
+    """
+    disliked = events.disliked().take(cases.query_rows)
+    return Histories.of(
+        [
+            np.union1d(_items_of(disliked, case), _items_of(cases.targets, case))
+            for case in range(len(cases))
+        ]
+    )
+
+
+def read_candidates(
+    file: Table,
+    cases: Cases,
+    query_ids: Vocabulary,
+    item_ids: Vocabulary,
+    *,
+    query_column: str | None = None,
+    item_column: str | None = None,
+) -> Histories:
+    """Return the candidates that a table states for each case.
+
+    A row holds a query's id and one item's, or all of the query's items: a list (JSON lines, Parquet)
+    or a string of ids with spaces, commas or ``|`` between them. A pair that stands twice counts once;
+    rows of queries that are not asked about are left out.
+
+    Args:
+        file: A table, or the path of one; see ``read_table``.
+        cases: What is asked.
+        query_ids: The query vocabulary.
+        item_ids: The item vocabulary.
+        query_column: Its column of query ids; by default found by its name.
+        item_column: Its column of item ids; the same.
+
+    Returns:
+        A set for each case, in their order, sorted by item row.
+
+    Raises:
+        DataError: The table cannot be read, an id is null or unknown, a case has no candidates, or
+            they lack one of its targets that is in the vocabulary.
+    """
+    frame = read_table(file, what="candidates")
+    stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
+    given = {role: column for role, column in stated if column is not None}
+    # By their names alone: what other columns hold, such as times or labels, is of no concern here.
+    roles = find_roles(frame.clear(), given=given, what="candidates")
+    assert roles.query is not None
+    frame = _one_item_a_row(frame, roles.item, item_ids)
+    query_rows = _known_rows(frame[roles.query], Role.QUERY, query_ids)
+    item_rows = _known_rows(frame[roles.item], Role.ITEM, item_ids)
+    case_of = np.full(query_ids.num_rows, -1, np.int64)
+    case_of[cases.query_rows] = np.arange(len(cases))
+    owners = case_of[query_rows]
+    keys = np.unique((owners * item_ids.num_rows + item_rows)[owners >= 0])
+    counts = np.bincount(keys // item_ids.num_rows, minlength=len(cases))
+    if not counts.all():
+        query = query_ids.ids_of(cases.query_rows[counts == 0])[0]
+        raise DataError(
+            f"candidates must hold every query of the test, got no row for {(counts == 0).sum()} of "
+            f"{len(cases)}, the first of them {query!r}; add them, or leave these out of the test."
+        )
+    _refuse_missing_targets(keys, cases, query_ids, item_ids)
+    rows = (keys % item_ids.num_rows).astype(np.int32)
+    return Histories(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows)
+
+
+def _items_of(sets: Histories, case: int) -> npt.NDArray[np.int32]:
+    rows = sets.item_rows[sets.offsets[case] : sets.offsets[case + 1]]
+    return rows[rows >= FIRST_ROW]
+
+
+def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> pl.DataFrame:
+    """Return the frame with every list, or string of several ids, taken apart."""
+    items = frame[column]
+    if isinstance(items.dtype, pl.Array):
+        items = items.arr.to_list()
+    if items.dtype == pl.String:
+        # An id may hold a space or a comma itself, so what is an id as it stands is left whole.
+        is_id = pl.Series(item_ids.rows_of(items) >= FIRST_ROW)
+        parts = items.str.replace_all(r"[\s,|]+", " ").str.strip_chars().str.split(" ")
+        alone = pl.select(pl.concat_list(items)).to_series()
+        items = pl.select(pl.when(is_id).then(alone).otherwise(parts)).to_series()
+    if not isinstance(items.dtype, pl.List):
+        return frame
+    # Versions of polars differ in what an empty list explodes to, so there is none.
+    taken = frame.with_columns(items.alias(column)).filter(items.list.len().fill_null(1) > 0)
+    return taken.explode(column)
+
+
+def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    keys, is_id = checked_ids(ids, role=role, drop_null=True)
+    if not is_id.all():
+        article = "an" if role == Role.ITEM else "a"
+        raise DataError(
+            f"candidates must hold {article} {role} id in every row of column {ids.name!r}, got "
+            f"{int((~is_id).sum())} null or empty; leave them out, or pass another "
+            f"{passing(**{f'{role}_column': 'NAME'})}."
+        )
+    rows = vocabulary.rows_of(keys)
+    is_unknown = rows == UNKNOWN_ROW
+    if is_unknown.any():
+        raise DataError(
+            f"candidates must hold {role} ids that the data holds, got {int(is_unknown.sum())} rows "
+            f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; leave them out, or "
+            f"pass another {passing(**{f'{role}_column': 'NAME'})}."
+        )
+    return rows
+
+
+def _refuse_missing_targets(
+    keys: npt.NDArray[np.int64], cases: Cases, query_ids: Vocabulary, item_ids: Vocabulary
+) -> None:
+    owners = np.repeat(np.arange(len(cases)), cases.targets.lengths)
+    rows = cases.targets.item_rows
+    is_missing = (rows >= FIRST_ROW) & ~np.isin(owners * item_ids.num_rows + rows, keys)
+    if is_missing.any():
+        first = int(is_missing.argmax())
+        query = query_ids.ids_of(cases.query_rows[owners[first : first + 1]])[0]
+        item = item_ids.ids_of(rows[first : first + 1])[0]
+        raise DataError(
+            f"candidates must hold the test items of their query, got none of {item!r} for query "
+            f"{query!r} ({int(is_missing.sum())} are missing in all); add them."
+        )

@@ -1,0 +1,181 @@
+"""An index that grows while it is searched."""
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twotower.errors import ArgumentError
+from twotower.histories import Histories
+from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
+from twotower.index.base import Found
+from twotower.index.exact import ExactIndex
+from twotower.index.two_pass import exact_index
+from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+_LOG = logging.getLogger(__name__)
+_TAIL = 4096
+"""Rows beside the index, from which on it is built again; or a 16th of it, where that is more."""
+
+
+class GrowingRows:
+    """A tensor to which rows are added at its end, without copying all of it each time.
+
+    The first rows may be those of a mapped file, which several processes share. They are copied when added
+    rows are wanted behind them as one tensor, not before.
+
+    Args:
+        rows: ``(n, ...)``, the first ones.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._buffer = rows
+        self._length = len(rows)
+        self._added: list[Tensor] = []  # and not in the buffer yet
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._length + sum(map(len, self._added))
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows: a view that later additions leave as it is."""
+        if self._added:
+            length = len(self)
+            if length > len(self._buffer):
+                size = length + length // 8
+                grown = self._buffer.new_zeros((size, *self._buffer.shape[1:]))
+                grown[: self._length] = self._buffer[: self._length]
+                self._buffer = grown
+            torch.cat(self._added, out=self._buffer[self._length : length])
+            self._length, self._added = length, []
+        return self._buffer[: self._length]
+
+    def since(self, place: int) -> Tensor:
+        """Return the rows from a place on; where these were all added, the first ones are not copied."""
+        if place < self._length or not self._added:
+            return self.rows[place:]
+        self._added = [torch.cat(self._added)]
+        return self._added[0][place - self._length :]
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows at the end."""
+        if len(rows):
+            self._added.append(rows)
+
+
+class LiveIndex:
+    """The index of a catalogue to which items are added, exact or not; satisfies ``Index``.
+
+    What was added stands beside the index and is scored in one product, until it is enough for the index
+    to be built again, in a thread, while the old one still answers. A build that fails is logged and tried
+    again once as many rows more have been added. An item that changes gets a new row;
+    rows that are no longer items are left out by ``allowed``, which whoever searches knows. An approximate
+    index keeps its lists, into which new items go; they are found anew when the model is trained anew.
+
+    Args:
+        item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
+        lists: Of these items, for an approximate index; None for an exact one.
+    """
+
+    def __init__(self, item_vectors: Tensor, lists: Lists | None = None) -> None:
+        self._vectors = GrowingRows(item_vectors)
+        self._index = (
+            exact_index(item_vectors) if lists is None else approximate_index(item_vectors, lists)
+        )
+        self._next: Future[ExactIndex] | None = None
+        self._tried = len(self._index.item_vectors)  # rows of the last build, whatever became of it
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """Return all vectors: ``(num_item_rows, dim)``."""
+        return self._vectors.rows
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every answer is what scoring all items would give."""
+        return not isinstance(self._index, ApproximateIndex)
+
+    def append(self, vectors: Tensor) -> None:
+        """Add rows: ``(n, dim)`` float32; the next search finds them."""
+        self._vectors.append(vectors)
+        self._take_the_next()
+        num_rows = len(self._vectors)
+        if self._next is None and num_rows - self._tried >= max(_TAIL, self._tried // 16):
+            self._tried = num_rows
+            thread = ThreadPoolExecutor(1, "twotower-index")
+            old = self._index
+            again = old.over if isinstance(old, ApproximateIndex) else exact_index
+            try:
+                self._next = thread.submit(again, self.item_vectors)
+            except RuntimeError as error:  # the system has no thread left
+                _log_failed(error)
+            thread.shutdown(wait=False)
+
+    def search(
+        self,
+        query_vectors: Tensor,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """Return the ``k`` items of largest dot product; see ``Index.search``."""
+        self._take_the_next()
+        num_rows, covered = len(self._vectors), len(self._index.item_vectors)
+        if covered == num_rows:
+            return self._index.search(query_vectors, k, exclude=exclude, allowed=allowed)
+        if allowed is not None and allowed.shape != (num_rows,):
+            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
+        first = self._index.search(
+            query_vectors,
+            k,
+            exclude=_rows_within(exclude, 0, covered, 0),
+            allowed=None if allowed is None else allowed[:covered],
+        )
+        reserved = self._index.item_vectors[:FIRST_ROW]
+        tail = ExactIndex(torch.cat([reserved, self._vectors.since(covered)])).search(
+            query_vectors,
+            k,
+            exclude=_rows_within(exclude, covered, num_rows, FIRST_ROW),
+            allowed=None if allowed is None else np.append([False] * FIRST_ROW, allowed[covered:]),
+        )
+        tail_rows = np.where(
+            tail.item_rows == PADDING_ROW, PADDING_ROW, tail.item_rows + (covered - FIRST_ROW)
+        )
+        rows = np.concatenate([first.item_rows, tail_rows], axis=1)
+        scores = np.concatenate([first.scores, tail.scores], axis=1)
+        # Equal scores stay in the order of their rows.
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return Found(
+            np.take_along_axis(rows, order, axis=1).astype(np.int32),
+            np.take_along_axis(scores, order, axis=1),
+        )
+
+    def _take_the_next(self) -> None:
+        if self._next is None or not self._next.done():
+            return
+        built, self._next = self._next, None
+        error = built.exception()
+        if error is None:
+            self._index = built.result()
+        else:
+            _log_failed(error)
+
+
+def _log_failed(error: BaseException) -> None:
+    _LOG.error("the index could not be built again; the old one still answers", exc_info=error)
+
+
+def _rows_within(sets: Histories | None, start: int, end: int, first: int) -> Histories | None:
+    """Return sets of rows as a part of the rows counts them: from ``first`` on; others are no item."""
+    if sets is None:
+        return None
+    rows = sets.item_rows
+    is_within = (rows >= start) & (rows < end)
+    own = np.where(is_within, rows - start + first, PADDING_ROW).astype(np.int32)
+    return replace(sets, item_rows=own)

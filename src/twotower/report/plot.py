@@ -1,0 +1,78 @@
+"""The charts of a training as one picture, for a notebook or a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twotower.doctor.findings import Language
+from twotower.report.html_files import write_page
+from twotower.report.sections.training import epoch_lines, epochs_of
+from twotower.report.svg import INK, SVG, svg_of
+from twotower.report.wording import speaker
+
+_COLOURS = {
+    "ink": "currentColor",
+    "quiet": "#808080",
+    "rule": "#80808055",
+    "model": "#3b82c4",
+    "other": "#8a8a8a",
+    "paper": "none",
+}
+"""Colours that can be read on a light and on a dark ground; a notebook does not say which it has."""
+
+
+@dataclass(frozen=True, repr=False)
+class Plot:
+    """A picture of charts. A notebook shows it by itself.
+
+    Args:
+        svg: The picture, one SVG element.
+        label: What it shows, in a sentence.
+    """
+
+    svg: str
+    label: str
+
+    def __repr__(self) -> str:
+        return f"Plot({self.label})"
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def _repr_html_(self) -> str:
+        return f'<div style="font:13px sans-serif">{self.svg}</div>'
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as a file of SVG.
+
+        Args:
+            path: Where to; a file that is there is replaced.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        write_page(Path(path), self.svg + "\n")
+
+
+def plot_of_epochs(log: str, best: Any, language: Language = "en") -> Plot:
+    """Return the loss and each validation metric by epoch, side by side, the kept epoch marked.
+
+    Args:
+        log: The training log of a bundle.
+        best: The epoch that was kept.
+        language: ``"en"`` or ``"zh"``.
+    """
+    say = speaker(language)
+    lines = epoch_lines(epochs_of(log), best, say)
+    title = {"anchor": "start", "color": INK, "fontSize": 13, "fontWeight": "normal"}
+    charts = [{**line.spec, "title": {"text": line.title, **title}} for line in lines]
+    if not lines:
+        return Plot(f'<svg xmlns="{SVG}"/>', say("missing", what=say("what_training")))
+    label = " ".join(line.label for line in lines)
+    drawn = str(svg_of({"hconcat": charts}, label=label))
+    for name, colour in _COLOURS.items():
+        drawn = drawn.replace(f"var(--{name})", colour)
+    # By itself, outside a page, an SVG must say what it is, and its font.
+    start = f'<svg xmlns="{SVG}" font-family="sans-serif"'
+    svg = drawn if f'xmlns="{SVG}"' in drawn else drawn.replace("<svg", start, 1)
+    return Plot(svg, label)

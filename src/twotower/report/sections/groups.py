@@ -1,0 +1,151 @@
+"""For whom is it bad: the slices as plots, as a table, and the worst of them in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from twotower.report.charts import Dot, dot_plot
+from twotower.report.figures_reader import Reading, number, telling, whole
+from twotower.report.sections.methods import Cell, Chart, Row, Table, in_two_widths
+from twotower.report.wording import TEXTS, Say, method_name, metric_label, metric_name
+from twotower.serving.titles import clean
+
+Group = Mapping[str, Any]
+"""A slice as ``Slice.as_json`` writes it."""
+
+_MAX_LABEL = 40
+_WORST = 5
+
+
+def cut_name(say: Say, by: str) -> str:
+    """Return what a cut is called: ``popularity of the items``, ``item: genres``."""
+    if f"by_{by}" in TEXTS:
+        return say(f"by_{by}")
+    side, _, column = by.partition(".")
+    if column and f"side_{side}" in TEXTS:
+        return say("by_column", side=say(f"side_{side}"), column=clean(column, _MAX_LABEL))
+    return clean(by, _MAX_LABEL)
+
+
+def group_label(say: Say, group: Group) -> str:
+    """Return what one group of a cut is called, in the page's language."""
+    low, high, unit = group.get("low"), group.get("high"), group.get("unit")
+    label = str(group["label"])
+    is_word = not str(group["by"]).startswith(("query.", "item.")) or label.startswith("(")
+    if is_word and f"label_{label}" in TEXTS:
+        return say(f"label_{label}")
+    if unit is None or low is None or high is None:
+        return clean(label, _MAX_LABEL)
+    ends = list(dict.fromkeys((_said(low, unit), _said(high, unit))))
+    said = ends[0] if len(ends) == 1 else say("range", low=ends[0], high=ends[1])
+    return say("range_events", range=said) if unit == "events" else said
+
+
+def worst_groups(groups: Sequence[Group], reading: Reading, say: Say) -> list[str]:
+    """Return sentences about the groups whose whole interval lies below their reference."""
+    bad = [
+        group
+        for group in groups
+        if not group["small"] and reading.of_group(group)[2] < group["reference"]
+    ]
+    bad.sort(key=lambda group: reading.of_group(group)[2] - group["reference"])
+    return [
+        say(
+            "worst_item",
+            name=f"{cut_name(say, group['by'])}: {group_label(say, group)}",
+            metric=metric_name(say, group["metric"]),
+            queries=whole(group["queries"]),
+            reference=number(group["reference"]),
+            **dict(
+                zip(
+                    ("value", "low", "high"),
+                    map(number, reading.of_group(group)),
+                    strict=True,
+                )
+            ),
+        )
+        for group in bad[:_WORST]
+    ]
+
+
+def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Chart]:
+    """Return a plot a cut, all on one scale, with the mean over all queries as a rule."""
+    whole_test = next((group for group in groups if group["by"] == "all"), None)
+    cuts: dict[str, list[Group]] = {}
+    for group in groups:
+        if group["by"] != "all":
+            cuts.setdefault(group["by"], []).append(group)
+    sure = [g for g in groups if not g["small"]] or list(groups)
+    top = max((reading.of_group(g)[2] for g in sure), default=1.0)
+    charts = []
+    for by, members in cuts.items():
+        dots = []
+        for group in members:
+            value, low, high = reading.of_group(group)
+            label = group_label(say, group)
+            count = whole(group["queries"])
+            tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {count}"
+            name = f"{label} ({say('few')})" if group["small"] else label
+            ends = (min(value, top), min(low, top), min(high, top))
+            dots.append(Dot(name, *ends, tip, is_model=True, is_cut=high > top))
+        metric = metric_name(say, members[0]["metric"])
+        called = cut_name(say, by)
+        label = say("slice_chart", metric=metric, by=called, values="; ".join(d.tip for d in dots))
+        drawn = in_two_widths(
+            lambda width, labels, dots=dots: dot_plot(  # type: ignore[misc]
+                dots,
+                width=width,
+                label_width=labels,
+                reference=None if whole_test is None else reading.of_group(whole_test)[0],
+                span=(0.0, top * 1.02 or 1.0),
+            ),
+            label,
+        )
+        charts.append(Chart(called[:1].upper() + called[1:], drawn))
+    return charts
+
+
+def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
+    """Return every slice: its count, the model's means, and the difference to the best baseline."""
+    strongest = reading.strongest
+    further = list(
+        (groups[0].get("means") or {}).get(reading.subject, {})
+    )  # older bundles have none
+    columns = [say("queries"), metric_name(say, groups[0]["metric"])]
+    columns += [metric_label(say, metric) for metric in further]
+    if strongest is not None:
+        columns.append(say("against", name=method_name(say, strongest)))
+    rows = []
+    for group in groups:
+        value, low, high = reading.of_group(group)
+        few = (
+            f"{whole(group['queries'])} ({say('few')})"
+            if group["small"]
+            else whole(group["queries"])
+        )
+        cells = [Cell(few), Cell(number(value), f"{number(low)} – {number(high)}")]
+        cells += [Cell(number(group["means"][reading.subject].get(metric))) for metric in further]
+        if strongest is not None:
+            found = (group.get("differences") or {}).get(strongest)
+            said = ["", "", ""]
+            if found is not None:
+                digits = telling(3, found[1], found[2])
+                said = [number(f, digits, signed=True) for f in found]
+            cells.append(Cell(said[0], f"{said[1]} – {said[2]}" if found else ""))
+        label = group_label(say, group)
+        name = label if group["by"] == "all" else f"{cut_name(say, group['by'])}: {label}"
+        rows.append(Row(name, cells))
+    return Table(say("slice_table", count=len(groups)), columns, rows)
+
+
+def _said(value: float, unit: str) -> str:
+    if unit == "events":
+        return f"{value:,.0f}"
+    if unit in ("day", "minute"):
+        try:
+            moment = datetime.fromtimestamp(math.floor(value), UTC)
+        except (OverflowError, OSError, ValueError):
+            return f"{value:g}"
+        return moment.strftime("%Y-%m-%d" if unit == "day" else "%Y-%m-%d %H:%M")
+    return f"{value:.6g}"

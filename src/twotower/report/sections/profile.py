@@ -1,0 +1,220 @@
+"""A profile of the data: events over time, the long tail, and what each column holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from markupsafe import Markup
+
+from twotower.data.dataset import Dataset, Part
+from twotower.doctor.data_features import codes_of
+from twotower.features.raw_values import floats_of, seconds_of, tags_of
+from twotower.features.schema import TEXTS, Feature
+from twotower.report.charts import Bar, Line, bar_chart, line_chart
+from twotower.report.figures_reader import number, whole
+from twotower.report.sections.methods import Chart, in_two_widths
+from twotower.report.wording import Say
+from twotower.serving.bundle import SideContents
+from twotower.serving.titles import clean
+
+MAX_COLUMNS = 40
+"""Columns of a side that are shown."""
+
+_PERIODS = 48
+_BARS = 24
+_DAY = 86_400.0
+_ENDS = (0.5, 99.5)
+"""Percentiles between which a column's histogram is drawn."""
+
+_MOST_VALUES = 4
+_MAX_VALUE = 24
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """A column, in words and as a drawing.
+
+    Args:
+        name: The column.
+        side: ``query`` or ``item``.
+        kind: Of the feature.
+        missing: Share of its rows without a value, as it is printed.
+        distinct: Number of its values, as it is printed.
+        holds: Its values, in words.
+        drawn: Its histogram, if it is one of numbers or times.
+    """
+
+    name: str
+    side: str
+    kind: str
+    missing: str
+    distinct: str
+    holds: str
+    drawn: Markup | None = None
+
+
+def events_chart(dataset: Dataset, say: Say) -> Markup | None:
+    """Return events over time, those that are held out apart; None where events have no times."""
+    times = dataset.interactions.times
+    if times is None or not len(times):
+        return None
+    low, high = float(times.min()), float(times.max())
+    edges = np.linspace(low, high if high > low else low + 1, _PERIODS + 1)
+    is_train = dataset.parts == Part.TRAIN
+    train, _ = np.histogram(times[is_train], edges)
+    held_out, _ = np.histogram(times[~is_train], edges)
+    bars = []
+    for place, (first, second) in enumerate(zip(train.tolist(), held_out.tolist(), strict=True)):
+        start, end = edges[place], edges[place + 1]
+        tip = say(
+            "period_tip",
+            since=_date(start, high - low),
+            until=_date(end, high - low),
+            train=whole(first),
+            held_out=whole(second),
+        )
+        bars.append(Bar(float(start), float(end), first, second, tip))
+    label = say(
+        "events_chart",
+        count=whole(len(times)),
+        first=_date(low, high - low),
+        last=_date(high, high - low),
+    )
+    form = "%Y-%m-%d" if high - low > 2 * _DAY else "%m-%d %H:%M"
+    return in_two_widths(lambda width, _: bar_chart(bars, width=width, time_format=form), label)
+
+
+def tail_chart(
+    popularity: npt.NDArray[np.float32], dataset: Dataset | None, say: Say
+) -> Chart | None:
+    """Return how the training events are spread over items, and over queries.
+
+    Args:
+        popularity: Training events of each item that may be an answer.
+        dataset: With the queries' events, or None where they are not known.
+        say: Of the page's language.
+    """
+    counts = {"items": np.asarray(popularity, np.float64)}
+    if dataset is not None:
+        of_queries = np.bincount(dataset.interactions.query_rows[dataset.parts == Part.TRAIN])
+        counts["queries"] = of_queries[of_queries > 0].astype(np.float64)
+    if not counts["items"].sum() > 0:
+        return None
+    lines = []
+    for dash, (name, values) in enumerate(counts.items()):
+        label = say(f"tail_{name}")
+        lines.append(Line(label, _lorenz(values), is_model=name == "items", dash=dash))
+    tenth = _share_of_top(counts["items"], 0.1)
+    without = float((counts["items"] == 0).mean())
+    note = say("tail_note", share=number(100 * tenth, 0), none=number(100 * without, 0))
+    drawn = in_two_widths(
+        lambda width, labels: line_chart(
+            lines,
+            width=width,
+            label_width=labels // 2,
+            title=say("tail_x"),
+            from_zero=True,
+            with_dots=False,
+        ),
+        note,
+    )
+    return Chart(say("tail"), drawn, note)
+
+
+def column_profiles(sides: Sequence[SideContents], say: Say) -> list[ColumnProfile]:
+    """Return what each column but the ids holds.
+
+    Args:
+        sides: Tables with their features.
+        say: Of the page's language.
+    """
+    found = []
+    for table in (table for table in sides if len(table.frame)):
+        features = [f for f in table.transforms.features if f.name in table.frame.columns]
+        described = [feature for feature in features if feature.kind != "id"][:MAX_COLUMNS]
+        found += [_profile(table.frame[each.name], each, say) for each in described]
+    return found
+
+
+def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
+    codes = codes_of(values, bins=False)
+    known = values.is_not_null().to_numpy() if codes is None else codes >= 0
+    distinct = "" if codes is None else whole(len(np.unique(codes[known])))
+    holds, drawn = "", None
+    if feature.kind in ("number", "time"):
+        numbers = seconds_of(values) if feature.kind == "time" else floats_of(values)
+        numbers = numbers[np.isfinite(numbers)]
+        if len(numbers):
+            drawn = _histogram(numbers)
+            low, high = float(numbers.min()), float(numbers.max())
+            ends = [f"{low:.6g}", f"{high:.6g}"]
+            if feature.kind == "time":
+                ends = [_date(low, high - low), _date(high, high - low)]
+            holds = ends[0] if ends[0] == ends[1] else say("range", low=ends[0], high=ends[1])
+    elif feature.kind in ("categorical", "tags"):
+        counts = _counts(values, feature)
+        distinct, holds = whole(len(counts)), _commonest(counts, len(values))
+    elif feature.kind in TEXTS:
+        words = values.cast(pl.String).drop_nulls().str.split(" ").list.len()
+        middle = words.median()
+        if isinstance(middle, (int, float)):
+            holds = say("profile_words", count=f"{middle:g}")
+    return ColumnProfile(
+        name=clean(feature.name),
+        side=feature.side,
+        kind=feature.kind,
+        missing=number(100 * float(1 - known.mean()), 1),
+        distinct=distinct,
+        holds=holds,
+        drawn=drawn,
+    )
+
+
+def _counts(values: pl.Series, feature: Feature) -> pl.DataFrame:
+    """Return how many rows have each value, or each of several, the most frequent first."""
+    _, tags = tags_of(values, feature.separator if feature.kind == "tags" else "")
+    return tags.rename("tag").value_counts().sort(["count", "tag"], descending=[True, False])
+
+
+def _commonest(counts: pl.DataFrame, num_rows: int) -> str:
+    """Return the values that most rows have, with their shares of all rows."""
+    shown = [
+        f"{clean(tag, _MAX_VALUE)} {100 * count / num_rows:.0f} %"
+        for tag, count in counts.head(_MOST_VALUES).rows()
+    ]
+    return " · ".join([*shown, "…"] if len(counts) > _MOST_VALUES else shown)
+
+
+def _histogram(numbers: npt.NDArray[np.float64]) -> Markup:
+    """Return a histogram that stands in a line of text, without the outermost values."""
+    low = float(np.percentile(numbers, _ENDS[0], method="lower"))
+    high = float(np.percentile(numbers, _ENDS[1], method="higher"))
+    counts, _ = np.histogram(numbers, _BARS, (low, high if high > low else low + 1))
+    heights = np.ceil(24 * counts / counts.max()).astype(int)
+    bars = "".join(
+        f'<rect x="{5 * place}" y="{24 - height}" width="4" height="{height}"/>'
+        for place, height in enumerate(heights.tolist())
+        if height
+    )
+    return Markup(
+        f'<svg class="sketch" viewBox="0 0 {5 * _BARS} 24" aria-hidden="true">{bars}</svg>'
+    )
+
+
+def _lorenz(values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return ``(share of the entities, share of the events)`` in percent, the most frequent first."""
+    shares = [0, 1, 2, 5, *range(10, 101, 5)]
+    return [(share, 100 * _share_of_top(values, share / 100)) for share in shares]
+
+
+def _share_of_top(values: npt.NDArray[np.float64], share: float) -> float:
+    ordered = np.sort(values)[::-1]
+    return float(ordered[: int(np.ceil(share * len(ordered)))].sum() / ordered.sum())
+
+
+def _date(seconds: float, span: float) -> str:
+    moment = datetime.fromtimestamp(float(seconds), UTC)
+    return moment.strftime("%Y-%m-%d" if span > 2 * _DAY else "%Y-%m-%d %H:%M")

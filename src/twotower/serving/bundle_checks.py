@@ -1,0 +1,176 @@
+"""Checks of what the files of a bundle hold: the digests match whatever somebody wrote into them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from twotower.features.schema import Feature, texts_of
+from twotower.histories import Histories
+from twotower.index.approximate import Lists
+from twotower.index.lexical import LexicalSettings
+from twotower.vocab import FIRST_ROW, Vocabulary
+
+_CHUNK = 2**22
+
+
+def check_array(
+    what: str,
+    array: npt.NDArray[Any],
+    shape: tuple[int | None, ...],
+    dtype: type[np.generic],
+    *,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Refuse an array of another shape or type, or with numbers that are not finite or out of range.
+
+    Args:
+        what: What it is called in the message.
+        array: The array.
+        shape: Its shape; None where any length above 0 will do.
+        dtype: Its type.
+        least: The smallest number that it may hold; None allows any.
+        most: The largest.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    fits = len(array.shape) == len(shape) and all(
+        found == wanted if wanted is not None else found > 0
+        for found, wanted in zip(array.shape, shape, strict=False)
+    )
+    if not fits or array.dtype != dtype:
+        wanted_shape = " x ".join("any" if size is None else str(size) for size in shape)
+        found_shape = " x ".join(map(str, array.shape))
+        raise ValueError(
+            f"{what} must be {wanted_shape} {np.dtype(dtype)}, got {found_shape} {array.dtype}"
+        )
+    check_finite(what, torch.from_numpy(array))
+    for bound, is_out in ((least, np.less), (most, np.greater)):
+        if bound is None or not array.size:
+            continue
+        extreme = array.min() if is_out is np.less else array.max()
+        if is_out(extreme, bound):
+            rule = "at least" if is_out is np.less else "at most"
+            raise ValueError(f"{what} must be {rule} {bound:g}, got {extreme}")
+
+
+def check_finite(what: str, tensor: torch.Tensor, *, infinite: bool = False) -> None:
+    """Refuse a tensor with NaN or infinite numbers.
+
+    Args:
+        what: What it is called in the message.
+        tensor: Of any type; only floating point numbers can be something else.
+        infinite: Whether infinite numbers are allowed.
+
+    Raises:
+        ValueError: It holds such numbers.
+    """
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        return
+    for part in torch.split(
+        tensor.reshape(-1), _CHUNK
+    ):  # the sum of large numbers may be infinite, too
+        found = part[torch.isnan(part)] if infinite else part[~torch.isfinite(part)]
+        if len(found):
+            raise ValueError(f"{what} must hold finite numbers, got {float(found[0])}")
+
+
+def check_table(side: str, ids: Vocabulary, id_column: object, frame: pl.DataFrame) -> None:
+    """Refuse the table of a side that is of other ids.
+
+    Raises:
+        ValueError: It lacks the column of the ids, or has another number of lines.
+    """
+    if id_column not in frame.columns:
+        raise ValueError(f"the {side} table must have the column {id_column!r}")
+    if len(frame) != len(ids):
+        raise ValueError(f"the {side} table must have {len(ids)} lines, got {len(frame)}")
+
+
+def check_ragged(
+    what: str,
+    ragged: Histories,
+    columns: Mapping[str, npt.NDArray[Any]],
+    *,
+    num_queries: int,
+    num_item_rows: int,
+) -> None:
+    """Refuse histories or targets that are not of these queries and items.
+
+    Args:
+        what: What they are called in the message.
+        ragged: One history a query row.
+        columns: One number an event, by name.
+        num_queries: Query rows, the reserved ones included.
+        num_item_rows: Item rows, the reserved ones included.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    num_events = len(ragged.item_rows)
+    offsets = ragged.offsets
+    check_array(f"the offsets of {what}", offsets, (num_queries + 1,), np.int64)
+    if offsets[0] != 0 or offsets[-1] != num_events or (np.diff(offsets) < 0).any():
+        raise ValueError(f"the offsets of {what} must rise from 0 to {num_events}")
+    check_array(
+        f"the items of {what}",
+        ragged.item_rows,
+        (num_events,),
+        np.int32,
+        least=FIRST_ROW,
+        most=num_item_rows - 1,
+    )
+    if ragged.times is not None:
+        check_array(f"the times of {what}", ragged.times, (num_events,), np.float64)
+    kinds: dict[str, type[np.generic]] = {
+        "parts": np.uint8,
+        "weights": np.float32,
+        "is_target": np.bool_,
+        "labels": np.float32,
+    }
+    for name, column in columns.items():
+        if name not in kinds:
+            raise ValueError(f"{what} must hold {', '.join(kinds)}, got {name}")
+        check_array(f"{name} of {what}", column, (num_events,), kinds[name])
+
+
+def check_words(
+    metrics: Mapping[str, Any], of_queries: Iterable[Feature], of_items: Iterable[Feature]
+) -> None:
+    """Refuse a share of the words that cannot be served.
+
+    Raises:
+        LookupError, TypeError, ValueError: It is none, a side has no text, or BM25 has no such settings.
+    """
+    if "words" not in metrics:
+        return
+    words = metrics["words"]
+    LexicalSettings.of_json(words)
+    if not 0 <= words["share"] <= 1:
+        raise ValueError(f"the share of the words must be in 0..1, got {words['share']}")
+    if words["share"] and not (texts_of(of_queries) and texts_of(of_items)):
+        raise ValueError("a share of the words must stand beside text on both sides")
+
+
+def check_lists(lists: Lists, num_items: int, dim: int) -> None:
+    """Refuse the lists of another catalogue, or such as tuning never makes.
+
+    Raises:
+        ValueError: They are.
+    """
+    check_array("the centres of the index", lists.centres.numpy(), (None, dim), np.float32)
+    num_lists = len(lists.centres)
+    check_array(
+        "the spreads of the index", lists.spreads.numpy(), (num_lists,), np.float32, least=0
+    )
+    check_array(
+        "the items of the index", lists.list_of, (num_items,), np.int32, least=0, most=num_lists - 1
+    )
+    for depth, probes in lists.probes.items():
+        if depth < 1 or type(probes) is not int or not 1 <= probes <= num_lists:
+            raise ValueError(f"probes of the index must be in 1..{num_lists}, got {probes!r}")

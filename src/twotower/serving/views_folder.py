@@ -1,0 +1,66 @@
+"""The folder of several views: a bundle of each, and one file that ties them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+
+from twotower.abandoned import put, writing
+from twotower.errors import ArgumentError, BundleError
+from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, check_output, write_bundle
+from twotower.serving.retriever import Retriever
+from twotower.serving.storage import sha256
+
+
+def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
+    """Write a bundle of each view and the file that ties them; all, or nothing.
+
+    Raises:
+        BundleError: The place cannot be used, or writing failed.
+    """
+    place = check_output(path, views=True).resolve()
+    try:
+        with writing(place) as new:
+            new.mkdir()
+            for name, contents in views.items():
+                write_bundle(new / name, contents)
+            tied = {name: {MANIFEST: sha256(new / name / MANIFEST)} for name in views}
+            (new / VIEWS_FILE).write_text(
+                json.dumps(tied, indent=2), encoding="utf-8", newline="\n"
+            )
+            put(new, place)
+    except OSError as error:
+        raise BundleError(
+            f"the views {str(path)!r} could not be written: {error.strerror or error}; "
+            "nothing was left behind."
+        ) from error
+
+
+def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever]:
+    """Return a retriever for each view that was trained together, by its name.
+
+    Args:
+        path: What ``train_views`` wrote.
+        device: See ``Retriever.open``.
+
+    Raises:
+        BundleError: There are no views, a bundle is damaged, or one is of another training.
+    """
+    path = Path(path)
+    try:
+        tied = json.loads((path / VIEWS_FILE).read_text(encoding="utf-8"))
+        digests = {str(name): str(entry[MANIFEST]) for name, entry in tied.items()}
+        if not digests or any(PureWindowsPath(name).name != name for name in digests):
+            raise ArgumentError("no view, or one elsewhere")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{str(path)!r} must be a folder of views, got no readable {VIEWS_FILE} there; "
+            "make one with twotower.train_views."
+        ) from error
+    for name, digest in digests.items():
+        file = path / name / MANIFEST
+        if not file.is_file() or sha256(file) != digest:
+            raise BundleError(
+                f"the view {name!r} in {str(path)!r} must be of one training with the others, got "
+                "another bundle or none; train them again."
+            )
+    return {name: Retriever.open(path / name, device=device) for name in digests}
