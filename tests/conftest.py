@@ -51,7 +51,7 @@ SLOW_FIRST = (
     "test_examples.py",
     "test_tune.py",
     "test_demo.py",
-    "test_views.py",
+    "test_train_views.py",
 )
 """Files that take long: workers begin with them, so that none is left with one alone at the end."""
 
