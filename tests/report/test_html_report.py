@@ -1,6 +1,4 @@
-import json
 import re
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,7 +8,6 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-import vl_convert
 
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.doctor.diagnosis import diagnose_bundle
@@ -200,23 +197,6 @@ def hostile_retriever(small_world: SyntheticTables, one_thread: None) -> Retriev
     return Retriever(replace(contents, items=replace(contents.items, frame=frame)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def drawn() -> Iterator[dict[str, str]]:
-    """The charts that were drawn: most pages of these tests show the same ones, which take the longest."""
-    kept: dict[str, str] = {}
-    draw = vl_convert.vegalite_to_svg
-
-    def once(spec: dict[str, Any], **settings: Any) -> str:
-        key = json.dumps([spec, settings])
-        if key not in kept:
-            kept[key] = draw(spec, **settings)
-        return kept[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vl_convert, "vegalite_to_svg", once)
-        yield kept
-
-
 def with_metrics(retriever: Retriever, metrics: dict[str, Any]) -> Retriever:
     return Retriever(replace(retriever.contents, metrics=metrics), path=retriever.path)
 
@@ -391,10 +371,7 @@ def test_collapsed_vectors_have_no_map(tiny_retriever: Retriever, tmp_path: Path
     assert "There is no map" in Page(written(Retriever(same), tmp_path)).text
 
 
-def test_the_same_bundle_gives_the_same_page(
-    full: Retriever, english: str, tmp_path: Path, drawn: dict[str, str]
-) -> None:
-    drawn.clear()
+def test_the_same_bundle_gives_the_same_page(full: Retriever, english: str, tmp_path: Path) -> None:
     assert written(full, tmp_path, findings=[FINDING]) == english
 
 
