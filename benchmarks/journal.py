@@ -199,7 +199,7 @@ def main() -> int:
     parser.add_argument("--writes", type=int, default=500)
     parser.add_argument("--folder", help="on the disk to measure; one that is temporary")
     given = parser.parse_args()
-    LOG.disabled = True
+    LOG.logger.disabled = True
     with TemporaryDirectory(dir=given.folder) as scratch:
         folder = Path(scratch)
         ours = [of_journals(version, given.damages, folder) for version in (3, 2)]

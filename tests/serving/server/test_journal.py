@@ -31,7 +31,7 @@ from twotower.serving.server import run
 from twotower.serving.server.catalogue import Change, Changed, Written
 from twotower.serving.server.engine import Engine, Model
 from twotower.serving.server.journal import Journal, JournalReader
-from twotower.serving.server.journal_format import START, framed
+from twotower.serving.server.journal_format import START, frames_of
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.worker import SECONDS_TO_FINISH
 
@@ -349,7 +349,7 @@ def test_bytes_of_a_record_elsewhere_are_no_record(tmp_path: Path) -> None:
     assert read(path) == [before.records[0], before.records[2]]
     path.write_bytes(before.data + copy)  # as an earlier use of the disk may have left it
     assert read(path) == before.records
-    inside = {"delete": [framed(b'{"delete":[0]}', START, 0).decode("latin-1")]}
+    inside = {"delete": [frames_of([b'{"delete":[0]}'], START, 0)[0].decode("latin-1")]}
     written(path, inside)
     path.write_bytes(
         path.read_bytes()[: len(before.data) + 3] + b"?" + path.read_bytes()[len(before.data) + 4 :]
@@ -374,7 +374,7 @@ def test_a_record_of_another_form_is_reported_and_takes_no_other_with_it(
     whole = path.read_bytes()
     at = START
     for number, body in enumerate([orjson.dumps(lines[0]), b"{not JSON}"]):
-        frame = framed(body, at, number)
+        frame = frames_of([body], at, number)[0]
         whole = whole[:at] + frame + whole[at + len(frame) :]
         at += len(frame)
     path.write_bytes(whole)  # the second record, not JSON, covers some of those behind it

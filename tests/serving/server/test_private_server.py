@@ -30,12 +30,12 @@ class Lines(logging.Handler):
 @pytest.fixture(scope="module")
 def lines() -> Iterator[Lines]:
     kept = Lines()
-    level = LOG.level
-    LOG.addHandler(kept)
-    LOG.setLevel(logging.DEBUG)
+    level = LOG.logger.level
+    LOG.logger.addHandler(kept)
+    LOG.logger.setLevel(logging.DEBUG)
     yield kept
-    LOG.removeHandler(kept)
-    LOG.setLevel(level)
+    LOG.logger.removeHandler(kept)
+    LOG.logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -55,10 +55,10 @@ class Told(logging.Handler):
 def told() -> Iterator[Told]:
     """What is logged."""
     handler = Told()
-    LOG.addHandler(handler)
+    LOG.logger.addHandler(handler)
     with loggers_kept():
         yield handler
-    LOG.removeHandler(handler)
+    LOG.logger.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

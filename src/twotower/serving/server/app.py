@@ -37,8 +37,7 @@ def create_app(settings: ServerSettings) -> App:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         following = asyncio.create_task(service.follow())
-        fields = {"model": service.engine.model.digest, "pid": os.getpid()}
-        LOG.info("ready", extra={"fields": fields})
+        LOG.info("ready", model=service.engine.model.digest, pid=os.getpid())
         yield
         following.cancel()
         service.close()

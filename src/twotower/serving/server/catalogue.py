@@ -121,7 +121,7 @@ class Catalogue:
             if not self._is_read:
                 raise
             if str(error) != self._told:
-                LOG.error("the journal cannot be read", extra={"fields": {"error": str(error)}})
+                LOG.error("the journal cannot be read", error=str(error))
             self._told = str(error)
             return
         self._is_read, self._told = True, ""

@@ -102,8 +102,12 @@ class Guard:
         if self._counts and now >= self._warns_from:
             self._warns_from = now + _SECONDS_BETWEEN_WARNINGS
             counts, self._counts = self._counts, {}
-            fields = {"connections": counts, "open": len(self._open), "limit": self.limit}
-            LOG.warning("connections refused or closed", extra={"fields": fields})
+            LOG.warning(
+                "connections refused or closed",
+                connections=counts,
+                open=len(self._open),
+                limit=self.limit,
+            )
 
     def _look(self) -> None:
         """Close what has waited too long, once a second while there are connections."""

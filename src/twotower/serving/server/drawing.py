@@ -105,7 +105,7 @@ class Drawing:
         except subprocess.CalledProcessError as error:
             if self._is_closed:
                 return
-            LOG.error("the map could not be drawn", extra={"fields": {"error": error.stderr}})
+            LOG.error("the map could not be drawn", error=error.stderr)
             told = {"status": "failed"}
         except Exception:
             if self._is_closed:

@@ -223,8 +223,7 @@ class Engine:
             try:
                 self._opened_journal()
             except JournalError as error:
-                why = {"fields": {"error": str(error)}}
-                LOG.error("changes are refused until the journal can be written", extra=why)
+                LOG.error("changes are refused until the journal can be written", error=str(error))
         self.model = Model(path, journal)
         """The current one. A name for one object: whoever has taken it keeps all of that model."""
 
@@ -306,7 +305,7 @@ class Engine:
             if self._journal is not None:
                 self._journal.compact()
         except JournalError as error:
-            LOG.warning("the journal was not compacted", extra={"fields": {"error": str(error)}})
+            LOG.warning("the journal was not compacted", error=str(error))
             return False
         return self._journal is not None
 

@@ -101,7 +101,7 @@ class Gate:
         except _HungUpError:
             pass
         except Exception:
-            LOG.exception("failed", extra={"fields": {"request_id": request_id}})
+            LOG.exception("failed", request_id=request_id)
             if status == 499:
                 said = "the server failed; its log says why under this request_id."
                 await refuse(answer, 500, said, request_id)

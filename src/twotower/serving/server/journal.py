@@ -19,6 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+from twotower.abandoned import sync
 from twotower.errors import JournalError
 from twotower.serving.server.journal_format import (
     FORMAT_3,
@@ -28,7 +29,7 @@ from twotower.serving.server.journal_format import (
     Header,
     Piece,
     format_of,
-    framed,
+    frames_of,
     header_of,
     header_of_2,
     pieces,
@@ -75,21 +76,20 @@ class _File:
     Args:
         path: Of the file, without links.
         flags: ``os.O_RDONLY`` or ``os.O_RDWR``, and ``os.O_CREAT`` to make one where there is none.
+        locks: Whether it is locked at once.
 
     Raises:
-        JournalError: It cannot be opened, or is no journal.
+        JournalError: It cannot be opened, is no journal, or is locked by another process.
     """
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, flags: int, *, locks: bool = False) -> None:
         self.path = path
         check_locks()
         try:
             self.descriptor = os.open(path, flags | _OPENS, 0o600)
         except OSError as error:
-            raise JournalError(
-                f"the journal {str(path)!r} cannot be opened: {error.strerror}. "
-                "Name a journal in a place that exists and is writable."
-            ) from error
+            end = ". Name a journal in a place that exists and is writable."
+            raise self.failed("cannot be opened", error, end) from error
         try:
             self.status = os.fstat(self.descriptor)
             is_file = stat.S_ISREG(self.status.st_mode)
@@ -99,9 +99,15 @@ class _File:
                     f"{str(path)!r} must be a journal, got another file; name another."
                 )
             self.form = form
+            if locks:
+                self.lock()
         except BaseException:
             self.close()
             raise
+
+    def failed(self, what: str, error: OSError, end: str = ".") -> JournalError:
+        """Return what the system refused, as a sentence."""
+        return JournalError(f"the journal {str(self.path)!r} {what}: {error.strerror}{end}")
 
     def close(self) -> None:
         """Close the file, and let go of its lock."""
@@ -118,9 +124,7 @@ class _File:
         except (FileNotFoundError, NotADirectoryError):
             return _Place.GONE
         except OSError as error:
-            raise JournalError(
-                f"the journal {str(self.path)!r} cannot be looked up: {error.strerror}."
-            ) from error
+            raise self.failed("cannot be looked up", error) from error
         if os.path.samestat(found, self.status):
             return _Place.HERE
         return _Place.OTHER if found.st_size else _Place.GONE
@@ -139,9 +143,7 @@ class _File:
             return os.pread(self.descriptor, length, at)
         except OSError as error:
             if error.errno != errno.EIO:
-                raise JournalError(
-                    f"the journal {str(self.path)!r} cannot be read: {error.strerror}."
-                ) from error
+                raise self.failed("cannot be read", error) from error
         sector = min(length, _SECTOR - at % _SECTOR)
         return bytes(sector) if sector == length else self._read_some(sector, at)
 
@@ -176,10 +178,7 @@ class _File:
             self._put(data, at)
             os.fsync(self.descriptor)
         except OSError as error:
-            raise JournalError(
-                f"the journal {str(self.path)!r} could not be written: {error.strerror}; "
-                "nothing was changed."
-            ) from error
+            raise self.failed("could not be written", error, "; nothing was changed.") from error
 
     def write_header(self, header: Header) -> None:
         """Write both copies of the header, one after the other: one of them is whole at any moment."""
@@ -187,9 +186,7 @@ class _File:
             for slot in SLOTS:
                 self._put(header.to_bytes(), slot)
         except OSError as error:
-            raise JournalError(
-                f"the journal {str(self.path)!r} could not be written: {error.strerror}."
-            ) from error
+            raise self.failed("could not be written", error) from error
 
     def _put(self, data: bytes, at: int) -> None:
         view = memoryview(data)
@@ -206,9 +203,7 @@ class _File:
                 return
             except OSError as error:
                 if error.errno != errno.EWOULDBLOCK:
-                    raise JournalError(
-                        f"the journal {str(self.path)!r} could not be locked: {error.strerror}."
-                    ) from error
+                    raise self.failed("could not be locked", error) from error
             if time.monotonic() > until:
                 raise JournalError(
                     f"the journal {str(self.path)!r} has been locked by another process for "
@@ -230,14 +225,14 @@ class _File:
 
     def report(self, damaged: Piece) -> None:
         """Log which part is damaged."""
-        found: dict[str, object] = {
-            "file": str(self.path),
-            "at": damaged.at,
-            "bytes": damaged.after - damaged.at,
-        }
-        if damaged.number:
-            found["records"] = damaged.number
-        LOG.error("part of the journal is damaged and was skipped", extra={"fields": found})
+        held: dict[str, Any] = {"records": damaged.number} if damaged.number else {}
+        LOG.error(
+            "part of the journal is damaged and was skipped",
+            file=str(self.path),
+            at=damaged.at,
+            bytes=damaged.after - damaged.at,
+            **held,
+        )
 
 
 class Journal:
@@ -302,24 +297,18 @@ class Journal:
 
     def _add(self, bodies: Sequence[bytes]) -> None:
         header = self._ready()
-        end, number, frames = header.end, header.number, []
-        for body in bodies:
-            frames.append(framed(body, end, number))
-            end, number = end + len(frames[-1]), number + 1
+        frames, end, number = frames_of(bodies, header.end, header.number)
         try:
-            self._file.write(b"".join(frames), header.end)
+            self._file.write(frames, header.end)
         except JournalError:
             with suppress(OSError):
                 os.ftruncate(self._file.descriptor, header.end)
             raise
         try:
             self._file.write_header(header._replace(end=end, number=number))
-        except (
-            JournalError
-        ) as error:  # the records are on the disk; the next write mends the header
-            LOG.error(
-                "the journal's header is not current", extra={"fields": {"error": str(error)}}
-            )
+        except JournalError as error:
+            # The records are on the disk. The next write mends the header.
+            LOG.error("the journal's header is not current", error=str(error))
 
     def _ready(self) -> Header:
         """Return the header, after which the next record goes at the end of the file."""
@@ -329,9 +318,7 @@ class Journal:
         try:
             return self._mend(header, size)
         except OSError as error:
-            raise JournalError(
-                f"the journal {str(self._file.path)!r} could not be mended: {error.strerror}."
-            ) from error
+            raise self._file.failed("could not be mended", error) from error
 
     def _mend(self, header: Header | None, size: int) -> Header:
         """Make the header and the file's end agree. No record is lost, and no damaged one overwritten."""
@@ -343,7 +330,7 @@ class Journal:
         if header is None or size < header.end:
             if number and not is_new:
                 what = "header of the journal is damaged" if header is None else "journal was cut"
-                LOG.error(f"the {what}", extra={"fields": {"file": str(path), "bytes": size}})
+                LOG.error(f"the {what}", file=str(path), bytes=size)
             # The bytes at the end may be of records that were acknowledged: they stay. Readers, whose place
             # may be behind that end, see another generation and begin again.
             kept = max(size, START)
@@ -353,7 +340,7 @@ class Journal:
         self._file.write_header(header)
         os.fsync(self._file.descriptor)
         if is_new:
-            _sync_folder(path)
+            sync(path.parent)
         return header
 
     def _rewrite(self) -> None:
@@ -372,18 +359,15 @@ class Journal:
                 damaged.append(piece._replace(number=1))
         for piece in damaged:
             file.report(piece)
-        at, number, frames = START, max(number, header.number), []
-        for body in last_of_each.bodies():
-            frames.append(framed(body, at, number))
-            at, number = at + len(frames[-1]), number + 1
-        copy = Header(header.generation + 1, at, at, number).to_bytes()
+        frames, end, number = frames_of(last_of_each.bodies(), START, max(number, header.number))
+        copy = Header(header.generation + 1, end, end, number).to_bytes()
         head = bytearray(START)
         for slot in SLOTS:
             head[slot : slot + len(copy)] = copy
         _sweep(file.path)
         temporary = file.path.with_name(f"{file.path.name}.{secrets.token_hex(8)}.new")
         try:
-            _write_new(temporary, [bytes(head), *frames], os.fstat(file.descriptor))
+            _write_new(temporary, [bytes(head), frames], os.fstat(file.descriptor))
             try:
                 if damaged:
                     self._put_aside(damaged)
@@ -391,12 +375,9 @@ class Journal:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync_folder(file.path)
+            sync(file.path.parent)
         except OSError as error:
-            raise JournalError(
-                f"the journal {str(file.path)!r} could not be compacted: {error.strerror}; "
-                "it stays as it is."
-            ) from error
+            raise file.failed("could not be compacted", error, "; it stays as it is.") from error
 
     def _put_aside(self, damaged: Sequence[Piece]) -> None:
         """Write damaged bytes, one part after the other, to a file of their own."""
@@ -410,10 +391,8 @@ class Journal:
                 break
             except FileExistsError:
                 times += 1
-        LOG.error(
-            "damaged bytes of the journal were put aside",
-            extra={"fields": {"file": str(aside), "bytes": sum(map(len, parts))}},
-        )
+        size = sum(map(len, parts))
+        LOG.error("damaged bytes of the journal were put aside", file=str(aside), bytes=size)
 
     def _take(self) -> bool:
         """Lock the journal that is at the path now; return whether it has all records of the open one."""
@@ -421,18 +400,15 @@ class Journal:
         self._file.lock()
         while self._file.place() is not _Place.HERE:
             # Who opens the path meanwhile waits for the lock of this file, and then sees it replaced.
-            fresh = _opened_and_locked(self._file.path, os.O_RDWR | os.O_CREAT)
+            fresh = _File(self._file.path, os.O_RDWR | os.O_CREAT, locks=True)
             is_blank = fresh.is_blank and fresh.place() is _Place.HERE
             if is_blank and not self._file.is_blank:
-                LOG.error(
-                    "the journal was deleted and is written again",
-                    extra={"fields": {"file": str(fresh.path)}},
-                )
+                LOG.error("the journal was deleted and is written again", file=str(fresh.path))
                 try:
                     self._rewrite()
                 finally:
                     fresh.close()
-                fresh = _opened_and_locked(self._file.path, os.O_RDWR)
+                fresh = _File(self._file.path, os.O_RDWR, locks=True)
             self._file.close()  # and its lock with it
             self._file, has_all = fresh, has_all and is_blank
         return has_all
@@ -603,16 +579,6 @@ def _decoded(body: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _opened_and_locked(path: Path, flags: int) -> _File:
-    file = _File(path, flags)
-    try:
-        file.lock()
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
 def _write_new(path: Path, parts: Sequence[bytes], like: os.stat_result) -> None:
     """Write a file that is on the disk when this returns, and as private as another."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -651,12 +617,3 @@ def _sweep(path: Path) -> None:
         for entry in entries:
             if kind.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Return when the name of a file is on the disk, too."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

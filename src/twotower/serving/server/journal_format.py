@@ -5,7 +5,7 @@ Nothing here opens, locks or writes a file. Decision 0025 says why the format is
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 Read = Callable[[int, int], bytes]
@@ -85,18 +85,23 @@ class Format(NamedTuple):
     lead: int
 
 
-def framed(body: bytes, at: int, number: int) -> bytes:
-    """Return a record as a journal has it.
+def frames_of(bodies: Iterable[bytes], at: int, number: int) -> tuple[bytes, int, int]:
+    """Return records as a journal has them, where they end, and the number of the next.
 
-    Its checksums cover where it is and its number, so that bytes of another place or time are no record.
+    Their checksums cover where they are and their numbers, so that bytes of another place or time are no
+    record.
 
     Args:
-        body: JSON.
-        at: Where it will be.
-        number: Of the record.
+        bodies: JSON of each.
+        at: Where the first will be.
+        number: Of the first.
     """
-    head = _FRAME.pack(_MARKER, len(body), number, zlib.crc32(body))
-    return head + _CRC.pack(_crc_of_head(head, at)) + body
+    frames = []
+    for body in bodies:
+        head = _FRAME.pack(_MARKER, len(body), number, zlib.crc32(body))
+        frames.append(head + _CRC.pack(_crc_of_head(head, at)) + body)
+        at, number = at + len(frames[-1]), number + 1
+    return b"".join(frames), at, number
 
 
 def header_of(read: Read) -> Header | None:

@@ -59,7 +59,7 @@ def tell_address(sockets: list[socket.socket]) -> None:
     """Write down where the server listens."""
     for each in sockets:
         host, port = each.getsockname()[:2]
-        LOG.info("listening", extra={"fields": {"address": f"http://{address_of(host, port)}"}})
+        LOG.info("listening", address=f"http://{address_of(host, port)}")
 
 
 class _NotHereError(Exception):

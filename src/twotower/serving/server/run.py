@@ -88,6 +88,6 @@ def _compact(journal: str) -> None:
     try:
         opened.compact()
     except JournalError as error:
-        LOG.warning("the journal was not compacted", extra={"fields": {"error": str(error)}})
+        LOG.warning("the journal was not compacted", error=str(error))
     finally:
         opened.close()

@@ -227,7 +227,7 @@ class Service:
         self.batcher.thread.submit(_spare_what_stays)
         self.figures.exchanges.labels("yes").inc()
         self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
-        LOG.info("model exchanged", extra={"fields": {"model": model.digest}})
+        LOG.info("model exchanged", model=model.digest)
         return model
 
     def _beside(

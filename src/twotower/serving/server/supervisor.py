@@ -271,7 +271,7 @@ class _Place:
 
     def _log(self, message: str, level: int = logging.ERROR, **fields: Any) -> None:
         pid = None if self._process is None else self._process.pid
-        LOG.log(level, message, extra={"fields": {"worker": pid, **fields}})
+        LOG.log(level, message, worker=pid, **fields)
 
 
 def _work(settings: ServerSettings, listeners: list[Any], line: Connection) -> None:

@@ -4,9 +4,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,7 +20,19 @@ from prometheus_client import (
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-LOG = logging.getLogger("twotower.server")
+
+class FieldsLog(logging.LoggerAdapter[logging.Logger]):
+    """A log whose keywords are the fields of a line: ``LOG.info("ready", pid=7)``."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the message, and what ``logging`` takes beside it."""
+        own = {name: kwargs[name] for name in _LOGGINGS_OWN & kwargs.keys()}
+        fields = {name: value for name, value in kwargs.items() if name not in own}
+        return msg, {**own, "extra": {"fields": fields}}
+
+
+_LOGGINGS_OWN = {"exc_info", "stack_info", "stacklevel"}
+LOG = FieldsLog(logging.getLogger("twotower.server"))
 
 
 class Figures:
@@ -146,13 +158,9 @@ def log_request(route: str, method: str, status: int, seconds: float, request_id
     """Write one request down: by its route, which holds no id, and without what it said."""
     LOG.info(
         "request",
-        extra={
-            "fields": {
-                "method": method,
-                "route": route,
-                "status": status,
-                "ms": round(1e3 * seconds, 2),
-                "request_id": request_id,
-            }
-        },
+        method=method,
+        route=route,
+        status=status,
+        ms=round(1e3 * seconds, 2),
+        request_id=request_id,
     )
