@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -13,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from twotower.serving.server import page
 from twotower.serving.server.direct import Direct
-from twotower.serving.server.gate import App, Gate, refuse
+from twotower.serving.server.gate import App, Gate, refusal
 from twotower.serving.server.openapi import describe
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
@@ -84,33 +83,14 @@ def _tell_errors(app: FastAPI) -> None:
     """Turn every error that a client can cause into a status and a sentence."""
 
     async def told(request: Request, error: Exception) -> Response:
-        answer = _Kept()
-        await refuse(answer, *refusal_of(error), request.state.request_id, kind_of(error))
-        response = answer.response()
+        response = refusal(*refusal_of(error), request.state.request_id, kind_of(error))
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
             if error.status_code == 405:
-                path = request.scope["path"]
-                own = (r for r in router.routes if isinstance(r, APIRoute) and r.path == path)
-                methods = {m for r in own for m in r.methods or ()}
+                methods = _methods().get(request.scope["path"], set())
                 methods |= {"HEAD"} if "GET" in methods else set()
                 response.headers["allow"] = ", ".join(sorted(methods))
         return response
 
     for kind in (*TOLD, Exception):  # whose trace goes to the log
         app.add_exception_handler(kind, told)
-
-
-class _Kept:
-    """Takes the messages of an answer and gives them back as one."""
-
-    def __init__(self) -> None:
-        self._messages: list[Any] = []
-
-    async def __call__(self, message: Any) -> None:
-        self._messages.append(message)
-
-    def response(self) -> Response:
-        start, body = self._messages
-        headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Response(body["body"], start["status"], headers)

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
+from starlette.exceptions import HTTPException
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -133,14 +134,6 @@ class Guard:
 _GUARDS: WeakKeyDictionary[ServerState, Guard] = WeakKeyDictionary()
 
 
-class _RefusedError(Exception):
-    """A request that is not read further."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 _TOO_LARGE = f"the address and the headers must be at most {MOST_HEAD} bytes."
 
 
@@ -165,7 +158,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if guard is None:
             guard = _GUARDS[server_state] = Guard(server_state, self.loop)
         self.guard = guard
-        self._refusal: _RefusedError | None = None
+        self._refusal: HTTPException | None = None
         self._is_over = False
         self._in_message = self._in_head = False
         self._has_turned = False
@@ -209,7 +202,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._beside_body = max(0, self._beside_body + counted)
             if self._beside_body > MOST_HEAD and not self._is_over:
                 is_address = self._in_head and len(self.url) > MOST_HEAD // 2
-                self._refusal = _RefusedError(414 if is_address else 431, _TOO_LARGE)
+                self._refusal = HTTPException(414 if is_address else 431, _TOO_LARGE)
                 self.send_400_response("")
 
     def on_message_begin(self) -> None:
@@ -284,8 +277,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Refuse what cannot be read as a request, or is not read to its end."""
-        refusal = self._refusal or _RefusedError(400, "the request must be HTTP/1.1.")
-        self.guard.warn(f"refused: {refusal.status}")
+        refusal = self._refusal or HTTPException(400, "the request must be HTTP/1.1.")
+        self.guard.warn(f"refused: {refusal.status_code}")
         if self.transport.is_closing():
             return
         is_answered = self._in_message and not self._in_head and not self._is_answering()
@@ -298,7 +291,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.disconnected = True  # nobody is to answer any more
             self.cycle.message_event.set()
-        self._tell(refusal.status, str(refusal))
+        self._tell(refusal.status_code, refusal.detail)
         # A client that still sends would lose the answer if all were closed at once.
         self._is_over = True
         self._num_discarded = 0
@@ -326,7 +319,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif _is_late(self._owes_head, now, SECONDS_FOR_A_HEAD):
             if self._in_head:
                 said = f"the headers must be there within {SECONDS_FOR_A_HEAD:g} seconds."
-                self._refusal = _RefusedError(408, said)
+                self._refusal = HTTPException(408, said)
                 self.send_400_response("")
             else:
                 self.transport.close()
@@ -342,8 +335,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _refused(self, status: int, message: str) -> _RefusedError:
-        self._refusal = _RefusedError(status, message)
+    def _refused(self, status: int, message: str) -> HTTPException:
+        self._refusal = HTTPException(status, message)
         return self._refusal
 
     def _discard(self, num_bytes: int) -> None:

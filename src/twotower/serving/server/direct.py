@@ -14,7 +14,7 @@ from fastapi import FastAPI, Response, routing
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from twotower.serving.server.gate import Receive, Send, refuse
+from twotower.serving.server.gate import Receive, Send, refusal
 from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
 from twotower.serving.server.routes import provide_service
 from twotower.serving.server.service import Service
@@ -51,8 +51,7 @@ class Direct:
             response = await endpoint(body=body, service=self._service)
         except TOLD as error:
             request_id = scope["state"]["request_id"]
-            await refuse(send, *refusal_of(error), request_id, kind_of(error))
-            return
+            response = refusal(*refusal_of(error), request_id, kind_of(error))
         await response(scope, receive, send)
 
 

@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMap
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from twotower.serving.server.hosts import Hosts
 from twotower.serving.server.options import ServerSettings
+from twotower.serving.server.refusals import refusal_of
 from twotower.serving.server.telemetry import LOG, Figures, log_request
 
 Message = MutableMapping[str, Any]
@@ -91,20 +94,19 @@ class Gate:
             await send(message)
 
         try:
-            refusal = self._hosts.refusal(scope) or self._refusal(scope, headers)
-            if refusal is None:
-                await self._held(scope, headers, receive, answer)
-            else:
-                await refuse(answer, *refusal, request_id)
-        except _RefusedError as error:
-            await refuse(answer, error.status, str(error), request_id)
+            refused = self._hosts.refusal(scope) or self._refusal(scope, headers)
+            if refused is not None:
+                raise HTTPException(*refused)
+            await self._held(scope, headers, receive, answer)
+        except HTTPException as error:
+            told = refusal(error.status_code, error.detail, request_id)
+            await told(scope, receive, answer)
         except _HungUpError:
             pass
-        except Exception:
+        except Exception as error:
             LOG.exception("failed", request_id=request_id)
             if status == 499:
-                said = "the server failed; its log says why under this request_id."
-                await refuse(answer, 500, said, request_id)
+                await refusal(*refusal_of(error), request_id)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
@@ -175,7 +177,7 @@ class Gate:
         most = self._settings.max_body
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
-            raise _RefusedError(413, f"the body must be at most {most} bytes, got {int(length)}.")
+            raise HTTPException(413, f"the body must be at most {most} bytes, got {int(length)}.")
         pieces: list[bytes] = []
         try:
             async with asyncio.timeout(SECONDS_FOR_A_BODY):
@@ -187,45 +189,31 @@ class Gate:
                     held.num_bytes += len(pieces[-1])
                     self._num_held += len(pieces[-1])
                     if held.num_bytes > most:
-                        raise _RefusedError(
+                        raise HTTPException(
                             413, f"the body must be at most {most} bytes, got more."
                         )
                     if self._num_held > MOST_BODIES * most:
-                        raise _RefusedError(
+                        raise HTTPException(
                             503, "the server holds too many bodies; ask again later."
                         )
                     if not message.get("more_body", False):
                         return b"".join(pieces)
         except TimeoutError:
-            raise _RefusedError(
+            raise HTTPException(
                 408, f"the body must be there within {SECONDS_FOR_A_BODY:g} seconds."
             ) from None
 
 
-async def refuse(
-    send: Send, status: int, message: str, request_id: str, kind: str | None = None
-) -> None:
-    """Send a sentence in place of an answer."""
+def refusal(status: int, message: str, request_id: str, kind: str | None = None) -> Response:
+    """Return the answer that says in a sentence why there is none."""
     told = {"error": message, "request_id": request_id}
-    body = orjson.dumps(told if kind is None else {**told, "kind": kind})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
+    headers = {}
     if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
-        headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-class _RefusedError(Exception):
-    """A request that is not let in."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+        headers["retry-after"] = "1"
+    body = orjson.dumps(told if kind is None else {**told, "kind": kind})
+    return Response(body, status, headers, "application/json")
 
 
 class _Held:
