@@ -1,7 +1,7 @@
 """What a client may ask, and how the answer is put together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,45 +12,16 @@ from fastapi.responses import PlainTextResponse
 from twotower.errors import ArgumentError
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import nothing_told
+from twotower.serving.server import schemas
 from twotower.serving.server.catalogue import Change
 from twotower.serving.server.engine import Answered, Model, Question
 from twotower.serving.server.lookup import example_of, ids_like, items_like, latest_of
-from twotower.serving.server.schemas import (
-    LONGEST_ADDRESS,
-    LONGEST_ID,
-    ChangedAnswer,
-    Choice,
-    EncodeItemsBody,
-    ExampleAnswer,
-    ExplainAnswer,
-    ExplainBody,
-    Filter,
-    FoundAnswer,
-    HealthAnswer,
-    IdsAnswer,
-    ItemsBody,
-    ManyAnswer,
-    ManyBody,
-    MapAnswer,
-    ModelAnswer,
-    ModelBody,
-    QueriesBody,
-    QueryBody,
-    ReadyAnswer,
-    RecommendAnswer,
-    RecommendBody,
-    Refusal,
-    ScoreAnswer,
-    ScoreBody,
-    SimilarAnswer,
-    VectorsAnswer,
-)
 from twotower.serving.server.service import Service
 from twotower.serving.server.strict import TRUTH, WHOLE, StrictRoute, check_ids
 
 JSON = "application/json"
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": what}
+    status: {"model": schemas.Refusal, "description": what}
     for status, what in (
         (400, "The request is not HTTP, or has no Host header that can be read."),
         (401, "The token is missing or wrong."),
@@ -67,20 +38,20 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     )
 }
 OF_ITEMS: dict[int | str, dict[str, Any]] = {
-    404: {"model": Refusal, "description": "The item is not in the catalogue."}
+    404: {"model": schemas.Refusal, "description": "The item is not in the catalogue."}
 }
 OF_IDS: dict[int | str, dict[str, Any]] = {
-    404: {"model": Refusal, "description": "An id is not known."}
+    404: {"model": schemas.Refusal, "description": "An id is not known."}
 }
 WRITES: dict[int | str, dict[str, Any]] = {
-    403: {"model": Refusal, "description": "Writing is switched off."},
+    403: {"model": schemas.Refusal, "description": "Writing is switched off."},
     409: {
-        "model": Refusal,
+        "model": schemas.Refusal,
         "description": "It cannot be written, an id stands twice, or the bundle cannot take over.",
     },
 }
 router = APIRouter(responses=REFUSALS, route_class=StrictRoute)
-FoundText = Annotated[str, Query(max_length=LONGEST_ID)]
+FoundText = Annotated[str, Query(max_length=schemas.LONGEST_ID)]
 Limit = Annotated[int, Query(ge=1, le=100), WHOLE]
 
 
@@ -93,100 +64,81 @@ def provide_service(request: Request) -> Service:
 Serving = Annotated[Service, Depends(provide_service)]
 
 
-@router.post("/recommend", response_model=RecommendAnswer, tags=["answers"])
-async def recommend(body: RecommendBody, service: Serving) -> Response:
+@router.post("/recommend", response_model=schemas.RecommendAnswer, tags=["answers"])
+async def recommend(body: schemas.RecommendBody, service: Serving) -> Response:
     """Return the best items for one query."""
     answered = await service.batcher.ask(_question(service, body, body))
     return _json(service, _as_json(answered))
 
 
-@router.post("/recommend/many", response_model=ManyAnswer, tags=["answers"])
-async def recommend_many(body: ManyBody, service: Serving) -> Response:
+@router.post("/recommend/many", response_model=schemas.ManyAnswer, tags=["answers"])
+async def recommend_many(body: schemas.ManyBody, service: Serving) -> Response:
     """Return the best items for several queries, in their order."""
     _check_queries(service, body.queries)
     found = await service.batcher.ask_all([_question(service, q, body) for q in body.queries])
     return _json(service, {"answers": [_as_json(answered) for answered in found]})
 
 
-@router.get("/similar", response_model=SimilarAnswer, responses=OF_ITEMS, tags=["answers"])
+@router.get("/similar", response_model=schemas.SimilarAnswer, responses=OF_ITEMS, tags=["answers"])
 async def similar(
     item_id: FoundText,
     service: Serving,
     k: Annotated[int, Query(ge=1), WHOLE] = 10,
-    filter: Annotated[Filter | None, Query(max_length=LONGEST_ADDRESS)] = None,  # noqa: A002
+    filter: Annotated[schemas.Filter | None, Query(max_length=schemas.LONGEST_ADDRESS)] = None,  # noqa: A002
     columns: Annotated[bool, TRUTH] = False,
 ) -> Response:
     """Return an item's nearest neighbours, by cosine."""
     _check_k(service, k)
-    model = service.engine.model
 
-    def found() -> dict[str, Any]:
-        model.catch_up()
+    def found(model: Model) -> dict[str, Any]:
         _check_items(model, [item_id])
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         asked = model.item_id(item_id)
-        items = _items(answer, lines)
-        return {"item_id": asked, "items": items, "notes": answer.notes, "model": model.digest}
+        return {"item_id": asked, "items": _items(answer, lines), "notes": answer.notes}
 
-    return _json(service, await service.ask_model(found))
+    return await _asked(service, found)
 
 
-@router.post("/explain", response_model=ExplainAnswer, responses=OF_ITEMS, tags=["answers"])
-async def explain(body: ExplainBody, service: Serving) -> Response:
+@router.post("/explain", response_model=schemas.ExplainAnswer, responses=OF_ITEMS, tags=["answers"])
+async def explain(body: schemas.ExplainBody, service: Serving) -> Response:
     """Return what each part of a query and of an item does for their score."""
-    model = service.engine.model
-    check_ids(body.history or (), model.retriever.item_column)
+    check_ids(body.history or (), service.engine.model.retriever.item_column)
 
-    def explained() -> Any:
-        model.catch_up()
+    def explained(model: Model) -> dict[str, Any]:
         _check_items(model, [body.item_id])
         features, ignored = model.known_features(body.features)
-        return model.retriever.explain(
+        found = model.retriever.explain(
             body.query_id, body.item_id, features=features, history=body.history
-        ), ignored
+        )
+        parts = [vars(part) for part in found.parts]
+        return {"ignored": ignored, **vars(found), "parts": parts}
 
-    found, ignored = await service.ask_model(explained)
-    return _json(
-        service,
-        {
-            "ignored": ignored,
-            "query_id": found.query_id,
-            "item_id": found.item_id,
-            "score": found.score,
-            "parts": [vars(part) for part in found.parts],
-            "model": model.digest,
-        },
-    )
+    return await _asked(service, explained)
 
 
-@router.post("/score", response_model=ScoreAnswer, responses=OF_IDS, tags=["answers"])
-async def score(body: ScoreBody, service: Serving) -> Response:
+@router.post("/score", response_model=schemas.ScoreAnswer, responses=OF_IDS, tags=["answers"])
+async def score(body: schemas.ScoreBody, service: Serving) -> Response:
     """Return the score of pairs of a query and an item, both known."""
-    model = service.engine.model
 
-    def scored() -> Any:
-        model.catch_up()
+    def scored(model: Model) -> dict[str, Any]:
         unknown = model.first_unknown([query_id for query_id, _ in body.pairs])
         if unknown is not None:
             raise HTTPException(404, f"query ids must be known, got {unknown!r}.")
         _check_items(model, [item_id for _, item_id in body.pairs])
-        return model.retriever.score(body.pairs).tolist()
+        return {"scores": model.retriever.score(body.pairs).tolist()}
 
-    scores = await service.ask_model(scored)
-    return _json(service, {"scores": scores, "model": model.digest})
+    return await _asked(service, scored)
 
 
-@router.post("/encode/queries", response_model=VectorsAnswer, tags=["answers"])
-async def encode_queries(body: QueriesBody, service: Serving) -> Response:
+@router.post("/encode/queries", response_model=schemas.VectorsAnswer, tags=["answers"])
+async def encode_queries(body: schemas.QueriesBody, service: Serving) -> Response:
     """Return the vectors of queries."""
-    model = service.engine.model
     _check_queries(service, body.queries)
     for query in body.queries:
-        check_ids(query.history or (), model.retriever.item_column)
+        check_ids(query.history or (), service.engine.model.retriever.item_column)
 
-    def encoded() -> Any:
-        model.catch_up()
+    def encoded(model: Model) -> dict[str, Any]:
         vectors, ignored = [], dict[str, None]()
         for query in body.queries:  # each may be described in another way
             features, unknown = model.known_features(query.features)
@@ -199,26 +151,26 @@ async def encode_queries(body: QueriesBody, service: Serving) -> Response:
                 history=query.history,
             )
             vectors += found.tolist()
-        return {"vectors": vectors, "ignored": list(ignored), "model": model.digest}
+        return {"vectors": vectors, "ignored": list(ignored)}
 
-    return _json(service, await service.ask_model(encoded))
+    return await _asked(service, encoded)
 
 
-@router.post("/encode/items", response_model=VectorsAnswer, responses=OF_IDS, tags=["answers"])
-async def encode_items(body: EncodeItemsBody, service: Serving) -> Response:
+@router.post(
+    "/encode/items", response_model=schemas.VectorsAnswer, responses=OF_IDS, tags=["answers"]
+)
+async def encode_items(body: schemas.EncodeItemsBody, service: Serving) -> Response:
     """Return the vectors of items of the catalogue, or of items that it does not have."""
-    model = service.engine.model
 
-    def encoded() -> Any:
-        model.catch_up()
+    def encoded(model: Model) -> dict[str, Any]:
         _check_items(model, body.item_ids or ())
         vectors, ignored = model.vectors_of_items(body.item_ids, body.features)
-        return {"vectors": vectors.tolist(), "ignored": ignored, "model": model.digest}
+        return {"vectors": vectors.tolist(), "ignored": ignored}
 
-    return _json(service, await service.ask_model(encoded))
+    return await _asked(service, encoded)
 
 
-@router.get("/items", response_model=FoundAnswer, tags=["catalogue"])
+@router.get("/items", response_model=schemas.FoundAnswer, tags=["catalogue"])
 async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return items whose columns hold a text, whatever its case; the most popular ones first."""
     retriever = (await service.caught_up()).retriever
@@ -226,7 +178,7 @@ async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Re
     return _json(service, {"items": found})
 
 
-@router.get("/queries", response_model=IdsAnswer, tags=["catalogue"])
+@router.get("/queries", response_model=schemas.IdsAnswer, tags=["catalogue"])
 async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return ids of known queries that begin with a text."""
     retriever = service.engine.model.retriever
@@ -234,7 +186,7 @@ async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> 
     return _json(service, {"query_ids": found})
 
 
-@router.get("/history", response_model=FoundAnswer, tags=["catalogue"])
+@router.get("/history", response_model=schemas.FoundAnswer, tags=["catalogue"])
 async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> Response:
     """Return the latest items of a known query, the last one first."""
     retriever = (await service.caught_up()).retriever
@@ -242,7 +194,7 @@ async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> R
     return _json(service, {"items": found})
 
 
-@router.get("/example", response_model=ExampleAnswer, tags=["catalogue"])
+@router.get("/example", response_model=schemas.ExampleAnswer, tags=["catalogue"])
 async def example(service: Serving) -> Response:
     """Return something to ask, drawn at random: a known query, and a popular item."""
     retriever = (await service.caught_up()).retriever
@@ -250,14 +202,14 @@ async def example(service: Serving) -> Response:
     return _json(service, found)
 
 
-@router.get("/map", response_model=MapAnswer, tags=["catalogue"])
+@router.get("/map", response_model=schemas.MapAnswer, tags=["catalogue"])
 async def item_map(service: Serving) -> Response:
     """Return the catalogue in two dimensions; it is drawn beside the answers when it is first asked for."""
     return Response(service.map(), media_type=JSON)
 
 
-@router.put("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
-async def put_items(body: ItemsBody, service: Serving) -> Response:
+@router.put("/items", response_model=schemas.ChangedAnswer, responses=WRITES, tags=["catalogue"])
+async def put_items(body: schemas.ItemsBody, service: Serving) -> Response:
     """Put items into the catalogue, or others in the place of those with their ids."""
     column = service.engine.model.retriever.item_column
     check_ids(body.items, column)
@@ -265,7 +217,7 @@ async def put_items(body: ItemsBody, service: Serving) -> Response:
     return await _changed(service, Change(items=body.items))
 
 
-@router.delete("/items", response_model=ChangedAnswer, responses=WRITES, tags=["catalogue"])
+@router.delete("/items", response_model=schemas.ChangedAnswer, responses=WRITES, tags=["catalogue"])
 async def delete_items(
     service: Serving, item_id: Annotated[list[FoundText], Query(min_length=1, max_length=1000)]
 ) -> Response:
@@ -273,7 +225,7 @@ async def delete_items(
     return await _changed(service, Change(item_ids=list(item_id)))
 
 
-@router.get("/model", response_model=ModelAnswer, tags=["model"])
+@router.get("/model", response_model=schemas.ModelAnswer, tags=["model"])
 async def model_info(service: Serving) -> Response:
     """Return what the server answers from."""
     return _json(service, _described(service, await service.caught_up()))
@@ -281,11 +233,11 @@ async def model_info(service: Serving) -> Response:
 
 @router.put(
     "/model",
-    response_model=ModelAnswer,
+    response_model=schemas.ModelAnswer,
     responses=WRITES,
     tags=["model"],
 )
-async def exchange(body: ModelBody, service: Serving) -> Response:
+async def exchange(body: schemas.ModelBody, service: Serving) -> Response:
     """Answer from another bundle on the server's disk; no request fails meanwhile.
 
     The other workers follow as soon as they have opened it, too.
@@ -294,7 +246,7 @@ async def exchange(body: ModelBody, service: Serving) -> Response:
     return _json(service, _described(service, model))
 
 
-@router.get("/health", response_model=HealthAnswer, tags=["operation"])
+@router.get("/health", response_model=schemas.HealthAnswer, tags=["operation"])
 async def health() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "ok"}
@@ -302,8 +254,8 @@ async def health() -> dict[str, str]:
 
 @router.get(
     "/ready",
-    response_model=ReadyAnswer,
-    responses={503: {"model": ReadyAnswer, "description": "As many wait as may."}},
+    response_model=schemas.ReadyAnswer,
+    responses={503: {"model": schemas.ReadyAnswer, "description": "As many wait as may."}},
     tags=["operation"],
 )
 async def ready(service: Serving) -> Response:
@@ -322,6 +274,17 @@ async def metrics(service: Serving) -> Response:
     return Response(body, media_type=media_type)
 
 
+async def _asked(service: Service, work: Callable[[Model], dict[str, Any]]) -> Response:
+    """Answer with what some work finds in the current model, in the model's own thread."""
+    model = service.engine.model
+
+    def found() -> dict[str, Any]:
+        model.catch_up()
+        return {**work(model), "model": model.digest}
+
+    return _json(service, await service.ask_model(found))
+
+
 async def _changed(service: Service, change: Change) -> Response:
     return _json(service, vars(await service.change(change)))
 
@@ -333,7 +296,7 @@ def _check_items(model: Model, item_ids: Sequence[int | str]) -> None:
         raise HTTPException(404, str(error)) from error
 
 
-def _check_queries(service: Service, queries: Sequence[QueryBody]) -> None:
+def _check_queries(service: Service, queries: Sequence[schemas.QueryBody]) -> None:
     most = service.settings.batch
     if len(queries) > most:
         raise ArgumentError(f"queries must be at most {most}, got {len(queries)}; ask in parts.")
@@ -355,7 +318,7 @@ def _check_k(service: Service, k: int) -> None:
         raise ArgumentError(f"k must be at most {service.settings.max_k}, got {k}.")
 
 
-def _question(service: Service, query: QueryBody, choice: Choice) -> Question:
+def _question(service: Service, query: schemas.QueryBody, choice: schemas.Choice) -> Question:
     _check_k(service, choice.k)
     check_ids(query.history or (), service.engine.model.retriever.item_column)
     return Question(
@@ -395,8 +358,8 @@ def _items(answer: Recommendation, lines: list[dict[str, Any]] | None) -> list[d
     for item in found if explored else ():
         if item["item_id"] in explored:
             item["propensity"] = explored[item["item_id"]]
-    if lines is not None:
-        found = [{**item, "columns": line} for item, line in zip(found, lines, strict=True)]
+    for item, line in zip(found, lines or (), strict=False):
+        item["columns"] = line
     return found
 
 

@@ -1,6 +1,6 @@
 """The JSON of requests and answers. What the OpenAPI page says is this."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -56,6 +56,9 @@ def _as_whole(given: object) -> object:
     return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
+Each = TypeVar("Each")
+Events = Annotated[list[Each], Field(max_length=MOST_EVENTS, fail_fast=True)]
+AtOnce = Annotated[list[Each], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)]
 Id = (
     Annotated[StrictInt, Field(ge=-LARGEST_ID - 1, le=LARGEST_ID)]
     | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
@@ -68,12 +71,17 @@ Filter = Annotated[
 ]
 Scalar = StrictBool | StrictInt | StrictFloat | Text | None
 Value = TypeAliasType(  # named, so that the schema says it once
-    "Value", Scalar | Annotated[list[Scalar], Field(max_length=MOST_EVENTS, fail_fast=True)]
+    "Value", Scalar | Events[Scalar]
 )
 Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS)]
 Event = TypeAliasType("Event", Annotated[Columns, AfterValidator(_check_time)])
 Line = TypeAliasType("Line", Columns)
-Ids = Annotated[list[Id], Field(max_length=MOST_EVENTS, fail_fast=True)]
+
+
+def _given(word: Literal["anyOf", "oneOf"], names: tuple[str, ...]) -> ConfigDict:
+    """Return a configuration whose schema says that some of the fields, or one of them, must be given."""
+    kinds: Any = [{"required": [n], "properties": {n: {"not": {"type": "null"}}}} for n in names]
+    return ConfigDict(json_schema_extra={word: kinds})
 
 
 class Told(BaseModel):
@@ -85,33 +93,21 @@ class Told(BaseModel):
 class QueryBody(Told):
     """Who or what asks: an id, features, a history of items, or any mix."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "anyOf": [
-                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
-                for name in ("query_id", "features", "history")
-            ]
-        },
-    )
+    model_config = _given("anyOf", ("query_id", "features", "history"))
 
     query_id: Id | None = Field(
         None, description="A query's own key. What else is given wins over what is known of it."
     )
     features: Columns | None = Field(None, description="Column to value.")
-    history: Annotated[list[Id | Event], Field(max_length=MOST_EVENTS, fail_fast=True)] | None = (
-        Field(
-            None,
-            description="Item ids, oldest first; or lines that hold the id under the name of its column, "
-            "`time` in seconds since 1970, and what else the model reads of an event.",
-        )
+    history: Events[Id | Event] | None = Field(
+        None,
+        description="Item ids, oldest first; or lines that hold the id under the name of its column, "
+        "`time` in seconds since 1970, and what else the model reads of an event.",
     )
 
 
 Deviations = Annotated[float, Field(strict=True, ge=-LARGEST_BOOST, le=LARGEST_BOOST)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-
-
 Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED), BeforeValidator(_as_whole)]
 
 
@@ -164,14 +160,14 @@ class Choice(Told):
     exclude_seen: StrictBool | None = Field(
         None, description="Leave items of the history out; null: as the data was."
     )
-    among: Ids | None = Field(None, description="Ids that the answer may hold.")
-    without: Ids | None = Field(None, description="Ids that the answer must not hold.")
+    among: Events[Id] | None = Field(None, description="Ids that the answer may hold.")
+    without: Events[Id] | None = Field(None, description="Ids that the answer must not hold.")
     filter: Filter | None = Field(
         None,
         description="An expression over the items' columns that each answer matches, such as "
         "`genre = 'drama' and year >= 2000`.",
     )
-    words: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
+    words: Literal["auto"] | Share = Field(
         "auto",
         description="Share of the words in common, by BM25, beside the model's score; `auto` is the share "
         "that training chose.",
@@ -188,9 +184,7 @@ class RecommendBody(QueryBody, Choice):
 class ManyBody(Choice):
     """Several queries that are answered alike."""
 
-    queries: Annotated[
-        list[QueryBody], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
-    ]
+    queries: list[QueryBody] = Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
 
 
 class ExplainBody(QueryBody):
@@ -202,49 +196,32 @@ class ExplainBody(QueryBody):
 class ItemsBody(Told):
     """Items to put in, each in place of the one with its id."""
 
-    items: Annotated[list[Line], Field(min_length=1, max_length=MOST_EVENTS, fail_fast=True)] = (
-        Field(
-            description="Lines with the id and columns of the items' table; what a line lacks is missing."
-        )
+    items: Annotated[Events[Line], Field(min_length=1)] = Field(
+        description="Lines with the id and columns of the items' table; what a line lacks is missing."
     )
 
 
 class ScoreBody(Told):
     """Pairs of a query and an item, both known."""
 
-    pairs: Annotated[
-        list[tuple[Id, Id]], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)
-    ] = Field(description="Each the id of a query and that of an item.")
+    pairs: AtOnce[tuple[Id, Id]] = Field(description="Each the id of a query and that of an item.")
 
 
 class QueriesBody(Told):
     """Queries that are encoded."""
 
-    queries: Annotated[
-        list[QueryBody], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
-    ]
+    queries: list[QueryBody] = Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
 
 
 class EncodeItemsBody(Told):
     """Items that are encoded: known ones by their ids, or new ones by their features."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "oneOf": [
-                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
-                for name in ("item_ids", "features")
-            ]
-        },
-    )
+    model_config = _given("oneOf", ("item_ids", "features"))
 
-    item_ids: (
-        Annotated[list[Id], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)] | None
-    ) = Field(None, description="Ids of the catalogue.")
-    features: (
-        Annotated[list[Columns], Field(min_length=1, max_length=MOST_AT_ONCE, fail_fast=True)]
-        | None
-    ) = Field(None, description="Column to value, a line an item; the items need not be there.")
+    item_ids: AtOnce[Id] | None = Field(None, description="Ids of the catalogue.")
+    features: AtOnce[Columns] | None = Field(
+        None, description="Column to value, a line an item; the items need not be there."
+    )
 
 
 class ChangedAnswer(BaseModel):
