@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from twotower.cli.output import console, print_json
+from twotower.cli import options
+from twotower.cli.output import console, print_json, say
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _METRICS = ("hit_rate@10", "ndcg@10", "recall@10", "recall@100")
 def command(
     bundles: Annotated[list[Path], typer.Argument(help="Folders of two or more bundles.")],
     out: Annotated[Path | None, typer.Option(help="Write one HTML page there.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Hold bundles against the first: settings, figures with intervals, slices won and lost.
 
@@ -50,7 +51,7 @@ def command(
         for part in _parts(comparison):
             screen.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
     if out is not None:
-        screen.print(f"Page: {out}", highlight=False, markup=False, soft_wrap=True)
+        say(screen, f"Page: {out}")
 
 
 def _parts(comparison: "Comparison") -> list[Table | str]:

@@ -1,12 +1,11 @@
 """``twotower data``."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from twotower.cli.output import console, print_json, write_tables
+from twotower.cli.output import console, print_json, say, write_tables
 from twotower.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -15,16 +14,11 @@ if TYPE_CHECKING:
 NAME = "data"
 
 
-class Source(StrEnum):
-    """What can be had."""
-
-    MOVIELENS_100K = "movielens-100k"
-    MOVIELENS_1M = "movielens-1m"
-    SYNTHETIC = "synthetic"
-
-
 def command(
-    source: Annotated[Source, typer.Argument(help="Which data.")],
+    source: Annotated[
+        Literal["movielens-100k", "movielens-1m", "synthetic"],
+        typer.Argument(help="Which data."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables; by default one of that name.")
     ] = None,
@@ -38,7 +32,7 @@ def command(
     Example: twotower data movielens-100k --out movielens-100k
     """
     screen = console(json_wanted=json)
-    if source == Source.SYNTHETIC:
+    if source == "synthetic":
         if from_dir is not None:
             raise ConfigError("--from-dir must go with MovieLens, got synthetic.")
         from twotower.data.sources.synthetic import World, WorldConfig
@@ -48,22 +42,21 @@ def command(
     else:
         from twotower.data.sources import movielens
 
-        found = movielens.fetch(source.value, from_dir=from_dir)
+        found = movielens.fetch(source, from_dir=from_dir)
         tables = (found.interactions, found.items, found.queries)
         if not movielens.terms_were_shown():
             screen.print(movielens.terms(), highlight=False)
             movielens.mark_terms_shown()
-    folder = out if out is not None else Path(source.value)
+    folder = out if out is not None else Path(source)
     paths = _write(tables, folder)
     if json:
         print_json(paths)
     else:
         flags = " ".join(f"--{name} {path}" for name, path in paths.items())
-        screen.print(
-            f"{len(tables[0]):,} events, {len(tables[1]):,} items, {len(tables[2]):,} queries. Next:\n"
+        say(
+            screen,
+            f"{len(tables[0]):,} events, {len(tables[1]):,} items, {len(tables[2]):,} queries. Next:",
             f"  twotower train {flags} --out model",
-            highlight=False,
-            soft_wrap=True,
         )
 
 

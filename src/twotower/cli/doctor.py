@@ -1,16 +1,15 @@
 """``twotower doctor``."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 from rich.text import Text
 
 from twotower.caller import flag
 from twotower.cli import exits, options
-from twotower.cli.output import console, print_json
+from twotower.cli.output import console, print_json, say
 from twotower.errors import ConfigError
 from twotower.keywords import Keywords, configured, events_of
 
@@ -22,27 +21,14 @@ if TYPE_CHECKING:
 NAME = "doctor"
 
 
-class Language(StrEnum):
-    """What findings are said in."""
-
-    EN = "en"
-    ZH = "zh"
-
-
-class FailOn(StrEnum):
-    """What ends the command with an exit code of its own."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
+FailOn = Literal["error", "warning"]
 _STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _WORDS = {
-    Language.EN: {"error": "error", "warning": "warning", "info": "info"},
-    Language.ZH: {"error": "错误", "warning": "警告", "info": "提示"},
+    "en": {"error": "error", "warning": "warning", "info": "info"},
+    "zh": {"error": "错误", "warning": "警告", "info": "提示"},
 }
-_DO = {Language.EN: "What to do: ", Language.ZH: "处理："}
-_NOTHING = {Language.EN: "Nothing found.", Language.ZH: "未发现问题。"}
+_DO = {"en": "What to do: ", "zh": "处理："}
+_NOTHING = {"en": "Nothing found.", "zh": "未发现问题。"}
 
 
 @options.with_keywords(leave_out=("recall",))
@@ -63,8 +49,8 @@ def command(
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {exits.FOUND} where this, or worse, is found.")
     ] = None,
-    lang: Annotated[Language, typer.Option(help="Language of the findings.")] = Language.EN,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    lang: Annotated[options.Language, typer.Option(help="Language of the findings.")] = "en",
+    json: options.Json = False,
     **keywords: Unpack[Keywords],
 ) -> None:
     """Say what is wrong with tables before training, or with a bundle: its data and its model.
@@ -112,7 +98,7 @@ def command(
             **keywords,
         )
     if json:
-        print_json([finding.as_json(lang.value) for finding in findings])
+        print_json([finding.as_json(lang) for finding in findings])
     else:
         _show(findings, lang, console(json_wanted=False))
     if fail_on is not None and any(_is_as_bad(finding, fail_on) for finding in findings):
@@ -129,13 +115,13 @@ def _of_bundle(bundle: Path) -> "list[Finding]":
 def _is_as_bad(finding: "Finding", least: FailOn) -> bool:
     from twotower.doctor.findings import SEVERITIES
 
-    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(least.value)
+    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(least)
 
 
-def _show(findings: "Sequence[Finding]", language: Language, screen: "Console") -> None:
+def _show(findings: "Sequence[Finding]", language: options.Language, screen: "Console") -> None:
     """Print each finding: severity and id, then what, why and what to do."""
     for finding in findings:
-        said = finding.as_json(language.value)
+        said = finding.as_json(language)
         head = Text(_WORDS[language][finding.severity], style=_STYLES[finding.severity])
         screen.print(head, Text(said["id"], style="bold"))
         for sentence in (said["what"], said["why"], _DO[language] + said["do"]):
@@ -148,7 +134,4 @@ def _show(findings: "Sequence[Finding]", language: Language, screen: "Console") 
         severity: sum(finding.severity == severity for finding in findings) for severity in _STYLES
     }
     words = _WORDS[language]
-    screen.print(
-        ", ".join(f"{count} × {words[severity]}" for severity, count in counts.items() if count),
-        highlight=False,
-    )
+    say(screen, ", ".join(f"{n} × {words[severity]}" for severity, n in counts.items() if n))

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from twotower.cli import options
-from twotower.cli.output import console, cutoffs, print_json
+from twotower.cli.output import console, cutoffs, print_json, say
 from twotower.errors import ConfigError
 
 NAME = "evaluate"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: options.Bundle,
     test: Annotated[
         Path | None, typer.Option(help="Test events, in place of the bundle's own.")
     ] = None,
@@ -39,7 +39,7 @@ def command(
     candidates: Annotated[
         Path | None, typer.Option(help="Rank only the items that this table has. Inflated.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Rank the whole catalogue for the test queries: the model beside the baselines.
 
@@ -85,5 +85,4 @@ def command(
     if slice_by:
         for table in slices_tables(figures["slices"], figures["strongest_baseline"]):
             screen.print(table)
-    for note in footnotes(figures):
-        screen.print(note, highlight=False, markup=False, soft_wrap=True)
+    say(screen, *footnotes(figures))

@@ -2,13 +2,13 @@
 
 import json as json_library
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from twotower.cli import options
 from twotower.cli.output import console, ids, print_json
 from twotower.cli.recommend import described
 
@@ -17,12 +17,12 @@ _MOST_EVENTS = 5
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: options.Bundle,
     item: Annotated[str, typer.Option(help="Id of an item.")],
-    query: Annotated[str | None, typer.Option(help="Id of a query.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first: ID,ID,...")] = None,
-    features: Annotated[str | None, typer.Option(help="Query features as a JSON object.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    query: options.Query = None,
+    history: options.History = None,
+    features: options.QueryFeatures = None,
+    json: options.Json = False,
 ) -> None:
     """Say what each feature and each event does for the score of one query and one item.
 

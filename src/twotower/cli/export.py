@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from twotower.cli import options
 from twotower.errors import ConfigError
 
 NAME = "export"
@@ -24,7 +25,7 @@ def command(
         Literal["onnx", "faiss", "pgvector", "qdrant", "parquet", "npy"],
         typer.Argument(help="What to export to."),
     ],
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: options.Bundle,
     out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
     dsn: Annotated[
         str | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from twotower.cli import options
-from twotower.cli.output import console
+from twotower.cli.output import console, say
 from twotower.keywords import configured, help_of
 
 NAME = "index"
@@ -47,7 +47,5 @@ def command(
 
     columns = [] if text is None else [name.strip() for name in text.split(",")]
     retriever = index_items(items, text=columns, out=out, config=tree)
-    screen = console(json_wanted=False)
-    for note in retriever.contents.provenance["notes"]:
-        screen.print(note, highlight=False, markup=False, soft_wrap=True)
-    screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
+    notes = retriever.contents.provenance["notes"]
+    say(console(json_wanted=False), *notes, f"The bundle is at {out}.")

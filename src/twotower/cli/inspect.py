@@ -1,20 +1,19 @@
 """``twotower inspect``."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
-from twotower.cli.output import console, print_json
+from twotower.cli import options
+from twotower.cli.output import console, print_json, say
 
 NAME = "inspect"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    bundle: options.Bundle,
+    json: options.Json = False,
 ) -> None:
     """Show what a bundle holds: data, features, settings, figures, sizes.
 
@@ -59,16 +58,14 @@ def command(
         print_json(described)
         return
     screen = console(json_wanted=False)
-    screen.print(
+    say(
+        screen,
         f"{bundle}: {described['queries']:,} queries, {described['items']:,} items, "
         f"dim {described['dim']}, {described['weights']:,} weights, "
         f"{described['bytes'] / 1e6:.1f} MB, written {manifest['created']} by twotower "
         f"{manifest['libraries']['twotower']}",
-        highlight=False,
-        markup=False,
+        *manifest["provenance"]["notes"],
     )
-    for note in manifest["provenance"]["notes"]:
-        screen.print(note, highlight=False, markup=False)
     table = Table("feature", "side", "kind", "because")
     for feature in features:
         table.add_row(Text(feature.name), feature.side, feature.described, Text(feature.reason))
@@ -77,9 +74,7 @@ def command(
         screen.print(figures_table(dict(contents.metrics)))
     said = refit_note(contents.metrics)
     if said is not None:
-        screen.print(said, highlight=False, markup=False, soft_wrap=True)
+        say(screen, said)
     if "index" in contents.metrics:
-        note = index_note(contents.metrics["index"])
-        screen.print(note, highlight=False, markup=False, soft_wrap=True)
-    where = bundle / "config.toml"
-    screen.print(f"All settings: {where}", highlight=False, markup=False, soft_wrap=True)
+        say(screen, index_note(contents.metrics["index"]))
+    say(screen, f"All settings: {bundle / 'config.toml'}")

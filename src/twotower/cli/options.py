@@ -1,7 +1,7 @@
 """The options that name tables, their columns and settings, shared by the commands that read data."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,6 +12,15 @@ from twotower.keywords import help_of, parameter_of, settings_of_keywords, types
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Query = Annotated[str | None, typer.Option(help="Id of a query.")]
+History = Annotated[str | None, typer.Option(help="Item ids, oldest first: ID,ID,...")]
+QueryFeatures = Annotated[str | None, typer.Option(help="Query features as a JSON object.")]
+Filter = Annotated[
+    str | None,
+    typer.Option("--filter", help="Only items that match: 'genre = \"drama\" and year >= 2000'."),
+]
 Interactions = Annotated[Path | None, typer.Option(help="Table of events.")]
 Items = Annotated[Path | None, typer.Option(help="Table of the items' columns.")]
 Queries = Annotated[Path | None, typer.Option(help="Table of the queries' columns.")]
@@ -54,14 +63,24 @@ def with_keywords(*, leave_out: Collection[str] = ()) -> Callable[[Command], Com
     Args:
         leave_out: Those that say nothing to this command.
     """
+    shown = [_option(name) for name in settings_of_keywords() if name not in leave_out]
+    return with_options(shown, after="config")
+
+
+def with_options(shown: Sequence[inspect.Parameter], *, after: str) -> Callable[[Command], Command]:
+    """Give a command that takes any keywords options for some of them.
+
+    Args:
+        shown: The options, as parameters.
+        after: The command's own parameter that they stand behind.
+    """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         own = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
-        after = next(place for place, p in enumerate(own, 1) if p.name == "config")
-        shown = [_option(name) for name in settings_of_keywords() if name not in leave_out]
-        parameters = [*own[:after], *shown, *own[after:]]
+        place = [p.name for p in own].index(after) + 1
+        parameters = [*own[:place], *shown, *own[place:]]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return command
 

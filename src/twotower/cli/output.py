@@ -26,6 +26,12 @@ def console(*, json_wanted: bool) -> Console:
     return Console(stderr=json_wanted)
 
 
+def say(screen: Console, *sentences: str) -> None:
+    """Print sentences as they are: a title may hold what rich would take for markup."""
+    for sentence in sentences:
+        screen.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document; numbers that JSON lacks become null."""
     sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str) + "\n")
@@ -95,16 +101,14 @@ def write_report_beside(
             f"{str(error).rstrip('.')}; the bundle {str(bundle)!r} is complete: make room, then write its "
             f"report with `twotower report {quote(str(bundle))}`."
         ) from error
-    screen.print(f"{name} is at {page}.", highlight=False, markup=False, soft_wrap=True)
+    say(screen, f"{name} is at {page}.")
 
 
 def print_limits(screen: Console) -> None:
     """Print what a private bundle cannot answer."""
     from twotower.training.private import LIMITS
 
-    screen.print("The bundle is private:")
-    for limit in LIMITS:
-        screen.print(f"  - {limit}", highlight=False, markup=False, soft_wrap=True)
+    say(screen, "The bundle is private:", *(f"  - {limit}" for limit in LIMITS))
 
 
 def ids(text: str) -> list[int | str]:

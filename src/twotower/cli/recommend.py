@@ -9,13 +9,12 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from twotower.cli.output import check_table_path, console, ids, print_json, write_tables
+from twotower.cli import options
+from twotower.cli.output import check_table_path, console, ids, print_json, say, write_tables
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from rich.console import Console
+    from collections.abc import Callable
 
     from twotower.features.schema import Side
     from twotower.rules.kinds import Rule
@@ -28,10 +27,10 @@ _LONGEST = 80
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    query: Annotated[str | None, typer.Option(help="Id of a query.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first: ID,ID,...")] = None,
-    features: Annotated[str | None, typer.Option(help="Query features as a JSON object.")] = None,
+    bundle: options.Bundle,
+    query: options.Query = None,
+    history: options.History = None,
+    features: options.QueryFeatures = None,
     everyone: Annotated[
         bool, typer.Option("--all", help="Answer every query of the bundle, into --out.")
     ] = False,
@@ -43,12 +42,7 @@ def command(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
-    filter_: Annotated[
-        str | None,
-        typer.Option(
-            "--filter", help="Only items that match: 'genre = \"drama\" and year >= 2000'."
-        ),
-    ] = None,
+    filter_: options.Filter = None,
     words: Annotated[
         str,
         typer.Option(help="Share in 0..1 of the words in common, by BM25; auto: as validation."),
@@ -70,7 +64,7 @@ def command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse features that the bundle does not know.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Recommend items to a query named by its id, described by features, or by a history.
 
@@ -97,8 +91,7 @@ def command(
         with warnings.catch_warnings(record=True) as told_of:
             warnings.simplefilter("always", UserWarning)
             _write_all(retriever, out, k, filter_, share, rules)
-        print_notes([str(warning.message) for warning in told_of], screen)
-        screen.print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
+        say(screen, *(str(warning.message) for warning in told_of), f"Wrote {out}.")
         return
     answer = retriever.recommend(
         query,
@@ -116,15 +109,15 @@ def command(
     if answer.basis == "popularity":
         screen.print("Nothing is known of this query that the model reads: what is popular.")
         if query is not None and retriever.contents.is_private:
-            screen.print(
-                "The bundle is private and knows no query by its id; give --features or --history.",
-                soft_wrap=True,
+            said = (
+                "The bundle is private and knows no query by its id; give --features or --history."
             )
+            say(screen, said)
     screen.print(answer_table(retriever, answer, score="score"))
-    print_notes(answer.notes, screen)
+    say(screen, *answer.notes)
     if answer.explored:
         drawn = ", ".join(f"{item} ({chance:.2g})" for item, chance in answer.explored.items())
-        screen.print(f"Explored, with what probability: {drawn}.", highlight=False, markup=False)
+        say(screen, f"Explored, with what probability: {drawn}.")
 
 
 def _rules(
@@ -248,12 +241,6 @@ def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dic
             for item_id, score, line in zip(answer.item_ids, answer.scores, lines, strict=True)
         ],
     }
-
-
-def print_notes(notes: "Iterable[str]", screen: "Console") -> None:
-    """Print what was asked and found nothing."""
-    for note in notes:
-        screen.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def answer_table(retriever: "Retriever", answer: "Recommendation", *, score: str) -> Table:

@@ -12,7 +12,7 @@ NAME = "report"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: options.Bundle,
     out: Annotated[
         Path | None, typer.Option(help="Where to; by default BUNDLE.report.html beside the bundle.")
     ] = None,

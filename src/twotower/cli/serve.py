@@ -1,37 +1,36 @@
 """``twotower serve``."""
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from twotower.cli.output import console
+from twotower.cli import options
+from twotower.cli.output import console, say
+from twotower.serving.server.options import ServerSettings
 
 NAME = "serve"
 
 
+def _options() -> list[inspect.Parameter]:
+    """Return the settings that an option of their name states, each with its default."""
+    hints = get_type_hints(ServerSettings)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    found = []
+    for setting in fields(ServerSettings):
+        name, said = setting.name, setting.metadata.get("help")
+        if said is not None:
+            option = typer.Option(envvar=f"TWOTOWER_{name.upper()}", help=said)
+            parameter = inspect.Parameter(name, kind, default=setting.default)
+            found.append(parameter.replace(annotation=Annotated[hints[name], option]))
+    return found
+
+
+@options.with_options(_options(), after="bundle")
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    host: Annotated[
-        str, typer.Option(envvar="TWOTOWER_HOST", help="Address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="TWOTOWER_PORT", help="Port to listen on.")] = 8000,
-    workers: Annotated[
-        int, typer.Option(envvar="TWOTOWER_WORKERS", help="Processes that answer.")
-    ] = 1,
-    batch: Annotated[
-        int, typer.Option(envvar="TWOTOWER_BATCH", help="Queries answered at once at most.")
-    ] = 64,
-    waiting: Annotated[
-        int, typer.Option(envvar="TWOTOWER_WAITING", help="Requests that may wait; then 429.")
-    ] = 256,
-    timeout: Annotated[
-        float, typer.Option(envvar="TWOTOWER_TIMEOUT", help="Seconds until an answer; then 503.")
-    ] = 2.0,
-    max_k: Annotated[int, typer.Option(envvar="TWOTOWER_MAX_K", help="Largest k.")] = 1000,
-    max_body: Annotated[
-        int, typer.Option(envvar="TWOTOWER_MAX_BODY", help="Bytes of a body at most; then 413.")
-    ] = 2**20,
+    bundle: options.Bundle,
     journal: Annotated[
         Path | None,
         typer.Option(envvar="TWOTOWER_JOURNAL", help="File of what is written; BUNDLE.journal."),
@@ -47,42 +46,22 @@ def command(
             help="Names of this server in requests, beside localhost and IPs; a,b, or * for any.",
         ),
     ] = "",
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="TWOTOWER_TOKEN", help="Token to write with; better by the variable."),
-    ] = None,
-    read_token: Annotated[
-        str | None, typer.Option(envvar="TWOTOWER_READ_TOKEN", help="Token to read with.")
-    ] = None,
+    **own: Any,
 ) -> None:
     """Answer queries over HTTP, and show a page to try the model on.
 
     Example: twotower serve model
     """
-    from twotower.serving.server.options import ServerSettings
     from twotower.serving.server.run import check_libraries, serve
 
     check_libraries()
     settings = ServerSettings(
         bundle=str(bundle),
-        host=host,
-        port=port,
-        workers=workers,
-        batch=batch,
-        waiting=waiting,
-        timeout=timeout,
-        max_k=max_k,
-        max_body=max_body,
         origins=tuple(origin or ()),
         allowed_hosts=tuple(filter(None, map(str.strip, allowed_hosts.split(",")))),
-        token=token,
-        read_token=read_token,
         journal=None if journal is None else str(journal),
+        **own,
     )
-    console(json_wanted=True).print(
-        f"Serving {bundle} at http://{host}:{port} (Ctrl-C ends it).",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    address = f"http://{settings.host}:{settings.port}"
+    say(console(json_wanted=True), f"Serving {bundle} at {address} (Ctrl-C ends it).")
     serve(settings)

@@ -1,28 +1,23 @@
 """``twotower similar``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from twotower.cli.output import console, print_json
-from twotower.cli.recommend import answer_table, as_json, print_notes
+from twotower.cli import options
+from twotower.cli.output import console, print_json, say
+from twotower.cli.recommend import answer_table, as_json
 from twotower.errors import ConfigError
 
 NAME = "similar"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: options.Bundle,
     item: Annotated[str, typer.Option(help="Id of an item.")],
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
-    filter_: Annotated[
-        str | None,
-        typer.Option(
-            "--filter", help="Only items that match: 'genre = \"drama\" and year >= 2000'."
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    filter_: options.Filter = None,
+    json: options.Json = False,
 ) -> None:
     """List the items whose vectors point in the direction most like that of one item.
 
@@ -39,4 +34,4 @@ def command(
         return
     screen = console(json_wanted=False)
     screen.print(answer_table(retriever, answer, score="cosine"))
-    print_notes(answer.notes, screen)
+    say(screen, *answer.notes)

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from twotower.cli.output import console
+from twotower.cli import options
+from twotower.cli.output import console, say
 from twotower.errors import BundleError
 
 NAME = "snapshot"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: options.Bundle,
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     journal: Annotated[
         Path | None, typer.Option(help="File of what was written; BUNDLE.journal.")
@@ -41,6 +42,4 @@ def command(
     model = Model(bundle, written)
     model.retriever.save(out)
     items = model.retriever.contents.num_items
-    console(json_wanted=False).print(
-        f"Wrote {out}: {items:,} items.", highlight=False, markup=False, soft_wrap=True
-    )
+    say(console(json_wanted=False), f"Wrote {out}: {items:,} items.")

@@ -1,8 +1,8 @@
 """What a server is told when it starts."""
 
 import re
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from twotower.caller import argument
 from twotower.errors import ConfigError
@@ -10,6 +10,11 @@ from twotower.errors import ConfigError
 ANY_HOST = "*"
 """Among the allowed hosts: a request may name any."""
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.I)
+
+
+def _option(default: Any, said: str) -> Any:
+    """Return a field that the command line has as an option of this name."""
+    return field(default=default, metadata={"help": said})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +46,18 @@ class ServerSettings:
     """
 
     bundle: str
-    host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    batch: int = 64
-    waiting: int = 256
-    timeout: float = 2.0
-    max_k: int = 1000
-    max_body: int = 2**20
+    host: str = _option("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
+    port: int = _option(8000, "Port to listen on.")
+    workers: int = _option(1, "Processes that answer.")
+    batch: int = _option(64, "Queries answered at once at most.")
+    waiting: int = _option(256, "Requests that may wait; then 429.")
+    timeout: float = _option(2.0, "Seconds until an answer; then 503.")
+    max_k: int = _option(1000, "Largest k.")
+    max_body: int = _option(2**20, "Bytes of a body at most; then 413.")
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
-    token: str | None = None
-    read_token: str | None = None
+    token: str | None = _option(None, "Token to write with; better by the variable.")
+    read_token: str | None = _option(None, "Token to read with.")
     pointer: str | None = None
     journal: str | None = None
 
