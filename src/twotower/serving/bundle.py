@@ -11,12 +11,12 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,11 +60,13 @@ from twotower.serving.storage import (
     save_tensors,
     sha256,
     write_arrow,
+    write_texts,
 )
 from twotower.toml import parse_toml, toml_value
 from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
+Read = TypeVar("Read")
 FORMAT_VERSION = 2
 """The newest that is read. A bundle without items that were taken out is still of version 1."""
 MANIFEST = "manifest.json"
@@ -258,15 +260,12 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
             _write_files(new, contents)
             _write_manifest(new, contents)
             put(new, place)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else _reason(error)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        reason = _reason(error)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            reason = "the disk is full"
         raise BundleError(
             f"the bundle {str(path)!r} could not be written: {reason}; nothing was left behind."
-        ) from error
-    except (ValueError, pl.exceptions.PolarsError) as error:
-        raise BundleError(
-            f"the bundle {str(path)!r} could not be written: {_first_line(error)}; "
-            "nothing was left behind."
         ) from error
 
 
@@ -283,7 +282,7 @@ def open_bundle(path: str | Path) -> Contents:
     except NOT_AS_WRITTEN as error:
         raise BundleError(
             f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
-            f"promises: {_first_line(error).rstrip('.')}; train it again."
+            f"promises: {_reason(error).rstrip('.')}; train it again."
         ) from error
 
 
@@ -293,28 +292,19 @@ def check_bundle(path: Path) -> dict[str, Any]:
     Raises:
         BundleError: See ``open_bundle``.
     """
+    absent = (
+        f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
+        f"make one with {calling('train', out='DIR')}."
+    )
+    if (path / VIEWS_FILE).is_file():
+        absent = f"{str(path)!r} must be a bundle, got a folder of views; name one of those in it."
+    content = _read(path, MANIFEST, Path.read_bytes, absent)
     try:
-        _check_regular(path, MANIFEST)
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if (path / VIEWS_FILE).is_file():
-            raise BundleError(
-                f"{str(path)!r} must be a bundle, got a folder of views; name one of those in it."
-            ) from error
-        raise BundleError(
-            f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
-            f"make one with {calling('train', out='DIR')}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(path) from error
-    except OSError as error:
-        raise _refused_by_the_system(path, MANIFEST, error) from error
-    except ValueError as error:
-        raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
-    try:
-        manifest = json.loads(text)
+        manifest = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise _unreadable(path) from error
+        raise BundleError(
+            f"the bundle {str(path)!r} is damaged: {MANIFEST} cannot be read; train it again."
+        ) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if type(version) is not int or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"the bundle {str(path)!r} is damaged: {MANIFEST} is incomplete.")
@@ -329,20 +319,11 @@ def check_bundle(path: Path) -> dict[str, Any]:
         _check_manifest(manifest)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {_first_line(error)}; train it again."
+            f"the bundle {str(path)!r} is damaged: {_reason(error)}; train it again."
         ) from error
     for name, digest in manifest["files"].items():
-        try:
-            _check_regular(path, name)
-            found = sha256(path / name)
-        except FileNotFoundError as error:
-            raise BundleError(
-                f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
-            ) from error
-        except OSError as error:
-            raise _refused_by_the_system(path, name, error) from error
-        except ValueError as error:
-            raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
+        absent = f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
+        found = _read(path, name, sha256, absent)
         if found != digest:
             raise BundleError(
                 f"the bundle {str(path)!r} is damaged: {name} was changed after it was written "
@@ -352,14 +333,23 @@ def check_bundle(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _refused_by_the_system(path: Path, name: str, error: OSError) -> BundleError:
-    return BundleError(f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}.")
+def _read(path: Path, name: str, read: Callable[[Path], Read], absent: str) -> Read:
+    """Return what is read of a file of a bundle.
 
-
-def _unreadable(path: Path) -> BundleError:
-    return BundleError(
-        f"the bundle {str(path)!r} is damaged: {MANIFEST} cannot be read; train it again."
-    )
+    Raises:
+        BundleError: It is not there, for which ``absent`` is said; or cannot be read, or is no file.
+    """
+    try:
+        _check_regular(path, name)
+        return read(path / name)
+    except FileNotFoundError as error:
+        raise BundleError(absent) from error
+    except OSError as error:
+        raise BundleError(
+            f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}."
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
@@ -406,10 +396,16 @@ def _check_regular(folder: Path, name: str) -> None:
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
-    (folder / "config.toml").write_text(contents.config.to_toml(), encoding="utf-8", newline="\n")
-    (folder / "schema.toml").write_text(_schema_toml(contents), encoding="utf-8", newline="\n")
     for name in ("vocab", "transforms", "queries", "index"):
         (folder / name).mkdir()
+    texts = {
+        "config.toml": contents.config.to_toml(),
+        "schema.toml": _schema_toml(contents),
+        "metrics.json": json.dumps(contents.metrics, indent=2),
+        "training.jsonl": contents.log,
+        "MODEL_CARD.md": contents.card,
+    }
+    write_texts(folder, texts)
     for side, table in (("query", contents.queries), ("item", contents.items)):
         write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
         write_transforms(folder, side, table.transforms)
@@ -433,11 +429,6 @@ def _write_files(folder: Path, contents: Contents) -> None:
     if contents.targets is not None:
         labels = {"labels": contents.target_labels}
         save_ragged(folder / "queries" / "targets.safetensors", contents.targets, labels)
-    (folder / "metrics.json").write_text(
-        json.dumps(contents.metrics, indent=2), encoding="utf-8", newline="\n"
-    )
-    (folder / "training.jsonl").write_text(contents.log, encoding="utf-8", newline="\n")
-    (folder / "MODEL_CARD.md").write_text(contents.card, encoding="utf-8", newline="\n")
     _write_index(folder / "index", contents.lists)
 
 
@@ -449,7 +440,7 @@ def _write_index(folder: Path, lists: Lists | None) -> None:
         of_lists = torch.from_numpy(lists.list_of)
         tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": of_lists}
         save_tensors(folder / "lists.safetensors", tensors)
-    (folder / "index.json").write_text(json.dumps(described) + "\n", encoding="utf-8", newline="\n")
+    write_texts(folder, {"index.json": json.dumps(described) + "\n"})
 
 
 def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
@@ -489,7 +480,7 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
         "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
     }
     manifest[OWN_DIGEST] = _digest_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8", newline="\n")
+    write_texts(folder, {MANIFEST: json.dumps(manifest, indent=2)})
     for written in (*files, folder / MANIFEST):
         sync(written)
     for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
@@ -599,10 +590,9 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _reason(error: OSError) -> str:
-    return _first_line(error) if error.errno is None else os.strerror(error.errno).lower()
-
-
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Return what the system says of an error, or else its first line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

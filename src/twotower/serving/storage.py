@@ -246,8 +246,8 @@ def load_ragged(file: Path) -> tuple[Histories, dict[str, npt.NDArray[Any]]]:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files of text by their names into a folder that is made."""
-    folder.mkdir()
+    """Write files of text by their names into a folder."""
+    folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 

@@ -8,7 +8,7 @@ from twotower.abandoned import put, writing
 from twotower.errors import ArgumentError, BundleError
 from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
-from twotower.serving.storage import sha256
+from twotower.serving.storage import sha256, write_texts
 
 
 def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
@@ -24,9 +24,7 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
             for name, contents in views.items():
                 write_bundle(new / name, contents)
             tied = {name: {MANIFEST: sha256(new / name / MANIFEST)} for name in views}
-            (new / VIEWS_FILE).write_text(
-                json.dumps(tied, indent=2), encoding="utf-8", newline="\n"
-            )
+            write_texts(new, {VIEWS_FILE: json.dumps(tied, indent=2)})
             put(new, place)
     except OSError as error:
         raise BundleError(
