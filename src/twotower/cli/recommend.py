@@ -3,7 +3,7 @@
 import json as json_library
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from twotower.serving.retriever import Retriever
 
 NAME = "recommend"
-_LONGEST = 80
-"""Characters of a cell that a terminal shows."""
 
 
 def command(
@@ -75,7 +73,9 @@ def command(
     one = any(given is not None for given in (query, history, features))
     if everyone == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
-    share = _share(words)
+    share: float | Literal["auto"] | None = "auto" if words == "auto" else _number(words)
+    if share is None:
+        raise ConfigError(f"--words must be a number or auto, got {words!r}.")
     if everyone != (out is not None):
         given = "--out" if out is not None else "--all"
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
@@ -90,7 +90,10 @@ def command(
     if out is not None:
         with warnings.catch_warnings(record=True) as told_of:
             warnings.simplefilter("always", UserWarning)
-            _write_all(retriever, out, k, filter_, share, rules)
+            frame = retriever.recommend_all(k, filter=filter_, words=share, rules=rules)
+        if out.suffix == ".csv":
+            frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
+        write_tables({out: frame})
         say(screen, *(str(warning.message) for warning in told_of), f"Wrote {out}.")
         return
     answer = retriever.recommend(
@@ -137,9 +140,10 @@ def _rules(
     rules: list[Rule] = []
     for text in boosts:
         expression, colon, by = text.rpartition(":")
-        if not colon or not _is_number(by):
+        number = _number(by)
+        if not colon or number is None:
             raise ConfigError(f"--boost must be 'FILTER: NUMBER', got {text!r}.")
-        rules.append(_made("--boost", Boost, expression.strip(), float(by)))
+        rules.append(_made("--boost", Boost, expression.strip(), number))
     for text in caps:
         column, _, most = text.rpartition("=")
         if not column.strip() or not most.strip().isdecimal():
@@ -161,21 +165,11 @@ def _made(option: str, kind: "Callable[..., Rule]", *values: object) -> "Rule":
         raise ConfigError(f"{option}: {error}") from error
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str) -> float | None:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
-
-
-def _share(words: str) -> float | Literal["auto"]:
-    if words == "auto":
-        return "auto"
-    try:
-        return float(words)
-    except ValueError as error:
-        raise ConfigError(f"--words must be a number or auto, got {words!r}.") from error
+        return None
 
 
 def described(text: str | None) -> dict[str, object] | None:
@@ -201,20 +195,6 @@ def described(text: str | None) -> dict[str, object] | None:
     if not isinstance(value, dict):
         raise ConfigError(f"--features must be a JSON object, got {text!r}.")
     return value
-
-
-def _write_all(
-    retriever: "Retriever",
-    out: Path,
-    k: int,
-    filter_: str | None,
-    words: float | Literal["auto"],
-    rules: "list[Rule]",
-) -> None:
-    frame = retriever.recommend_all(k, filter=filter_, words=words, rules=rules)
-    if out.suffix == ".csv":
-        frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
-    write_tables({out: frame})
 
 
 def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dict[str, Any]:
@@ -245,6 +225,8 @@ def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dic
 
 def answer_table(retriever: "Retriever", answer: "Recommendation", *, score: str) -> Table:
     """Return an answer as a table with the columns that a person can read."""
+    from twotower.serving.answers import cell
+
     frame = retriever.items(answer.item_ids)
     columns = [c for c in frame.columns if c != retriever.item_column][:4]
     # Text, because a title may hold what rich would take for markup
@@ -255,15 +237,7 @@ def answer_table(retriever: "Retriever", answer: "Recommendation", *, score: str
         table.add_row(
             str(place + 1),
             Text(str(item_id)),
-            *(Text(_say(line[c])) for c in columns),
+            *(Text(cell(line[c])) for c in columns),
             f"{value:.4f}",
         )
     return table
-
-
-def _say(value: object) -> str:
-    """Return a cell as a person reads it; a text of many words is cut, as --json does not."""
-    if value is None:
-        return ""
-    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1].rstrip()}…"

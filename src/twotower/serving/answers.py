@@ -60,7 +60,7 @@ class Recommendation:
             lines = {line[0]: line[1:] for line in found.select(self.item_column, *names).rows()}
         nothing = (None,) * len(names)
         rows = [
-            (place, item_id, *map(_cell, lines.get(item_id, nothing)), score)
+            (place, item_id, *map(cell, lines.get(item_id, nothing)), score)
             for place, (item_id, score) in enumerate(zip(ids, scores, strict=True), 1)
         ]
         header = ("", self.item_column or "item", *names, "score")
@@ -105,7 +105,7 @@ class Recommendations(Sequence[Recommendation]):
 
         Where something was to be explored, ``propensity`` is there, too: of the items that were.
         """
-        counts = [len(answer) for answer in self.answers]
+        owners = [answer for answer in self.answers for _ in answer.item_ids]
         ids: list[object] = [item for answer in self.answers for item in answer.item_ids]
         key = pl.Series(self.item_column, ids, dtype=self.items[self.item_column].dtype)
         details = key.to_frame().join(
@@ -113,23 +113,14 @@ class Recommendations(Sequence[Recommendation]):
         )
         is_explored = any(answer.explored is not None for answer in self.answers)
         own = ("query_id", "rank", "score", "basis", *(("propensity",) if is_explored else ()))
+        ranks = [rank for answer in self.answers for rank in range(1, len(answer) + 1)]
         lines = pl.DataFrame(
             {
-                "query_id": pl.Series(
-                    [
-                        a.query_id
-                        for a, n in zip(self.answers, counts, strict=True)
-                        for _ in range(n)
-                    ],
-                    strict=False,
-                ),
-                "rank": pl.Series([r for n in counts for r in range(1, n + 1)], dtype=pl.Int32),
+                "query_id": pl.Series([owner.query_id for owner in owners], strict=False),
+                "rank": pl.Series(ranks, dtype=pl.Int32),
                 "item_id" if self.item_column in own else self.item_column: key,
                 "score": pl.Series([s for a in self.answers for s in a.scores], dtype=pl.Float32),
-                "basis": pl.Series(
-                    [a.basis for a, n in zip(self.answers, counts, strict=True) for _ in range(n)],
-                    dtype=pl.String,
-                ),
+                "basis": pl.Series([owner.basis for owner in owners], dtype=pl.String),
             }
         )
         if is_explored:
@@ -162,8 +153,9 @@ def _holds_links(values: pl.Series) -> bool:
     return bool(values.drop_nulls().head(20).str.contains("^https?://").all())
 
 
-def _cell(value: object) -> str | None:
+def cell(value: object) -> str:
+    """Return a value as a person reads it; a text of many words is cut."""
     if value is None:
-        return None
+        return ""
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1].rstrip()}…"
