@@ -131,10 +131,9 @@ class Catalogue:
         ids: set[Id] = set()
 
         def put_all() -> None:
-            together = puts[:]
+            self._put(puts)
             puts.clear()
             ids.clear()
-            self._put(together)
 
         for record in records:
             if "delete" in record:

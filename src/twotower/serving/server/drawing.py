@@ -102,15 +102,10 @@ class Drawing:
         try:
             places = self._places(sketch)
             told = {"status": "none"} if places is None else _told(sketch, places)
-        except subprocess.CalledProcessError as error:
+        except Exception as error:
             if self._is_closed:
                 return
-            LOG.error("the map could not be drawn", error=error.stderr)
-            told = {"status": "failed"}
-        except Exception:
-            if self._is_closed:
-                return
-            LOG.exception("the map could not be drawn")
+            LOG.exception("the map could not be drawn", error=getattr(error, "stderr", str(error)))
             told = {"status": "failed"}
         self._kept = (sketch.digest, orjson.dumps(told))
 

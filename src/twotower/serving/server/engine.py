@@ -188,11 +188,6 @@ class Model:
         unknown = np.flatnonzero(rows < FIRST_ROW)
         return query_ids[unknown[0]] if len(unknown) else None
 
-    def num_known(self, query_ids: Sequence[Id]) -> int:
-        """Return how many of some queries are the bundle's."""
-        rows = self.retriever.contents.queries.ids.rows_of(query_ids)
-        return int((rows >= FIRST_ROW).sum())
-
 
 class Engine:
     """Answers questions from the model that is current.
@@ -266,7 +261,8 @@ class Engine:
     def _count_ids(self, model: Model, questions: Sequence[Question]) -> None:
         ids = [question.query_id for question in questions if question.query_id is not None]
         if ids:
-            known = model.num_known(ids)
+            rows = model.retriever.contents.queries.ids.rows_of(ids)
+            known = int((rows >= FIRST_ROW).sum())
             self._ids_seen(known, len(ids) - known)
 
     def write(self, changes: Sequence[Change]) -> list[Written | Exception]:

@@ -53,34 +53,24 @@ class Service:
                 f"({pointer.digest}), got {self.engine.model.digest}; exchange the model, or start anew."
             )
         self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
-        self.batcher: Batcher[Question, Answered] = Batcher(
+        answers = _thread("twotower-answers")
+        self.batcher: Batcher[Question, Answered] = self._batcher(
             self.engine.answer,
-            most=settings.batch,
-            waiting=settings.waiting,
-            timeout=settings.timeout,
+            answers,
             cost=lambda question: cost_of(question, self.engine.model.retriever.share_of_words),
             seen=self._batch_answered,
         )
         # All changes that came meanwhile wait for the disk at once, in a thread beside the model's.
-        self.writer: Batcher[Change, Written] = Batcher(
-            self.engine.write,
-            most=settings.batch,
-            waiting=settings.waiting,
-            timeout=settings.timeout,
-            finishes=True,
-            thread=_thread("twotower-journal"),
+        self.writer: Batcher[Change, Written] = self._batcher(
+            self.engine.write, _thread("twotower-journal"), finishes=True
         )
         # What it is asked is on the disk already, so it refuses nothing.
-        self.settler: Batcher[Written, Changed] = Batcher(
-            self.engine.changed,
-            most=settings.batch,
-            waiting=None,
-            timeout=None,
-            thread=self.batcher.thread,
+        self.settler: Batcher[Written, Changed] = self._batcher(
+            self.engine.changed, answers, waiting=None, timeout=None
         )
-        self.follower = self._beside(self._all_caught_up, self.batcher.thread, settings.waiting)
-        self.asker = self._beside(_each, self.batcher.thread, 1)
-        self.lookups = self._beside(_each, _thread("twotower-lookups"), 1)
+        self.follower = self._batcher(self._all_caught_up, answers, most=settings.waiting)
+        self.asker = self._batcher(_each, answers, most=1)
+        self.lookups = self._batcher(_each, _thread("twotower-lookups"), most=1)
         self.drawing = Drawing()
         self._sketching: asyncio.Future[None] | None = None
         self._exchanging = asyncio.Lock()
@@ -230,16 +220,13 @@ class Service:
         LOG.info("model exchanged", model=model.digest)
         return model
 
-    def _beside(
-        self, answer: Callable[[Sequence[Any]], Any], thread: ThreadPoolExecutor, most: int
+    def _batcher(
+        self, answer: Callable[[Sequence[Any]], Any], thread: ThreadPoolExecutor, **own: Any
     ) -> Batcher[Any, Any]:
-        return Batcher(
-            answer,
-            most=most,
-            waiting=self.settings.waiting,
-            timeout=self.settings.timeout,
-            thread=thread,
-        )
+        """Return a batcher with the server's limits, where it has none of its own."""
+        told = self.settings
+        limits = {"most": told.batch, "waiting": told.waiting, "timeout": told.timeout}
+        return Batcher(answer, thread=thread, **(limits | own))
 
     def _batch_answered(self, waits: Sequence[float], took: float) -> None:
         self.figures.batch_answered(waits, took)

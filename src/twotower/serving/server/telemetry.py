@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import MutableMapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 from prometheus_client import (
@@ -47,58 +48,44 @@ class Figures:
         self._registry = CollectorRegistry()
         own = None if several else self._registry
         latest: Literal["mostrecent", "all"] = "mostrecent" if several else "all"
-        self.requests = Counter(
-            "twotower_requests", "Requests by route and status.", ["route", "status"], registry=own
+        counter = partial(Counter, registry=own)
+        histogram = partial(Histogram, buckets=SECONDS, registry=own)
+        gauge = partial(Gauge, multiprocess_mode=latest, registry=own)
+        self.requests = counter(
+            "twotower_requests", "Requests by route and status.", ["route", "status"]
         )
-        self.seconds = Histogram(
+        self.seconds = histogram(
             "twotower_request_seconds",
             "Time from the first byte of a request to the last of its answer.",
             ["route"],
-            buckets=SECONDS,
-            registry=own,
         )
-        self.stages = Histogram(
+        self.stages = histogram(
             "twotower_stage_seconds",
             "Time of a query by stage: in the queue, with the model (a whole batch), writing JSON.",
             ["stage"],
-            buckets=SECONDS,
-            registry=own,
         )
-        self.batch = Histogram(
+        self.batch = histogram(
             "twotower_batch_queries",
             "Queries that are answered at once.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=own,
         )
-        self.ids = Counter(
-            "twotower_query_ids", "Query ids that were asked about.", ["known"], registry=own
-        )
-        self.waiting = Gauge(
+        self.ids = counter("twotower_query_ids", "Query ids that were asked about.", ["known"])
+        self.waiting = gauge(
             "twotower_waiting_queries",
             "Requests that wait for the model.",
             multiprocess_mode="livesum",
-            registry=own,
         )
-        self.items = Gauge(
-            "twotower_items",
-            "Items that may be an answer.",
-            multiprocess_mode=latest,
-            registry=own,
-        )
-        self.recall = Gauge(
+        self.items = gauge("twotower_items", "Items that may be an answer.")
+        self.recall = gauge(
             "twotower_index_recall",
             "Share of the 100 best items that search finds, measured after training; 1 where it is exact.",
-            multiprocess_mode=latest,
-            registry=own,
         )
-        self.opened = Gauge(
+        self.opened = gauge(
             "twotower_model_opened_timestamp_seconds",
             "When the model that answers was opened, in seconds since 1970.",
-            multiprocess_mode=latest,
-            registry=own,
         )
-        self.exchanges = Counter(
-            "twotower_model_exchanges", "Models that took over, or did not.", ["ok"], registry=own
+        self.exchanges = counter(
+            "twotower_model_exchanges", "Models that took over, or did not.", ["ok"]
         )
 
     def model_opened(self, num_items: int, index_recall: float) -> None:

@@ -66,9 +66,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
-        for each in (
-            sockets or ()
-        ):  # ``backlog`` is also how many asyncio accepts before it does anything else
+        # ``backlog`` is also how many asyncio accepts before it does anything else.
+        for each in sockets or ():
             each.listen(MOST_CONNECTIONS)
 
     async def on_tick(self, counter: int) -> bool:
@@ -125,28 +124,22 @@ def work(
             assert settings.pointer is not None
             if Pointer.read(settings.pointer) is None:
                 Pointer(str(bundle), _digest_of(bundle), 0).write_first(settings.pointer)
-            own = [
-                each
-                for given in sockets
-                for each in (
-                    [given]
-                    if isinstance(given, socket)
-                    else bound(given[0], given[1], several=True)
-                )
-            ]
+            own: list[socket] = []
+            for given in sockets:
+                own += [given] if isinstance(given, socket) else bound(*given, several=True)
             sign.server = server = Server(settings)
             with called_from("python"):  # as requests name arguments
                 server.run(own)
     except TwoTowerError as error:
         line.send_bytes(FAILED + pickle.dumps(error))
-        sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(EXIT_FAILED)
+        pass
     except Exception:
         LOG.exception("the worker failed")
-        sys.exit(EXIT_FAILED)
-    if server.is_deaf or not server.started:
-        sys.exit(EXIT_FAILED)
+    else:
+        if server.started and not server.is_deaf:
+            return
+    sys.exit(EXIT_FAILED)
 
 
 class _Sign:
