@@ -189,7 +189,7 @@ class Killed:
             self.wait_until_ready(port, process)
             writers = self.writers(port)
             until = time.monotonic() + 600
-            while not list(self._place.glob("j.*.new")):
+            while not list(self._place.glob(".j.writing-*/new")):
                 if time.monotonic() > until:
                     raise RuntimeError("the server did not compact")
                 time.sleep(0.0002)

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from twotower.abandoned import sync
+from twotower.abandoned import put, sync, writing
 from twotower.errors import JournalError
 from twotower.serving.server.journal_format import (
     FORMAT_3,
@@ -361,21 +360,13 @@ class Journal:
             file.report(piece)
         frames, end, number = frames_of(last_of_each.bodies(), START, max(number, header.number))
         copy = Header(header.generation + 1, end, end, number).to_bytes()
-        head = bytearray(START)
-        for slot in SLOTS:
-            head[slot : slot + len(copy)] = copy
-        _sweep(file.path)
-        temporary = file.path.with_name(f"{file.path.name}.{secrets.token_hex(8)}.new")
+        head = copy.ljust(START // len(SLOTS), b"\0") * len(SLOTS)
         try:
-            _write_new(temporary, [bytes(head), frames], os.fstat(file.descriptor))
-            try:
+            with writing(file.path) as new:
+                _write_new(new, [head, frames], os.fstat(file.descriptor))
                 if damaged:
                     self._put_aside(damaged)
-                temporary.replace(file.path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            sync(file.path.parent)
+                put(new, file.path)
         except OSError as error:
             raise file.failed("could not be compacted", error, "; it stays as it is.") from error
 
@@ -383,14 +374,12 @@ class Journal:
         """Write damaged bytes, one part after the other, to a file of their own."""
         path = self._file.path
         parts = [self._file.read(piece.after - piece.at, piece.at) for piece in damaged]
-        name, times = f"{path.name}.damaged-{damaged[0].at}", 0
-        while True:
-            aside = path.with_name(f"{name}-{times}" if times else name)
-            try:
+        for times in count():
+            place = f".damaged-{damaged[0].at}" + (f"-{times}" if times else "")
+            aside = path.with_name(path.name + place)
+            with suppress(FileExistsError):
                 _write_new(aside, parts, os.fstat(self._file.descriptor))
                 break
-            except FileExistsError:
-                times += 1
         size = sum(map(len, parts))
         LOG.error("damaged bytes of the journal were put aside", file=str(aside), bytes=size)
 
@@ -608,12 +597,3 @@ def _make_like(descriptor: int, like: os.stat_result) -> None:
             except OSError:
                 mode &= ~0o070  # they were meant for another group
     os.fchmod(descriptor, mode)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed compaction left: only who holds the lock of the journal writes such a file."""
-    kind = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.new")
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            if kind.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
