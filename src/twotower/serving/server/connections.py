@@ -11,13 +11,13 @@ import uuid
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import orjson
 from starlette.exceptions import HTTPException
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from twotower.serving.server.descriptors import most_connections
+from twotower.serving.server.gate import refusal
 from twotower.serving.server.telemetry import LOG
 
 MOST_HEAD = 2**16
@@ -354,17 +354,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self.headers.append((b"host", rest))
 
     def _tell(self, status: int, message: str) -> None:
-        body = orjson.dumps({"error": message, "request_id": uuid.uuid4().hex})
-        lines = [
-            STATUS_LINE[status].rstrip(b"\r\n"),
-            *(name + b": " + value for name, value in self.server_state.default_headers),
-            b"content-type: application/json",
-            b"content-length: " + str(len(body)).encode(),
-            b"connection: close",
-        ]
-        if status in (429, 503):
-            lines.append(b"retry-after: 1")
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        told = refusal(status, message, uuid.uuid4().hex)
+        headers = (
+            *self.server_state.default_headers,
+            *told.raw_headers,
+            (b"connection", b"close"),
+        )
+        lines = (name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[status] + b"".join(lines) + b"\r\n" + told.body)
 
 
 def _is_late(since: float | None, now: float, most: float) -> bool:
