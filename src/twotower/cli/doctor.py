@@ -77,7 +77,10 @@ def command(
             raise ConfigError(
                 f"{flag(named[0])} must not go with a bundle, got {str(bundle)!r}; leave it out."
             )
-        findings = _of_bundle(bundle)
+        from twotower.doctor.diagnosis import diagnose_bundle
+        from twotower.serving.retriever import Retriever
+
+        findings = diagnose_bundle(Retriever.open(bundle))
     else:
         events = events_of(
             "doctor needs the folder of a bundle, or",
@@ -97,25 +100,15 @@ def command(
             config=tree,
             **keywords,
         )
+    from twotower.doctor.findings import SEVERITIES
+
     if json:
         print_json([finding.as_json(lang) for finding in findings])
     else:
         _show(findings, lang, console(json_wanted=False))
-    if fail_on is not None and any(_is_as_bad(finding, fail_on) for finding in findings):
+    worst = SEVERITIES[: 1 + SEVERITIES.index(fail_on)] if fail_on is not None else ()
+    if any(finding.severity in worst for finding in findings):
         raise typer.Exit(exits.FOUND)
-
-
-def _of_bundle(bundle: Path) -> "list[Finding]":
-    from twotower.doctor.diagnosis import diagnose_bundle
-    from twotower.serving.retriever import Retriever
-
-    return diagnose_bundle(Retriever.open(bundle))
-
-
-def _is_as_bad(finding: "Finding", least: FailOn) -> bool:
-    from twotower.doctor.findings import SEVERITIES
-
-    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(least)
 
 
 def _show(findings: "Sequence[Finding]", language: options.Language, screen: "Console") -> None:

@@ -227,7 +227,9 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
         raise BundleError(
             f"{argument('out')} must be a folder, got the file {str(path)!r}; choose another."
         )
-    is_ours = (path / VIEWS_FILE).is_file() if views else _looks_like_a_bundle(path)
+    # Other programs have a manifest.json, too.
+    ours = (VIEWS_FILE,) if views else (MANIFEST, "schema.toml", "config.toml")
+    is_ours = all((path / name).is_file() for name in ours)
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         what = "a folder of views" if views else "a bundle"
         raise BundleError(
@@ -579,11 +581,6 @@ def _schema_toml(contents: Contents) -> str:
     if contents.events is not None:
         lines += features_toml(contents.events.transforms)
     return "\n".join(lines)
-
-
-def _looks_like_a_bundle(path: Path) -> bool:
-    """Return whether a folder may be replaced: other programs have a manifest.json, too."""
-    return all((path / name).is_file() for name in (MANIFEST, "schema.toml", "config.toml"))
 
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:

@@ -70,8 +70,12 @@ class Queries:
         if given is not None:
             check_columns(given, self._table.transforms, strict=strict)
         rows = self.rows_of(ids)
-        histories, events = self._histories_of(rows, lists, items)
-        return self._features_of(ids, rows, given), histories, events
+        features = self._features_of(ids, rows, given)
+        if lists is None:
+            return features, self.histories(rows, items), None
+        of_events = None if self._events is None else self._events.transforms
+        histories, arrays = histories_of(lists, items, self._item_column, of_events)
+        return features, histories, None if arrays is None else to_tensors(arrays, self._device)
 
     def _features_of(
         self,
@@ -104,21 +108,3 @@ class Queries:
         if not isinstance(items, LiveIds):
             return taken
         return replace(taken, item_rows=items.newest(taken.item_rows))
-
-    def _histories_of(
-        self,
-        rows: npt.NDArray[np.int32],
-        lists: list[list[Event]] | None,
-        items: Vocabulary,
-    ) -> tuple[Histories, dict[str, torch.Tensor] | None]:
-        """Return histories, and the table that the rows of their events count in where not the bundle's."""
-        if lists is None:
-            return self.histories(rows, items), None
-        events = self._events
-        histories, arrays = histories_of(
-            lists,
-            items,
-            self._item_column,
-            None if events is None else events.transforms,
-        )
-        return histories, None if arrays is None else to_tensors(arrays, self._device)

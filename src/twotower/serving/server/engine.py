@@ -248,7 +248,11 @@ class Engine:
         """Return an answer to each question, or the error that it deserves; all from one model."""
         model = self.model
         model.catch_up()
-        self._count_ids(model, questions)
+        ids = [question.query_id for question in questions if question.query_id is not None]
+        if ids:
+            rows = model.retriever.contents.queries.ids.rows_of(ids)
+            known = int((rows >= FIRST_ROW).sum())
+            self._ids_seen(known, len(ids) - known)
         questions = [_without_unknown(model, question) for question in questions]
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, question in enumerate(questions):
@@ -257,13 +261,6 @@ class Engine:
         for places in groups.values():
             answers |= _together(model, {place: questions[place] for place in places})
         return [answers[place] for place in range(len(questions))]
-
-    def _count_ids(self, model: Model, questions: Sequence[Question]) -> None:
-        ids = [question.query_id for question in questions if question.query_id is not None]
-        if ids:
-            rows = model.retriever.contents.queries.ids.rows_of(ids)
-            known = int((rows >= FIRST_ROW).sum())
-            self._ids_seen(known, len(ids) - known)
 
     def write(self, changes: Sequence[Change]) -> list[Written | Exception]:
         """Write changes down, all of which are on the disk when this returns; or say why one was not.

@@ -1,7 +1,7 @@
 """What a server is told when it starts."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from twotower.caller import argument
@@ -12,9 +12,9 @@ ANY_HOST = "*"
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.I)
 
 
-def _option(default: Any, said: str) -> Any:
+def _option(default: Any, said: str, *, is_secret: bool = False) -> Any:
     """Return a field that the command line has as an option of this name."""
-    return field(default=default, metadata={"help": said})
+    return field(default=default, repr=not is_secret, metadata={"help": said})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,10 @@ class ServerSettings:
     max_body: int = _option(2**20, "Bytes of a body at most; then 413.")
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
-    token: str | None = _option(None, "Token to write with; better by the variable.")
-    read_token: str | None = _option(None, "Token to read with.")
+    token: str | None = _option(
+        None, "Token to write with; better by the variable.", is_secret=True
+    )
+    read_token: str | None = _option(None, "Token to read with.", is_secret=True)
     pointer: str | None = None
     journal: str | None = None
 
@@ -97,10 +99,3 @@ class ServerSettings:
                 raise ConfigError(
                     f"{argument(name)} must not be empty, got ''; leave it out where there is none."
                 )
-
-    def __repr__(self) -> str:
-        shown = {
-            f.name: "..." if "token" in f.name and getattr(self, f.name) else getattr(self, f.name)
-            for f in fields(self)
-        }
-        return f"ServerSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
