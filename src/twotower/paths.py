@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from twotower.caller import argument
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, TwoTowerError
 
 LONGEST_NAME = 200
 """Bytes of a new name. File systems allow 255; temporary files beside it have longer names."""
@@ -48,4 +48,40 @@ def check_new_name(path: str | Path, longest: int = LONGEST_NAME) -> None:
         raise ConfigError(
             f"{argument('out')} must be a name of at most {longest} bytes, got {length}; "
             "choose a shorter one."
+        )
+
+
+def check_new_file(path: str | Path, longest: int = LONGEST_NAME) -> None:
+    """Refuse a place at which no file can be written, before the work and not after it.
+
+    Args:
+        path: As ``--out`` names it.
+        longest: Bytes that its name may have.
+
+    Raises:
+        ConfigError: It is a folder; or see ``check_new_name`` and ``check_folder_of``.
+    """
+    check_new_name(path, longest)
+    if Path(path).is_dir():
+        raise ConfigError(
+            f"{argument('out')} must be a file, got the folder {str(path)!r}; name a file in it."
+        )
+    check_folder_of(path)
+
+
+def check_folder_of(path: str | Path, error: type[TwoTowerError] = ConfigError) -> None:
+    """Refuse a place in a folder that does not exist, or that cannot be written to.
+
+    Args:
+        path: As ``--out`` names it.
+        error: What is raised then.
+    """
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise error(
+            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
+        )
+    if not os.access(folder, os.W_OK):
+        raise error(
+            f"{argument('out')} must be in a writable folder, got {str(path)!r}; choose another."
         )

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from twotower.abandoned import put, writing
 from twotower.errors import ConfigError, DataError
-from twotower.paths import check_new_name
+from twotower.paths import check_new_file, check_new_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -120,18 +120,11 @@ def check_table_path(path: Path) -> None:
     """Refuse a file that ``write_tables`` could not write, before the work and not after it.
 
     Raises:
-        ConfigError: The ending is none that is known, the folder does not exist, it is a folder, or see
-            ``check_new_name``.
+        ConfigError: The ending is none that is known, or see ``check_new_file``.
     """
-    check_new_name(path)
     if path.suffix not in _WRITERS:
         raise ConfigError(f"--out must end in {', '.join(_WRITERS)}, got {str(path)!r}.")
-    if path.is_dir():
-        raise ConfigError(f"--out must be a file, got the folder {str(path)!r}; name a file in it.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(
-            f"--out must be in a folder that exists, got {str(path)!r}; make it first."
-        )
+    check_new_file(path)
 
 
 def write_tables(tables: "Mapping[Path, pl.DataFrame]") -> None:

@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from polars.exceptions import PolarsError
 from twotower.abandoned import writing
 from twotower.caller import argument
 from twotower.errors import ExportError
-from twotower.paths import check_new_name
+from twotower.paths import check_folder_of, check_new_name
 
 _FULL = re.compile(r"No space left|requested and \d+ written")
 """What polars and numpy say of a full disk."""
@@ -48,20 +47,12 @@ def check_folder(path: str | Path) -> Path:
     """
     check_new_name(path)
     path = Path(path)
-    parent = path.absolute().parent
     if path.exists() or path.is_symlink():
         raise ExportError(
             f"{argument('out')} must be new, got {str(path)!r}, which is there; "
             "remove it, or name another folder."
         )
-    if not parent.is_dir():
-        raise ExportError(
-            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
-        )
-    if not os.access(parent, os.W_OK):
-        raise ExportError(
-            f"{argument('out')} must be in a writable folder, got {str(path)!r}; choose another."
-        )
+    check_folder_of(path, ExportError)
     return path
 
 

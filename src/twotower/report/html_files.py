@@ -8,9 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from twotower.abandoned import put, writing
-from twotower.caller import argument
 from twotower.errors import ConfigError
-from twotower.paths import LONGEST_NAME, check_new_name
+from twotower.paths import LONGEST_NAME, check_new_file
 
 LONGEST_PAGE = LONGEST_NAME + 20
 """Bytes of a page's name: that of a bundle, and an ending."""
@@ -39,17 +38,9 @@ def check_page(path: Path) -> None:
     """Refuse a place that no page can be written at, before the work and not after it.
 
     Raises:
-        ConfigError: It is a folder, its folder does not exist, or see ``check_new_name``.
+        ConfigError: See ``check_new_file``.
     """
-    check_new_name(path, LONGEST_PAGE)
-    if path.is_dir():
-        raise ConfigError(
-            f"{argument('out')} must be a file, got the folder {str(path)!r}; name a file in it."
-        )
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(
-            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
-        )
+    check_new_file(path, LONGEST_PAGE)
 
 
 def write_page(path: Path, page: str) -> None:

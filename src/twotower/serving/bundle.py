@@ -31,7 +31,7 @@ from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
-from twotower.paths import check_new_name
+from twotower.paths import check_folder_of, check_new_name
 from twotower.serving.bundle_checks import (
     check_array,
     check_finite,
@@ -221,7 +221,6 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
     """
     check_new_name(path)
     path = Path(path)
-    parent = path.absolute().parent
     sweep(path.resolve().parent)
     if path.exists() and not path.is_dir():
         raise BundleError(
@@ -236,14 +235,7 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
             f"{argument('out')} must be new, empty or {what} to replace, got {str(path)!r}, which holds "
             "other files; choose another folder."
         )
-    if not parent.is_dir():
-        raise BundleError(
-            f"{argument('out')} must be in a folder that exists, got {str(path)!r}; make it first."
-        )
-    if not os.access(parent, os.W_OK):
-        raise BundleError(
-            f"{argument('out')} must be in a writable folder, got {str(path)!r}; choose another."
-        )
+    check_folder_of(path, BundleError)
     return path
 
 
