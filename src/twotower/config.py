@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from twotower.caller import argument
 from twotower.dataclass_trees import (
+    OneOf,
     Range,
     build,
     check,
@@ -60,28 +61,6 @@ Language = Literal[
 LANGUAGES: tuple[str, ...] = get_args(Language)
 """Those with a stemmer and a list of stop words."""
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items", "cold-queries"]
-LossKind = Literal[
-    "auto",
-    "softmax",
-    "symmetric",
-    "bpr",
-    "bce",
-    "gbce",
-]
-NegativesKind = Literal[
-    "auto",
-    "all",
-    "in-batch",
-    "uniform",
-    "popularity",
-    "mixed",
-    "per-query",
-    "hard",
-    "memory",
-    "impressions",
-    "labels",
-]
-
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 """What every generator takes."""
@@ -228,8 +207,8 @@ class TowersConfig:
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: Widths = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
-    history: Literal[
-        "auto", "none", "mean", "recency", "attention", "pooled", "gru", "sasrec", "transformer"
+    history: Annotated[
+        str, OneOf("twotower.towers.history_encoders:HISTORY_ENCODERS", ("auto", "none"))
     ] = "auto"
     """How the query's history is read: as a mean (``mean``; ``recency``: the later the heavier;
     ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
@@ -293,9 +272,9 @@ class TowersConfig:
 class LossConfig:
     """``[loss]``: what is minimised, and against which negatives."""
 
-    kind: LossKind = "auto"
+    kind: Annotated[str, OneOf("twotower.losses.loss_kinds:LOSSES", ("auto",))] = "auto"
     """``auto`` is softmax."""
-    negatives: NegativesKind = "auto"
+    negatives: Annotated[str, OneOf("twotower.losses.samplers:SAMPLERS", ("auto",))] = "auto"
     """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed, and by popularity
     where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels:
     bce samples nothing, the others rank an item before what its query has a 0 for, and before a few drawn

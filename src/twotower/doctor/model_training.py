@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.config import LossConfig, NegativesKind
+from twotower.config import LossConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Dataset, Part
 from twotower.doctor.findings import Finding, Severity
@@ -21,6 +21,8 @@ from twotower.doctor.model_findings import (
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import hidden_by, loss_of, sampler_of
 from twotower.losses.frequencies import log_frequency
+from twotower.losses.loss_kinds import LOSSES
+from twotower.losses.samplers import SAMPLERS
 from twotower.serving.bundle import Contents
 
 Counts = npt.NDArray[np.float32]
@@ -30,9 +32,6 @@ AT_CHANCE = 0.98
 
 MANY_FALSE = 0.1
 """Share of false negatives from which one push in ten goes the wrong way."""
-
-_SHARED: tuple[NegativesKind, ...] = ("all", "in-batch", "uniform", "popularity", "mixed")
-"""Negatives of a whole batch that can be drawn again without the model and the events."""
 
 _BATCHES = 8
 _QUERIES = (
@@ -49,9 +48,10 @@ def check_loss(contents: Contents) -> list[Finding]:
     """
     config, counts = contents.config.loss, contents.popularity
     losses = [record["loss"] for record in map(json.loads, _lines(contents)) if "loss" in record]
-    has_level = config.negatives in _SHARED and (
-        config.kind == "softmax" or (config.kind == "bce" and contents.target_labels is None)
-    )
+    spec = LOSSES[config.kind]
+    has_level = SAMPLERS[config.negatives].is_shared and spec.has_chance
+    if spec.takes_labels and contents.target_labels is not None:
+        has_level = False
     # The log's loss is the mean over views, each of which has a level of its own.
     if not losses or not has_level or (counts > 0).sum() < 2 or contents.view is not None:
         return []
@@ -60,7 +60,7 @@ def check_loss(contents: Contents) -> list[Finding]:
     facts = {"loss": loss, "chance": chance, "popularity": popularity}
     if loss >= AT_CHANCE * chance:
         return [Finding(LOSS_AT_CHANCE, "error", loss / chance, facts)]
-    if config.kind == "softmax" and loss >= popularity:
+    if spec.has_popularity and loss >= popularity:
         return [Finding(LOSS_AT_POPULARITY, "warning", loss / popularity, facts)]
     return []
 
@@ -74,7 +74,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
         reads_history: Whether the model reads histories; those are what ``mask_known`` masks.
     """
     config = contents.config.loss
-    if config.negatives not in _SHARED:
+    if not SAMPLERS[config.negatives].is_shared:
         return []
     share = false_negative_share(contents, dataset, reads_history=reads_history)
     if share < MANY_FALSE or contents.view is not None:  # views are trained without the mask

@@ -21,11 +21,13 @@ from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
 from twotower.losses.candidates import Sampler
-from twotower.losses.configured import LABELLED, loss_of, ranks_before_labels, sampler_of
+from twotower.losses.configured import loss_of, ranks_before_labels, sampler_of
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.hard import HardNegatives
+from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.memory import Memory
 from twotower.losses.negatives import BothSides
+from twotower.losses.samplers import SAMPLERS
 from twotower.towers.encoding import Encoding
 from twotower.towers.model import TwoTower
 from twotower.training.mining import Miner
@@ -77,11 +79,11 @@ class Objective:
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
         self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
-        if config.loss.negatives != "impressions":
+        if SAMPLERS[config.loss.negatives].needs != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
         self.batches = self._batches_of(train)
         drawn = train.where(train.is_positive)  # what batches hold
-        if config.loss.kind in LABELLED:
+        if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
         self.stream: StreamFrequency | None = None
         self.memory: Memory | None = None
@@ -165,7 +167,7 @@ class Objective:
             history_length=config.towers.history_length if is_read else None,
             ordered=self.dataset.ordered,
             seed=config.training.seed,
-            negatives=config.loss.kind in LABELLED,
+            negatives=LOSSES[config.loss.kind].takes_labels,
             next_events=config.training.next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
@@ -193,7 +195,7 @@ class Objective:
                 loss.hard_margin,
                 offered=self.dataset.offered,
             )
-        if loss.kind != "symmetric":
+        if not LOSSES[loss.kind].both_ways:
             return sampler
         query_log_p = None  # with a history each event asks anew
         if not self.model.reads_history:

@@ -25,6 +25,7 @@ from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC, SHOWN, Figures, Measured, measure
 from twotower.evaluation.refit_notes import tell
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
+from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.bundle_contents import contents_of, fingerprint
@@ -303,7 +304,7 @@ def train(
     figures = measure(
         scorer,
         dataset,
-        calibrated=settings.loss.kind == "bce",
+        calibrated=LOSSES[settings.loss.kind].takes_labels,
         baselines=baselines,
         # What was chosen before validation was learnt stands beside the model that learnt it.
         served=None if served is None else replace(served, model=scorer),

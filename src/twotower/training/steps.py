@@ -14,9 +14,11 @@ from twotower.data.batches import PairBatch, Rows
 from twotower.data.prefixes import PrefixBatch
 from twotower.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.configured import LABELLED, Loss, hidden_by
+from twotower.losses.configured import Loss, hidden_by
 from twotower.losses.frequencies import StreamFrequency
+from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.memory import Memory
+from twotower.losses.samplers import SAMPLERS
 from twotower.towers.encoding import to_moments
 from twotower.towers.model import TwoTower
 from twotower.training.recompute import Recomputed
@@ -136,7 +138,7 @@ class Steps:
         known_places = known if self.model.reads_history else None
         # Where a history reads something else than the item tower, its items are not encoded for it.
         shares = known_places is not None and self.model.history_reads_inputs
-        if self.config.loss.negatives == "all":
+        if SAMPLERS[self.config.loss.negatives].is_whole:
             item_features, places = self.item_features, rows
         else:
             # Each item is encoded once, whether it is a candidate, in a history or both.
@@ -185,7 +187,7 @@ class Steps:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
         labels, weights = None, batch.weights
         if isinstance(batch, PairBatch):
-            if batch.labels is not None and config.kind in LABELLED:
+            if batch.labels is not None and LOSSES[config.kind].takes_labels:
                 labels = self._tensor(batch.labels)
         elif weights is not None:
             weights = weights[batch.target_rows != PADDING_ROW]

@@ -19,6 +19,7 @@ from twotower.evaluation.refit_notes import tell
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
 from twotower.keywords import Keywords, configured, takes_keywords
+from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.bundle import Contents, SideContents, check_output
 from twotower.serving.views_folder import write_views
 from twotower.training.bundle_contents import contents_of
@@ -146,7 +147,7 @@ def train_views(
         figures = measure(
             model.objectives[place].scorer(),
             dataset,
-            calibrated=settings.loss.kind == "bce",
+            calibrated=LOSSES[settings.loss.kind].takes_labels,
             baselines=baselines,
             refit=is_refit,
             tell=partial(_tell, teller, name),

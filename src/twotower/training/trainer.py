@@ -19,6 +19,7 @@ from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import TEXTS, Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
+from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import (
     choose_device,
     choose_precision,
@@ -110,7 +111,7 @@ def check_memory(
     of_tables = BYTES_OF_TABLES[config.training.table_optimizer]
     least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
     loss, towers = config.loss, config.towers
-    if loss.negatives == "per-query" and loss.num_negatives is not None:
+    if SAMPLERS[loss.negatives].is_per_query and loss.num_negatives is not None:
         batch = config.training.batch_size or 1
         least += 4 * batch * loss.num_negatives * towers.dim
     if memory is None or least <= memory:

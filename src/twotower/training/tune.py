@@ -16,6 +16,7 @@ from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.evaluation.figures import measure
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
+from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.bundle import check_output, write_bundle
 from twotower.training.bundle_contents import contents_of, fingerprint
 from twotower.training.callbacks import Callback
@@ -197,7 +198,7 @@ def tune(
     figures = measure(
         scorer,
         dataset,
-        calibrated=chosen.loss.kind == "bce",
+        calibrated=LOSSES[chosen.loss.kind].takes_labels,
         served=served,
         tell=teller.on_phase,
     )
