@@ -4,23 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twotower.baselines.specs import NAMES
+from twotower.baselines.specs import BASELINES
 from twotower.chinese import in_chinese
 from twotower.doctor.findings import Language
 from twotower.report.texts import TEXTS
 
 Say = Callable[..., str]
 
-_CHINESE_NAMES = {
-    "popularity": "流行度",
-    "recent_popularity": "近期流行度",
-    "item_knn": "带时间衰减的 ItemKNN",
-    "ease": "带时间衰减的 EASE",
-    "als": "隐式 ALS",
-    "bm25": "BM25",
-    "random": "随机排序",
-}
-_TEXTS = TEXTS | {f"name_{key}": (NAMES[key], _CHINESE_NAMES[key]) for key in NAMES}
+
+def _texts(key: str) -> tuple[str, str] | None:
+    """Return a text in both languages; a name of a registry has those of its entry."""
+    table, _, name = key.partition("_")
+    if table == "name" and name in BASELINES:
+        return BASELINES[name].label, BASELINES[name].label_zh
+    return TEXTS.get(key)
 
 
 def speaker(language: Language, *, is_before: bool = False) -> Say:
@@ -35,7 +32,9 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
     def say(key: str, **facts: Any) -> str:
         if is_before and key in ("name_model", "name_served"):
             key = f"{key}_before"
-        return _TEXTS[key][column].format(**facts)
+        texts = _texts(key)
+        assert texts is not None, key
+        return texts[column].format(**facts)
 
     return say
 
@@ -64,7 +63,7 @@ def translated(text: object, language: Language) -> Said:
 def method_name(say: Say, method: str) -> str:
     """Return what people call a method; its own key where it is none of ours."""
     key = f"name_{method}"
-    return say(key) if key in _TEXTS else method
+    return say(key) if _texts(key) else method
 
 
 def method_label(say: Say, method: str) -> str:
@@ -76,7 +75,7 @@ def method_label(say: Say, method: str) -> str:
 def setting_name(say: Say, name: str) -> str:
     """Return what people call a setting of a baseline: ``half life``, ``半衰期``."""
     key = f"setting_{name}"
-    return say(key) if key in _TEXTS else name.replace("_", " ")
+    return say(key) if _texts(key) else name.replace("_", " ")
 
 
 def metric_label(say: Say, metric: str) -> str:
@@ -89,5 +88,5 @@ def metric_name(say: Say, metric: str) -> str:
     """Return what people call a metric: ``NDCG@10``, ``命中率@10``."""
     name, _, k = metric.partition("@")
     key = f"metric_{name}"
-    words = say(key) if key in _TEXTS else name.replace("_", " ").upper()
+    words = say(key) if _texts(key) else name.replace("_", " ").upper()
     return f"{words}@{k}" if k else words
