@@ -69,6 +69,10 @@ Width = Annotated[int, Range(1, 16_384)]
 Widths = Annotated[tuple[int, ...], Range(1, 16_384)]
 """Numbers in the vectors of each layer."""
 
+_METRICS = OneOf("twotower.evaluation.metrics:METRICS")
+_METRIC = "ndcg@10"
+"""The default, for which no table is loaded."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
@@ -321,7 +325,7 @@ class TrainingConfig:
     """Most epochs; early stopping usually ends sooner."""
     patience: Annotated[int, Range(1, 10**9)] = 3
     """Epochs without a better validation metric after which training stops."""
-    metric: str = "ndcg@10"
+    metric: str = _METRIC
     """Validation metric that decides, as ``name@k``."""
     validate_among: Literal["catalogue", "labels"] = "catalogue"
     """What validation ranks for each query: all items, or those that validation has a label of it for."""
@@ -333,12 +337,16 @@ class TrainingConfig:
     positions is an example (``prefixes``)."""
     next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Annotated[str, OneOf("twotower.training.optimizers:OPTIMIZERS", trait="dense")] = (
+        "adamw"
+    )
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: float | None = None
     """Step size; where not set 0.006, and of towers that read features alone, texts among them on both
     sides, by the number of pairs: 0.002, or 0.0005 of fewer than 10,000."""
-    table_optimizer: Literal["auto", "adam", "adagrad"] = "auto"
+    table_optimizer: Annotated[
+        str, OneOf("twotower.training.optimizers:OPTIMIZERS", ("auto",), trait="table")
+    ] = "auto"
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: float | None = None
@@ -379,9 +387,11 @@ class TrainingConfig:
         decay = self.weight_decay
         ok = decay is None or 0 <= decay < float("inf")
         check(problems, ok, "weight_decay", "be finite and at least 0", decay)
-        names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
-        ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]{{0,5}}", self.metric) is not None
-        check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
+        if self.metric != _METRIC:
+            form = re.fullmatch(r"([^@]+)@[1-9][0-9]{0,5}", self.metric)
+            ok = form is not None and _METRICS.allows(form[1])
+            rule = f"be one of {', '.join(_METRICS.names())} with @k"
+            check(problems, ok, "metric", rule, self.metric)
         raise_all(problems)
 
 

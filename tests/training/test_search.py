@@ -245,7 +245,7 @@ def test_the_recipe_of_dssm_is_its_towers() -> None:
     assert "piano" in trained.retriever.recommend("the pianno", k=1).item_ids[0]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_a_recipe_is_a_configuration(name: str) -> None:
     assert Config.from_dict(recipe(name).to_dict()) == recipe(name)
 

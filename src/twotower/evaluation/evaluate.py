@@ -1,6 +1,6 @@
 """Ranking over the whole catalogue, or over given candidates, and the metrics of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,29 +10,11 @@ import torch
 
 from twotower.data.dataset import Cases
 from twotower.errors import ArgumentError
-from twotower.evaluation.metrics import (
-    hit_rate_at_k,
-    map_at_k,
-    mrr_at_k,
-    ndcg_at_k,
-    precision_at_k,
-    recall_at_k,
-)
+from twotower.evaluation.metrics import METRICS
 from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
-
-Metric = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.int64], int], npt.NDArray[np.float64]]
-
-METRICS: dict[str, Metric] = {
-    "hit_rate": hit_rate_at_k,
-    "ndcg": ndcg_at_k,
-    "recall": recall_at_k,
-    "precision": precision_at_k,
-    "mrr": mrr_at_k,
-    "map": map_at_k,
-}
 
 _LEAST_RANKED = 100  # places that an evaluation holds, however small the catalogue is
 _CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times as much at its peak
@@ -99,7 +81,7 @@ def evaluate(
     candidates: Histories | None = None,
     chunk_size: int | None = None,
     query_ids: Vocabulary | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] | None = None,
 ) -> Evaluation:
     """Return the metrics of ``scorer`` on ``cases``, ranking the whole catalogue.
 
@@ -114,7 +96,7 @@ def evaluate(
         candidates: See ``rank``; each case's hold its targets, unknown ones apart.
         chunk_size: See ``rank``.
         query_ids: See ``rank``.
-        metrics: Which of ``METRICS``, at every cut-off.
+        metrics: Which of ``METRICS``, at every cut-off; None is all.
 
     Raises:
         ValueError: There is no case, ``ks`` is empty, repeats itself or holds what is no whole number
@@ -155,7 +137,9 @@ def evaluate(
         cases=cases,
         ranking=ranking,
         values={
-            f"{name}@{k}": METRICS[name](is_hit, num_relevant, k) for k in ks for name in metrics
+            f"{name}@{k}": METRICS[name].at_k(is_hit, num_relevant, k)
+            for k in ks
+            for name in (METRICS if metrics is None else metrics)
         },
         num_targets=len(targets),
         num_seen_targets=int((seen & is_present).sum()),

@@ -6,11 +6,15 @@ items the query has. Averages over queries are the caller's (a mean of per-query
 Where fewer items are ranked than ``k``, the missing positions are misses.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ArgumentError
+from twotower.registry import Registry
 
 Hits = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.integer]
@@ -299,3 +303,38 @@ def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Val
         wrong = truth[~np.isin(truth, (0, 1))][0]
         raise ArgumentError(f"labels must be 0 or 1, got {wrong}.")
     return values, truth.astype(np.bool_)
+
+
+Metric = Callable[[Hits, Counts, int], Values]
+"""``is_hit``, ``num_relevant`` and ``k`` to a value per query; see ``hit_rate_at_k``."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One ranking metric.
+
+    Args:
+        name: As ``training.metric`` and figures name it, before ``@k``.
+        at_k: Its values.
+        label: What people call it.
+        label_zh: The same in Chinese.
+    """
+
+    name: str
+    at_k: Metric
+    label: str
+    label_zh: str
+
+
+METRICS = Registry(
+    "metric",
+    (
+        MetricSpec("hit_rate", hit_rate_at_k, "hit rate", "命中率"),
+        MetricSpec("ndcg", ndcg_at_k, "NDCG", "NDCG"),
+        MetricSpec("recall", recall_at_k, "recall", "召回率"),
+        MetricSpec("precision", precision_at_k, "precision", "精确率"),
+        MetricSpec("mrr", mrr_at_k, "MRR", "MRR"),
+        MetricSpec("map", map_at_k, "MAP", "MAP"),
+    ),
+)
+"""In the order in which they are shown."""

@@ -1,24 +1,25 @@
 """Exports: from a bundle to other systems."""
 
-from twotower.exports.columnar import export_npy, export_parquet
-from twotower.exports.faiss import export_faiss
-from twotower.exports.folder import Exported
-from twotower.exports.onnx import export_onnx
-from twotower.exports.onnx_inputs import item_inputs, query_inputs
-from twotower.exports.pgvector import export_pgvector, load_pgvector
-from twotower.exports.qdrant import connect_qdrant, export_qdrant, load_qdrant
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "Exported",
-    "connect_qdrant",
-    "export_faiss",
-    "export_npy",
-    "export_onnx",
-    "export_parquet",
-    "export_pgvector",
-    "export_qdrant",
-    "item_inputs",
-    "load_pgvector",
-    "load_qdrant",
-    "query_inputs",
-]
+_HOME = {
+    "Exported": "folder",
+    "connect_qdrant": "qdrant",
+    "export_faiss": "faiss",
+    "export_npy": "columnar",
+    "export_onnx": "onnx",
+    "export_parquet": "columnar",
+    "export_pgvector": "pgvector",
+    "export_qdrant": "qdrant",
+    "item_inputs": "onnx_inputs",
+    "load_pgvector": "pgvector",
+    "load_qdrant": "qdrant",
+    "query_inputs": "onnx_inputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(name)
+    return getattr(import_module(f"twotower.exports.{_HOME[name]}"), name)

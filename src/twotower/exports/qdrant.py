@@ -104,6 +104,13 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
     return Exported(f"collection {collection}", len(items), len(queries))
 
 
+def load_qdrant_at(
+    bundle: Bundle, url: str, *, api_key: str | None = None, collection: str = "items"
+) -> Exported:
+    """Put items and queries into collections of the server at ``url``; see ``load_qdrant``."""
+    return load_qdrant(bundle, connect_qdrant(url, api_key), collection=collection)
+
+
 def _batches(frame: pl.DataFrame) -> Iterator[tuple[list[int], Any, list[dict[str, Any]]]]:
     vector = next(n for n, d in reversed(frame.schema.items()) if isinstance(d, pl.Array))
     start = 0

@@ -7,6 +7,7 @@ from typing import Any
 from twotower.baselines.specs import BASELINES
 from twotower.chinese import in_chinese
 from twotower.doctor.findings import Language
+from twotower.evaluation.metrics import METRICS
 from twotower.report.texts import TEXTS
 
 Say = Callable[..., str]
@@ -17,6 +18,8 @@ def _texts(key: str) -> tuple[str, str] | None:
     table, _, name = key.partition("_")
     if table == "name" and name in BASELINES:
         return BASELINES[name].label, BASELINES[name].label_zh
+    if table == "metric" and name in METRICS:
+        return METRICS[name].label, METRICS[name].label_zh
     return TEXTS.get(key)
 
 

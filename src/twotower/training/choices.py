@@ -19,6 +19,7 @@ from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
 
 ALL_ITEMS_UP_TO = 20_000
@@ -31,8 +32,6 @@ DECAY_OF_VIEWS = 1.0
 """The same of several views without an order: what only one of them has in common fades."""
 ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
-ADAGRAD_FASTER = 10
-"""How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
 STEPS = 100
@@ -135,11 +134,13 @@ def resolve(
         if is_bfloat16:
             said.append("training.precision = 'bfloat16': this machine has units for it")
     assert training.learning_rate is not None
-    if training.table_optimizer == "adagrad" and training.table_learning_rate is None:
-        rate = ADAGRAD_FASTER * training.learning_rate
+    times = OPTIMIZERS[training.table_optimizer].table_rate
+    if times != 1 and training.table_learning_rate is None:
+        rate = times * training.learning_rate
         training = replace(training, table_learning_rate=rate)
         said.append(
-            f"training.table_learning_rate = {rate:g}: adagrad takes larger steps than adam"
+            f"training.table_learning_rate = {rate:g}: {training.table_optimizer} takes larger steps "
+            "than adam"
         )
     rate_given = training.sentence_learning_rate
     if rate_given is not None and not config.features.tune_sentences:

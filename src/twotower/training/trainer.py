@@ -35,6 +35,7 @@ from twotower.training.averaging import WeightAverage
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective, turns_of
 from twotower.training.optim import Optimizers
+from twotower.training.optimizers import OPTIMIZERS
 
 
 class Watcher(Protocol):
@@ -78,8 +79,6 @@ class TrainingDivergedError(TwoTowerError):
 
 BYTES_OF_LAYERS = 20
 """What a device keeps of each number in a layer: itself, its gradient, Adam's two moments, its average."""
-BYTES_OF_TABLES = {"adam": 12, "adagrad": 4}
-"""The same of each number in an embedding table: itself, and Adam's two moments."""
 BYTES_OF_THE_BEST = 4
 """Of each number of the best weights so far, which are kept in the memory of the processor."""
 
@@ -108,7 +107,7 @@ def check_memory(
     memory = memory_of(device)
     tables, layers = least_weights(config.towers, num_items, num_queries, custom)
     best = BYTES_OF_THE_BEST if device.type == "cpu" else 0
-    of_tables = BYTES_OF_TABLES[config.training.table_optimizer]
+    of_tables = OPTIMIZERS[config.training.table_optimizer].bytes_of_table
     least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
     loss, towers = config.loss, config.towers
     if SAMPLERS[loss.negatives].is_per_query and loss.num_negatives is not None:
