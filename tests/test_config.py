@@ -23,6 +23,7 @@ from twotower.config import (
 )
 from twotower.dataclass_trees import OneOf, ranges_of
 from twotower.errors import ConfigError
+from twotower.features.feature_kinds import FEATURE_KINDS
 
 SECTIONS = {
     entry.name: type(getattr(Config(), entry.name))
@@ -98,8 +99,7 @@ def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is tuple:
         return st.lists(whole, max_size=3).map(tuple)
     if get_origin(hint) is not None:
-        of_keys = ("id", "id+text") if name == "event" else ()
-        kinds = [k for k in get_args(config_module.FeatureKind) if k not in of_keys]
+        kinds = FEATURE_KINDS.where(lambda each: name != "event" or each.of_events)
         return st.dictionaries(texts, st.sampled_from(kinds))
     plain = {int: whole, float: positive_floats, str: texts, bool: st.booleans()}
     return plain[hint]

@@ -29,21 +29,6 @@ from twotower.dataclass_trees import (
 from twotower.errors import ConfigError
 from twotower.toml import read_toml, toml_key, toml_value
 
-FeatureKind = Literal[
-    "id",
-    "id+text",
-    "categorical",
-    "tags",
-    "number",
-    "time",
-    "vector",
-    "text",
-    "words",
-    "trigrams",
-    "windows",
-    "sentence",
-    "shown",
-]
 Language = Literal[
     "danish",
     "dutch",
@@ -69,6 +54,8 @@ Width = Annotated[int, Range(1, 16_384)]
 Widths = Annotated[tuple[int, ...], Range(1, 16_384)]
 """Numbers in the vectors of each layer."""
 
+_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS")
+_EVENT_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="of_events")
 _METRICS = OneOf("twotower.evaluation.metrics:METRICS")
 _METRIC = "ndcg@10"
 """The default, for which no table is loaded."""
@@ -130,14 +117,16 @@ class FeaturesConfig:
     ``shown`` keeps a column for people to read without feeding it.
     """
 
-    query: Mapping[str, FeatureKind] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
     """Kinds of the query table's columns."""
-    item: Mapping[str, FeatureKind] = field(default_factory=dict)
+    item: Mapping[str, str] = field(default_factory=dict)
     """Kinds of the item table's columns."""
-    event: Mapping[str, FeatureKind] = field(default_factory=dict)
+    event: Mapping[str, str] = field(default_factory=dict)
     """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
     time spent, the kind of event; those that are not named are not read."""
-    text: Literal["text", "words", "trigrams", "windows", "sentence"] = "text"
+    text: Annotated[
+        str, OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="is_text")
+    ] = "text"
     """Kind of the columns that are found to be text: words, pairs of words and letter trigrams (``text``),
     a part of these, all of them and windows of three words by pretrained vectors (``windows``), or vectors
     of a pretrained sentence encoder (``sentence``)."""
@@ -166,12 +155,12 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         check_types(self)
         problems = out_of_range(self)
-        kinds = get_args(FeatureKind)
         for side, table in (("query", self.query), ("item", self.item), ("event", self.event)):
-            allowed = kinds if side != "event" else tuple(k for k in kinds if k[:2] != "id")
+            kinds = _EVENT_KINDS if side == "event" else _KINDS
             for column, kind in table.items():
-                rule = f"be one of {', '.join(allowed)}"
-                check(problems, kind in allowed, f"{side}.{column}", rule, kind)
+                if not kinds.allows(kind):
+                    rule = f"be one of {', '.join(kinds.names())}"
+                    check(problems, False, f"{side}.{column}", rule, kind)
         raise_all(problems)
 
 

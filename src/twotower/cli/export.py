@@ -2,9 +2,8 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 from twotower.errors import ConfigError
@@ -14,10 +13,14 @@ from twotower.registry import resolved
 NAME = "export"
 
 
+if TYPE_CHECKING:
+    _Target = str
+else:
+    _Target = Literal[tuple(EXPORTS)]
+
+
 def command(
-    target: Annotated[
-        str, typer.Argument(help="What to export to.", click_type=click.Choice(list(EXPORTS)))
-    ],
+    target: Annotated[_Target, typer.Argument(help="What to export to.")],
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
     dsn: Annotated[

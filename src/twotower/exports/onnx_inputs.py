@@ -121,10 +121,10 @@ class TowerInputs:
                 vocabulary = transform.vocabulary
                 if isinstance(transform, WindowsTransform):
                     vocabulary = transform.word_vectors.words
-                if vocabulary is not None and transform.feature.kind != "sentence":
+                if vocabulary is not None and not transform.feature.spec.needs:
                     entry["vocabulary"] = f"{side}.{number}.json"
                     write_json(folder / entry["vocabulary"], vocabulary.ids.to_list())
-                if transform.feature.kind in ("number", "time", "vector", "tags"):
+                if transform.feature.meaning in ("number", "time", "vector", "tags"):
                     constants = {k: v.tolist() for k, v in transform.numbers.items()}
                     entry["constants"] = constants
                 if transform.feature.separator:

@@ -98,7 +98,7 @@ class ReadTable:
 
     def __init__(self, frame: pl.DataFrame, features: Iterable[Feature] = ()) -> None:
         self.frame = frame
-        self._features = {f.source: f for f in features if f.kind in ("tags", "time", "number")}
+        self._features = {f.source: f for f in features if f.meaning in ("tags", "time", "number")}
         self._read: OrderedDict[str, ReadColumn] = OrderedDict()
 
     def column(self, name: str) -> ReadColumn:
@@ -114,7 +114,7 @@ class ReadTable:
 
 def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
     """Return a column as it is compared, by its type and by what the schema says of it, if anything."""
-    kind, dtype = None if feature is None else feature.kind, raw.dtype
+    kind, dtype = None if feature is None else feature.meaning, raw.dtype
     if dtype == pl.Null:
         return ReadColumn("nothing", raw, raw)
     if isinstance(dtype, (pl.List, pl.Array)) or (kind == "tags" and not dtype.is_nested()):

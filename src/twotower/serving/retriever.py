@@ -170,7 +170,7 @@ class Retriever:
             f"{side} features": ", ".join(
                 f"{feature.name} ({feature.described})"
                 for feature in table.transforms.features
-                if feature.kind not in ("id", "shown")
+                if feature.meaning not in ("id", "shown")
             )
             for side, table in (("query", contents.queries), ("item", contents.items))
         }

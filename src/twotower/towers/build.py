@@ -8,7 +8,7 @@ from torch import nn
 from twotower.config import TowersConfig
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
-from twotower.features.schema import TOKENS, Side
+from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import sentence_encoder_of
 from twotower.towers.blocks import SkipMLP, TanhMLP
@@ -229,17 +229,17 @@ def build_history_encoder(
 
 
 def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:
-    return [t.feature.name for t in transforms.transforms if with_id or t.feature.kind != "id"]
+    return [t.feature.name for t in transforms.transforms if with_id or t.feature.meaning != "id"]
 
 
 def _has_id(transforms: SideTransforms) -> bool:
-    return any(t.feature.kind == "id" for t in transforms.transforms)
+    return any(t.feature.meaning == "id" for t in transforms.transforms)
 
 
 def _own_features(transforms: SideTransforms, side: str) -> list[str]:
-    fed = [t.feature for t in transforms.transforms if t.feature.kind != "id"]
+    fed = [t.feature for t in transforms.transforms if t.feature.meaning != "id"]
     # Rows of words are for our own encoders, which know what they weigh and mean.
-    names = [f.name for f in fed if f.kind not in (*TOKENS, "windows") or f.reason == "stated"]
+    names = [f.name for f in fed if f.spec.fits_own_towers or f.reason == "stated"]
     if not names:
         raise ConfigError(
             f"your own {side} tower must have features to read, got none beside the id; "

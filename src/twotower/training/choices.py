@@ -12,7 +12,7 @@ from twotower.caller import passing
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
-from twotower.features.schema import TEXTS
+from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.text import MOST_TOKENS
 from twotower.losses.configured import ranks_before_labels
 from twotower.losses.loss_kinds import LOSSES
@@ -189,7 +189,7 @@ def _towers(
     if towers.history == "auto":
         history = "pooled" if dataset.ordered else "mean"
         reason = "events have an order" if dataset.ordered else "events have no order"
-        if config.features.query.get(dataset.queries.id_column) in ("id+text", *TEXTS):
+        if config.features.query.get(dataset.queries.id_column) in _texts():
             history, reason = "none", "a search is all in its text"
         if towers.block == "tanh":
             history, reason = "none", "layers of tanh read features alone"
@@ -219,9 +219,14 @@ def _learning_rate(
     return RATE_OF_TEXTS, f"{num_pairs:,} pairs of texts, which match before any training"
 
 
+def _texts() -> tuple[str, ...]:
+    """Return the kinds that read text, the key's among them."""
+    return ("id+text", *FEATURE_KINDS.where(lambda each: each.is_text))
+
+
 def _texts_among(kinds: Mapping[str, str]) -> list[str]:
     """Return the columns of a side that are read as text."""
-    return [name for name, kind in kinds.items() if kind in (*TEXTS, "id+text")]
+    return [name for name, kind in kinds.items() if kind in _texts()]
 
 
 def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> int:
@@ -229,12 +234,13 @@ def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> 
     total = 0
     for name in _texts_among(kinds):
         kind = config.features.text if kinds[name] == "id+text" else kinds[name]
-        if kind == "sentence":  # one vector, which is there already
+        a_word, a_letter = FEATURE_KINDS[kind].tokens
+        if not a_word and not a_letter:  # one vector, which is there already
             total += len(table)
             continue
         texts = as_keys(table.frame[name]).cast(pl.String)
         words, letters = texts.str.count_matches(r"\S+"), texts.str.len_chars()
-        of_kind = {"words": 2 * words, "trigrams": letters}.get(kind, 2 * words + letters)
+        of_kind = a_word * words + a_letter * letters
         total += int(of_kind.clip(upper_bound=MOST_TOKENS).sum())
     return total
 

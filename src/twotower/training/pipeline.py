@@ -266,7 +266,7 @@ def train(
     own = {"query": query_tower, "item": item_tower}
     custom = tuple(side for side, module in own.items() if module is not None)
     for side in custom:
-        if not any(t.feature.kind != "id" for t in getattr(sides, side).transforms):
+        if not any(t.feature.meaning != "id" for t in getattr(sides, side).transforms):
             table = "queries" if side == "query" else "items"
             raise ConfigError(
                 f"{side}_tower must have features to read, got a {side} table without any; "

@@ -11,7 +11,7 @@ import polars as pl
 from torch import Tensor
 
 from twotower.caller import argument
-from twotower.config import Config, FeatureKind
+from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.drawn import hold_out_validation
@@ -21,6 +21,7 @@ from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
 from twotower.errors import ArgumentError, ConfigError, DataError
+from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.schema import (
     VIEW,
     Feature,
@@ -204,7 +205,7 @@ class Task:
                 f"features.item.{key} must be 'id' for views, got {config.features.item[key]!r}: ids that "
                 f"are text are read by the column '{key} as text'."
             )
-        kinds: dict[str, FeatureKind] = {VIEW: "shown", **config.features.item}
+        kinds: dict[str, str] = {VIEW: "shown", **config.features.item}
         config = replace(config, features=replace(config.features, item=kinds))
         sides, config = _fit_features(dataset, config, private=private)
         if private:
@@ -282,7 +283,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
         fitted["event"] = fitted_event
         of_sides = (*of_sides, *features)
     let_common_go(t for side in fitted.values() for t in side.transforms)
-    for name, kind in (("sentence_encoder", "sentence"), ("word_vectors", "windows")):
+    for kind, name in ((kind, spec.needs) for kind, spec in FEATURE_KINDS.items() if spec.needs):
         given = getattr(config.features, name)
         if given is not None and not any(feature.kind == kind for feature in of_sides):
             raise ConfigError(

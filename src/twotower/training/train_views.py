@@ -252,7 +252,7 @@ def _of_view(contents: Contents, name: str) -> Contents:
         items.transforms.features,
         tuple(
             type(each)(each.feature, Vocabulary(as_called(each.own_vocabulary().ids)), each.numbers)
-            if each.feature.kind == "id"
+            if each.feature.meaning == "id"
             else each
             for each in items.transforms.transforms
         ),

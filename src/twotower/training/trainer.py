@@ -16,7 +16,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.schema import TEXTS, Feature, Side
+from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
 from twotower.losses.samplers import SAMPLERS
@@ -203,7 +203,7 @@ class Trainer:
         """What is learnt: one of each view, or the only one."""
         sides_read = (sides.query.transforms, sides.item.transforms)
         # Texts that start alike on both sides say something before any training.
-        self._starts_informed = all(any(t.feature.kind in TEXTS for t in s) for s in sides_read)
+        self._starts_informed = all(any(t.feature.meaning == "text" for t in s) for s in sides_read)
         self.start: dict[str, Tensor] | None = None
         """The untrained weights, once ``fit`` began, where they say something."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)

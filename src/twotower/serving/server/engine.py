@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ArgumentError, BundleError, JournalError
-from twotower.features.schema import TEXTS
 from twotower.index.approximate import depth_of
 from twotower.rules.kinds import Boost, Cap, Diversify, Explore, Rule
 from twotower.serving.answers import Recommendation
@@ -141,7 +140,7 @@ class Model:
             ],
             "reads_history": retriever.encoding.model.reads_history,
             "has_histories": contents.histories is not None,
-            "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
+            "reads_text": all(any(f.meaning == "text" for f in side.features) for side in sides),
             "reads_searches": sides[0].reads_text_of(contents.queries.id_column),
             "words": retriever.share_of_words,
             "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
