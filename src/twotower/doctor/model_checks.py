@@ -2,26 +2,15 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from twotower.caller import argument
+from twotower.doctor.checks import ExaminedModel, checks_that_need
 from twotower.doctor.findings import Finding, worst_first
-from twotower.doctor.model_answers import Trial, check_answers
-from twotower.doctor.model_features import (
-    Loss,
-    check_features,
-    check_history,
-    check_vocabularies,
-    feature_losses,
-    history_loss,
-)
+from twotower.doctor.model_answers import Trial
+from twotower.doctor.model_features import Loss
 from twotower.doctor.model_findings import NOT_LOOKED_AT
-from twotower.doctor.model_training import check_loss, check_negatives
-from twotower.doctor.model_vectors import check_item_vectors, check_query_vectors
 from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.serving.retriever import Retriever
-from twotower.vocab import FIRST_ROW
 
 
 @dataclass(frozen=True)
@@ -56,19 +45,12 @@ def examine_model(retriever: Retriever) -> Examined:
     Raises:
         ValueError: A score is NaN; the query is named.
     """
-    contents, model = retriever.contents, retriever.encoding.model
-    losses: tuple[Loss, ...] = ()
-    offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
-    item_vectors = retriever.index.item_vectors.cpu().numpy()[offered]
-    found = [
-        *check_loss(contents),
-        *check_item_vectors(item_vectors, contents.popularity[offered]),
-        *check_vocabularies(contents, model),
-    ]
+    contents, seen = retriever.contents, ExaminedModel(retriever)
+    found = _made(seen, "bundle")
     if contents.histories is not None and contents.popularity.any():
-        dataset = dataset_of(retriever)
-        found += check_negatives(contents, dataset, reads_history=model.reads_history)
-        trial = Trial(retriever, dataset)
+        seen.dataset = dataset_of(retriever)
+        found += _made(seen, "histories")
+        trial = Trial(retriever, seen.dataset)
         if learnt_of(contents.metrics) is not None:
             facts = {
                 "what": "the query vectors, the answers, and what the history and the features do "
@@ -82,15 +64,9 @@ def examine_model(retriever: Retriever) -> Examined:
             }
             found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
         elif len(trial) > 1:
-            # Answers first: an error about a score names the query.
-            answers = check_answers(trial, contents.items.ids)
-            found += check_query_vectors(np.asarray(trial.query_vectors.cpu().numpy()))
-            found += answers
-            of_history = history_loss(trial)
-            of_features = feature_losses(trial, contents.items.transforms.transforms)
-            found += check_history(of_history)
-            found += check_features(of_features)
-            losses = (*(() if of_history is None else (of_history,)), *of_features)
+            seen.trial = trial
+            _ = seen.answers  # first of all: an error about a score names the query
+            found += _made(seen, "answers")
         else:
             facts = {
                 "what": "the query vectors, the answers, and what the history and the features do "
@@ -105,4 +81,9 @@ def examine_model(retriever: Retriever) -> Examined:
                 "或包含更多查询的验证文件。",
             }
             found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
-    return Examined(tuple(worst_first(found)), losses)
+    of_history = () if seen.of_history is None else (seen.of_history,)
+    return Examined(tuple(worst_first(found)), (*of_history, *seen.of_features))
+
+
+def _made(seen: ExaminedModel, needs: str) -> list[Finding]:
+    return [found for check in checks_that_need(needs) for found in check.run(seen)]

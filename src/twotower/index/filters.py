@@ -149,7 +149,8 @@ class _Meaning:
         column, operator = self.read(asked.column), OPERATORS[asked.operator]
         self.check_operator(asked, column)
         self.check_work(asked, column)
-        compared, held = column, [str(value.value) for value in asked.values]
+        compared = column
+        held: list[object] = [str(value.value) for value in asked.values]
         if operator.form != "text":
             compared = column if column.elements is None else column.elements.column
             held = self.held(asked, compared)

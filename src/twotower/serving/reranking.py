@@ -83,9 +83,9 @@ class Reranker:
         """
         told = rule_set(rules)
         boosts = explorable = None
-        if told.boosts:
-            matching = [_matching(allowed, boost.filter) for boost in told.boosts]
-            boosts = Boosts.of(matching, [float(boost.by) for boost in told.boosts])
+        if told.moves:
+            matching = [_matching(allowed, text) for text, _ in told.moves]
+            boosts = Boosts.of(matching, [by for _, by in told.moves])
         columns = [self._values_of(cap.column) for cap in told.caps]
         if told.explore is not None:
             explorable = self._explorable(told.explore.filter, allowed)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from twotower.errors import ArgumentError, BundleError, JournalError
 from twotower.index.approximate import depth_of
-from twotower.rules.kinds import Boost, Cap, Diversify, Explore, Rule
+from twotower.rules.kinds import Explore, Rule, spec_of
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.bundle import MANIFEST
@@ -335,14 +335,17 @@ def cost_of(question: Question, share: float = 0.0) -> int:
     if share if question.words == "auto" else question.words:
         cost += 8
     if question.rules:
-        kinds = {type(rule) for rule in question.rules}
-        num_boosts = sum(isinstance(rule, Boost) for rule in question.rules)
-        if num_boosts:  # each combination of boosts is searched by itself
-            cost += 2**num_boosts * (1 + k // 250)
-        places = k // 10 if Diversify in kinds or Cap in kinds else 0
-        if {Diversify, Cap} <= kinds:  # what a cap passes over is chosen and thrown away
+        specs = [spec for spec in map(spec_of, question.rules) if spec is not None]
+        num_moving = sum(spec.moves is not None for spec in specs)
+        if num_moving:  # each combination of them is searched by itself
+            cost += 2**num_moving * (1 + k // 250)
+        choosing = {spec.name for spec in specs if spec.chooses}
+        places = k // 10 if choosing else 0
+        if len(choosing) > 1:  # what a cap passes over is chosen and thrown away
             places *= 4
-        if Explore in kinds:  # the places are filled again around what was drawn
+        if any(
+            isinstance(rule, Explore) for rule in question.rules
+        ):  # the places are filled again around what was drawn
             places = 2 * places + k // 50
         cost += 1 + places
     return cost
