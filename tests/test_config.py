@@ -192,7 +192,7 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
             "split": 3,
         }
     )
-    metrics = "hit_rate, recall, precision, ndcg, mrr, map"
+    metrics = "hit_rate, ndcg, recall, precision, mrr, map"
     histories = (
         "'auto', 'none', 'pooled', 'recency', 'mean', 'attention', 'gru', 'sasrec', 'transformer'"
     )

@@ -83,6 +83,16 @@ _hints_of: Callable[[Any], dict[str, Any]] = cache(
 """The type of each field, without the ranges of numbers."""
 
 
+def one_of_names(section: Any) -> list[tuple[Registry[Any], str]]:
+    """Return the registry and the value of every field of a section that is a name of one."""
+    marks = {
+        name: hint.__metadata__[0]
+        for name, hint in _marked_hints_of(type(section)).items()
+        if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], OneOf)
+    }
+    return [(resolved(mark.registry), getattr(section, name)) for name, mark in marks.items()]
+
+
 def ranges_of(cls: type) -> dict[str, Range]:
     """Return the range of every field that states one."""
     hints = _marked_hints_of(cls)

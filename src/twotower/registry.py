@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 from twotower.errors import ArgumentError, ConfigError
@@ -71,9 +72,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         if self._is_loaded:
             return
         self._is_loaded = True
-        from importlib.metadata import entry_points
-
-        for point in entry_points(group=self.group):
+        for point in _installed().select(group=self.group):
             try:
                 point.load()()
             except Exception as error:
@@ -95,6 +94,13 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def __len__(self) -> int:
         """Return how many entries there are."""
         return len(self._entries)
+
+
+@cache
+def _installed() -> Any:
+    from importlib.metadata import entry_points
+
+    return entry_points()
 
 
 def resolved(reference: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn.functional import normalize
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.configured import Loss
+from twotower.losses.loss_kinds import Loss
 from twotower.losses.pairwise import BPRLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss

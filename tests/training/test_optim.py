@@ -49,7 +49,7 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
-CONFIG = TrainingConfig(learning_rate=0.1, weight_decay=0.0)
+CONFIG = TrainingConfig(learning_rate=0.1, weight_decay=0.0, table_optimizer="adam")
 
 
 class TestSteps:

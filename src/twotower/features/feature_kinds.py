@@ -9,8 +9,6 @@ from twotower.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-    from twotower.features.base import Transform
-
 Meaning = Literal["id", "categorical", "tags", "number", "time", "vector", "text", "shown"]
 """What values are to whoever shows, groups, filters or describes them."""
 
@@ -35,7 +33,7 @@ class FeatureKindSpec:
 
     name: str
     meaning: Meaning
-    transform: "str | type[Transform] | None"
+    transform: str | type | None
     encoder: "str | Callable[..., nn.Module]" = "twotower.features.encoders:NumbersEncoder.of"
     has_tokens: bool = False
     tokens: tuple[int, int] = (0, 0)

@@ -1,7 +1,5 @@
 """What the settings of the loss ask for: who the negatives are, and who of them is none."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -9,26 +7,8 @@ from twotower.config import LossConfig
 from twotower.losses.candidates import Candidates, Sampler
 from twotower.losses.corrections import accidental_hits, known_positives
 from twotower.losses.frequencies import LogShares
-from twotower.losses.loss_kinds import LOSSES
+from twotower.losses.loss_kinds import LOSSES, Loss
 from twotower.losses.samplers import SAMPLERS
-
-
-class Loss(Protocol):
-    """What every loss can be called with."""
-
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates,
-        *,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return a scalar."""
-        ...
 
 
 def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = None) -> Loss:

@@ -2,12 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twotower.registry import Registry, resolved
 
 if TYPE_CHECKING:
-    from twotower.losses.configured import Loss
+    from torch import Tensor
+
+    from twotower.losses.candidates import Candidates
+
+
+class Loss(Protocol):
+    """What every loss can be called with."""
+
+    def __call__(
+        self,
+        query_vectors: "Tensor",
+        item_vectors: "Tensor",
+        candidates: "Candidates",
+        *,
+        temperature: "float | Tensor" = 1.0,
+        hidden: "Tensor | None" = None,
+        weights: "Tensor | None" = None,
+        labels: "Tensor | None" = None,
+    ) -> "Tensor":
+        """Return a scalar."""
+        ...
 
 
 @dataclass(frozen=True)

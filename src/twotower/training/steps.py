@@ -14,9 +14,9 @@ from twotower.data.batches import PairBatch, Rows
 from twotower.data.prefixes import PrefixBatch
 from twotower.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.configured import Loss, hidden_by
+from twotower.losses.configured import hidden_by
 from twotower.losses.frequencies import StreamFrequency
-from twotower.losses.loss_kinds import LOSSES
+from twotower.losses.loss_kinds import LOSSES, Loss
 from twotower.losses.memory import Memory
 from twotower.losses.samplers import SAMPLERS
 from twotower.towers.encoding import to_moments
