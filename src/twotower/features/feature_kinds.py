@@ -19,6 +19,8 @@ class FeatureKindSpec:
 
     Args:
         name: As ``features.item`` and the like name it.
+        label: What people call it.
+        label_zh: The same in Chinese.
         meaning: What its values are, beside what the towers read of them.
         transform: Class of its transform, or ``module:name`` of it; None where nothing is fed.
         encoder: Takes a transform, ``dim`` and an ``EncoderOptions``, and returns a module from what the
@@ -32,6 +34,8 @@ class FeatureKindSpec:
     """
 
     name: str
+    label: str
+    label_zh: str
     meaning: Meaning
     transform: str | type | None
     encoder: "str | Callable[..., nn.Module]" = "twotower.features.encoders:NumbersEncoder.of"
@@ -48,9 +52,11 @@ class FeatureKindSpec:
         return self.meaning == "text"
 
 
-def _of_tokens(name: str, words: int, letters: int) -> FeatureKindSpec:
+def _of_tokens(name: str, label: str, label_zh: str, words: int, letters: int) -> FeatureKindSpec:
     return FeatureKindSpec(
         name,
+        label,
+        label_zh,
         "text",
         "twotower.features.text:TextTransform",
         f"{_ENCODERS}:TextEncoder.of",
@@ -66,24 +72,38 @@ FEATURE_KINDS = Registry(
     "kind of feature",
     (
         FeatureKindSpec(
-            "id", "id", f"{_HERE}:IdTransform", f"{_ENCODERS}:CategoryEncoder.of", of_events=False
+            "id",
+            "id",
+            "编号",
+            "id",
+            f"{_HERE}:IdTransform",
+            f"{_ENCODERS}:CategoryEncoder.of",
+            of_events=False,
         ),
-        FeatureKindSpec("id+text", "id", None, of_events=False),  # is read as two features
+        FeatureKindSpec(
+            "id+text", "id and text", "编号与文本", "id", None, of_events=False
+        ),  # is read as two features
         FeatureKindSpec(
             "categorical",
+            "category",
+            "类别",
             "categorical",
             f"{_HERE}:CategoryTransform",
             f"{_ENCODERS}:CategoryEncoder.of",
         ),
-        FeatureKindSpec("tags", "tags", f"{_HERE}:TagsTransform", f"{_ENCODERS}:TagsEncoder.of"),
-        FeatureKindSpec("number", "number", f"{_HERE}:NumberTransform"),
-        FeatureKindSpec("time", "time", f"{_HERE}:TimeTransform"),
-        FeatureKindSpec("vector", "vector", f"{_HERE}:VectorTransform"),
-        _of_tokens("text", 2, 1),
-        _of_tokens("words", 2, 0),
-        _of_tokens("trigrams", 0, 1),
+        FeatureKindSpec(
+            "tags", "tags", "标签", "tags", f"{_HERE}:TagsTransform", f"{_ENCODERS}:TagsEncoder.of"
+        ),
+        FeatureKindSpec("number", "number", "数值", "number", f"{_HERE}:NumberTransform"),
+        FeatureKindSpec("time", "time", "时间", "time", f"{_HERE}:TimeTransform"),
+        FeatureKindSpec("vector", "vector", "向量", "vector", f"{_HERE}:VectorTransform"),
+        _of_tokens("text", "text", "文本", 2, 1),
+        _of_tokens("words", "words", "词", 2, 0),
+        _of_tokens("trigrams", "trigrams", "三字母组", 0, 1),
         FeatureKindSpec(
             "windows",
+            "windows of words",
+            "词窗口",
             "text",
             "twotower.features.windows:WindowsTransform",
             "twotower.features.windows:WindowsEncoder.of",
@@ -93,13 +113,15 @@ FEATURE_KINDS = Registry(
         ),
         FeatureKindSpec(
             "sentence",
+            "sentence",
+            "句子",
             "text",
             "twotower.features.sentences:SentenceTransform",
             f"{_ENCODERS}:sentence_encoder",
             needs="sentence_encoder",
             knows_all_rows=True,
         ),
-        FeatureKindSpec("shown", "shown", None),
+        FeatureKindSpec("shown", "shown only", "仅展示", "shown", None),
     ),
     group="twotower.feature_kinds",
 )

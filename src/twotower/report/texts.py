@@ -327,17 +327,6 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The bundle holds no histories, so of the events only the long tail is known.",
         "模型包不含历史，因此关于事件只知道长尾。",
     ),
-    "kind_categorical": ("category", "类别"),
-    "kind_tags": ("tags", "标签"),
-    "kind_number": ("number", "数值"),
-    "kind_time": ("time", "时间"),
-    "kind_vector": ("vector", "向量"),
-    "kind_text": ("text", "文本"),
-    "kind_words": ("words", "词"),
-    "kind_trigrams": ("trigrams", "三字母组"),
-    "kind_windows": ("windows of words", "词窗口"),
-    "kind_sentence": ("sentence", "句子"),
-    "kind_shown": ("shown only", "仅展示"),
     # training
     "training": ("Training", "训练过程"),
     "training_lead": (

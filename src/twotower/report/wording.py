@@ -8,19 +8,26 @@ from twotower.baselines.specs import BASELINES
 from twotower.chinese import in_chinese
 from twotower.doctor.findings import Language
 from twotower.evaluation.metrics import METRICS
+from twotower.features.feature_kinds import FEATURE_KINDS
+from twotower.registry import Registry
 from twotower.report.texts import TEXTS
 
 Say = Callable[..., str]
 
 
+_NAMED: dict[str, Registry[Any]] = {
+    "name": BASELINES,
+    "metric": METRICS,
+    "kind": FEATURE_KINDS,
+}
+"""First words of the keys of texts that the entries of registries bring along."""
+
+
 def _texts(key: str) -> tuple[str, str] | None:
     """Return a text in both languages; a name of a registry has those of its entry."""
     table, _, name = key.partition("_")
-    if table == "name" and name in BASELINES:
-        return BASELINES[name].label, BASELINES[name].label_zh
-    if table == "metric" and name in METRICS:
-        return METRICS[name].label, METRICS[name].label_zh
-    return TEXTS.get(key)
+    entry = _NAMED[table].get(name) if table in _NAMED else None
+    return TEXTS.get(key) if entry is None else (entry.label, entry.label_zh)
 
 
 def speaker(language: Language, *, is_before: bool = False) -> Say:
