@@ -15,11 +15,7 @@ from twotower.report.texts import TEXTS
 Say = Callable[..., str]
 
 
-_NAMED: dict[str, Registry[Any]] = {
-    "name": BASELINES,
-    "metric": METRICS,
-    "kind": FEATURE_KINDS,
-}
+_NAMED: dict[str, Registry[Any]] = {"name": BASELINES, "metric": METRICS, "kind": FEATURE_KINDS}
 """First words of the keys of texts that the entries of registries bring along."""
 
 
