@@ -121,7 +121,7 @@ class TowerInputs:
                 vocabulary = transform.vocabulary
                 if isinstance(transform, WindowsTransform):
                     vocabulary = transform.word_vectors.words
-                if vocabulary is not None and not transform.feature.spec.needs:
+                if vocabulary is not None and not transform.feature.spec.knows_all_rows:
                     entry["vocabulary"] = f"{side}.{number}.json"
                     write_json(folder / entry["vocabulary"], vocabulary.ids.to_list())
                 if transform.feature.meaning in ("number", "time", "vector", "tags"):

@@ -1,7 +1,9 @@
 """The report's sentences in the reader's language, and what methods and metrics are called in it."""
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twotower.baselines.specs import BASELINES
@@ -10,20 +12,24 @@ from twotower.doctor.findings import Language
 from twotower.evaluation.metrics import METRICS
 from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.registry import Registry
-from twotower.report.texts import TEXTS
 
 Say = Callable[..., str]
+
+TEXTS: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("texts.toml").read_text(encoding="utf-8")
+)
+"""Key -> language -> sentence."""
 
 
 _NAMED: dict[str, Registry[Any]] = {"name": BASELINES, "metric": METRICS, "kind": FEATURE_KINDS}
 """First words of the keys of texts that the entries of registries bring along."""
 
 
-def _texts(key: str) -> tuple[str, str] | None:
+def _texts(key: str) -> dict[str, str] | None:
     """Return a text in both languages; a name of a registry has those of its entry."""
     table, _, name = key.partition("_")
     entry = _NAMED[table].get(name) if table in _NAMED else None
-    return TEXTS.get(key) if entry is None else (entry.label, entry.label_zh)
+    return TEXTS.get(key) if entry is None else {"en": entry.label, "zh": entry.label_zh}
 
 
 def speaker(language: Language, *, is_before: bool = False) -> Say:
@@ -33,14 +39,13 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
         language: ``"en"`` or ``"zh"``.
         is_before: Whether the figures are of a model before the bundle's, which is then called so.
     """
-    column = 0 if language == "en" else 1
 
     def say(key: str, **facts: Any) -> str:
         if is_before and key in ("name_model", "name_served"):
             key = f"{key}_before"
         texts = _texts(key)
         assert texts is not None, key
-        return texts[column].format(**facts)
+        return texts[language].format(**facts)
 
     return say
 
