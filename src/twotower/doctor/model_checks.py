@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from twotower.caller import argument
 from twotower.doctor.checks import ExaminedModel, checks_that_need
-from twotower.doctor.findings import Finding, worst_first
+from twotower.doctor.findings import KINDS, Finding, worst_first
 from twotower.doctor.model_answers import Trial
 from twotower.doctor.model_features import Loss
-from twotower.doctor.model_findings import NOT_LOOKED_AT
 from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.serving.retriever import Retriever
@@ -62,7 +61,7 @@ def examine_model(retriever: Retriever) -> Examined:
                 "because_zh": "模型还在验证事件上重新训练过，它在那里的回答不能说明其他查询的情况",
                 "do_zh": f"请检查不带 {argument('refit')} 的训练。",
             }
-            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
+            found.append(Finding(KINDS["not-looked-at"], "info", len(trial), facts))
         elif len(trial) > 1:
             seen.trial = trial
             _ = seen.answers  # first of all: an error about a score names the query
@@ -80,7 +79,7 @@ def examine_model(retriever: Retriever) -> Examined:
                 "do_zh": "用更多数据训练，或留出更多数据：split.valid_fraction，"
                 "或包含更多查询的验证文件。",
             }
-            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
+            found.append(Finding(KINDS["not-looked-at"], "info", len(trial), facts))
     of_history = () if seen.of_history is None else (seen.of_history,)
     return Examined(tuple(worst_first(found)), (*of_history, *seen.of_features))
 

@@ -12,12 +12,7 @@ from torch import Tensor
 from twotower.config import LossConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Dataset, Part
-from twotower.doctor.findings import Finding, Severity
-from twotower.doctor.model_findings import (
-    FALSE_NEGATIVES,
-    LOSS_AT_CHANCE,
-    LOSS_AT_POPULARITY,
-)
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import hidden_by, loss_of, sampler_of
 from twotower.losses.frequencies import log_frequency
@@ -59,9 +54,11 @@ def check_loss(contents: Contents) -> list[Finding]:
     loss = float(losses[-1])
     facts = {"loss": loss, "chance": chance, "popularity": popularity}
     if loss >= AT_CHANCE * chance:
-        return [Finding(LOSS_AT_CHANCE, "error", loss / chance, facts)]
+        return [Finding(KINDS["loss-at-chance"], "error", loss / chance, facts)]
     if spec.has_popularity and loss >= popularity:
-        return [Finding(LOSS_AT_POPULARITY, "warning", loss / popularity, facts)]
+        return [
+            Finding(KINDS["loss-no-better-than-popularity"], "warning", loss / popularity, facts)
+        ]
     return []
 
 
@@ -82,7 +79,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
     # With the mask, what is left over lies in the future, which has to be told apart from now.
     is_masked = config.mask_known and reads_history
     severity: Severity = "info" if is_masked else "warning"
-    return [Finding(FALSE_NEGATIVES, severity, share, {})]
+    return [Finding(KINDS["false-negatives"], severity, share, {})]
 
 
 def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history: bool) -> float:
