@@ -1,9 +1,12 @@
 """One entry more in each of the twelve tables, and nowhere else: trained, measured, saved, opened."""
 
 import json
+import re
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import polars as pl
 import pytest
 import torch
 
+from damaged_bundles import seal
 from twotower import Retriever, diagnose_data, recipe, registry, train
 from twotower.baselines.random_order import RandomOrder
 from twotower.baselines.specs import BASELINES, BaselineSpec
@@ -57,6 +61,7 @@ TABLES: tuple[Registry[Any], ...] = (
     CHECKS,
 )
 NAME = "dummy"
+ROOT = Path(__file__).parents[1]
 used: set[str] = set()
 """What was made or called of them."""
 
@@ -311,7 +316,7 @@ def test_every_reference_leads_somewhere(table: Registry[Any]) -> None:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package with an entry point; nothing of it is imported yet."""
     (tmp_path / "two_more.py").write_text(
         "from twotower.towers.history_encoders import HISTORY_ENCODERS, HistoryEncoderSpec\n"
@@ -333,6 +338,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(point.name == "any" for point in metadata.entry_points(group=LOSSES.group))
     for table in (HISTORY_ENCODERS, LOSSES):
         monkeypatch.setattr(table, "_is_loaded", False)
+    yield
+    registry._installed.cache_clear()
+    sys.modules.pop("two_more", None)
 
 
 def test_an_installed_package_registers_when_a_name_is_not_known(package: None) -> None:
@@ -342,21 +350,79 @@ def test_an_installed_package_registers_when_a_name_is_not_known(package: None) 
         assert config.towers.history == "installed"
     finally:
         HISTORY_ENCODERS.unregister("installed")
-        registry._installed.cache_clear()
+
+
+def test_opening_lets_installed_packages_register_whatever_the_bundle_says(
+    folder: Path, package: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOSSES, "_is_loaded", True)
+    try:
+        Retriever.open(folder)
+        assert "installed" in list(HISTORY_ENCODERS)
+    finally:
+        HISTORY_ENCODERS.unregister("installed")
 
 
 def test_a_package_that_fails_is_named(package: None) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_dict({"loss": {"kind": "other"}})
-    registry._installed.cache_clear()
     assert str(caught.value) == (
         "the entry point 'two_more:fail' must register a loss, got OSError: no disk; repair or "
         "uninstall its package."
     )
 
 
-def test_a_changed_manifest_makes_nothing_be_imported(folder: Path) -> None:
-    spec = replace(ENTRIES["history encoder"], encoder="two_more:Anything")
-    assert resolved(spec.build) is not None  # a reference is of a table, never of a bundle
-    told = json.loads((folder / MANIFEST).read_text())
-    assert all(":" not in name for names in told["needs"].values() for name in names)
+@pytest.mark.parametrize("named", ["dummy", "only_named", "only_named:Anything"])
+def test_opening_imports_nothing_that_a_bundle_names(
+    named: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the manifest was made to keep quiet of it, and a module of that name could be imported."""
+    (tmp_path / "only_named.py").write_text("Anything = print\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = tmp_path / "model"
+    shutil.copytree(folder, mine)
+    settings = (mine / "config.toml").read_text(encoding="utf-8")
+    assert 'history = "dummy"' in settings
+    (mine / "config.toml").write_text(
+        settings.replace('history = "dummy"', f'history = "{named}"'), encoding="utf-8"
+    )
+    seal(mine, lambda manifest: manifest["needs"].pop("history encoder"))
+    if named == NAME:
+        Retriever.open(mine)
+    else:
+        with pytest.raises(BundleError, match=r"towers\.history must be one of .* got 'only_named"):
+            Retriever.open(mine)
+    assert "only_named" not in sys.modules
+
+
+# --- what else names them ---
+
+
+def test_contributing_names_each_table() -> None:
+    rows = re.findall(
+        r"(?m)^\| (.+?) \| `(.+?)` \| `(.+?)` \|$", (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    )
+    assert {concept for concept, _, _ in rows} == set(ENTRIES)
+    for concept, file, test in rows:
+        source = (ROOT / "src" / "twotower" / file).read_text("utf-8")
+        assert re.search(rf'= Registry\(\s*"{concept}"', source), file
+        assert (ROOT / test).exists()
+
+
+@pytest.mark.parametrize(
+    ("guide", "table"),
+    [
+        ("objective", LOSSES),
+        ("objective", SAMPLERS),
+        ("histories", HISTORY_ENCODERS),
+        ("evaluation", BASELINES),
+        ("filters", OPERATORS),
+        ("exports", EXPORTS),
+        ("rules", RULES),
+        ("search", RECIPES),
+    ],
+)
+def test_a_guide_names_every_entry_in_both_languages(guide: str, table: Registry[Any]) -> None:
+    for language in ("", ".zh-CN"):
+        text = (ROOT / "docs" / f"{guide}{language}.md").read_text("utf-8")
+        assert [name for name in table.own if name not in text] == []

@@ -195,7 +195,7 @@ def _with_windows(
     """Return the features as text is read: what is read by windows is read by its tokens, too."""
     found = []
     for feature in features:
-        if feature.kind == "windows":
+        if feature.spec.needs == "word_vectors":
             found.append(_with_text_settings(replace(feature, kind="text"), settings))
             called = _free_name(f"{feature.name} in order", columns)
             feature = replace(feature, name=called, column=feature.source)
@@ -212,7 +212,8 @@ def _free_name(name: str, columns: Collection[str]) -> str:
 
 def _with_text_settings(feature: Feature, settings: FeaturesConfig) -> Feature:
     where = f"features.{feature.side}.{feature.source}"
-    if feature.kind == "sentence":
+    needs = feature.spec.needs
+    if needs == "sentence_encoder":
         if not settings.sentence_encoder:
             raise ConfigError(
                 f"features.sentence_encoder must be stated where {where} is a sentence, got none; "
@@ -220,7 +221,7 @@ def _with_text_settings(feature: Feature, settings: FeaturesConfig) -> Feature:
             )
         tuned = settings.tune_sentences and feature.side != "event"
         return replace(feature, encoder=settings.sentence_encoder, tuned=tuned)
-    if feature.kind == "windows":
+    if needs == "word_vectors":
         if not settings.word_vectors:
             raise ConfigError(
                 f"features.word_vectors must be stated where {where} is read by windows, got none; "

@@ -306,7 +306,12 @@ def _reads_labels(loss: LossConfig) -> bool:
 def _reads_sentences(config: Config, side: Literal["query", "item"]) -> bool:
     """Return whether a column of a side is a sentence."""
     kinds = getattr(config.features, side).values()
-    return "sentence" in kinds or ("id+text" in kinds and config.features.text == "sentence")
+    text = config.features.text
+    return any(_is_sentence(text if kind == "id+text" else kind) for kind in kinds)
+
+
+def _is_sentence(kind: str) -> bool:
+    return FEATURE_KINDS[kind].needs == "sentence_encoder"
 
 
 def _check_tuned(
@@ -323,7 +328,7 @@ def _check_tuned(
     Raises:
         ConfigError: It cannot.
     """
-    of_events = [name for name, kind in config.features.event.items() if kind == "sentence"]
+    of_events = [name for name, kind in config.features.event.items() if _is_sentence(kind)]
     if of_events:
         raise ConfigError(
             f"features.event.{of_events[0]} must not be 'sentence' where features.tune_sentences is true: "

@@ -187,7 +187,7 @@ def _without_texts(transforms: SideTransforms) -> SideTransforms:
                 Vocabulary(each.own_vocabulary().ids.clear()),
                 {**each.numbers, "vectors": each.numbers["vectors"][:0]},
             )
-            if each.feature.kind == "sentence" and each.vocabulary is not None
+            if each.feature.spec.needs == "sentence_encoder" and each.vocabulary is not None
             else each
             for each in transforms.transforms
         ),
