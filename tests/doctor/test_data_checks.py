@@ -115,6 +115,7 @@ def test_every_kind_has_an_id_of_its_own_and_both_languages() -> None:
     for kind in KINDS.values():
         assert kind.id == kind.id.lower().replace("_", "-").replace(" ", "-")
         assert any("一" <= letter <= "鿿" for letter in kind.zh.what)
+    for kind in list(KINDS.values())[: list(KINDS).index("loss-at-chance")]:  # those of data
         assert "{value" in kind.en.what + "{value" * (kind.id in SAID_BY_FACTS)
 
 
