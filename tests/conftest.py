@@ -18,7 +18,8 @@ from servers import PATIENCE
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 # A property test draws the same few examples in every run; ``make contract`` draws many others. There is no
 # deadline: a shared machine may pause for longer than any.

@@ -30,10 +30,9 @@ from twotower.features.schema import (
     kinds_of,
     reads_as_text,
 )
-from twotower.features.transforms import SideTransforms
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.features.windows import let_common_go
 from twotower.training.private import of_many_queries, private_settings, read_columns
-from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
 
 Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table names classes
