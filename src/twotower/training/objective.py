@@ -115,13 +115,13 @@ class Objective:
 
     def backward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Add the gradients of a batch's loss to the model's, and return the loss: a scalar."""
-        reading = self._reading(batch, generator)
+        reading = self.read(batch, generator)
         size, everything = self.config.training.encode_size, slice(None)
         if size is None:
             inputs = reading.inputs(everything)
             items = reading.items(inputs, everything)
             queries = reading.queries(inputs, everything)
-            loss = self._loss_of(batch, reading, queries, items)
+            loss = self.loss_of(batch, reading, queries, items)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
@@ -131,42 +131,14 @@ class Objective:
         parts = in_pieces(reading.inputs, reading.num_inputs)
         of_items = in_pieces(partial(reading.items, parts.vectors), len(reading.places))
         of_queries = in_pieces(partial(reading.queries, parts.vectors), len(batch.query_rows))
-        loss = self._loss_of(batch, reading, of_queries.vectors, of_items.vectors)
+        loss = self.loss_of(batch, reading, of_queries.vectors, of_items.vectors)
         loss.backward()  # type: ignore[no-untyped-call]
         for part in (of_queries, of_items, parts):  # the inputs' gradients come from the other two
             part.backward()
         return loss.detach()
 
-    def scorer(self) -> ModelScorer:
-        """Return the model as it is now as a scorer."""
-        return ModelScorer(self.encoding, self.query_arrays, self.popularity)
-
-    def validate(self) -> float:
-        """Return the metric that decides, on the validation cases."""
-        name, k = self.config.training.metric.split("@")
-        found = evaluate(
-            self.scorer(),
-            self.valid,
-            (int(k),),
-            num_item_rows=self.dataset.items.ids.num_rows,
-            remove_seen=not self.dataset.repeats,
-            allowed=self.dataset.offered,
-            candidates=self.candidates,
-            metrics=(name,),
-        )
-        return found.mean()[f"{name}@{k}"]
-
-    def stream_state(self) -> dict[str, Tensor]:
-        """Return what ``load_stream`` takes: nothing where frequencies are counted."""
-        return {} if self.stream is None else self.stream.state_dict()
-
-    def load_stream(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved state of frequencies that are estimated on the way."""
-        if self.stream is not None:
-            self.stream.load_state_dict(state)
-
-    def _reading(self, batch: Batch, generator: torch.Generator) -> "_Reading":
-        """Draw the candidates, and gather what the towers read."""
+    def read(self, batch: Batch, generator: torch.Generator) -> "Reading":
+        """Return a batch with its candidates drawn and with all that the towers read of it gathered."""
         query_rows, impressions, wanted = self._tensor(batch.query_rows).long(), None, None
         history_rows: Rows | None
         if isinstance(batch, PrefixBatch):
@@ -226,7 +198,7 @@ class Objective:
             places = found[: len(rows)]
             if known_places is not None and shares:
                 known_places = found[len(rows) :].view(known_places.shape)
-        return _Reading(
+        return Reading(
             self.model,
             pairs,
             candidates,
@@ -241,13 +213,21 @@ class Objective:
             of_events,
         )
 
-    def _loss_of(
+    def loss_of(
         self,
         batch: Batch,
-        reading: "_Reading",
+        reading: "Reading",
         query_vectors: Tensor,
         item_vectors: Tensor,
     ) -> Tensor:
+        """Return the loss of a batch, a scalar.
+
+        Args:
+            batch: One of ``batches``.
+            reading: What ``read`` returned for it.
+            query_vectors: ``(n, dim)``, one of each example.
+            item_vectors: ``(N - stored, dim)``, one of each candidate that is encoded.
+        """
         config, candidates = self.config.loss, reading.candidates
         if self.memory is not None:
             rows = candidates.item_rows[: len(item_vectors)]
@@ -278,6 +258,34 @@ class Objective:
             weights=None if weights is None else self._tensor(weights),
             labels=labels,
         )
+
+    def scorer(self) -> ModelScorer:
+        """Return the model as it is now as a scorer."""
+        return ModelScorer(self.encoding, self.query_arrays, self.popularity)
+
+    def validate(self) -> float:
+        """Return the metric that decides, on the validation cases."""
+        name, k = self.config.training.metric.split("@")
+        found = evaluate(
+            self.scorer(),
+            self.valid,
+            (int(k),),
+            num_item_rows=self.dataset.items.ids.num_rows,
+            remove_seen=not self.dataset.repeats,
+            allowed=self.dataset.offered,
+            candidates=self.candidates,
+            metrics=(name,),
+        )
+        return found.mean()[f"{name}@{k}"]
+
+    def stream_state(self) -> dict[str, Tensor]:
+        """Return what ``load_stream`` takes: nothing where frequencies are counted."""
+        return {} if self.stream is None else self.stream.state_dict()
+
+    def load_stream(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state of frequencies that are estimated on the way."""
+        if self.stream is not None:
+            self.stream.load_state_dict(state)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.encoding.device)
@@ -358,7 +366,7 @@ class Objective:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
+class Reading:
     """What the towers read for a batch, and how to encode pieces of it.
 
     Args:
@@ -402,6 +410,7 @@ class _Reading:
 
     @property
     def num_inputs(self) -> int:
+        """Number of distinct items that the item tower reads."""
         return len(next(iter(self.item_features.values())))
 
     def inputs(self, piece: slice) -> Tensor:
