@@ -414,15 +414,13 @@ class Trainer:
         model.eval()
         with torch.no_grad():
             items = model.encode_items({k: v[:2] for k, v in self.item_features.items()})
-            features = {k: self._tensor(v[:2]) for k, v in self.query_arrays.items()}
+            some = {k: v[:2].copy() for k, v in self.query_arrays.items()}
+            features = to_tensors(some, self.device)
             if not features:
                 features = {"": torch.zeros(2, 1, device=self.device)}
             queries = model.encode_queries(features)
         model.train(was_training)
         check_widths(queries.shape[1], items.shape[1])
-
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def _copy(model: nn.Module, names: Collection[str] | None = None) -> dict[str, Tensor]:

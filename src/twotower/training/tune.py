@@ -18,7 +18,7 @@ from twotower.features.transforms import Sides
 from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.bundle_contents import fingerprint
-from twotower.training.callbacks import Callback
+from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.default_progress import callback_of
@@ -212,37 +212,33 @@ class _StoppedError(Exception):
         self.end = end
 
 
-class _Watch(Callback):
+class _Watch(Callbacks):
     """Reports a trial's validations, and ends it where it is pruned or the time is up."""
 
     def __init__(
         self, trial: "optuna.Trial", metric: str, deadline: float, teller: Callback
     ) -> None:
-        self.trial, self.key = trial, f"valid_{metric}"
-        self.deadline, self.teller = deadline, teller
+        super().__init__([teller])
+        self.trial, self.key, self.deadline = trial, f"valid_{metric}", deadline
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
         """Report once more what a trial that is gone on with had come to."""
-        self.teller.on_start(steps_per_epoch, progress)
+        super().on_start(steps_per_epoch, progress)
         for record in progress.log:
             self.trial.report(record[self.key], record["epoch"])
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
         """End the trial where the time is up."""
-        self.teller.on_step(step, loss, examples)
+        super().on_step(step, loss, examples)
         if time.monotonic() >= self.deadline:
             raise _StoppedError("cut")
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """End the trial where it is worse than most at this epoch."""
         self.trial.report(record[self.key], record["epoch"])
-        self.teller.on_epoch(record)
+        super().on_epoch(record)
         if self.trial.should_prune():
             raise _StoppedError("pruned")
-
-    def on_end(self) -> None:
-        """Pass it on."""
-        self.teller.on_end()
 
 
 def _run(
