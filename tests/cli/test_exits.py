@@ -100,6 +100,8 @@ def test_every_exit_code_is_documented(tmp_path: Path) -> None:
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
         codes = [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)]
         assert codes == list(exits.MEANINGS)
+        assert f"`{exits.DEBUG}=1`" in page
+    assert f"{exits.DEBUG}=1" in said
     for code in exits.MEANINGS:
         assert re.search(rf"^ *{code}  ", said, re.M)
 

@@ -16,7 +16,7 @@ from twotower.data.batches import PairBatch, PairBatches, Rows
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import DataError
-from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.evaluate import evaluate_on
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -266,13 +266,11 @@ class Objective:
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases."""
         name, k = self.config.training.metric.split("@")
-        found = evaluate(
+        found = evaluate_on(
+            self.dataset,
             self.scorer(),
             self.valid,
             (int(k),),
-            num_item_rows=self.dataset.items.ids.num_rows,
-            remove_seen=not self.dataset.repeats,
-            allowed=self.dataset.offered,
             candidates=self.candidates,
             metrics=(name,),
         )

@@ -12,7 +12,7 @@ from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import NothingLearntError
-from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.evaluate import evaluate_on
 from twotower.evaluation.figures import KS
 from twotower.training.callbacks import Callback
 from twotower.training.refit import refitted
@@ -78,12 +78,4 @@ def _means(
             f"Interrupted in the training of seed {config.training.seed}: no bundle was written; "
             f"go on with {passing(resume=True)}."
         )
-    found = evaluate(
-        trainer.scorer(),
-        dataset.cases(Part.TEST),
-        KS,
-        num_item_rows=dataset.items.ids.num_rows,
-        remove_seen=not dataset.repeats,
-        allowed=dataset.offered,
-    )
-    return found.mean()
+    return evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.TEST), KS).mean()

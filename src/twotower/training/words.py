@@ -8,7 +8,7 @@ import numpy as np
 from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.evaluation.evaluate import Scorer, evaluate_on
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
@@ -107,13 +107,5 @@ def _valid(served: Sequence[Served], place: int) -> float:
 
 def _quality(scorer: Scorer, cases: Cases, dataset: Dataset) -> float:
     name, k = MAIN_METRIC.split("@")
-    found = evaluate(
-        scorer,
-        cases,
-        (int(k),),
-        num_item_rows=dataset.items.ids.num_rows,
-        remove_seen=not dataset.repeats,
-        allowed=dataset.offered,
-        metrics=(name,),
-    )
+    found = evaluate_on(dataset, scorer, cases, (int(k),), metrics=(name,))
     return found.mean()[MAIN_METRIC]
