@@ -189,6 +189,7 @@ def shop(
         queries=small_world.queries.with_columns(large("query_id")),
         out=path,
         config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+        baselines=[],
     )
     with running(path) as address:
         yield address, trained.retriever

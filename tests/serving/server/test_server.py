@@ -624,6 +624,7 @@ def other(small_world: Any, tmp_path_factory: pytest.TempPathFactory, one_thread
         queries=small_world.queries,
         out=tmp_path_factory.mktemp("other") / "model",
         config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+        baselines=[],
     )
 
 
@@ -680,6 +681,7 @@ def test_a_model_of_another_width_may_not_take_over(
         items=small_world.items,
         out=tmp_path / "narrow",
         config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+        baselines=[],
     )
     with running(tiny_bundle, token="t") as address, Client(address, token="t") as client:
         with pytest.raises(Exception, match="the width of its vectors must be 16, got 8"):
