@@ -318,8 +318,9 @@ class Trainer:
         seed, epoch = self.config.training.seed, progress.epoch
         generator = torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
-        every = 1 if self.device.type == "cpu" else CHECKED_STEPS
-        losses = LossCheck(epoch + 1, every, self.config.training.learning_rate or 0.0)
+        rate = self.config.training.learning_rate
+        assert rate is not None
+        losses = LossCheck(epoch + 1, 1 if self.device.type == "cpu" else CHECKED_STEPS, rate)
         for objective in self.objectives:
             objective.start(epoch)
         self.trained.train()
