@@ -9,11 +9,11 @@ import numpy as np
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ArgumentError
+from twotower.features.transforms import Sides
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.toml import parse_value, toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
-from twotower.training.trainer import Sides
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -95,7 +95,7 @@ def search_space(
     has_history = dataset.ordered and config.towers.history != "none"
     loss, sampler = LOSSES[config.loss.kind], SAMPLERS[config.loss.negatives]
     applies = {
-        "towers.id_dropout": any(t.feature.kind != "id" for t in sides.item.transforms),
+        "towers.id_dropout": any(t.feature.meaning != "id" for t in sides.item.transforms),
         "towers.query_hidden": config.towers.block != "tanh",
         "towers.history": has_history,
         "towers.history_length": has_history and longest > _LEAST_HISTORY,
