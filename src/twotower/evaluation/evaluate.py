@@ -155,7 +155,7 @@ def evaluate_on(
     ks: Sequence[int] = (10, 20, 100),
     *,
     candidates: Histories | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] | None = None,
 ) -> Evaluation:
     """Return ``evaluate`` by the rules of a data set: what it offers, and whether items come again.
 
