@@ -5,9 +5,11 @@ both sites. Links are written for GitHub, from file to file, and are turned here
 other language's page.
 """
 
+import inspect
 import os
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ LANGUAGE = os.environ.get("TWOTOWER_DOCS_LANGUAGE", "en")
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 GROUPS = tomllib.loads((DOCS / "navigation.toml").read_text("utf-8"))["groups"]
+OTHER_NAME = {"en": "中文", "zh": "English"}[LANGUAGE]
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+\.md)((?:#[^)\s]*)?)(?=\))")
 SWITCH = re.compile(r"^\[(?:中文|English|简体中文)\]\([^)\s]+\)\n", re.M)
 
 project = "twotower"
-copyright = "The twotower authors"
+project_copyright = "The twotower authors"
 language = {"en": "en", "zh": "zh_CN"}[LANGUAGE]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
@@ -45,7 +48,7 @@ html_sidebars = {
 }
 highlight_language = "sh"
 myst_heading_anchors = 4
-autodoc_member_order = "groupwise"
+autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
 nitpicky = False  # types of torch and polars are named, and not linked: their sites are not read
@@ -65,8 +68,12 @@ def pages_of(group: dict[str, Any]) -> list[str]:
     """Return the names that Sphinx has for the pages of a group, in order."""
     found: list[Path] = []
     for pattern in group["pages"]:
-        folder = DOCS if "*" in pattern else (DOCS / pattern).parent
-        found += sorted(folder.resolve().glob(pattern if "*" in pattern else Path(pattern).name))
+        pages = sorted(page.resolve() for page in DOCS.glob(pattern))
+        if not pages:
+            raise ValueError(
+                f"navigation.toml must name pages, got {pattern!r}, which matches none"
+            )
+        found += pages
     return [shown(page).relative_to(ROOT).with_suffix("").as_posix() for page in found]
 
 
@@ -106,44 +113,75 @@ def list_of_decisions() -> str:
     return "```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
 
 
+def reference_of(module_name: str) -> str:
+    """Return the part of a page that documents the public names of a module, by what they are."""
+    module = import_module(module_name)
+    names = [name for name in module.__all__ if not name.startswith("__")]
+    kinds: dict[str, list[str]] = {"function": [], "class": [], "exception": [], "data": []}
+    for name in sorted(names, key=str.lower):
+        value = getattr(module, name)
+        error = isinstance(value, type) and issubclass(value, Exception)
+        kind = "exception" if error else "class" if isinstance(value, type) else "data"
+        kinds["function" if inspect.isroutine(value) else kind].append(name)
+    titles = {"function": "Functions", "class": "Classes", "exception": "Errors", "data": "Values"}
+    parts = [f".. py:module:: {module_name}\n"]
+    for kind, found in kinds.items():
+        members = "" if kind in ("function", "data") else "   :members:\n"
+        entries = "\n".join(f".. auto{kind}:: {module_name}.{name}\n{members}" for name in found)
+        if found:
+            parts.append(f"```\n\n## {titles[kind]}\n\n```{{eval-rst}}\n{entries}")
+    return "\n```{eval-rst}\n" + "".join(parts) + "```\n"
+
+
+def address_of_twin(page: str) -> str:
+    """Return where a page's other language is, from the page; else where that site begins."""
+    other = "zh" if LANGUAGE == "en" else "en"
+    english = page.removesuffix(".zh-CN")
+    suffix = ".zh-CN" if other == "zh" else ""
+    twins = (f"{english}{suffix}", english, f"README{suffix}")
+    twin = next(name for name in twins if (ROOT / f"{name}.md").exists())
+    return "../" * (page.count("/") + 1) + f"{other}/{twin}.html"
+
+
 def read(_app: Sphinx, name: str, source: list[str]) -> None:
     """Turn a page's text before Sphinx reads it."""
-    page = ROOT / f"{name}.md"
-    text = same_language(SWITCH.sub("", source[0], count=1), page)
+    link = f'<a class="other-language-here" href="{address_of_twin(name)}">{OTHER_NAME}</a>\n'
+    text = same_language(SWITCH.sub(link, source[0], count=1), ROOT / f"{name}.md")
     if name == root_doc:
         text += "\n" + contents()
     if name == "docs/decisions/README":
         text += "\n" + list_of_decisions()
+    if name.startswith("docs/api/"):
+        text += reference_of(
+            "twotower" + name.removeprefix("docs/api/twotower").removesuffix(".md")
+        )
     source[0] = text
 
 
 def other_language(
     _app: Sphinx, name: str, _template: str, context: dict[str, Any], _doctree: object
 ) -> None:
-    """Tell the templates where the page is in the other language; else where that site begins."""
-    other = "zh" if LANGUAGE == "en" else "en"
-    english = name.removesuffix(".zh-CN")
-    twin = english if other == "en" else f"{english}.zh-CN"
-    if not (ROOT / f"{twin}.md").exists():
-        twin = english
-    if not (ROOT / f"{twin}.md").exists():
-        twin = "README" if other == "en" else "README.zh-CN"
-    up = "../" * (name.count("/") + 1)
-    context["other_language"] = {"en": "English", "zh": "中文"}[other]
-    context["other_language_code"] = {"en": "en", "zh": "zh-CN"}[other]
-    context["other_language_url"] = f"{up}{other}/{twin}.html"
+    """Tell the templates where the page is in the other language."""
+    context["other_language"] = OTHER_NAME
+    context["other_language_url"] = address_of_twin(name)
 
 
-# A Chinese text has no spaces: it is searched by its pairs of neighbouring characters, in the index and
-# in the query alike. jieba, which Sphinx would use, is not maintained, and only knows the index's side.
-CHINESE = r"[\u3400-\u9fff]+"
+# Chinese has no spaces between words. The index holds the pairs of neighbouring characters; the browser
+# cuts a query into words, and these into pairs. jieba, which Sphinx would use, has had no release since
+# 2020, and cuts the pages alone: a query of two words would then find nothing.
+CHINESE = "\u3400-\u9fff"
 SPLITTER = r"""
-var splitQuery = (query) =>
-  (query.match(/[\u3400-\u9fff]+|(?:(?![\u3400-\u9fff])[\p{L}\p{N}_])+/gu) || []).flatMap((run) =>
-    /[\u3400-\u9fff]{2}/.test(run)
+var splitQuery = (query) => {
+  const words = Array.from(
+    new Intl.Segmenter("zh", { granularity: "word" }).segment(query), (part) => part.segment,
+  );
+  const runs = /[\u3400-\u9fff]+|(?:(?![\u3400-\u9fff])[\p{L}\p{N}_])+/gu;
+  return words.flatMap((word) => word.match(runs) || []).flatMap((run) =>
+    /[\u3400-\u9fff]/.test(run)
       ? Array.from({ length: run.length - 1 }, (_, place) => run.slice(place, place + 2))
       : [run],
   );
+};
 """
 
 
@@ -154,17 +192,17 @@ class PairsOfCharacters(SearchEnglish):
     language_name = "English"  # names the stemmer of the query, which is English
     js_splitter_code = SPLITTER
 
-    def split(self, input: str) -> list[str]:
+    def split(self, text: str) -> list[str]:
         """Return the terms of a text, with repeats."""
         terms: list[str] = []
-        for run in re.findall(rf"{CHINESE}|[^\W\u3400-\u9fff]+", input):
+        for run in re.findall(rf"[{CHINESE}]+|[^\W{CHINESE}]+", text):
             pairs = [run[place : place + 2] for place in range(len(run) - 1)]
-            terms += pairs if pairs and re.match(CHINESE, run) else [run]
+            terms += pairs if re.match(f"[{CHINESE}]", run) else [run]
         return terms
 
     def word_filter(self, word: str) -> bool:
         """Return whether a term is kept."""
-        return bool(re.match(CHINESE, word)) or super().word_filter(word)
+        return bool(re.match(f"[{CHINESE}]", word)) or super().word_filter(word)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
