@@ -166,6 +166,16 @@ def other_language(
     context["other_language_url"] = address_of_twin(name)
 
 
+def accessible(
+    _app: Sphinx, _name: str, _template: str, context: dict[str, Any], _doctree: object
+) -> None:
+    """Mend what axe finds: captions without a level, and code that only a mouse can scroll."""
+    tree = context.get("furo_navigation_tree", "")
+    level = 'role="heading" aria-level="2"'
+    context["furo_navigation_tree"] = tree.replace('role="heading"', level)
+    context["body"] = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+
+
 # Chinese has no spaces between words. The index holds the pairs of neighbouring characters; the browser
 # cuts a query into words, and these into pairs. jieba, which Sphinx would use, has had no release since
 # 2020, and cuts the pages alone: a query of two words would then find nothing.
@@ -211,4 +221,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     languages["zh"] = chinese
     app.connect("source-read", read)
     app.connect("html-page-context", other_language)
+    app.connect("html-page-context", accessible, priority=900)  # after the theme's
     return {"parallel_read_safe": True, "parallel_write_safe": True}
