@@ -169,11 +169,12 @@ def other_language(
 def accessible(
     _app: Sphinx, _name: str, _template: str, context: dict[str, Any], _doctree: object
 ) -> None:
-    """Mend what axe finds: captions without a level, and code that only a mouse can scroll."""
+    """Mend what axe finds: captions without a level, code and tables that only a mouse can scroll."""
     tree = context.get("furo_navigation_tree", "")
     level = 'role="heading" aria-level="2"'
     context["furo_navigation_tree"] = tree.replace('role="heading"', level)
-    context["body"] = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+    scrolled = re.compile(r'<pre(?=>)|<div(?= class="table-wrapper)')
+    context["body"] = scrolled.sub(r'\g<0> tabindex="0"', context.get("body", ""))
 
 
 # Chinese has no spaces between words. The index holds the pairs of neighbouring characters; the browser

@@ -11,6 +11,7 @@ from servers import PATIENCE
 
 SITE = Path(__file__).resolve().parents[2] / "site"
 HOME = {"en": "en/README.html", "zh": "zh/README.zh-CN.html"}
+TABLES = {"en": "en/docs/how-good.html", "zh": "zh/docs/how-good.zh-CN.html"}
 GUIDE = {"en": "en/docs/serving.html", "zh": "zh/docs/serving.zh-CN.html"}
 
 
@@ -72,6 +73,7 @@ def test_a_page_leads_to_itself_in_the_other_language(
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_axe_finds_nothing_serious(browser: Any, site: Path, language: str) -> None:
-    page, _ = opened(browser, (site / GUIDE[language]).as_uri())
-    assert serious_violations(page) == []
-    page.close()
+    for page_name in (HOME[language], GUIDE[language], TABLES[language]):
+        page, _ = opened(browser, (site / page_name).as_uri(), width=390)
+        assert serious_violations(page) == []
+        page.close()
