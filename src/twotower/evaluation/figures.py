@@ -12,7 +12,7 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
 from twotower.evaluation.case_groups import check_names
-from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, check_ks, evaluate
+from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.exposure import exposure
 from twotower.evaluation.intervals import (
     Interval,
@@ -149,18 +149,8 @@ def measure(
         scorers["served"] = served
     scorers |= fitted.scorers
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
-    num_rows = dataset.items.ids.num_rows
     found = {
-        name: evaluate(
-            scorer,
-            cases,
-            every_k,
-            num_item_rows=num_rows,
-            remove_seen=not dataset.repeats,
-            allowed=dataset.offered,
-            candidates=candidates,
-            query_ids=dataset.queries.ids,
-        )
+        name: evaluate_on(dataset, scorer, cases, every_k, candidates=candidates)
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
