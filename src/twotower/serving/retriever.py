@@ -729,7 +729,8 @@ class Retriever:
         counts = torch.from_numpy(self.contents.popularity)[:, None].to(self.device)
         ones = torch.ones(len(histories), 1, device=self.device)
         exclude = histories if exclude_seen else None
-        return ExactIndex(counts).search(ones, k, exclude=exclude, allowed=allowed)
+        index = ExactIndex(counts, reserved_rows=FIRST_ROW)
+        return index.search(ones, k, exclude=exclude, allowed=allowed)
 
     def _recommendation(
         self,
