@@ -10,7 +10,7 @@ import pytest
 
 from tiny_vectors import write_vectors
 from twotower import Config, ConfigError, Retriever, evaluate_bundle, recipe
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.features.encoders import TextEncoder
 from twotower.recipes import RECIPES

@@ -21,8 +21,8 @@ from twotower.data.splits import Learnt
 from twotower.data.tables import Table
 from twotower.doctor.findings import Language, worst_first
 from twotower.errors import ArgumentError, BundleError, ConfigError, NothingLearntError
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.figures import KS, MAIN_METRIC, SHOWN, Figures, Measured, measure
+from twotower.evaluation.ranking import evaluate
 from twotower.evaluation.refit_notes import tell
 from twotower.keywords import Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import Contents, check_output, write_bundle

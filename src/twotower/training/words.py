@@ -5,8 +5,8 @@ from dataclasses import replace
 from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.ranking import Scorer, evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
 from twotower.features.schema import texts_of
