@@ -569,7 +569,7 @@ class TestFilterExpressions:
                 ask(8, filter="")
             for no_text in (["item_id = 1"], 5):
                 with pytest.raises(FilterError, match="filter must be a string, got"):
-                    ask(8, filter=no_text)  # type: ignore[arg-type]
+                    ask(8, filter=no_text)  # type: ignore[arg-type, call-overload]
 
 
 class TestUnknownHistories:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from twotower.runtime import choose_device
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
+    Choices,
     Event,
     FeatureLines,
     GivenFeatures,
@@ -197,6 +198,36 @@ class Retriever:
         """The items by their vectors at length 1: made when neighbours are first asked for."""
         return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
+    @overload
+    def recommend(
+        self,
+        query_id: Id | None = None,
+        *,
+        features: Mapping[str, object] | None = None,
+        history: Sequence[Event] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendation: ...
+
+    @overload
+    def recommend(
+        self,
+        query_id: Sequence[Id] | None = None,
+        *,
+        features: Sequence[Mapping[str, object]] | Frame | None = None,
+        history: Sequence[Sequence[Event]] | Sequence[Frame] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendations: ...
+
+    @overload
+    def recommend(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: History | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendation | Recommendations: ...
+
     def recommend(
         self,
         query_id: Id | Sequence[Id] | None = None,
@@ -211,7 +242,7 @@ class Retriever:
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
         strict: bool = False,
-    ) -> Any:
+    ) -> Recommendation | Recommendations:
         """Return the ``k`` best items for one query, or for several.
 
         A query is named by its id, described by its features, by its history, or by any mix: what is

@@ -22,7 +22,10 @@ _CHUNK_ITEMS = 65_536
 _CHUNK_QUERIES = 4_096
 
 
-def to_tensors(arrays: FeatureArrays, device: torch.device) -> dict[str, Tensor]:
+CPU = torch.device("cpu")
+
+
+def to_tensors(arrays: FeatureArrays, device: torch.device = CPU) -> dict[str, Tensor]:
     """Return feature arrays as tensors on a device."""
     # A view of a polars column is read-only, which torch.from_numpy warns of.
     return {
@@ -55,7 +58,7 @@ class Encoding:
         item_features: Mapping[str, Tensor],
         query_transforms: SideTransforms,
         history_length: int,
-        device: torch.device,
+        device: torch.device = CPU,
         event_features: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model = model
