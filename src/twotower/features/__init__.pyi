@@ -1,4 +1,3 @@
-from twotower.features.base import FeatureArrays as FeatureArrays
 from twotower.features.base import Transform as Transform
 from twotower.features.encoders import CategoryEncoder as CategoryEncoder
 from twotower.features.encoders import NumbersEncoder as NumbersEncoder

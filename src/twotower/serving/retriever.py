@@ -480,9 +480,15 @@ class Retriever:
         features: FeatureLines | None = None,
         history: History | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments.
+        """Return the vectors of queries as a NumPy array: ``(n, dim)`` float32, ``(1, dim)`` for one query.
 
-        Without an argument they are those of all queries, in the order of ``query_ids``.
+        The score of a query and an item is the dot product of their vectors. Without an argument the
+        vectors are those of all queries, in the order of ``query_ids``.
+
+        Args:
+            query_id: One id, or a list of ids; unknown ids are allowed.
+            features: As of ``recommend``.
+            history: As of ``recommend``.
 
         Raises:
             BundleError: All are wanted, and the bundle is private.
@@ -505,9 +511,15 @@ class Retriever:
         features: FeatureLines | None = None,
         strict: bool = False,
     ) -> npt.NDArray[np.float32]:
-        """Return item vectors, ``(n, dim)`` float32: of known ids, of new items by features, or of all.
+        """Return the vectors of items as a NumPy array: ``(n, dim)`` float32.
 
-        All are those that may be an answer, in the order of ``item_ids``.
+        Without an argument the vectors are those of all items that can be recommended, in the order of
+        ``item_ids``.
+
+        Args:
+            item_ids: Ids of the catalogue.
+            features: New items by their columns: column -> value, a list of such lines, or a frame.
+            strict: Whether to refuse features that the bundle does not know, instead of a warning.
 
         Raises:
             ValueError: An id is not in the catalogue, both arguments are given, or ``strict`` and a feature

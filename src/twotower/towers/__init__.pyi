@@ -1,7 +1,6 @@
 from twotower.towers.attention import AttentionPooled as AttentionPooled
 from twotower.towers.blocks import SkipMLP as SkipMLP
 from twotower.towers.blocks import TanhMLP as TanhMLP
-from twotower.towers.build import build_history_encoder as build_history_encoder
 from twotower.towers.build import build_model as build_model
 from twotower.towers.encoding import Encoding as Encoding
 from twotower.towers.encoding import to_tensors as to_tensors
