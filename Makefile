@@ -3,6 +3,7 @@
 PYTHON := python3.11 python3
 VENV := .venv
 BIN := $(VENV)/bin
+BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 # peers.py needs 5 GB of other libraries, and objective.py hours: they are started by hand.
 BY_HAND := benchmarks/common.py benchmarks/processes.py benchmarks/peers.py benchmarks/objective.py
@@ -19,27 +20,31 @@ test contract docs: export OMP_NUM_THREADS = 1
 test contract docs: export POLARS_MAX_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser postgres demo test lint contract ci bench docs clean
+.PHONY: help setup browser postgres demo test lint contract wheel ci bench docs clean
 
 help: ## Show this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with all that development needs; quick when nothing changed
 
-$(READY): pyproject.toml
+$(BASE): pyproject.toml
 	@for python in $(PYTHON); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "make setup needs Python 3.11 or newer, got none named $(PYTHON); install it, or say make PYTHON=/path/to/it." >&2; \
+	  echo "twotower needs Python 3.11 or newer, got none named $(PYTHON); install it, or say make PYTHON=/path/to/it." >&2; \
 	  exit 2; \
 	fi; \
 	echo "Installing into $(VENV) with $$($$found --version); PyTorch is large, so the first time takes a while."; \
 	$$found -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	@touch $@
+
+$(READY): $(BASE)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes), write its report
+demo: $(BASE) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes), write its report
 	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
@@ -77,9 +82,16 @@ postgres: ## Install PostgreSQL with pgvector, for the test of that export, by a
 	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -qq -y --no-install-recommends \
 	  -o Acquire::Retries=3 $$package >/dev/null
 
+wheel: $(READY) ## Build wheel and sdist, install the wheel alone into an empty environment, train, answer
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --quiet --outdir dist
+	$(if $(WHEEL_PYTHON),$(WHEEL_PYTHON),$(BIN)/python) -m venv build/wheel
+	build/wheel/bin/python -m pip install --disable-pip-version-check --quiet dist/*.whl
+	cd build/wheel && PYTHONPATH= bin/python -I ../../tests/installed.py
+
 ci: export TWOTOWER_BROWSER = 1
 ci: export TWOTOWER_POSTGRES = 1
-ci: setup browser postgres lint test ## What the continuous integration runs: setup, browser, postgres, lint, test
+ci: setup browser postgres lint test wheel ## What the continuous integration runs: setup, browser, postgres, lint, test, wheel
 
 bench: $(READY) ## Print every figure that we claim; one: make bench BENCHMARKS=benchmarks/loader.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -4,6 +4,8 @@ import gc
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import Trained, train
 
+# What the collection of the tests makes stays: looking for garbage in it finds none. See frozen_heap.
+gc.disable()
+
 # A property test draws the same few examples in every run; ``make contract`` draws many others. There is no
 # deadline: a shared machine may pause for longer than any.
 settings.register_profile(
@@ -34,15 +39,20 @@ settings.register_profile(
 settings.load_profile("long" if "TWOTOWER_EXAMPLES" in os.environ else "quick")
 
 SLOW_FIRST = (
-    "test_examples.py",
-    "test_server.py",
+    "test_server_page.py",
     "test_onnx_towers.py",
-    "test_pipeline.py",
-    "test_trainer.py",
-    "test_processes.py",
-    "test_contract.py",
-    "test_demo.py",
     "test_workers.py",
+    "test_trainer.py",
+    "test_commands.py",
+    "test_server.py",
+    "test_report.py",
+    "test_contract.py",
+    "test_processes.py",
+    "test_pipeline.py",
+    "test_examples.py",
+    "test_tune.py",
+    "test_demo.py",
+    "test_train_views.py",
 )
 """Files that take long: workers begin with them, so that none is left with one alone at the end."""
 
@@ -87,6 +97,7 @@ def frozen_heap() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "unfreeze", lambda: None)
         yield
@@ -157,6 +168,21 @@ def tiny_retriever(tiny_bundle: Path) -> Retriever:
 def changed_retriever(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Retriever:
     """A thousand queries, and items that changed, came and went since the bundle was opened."""
     return change_items(tmp_path_factory.mktemp("thousand"))
+
+
+@pytest.fixture(scope="session")
+def operators_parsed_once() -> Iterator[None]:
+    """Without it, torch parses all of onnxscript's operators anew for each graph that it writes.
+
+    What is patched is torch's own affair: where a torch has it no more, these tests only take longer.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError, AttributeError):
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            parsed = staticmethod(cache(ONNXRegistry.from_torchlib))
+            patch.setattr(ONNXRegistry, "from_torchlib", parsed)
+        yield
 
 
 @pytest.fixture

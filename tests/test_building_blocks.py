@@ -20,7 +20,9 @@ def without_comments(code: str) -> list[str]:
 def test_the_code_of_the_guide_runs(one_thread: None, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     for block in blocks_of("building-blocks.md"):
-        if "ratings.csv" not in block:  # no such file here; tests/serving/test_retriever.py has its calls
+        if (
+            "ratings.csv" not in block
+        ):  # no such file here; tests/serving/test_retriever.py has its calls
             exec(compile(block, "building-blocks.md", "exec"), names)
     assert names["rows"].shape == names["scores"].shape == (3, 10)  # type: ignore[attr-defined]
     assert names["ndcg"].round(3).tolist() == [0.5, 0.693]  # type: ignore[attr-defined]

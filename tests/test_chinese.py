@@ -1,8 +1,12 @@
 """Sentences that a bundle holds in English have their Chinese."""
 
+import ast
+import inspect
 import re
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 
 import polars as pl
 import pytest
@@ -20,6 +24,7 @@ from twotower.features.schema import infer_features, read_table_forms
 from twotower.index.filter_columns import ReadTable
 from twotower.index.filters import parse
 from twotower.serving.notes import unknown_ids
+from twotower.serving.server import connections, gate, hosts, refusals, routes, strict
 
 PLACE = re.compile(r"\{\w+")
 
@@ -82,7 +87,14 @@ def test_both_sides_of_the_table_have_the_same_places() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [", ".join(["the key"] * 60) + ", x", "No row in " * 90, "," * 999]
+    "text",
+    [
+        ", ".join(["the key"] * 60) + ", x",
+        "No row in " * 90,
+        "," * 999,
+        "a: b, got c" * 90,
+        ", got" * 190,
+    ],
 )
 def test_a_text_that_is_long_or_odd_has_none(text: str) -> None:
     assert in_chinese(text) is None  # in a moment: each piece is looked at once
@@ -131,3 +143,34 @@ def test_every_note_of_an_answer() -> None:
     assert len(notes) == 4
     notes += [unknown_ids(given, known)[0] for given, known in ((1, 0), (2, 0), (3, 2), (3, 1))]
     assert [note for note in notes if in_chinese(note) is None] == []
+
+
+def sentences_of(module: ModuleType) -> Iterator[str]:
+    """Yield what a module says that begins in lower case and ends with a point, with 7 in each place."""
+    tree = ast.parse(inspect.getsource(module))
+    joined = [node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    within = {id(part) for parts in joined for part in parts}
+    alone: list[list[ast.expr]] = [
+        [n] for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in within
+    ]
+    for parts in (*joined, *alone):
+        said = "".join(str(part.value) if isinstance(part, ast.Constant) else "7" for part in parts)
+        if re.fullmatch(r"[a-z].* .*\.", said):
+            yield said
+
+
+def test_every_refusal_of_a_server() -> None:
+    modules = (connections, gate, hosts, refusals, routes, strict)
+    found = [said for module in modules for said in sentences_of(module)]
+    assert len(found) >= 30
+    assert [said for said in found if in_chinese(said) is None] == []
+
+
+def test_a_mistake_in_a_field_is_told_with_its_place() -> None:
+    told = 'features.signal: String should have at most 100000 characters, got "x, y; got: z....'
+    assert (
+        in_chinese(f"{told}.") == 'features.signal：最多 100000 个字符，却写了 "x, y; got: z....。'
+    )
+    told = "k: Input should be a valid integer, got nothing."
+    assert in_chinese(told) == "k：须是整数，却没有给出。"
+    assert in_chinese("k: nobody ever said this, got 5.") is None

@@ -1,13 +1,10 @@
 """What the documentation shows runs as it stands."""
 
 import ast
-import importlib.util
-import os
 import re
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,24 +15,26 @@ from twotower.data.splits import split
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
-def output_of(name: str, folder: Path) -> str:
-    """Return what an example prints, run in a folder of its own."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3_000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
+@pytest.fixture
+def output_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], str]:
+    """What an example prints, run in the test's folder; it warns of nothing, which would be an error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str) -> str:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return run
 
 
-def test_the_search_understands_other_words_and_misspelt_ones(tmp_path: Path) -> None:
-    printed = output_of("search.py", tmp_path)
+def test_the_search_understands_other_words_and_misspelt_ones(
+    output_of: Callable[[str], str],
+) -> None:
+    printed = output_of("search.py")
     ours, words = (float(figure) for figure in re.findall(r": ([01]\.\d+)$", printed, re.MULTILINE))
     assert ours > words
     plain, misspelt = printed.splitlines()[-2:]
@@ -43,16 +42,18 @@ def test_the_search_understands_other_words_and_misspelt_ones(tmp_path: Path) ->
     assert "Backpack, green, hiking" in misspelt
 
 
-def test_films_that_nobody_has_seen_are_found(tmp_path: Path) -> None:
-    printed = output_of("cold_items.py", tmp_path)
+def test_films_that_nobody_has_seen_are_found(output_of: Callable[[str], str]) -> None:
+    printed = output_of("cold_items.py")
     recalls = dict(re.findall(r"(\w+): recall@100 of unseen films (\S+)", printed))
     assert float(recalls["model"]) > 0.05
     assert float(recalls["popularity"]) == float(recalls["item_knn"]) == 0
     assert printed.count("Alien Planet is shown to") == 3
 
 
-def test_who_is_new_in_one_catalogue_is_answered_by_the_other(tmp_path: Path) -> None:
-    printed = output_of("two_catalogues.py", tmp_path)
+def test_who_is_new_in_one_catalogue_is_answered_by_the_other(
+    output_of: Callable[[str], str], tmp_path: Path
+) -> None:
+    printed = output_of("two_catalogues.py")
     assert re.findall(r"^(classics|recent): The model", printed, re.MULTILINE) == [
         "classics",
         "recent",
@@ -63,8 +64,8 @@ def test_who_is_new_in_one_catalogue_is_answered_by_the_other(tmp_path: Path) ->
     assert (tmp_path / "two-catalogues" / "classics" / "manifest.json").is_file()
 
 
-def test_what_is_explored_says_what_there_is(tmp_path: Path) -> None:
-    printed = output_of("exploration.py", tmp_path)
+def test_what_is_explored_says_what_there_is(output_of: Callable[[str], str]) -> None:
+    printed = output_of("exploration.py")
     (chance,) = re.findall(r"explored, (\S+)$", printed, re.MULTILINE)
     assert 0 < float(chance) < 0.1
     assert printed.count("'Drama'") <= 4
@@ -77,16 +78,6 @@ def test_what_is_explored_says_what_there_is(tmp_path: Path) -> None:
 )
 def test_they_are_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
-
-
-def module_of(name: str) -> Any:
-    """Import an example as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def lines_of_code(path: Path) -> int:
@@ -106,7 +97,7 @@ def test_a_loop_of_ones_own_takes_25_lines_and_learns(
     small_world: SyntheticTables, one_thread: None
 ) -> None:
     assert lines_of_code(EXAMPLES / "own_loop.py") <= 25
-    train = module_of("own_loop").train
+    train = runpy.run_path(str(EXAMPLES / "own_loop.py"))["train"]
     untrained, trained = (train(small_world, epochs=epochs) for epochs in (0, 12))
     assert trained > 1.3 * untrained
     assert train(small_world, epochs=12) == trained
@@ -117,6 +108,6 @@ def test_the_loss_trains_in_the_trainer_of_hugging_face(
 ) -> None:
     pytest.importorskip("accelerate")
     data = split(prepare(small_world.interactions).dataset)
-    train = module_of("hugging_face").train
+    train = runpy.run_path(str(EXAMPLES / "hugging_face.py"))["train"]
     untrained, trained = (train(data, epochs) for epochs in (0, 40))
     assert trained > 1.3 * untrained

@@ -1,4 +1,4 @@
-"""Notes and reasons in Chinese: ``chinese.txt`` knows the English ones of a bundle by their form."""
+"""Chinese sentences: ``chinese.txt`` knows the English ones of a bundle and a server by their form."""
 
 import re
 from functools import cache, lru_cache
@@ -9,21 +9,23 @@ _LONGEST = 1_000
 """Characters of a sentence, which a bundle of somebody else's may hold without end."""
 _MOST_PIECES = 8
 """Reasons in one sentence: each way to divide it is looked up, and anyone may ask a server for one."""
-_NUMBER = r"[\d.,]+(?:e[+-]?\d+)?%?"
+_NUMBER = r"-?[\d.,]+(?:e[+-]?\d+)?%?"
 
 _PLACE = re.compile(r"\{(\w+)([!?]?)\}")
 
 
 @lru_cache(1024)
 def in_chinese(text: str) -> str | None:
-    """Return a sentence of a bundle in Chinese, or None where none is known for it.
+    """Return a sentence of a bundle or a server in Chinese, or None where none is known for it.
 
     Args:
-        text: Of the notes, or the reason of a decision; several may stand in one, with commas or
-            semicolons between.
+        text: Of the notes, the reason of a decision, an error, or the list of routes; several may stand in
+            one, with commas or semicolons between.
     """
     if len(text) > _LONGEST:
         return None
+    if text in _plain():
+        return _plain()[text]
     for pattern, places, chinese in _patterns():
         found = pattern.fullmatch(text)
         values = None if found is None else _values(found.groupdict(), places)
@@ -70,14 +72,22 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 @cache
+def _plain() -> dict[str, str]:
+    """Return the sentences without places, each with its Chinese."""
+    return {e: chinese for e, chinese in _sentences()[0].items() if not _PLACE.search(e)}
+
+
+@cache
 def _patterns() -> tuple[tuple[re.Pattern[str], dict[str, str], str], ...]:
     """Return each template as a pattern, with the mark of each of its places, and its Chinese."""
     found = []
     for english, chinese in _sentences()[0].items():
+        if english in _plain():
+            continue
         pieces, places, end = [], {}, 0
         for place in _PLACE.finditer(english):
             name = place[1]
-            any_text = r"\S+" if name == "word" else ".+?"
+            any_text = {"word": r"\S+", "place": "[^:]+"}.get(name, ".+?")
             what = _NUMBER if re.fullmatch(r"n\d?", name) else any_text
             pieces += [re.escape(english[end : place.start()]), f"(?P<{name}>{what})"]
             places[name], end = place[2], place.end()

@@ -37,12 +37,15 @@ def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
-    refused = "the server responded with a status of 422"  # as a filter that is wrong is
+    # As a filter that is wrong is refused; and what a test asks without a connection.
+    expected = re.compile(
+        "the server responded with a status of 422|net::ERR_INTERNET_DISCONNECTED"
+    )
     opened.on(
         "console",
         lambda m: (
             problems.append(m.text)
-            if m.type in ("error", "warning") and refused not in m.text
+            if m.type in ("error", "warning") and not expected.search(m.text)
             else None
         ),
     )
@@ -186,6 +189,7 @@ def shop(
         queries=small_world.queries.with_columns(large("query_id")),
         out=path,
         config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+        baselines=[],
     )
     with running(path) as address:
         yield address, trained.retriever
@@ -395,6 +399,8 @@ def test_each_example_of_the_interface_is_one(page: Any, url: str) -> None:
             assert answer.status_code in (200, 404), (told, answer.text)  # the ids are made up
     assert asked == 8
     assert "rules.explore.share" in page.locator("#routes th code").all_inner_texts()
+    pair = "[[integer | string, integer | string], …]"
+    assert pair in page.locator("#routes td:nth-child(2) code").all_inner_texts()
 
 
 @pytest.mark.parametrize("page", [{"locale": "zh-CN"}], indirect=True)
@@ -407,8 +413,43 @@ def test_the_language_is_that_of_the_browser_and_can_be_turned(page: Any) -> Non
     assert "^" in page.inner_text("#filter-said")  # the place stays
     answered(page, lambda: page.fill("#filter", "category = 'category-none'"))
     assert "没有任何物品的 'category' 是 \"category-none\"" in page.inner_text("#filter-said")
+    page.fill("#k", "2.5")
+    page.wait_for_selector("#problem:text-is('k：须是整数，却写了 2.5。')")
+    page.fill("#k", "9999")
+    page.wait_for_selector("#problem:text-is('k 最大为 1000，却写了 9999。')")
+    # A page that a proxy shows in place of an answer, and no connection.
+    page.route("**/recommend", lambda route: route.fulfill(status=200, body="<html>"))
+    page.fill("#k", "9")
+    page.wait_for_selector("#problem:text('无法读取返回的内容（状态码 200）')")
+    page.unroute("**/recommend")
+    page.context.set_offline(True)
+    page.fill("#k", "8")
+    page.wait_for_selector("#problem:text-is('无法连接服务器。')")
+    page.click("#map-draw")
+    page.wait_for_selector("#map-note:text-is('无法连接服务器。')")
+    page.context.set_offline(False)
+    page.fill("#k", "9999")
+    page.wait_for_selector("#problem:text('9999')")
     page.click("#language")
     assert page.inner_text("#ask-title") == "Ask"
+    page.wait_for_selector("#problem:text-is('k must be at most 1000, got 9999.')")
     page.reload()
     page.wait_for_selector("#list li")
     assert page.inner_text("#ask-title") == "Ask"
+
+
+@pytest.mark.parametrize("page", [{"locale": "zh-CN", "width": 390}], indirect=True)
+def test_the_interface_is_in_the_language_of_the_browser(page: Any, url: str) -> None:
+    page.goto(f"{url}/docs")
+    page.wait_for_selector("#routes section")
+    assert page.title() == "twotower：接口"
+    shown = page.locator("#routes p, #routes td:last-child, #routes caption").all_inner_texts()
+    assert len(shown) > 100
+    assert [text for text in shown if text and not re.search(r"[\u4e00-\u9fff]", text)] == []
+    assert "返回一个查询的最佳物品。" in shown
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width == 390
+    page.click("#language")
+    page.wait_for_selector("#routes p:text-is('Return the best items for one query.')")
+    page.click("#language")
+    page.wait_for_selector("#routes p:text-is('返回一个查询的最佳物品。')")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import events, tree_of, write
+from sandbox import events, run_command, tree_of, write
 from twotower import Retriever
 
 RUN = "import sys; from twotower.cli import main; sys.argv[0] = 'twotower'; main()"
@@ -77,11 +77,17 @@ def test_what_needs_no_model_loads_no_library(arguments: tuple[str, ...], tmp_pa
 
 
 def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
-    done = run(RUN, "train", "--interactions", "no.csv", "--out", "m", folder=tmp_path)
+    """As a process of a command that loads no library; what others say is told in this process, too."""
+    done = run(RUN, "config", "--show", "--set", "towers.dim=0", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("twotower: interactions 'no.csv' must be a file")
+    assert done.stderr.startswith("twotower: towers.dim must be at least 1, got 0")
     assert done.stderr.count("\n") == 1
+    command = ("train", "--interactions", "no.csv", "--out", "m")
+    ended = run_command(command, tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("twotower: interactions 'no.csv' must be a file")
+    assert ended.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from sandbox import Outcome, run_command, tree_of
 from tiny_encoder import write_encoder
 from tiny_vectors import VECTORS, write_vectors
+from trainers import without_baselines
 from twotower import Retriever, exports, recipe, train
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ExportError, MissingExtraError
 from twotower.exports.onnx import write_query_tower
 from twotower.exports.onnx_inputs import TowerInputs
 
+pytestmark = pytest.mark.usefixtures("operators_parsed_once")
 SETTINGS: dict[str, Any] = {"training": {"epochs": 1, "batch_size": 64, "precision": "float32"}}
 LENGTH = 8
 """Of histories, and the width of the vectors: what stands for one must not stand for the other."""
@@ -36,7 +38,7 @@ def trained(world: SyntheticTables, **more: Any) -> Retriever:
     tables = {"items": world.items, "queries": world.queries} | more
     interactions = tables.pop("interactions", world.interactions)
     config = SETTINGS | {"towers": towers, "features": features}
-    retriever = train(interactions, **tables, config=config).retriever
+    retriever = Retriever(without_baselines(interactions, config, **tables)[0])
     shake(retriever)
     return retriever
 

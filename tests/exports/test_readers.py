@@ -84,7 +84,11 @@ def test_a_history_knows_each_item_once_as_it_is_now(changed_retriever: Retrieve
 
 @pytest.mark.parametrize("target", ["faiss", "parquet", "npy", "onnx"])
 def test_a_reader_gives_the_same_ten_items(
-    target: str, changed_retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str,
+    changed_retriever: Retriever,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operators_parsed_once: None,
 ) -> None:
     names = read_by(target, changed_retriever, tmp_path, monkeypatch)
     places, largest = differing(changed_retriever, names["top_10"])

@@ -1,5 +1,6 @@
 """What is understood of thirty messy tables, without a setting."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +11,30 @@ from messy_tables import LOGS, ROWS, TABLES, Messy, MessyLog
 from twotower.data.columns import find_roles
 from twotower.data.tables import read_table
 from twotower.data.times import times_in_seconds
-from twotower.features.schema import infer_features, read_table_forms
+from twotower.features.schema import Feature, ReadForms, infer_features, read_table_forms
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A table as its file was read, and what is inferred of it."""
+
+    table: Messy
+    frame: pl.DataFrame
+    key: str
+    told: ReadForms
+    inferred: tuple[Feature, ...]
+
+
+@pytest.fixture(scope="module", params=TABLES, ids=lambda table: table.name)
+def understood(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Understood:
+    path = tmp_path_factory.mktemp("messy") / "table.csv"
+    path.write_text(request.param.csv, encoding="utf-8")
+    frame = read_table(path, what="items")
+    key = frame.columns[0]
+    told = read_table_forms(frame, "item", key, {})
+    return Understood(request.param, frame, key, told, infer_features(frame, "item", key, {}))
 
 
 def test_there_are_thirty_tables() -> None:
@@ -18,14 +42,9 @@ def test_there_are_thirty_tables() -> None:
     assert len(set(names)) == len(names) >= 30
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_each_column_of_a_messy_table_is_understood(table: Messy, tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text(table.csv, encoding="utf-8")
-    frame = read_table(path, what="items")
-    assert len(frame) == ROWS
-    key = frame.columns[0]
-    told = read_table_forms(frame, "item", key, {})
+def test_each_column_of_a_messy_table_is_understood(understood: Understood) -> None:
+    table, key, told = understood.table, understood.key, understood.told
+    assert len(understood.frame) == ROWS
     features = infer_features(told.frame, "item", key, {}, forms=told.forms)
     found = {f.name: ":".join(filter(None, (f.kind, f.form))) for f in features if f.name != key}
     assert found == {name: kind for name, kind in table.columns.items() if name != key}
@@ -34,26 +53,19 @@ def test_each_column_of_a_messy_table_is_understood(table: Messy, tmp_path: Path
         read = told.frame[name].to_list()[0]
         assert (read.isoformat() if isinstance(read, datetime) else read) == value
     # The same is understood of the table before its cells are read, and of the one that a bundle keeps.
-    assert infer_features(frame, "item", key, {}) == features
+    assert understood.inferred == features
     kept = infer_features(told.frame, "item", key, {})
     assert [f.kind for f in kept] == [f.kind for f in features]
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_what_was_inferred_may_be_stated(table: Messy, tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text(table.csv, encoding="utf-8")
-    frame = read_table(path, what="items")
-    key = frame.columns[0]
-    inferred = infer_features(frame, "item", key, {})
+def test_what_was_inferred_may_be_stated(understood: Understood) -> None:
+    frame, key, inferred = understood.frame, understood.key, understood.inferred
     kinds = {f.name: f.kind for f in inferred}
     stated = infer_features(frame, "item", key, kinds)
     assert [(f.name, f.kind, f.form) for f in stated] == [
         (f.name, f.kind, f.form) for f in inferred
     ]
-    assert read_table_forms(frame, "item", key, kinds).frame.equals(
-        read_table_forms(frame, "item", key, {}).frame
-    )
+    assert read_table_forms(frame, "item", key, kinds).frame.equals(understood.told.frame)
 
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)

@@ -8,8 +8,7 @@ from twotower.report.figures_reader import METHODS, Reading, number
 from twotower.report.sections.groups import group_label, groups_table, worst_groups
 from twotower.report.sections.methods import methods_table
 from twotower.report.sections.verdict import deck, headline, key_figures
-from twotower.report.texts import TEXTS
-from twotower.report.wording import method_name, speaker
+from twotower.report.wording import TEXTS, method_name, speaker
 
 EN, ZH = speaker("en"), speaker("zh")
 
@@ -170,7 +169,9 @@ def test_the_table_of_groups_holds_every_metric_that_is_told() -> None:
 
 
 def test_every_sentence_says_the_same_facts_in_both_languages() -> None:
-    for key, (english, chinese) in TEXTS.items():
+    for key, said in TEXTS.items():
+        english, chinese = said["en"], said["zh"]
+        assert len(said) == 2, key
         named = [
             {name for _, name, _, _ in string.Formatter().parse(text) if name}
             for text in (english, chinese)

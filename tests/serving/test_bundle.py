@@ -516,7 +516,12 @@ class TestRoundTrip:
             {"query_id": range(30), **{n: [i / 7 for i in range(30)] for n in names}}
         )
         trained = train(
-            small_events(), items=items, queries=queries, out=tmp_path / "m", config=QUICK
+            small_events(),
+            items=items,
+            queries=queries,
+            out=tmp_path / "m",
+            config=QUICK,
+            baselines=[],
         )
         retriever = Retriever.open(tmp_path / "m")
         assert retriever.contents.config == trained.contents.config
@@ -566,7 +571,7 @@ class TestRoundTrip:
             item_id=pl.Series([odd[i] for i in events["item_id"]]),
             query_id="用户 " + events["query_id"].cast(pl.String),
         )
-        train(events, out=tmp_path / "m", config=QUICK)
+        train(events, out=tmp_path / "m", config=QUICK, baselines=[])
         retriever = Retriever.open(tmp_path / "m")
         found = retriever.recommend("用户 3", k=50, exclude_seen=False).item_ids
         assert sorted(found) == sorted(events["item_id"].unique())
@@ -590,7 +595,8 @@ class TestRoundTrip:
         items = pl.DataFrame(
             [pl.Series("item_id", range(20)), *(c.alias(f"c{i}") for i, c in enumerate(columns))]
         )
-        trained = train(small_events(), items=items, out=tmp_path / "m", config=QUICK)
+        out = tmp_path / "m"
+        trained = train(small_events(), items=items, out=out, config=QUICK, baselines=[])
         retriever = Retriever.open(tmp_path / "m")
         assert dict(retriever.contents.items.frame.schema) == dict(
             trained.contents.items.frame.schema
@@ -613,6 +619,7 @@ class TestRoundTrip:
             item_tower=shared,
             out=tmp_path / "m",
             config=QUICK,
+            baselines=[],
         )
         other = nn.Linear(3, 4)
         opened = Retriever.open(tmp_path / "m", query_tower=other, item_tower=other)
@@ -627,6 +634,7 @@ class TestRoundTrip:
             items=tiny_world.items,
             queries=tiny_world.queries,
             config=tiny_bundle / "config.toml",
+            baselines=[],
         )
         assert again.contents.config == Config.from_toml(tiny_bundle / "config.toml")
         weights = tiny_trained.contents.weights

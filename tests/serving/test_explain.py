@@ -24,6 +24,7 @@ def retriever(small_world: SyntheticTables) -> Retriever:
         items=small_world.items,
         queries=small_world.queries,
         config=QUICK,
+        baselines=[],
     ).retriever
 
 
@@ -100,7 +101,9 @@ def test_what_cannot_be_explained_is_named(
 
 def test_a_part_that_no_tower_reads_is_not_told(small_world: SyntheticTables) -> None:
     only = {**QUICK, "towers": {**QUICK["towers"], "item_id": "off"}}
-    retriever = train(small_world.interactions, items=small_world.items, config=only).retriever
+    retriever = train(
+        small_world.interactions, items=small_world.items, config=only, baselines=[]
+    ).retriever
     ids = retriever.contents.items.ids.ids
     found = retriever.explain(None, ids[0], history=[ids[1]])
     names = {part.name for part in found.parts if part.side == "item"}

@@ -296,6 +296,7 @@ def search(one_thread: None) -> Retriever:
         frame.select("query", "document"),
         items=frame.select("document", "colour", "thing"),
         config=recipe("search").with_settings(quick),
+        baselines=[],
     ).retriever
 
 

@@ -79,7 +79,7 @@ def strings(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Retri
         "training": {"epochs": 1},
         "towers": {"dim": 4},
     }
-    train(events, out=out, config=config)
+    train(events, out=out, config=config, baselines=[])
     return Retriever.open(out)
 
 

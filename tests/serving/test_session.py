@@ -26,6 +26,7 @@ def retriever(request: pytest.FixtureRequest, small_world: SyntheticTables) -> R
             "towers": {"dim": 8, "history": request.param, "history_length": LENGTH},
             "training": {"epochs": 1, "batch_size": 64, "precision": "float32"},
         },
+        baselines=[],
     ).retriever
 
 
@@ -122,6 +123,7 @@ def test_each_event_is_read_once(small_world: SyntheticTables) -> None:
             "towers": {"dim": 8, "history": "transformer"},
             "training": {"epochs": 1, "batch_size": 64, "precision": "float32"},
         },
+        baselines=[],
     ).retriever
     ids = retriever.contents.items.ids.ids.to_list()
     session = retriever.session()

@@ -47,7 +47,7 @@ def events_of(seed: int, first: int = 0, num: int = NUM_QUERIES) -> pl.DataFrame
 def trained_with(events: dict[str, str], history: str = "pooled", **more: Any) -> Trained:
     """Return a model of the histories above."""
     interactions = more.pop("interactions", events_of(0))
-    return train(interactions, config=config_of(events, history), **more)
+    return train(interactions, config=config_of(events, history), **{"baselines": [], **more})
 
 
 def config_of(events: dict[str, str], history: str) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def trained_with(history: str, **more: Any) -> Trained:
             "precision": "float32",
         },
     }
-    return train(more.pop("interactions", shop(0)), config=config, **more)
+    interactions = more.pop("interactions", shop(0))
+    return train(interactions, config=config, **{"baselines": ["popularity"], **more})
 
 
 @pytest.fixture(scope="module", params=["pooled", "transformer"])
@@ -315,7 +316,7 @@ def test_labels_and_weights_are_of_what_is_asked_for() -> None:
         "towers": {"dim": 4},
         "training": {"epochs": 1, "batch_size": 64, "precision": "float32"},
     }
-    trained = train(frame, config=config)
+    trained = train(frame, config=config, baselines=[])
     again = evaluate_bundle(trained.retriever, baselines=())
     for name in ("auc", "log_loss"):
         assert again["model"][name] == pytest.approx(trained.figures["model"][name], abs=1e-5)

@@ -48,7 +48,12 @@ def question(query_id: int, k: int) -> Question:
 def trained(tables: SyntheticTables, out: Path | None = None, **index: Any) -> Trained:
     config = {**QUICK, "index": index}
     return train(
-        tables.interactions, items=tables.items, queries=tables.queries, out=out, config=config
+        tables.interactions,
+        items=tables.items,
+        queries=tables.queries,
+        out=out,
+        config=config,
+        baselines=["popularity"],
     )
 
 

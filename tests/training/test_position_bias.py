@@ -116,7 +116,7 @@ SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "
 
 def short(**sections: Any) -> Trained:
     config = {"towers": {"dim": 4, "history": "none"}, "training": SHORT, **sections}
-    return twotower.train(world().events.head(8000), config=config)
+    return twotower.train(world().events.head(8000), config=config, baselines=["random"])
 
 
 @pytest.mark.parametrize(

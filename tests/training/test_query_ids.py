@@ -88,7 +88,8 @@ def best_of(trained: Trained) -> float:
 
 def trained_as(query_id: str, told: Told | None = None, **more: Any) -> Trained:
     towers = {**SMALL["towers"], "query_id": query_id, **more.pop("towers", {})}
-    return train(loyal(0), config={**SMALL, "towers": towers}, progress=told, **more)
+    config = {**SMALL, "towers": towers}
+    return train(loyal(0), config=config, progress=told, baselines=[], **more)
 
 
 def trainer_of(query_id: str, towers: dict[str, Any], seed: int = 0) -> Trainer:
@@ -202,7 +203,8 @@ def test_ids_are_tried_where_queries_have_many_events(
 def test_sessions_have_no_ids() -> None:
     later = loyal(2).with_columns(pl.col("user_id") + 1000)
     told = Told()
-    train({"train": loyal(0), "test_sessions": later}, config=SMALL, progress=told)
+    parts = {"train": loyal(0), "test_sessions": later}
+    train(parts, config=SMALL, progress=told, baselines=[])
     assert told.starts == 1
 
 

@@ -245,7 +245,8 @@ def test_bundles_of_two_trainings_are_not_taken_for_one(
     trained: TrainedViews, tmp_path: Path
 ) -> None:
     assert trained.path is not None
-    other = twotower.train_views(two_views(), out=tmp_path / "other", config=ONE_EPOCH)
+    out = tmp_path / "other"
+    other = twotower.train_views(two_views(), out=out, config=ONE_EPOCH, baselines=[])
     assert other.path is not None
     (other.path / "books").rename(tmp_path / "kept")
     with pytest.raises(BundleError, match=r"the view 'books' .* must be of one training"):
@@ -256,10 +257,10 @@ def test_bundles_of_two_trainings_are_not_taken_for_one(
 
 def test_one_that_is_there_is_replaced_and_other_files_are_not(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    twotower.train_views(two_views(), out=out, config=ONE_EPOCH)
+    twotower.train_views(two_views(), out=out, config=ONE_EPOCH, baselines=[])
     first = json.loads((out / "views.json").read_text())
     seeded = {**ONE_EPOCH, "training": {**ONE_EPOCH["training"], "seed": 1}}
-    twotower.train_views(two_views(), out=out, config=seeded)
+    twotower.train_views(two_views(), out=out, config=seeded, baselines=[])
     assert json.loads((out / "views.json").read_text()) != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     (tmp_path / "mine").mkdir()
@@ -381,7 +382,7 @@ def test_text_in_the_ids_of_a_view_is_read_without_its_name() -> None:
         pl.col("item").map_elements(lambda i: named[i], return_dtype=pl.String)
     )
     views = {"films": View(events(FILMS, 1200, 0)), "books": View(books)}
-    trained = twotower.train_views(views, config=ONE_EPOCH)
+    trained = twotower.train_views(views, config=ONE_EPOCH, baselines=[])
     retriever = trained["books"].retriever
     assert set(retriever.recommend(9, k=99, exclude_seen=False).item_ids) == set(named)
     line = retriever.items([named[3]])
@@ -567,7 +568,7 @@ def test_a_view_without_columns_is_reported_beside_one_with_some(tmp_path: Path)
 
 def test_views_have_indexes_of_their_own() -> None:
     config: dict[str, object] = {**QUICK, "index": {"kind": "approximate", "recall": 0.8}}
-    found = twotower.train_views(two_views(), config=config)
+    found = twotower.train_views(two_views(), config=config, baselines=[])
     for view in found.views.values():
         assert view.contents.lists is not None
         assert view.figures["index"]["recall"]["100"][0] > 0.7

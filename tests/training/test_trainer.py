@@ -484,7 +484,10 @@ class TestWeights:
             },
             "training": {"epochs": 4, "patience": 9, "batch_size": 1_000, "learning_rate": 0.05},
         }
-        a, b, plain = (train(data, config=settings) for data in (weighted, twice, parts))
+        a, b, plain = (
+            train(data, config=settings, baselines=["popularity"])
+            for data in (weighted, twice, parts)
+        )
         assert a.contents.history_weights is not None
         assert close_weights(a, b, atol=1e-4)
         assert not close_weights(a, plain, atol=1e-4)

@@ -285,7 +285,8 @@ class TestBundle:
         """A bundle whose encoder's folder is gone."""
         folder = tmp_path_factory.mktemp("kept")
         encoder = write_encoder(folder / "encoder")
-        done = train(pairs(), config=config_of(encoder), out=folder / "model")
+        out = folder / "model"
+        done = train(pairs(), config=config_of(encoder), out=out, baselines=[])
         shutil.rmtree(encoder)
         sentences.load_encoder.cache_clear()
         sentences.probe_of.cache_clear()
@@ -394,7 +395,8 @@ class TestBundle:
     def test_a_bundle_from_before_opens(self, tmp_path: Path) -> None:
         """Its schema does not say whether a sentence is tuned."""
         config = config_of(write_encoder(tmp_path / "encoder"), "features.tune_sentences=false")
-        vectors = train(pairs(), config=config, out=tmp_path / "model").contents.item_vectors
+        trained = train(pairs(), config=config, out=tmp_path / "model", baselines=[])
+        vectors = trained.contents.item_vectors
         assert not (tmp_path / "model" / "encoder").exists()
         text = (tmp_path / "model" / "schema.toml").read_text("utf-8")
         assert "tuned = false\n" in text

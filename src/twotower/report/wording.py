@@ -1,13 +1,14 @@
 """The report's sentences in the reader's language, and what methods and metrics are called in it."""
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twotower.baselines.specs import NAMES
 from twotower.chinese import in_chinese
 from twotower.doctor.findings import Language
-from twotower.report.texts import TEXTS
 
 Say = Callable[..., str]
 
@@ -20,7 +21,11 @@ _CHINESE_NAMES = {
     "bm25": "BM25",
     "random": "随机排序",
 }
-_TEXTS = TEXTS | {f"name_{key}": (NAMES[key], _CHINESE_NAMES[key]) for key in NAMES}
+TEXTS: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("texts.toml").read_text(encoding="utf-8")
+)
+"""Key -> language -> sentence."""
+TEXTS |= {f"name_{key}": {"en": NAMES[key], "zh": _CHINESE_NAMES[key]} for key in NAMES}
 
 
 def speaker(language: Language, *, is_before: bool = False) -> Say:
@@ -30,12 +35,11 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
         language: ``"en"`` or ``"zh"``.
         is_before: Whether the figures are of a model before the bundle's, which is then called so.
     """
-    column = 0 if language == "en" else 1
 
     def say(key: str, **facts: Any) -> str:
         if is_before and key in ("name_model", "name_served"):
             key = f"{key}_before"
-        return _TEXTS[key][column].format(**facts)
+        return TEXTS[key][language].format(**facts)
 
     return say
 
@@ -64,7 +68,7 @@ def translated(text: object, language: Language) -> Said:
 def method_name(say: Say, method: str) -> str:
     """Return what people call a method; its own key where it is none of ours."""
     key = f"name_{method}"
-    return say(key) if key in _TEXTS else method
+    return say(key) if key in TEXTS else method
 
 
 def method_label(say: Say, method: str) -> str:
@@ -76,7 +80,7 @@ def method_label(say: Say, method: str) -> str:
 def setting_name(say: Say, name: str) -> str:
     """Return what people call a setting of a baseline: ``half life``, ``半衰期``."""
     key = f"setting_{name}"
-    return say(key) if key in _TEXTS else name.replace("_", " ")
+    return say(key) if key in TEXTS else name.replace("_", " ")
 
 
 def metric_label(say: Say, metric: str) -> str:
@@ -89,5 +93,5 @@ def metric_name(say: Say, metric: str) -> str:
     """Return what people call a metric: ``NDCG@10``, ``命中率@10``."""
     name, _, k = metric.partition("@")
     key = f"metric_{name}"
-    words = say(key) if key in _TEXTS else name.replace("_", " ").upper()
+    words = say(key) if key in TEXTS else name.replace("_", " ").upper()
     return f"{words}@{k}" if k else words

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import polars as pl
 import pytest
 
 from servers import PATIENCE, running, said
+from twotower.chinese import in_chinese
 from twotower.errors import ArgumentError, FilterError
 from twotower.serving.answers import Recommendations
 from twotower.serving.bundle import open_bundle, write_bundle
@@ -206,6 +208,7 @@ def test_a_bad_body_gets_a_status_and_a_sentence(http: httpx.Client, case: str) 
     assert set(told) - {"kind"} == {"error", "request_id"}
     assert (told.get("kind") == "filter") == (case == "a filter of an unknown column")
     assert message in told["error"]
+    assert in_chinese(told["error"].partition("\n")[0]) is not None, told["error"]
     assert "Traceback" not in answer.text
     assert http.get("/health").json() == {"status": "ok"}
 
@@ -234,6 +237,24 @@ def test_bad_addresses_and_arguments(http: httpx.Client) -> None:
     assert http.get("/page/../app.py").status_code == 404
 
 
+ADDRESSES = (
+    "/similar?item_id=none", "/similar?item_id=1&k=99", "/similar?item_id=1&k=0",
+    "/similar?item_id=1&k=2.5", "/similar?item_id=1&k=1e%2B30", "/similar?item_id=1&columns=yes",
+    "/similar?item_id=1&kk=3", "/similar", f"/similar?item_id=1&filter={'x' * 8_193}",
+    f"/queries?text={'x' * 4_097}", f"/items?text={'x' * 4_097}", "/items?limit=101",
+    "/history?query_id=1&limit=0", "/nowhere", "/recommend", "/openapi.json?lang=de",
+)  # fmt: skip
+
+
+def test_what_an_address_is_refused_for_has_its_chinese(http: httpx.Client) -> None:
+    for address in ADDRESSES:
+        answer = http.get(address)
+        assert answer.status_code >= 400, address
+        chinese = http.get("/page/chinese", params={"text": answer.json()["error"]}).json()["text"]
+        assert chinese is not None, answer.json()["error"]
+    assert chinese == "lang：须是 'en' 或 'zh'，却写了 \"de\"。"
+
+
 def test_large_lists_are_refused(tiny_bundle: Path) -> None:
     """The limits that ``openapi_hooks.py`` takes out, one by one."""
     wide: list[tuple[str, dict[str, Any]]] = [
@@ -255,6 +276,7 @@ def test_large_lists_are_refused(tiny_bundle: Path) -> None:
             answer = asker.post(path, json=body)
             assert answer.status_code == 422, (path, body.keys())
             assert "at most" in answer.json()["error"]
+            assert in_chinese(answer.json()["error"]) is not None, answer.json()["error"]
 
 
 def test_nothing_is_encoded_where_nothing_describes_a_query(http: httpx.Client) -> None:
@@ -332,6 +354,31 @@ def test_the_page_tells_the_limits_of_this_server(http: httpx.Client) -> None:
             statuses = {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503"}
             assert statuses <= set(route["responses"])
             assert ("security" in route) == (method in ("put", "delete"))
+
+
+def sentences_of(part: Any) -> Iterator[str]:
+    """Yield the summaries and descriptions of an OpenAPI document, and take them out of it."""
+    if isinstance(part, dict):
+        for name in ("summary", "description"):
+            if isinstance(part.get(name), str):
+                yield part.pop(name)
+    for inner in part.values() if isinstance(part, dict) else part:
+        if isinstance(inner, (dict, list)):
+            yield from sentences_of(inner)
+
+
+def test_the_list_of_routes_is_in_chinese_where_that_is_asked_for(http: httpx.Client) -> None:
+    before = http.get("/openapi.json").content
+    english, chinese = json.loads(before), http.get("/openapi.json?lang=zh").json()
+    pairs = list(zip(sentences_of(english), sentences_of(chinese), strict=True))
+    assert len(pairs) > 300
+    assert [
+        said for said, translated in pairs if not re.search(r"[\u4e00-\u9fff]", translated)
+    ] == []
+    assert english == chinese  # but for these
+    assert http.get("/openapi.json?lang=en").content == before
+    bundle = http.get("/openapi.json?lang=zh").json()["paths"]["/model"]["put"]["description"]
+    assert bundle.split("\n\n")[1] == "其他工作进程打开它之后也会跟上。"
 
 
 def test_the_page_asks_for_the_token_of_readers(tiny_bundle: Path) -> None:
@@ -576,6 +623,7 @@ def other(small_world: Any, tmp_path_factory: pytest.TempPathFactory, one_thread
         queries=small_world.queries,
         out=tmp_path_factory.mktemp("other") / "model",
         config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+        baselines=[],
     )
 
 
@@ -632,6 +680,7 @@ def test_a_model_of_another_width_may_not_take_over(
         items=small_world.items,
         out=tmp_path / "narrow",
         config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+        baselines=[],
     )
     with running(tiny_bundle, token="t") as address, Client(address, token="t") as client:
         with pytest.raises(Exception, match="the width of its vectors must be 16, got 8"):

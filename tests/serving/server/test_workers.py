@@ -140,6 +140,7 @@ def test_all_workers_follow_an_exchange_and_end_when_told(
         items=small_world.items,
         out=tmp_path / "other",
         config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+        baselines=[],
     )
     until = time.monotonic() + PATIENCE
     while log.read_bytes().count(b'"ready"') < 2 and time.monotonic() < until:

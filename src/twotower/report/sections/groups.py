@@ -8,8 +8,7 @@ from typing import Any
 from twotower.report.charts import Dot, dot_plot
 from twotower.report.figures_reader import Reading, number, telling, whole
 from twotower.report.sections.methods import Cell, Chart, Row, Table, in_two_widths
-from twotower.report.texts import TEXTS
-from twotower.report.wording import Say, method_name, metric_label, metric_name
+from twotower.report.wording import TEXTS, Say, method_name, metric_label, metric_name
 from twotower.serving.titles import clean
 
 Group = Mapping[str, Any]

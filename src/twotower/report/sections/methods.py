@@ -10,8 +10,8 @@ from twotower.doctor.findings import Language
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.report.figures_reader import METHODS, SUBJECTS, Reading, number, telling
 from twotower.report.svg import svg_of
-from twotower.report.texts import TEXTS
 from twotower.report.wording import (
+    TEXTS,
     Say,
     method_label,
     metric_label,

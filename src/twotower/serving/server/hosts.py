@@ -49,9 +49,10 @@ class Hosts:
         name = found["name"].lower().removesuffix(".")
         if ANY_HOST in self._names or name in self._names or _is_address(name):
             return None
-        said = f"the server does not answer to the name {name[:80]!r}; start it with "
-        said += "TWOTOWER_ALLOWED_HOSTS=NAME."
-        return 421, said
+        return 421, (
+            f"the server does not answer to the name {name[:80]!r}; start it with "
+            "TWOTOWER_ALLOWED_HOSTS=NAME."
+        )
 
 
 def _is_address(name: str) -> bool:

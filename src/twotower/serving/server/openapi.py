@@ -1,6 +1,6 @@
 """The OpenAPI page of one server: what its settings and its model make of the general schema."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -8,6 +8,7 @@ import polars as pl
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 
+from twotower.chinese import in_chinese
 from twotower.serving.arguments import LATEST, TIME
 from twotower.serving.server.engine import Model
 from twotower.serving.server.gate import OPEN
@@ -16,21 +17,22 @@ from twotower.serving.server.schemas import LARGEST_ID
 from twotower.serving.server.service import Service
 
 Schema = dict[str, Any]
+_SENTENCES = ("summary", "description")
 
 
 def describe(app: FastAPI, service: Service) -> None:
     """Give an application the page ``/openapi.json``: by its limits, its tokens and the current model.
 
-    It is written once for each model, as that takes as long as many answers.
+    It is written once for each model, in both languages, as that takes as long as many answers.
 
     Args:
         app: With all its routes.
         service: What they share.
     """
-    made: dict[str, bytes] = {}
+    made: dict[str, dict[str, bytes]] = {}
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def schema() -> Response:
+    async def schema(lang: Literal["en", "zh"] = "en") -> Response:
         model = service.engine.model
         if model.digest not in made:
             made.clear()
@@ -41,8 +43,10 @@ def describe(app: FastAPI, service: Service) -> None:
                 routes=app.routes,
                 separate_input_output_schemas=False,
             )
-            made[model.digest] = orjson.dumps(narrowed(general, service.settings, model))
-        return Response(made[model.digest], media_type="application/json")
+            english = narrowed(general, service.settings, model)
+            both = {"en": english, "zh": translated(english)}
+            made[model.digest] = {each: orjson.dumps(said) for each, said in both.items()}
+        return Response(made[model.digest][lang], media_type="application/json")
 
 
 def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
@@ -71,6 +75,24 @@ def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
     _give_examples(parts, model)
     _tell_tokens(schema, settings)
     return schema
+
+
+def translated(part: Any) -> Any:
+    """Return a part of a schema with its summaries and descriptions in Chinese, where they have any."""
+    if isinstance(part, dict):
+        return {
+            name: _said(value)
+            if name in _SENTENCES and isinstance(value, str)
+            else translated(value)
+            for name, value in part.items()
+        }
+    return [translated(each) for each in part] if isinstance(part, list) else part
+
+
+def _said(text: str) -> str:
+    """Return paragraphs in Chinese; one without a translation stays English."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(in_chinese(each) or each for each in paragraphs)
 
 
 def _say_whole(part: Any) -> None:

@@ -44,10 +44,20 @@ export async function ask(path, body) {
       return ask(path, body);
     }
   }
-  const told = read(await answer.text());
+  let text, told;
+  try {
+    text = await answer.text();
+  } catch { // the connection broke off
+    throw new Error(texts.failed);
+  }
+  try {
+    told = read(text);
+  } catch { // the page of a proxy, say
+    throw new Error(texts.unreadable(answer.status));
+  }
   if (!answer.ok) {
-    const problem = told.error ? await said(told.error) : texts.failed;
-    throw Object.assign(new Error(problem), { kind: told.kind });
+    const problem = told?.error ? await said(told.error) : texts.unreadable(answer.status);
+    throw Object.assign(new Error(problem), { kind: told?.kind });
   }
   if (told.notes) told.notes = await Promise.all(told.notes.map(said));
   const server = /dur=([\d.]+)/.exec(answer.headers.get("server-timing") ?? "");

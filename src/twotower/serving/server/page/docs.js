@@ -2,9 +2,10 @@
 
 import { ask } from "/page/asking.js";
 import { make } from "/page/parts.js";
-import { texts, turn, write } from "/page/texts.js";
+import { language, texts, turn, write } from "/page/texts.js";
 
 let schema = null;
+const described = {}; // by the language in which it is asked for
 
 const resolve = (part) =>
   part?.$ref ? schema.components.schemas[part.$ref.split("/").pop()] : part;
@@ -15,9 +16,19 @@ function typeOf(part) {
   const either = part.anyOf ?? part.oneOf;
   if (either) return [...new Set(either.map(typeOf))].join(" | ");
   if (part.enum || part.const) return (part.enum ?? [part.const]).map((value) => JSON.stringify(value)).join(" | ");
+  if (part.prefixItems) return `[${part.prefixItems.map(typeOf).join(", ")}]`;
   if (part.type === "array") return `[${typeOf(part.items)}, …]`;
-  if (part.type === "object" && part.additionalProperties) return `{column: ${typeOf(part.additionalProperties)}}`;
-  return part.type ?? "any";
+  if (part.type === "object" && part.additionalProperties) return `{${texts.column}: ${typeOf(part.additionalProperties)}}`;
+  return part.type ?? texts.any;
+}
+
+// A sentence, with what stands in backquotes as code.
+const sentence = (text) => text.split("`").map((piece, place) =>
+  (place % 2 ? make("code", { textContent: piece }) : piece));
+
+function meaningOf(part, needed) {
+  const given = part.default === undefined || part.default === null ? null : texts.byDefault(JSON.stringify(part.default));
+  return [part.description, given, needed ? texts.needed : null].filter(Boolean).join(texts.between);
 }
 
 function table(fields, caption, { asked = true } = {}) {
@@ -30,11 +41,7 @@ function table(fields, caption, { asked = true } = {}) {
         make("tr", {},
           make("th", { scope: "row" }, make("code", { textContent: name })),
           make("td", {}, make("code", { textContent: typeOf(part) })),
-          make("td", { textContent: [
-            part.description,
-            part.default === undefined || part.default === null ? null : `= ${JSON.stringify(part.default)}`,
-            needed && asked ? texts.needed : null,
-          ].filter(Boolean).join(" ") }))))));
+          make("td", {}, ...sentence(meaningOf(part, needed && asked))))))));
 }
 
 // What a body holds within: `rules`, say, or each of `queries`.
@@ -69,7 +76,7 @@ function example(path, method, route) {
 function section(path, method, route) {
   const parts = [
     make("h2", {}, make("code", { textContent: `${method.toUpperCase()} ${path}` })),
-    make("p", { textContent: route.description ?? route.summary }),
+    ...(route.description ?? route.summary).split("\n\n").map((text) => make("p", {}, ...sentence(text))),
   ];
   if (route.parameters?.length) {
     parts.push(table(route.parameters.map((p) => [p.name, p.schema, p.required]), texts.parameters));
@@ -84,8 +91,19 @@ function section(path, method, route) {
   return make("section", {}, ...parts);
 }
 
-function show() {
+async function show() {
   write();
+  const asked = language;
+  try {
+    described[asked] ??= (await ask(`/openapi.json?lang=${asked}`)).told;
+  } catch (error) {
+    document.getElementById("problem").hidden = false;
+    document.getElementById("problem").textContent = error.message;
+    return;
+  }
+  if (asked !== language) return; // it was turned meanwhile
+  document.getElementById("problem").hidden = true;
+  schema = described[asked];
   document.getElementById("version").textContent = schema.info.version;
   document.getElementById("routes").replaceChildren(
     ...Object.entries(schema.paths).flatMap(([path, methods]) =>
@@ -93,11 +111,4 @@ function show() {
 }
 
 document.getElementById("language").onclick = () => { turn(); show(); };
-write();
-try {
-  ({ told: schema } = await ask("/openapi.json"));
-  show();
-} catch (error) {
-  document.getElementById("problem").hidden = false;
-  document.getElementById("problem").textContent = error.message;
-}
+show();

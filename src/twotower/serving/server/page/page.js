@@ -225,9 +225,9 @@ async function another() {
 async function openMap() {
   at("map-draw").hidden = true;
   at("map").scrollIntoView({ block: "start" });
-  const { drawMap } = await import("/page/map.js");
   const { model, shown } = state;
   try {
+    const { drawMap } = await import("/page/map.js").catch(() => { throw new Error(texts.failed); });
     state.map ??= await drawMap(model, {
       list: (id) => neighboursOf({ [model.item_column]: id, [model.title_column ?? model.item_column]: state.map.titleOf(id) }),
     });
@@ -289,7 +289,7 @@ async function start() {
   at("back").onclick = async () => { await asks(); at("answers").focus({ preventScroll: true }); };
   at("another").onclick = another;
   at("map-draw").onclick = openMap;
-  at("language").onclick = () => { turn(); describe(); show(); };
+  at("language").onclick = () => { turn(); describe(); show(); answers(); }; // what the server said, in the other language
   await another();
 }
 
