@@ -86,7 +86,7 @@ def completed(
         raise ArgumentError("log_q must be None beside candidates; set Candidates.log_q.")
     if hidden is None or hidden.dtype != torch.bool:
         return candidates, hidden
-    shape = (len(query_vectors), len(candidates))
+    shape = (len(candidates.positions), len(candidates))
     if hidden.shape != shape:
         raise ArgumentError(f"a mask as hidden must be {shape}, got {tuple(hidden.shape)}.")
     return candidates, masked_places(hidden, candidates.positions) if shape[0] else None
