@@ -43,7 +43,7 @@ from twotower.data.sources.movielens import MovieLensTables, fetch
 from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.ranking import rank
 from twotower.evaluation.scorers import ModelScorer
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 from twotower.vocab import FIRST_ROW
 
 NAME = "movielens-100k"

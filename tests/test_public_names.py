@@ -87,6 +87,7 @@ PUBLIC = {
         auc
         difference_intervals
         evaluate
+        evaluate_on
         exposure
         graded_ndcg_at_k
         hit_rate_at_k
@@ -124,6 +125,7 @@ PUBLIC = {
         SentenceTransform
         SideEncoder
         SideTransforms
+        Sides
         TagsEncoder
         TagsTransform
         TextEncoder
@@ -197,7 +199,6 @@ PUBLIC = {
         Callbacks
         Optimizers
         Progress
-        Sides
         Task
         Trainer
         TrainingDivergedError

@@ -150,6 +150,23 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def parts_of(
+    train: "Table | None",
+    valid: "Table | None",
+    valid_sessions: "Table | None",
+    test: "Table | None",
+    test_sessions: "Table | None",
+) -> "dict[str, Table | None]":
+    """Return the parts of a given split by the names of their parameters."""
+    return {
+        "train": train,
+        "valid": valid,
+        "valid_sessions": valid_sessions,
+        "test": test,
+        "test_sessions": test_sessions,
+    }
+
+
 def events_of(
     needs: str,
     interactions: "Table | Mapping[str, Table] | None",
@@ -162,7 +179,7 @@ def events_of(
     Args:
         needs: What asks, as a message begins: ``train needs either``.
         interactions: One table; or a mapping of parts, which is taken as it is.
-        parts: ``train``, ``valid``, ``valid_sessions``, ``test``, ``test_sessions`` to a table, or None.
+        parts: See ``parts_of``.
         split: The split that was asked for.
 
     Raises:

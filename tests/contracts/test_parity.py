@@ -23,7 +23,8 @@ from twotower.features.transforms import SideTransforms
 from twotower.index.base import Found
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 TOLERANCE = 1e-5
 QUICK: dict[str, dict[str, Any]] = {

@@ -17,7 +17,8 @@ from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.ranking import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 QUICK: dict[str, dict[str, Any]] = {
     "towers": {"dim": 4},

@@ -21,7 +21,8 @@ from twotower.evaluation.intervals import difference_intervals, mean_intervals, 
 from twotower.evaluation.ranking import METRICS, Scorer, evaluate, rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 
 def tiny_trained_scorer(trained: Trained) -> ModelScorer:

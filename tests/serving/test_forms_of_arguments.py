@@ -18,7 +18,7 @@ from twotower.data.tables import read_table
 from twotower.errors import ArgumentError, BundleError, DataError, MissingExtraError
 from twotower.exports import export_npy
 from twotower.features.dataframes import as_polars, is_frame, to_pandas
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 
 Form = Callable[[pl.DataFrame], Any]
 FORMS: dict[str, Form] = {

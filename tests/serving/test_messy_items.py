@@ -12,7 +12,8 @@ from servers import running
 from twotower.errors import ArgumentError, BundleError
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 ITEMS = 24
 

@@ -23,7 +23,8 @@ from twotower.rules.kinds import Boost, Explore
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import Event, features_of, ids_of, queries_of
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 UNKNOWN = 99_999
 

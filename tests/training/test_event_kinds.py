@@ -22,7 +22,8 @@ from twotower.doctor.data_findings import DUPLICATE_EVENTS
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 KINDS = {"event_column": "event", "target_events": ["buy"]}

@@ -21,10 +21,11 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.default_progress import callback_of, in_notebook
 from twotower.training.notebook import NotebookProgress
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
 from twotower.training.progress import ProgressBar
 from twotower.training.study import Trial
 from twotower.training.train_views import TrainedViews
+from twotower.training.trained import Trained
 from twotower.training.tune import Tuned
 from twotower.training.tuning_bar import TuningBar
 

@@ -30,7 +30,8 @@ from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.engine import Answered, Engine, Question
 from twotower.training import indexing
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 QUICK: dict[str, dict[str, Any]] = {
     "training": {"epochs": 2, "batch_size": 256},

@@ -18,8 +18,9 @@ from twotower.towers.blocks import TanhMLP
 from twotower.towers.model import ItemTower, QueryTower
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.choices import resolve
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
 from twotower.training.task import Task
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 
 SUBJECTS = ["dog", "cat", "car", "boat", "tree", "piano", "mountain", "bread", "river", "house"]

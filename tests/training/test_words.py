@@ -16,7 +16,7 @@ from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.evaluation.screen import footnotes
 from twotower.serving.bundle import write_bundle
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 
 CALLED = {"sneakers": "shoes", "cap": "hat", "jacket": "coat", "shawl": "scarf", "mitts": "gloves"}
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")

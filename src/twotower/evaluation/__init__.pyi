@@ -15,5 +15,6 @@ from twotower.evaluation.metrics import recall_at_k as recall_at_k
 from twotower.evaluation.ranking import Evaluation as Evaluation
 from twotower.evaluation.ranking import Scorer as Scorer
 from twotower.evaluation.ranking import evaluate as evaluate
+from twotower.evaluation.ranking import evaluate_on as evaluate_on
 from twotower.evaluation.ranking import rank as rank
 from twotower.evaluation.scorers import ModelScorer as ModelScorer

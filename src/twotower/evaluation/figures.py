@@ -22,7 +22,7 @@ from twotower.evaluation.intervals import (
 )
 from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import auc, log_loss
-from twotower.evaluation.ranking import METRICS, Evaluation, Scorer, check_ks, evaluate
+from twotower.evaluation.ranking import METRICS, Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.sampled_candidates import INFLATED
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
@@ -149,18 +149,8 @@ def measure(
         scorers["served"] = served
     scorers |= fitted.scorers
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
-    num_rows = dataset.items.ids.num_rows
     found = {
-        name: evaluate(
-            scorer,
-            cases,
-            every_k,
-            num_item_rows=num_rows,
-            remove_seen=not dataset.repeats,
-            allowed=dataset.offered,
-            candidates=candidates,
-            query_ids=dataset.queries.ids,
-        )
+        name: evaluate_on(dataset, scorer, cases, every_k, candidates=candidates)
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]

@@ -11,7 +11,7 @@ import torch
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Column, Dataset, Part
 from twotower.evaluation.intervals import mean_intervals
-from twotower.evaluation.ranking import Scorer, evaluate
+from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 from twotower.histories import Histories
 
@@ -95,14 +95,8 @@ def by_known_events(
     numbers = [n for n in EVENTS if n <= enough[-1]]
     name_of_metric, k = metric.split("@")
     values = {
-        f"{name}/{num}": evaluate(
-            CutShort(asked[name], num),
-            cases,
-            (int(k),),
-            num_item_rows=dataset.items.ids.num_rows,
-            remove_seen=not dataset.repeats,
-            allowed=dataset.offered,
-            metrics=(name_of_metric,),
+        f"{name}/{num}": evaluate_on(
+            dataset, CutShort(asked[name], num), cases, (int(k),), metrics=(name_of_metric,)
         ).values[metric]
         for name in METHODS
         if name in asked

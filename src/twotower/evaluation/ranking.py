@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.data.dataset import Cases
+from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.metrics import (
     hit_rate_at_k,
@@ -161,6 +161,38 @@ def evaluate(
         num_seen_targets=int((seen & is_present).sum()),
         num_absent_targets=int((~is_present).sum()),
         is_sampled=candidates is not None,
+    )
+
+
+def evaluate_on(
+    dataset: Dataset,
+    scorer: Scorer,
+    cases: Cases,
+    ks: Sequence[int] = (10, 20, 100),
+    *,
+    candidates: Histories | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
+) -> Evaluation:
+    """Return ``evaluate`` by the rules of a data set: what it offers, and whether items come again.
+
+    Args:
+        dataset: Whose cases these are.
+        scorer: See ``Scorer``.
+        cases: At least one.
+        ks: As ``evaluate`` takes it.
+        candidates: As ``evaluate`` takes it.
+        metrics: As ``evaluate`` takes it.
+    """
+    return evaluate(
+        scorer,
+        cases,
+        ks,
+        num_item_rows=dataset.items.ids.num_rows,
+        remove_seen=not dataset.repeats,
+        allowed=dataset.offered,
+        candidates=candidates,
+        query_ids=dataset.queries.ids,
+        metrics=metrics,
     )
 
 

@@ -11,6 +11,7 @@ from twotower.features.text import TextTransform as TextTransform
 from twotower.features.transforms import CategoryTransform as CategoryTransform
 from twotower.features.transforms import IdTransform as IdTransform
 from twotower.features.transforms import NumberTransform as NumberTransform
+from twotower.features.transforms import Sides as Sides
 from twotower.features.transforms import SideTransforms as SideTransforms
 from twotower.features.transforms import TagsTransform as TagsTransform
 from twotower.features.transforms import TimeTransform as TimeTransform

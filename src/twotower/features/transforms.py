@@ -4,6 +4,8 @@ The same ``apply`` runs in training and in serving, so the two cannot drift. No 
 fail: what is missing, of another type or never seen becomes what each class states.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -394,3 +396,24 @@ def _skewness(values: npt.NDArray[np.float64]) -> float:
     if deviation <= 1 / LARGEST:
         return 0.0
     return float((((values - values.mean()) / deviation) ** 3).mean())
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The fitted features of both sides.
+
+    Args:
+        query: Of the queries.
+        item: Of the items.
+        event: Of the events of a history; None where nothing but their items is read.
+    """
+
+    query: SideTransforms
+    item: SideTransforms
+    event: SideTransforms | None = None
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """All columns with their kinds."""
+        of_events = () if self.event is None else self.event.features
+        return (*self.query.features, *self.item.features, *of_events)

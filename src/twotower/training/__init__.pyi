@@ -5,6 +5,5 @@ from twotower.training.checkpoints import Progress as Progress
 from twotower.training.choices import resolve as resolve
 from twotower.training.optim import Optimizers as Optimizers
 from twotower.training.task import Task as Task
-from twotower.training.trainer import Sides as Sides
 from twotower.training.trainer import Trainer as Trainer
 from twotower.training.trainer import TrainingDivergedError as TrainingDivergedError

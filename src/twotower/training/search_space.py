@@ -9,9 +9,9 @@ import numpy as np
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ArgumentError
+from twotower.features.transforms import Sides
 from twotower.toml import parse_value, toml_value
 from twotower.training.choices import SOFTMAX
-from twotower.training.trainer import Sides
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

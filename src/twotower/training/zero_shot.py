@@ -18,7 +18,7 @@ from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
 from twotower.features.schema import TEXTS, Feature, infer_features, kinds_of, texts_of
-from twotower.features.transforms import SideTransforms
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.histories import Histories
 from twotower.index.lexical import joined
 from twotower.recipes import recipe
@@ -28,7 +28,6 @@ from twotower.serving.retriever import Retriever
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.training.choices import resolve
-from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 QUERY = "query"
