@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.doctor import data_feature_findings, data_findings
 from twotower.doctor.data_checks import diagnose_data, diagnose_dataset

@@ -15,8 +15,8 @@ from twotower.doctor.model_findings import (
     FEATURE_IGNORED,
     HISTORY_IGNORED,
 )
-from twotower.evaluation.evaluate import Evaluation
 from twotower.evaluation.intervals import Interval, difference_intervals
+from twotower.evaluation.ranking import Evaluation
 from twotower.features.base import Transform
 from twotower.histories import last_windows
 from twotower.serving.bundle import Contents

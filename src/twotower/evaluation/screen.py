@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from twotower.evaluation.evaluate import METRICS
 from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN, subject_of
 from twotower.evaluation.intervals import metric_name
+from twotower.evaluation.ranking import METRICS
 from twotower.evaluation.refit_notes import is_before, note
 
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
-from twotower.evaluation.evaluate import METRICS, Evaluation, Metric
 from twotower.evaluation.intervals import (
     Interval,
     difference_intervals,
     mean_intervals,
     metric_name,
 )
+from twotower.evaluation.ranking import METRICS, Evaluation, Metric
 from twotower.features.schema import Side
 
 MIN_QUERIES = 10
