@@ -27,8 +27,8 @@ from torch.nn import functional as F
 import public_sets
 from common import RESULTS, cached, report
 from twotower import Config
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals
+from twotower.evaluation.ranking import evaluate
 from twotower.features.encoders import INIT_STD
 from twotower.towers.gaps import NUM_GAPS, gap_rows
 from twotower.towers.history import DecayedMean

@@ -43,8 +43,8 @@ from common import RESULTS, cached, report
 from twotower import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import mean_intervals
+from twotower.evaluation.ranking import evaluate
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve

@@ -33,7 +33,7 @@ from torch.utils.data import Dataset as TorchDataset
 from common import Rate, report, verdict
 from twotower.config import Config
 from twotower.data.dataset import Dataset, EntityTable, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.features.schema import Side, infer_features
 from twotower.features.transforms import Sides, SideTransforms
 from twotower.training.callbacks import Callback

@@ -9,7 +9,7 @@ import torch
 
 from twotower import Config
 from twotower.data.batches import PairBatch
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.data.splits import split
 from twotower.training.choices import resolve
@@ -35,7 +35,7 @@ def walk() -> Iterator[tuple[str, str, dict[str, object]]]:
     prepared = prepare(tables.interactions, items=tables.items, queries=tables.queries)
     events = prepared.dataset.interactions
     yield (
-        "data/prepare.py",
+        "data/preparation.py",
         "prepare",
         {"query_rows": events.query_rows, "item_rows": events.item_rows, "offsets": events.offsets},
     )

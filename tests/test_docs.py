@@ -109,7 +109,7 @@ def wrong_code(code: str) -> list[str]:
             home = import_module(node.module or "")
             wrong += [f"{node.module}.{n.name}" for n in node.names if not hasattr(home, n.name)]
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "twotower":
-            wrong += [] if node.attr in twotower.__all__ else [f"twotower.{node.attr}"]
+            wrong += [] if node.attr in dir(twotower) else [f"twotower.{node.attr}"]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             called = getattr(OWNERS.get(ast.unparse(node.func.value)), node.func.attr, None)
             if called is None:

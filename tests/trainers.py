@@ -10,7 +10,7 @@ import polars as pl
 
 from twotower.config import Config, SplitConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.evaluation.figures import measure

@@ -436,7 +436,18 @@ class ViewConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """The whole tree."""
+    """All settings of a training, a section each.
+
+    Args:
+        data: How the table is read.
+        features: Which columns the towers read, and as what.
+        split: Training, validation and test.
+        towers: The two networks.
+        loss: The loss, and its negatives.
+        training: The optimizer, and when to stop.
+        index: How items are searched.
+        views: One entry for each of several catalogues.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

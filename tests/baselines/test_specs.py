@@ -21,7 +21,7 @@ from twotower.baselines.specs import (
 from twotower.chinese import in_chinese
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.errors import ConfigError, MissingExtraError

@@ -9,9 +9,9 @@ import torch
 
 from twotower.baselines.specs import BASELINES, Baselines, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
-from twotower.evaluation.evaluate import rank
+from twotower.evaluation.ranking import rank
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 

@@ -11,11 +11,11 @@ import torch
 
 from servers import running
 from twotower.data.dataset import Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
-from twotower.evaluation.evaluate import rank
 from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
+from twotower.evaluation.ranking import rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.features.schema import infer_features

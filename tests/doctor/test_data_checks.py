@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.doctor.data_checks import diagnose_data, diagnose_dataset
 from twotower.doctor.findings import KINDS, Finding

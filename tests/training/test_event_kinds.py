@@ -15,7 +15,7 @@ from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
 from twotower.data.drawn import hold_out_validation
 from twotower.data.prefixes import PrefixBatches
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.doctor.data_checks import diagnose_dataset
 from twotower.errors import ConfigError, DataError

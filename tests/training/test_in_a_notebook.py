@@ -158,7 +158,7 @@ class TestReprs:
     def test_html_is_small_and_escaped(self, told: tuple[Any, ...], tiny_trained: Trained) -> None:
         trained: Trained = told[3]
         retriever = trained.retriever
-        shown = [
+        shown: list[Any] = [
             trained,
             TrainedViews({HOSTILE: trained}, None),
             retriever,

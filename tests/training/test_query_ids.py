@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from twotower.config import Config
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.evaluation.figures import measure
 from twotower.serving.retriever import Retriever

@@ -22,8 +22,8 @@ from twotower.data.splits import learnt_too
 from twotower.doctor.model_checks import diagnose_model
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.compare import compare_runs
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
+from twotower.evaluation.ranking import evaluate
 from twotower.evaluation.refit_notes import note
 from twotower.evaluation.screen import figures_table, footnotes
 from twotower.report.figures_reader import Reading

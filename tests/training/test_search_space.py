@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.features.schema import infer_features

@@ -111,7 +111,9 @@ def test_it_is_said_and_the_bundle_answers(capsys: pytest.CaptureFixture[str]) -
     trained = train(pairs(), config=config, progress="bar")
     assert "the untrained towers are kept, whose validation ndcg@10 of" in capsys.readouterr().out
     assert trained.contents.provenance["best_epoch"] == 0
-    assert "in green, size 31" in trained.retriever.recommend("green shawl 31", k=1).item_ids[0]
+    assert "in green, size 31" in str(
+        trained.retriever.recommend("green shawl 31", k=1).item_ids[0]
+    )
 
 
 def _metrics(epochs: list[dict[str, float]]) -> list[float]:

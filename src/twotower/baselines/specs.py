@@ -22,7 +22,7 @@ from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.evaluate import Scorer
+from twotower.evaluation.ranking import Scorer
 from twotower.extras import library
 from twotower.registry import Registry
 from twotower.vocab import FIRST_ROW

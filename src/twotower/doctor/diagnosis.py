@@ -9,7 +9,11 @@ from twotower.serving.retriever import Bundle, Retriever
 
 
 def diagnose_bundle(bundle: Bundle) -> list[Finding]:
-    """Return all findings, the worst first; see ``examine_bundle``."""
+    """Return all findings about a bundle's data and model, the worst first.
+
+    Args:
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
+    """
     return list(examine_bundle(bundle).findings)
 
 

@@ -10,8 +10,8 @@ import torch
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.doctor.findings import KINDS, Finding, Severity
-from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
 from twotower.evaluation.evaluate_bundle import scorer_of
+from twotower.evaluation.ranking import Evaluation, Scorer, evaluate
 from twotower.features.base import FeatureArrays
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary

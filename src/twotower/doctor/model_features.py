@@ -9,8 +9,8 @@ import torch
 
 from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.doctor.model_answers import K, Trial
-from twotower.evaluation.evaluate import Evaluation
 from twotower.evaluation.intervals import Interval, difference_intervals
+from twotower.evaluation.ranking import Evaluation
 from twotower.features.base import Transform
 from twotower.histories import last_windows
 from twotower.serving.bundle import Contents

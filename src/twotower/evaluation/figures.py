@@ -12,8 +12,7 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
 from twotower.evaluation.case_groups import check_names
-from twotower.evaluation.evaluate import Evaluation, Scorer, check_ks, evaluate_on
-from twotower.evaluation.exposure import exposure
+from twotower.evaluation.exposure_metrics import exposure
 from twotower.evaluation.intervals import (
     Interval,
     difference_intervals,
@@ -23,6 +22,7 @@ from twotower.evaluation.intervals import (
 )
 from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import METRICS, auc, log_loss
+from twotower.evaluation.ranking import Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.sampled_candidates import INFLATED
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served

@@ -11,8 +11,8 @@ import torch
 from twotower.baselines.specs import BASELINES
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Column, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate_on
 from twotower.evaluation.intervals import mean_intervals
+from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 from twotower.histories import Histories
 

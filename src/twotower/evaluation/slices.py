@@ -11,7 +11,6 @@ import numpy.typing as npt
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
-from twotower.evaluation.evaluate import Evaluation
 from twotower.evaluation.intervals import (
     Interval,
     difference_intervals,
@@ -19,6 +18,7 @@ from twotower.evaluation.intervals import (
     metric_name,
 )
 from twotower.evaluation.metrics import METRICS, Metric
+from twotower.evaluation.ranking import Evaluation
 from twotower.features.schema import Side
 
 MIN_QUERIES = 10

@@ -40,7 +40,11 @@ def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items")
 
 
 def connect_qdrant(url: str, api_key: str | None = None) -> Any:
-    """Return a client of the server at ``url``.
+    """Return a ``qdrant_client.QdrantClient`` of the server at ``url``.
+
+    Args:
+        url: Address of the server, such as ``http://localhost:6333``.
+        api_key: Its key, where it asks for one.
 
     Raises:
         ExportError: The server cannot be reached, or refuses the key.

@@ -84,7 +84,12 @@ class CategoryEncoder(nn.Module):
 
 
 class TagsEncoder(nn.Module):
-    """The mean embedding of an entity's tags; the zero vector where it has none."""
+    """The mean embedding of an entity's tags; the zero vector where it has none.
+
+    Args:
+        num_rows: Rows of the vocabulary of tags, the reserved ones included.
+        dim: Width of the output.
+    """
 
     def __init__(self, num_rows: int, dim: int) -> None:
         super().__init__()
@@ -141,7 +146,12 @@ class TextEncoder(nn.Module):
 
 
 class NumbersEncoder(nn.Module):
-    """One linear map of ``width`` numbers: for numbers, times and vectors."""
+    """One linear map of ``width`` numbers: for numbers, times and vectors.
+
+    Args:
+        width: Numbers of an entity.
+        dim: Width of the output.
+    """
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()

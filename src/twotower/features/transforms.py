@@ -385,7 +385,13 @@ def _skewness(values: npt.NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class Sides:
-    """The fitted features of both sides, and of the events of a history where some are read."""
+    """The fitted features of both sides.
+
+    Args:
+        query: Of the queries.
+        item: Of the items.
+        event: Of the events of a history; None where nothing but their items is read.
+    """
 
     query: SideTransforms
     item: SideTransforms

@@ -220,7 +220,8 @@ class Plan:
         offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
         counts = contents.popularity
         deviation = float(counts[offered].std()) if len(counts[offered]) else 0.0
-        index = ExactIndex(torch.from_numpy(counts)[:, None].to(item_vectors.device))
+        column = torch.from_numpy(counts)[:, None].to(item_vectors.device)
+        index = ExactIndex(column, reserved_rows=FIRST_ROW)
         ones = torch.ones(num, 1, device=item_vectors.device)
         return Search(lambda _: index, ones, self.boosts, np.full(num, deviation, np.float32))
 

@@ -16,7 +16,7 @@ from twotower.data.batches import PairBatch, PairBatches, Rows
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import DataError
-from twotower.evaluation.evaluate import evaluate_on
+from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays

@@ -12,8 +12,8 @@ from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import NothingLearntError
-from twotower.evaluation.evaluate import evaluate_on
 from twotower.evaluation.figures import KS
+from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
 from twotower.training.refit import refitted
 from twotower.training.task import Task

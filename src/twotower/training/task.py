@@ -16,7 +16,7 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.drawn import hold_out_validation
 from twotower.data.positions import weighed
-from twotower.data.prepare import Preparation, prepare
+from twotower.data.preparation import Preparation, prepare
 from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views

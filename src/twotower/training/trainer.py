@@ -145,6 +145,17 @@ class Trainer:
     Raises:
         ValueError: The widths of the two towers differ.
         ConfigError: The model does not fit into memory.
+
+    Example:
+        >>> task = Task.of("ratings.csv", config=Config())  # reads and splits events, fits features
+        >>> settings, _ = resolve(task.config, task.dataset)
+        >>> trainer = Trainer(task.dataset, task.sides, settings)
+        >>> progress = trainer.fit(watcher=MyCallback())
+        >>> evaluate(
+        ...     trainer.scorer(),
+        ...     task.dataset.cases(Part.TEST),
+        ...     num_item_rows=task.dataset.items.ids.num_rows,
+        ... )
     """
 
     @out_of_memory_told()

@@ -8,8 +8,8 @@ import numpy as np
 from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate_on
 from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
 from twotower.features.schema import texts_of

@@ -11,7 +11,7 @@ import torch
 from twotower.baselines.bm25 import TextColumns, choose_bm25
 from twotower.config import Config
 from twotower.data.dataset import Dataset, EntityTable, Interactions
-from twotower.data.prepare import catalogue_of
+from twotower.data.preparation import catalogue_of
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.scorers import ModelScorer

@@ -356,8 +356,9 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
     asked = list(questions.values())
     first = asked[0]
     try:
-        found: Sequence[Recommendation] = model.retriever.recommend(
-            None if first.query_id is None else [q.query_id for q in asked],  # type: ignore[misc]
+        ids = [question.query_id for question in asked if question.query_id is not None]
+        found = model.retriever.recommend(
+            ids or None,
             features=None if first.features is None else [q.features or {} for q in asked],
             history=None if first.history is None else [list(q.history or ()) for q in asked],
             k=max(question.k for question in asked),

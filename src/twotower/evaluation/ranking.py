@@ -234,7 +234,9 @@ def rank(
         if candidates is not None:
             scores = _only(candidates.take(here), scores)
         exclude = chunk.histories if remove_seen else None
-        item_rows[here], best[here] = best_of_scores(scores, k, exclude, allowed)
+        item_rows[here], best[here] = best_of_scores(
+            scores, k, exclude, allowed, reserved_rows=FIRST_ROW
+        )
     return Found(item_rows, best)
 
 
