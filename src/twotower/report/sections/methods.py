@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from twotower.doctor.findings import Language
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
-from twotower.report.figures_reader import METHODS, SUBJECTS, Reading, number, telling
+from twotower.report.figures_reader import SUBJECTS, Reading, methods, number, telling
 from twotower.report.svg import svg_of
 from twotower.report.wording import (
     TEXTS,
@@ -201,9 +201,9 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
                 method_label(say, method),
                 list(zip(ks, by_method[method], strict=True)),
                 method == reading.subject,
-                METHODS.index(method),
+                methods().index(method),
             )
-            for method in METHODS
+            for method in methods()
             if method in by_method
         ]
         called = metric_label(say, metric)
@@ -233,9 +233,9 @@ def known_events_chart(reading: Reading, say: Say) -> Chart | None:
             method_label(say, method),
             [(num, triple[0]) for num, triple in zip(numbers, by_method[method], strict=True)],
             method == "model",
-            METHODS.index(method),
+            methods().index(method),
         )
-        for method in METHODS
+        for method in methods()
         if method in by_method
     ]
     said = "; ".join(
