@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sandbox import events, items, write
-from twotower.cli import app, doctor
+from twotower.cli import app
 from twotower.errors import ConfigError, DataError
 
 
@@ -33,7 +33,7 @@ def doubled(sound: Path) -> Path:
 
 def ask(folder: Path, *arguments: str) -> Result:
     with chdir(folder):
-        result = CliRunner().invoke(app, [doctor.NAME, *arguments])
+        result = CliRunner().invoke(app, ["doctor", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

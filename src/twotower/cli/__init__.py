@@ -1,30 +1,13 @@
 """The command line: one file a command, and ``exits`` for how each ends."""
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from twotower.caller import called_from
-from twotower.cli import (
-    compare,
-    config,
-    data,
-    doctor,
-    evaluate,
-    exits,
-    explain,
-    export,
-    index,
-    inspect,
-    recommend,
-    report,
-    serve,
-    similar,
-    snapshot,
-    train,
-    tune,
-)
+from twotower.cli import exits
 from twotower.version import __version__
 
 app = typer.Typer(
@@ -36,25 +19,26 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (
-    train,
-    tune,
-    index,
-    evaluate,
-    report,
-    compare,
-    doctor,
-    recommend,
-    similar,
-    explain,
-    serve,
-    snapshot,
-    export,
-    inspect,
-    data,
-    config,
+    "train",
+    "tune",
+    "index",
+    "evaluate",
+    "report",
+    "compare",
+    "doctor",
+    "recommend",
+    "similar",
+    "explain",
+    "serve",
+    "snapshot",
+    "export",
+    "inspect",
+    "data",
+    "config",
 )
-for module in COMMANDS:
-    app.command(module.NAME)(module.command)
+"""Each is a file in this folder, in the order of ``--help``."""
+for name in COMMANDS:
+    app.command(name)(import_module(f"twotower.cli.{name}").command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,7 +48,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def before_any(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback shows it
         bool,
@@ -73,7 +57,7 @@ def options(
 ) -> None:
     """Two-tower retrieval: from a table of interactions to a trained, evaluated model."""
     context.with_resource(called_from("command line"))
-    if context.invoked_subcommand != serve.NAME:  # it finishes its requests first
+    if context.invoked_subcommand != "serve":  # it finishes its requests first
         context.with_resource(exits.ends_on_sigterm())
 
 

@@ -12,9 +12,9 @@ from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
     from twotower.evaluation.compare import Comparison
+    from twotower.evaluation.intervals import Interval
     from twotower.evaluation.slices import Slice
 
-NAME = "compare"
 
 _METRICS = ("hit_rate@10", "ndcg@10", "recall@10", "recall@100")
 
@@ -76,33 +76,21 @@ def _parts(comparison: "Comparison") -> list[Table | str]:
 def _figures_table(comparison: "Comparison") -> Table:
     """Return a line a run: its means, and below a later run's the differences with intervals."""
     seen = "removed" if comparison.seen_removed else "kept"
-    table = Table(
-        "",
-        *_METRICS,
-        title=(
-            f"{comparison.queries:,} test queries, all {comparison.catalogue:,} items, seen {seen}"
-        ),
-        title_justify="left",
-    )
+    title = f"{comparison.queries:,} test queries, all {comparison.catalogue:,} items, seen {seen}"
+    table = Table("", *_METRICS, title=title, title_justify="left")
     first = comparison.runs[0]
     for run in comparison.runs:
         means = comparison.intervals[run]
         table.add_row(run, *(f"{means[metric].value:.4f}" for metric in _METRICS))
         if run != first:
-            gaps = (comparison.differences[run][metric] for metric in _METRICS)
-            cells = (f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})" for gap in gaps)
-            table.add_row(f"  minus {first}", *cells)
+            gaps = comparison.differences[run]
+            table.add_row(f"  minus {first}", *(_gap(gaps[metric]) for metric in _METRICS))
     return table
 
 
 def _settings_table(comparison: "Comparison") -> Table:
-    table = Table(
-        "setting",
-        *comparison.runs,
-        "default",
-        title="Settings that differ",
-        title_justify="left",
-    )
+    columns = ("setting", *comparison.runs, "default")
+    table = Table(*columns, title="Settings that differ", title_justify="left")
     for setting in comparison.settings:
         values = (setting.values[run] for run in comparison.runs)
         table.add_row(setting.name, *map(_say, values), _say(setting.default))
@@ -116,24 +104,17 @@ def _slices_table(
 
     first = comparison.runs[0]
     metric = metric_name((*won, *lost)[0].metric)
-    table = Table(
-        "",
-        f"{run} against {first}",
-        "queries",
-        f"{metric} minus {first}'s",
-        title="Slices won and lost",
-        title_justify="left",
-    )
+    columns = ("", f"{run} against {first}", "queries", f"{metric} minus {first}'s")
+    table = Table(*columns, title="Slices won and lost", title_justify="left")
     for word, groups in (("won", won), ("lost", lost)):
         for group in groups:
-            gap = group.differences[first]
-            table.add_row(
-                word,
-                group.name,
-                f"{group.queries:,}",
-                f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})",
-            )
+            gap = _gap(group.differences[first])
+            table.add_row(word, group.name, f"{group.queries:,}", gap)
     return table
+
+
+def _gap(found: "Interval") -> str:
+    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 
 def _say(value: Any) -> str:

@@ -9,8 +9,6 @@ from twotower.cli import options
 from twotower.errors import ConfigError
 from twotower.keywords import configured
 
-NAME = "config"
-
 
 def command(
     show: Annotated[

@@ -11,8 +11,6 @@ from twotower.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import polars as pl
 
-NAME = "data"
-
 
 def command(
     source: Annotated[

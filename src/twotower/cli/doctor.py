@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from twotower.doctor.findings import Finding
 
-NAME = "doctor"
-
 
 FailOn = Literal["error", "warning"]
 _STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}

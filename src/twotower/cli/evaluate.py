@@ -9,8 +9,6 @@ from twotower.cli import options
 from twotower.cli.output import console, cutoffs, print_json, say
 from twotower.errors import ConfigError
 
-NAME = "evaluate"
-
 
 def command(
     bundle: options.Bundle,

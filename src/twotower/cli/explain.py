@@ -12,7 +12,6 @@ from twotower.cli import options
 from twotower.cli.output import console, ids, print_json
 from twotower.cli.recommend import described
 
-NAME = "explain"
 _MOST_EVENTS = 5
 
 

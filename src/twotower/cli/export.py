@@ -11,9 +11,6 @@ from twotower.errors import ConfigError
 from twotower.exports.targets import EXPORTS, ExportSpec
 from twotower.registry import resolved
 
-NAME = "export"
-
-
 if TYPE_CHECKING:
     _Target = str
 else:

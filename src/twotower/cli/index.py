@@ -9,8 +9,6 @@ from twotower.cli import options
 from twotower.cli.output import console, say
 from twotower.keywords import configured, help_of
 
-NAME = "index"
-
 
 def command(
     items: Annotated[Path, typer.Argument(help="File of the items: an id, texts, other columns.")],

@@ -8,8 +8,6 @@ from rich.text import Text
 from twotower.cli import options
 from twotower.cli.output import console, print_json, say
 
-NAME = "inspect"
-
 
 def command(
     bundle: options.Bundle,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from twotower.serving.answers import Recommendation
     from twotower.serving.retriever import Retriever
 
-NAME = "recommend"
-
 
 def command(
     bundle: options.Bundle,

@@ -8,8 +8,6 @@ import typer
 from twotower.cli import options
 from twotower.cli.output import report_path
 
-NAME = "report"
-
 
 def command(
     bundle: options.Bundle,

@@ -11,8 +11,6 @@ from twotower.cli import options
 from twotower.cli.output import console, say
 from twotower.serving.server.options import ServerSettings
 
-NAME = "serve"
-
 
 def _options() -> list[inspect.Parameter]:
     """Return the settings that an option of their name states, each with its default."""

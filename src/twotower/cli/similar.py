@@ -9,8 +9,6 @@ from twotower.cli.output import console, print_json, say
 from twotower.cli.recommend import answer_table, as_json
 from twotower.errors import ConfigError
 
-NAME = "similar"
-
 
 def command(
     bundle: options.Bundle,

@@ -9,8 +9,6 @@ from twotower.cli import options
 from twotower.cli.output import console, say
 from twotower.errors import BundleError
 
-NAME = "snapshot"
-
 
 def command(
     bundle: options.Bundle,

@@ -22,8 +22,6 @@ from twotower.config import Config
 from twotower.errors import ConfigError
 from twotower.keywords import Keywords, configured, events_of, parts_of
 
-NAME = "train"
-
 
 @options.with_keywords()
 def command(

@@ -17,8 +17,6 @@ from twotower.cli.output import (
 )
 from twotower.keywords import Keywords, configured, events_of, parts_of
 
-NAME = "tune"
-
 
 @options.with_keywords()
 def command(
