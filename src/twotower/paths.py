@@ -1,6 +1,8 @@
-"""Names of files that a bundle, a report and JSON can hold."""
+"""Where files may be written, under which names, and why one could not be."""
 
+import errno
 import os
+import re
 from pathlib import Path
 
 from twotower.caller import argument
@@ -8,6 +10,19 @@ from twotower.errors import ConfigError, TwoTowerError
 
 LONGEST_NAME = 200
 """Bytes of a new name. File systems allow 255; temporary files beside it have longer names."""
+
+_FULL = re.compile(r"No space left|requested and \d+ written")
+"""What polars and numpy say of a full disk."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file could not be read or written: what the system says, or else the first line."""
+    said = str(error).strip()
+    if getattr(error, "errno", None) == errno.ENOSPC or _FULL.search(said):
+        return "the disk is full"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def shown(path: str | Path) -> str:

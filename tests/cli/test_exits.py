@@ -160,8 +160,8 @@ def test_a_full_disk_leaves_the_bundle_and_says_how_to_write_its_report(tmp_path
             assert "The bundle is at disk/model." in outcome.out
             said = outcome.err.removesuffix("\n")
             assert said == (
-                "twotower: the page 'disk/model.report.html' could not be written: no space left on "
-                "device; the bundle 'disk/model' is complete: make room, then write its report with "
+                "twotower: the page 'disk/model.report.html' could not be written: the disk is "
+                "full; the bundle 'disk/model' is complete: make room, then write its report with "
                 "`twotower report disk/model`."
             )
             assert [path.name for path in (tmp_path / "disk").iterdir()] == ["model"]

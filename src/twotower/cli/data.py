@@ -7,6 +7,7 @@ import typer
 
 from twotower.cli.output import console, print_json, say, write_tables
 from twotower.errors import ConfigError, DataError
+from twotower.paths import reason_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,9 +66,8 @@ def _write(tables: "tuple[pl.DataFrame, ...]", folder: Path) -> dict[str, str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or "no folder").lower()
         raise DataError(
-            f"--out must be a folder, got {reason!r} for {str(folder)!r}; choose another."
+            f"--out must be a folder, got {reason_of(error)!r} for {str(folder)!r}; choose another."
         ) from error
     try:
         write_tables(dict(zip(paths.values(), tables, strict=True)))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from twotower.abandoned import put, writing
 from twotower.errors import ConfigError, DataError
-from twotower.paths import check_new_file, check_new_name
+from twotower.paths import check_new_file, check_new_name, reason_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -145,11 +145,8 @@ def write_tables(tables: "Mapping[Path, pl.DataFrame]") -> None:
             for path, new in written.items():
                 put(new, path)
     except (OSError, PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if "No space left" in str(error):
-            reason = "the disk is full"
         raise DataError(
-            f"--out must be writable, got {reason.lower()!r} for {str(path)!r}; nothing was written."
+            f"--out must be writable, got {reason_of(error)!r} for {str(path)!r}; nothing was written."
         ) from error
 
 

@@ -1,9 +1,7 @@
 """What an export leaves: a new folder, whole or not at all, and a word on what is in it."""
 
-import errno
 import json
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +13,7 @@ from polars.exceptions import PolarsError
 from twotower.abandoned import writing
 from twotower.caller import argument
 from twotower.errors import ExportError
-from twotower.paths import check_folder_of, check_new_name
-
-_FULL = re.compile(r"No space left|requested and \d+ written")
-"""What polars and numpy say of a full disk."""
+from twotower.paths import check_folder_of, check_new_name, reason_of
 
 
 @dataclass(frozen=True)
@@ -70,11 +65,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             yield new
             new.rename(path)
     except (OSError, PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        if getattr(error, "errno", None) == errno.ENOSPC or _FULL.search(str(error)):
-            reason = "the disk is full"
         raise ExportError(
-            f"{str(path)!r} could not be written: {reason.lower()}; nothing was left behind."
+            f"{str(path)!r} could not be written: {reason_of(error)}; nothing was left behind."
         ) from error
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from twotower.abandoned import put, writing
 from twotower.errors import ConfigError
-from twotower.paths import LONGEST_NAME, check_new_file
+from twotower.paths import LONGEST_NAME, check_new_file, reason_of
 
 LONGEST_PAGE = LONGEST_NAME + 20
 """Bytes of a page's name: that of a bundle, and an ending."""
@@ -56,5 +56,6 @@ def write_page(path: Path, page: str) -> None:
             new.write_text(page, encoding="utf-8", newline="\n")
             put(new, path)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"the page {str(path)!r} could not be written: {reason}.") from error
+        raise ConfigError(
+            f"the page {str(path)!r} could not be written: {reason_of(error)}."
+        ) from error

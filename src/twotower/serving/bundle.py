@@ -31,7 +31,7 @@ from twotower.features.schema import VIEW, Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
-from twotower.paths import check_folder_of, check_new_name
+from twotower.paths import check_folder_of, check_new_name, reason_of
 from twotower.serving.bundle_checks import (
     check_array,
     check_finite,
@@ -256,11 +256,9 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
             _write_manifest(new, contents)
             put(new, place)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        reason = _reason(error)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            reason = "the disk is full"
         raise BundleError(
-            f"the bundle {str(path)!r} could not be written: {reason}; nothing was left behind."
+            f"the bundle {str(path)!r} could not be written: {reason_of(error)}; "
+            "nothing was left behind."
         ) from error
 
 
@@ -284,7 +282,7 @@ def open_bundle(path: str | Path) -> Contents:
     except NOT_AS_WRITTEN as error:
         raise BundleError(
             f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
-            f"promises: {_reason(error).rstrip('.')}; train it again."
+            f"promises: {reason_of(error).rstrip('.')}; train it again."
         ) from error
 
 
@@ -321,7 +319,7 @@ def check_bundle(path: Path) -> dict[str, Any]:
         _check_manifest(manifest)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {_reason(error)}; train it again."
+            f"the bundle {str(path)!r} is damaged: {reason_of(error)}; train it again."
         ) from error
     for name, digest in manifest["files"].items():
         absent = f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
@@ -348,7 +346,7 @@ def _read(path: Path, name: str, read: Callable[[Path], Read], absent: str) -> R
         raise BundleError(absent) from error
     except OSError as error:
         raise BundleError(
-            f"the bundle {str(path)!r} cannot be read: {name}: {_reason(error)}."
+            f"the bundle {str(path)!r} cannot be read: {name}: {reason_of(error)}."
         ) from error
     except ValueError as error:
         raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
@@ -596,11 +594,3 @@ def _schema_toml(contents: Contents) -> str:
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    """Return what the system says of an error, or else its first line."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path, PureWindowsPath
 
 from twotower.abandoned import put, writing
 from twotower.errors import ArgumentError, BundleError
+from twotower.paths import reason_of
 from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.serving.storage import sha256, write_texts
@@ -28,7 +29,7 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
             put(new, place)
     except OSError as error:
         raise BundleError(
-            f"the views {str(path)!r} could not be written: {error.strerror or error}; "
+            f"the views {str(path)!r} could not be written: {reason_of(error)}; "
             "nothing was left behind."
         ) from error
 
