@@ -55,14 +55,11 @@ class Allowed:
         ids, masks = self.contents.items.ids, []
         if self.contents.offered is not None:
             masks.append(self.contents.offered)
-        if among is not None:
-            allowed = np.zeros(ids.num_rows, np.bool_)
-            allowed[ids.rows_of(ids_of(among, what="among"))] = True
-            masks.append(allowed)
-        if without is not None:
-            allowed = np.ones(ids.num_rows, np.bool_)
-            allowed[ids.rows_of(ids_of(without, what="without"))] = False
-            masks.append(allowed)
+        for what, given, is_in in (("among", among, True), ("without", without, False)):
+            if given is not None:
+                mask = np.full(ids.num_rows, not is_in)
+                mask[ids.rows_of(ids_of(given, what=what))] = is_in
+                masks.append(mask)
         if filter is not None:
             if not isinstance(filter, str):
                 raise FilterError(f"filter must be a string, got {filter!r}.")

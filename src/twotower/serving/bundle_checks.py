@@ -50,13 +50,10 @@ def check_array(
             f"{what} must be {wanted_shape} {np.dtype(dtype)}, got {found_shape} {array.dtype}"
         )
     check_finite(what, torch.from_numpy(array))
-    for bound, is_out in ((least, np.less), (most, np.greater)):
-        if bound is None or not array.size:
-            continue
-        extreme = array.min() if is_out is np.less else array.max()
-        if is_out(extreme, bound):
-            rule = "at least" if is_out is np.less else "at most"
-            raise ValueError(f"{what} must be {rule} {bound:g}, got {extreme}")
+    if array.size and least is not None and array.min() < least:
+        raise ValueError(f"{what} must be at least {least:g}, got {array.min()}")
+    if array.size and most is not None and array.max() > most:
+        raise ValueError(f"{what} must be at most {most:g}, got {array.max()}")
 
 
 def check_finite(what: str, tensor: torch.Tensor, *, infinite: bool = False) -> None:

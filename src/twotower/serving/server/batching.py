@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 Question = TypeVar("Question")
@@ -29,6 +30,7 @@ class ClosedError(Exception):
     """The server is shutting down."""
 
 
+@dataclass(slots=True, eq=False)
 class _Request(Generic[Question, Answer]):
     """The questions of one caller.
 
@@ -37,34 +39,21 @@ class _Request(Generic[Question, Answer]):
         costs: Of each.
         credit: What it may spend in its first turn.
         future: Gets the answers to all of them, or the first error.
+        next: Place of the first question that no thread has seen.
     """
 
-    __slots__ = (
-        "answers",
-        "costs",
-        "credit",
-        "future",
-        "next",
-        "num_missing",
-        "questions",
-        "since",
-    )
+    questions: Sequence[Question]
+    costs: Sequence[int]
+    credit: int
+    future: "asyncio.Future[list[Answer]]"
+    next: int = 0
+    num_missing: int = field(init=False)
+    answers: list[Any] = field(init=False)
+    since: float = field(init=False, default_factory=time.perf_counter)
 
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        costs: Sequence[int],
-        credit: int,
-        future: "asyncio.Future[list[Answer]]",
-    ) -> None:
-        self.questions = questions
-        self.costs = costs
-        self.credit = credit
-        self.future = future
-        self.next = 0  # place of the first question that no thread has seen
-        self.num_missing = len(questions)
-        self.answers: list[Any] = [None] * len(questions)
-        self.since = time.perf_counter()
+    def __post_init__(self) -> None:
+        self.num_missing = len(self.questions)
+        self.answers = [None] * self.num_missing
 
 
 class Batcher(Generic[Question, Answer]):
