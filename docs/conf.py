@@ -124,10 +124,16 @@ def reference_of(module_name: str) -> str:
         kind = "exception" if error else "class" if isinstance(value, type) else "data"
         kinds["function" if inspect.isroutine(value) else kind].append(name)
     titles = {"function": "Functions", "class": "Classes", "exception": "Errors", "data": "Values"}
-    parts = [f".. py:module:: {module_name}\n"]
+    # a formula of a docstring is no shell
+    parts = [f".. highlight:: text\n\n.. py:module:: {module_name}\n"]
+    package = import_module("twotower").__all__ if module_name != "twotower" else ()
     for kind, found in kinds.items():
         members = "" if kind in ("function", "data") else "   :members:\n"
-        entries = "\n".join(f".. auto{kind}:: {module_name}.{name}\n{members}" for name in found)
+        entries = "\n".join(
+            f".. auto{kind}:: {module_name}.{name}\n{members}"
+            + ("   :no-index:\n" if name in package else "")  # the package's page has it
+            for name in found
+        )
         if found:
             parts.append(f"```\n\n## {titles[kind]}\n\n```{{eval-rst}}\n{entries}")
     return "\n```{eval-rst}\n" + "".join(parts) + "```\n"
