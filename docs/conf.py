@@ -46,7 +46,7 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-highlight_language = "sh"
+highlight_language = "text"  # a formula of a docstring is no shell
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -117,6 +117,8 @@ def reference_of(module_name: str) -> str:
     """Return the part of a page that documents the public names of a module, by what they are."""
     module = import_module(module_name)
     names = [name for name in module.__all__ if not name.startswith("__")]
+    if module_name != "twotower":  # the package's own page has those that it names, too
+        names = [name for name in names if name not in import_module("twotower").__all__]
     kinds: dict[str, list[str]] = {"function": [], "class": [], "exception": [], "data": []}
     for name in sorted(names, key=str.lower):
         value = getattr(module, name)
@@ -124,16 +126,10 @@ def reference_of(module_name: str) -> str:
         kind = "exception" if error else "class" if isinstance(value, type) else "data"
         kinds["function" if inspect.isroutine(value) else kind].append(name)
     titles = {"function": "Functions", "class": "Classes", "exception": "Errors", "data": "Values"}
-    # a formula of a docstring is no shell
-    parts = [f".. highlight:: text\n\n.. py:module:: {module_name}\n"]
-    package = import_module("twotower").__all__ if module_name != "twotower" else ()
+    parts = [f".. py:module:: {module_name}\n"]
     for kind, found in kinds.items():
         members = "" if kind in ("function", "data") else "   :members:\n"
-        entries = "\n".join(
-            f".. auto{kind}:: {module_name}.{name}\n{members}"
-            + ("   :no-index:\n" if name in package else "")  # the package's page has it
-            for name in found
-        )
+        entries = "\n".join(f".. auto{kind}:: {module_name}.{name}\n{members}" for name in found)
         if found:
             parts.append(f"```\n\n## {titles[kind]}\n\n```{{eval-rst}}\n{entries}")
     return "\n```{eval-rst}\n" + "".join(parts) + "```\n"
