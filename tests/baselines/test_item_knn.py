@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequences import cases_of, interactions
+from twotower.baselines import history_matrices
 from twotower.baselines import item_knn as baselines
-from twotower.baselines import matrices
 from twotower.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Dataset, EntityTable, Part
@@ -172,10 +172,10 @@ def test_blocks_change_nothing(
         return knn.similarity.toarray().tolist()
 
     whole = similarity()
-    monkeypatch.setattr(matrices, "_DENSE_CELLS", 0)
+    monkeypatch.setattr(history_matrices, "_DENSE_CELLS", 0)
     np.testing.assert_allclose(similarity(), whole, rtol=1e-6)
     whole = similarity()
-    monkeypatch.setattr(matrices, "_BLOCK_ENTRIES", 50)
+    monkeypatch.setattr(history_matrices, "_BLOCK_ENTRIES", 50)
     assert similarity() == whole
 
 

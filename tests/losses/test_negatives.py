@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.corrections import accidental_hits
+from twotower.losses.masks import accidental_hits
 from twotower.losses.negatives import (
     AllItems,
     BothSides,

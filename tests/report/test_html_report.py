@@ -285,7 +285,7 @@ def test_chinese_leaves_no_english_sentence(full: Retriever, tmp_path: Path) -> 
     text = written(full, tmp_path, language="zh", findings=[FINDING])
     page = Page(text)
     assert page.all("html") == [{"lang": "zh-CN"}]
-    assert "模型优于带时间衰减的 ItemKNN，NDCG@10 高出 0.021" in page.text
+    assert "模型优于带衰减的 ItemKNN，NDCG@10 高出 0.021" in page.text
     assert "7 份副本" in page.text
     labels = [a["aria-label"] for _, a in page.tags if a.get("aria-label")]
     assert all(re.search(r"[\u4e00-\u9fff]", str(label)) for label in labels)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
 from twotower.training.lazy import LazyAdam
-from twotower.training.optim import Optimizers
+from twotower.training.parameter_groups import Optimizers
 
 NUM_ROWS, DIM = 6, 3
 Batch = list[int]

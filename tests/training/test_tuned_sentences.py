@@ -28,7 +28,7 @@ from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import TwoTower
 from twotower.training.choices import resolve
-from twotower.training.optim import Optimizers
+from twotower.training.parameter_groups import Optimizers
 from twotower.training.task import Task, View
 from twotower.training.train_views import train_views
 from twotower.training.trained import Trained

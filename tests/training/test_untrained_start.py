@@ -13,7 +13,7 @@ from twotower.training.choices import resolve
 from twotower.training.finish import untrained_kept
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
-from twotower.training.words import best_served, with_words
+from twotower.training.word_share import best_served, with_words
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 THINGS = {"sneakers": "shoes", "cap": "hat", "jacket": "coat", "shawl": "scarf", "mitts": "gloves"}

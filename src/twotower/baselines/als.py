@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from twotower.baselines.matrices import history_matrix, query_item_matrix
+from twotower.baselines.history_matrices import history_matrix, query_item_matrix
 from twotower.baselines.validation import Validation
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.baselines.matrices import (
+from twotower.baselines.history_matrices import (
     close_together,
     history_matrix,
     product,

@@ -316,7 +316,7 @@ BASELINES = Registry(
         BaselineSpec(
             "item_knn",
             "ItemKNN with decay",
-            "带时间衰减的 ItemKNN",
+            "带衰减的 ItemKNN",
             _item_knn,
             reads_histories=True,
             answers_new=True,
@@ -324,7 +324,7 @@ BASELINES = Registry(
         BaselineSpec(
             "ease",
             "EASE with decay",
-            "带时间衰减的 EASE",
+            "带衰减的 EASE",
             _ease,
             check=check_size,
             check_auto=_refuse_slow_ease,

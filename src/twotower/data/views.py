@@ -15,7 +15,7 @@ import polars as pl
 
 from twotower.config import SplitConfig
 from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part, ViewItems
-from twotower.data.drawn import hold_out_validation
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.splits import checked, split, temporal, test_fraction_of
 from twotower.errors import ConfigError, DataError
 from twotower.features.forms import FORMS, Form

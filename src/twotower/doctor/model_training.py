@@ -14,8 +14,8 @@ from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Dataset, Part
 from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.configured import hidden_by, loss_of, sampler_of
 from twotower.losses.frequencies import log_frequency
+from twotower.losses.from_settings import hidden_by, loss_of, sampler_of
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.serving.bundle import Contents

@@ -1,14 +1,14 @@
 from twotower.losses.candidates import Candidates as Candidates
 from twotower.losses.candidates import Pairs as Pairs
 from twotower.losses.candidates import Sampler as Sampler
-from twotower.losses.corrections import accidental_hits as accidental_hits
-from twotower.losses.corrections import known_positives as known_positives
 from twotower.losses.frequencies import LogShares as LogShares
 from twotower.losses.frequencies import StreamFrequency as StreamFrequency
 from twotower.losses.frequencies import log_frequency as log_frequency
 from twotower.losses.hard import HardNegatives as HardNegatives
 from twotower.losses.hard import mine as mine
 from twotower.losses.loss_kinds import Loss as Loss
+from twotower.losses.masks import accidental_hits as accidental_hits
+from twotower.losses.masks import known_positives as known_positives
 from twotower.losses.memory import Memory as Memory
 from twotower.losses.negatives import AllItems as AllItems
 from twotower.losses.negatives import BothSides as BothSides

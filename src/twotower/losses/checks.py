@@ -7,7 +7,7 @@ from torch import Tensor
 
 from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates, in_batch
-from twotower.losses.corrections import masked_places
+from twotower.losses.masks import masked_places
 
 
 def check_temperature(temperature: float | Tensor) -> None:

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates
 from twotower.losses.checks import check_all_liked, check_shapes, check_temperature, completed
-from twotower.losses.kernel import ChunkedSoftmax
 from twotower.losses.scores import at_least_float32, score, weighted_mean
+from twotower.losses.softmax_kernel import ChunkedSoftmax
 
 # Numbers of gathered item vectors at once, where each query has candidates of its own: 64 MB.
 PER_QUERY_NUMBERS = 2**24

@@ -32,7 +32,7 @@ from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
 from twotower.paths import check_folder_of, check_new_name, reason_of
-from twotower.serving.bundle_checks import (
+from twotower.serving.content_checks import (
     check_array,
     check_finite,
     check_lists,

@@ -16,7 +16,7 @@ from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms, transform_of
 from twotower.features.windows import WindowsTransform
 from twotower.features.word_vectors import WordVectors
-from twotower.serving.bundle_checks import check_array
+from twotower.serving.content_checks import check_array
 from twotower.serving.storage import (
     ListedFiles,
     load_arrays,

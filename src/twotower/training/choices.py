@@ -14,7 +14,7 @@ from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.text import MOST_TOKENS
-from twotower.losses.configured import ranks_before_labels
+from twotower.losses.from_settings import ranks_before_labels
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision

@@ -25,7 +25,7 @@ from twotower.training.seeds import spread_over_seeds
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
-from twotower.training.words import best_served
+from twotower.training.word_share import best_served
 
 
 def fit_in_folder(

@@ -22,13 +22,13 @@ from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories, since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.configured import (
+from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
+from twotower.losses.from_settings import (
     hidden_by,
     loss_of,
     ranks_before_labels,
     sampler_of,
 )
-from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.hard import HardNegatives
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.memory import Memory

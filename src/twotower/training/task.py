@@ -14,7 +14,7 @@ from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
-from twotower.data.drawn import hold_out_validation
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.positions import weighed
 from twotower.data.preparation import Preparation, prepare
 from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked

@@ -34,8 +34,8 @@ from twotower.training.averaging import WeightAverage
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective, turns_of
-from twotower.training.optim import Optimizers
 from twotower.training.optimizers import OPTIMIZERS
+from twotower.training.parameter_groups import Optimizers
 
 CHECKED_STEPS = 50
 """Steps whose losses are read at once where reading one waits for a device."""

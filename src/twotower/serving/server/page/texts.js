@@ -1,4 +1,4 @@
-// Every sentence of the page, in two languages.
+// The page's own sentences, in two languages; those of the server are in chinese.txt.
 
 const TEXTS = {
   en: {

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sequences import interactions
-from twotower.baselines import matrices
-from twotower.baselines.matrices import (
+from twotower.baselines import history_matrices
+from twotower.baselines.history_matrices import (
     close_matrix,
     close_together,
     history_matrix,
@@ -67,7 +67,7 @@ def test_mirroring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     draw = np.random.default_rng(0)
     train = interactions([draw.integers(2, 30, 12).tolist() for _ in range(40)])
     whole = close_matrix(train, 30, np.array([1.0, 0.5]), np.float64)
-    monkeypatch.setattr(matrices, "_MIRRORED_ROWS", 7)
+    monkeypatch.setattr(history_matrices, "_MIRRORED_ROWS", 7)
     np.testing.assert_array_equal(close_matrix(train, 30, np.array([1.0, 0.5]), np.float64), whole)
 
 
@@ -76,6 +76,6 @@ def test_either_product(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     draw = np.random.default_rng(0)
     history = sparse.random_array((20, 30), density=0.2, rng=draw, dtype=np.float32, format="csr")
     factor = draw.standard_normal((30, 11)).astype(np.float32)
-    monkeypatch.setattr(matrices, "_MANY", share)
+    monkeypatch.setattr(history_matrices, "_MANY", share)
     expected = history.toarray().astype(np.float64) @ factor
     np.testing.assert_allclose(product(history, factor), expected, atol=1e-5)
