@@ -25,8 +25,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.sources.synthetic_events import EventSampler
-from twotower.data.sources.synthetic_optimum import Optimum, OptimumHits, Oracle
-from twotower.errors import ArgumentError, ConfigError, DataError
+from twotower.errors import ConfigError
 
 WORLD_BEGINS = 1_577_836_800
 """The moment from which queries may start: 2020-01-01 in seconds since 1970."""
@@ -144,7 +143,7 @@ class SyntheticTables:
 
 
 class World:
-    """One world: its parameters, the tables that it generates, and its known best.
+    """One world: its parameters, and the tables that it generates.
 
     Items and queries are numbered from 1 in their tables; the arrays here are in the tables' order.
 
@@ -160,7 +159,6 @@ class World:
         query_personas: ``(num_queries,)`` int32.
         persona_centres: ``(num_personas,)`` float64, of the queries' ``signal``.
         cluster_centres: ``(num_clusters,)`` float64, of the items' ``signal``.
-        oracle: What follows from all of these.
     """
 
     def __init__(self, config: WorldConfig) -> None:
@@ -186,12 +184,6 @@ class World:
         self.query_personas = self._rng("personas").integers(
             personas, size=config.num_queries, dtype=np.int32
         )
-        self.oracle = Oracle(
-            cluster_probs=self.cluster_probs,
-            item_clusters=self.item_clusters,
-            item_weights=self.item_weights,
-            item_born=self.item_born,
-        )
 
     def __repr__(self) -> str:
         return f"World({self.config})"
@@ -199,7 +191,12 @@ class World:
     def generate(self) -> SyntheticTables:
         """Return the world's tables: the same ones at each call."""
         config, rng = self.config, self._rng("events")
-        sampler = EventSampler(self.oracle)
+        sampler = EventSampler(
+            cluster_probs=self.cluster_probs,
+            item_clusters=self.item_clusters,
+            item_weights=self.item_weights,
+            item_born=self.item_born,
+        )
         shape = (config.num_queries, config.events_per_query)
         item_ids, times = np.empty(shape, np.int32), np.empty(shape, np.int64)
         for begin in range(0, config.num_queries, BLOCK):
@@ -216,94 +213,6 @@ class World:
             }
         )
         return SyntheticTables(interactions, self._items(), self._queries())
-
-    def optimum(
-        self,
-        tables: SyntheticTables,
-        *,
-        k: int = 100,
-        num_queries: int | None = 2_000,
-        seed: int = 0,
-    ) -> Optimum:
-        """Return recall@k of each query's last event, given its earlier ones: the best and others.
-
-        Everything is ranked over the items that are born at that moment and not seen by the query;
-        ties go to the lower item id. See ``optimum_hits`` for what is compared and for the errors.
-
-        Args:
-            tables: What ``generate`` returned.
-            k: How many items may be named, in 1..num_items.
-            num_queries: How many queries to draw for the estimate, at least 1; None takes all.
-            seed: Of that draw.
-        """
-        return self.optimum_hits(tables, k=k, num_queries=num_queries, seed=seed).estimates()
-
-    def optimum_hits(
-        self,
-        tables: SyntheticTables,
-        *,
-        k: int = 100,
-        num_queries: int | None = 2_000,
-        seed: int = 0,
-    ) -> OptimumHits:
-        """Return for each drawn query whether its last event is in the first ``k`` named.
-
-        ``bayes`` ranks by the probability of each item given the history and the query's features,
-        with the world's parameters and each item's cluster known. Over personas,
-        log p(persona | history, features) = log p(persona) + sum_t log p(cluster_t | cluster_t-1,
-        persona) + log p(features | persona) + a constant, the first cluster included and closed
-        clusters renormalised away; no model does better on average. ``features_only`` ranks by the
-        probability of each item as that event of a query with these features, were nothing seen
-        yet. ``popularity`` counts every query's events but the last. The latter two use a history
-        just to leave out what it holds.
-
-        Args:
-            tables: What ``generate`` returned.
-            k: How many items may be named, in 1..num_items.
-            num_queries: How many queries to draw, at least 1; None, or more than there are, takes
-                all.
-            seed: Of that draw.
-
-        Raises:
-            ValueError: ``k`` or ``num_queries`` is out of range.
-            DataError: The tables are not those of this world.
-        """
-        config = self.config
-        if not 1 <= k <= config.num_items:
-            raise ArgumentError(f"k must be in 1..{config.num_items}, got {k}.")
-        if num_queries is not None and num_queries < 1:
-            raise ArgumentError(f"num_queries must be at least 1, got {num_queries}.")
-        positions = np.arange(config.num_queries)
-        if num_queries is not None and num_queries < config.num_queries:
-            drawn = np.random.default_rng(seed).permutation(config.num_queries)[:num_queries]
-            positions = np.sort(drawn)
-        item_rows, times = self._event_arrays(tables.interactions)
-        earlier = np.bincount(item_rows[:, :-1].reshape(-1), minlength=config.num_items)
-        return self.oracle.hits(
-            query_ids=positions + 1,
-            item_rows=item_rows[positions],
-            times=times[positions],
-            persona_log_likelihood=self.persona_log_likelihood(
-                tables.queries.sort("query_id")[positions]
-            ),
-            item_counts=earlier,
-            k=k,
-        )
-
-    def persona_log_likelihood(self, queries: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return log p(features | persona) up to a constant a query: ``(queries, num_personas)``.
-
-        Args:
-            queries: Lines of ``SyntheticTables.queries``.
-        """
-        personas, reveal = self.config.num_personas, self.config.query_feature_reveal
-        segments = queries["segment"].str.strip_prefix("segment-").cast(pl.Int32).to_numpy()
-        equal = np.arange(personas) == segments[:, None]  # (n, K)
-        with np.errstate(divide="ignore"):  # a reveal of 0 or 1 rules personas out
-            hit, miss = np.log(reveal), np.log((1 - reveal) / max(personas - 1, 1))
-        signal = queries["signal"].to_numpy()[:, None] - reveal * self.persona_centres
-        segment_part = np.where(equal, hit if personas > 1 else 0.0, miss)
-        return np.asarray(segment_part - signal**2 / 2)
 
     def _rng(self, purpose: str) -> np.random.Generator:
         """Return a stream of its own, so that one setting does not move what another draws."""
@@ -351,26 +260,6 @@ class World:
                 + rng.standard_normal(config.num_queries),
             }
         )
-
-    def _event_arrays(
-        self, interactions: pl.DataFrame
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return ``(num_queries, events_per_query)`` item rows and times."""
-        shape = (self.config.num_queries, self.config.events_per_query)
-        events = interactions.sort("query_id", "timestamp")
-        query_ids = np.repeat(np.arange(1, shape[0] + 1), shape[1])
-        rows = events["item_id"].to_numpy().astype(np.int64) - 1
-        if (
-            len(events) != len(query_ids)
-            or (events["query_id"].to_numpy() != query_ids).any()
-            or not 0 <= rows.min() <= rows.max() < self.config.num_items
-        ):
-            raise DataError(
-                f"tables must hold the {shape[0]} queries of {shape[1]} events of this world, got "
-                f"{len(events)} events of {events['query_id'].n_unique()} queries; pass what its "
-                "generate() returned."
-            )
-        return rows.reshape(shape), events["timestamp"].to_numpy().reshape(shape)
 
 
 def _softmax_in_place(logits: npt.NDArray[np.float64]) -> None:
