@@ -235,7 +235,6 @@ class _Read:
         stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
         given |= {role: column for role, column in stated if column is not None}
         roles = find_roles(frame, given=given, what=what)
-        assert roles.query is not None
         query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
         item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
         item_rows = contents.items.ids.rows_of(item_ids)

@@ -138,7 +138,6 @@ def read_candidates(
     given = {role: column for role, column in stated if column is not None}
     # By their names alone: what other columns hold, such as times or labels, is of no concern here.
     roles = find_roles(frame.clear(), given=given, what="candidates")
-    assert roles.query is not None
     frame = _one_item_a_row(frame, roles.item, item_ids)
     query_rows = _known_rows(frame[roles.query], Role.QUERY, query_ids)
     item_rows = _known_rows(frame[roles.item], Role.ITEM, item_ids)
