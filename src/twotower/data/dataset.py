@@ -105,23 +105,13 @@ class Interactions:
         """Return the events of ``mask``, in their order, over the same query rows."""
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
 
-        def take(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
-            return None if column is None else column[mask]
-
+        ragged = ("offsets", "impressions")
+        columns = {k: v for k, v in vars(self).items() if k not in ragged and v is not None}
+        shown = self.impressions
         return Interactions(
-            query_rows=self.query_rows[mask],
-            item_rows=self.item_rows[mask],
+            **{name: column[mask] for name, column in columns.items()},
             offsets=kept[self.offsets],
-            times=take(self.times),
-            labels=take(self.labels),
-            weights=take(self.weights),
-            positions=take(self.positions),
-            position_weights=take(self.position_weights),
-            impressions=None
-            if self.impressions is None
-            else self.impressions.take(np.flatnonzero(mask)),
-            event_rows=take(self.event_rows),
-            is_target=take(self.is_target),
+            impressions=None if shown is None else shown.take(np.flatnonzero(mask)),
         )
 
     def as_learnt(self) -> "Interactions":

@@ -1,5 +1,7 @@
 """The sampled protocol: a few candidates a query in place of the catalogue, as in older papers."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -108,9 +110,7 @@ def read_candidates(
     cases: Cases,
     query_ids: Vocabulary,
     item_ids: Vocabulary,
-    *,
-    query_column: str | None = None,
-    item_column: str | None = None,
+    columns: Mapping[Role, str] | None = None,
 ) -> Histories:
     """Return the candidates that a table states for each case.
 
@@ -123,8 +123,7 @@ def read_candidates(
         cases: What is asked.
         query_ids: The query vocabulary.
         item_ids: The item vocabulary.
-        query_column: Its column of query ids; by default found by its name.
-        item_column: Its column of item ids; the same.
+        columns: Its columns of ids that are stated; the others are found by their names.
 
     Returns:
         A set for each case, in their order, sorted by item row.
@@ -134,10 +133,8 @@ def read_candidates(
             they lack one of its targets that is in the vocabulary.
     """
     frame = read_table(file, what="candidates")
-    stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
-    given = {role: column for role, column in stated if column is not None}
     # By their names alone: what other columns hold, such as times or labels, is of no concern here.
-    roles = find_roles(frame.clear(), given=given, what="candidates")
+    roles = find_roles(frame.clear(), given=columns, what="candidates")
     frame = _one_item_a_row(frame, roles.item, item_ids)
     query_rows = _known_rows(frame[roles.query], Role.QUERY, query_ids)
     item_rows = _known_rows(frame[roles.item], Role.ITEM, item_ids)
