@@ -8,7 +8,15 @@ from markupsafe import Markup
 
 from twotower.doctor.findings import Language
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
-from twotower.report.figures_reader import METHODS, SUBJECTS, Reading, number, telling
+from twotower.report.figures_reader import (
+    METHODS,
+    SUBJECTS,
+    Reading,
+    ends,
+    number,
+    surely,
+    telling,
+)
 from twotower.report.svg import svg_of
 from twotower.report.wording import (
     TEXTS,
@@ -63,14 +71,21 @@ class Chart:
     note: str = ""
 
 
-def in_two_widths(make: Callable[[int, int], Spec], label: str) -> Markup:
-    """Return a chart drawn for a screen and for a phone; the page's style shows one of them."""
-    drawn = [
-        Markup('<div class="{}">{}</div>').format(
-            name, svg_of(make(width, _LABELS[width]), label=label)
-        )
-        for name, width in (("wide", WIDE), ("narrow", NARROW))
-    ]
+def in_two_widths(
+    label: str, draw: Callable[..., Spec], shown: Sequence[Any], **options: Any
+) -> Markup:
+    """Return a chart drawn for a screen and for a phone; the page's style shows one of them.
+
+    Args:
+        label: What it shows, in a sentence.
+        draw: One of ``charts``; gets its ``width`` and ``label_width``.
+        shown: Its lines, dots or bars.
+        options: The rest of its arguments.
+    """
+    drawn = []
+    for name, width in (("wide", WIDE), ("narrow", NARROW)):
+        spec = draw(shown, **{"width": width, "label_width": _LABELS[width], **options})
+        drawn.append(Markup('<div class="{}">{}</div>').format(name, svg_of(spec, label=label)))
     return Markup("").join(drawn)
 
 
@@ -86,22 +101,17 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
             continue
         triple = reading.interval(method, metric)
         name = method_label(say, method)
-        low, high = (None, None) if triple is None else (triple[1], triple[2])
         tip = f"{name}: {number(value, digits)}"
-        if low is not None:
-            tip += f" ({number(low, digits)} – {number(high, digits)})"
+        if triple is not None:
+            tip += f" ({ends(*triple[1:], digits)})"
         said.append(tip)
+        low, high = (None, None) if triple is None else triple[1:]
         dots.append(Dot(name, value, low, high, tip, method == reading.subject))
     called = metric_name(say, metric)
     label = say(
         "methods_chart", metric=called, count=len(reading.baselines), best="; ".join(said) + "."
     )
-    return in_two_widths(
-        lambda width, labels: dot_plot(
-            dots, width=width, label_width=labels, title=called, from_zero=True
-        ),
-        label,
-    )
+    return in_two_widths(label, dot_plot, dots, title=called, from_zero=True)
 
 
 def methods_table(reading: Reading, say: Say) -> Table:
@@ -117,10 +127,9 @@ def methods_table(reading: Reading, say: Say) -> Table:
         says = ""
         if has_differences:
             difference = reading.difference(method, reading.metric)
-            cells.append(_difference_cell(difference, reading.digits(reading.metric)))
+            cells.append(difference_cell(difference, reading.digits(reading.metric)))
             if difference is not None and method not in SUBJECTS:
-                sure = "better" if difference[1] > 0 else "worse" if difference[2] < 0 else "equal"
-                says = say(f"says_{sure}")
+                says = say(f"says_{surely(*difference[1:])}")
         rows.append(Row(method_label(say, method), cells, method == reading.subject, says))
     columns = [metric_label(say, metric) for metric in metrics]
     if has_differences:
@@ -251,16 +260,13 @@ def known_events_chart(reading: Reading, say: Say) -> Chart | None:
     called = metric_name(say, found["metric"])
     label = say("known_chart", metric=called, values=said)
     drawn = in_two_widths(
-        lambda width, labels: line_chart(
-            lines,
-            width=width,
-            label_width=labels,
-            title=say("known_events"),
-            x_values=numbers,
-            logarithmic=True,
-            from_zero=True,
-        ),
         label,
+        line_chart,
+        lines,
+        title=say("known_events"),
+        x_values=numbers,
+        logarithmic=True,
+        from_zero=True,
     )
     note = say("known_note", metric=called, queries=found["queries"], values=said)
     return Chart(say("known_title"), drawn, note)
@@ -320,16 +326,14 @@ def _same(reading: Reading, one: str, other: str) -> bool:
 
 def _cell(reading: Reading, method: str, metric: str) -> Cell:
     digits, triple = reading.digits(metric), reading.interval(method, metric)
-    interval = "" if triple is None else _ends(triple, digits)
+    interval = "" if triple is None else ends(*triple[1:], digits)
     return Cell(number(reading.value(method, metric), digits), interval)
 
 
-def _difference_cell(difference: Sequence[float] | None, digits: int) -> Cell:
+def difference_cell(difference: Sequence[float] | None, digits: int) -> Cell:
+    """Return a difference, with as many digits as tell it from 0; an empty cell for None."""
     if difference is None:
         return Cell("")
-    digits = telling(digits, difference[1], difference[2])
-    return Cell(number(difference[0], digits, signed=True), _ends(difference, digits, signed=True))
-
-
-def _ends(triple: Sequence[float], digits: int, *, signed: bool = False) -> str:
-    return " – ".join(number(end, digits, signed=signed) for end in triple[1:])
+    value, low, high = difference
+    digits = telling(digits, low, high)
+    return Cell(number(value, digits, signed=True), ends(low, high, digits, signed=True))
