@@ -235,7 +235,7 @@ def _as_first(
 
 def _settings(runs: Sequence[_Run]) -> tuple[Setting, ...]:
     """Return the settings in which the runs differ, in the order of the configuration."""
-    defaults = _flat(Config().to_dict())
+    defaults = Config().to_flat()
     tables = {run.name: _described(run) for run in runs}
     names = dict.fromkeys(name for table in tables.values() for name in table)
     found = []
@@ -260,15 +260,7 @@ def _described(run: _Run) -> dict[str, Any]:
     }
     if run.retriever.share_of_words:
         learnt["share of words"] = run.retriever.share_of_words
-    return _flat(contents.config.to_dict()) | towers | learnt
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
+    return contents.config.to_flat() | towers | learnt
 
 
 def _plain(table: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, list[float]]]:
