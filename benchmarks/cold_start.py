@@ -34,6 +34,7 @@ from twotower import Config
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import World, WorldConfig
+from twotower.data.sources.synthetic_events import open_clusters
 from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.training.choices import resolve
@@ -101,7 +102,6 @@ def optimum(part: Part, *, knows_popularity: bool) -> dict[str, list[float]]:
     in_order = tables.interactions.sort("query_id", "timestamp")
     shape = (WORLD.num_queries, WORLD.events_per_query)
     rows = in_order["item_id"].to_numpy().reshape(shape).astype(np.int64) - 1
-    times = in_order["timestamp"].to_numpy().reshape(shape)
     log_prior = persona_log_likelihood(world, tables.queries.sort("query_id"))
     oracle, found = Oracle.of(world), []
     noise = np.random.default_rng(0).random(WORLD.num_items) * 1e-12
@@ -110,9 +110,9 @@ def optimum(part: Part, *, knows_popularity: bool) -> dict[str, list[float]]:
         seen, target = rows[queries, :-1], rows[queries, -1]
         allowed = np.broadcast_to(is_cold, (len(queries), len(is_cold))).copy()
         allowed[np.arange(len(queries))[:, None], seen] = False
-        posterior = oracle.persona_posterior(seen, times[queries, :-1], log_prior[queries])
+        posterior = oracle.persona_posterior(seen, log_prior[queries])
         last = oracle.item_clusters[seen[:, -1]]
-        open_ = oracle.stock.open_clusters(oracle.item_clusters[seen], times[queries, -1])
+        open_ = open_clusters(oracle.item_clusters[seen], oracle.sizes)
         scores = oracle.next_clusters(posterior, last, open_)[:, oracle.item_clusters]
         if knows_popularity:
             everything = np.ones_like(allowed)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.sources.synthetic import SyntheticTables, World
-from twotower.data.sources.synthetic_events import Stock
+from twotower.data.sources.synthetic_events import open_clusters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -101,7 +101,6 @@ class Oracle:
         cluster_probs: ``(K, C + 1, C)`` float64; line ``C`` is for the first event.
         item_clusters: ``(I,)`` int32.
         item_weights: ``(I,)`` float64.
-        item_born: ``(I,)`` int64 seconds since 1970.
     """
 
     def __init__(
@@ -110,15 +109,13 @@ class Oracle:
         cluster_probs: Floats,
         item_clusters: npt.NDArray[np.int32],
         item_weights: Floats,
-        item_born: Ints,
     ) -> None:
         self.cluster_probs = cluster_probs
         self.item_clusters = item_clusters
         self.item_weights = item_weights
-        self.item_born = item_born
-        self.stock = Stock(item_clusters, item_born, int(cluster_probs.shape[2]))
+        self.sizes = np.bincount(item_clusters, minlength=cluster_probs.shape[2])
         self._by_cluster = np.argsort(item_clusters, kind="stable")
-        clusters = np.arange(self.stock.num_clusters)
+        clusters = np.arange(len(self.sizes))
         self._starts = np.searchsorted(item_clusters[self._by_cluster], clusters)
 
     @classmethod
@@ -128,25 +125,23 @@ class Oracle:
             cluster_probs=world.cluster_probs,
             item_clusters=world.item_clusters,
             item_weights=world.item_weights,
-            item_born=world.item_born,
         )
 
-    def persona_posterior(self, item_rows: Ints, times: Ints, log_prior: Floats) -> Floats:
+    def persona_posterior(self, item_rows: Ints, log_prior: Floats) -> Floats:
         """Return p(persona | history, features): ``(n, K)``.
 
         Args:
             item_rows: ``(n, t)`` items of the histories, oldest first.
-            times: ``(n, t)`` seconds since 1970.
             log_prior: ``(n, K)`` what is known without the history, up to a constant a line.
         """
         clusters = self.item_clusters[item_rows]
-        before = np.full_like(clusters, self.stock.num_clusters)
+        before = np.full_like(clusters, len(self.sizes))
         before[:, 1:] = clusters[:, :-1]
         logits = log_prior.copy()
         for t in range(clusters.shape[1]):
             logits += np.log(self.cluster_probs[:, before[:, t], clusters[:, t]]).T
-            if self.stock.may_close(t + 1):
-                open_ = self.stock.open_clusters(clusters[:, :t], times[:, t])
+            if self.sizes.min() < t + 1:
+                open_ = open_clusters(clusters[:, :t], self.sizes)
                 some = np.flatnonzero(~open_.all(axis=1))
                 probs = self.cluster_probs[:, before[some, t]]  # (K, m, C)
                 logits[some] -= np.log((probs * open_[some]).sum(axis=2)).T
@@ -188,7 +183,6 @@ class Oracle:
         *,
         query_ids: Ints,
         item_rows: Ints,
-        times: Ints,
         persona_log_likelihood: Floats,
         item_counts: Ints,
         k: int,
@@ -198,7 +192,6 @@ class Oracle:
         Args:
             query_ids: ``(n,)``.
             item_rows: ``(n, L)``; the last column is what is to be found.
-            times: ``(n, L)`` seconds since 1970.
             persona_log_likelihood: ``(n, K)`` log p(features | persona).
             item_counts: ``(I,)`` how often each item stands in the events that are no target.
             k: How many items are named.
@@ -211,19 +204,19 @@ class Oracle:
         step = max(1, CHUNK_CELLS // cells)
         for begin in range(0, n, step):
             part = slice(begin, begin + step)
-            seen, target, moments = item_rows[part, :-1], item_rows[part, -1], times[part, -1]
+            seen, target = item_rows[part, :-1], item_rows[part, -1]
             log_prior = persona_log_likelihood[part]
-            born = self.item_born <= moments[:, None]
-            allowed = born.copy()
+            everything = np.ones((len(seen), len(self.item_weights)), np.bool_)
+            allowed = everything.copy()
             allowed[np.arange(len(seen))[:, None], seen] = False
             last = self.item_clusters[seen[:, -1]]
-            open_ = self.stock.open_clusters(self.item_clusters[seen], moments)
-            posterior = self.persona_posterior(seen, times[part, :-1], log_prior)
+            open_ = open_clusters(self.item_clusters[seen], self.sizes)
+            posterior = self.persona_posterior(seen, log_prior)
             clusters = self.next_clusters(posterior, last, open_)
             bayes = self.item_shares(allowed) * clusters[:, self.item_clusters]
             prior = np.exp(log_prior - log_prior.max(axis=1, keepdims=True))
             clusters = prior @ unconditional
-            without = self.item_shares(born) * clusters[:, self.item_clusters]
+            without = self.item_shares(everything) * clusters[:, self.item_clusters]
             popular = np.broadcast_to(item_counts, bayes.shape)
             for line, scores in enumerate((bayes, popular, without)):
                 found[line, part] = _is_in_top(scores, allowed, target, k)
@@ -245,7 +238,7 @@ def optimum(
 ) -> Optimum:
     """Return recall@k of each query's last event, given its earlier ones: the best and others.
 
-    Everything is ranked over the items that are born at that moment and not seen by the query;
+    Everything is ranked over the items that were not seen by the query;
     ties go to the lower item id. See ``optimum_hits`` for what is compared.
 
     Args:
@@ -293,12 +286,11 @@ def optimum_hits(
     if num_queries is not None and num_queries < config.num_queries:
         drawn = np.random.default_rng(seed).permutation(config.num_queries)[:num_queries]
         positions = np.sort(drawn)
-    item_rows, times = _event_arrays(world, tables.interactions)
+    item_rows = _event_arrays(world, tables.interactions)
     earlier = np.bincount(item_rows[:, :-1].reshape(-1), minlength=config.num_items)
     return Oracle.of(world).hits(
         query_ids=positions + 1,
         item_rows=item_rows[positions],
-        times=times[positions],
         persona_log_likelihood=persona_log_likelihood(
             world, tables.queries.sort("query_id")[positions]
         ),
@@ -324,10 +316,8 @@ def persona_log_likelihood(world: World, queries: pl.DataFrame) -> npt.NDArray[n
     return np.asarray(segment_part - signal**2 / 2)
 
 
-def _event_arrays(
-    world: World, interactions: pl.DataFrame
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return ``(num_queries, events_per_query)`` item rows and times."""
+def _event_arrays(world: World, interactions: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the item rows: ``(num_queries, events_per_query)``."""
     shape = (world.config.num_queries, world.config.events_per_query)
     events = interactions.sort("query_id", "timestamp")
     query_ids = np.repeat(np.arange(1, shape[0] + 1), shape[1])
@@ -342,7 +332,7 @@ def _event_arrays(
             f"{len(events)} events of {events['query_id'].n_unique()} queries; pass what its "
             "generate() returned."
         )
-    return rows.reshape(shape), events["timestamp"].to_numpy().reshape(shape)
+    return rows.reshape(shape)
 
 
 def _is_in_top(scores: npt.NDArray[np.number], allowed: Bools, targets: Ints, k: int) -> Bools:
