@@ -205,16 +205,7 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
         if len(ks) < 2 or not by_method or by_method in drawn:
             continue  # with one relevant item a query, recall is the hit rate
         drawn.append(by_method)
-        lines = [
-            Line(
-                method_label(say, method),
-                list(zip(ks, by_method[method], strict=True)),
-                method == reading.subject,
-                METHODS.index(method),
-            )
-            for method in METHODS
-            if method in by_method
-        ]
+        lines = _lines(ks, by_method, reading.subject, say)
         called = metric_label(say, metric)
         values = ", ".join(f"{line.label} {line.points[-1][1]:.3f}" for line in lines)
         label = say("curve_chart", metric=called, first=ks[0], last=ks[-1], values=values)
@@ -231,22 +222,30 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
     return charts
 
 
+def _lines(
+    xs: Sequence[float], by_method: Mapping[str, Sequence[float]], subject: str, say: Say
+) -> list[Line]:
+    """Return a line a method, that of ``subject`` in the page's one colour."""
+    return [
+        Line(
+            method_label(say, method),
+            list(zip(xs, by_method[method], strict=True)),
+            method == subject,
+            METHODS.index(method),
+        )
+        for method in METHODS
+        if method in by_method
+    ]
+
+
 def known_events_chart(reading: Reading, say: Say) -> Chart | None:
     """Return the plot of how good answers are by the number of events that are known of a query."""
     found = reading.figures.get("known_events") or {}
     numbers, by_method = found.get("events") or [], found.get("methods") or {}
     if len(numbers) < 2 or "model" not in by_method:
         return None
-    lines = [
-        Line(
-            method_label(say, method),
-            [(num, triple[0]) for num, triple in zip(numbers, by_method[method], strict=True)],
-            method == "model",
-            METHODS.index(method),
-        )
-        for method in METHODS
-        if method in by_method
-    ]
+    means = {method: [mean for mean, _, _ in triples] for method, triples in by_method.items()}
+    lines = _lines(numbers, means, "model", say)
     said = "; ".join(
         say(
             "known_value",
