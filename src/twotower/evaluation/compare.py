@@ -11,7 +11,7 @@ from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
-from twotower.evaluation.comparability import order_of_same_test, rows_in
+from twotower.evaluation.comparability import order_of_same_test
 from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
@@ -145,7 +145,7 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
     found = {first.name: _evaluate(first, cases)}
     for run in others:
         theirs = run.dataset.cases(Part.TEST)
-        rows = rows_in(first.dataset.items.ids, run.dataset.items.ids)
+        rows = first.dataset.items.ids.rows_of_all(run.dataset.items.ids.ids)
         found[run.name] = _as_first(_evaluate(run, theirs), cases, orders[run.name], rows)
     ours = found[first.name].values
     gaps = {run.name: difference_intervals(found[run.name].values, ours) for run in others}
