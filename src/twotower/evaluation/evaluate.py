@@ -66,8 +66,6 @@ class Evaluation:
             query and seen items were removed. They count as misses.
         num_absent_targets: Those that could not be found because they are not in the catalogue that
             was ranked: an unknown item, or one that is not allowed. They count as misses.
-        is_sampled: Whether candidates were ranked instead of the whole catalogue, which inflates every
-            figure; see ``candidates.INFLATED``.
     """
 
     cases: Cases
@@ -76,7 +74,6 @@ class Evaluation:
     num_targets: int
     num_seen_targets: int
     num_absent_targets: int
-    is_sampled: bool = False
 
     @property
     def num_queries(self) -> int:
@@ -160,7 +157,6 @@ def evaluate(
         num_targets=len(targets),
         num_seen_targets=int((seen & is_present).sum()),
         num_absent_targets=int((~is_present).sum()),
-        is_sampled=candidates is not None,
     )
 
 
@@ -242,12 +238,12 @@ def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None
         found = "NaN" if scores[case, row].isnan() else "infinity"
         raise ArgumentError(
             f"scores must not be NaN or infinite, got {found} for "
-            f"{_name(chunk, case, query_ids)} and item row {row}; look for a diverged training or an "
+            f"{query_name(chunk, case, query_ids)} and item row {row}; look for a diverged training or an "
             "infinite feature."
         )
 
 
-def _name(cases: Cases, case: int, query_ids: Vocabulary | None) -> str:
+def query_name(cases: Cases, case: int, query_ids: Vocabulary | None) -> str:
     """Return what an error calls the query of a case."""
     row = cases.query_rows[case : case + 1]
     return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
@@ -307,7 +303,7 @@ def _refuse_missing(
         case, row = divmod(int(targets[is_missing][0]), num_item_rows)
         raise ArgumentError(
             f"candidates must hold the targets of their case, got none of item row {row} for "
-            f"{_name(cases, case, query_ids)}; add it."
+            f"{query_name(cases, case, query_ids)}; add it."
         )
 
 

@@ -11,6 +11,7 @@ from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
 from twotower.errors import ArgumentError, DataError
+from twotower.evaluation.evaluate import query_name
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -62,17 +63,13 @@ def random_candidates(
         kept_out = np.flatnonzero(~offered)
         kept_out = kept_out[kept_out >= FIRST_ROW]
     for case, query_row in enumerate(cases.query_rows.tolist()):
-        targets = _items_of(cases.targets, case)
-        had = np.union1d(_items_of(cases.histories, case), targets)
-        had = np.union1d(had, kept_out)
+        own = (_items_of(cases.histories, case), _items_of(cases.targets, case), kept_out)
+        had = np.unique(np.concatenate(own))
         free = num_item_rows - FIRST_ROW - len(had)
         if n > free:
-            query = f"row {query_row}"
-            if query_ids is not None:
-                query = repr(query_ids.ids_of(cases.query_rows[case : case + 1])[0])
             raise ArgumentError(
-                f"n must be at most the items that each query has not had, got {n} where query "
-                f"{query} has {free}; lower it."
+                f"n must be at most the items that each query has not had, got {n} where "
+                f"{query_name(cases, case, query_ids)} has {free}; lower it."
             )
         rng = np.random.default_rng([seed, query_row])
         start, end = cases.targets.offsets[case : case + 2]
@@ -80,8 +77,8 @@ def random_candidates(
             drawn = rng.choice(free, n, replace=False)
             # The p-th free item: p plus as many places as items that were had stand before it.
             skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
-            own = [target] if target >= FIRST_ROW else []
-            sets.append(np.union1d(drawn + skipped + FIRST_ROW, own).astype(np.int32))
+            asked = [target] if target >= FIRST_ROW else []
+            sets.append(np.union1d(drawn + skipped + FIRST_ROW, asked).astype(np.int32))
     return Histories.of(sets)
 
 
