@@ -153,6 +153,11 @@ class Cases:
         rows = self.query_rows
         return rows if len(np.unique(rows)) < len(rows) else None
 
+    def query_name(self, case: int, query_ids: Vocabulary | None) -> str:
+        """Return what an error calls the query of a case: by its id, or where ids are not known its row."""
+        row = self.query_rows[case : case + 1]
+        return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
+
     def by_target(self) -> "Cases":
         """Return one case for each target, with the history of its query: a row of the test each."""
         owners = np.repeat(np.arange(len(self)), self.targets.lengths)

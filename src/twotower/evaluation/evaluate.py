@@ -238,15 +238,9 @@ def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None
         found = "NaN" if scores[case, row].isnan() else "infinity"
         raise ArgumentError(
             f"scores must not be NaN or infinite, got {found} for "
-            f"{query_name(chunk, case, query_ids)} and item row {row}; look for a diverged training or an "
+            f"{chunk.query_name(case, query_ids)} and item row {row}; look for a diverged training or an "
             "infinite feature."
         )
-
-
-def query_name(cases: Cases, case: int, query_ids: Vocabulary | None) -> str:
-    """Return what an error calls the query of a case."""
-    row = cases.query_rows[case : case + 1]
-    return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
 
 
 def _scores(
@@ -303,7 +297,7 @@ def _refuse_missing(
         case, row = divmod(int(targets[is_missing][0]), num_item_rows)
         raise ArgumentError(
             f"candidates must hold the targets of their case, got none of item row {row} for "
-            f"{query_name(cases, case, query_ids)}; add it."
+            f"{cases.query_name(case, query_ids)}; add it."
         )
 
 

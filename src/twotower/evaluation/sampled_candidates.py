@@ -11,7 +11,6 @@ from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
 from twotower.errors import ArgumentError, DataError
-from twotower.evaluation.evaluate import query_name
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -69,7 +68,7 @@ def random_candidates(
         if n > free:
             raise ArgumentError(
                 f"n must be at most the items that each query has not had, got {n} where "
-                f"{query_name(cases, case, query_ids)} has {free}; lower it."
+                f"{cases.query_name(case, query_ids)} has {free}; lower it."
             )
         rng = np.random.default_rng([seed, query_row])
         start, end = cases.targets.offsets[case : case + 2]
