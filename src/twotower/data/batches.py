@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.data.dataset import Column, Interactions
-from twotower.errors import ArgumentError
+from twotower.errors import check_least
 from twotower.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
@@ -93,14 +93,9 @@ class PairBatches:
         hidden_share: float = 0.0,
         disliked: bool = False,
     ) -> None:
-        given = {
-            "batch_size": batch_size,
-            "history_length": history_length,
-            "next_events": next_events,
-        }
-        for name, value in given.items():
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name} must be at least 1, got {value}.")
+        check_least(
+            1, batch_size=batch_size, history_length=history_length, next_events=next_events
+        )
         self.events = events
         self.batch_size = batch_size
         self.history_length = history_length

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Cases
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import (
     hit_rate_at_k,
     map_at_k,
@@ -127,7 +127,12 @@ def evaluate(
     if candidates is not None:
         is_there = np.isin(targets, _candidate_keys(candidates, cases, num_item_rows))
         is_missing = ~is_there & (targets % num_item_rows >= FIRST_ROW)  # unknown items have no row
-        _refuse_missing(is_missing, targets, cases, num_item_rows, query_ids)
+        if is_missing.any():
+            case, row = divmod(int(targets[is_missing][0]), num_item_rows)
+            raise ArgumentError(
+                f"candidates must hold the targets of their case, got none of item row {row} for "
+                f"{cases.query_name(case, query_ids)}; add it."
+            )
     ranking = rank(
         scorer,
         cases,
@@ -195,12 +200,9 @@ def rank(
         ValueError: ``k`` or ``chunk_size`` is below 1, ``allowed``, ``candidates`` or the scores have
             another shape, or a score is NaN.
     """
-    if k < 1:
-        raise ArgumentError(f"k must be at least 1, got {k}.")
+    check_least(1, k=k, chunk_size=chunk_size)
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_BYTES // (4 * num_item_rows))
-    if chunk_size < 1:
-        raise ArgumentError(f"chunk_size must be at least 1, got {chunk_size}.")
     _present(num_item_rows, allowed)
     if candidates is not None:
         _candidate_keys(candidates, cases, num_item_rows)
@@ -216,17 +218,6 @@ def rank(
         exclude = chunk.histories if remove_seen else None
         item_rows[here], best[here] = best_of_scores(scores, k, exclude, allowed)
     return Found(item_rows, best)
-
-
-def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
-    """Return the scorer's answer, its shape checked."""
-    with torch.no_grad():
-        answer = scorer.score(chunk)
-    if answer.shape != (len(chunk), num_item_rows):
-        raise ArgumentError(
-            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
-        )
-    return answer.detach()
 
 
 def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None) -> None:
@@ -247,7 +238,13 @@ def _scores(
     scorer: Scorer, chunk: Cases, num_item_rows: int, query_ids: Vocabulary | None
 ) -> torch.Tensor:
     """Return the scorer's answer, checked, as a float32 copy that may be written to."""
-    scores = _answer(scorer, chunk, num_item_rows).to(torch.float32, copy=True).contiguous()
+    with torch.no_grad():
+        answer = scorer.score(chunk)
+    if answer.shape != (len(chunk), num_item_rows):
+        raise ArgumentError(
+            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
+        )
+    scores = answer.detach().to(torch.float32, copy=True).contiguous()
     scores[:, :FIRST_ROW] = -torch.inf  # whatever the scorer put there
     _refuse_nan(scores, chunk, query_ids)
     return scores
@@ -283,22 +280,6 @@ def _candidate_keys(
             f"candidates must hold one set a case, got {len(candidates)} for {len(cases)} cases."
         )
     return _keys(candidates, num_item_rows)
-
-
-def _refuse_missing(
-    is_missing: npt.NDArray[np.bool_],
-    targets: npt.NDArray[np.int64],
-    cases: Cases,
-    num_item_rows: int,
-    query_ids: Vocabulary | None,
-) -> None:
-    """Raise a ValueError where a case's candidates lack a target."""
-    if is_missing.any():
-        case, row = divmod(int(targets[is_missing][0]), num_item_rows)
-        raise ArgumentError(
-            f"candidates must hold the targets of their case, got none of item row {row} for "
-            f"{cases.query_name(case, query_ids)}; add it."
-        )
 
 
 def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:

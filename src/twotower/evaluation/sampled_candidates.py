@@ -10,7 +10,7 @@ from twotower.caller import passing
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
-from twotower.errors import ArgumentError, DataError
+from twotower.errors import ArgumentError, DataError, check_least
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -52,10 +52,8 @@ def random_candidates(
     Raises:
         ValueError: ``n`` is below 1, a case has fewer than ``n`` such items, or ``seed`` is negative.
     """
-    if n < 1:
-        raise ArgumentError(f"n must be at least 1, got {n}.")
-    if seed < 0:
-        raise ArgumentError(f"seed must be at least 0, got {seed}.")
+    check_least(1, n=n)
+    check_least(0, seed=seed)
     sets = []
     kept_out = np.zeros(0, np.int64)
     if offered is not None:
