@@ -326,10 +326,12 @@ class Dataset:
             is_own = self.offered[events.item_rows]
             is_known &= is_own | (events.times <= moments[events.query_rows])
         known = events.where(is_known)
+        asked = wanted.histories().take(query_rows)
+        owners = np.repeat(np.arange(len(asked)), asked.lengths)
         return Cases(
             query_rows=query_rows,
             histories=known.histories().take(query_rows),
-            targets=_distinct(wanted.histories().take(query_rows)),
+            targets=Histories.of_pairs(owners, asked.item_rows, len(asked)),
             times=times,
         )
 
@@ -338,14 +340,3 @@ def with_event_rows(dataset: Dataset) -> Dataset:
     """Return the data set whose events know where their line of ``event_columns`` stands."""
     rows = rows_of_lines(len(dataset.interactions))
     return replace(dataset, interactions=replace(dataset.interactions, event_rows=rows))
-
-
-def _distinct(sets: Histories) -> Histories:
-    """Return each ragged row without its repeats, sorted by item row."""
-    owner = np.repeat(np.arange(len(sets)), sets.lengths)
-    order = np.lexsort((sets.item_rows, owner))
-    owner, rows = owner[order], sets.item_rows[order]
-    first = np.ones(len(rows), np.bool_)
-    first[1:] = (owner[1:] != owner[:-1]) | (rows[1:] != rows[:-1])
-    counts = np.bincount(owner[first], minlength=len(sets))
-    return Histories(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[first])

@@ -90,13 +90,11 @@ def labelled_candidates(cases: Cases, events: Interactions) -> Histories:
         A set for each case, in their order, sorted by item row; one whose query has no label 0 holds
         its targets alone.
     """
-    disliked = events.disliked().take(cases.query_rows)
-    return Histories.of(
-        [
-            np.union1d(_items_of(disliked, case), _items_of(cases.targets, case))
-            for case in range(len(cases))
-        ]
-    )
+    both = (events.disliked().take(cases.query_rows), cases.targets)
+    owners = np.concatenate([np.repeat(np.arange(len(cases)), each.lengths) for each in both])
+    rows = np.concatenate([each.item_rows for each in both])
+    is_item = rows >= FIRST_ROW
+    return Histories.of_pairs(owners[is_item], rows[is_item], len(cases))
 
 
 def read_candidates(
