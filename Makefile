@@ -20,7 +20,7 @@ test contract docs: export OMP_NUM_THREADS = 1
 test contract docs: export POLARS_MAX_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser postgres demo test lint contract wheel ci bench docs clean
+.PHONY: help setup browser postgres demo test lint contract wheel ci bench site docs clean
 
 help: ## Show this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,13 +91,24 @@ wheel: $(READY) ## Build wheel and sdist, install the wheel alone into an empty 
 
 ci: export TWOTOWER_BROWSER = 1
 ci: export TWOTOWER_POSTGRES = 1
-ci: setup browser postgres lint test wheel ## What the continuous integration runs: setup, browser, postgres, lint, test, wheel
+ci: export TWOTOWER_SITE = 1
+ci: setup browser postgres lint site test wheel ## What the continuous integration runs: these seven, in this order
 
 bench: $(READY) ## Print every figure that we claim; one: make bench BENCHMARKS=benchmarks/loader.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
-docs: $(READY) ## Check that links resolve and that the commands and code shown are current
+site: $(READY) ## Build the documentation site in both languages into site, without a network; warnings are errors
+	rm -rf site
+	@for language in en zh; do \
+	  TWOTOWER_DOCS_LANGUAGE=$$language $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet \
+	    -c docs -d build/docs/$$language . site/$$language & builds="$$builds $$!"; \
+	done; \
+	for build in $$builds; do wait $$build || exit 1; done
+	cp docs/_static/languages.html site/index.html
+
+docs: $(READY) ## Check that links resolve and that the commands and code shown are current; build the site
 	$(BIN)/python -m pytest tests/test_docs.py
+	$(MAKE) site
 
 clean: ## Remove the demo, what was built, and all caches; .venv stays
 	rm -rf demo build dist site benchmarks/out .coverage.json .hypothesis

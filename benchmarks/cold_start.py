@@ -35,8 +35,8 @@ from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.data.sources.synthetic_events import open_clusters
-from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
+from twotower.evaluation.ranking import Scorer, evaluate
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

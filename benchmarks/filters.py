@@ -99,7 +99,7 @@ def speed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     items = torch.randn(FIRST_ROW + NUM_ITEMS, DIM, generator=generator)
     frame = pl.DataFrame({"place": rng.permutation(NUM_ITEMS)})
-    index, masking = exact_index(items), MaskingIndex(items)
+    index, masking = exact_index(items, reserved_rows=2), MaskingIndex(items, reserved_rows=2)
     print(f"\n{NUM_ITEMS:,} items of {DIM} dimensions, the {K} best, milliseconds")
     print(
         f"{'queries':>8} {'share':>8} {'no filter':>10} {'masked':>8} {'filtered':>9} {'new filter':>11}"

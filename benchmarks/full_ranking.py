@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from twotower.data.dataset import Cases
-from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.ranking import evaluate
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 

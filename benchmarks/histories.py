@@ -29,8 +29,8 @@ import public_sets
 from common import RESULTS, cached, report
 from twotower import Config
 from twotower.data.dataset import Part
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
+from twotower.evaluation.ranking import evaluate
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.query_ids import better_of_both, tries_ids

@@ -27,12 +27,13 @@ from torch.nn import functional as F
 import public_sets
 from common import RESULTS, cached, report
 from twotower import Config
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals
+from twotower.evaluation.ranking import evaluate
 from twotower.features.encoders import INIT_STD
 from twotower.towers.gaps import NUM_GAPS, gap_rows
 from twotower.towers.history import DecayedMean
 from twotower.towers.transformer import Transformer
+from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -220,25 +221,16 @@ def task_of(name: str) -> Task:
     )
 
 
-class UpTo:
+class UpTo(Callback):
     """Ends a training after the epoch in which it has taken its seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.end = time.process_time() + seconds
 
-    def on_start(self, *given: Any) -> None:
-        """Nothing is shown."""
-
-    def on_step(self, *given: Any) -> None:
-        """Nothing is shown."""
-
     def on_epoch(self, *given: Any) -> None:  # noqa: ARG002
         """End the training as Ctrl-C does."""
         if time.process_time() > self.end:
             raise KeyboardInterrupt
-
-    def on_end(self) -> None:
-        """Nothing is shown."""
 
 
 def run(name: str, part: str, seed: int, seconds: float) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Layout:
     def _step(self) -> int:
         batch = next(self.batches)
         self.optimizers.zero_grad()
-        self.trainer.objectives[0].steps.backward(batch, self.generator)
+        self.trainer.objectives[0].backward(batch, self.generator)
         self.optimizers.step()
         return len(batch)
 

@@ -333,7 +333,7 @@ def filtered(world: World, rows: torch.Tensor, repeats: int) -> list[dict[str, A
     """Return what filters cost the lists for the larger recall, and what they find."""
     others = torch.from_numpy(world.others)
     index = ApproximateIndex(rows, tuned(divided(rows), rows, others, TARGETS[-1]))
-    exact, passes = ExactIndex(rows), TwoPassIndex(rows)
+    exact, passes = ExactIndex(rows, reserved_rows=2), TwoPassIndex(rows, reserved_rows=2)
     queries, table = world.queries[:BATCH], []
     generator = torch.Generator().manual_seed(1)
     values = {

@@ -21,8 +21,8 @@ import torch
 from common import report
 from twotower.data.dataset import Cases
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals
+from twotower.evaluation.ranking import evaluate
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 

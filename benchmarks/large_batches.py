@@ -67,7 +67,7 @@ def measure(batch: int, piece: int | None) -> dict[str, Any]:
     given = next(trainer.objectives[0].batches.epoch(0))
     generator = torch.Generator().manual_seed(0)
     started = time.perf_counter()
-    loss = trainer.objectives[0].steps.backward(given, generator)
+    loss = trainer.objectives[0].backward(given, generator)
     seconds = time.perf_counter() - started
     gradients = [p.grad.to_dense() for p in trainer.model.parameters() if p.grad is not None]
     return {
@@ -85,7 +85,7 @@ def difference(piece: int) -> float:
     for size in (None, piece):
         trainer = trainer_of(SAME_BATCH, size)
         batch = next(trainer.objectives[0].batches.epoch(0))
-        trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(0))
+        trainer.objectives[0].backward(batch, torch.Generator().manual_seed(0))
         both.append(
             {
                 n: p.grad.to_dense()

@@ -29,7 +29,7 @@ import json
 import re
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -43,8 +43,9 @@ from common import RESULTS, cached, report
 from twotower import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import mean_intervals
+from twotower.evaluation.ranking import evaluate
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.task import Task
@@ -125,7 +126,7 @@ CELLS = {
 WORLDS = {"synthetic": WorldConfig()}
 
 
-class Clock:
+class Clock(Callback):
     """Ends a training, as Ctrl-C does, after the epoch in which its CPU time is over."""
 
     def __init__(self, seconds: float, spent: float) -> None:
@@ -136,19 +137,10 @@ class Clock:
         """CPU seconds so far."""
         return time.process_time() - self.started
 
-    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
-        """Nothing is shown."""
-
-    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
-        """Nothing is shown."""
-
     def on_epoch(self, record: dict[str, Any]) -> None:  # noqa: ARG002
         """Stop where the time is over."""
         if self.spent >= self.seconds:
             raise KeyboardInterrupt
-
-    def on_end(self) -> None:
-        """Nothing is shown."""
 
 
 @cache

@@ -25,11 +25,11 @@ from processes import free_port
 from server import TWOTOWER, served
 from twotower import Config, Retriever
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.movielens import fetch
 from twotower.data.splits import split
-from twotower.evaluation.evaluate import rank
 from twotower.evaluation.evaluate_bundle import dataset_of
+from twotower.evaluation.ranking import rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import infer_features
 from twotower.features.transforms import SideTransforms

@@ -28,7 +28,7 @@ import twotower
 from common import OUT, Row, milliseconds, report
 from twotower import Boost, Cap, Diversify, Explore, Retriever
 from twotower.data.sources.movielens import fetch
-from twotower.evaluation.exposure import exposure
+from twotower.evaluation.exposure_metrics import exposure
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.metrics import ndcg_at_k
 from twotower.rules.kinds import Rule

@@ -19,7 +19,7 @@ from common import OUT, report, training_facts
 from twotower import train
 from twotower.data.dataset import Part
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of
-from twotower.evaluation.figures import METHODS, measure
+from twotower.evaluation.figures import measure, methods
 from twotower.serving.retriever import Retriever
 
 NAMES = (
@@ -53,7 +53,7 @@ def obtain(name: str, folder: Path) -> Retriever:
 def lines(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a line a method, the best NDCG@10 first, with intervals of the first two metrics."""
     rows = []
-    for method, label in METHODS.items():
+    for method, label in methods().items():
         if method not in figures:
             continue
         row: dict[str, Any] = {"": label}
@@ -89,7 +89,10 @@ def main() -> None:
             notes=[
                 figures["verdict"],
                 f"Chosen on validation: {json.dumps(protocol['settings'])}",
-                *(f"Left out: {METHODS[key]}, {why}" for key, why in protocol["left_out"].items()),
+                *(
+                    f"Left out: {methods()[key]}, {why}"
+                    for key, why in protocol["left_out"].items()
+                ),
                 "Trained for {epochs} epochs in {training_seconds:.0f} s.".format(
                     **training_facts(retriever.contents)
                 ),

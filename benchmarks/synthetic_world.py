@@ -30,7 +30,7 @@ from common import add_training_arguments, cached, digest_of, report, training_f
 from synthetic_optimum import Estimate, optimum
 from twotower import Config, train
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.evaluation.figures import METHODS
+from twotower.evaluation.figures import methods
 
 K = 100
 METRIC = f"recall@{K}"
@@ -69,7 +69,7 @@ def run(world_config: WorldConfig, config: Config) -> dict[str, Any]:
             "Bayes optimum": asdict(best.bayes),
         },
         "baselines": {
-            METHODS[name]: trained.figures[name][METRIC] for name in ("item_knn", "als", "ease")
+            methods()[name]: trained.figures[name][METRIC] for name in ("item_knn", "als", "ease")
         },
         "seconds": seconds,
         **training_facts(trained.contents),

@@ -43,9 +43,9 @@ from twotower.config import Config
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.features import encoders
 from twotower.features.schema import Feature, Side
-from twotower.features.transforms import IdTransform, SideTransforms
+from twotower.features.transforms import IdTransform, Sides, SideTransforms
 from twotower.training.choices import resolve
-from twotower.training.trainer import Sides, Trainer
+from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 NUM_QUERIES = (50_000, 500_000, 5_000_000)

@@ -33,12 +33,12 @@ from torch.utils.data import Dataset as TorchDataset
 from common import Rate, report, verdict
 from twotower.config import Config
 from twotower.data.dataset import Dataset, EntityTable, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.features.schema import Side, infer_features
-from twotower.features.transforms import SideTransforms
-from twotower.training.checkpoints import Progress
+from twotower.features.transforms import Sides, SideTransforms
+from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
-from twotower.training.trainer import Sides, Trainer
+from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
 
 NUM_QUERIES, NUM_ITEMS, DIM, BATCH_SIZE = 100_000, 50_000, 64, 1_024
@@ -97,25 +97,16 @@ def make_trainer(dataset: Dataset, negatives: str) -> Trainer:
     return Trainer(dataset, sides, config)
 
 
-class Stopwatch:
-    """Notes the time after each step; a ``Watcher`` of our trainer, and called by the other loop."""
+class Stopwatch(Callback):
+    """Notes the time after each step; a ``Callback`` of our trainer, and called by the other loop."""
 
     def __init__(self) -> None:
         self.moments: list[tuple[int, float, float]] = []  # examples so far, wall, CPU
-
-    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
-        """Nothing is noted before the first step."""
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
         """Note the time."""
         before = self.moments[-1][0] if self.moments else 0
         self.moments.append((before + examples, time.perf_counter(), time.process_time()))
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """Validation is over, whose time is not noted."""
-
-    def on_end(self) -> None:
-        """Nothing is left to note."""
 
     def rate(self) -> Rate:
         """Return the rate of the steps after the warm-up."""

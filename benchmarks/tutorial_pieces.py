@@ -40,10 +40,10 @@ from common import add_training_arguments, cached, digest_of, report, training_f
 from twotower import Config, train
 from twotower.data.dataset import Cases, Part
 from twotower.data.sources.movielens import MovieLensTables, fetch
-from twotower.evaluation.evaluate import rank
 from twotower.evaluation.evaluate_bundle import dataset_of
+from twotower.evaluation.ranking import rank
 from twotower.evaluation.scorers import ModelScorer
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 from twotower.vocab import FIRST_ROW
 
 NAME = "movielens-100k"

@@ -29,9 +29,9 @@ from common import cached, report
 from peers import Peer, answers_of
 from twotower import Config
 from twotower.data.dataset import KNOWN, Part
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.metrics import ndcg_at_k, recall_at_k
+from twotower.evaluation.ranking import evaluate
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

@@ -37,7 +37,7 @@ from twotower.baselines.popularity import Popularity
 from twotower.baselines.specs import PopularWhenCold
 from twotower.config import ViewConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.evaluation.evaluate import Scorer
+from twotower.evaluation.ranking import Scorer
 from twotower.evaluation.sampled_candidates import random_candidates
 from twotower.training.choices import resolve
 from twotower.training.task import Task

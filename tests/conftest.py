@@ -20,7 +20,8 @@ from servers import PATIENCE
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 # What the collection of the tests makes stays: looking for garbage in it finds none. See frozen_heap.
 gc.disable()

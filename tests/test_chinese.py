@@ -15,7 +15,7 @@ from messy_tables import LOGS, TABLES, Messy, MessyLog
 from twotower import chinese
 from twotower.chinese import in_chinese
 from twotower.data.columns import find_roles
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.data.tables import read_table

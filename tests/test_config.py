@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -22,8 +22,9 @@ from twotower.config import (
     TrainingConfig,
 )
 from twotower.data.columns import Role
-from twotower.dataclass_trees import ranges_of
+from twotower.dataclass_trees import OneOf, ranges_of
 from twotower.errors import ConfigError
+from twotower.features.feature_kinds import FEATURE_KINDS
 
 SECTIONS = {
     entry.name: type(getattr(Config(), entry.name))
@@ -75,6 +76,13 @@ OWN_RANGES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 TOGETHER = ("event_column", "target_events", "block")
 
 
+def named_by(section: str, name: str) -> OneOf | None:
+    """Return what a field says of the registry whose names it takes."""
+    hint = get_type_hints(SECTIONS[section], include_extras=True)[name]
+    mark = hint.__metadata__[0] if get_origin(hint) is Annotated else None
+    return mark if isinstance(mark, OneOf) else None
+
+
 def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
     """Return what a field may hold, None where the file leaves it out."""
     if get_args(hint) and type(None) in get_args(hint):
@@ -82,6 +90,9 @@ def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
         return st.none() | values_of(section, name, inner)
     if (section, name) in OWN_RANGES:
         return OWN_RANGES[section, name]
+    named = named_by(section, name)
+    if named is not None:
+        return st.sampled_from(named.names())
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
     limits = ranges_of(SECTIONS[section]).get(name)
@@ -89,8 +100,7 @@ def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is tuple:
         return st.lists(whole, max_size=3).map(tuple)
     if get_origin(hint) is not None:
-        of_keys = ("id", "id+text") if name == "event" else ()
-        kinds = [k for k in get_args(config_module.FeatureKind) if k not in of_keys]
+        kinds = FEATURE_KINDS.where(lambda each: name != "event" or each.of_events)
         return st.dictionaries(texts, st.sampled_from(kinds))
     plain = {int: whole, float: positive_floats, str: texts, bool: st.booleans()}
     return plain[hint]
@@ -183,9 +193,9 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
             "split": 3,
         }
     )
-    metrics = "hit_rate, recall, precision, ndcg, mrr, map"
+    metrics = "hit_rate, ndcg, recall, precision, mrr, map"
     histories = (
-        "'auto', 'none', 'mean', 'recency', 'attention', 'pooled', 'gru', 'sasrec', 'transformer'"
+        "'auto', 'none', 'pooled', 'recency', 'mean', 'attention', 'gru', 'sasrec', 'transformer'"
     )
     kinds = (
         "id, id+text, categorical, tags, number, time, vector, text, words, trigrams, windows, "
@@ -324,7 +334,8 @@ def test_a_choice_or_type_that_python_code_gets_wrong_is_refused(section: str, n
     # A misspelt choice would else be taken for another one: "cosin" for dot.
     with pytest.raises(ConfigError, match=f"^{name} must be "):
         replace(getattr(Config(), section), **{name: object()})
-    if get_origin(get_type_hints(SECTIONS[section])[name]) is Literal:
+    hint = get_type_hints(SECTIONS[section])[name]
+    if get_origin(hint) is Literal or named_by(section, name) is not None:
         with pytest.raises(ConfigError, match=f"^{name} must be one of .* got 'atuo'"):
             replace(getattr(Config(), section), **{name: "atuo"})
 

@@ -1,11 +1,16 @@
 """What the documentation shows runs as it stands."""
 
+import ast
 import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from twotower.data.preparation import prepare
+from twotower.data.sources.synthetic import SyntheticTables
+from twotower.data.splits import split
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -73,3 +78,36 @@ def test_what_is_explored_says_what_there_is(output_of: Callable[[str], str]) ->
 )
 def test_they_are_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
+
+
+def lines_of_code(path: Path) -> int:
+    """Return how many lines are neither imports, docstrings, comments nor blank."""
+    text = path.read_text(encoding="utf-8")
+    other: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Expr):
+            other |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(bool(re.match(r"\s*[^\s#]", line)) and number not in other for number, line in lines)
+
+
+def test_a_loop_of_ones_own_takes_25_lines_and_learns(
+    small_world: SyntheticTables, one_thread: None
+) -> None:
+    assert lines_of_code(EXAMPLES / "own_loop.py") <= 25
+    train = runpy.run_path(str(EXAMPLES / "own_loop.py"))["train"]
+    untrained, trained = (train(small_world, epochs=epochs) for epochs in (0, 12))
+    assert trained > 1.3 * untrained
+    assert train(small_world, epochs=12) == trained
+
+
+def test_the_loss_trains_in_the_trainer_of_hugging_face(
+    small_world: SyntheticTables, one_thread: None
+) -> None:
+    pytest.importorskip("accelerate")
+    data = split(prepare(small_world.interactions).dataset)
+    train = runpy.run_path(str(EXAMPLES / "hugging_face.py"))["train"]
+    untrained, trained = (train(data, epochs) for epochs in (0, 40))
+    assert trained > 1.3 * untrained

@@ -10,17 +10,17 @@ import polars as pl
 
 from twotower.config import Config, SplitConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.evaluation.figures import measure
 from twotower.features.schema import infer_features
-from twotower.features.transforms import SideTransforms
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.serving.bundle import Contents
 from twotower.training.bundle_contents import contents_of
 from twotower.training.choices import resolve
 from twotower.training.task import Task
-from twotower.training.trainer import Sides, Trainer
+from twotower.training.trainer import Trainer
 
 Settings = dict[str, dict[str, Any]]
 

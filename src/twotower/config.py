@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from twotower.caller import argument
 from twotower.dataclass_trees import (
+    OneOf,
     Range,
     build,
     check,
@@ -29,21 +30,6 @@ from twotower.dataclass_trees import (
 from twotower.errors import ConfigError
 from twotower.toml import read_toml, toml_key, toml_value
 
-FeatureKind = Literal[
-    "id",
-    "id+text",
-    "categorical",
-    "tags",
-    "number",
-    "time",
-    "vector",
-    "text",
-    "words",
-    "trigrams",
-    "windows",
-    "sentence",
-    "shown",
-]
 Language = Literal[
     "danish",
     "dutch",
@@ -61,28 +47,6 @@ Language = Literal[
 LANGUAGES: tuple[str, ...] = get_args(Language)
 """Those with a stemmer and a list of stop words."""
 SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items", "cold-queries"]
-LossKind = Literal[
-    "auto",
-    "softmax",
-    "symmetric",
-    "bpr",
-    "bce",
-    "gbce",
-]
-NegativesKind = Literal[
-    "auto",
-    "all",
-    "in-batch",
-    "uniform",
-    "popularity",
-    "mixed",
-    "per-query",
-    "hard",
-    "memory",
-    "impressions",
-    "labels",
-]
-
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 """What every generator takes."""
@@ -90,6 +54,12 @@ Width = Annotated[int, Range(1, 16_384)]
 """Numbers in a vector."""
 Widths = Annotated[tuple[int, ...], Range(1, 16_384)]
 """Numbers in the vectors of each layer."""
+
+_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS")
+_EVENT_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="of_events")
+_METRICS = OneOf("twotower.evaluation.metrics:METRICS")
+_METRIC = "ndcg@10"
+"""The default, for which no table is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,14 +118,16 @@ class FeaturesConfig:
     ``shown`` keeps a column for people to read without feeding it.
     """
 
-    query: Mapping[str, FeatureKind] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
     """Kinds of the query table's columns."""
-    item: Mapping[str, FeatureKind] = field(default_factory=dict)
+    item: Mapping[str, str] = field(default_factory=dict)
     """Kinds of the item table's columns."""
-    event: Mapping[str, FeatureKind] = field(default_factory=dict)
+    event: Mapping[str, str] = field(default_factory=dict)
     """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
     time spent, the kind of event; those that are not named are not read."""
-    text: Literal["text", "words", "trigrams", "windows", "sentence"] = "text"
+    text: Annotated[
+        str, OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="is_text")
+    ] = "text"
     """Kind of the columns that are found to be text: words, pairs of words and letter trigrams (``text``),
     a part of these, all of them and windows of three words by pretrained vectors (``windows``), or vectors
     of a pretrained sentence encoder (``sentence``)."""
@@ -184,12 +156,12 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         check_types(self)
         problems = out_of_range(self)
-        kinds = get_args(FeatureKind)
         for side, table in (("query", self.query), ("item", self.item), ("event", self.event)):
-            allowed = kinds if side != "event" else tuple(k for k in kinds if k[:2] != "id")
+            kinds = _EVENT_KINDS if side == "event" else _KINDS
             for column, kind in table.items():
-                rule = f"be one of {', '.join(allowed)}"
-                check(problems, kind in allowed, f"{side}.{column}", rule, kind)
+                if not kinds.allows(kind):
+                    rule = f"be one of {', '.join(kinds.names())}"
+                    check(problems, False, f"{side}.{column}", rule, kind)
         raise_all(problems)
 
 
@@ -229,8 +201,8 @@ class TowersConfig:
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: Widths = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
-    history: Literal[
-        "auto", "none", "mean", "recency", "attention", "pooled", "gru", "sasrec", "transformer"
+    history: Annotated[
+        str, OneOf("twotower.towers.history_encoders:HISTORY_ENCODERS", ("auto", "none"))
     ] = "auto"
     """How the query's history is read: as a mean (``mean``; ``recency``: the later the heavier;
     ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
@@ -294,9 +266,9 @@ class TowersConfig:
 class LossConfig:
     """``[loss]``: what is minimised, and against which negatives."""
 
-    kind: LossKind = "auto"
+    kind: Annotated[str, OneOf("twotower.losses.loss_kinds:LOSSES", ("auto",))] = "auto"
     """``auto`` is softmax."""
-    negatives: NegativesKind = "auto"
+    negatives: Annotated[str, OneOf("twotower.losses.samplers:SAMPLERS", ("auto",))] = "auto"
     """``auto``: for softmax every item in catalogues of up to 20,000 items, else mixed, and by popularity
     where a batch is of whole histories; for the others uniform. ``labels`` takes the table's own 0 labels:
     bce samples nothing, the others rank an item before what its query has a 0 for, and before a few drawn
@@ -343,7 +315,7 @@ class TrainingConfig:
     """Most epochs; early stopping usually ends sooner."""
     patience: Annotated[int, Range(1, 10**9)] = 3
     """Epochs without a better validation metric after which training stops."""
-    metric: str = "ndcg@10"
+    metric: str = _METRIC
     """Validation metric that decides, as ``name@k``."""
     validate_among: Literal["catalogue", "labels"] = "catalogue"
     """What validation ranks for each query: all items, or those that validation has a label of it for."""
@@ -355,12 +327,16 @@ class TrainingConfig:
     positions is an example (``prefixes``)."""
     next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Annotated[str, OneOf("twotower.training.optimizers:OPTIMIZERS", trait="dense")] = (
+        "adamw"
+    )
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: float | None = None
     """Step size; where not set 0.006, and of towers that read features alone, texts among them on both
     sides, by the number of pairs: 0.002, or 0.0005 of fewer than 10,000."""
-    table_optimizer: Literal["auto", "adam", "adagrad"] = "auto"
+    table_optimizer: Annotated[
+        str, OneOf("twotower.training.optimizers:OPTIMIZERS", ("auto",), trait="table")
+    ] = "auto"
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: float | None = None
@@ -401,9 +377,11 @@ class TrainingConfig:
         decay = self.weight_decay
         ok = decay is None or 0 <= decay < float("inf")
         check(problems, ok, "weight_decay", "be finite and at least 0", decay)
-        names = ("hit_rate", "recall", "precision", "ndcg", "mrr", "map")
-        ok = re.fullmatch(rf"({'|'.join(names)})@[1-9][0-9]{{0,5}}", self.metric) is not None
-        check(problems, ok, "metric", f"be one of {', '.join(names)} with @k", self.metric)
+        if self.metric != _METRIC:
+            form = re.fullmatch(r"([^@]+)@[1-9][0-9]{0,5}", self.metric)
+            ok = form is not None and _METRICS.allows(form[1])
+            rule = f"be one of {', '.join(_METRICS.names())} with @k"
+            check(problems, ok, "metric", rule, self.metric)
         raise_all(problems)
 
 
@@ -459,7 +437,18 @@ class ViewConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """The whole tree."""
+    """All settings of a training, a section each.
+
+    Args:
+        data: How the table is read.
+        features: Which columns the towers read, and as what.
+        split: Training, validation and test.
+        towers: The two networks.
+        loss: The loss, and its negatives.
+        training: The optimizer, and when to stop.
+        index: How items are searched.
+        views: One entry for each of several catalogues.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

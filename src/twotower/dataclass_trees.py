@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from twotower.caller import passing
 from twotower.errors import ConfigError
+from twotower.registry import Registry, resolved
 from twotower.toml import parse_value
 
 
@@ -37,17 +38,66 @@ class Range:
     most: int
 
 
-_hints_of: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)
+@dataclass(frozen=True)
+class OneOf:
+    """That a string is a name of a registry, or one of a few others.
+
+    A field states it in its type: ``history: Annotated[str, OneOf("twotower.towers...:TABLE", "auto")]``.
+
+    Args:
+        registry: ``module:name`` of it; imported when a value that is not the default is checked.
+        others: Further values, which come first where all are listed.
+        trait: Attribute that must be true of an entry; empty allows all.
+    """
+
+    registry: str
+    others: tuple[str, ...] = ()
+    trait: str = ""
+
+    def names(self) -> tuple[str, ...]:
+        """Return all values that are allowed."""
+        table: Registry[Any] = resolved(self.registry)
+        fits = (lambda entry: getattr(entry, self.trait)) if self.trait else bool
+        return (*self.others, *table.where(fits))
+
+    def allows(self, value: object) -> bool:
+        """Return whether a value is allowed; an unknown name lets installed packages register theirs."""
+        if not isinstance(value, str):
+            return False
+        if value not in self.others:
+            resolved(self.registry).get(value)
+        return value in self.names()
+
+
+def _unmarked(hint: Any) -> Any:
+    is_range = get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], Range)
+    return get_args(hint)[0] if is_range else hint
+
+
 _marked_hints_of: Callable[[Any], dict[str, Any]] = cache(
     partial(typing.get_type_hints, include_extras=True)
 )
+_hints_of: Callable[[Any], dict[str, Any]] = cache(
+    lambda cls: {name: _unmarked(hint) for name, hint in _marked_hints_of(cls).items()}
+)
+"""The type of each field, without the ranges of numbers."""
+
+
+def one_of_names(section: Any) -> list[tuple[Registry[Any], str]]:
+    """Return the registry and the value of every field of a section that is a name of one."""
+    marks = {
+        name: hint.__metadata__[0]
+        for name, hint in _marked_hints_of(type(section)).items()
+        if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], OneOf)
+    }
+    return [(resolved(mark.registry), getattr(section, name)) for name, mark in marks.items()]
 
 
 def ranges_of(cls: type) -> dict[str, Range]:
     """Return the range of every field that states one."""
     hints = _marked_hints_of(cls)
     marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
-    return {name: mark[0] for name, mark in marks.items() if mark}
+    return {name: mark[0] for name, mark in marks.items() if mark and isinstance(mark[0], Range)}
 
 
 def out_of_range(section: Any) -> list[str]:
@@ -68,8 +118,11 @@ def out_of_range(section: Any) -> list[str]:
 def check_types(section: Any) -> None:
     """Refuse what a type checker would: a misspelt choice must not pass for another one."""
     problems: list[str] = []
+    defaults = {entry.name: entry.default for entry in fields(section)}
     for name, hint in _hints_of(type(section)).items():
         value = getattr(section, name)
+        if value is defaults[name]:
+            continue  # no table of names is loaded for it
         check(problems, _convert(hint, value)[0], name, f"be {_say_type(hint)}", value)
     raise_all(problems)
 
@@ -158,6 +211,8 @@ def _convert(hint: Any, value: object) -> tuple[bool, object]:
                 if ok:
                     return True, converted
         return value is None and type(None) in args, None
+    if origin is Annotated:
+        return hint.__metadata__[0].allows(value), value
     if origin is Literal:
         return value in args and isinstance(value, str), value
     if origin is tuple and is_dataclass(args[0]):
@@ -195,6 +250,8 @@ _LISTS: dict[Any, tuple[str, str]] = {
 
 def _say_type(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return "one of " + ", ".join(map(repr, hint.__metadata__[0].names()))
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin in (typing.Union, types.UnionType):

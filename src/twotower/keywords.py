@@ -15,6 +15,7 @@ from twotower.caller import argument
 from twotower.config import Config
 from twotower.dataclass_trees import field_docs
 from twotower.errors import ConfigError
+from twotower.recipes import RECIPES
 from twotower.recipes import recipe as recipe_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Keywords(TypedDict, total=False):
     """Each keyword with its setting and its meaning. None leaves the setting as ``config`` has it."""
 
     recipe: Annotated[str | None, ""]
-    """Settings for a task: dssm or search."""
+    """Settings for a task, by name."""
 
     split: Annotated[str | None, "split.kind"]
     """leave-last-out, random, temporal, cold-items or cold-queries."""
@@ -84,7 +85,8 @@ def settings_of_keywords() -> dict[str, str]:
 
 def help_of(keyword: str) -> str:
     """Return what a keyword means, in one line."""
-    return field_docs(Keywords)[keyword]
+    meaning = field_docs(Keywords)[keyword]
+    return f"{meaning[:-1]}: {' or '.join(RECIPES)}." if keyword == "recipe" else meaning
 
 
 def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:
@@ -150,6 +152,23 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def parts_of(
+    train: "Table | None",
+    valid: "Table | None",
+    valid_sessions: "Table | None",
+    test: "Table | None",
+    test_sessions: "Table | None",
+) -> "dict[str, Table | None]":
+    """Return the parts of a given split by the names of their parameters."""
+    return {
+        "train": train,
+        "valid": valid,
+        "valid_sessions": valid_sessions,
+        "test": test,
+        "test_sessions": test_sessions,
+    }
+
+
 def events_of(
     needs: str,
     interactions: "Table | Mapping[str, Table] | None",
@@ -162,7 +181,7 @@ def events_of(
     Args:
         needs: What asks, as a message begins: ``train needs either``.
         interactions: One table; or a mapping of parts, which is taken as it is.
-        parts: ``train``, ``valid``, ``valid_sessions``, ``test``, ``test_sessions`` to a table, or None.
+        parts: See ``parts_of``.
         split: The split that was asked for.
 
     Raises:

@@ -10,7 +10,7 @@ from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25, text_columns
 from twotower.baselines.validation import Validation
 from twotower.config import SplitConfig
 from twotower.data.dataset import Dataset, EntityTable, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
 from twotower.index.lexical import LexicalSettings

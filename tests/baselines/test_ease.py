@@ -22,7 +22,7 @@ from twotower.baselines.ease import (
 )
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 
 

@@ -16,7 +16,7 @@ from twotower.baselines import matrices
 from twotower.baselines.item_knn import ItemKNN, choose_item_knn
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Dataset, EntityTable, Part
-from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.evaluation.ranking import Scorer, evaluate
 from twotower.vocab import Vocabulary
 
 

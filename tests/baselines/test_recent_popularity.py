@@ -15,7 +15,7 @@ from twotower.baselines.recent_popularity import (
 )
 from twotower.baselines.validation import Validation
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
 from twotower.histories import Histories

@@ -13,8 +13,7 @@ from twotower.baselines import ease, specs
 from twotower.baselines.ease import choose_ease
 from twotower.baselines.popularity import Popularity
 from twotower.baselines.specs import (
-    NAMES,
-    READ_HISTORIES,
+    BASELINES,
     PopularWhenCold,
     check_baselines,
     fit_baselines,
@@ -22,7 +21,7 @@ from twotower.baselines.specs import (
 from twotower.chinese import in_chinese
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.errors import ConfigError, MissingExtraError
@@ -42,7 +41,7 @@ def dataset(small_world: SyntheticTables) -> Dataset:
 
 def test_auto_takes_what_fits_in_order_and_says_why_not(dataset: Dataset) -> None:
     found = fit_baselines(dataset)
-    assert list(NAMES) == KEYS
+    assert list(BASELINES) == KEYS
     assert list(found.scorers) == list(found.settings) == [key for key in KEYS if key != "bm25"]
     assert found.left_out == {
         "bm25": "bm25 must have text on both sides, got no column of text for a query."
@@ -87,7 +86,7 @@ def test_what_reads_histories_is_left_out_where_all_queries_are_new(
         raise AssertionError("what cannot answer is not fitted")
 
     with monkeypatch.context() as patch:
-        for key in READ_HISTORIES:
+        for key in BASELINES.where(lambda each: each.reads_histories):
             patch.setattr(specs, f"choose_{key}", never)
         found = fit_baselines(new)
     assert list(found.scorers) == ["popularity", "recent_popularity", "random"]
@@ -95,7 +94,7 @@ def test_what_reads_histories_is_left_out_where_all_queries_are_new(
         "ease must have histories to go by, got none: all 16 queries are new."
     )
     assert in_chinese(found.left_out["ease"]) == "ease 需要历史，但全部 16 个查询都是新的。"
-    for key in READ_HISTORIES:
+    for key in BASELINES.where(lambda each: each.reads_histories):
         for refuse in (fit_baselines, check_baselines):
             with pytest.raises(ConfigError, match=f"{key} must have histories to go by, got none"):
                 refuse(new, [key])

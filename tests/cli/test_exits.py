@@ -57,6 +57,28 @@ def test_our_own_errors_are_one_sentence(
     )
 
 
+def test_debug_traces_an_error_that_is_told_as_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN, "inspect", "nothing"]
+
+    def said(**more: str) -> str:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **more},
+            cwd=tmp_path,
+        )
+        assert (done.returncode, done.stdout) == (exits.REFUSED, "")
+        return done.stderr
+
+    without, traced = said(TWOTOWER_DEBUG="0"), said(TWOTOWER_DEBUG="1")
+    assert without.startswith("twotower: ")
+    assert traced.startswith("Traceback (most recent call last):")
+    assert "in check_bundle" in traced or "bundle.py" in traced
+    assert traced.endswith(without)
+
+
 def test_a_bug_is_traced_and_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert exits.code_of(ValueError("3 is not in list")) == exits.BUG
     said = capsys.readouterr().err
@@ -78,6 +100,8 @@ def test_every_exit_code_is_documented(tmp_path: Path) -> None:
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
         codes = [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)]
         assert codes == list(exits.MEANINGS)
+        assert f"`{exits.DEBUG}=1`" in page
+    assert f"{exits.DEBUG}=1" in said
     for code in exits.MEANINGS:
         assert re.search(rf"^ *{code}  ", said, re.M)
 

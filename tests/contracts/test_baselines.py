@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 import torch
 
-from twotower.baselines.specs import NAMES, Baselines, fit_baselines
+from twotower.baselines.specs import BASELINES, Baselines, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
-from twotower.evaluation.evaluate import rank
+from twotower.evaluation.ranking import rank
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 
-every_baseline = pytest.mark.parametrize("key", NAMES)
+every_baseline = pytest.mark.parametrize("key", list(BASELINES))
 
 
 def tables(*, labels: bool = False) -> Dataset:
@@ -60,7 +60,7 @@ def scores_of(fitted: Baselines, key: str, cases: Cases) -> torch.Tensor:
 
 
 def test_all_of_them_fit(fitted: Baselines) -> None:
-    assert list(fitted.scorers) == list(NAMES)
+    assert list(fitted.scorers) == list(BASELINES)
     assert fitted.left_out == {}
 
 

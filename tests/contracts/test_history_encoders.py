@@ -1,21 +1,18 @@
 """What every history encoder must obey: ``(B, L, d)`` to ``(B, L, d)``, and no look into the future."""
 
-from typing import get_args, get_type_hints
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twotower.config import TowersConfig
 from twotower.towers.build import build_history_encoder
 from twotower.towers.history import DecayedMean, HistoryEncoder
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.transformer import Transformer
 
 B, L, D = 4, 6, 3
-KINDS = [k for k in get_args(get_type_hints(TowersConfig)["history"]) if k not in ("auto", "none")]
-every_encoder = pytest.mark.parametrize("kind", KINDS)
+every_encoder = pytest.mark.parametrize("kind", list(HISTORY_ENCODERS))
 
 
 def encoder_of(kind: str, dropout: float = 0.0, dim: int = D) -> HistoryEncoder:

@@ -37,13 +37,15 @@ def brute_force(
     k: int,
     exclude: list[list[int]] | None = None,
     allowed: npt.NDArray[np.bool_] | None = None,
+    *,
+    reserved_rows: int = 2,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """The answer by nested loops over Python numbers."""
     all_rows, all_scores = [], []
     for number, query in enumerate(queries.tolist()):
         found = []
         for row, item in enumerate(items.tolist()):
-            if row < 2 or (allowed is not None and not allowed[row]):
+            if row < reserved_rows or (allowed is not None and not allowed[row]):
                 continue
             if exclude is not None and row in exclude[number]:
                 continue
@@ -53,7 +55,7 @@ def brute_force(
             found.append((-score, row))
         found = sorted(found)[:k]
         missing = k - len(found)
-        all_rows.append([row for _, row in found] + [0] * missing)
+        all_rows.append([row for _, row in found] + [0 if reserved_rows else -1] * missing)
         all_scores.append([-score for score, _ in found] + [NO_SCORE] * missing)
     return all_rows, all_scores
 
@@ -233,12 +235,12 @@ class IndexContract(ABC):
 
 class TestExactIndex(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
-        return ExactIndex(item_vectors)
+        return ExactIndex(item_vectors, reserved_rows=2)
 
 
 class TestTwoPassIndex(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
-        return TwoPassIndex(item_vectors)
+        return TwoPassIndex(item_vectors, reserved_rows=2)
 
 
 def two_lists(item_vectors: Tensor) -> Lists:
@@ -288,3 +290,42 @@ class TestLiveIndex(IndexContract):
         for part in torch.split(item_vectors[first:], max(1, len(item_vectors) // 4)):
             index.append(part)
         return index
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, TwoPassIndex])
+@given(
+    seed=st.integers(0, 2**31),
+    num_items=st.integers(0, 12),
+    reserved_rows=st.integers(0, 3),
+    k=st.integers(1, 16),
+    data=st.data(),
+)
+def test_without_reserved_rows_every_row_is_found_under_its_own_number(
+    kind: type[ExactIndex],
+    seed: int,
+    num_items: int,
+    reserved_rows: int,
+    k: int,
+    data: st.DataObject,
+) -> None:
+    items, queries = small_integers(seed, num_items), small_integers(seed + 1, 3)
+    rows = st.lists(st.integers(0, max(0, num_items - 1)), max_size=5 if num_items else 0)
+    exclude = data.draw(st.none() | st.lists(rows, min_size=3, max_size=3))
+    drawn = data.draw(st.none() | st.lists(st.booleans(), min_size=num_items, max_size=num_items))
+    allowed = None if drawn is None else np.array(drawn, bool)
+    found = kind(items.numpy(), reserved_rows=reserved_rows).search(
+        queries.numpy(), k, exclude=None if exclude is None else sets(*exclude), allowed=allowed
+    )
+    expected = brute_force(queries, items, k, exclude, allowed, reserved_rows=reserved_rows)
+    same(found, *expected)
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, TwoPassIndex])
+def test_few_allowed_rows_of_a_plain_matrix_keep_their_numbers(kind: type[ExactIndex]) -> None:
+    items, queries = small_integers(0, 3_000), small_integers(1, 4)
+    allowed = np.zeros(3_000, np.bool_)
+    allowed[[0, 1, 5, 2_999]] = True
+    exclude = [[0], [5, 7], [], [0, 1, 5, 2_999]]
+    found = kind(items).search(queries, 5, exclude=sets(*exclude), allowed=allowed)
+    same(found, *brute_force(queries, items, 5, exclude, allowed, reserved_rows=0))
+    assert (found.item_rows[3] == -1).all()

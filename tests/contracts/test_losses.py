@@ -15,7 +15,7 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn.functional import normalize
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.configured import Loss
+from twotower.losses.loss_kinds import Loss
 from twotower.losses.pairwise import BPRLoss
 from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
@@ -470,7 +470,8 @@ def test_a_label_of_zero_is_refused_where_it_has_no_place(name: str) -> None:
         ({"query_vectors": torch.ones(B, D + 1)}, r"equally wide, got 4 and 3"),
         ({"query_vectors": torch.ones(B + 1, D)}, r"positions must be \(6,\), got \(5,\)"),
         ({"hidden": torch.zeros(1, 2).long()}, r"hidden must be \(5, H\) int64 .* got \(1, 2\)"),
-        ({"hidden": torch.ones(B, N) > 0}, r"hidden must be \(5, H\) int64 .* got .* torch.bool"),
+        ({"hidden": torch.ones(B, 2) > 0}, r"mask as hidden must be \(5, \d+\), got \(5, 2\)"),
+        ({"hidden": torch.ones(B, 2)}, r"hidden must be \(5, H\) int64 .* got .* torch.float32"),
         ({"weights": torch.ones(B, 1)}, r"weights must be \(5,\), got \(5, 1\)"),
         ({"labels": torch.ones(1)}, r"labels must be \(5,\), got \(1,\)"),
     ],

@@ -11,11 +11,11 @@ import torch
 
 from servers import running
 from twotower.data.dataset import Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
-from twotower.evaluation.evaluate import rank
 from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
+from twotower.evaluation.ranking import rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.features.schema import infer_features
@@ -23,7 +23,8 @@ from twotower.features.transforms import SideTransforms
 from twotower.index.base import Found
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 TOLERANCE = 1e-5
 QUICK: dict[str, dict[str, Any]] = {

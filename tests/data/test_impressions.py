@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.impressions import impressions_of
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.errors import DataError
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary

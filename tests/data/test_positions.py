@@ -10,7 +10,7 @@ from twotower.baselines.popularity import Popularity
 from twotower.config import Config, DataConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.positions import checked_positions, weighed
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.errors import DataError
 
 STATED = DataConfig(position_column="position")

@@ -7,7 +7,7 @@ import pytest
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.drawn import hold_out_validation
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.errors import ConfigError, DataError
 
 TRAIN, VALID, TEST = Part.TRAIN, Part.VALID, Part.TEST

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.data.drawn import hold_out_validation
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import (
     cold_items,
     cold_queries,

@@ -5,7 +5,7 @@ import pytest
 
 from twotower.config import DataConfig, FeaturesConfig
 from twotower.data.columns import Role, find_roles
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.unused import EventKinds, event_kinds
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.doctor.data_events import duplicates, one_moment, out_of_order, tied_times
 from twotower.doctor.findings import Finding
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.doctor.data_labels import label_columns
 
 

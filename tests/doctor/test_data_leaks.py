@@ -9,7 +9,7 @@ import pytest
 
 from twotower.config import SplitConfig
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.data.splits import split
 from twotower.doctor.data_leaks import leaking_item_columns, leaking_query_columns

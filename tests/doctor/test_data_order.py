@@ -6,7 +6,7 @@ import pytest
 
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.doctor.data_order import order_evidence, order_statistics, shuffled_order
 
 

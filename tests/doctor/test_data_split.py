@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.doctor.data_split import churn, empty_test, popularity, split_times
 from twotower.doctor.findings import Finding
 

@@ -8,13 +8,12 @@ import torch
 from faulty_towers import CollapsedTower, deafen
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.doctor import model_findings
-from twotower.doctor.findings import Finding, Kind
+from twotower.doctor.findings import KINDS, Finding, Kind
 from twotower.doctor.model_checks import diagnose_model
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
 
-KINDS = [kind for kind in vars(model_findings).values() if isinstance(kind, Kind)]
+OF_MODELS = list(KINDS.values())[list(KINDS).index("loss-at-chance") :]
 
 
 def test_a_healthy_model_has_no_error(tiny_retriever: Retriever) -> None:
@@ -78,11 +77,7 @@ def test_too_few_queries_to_ask_are_said(tiny_retriever: Retriever) -> None:
     assert "not-looked-at" not in {f.kind.id for f in diagnose_model(tiny_retriever)}
 
 
-def test_ids_are_distinct() -> None:
-    assert len({kind.id for kind in KINDS}) == len(KINDS) == 16
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
+@pytest.mark.parametrize("kind", OF_MODELS, ids=lambda kind: kind.id)
 def test_both_languages_name_the_same_numbers(kind: Kind) -> None:
     """Every text can be said with the facts that the checks give, and says them in both languages."""
     facts = dict.fromkeys(

@@ -13,11 +13,12 @@ from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, DataError
 from twotower.evaluation.comparability import order_of_same_test
 from twotower.evaluation.compare import Comparison, compare_runs
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.evaluate_bundle import dataset_of
+from twotower.evaluation.ranking import evaluate
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 QUICK: dict[str, dict[str, Any]] = {
     "towers": {"dim": 4},

@@ -15,13 +15,15 @@ from twotower.baselines.specs import fit_baselines
 from twotower.data.dataset import Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.evaluation.evaluate import METRICS, Scorer, evaluate, rank
 from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle, scorer_of
 from twotower.evaluation.figures import Figures, measure
 from twotower.evaluation.intervals import difference_intervals, mean_intervals, verdict
+from twotower.evaluation.metrics import METRICS
+from twotower.evaluation.ranking import Scorer, evaluate, rank
 from twotower.evaluation.scorers import ModelScorer
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 
 def tiny_trained_scorer(trained: Trained) -> ModelScorer:

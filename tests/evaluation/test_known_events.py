@@ -10,8 +10,8 @@ import torch
 from trainers import trainer_of
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.known_events import CutShort, by_known_events
+from twotower.evaluation.ranking import evaluate
 from twotower.histories import Histories
 
 

@@ -14,6 +14,7 @@ from twotower.evaluation.metrics import (
     auc,
     graded_ndcg_at_k,
     hit_rate_at_k,
+    hits_of,
     log_loss,
     map_at_k,
     mrr_at_k,
@@ -325,3 +326,37 @@ def test_errors_of_labelled_pairs() -> None:
         log_loss([0.0], [0.5])
     with pytest.raises(ValueError, match=r"at least one pair, got 0"):
         log_loss([], [])
+
+
+class TestHitsOf:
+    def test_by_hand(self) -> None:
+        is_hit, num_relevant = hits_of([[7, 3, 9], [4, 7, -1]], [[9, 1, 9], [4]])
+        assert is_hit.tolist() == [[False, False, True], [True, False, False]]
+        assert num_relevant.tolist() == [2, 1]
+        # The first finds one of two at rank 3: 1/2 over 1 + 1/log2 3.
+        ndcg = ndcg_at_k(is_hit, num_relevant, 3)
+        assert ndcg.tolist() == pytest.approx([0.5 / (1 + 1 / math.log2(3)), 1])
+
+    def test_ids_may_be_strings(self) -> None:
+        is_hit, num_relevant = hits_of(np.array([["a", "b"], ["c", ""]]), [("b",), ("d", "c")])
+        assert is_hit.tolist() == [[False, True], [True, False]]
+        assert num_relevant.tolist() == [1, 2]
+
+    @given(st.integers(0, 2**31))
+    def test_equals_loops(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        rankings = np.stack([rng.permutation(9)[:5] for _ in range(3)])
+        relevant = [rng.integers(0, 12, rng.integers(0, 6)).tolist() for _ in range(3)]
+        is_hit, num_relevant = hits_of(rankings, relevant)
+        for query in range(3):
+            assert num_relevant[query] == len(set(relevant[query]))
+            for rank in range(5):
+                assert is_hit[query, rank] == (rankings[query, rank] in relevant[query])
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"rankings must have shape \(Q, R\), got \(2,\)"):
+            hits_of([1, 2], [[1], [2]])
+        with pytest.raises(ValueError, match="relevant must hold the ids of each of the 2 queries"):
+            hits_of([[1], [2]], [[1]])
+        with pytest.raises(ValueError, match="each item once, got a relevant id twice for query 1"):
+            hits_of([[1, 2], [3, 3]], [[1], [3, 4]])

@@ -13,7 +13,7 @@ from twotower.evaluation.screen import (
     footnotes,
     slices_tables,
 )
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 
 
 def text_of(*tables: RenderableType) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
-from twotower.evaluation.evaluate import Evaluation, evaluate
+from twotower.evaluation.ranking import Evaluation, evaluate
 from twotower.evaluation.slices import Slice, slices, worst
 from twotower.histories import Histories
 from twotower.vocab import Vocabulary

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from twotower.config import FeatureKind
 from twotower.features.forms import FORMS, infer_form, is_missing, read
 from twotower.features.schema import infer_features, read_table_forms
 
 MOMENT = datetime(2024, 5, 31)
 
 
-def form_of(*cells: str | None, name: str = "column", kind: FeatureKind | None = None) -> str:
+def form_of(*cells: str | None, name: str = "column", kind: str | None = None) -> str:
     form = infer_form(pl.Series(name, cells, dtype=pl.String), kind)
     return "" if form is None else form.name
 

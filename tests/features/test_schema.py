@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from twotower.config import FeatureKind
 from twotower.errors import ConfigError
 from twotower.features.schema import Feature, infer_features
 
@@ -20,7 +19,7 @@ def column(*values: object, dtype: Any = None) -> pl.Series:
 
 
 def feature_of(
-    values: pl.Series, name: str = "column", stated: dict[str, FeatureKind] | None = None
+    values: pl.Series, name: str = "column", stated: dict[str, str] | None = None
 ) -> Feature:
     frame = pl.DataFrame({"key": range(len(values))}).with_columns(values.rename(name))
     key, feature = infer_features(frame, "item", "key", stated or {})
@@ -178,7 +177,7 @@ class TestStated:
             (column([1.0], [2.0, 3.0]), "tags"),
         ],
     )
-    def test_a_stated_kind_wins(self, values: pl.Series, kind: FeatureKind) -> None:
+    def test_a_stated_kind_wins(self, values: pl.Series, kind: str) -> None:
         feature = feature_of(values, stated={"column": kind})
         assert (feature.kind, feature.reason) == (kind, "stated")
 
@@ -216,7 +215,7 @@ class TestStated:
         ],
     )
     def test_content_that_cannot_be_of_the_stated_kind_is_refused(
-        self, values: pl.Series, kind: FeatureKind, message: str
+        self, values: pl.Series, kind: str, message: str
     ) -> None:
         with pytest.raises(ConfigError, match=rf"features\.item\.column must hold .*{message}"):
             feature_of(values, stated={"column": kind})

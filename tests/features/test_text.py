@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 import torch
 
-from twotower.config import FeatureKind
 from twotower.features import text
 from twotower.features.encoders import SideEncoder, TextEncoder, start_alike
 from twotower.features.schema import Feature
@@ -19,7 +18,7 @@ TEXTS = pl.Series("title", ["red car", "red boat", "red red snow", "", None])
 
 
 def fit(
-    values: pl.Series = TEXTS, kind: FeatureKind = "words", min_count: int = 1, buckets: int = 0
+    values: pl.Series = TEXTS, kind: str = "words", min_count: int = 1, buckets: int = 0
 ) -> TextTransform:
     feature = Feature("title", "item", kind, "stated", buckets=buckets)
     return TextTransform.fit(feature, values, min_count)
@@ -112,7 +111,7 @@ class TestEncoder:
         assert encoder.table.weight.grad.is_sparse
 
 
-def side(name: str, values: list[str], kind: FeatureKind, buckets: int = 0) -> SideTransforms:
+def side(name: str, values: list[str], kind: str, buckets: int = 0) -> SideTransforms:
     frame = pl.DataFrame({name: values})
     feature = Feature(name, "item", kind, "", buckets=buckets)
     return SideTransforms.fit((feature,), frame, np.ones(len(values), np.int64), 1)

@@ -140,7 +140,7 @@ class TestLists:
         """One list less does not, on the queries that it was tuned on."""
         items, queries = world()
         lists = index(0.95).lists
-        best = ExactIndex(items).search(queries[:600], K).item_rows
+        best = ExactIndex(items, reserved_rows=2).search(queries[:600], K).item_rows
 
         def reached(probes: int) -> float:
             fewer = Lists(lists.centres, lists.spreads, lists.list_of, {100: probes})
@@ -173,7 +173,7 @@ class TestLists:
 class TestSearch:
     @pytest.mark.parametrize("wanted", [0.9, 0.99])
     def test_the_recall_that_was_wanted_is_that_of_other_queries(self, wanted: float) -> None:
-        best = ExactIndex(world()[0]).search(asked(), K).item_rows
+        best = ExactIndex(world()[0], reserved_rows=2).search(asked(), K).item_rows
         assert wanted - 0.01 < recall(index(wanted).search(asked(), K).item_rows, best) < 1
 
     def test_scores_are_exact_and_best_first(self) -> None:
@@ -226,7 +226,7 @@ class TestSearch:
         """Half precision takes them for equal: without more items to score again it finds .76 of 100."""
         items, queries = near_duplicates()
         found = ApproximateIndex(items, tuned(divided(items), items, queries[:300], 0.99))
-        best = ExactIndex(items).search(queries[300:], k).item_rows
+        best = ExactIndex(items, reserved_rows=2).search(queries[300:], k).item_rows
         assert recall(found.search(queries[300:], k).item_rows, best) > 0.985
 
     @pytest.mark.parametrize("spread", [1e-3, 1e-5, 0.0])
@@ -238,7 +238,7 @@ class TestSearch:
         items = normal(generator, 4, DIM)[torch.arange(6_000) % 4]
         items += spread * normal(generator, 6_000, DIM)
         queries = normal(generator, 20, DIM)
-        best = ExactIndex(items.double()).search(queries.double(), K).scores
+        best = ExactIndex(items.double(), reserved_rows=2).search(queries.double(), K).scores
         lists = divided(items, 20)
         all_lists = replace(lists, probes=dict.fromkeys(DEPTHS, len(lists)))
         monkeypatch.setattr(ExactIndex, "_search_all", None)
@@ -269,7 +269,7 @@ class TestSearch:
     def test_what_is_excluded_costs_no_recall_and_no_exact_search(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        best = ExactIndex(world()[0]).search(asked(), 200).item_rows
+        best = ExactIndex(world()[0], reserved_rows=2).search(asked(), 200).item_rows
         sets = Histories.of([line[:150] for line in best])
         monkeypatch.setattr(ExactIndex, "_search_all", None)
         found = index().search(asked(), 50, exclude=sets).item_rows
@@ -287,7 +287,7 @@ class TestSearch:
         if kind != "random":
             value = items @ queries.mean(dim=0) * (1 if kind == "alike" else -1)
         allowed = (value >= value.quantile(1 - share)).numpy()
-        best = ExactIndex(items).search(queries, K, allowed=allowed).item_rows
+        best = ExactIndex(items, reserved_rows=2).search(queries, K, allowed=allowed).item_rows
         found = index().search(queries, K, allowed=allowed).item_rows
         assert ((found > 0) == (best > 0)).all()
         assert allowed[found[found > 0]].all()
@@ -318,7 +318,7 @@ class TestSearch:
             divided(small, 20).centres, torch.zeros(20), divided(small, 20).list_of, {100: 1}
         )
         found = ApproximateIndex(small, lists).search(asked(9), K)
-        expected = ExactIndex(small).search(asked(9), K)
+        expected = ExactIndex(small, reserved_rows=2).search(asked(9), K)
         assert np.array_equal(found.item_rows, expected.item_rows)
 
     def test_equal_scores_that_are_cut_off_are_ordered_by_row(self) -> None:
@@ -332,7 +332,7 @@ class TestSearch:
         items, queries = world()
         larger = items * size
         found = ApproximateIndex(larger, tuned(divided(larger), larger, queries[:600], 0.95))
-        best = ExactIndex(items).search(asked(), K).item_rows
+        best = ExactIndex(items, reserved_rows=2).search(asked(), K).item_rows
         assert recall(found.search(asked(), K).item_rows, best) > 0.94
 
     def test_a_bundle_of_many_queries_takes_little_memory_at_once(
@@ -353,7 +353,7 @@ class TestGrowth:
         assert grown.lists.list_of[NUM_ITEMS:].tolist() == [3, 1]
         assert np.array_equal(grown.lists.list_of[:NUM_ITEMS], index().lists.list_of)
         for query in (items[FIRST_ROW] * 9, index().lists.centres[3] * 9):
-            expected = ExactIndex(new).search(query[None], 1).item_rows
+            expected = ExactIndex(new, reserved_rows=2).search(query[None], 1).item_rows
             assert grown.search(query[None], 1).item_rows.tolist() == expected.tolist()
 
     def test_a_live_index_finds_the_new_at_once_and_never_the_gone(
@@ -372,12 +372,20 @@ class TestGrowth:
             gone = np.append(gone, np.zeros(500, np.bool_))
             gone[rng.integers(FIRST_ROW, end, 100)] = True
             found = live.search(asked(50), K, allowed=~gone)
-            best = ExactIndex(items[:end]).search(asked(50), K, allowed=~gone).item_rows
+            best = (
+                ExactIndex(items[:end], reserved_rows=2)
+                .search(asked(50), K, allowed=~gone)
+                .item_rows
+            )
             assert not gone[found.item_rows].any()
             assert recall(found.item_rows, best) > 0.9
             newest = np.arange(end) >= end - 500
             alone = live.search(asked(50), K, allowed=newest & ~gone).item_rows
-            exact = ExactIndex(items[:end]).search(asked(50), K, allowed=newest & ~gone).item_rows
+            exact = (
+                ExactIndex(items[:end], reserved_rows=2)
+                .search(asked(50), K, allowed=newest & ~gone)
+                .item_rows
+            )
             assert recall(alone, exact) > 0.93
         assert not live.is_exact
 
@@ -388,7 +396,7 @@ def test_without_faiss_search_is_exact_and_says_so(monkeypatch: pytest.MonkeyPat
     with pytest.warns(UserWarning, match=r"Search is exact.*pip install .*\[ann\]'"):
         found = approximate_index(world()[0], lists)
     assert not isinstance(found, ApproximateIndex)
-    expected = ExactIndex(world()[0]).search(asked(9), 5)
+    expected = ExactIndex(world()[0], reserved_rows=2).search(asked(9), 5)
     assert np.array_equal(found.search(asked(9), 5).item_rows, expected.item_rows)
 
 
@@ -418,5 +426,5 @@ def test_a_list_may_be_empty() -> None:
     allowed = np.zeros(len(items), np.bool_)
     allowed[FIRST_ROW::2] = True
     found = ApproximateIndex(items, emptied).search(asked(), 10, allowed=allowed)
-    best = ExactIndex(items).search(asked(), 10, allowed=allowed)
+    best = ExactIndex(items, reserved_rows=2).search(asked(), 10, allowed=allowed)
     assert recall(found.item_rows, best.item_rows) > 0.7

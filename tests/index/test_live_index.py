@@ -52,7 +52,9 @@ def test_the_index_is_built_again_and_answers_meanwhile(monkeypatch: pytest.Monk
     for end in range(205, 401, 5):
         index.append(vectors[end - 5 : end])
         found = index.search(queries, 9, allowed=allowed[:end])
-        expected = ExactIndex(vectors[:end]).search(queries, 9, allowed=allowed[:end])
+        expected = ExactIndex(vectors[:end], reserved_rows=2).search(
+            queries, 9, allowed=allowed[:end]
+        )
         assert np.array_equal(found.item_rows, expected.item_rows)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
     until = time.monotonic() + 300
@@ -71,11 +73,11 @@ def test_a_build_that_fails_is_logged_once_and_tried_again_after_more_rows(
     index = LiveIndex(vectors[:100].clone())
     tried: list[int] = []
 
-    def build(rows: torch.Tensor) -> ExactIndex:
+    def build(rows: torch.Tensor, *, reserved_rows: int) -> ExactIndex:
         tried.append(len(rows))
         if len(tried) == 1:
             raise MemoryError("no room")
-        return exact_index(rows)
+        return exact_index(rows, reserved_rows=reserved_rows)
 
     monkeypatch.setattr(live_index, "exact_index", build)
 
@@ -88,7 +90,7 @@ def test_a_build_that_fails_is_logged_once_and_tried_again_after_more_rows(
         settle()
         for _ in range(3):
             found = index.search(queries, 9)
-            expected = ExactIndex(vectors[:end]).search(queries, 9)
+            expected = ExactIndex(vectors[:end], reserved_rows=2).search(queries, 9)
             assert np.array_equal(found.item_rows, expected.item_rows)
         covered = len(index._index.item_vectors)
         assert covered == (100 if end < 140 else end - end % 20)
@@ -112,5 +114,7 @@ def test_a_system_without_threads_keeps_the_old_index(
     monkeypatch.setattr(threading.Thread, "start", none_left)
     index.append(vectors[100:])
     found = index.search(vectors[:3], 9)
-    assert np.array_equal(found.item_rows, ExactIndex(vectors).search(vectors[:3], 9).item_rows)
+    assert np.array_equal(
+        found.item_rows, ExactIndex(vectors, reserved_rows=2).search(vectors[:3], 9).item_rows
+    )
     assert len(caplog.records) == 1

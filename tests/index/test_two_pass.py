@@ -67,7 +67,7 @@ def test_no_better_item_is_left_out(spread: str) -> None:
     queries[0] = 0.0
     allowed = np.ones(NUM_ROWS, bool)
     allowed[:2] = False
-    index = TwoPassIndex(items)
+    index = TwoPassIndex(items, reserved_rows=2)
     is_right(index.search(queries, K), queries, items, allowed)
     allowed[torch.randperm(NUM_ROWS)[:300].numpy()] = False
     is_right(index.search(queries, K, allowed=allowed), queries, items, allowed)
@@ -76,10 +76,10 @@ def test_no_better_item_is_left_out(spread: str) -> None:
 def test_few_items_are_scored_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is not so wide that all are in doubt: the way of many would be taken."""
     items, queries = normal(0, 20_000), normal(9, 8)
-    expected = ExactIndex(items).search(queries, 10)
+    expected = ExactIndex(items, reserved_rows=2).search(queries, 10)
     monkeypatch.setattr(two_pass, "_MOST_DOUBTS", 0)
     monkeypatch.setattr(ExactIndex, "_search_all", None)
-    found = TwoPassIndex(items).search(queries, 10)
+    found = TwoPassIndex(items, reserved_rows=2).search(queries, 10)
     assert np.array_equal(found.item_rows, expected.item_rows)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
@@ -88,7 +88,7 @@ def test_where_all_are_in_doubt_all_are_scored(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(two_pass, "_MOST_DOUBTS", 100)
     items = torch.ones(NUM_ROWS, DIM)
     exclude = Histories.of([np.array([2, 5], np.int32)])
-    found = TwoPassIndex(items).search(torch.ones(1, DIM), 4, exclude=exclude)
+    found = TwoPassIndex(items, reserved_rows=2).search(torch.ones(1, DIM), 4, exclude=exclude)
     assert found.item_rows.tolist() == [[3, 4, 6, 7]]
 
 
@@ -96,7 +96,7 @@ def test_where_all_are_in_doubt_all_are_scored(monkeypatch: pytest.MonkeyPatch) 
 def test_where_a_chunk_ends_does_not_matter(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     items, queries = normal(0), normal(9, 7)
     exclude = Histories.of([np.arange(2, 2 + 3 * n, dtype=np.int32) for n in range(7)])
-    index = TwoPassIndex(items)
+    index = TwoPassIndex(items, reserved_rows=2)
     expected = index.search(queries, 6, exclude=exclude)
     monkeypatch.setattr(two_pass, "_CHUNK_PRODUCTS", at_once)
     found = index.search(queries, 6, exclude=exclude)
@@ -110,17 +110,17 @@ def test_it_is_chosen_for_large_catalogues_where_bytes_are_multiplied_fast(
     monkeypatch.setattr(two_pass, "_FASTER_FROM", NUM_ROWS * DIM)
     for is_fast in (True, False):
         monkeypatch.setattr(two_pass, "multiplies_bytes", lambda is_fast=is_fast: is_fast)
-        assert isinstance(exact_index(normal(0)), TwoPassIndex) == is_fast
+        assert isinstance(exact_index(normal(0), reserved_rows=2), TwoPassIndex) == is_fast
     monkeypatch.setattr(two_pass, "multiplies_bytes", lambda: True)
-    assert type(exact_index(normal(0)[:-1])) is ExactIndex
+    assert type(exact_index(normal(0)[:-1], reserved_rows=2)) is ExactIndex
 
 
 def test_products_that_are_no_numbers_leave_it_to_one_pass() -> None:
     items = normal(0) * 1e-25
     queries = normal(9, 4) * 1e-25
     exclude = Histories.of([np.array([2, 3], np.int32)] * 4)
-    found = TwoPassIndex(items).search(queries, 5, exclude=exclude)
-    expected = ExactIndex(items).search(queries, 5, exclude=exclude)
+    found = TwoPassIndex(items, reserved_rows=2).search(queries, 5, exclude=exclude)
+    expected = ExactIndex(items, reserved_rows=2).search(queries, 5, exclude=exclude)
     assert np.array_equal(found.item_rows, expected.item_rows)
     assert not np.isin(found.item_rows, [0, 1, 2, 3]).any()
 
@@ -172,7 +172,7 @@ def test_a_torch_whose_private_product_has_changed_takes_one_pass(
         assert not two_pass.multiplies_bytes()
     assert not two_pass.multiplies_bytes()  # without a second warning
     monkeypatch.setattr(two_pass, "_FASTER_FROM", 1)
-    assert type(exact_index(normal(0))) is ExactIndex
+    assert type(exact_index(normal(0), reserved_rows=2)) is ExactIndex
 
 
 @pytest.mark.usefixtures("asked_anew")

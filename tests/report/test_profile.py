@@ -28,7 +28,7 @@ test_scores.__test__ = False  # type: ignore[attr-defined]  # it is none, whatev
 
 def side_of(frame: pl.DataFrame, kinds: dict[str, str]) -> SideContents:
     features = tuple(
-        Feature(name, "item", kinds.get(name, "id"), "", "|" if kinds.get(name) == "tags" else "")  # type: ignore[arg-type]
+        Feature(name, "item", kinds.get(name, "id"), "", "|" if kinds.get(name) == "tags" else "")
         for name in frame.columns
     )
     counts = np.ones(len(frame), np.int64)

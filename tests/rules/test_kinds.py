@@ -54,7 +54,8 @@ def test_a_filter_of_another_type_is_an_error_of_filters() -> None:
 def test_by_kind() -> None:
     boosts = (Boost("a = 1", 1), Boost("b = 1", -2))
     rules = rule_set(rule for rule in (Explore(0.1), boosts[0], Cap("a", 1), boosts[1]))
-    assert rules.boosts == boosts
+    assert rules.by_kind["boost"] == boosts
+    assert rules.moves == [("a = 1", 1.0), ("b = 1", -2.0)]
     assert rules.caps == (Cap("a", 1),)
     assert rules.diversify is None
     assert rules.explore == Explore(0.1, seed=0, filter=None)

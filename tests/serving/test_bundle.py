@@ -35,7 +35,8 @@ from twotower.serving.bundle import (
 )
 from twotower.serving.retriever import Retriever
 from twotower.serving.storage import load_arrays, save_arrays, save_tensors
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 ODD_NAMES = (
     "two words",

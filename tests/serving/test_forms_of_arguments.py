@@ -18,7 +18,7 @@ from twotower.data.tables import read_table
 from twotower.errors import ArgumentError, BundleError, DataError, MissingExtraError
 from twotower.exports import export_npy
 from twotower.features.dataframes import as_polars, is_frame, to_pandas
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 
 Form = Callable[[pl.DataFrame], Any]
 FORMS: dict[str, Form] = {
@@ -94,7 +94,7 @@ class TestFrames:
     def test_features(self, form: Form, tiny_retriever: Retriever, tiny_world: Any) -> None:
         frame = tiny_world.queries.head(3)
         expected = [a.item_ids for a in tiny_retriever.recommend(features=frame, k=5)]
-        found = tiny_retriever.recommend(features=form(frame), k=5)
+        found: Any = tiny_retriever.recommend(features=form(frame), k=5)
         assert [answer.item_ids for answer in found] == expected
         assert len(set(map(tuple, expected))) > 1
 
@@ -103,7 +103,7 @@ class TestFrames:
         expected = tiny_retriever.recommend(history=events.to_dicts(), k=5)
         found = tiny_retriever.recommend(history=form(events), k=5)
         assert found.scores == pytest.approx(expected.scores)
-        several = tiny_retriever.recommend(history=[form(events), form(events.head(1))], k=5)
+        several: Any = tiny_retriever.recommend(history=[form(events), form(events.head(1))], k=5)
         assert several[0].scores == pytest.approx(expected.scores)
         assert several[1].scores != pytest.approx(expected.scores, abs=0.01)
 
@@ -134,7 +134,10 @@ def test_a_time_of_an_event_may_be_a_datetime(tiny_retriever: Retriever) -> None
     moment = datetime(2020, 1, 1, tzinfo=UTC)
     seconds = [{"item_id": 5, "time": moment.timestamp()}, {"item_id": 9, "time": 2e9}]
     for given in (moment, moment.replace(tzinfo=None)):
-        events = [{"item_id": 5, "time": given}, {"item_id": 9, "time": 2e9}]
+        events: list[dict[str, object]] = [
+            {"item_id": 5, "time": given},
+            {"item_id": 9, "time": 2e9},
+        ]
         found = tiny_retriever.recommend(history=events, k=4).scores
         assert found == tiny_retriever.recommend(history=seconds, k=4).scores
 

@@ -339,7 +339,7 @@ class Catalogue(RuleBasedStateMachine):
         expected = sorted(scores.values(), reverse=True)[:k]
         np.testing.assert_allclose(found.scores, expected, rtol=1e-4, atol=1e-4)
         for item, score in zip(found.item_ids, found.scores, strict=True):
-            assert score == pytest.approx(scores[item], rel=1e-4, abs=1e-4)
+            assert score == pytest.approx(scores[int(item)], rel=1e-4, abs=1e-4)
 
     @invariant()
     def items_are_those_that_should_be_there(self) -> None:

@@ -12,7 +12,8 @@ from servers import running
 from twotower.errors import ArgumentError, BundleError
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 ITEMS = 24
 
@@ -92,7 +93,7 @@ def test_the_bundle_knows_the_forms_and_holds_what_the_cells_mean(retriever: Ret
 def test_a_filter_reads_what_the_cells_mean(retriever: Retriever) -> None:
     def found(text: str) -> set[str]:
         told = retriever.recommend("u1", k=ITEMS, filter=text, exclude_seen=False)
-        return set(told.item_ids)
+        return set(map(str, told.item_ids))
 
     assert found('tags has "新品"') == {f"p{n}" for n in range(0, ITEMS, 3)}
     assert found("`价格` > 1010 and `价格` < 1012") == {"p10", "p11"}

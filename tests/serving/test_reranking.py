@@ -152,6 +152,7 @@ def test_an_explored_item_stands_once_and_caps_hold_beside_it(
         rules: list[Any] = [Cap("tags", 3), Diversify(weight), Explore(0.4, seed, "item_id > 0")]
         base = retriever.recommend(5, k=8, rules=rules[:2], among=few).item_ids
         answer = retriever.recommend(5, k=8, rules=rules, among=few)
+        assert answer.explored is not None
         assert len(set(answer.item_ids)) == len(answer)
         counts = Counter(v for item in answer.item_ids for v in values_of(lines[item], "tags"))
         assert max(counts.values()) <= 3
@@ -173,10 +174,11 @@ def test_new_items_are_explored_and_places_are_spread(own: Retriever) -> None:
     unseen |= {9000 + n for n in range(5)}
     known = own.recommend(query, k=10).item_ids
     candidates = unseen - set(known) - set(own.history(query))
-    shown: Counter[int] = Counter()
+    shown: Counter[int | str] = Counter()
     places: Counter[int] = Counter()
     for seed in range(400):
         answer = own.recommend(query, k=10, rules=[Explore(0.1, seed)])
+        assert answer.explored is not None
         (item,) = answer.explored
         assert answer.explored[item] == pytest.approx(1 / len(candidates))
         shown[item] += 1
@@ -191,7 +193,9 @@ def test_places_are_drawn_evenly(retriever: Retriever) -> None:
     places: Counter[int] = Counter()
     for seed in range(400):
         answer = retriever.recommend(5, k=10, rules=[Explore(0.3, seed, "item_id > 0")])
-        places.update(p for p, item in enumerate(answer.item_ids) if item in answer.explored)
+        places.update(
+            p for p, item in enumerate(answer.item_ids) if item in (answer.explored or {})
+        )
     assert sum(places.values()) == 1200
     assert all(85 < places[place] < 155 for place in range(10)), places  # 120, and 3.8 deviations
 
@@ -212,8 +216,9 @@ def test_ids_of_any_type_draw_alike_and_others_differ(retriever: Retriever) -> N
     told = [
         retriever.recommend(history=history, rules=rules) for history in ([1, 2], [1, 2], [2, 1])
     ]
-    assert list(told[0].explored) == list(told[1].explored)
-    assert list(told[0].explored) != list(told[2].explored)
+    drawn = [list(answer.explored or {}) for answer in told]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
 
 
 def test_several_queries_are_answered_as_each_alone(retriever: Retriever) -> None:
@@ -311,7 +316,7 @@ def test_words_in_common_go_with_rules(search: Retriever) -> None:
         lines = {line["document"]: line for line in search.items(search.item_ids).to_dicts()}
         left = [i for i in search.item_ids if i not in seen]
         left.sort(key=lambda i: -(scores[i] + 1.5 * deviation * (lines[i]["colour"] == "blue")))
-        explored = [i for i in answer.item_ids if i in answer.explored]
+        explored = [i for i in answer.item_ids if i in (answer.explored or {})]
         base: list[Any] = []
         for item in left:
             alike = [i for i in base if lines[i]["thing"] == lines[item]["thing"]]

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,8 @@ from twotower.rules.kinds import Boost, Explore
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import Event, features_of, ids_of, queries_of
 from twotower.serving.retriever import Retriever
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 UNKNOWN = 99_999
 
@@ -569,7 +570,7 @@ class TestFilterExpressions:
                 ask(8, filter="")
             for no_text in (["item_id = 1"], 5):
                 with pytest.raises(FilterError, match="filter must be a string, got"):
-                    ask(8, filter=no_text)  # type: ignore[arg-type]
+                    ask(8, filter=no_text)  # type: ignore[arg-type, call-overload]
 
 
 class TestUnknownHistories:
@@ -865,3 +866,19 @@ class TestArguments:
         assert queries_of(np.array(7), None, None)[0] == [7]
         with pytest.raises(ValueError, match="among must be a list of ids"):
             ids_of(np.array(7), what="among")
+
+
+def test_the_types_say_whether_one_query_is_answered_or_several(retriever: Retriever) -> None:
+    """``assert_type`` is checked by mypy; at run time the classes are."""
+    one = [
+        assert_type(retriever.recommend(4, k=2), Recommendation),
+        assert_type(retriever.recommend(history=[1, 2], k=2), Recommendation),
+        assert_type(retriever.recommend(features={"signal": 1.0}, k=2), Recommendation),
+    ]
+    several = [
+        assert_type(retriever.recommend([4, 5], k=2), Recommendations),
+        assert_type(retriever.recommend(history=[[1, 2], [3]], k=2), Recommendations),
+        assert_type(retriever.recommend(features=[{"signal": 1.0}], k=2), Recommendations),
+    ]
+    assert {type(answer) for answer in one} == {Recommendation}
+    assert {type(answer) for answer in several} == {Recommendations}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from twotower.config import FeatureKind, TowersConfig
+from twotower.config import TowersConfig
 from twotower.errors import ConfigError
 from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms
@@ -21,7 +21,7 @@ FRAME = pl.DataFrame({"key": [1, 2, 3], "price": [1.0, 2.0, 5.0], "size": [2.0, 
 CONFIG = TowersConfig(dim=8, history="mean", query_id="off", similarity="dot")
 
 
-def transforms(side: Side, **kinds: FeatureKind) -> SideTransforms:
+def transforms(side: Side, **kinds: str) -> SideTransforms:
     features = tuple(Feature(name, side, kind, "") for name, kind in kinds.items())
     return SideTransforms.fit(features, FRAME, np.array([9, 9, 9]), 1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from twotower.config import FeatureKind, TowersConfig
+from twotower.config import TowersConfig
 from twotower.features.base import FeatureArrays
 from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms
@@ -29,7 +29,7 @@ FRAME = pl.DataFrame(
 )
 
 
-def transforms(side: Side, **kinds: FeatureKind) -> SideTransforms:
+def transforms(side: Side, **kinds: str) -> SideTransforms:
     features = tuple(Feature(name, side, kind, "") for name, kind in kinds.items())
     return SideTransforms.fit(features, FRAME, np.full(NUM_ITEMS, 9), 1)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from twotower.training.pipeline import Trained
+from twotower.training.trained import Trained
 
 
 def test_holds_the_figures_and_the_data(tiny_trained: Trained) -> None:

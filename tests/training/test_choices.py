@@ -9,7 +9,7 @@ import pytest
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
 from twotower.training import choices

@@ -15,8 +15,9 @@ from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.evaluation.figures import measure
 from twotower.serving.retriever import Retriever
 from twotower.training.choices import resolve
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
 from twotower.training.task import Task
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -273,7 +274,7 @@ def test_what_is_known_of_events_is_left_out_as_often_as_ids(
     config = Config.from_dict({**given, "towers": {**given["towers"], "id_dropout": share}})
     task = Task.of(events_of(0), config=config)
     trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
-    reading = trainer.objectives[0].steps._reading(
+    reading = trainer.objectives[0].read(
         next(iter(trainer.objectives[0].batches.epoch(0))), torch.Generator()
     )
     assert reading.of_events is not None

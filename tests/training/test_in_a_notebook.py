@@ -21,10 +21,11 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.default_progress import callback_of, in_notebook
 from twotower.training.notebook import NotebookProgress
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
 from twotower.training.progress import ProgressBar
 from twotower.training.study import Trial
 from twotower.training.train_views import TrainedViews
+from twotower.training.trained import Trained
 from twotower.training.tune import Tuned
 from twotower.training.tuning_bar import TuningBar
 
@@ -157,7 +158,7 @@ class TestReprs:
     def test_html_is_small_and_escaped(self, told: tuple[Any, ...], tiny_trained: Trained) -> None:
         trained: Trained = told[3]
         retriever = trained.retriever
-        shown = [
+        shown: list[Any] = [
             trained,
             TrainedViews({HOSTILE: trained}, None),
             retriever,

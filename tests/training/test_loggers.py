@@ -19,7 +19,8 @@ from twotower.errors import ConfigError, MissingExtraError
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 CONFIG: dict[str, dict[str, Any]] = {
     "towers": {"dim": 4},

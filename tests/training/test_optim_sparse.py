@@ -202,7 +202,9 @@ def test_optimizers_update_dense_and_sparse_parameters_of_a_model(optimizer: str
     torch.manual_seed(0)
     model = Both()
     before = copy.deepcopy(model.state_dict())
-    config = TrainingConfig(optimizer=optimizer, learning_rate=0.1, weight_decay=0.1)  # type: ignore[arg-type]
+    config = TrainingConfig(
+        optimizer=optimizer, table_optimizer="adam", learning_rate=0.1, weight_decay=0.1
+    )
     both = Optimizers(model, config, 9)
     model.layer(model.table(torch.tensor([2, 2, 4]))).sum().backward()
     both.step()
@@ -223,7 +225,7 @@ def test_optimizers_go_on_from_a_saved_state() -> None:
         model.layer(model.table(torch.tensor(rows))).square().sum().backward()
         optimizers.step()
 
-    config = TrainingConfig(learning_rate=0.1, weight_decay=0.1)
+    config = TrainingConfig(table_optimizer="adam", learning_rate=0.1, weight_decay=0.1)
     torch.manual_seed(0)
     model = Both()
     optimizers = Optimizers(model, config, 9)

@@ -27,8 +27,10 @@ from twotower.training.bundle_contents import data_digest
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.pipeline import Trained, fit_in_folder, train
+from twotower.training.finish import fit_in_folder
+from twotower.training.pipeline import train
 from twotower.training.task import Task
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
 FOUR: dict[str, dict[str, object]] = {

@@ -15,8 +15,8 @@ from twotower.data.dataset import Cases, Part
 from twotower.evaluation.metrics import graded_ndcg_at_k
 from twotower.histories import Histories
 from twotower.training.choices import resolve
-from twotower.training.pipeline import Trained
 from twotower.training.task import Task, View
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
 

@@ -39,7 +39,7 @@ def gradients(trainer: Trainer, batch: Any) -> tuple[float, dict[str, torch.Tens
     trainer.model.train()
     trainer.model.zero_grad()
     torch.manual_seed(3)
-    loss = trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1))
+    loss = trainer.objectives[0].backward(batch, torch.Generator().manual_seed(1))
     found = {
         name: (weights.grad.to_dense() if weights.grad.is_sparse else weights.grad).clone()
         for name, weights in trainer.model.named_parameters()

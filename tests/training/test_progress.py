@@ -11,8 +11,9 @@ from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import NothingLearntError
 from twotower.training.checkpoints import Progress
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
 from twotower.training.progress import ProgressBar
+from twotower.training.trained import Trained
 
 CONFIG: dict[str, dict[str, object]] = {
     "towers": {"dim": 4},

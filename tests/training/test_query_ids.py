@@ -11,15 +11,16 @@ import polars as pl
 import pytest
 
 from twotower.config import Config
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.evaluation.figures import measure
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
 from twotower.training.query_ids import IDS_FROM, tries_ids
 from twotower.training.task import Task
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 
 NUM_QUERIES, NUM_EVENTS = 40, 24

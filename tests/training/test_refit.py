@@ -22,8 +22,8 @@ from twotower.data.splits import learnt_too
 from twotower.doctor.model_checks import diagnose_model
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.compare import compare_runs
-from twotower.evaluation.evaluate import evaluate
 from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle
+from twotower.evaluation.ranking import evaluate
 from twotower.evaluation.refit_notes import note
 from twotower.evaluation.screen import figures_table, footnotes
 from twotower.report.figures_reader import Reading
@@ -31,11 +31,11 @@ from twotower.report.sections.verdict import deck
 from twotower.report.sections.verdict import headline as headline_of
 from twotower.report.wording import method_label, speaker
 from twotower.serving.server.engine import Model
-from twotower.training.callbacks import Callbacks
+from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.choices import resolve
-from twotower.training.pipeline import Trained
 from twotower.training.refit import refitted
 from twotower.training.task import Task
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -277,7 +277,7 @@ class TestFigures:
         config, _ = resolve(task.config, task.dataset)
         other = replace(config, training=replace(config.training, seed=1))
         trainer = Trainer(task.dataset, task.sides, other)
-        again = refitted(trainer, trainer.fit(), task, "valid", watcher=None)
+        again = refitted(trainer, trainer.fit(), task, "valid", watcher=Callback())
         assert again is not None
         num_rows = task.dataset.items.ids.num_rows
         cases = task.dataset.cases(Part.TEST)

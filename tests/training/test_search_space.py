@@ -8,11 +8,11 @@ from optuna.distributions import CategoricalDistribution
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.data.prepare import prepare
+from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.features.schema import infer_features
-from twotower.features.transforms import SideTransforms
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.training.choices import resolve
 from twotower.training.search_space import (
     SEARCHED,
@@ -24,7 +24,6 @@ from twotower.training.search_space import (
     value_of,
     with_values,
 )
-from twotower.training.trainer import Sides
 
 ALWAYS = {
     "training.learning_rate",

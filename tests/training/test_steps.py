@@ -16,7 +16,7 @@ def gradients(
 ) -> tuple[float, dict[str, torch.Tensor | None]]:
     trainer = trainer_of(world, *settings)
     batch = next(trainer.objectives[0].batches.epoch(0))
-    loss = trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1))
+    loss = trainer.objectives[0].backward(batch, torch.Generator().manual_seed(1))
     found = {name: p.grad for name, p in trainer.model.named_parameters()}
     return float(loss), {name: g if g is None else g.to_dense() for name, g in found.items()}
 
@@ -62,7 +62,7 @@ def test_both_passes_leave_out_the_same(small_world: SyntheticTables) -> None:
     def loss() -> float:
         trainer.model.zero_grad()
         torch.manual_seed(5)
-        return float(trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1)))
+        return float(trainer.objectives[0].backward(batch, torch.Generator().manual_seed(1)))
 
     before = loss()
     step = 1e-3

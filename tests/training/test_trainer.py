@@ -1,5 +1,6 @@
 """The loop: every loss with every negatives, every setting, sparse tables, weights, validation."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -18,9 +19,11 @@ from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.figures import Figures, measure
 from twotower.training.bundle_contents import data_digest
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.pipeline import Trained, train
-from twotower.training.trainer import Trainer, TrainingDivergedError
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
+from twotower.training.trainer import LossCheck, Trainer, TrainingDivergedError
 
 
 def trained(world: SyntheticTables, *settings: Settings) -> Trained:
@@ -216,10 +219,45 @@ class TestDivergence:
     def test_is_named_with_what_to_do(self, small_world: SyntheticTables) -> None:
         with pytest.raises(
             TrainingDivergedError,
-            match=r"the loss became (nan|inf) in epoch 1; lower training\.learning_rate "
+            match=r"the loss became (nan|inf) in epoch 1, step \d; lower training\.learning_rate "
             r"\(now 1e\+30\)",
         ):
             fitted(small_world, {"training": {"learning_rate": 1e30}})
+
+    def test_ends_the_training_at_the_step(self, small_world: SyntheticTables) -> None:
+        class Counter(Callback):
+            steps = 0
+
+            def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
+                assert math.isfinite(loss())
+                assert examples
+                self.steps = step + 1
+
+        counter, trainer = Counter(), trainer_of(small_world, {"training": {"learning_rate": 1e30}})
+        with pytest.raises(TrainingDivergedError) as caught:
+            trainer.fit(watcher=counter)
+        assert f"in epoch 1, step {counter.steps + 1};" in str(caught.value)
+        assert counter.steps + 1 < trainer.steps_per_epoch
+        weights = trainer.trained.state_dict().values()
+        assert all(bool(each.isfinite().all()) for each in weights)
+
+    @pytest.mark.parametrize(("every", "heard_after"), [(1, 6), (4, 8), (50, 9)])
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_names_the_step_wherever_losses_are_read(
+        self, every: int, heard_after: int, value: float
+    ) -> None:
+        """A device whose losses are read every few steps goes on for these, and tells the same step."""
+        check, taken = LossCheck(3, every, 0.1), 0
+
+        def epoch() -> None:
+            nonlocal taken
+            for taken in range(1, 10):
+                check.add(torch.tensor(value if taken >= 6 else 1.0))
+            check.read()
+
+        with pytest.raises(TrainingDivergedError, match=f"became {value} in epoch 3, step 6;"):
+            epoch()
+        assert taken == heard_after
 
 
 CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
@@ -359,13 +397,13 @@ class TestSettings:
     ) -> None:
         before, seen = torch.get_num_threads(), set()
         trainer = trainer_of(small_world, {"training": {"threads": 2, "batch_size": 1_000}})
-        real = trainer.objectives[0].steps.backward
+        real = trainer.objectives[0].backward
 
         def backward(*given: Any) -> torch.Tensor:
             seen.add(torch.get_num_threads())
             return real(*given)
 
-        monkeypatch.setattr(trainer.objectives[0].steps, "backward", backward)
+        monkeypatch.setattr(trainer.objectives[0], "backward", backward)
         trainer.fit()
         assert seen == {2}
         assert torch.get_num_threads() == before
@@ -401,7 +439,7 @@ class TestSparseTables:
             sparse_from(limit)
             trainer = trainer_of(small_world, settings)
             batch = next(trainer.objectives[0].batches.epoch(0))
-            trainer.objectives[0].steps.backward(batch, torch.Generator().manual_seed(1))
+            trainer.objectives[0].backward(batch, torch.Generator().manual_seed(1))
             gradients = {k: p.grad for k, p in trainer.model.named_parameters()}
             found.append({k: g.to_dense() for k, g in gradients.items() if g is not None})
             assert any(g is not None and g.is_sparse for g in gradients.values()) == (limit == 10)
@@ -544,7 +582,7 @@ class TestValidation:
         assert progress.best_metric == max(logged)
 
 
-class Stopper:
+class Stopper(Callback):
     """Presses Ctrl-C at one step of one epoch."""
 
     def __init__(self, epoch: int, step: int) -> None:

@@ -29,9 +29,9 @@ from twotower.serving.retriever import Retriever
 from twotower.towers.model import TwoTower
 from twotower.training.choices import resolve
 from twotower.training.optim import Optimizers
-from twotower.training.pipeline import Trained
 from twotower.training.task import Task, View
 from twotower.training.train_views import train_views
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -195,7 +195,7 @@ class TestTraining:
         batch = next(iter(objective.batches.epoch(0)))
         assert isinstance(batch, PairBatch)
         trainer.trained.train()
-        objective.steps.backward(batch, torch.Generator())
+        objective.backward(batch, torch.Generator())
         texts = (len(np.unique(batch.item_rows)), len(np.unique(batch.query_rows)))
         assert sorted(lines) == sorted(texts)
         if more:
@@ -209,7 +209,7 @@ class TestTraining:
             trainer = trainer_of(config_of(encoder, "towers.dropout=0.0", *more))
             objective = trainer.objectives[0]
             trainer.trained.train()
-            objective.steps.backward(next(iter(objective.batches.epoch(0))), torch.Generator())
+            objective.backward(next(iter(objective.batches.epoch(0))), torch.Generator())
             return {n: p.grad for n, p in trainer.trained.named_parameters() if p.grad is not None}
 
         whole, pieces = gradients(), gradients("training.encode_size=5")
@@ -223,7 +223,7 @@ class TestTraining:
         """What serves computes in float32."""
         trainer = trainer_of(config_of(tiny, "training.precision=bfloat16", "training.epochs=1"))
         module: Any = trainer.model.sentences
-        steps = trainer.objectives[0].steps
+        steps = trainer.objectives[0]
         seen = []
         validated = []
         real = steps.backward

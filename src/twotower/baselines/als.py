@@ -128,6 +128,10 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
 
     NDCG@10 decides, in stages, each on a small grid: alpha, then the regularisation, then the factors.
 
+    Args:
+        dataset: Split, with validation queries.
+        seed: Of the factors' first values; at least 0.
+
     Raises:
         MissingExtraError: ``implicit`` is not installed.
     """

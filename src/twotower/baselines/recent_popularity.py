@@ -120,6 +120,9 @@ def choose_recent_popularity(dataset: Dataset) -> RecentPopularity:
     Tried are five shares of the time from the first training event to the last, from a quarter to
     a thousandth.
 
+    Args:
+        dataset: Split, with validation queries and times.
+
     Raises:
         ConfigError: Events have no times.
     """

@@ -22,23 +22,10 @@ from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
-from twotower.evaluation.evaluate import Scorer
+from twotower.evaluation.ranking import Scorer
 from twotower.extras import library
+from twotower.registry import Registry
 from twotower.vocab import FIRST_ROW
-
-NAMES: dict[str, str] = {
-    "popularity": "popularity",
-    "recent_popularity": "recent popularity",
-    "item_knn": "ItemKNN with decay",
-    "ease": "EASE with decay",
-    "als": "implicit ALS",
-    "bm25": "BM25",
-    "random": "random order",
-}
-"""What people call each baseline, by its key, in the order in which they are shown."""
-
-READ_HISTORIES = ("item_knn", "ease", "als")
-"""Those that know of a query what its history holds, and nothing else."""
 
 Settings = dict[str, Any]
 
@@ -50,7 +37,7 @@ class Baselines:
     """Fitted baselines.
 
     Args:
-        scorers: Key -> what scores, in the order of ``NAMES``.
+        scorers: Key -> what scores, in the order of ``BASELINES``.
         settings: Key -> what was chosen, as JSON has it; ``chosen_on`` is ``"valid"`` or None.
         left_out: Key -> why it does not stand here, a sentence.
     """
@@ -100,7 +87,7 @@ def fit_baselines(
 
     Args:
         dataset: With a split.
-        keys: Some of ``NAMES``; ``"auto"`` takes those that fit the data, the machine and what is
+        keys: Some of ``BASELINES``; ``"auto"`` takes those that fit the data, the machine and what is
             installed, and gives a reason for each of the others.
         seed: Of what is random: the first factors of ALS, and the random order.
         bm25: One that was chosen on validation: it stands here if it reads all columns of text.
@@ -120,17 +107,16 @@ def fit_baselines(
     left_out: dict[str, str] = {}
     learnt = (learnt_too(dataset, "valid") if refit else dataset).part(Part.TRAIN)
     popularity = Popularity.fit(learnt, dataset.items.ids.num_rows)
-    for key in NAMES:
+    told = Fitting(dataset, popularity, seed, learnt if refit else None, bm25)
+    for key, spec in BASELINES.items():
         if keys != "auto" and key not in keys:
             continue
         try:
             _check_fits(key, dataset, cases)
-            if keys == "auto" and key == "ease":
-                _refuse_slow_ease(dataset)
-            tell(f"baseline {NAMES[key]}")
-            scorers[key], settings[key] = _fitted(
-                key, dataset, popularity, seed, learnt if refit else None, bm25
-            )
+            if keys == "auto":
+                spec.check_auto(dataset)
+            tell(f"baseline {spec.label}")
+            scorers[key], settings[key] = _fitted(spec, told)
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":
                 raise
@@ -168,29 +154,25 @@ def check_names(keys: Literal["auto"] | Sequence[str]) -> None:
             f"{argument('baselines')} must be 'auto' or a sequence of keys, got {keys!r}."
         )
     for key in keys:
-        if key not in NAMES:
-            near = difflib.get_close_matches(str(key), NAMES, n=1)
+        if key not in BASELINES:
+            near = difflib.get_close_matches(str(key), BASELINES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(
-                f"{argument('baselines')} must be among {', '.join(NAMES)}, got {key!r}{hint}"
+                f"{argument('baselines')} must be among {', '.join(BASELINES)}, got {key!r}{hint}"
             )
 
 
 def _check_fits(key: str, dataset: Dataset, cases: Cases) -> None:
     """Refuse a baseline that does not fit the data, or whose library is not installed."""
-    if key in READ_HISTORIES and len(cases) and not (cases.histories.item_rows >= FIRST_ROW).any():
+    spec = BASELINES[key]
+    knows_nothing = len(cases) and not (cases.histories.item_rows >= FIRST_ROW).any()
+    if spec.reads_histories and knows_nothing:
         raise ConfigError(
             f"{key} must have histories to go by, got none: all {len(cases):,} queries are new."
         )
-    if key == "recent_popularity":
-        check_times(dataset.part(Part.TRAIN))
-    elif key == "ease":
-        check_size(dataset)
-    elif key == "als":
-        library("implicit.cpu.als", wanted_by="als", extra="baselines")
-    elif key == "bm25":
-        check_texts(dataset)
-        library("bm25s", wanted_by="bm25", extra="baselines")
+    spec.check(dataset)
+    if spec.library:
+        library(spec.library, wanted_by=key, extra="baselines")
 
 
 def _refuse_slow_ease(dataset: Dataset) -> None:
@@ -201,57 +183,171 @@ def _refuse_slow_ease(dataset: Dataset) -> None:
         )
 
 
-def _fitted(
-    key: str,
-    dataset: Dataset,
-    popularity: Popularity,
-    seed: int,
-    learnt: Interactions | None,
-    bm25: BM25 | None,
-) -> tuple[Scorer, Settings]:
-    """Return the baseline of a key, refitted on ``learnt`` if there is any, and its settings as JSON."""
-    num_rows = dataset.items.ids.num_rows
-    if key == "popularity":
-        return popularity, {}
-    if key == "random":
-        return RandomOrder(num_rows, seed), {"seed": seed}
-    scorer: Scorer
-    settings: Settings
-    if key == "recent_popularity":
-        recent = choose_recent_popularity(dataset)
-        settings = {"half_life_seconds": recent.half_life}
-        scorer = recent
-        if learnt is not None:
-            scorer = RecentPopularity.fit(learnt, num_rows, half_life=recent.half_life)
-    elif key == "item_knn":
-        scorer = choose_item_knn(dataset)
-        settings = _of(scorer, "neighbours", "shrinkage", "half_life", "pair_half_life")
-        if learnt is not None:
-            scorer = ItemKNN.fit(learnt, num_rows, **settings)
-    elif key == "ease":
-        scorer = choose_ease(dataset)
-        settings = _of(scorer, "regularization", "half_life", "pair_half_life")
-        if learnt is not None:
-            scorer = EASE.fit(learnt, num_rows, **settings)
-    elif key == "als":
-        scorer = choose_als(dataset, seed=seed)
-        settings = _of(scorer, "factors", "regularization", "alpha")
-        if learnt is not None:
-            scorer = ALS.fit(learnt, num_rows, seed=seed, **settings)
-    else:
-        columns = text_columns(dataset.queries), text_columns(dataset.items)
-        if bm25 is None or bm25.columns != columns:
-            bm25 = choose_bm25(dataset)
-        scorer = bm25  # which learns nothing of events
-        settings = {
-            "query_columns": list(bm25.columns.query),
-            "item_columns": list(bm25.columns.item),
-            **bm25.settings.as_json(),
-        }
+@dataclass(frozen=True)
+class Fitting:
+    """What a baseline is fitted to.
+
+    Args:
+        dataset: With a split.
+        popularity: Fitted.
+        seed: Of what is random.
+        learnt: Training and validation events, where it is fitted once more on both; else None.
+        bm25: One that was chosen on validation, or None.
+    """
+
+    dataset: Dataset
+    popularity: Popularity
+    seed: int
+    learnt: Interactions | None
+    bm25: BM25 | None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the item vocabulary."""
+        return self.dataset.items.ids.num_rows
+
+
+@dataclass(frozen=True)
+class BaselineSpec:
+    """One baseline.
+
+    Args:
+        name: Its key in settings and figures.
+        label: What people call it.
+        label_zh: The same in Chinese.
+        fit: Returns what scores, with its settings as JSON has them; settings are chosen on validation.
+        is_chosen: Whether there are settings to choose; popularity then answers where it knows nothing.
+        check: Raises ``ConfigError`` where it does not fit the data.
+        check_auto: The same where nobody asked for it.
+        library: Module that it needs, of the extra ``baselines``.
+        reads_histories: Whether it knows of a query what its history holds, and nothing else.
+        answers_new: Whether it answers from a history alone, as it must for a new query.
+    """
+
+    name: str
+    label: str
+    label_zh: str
+    fit: Callable[[Fitting], tuple[Scorer, Settings]]
+    is_chosen: bool = True
+    check: Callable[[Dataset], object] = lambda _: None
+    check_auto: Callable[[Dataset], object] = lambda _: None
+    library: str = ""
+    reads_histories: bool = False
+    answers_new: bool = False
+
+
+def _fitted(spec: BaselineSpec, told: Fitting) -> tuple[Scorer, Settings]:
+    """Return a baseline, refitted if there is anything to refit it on, and its settings as JSON."""
+    scorer, settings = spec.fit(told)
+    if not spec.is_chosen:
+        return scorer, settings
+    dataset = told.dataset
     validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
     chosen = {**settings, "chosen_on": "valid" if validation.any() else None}
-    return PopularWhenCold(scorer, popularity), chosen
+    return PopularWhenCold(scorer, told.popularity), chosen
+
+
+def _recent_popularity(told: Fitting) -> tuple[Scorer, Settings]:
+    recent = choose_recent_popularity(told.dataset)
+    if told.learnt is not None:
+        recent = RecentPopularity.fit(told.learnt, told.num_rows, half_life=recent.half_life)
+    return recent, {"half_life_seconds": recent.half_life}
+
+
+def _item_knn(told: Fitting) -> tuple[Scorer, Settings]:
+    scorer = choose_item_knn(told.dataset)
+    settings = _of(scorer, "neighbours", "shrinkage", "half_life", "pair_half_life")
+    if told.learnt is not None:
+        scorer = ItemKNN.fit(told.learnt, told.num_rows, **settings)
+    return scorer, settings
+
+
+def _ease(told: Fitting) -> tuple[Scorer, Settings]:
+    scorer = choose_ease(told.dataset)
+    settings = _of(scorer, "regularization", "half_life", "pair_half_life")
+    if told.learnt is not None:
+        scorer = EASE.fit(told.learnt, told.num_rows, **settings)
+    return scorer, settings
+
+
+def _als(told: Fitting) -> tuple[Scorer, Settings]:
+    scorer = choose_als(told.dataset, seed=told.seed)
+    settings = _of(scorer, "factors", "regularization", "alpha")
+    if told.learnt is not None:
+        scorer = ALS.fit(told.learnt, told.num_rows, seed=told.seed, **settings)
+    return scorer, settings
+
+
+def _bm25(told: Fitting) -> tuple[Scorer, Settings]:
+    dataset, scorer = told.dataset, told.bm25
+    columns = text_columns(dataset.queries), text_columns(dataset.items)
+    if scorer is None or scorer.columns != columns:
+        scorer = choose_bm25(dataset)  # which learns nothing of events
+    settings = {
+        "query_columns": list(scorer.columns.query),
+        "item_columns": list(scorer.columns.item),
+        **scorer.settings.as_json(),
+    }
+    return scorer, settings
 
 
 def _of(scorer: Scorer, *names: str) -> Settings:
     return {name: getattr(scorer, name) for name in names}
+
+
+BASELINES = Registry(
+    "baseline",
+    (
+        BaselineSpec(
+            "popularity",
+            "popularity",
+            "流行度",
+            lambda told: (told.popularity, {}),
+            is_chosen=False,
+            answers_new=True,
+        ),
+        BaselineSpec(
+            "recent_popularity",
+            "recent popularity",
+            "近期流行度",
+            _recent_popularity,
+            check=lambda dataset: check_times(dataset.part(Part.TRAIN)),
+        ),
+        BaselineSpec(
+            "item_knn",
+            "ItemKNN with decay",
+            "带时间衰减的 ItemKNN",
+            _item_knn,
+            reads_histories=True,
+            answers_new=True,
+        ),
+        BaselineSpec(
+            "ease",
+            "EASE with decay",
+            "带时间衰减的 EASE",
+            _ease,
+            check=check_size,
+            check_auto=_refuse_slow_ease,
+            reads_histories=True,
+            answers_new=True,
+        ),
+        # Its factors are of known queries.
+        BaselineSpec(
+            "als",
+            "implicit ALS",
+            "隐式 ALS",
+            _als,
+            library="implicit.cpu.als",
+            reads_histories=True,
+        ),
+        BaselineSpec("bm25", "BM25", "BM25", _bm25, check=check_texts, library="bm25s"),
+        BaselineSpec(
+            "random",
+            "random order",
+            "随机排序",
+            lambda told: (RandomOrder(told.num_rows, told.seed), {"seed": told.seed}),
+            is_chosen=False,
+        ),
+    ),
+)
+"""In the order in which they are shown."""

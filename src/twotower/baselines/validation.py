@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate
+from twotower.evaluation.ranking import Scorer, evaluate
 
 _MAX_CASES = 2_000
 

@@ -12,7 +12,7 @@ from twotower.caller import flag
 from twotower.cli import exits, options
 from twotower.cli.output import console, print_json
 from twotower.errors import ConfigError
-from twotower.keywords import Keywords, configured, events_of
+from twotower.keywords import Keywords, configured, events_of, parts_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,13 +71,7 @@ def command(
 
     Example: twotower doctor --interactions ratings.csv --items movies.csv --fail-on error
     """
-    given = {
-        "train": train,
-        "valid": valid,
-        "valid_sessions": valid_sessions,
-        "test": test,
-        "test_sessions": test_sessions,
-    }
+    given = parts_of(train, valid, valid_sessions, test, test_sessions)
     if bundle is not None:
         others: dict[str, object] = {
             "interactions": interactions,

@@ -36,10 +36,14 @@ MEANINGS = {
 }
 """Every exit code, in the order of the documentation."""
 
+DEBUG = "TWOTOWER_DEBUG"
+"""Environment variable: at 1, the trace of every error is printed, also of one that a sentence explains."""
+
 
 def table() -> str:
     """Return the exit codes for the end of ``--help``."""
-    return "Exit codes:\n\n" + "\n\n".join(f"{code}  {text}" for code, text in MEANINGS.items())
+    codes = "\n\n".join(f"{code}  {text}" for code, text in MEANINGS.items())
+    return f"Exit codes:\n\n{codes}\n\n{DEBUG}=1 prints the trace of an error, too."
 
 
 def code_of(error: BaseException) -> int:
@@ -54,6 +58,8 @@ def code_of(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, TwoTowerError):
+        if os.environ.get(DEBUG) == "1":
+            traceback.print_exception(error)
         message = str(error)
         # Settings come as a list of problems, filters with a line of carets.
         end = "" if message.endswith((".", "?", "^")) else "."

@@ -1,29 +1,26 @@
 """``twotower export``."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from twotower.errors import ConfigError
+from twotower.exports.targets import EXPORTS, ExportSpec
+from twotower.registry import resolved
 
 NAME = "export"
 
-_OPTIONS = {
-    "onnx": ("--out",),
-    "faiss": ("--out",),
-    "pgvector": ("--out", "--dsn"),
-    "qdrant": ("--out", "--url"),
-    "parquet": ("--out",),
-    "npy": ("--out",),
-}
+
+if TYPE_CHECKING:
+    _Target = str
+else:
+    _Target = Literal[tuple(EXPORTS)]
 
 
 def command(
-    target: Annotated[
-        Literal["onnx", "faiss", "pgvector", "qdrant", "parquet", "npy"],
-        typer.Argument(help="What to export to."),
-    ],
+    target: Annotated[_Target, typer.Argument(help="What to export to.")],
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
     dsn: Annotated[
@@ -46,46 +43,46 @@ def command(
 
     Example: twotower export faiss model --out model-faiss
     """
-    given = {"--out": out, "--dsn": dsn, "--url": url}
-    _check_place(target, [name for name, value in given.items() if value is not None])
-    for option, value, owner in (
-        ("--table", table, "pgvector"),
-        ("--collection", collection, "qdrant"),
-    ):
-        if value is not None and target != owner:
-            raise ConfigError(f"{option} is for {owner}, got it for {target}; leave it out.")
-    from twotower import exports
+    spec = EXPORTS[target]
+    places: dict[str, Any] = {"out": out, "dsn": dsn, "url": url}
+    named = {"table": table, "collection": collection}
+    _check_place(spec, [name for name, value in places.items() if value is not None])
+    for option, value in named.items():
+        if value is not None and option not in spec.options:
+            able = " and ".join(EXPORTS.where(partial(_takes, option=option)))
+            raise ConfigError(f"--{option} is for {able}, got it for {target}; leave it out.")
     from twotower.exports.folder import check_folder
     from twotower.serving.retriever import Retriever
 
     if out is not None:
         check_folder(out)
     retriever = Retriever.open(bundle)
-    named = {"table": table, "collection": collection}
-    name = {key: value for key, value in named.items() if value is not None}
-    if dsn is not None:
-        exported = exports.load_pgvector(retriever, dsn, **name)
-    elif url is not None:
-        client = exports.connect_qdrant(url, api_key)
-        exported = exports.load_qdrant(retriever, client, **name)
+    told: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if out is not None:
+        exported = resolved(spec.export)(retriever, out, **told)
     else:
-        exported = getattr(exports, f"export_{target}")(retriever, out, **name)
+        secrets = {"api_key": api_key}
+        told |= {name: value for name, value in secrets.items() if name in spec.server_options}
+        exported = resolved(spec.load)(retriever, places[spec.server], **told)
     typer.echo(f"{exported.place}: {exported.num_items:,} items, {exported.num_queries:,} queries")
     for note in exported.notes:
         typer.echo(note)
 
 
-def _check_place(target: str, given: list[str]) -> None:
+def _takes(spec: ExportSpec, option: str) -> bool:
+    return option in spec.options
+
+
+def _check_place(spec: ExportSpec, given: list[str]) -> None:
     """Check that one place to export to is named, and one that the target has.
 
     Raises:
         ConfigError: None is, or several, or another.
     """
-    known = _OPTIONS[target]
-    choice = " or ".join(known)
-    wrong = [name for name in given if name not in known]
+    choice = " or ".join(f"--{name}" for name in spec.places)
+    wrong = [name for name in given if name not in spec.places]
     if wrong:
-        raise ConfigError(f"{wrong[0]} must not be given for {target}; it takes {choice}.")
+        raise ConfigError(f"--{wrong[0]} must not be given for {spec.name}; it takes {choice}.")
     if len(given) != 1:
-        number = "neither" if not given and len(known) > 1 else "both" if given else "none"
-        raise ConfigError(f"export {target} must be given {choice}, got {number}.")
+        number = "neither" if not given and len(spec.places) > 1 else "both" if given else "none"
+        raise ConfigError(f"export {spec.name} must be given {choice}, got {number}.")

@@ -20,7 +20,7 @@ from twotower.cli.output import (
 )
 from twotower.config import Config
 from twotower.errors import ConfigError
-from twotower.keywords import Keywords, configured, events_of
+from twotower.keywords import Keywords, configured, events_of, parts_of
 
 NAME = "train"
 
@@ -82,13 +82,7 @@ def command(
     again: Literal["all"] | bool = "all" if refit_all else refit
 
     screen = console(json_wanted=json)
-    parts = {
-        "train": train,
-        "valid": valid,
-        "valid_sessions": valid_sessions,
-        "test": test,
-        "test_sessions": test_sessions,
-    }
+    parts = parts_of(train, valid, valid_sessions, test, test_sessions)
     if tree.views:
         alone = {"interactions": interactions, "items": items, "tensorboard": tensorboard, **parts}
         _refuse(alone | {"mlflow": mlflow, "seeds": None if seeds == 1 else seeds})

@@ -15,7 +15,7 @@ from twotower.cli.output import (
     report_path,
     write_report_beside,
 )
-from twotower.keywords import Keywords, configured, events_of
+from twotower.keywords import Keywords, configured, events_of, parts_of
 
 NAME = "tune"
 
@@ -51,13 +51,7 @@ def command(
 
     Example: twotower tune --interactions ratings.csv --items movies.csv --out model --minutes 30
     """
-    parts = {
-        "train": train,
-        "valid": valid,
-        "valid_sessions": valid_sessions,
-        "test": test,
-        "test_sessions": test_sessions,
-    }
+    parts = parts_of(train, valid, valid_sessions, test, test_sessions)
     events = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
     check_report_beside(out)
     recipe = keywords.pop("recipe", None)

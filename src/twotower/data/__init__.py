@@ -1,1 +1,5 @@
-"""See docs/architecture.md."""
+"""From tables to a split data set and its batches."""
+
+from twotower.public import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -25,7 +25,12 @@ OUT_OF_ORDER = 0.5
 
 
 def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
-    """Return the data set with each event assigned to a part.
+    """Return the data set with each event assigned to a part: train, validation or test.
+
+    Args:
+        dataset: From ``prepare``.
+        config: The kind of split, its shares and its seed. None takes leave-last-out where events have
+            an order, and a random split where they have none.
 
     Raises:
         ConfigError: The kind needs an order or times that the data does not have, or the fractions

@@ -12,23 +12,13 @@ from twotower.config import Config
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.drawn import hold_out_validation
-from twotower.data.prepare import Preparation, prepare
+from twotower.data.preparation import Preparation, prepare
 from twotower.data.splits import split
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
-from twotower.doctor.data_events import duplicates, one_moment, out_of_order, tied_times
-from twotower.doctor.data_features import columns
-from twotower.doctor.data_labels import label_columns
-from twotower.doctor.data_leaks import leaking_item_columns, leaking_query_columns
-from twotower.doctor.data_order import shuffled_order
+from twotower.doctor.checks import ExaminedData, checks_that_need
+from twotower.doctor.data_events import out_of_order
 from twotower.doctor.data_positions import position_weights
-from twotower.doctor.data_split import churn, empty_test, popularity, split_times
-from twotower.doctor.data_unused import (
-    shown_only,
-    unstated_kinds,
-    unused,
-    without_row,
-)
 from twotower.doctor.findings import Finding, worst_first
 from twotower.errors import ConfigError
 from twotower.keywords import Keywords, configured, takes_keywords
@@ -111,36 +101,12 @@ def diagnose_dataset(
             interactions are not examined.
     """
     settings = config or Config()
-    roles = {d.column for d in decisions if d.role is not None and d.column is not None}
     items, features = _offered(dataset), settings.features
     if dataset.offered is not None:  # kinds of another view's columns are stated there, too
         own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
         features = replace(features, item=own)
-    is_chosen = (
-        settings.split.kind in ("random", "cold-items", "cold-queries") or not dataset.ordered
-    )
-    return worst_first(
-        [
-            *empty_test(dataset),
-            *leaking_query_columns(dataset),
-            *leaking_item_columns(dataset),
-            *label_columns(dataset, roles if decisions else None),
-            *split_times(dataset, is_chosen=is_chosen),
-            *unstated_kinds(dataset, decisions),
-            *duplicates(dataset, settings.data.event_column),
-            *shuffled_order(dataset),
-            *one_moment(dataset),
-            *tied_times(dataset),
-            *columns(dataset.queries, "query", settings.features),
-            *columns(items, "item", features),
-            *without_row(dataset),
-            *churn(dataset),
-            *popularity(dataset),
-            *unused(decisions),
-            *shown_only(dataset.queries, "query", settings.features),
-            *shown_only(items, "item", features),
-        ]
-    )
+    seen = ExaminedData(dataset, settings, decisions, items, features)
+    return worst_first(found for check in checks_that_need("data") for found in check.run(seen))
 
 
 def _offered(dataset: Dataset) -> EntityTable:

@@ -5,13 +5,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import Dataset, Interactions, Part
-from twotower.doctor.data_findings import (
-    DUPLICATE_EVENTS,
-    FILE_ORDER,
-    ONE_MOMENT,
-    TIED_TIMES,
-)
-from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.findings import KINDS, Finding, Severity
 
 COPIES = 0.001
 """From this share of events on copies are a warning: fewer change no figure that one could see."""
@@ -65,7 +59,7 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
         if dataset.repeats and not (events.times % DAY).any():
             key, key_zh, severity = "query, item and day", "查询、物品和日期", "info"
     facts = {"count": copies, "in_test": in_test, "key": key, "key_zh": key_zh}
-    return [Finding(DUPLICATE_EVENTS, severity, share, facts)]
+    return [Finding(KINDS["duplicate-events"], severity, share, facts)]
 
 
 def tied_times(dataset: Dataset) -> list[Finding]:
@@ -82,7 +76,7 @@ def tied_times(dataset: Dataset) -> list[Finding]:
     share = float(tied.mean())
     if share < TIES[0]:
         return []
-    return [Finding(TIED_TIMES, "warning" if share >= TIES[1] else "info", share)]
+    return [Finding(KINDS["tied-times"], "warning" if share >= TIES[1] else "info", share)]
 
 
 def one_moment(dataset: Dataset) -> list[Finding]:
@@ -100,7 +94,7 @@ def one_moment(dataset: Dataset) -> list[Finding]:
     moment = "?"
     if np.isfinite(moments[place]):
         moment = str(np.datetime64(int(moments[place]), "s")).replace("T", " ")
-    return [Finding(ONE_MOMENT, "warning", share, {"queries": queries, "moment": moment})]
+    return [Finding(KINDS["one-moment"], "warning", share, {"queries": queries, "moment": moment})]
 
 
 def out_of_order(
@@ -135,7 +129,7 @@ def out_of_order(
             "why_zh": "这里会按时间排序，因此没有问题；但直接相信文件顺序的工具会从未来学习。",
             "do_zh": "无需处理；若有其他工具读取该文件，请先排序。",
         }
-        return [Finding(FILE_ORDER, "info", share, facts)]
+        return [Finding(KINDS["events-out-of-order"], "info", share, facts)]
     facts = {
         "why": "data.order = 'file' takes the table's order for the order of events, which "
         "contradicts the times: histories and the test event are not what they seem.",
@@ -144,7 +138,7 @@ def out_of_order(
         "历史和测试事件都不是看上去的样子。",
         "do_zh": "把 data.order 保持为 'auto'，或先把表排序。",
     }
-    return [Finding(FILE_ORDER, "warning", share, facts)]
+    return [Finding(KINDS["events-out-of-order"], "warning", share, facts)]
 
 
 def _same_events(

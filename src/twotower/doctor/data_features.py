@@ -6,8 +6,7 @@ import polars as pl
 
 from twotower.config import FeaturesConfig
 from twotower.data.dataset import EntityTable
-from twotower.doctor.data_feature_findings import CONSTANT, MISSING, UNIQUE
-from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.features.schema import Feature, Side, infer_features
 from twotower.vocab import FIRST_ROW
 
@@ -64,7 +63,7 @@ def _column(values: pl.Series, feature: Feature) -> list[Finding]:
     missing = float(1 - is_known.mean())
     findings = []
     if missing >= MISSING_SHARE:
-        findings.append(Finding(MISSING, "warning", missing, facts))
+        findings.append(Finding(KINDS["mostly-missing-feature"], "warning", missing, facts))
     num_known = int(is_known.sum())
     if codes is None or num_known < MIN_ROWS:
         return findings
@@ -73,10 +72,14 @@ def _column(values: pl.Series, feature: Feature) -> list[Finding]:
     if most >= CONSTANT_SHARE:
         row = int(np.flatnonzero(codes == counts.argmax())[0])
         severity: Severity = "warning" if most == 1 else "info"
-        findings.append(Finding(CONSTANT, severity, most, {**facts, "most": _shown(values[row])}))
+        findings.append(
+            Finding(
+                KINDS["constant-feature"], severity, most, {**facts, "most": _shown(values[row])}
+            )
+        )
     unique = float((counts > 0).sum() / num_known)
     if unique >= UNIQUE_SHARE and feature.is_fed and _is_key(values):
-        findings.append(Finding(UNIQUE, "warning", unique, facts))
+        findings.append(Finding(KINDS["unique-feature"], "warning", unique, facts))
     return findings
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset, EntityTable, Part
-from twotower.doctor.data_feature_findings import KNOWS_LABEL
 from twotower.doctor.data_features import SIDES_ZH, by_row, codes_of, described
-from twotower.doctor.findings import Finding
+from twotower.doctor.findings import KINDS, Finding
 from twotower.evaluation.metrics import auc
 from twotower.features.schema import Side
 
@@ -77,7 +76,7 @@ def _finding(side: str, column: str, value: float) -> Finding:
         if is_fed
         else "对被问到的事件它从不输入模型；最多在历史中读取过去事件的这一列。",
     }
-    return Finding(KNOWS_LABEL, "error" if is_fed else "warning", value, facts)
+    return Finding(KINDS["column-knows-label"], "error" if is_fed else "warning", value, facts)
 
 
 def _auc_of(groups: npt.NDArray[np.int64], labels: Labels, is_first: Labels) -> float:

@@ -7,13 +7,8 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
-from twotower.doctor.data_feature_findings import (
-    HOLDS_TARGET,
-    LEAKING_ITEM,
-    LEAKING_QUERY,
-)
 from twotower.doctor.data_features import by_row, codes_of, described, text_of
-from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.vocab import FIRST_ROW
 
@@ -179,7 +174,9 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
         found = _partial(numbers[kept], tested[kept], known[kept])
         if abs(found) >= COUNTS_KNOWN[0]:
             severity: Severity = "error" if abs(found) >= COUNTS_KNOWN[1] else "warning"
-            findings.append(Finding(LEAKING_ITEM, severity, found, {"column": name}))
+            findings.append(
+                Finding(KINDS["leaking-item-feature"], severity, found, {"column": name})
+            )
     return findings
 
 
@@ -211,7 +208,7 @@ def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) ->
     gain = float(gains[kept].mean())
     here = float(np.nanmean(_share_of_others(parts.tested, parts.tested, groups, label.codes)))
     facts = {"column": column, "label": label.name, "here": here, "expected": here - gain}
-    return Finding(LEAKING_QUERY, severity, gain, facts)
+    return Finding(KINDS["leaking-query-feature"], severity, gain, facts)
 
 
 def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -> Finding | None:
@@ -228,7 +225,7 @@ def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -
         return None
     share = float(here.mean())
     facts = {"column": column, "label": label.name, "here": share, "expected": expected}
-    return Finding(HOLDS_TARGET, severity, share - expected, facts)
+    return Finding(KINDS["feature-names-target"], severity, share - expected, facts)
 
 
 def _severity(gains: Floats, standard_error: float) -> Severity | None:

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset, Interactions
-from twotower.doctor.data_findings import SHUFFLED_ORDER
-from twotower.doctor.findings import Finding
+from twotower.doctor.findings import KINDS, Finding
 
 NEEDED_DEVIATIONS = 3.0
 """An order that says nothing gets beyond this once in some hundred data sets."""
@@ -55,7 +54,7 @@ def shuffled_order(dataset: Dataset) -> list[Finding]:
         "position": evidence.position,
         "needed": NEEDED_DEVIATIONS,
     }
-    return [Finding(SHUFFLED_ORDER, "warning", found, facts)]
+    return [Finding(KINDS["shuffled-order"], "warning", found, facts)]
 
 
 def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:

@@ -5,8 +5,7 @@ import numpy as np
 from twotower.data.dataset import Dataset
 from twotower.data.positions import WHY_ASSUMED, examples_of, propensities_of
 from twotower.data.propensities import MAX_WEIGHT
-from twotower.doctor.data_findings import POSITION_WEIGHTS, POSITIONS_ASSUMED
-from twotower.doctor.findings import Finding
+from twotower.doctor.findings import KINDS, Finding
 
 
 def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
@@ -28,6 +27,8 @@ def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
             "examples": examples_of(found.propensities),
             "examples_zh": examples_of(found.propensities, "第 {position} 位 {value:.2g}"),
         }
-        return [Finding(POSITION_WEIGHTS, "info", cut, facts)]
+        return [Finding(KINDS["position-weights"], "info", cut, facts)]
     why, why_zh = WHY_ASSUMED[found.why_assumed]
-    return [Finding(POSITIONS_ASSUMED, "warning", cut, facts | {"why": why, "why_zh": why_zh})]
+    return [
+        Finding(KINDS["positions-assumed"], "warning", cut, facts | {"why": why, "why_zh": why_zh})
+    ]

@@ -3,17 +3,7 @@
 import numpy as np
 
 from twotower.data.dataset import KNOWN, Dataset, Part
-from twotower.doctor.data_findings import (
-    CATALOGUE_CHURN,
-    COLD_ITEMS,
-    FEW_EVENTS,
-    NO_TEST,
-    POPULARITY,
-    QUERY_CHURN,
-    TEST_BEFORE_TRAIN,
-    TIME_OVERLAP,
-)
-from twotower.doctor.findings import Finding, Kind, Severity
+from twotower.doctor.findings import KINDS, Finding, Kind, Severity
 from twotower.vocab import FIRST_ROW
 
 BEFORE_TRAIN = 0.01
@@ -32,7 +22,7 @@ def empty_test(dataset: Dataset) -> list[Finding]:
     """Return whether there is nothing to be measured on."""
     if ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
         return []
-    return [Finding(NO_TEST, "error", 0.0, {"events": len(dataset.interactions)})]
+    return [Finding(KINDS["empty-test"], "error", 0.0, {"events": len(dataset.interactions)})]
 
 
 def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
@@ -58,10 +48,10 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
     if share > 0:
         severity: Severity = "error" if share >= BEFORE_TRAIN and not is_chosen else "warning"
         facts = {"count": int(is_before.sum()), "total": len(tested)}
-        findings.append(Finding(TEST_BEFORE_TRAIN, severity, share, facts))
+        findings.append(Finding(KINDS["test-before-train"], severity, share, facts))
     overlap = float((tested < times[known].max()).mean())
     if overlap >= OVERLAP:
-        findings.append(Finding(TIME_OVERLAP, "info", overlap))
+        findings.append(Finding(KINDS["time-overlap"], "info", overlap))
     return findings
 
 
@@ -80,16 +70,16 @@ def churn(dataset: Dataset) -> list[Finding]:
     new_items = int((~is_known[items]).sum())
     cold = float((~is_known[test.item_rows]).mean())
     return [
-        *_above(COLD_ITEMS, cold, COLD),
+        *_above(KINDS["cold-test-items"], cold, COLD),
         *_above(
-            CATALOGUE_CHURN,
+            KINDS["catalogue-churn"],
             new_items / len(items),
             CHURN,
             count=new_items,
             total=len(items),
         ),
         *_above(
-            QUERY_CHURN,
+            KINDS["query-churn"],
             len(new_queries) / len(queries),
             CHURN,
             count=len(new_queries),
@@ -110,9 +100,9 @@ def popularity(dataset: Dataset) -> list[Finding]:
     concentration = float(np.sort(counts)[::-1][:top].sum() / counts.sum())
     few = float((counts < FEW).mean())
     return [
-        *_above(POPULARITY, concentration, CONCENTRATION, items=top),
+        *_above(KINDS["popularity-concentration"], concentration, CONCENTRATION, items=top),
         *_above(
-            FEW_EVENTS,
+            KINDS["few-events-per-item"],
             few,
             FEW_SHARES,
             items=len(counts),

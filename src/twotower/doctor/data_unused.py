@@ -9,8 +9,7 @@ from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.unused import event_kinds
 from twotower.doctor.data_features import SIDES_ZH, described
-from twotower.doctor.data_findings import EVENT_KINDS, SHOWN_ONLY, UNUSED, WITHOUT_ROW
-from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.features.schema import Side, infer_features
 from twotower.vocab import FIRST_ROW
 
@@ -23,7 +22,7 @@ def unused(decisions: tuple[Decision, ...]) -> list[Finding]:
     left = {d.column: d.reason for d in decisions if d.role is None and d.column is not None}
     if not left:
         return []
-    return [Finding(UNUSED, "info", len(left), _listed(left))]
+    return [Finding(KINDS["unused-columns"], "info", len(left), _listed(left))]
 
 
 def unstated_kinds(dataset: Dataset, decisions: tuple[Decision, ...]) -> list[Finding]:
@@ -34,7 +33,7 @@ def unstated_kinds(dataset: Dataset, decisions: tuple[Decision, ...]) -> list[Fi
     if kinds is None:
         return []
     facts = {"column": kinds.column, "shares": kinds.shares, "best": kinds.best or "KIND"}
-    return [Finding(EVENT_KINDS, "warning", len(kinds.counts), facts)]
+    return [Finding(KINDS["unstated-event-kinds"], "warning", len(kinds.counts), facts)]
 
 
 def without_row(dataset: Dataset) -> list[Finding]:
@@ -59,7 +58,7 @@ def without_row(dataset: Dataset) -> list[Finding]:
             "total": len(np.unique(rows)),
         }
         severity: Severity = "warning" if share >= MANY_EVENTS else "info"
-        found.append(Finding(WITHOUT_ROW, severity, share, facts))
+        found.append(Finding(KINDS["ids-without-a-row"], severity, share, facts))
     return found
 
 
@@ -73,7 +72,7 @@ def shown_only(table: EntityTable, side: Side, settings: FeaturesConfig) -> list
     if not left:
         return []
     facts = {"side": side, "side_zh": SIDES_ZH[side], **_listed(left)}
-    return [Finding(SHOWN_ONLY, "info", len(left), facts)]
+    return [Finding(KINDS["shown-only-columns"], "info", len(left), facts)]
 
 
 def _listed(columns: dict[str, str]) -> dict[str, str]:

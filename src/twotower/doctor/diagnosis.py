@@ -2,15 +2,18 @@
 
 from twotower.caller import passing
 from twotower.doctor.data_checks import diagnose_dataset, of_held_columns
-from twotower.doctor.findings import Finding, worst_first
+from twotower.doctor.findings import KINDS, Finding, worst_first
 from twotower.doctor.model_checks import Examined, examine_model
-from twotower.doctor.model_findings import NOT_LOOKED_AT
 from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.serving.retriever import Bundle, Retriever
 
 
 def diagnose_bundle(bundle: Bundle) -> list[Finding]:
-    """Return all findings, the worst first; see ``examine_bundle``."""
+    """Return all findings about a bundle's data and model, the worst first.
+
+    Args:
+        bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
+    """
     return list(examine_bundle(bundle).findings)
 
 
@@ -46,7 +49,7 @@ def examine_bundle(bundle: Bundle) -> Examined:
                 "because_zh": "模型包只由物品生成，没有任何事件",
                 "do_zh": "用搜索与点击数据训练，或把这样的表交给诊断。",
             }
-        found.append(Finding(NOT_LOOKED_AT, "info", 0, facts))
+        found.append(Finding(KINDS["not-looked-at"], "info", 0, facts))
     else:
         dataset = dataset_of(retriever)
         found += diagnose_dataset(dataset, config=of_held_columns(contents.config, dataset))

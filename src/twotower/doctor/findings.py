@@ -1,7 +1,9 @@
 """``Finding``: one thing that the doctor saw, said in a person's language."""
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from twotower.caller import argument, passing
@@ -44,6 +46,18 @@ class Kind:
     id: str
     en: Text
     zh: Text
+
+
+def _kinds() -> dict[str, Kind]:
+    text = Path(__file__).with_name("findings.toml").read_text(encoding="utf-8")
+    return {
+        name: Kind(name, Text(**said["en"]), Text(**said["zh"]))
+        for name, said in tomllib.loads(text).items()
+    }
+
+
+KINDS = _kinds()
+"""Every kind of finding of this library, by its id."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import torch
 
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.doctor.findings import Finding, Severity
-from twotower.doctor.model_findings import HUB_ITEM, POPULARITY_ONLY, SAME_ANSWERS
-from twotower.evaluation.evaluate import Evaluation, Scorer, evaluate
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.evaluation.evaluate_bundle import scorer_of
+from twotower.evaluation.ranking import Evaluation, Scorer, evaluate
 from twotower.features.base import FeatureArrays
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
@@ -182,10 +181,10 @@ def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
     severity: Severity
     if like_popular >= share:
         severity = "error" if like_popular >= all_of_it else "warning"
-        return [Finding(POPULARITY_ONLY, severity, like_popular, facts)]
+        return [Finding(KINDS["popularity-only"], severity, like_popular, facts)]
     if pairwise >= share:
         severity = "error" if pairwise >= all_of_it else "warning"
-        return [Finding(SAME_ANSWERS, severity, pairwise, facts)]
+        return [Finding(KINDS["same-answer-for-all"], severity, pairwise, facts)]
     return []
 
 
@@ -219,7 +218,7 @@ def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Fi
         "expected_skewness": _skewness(by_popularity),
         "k": K,
     }
-    return Finding(HUB_ITEM, "warning", float(share[row]), facts)
+    return Finding(KINDS["hub-item"], "warning", float(share[row]), facts)
 
 
 def _skewness(counts: npt.NDArray[np.integer]) -> float:

@@ -2,26 +2,14 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from twotower.caller import argument
-from twotower.doctor.findings import Finding, worst_first
-from twotower.doctor.model_answers import Trial, check_answers
-from twotower.doctor.model_features import (
-    Loss,
-    check_features,
-    check_history,
-    check_vocabularies,
-    feature_losses,
-    history_loss,
-)
-from twotower.doctor.model_findings import NOT_LOOKED_AT
-from twotower.doctor.model_training import check_loss, check_negatives
-from twotower.doctor.model_vectors import check_item_vectors, check_query_vectors
+from twotower.doctor.checks import ExaminedModel, checks_that_need
+from twotower.doctor.findings import KINDS, Finding, worst_first
+from twotower.doctor.model_answers import Trial
+from twotower.doctor.model_features import Loss
 from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.serving.retriever import Retriever
-from twotower.vocab import FIRST_ROW
 
 
 @dataclass(frozen=True)
@@ -56,19 +44,12 @@ def examine_model(retriever: Retriever) -> Examined:
     Raises:
         ValueError: A score is NaN; the query is named.
     """
-    contents, model = retriever.contents, retriever.encoding.model
-    losses: tuple[Loss, ...] = ()
-    offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
-    item_vectors = retriever.index.item_vectors.cpu().numpy()[offered]
-    found = [
-        *check_loss(contents),
-        *check_item_vectors(item_vectors, contents.popularity[offered]),
-        *check_vocabularies(contents, model),
-    ]
+    contents, seen = retriever.contents, ExaminedModel(retriever)
+    found = _made(seen, "bundle")
     if contents.histories is not None and contents.popularity.any():
-        dataset = dataset_of(retriever)
-        found += check_negatives(contents, dataset, reads_history=model.reads_history)
-        trial = Trial(retriever, dataset)
+        seen.dataset = dataset_of(retriever)
+        found += _made(seen, "histories")
+        trial = Trial(retriever, seen.dataset)
         if learnt_of(contents.metrics) is not None:
             facts = {
                 "what": "the query vectors, the answers, and what the history and the features do "
@@ -80,17 +61,11 @@ def examine_model(retriever: Retriever) -> Examined:
                 "because_zh": "模型还在验证事件上重新训练过，它在那里的回答不能说明其他查询的情况",
                 "do_zh": f"请检查不带 {argument('refit')} 的训练。",
             }
-            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
+            found.append(Finding(KINDS["not-looked-at"], "info", len(trial), facts))
         elif len(trial) > 1:
-            # Answers first: an error about a score names the query.
-            answers = check_answers(trial, contents.items.ids)
-            found += check_query_vectors(np.asarray(trial.query_vectors.cpu().numpy()))
-            found += answers
-            of_history = history_loss(trial)
-            of_features = feature_losses(trial, contents.items.transforms.transforms)
-            found += check_history(of_history)
-            found += check_features(of_features)
-            losses = (*(() if of_history is None else (of_history,)), *of_features)
+            seen.trial = trial
+            _ = seen.answers  # first of all: an error about a score names the query
+            found += _made(seen, "answers")
         else:
             facts = {
                 "what": "the query vectors, the answers, and what the history and the features do "
@@ -104,5 +79,10 @@ def examine_model(retriever: Retriever) -> Examined:
                 "do_zh": "用更多数据训练，或留出更多数据：split.valid_fraction，"
                 "或包含更多查询的验证文件。",
             }
-            found.append(Finding(NOT_LOOKED_AT, "info", len(trial), facts))
-    return Examined(tuple(worst_first(found)), losses)
+            found.append(Finding(KINDS["not-looked-at"], "info", len(trial), facts))
+    of_history = () if seen.of_history is None else (seen.of_history,)
+    return Examined(tuple(worst_first(found)), (*of_history, *seen.of_features))
+
+
+def _made(seen: ExaminedModel, needs: str) -> list[Finding]:
+    return [found for check in checks_that_need(needs) for found in check.run(seen)]

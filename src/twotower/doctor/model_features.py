@@ -7,16 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.doctor.findings import Finding, Severity
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.doctor.model_answers import K, Trial
-from twotower.doctor.model_findings import (
-    DEAD_VOCABULARY,
-    FEATURE_DOES_NOT_HELP,
-    FEATURE_IGNORED,
-    HISTORY_IGNORED,
-)
-from twotower.evaluation.evaluate import Evaluation
 from twotower.evaluation.intervals import Interval, difference_intervals
+from twotower.evaluation.ranking import Evaluation
 from twotower.features.base import Transform
 from twotower.histories import last_windows
 from twotower.serving.bundle import Contents
@@ -112,10 +106,10 @@ def check_features(losses: Sequence[Loss]) -> list[Finding]:
     for loss in losses:
         facts = {"feature": loss.name, "k": K}
         if loss.unchanged >= NOT_READ:
-            found.append(Finding(FEATURE_IGNORED, "warning", loss.unchanged, facts))
+            found.append(Finding(KINDS["feature-ignored"], "warning", loss.unchanged, facts))
         elif loss.num_hits >= FEW_HITS and loss.drop.low <= 0:
             facts |= {"base": loss.base, "low": loss.drop.low, "high": loss.drop.high}
-            found.append(Finding(FEATURE_DOES_NOT_HELP, "info", loss.drop.value, facts))
+            found.append(Finding(KINDS["feature-does-not-help"], "info", loss.drop.value, facts))
     return found
 
 
@@ -129,7 +123,7 @@ def check_history(loss: Loss | None) -> list[Finding]:
         return []
     facts = {"k": K, "drop": drop.value, "low": drop.low, "high": drop.high, "base": loss.base}
     severity: Severity = "error" if loss.unchanged >= HISTORY_NOT_READ else "warning"
-    return [Finding(HISTORY_IGNORED, severity, loss.unchanged, facts)]
+    return [Finding(KINDS["history-ignored"], severity, loss.unchanged, facts)]
 
 
 def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
@@ -159,7 +153,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
                 severity: Severity = "warning" if share >= UNKNOWN_SHARE else "info"
                 facts = {"feature": f"{side}.{feature.name}", "rows": len(values)}
                 facts["min_count"] = contents.config.features.min_count
-                found.append(Finding(DEAD_VOCABULARY, severity, share, facts))
+                found.append(Finding(KINDS["dead-vocabulary"], severity, share, facts))
     return found
 
 

@@ -9,18 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.config import LossConfig, NegativesKind
+from twotower.config import LossConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Dataset, Part
-from twotower.doctor.findings import Finding, Severity
-from twotower.doctor.model_findings import (
-    FALSE_NEGATIVES,
-    LOSS_AT_CHANCE,
-    LOSS_AT_POPULARITY,
-)
+from twotower.doctor.findings import KINDS, Finding, Severity
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.configured import hidden_by, loss_of, sampler_of
 from twotower.losses.frequencies import log_frequency
+from twotower.losses.loss_kinds import LOSSES
+from twotower.losses.samplers import SAMPLERS
 from twotower.serving.bundle import Contents
 
 Counts = npt.NDArray[np.float32]
@@ -30,9 +27,6 @@ AT_CHANCE = 0.98
 
 MANY_FALSE = 0.1
 """Share of false negatives from which one push in ten goes the wrong way."""
-
-_SHARED: tuple[NegativesKind, ...] = ("all", "in-batch", "uniform", "popularity", "mixed")
-"""Negatives of a whole batch that can be drawn again without the model and the events."""
 
 _BATCHES = 8
 _QUERIES = (
@@ -49,9 +43,10 @@ def check_loss(contents: Contents) -> list[Finding]:
     """
     config, counts = contents.config.loss, contents.popularity
     losses = [record["loss"] for record in map(json.loads, _lines(contents)) if "loss" in record]
-    has_level = config.negatives in _SHARED and (
-        config.kind == "softmax" or (config.kind == "bce" and contents.target_labels is None)
-    )
+    spec = LOSSES[config.kind]
+    has_level = SAMPLERS[config.negatives].is_shared and spec.has_chance
+    if spec.takes_labels and contents.target_labels is not None:
+        has_level = False
     # The log's loss is the mean over views, each of which has a level of its own.
     if not losses or not has_level or (counts > 0).sum() < 2 or contents.view is not None:
         return []
@@ -59,9 +54,11 @@ def check_loss(contents: Contents) -> list[Finding]:
     loss = float(losses[-1])
     facts = {"loss": loss, "chance": chance, "popularity": popularity}
     if loss >= AT_CHANCE * chance:
-        return [Finding(LOSS_AT_CHANCE, "error", loss / chance, facts)]
-    if config.kind == "softmax" and loss >= popularity:
-        return [Finding(LOSS_AT_POPULARITY, "warning", loss / popularity, facts)]
+        return [Finding(KINDS["loss-at-chance"], "error", loss / chance, facts)]
+    if spec.has_popularity and loss >= popularity:
+        return [
+            Finding(KINDS["loss-no-better-than-popularity"], "warning", loss / popularity, facts)
+        ]
     return []
 
 
@@ -74,7 +71,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
         reads_history: Whether the model reads histories; those are what ``mask_known`` masks.
     """
     config = contents.config.loss
-    if config.negatives not in _SHARED:
+    if not SAMPLERS[config.negatives].is_shared:
         return []
     share = false_negative_share(contents, dataset, reads_history=reads_history)
     if share < MANY_FALSE or contents.view is not None:  # views are trained without the mask
@@ -82,7 +79,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
     # With the mask, what is left over lies in the future, which has to be told apart from now.
     is_masked = config.mask_known and reads_history
     severity: Severity = "info" if is_masked else "warning"
-    return [Finding(FALSE_NEGATIVES, severity, share, {})]
+    return [Finding(KINDS["false-negatives"], severity, share, {})]
 
 
 def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history: bool) -> float:

@@ -6,14 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.doctor.findings import Finding, Kind, Severity
-from twotower.doctor.model_findings import (
-    ITEM_VECTORS_ALIKE,
-    ITEM_VECTORS_FEW_DIRECTIONS,
-    NORM_FOLLOWS_POPULARITY,
-    QUERY_VECTORS_ALIKE,
-    QUERY_VECTORS_FEW_DIRECTIONS,
-)
+from twotower.doctor.findings import KINDS, Finding, Kind, Severity
 from twotower.errors import ArgumentError
 
 Vectors = npt.NDArray[np.float32]
@@ -104,13 +97,15 @@ def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> lis
     """
     seen = counts > 0
     vectors, counts = vectors[seen], counts[seen]
-    found = _collapse(vectors, ITEM_VECTORS_FEW_DIRECTIONS, "warning", ITEM_VECTORS_ALIKE)
+    found = _collapse(
+        vectors, KINDS["item-vectors-few-directions"], "warning", KINDS["item-vectors-alike"]
+    )
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if len(norms) > 2 and norms.std() > EQUAL_NORMS * norms.mean() and np.ptp(counts) > 0:
         correlation = float(np.corrcoef(_ranks(norms), _ranks(counts))[0, 1])
         if correlation >= GOES_WITH:
             facts = {"items": len(norms)}
-            found.append(Finding(NORM_FOLLOWS_POPULARITY, "info", correlation, facts))
+            found.append(Finding(KINDS["norm-follows-popularity"], "info", correlation, facts))
     return found
 
 
@@ -125,7 +120,9 @@ def check_query_vectors(vectors: Vectors) -> list[Finding]:
     Raises:
         ValueError: A vector is not finite.
     """
-    return _collapse(vectors, QUERY_VECTORS_FEW_DIRECTIONS, "info", QUERY_VECTORS_ALIKE)
+    return _collapse(
+        vectors, KINDS["query-vectors-few-directions"], "info", KINDS["query-vectors-alike"]
+    )
 
 
 def _collapse(vectors: Vectors, few: Kind, above_line: Severity, alike: Kind) -> list[Finding]:

@@ -142,7 +142,7 @@ def case_groups_of(
                 for feature in infer_features(
                     table.frame, side, table.id_column, {}, forms=table.forms
                 )
-                if feature.kind in ("categorical", "tags")
+                if feature.meaning in ("categorical", "tags")
             ]
         return [cut for groups in every if len(groups) > 1 for cut in groups]
     found: list[CaseGroup] = []
@@ -258,12 +258,12 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     places = pl.Series(lines)
     column = asked.table(side).frame[feature.name]
     values = column.gather(pl.select(pl.when(places >= 0).then(places)).to_series())
-    if feature.kind == "number":
+    if feature.meaning == "number":
         return asked.cut(by, side, _quarters(floats_of(values), "number"))
-    if feature.kind == "time":
+    if feature.meaning == "time":
         seconds = seconds_of(values)
         return asked.cut(by, side, _quarters(seconds, _time_unit(seconds)))
-    if feature.kind == "vector":
+    if feature.meaning == "vector":
         raise ConfigError(
             f"{argument('slice_by')} must name a column of single values or tags, got the vectors {by!r}."
         )
@@ -277,7 +277,7 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     top = counts["tag"].to_list()
     shown = top if len(top) <= _MAX_GROUPS + 1 else top[:_MAX_GROUPS]
     groups = [_Group(tag, _mask(line[(tags == tag).to_numpy()], len(lines))) for tag in shown]
-    if feature.kind != "tags":
+    if feature.meaning != "tags":
         rest = line[~tags.is_in(shown).to_numpy()]
         groups.append(_Group("(other)", _mask(rest, len(lines))))
     groups.append(_Group("(missing)", ~_mask(line, len(lines))))

@@ -12,7 +12,6 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
 from twotower.evaluation.comparability import order_of_same_test
-from twotower.evaluation.evaluate import Evaluation, evaluate
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
 from twotower.evaluation.intervals import (
@@ -22,6 +21,7 @@ from twotower.evaluation.intervals import (
     metric_name,
     verdict,
 )
+from twotower.evaluation.ranking import Evaluation, evaluate_on
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.slices import Slice, slices
 from twotower.index.base import Found
@@ -210,15 +210,8 @@ def _labels(bundles: Sequence[Retriever], names: Sequence[str] | None) -> tuple[
 
 
 def _evaluate(run: _Run, cases: Cases) -> Evaluation:
-    return evaluate(
-        served_of(run.retriever, run.dataset) or scorer_of(run.retriever, run.dataset),
-        cases,
-        KS,
-        num_item_rows=run.dataset.items.ids.num_rows,
-        remove_seen=not run.dataset.repeats,
-        allowed=run.dataset.offered,
-        query_ids=run.dataset.queries.ids,
-    )
+    scorer = served_of(run.retriever, run.dataset) or scorer_of(run.retriever, run.dataset)
+    return evaluate_on(run.dataset, scorer, cases, KS)
 
 
 def _as_first(

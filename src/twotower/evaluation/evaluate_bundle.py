@@ -21,6 +21,7 @@ from twotower.evaluation.sampled_candidates import random_candidates, read_candi
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served, served_as
 from twotower.features.schema import texts_of
+from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
@@ -115,7 +116,7 @@ def evaluate_bundle(
         scorer_of(retriever, dataset),
         dataset,
         ks,
-        calibrated=retriever.contents.config.loss.kind == "bce",
+        calibrated=LOSSES[retriever.contents.config.loss.kind].takes_labels,
         baselines=baselines,
         served=served_of(retriever, dataset),
         cases=cases,

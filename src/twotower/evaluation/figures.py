@@ -7,13 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower import html
-from twotower.baselines.specs import NAMES, fit_baselines
+from twotower.baselines.specs import BASELINES, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
 from twotower.evaluation.case_groups import check_names
-from twotower.evaluation.evaluate import METRICS, Evaluation, Scorer, check_ks, evaluate
-from twotower.evaluation.exposure import exposure
+from twotower.evaluation.exposure_metrics import exposure
 from twotower.evaluation.intervals import (
     Interval,
     difference_intervals,
@@ -22,7 +21,8 @@ from twotower.evaluation.intervals import (
     verdict,
 )
 from twotower.evaluation.known_events import by_known_events
-from twotower.evaluation.metrics import auc, log_loss
+from twotower.evaluation.metrics import METRICS, auc, log_loss
+from twotower.evaluation.ranking import Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.sampled_candidates import INFLATED
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
@@ -34,8 +34,13 @@ KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
 """What verdicts, slices and the choice of a baseline's settings go by."""
 
-METHODS = {"model": "two-tower", "served": "two-tower as served", **NAMES}
-"""What each method is called for people."""
+OURS = {"model": "two-tower", "served": "two-tower as served"}
+
+
+def methods() -> dict[str, str]:
+    """Return what each method is called for people, in the order in which they are shown."""
+    return OURS | {name: spec.label for name, spec in BASELINES.items()}
+
 
 SHOWN = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
 """The metrics that say most, and what they are called."""
@@ -49,8 +54,8 @@ class Measured(Figures):
     def __repr__(self) -> str:
         metric = self._metrics()[0] if MAIN_METRIC not in self._metrics() else MAIN_METRIC
         means = [
-            f"{METHODS[name]} {self[name][metric]:.4f}"
-            for name in METHODS
+            f"{label} {self[name][metric]:.4f}"
+            for name, label in methods().items()
             if name in self and metric in self[name]
         ]
         return f"Figures({SHOWN.get(metric, metric)}: {', '.join(means)})"
@@ -58,8 +63,8 @@ class Measured(Figures):
     def _repr_html_(self) -> str:
         metrics = self._metrics()
         rows = [
-            (METHODS[name], *(self[name].get(metric) for metric in metrics))
-            for name in METHODS
+            (label, *(self[name].get(metric) for metric in metrics))
+            for name, label in methods().items()
             if name in self
         ]
         header = ("", *(SHOWN.get(metric, metric) for metric in metrics))
@@ -149,18 +154,8 @@ def measure(
         scorers["served"] = served
     scorers |= fitted.scorers
     every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
-    num_rows = dataset.items.ids.num_rows
     found = {
-        name: evaluate(
-            scorer,
-            cases,
-            every_k,
-            num_item_rows=num_rows,
-            remove_seen=not dataset.repeats,
-            allowed=dataset.offered,
-            candidates=candidates,
-            query_ids=dataset.queries.ids,
-        )
+        name: evaluate_on(dataset, scorer, cases, every_k, candidates=candidates)
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
@@ -215,7 +210,7 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
         {f"{name}/{m}": found[name].values[m] for name in found for m in shown}, owners=owners
     )
     others = [name for name in found if name != ours]
-    baselines = [name for name in others if name in NAMES]
+    baselines = [name for name in others if name in BASELINES]
     gaps = difference_intervals(
         {f"{name}/{m}": found[ours].values[m] for name in others for m in shown},
         {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
@@ -227,7 +222,7 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
 
     subject = "The model as served" if ours == "served" else "The model"
     sentences = {
-        name: f"{subject} {verdict(NAMES[name], metric_name(MAIN_METRIC), gap)}."
+        name: f"{subject} {verdict(BASELINES[name].label, metric_name(MAIN_METRIC), gap)}."
         for name, gap in ((name, gaps[f"{name}/{MAIN_METRIC}"]) for name in baselines)
     }
     strongest = max(baselines, key=lambda name: means[f"{name}/{MAIN_METRIC}"].value, default=None)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ArgumentError, check_least
+from twotower.evaluation.metrics import METRICS
 
 Values = npt.NDArray[np.float64]
 
@@ -143,7 +144,8 @@ def digits_of(least: float) -> int:
 def metric_name(metric: str) -> str:
     """Return a metric's name as people write it: ``NDCG@10``, ``hit rate@10``."""
     name, _, k = metric.partition("@")
-    words = name.upper() if name in ("ndcg", "mrr", "map", "auc") else name.replace("_", " ")
+    spec = METRICS.get(name)
+    words = "AUC" if name == "auc" else name.replace("_", " ") if spec is None else spec.label
     return f"{words}@{k}" if k else words
 
 

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from twotower.baselines.specs import BASELINES
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.intervals import mean_intervals
+from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 
 EVENTS = (0, 1, 2, 5, 10, 20)
 """Numbers of most recent events that a query is asked with."""
-METHODS = ("model", "popularity", "item_knn", "ease")
-"""What answers from a history alone, as a new query must be; factors of a known query do not."""
 LEAST_QUERIES, MOST_QUERIES = 50, 1_000
 
 
@@ -63,7 +62,7 @@ def by_known_events(
     model is not told who asks: its query is as good as new, but for its features.
 
     Args:
-        scorers: Some of ``METHODS`` are measured.
+        scorers: Some of them are measured: ours, and baselines that answer from a history alone.
         dataset: Split.
         part: ``TEST`` or ``VALID``.
         metric: As ``name@k``.
@@ -84,20 +83,15 @@ def by_known_events(
     if not dataset.ordered:
         cases = _shuffled(cases)
     asked = {"model": model.of_new_queries()} | {n: s for n, s in scorers.items() if n != "model"}
+    from_histories = BASELINES.where(lambda each: each.answers_new)
+    methods = [name for name in ("model", *from_histories) if name in asked]
     numbers = [n for n in EVENTS if n <= enough[-1]]
     name_of_metric, k = metric.split("@")
     values = {
-        f"{name}/{num}": evaluate(
-            CutShort(asked[name], num),
-            cases,
-            (int(k),),
-            num_item_rows=dataset.items.ids.num_rows,
-            remove_seen=not dataset.repeats,
-            allowed=dataset.offered,
-            metrics=(name_of_metric,),
+        f"{name}/{num}": evaluate_on(
+            dataset, CutShort(asked[name], num), cases, (int(k),), metrics=(name_of_metric,)
         ).values[metric]
-        for name in METHODS
-        if name in asked
+        for name in methods
         for num in numbers
     }
     found = mean_intervals(values)
@@ -106,8 +100,6 @@ def by_known_events(
         "queries": len(cases),
         "metric": metric,
         "methods": {
-            name: [found[f"{name}/{num}"].as_json() for num in numbers]
-            for name in METHODS
-            if name in asked
+            name: [found[f"{name}/{num}"].as_json() for num in numbers] for name in methods
         },
     }

@@ -6,16 +6,64 @@ items the query has. Averages over queries are the caller's (a mean of per-query
 Where fewer items are ranked than ``k``, the missing positions are misses.
 """
 
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.errors import ArgumentError
+from twotower.registry import Registry
 
 Hits = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.integer]
 Values = npt.NDArray[np.float64]
 Gains = npt.NDArray[np.floating]
+
+
+def hits_of(
+    rankings: npt.ArrayLike, relevant: Sequence[Collection[int] | Collection[str]]
+) -> tuple[Hits, Counts]:
+    """Return ``is_hit`` and ``num_relevant`` of ranked ids, which all metrics of binary relevance read.
+
+    Args:
+        rankings: ``(Q, R)`` item ids, integers or strings, best first. Places without an item hold an id
+            that no item has, such as -1.
+        relevant: The relevant item ids of each of the ``Q`` queries; repeats count once.
+
+    Returns:
+        ``(Q, R)`` bool and ``(Q,)`` int64.
+
+    Raises:
+        ValueError: ``rankings`` is not a matrix, ``relevant`` has another length, or a ranking holds a
+            relevant id twice.
+
+    Example:
+        >>> is_hit, num_relevant = hits_of([[7, 3, 9], [4, 7, 2]], [[9, 1], [4]])
+        >>> ndcg_at_k(is_hit, num_relevant, k=3).round(4).tolist()
+        [0.3066, 1.0]
+    """
+    ranked = np.asarray(rankings)
+    if ranked.ndim != 2:
+        raise ArgumentError(f"rankings must have shape (Q, R), got {ranked.shape}.")
+    if len(relevant) != len(ranked):
+        raise ArgumentError(
+            f"relevant must hold the ids of each of the {len(ranked)} queries, got {len(relevant)}."
+        )
+    is_hit = np.zeros(ranked.shape, np.bool_)
+    num_relevant = np.zeros(len(ranked), np.int64)
+    for query, ids in enumerate(relevant):
+        distinct = np.unique(np.asarray(list(ids)))
+        num_relevant[query] = len(distinct)
+        if len(distinct):
+            is_hit[query] = np.isin(ranked[query], distinct)
+        found = ranked[query][is_hit[query]]
+        if len(np.unique(found)) < len(found):
+            raise ArgumentError(
+                f"rankings must hold each item once, got a relevant id twice for query {query}."
+            )
+    return is_hit, num_relevant
 
 
 def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
@@ -299,3 +347,38 @@ def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Val
         wrong = truth[~np.isin(truth, (0, 1))][0]
         raise ArgumentError(f"labels must be 0 or 1, got {wrong}.")
     return values, truth.astype(np.bool_)
+
+
+Metric = Callable[[Hits, Counts, int], Values]
+"""``is_hit``, ``num_relevant`` and ``k`` to a value per query; see ``hit_rate_at_k``."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One ranking metric.
+
+    Args:
+        name: As ``training.metric`` and figures name it, before ``@k``.
+        at_k: Its values.
+        label: What people call it.
+        label_zh: The same in Chinese.
+    """
+
+    name: str
+    at_k: Metric
+    label: str
+    label_zh: str
+
+
+METRICS = Registry(
+    "metric",
+    (
+        MetricSpec("hit_rate", hit_rate_at_k, "hit rate", "命中率"),
+        MetricSpec("ndcg", ndcg_at_k, "NDCG", "NDCG"),
+        MetricSpec("recall", recall_at_k, "recall", "召回率"),
+        MetricSpec("precision", precision_at_k, "precision", "精确率"),
+        MetricSpec("mrr", mrr_at_k, "MRR", "MRR"),
+        MetricSpec("map", map_at_k, "MAP", "MAP"),
+    ),
+)
+"""In the order in which they are shown."""

@@ -55,7 +55,7 @@ class ModelScorer:
         of_ids = [
             transform.feature.name
             for transform in self.encoding.query_transforms.transforms
-            if transform.feature.kind == "id"
+            if transform.feature.meaning == "id"
         ]
         unknown = {name: np.full_like(self.query_features[name], UNKNOWN_ROW) for name in of_ids}
         return ModelScorer(

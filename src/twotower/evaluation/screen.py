@@ -5,16 +5,16 @@ from typing import Any
 
 from rich.table import Table
 
-from twotower.evaluation.evaluate import METRICS
-from twotower.evaluation.figures import MAIN_METRIC, METHODS, SHOWN, subject_of
+from twotower.evaluation.figures import MAIN_METRIC, SHOWN, methods, subject_of
 from twotower.evaluation.intervals import metric_name
+from twotower.evaluation.metrics import METRICS
 from twotower.evaluation.refit_notes import is_before, note
 
 
 def method_label(figures: Mapping[str, Any], method: str) -> str:
     """Return what a method is called on a screen; a model whose figures are of another one before it."""
     before = ", before" if method in ("model", "served") and is_before(figures) else ""
-    return METHODS[method] + before
+    return methods()[method] + before
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
@@ -87,7 +87,7 @@ def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> 
     main = slices[0]["metric"]
     table = Table("", "queries", metric_name(main), "95 % interval", title_justify="left")
     if baseline is not None:
-        table.add_column(f"minus {METHODS[baseline]}")
+        table.add_column(f"minus {methods()[baseline]}")
 
     def cells(group: Mapping[str, Any]) -> list[str]:
         value, low, high = group["intervals"][subject_of(group["intervals"])]
@@ -160,7 +160,7 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
     if "index" in figures:
         notes.append(index_note(figures["index"]))
     left_out = protocol.get("left_out", {})
-    notes += [f"Left out: {METHODS[name]}, as {why}" for name, why in left_out.items()]
+    notes += [f"Left out: {methods()[name]}, as {why}" for name, why in left_out.items()]
     return notes
 
 
@@ -193,7 +193,7 @@ def _of_words(figures: Mapping[str, Any]) -> str:
 
 
 def _run(figures: Mapping[str, Any]) -> list[str]:
-    return [name for name in METHODS if name in figures]
+    return [name for name in methods() if name in figures]
 
 
 def _title(figures: Mapping[str, Any]) -> str:

@@ -11,13 +11,14 @@ import numpy.typing as npt
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
-from twotower.evaluation.evaluate import METRICS, Evaluation, Metric
 from twotower.evaluation.intervals import (
     Interval,
     difference_intervals,
     mean_intervals,
     metric_name,
 )
+from twotower.evaluation.metrics import METRICS, Metric
+from twotower.evaluation.ranking import Evaluation
 from twotower.features.schema import Side
 
 MIN_QUERIES = 10
@@ -313,7 +314,7 @@ def _common_cases(evaluations: Mapping[str, Evaluation]) -> Cases:
 
 
 def _metric(metric: str, evaluation: Evaluation) -> tuple[Metric, int]:
-    form = re.fullmatch(rf"({'|'.join(METRICS)})@([1-9][0-9]*)", metric)
+    form = re.fullmatch(rf"({'|'.join(map(re.escape, METRICS))})@([1-9][0-9]*)", metric)
     if form is None:
         raise ArgumentError(f"metric must be one of {', '.join(METRICS)} with @k, got {metric!r}.")
     k, ranked = int(form[2]), evaluation.ranking.item_rows.shape[1]
@@ -322,4 +323,4 @@ def _metric(metric: str, evaluation: Evaluation) -> tuple[Metric, int]:
             f"metric must have a cut-off of at most {ranked}, the number of items that were ranked, "
             f"got {metric!r}; evaluate with ks of at least {k}."
         )
-    return METRICS[form[1]], k
+    return METRICS[form[1]].at_k, k

@@ -116,6 +116,7 @@ def write_query_tower(file: Path, inputs: TowerInputs) -> float:
         read_of_items = read_of_items[torch.from_numpy(inputs.item_rows.astype(np.int64))]
     module = QueryModule(
         model,
+        retriever.contents.config.towers.history,
         [transform.feature.name for transform in inputs.query_features],
         [transform.feature.name for transform in inputs.event_features],
         read_of_items,

@@ -121,10 +121,10 @@ class TowerInputs:
                 vocabulary = transform.vocabulary
                 if isinstance(transform, WindowsTransform):
                     vocabulary = transform.word_vectors.words
-                if vocabulary is not None and transform.feature.kind != "sentence":
+                if vocabulary is not None and not transform.feature.spec.knows_all_rows:
                     entry["vocabulary"] = f"{side}.{number}.json"
                     write_json(folder / entry["vocabulary"], vocabulary.ids.to_list())
-                if transform.feature.kind in ("number", "time", "vector", "tags"):
+                if transform.feature.meaning in ("number", "time", "vector", "tags"):
                     constants = {k: v.tolist() for k, v in transform.numbers.items()}
                     entry["constants"] = constants
                 if transform.feature.separator:
@@ -140,7 +140,16 @@ def query_inputs(
     features: FeatureLines | None = None,
     history: History | None = None,
 ) -> Arrays:
-    """Return what the exported query tower reads of queries; see ``Retriever.recommend`` for the arguments.
+    """Return the inputs of the exported query tower for ``n`` queries.
+
+    Args:
+        retriever: Of the exported bundle.
+        query_id: As of ``Retriever.recommend``.
+        features: As of ``Retriever.recommend``.
+        history: As of ``Retriever.recommend``.
+
+    Returns:
+        Name of the input -> ``(n, ...)`` array.
 
     Raises:
         ValueError: As ``recommend``.
@@ -150,7 +159,14 @@ def query_inputs(
 
 
 def item_inputs(retriever: Retriever, features: FeatureLines) -> Arrays:
-    """Return what the exported item tower reads of items that are described by their columns.
+    """Return the inputs of the exported item tower for items given by their columns.
+
+    Args:
+        retriever: Of the exported bundle.
+        features: ``n`` items: lines of column -> value, or a frame.
+
+    Returns:
+        Name of the input -> ``(n, ...)`` array.
 
     Raises:
         ValueError: The features are of a form that cannot be read.

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from twotower.errors import ExportError
 from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
 from twotower.features.windows import SCALE, WINDOW, WindowsEncoder
+from twotower.registry import resolved
 from twotower.towers.gaps import NUM_GAPS, SinceLast
 from twotower.towers.history import HistoryEncoder
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.model import QueryTower, TwoTower
 from twotower.towers.recurrent import Recurrent
 from twotower.towers.transformer import Transformer
@@ -51,6 +53,7 @@ class QueryModule(nn.Module):
 
     Args:
         model: Whose query tower is copied.
+        history: The name of its history encoder.
         names: The query features that it reads, in the order of the inputs.
         events: The features of a history's events that it reads.
         items: ``(rows, dim)`` what a history reads of each item; None where none is read.
@@ -62,7 +65,12 @@ class QueryModule(nn.Module):
     items: Tensor
 
     def __init__(
-        self, model: TwoTower, names: Sequence[str], events: Sequence[str], items: Tensor | None
+        self,
+        model: TwoTower,
+        history: str,
+        names: Sequence[str],
+        events: Sequence[str],
+        items: Tensor | None,
     ) -> None:
         super().__init__()
         tower = model.query_tower
@@ -70,7 +78,11 @@ class QueryModule(nn.Module):
             tower = copy.copy(tower)
             # What a history reads of items is a table by now.
             tower._modules = {**tower._modules, "items": None}
-        self.model = TwoTower(_traceable(tower), nn.Identity(), similarity=model.similarity)
+        tower = _traceable(tower)
+        if isinstance(tower, QueryTower) and tower.history is not None:
+            form = resolved(HISTORY_ENCODERS[history].onnx)
+            tower.history = tower.history if form is None else form(tower.history)
+        self.model = TwoTower(tower, nn.Identity(), similarity=model.similarity)
         self.reads_times = getattr(model.query_tower, "since", None) is not None
         self.names, self.events = tuple(names), tuple(events)
         if items is not None:
@@ -108,10 +120,6 @@ def _traceable(tower: nn.Module) -> nn.Module:
                     module.encoders[place] = _Windows(encoder)
     if isinstance(tower, QueryTower) and tower.since is not None:
         tower.since = cast("SinceLast", _Since(tower.since))
-    if isinstance(tower, QueryTower) and isinstance(tower.history, Recurrent):
-        tower.history.cell = cast("nn.GRU", _GRU(tower.history.cell))
-    if isinstance(tower, QueryTower) and isinstance(tower.history, Transformer):
-        tower.history = _Transformer(tower.history)
     return tower
 
 
@@ -171,6 +179,12 @@ class _Windows(nn.Module):
         return SCALE * (F.linear(bags, self.weight) + F.linear(found, self.strongest))
 
 
+def traceable_gru(encoder: Recurrent) -> Recurrent:
+    """Return the encoder, now with a cell that ONNX can hold."""
+    encoder.cell = cast("nn.GRU", _GRU(encoder.cell))
+    return encoder
+
+
 class _GRU(nn.Module):
     """``nn.GRU`` of one layer as ONNX's operator; traced as torch's it would know one length alone.
 
@@ -209,7 +223,7 @@ class _GRU(nn.Module):
         return states.squeeze(1).transpose(0, 1), None
 
 
-class _Transformer(Transformer):
+class TraceableTransformer(Transformer):
     """``Transformer`` that knows what its start alone is mapped to, for no input changes it.
 
     Traced as it is computed elsewhere it would be as many operators again as all the blocks.

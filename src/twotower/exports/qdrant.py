@@ -40,7 +40,11 @@ def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items")
 
 
 def connect_qdrant(url: str, api_key: str | None = None) -> Any:
-    """Return a client of the server at ``url``.
+    """Return a ``qdrant_client.QdrantClient`` of the server at ``url``.
+
+    Args:
+        url: Address of the server, such as ``http://localhost:6333``.
+        api_key: Its key, where it asks for one.
 
     Raises:
         ExportError: The server cannot be reached, or refuses the key.
@@ -102,6 +106,13 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
             raise
         raise ExportError(f"Qdrant failed: {_first_line(error)}; nothing was left.") from error
     return Exported(f"collection {collection}", len(items), len(queries))
+
+
+def load_qdrant_at(
+    bundle: Bundle, url: str, *, api_key: str | None = None, collection: str = "items"
+) -> Exported:
+    """Put items and queries into collections of the server at ``url``; see ``load_qdrant``."""
+    return load_qdrant(bundle, connect_qdrant(url, api_key), collection=collection)
 
 
 def _batches(frame: pl.DataFrame) -> Iterator[tuple[list[int], Any, list[dict[str, Any]]]]:

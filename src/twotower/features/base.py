@@ -19,8 +19,8 @@ FeatureArrays = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 class Transform(ABC):
     """A fitted transform of one feature.
 
-    Attributes:
-        feature: What it transforms.
+    Args:
+        feature: The column and its kind.
         vocabulary: Its values, where it has a vocabulary.
         numbers: Its fitted constants, where it has some.
     """

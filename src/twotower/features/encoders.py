@@ -5,6 +5,7 @@ linear layer, without paying for the product of an embedding with a matrix.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -19,11 +20,27 @@ from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder
 from twotower.features.windows import WindowsEncoder, WindowsTransform
+from twotower.registry import resolved
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
 INIT_STD = 0.02
 SPARSE_FROM_ROWS = 50_000
 """Tables of at least this many rows get sparse gradients: a step then costs what it touches."""
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What an encoder is made with beside its transform and its width.
+
+    Args:
+        id_dropout: Of the id feature.
+        sparse: Whether large tables may have sparse gradients.
+        sentences: What texts are read through that are tuned; None where there are none.
+    """
+
+    id_dropout: float
+    sparse: bool
+    sentences: SentenceEncoder | None
 
 
 class CategoryEncoder(nn.Module):
@@ -49,6 +66,14 @@ class CategoryEncoder(nn.Module):
         with torch.no_grad():
             self.table.weight[: UNKNOWN_ROW + 1] = 0.0
 
+    @classmethod
+    def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "CategoryEncoder":
+        """Return the encoder of a transform."""
+        num_rows = transform.own_vocabulary().num_rows
+        dropout = options.id_dropout if transform.feature.meaning == "id" else 0.0
+        sparse = options.sparse and num_rows >= SPARSE_FROM_ROWS
+        return cls(num_rows, dim, id_dropout=dropout, sparse=sparse)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Map ``(n,)`` rows to ``(n, dim)``."""
         rows = rows.long()
@@ -59,7 +84,12 @@ class CategoryEncoder(nn.Module):
 
 
 class TagsEncoder(nn.Module):
-    """The mean embedding of an entity's tags; the zero vector where it has none."""
+    """The mean embedding of an entity's tags; the zero vector where it has none.
+
+    Args:
+        num_rows: Rows of the vocabulary of tags, the reserved ones included.
+        dim: Width of the output.
+    """
 
     def __init__(self, num_rows: int, dim: int) -> None:
         super().__init__()
@@ -67,6 +97,11 @@ class TagsEncoder(nn.Module):
         nn.init.normal_(self.table.weight, std=INIT_STD)
         with torch.no_grad():
             self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+
+    @classmethod
+    def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "TagsEncoder":  # noqa: ARG003
+        """Return the encoder of a transform."""
+        return cls(transform.own_vocabulary().num_rows, dim)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map ``(n, tags)`` rows padded with 0 to ``(n, dim)``."""
@@ -97,6 +132,12 @@ class TextEncoder(nn.Module):
         with torch.no_grad():
             self.table.weight[: UNKNOWN_ROW + 1] = 0.0
 
+    @classmethod
+    def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "TextEncoder":
+        """Return the encoder of a transform."""
+        weights = torch.from_numpy(cast("TextTransform", transform).weights).float()
+        return cls(weights, dim, sparse=options.sparse and len(weights) >= SPARSE_FROM_ROWS)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Map ``(n, width)`` rows padded with 0 to ``(n, dim)``."""
         rows = rows.long()
@@ -105,11 +146,21 @@ class TextEncoder(nn.Module):
 
 
 class NumbersEncoder(nn.Module):
-    """One linear map of ``width`` numbers: for numbers, times and vectors."""
+    """One linear map of ``width`` numbers: for numbers, times and vectors.
+
+    Args:
+        width: Numbers of an entity.
+        dim: Width of the output.
+    """
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(dim, width) * INIT_STD)
+
+    @classmethod
+    def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "NumbersEncoder":  # noqa: ARG003
+        """Return the encoder of a transform."""
+        return NumbersEncoder(transform.width, dim)
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Map ``(n, width)`` float to ``(n, dim)``."""
@@ -131,6 +182,14 @@ class TunedEncoder(NumbersEncoder):
     def forward(self, rows: Tensor) -> Tensor:
         """Map ``(n, width)`` token ids, each one higher and padded with 0, to ``(n, dim)``."""
         return super().forward(self._sentences[0](rows))
+
+
+def sentence_encoder(transform: Transform, dim: int, options: EncoderOptions) -> NumbersEncoder:
+    """Return the encoder of sentences: of their vectors, or of their tokens where it is tuned."""
+    if not isinstance(transform, TokenIdsTransform):
+        return NumbersEncoder.of(transform, dim, options)
+    assert options.sentences is not None  # ``build_model`` makes one wherever a feature is tuned
+    return TunedEncoder(options.sentences, dim)
 
 
 class SideEncoder(nn.Module):
@@ -159,13 +218,16 @@ class SideEncoder(nn.Module):
         sentences: SentenceEncoder | None = None,
     ) -> None:
         super().__init__()
-        used = [t for t in transforms.transforms if use_id or t.feature.kind != "id"]
+        used = [t for t in transforms.transforms if use_id or t.feature.meaning != "id"]
         if not used:
             raise ArgumentError("transforms must hold a feature to encode, got none that is fed.")
         self.names = [t.feature.name for t in used]
-        kinds = [t.feature.kind for t in used]
-        self.id_place = kinds.index("id") if "id" in kinds else None
-        self.encoders = nn.ModuleList(_encoder(t, dim, id_dropout, sparse, sentences) for t in used)
+        meanings = [t.feature.meaning for t in used]
+        self.id_place = meanings.index("id") if "id" in meanings else None
+        options = EncoderOptions(id_dropout, sparse, sentences)
+        self.encoders = nn.ModuleList(
+            resolved(t.feature.spec.encoder)(t, dim, options) for t in used
+        )
         self.dim = dim
 
     def ids_alone(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -181,32 +243,6 @@ class SideEncoder(nn.Module):
             for name, encoder in zip(self.names, self.encoders, strict=True)
         )
         return sum(others, first)
-
-
-def _encoder(
-    transform: Transform,
-    dim: int,
-    id_dropout: float,
-    sparse: bool,
-    sentences: SentenceEncoder | None,
-) -> nn.Module:
-    kind = transform.feature.kind
-    if kind in ("id", "categorical"):
-        num_rows = transform.own_vocabulary().num_rows
-        dropout = id_dropout if kind == "id" else 0.0
-        sparse = sparse and num_rows >= SPARSE_FROM_ROWS
-        return CategoryEncoder(num_rows, dim, id_dropout=dropout, sparse=sparse)
-    if kind == "tags":
-        return TagsEncoder(transform.own_vocabulary().num_rows, dim)
-    if isinstance(transform, TextTransform):
-        weights = torch.from_numpy(transform.weights).float()
-        return TextEncoder(weights, dim, sparse=sparse and len(weights) >= SPARSE_FROM_ROWS)
-    if isinstance(transform, WindowsTransform):
-        return WindowsEncoder(transform, dim)
-    if isinstance(transform, TokenIdsTransform):
-        assert sentences is not None  # ``build_model`` makes one wherever a feature is tuned
-        return TunedEncoder(sentences, dim)
-    return NumbersEncoder(transform.width, dim)
 
 
 @torch.no_grad()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from twotower.config import FeatureKind
 from twotower.features.cell_lists import number_lists_of_cells, text_lists_of_cells
 from twotower.features.codes import is_named_code
 from twotower.features.dates import Order, are_plain_dates, moments_of
+from twotower.features.feature_kinds import FEATURE_KINDS, Meaning
 from twotower.features.raw_values import seconds_of
 
 READABLE_SHARE = 0.95
@@ -27,7 +27,6 @@ _SAMPLED = 5_000
 _MARKED_UP_SHARE = 0.05
 _MISSING = ("", "-", "--", "–", "—", "?", "n/a", "na", "nan", "null", "none", "k.a.", "无", "暂无")
 _MOMENT = pl.Datetime("us")
-_TEXTS: tuple[FeatureKind, ...] = ("text", "words", "trigrams", "windows", "sentence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,13 +359,13 @@ class _Entry:
     Args:
         says: What its cells are, in the plural.
         dtype: What they become.
-        kinds: Stated kinds of a column that it goes with.
+        meanings: What the stated kind of a column that it goes with may mean.
         read: Strings -> values, null where one is not readable.
     """
 
     says: str
     dtype: Any
-    kinds: tuple[FeatureKind, ...]
+    meanings: tuple[Meaning, ...]
     read: Callable[[pl.Series], pl.Series]
 
 
@@ -389,7 +388,7 @@ FORMS: Mapping[str, _Entry] = {
     "list.numbers": _Entry(
         "lists of numbers", pl.List(pl.Float64), ("vector", "tags", "shown"), number_lists_of_cells
     ),
-    "html": _Entry("text", pl.String, (*_TEXTS, "tags", "categorical", "shown"), _without_markup),
+    "html": _Entry("text", pl.String, ("text", "tags", "categorical", "shown"), _without_markup),
     "link": _Entry("links", pl.String, ("shown",), _unchanged),
     "image": _Entry("images", pl.String, ("shown",), _unchanged),
 }
@@ -426,13 +425,15 @@ _INFERRING: Mapping[str, Callable[[_Cells], Form | None]] = {
     "html": _infer_markup,
 }
 """By the first word of their names, in the order in which they are tried."""
-_KINDS = {
-    family: {kind for name in FORMS if name.split(".")[0] == family for kind in FORMS[name].kinds}
+_MEANINGS = {
+    family: {
+        each for name in FORMS if name.split(".")[0] == family for each in FORMS[name].meanings
+    }
     for family in _INFERRING
 }
 
 
-def infer_form(values: pl.Series, kind: FeatureKind | None = None) -> Form | None:
+def infer_form(values: pl.Series, kind: str | None = None) -> Form | None:
     """Return the form of a text column, or None where plain reading does as well.
 
     A sample decides, without cells that say nothing (``-``, ``n/a``): 95 % of it must be readable. Where it
@@ -451,11 +452,14 @@ def infer_form(values: pl.Series, kind: FeatureKind | None = None) -> Form | Non
     has_gaps = len(known) < len(values) - values.null_count()
     cells = _Cells(known, has_gaps, is_stated=kind not in (None, "shown"))
     is_code = kind is None and is_named_code(values.name)
+    meaning = None if kind is None else FEATURE_KINDS[kind].meaning
     for family, infer in _INFERRING.items():
-        if (kind is not None and kind not in _KINDS[family]) or (is_code and family == "number"):
+        if (meaning is not None and meaning not in _MEANINGS[family]) or (
+            is_code and family == "number"
+        ):
             continue
         form = infer(cells)
-        if form is None or (kind is not None and kind not in FORMS[form.name].kinds):
+        if form is None or (meaning is not None and meaning not in FORMS[form.name].meanings):
             continue
         if FORMS[form.name].dtype == pl.String or cells.are_enough(
             form.read(cells.sample).is_not_null()

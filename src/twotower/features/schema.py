@@ -3,15 +3,17 @@
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
 
-from twotower.config import FeatureKind, FeaturesConfig
+from twotower.config import FeaturesConfig
+from twotower.dataclass_trees import OneOf
 from twotower.errors import ConfigError
 from twotower.features.codes import codes_in, is_named_code, is_named_measure
 from twotower.features.dates import are_plain_dates
+from twotower.features.feature_kinds import FEATURE_KINDS, FeatureKindSpec, Meaning
 from twotower.features.forms import READABLE_SHARE, Form, infer_form, is_missing, read
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.tokens import num_words
@@ -28,10 +30,6 @@ _MEETINGS = 3
 _CODE_DIGITS = 6
 VIEW = "view"
 """Column of the items that says which view each is of, where there are several."""
-TOKENS: tuple[FeatureKind, ...] = ("text", "words", "trigrams")
-"""Kinds that read tokens of a text."""
-TEXTS: tuple[FeatureKind, ...] = (*TOKENS, "windows", "sentence")
-"""Kinds that read text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Feature:
 
     name: str
     side: Side
-    kind: FeatureKind
+    kind: Annotated[str, OneOf("twotower.features.feature_kinds:FEATURE_KINDS")]
     reason: str
     separator: str = ""
     buckets: int = 0
@@ -74,6 +72,16 @@ class Feature:
         return self.column or self.name
 
     @property
+    def spec(self) -> FeatureKindSpec:
+        """All that depends on its kind."""
+        return FEATURE_KINDS[self.kind]
+
+    @property
+    def meaning(self) -> Meaning:
+        """What its values are to whoever shows, groups or filters them."""
+        return self.spec.meaning
+
+    @property
     def described(self) -> str:
         """Its kind as people are told it."""
         return f"{self.kind}, trained" if self.tuned else self.kind
@@ -81,14 +89,14 @@ class Feature:
     @property
     def is_fed(self) -> bool:
         """Whether a tower reads it."""
-        return self.kind != "shown"
+        return self.spec.transform is not None
 
 
 def infer_features(
     frame: pl.DataFrame,
     side: Side,
     id_column: str,
-    stated: Mapping[str, FeatureKind],
+    stated: Mapping[str, str],
     *,
     key_text: bool = False,
     settings: FeaturesConfig | None = None,
@@ -110,7 +118,7 @@ def infer_features(
             be of the stated kind; or what text is to be read with is not stated.
     """
     settings = settings or FeaturesConfig()
-    text: FeatureKind = settings.text
+    text: str = settings.text
     _check_names(frame, side, stated)
     features = []
     for name in (id_column, *(c for c in frame.columns if c != id_column)):
@@ -142,7 +150,7 @@ def read_table_forms(
     frame: pl.DataFrame,
     side: Side,
     id_column: str,
-    stated: Mapping[str, FeatureKind],
+    stated: Mapping[str, str],
     *,
     quotes: bool = True,
 ) -> ReadForms:
@@ -187,7 +195,7 @@ def _with_windows(
     """Return the features as text is read: what is read by windows is read by its tokens, too."""
     found = []
     for feature in features:
-        if feature.kind == "windows":
+        if feature.spec.needs == "word_vectors":
             found.append(_with_text_settings(replace(feature, kind="text"), settings))
             called = _free_name(f"{feature.name} in order", columns)
             feature = replace(feature, name=called, column=feature.source)
@@ -204,7 +212,8 @@ def _free_name(name: str, columns: Collection[str]) -> str:
 
 def _with_text_settings(feature: Feature, settings: FeaturesConfig) -> Feature:
     where = f"features.{feature.side}.{feature.source}"
-    if feature.kind == "sentence":
+    needs = feature.spec.needs
+    if needs == "sentence_encoder":
         if not settings.sentence_encoder:
             raise ConfigError(
                 f"features.sentence_encoder must be stated where {where} is a sentence, got none; "
@@ -212,21 +221,21 @@ def _with_text_settings(feature: Feature, settings: FeaturesConfig) -> Feature:
             )
         tuned = settings.tune_sentences and feature.side != "event"
         return replace(feature, encoder=settings.sentence_encoder, tuned=tuned)
-    if feature.kind == "windows":
+    if needs == "word_vectors":
         if not settings.word_vectors:
             raise ConfigError(
                 f"features.word_vectors must be stated where {where} is read by windows, got none; "
                 "name a text file of GloVe, word2vec or fastText."
             )
         return replace(feature, encoder=settings.word_vectors)
-    if feature.kind in TOKENS:
+    if feature.spec.has_tokens:
         return replace(feature, buckets=settings.text_buckets or 0)
     return feature
 
 
-def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
+def kinds_of(features: Iterable[Feature]) -> dict[str, str]:
     """Return column -> kind, as the configuration writes it."""
-    kinds: dict[str, FeatureKind] = {}
+    kinds: dict[str, str] = {}
     for feature in features:
         before = kinds.get(feature.source)
         is_both = before in ("id", "id+text")
@@ -236,7 +245,7 @@ def kinds_of(features: Iterable[Feature]) -> dict[str, FeatureKind]:
 
 def event_features(
     frame: pl.DataFrame,
-    stated: Mapping[str, FeatureKind],
+    stated: Mapping[str, str],
     settings: FeaturesConfig,
 ) -> tuple[Feature, ...]:
     """Return the features of the events of a history: those stated, and no other.
@@ -254,7 +263,7 @@ def event_features(
     return _with_windows(features, frame.columns, settings)
 
 
-def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, FeatureKind]) -> None:
+def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, str]) -> None:
     for name in stated:
         if name not in frame.columns:
             near = difflib.get_close_matches(name, frame.columns, n=1)
@@ -266,8 +275,8 @@ def _of_key(
     frame: pl.DataFrame,
     name: str,
     side: Side,
-    kind: FeatureKind | None,
-    text: FeatureKind | None,
+    kind: str | None,
+    text: str | None,
 ) -> list[Feature]:
     """Return what is read of the key: the id, its text, or both."""
     if kind not in (None, "id", "id+text"):
@@ -282,30 +291,31 @@ def _of_key(
     return features
 
 
-def _stated(values: pl.Series, side: Side, kind: FeatureKind, form: Form | None = None) -> Feature:
+def _stated(values: pl.Series, side: Side, kind: str, form: Form | None = None) -> Feature:
     form = form or infer_form(values, kind)
     values = values if form is None else form.read(values)
     dtype = values.dtype
     path = f"features.{side}.{values.name}"
-    if kind in ("number", "time") and isinstance(dtype, (pl.List, pl.Array)):
+    meaning = FEATURE_KINDS[kind].meaning
+    if meaning in ("number", "time") and isinstance(dtype, (pl.List, pl.Array)):
         raise ConfigError(f"{path} must hold one value a row to be a {kind}, got lists.")
-    read = {"number": floats_of, "time": seconds_of}.get(kind)
+    read = {"number": floats_of, "time": seconds_of}.get(meaning)
     known = _known(values)
     if read is not None and len(known) and np.isnan(read(known)).all():
         raise ConfigError(
             f"{path} must hold values that read as a {kind}, got {dtype} that begins "
             f"with {known[0]!r}; state another kind."
         )
-    if kind == "vector" and _vector_width(values, any_numbers=True) is None:
+    if meaning == "vector" and _vector_width(values, any_numbers=True) is None:
         raise ConfigError(
             f"{path} must hold number lists of one length to be a vector, got {dtype}."
         )
     if kind == "id+text":
         raise ConfigError(f"{path} must not be 'id+text', which is for the key; state text.")
-    if kind in ("id", "categorical", *TEXTS) and dtype.is_nested():
+    if meaning in ("id", "categorical", "text") and dtype.is_nested():
         raise ConfigError(f"{path} must hold one value a row to be {kind}, got lists; use tags.")
     separator = ""
-    if kind == "tags" and dtype == pl.String:
+    if meaning == "tags" and dtype == pl.String:
         separator = _separator(values)[0] or " "
     reason = "stated" if form is None or not form.reason else f"stated; {form.reason}"
     return Feature(
@@ -313,11 +323,11 @@ def _stated(values: pl.Series, side: Side, kind: FeatureKind, form: Form | None 
     )
 
 
-def _inferred(values: pl.Series, side: Side, text: FeatureKind, form: Form | None) -> Feature:
+def _inferred(values: pl.Series, side: Side, text: str, form: Form | None) -> Feature:
     form = form or infer_form(values)
     values = values if form is None else form.read(values)
 
-    def feature(kind: FeatureKind, reason: str, separator: str = "") -> Feature:
+    def feature(kind: str, reason: str, separator: str = "") -> Feature:
         if form is None:
             return Feature(values.name, side, kind, reason, separator)
         said = ", ".join(filter(None, (reason, form.reason)))
@@ -399,7 +409,7 @@ def _are_whole(known: pl.Series) -> bool:
 
 
 def _inferred_string(
-    known: pl.Series, distinct: int, text: FeatureKind, feature: Callable[..., Feature]
+    known: pl.Series, distinct: int, text: str, feature: Callable[..., Feature]
 ) -> Feature:
     if are_plain_dates(known):
         return feature("time", "dates as text")
@@ -426,7 +436,7 @@ def _are_objects(known: pl.Series) -> bool:
 
 def texts_of(features: Iterable[Feature]) -> tuple[str, ...]:
     """Return the columns that are read as text, each once."""
-    return tuple(dict.fromkeys(f.source for f in features if f.kind in TEXTS))
+    return tuple(dict.fromkeys(f.source for f in features if f.meaning == "text"))
 
 
 def reads_as_text(values: pl.Series) -> bool:

@@ -4,6 +4,8 @@ The same ``apply`` runs in training and in serving, so the two cannot drift. No 
 fail: what is missing, of another type or never seen becomes what each class states.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -17,11 +19,9 @@ from twotower.features.raw_values import (
     tags_of,
     vectors_of,
 )
-from twotower.features.schema import TEXTS, Feature
-from twotower.features.sentences import SentenceTransform
-from twotower.features.text import TextTransform
+from twotower.features.schema import Feature
 from twotower.features.token_ids import TokenIdsTransform
-from twotower.features.windows import WindowsTransform
+from twotower.registry import resolved
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 MAX_TAGS = 32
@@ -266,25 +266,10 @@ class VectorTransform(Transform):
         return np.asarray((values != 0).any(axis=1))
 
 
-TRANSFORMS: dict[str, type[Transform]] = {
-    "id": IdTransform,
-    "categorical": CategoryTransform,
-    "tags": TagsTransform,
-    "number": NumberTransform,
-    "time": TimeTransform,
-    "vector": VectorTransform,
-    "text": TextTransform,
-    "words": TextTransform,
-    "trigrams": TextTransform,
-    "windows": WindowsTransform,
-    "sentence": SentenceTransform,
-}
-"""The transform of each kind that is fed."""
-
-
 def transform_of(feature: Feature) -> type[Transform]:
     """Return the transform of a feature that is fed."""
-    return TokenIdsTransform if feature.tuned else TRANSFORMS[feature.kind]
+    found: type[Transform] = resolved(feature.spec.transform)
+    return TokenIdsTransform if feature.tuned else found
 
 
 class SideTransforms:
@@ -319,13 +304,13 @@ class SideTransforms:
         seen = frame.filter(pl.Series(event_counts > 0))
         transforms: list[Transform] = []
         for feature in features:
-            if feature.kind == "id":
+            if feature.meaning == "id":
                 ids = frame[feature.name].filter(pl.Series(event_counts >= min_count))
                 transforms.append(IdTransform.fit(feature, ids, 1))
             elif feature.is_fed:
                 kind = transform_of(feature)
                 # What is not fitted to texts may know all of them.
-                known = frame if feature.kind == "sentence" else seen
+                known = frame if feature.spec.knows_all_rows else seen
                 values = feature.read(known[feature.source])
                 transforms.append(kind.fit(feature, values, min_count))
         return cls(features, tuple(transforms))
@@ -363,7 +348,9 @@ class SideTransforms:
 
     def reads_text_of(self, column: str) -> bool:
         """Return whether a column is read as text."""
-        return any(t.feature.source == column and t.feature.kind in TEXTS for t in self.transforms)
+        return any(
+            t.feature.source == column and t.feature.meaning == "text" for t in self.transforms
+        )
 
     def say_something(self, arrays: FeatureArrays) -> npt.NDArray[np.bool_]:
         """Return in which lines at least one feature is known: ``(n,)`` bool."""
@@ -394,3 +381,24 @@ def _skewness(values: npt.NDArray[np.float64]) -> float:
     if deviation <= 1 / LARGEST:
         return 0.0
     return float((((values - values.mean()) / deviation) ** 3).mean())
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The fitted features of both sides.
+
+    Args:
+        query: Of the queries.
+        item: Of the items.
+        event: Of the events of a history; None where nothing but their items is read.
+    """
+
+    query: SideTransforms
+    item: SideTransforms
+    event: SideTransforms | None = None
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """All columns with their kinds."""
+        of_events = () if self.event is None else self.event.features
+        return (*self.query.features, *self.item.features, *of_events)

@@ -170,6 +170,11 @@ class WindowsEncoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(NUM_FILTERS))
         self.strongest = nn.Parameter(torch.zeros(dim, NUM_FILTERS))
 
+    @classmethod
+    def of(cls, transform: WindowsTransform, dim: int, options: object) -> "WindowsEncoder":  # noqa: ARG003
+        """Return the encoder of a transform."""
+        return cls(transform, dim)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Map ``(n, width)`` rows padded with 0 to ``(n, dim)``; no known word is the zero vector."""
         rows = rows.long()

@@ -16,7 +16,7 @@ from torch import Tensor
 from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
 from twotower.histories import Histories
-from twotower.index.base import Found
+from twotower.index.base import Found, Vectors
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -156,7 +156,7 @@ def tuned(lists: Lists, item_vectors: Tensor, query_vectors: Tensor, recall: flo
     most = min(DEPTHS[-1], max(DEPTHS[0], len(lists.list_of) // 20))
     depths = [depth for depth in DEPTHS if depth <= most]
     probes: dict[int, int] = {}
-    exact = ExactIndex(item_vectors)
+    exact = ExactIndex(item_vectors, reserved_rows=FIRST_ROW)
     for part, queries in (
         ([d for d in depths if d <= _DEEP], query_vectors),
         ([d for d in depths if d > _DEEP], query_vectors[:_FEW_QUERIES]),
@@ -218,7 +218,7 @@ class ApproximateIndex(ExactIndex):
     """
 
     def __init__(self, item_vectors: Tensor, lists: Lists) -> None:
-        super().__init__(item_vectors)
+        super().__init__(item_vectors, reserved_rows=FIRST_ROW)
         num_items, dim = len(item_vectors) - FIRST_ROW, item_vectors.shape[1]
         if lists.list_of.shape != (num_items,) or lists.centres.shape[1] != dim:
             raise ArgumentError(
@@ -263,7 +263,7 @@ class ApproximateIndex(ExactIndex):
 
     def search(
         self,
-        query_vectors: Tensor,
+        query_vectors: Vectors,
         k: int,
         *,
         exclude: Histories | None = None,
@@ -273,8 +273,9 @@ class ApproximateIndex(ExactIndex):
         if 1 <= k < depth_of(k):  # what is asked to one depth is answered alike
             deeper = self.search(query_vectors, depth_of(k), exclude=exclude, allowed=allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
-        self._check(query_vectors, k, exclude, allowed)
-        num_queries, num_items = len(query_vectors), len(self.lists.list_of)
+        queries = torch.as_tensor(query_vectors)
+        self._check(queries, k, exclude, allowed)
+        num_queries, num_items = len(queries), len(self.lists.list_of)
         num_allowed = num_items
         if allowed is not None:
             num_allowed = int(np.count_nonzero(allowed[FIRST_ROW:]))
@@ -290,9 +291,7 @@ class ApproximateIndex(ExactIndex):
             while len(rest) and fetched <= _MOST_FETCHED:
                 for here in _parts(rest, max(1, _CHUNK_NUMBERS // (fetched * self._width))):
                     rows[here], best[here], is_sure[here] = self._search_lists(
-                        query_vectors
-                        if len(here) == num_queries
-                        else query_vectors[torch.from_numpy(here)],
+                        queries if len(here) == num_queries else queries[torch.from_numpy(here)],
                         k,
                         None if exclude is None else exclude.take(here),
                         allowed if num_allowed < num_items else None,
@@ -303,7 +302,7 @@ class ApproximateIndex(ExactIndex):
         again = np.flatnonzero(~is_sure | (rows[:, -1] == PADDING_ROW))
         if len(again):
             sets = None if exclude is None else exclude.take(again)
-            vectors = query_vectors[torch.from_numpy(again)]
+            vectors = queries[torch.from_numpy(again)]
             rows[again], best[again] = super().search(vectors, k, exclude=sets, allowed=allowed)
         return Found(rows, best)
 
@@ -430,12 +429,12 @@ def approximate_index(item_vectors: Tensor, lists: Lists) -> ExactIndex:
         lists: Of the catalogue, tuned.
     """
     if item_vectors.device.type != "cpu":
-        return exact_index(item_vectors)
+        return exact_index(item_vectors, reserved_rows=FIRST_ROW)
     try:
         return ApproximateIndex(item_vectors, lists)
     except MissingExtraError as error:
         warnings.warn(f"Search is exact, and slower: {error}", stacklevel=2)
-        return exact_index(item_vectors)
+        return exact_index(item_vectors, reserved_rows=FIRST_ROW)
 
 
 def depth_of(k: int) -> int:

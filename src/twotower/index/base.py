@@ -7,13 +7,18 @@ import numpy.typing as npt
 import torch
 
 from twotower.histories import Histories
+from twotower.vocab import PADDING_ROW
+
+Vectors = torch.Tensor | npt.NDArray[np.float32]
+"""Vectors as a caller has them: a tensor, or a NumPy array."""
 
 
 class Found(NamedTuple):
     """The best items of each query, best first.
 
     Args:
-        item_rows: ``(Q, k)`` int32, ``PADDING_ROW`` where fewer than ``k`` items exist.
+        item_rows: ``(Q, k)`` int32 row numbers of the indexed vectors. Where fewer than ``k`` items
+            exist: 0 if the index has reserved rows, otherwise -1.
         scores: ``(Q, k)`` float32, ``-inf`` where padded.
     """
 
@@ -21,12 +26,24 @@ class Found(NamedTuple):
     scores: npt.NDArray[np.float32]
 
 
+def filler_of(reserved_rows: int) -> int:
+    """Return the row number that fills ``Found.item_rows`` where no item is left."""
+    return PADDING_ROW if reserved_rows else -1
+
+
+def nothing_found(num_queries: int, k: int, reserved_rows: int) -> Found:
+    """Return an answer without any item: ``(num_queries, k)`` rows and scores."""
+    shape = (num_queries, k)
+    rows = np.full(shape, filler_of(reserved_rows), np.int32)
+    return Found(rows, np.full(shape, -np.inf, np.float32))
+
+
 class Index(Protocol):
     """Finds items by their vectors."""
 
     def search(
         self,
-        query_vectors: torch.Tensor,
+        query_vectors: Vectors,
         k: int,
         *,
         exclude: Histories | None = None,

@@ -8,9 +8,9 @@ import torch
 
 from twotower.errors import ArgumentError
 from twotower.histories import Histories
-from twotower.index.base import Found
+from twotower.index.base import Found, Vectors, filler_of, nothing_found
 from twotower.index.topk import top_columns
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import PADDING_ROW
 
 _CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
 _GATHERING, _MASKING = 60, 2
@@ -29,8 +29,21 @@ order, and twins among them would get scores that differ in the last bit."""
 class ExactIndex:
     """Scores the whole catalogue for each query; satisfies ``Index``.
 
+    Every row of ``item_vectors`` can be found, and ``Found.item_rows`` are its row numbers. The library
+    itself passes ``reserved_rows=FIRST_ROW``, since its tables begin with two rows that are no items.
+
     Args:
-        item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
+        item_vectors: ``(num_item_rows, dim)`` float32, a tensor or a NumPy array.
+        reserved_rows: Number of leading rows that are never found. With at least one, row 0 fills the
+            places of ``Found.item_rows`` that have no item; with none, -1 does.
+
+    Raises:
+        ValueError: ``item_vectors`` is not a matrix, or ``reserved_rows`` is below 0.
+
+    Example:
+        >>> index = ExactIndex(np.eye(3, dtype=np.float32))
+        >>> index.search(np.array([[0.1, 0.9, 0.2]], np.float32), k=2).item_rows.tolist()
+        [[1, 2]]
     """
 
     scores_items_alone = True
@@ -39,24 +52,36 @@ class ExactIndex:
     cost_of_a_row = 1.0
     """What it takes to score a row of the catalogue, by what it takes as a row of a float32 product."""
 
-    def __init__(self, item_vectors: torch.Tensor) -> None:
-        self.item_vectors = item_vectors
+    def __init__(self, item_vectors: Vectors, *, reserved_rows: int = 0) -> None:
+        vectors = torch.as_tensor(item_vectors)
+        if vectors.ndim != 2:
+            raise ArgumentError(
+                f"item_vectors must have shape (num_item_rows, dim), got {tuple(vectors.shape)}."
+            )
+        if reserved_rows < 0:
+            raise ArgumentError(f"reserved_rows must be at least 0, got {reserved_rows}.")
+        self.item_vectors = vectors
+        self.reserved_rows = reserved_rows
 
     def search(
         self,
-        query_vectors: torch.Tensor,
+        query_vectors: Vectors,
         k: int,
         *,
         exclude: Histories | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
     ) -> Found:
         """Return the ``k`` items of largest dot product; see ``Index.search``."""
-        self._check(query_vectors, k, exclude, allowed)
+        queries = torch.as_tensor(query_vectors)
+        self._check(queries, k, exclude, allowed)
         if allowed is not None:
-            rows_allowed = np.flatnonzero(allowed[FIRST_ROW:]) + FIRST_ROW
-            if self._is_few(len(rows_allowed), len(query_vectors)):
-                return self._search_few(query_vectors, k, exclude, rows_allowed)
-        return self._search_all(query_vectors, k, exclude, allowed)
+            rows_allowed = np.flatnonzero(allowed[self.reserved_rows :]) + self.reserved_rows
+            if self._is_few(len(rows_allowed), len(queries)):
+                return self._search_few(queries, k, exclude, rows_allowed)
+        return self._search_all(queries, k, exclude, allowed)
+
+    def _nothing(self, num_queries: int, k: int) -> Found:
+        return nothing_found(num_queries, k, self.reserved_rows)
 
     def _is_few(self, num_allowed: int, num_queries: int) -> bool:
         """Return whether the allowed rows are so few that a copy of them is searched more quickly."""
@@ -73,10 +98,9 @@ class ExactIndex:
         exclude: Histories | None,
         allowed: npt.NDArray[np.bool_] | None,
     ) -> Found:
-        num_rows, num_queries = len(self.item_vectors), len(query_vectors)
-        rows = np.full((num_queries, k), PADDING_ROW, np.int32)
-        best = np.full((num_queries, k), -np.inf, np.float32)
-        size = max(1, _CHUNK_SCORES // num_rows)
+        num_queries = len(query_vectors)
+        rows, best = self._nothing(num_queries, k)
+        size = max(1, _CHUNK_SCORES // max(1, len(self.item_vectors)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
             found = best_of_scores(
@@ -84,6 +108,7 @@ class ExactIndex:
                 k,
                 None if exclude is None else exclude.take(here),
                 allowed,
+                reserved_rows=self.reserved_rows,
             )
             rows[here], best[here] = found
         return Found(rows, best)
@@ -114,19 +139,23 @@ class ExactIndex:
         exclude: Histories | None,
         rows_allowed: npt.NDArray[np.int64],
     ) -> Found:
-        """Return the answer of an index that holds the reserved rows and ``rows_allowed`` alone."""
-        known = np.concatenate([np.arange(FIRST_ROW), rows_allowed])
+        """Return the answer of an index that holds ``rows_allowed`` alone, after one reserved row."""
+        known = np.concatenate([[PADDING_ROW], rows_allowed])
         filling = np.full(-len(known) % _LINES, PADDING_ROW)
         rows = np.concatenate([known, filling])
         if exclude is not None:
-            places = np.minimum(np.searchsorted(known, exclude.item_rows), len(known) - 1)
-            is_here = known[places] == exclude.item_rows
-            # What is not here at all becomes a row that is never found.
-            places = np.where(is_here, places, PADDING_ROW).astype(np.int32)
+            nearest = np.searchsorted(known[1:], exclude.item_rows) + 1
+            is_here = known[np.minimum(nearest, len(known) - 1)] == exclude.item_rows
+            # What is not here at all becomes the row that is never found.
+            places = np.where(is_here, nearest, PADDING_ROW).astype(np.int32)
             exclude = replace(exclude, item_rows=places)
-        few = ExactIndex(self.item_vectors[torch.from_numpy(rows).to(self.item_vectors.device)])
-        found = few._search_all(query_vectors, k, exclude, np.arange(len(rows)) < len(known))
-        return Found(rows[found.item_rows].astype(np.int32), found.scores)
+        vectors = self.item_vectors[torch.from_numpy(rows).to(self.item_vectors.device)]
+        few = ExactIndex(vectors, reserved_rows=1)
+        found, scores = few._search_all(
+            query_vectors, k, exclude, np.arange(len(rows)) < len(known)
+        )
+        own_rows = np.where(found == PADDING_ROW, filler_of(self.reserved_rows), rows[found])
+        return Found(own_rows.astype(np.int32), scores)
 
     def _scores(self, query_vectors: torch.Tensor, here: slice) -> torch.Tensor:
         """Return the scores of the queries ``here``, ``(n, num_item_rows)``, which may be written to."""
@@ -138,10 +167,12 @@ def best_of_scores(
     k: int,
     exclude: Histories | None,
     allowed: npt.NDArray[np.bool_] | None,
+    *,
+    reserved_rows: int,
 ) -> Found:
     """Return the best of ``(Q, num_item_rows)`` scores, which are overwritten; see ``Index.search``."""
     num_queries, num_rows = scores.shape
-    scores[:, :FIRST_ROW] = -torch.inf
+    scores[:, :reserved_rows] = -torch.inf
     if allowed is not None:
         scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
     if exclude is not None:
@@ -149,10 +180,11 @@ def best_of_scores(
         scores[
             torch.from_numpy(owner), torch.from_numpy(exclude.item_rows.astype(np.int64))
         ] = -torch.inf
+    found = nothing_found(num_queries, k, reserved_rows)
+    if not num_rows:
+        return found
     values, columns = top_columns(scores, min(k, num_rows))
-    rows = np.full((num_queries, k), PADDING_ROW, np.int32)
-    best = np.full((num_queries, k), -np.inf, np.float32)
-    width = values.shape[1]
-    rows[:, :width] = torch.where(values == -torch.inf, PADDING_ROW, columns).cpu().numpy()
-    best[:, :width] = values.cpu().numpy()
-    return Found(rows, best)
+    width, filler = values.shape[1], filler_of(reserved_rows)
+    found.item_rows[:, :width] = torch.where(values == -torch.inf, filler, columns).cpu().numpy()
+    found.scores[:, :width] = values.cpu().numpy()
+    return found

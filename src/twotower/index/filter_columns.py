@@ -18,7 +18,6 @@ import polars as pl
 
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.schema import Feature
-from twotower.index.filter_grammar import Operator
 from twotower.index.filter_messages import Scalar
 
 Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
@@ -32,18 +31,8 @@ _MOST_COMPARED = 1_000
 """Distinct texts of a column that are searched for one like a text that none equals."""
 _LONGEST_COMPARED = 40
 """Characters of such a text, and of the one that it is held against: the cost is that of their product."""
-_BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
-_TEXTS = (pl.String, pl.Categorical, pl.Enum)
-_OPERATORS: dict[Sort, tuple[Operator, ...]] = {
-    "text": ("=", "!=", "<", "<=", ">", ">=", "in"),
-    "whole": ("=", "!=", "<", "<=", ">", ">=", "in"),
-    "number": ("=", "!=", "<", "<=", ">", ">=", "in"),
-    "time": ("=", "!=", "<", "<=", ">", ">=", "in"),
-    "truth": ("=", "!=", "in"),
-    "list": ("has",),
-    "nothing": ("=", "!=", "<", "<=", ">", ">=", "in", "has", "contains"),
-    "other": (),
-}
+BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text itself
+TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
 @dataclass(frozen=True)
@@ -84,7 +73,7 @@ class ReadColumn:
     def text_bytes(self) -> int:
         """What a comparison of the texts reads."""
         texts = self.raw.cast(pl.String)  # not the lowered ones, which only `contains` needs
-        return _BYTES_A_VALUE * len(texts) + int(texts.str.len_bytes().sum())
+        return BYTES_A_VALUE * len(texts) + int(texts.str.len_bytes().sum())
 
 
 class ReadTable:
@@ -98,7 +87,7 @@ class ReadTable:
 
     def __init__(self, frame: pl.DataFrame, features: Iterable[Feature] = ()) -> None:
         self.frame = frame
-        self._features = {f.source: f for f in features if f.kind in ("tags", "time", "number")}
+        self._features = {f.source: f for f in features if f.meaning in ("tags", "time", "number")}
         self._read: OrderedDict[str, ReadColumn] = OrderedDict()
 
     def column(self, name: str) -> ReadColumn:
@@ -114,7 +103,7 @@ class ReadTable:
 
 def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
     """Return a column as it is compared, by its type and by what the schema says of it, if anything."""
-    kind, dtype = None if feature is None else feature.kind, raw.dtype
+    kind, dtype = None if feature is None else feature.meaning, raw.dtype
     if dtype == pl.Null:
         return ReadColumn("nothing", raw, raw)
     if isinstance(dtype, (pl.List, pl.Array)) or (kind == "tags" and not dtype.is_nested()):
@@ -123,7 +112,7 @@ def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
         )
     if kind == "time" or dtype in (pl.Date, pl.Datetime):
         return ReadColumn("time", pl.Series(seconds_of(raw)).fill_nan(None), raw)
-    if dtype in _TEXTS:
+    if dtype in TEXTS:
         if kind == "number":
             return ReadColumn("number", pl.Series(floats_of(raw)).fill_nan(None), raw)
         return ReadColumn("text", raw.cast(pl.String), raw)
@@ -141,7 +130,7 @@ def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
 def _elements(raw: pl.Series, separator: str) -> Elements:
     if isinstance(raw.dtype, pl.Array):
         raw = raw.arr.to_list()
-    if raw.dtype in _TEXTS:
+    if raw.dtype in TEXTS:
         raw = raw.cast(pl.String)
         if separator:
             raw = raw.str.split(separator)
@@ -152,30 +141,11 @@ def _elements(raw: pl.Series, separator: str) -> Elements:
         # Versions of polars differ in what an empty list explodes to, so there is none.
         flat = raw.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
     if (
-        flat.dtype in _TEXTS
+        flat.dtype in TEXTS
     ):  # as the model reads tags: no spaces around them, and none that is empty
         flat = flat.cast(pl.String).str.strip_chars()
         flat = flat.to_frame("tag").select(pl.when(pl.col("tag") != "").then("tag")).to_series()
     return Elements(lines.astype(np.int64), read_column(flat, None))
-
-
-def operators_of(column: ReadColumn) -> tuple[Operator, ...]:
-    """Return by what a column can be asked."""
-    operators = _OPERATORS[column.sort]
-    if column.elements is not None and column.elements.column.sort in ("list", "other"):
-        operators = ()
-    if column.raw.dtype in _TEXTS:
-        operators = (*operators, "contains")
-    return (*operators, "is null")
-
-
-def bytes_read(column: ReadColumn, operator: Operator) -> int:
-    """Return about how many bytes of text or lists a comparison goes through; 0 of other columns."""
-    if operator == "is null" or column.sort == "nothing":
-        return 0
-    if column.elements is not None and operator == "has":
-        return _BYTES_A_VALUE * len(column.elements.lines)
-    return column.text_bytes if operator == "contains" or column.sort == "text" else 0
 
 
 def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:

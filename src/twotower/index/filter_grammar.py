@@ -16,10 +16,12 @@ question. Length, depth and number of parts are bounded, so that no text takes l
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 from twotower.errors import FilterError
 from twotower.index.filter_messages import Scalar, refusal, said, shortened
+from twotower.index.filter_operators import OPERATORS, of_form
 
 MAX_LENGTH = 10_000
 """Most characters of a filter."""
@@ -28,20 +30,13 @@ MAX_DEPTH = 50
 MAX_PARTS = 1_000
 """Most comparisons and values in all."""
 
-KEYWORDS = ("and", "or", "not", "in", "is", "null", "has", "contains", "true", "false")
-"""Bare names, in any case, that are no column's."""
-
-Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "has", "contains", "is null"]
-_COMPARING = ("=", "!=", "<", "<=", ">", ">=")
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)
+_RESERVED = ("and", "or", "not", "is", "null", "true", "false")
+_TOKEN = r"""(?P<space>\s+)
     |(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
     |(?P<name>[^\W\d]\w*)
     |(?P<text>"(?:[^"\\]|""|\\.)*+"|'(?:[^'\\]|''|\\.)*+')
     |(?P<quoted>`(?:[^`]|``)*+`)
-    |(?P<sign><=|>=|!=|[=<>(),])""",
-    re.VERBOSE | re.DOTALL,
-)
+    |(?P<sign>{signs}|[(),])"""
 _MEANT = {
     "==": "=",
     "<>": "!=",
@@ -90,7 +85,7 @@ class Comparison:
     """A column, an operator, and one value; several for ``in``, none for ``is null``."""
 
     column: Column
-    operator: Operator
+    operator: str
     values: tuple[Value, ...]
 
 
@@ -135,6 +130,18 @@ def parse_condition(text: str) -> Condition:
     return _Parser(text, _tokens(text)).whole()
 
 
+def is_keyword(name: str) -> bool:
+    """Return whether a bare name, in any case, is no column's."""
+    return name.lower() in (*_RESERVED, *of_form("value", "values", "text"))
+
+
+@cache
+def _token(signs: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(signs, key=len, reverse=True)
+    pattern = _TOKEN.replace("{signs}", "|".join(map(re.escape, longest_first)))
+    return re.compile(pattern, re.VERBOSE | re.DOTALL)
+
+
 class _Token(NamedTuple):
     kind: str  # "name", "keyword", "number", "text", "sign" or "end"
     value: Scalar
@@ -145,16 +152,17 @@ class _Token(NamedTuple):
 def _tokens(text: str) -> list[_Token]:
     tokens = []
     place = 0
+    token = _token(of_form("sign"))
     while place < len(text):
         meant = _MEANT.get(text[place : place + 2])
-        match = _TOKEN.match(text, place)
+        match = token.match(text, place)
         if meant or match is None:
             raise _no_token(text, place)
         kind, found, start, place = str(match.lastgroup), match.group(), place, match.end()
         value: Scalar = found
         if kind == "space":
             continue
-        if kind == "name" and found.lower() in KEYWORDS:
+        if kind == "name" and is_keyword(found):
             kind, value = "keyword", found.lower()
         elif kind == "quoted":
             kind, value = "name", found[1:-1].replace("``", "`")
@@ -284,29 +292,33 @@ class _Parser:
 
     def asked(self, column: Column, *, is_not: bool) -> Comparison:
         """Return the comparison whose column, and ``not``, are read."""
-        if self.takes("in"):
-            if not self.takes("("):
-                raise self.refused("go on with a parenthesis after `in`, such as in (1, 2)")
-            values = [self.value()]
-            while self.takes(","):
-                values.append(self.value())
-            if not self.takes(")"):
-                raise self.refused("go on with a comma or a closing parenthesis")
-            return Comparison(column, "in", tuple(values))
-        if self.takes("has"):
-            return Comparison(column, "has", (self.value(),))
-        if self.takes("contains"):
-            if self.token.kind != "text":
-                raise self.refused("go on with a text in quotes after `contains`")
-            return Comparison(column, "contains", (self.value(),))
-        for operator in () if is_not else _COMPARING:
-            if self.token.kind == "sign" and self.takes(operator):
-                return Comparison(column, operator, (self.value(),))  # type: ignore[arg-type]
-        known = "in, has, contains" if is_not else f"{', '.join(_COMPARING)}, in, has, contains, is"
+        words, signs = of_form("value", "values", "text"), of_form("sign")
+        for operator in words if is_not else (*words, *signs):
+            if self.takes(operator):
+                return Comparison(column, operator, self.values_of(operator))
+        known = ", ".join(words if is_not else (*signs, *words, "is"))
         after = "`not`" if is_not else f"the column {shortened(column.name)!r}"
         is_spaced = self.token.kind == "name" and not is_not
         hint = "; a name with spaces stands in backquotes" if is_spaced else ""
         raise self.refused(f"go on with one of {known} after {after}", hint)
+
+    def values_of(self, operator: str) -> tuple[Value, ...]:
+        """Return what stands after an operator."""
+        form = OPERATORS[operator].form
+        if form == "text" and self.token.kind != "text":
+            raise self.refused(f"go on with a text in quotes after `{operator}`")
+        if form != "values":
+            return (self.value(),)
+        if not self.takes("("):
+            raise self.refused(
+                f"go on with a parenthesis after `{operator}`, such as {operator} (1, 2)"
+            )
+        values = [self.value()]
+        while self.takes(","):
+            values.append(self.value())
+        if not self.takes(")"):
+            raise self.refused("go on with a comma or a closing parenthesis")
+        return tuple(values)
 
     def column(self) -> Column:
         token = self.token

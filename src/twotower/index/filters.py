@@ -22,18 +22,10 @@ from twotower.index.filter_columns import (
     ReadTable,
     Sort,
     as_held,
-    bytes_read,
-    contains,
-    has,
-    is_any_of,
     is_held,
-    is_missing,
-    is_ordered,
-    operators_of,
     resembling,
 )
 from twotower.index.filter_grammar import (
-    KEYWORDS,
     And,
     Column,
     Comparison,
@@ -41,9 +33,11 @@ from twotower.index.filter_grammar import (
     Not,
     Or,
     Value,
+    is_keyword,
     parse_condition,
 )
 from twotower.index.filter_messages import Nowhere, Scalar, refusal, said, shortened
+from twotower.index.filter_operators import OPERATORS
 
 MAX_READ = 2_000_000_000
 """Most bytes of text and lists that the comparisons of a filter go through in all: about a second."""
@@ -152,32 +146,27 @@ class _Meaning:
         return self.of_comparison(condition)
 
     def of_comparison(self, asked: Comparison) -> pl.Series:
-        column = self.read(asked.column)
-        if asked.operator == "is null":
-            return is_missing(column)
+        column, operator = self.read(asked.column), OPERATORS[asked.operator]
         self.check_operator(asked, column)
         self.check_work(asked, column)
-        if asked.operator == "contains":
-            found = contains(column, str(asked.values[0].value))
-            self.note(asked, column, [bool(found.any())])
-            return found
-        compared = column if column.elements is None else column.elements.column
-        held = self.held(asked, compared)
-        if asked.operator == "has":
-            found = has(column, held[0])
-            self.note(asked, compared, [bool(found.any())])
-            return found
-        if asked.operator in ("=", "!=", "in"):
-            found = is_any_of(column, held)
-            self.note(asked, column, is_held(column, held, found))
-            return ~found if asked.operator == "!=" else found
-        return is_ordered(column, asked.operator, held[0])
+        compared = column
+        held: list[object] = [str(value.value) for value in asked.values]
+        if operator.form != "text":
+            compared = column if column.elements is None else column.elements.column
+            held = self.held(asked, compared)
+        found = operator.matches(column, held)
+        if operator.is_exact and held:
+            is_there = [bool(found.any())] if len(held) == 1 else is_held(compared, held, found)
+            self.note(asked, compared, is_there)
+        return ~found if operator.is_negated else found
 
     def note(self, asked: Comparison, column: ReadColumn, is_there: list[bool]) -> None:
         """Note which of the literals no line has."""
         for value, there in zip(asked.values, is_there, strict=True):
             if not there and len(self.nowhere) < _MOST_NOTED:
-                is_searched = asked.operator != "contains" and len(self.nowhere) < _MOST_SUGGESTED
+                is_searched = (
+                    OPERATORS[asked.operator].form != "text" and len(self.nowhere) < _MOST_SUGGESTED
+                )
                 near = resembling(column, value.value) if is_searched else None
                 self.nowhere.append(Nowhere(asked.column.name, value.value, near))
 
@@ -196,7 +185,7 @@ class _Meaning:
         Raises:
             FilterError: It is such an operator.
         """
-        allowed = operators_of(column)
+        allowed = OPERATORS.where(lambda each: each.applies_to(column))
         if asked.operator in allowed:
             return
         name, hint = asked.column.name, ""
@@ -218,7 +207,7 @@ class _Meaning:
         Raises:
             FilterError: It is such a comparison.
         """
-        size = bytes_read(column, asked.operator)
+        size = OPERATORS[asked.operator].bytes_read(column)
         self.bytes_read += size
         self.num_reading += size > 0
         if size and self.bytes_read > MAX_READ and self.num_reading > READ_FREELY:
@@ -262,7 +251,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _written(name: str) -> str:
     """Return a column's name as a filter writes it."""
-    is_bare = name.isidentifier() and name.lower() not in KEYWORDS
+    is_bare = name.isidentifier() and not is_keyword(name)
     return name if is_bare else "`" + name.replace("`", "``") + "`"
 
 

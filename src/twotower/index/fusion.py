@@ -83,7 +83,7 @@ class FusedIndex(ExactIndex):
     def __init__(
         self, item_vectors: Tensor, lexical: LexicalIndex, words: Words, weights: Tensor
     ) -> None:
-        super().__init__(item_vectors)
+        super().__init__(item_vectors, reserved_rows=FIRST_ROW)
         self.lexical = lexical
         self.words = words
         self.weights = weights

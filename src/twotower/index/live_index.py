@@ -12,7 +12,7 @@ from torch import Tensor
 from twotower.errors import ArgumentError
 from twotower.histories import Histories
 from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
-from twotower.index.base import Found
+from twotower.index.base import Found, Vectors
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -85,7 +85,9 @@ class LiveIndex:
     def __init__(self, item_vectors: Tensor, lists: Lists | None = None) -> None:
         self._vectors = GrowingRows(item_vectors)
         self._index = (
-            exact_index(item_vectors) if lists is None else approximate_index(item_vectors, lists)
+            exact_index(item_vectors, reserved_rows=FIRST_ROW)
+            if lists is None
+            else approximate_index(item_vectors, lists)
         )
         self._next: Future[ExactIndex] | None = None
         self._tried = len(self._index.item_vectors)  # rows of the last build, whatever became of it
@@ -109,7 +111,7 @@ class LiveIndex:
             self._tried = num_rows
             thread = ThreadPoolExecutor(1, "twotower-index")
             old = self._index
-            again = old.over if isinstance(old, ApproximateIndex) else exact_index
+            again = old.over if isinstance(old, ApproximateIndex) else _exact_again
             try:
                 self._next = thread.submit(again, self.item_vectors)
             except RuntimeError as error:  # the system has no thread left
@@ -118,7 +120,7 @@ class LiveIndex:
 
     def search(
         self,
-        query_vectors: Tensor,
+        query_vectors: Vectors,
         k: int,
         *,
         exclude: Histories | None = None,
@@ -138,7 +140,8 @@ class LiveIndex:
             allowed=None if allowed is None else allowed[:covered],
         )
         reserved = self._index.item_vectors[:FIRST_ROW]
-        tail = ExactIndex(torch.cat([reserved, self._vectors.since(covered)])).search(
+        vectors = torch.cat([reserved, self._vectors.since(covered)])
+        tail = ExactIndex(vectors, reserved_rows=FIRST_ROW).search(
             query_vectors,
             k,
             exclude=_rows_within(exclude, covered, num_rows, FIRST_ROW),
@@ -165,6 +168,10 @@ class LiveIndex:
             self._index = built.result()
         else:
             _log_failed(error)
+
+
+def _exact_again(item_vectors: Tensor) -> ExactIndex:
+    return exact_index(item_vectors, reserved_rows=FIRST_ROW)
 
 
 def _log_failed(error: BaseException) -> None:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from twotower.histories import Histories
-from twotower.index.base import Found
+from twotower.index.base import Found, Vectors, filler_of
 from twotower.index.exact import ExactIndex
 from twotower.index.topk import top_columns
 from twotower.runtime import cpu_features
-from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _BLOCK = 64
 """Items that share a scale and a bound. Measured at 200 thousand and a million: 32 to 128 are alike."""
@@ -47,23 +46,25 @@ class TwoPassIndex(ExactIndex):
     make the steps of the others coarse.
 
     Args:
-        item_vectors: ``(num_item_rows, dim)`` float32 on the CPU; the reserved rows are never found.
+        item_vectors: ``(num_item_rows, dim)`` float32 on the CPU.
+        reserved_rows: As of ``ExactIndex``.
     """
 
     cost_of_a_row = 0.2
 
-    def __init__(self, item_vectors: Tensor) -> None:
-        super().__init__(item_vectors)
-        num_rows, dim = item_vectors.shape
-        vectors = item_vectors[FIRST_ROW:]
+    def __init__(self, item_vectors: Vectors, *, reserved_rows: int = 0) -> None:
+        super().__init__(item_vectors, reserved_rows=reserved_rows)
+        num_rows, dim = self.item_vectors.shape
+        vectors = self.item_vectors[reserved_rows:]
         peaks = torch.linalg.vector_norm(vectors, torch.inf, dim=1)  # without a copy of all
         order = peaks.argsort(descending=True, stable=True)
         self._num_items = len(order)
         num_blocks = -(-len(order) // _BLOCK)
         size = num_blocks * _BLOCK
-        # Blocks are full: what is missing stands as the padding row, which is left out.
-        self._rows = torch.full((size,), PADDING_ROW)
-        self._rows[: len(order)] = order + FIRST_ROW
+        # Blocks are full: row 0 fills the last one, and is left out there.
+        self._rows = torch.zeros(size, dtype=torch.int64)
+        self._rows[: len(order)] = order + reserved_rows
+        is_filler = torch.arange(size) >= len(order)
         self._places = torch.full((num_rows,), -1)
         self._places[self._rows[: len(order)]] = torch.arange(len(order))
         self._codes = torch.zeros((size, dim), dtype=torch.int8)
@@ -72,16 +73,14 @@ class TwoPassIndex(ExactIndex):
         self._lengths = torch.zeros(num_blocks)
         for start in range(0, num_blocks, 2**10):
             part = slice(start, min(start + 2**10, num_blocks))
-            rows = self._rows[part.start * _BLOCK : part.stop * _BLOCK]
-            each = item_vectors[rows].view(-1, _BLOCK, dim)
-            each = each.masked_fill((rows == PADDING_ROW).view(-1, _BLOCK, 1), 0.0)
+            places = slice(part.start * _BLOCK, part.stop * _BLOCK)
+            each = self.item_vectors[self._rows[places]].view(-1, _BLOCK, dim)
+            each = each.masked_fill(is_filler[places].view(-1, _BLOCK, 1), 0.0)
             scale = each.abs().amax(dim=(1, 2)) / _LARGEST
             scale[scale == 0] = 1.0
             each = each / scale[:, None, None]  # lengths in these units neither overflow nor vanish
             codes = each.round().clamp_(-_LARGEST, _LARGEST)  # a subnormal scale is coarse
-            self._codes[part.start * _BLOCK : part.stop * _BLOCK] = codes.view(-1, dim).to(
-                torch.int8
-            )
+            self._codes[places] = codes.view(-1, dim).to(torch.int8)
             self._scales[part] = scale
             self._rest[part] = scale * (each - codes).norm(dim=2).amax(dim=1)
             self._lengths[part] = scale * codes.norm(dim=2).amax(dim=1)
@@ -94,8 +93,7 @@ class TwoPassIndex(ExactIndex):
         allowed: npt.NDArray[np.bool_] | None,
     ) -> Found:
         num_queries = len(query_vectors)
-        rows = np.full((num_queries, k), PADDING_ROW, np.int32)
-        best = np.full((num_queries, k), -np.inf, np.float32)
+        rows, best = self._nothing(num_queries, k)
         penalties = None
         if allowed is not None:
             is_out = torch.from_numpy(~allowed[self._rows.numpy()])
@@ -139,7 +137,7 @@ class TwoPassIndex(ExactIndex):
         key, _ = (owner * len(self.item_vectors) + rows).sort()
         owner, rows = key // len(self.item_vectors), key % len(self.item_vectors)
         scores = (self.item_vectors[rows] * queries[owner]).sum(dim=1)
-        return _best(owner, rows, scores, len(queries), k)
+        return self._best(owner, rows, scores, len(queries), k)
 
     def _first_pass(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return products ``(Q, places)`` int32; and per block what one counts, and how far off it is."""
@@ -169,6 +167,22 @@ class TwoPassIndex(ExactIndex):
             is_item = places >= 0
             products[owner[is_item], places[is_item]] = _LEFT_OUT
 
+    def _best(self, owner: Tensor, rows: Tensor, scores: Tensor, num_queries: int, k: int) -> Found:
+        """Return the best of scored items, which stand by owner and by row."""
+        found = self._nothing(num_queries, k)
+        if not len(owner):
+            return found
+        counts = torch.bincount(owner, minlength=num_queries)
+        within = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
+        of_query = torch.full((num_queries, int(counts.max())), -torch.inf)
+        row_of = torch.full(of_query.shape, filler_of(self.reserved_rows))
+        of_query[owner, within], row_of[owner, within] = scores, rows
+        values, columns = top_columns(of_query, min(k, of_query.shape[1]))
+        width = values.shape[1]
+        found.item_rows[:, :width] = row_of.gather(1, columns).numpy()
+        found.scores[:, :width] = values.numpy()
+        return found
+
 
 def _least_of_best(values: Tensor, k: int) -> Tensor:
     """Return the ``k``-th largest of each line, ``(Q, 1)``; ``-inf`` where there are fewer."""
@@ -177,36 +191,17 @@ def _least_of_best(values: Tensor, k: int) -> Tensor:
     return values.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
 
 
-def _best(owner: Tensor, rows: Tensor, scores: Tensor, num_queries: int, k: int) -> Found:
-    """Return the best of scored items, which stand by owner and by row."""
-    found = Found(
-        np.full((num_queries, k), PADDING_ROW, np.int32),
-        np.full((num_queries, k), -np.inf, np.float32),
-    )
-    if not len(owner):
-        return found
-    counts = torch.bincount(owner, minlength=num_queries)
-    within = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
-    of_query = torch.full((num_queries, int(counts.max())), -torch.inf)
-    row_of = torch.full(of_query.shape, PADDING_ROW)
-    of_query[owner, within], row_of[owner, within] = scores, rows
-    values, columns = top_columns(of_query, min(k, of_query.shape[1]))
-    width = values.shape[1]
-    found.item_rows[:, :width] = row_of.gather(1, columns).numpy()
-    found.scores[:, :width] = values.numpy()
-    return found
-
-
-def exact_index(item_vectors: Tensor) -> ExactIndex:
+def exact_index(item_vectors: Tensor, *, reserved_rows: int = 0) -> ExactIndex:
     """Return the exact index that is the quicker one here, for a catalogue of this size.
 
     Args:
-        item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.
+        item_vectors: ``(num_item_rows, dim)`` float32.
+        reserved_rows: As of ``ExactIndex``.
     """
     is_large = item_vectors.numel() >= _FASTER_FROM
     if is_large and item_vectors.device.type == "cpu" and multiplies_bytes():
-        return TwoPassIndex(item_vectors)
-    return ExactIndex(item_vectors)
+        return TwoPassIndex(item_vectors, reserved_rows=reserved_rows)
+    return ExactIndex(item_vectors, reserved_rows=reserved_rows)
 
 
 def byte_products(left: Tensor, right: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -63,6 +65,31 @@ class Candidates:
     def __len__(self) -> int:
         """Number of candidates."""
         return len(self.item_rows)
+
+
+def in_batch(
+    query_vectors: Tensor, item_vectors: Tensor, log_q: Tensor | None = None
+) -> Candidates:
+    """Return the candidates of plain tensors: item ``b`` is the own item of query ``b``.
+
+    Items beyond the first ``B`` are negatives of every query. Rows of the candidates are their places.
+
+    Args:
+        query_vectors: ``(B, d)``.
+        item_vectors: ``(N, d)``, ``N`` at least ``B``.
+        log_q: See ``Candidates``.
+
+    Raises:
+        ValueError: There are fewer items than queries.
+    """
+    batch, num, device = len(query_vectors), len(item_vectors), item_vectors.device
+    if num < batch:
+        raise ArgumentError(
+            f"item_vectors must hold the own item of each of the {batch} queries, got {num}; pass "
+            "candidates to say where the own items are."
+        )
+    places = torch.arange(num, device=device)
+    return Candidates(places, places[:batch], log_q)
 
 
 class Sampler(Protocol):

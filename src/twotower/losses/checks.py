@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ArgumentError
+from twotower.losses.candidates import Candidates, in_batch
+from twotower.losses.corrections import masked_places
 
 
 def check_temperature(temperature: float | Tensor) -> None:
@@ -57,6 +59,37 @@ def check_shapes(
         shape = (batch,)
         if tensor is not None and tensor.shape != shape:
             raise ArgumentError(f"{name} must be {shape}, got {tuple(tensor.shape)}.")
+
+
+def completed(
+    query_vectors: Tensor,
+    item_vectors: Tensor,
+    candidates: Candidates | None,
+    log_q: Tensor | None,
+    hidden: Tensor | None,
+) -> tuple[Candidates, Tensor | None]:
+    """Return the candidates and hidden places of a loss that was called with plain tensors, or with both.
+
+    Args:
+        query_vectors: ``(B, d)``.
+        item_vectors: ``(N, d)``.
+        candidates: Of the batch; None for those of ``in_batch``.
+        log_q: As of ``Candidates``; None beside ``candidates``, which hold their own.
+        hidden: ``(B, H)`` int64 places, or a ``(B, N)`` bool mask, which becomes such places.
+
+    Raises:
+        ValueError: ``log_q`` stands beside ``candidates``, a mask has another shape, or as ``in_batch``.
+    """
+    if candidates is None:
+        candidates = in_batch(query_vectors, item_vectors, log_q)
+    elif log_q is not None:
+        raise ArgumentError("log_q must be None beside candidates; set Candidates.log_q.")
+    if hidden is None or hidden.dtype != torch.bool:
+        return candidates, hidden
+    shape = (len(candidates.positions), len(candidates))
+    if hidden.shape != shape:
+        raise ArgumentError(f"a mask as hidden must be {shape}, got {tuple(hidden.shape)}.")
+    return candidates, masked_places(hidden, candidates.positions) if shape[0] else None
 
 
 def check_all_liked(labels: Tensor | None, loss: str) -> None:

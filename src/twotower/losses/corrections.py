@@ -48,6 +48,21 @@ def known_positives(
     return _places_of(known_rows, candidates, num_item_rows)
 
 
+def masked_places(mask: Tensor, positions: Tensor) -> Tensor:
+    """Return the places that a mask hides, as every loss reads them: ``(B, H)`` int64.
+
+    Args:
+        mask: ``(B, N)`` bool, true where a candidate is no negative of a query. The own item of a query
+            stays its positive, whatever the mask says of it.
+        positions: ``(B,)`` int64 place of each query's own item.
+    """
+    counts = mask.sum(1)
+    queries, places = mask.nonzero(as_tuple=True)
+    hidden = positions[:, None].repeat(1, int(counts.max()))
+    hidden[queries, _ranks(counts)] = places
+    return hidden
+
+
 def _places_of(rows: Tensor, candidates: Candidates, num_item_rows: int) -> Tensor:
     """Return the places of all copies of ``(B, L)`` rows, ``(B, H)`` int64; absent ones are the own.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from twotower.losses.candidates import Candidates
+from twotower.losses.checks import completed
 from twotower.losses.scores import at_least_float32
 from twotower.losses.softmax import SoftmaxLoss, softmax_loss
 
@@ -42,8 +43,9 @@ class SymmetricSoftmaxLoss:
         self,
         query_vectors: Tensor,
         item_vectors: Tensor,
-        candidates: Candidates,
+        candidates: Candidates | None = None,
         *,
+        log_q: Tensor | None = None,
         temperature: float | Tensor = 1.0,
         hidden: Tensor | None = None,
         weights: Tensor | None = None,
@@ -54,16 +56,21 @@ class SymmetricSoftmaxLoss:
         Args:
             query_vectors: ``(B, d)`` float.
             item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: What the queries are scored against.
+            candidates: From a sampler. None for plain tensors: item ``b`` is the own item of query
+                ``b``, and the other items are its negatives, those beyond the first ``B`` included.
+            log_q: ``(N,)`` or ``(B, N)`` float log probability of each item as a negative, for plain
+                tensors; see ``Candidates``. None where all are equally likely.
             temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, H)`` int64 places of candidates that are no negative of a query; a query
-                with fewer repeats the place of its own item. None hides nothing.
+            hidden: ``(B, N)`` bool mask of candidates that are no negative of a query; or their places
+                as ``known_positives`` returns them, ``(B, H)`` int64, in which a query with fewer
+                repeats the place of its own item. None hides nothing.
             weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
             labels: ``(B,)``, all of which must be 1; None says the same.
 
         Raises:
             ValueError: A label is not 1, or what ``softmax_loss`` raises.
         """
+        candidates, hidden = completed(query_vectors, item_vectors, candidates, log_q, hidden)
         # Once for both directions: gradients in half precision would be rounded before they are added.
         queries, items = at_least_float32(query_vectors), at_least_float32(item_vectors)
         of_items = self._of_items(

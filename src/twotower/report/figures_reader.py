@@ -5,19 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from twotower.baselines.specs import BASELINES
 from twotower.evaluation.intervals import digits_of
 
-METHODS = (
-    "model",
-    "popularity",
-    "recent_popularity",
-    "item_knn",
-    "ease",
-    "als",
-    "bm25",
-    "random",
-    "served",
-)
+
+def methods() -> tuple[str, ...]:
+    """Return every method; its place is the colour of its line."""
+    return ("model", *BASELINES, "served")
+
+
 SUBJECTS = ("served", "model")
 """What verdicts are about: the first that is there."""
 
@@ -50,7 +46,7 @@ class Reading:
     @cached_property
     def baselines(self) -> list[str]:
         """The baselines that were run, the strongest first."""
-        present = [m for m in METHODS if m not in SUBJECTS and self.figures.get(m)]
+        present = [name for name in BASELINES if self.figures.get(name)]
         return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
 
     @cached_property

@@ -6,26 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twotower.baselines.specs import NAMES
+from twotower.baselines.specs import BASELINES
 from twotower.chinese import in_chinese
 from twotower.doctor.findings import Language
+from twotower.evaluation.metrics import METRICS
+from twotower.features.feature_kinds import FEATURE_KINDS
+from twotower.registry import Registry
 
 Say = Callable[..., str]
 
-_CHINESE_NAMES = {
-    "popularity": "流行度",
-    "recent_popularity": "近期流行度",
-    "item_knn": "带时间衰减的 ItemKNN",
-    "ease": "带时间衰减的 EASE",
-    "als": "隐式 ALS",
-    "bm25": "BM25",
-    "random": "随机排序",
-}
 TEXTS: dict[str, dict[str, str]] = tomllib.loads(
     Path(__file__).with_name("texts.toml").read_text(encoding="utf-8")
 )
 """Key -> language -> sentence."""
-TEXTS |= {f"name_{key}": {"en": NAMES[key], "zh": _CHINESE_NAMES[key]} for key in NAMES}
+
+
+_NAMED: dict[str, Registry[Any]] = {"name": BASELINES, "metric": METRICS, "kind": FEATURE_KINDS}
+"""First words of the keys of texts that the entries of registries bring along."""
+
+
+def _texts(key: str) -> dict[str, str] | None:
+    """Return a text in both languages; a name of a registry has those of its entry."""
+    table, _, name = key.partition("_")
+    entry = _NAMED[table].get(name) if table in _NAMED else None
+    return TEXTS.get(key) if entry is None else {"en": entry.label, "zh": entry.label_zh}
 
 
 def speaker(language: Language, *, is_before: bool = False) -> Say:
@@ -39,7 +43,9 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
     def say(key: str, **facts: Any) -> str:
         if is_before and key in ("name_model", "name_served"):
             key = f"{key}_before"
-        return TEXTS[key][language].format(**facts)
+        texts = _texts(key)
+        assert texts is not None, key
+        return texts[language].format(**facts)
 
     return say
 
@@ -68,7 +74,7 @@ def translated(text: object, language: Language) -> Said:
 def method_name(say: Say, method: str) -> str:
     """Return what people call a method; its own key where it is none of ours."""
     key = f"name_{method}"
-    return say(key) if key in TEXTS else method
+    return say(key) if _texts(key) else method
 
 
 def method_label(say: Say, method: str) -> str:
@@ -80,7 +86,7 @@ def method_label(say: Say, method: str) -> str:
 def setting_name(say: Say, name: str) -> str:
     """Return what people call a setting of a baseline: ``half life``, ``半衰期``."""
     key = f"setting_{name}"
-    return say(key) if key in TEXTS else name.replace("_", " ")
+    return say(key) if _texts(key) else name.replace("_", " ")
 
 
 def metric_label(say: Say, metric: str) -> str:
@@ -93,5 +99,5 @@ def metric_name(say: Say, metric: str) -> str:
     """Return what people call a metric: ``NDCG@10``, ``命中率@10``."""
     name, _, k = metric.partition("@")
     key = f"metric_{name}"
-    words = say(key) if key in TEXTS else name.replace("_", " ").upper()
+    words = say(key) if _texts(key) else name.replace("_", " ").upper()
     return f"{words}@{k}" if k else words

@@ -4,10 +4,12 @@ Whatever the order in which they are told, they apply in this one: boosts move t
 caps and diversity choose from it in one greedy pass; exploration takes some of the places.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from twotower.errors import ArgumentError, FilterError
+from twotower.registry import Registry
 
 LARGEST_BOOST = 1000.0
 MOST_BOOSTS = 8
@@ -16,7 +18,7 @@ MOST_BOOSTS = 8
 
 @dataclass(frozen=True)
 class Rule:
-    """One of ``Boost``, ``Cap``, ``Diversify`` and ``Explore``."""
+    """One of the classes of ``RULES``."""
 
 
 @dataclass(frozen=True)
@@ -131,23 +133,133 @@ class Explore(Rule):
 
 
 @dataclass(frozen=True)
-class RuleSet:
-    """The rules of one answer, by kind."""
+class RuleSpec:
+    """One kind of rule.
 
-    boosts: tuple[Boost, ...]
-    caps: tuple[Cap, ...]
-    diversify: Diversify | None
-    explore: Explore | None
+    Args:
+        name: As a request over HTTP names it.
+        rule: Its class.
+        to_json: The rules of this kind as a request says them.
+        of_json: What a request says, and is not None, as rules.
+        moves: What it adds to which items: a filter and a number of standard deviations; None where it
+            leaves the order as it is.
+        chooses: Whether items are chosen in the greedy pass over the best.
+        filter_of: The filter that it states, or None.
+        most: Rules of this kind in one answer.
+        each: Attribute of which each value may stand once, instead of ``most`` rules.
+    """
+
+    name: str
+    rule: type[Rule]
+    to_json: Callable[[Sequence[Any]], object]
+    of_json: Callable[[Any], Iterable[Rule]]
+    moves: Callable[[Any], tuple[str, float]] | None = None
+    chooses: bool = False
+    filter_of: Callable[[Any], str | None] = lambda _: None
+    most: int = 1
+    each: str = ""
+
+    def check(self, rules: Sequence[Rule]) -> None:
+        """Refuse rules of this kind that cannot go together.
+
+        Raises:
+            ValueError: They are more than one answer may have.
+        """
+        apart = len(rules) if not self.each else len({getattr(rule, self.each) for rule in rules})
+        if len(rules) <= (apart if self.each else self.most):
+            return
+        kind = self.rule.__name__
+        if self.most > 1:
+            raise ArgumentError(
+                f"rules must hold at most {self.most} {self.name}s, got {len(rules)}."
+            )
+        what = f"{kind} for each {self.each}" if self.each else kind
+        raise ArgumentError(
+            f"rules must hold one {what} at most, got several; leave all but one out."
+        )
+
+
+RULES = Registry(
+    "rule",
+    (
+        RuleSpec(
+            "boost",
+            Boost,
+            lambda rules: [asdict(rule) for rule in rules],
+            lambda told: [Boost(each.filter, each.by) for each in told],
+            moves=lambda boost: (boost.filter, float(boost.by)),
+            filter_of=lambda boost: boost.filter,
+            most=MOST_BOOSTS,
+        ),
+        RuleSpec(
+            "cap",
+            Cap,
+            lambda rules: {cap.column: cap.most for cap in rules},
+            lambda told: [Cap(column, most) for column, most in told.items()],
+            chooses=True,
+            each="column",
+        ),
+        RuleSpec(
+            "diversify",
+            Diversify,
+            lambda rules: rules[0].weight if rules else None,
+            lambda told: [Diversify(told)],
+            chooses=True,
+        ),
+        RuleSpec(
+            "explore",
+            Explore,
+            lambda rules: asdict(rules[0]) if rules else None,
+            lambda told: [Explore(told.share, told.seed, told.filter)],
+            filter_of=lambda explore: explore.filter,
+        ),
+    ),
+)
+
+
+def spec_of(rule: object) -> RuleSpec | None:
+    """Return the kind of a rule, or None where it is none."""
+    return next((spec for spec in RULES.values() if isinstance(rule, spec.rule)), None)
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """The rules of one answer.
+
+    Args:
+        by_kind: Name of each kind of ``RULES`` to its rules.
+    """
+
+    by_kind: Mapping[str, tuple[Rule, ...]]
+
+    @property
+    def moves(self) -> list[tuple[str, float]]:
+        """What is added to the scores of which items: filters, and standard deviations."""
+        return [
+            RULES[name].moves(rule)  # type: ignore[misc]
+            for name, rules in self.by_kind.items()
+            for rule in rules
+            if RULES[name].moves is not None
+        ]
+
+    @property
+    def caps(self) -> tuple[Cap, ...]:
+        """The caps."""
+        return tuple(rule for rule in self.by_kind["cap"] if isinstance(rule, Cap))
+
+    @property
+    def diversify(self) -> Diversify | None:
+        """How answers are diversified."""
+        return next((r for r in self.by_kind["diversify"] if isinstance(r, Diversify)), None)
+
+    @property
+    def explore(self) -> Explore | None:
+        """How answers explore."""
+        return next((r for r in self.by_kind["explore"] if isinstance(r, Explore)), None)
 
     def to_dict(self) -> dict[str, object]:
         """Return the rules as a request over HTTP says them."""
-        explore = self.explore
-        return {
-            "boost": [{"filter": boost.filter, "by": boost.by} for boost in self.boosts],
-            "cap": {cap.column: cap.most for cap in self.caps},
-            "diversify": None if self.diversify is None else self.diversify.weight,
-            "explore": None if explore is None else asdict(explore),
-        }
+        return {name: RULES[name].to_json(rules) for name, rules in self.by_kind.items()}
 
 
 def rule_set(rules: Iterable[Rule]) -> RuleSet:
@@ -155,35 +267,27 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
 
     Raises:
         ValueError: Something else stands among them; two say how to diversify, to explore or to cap one
-            column; or there are more than 8 boosts.
+            column; or there are more than 8 rules that move items.
     """
     if isinstance(rules, (Rule, str)) or not isinstance(rules, Iterable):
         raise ArgumentError(f"rules must be a list, got {rules!r}; put it in brackets.")
-    given = list(rules)
-    for rule in given:
-        if not isinstance(rule, (Boost, Cap, Diversify, Explore)):
+    by_kind: dict[str, list[Rule]] = {name: [] for name in RULES}
+    for rule in rules:
+        spec = spec_of(rule)
+        if spec is None:
+            *others, last = (each.rule.__name__ for each in RULES.values())
             raise ArgumentError(
-                f"rules must be of Boost, Cap, Diversify and Explore, got {type(rule).__name__}."
+                f"rules must be of {', '.join(others)} and {last}, got {type(rule).__name__}."
             )
-    boosts = tuple(rule for rule in given if isinstance(rule, Boost))
-    caps = tuple(rule for rule in given if isinstance(rule, Cap))
-    diversify = [rule for rule in given if isinstance(rule, Diversify)]
-    explore = [rule for rule in given if isinstance(rule, Explore)]
-    if len(boosts) > MOST_BOOSTS:
-        raise ArgumentError(f"rules must hold at most {MOST_BOOSTS} boosts, got {len(boosts)}.")
-    columns = [cap.column for cap in caps]
-    for what, several in (
-        ("Diversify", len(diversify) > 1),
-        ("Explore", len(explore) > 1),
-        ("Cap for each column", len(set(columns)) < len(columns)),
-    ):
-        if several:
-            raise ArgumentError(
-                f"rules must hold one {what} at most, got several; leave all but one out."
-            )
-    return RuleSet(
-        boosts, caps, diversify[0] if diversify else None, explore[0] if explore else None
-    )
+        by_kind[spec.name].append(rule)
+    for name, found in by_kind.items():
+        RULES[name].check(found)
+    told = RuleSet({name: tuple(found) for name, found in by_kind.items()})
+    if len(told.moves) > MOST_BOOSTS:
+        raise ArgumentError(
+            f"rules must hold at most {MOST_BOOSTS} that move items, got {len(told.moves)}."
+        )
+    return told
 
 
 def _check_filter(given: object) -> None:

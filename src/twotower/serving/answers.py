@@ -74,7 +74,13 @@ class Recommendation:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommendations(Sequence[Recommendation]):
-    """The answers to several queries, in their order."""
+    """The answers to several queries, in their order: a sequence of ``Recommendation``.
+
+    Args:
+        answers: One a query.
+        items: The items' table, of which a notebook shows the lines.
+        item_column: Its column of ids.
+    """
 
     answers: tuple[Recommendation, ...]
     items: pl.DataFrame

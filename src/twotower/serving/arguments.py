@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from twotower.features.dataframes import Frame, as_polars, is_frame, line_of
 from twotower.features.forms import json_text
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
+from twotower.rules.kinds import Rule
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 if TYPE_CHECKING:
@@ -36,6 +37,19 @@ FeatureLines = Union[Mapping[str, object], Sequence[Mapping[str, object]], Frame
 """A line, lines, or a frame; a row of a pandas frame is a line."""
 History = Sequence[Event] | Sequence[Sequence[Event]] | Frame | Sequence[Frame]
 """Events of one query or of several, oldest first; the rows of a frame are events."""
+
+
+class Choices(TypedDict, total=False):
+    """The options of ``recommend``, for one query and for several; see ``Retriever.recommend``."""
+
+    k: int
+    exclude_seen: bool | None
+    among: Iterable[Id] | None
+    without: Iterable[Id] | None
+    filter: str | None
+    words: float | Literal["auto"]
+    rules: Iterable[Rule]
+    strict: bool
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,7 +27,7 @@ from twotower.abandoned import put, sweep, sync, sync_names, writing
 from twotower.caller import argument, calling
 from twotower.config import Config
 from twotower.errors import BundleError
-from twotower.features.schema import VIEW, Side
+from twotower.features.schema import VIEW, Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
@@ -46,6 +46,7 @@ from twotower.serving.feature_files import (
     read_words,
     write_transforms,
 )
+from twotower.serving.needs import load_installed, missing_of, needs_of
 from twotower.serving.storage import (
     ListedFiles,
     load_arrays,
@@ -277,7 +278,14 @@ def open_bundle(path: str | Path) -> Contents:
         BundleError: There is no bundle, a file is missing or was changed, or its format is newer.
     """
     path = Path(path)
+    load_installed()
     manifest = check_bundle(path)
+    missing = missing_of(manifest.get("needs", {}))
+    if missing:
+        raise BundleError(
+            f"the bundle {str(path)!r} needs the {missing}, which is not registered here; import the "
+            "package that registers it, and open the bundle again."
+        )
     try:
         return _read_files(ListedFiles(path, frozenset(manifest["files"])), manifest)
     except NOT_AS_WRITTEN as error:
@@ -369,6 +377,7 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
         ValueError: There is one.
     """
     custom, view = manifest.get("custom_towers"), manifest.get("view")
+    needs = manifest.get("needs", {})
     of_form = {
         "format_version": manifest["format_version"] >= 1,
         "custom_towers": isinstance(custom, list) and all(s in ("query", "item") for s in custom),
@@ -376,6 +385,9 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
         "repeats": isinstance(manifest.get("repeats"), bool),
         "view": view is None or isinstance(view, str),
         "provenance": isinstance(manifest.get("provenance"), dict),
+        "needs": isinstance(needs, dict)
+        and all(isinstance(names, list) for names in needs.values())
+        and all(isinstance(name, str) for names in needs.values() for name in names),
     }
     for key, is_sound in of_form.items():
         if not is_sound:
@@ -469,6 +481,12 @@ def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
     return lists
 
 
+def _features(contents: Contents) -> Iterator[Feature]:
+    for side in (contents.queries, contents.items, contents.events):
+        if side is not None:
+            yield from side.transforms.features
+
+
 def _write_manifest(folder: Path, contents: Contents) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     manifest = {
@@ -486,6 +504,7 @@ def _write_manifest(folder: Path, contents: Contents) -> None:
         "repeats": contents.repeats,
         "view": contents.view,
         "provenance": dict(contents.provenance),
+        "needs": needs_of(contents.config, _features(contents)),
         "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
     }
     manifest[OWN_DIGEST] = _digest_of(manifest)

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from twotower.rules.kinds import Rule, rule_set
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
     DEEPEST,
+    Choices,
     Event,
     FeatureLines,
     GivenFeatures,
@@ -87,6 +88,36 @@ class Client:
         """Width of the vectors, which no exchange of the model changes."""
         return int(self.model["dim"])
 
+    @overload
+    def recommend(
+        self,
+        query_id: Id | None = None,
+        *,
+        features: Mapping[str, object] | None = None,
+        history: Sequence[Event] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendation: ...
+
+    @overload
+    def recommend(
+        self,
+        query_id: Sequence[Id] | None = None,
+        *,
+        features: Sequence[Mapping[str, object]] | Frame | None = None,
+        history: Sequence[Sequence[Event]] | Sequence[Frame] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendations: ...
+
+    @overload
+    def recommend(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: History | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendation | Recommendations: ...
+
     def recommend(
         self,
         query_id: Id | Sequence[Id] | None = None,
@@ -101,7 +132,7 @@ class Client:
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
         strict: bool = False,
-    ) -> Any:
+    ) -> Recommendation | Recommendations:
         """Return the ``k`` best items for one query, or for several; see ``Retriever.recommend``.
 
         Raises:

@@ -13,7 +13,7 @@ from twotower.features.base import Transform
 from twotower.features.forms import FORMS
 from twotower.features.schema import Feature, Side
 from twotower.features.token_ids import TokenIdsTransform
-from twotower.features.transforms import TRANSFORMS, SideTransforms
+from twotower.features.transforms import SideTransforms, transform_of
 from twotower.features.windows import WindowsTransform
 from twotower.features.word_vectors import WordVectors
 from twotower.serving.bundle_checks import check_array
@@ -91,15 +91,16 @@ def read_transforms(
             vocabulary = read_vocabulary(files.path(f"vocab/{stem}.arrow"))
         if f"transforms/{stem}.safetensors" in files:
             numbers = load_arrays(files.path(f"transforms/{stem}.safetensors"))
+        kind = transform_of(feature)
         if feature.tuned:
             architecture = Architecture.from_files(read_texts(files, ENCODER, FILES))
             transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
-        elif feature.kind == "windows":
+        elif issubclass(kind, WindowsTransform):
             if words is None:
                 raise ValueError(f"{feature.name!r} is read by windows, without words")
             transforms.append(WindowsTransform(feature, vocabulary, numbers, words))
         else:
-            transforms.append(TRANSFORMS[feature.kind](feature, vocabulary, numbers))
+            transforms.append(kind(feature, vocabulary, numbers))
         transforms[-1].check()
     return SideTransforms(features, tuple(transforms))
 
@@ -113,7 +114,7 @@ def _check_features(features: Sequence[Feature], folder: Path) -> None:
     """
     for feature in features:
         check_types(feature)
-        is_odd = feature.buckets < 0 or (feature.tuned and feature.kind != "sentence")
+        is_odd = feature.buckets < 0 or (feature.tuned and feature.spec.needs != "sentence_encoder")
         if is_odd or (feature.form and feature.form not in FORMS):
             raise ValueError(f"the column {feature.name!r} is described as no column can be")
         if feature.encoder and _is_within(feature.encoder, folder):

@@ -11,6 +11,7 @@ from twotower.features.token_ids import TokenIdsTransform
 from twotower.serving.bundle import NOT_AS_WRITTEN, Contents
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.vocab import FIRST_ROW
 
 
@@ -95,7 +96,8 @@ def _check_sizes(contents: Contents) -> None:
         wanted["query_hidden"] = towers.query_hidden
     if "item" not in contents.custom:
         wanted["item_hidden"] = towers.item_hidden
-    if towers.history == "sasrec" and "query" not in contents.custom:
+    history = HISTORY_ENCODERS.get(towers.history)
+    if history is not None and history.has_places and "query" not in contents.custom:
         wanted["history_length"] = (towers.history_length,)
     for name, sizes in wanted.items():
         for size in sizes:

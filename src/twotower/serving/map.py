@@ -79,11 +79,11 @@ def colourings(items: SideContents, shown: npt.NDArray[np.int64]) -> Iterator[Co
     """
     features = [f for f in items.transforms.features if f.name in items.frame.columns]
     for feature in features:
-        if feature.kind in ("categorical", "tags"):
-            separator = feature.separator if feature.kind == "tags" else ""
+        if feature.meaning in ("categorical", "tags"):
+            separator = feature.separator if feature.meaning == "tags" else ""
             yield from _by_values(items.frame[feature.name].gather(shown), separator)
     for feature in features:
-        if feature.kind == "number":
+        if feature.meaning == "number":
             yield from _by_ranges(items.frame[feature.name].gather(shown))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from twotower.histories import Histories
-from twotower.rules.kinds import Boost, Explore, Rule
+from twotower.rules.kinds import Rule, spec_of
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import Event
@@ -14,7 +14,8 @@ from twotower.serving.arguments import Event
 
 def of_filters(allowed: Allowed, text: str | None, rules: Iterable[Rule] = ()) -> tuple[str, ...]:
     """Return a sentence for each value that a filter, or that of a rule, asks for and no item has."""
-    of_rules = [rule.filter for rule in rules if isinstance(rule, (Boost, Explore))]
+    specs = ((rule, spec_of(rule)) for rule in rules)
+    of_rules = [spec.filter_of(rule) for rule, spec in specs if spec is not None]
     return tuple(dict.fromkeys(allowed.notes(text, *of_rules)))
 
 

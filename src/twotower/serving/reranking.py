@@ -83,9 +83,9 @@ class Reranker:
         """
         told = rule_set(rules)
         boosts = explorable = None
-        if told.boosts:
-            matching = [_matching(allowed, boost.filter) for boost in told.boosts]
-            boosts = Boosts.of(matching, [float(boost.by) for boost in told.boosts])
+        if told.moves:
+            matching = [_matching(allowed, text) for text, _ in told.moves]
+            boosts = Boosts.of(matching, [by for _, by in told.moves])
         columns = [self._values_of(cap.column) for cap in told.caps]
         if told.explore is not None:
             explorable = self._explorable(told.explore.filter, allowed)
@@ -220,7 +220,8 @@ class Plan:
         offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
         counts = contents.popularity
         deviation = float(counts[offered].std()) if len(counts[offered]) else 0.0
-        index = ExactIndex(torch.from_numpy(counts)[:, None].to(item_vectors.device))
+        column = torch.from_numpy(counts)[:, None].to(item_vectors.device)
+        index = ExactIndex(column, reserved_rows=FIRST_ROW)
         ones = torch.ones(num, 1, device=item_vectors.device)
         return Search(lambda _: index, ones, self.boosts, np.full(num, deviation, np.float32))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from twotower.runtime import choose_device
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
+    Choices,
     Event,
     FeatureLines,
     GivenFeatures,
@@ -170,7 +171,7 @@ class Retriever:
             f"{side} features": ", ".join(
                 f"{feature.name} ({feature.described})"
                 for feature in table.transforms.features
-                if feature.kind not in ("id", "shown")
+                if feature.meaning not in ("id", "shown")
             )
             for side, table in (("query", contents.queries), ("item", contents.items))
         }
@@ -197,6 +198,36 @@ class Retriever:
         """The items by their vectors at length 1: made when neighbours are first asked for."""
         return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
+    @overload
+    def recommend(
+        self,
+        query_id: Id | None = None,
+        *,
+        features: Mapping[str, object] | None = None,
+        history: Sequence[Event] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendation: ...
+
+    @overload
+    def recommend(
+        self,
+        query_id: Sequence[Id] | None = None,
+        *,
+        features: Sequence[Mapping[str, object]] | Frame | None = None,
+        history: Sequence[Sequence[Event]] | Sequence[Frame] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendations: ...
+
+    @overload
+    def recommend(
+        self,
+        query_id: Id | Sequence[Id] | None = None,
+        *,
+        features: FeatureLines | None = None,
+        history: History | None = None,
+        **choices: Unpack[Choices],
+    ) -> Recommendation | Recommendations: ...
+
     def recommend(
         self,
         query_id: Id | Sequence[Id] | None = None,
@@ -211,7 +242,7 @@ class Retriever:
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
         strict: bool = False,
-    ) -> Any:
+    ) -> Recommendation | Recommendations:
         """Return the ``k`` best items for one query, or for several.
 
         A query is named by its id, described by its features, by its history, or by any mix: what is
@@ -449,9 +480,15 @@ class Retriever:
         features: FeatureLines | None = None,
         history: History | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Return query vectors: ``(n, dim)`` float32; see ``recommend`` for the arguments.
+        """Return the vectors of queries as a NumPy array: ``(n, dim)`` float32, ``(1, dim)`` for one query.
 
-        Without an argument they are those of all queries, in the order of ``query_ids``.
+        The score of a query and an item is the dot product of their vectors. Without an argument the
+        vectors are those of all queries, in the order of ``query_ids``.
+
+        Args:
+            query_id: One id, or a list of ids; unknown ids are allowed.
+            features: As of ``recommend``.
+            history: As of ``recommend``.
 
         Raises:
             BundleError: All are wanted, and the bundle is private.
@@ -474,9 +511,15 @@ class Retriever:
         features: FeatureLines | None = None,
         strict: bool = False,
     ) -> npt.NDArray[np.float32]:
-        """Return item vectors, ``(n, dim)`` float32: of known ids, of new items by features, or of all.
+        """Return the vectors of items as a NumPy array: ``(n, dim)`` float32.
 
-        All are those that may be an answer, in the order of ``item_ids``.
+        Without an argument the vectors are those of all items that can be recommended, in the order of
+        ``item_ids``.
+
+        Args:
+            item_ids: Ids of the catalogue.
+            features: New items by their columns: column -> value, a list of such lines, or a frame.
+            strict: Whether to refuse features that the bundle does not know, instead of a warning.
 
         Raises:
             ValueError: An id is not in the catalogue, both arguments are given, or ``strict`` and a feature
@@ -729,7 +772,8 @@ class Retriever:
         counts = torch.from_numpy(self.contents.popularity)[:, None].to(self.device)
         ones = torch.ones(len(histories), 1, device=self.device)
         exclude = histories if exclude_seen else None
-        return ExactIndex(counts).search(ones, k, exclude=exclude, allowed=allowed)
+        index = ExactIndex(counts, reserved_rows=FIRST_ROW)
+        return index.search(ones, k, exclude=exclude, allowed=allowed)
 
     def _recommendation(
         self,

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.features.schema import TEXTS
 from twotower.vocab import FIRST_ROW
 
 if TYPE_CHECKING:
@@ -63,15 +62,14 @@ class Titles:
             feature.name: feature
             for feature in self.table.transforms.features
             if feature.name in frame.columns
-            and feature.kind != "id"
+            and feature.meaning != "id"
             and feature.form not in ADDRESSES
             and frame[feature.name].dtype == pl.String
         }
         named = named_title(features)
         if named is not None:
             return named
-        kinds = ("shown", *TEXTS)
-        shown = [name for name, feature in features.items() if feature.kind in kinds]
+        shown = [name for name, feature in features.items() if feature.meaning in ("shown", "text")]
         return next((name for name in shown if frame[name].n_unique() * 2 > len(frame)), None)
 
     def of(self, rows: npt.NDArray[np.integer]) -> list[str]:

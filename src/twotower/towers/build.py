@@ -8,20 +8,14 @@ from torch import nn
 from twotower.config import TowersConfig
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
-from twotower.features.schema import TOKENS, Side
+from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import sentence_encoder_of
-from twotower.towers.attention import AttentionPooled
 from twotower.towers.blocks import SkipMLP, TanhMLP
 from twotower.towers.gaps import SinceLast
-from twotower.towers.history import DecayedMean, HistoryEncoder, PooledHistory
+from twotower.towers.history import HistoryEncoder
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
-from twotower.towers.recurrent import Recurrent
-from twotower.towers.sasrec import SASRec
-from twotower.towers.transformer import Transformer
-
-TIMED = ("pooled", "gru", "transformer")
-"""Histories whose events are read with the time since the one before."""
 
 
 def build_model(
@@ -117,6 +111,7 @@ def build_model(
             events = encoder_of(event_transforms)
         if history is not None and config.history_items == "separate":
             own_items = encoder_of(item_transforms, use_id=config.item_id == "on")
+        reads_times = history is not None and HISTORY_ENCODERS[config.history].reads_times
         queries = QueryTower(
             encoder_of(query_transforms, config.query_hidden, use_id=use_id) if names else None,
             history,
@@ -124,7 +119,7 @@ def build_model(
             _block(config, config.query_hidden),
             events=events,
             items=own_items,
-            since=SinceLast(config.dim, config.id_dropout) if config.history in TIMED else None,
+            since=SinceLast(config.dim, config.id_dropout) if reads_times else None,
         )
     start_alike(encoders)
     return TwoTower(
@@ -226,38 +221,25 @@ def build_history_encoder(
     """
     if kind == "none":
         return None
-    if kind == "mean":
-        return DecayedMean()
-    if kind == "recency":
-        return DecayedMean(5.0)
-    if kind == "pooled":
-        return PooledHistory(dim, dropout)
-    if kind == "attention":
-        return AttentionPooled(dim, dropout)
-    if kind == "sasrec":
-        return SASRec(dim, dropout, length)
-    if kind == "transformer":
-        return Transformer(dim, dropout)
-    if kind == "gru":
-        return Recurrent(dim, dropout)
-    raise ArgumentError(
-        "history must be none, mean, recency, pooled, attention, gru, sasrec or transformer, "
-        f"got {kind!r}."
-    )
+    spec = HISTORY_ENCODERS.get(kind)
+    if spec is None:
+        known = ", ".join(("none", *HISTORY_ENCODERS))
+        raise ArgumentError(f"history must be one of {known}, got {kind!r}.")
+    return spec.build(dim, dropout, length)
 
 
 def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:
-    return [t.feature.name for t in transforms.transforms if with_id or t.feature.kind != "id"]
+    return [t.feature.name for t in transforms.transforms if with_id or t.feature.meaning != "id"]
 
 
 def _has_id(transforms: SideTransforms) -> bool:
-    return any(t.feature.kind == "id" for t in transforms.transforms)
+    return any(t.feature.meaning == "id" for t in transforms.transforms)
 
 
 def _own_features(transforms: SideTransforms, side: str) -> list[str]:
-    fed = [t.feature for t in transforms.transforms if t.feature.kind != "id"]
+    fed = [t.feature for t in transforms.transforms if t.feature.meaning != "id"]
     # Rows of words are for our own encoders, which know what they weigh and mean.
-    names = [f.name for f in fed if f.kind not in (*TOKENS, "windows") or f.reason == "stated"]
+    names = [f.name for f in fed if f.spec.fits_own_towers or f.reason == "stated"]
     if not names:
         raise ConfigError(
             f"your own {side} tower must have features to read, got none beside the id; "

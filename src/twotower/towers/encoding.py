@@ -22,8 +22,16 @@ _CHUNK_ITEMS = 65_536
 _CHUNK_QUERIES = 4_096
 
 
-def to_tensors(arrays: FeatureArrays, device: torch.device) -> dict[str, Tensor]:
-    """Return feature arrays as tensors on a device."""
+CPU = torch.device("cpu")
+
+
+def to_tensors(arrays: FeatureArrays, device: torch.device = CPU) -> dict[str, Tensor]:
+    """Return feature arrays as tensors on a device.
+
+    Args:
+        arrays: One array a feature, from ``SideTransforms.apply``: ``(n,)`` or ``(n, width)``.
+        device: Of the tensors.
+    """
     # A view of a polars column is read-only, which torch.from_numpy warns of.
     return {
         name: torch.from_numpy(np.require(values, requirements="W")).to(device)
@@ -44,7 +52,7 @@ class Encoding:
         item_features: One tensor a feature over all item rows, the reserved ones included.
         query_transforms: The query side's transforms, which say when a query's features are known.
         history_length: Most recent events that the query tower reads.
-        device: Where the model is.
+        device: Of the model.
         event_features: One tensor a feature over all event rows, the reserved ones included; None where
             events have none.
     """
@@ -55,7 +63,7 @@ class Encoding:
         item_features: Mapping[str, Tensor],
         query_transforms: SideTransforms,
         history_length: int,
-        device: torch.device,
+        device: torch.device = CPU,
         event_features: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model = model

@@ -10,16 +10,18 @@ import polars as pl
 
 from twotower.config import IndexConfig
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
+from twotower.data.views import qualified
 from twotower.evaluation.figures import Figures
-from twotower.features.transforms import SideTransforms
+from twotower.features.schema import VIEW
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.features.windows import WindowsEncoder
 from twotower.histories import Histories
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective
-from twotower.training.trainer import Sides, Trainer
-from twotower.vocab import FIRST_ROW, rows_of_lines
+from twotower.training.trainer import Trainer
+from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 
 def fingerprint(trainer: Trainer) -> str:
@@ -162,3 +164,31 @@ def _digest_of(sets: Histories) -> str:
     digest = hashlib.sha256(sets.offsets.tobytes())
     digest.update(sets.item_rows.tobytes())
     return digest.hexdigest()
+
+
+def of_view(contents: Contents, name: str) -> Contents:
+    """Return what the bundle of one view holds: its own items have their own ids."""
+    items = contents.items
+    key = items.id_column
+    is_own = items.frame[VIEW] == name
+    own = items.frame[key].filter(is_own).str.strip_prefix(f"{name}:")
+    renamed = dict(zip(qualified(own, name), own, strict=True))
+
+    def as_called(ids: pl.Series) -> pl.Series:
+        return ids.replace(renamed)
+
+    transforms = SideTransforms(
+        items.transforms.features,
+        tuple(
+            type(each)(each.feature, Vocabulary(as_called(each.own_vocabulary().ids)), each.numbers)
+            if each.feature.meaning == "id"
+            else each
+            for each in items.transforms.transforms
+        ),
+    )
+    frame = items.frame.with_columns(as_called(items.frame[key]))
+    return replace(
+        contents,
+        items=SideContents(Vocabulary(as_called(items.ids.ids)), key, frame, transforms),
+        view=name,
+    )

@@ -113,57 +113,15 @@ class Callbacks(Callback):
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
 
-    def on_data(
-        self,
-        dataset: "Dataset",
-        decisions: "tuple[Decision, ...]",
-        features: "tuple[Feature, ...]",
-    ) -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_data(dataset, decisions, features)
 
-    def on_choices(self, choices: tuple[str, ...], config: "Config") -> None:
-        """Pass it on."""
+def _passed_on(name: str) -> Callable[..., None]:
+    def pass_on(self: Callbacks, *given: Any) -> None:
         for callback in self.callbacks:
-            callback.on_choices(choices, config)
+            getattr(callback, name)(*given)
 
-    def on_phase(self, phase: str) -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_phase(phase)
+    return pass_on
 
-    def on_start(self, steps_per_epoch: int, progress: "Progress") -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_start(steps_per_epoch, progress)
 
-    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_step(step, loss, examples)
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_epoch(record)
-
-    def on_end(self) -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_end()
-
-    def on_figures(self, figures: "Figures", stopped_early: bool) -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_figures(figures, stopped_early)
-
-    def on_trial(self, trial: "Trial") -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_trial(trial)
-
-    def on_trials(self, trials: "tuple[Trial, ...]", default: "Config") -> None:
-        """Pass it on."""
-        for callback in self.callbacks:
-            callback.on_trials(trials, default)
+for _name in vars(Callback):
+    if _name.startswith("on_"):
+        setattr(Callbacks, _name, _passed_on(_name))

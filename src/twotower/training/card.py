@@ -3,7 +3,7 @@
 from twotower.caller import passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset
-from twotower.evaluation.figures import METHODS, Figures
+from twotower.evaluation.figures import Figures, methods
 from twotower.evaluation.refit_notes import note
 from twotower.training.private import LIMITS
 
@@ -31,7 +31,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         f"| {method_label(figures, name)} | "
         + " | ".join(_with_interval(figures, name, m) for m in metrics)
         + " |"
-        for name in METHODS
+        for name in methods()
         if name in figures
     ]
     ranks = (

@@ -43,6 +43,15 @@ class Progress:
     epochs_since_best: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the training, as the log's last record says then."""
+        return bool(self.log) and self.log[-1].get("event") == "interrupted"
+
+    def interrupt(self) -> None:
+        """Note that Ctrl-C ended the training."""
+        self.log.append({"event": "interrupted", "after_epoch": self.epoch})
+
 
 class WorkFolder:
     """The folder ``OUT.training`` with the checkpoint and the log of a training that goes on.

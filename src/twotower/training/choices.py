@@ -12,10 +12,14 @@ from twotower.caller import passing
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
-from twotower.features.schema import TEXTS
+from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.text import MOST_TOKENS
-from twotower.losses.configured import LABELLED, ranks_before_labels
+from twotower.losses.configured import ranks_before_labels
+from twotower.losses.loss_kinds import LOSSES
+from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
+from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
 
 ALL_ITEMS_UP_TO = 20_000
@@ -28,14 +32,6 @@ DECAY_OF_VIEWS = 1.0
 """The same of several views without an order: what only one of them has in common fades."""
 ADAM_UP_TO = 2**26
 """Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
-ADAGRAD_FASTER = 10
-"""How much greater adagrad's step size is than adam's: at the same one it learns half as much."""
-DRAWN = ("hard", "impressions", "mixed", "per-query", "popularity", "uniform")
-"""Negatives that are drawn, each with a text where items have one."""
-FEW = 128
-"""Of them a batch where each is a text to encode in each step: as many as the smallest batch has itself."""
-FEW_A_QUERY = 4
-"""The same for each query: as many as DSSM had (Huang et al., CIKM 2013)."""
 WINDOWS = 128
 """Histories in a batch whose positions are the examples."""
 STEPS = 100
@@ -52,10 +48,6 @@ ALL_TOKENS_UP_TO = 2**21
 """Tokens that the texts of all items may have where each step encodes all items."""
 SENTENCE_RATE = 2e-5
 """Step size of a pretrained sentence encoder, which large steps would make forget what it knows."""
-SEQUENTIAL = ("gru", "sasrec", "transformer")
-"""Histories that are read in their order, at a cost that one pass over all positions shares."""
-SOFTMAX = ("softmax", "symmetric")
-"""Losses that rank the own item against all others at once."""
 
 
 def resolve(
@@ -107,7 +99,7 @@ def resolve(
     are_sets = bool(dataset.views) and not dataset.ordered
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
-        fits = loss.kind in SOFTMAX and not custom and towers.temperature is None
+        fits = LOSSES[loss.kind].ranks_all and not custom and towers.temperature is None
         # Without ids and events no item is popular by itself, which the length of its vector would say.
         by_features = (towers.query_id, towers.item_id, towers.history) == ("off", "off", "none")
         is_cosine = fits and (num_queries >= COSINE_FROM or by_features) and not are_sets
@@ -134,18 +126,21 @@ def resolve(
     if training.table_optimizer == "auto":
         training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
     if training.precision == "auto":
-        is_bfloat16 = (loss.kind in SOFTMAX or config.features.tune_sentences) and (
+        has_precision = "precision" in LOSSES[loss.kind].arguments
+        is_bfloat16 = (has_precision or config.features.tune_sentences) and (
             choose_precision("auto", choose_device(training.device)) == torch.bfloat16
         )
         training = replace(training, precision="bfloat16" if is_bfloat16 else "float32")
         if is_bfloat16:
             said.append("training.precision = 'bfloat16': this machine has units for it")
     assert training.learning_rate is not None
-    if training.table_optimizer == "adagrad" and training.table_learning_rate is None:
-        rate = ADAGRAD_FASTER * training.learning_rate
+    times = OPTIMIZERS[training.table_optimizer].table_rate
+    if times != 1 and training.table_learning_rate is None:
+        rate = times * training.learning_rate
         training = replace(training, table_learning_rate=rate)
         said.append(
-            f"training.table_learning_rate = {rate:g}: adagrad takes larger steps than adam"
+            f"training.table_learning_rate = {rate:g}: {training.table_optimizer} takes larger steps "
+            "than adam"
         )
     rate_given = training.sentence_learning_rate
     if rate_given is not None and not config.features.tune_sentences:
@@ -192,9 +187,9 @@ def _towers(
             )
         return replace(towers, history="none", query_id="off")
     if towers.history == "auto":
-        history: Literal["none", "pooled", "mean"] = "pooled" if dataset.ordered else "mean"
+        history = "pooled" if dataset.ordered else "mean"
         reason = "events have an order" if dataset.ordered else "events have no order"
-        if config.features.query.get(dataset.queries.id_column) in ("id+text", *TEXTS):
+        if config.features.query.get(dataset.queries.id_column) in _texts():
             history, reason = "none", "a search is all in its text"
         if towers.block == "tanh":
             history, reason = "none", "layers of tanh read features alone"
@@ -224,9 +219,14 @@ def _learning_rate(
     return RATE_OF_TEXTS, f"{num_pairs:,} pairs of texts, which match before any training"
 
 
+def _texts() -> tuple[str, ...]:
+    """Return the kinds that read text, the key's among them."""
+    return ("id+text", *FEATURE_KINDS.where(lambda each: each.is_text))
+
+
 def _texts_among(kinds: Mapping[str, str]) -> list[str]:
     """Return the columns of a side that are read as text."""
-    return [name for name, kind in kinds.items() if kind in (*TEXTS, "id+text")]
+    return [name for name, kind in kinds.items() if kind in _texts()]
 
 
 def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> int:
@@ -234,12 +234,13 @@ def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> 
     total = 0
     for name in _texts_among(kinds):
         kind = config.features.text if kinds[name] == "id+text" else kinds[name]
-        if kind == "sentence":  # one vector, which is there already
+        a_word, a_letter = FEATURE_KINDS[kind].tokens
+        if not a_word and not a_letter:  # one vector, which is there already
             total += len(table)
             continue
         texts = as_keys(table.frame[name]).cast(pl.String)
         words, letters = texts.str.count_matches(r"\S+"), texts.str.len_chars()
-        of_kind = {"words": 2 * words, "trigrams": letters}.get(kind, 2 * words + letters)
+        of_kind = a_word * words + a_letter * letters
         total += int(of_kind.clip(upper_bound=MOST_TOKENS).sum())
     return total
 
@@ -280,7 +281,7 @@ def _examples(
         hindrance = "towers.history is 'none': there is no history to train the prefixes of"
     elif not dataset.ordered:
         hindrance = "the events have no order"
-    elif loss.kind in LABELLED or loss.negatives in ("impressions", "labels"):
+    elif _reads_labels(loss):
         hindrance = "labels and impressions are read event by event"
     elif dataset.views and towers.view_dropout:
         hindrance = "towers.view_dropout hides events example by example"
@@ -291,13 +292,26 @@ def _examples(
     if given != "auto":
         return given
     # A pooled history costs little an example, and batches of whole histories are less mixed.
-    return "prefixes" if towers.history in SEQUENTIAL and not hindrance else "pairs"
+    is_sequential = not hindrance and HISTORY_ENCODERS[towers.history].is_sequential
+    return "prefixes" if is_sequential else "pairs"
+
+
+def _reads_labels(loss: LossConfig) -> bool:
+    """Return whether labels or impressions of single events are read, as far as settings are stated."""
+    kind, negatives = LOSSES.get(loss.kind), SAMPLERS.get(loss.negatives)
+    takes_labels = kind is not None and kind.takes_labels
+    return takes_labels or (negatives is not None and bool(negatives.needs))
 
 
 def _reads_sentences(config: Config, side: Literal["query", "item"]) -> bool:
     """Return whether a column of a side is a sentence."""
     kinds = getattr(config.features, side).values()
-    return "sentence" in kinds or ("id+text" in kinds and config.features.text == "sentence")
+    text = config.features.text
+    return any(_is_sentence(text if kind == "id+text" else kind) for kind in kinds)
+
+
+def _is_sentence(kind: str) -> bool:
+    return FEATURE_KINDS[kind].needs == "sentence_encoder"
 
 
 def _check_tuned(
@@ -314,7 +328,7 @@ def _check_tuned(
     Raises:
         ConfigError: It cannot.
     """
-    of_events = [name for name, kind in config.features.event.items() if kind == "sentence"]
+    of_events = [name for name, kind in config.features.event.items() if _is_sentence(kind)]
     if of_events:
         raise ConfigError(
             f"features.event.{of_events[0]} must not be 'sentence' where features.tune_sentences is true: "
@@ -332,10 +346,11 @@ def _check_tuned(
             f"texts, got {towers.history!r}, which would encode every item of every history in each step; "
             "or set towers.history_items = 'ids', which reads the ids of a history alone."
         )
-    if encodes_items and config.loss.negatives == "all":
+    sampler = SAMPLERS.get(config.loss.negatives)
+    if encodes_items and sampler is not None and sampler.is_whole:
         raise ConfigError(
-            "loss.negatives must not be 'all' where features.tune_sentences trains the encoder of items' "
-            "texts: each step would encode the whole catalogue; use 'in-batch'."
+            f"loss.negatives must not be {sampler.name!r} where features.tune_sentences trains the encoder "
+            "of items' texts: each step would encode the whole catalogue; use 'in-batch'."
         )
 
 
@@ -353,17 +368,17 @@ def _loss(
         loss = replace(loss, kind="softmax")
         said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
     if loss.negatives == "auto":
-        negatives: Literal["all", "in-batch", "mixed", "popularity", "uniform"]
+        allowed = LOSSES[loss.kind].negatives
         is_long = num_tokens > ALL_TOKENS_UP_TO
         many = f"{num_items:,} {'texts' if encodes_items else 'items'} are too many for all"
         if is_long and num_items <= ALL_ITEMS_UP_TO:
             many = (
                 f"{num_items:,} items have {num_tokens:,} tokens, too many to encode in each step"
             )
-        if encodes_items and loss.kind != "gbce" and examples == "pairs":
+        if encodes_items and (not allowed or "in-batch" in allowed) and examples == "pairs":
             reason = "each other negative would be one text more to encode in each step"
             negatives = "in-batch"
-        elif loss.kind not in SOFTMAX:
+        elif not LOSSES[loss.kind].ranks_all:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO and not is_long and not encodes_items:
             negatives, reason = "all", f"{num_items:,} items are few enough"
@@ -374,40 +389,43 @@ def _loss(
             negatives, reason = "mixed", many
         loss = replace(loss, negatives=negatives)
         said.append(f"loss.negatives = {negatives!r}: {reason}")
+    spec, sampler = LOSSES[loss.kind], SAMPLERS[loss.negatives]
     if loss.num_negatives is None:
-        num = 128 if loss.negatives == "per-query" else 1024
-        if encodes_items and (loss.negatives in DRAWN or ranks_before_labels(loss)):
-            num = FEW_A_QUERY if loss.negatives == "per-query" else FEW
+        num = sampler.num
+        if encodes_items and (sampler.draws or ranks_before_labels(loss)):
+            num = sampler.num_of_texts
             said.append(f"loss.num_negatives = {num}: each is one text more to encode in each step")
         loss = replace(loss, num_negatives=num)
-    if loss.negatives == "impressions" and dataset.interactions.impressions is None:
+    if sampler.needs == "impressions" and dataset.interactions.impressions is None:
         raise ConfigError(
-            "loss.negatives = 'impressions' must go with a column of what was shown, got none; "
+            f"loss.negatives = {sampler.name!r} must go with a column of what was shown, got none; "
             f"pass {passing(impressions_column='NAME')}."
         )
-    if loss.negatives == "popularity" and loss.frequencies == "stream":
+    if sampler.counts_only and loss.frequencies == "stream":
         raise ConfigError(
-            "loss.frequencies must be 'counts' for popularity, which draws by counts, got 'stream'."
+            f"loss.frequencies must be 'counts' for {sampler.name}, which draws by counts, got 'stream'."
         )
-    if loss.negatives == "memory" and loss.kind != "softmax":
+    if sampler.has_stored and not spec.takes_stored:
+        able = " and ".join(LOSSES.where(lambda each: each.takes_stored))
         raise ConfigError(
-            "loss.negatives must not be 'memory' for "
-            f"{loss.kind}: only softmax makes up for the gradients that remembered items do not get; "
-            "use loss.kind = 'softmax' or other negatives."
+            f"loss.negatives must not be {sampler.name!r} for "
+            f"{loss.kind}: only {able} makes up for the gradients that remembered items do not get; "
+            f"use loss.kind = {able!r} or other negatives."
         )
-    if loss.kind == "gbce" and loss.negatives not in ("uniform", "per-query"):
+    if spec.negatives and sampler.name not in spec.negatives:
         raise ConfigError(
-            f"loss.negatives must be 'uniform' or 'per-query' for gbce, which takes back what uniform "
-            f"sampling does, got {loss.negatives!r}."
+            f"loss.negatives must be {' or '.join(map(repr, spec.negatives))} for {spec.name}, "
+            f"{spec.negatives_reason}, got {loss.negatives!r}."
         )
-    if loss.label_smoothing and loss.kind not in ("softmax", "symmetric"):
+    if loss.label_smoothing and "label_smoothing" not in spec.arguments:
+        able = " and ".join(LOSSES.where(lambda each: "label_smoothing" in each.arguments))
         raise ConfigError(
             f"loss.label_smoothing must be 0 for {loss.kind}, got {loss.label_smoothing:g}; it is for "
-            "softmax and symmetric."
+            f"{able}."
         )
-    if loss.negatives == "labels" and dataset.interactions.labels is None:
+    if sampler.needs == "labels" and dataset.interactions.labels is None:
         raise ConfigError(
-            "loss.negatives = 'labels' must go with a column of 0/1 labels, got none; "
+            f"loss.negatives = {sampler.name!r} must go with a column of 0/1 labels, got none; "
             f"pass {passing(label_column='NAME')}, or state a data.positive_threshold."
         )
     return loss

@@ -76,7 +76,7 @@ def indexed(
     if wanted.kind == "auto" and not index.is_quicker(KS[-1], num_offered):
         reason = f"at a recall of {wanted.recall:g} an approximate index is no faster"
         return _with_kind(contents, "exact"), (f"index.kind = 'exact': {reason}",)
-    exact = exact_index(vectors)
+    exact = exact_index(vectors, reserved_rows=FIRST_ROW)
     rates = {
         "exact": _rate(exact, others[:TIMED], offered),
         "approximate": _rate(index, others[:TIMED], offered),

@@ -43,7 +43,9 @@ class NotebookProgress(Callback):
             for d in decisions
             if d.column is not None
         ]
-        read = [(f.name, f"{f.side}, {f.described}", f.reason) for f in features if f.kind != "id"]
+        read = [
+            (f.name, f"{f.side}, {f.described}", f.reason) for f in features if f.meaning != "id"
+        ]
         self._head = [
             html.text(f"{dataset.name}: {sizes}, {len(dataset.items):,} items", bold=True),
             html.fold(

@@ -1,9 +1,10 @@
-"""What is learnt of one data set, or of one view of it: batches, negatives, a loss, a validation."""
+"""``Objective``: what is learnt of one data set or view, from its batches to the gradients of a step."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,25 +12,35 @@ import torch
 from torch import Tensor
 
 from twotower.config import Config, ViewConfig
-from twotower.data.batches import PairBatch, PairBatches
+from twotower.data.batches import PairBatch, PairBatches, Rows
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import DataError
-from twotower.evaluation.evaluate import evaluate
+from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
-from twotower.histories import Histories
-from twotower.losses.candidates import Sampler
-from twotower.losses.configured import LABELLED, loss_of, ranks_before_labels, sampler_of
+from twotower.histories import Histories, since_first
+from twotower.losses.candidates import Candidates, Pairs, Sampler
+from twotower.losses.configured import (
+    hidden_by,
+    loss_of,
+    ranks_before_labels,
+    sampler_of,
+)
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.hard import HardNegatives
+from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.memory import Memory
 from twotower.losses.negatives import BothSides
-from twotower.towers.encoding import Encoding
+from twotower.losses.samplers import SAMPLERS
+from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.model import TwoTower
 from twotower.training.mining import Miner
-from twotower.training.steps import Steps
+from twotower.training.recompute import Recomputed
+from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+
+Batch = PairBatch | PrefixBatch
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
@@ -42,13 +53,13 @@ class Batches(Protocol):
         """Number of batches an epoch."""
         ...
 
-    def epoch(self, epoch: int) -> Iterator[PairBatch | PrefixBatch]:
+    def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch."""
         ...
 
 
 class Objective:
-    """Gives the steps of a training that are about one data set.
+    """Gives the batches of one data set, the gradients of each, and the validation.
 
     Args:
         dataset: Split, with at least one validation case if it is to be validated; its items are the
@@ -77,31 +88,18 @@ class Objective:
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
         self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
-        if config.loss.negatives != "impressions":
+        if SAMPLERS[config.loss.negatives].needs != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
         self.batches = self._batches_of(train)
         drawn = train.where(train.is_positive)  # what batches hold
-        if config.loss.kind in LABELLED:
+        if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
         self.stream: StreamFrequency | None = None
         self.memory: Memory | None = None
         self.miner: Miner | None = None
-        self.steps = Steps(
-            self.model,
-            config,
-            encoding.item_features,
-            query_arrays,
-            self._sampler(drawn),
-            loss_of(
-                config.loss,
-                dataset.num_items,
-                torch.bfloat16 if config.training.precision == "bfloat16" else None,
-            ),
-            dataset.items.ids.num_rows,
-            event_features=encoding.event_features,
-            stream=self.stream,
-            memory=self.memory,
-        )
+        self.sampler = self._sampler(drawn)
+        is_bfloat16 = config.training.precision == "bfloat16"
+        self.loss = loss_of(config.loss, dataset.num_items, torch.bfloat16 if is_bfloat16 else None)
 
     def start(self, epoch: int) -> None:
         """Make ready for an epoch."""
@@ -110,11 +108,157 @@ class Objective:
         if self.miner is not None and epoch:  # before the first, the model knows nothing
             self.miner.refresh()
 
-    def some_batches(self, epoch: int, num: int) -> Iterator[PairBatch | PrefixBatch]:
+    def some_batches(self, epoch: int, num: int) -> Iterator[Batch]:
         """Yield ``num`` batches of an epoch, which is as long as that: passes over the events go on."""
         passes = -(-num // len(self.batches))
         first = epoch * passes
         return islice((b for place in count(first) for b in self.batches.epoch(place)), num)
+
+    def backward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Add the gradients of a batch's loss to the model's, and return the loss: a scalar."""
+        reading = self.read(batch, generator)
+        size, everything = self.config.training.encode_size, slice(None)
+        if size is None:
+            inputs = reading.inputs(everything)
+            items = reading.items(inputs, everything)
+            queries = reading.queries(inputs, everything)
+            loss = self.loss_of(batch, reading, queries, items)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        def in_pieces(encode: Callable[[slice], Tensor], num: int) -> Recomputed:
+            return Recomputed(encode, num, size, self.encoding.device)
+
+        parts = in_pieces(reading.inputs, reading.num_inputs)
+        of_items = in_pieces(partial(reading.items, parts.vectors), len(reading.places))
+        of_queries = in_pieces(partial(reading.queries, parts.vectors), len(batch.query_rows))
+        loss = self.loss_of(batch, reading, of_queries.vectors, of_items.vectors)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for part in (of_queries, of_items, parts):  # the inputs' gradients come from the other two
+            part.backward()
+        return loss.detach()
+
+    def read(self, batch: Batch, generator: torch.Generator) -> "Reading":
+        """Return a batch with its candidates drawn and with all that the towers read of it gathered."""
+        query_rows, impressions, wanted = self._tensor(batch.query_rows).long(), None, None
+        history_rows: Rows | None
+        if isinstance(batch, PrefixBatch):
+            history_rows, moments, event_rows = batch.rows, batch.times, batch.event_rows
+            item_rows = self._tensor(batch.target_rows).long()
+            wanted = item_rows != PADDING_ROW
+            item_rows = item_rows[wanted]
+            query_rows = query_rows[wanted.nonzero()[:, 0]]
+        else:
+            item_rows = self._tensor(batch.item_rows).long()
+            history_rows, moments = batch.history_rows, batch.history_times
+            event_rows = batch.history_event_rows
+            if batch.impression_rows is not None:
+                impressions = self._tensor(batch.impression_rows).long()
+        known = None if history_rows is None else self._tensor(history_rows).long()
+        pairs = Pairs(item_rows, query_rows, impressions)
+        if self.stream is not None:
+            self.stream.update(item_rows)
+        candidates = self.sampler(pairs, generator)
+        query_features = {
+            name: self._tensor(values.take(batch.query_rows, axis=0))
+            for name, values in self.query_arrays.items()
+        }
+        if known is None and not query_features:
+            query_features = {"": torch.zeros(len(query_rows), 1, device=self.encoding.device)}
+        stored = 0 if candidates.stored is None else len(candidates.stored)
+        rows = candidates.item_rows[: len(candidates) - stored]
+        times = None
+        if moments is not None and history_rows is not None:
+            times = to_moments(since_first(moments, history_rows), self.encoding.device)
+        of_events = None
+        if event_rows is not None and self.encoding.event_features is not None:
+            read = self._tensor(event_rows).long()
+            # A history can also be of bare items, of whose events nothing is known.
+            is_dropped = (
+                torch.rand(read.shape, device=self.encoding.device) < self.config.towers.id_dropout
+            )
+            read = torch.where(is_dropped & (read >= FIRST_ROW), UNKNOWN_ROW, read)
+            of_events = {
+                name: values[read] for name, values in self.encoding.event_features.items()
+            }
+        known_places = known if self.model.reads_history else None
+        # Where a history reads something else than the item tower, its items are not encoded for it.
+        shares = known_places is not None and self.model.history_reads_inputs
+        if SAMPLERS[self.config.loss.negatives].is_whole:
+            item_features, places = self.encoding.item_features, rows
+        else:
+            # Each item is encoded once, whether it is a candidate, in a history or both.
+            asked = rows
+            if known_places is not None and shares:
+                asked = torch.cat([rows, known_places.flatten()])
+            distinct, found = torch.unique(asked, return_inverse=True)
+            item_features = {
+                name: values.index_select(0, distinct)
+                for name, values in self.encoding.item_features.items()
+            }
+            places = found[: len(rows)]
+            if known_places is not None and shares:
+                known_places = found[len(rows) :].view(known_places.shape)
+        return Reading(
+            self.model,
+            pairs,
+            candidates,
+            item_features,
+            places,
+            query_features,
+            known,
+            known_places,
+            item_features if shares else self.encoding.item_features,
+            times,
+            wanted,
+            of_events,
+        )
+
+    def loss_of(
+        self,
+        batch: Batch,
+        reading: "Reading",
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+    ) -> Tensor:
+        """Return the loss of a batch, a scalar.
+
+        Args:
+            batch: One of ``batches``.
+            reading: What ``read`` returned for it.
+            query_vectors: ``(n, dim)``, one of each example.
+            item_vectors: ``(N - stored, dim)``, one of each candidate that is encoded.
+        """
+        config, candidates = self.config.loss, reading.candidates
+        if self.memory is not None:
+            rows = candidates.item_rows[: len(item_vectors)]
+            self.memory.push(rows, item_vectors, len(batch))
+        if candidates.stored is not None:
+            item_vectors = torch.cat([item_vectors, candidates.stored])
+        hidden = hidden_by(
+            config,
+            candidates,
+            reading.pairs.item_rows,
+            reading.liked(),
+            self.dataset.items.ids.num_rows,
+        )
+        if not config.correct_log_q:
+            candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
+        labels, weights = None, batch.weights
+        if isinstance(batch, PairBatch):
+            if batch.labels is not None and LOSSES[config.kind].takes_labels:
+                labels = self._tensor(batch.labels)
+        elif weights is not None:
+            weights = weights[batch.target_rows != PADDING_ROW]
+        return self.loss(
+            query_vectors,
+            item_vectors,
+            candidates,
+            temperature=self.model.temperature,
+            hidden=hidden,
+            weights=None if weights is None else self._tensor(weights),
+            labels=labels,
+        )
 
     def scorer(self) -> ModelScorer:
         """Return the model as it is now as a scorer."""
@@ -123,13 +267,11 @@ class Objective:
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases."""
         name, k = self.config.training.metric.split("@")
-        found = evaluate(
+        found = evaluate_on(
+            self.dataset,
             self.scorer(),
             self.valid,
             (int(k),),
-            num_item_rows=self.dataset.items.ids.num_rows,
-            remove_seen=not self.dataset.repeats,
-            allowed=self.dataset.offered,
             candidates=self.candidates,
             metrics=(name,),
         )
@@ -143,6 +285,9 @@ class Objective:
         """Go on from a saved state of frequencies that are estimated on the way."""
         if self.stream is not None:
             self.stream.load_state_dict(state)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.encoding.device)
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config
@@ -165,7 +310,7 @@ class Objective:
             history_length=config.towers.history_length if is_read else None,
             ordered=self.dataset.ordered,
             seed=config.training.seed,
-            negatives=config.loss.kind in LABELLED,
+            negatives=LOSSES[config.loss.kind].takes_labels,
             next_events=config.training.next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
@@ -193,7 +338,7 @@ class Objective:
                 loss.hard_margin,
                 offered=self.dataset.offered,
             )
-        if loss.kind != "symmetric":
+        if not LOSSES[loss.kind].both_ways:
             return sampler
         query_log_p = None  # with a history each event asks anew
         if not self.model.reads_history:
@@ -217,6 +362,85 @@ class Objective:
                 "that also has an answer there, got 'labels'."
             )
         return labelled_candidates(self.valid, events)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the towers read for a batch, and how to encode pieces of it.
+
+    Args:
+        model: The two towers.
+        pairs: The positives.
+        candidates: ``N``, of which the stored ones are not encoded.
+        item_features: Features of the ``U`` distinct items that the item tower reads.
+        places: ``(N - stored,)`` int64 where the candidates stand among them.
+        query_features: Features of the ``B`` queries.
+        known: ``(B, L)`` int64 item rows of the histories, or None.
+        known_places: ``(B, L)`` int64 where these stand in ``history_features``, or None.
+        history_features: ``item_features`` where a history reads what the item tower makes of them; else
+            those of all item rows.
+        times: ``(B, L)`` seconds, or None.
+        wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
+            of ``B`` queries is one example.
+        of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
+    """
+
+    model: TwoTower
+    pairs: Pairs
+    candidates: Candidates
+    item_features: Mapping[str, Tensor]
+    places: Tensor
+    query_features: Mapping[str, Tensor]
+    known: Tensor | None
+    known_places: Tensor | None
+    history_features: Mapping[str, Tensor]
+    times: Tensor | None
+    wanted: Tensor | None = None
+    of_events: Mapping[str, Tensor] | None = None
+
+    def liked(self) -> Tensor | None:
+        """Return the item rows that each example's history holds: ``(n, L)``, or None."""
+        if self.known is None or self.wanted is None:
+            return self.known
+        windows, positions = self.wanted.nonzero(as_tuple=True)
+        column = torch.arange(self.known.shape[1], device=self.known.device)
+        later = column > positions[:, None]
+        return self.known.index_select(0, windows).masked_fill_(later, PADDING_ROW)
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of distinct items that the item tower reads."""
+        return len(next(iter(self.item_features.values())))
+
+    def inputs(self, piece: slice) -> Tensor:
+        """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
+        return self.model.item_inputs({name: v[piece] for name, v in self.item_features.items()})
+
+    def items(self, inputs: Tensor, piece: slice) -> Tensor:
+        """Return the vectors of a piece of the candidates: ``(n, dim)``."""
+        return self.model.item_outputs(inputs.index_select(0, self.places[piece]))
+
+    def queries(self, inputs: Tensor, piece: slice) -> Tensor:
+        """Return the vectors of a piece of the queries: ``(n, dim)``."""
+        model = self.model
+        features = {name: values[piece] for name, values in self.query_features.items()}
+        if self.known is None or self.known_places is None:
+            return model.encode_queries(features)
+        places = self.known_places[piece]
+        if model.history_reads_inputs:
+            history = inputs.index_select(0, places.flatten())
+        else:
+            distinct, found = torch.unique(places, return_inverse=True)
+            read = {name: values[distinct] for name, values in self.history_features.items()}
+            history = model.history_inputs(read).index_select(0, found.flatten())
+        history = history.view(*places.shape, -1)
+        if self.of_events is not None:
+            events = {name: values[piece] for name, values in self.of_events.items()}
+            history = model.event_inputs(history, events)
+        times = None if self.times is None else self.times[piece]
+        wanted = None if self.wanted is None else self.wanted[piece]
+        mask = self.known[piece] >= FIRST_ROW
+        return model.encode_queries(features, history, mask, times, wanted)
 
 
 def turns_of(lengths: Sequence[int], views: Sequence[ViewConfig]) -> list[int]:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
 from twotower.features.tuned import SentenceEncoder
-from twotower.training.lazy import LazyAdam, RowWiseAdagrad, sparse_tables
-from twotower.training.uncompiled import Adam, AdamW
+from twotower.registry import resolved
+from twotower.training.lazy import sparse_tables
+from twotower.training.optimizers import OPTIMIZERS
 
 
 def learning_rate_factor(taken: int, steps: int, warmup_steps: int, decay: str) -> float:
@@ -102,10 +103,10 @@ class Optimizers:
         self._all: list[torch.optim.Optimizer] = []
         dense = [p for p in self._parameters if id(p) not in sparse]
         if dense:
-            kind = AdamW if config.optimizer == "adamw" else Adam
+            kind = resolved(OPTIMIZERS[config.optimizer].dense)
             # Of an L2 penalty adam makes a whole step wherever there is no other gradient: in each row of
             # a token that no text of the batch has.
-            l2 = config.optimizer == "adam"
+            l2 = OPTIMIZERS[config.optimizer].is_l2
             encoders = [m for m in model.modules() if isinstance(m, SentenceEncoder)]
             tuned = {id(p) for encoder in encoders for p in encoder.parameters()}
             groups: list[dict[str, Any]] = [
@@ -121,7 +122,7 @@ class Optimizers:
             self._all.append(kind([g for g in groups if g["params"]], lr=rate, fused=True))
         if sparse:
             tables = [p for p in self._parameters if id(p) in sparse]
-            lazy = RowWiseAdagrad if config.table_optimizer == "adagrad" else LazyAdam
+            lazy = resolved(OPTIMIZERS[config.table_optimizer].table)
             self._all.append(lazy(tables, lr=config.table_learning_rate or rate))
         self._rates = [[group["lr"] for group in o.param_groups] for o in self._all]
 

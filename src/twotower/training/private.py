@@ -15,7 +15,6 @@ from twotower.config import Config, ViewConfig
 from twotower.data.dataset import EntityTable
 from twotower.errors import ConfigError
 from twotower.features.base import Transform
-from twotower.features.schema import TOKENS
 from twotower.features.transforms import SideTransforms
 from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -46,7 +45,7 @@ LIMITS = (
 )
 """What a private bundle cannot answer, for the screen and for the model card."""
 
-_VALUES = ("categorical", "tags", *TOKENS)
+_VALUES = ("id", "categorical", "tags")
 
 
 def private_settings(config: Config) -> Config:
@@ -91,14 +90,14 @@ def _of_many(
     feature, vocabulary = transform.feature, transform.vocabulary
     if vocabulary is None and "weights" in transform.numbers:
         return _without_rare_weights(transform, frame, owners)
-    if vocabulary is None or feature.kind not in ("id", *_VALUES):
+    if vocabulary is None or (feature.meaning not in _VALUES and not feature.spec.has_tokens):
         return transform
     counts = np.zeros(vocabulary.num_rows, np.int64)
-    if feature.kind != "id":
+    if feature.meaning != "id":
         counts = _queries_of_rows(transform, frame, owners, vocabulary.num_rows)
     kept = np.flatnonzero(counts[FIRST_ROW:] >= LEAST_QUERIES)
     numbers = dict(transform.numbers)
-    if feature.kind in TOKENS:
+    if feature.spec.has_tokens:
         rows = np.concatenate([np.arange(FIRST_ROW), kept + FIRST_ROW])
         numbers["weights"] = numbers["weights"][rows]
     return type(transform)(feature, Vocabulary(vocabulary.ids.gather(kept)), numbers)
@@ -188,7 +187,7 @@ def _without_texts(transforms: SideTransforms) -> SideTransforms:
                 Vocabulary(each.own_vocabulary().ids.clear()),
                 {**each.numbers, "vectors": each.numbers["vectors"][:0]},
             )
-            if each.feature.kind == "sentence" and each.vocabulary is not None
+            if each.feature.spec.needs == "sentence_encoder" and each.vocabulary is not None
             else each
             for each in transforms.transforms
         ),

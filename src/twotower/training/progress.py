@@ -51,13 +51,13 @@ class ProgressBar(Callback):
             if decision.column is not None:
                 table.add_row(escape(decision.column), _role(decision), escape(decision.reason))
         self._print(table)
-        rows = [feature for feature in features if feature.kind != "id"]
+        rows = [feature for feature in features if feature.meaning != "id"]
         if rows:
             table = Table(
                 "feature", "side", "kind", "because", title="Features", title_justify="left"
             )
             for feature in rows:
-                kind = "shown only" if feature.kind == "shown" else feature.described
+                kind = "shown only" if feature.meaning == "shown" else feature.described
                 table.add_row(escape(feature.name), feature.side, kind, escape(feature.reason))
             self._print(table)
         for note in dataset.notes:

@@ -6,9 +6,10 @@ import numpy as np
 
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
+from twotower.features.transforms import Sides
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
+from twotower.training.trainer import Trainer, TrainingDivergedError
 
 IDS_FROM = 20
 """Training events a query from which an id of its own may know more than the events that are read."""
@@ -62,8 +63,8 @@ def better_of_both(
     except TrainingDivergedError:
         return trainer, done, "towers.query_id = 'off': a training with ids diverged"
     without, name = done.best_metric, config.training.metric
-    if progress.log[-1].get("event") == "interrupted":
-        done.log.append({"event": "interrupted", "after_epoch": done.epoch})
+    if progress.interrupted:
+        done.interrupt()
         return trainer, done, "towers.query_id = 'off': a training with ids was not finished"
     assert without is not None
     assert progress.best_metric is not None

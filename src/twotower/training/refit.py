@@ -10,9 +10,10 @@ from torch import nn
 from twotower.caller import argument
 from twotower.data.splits import Learnt
 from twotower.errors import ArgumentError
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer, Watcher
+from twotower.training.trainer import Trainer
 
 Refit = bool | Literal["all"]
 """Whether to train once more: on training and validation events, or on all."""
@@ -28,13 +29,11 @@ class Refitted:
         trainer: Holding the weights of the last epoch.
         task: What it learnt.
         towers: The user's own towers that it holds, by ``query_tower`` and ``item_tower``.
-        record: For the training's log.
     """
 
     trainer: Trainer
     task: Task
     towers: Mapping[str, nn.Module | None]
-    record: dict[str, Any]
 
 
 def learnt_by(refit: Refit) -> Learnt | None:
@@ -57,7 +56,7 @@ def refitted(
     learnt: Learnt,
     *,
     towers: Mapping[str, nn.Module | None] | None = None,
-    watcher: Watcher | None,
+    watcher: Callback,
 ) -> Refitted | None:
     """Return a model that is trained from the start for as many epochs as were best; None after Ctrl-C.
 
@@ -68,7 +67,7 @@ def refitted(
 
     Args:
         chosen: The trainer whose settings were chosen.
-        done: Its progress.
+        done: Its progress, whose log gets a record of the second training, or that Ctrl-C ended it.
         task: What it learnt.
         learnt: What is learnt, too.
         towers: Modules of the user's own, untrained.
@@ -79,13 +78,14 @@ def refitted(
     more = task.learning(learnt, refits_features=not is_custom)
     trainer = Trainer(more.dataset, more.sides, chosen.config, **modules)
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
-    if progress.log and progress.log[-1].get("event") == "interrupted":
-        done.log.append({"event": "interrupted", "after_epoch": done.epoch})
+    if progress.interrupted:
+        done.interrupt()
         return None
     record: dict[str, Any] = {"event": "refit", "learnt": learnt, "epochs": done.best_epoch}
     if progress.log:
         record["loss"] = progress.log[-1]["loss"]
-    return Refitted(trainer, more, modules, record)
+    done.log.append(record)
+    return Refitted(trainer, more, modules)
 
 
 def announced(learnt: Learnt, done: Progress) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ArgumentError
+from twotower.features.transforms import Sides
+from twotower.losses.loss_kinds import LOSSES
+from twotower.losses.samplers import SAMPLERS
 from twotower.toml import parse_value, toml_value
-from twotower.training.choices import SOFTMAX
-from twotower.training.trainer import Sides
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -34,7 +36,6 @@ SEARCHED = (
 """Every setting that is searched on some data."""
 
 _LEAST_HISTORY = 10
-_DRAWN = ("uniform", "popularity", "mixed", "hard", "per-query")
 
 
 def held_back(given: Config, fixed: Collection[str] = ()) -> set[str]:
@@ -92,16 +93,16 @@ def search_space(
     longest = int(np.diff(positive.offsets).max())
     num_items = len(np.unique(positive.item_rows))
     has_history = dataset.ordered and config.towers.history != "none"
-    ranks_all = config.loss.kind in SOFTMAX
+    loss, sampler = LOSSES[config.loss.kind], SAMPLERS[config.loss.negatives]
     applies = {
-        "towers.id_dropout": any(t.feature.kind != "id" for t in sides.item.transforms),
+        "towers.id_dropout": any(t.feature.meaning != "id" for t in sides.item.transforms),
         "towers.query_hidden": config.towers.block != "tanh",
         "towers.history": has_history,
         "towers.history_length": has_history and longest > _LEAST_HISTORY,
-        "towers.similarity": ranks_all and config.towers.temperature is None,
-        "loss.label_smoothing": config.loss.kind in ("softmax", "symmetric"),
-        "loss.negatives": ranks_all and config.loss.negatives == "mixed",
-        "loss.num_negatives": config.loss.negatives in _DRAWN,
+        "towers.similarity": loss.ranks_all and config.towers.temperature is None,
+        "loss.label_smoothing": "label_smoothing" in loss.arguments,
+        "loss.negatives": loss.ranks_all and sampler.name == "mixed",
+        "loss.num_negatives": sampler.draws and not sampler.needs,
     }
     most = {"towers.history_length": longest, "loss.num_negatives": num_items}
     return {
@@ -132,7 +133,7 @@ def _range(name: str, b: Any, most: int) -> "BaseDistribution":
         case "towers.id_dropout":
             return FloatDistribution(0.0, 0.3, step=0.05)
         case "towers.history":
-            return CategoricalDistribution(["pooled", "recency", "mean"])
+            return CategoricalDistribution(HISTORY_ENCODERS.where(lambda each: each.is_tried))
         case "towers.history_length":
             return IntDistribution(_LEAST_HISTORY, max(b, min(b * 4, most)), log=True)
         case "towers.similarity":
@@ -140,7 +141,7 @@ def _range(name: str, b: Any, most: int) -> "BaseDistribution":
         case "loss.label_smoothing":
             return FloatDistribution(0.0, 0.2, step=0.05)
         case "loss.negatives":
-            return CategoricalDistribution(["mixed", "uniform"])
+            return CategoricalDistribution(SAMPLERS.where(lambda each: each.is_tried))
         case _:
             return IntDistribution(max(1, b // 4), max(b, min(b * 4, most)), log=True)
 

@@ -11,16 +11,17 @@ import polars as pl
 from torch import Tensor
 
 from twotower.caller import argument
-from twotower.config import Config, FeatureKind
+from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
 from twotower.data.drawn import hold_out_validation
 from twotower.data.positions import weighed
-from twotower.data.prepare import prepare
+from twotower.data.preparation import Preparation, prepare
 from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
 from twotower.errors import ArgumentError, ConfigError, DataError
+from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.schema import (
     VIEW,
     Feature,
@@ -30,10 +31,9 @@ from twotower.features.schema import (
     kinds_of,
     reads_as_text,
 )
-from twotower.features.transforms import SideTransforms
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.features.windows import let_common_go
 from twotower.training.private import of_many_queries, private_settings, read_columns
-from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW
 
 Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table names classes
@@ -128,26 +128,12 @@ class Task:
             ValueError: An array of features has another shape.
         """
         config = private_settings(config) if private else config
-        preparation = prepare(
-            interactions,
-            items=_as_table(items, "item_id"),
-            queries=_as_table(queries, "query_id"),
-            config=config.data,
-            features=config.features,
-            name=name or _name_of(interactions),
+        preparation = _prepared(
+            interactions, items, queries, config, name or _name_of(interactions)
         )
         divide = hold_out_validation if preparation.is_split else split
         dataset = divide(preparation.dataset, config.split)
-        if config.data.order == "auto":
-            dataset = with_order_as_asked(dataset)
-        rated = (dataset.name,) if preparation.is_rated else ()
-        dataset = weighed(dataset, rated=rated)
-        sides, config = _fit_features(dataset, config, private=private)
-        if private:
-            dataset = replace(dataset, queries=read_columns(dataset.queries, sides.query))
-        if sides.event is not None:
-            dataset = with_event_rows(dataset)
-        return Task(dataset, sides, config, preparation.decisions, private, rated)
+        return _fitted_task(dataset, {dataset.name: preparation}, config, private=private)
 
     @staticmethod
     def of_views(
@@ -178,14 +164,7 @@ class Task:
         prepared = {}
         for name, view in views.items():
             try:
-                prepared[name] = prepare(
-                    view.interactions,
-                    items=_as_table(view.items, "item_id"),
-                    queries=_as_table(queries, "query_id"),
-                    config=config.data,
-                    features=config.features,
-                    name=name,
-                )
+                prepared[name] = _prepared(view.interactions, view.items, queries, config, name)
             except DataError as error:
                 raise DataError(f"view {name!r}: {error}") from error
         is_split = [preparation.is_split for preparation in prepared.values()]
@@ -194,27 +173,50 @@ class Task:
             is_split,
             config.split,
         )
-        if config.data.order == "auto":
-            dataset = with_order_as_asked(dataset)
-        rated = tuple(name for name, preparation in prepared.items() if preparation.is_rated)
-        dataset = weighed(dataset, rated=rated)
         key = dataset.items.id_column
         if config.features.item.get(key, "id") != "id":
             raise ConfigError(
                 f"features.item.{key} must be 'id' for views, got {config.features.item[key]!r}: ids that "
                 f"are text are read by the column '{key} as text'."
             )
-        kinds: dict[str, FeatureKind] = {VIEW: "shown", **config.features.item}
+        kinds: dict[str, str] = {VIEW: "shown", **config.features.item}
         config = replace(config, features=replace(config.features, item=kinds))
-        sides, config = _fit_features(dataset, config, private=private)
-        if private:
-            dataset = replace(dataset, queries=read_columns(dataset.queries, sides.query))
-        if sides.event is not None:
-            dataset = with_event_rows(dataset)
-        decisions = tuple(
-            decision for preparation in prepared.values() for decision in preparation.decisions
-        )
-        return Task(dataset, sides, config, decisions, private, rated)
+        return _fitted_task(dataset, prepared, config, private=private)
+
+
+def _prepared(
+    interactions: Table | Mapping[str, Table],
+    items: Given | None,
+    queries: Given | None,
+    config: Config,
+    name: str,
+) -> Preparation:
+    """Return the tables of one kind of item, read."""
+    return prepare(
+        interactions,
+        items=_as_table(items, "item_id"),
+        queries=_as_table(queries, "query_id"),
+        config=config.data,
+        features=config.features,
+        name=name,
+    )
+
+
+def _fitted_task(
+    dataset: Dataset, prepared: Mapping[str, Preparation], config: Config, *, private: bool
+) -> Task:
+    """Return the task of split events: their order, their weights by position, their features."""
+    if config.data.order == "auto":
+        dataset = with_order_as_asked(dataset)
+    rated = tuple(name for name, preparation in prepared.items() if preparation.is_rated)
+    dataset = weighed(dataset, rated=rated)
+    sides, config = _fit_features(dataset, config, private=private)
+    if private:
+        dataset = replace(dataset, queries=read_columns(dataset.queries, sides.query))
+    if sides.event is not None:
+        dataset = with_event_rows(dataset)
+    decisions = tuple(d for preparation in prepared.values() for d in preparation.decisions)
+    return Task(dataset, sides, config, decisions, private, rated)
 
 
 def _name_of(interactions: object) -> str:
@@ -282,7 +284,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
         fitted["event"] = fitted_event
         of_sides = (*of_sides, *features)
     let_common_go(t for side in fitted.values() for t in side.transforms)
-    for name, kind in (("sentence_encoder", "sentence"), ("word_vectors", "windows")):
+    for kind, name in ((kind, spec.needs) for kind, spec in FEATURE_KINDS.items() if spec.needs):
         given = getattr(config.features, name)
         if given is not None and not any(feature.kind == kind for feature in of_sides):
             raise ConfigError(

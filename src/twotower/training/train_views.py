@@ -2,42 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack
-
-import polars as pl
 
 from twotower import html
 from twotower.baselines.specs import check_baselines, check_names
 from twotower.caller import passing
 from twotower.config import Config, ViewConfig
-from twotower.data.views import qualified
 from twotower.errors import ConfigError
-from twotower.evaluation.figures import measure
-from twotower.evaluation.refit_notes import tell
-from twotower.features.schema import VIEW
-from twotower.features.transforms import SideTransforms
 from twotower.keywords import Keywords, configured, takes_keywords
-from twotower.serving.bundle import Contents, SideContents, check_output
-from twotower.serving.views_folder import write_views
-from twotower.training.bundle_contents import contents_of
+from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.default_progress import callback_of
-from twotower.training.indexing import check_index, indexed
-from twotower.training.pipeline import (
-    Trained,
-    fit_in_folder,
-    refitted_and_told,
-    untrained,
-    write_after,
-)
-from twotower.training.private import groups_of_many, without_queries
+from twotower.training.finish import finish, fit_in_folder
+from twotower.training.indexing import check_index
 from twotower.training.refit import Refit, learnt_by
 from twotower.training.task import Given, Task, View
+from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
-from twotower.vocab import Vocabulary
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,64 +113,18 @@ def train_views(
     trainer = Trainer(task.dataset, task.sides, settings)
     teller.on_phase("training")
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
-    if done.best_epoch == 0:
-        teller.on_choices((untrained(done, settings.training.metric),), settings)
-    interrupted = done.log[-1].get("event") == "interrupted"
-    again = None
-    if learnt is not None and not interrupted:
-        again = refitted_and_told(trainer, done, task, learnt, bar=teller)
-        interrupted = again is None
-    is_refit = again is not None and learnt == "valid"
-    model = trainer if again is None or learnt == "all" else again.trainer
-    final = trainer if again is None else again.trainer
-    trained: dict[str, Trained] = {}
-    for place, name in enumerate(task.dataset.views):
-        dataset = task.dataset.view(name)
-        figures = measure(
-            model.objectives[place].scorer(),
-            dataset,
-            calibrated=settings.loss.kind == "bce",
-            baselines=baselines,
-            refit=is_refit,
-            tell=partial(_tell, teller, name),
-        )
-        figures["protocol"]["view"] = name
-        if again is not None and learnt is not None:
-            tell(figures, learnt, done.best_epoch)
-        if private:
-            groups_of_many(figures)
-        objective = final.objectives[place]
-        contents = contents_of(
-            objective,
-            task.sides if again is None else again.task.sides,
-            figures,
-            done,
-            histories=histories,
-            private=private,
-            dataset=dataset if is_refit else None,
-        )
-        contents, said = indexed(contents, objective.scorer(), dataset)
-        if said:
-            teller.on_choices(said, contents.config)
-        teller.on_figures(figures, interrupted)
-        path = None if target is None else target / name
-        contents = _of_view(contents, name)
-        trained[name] = Trained(
-            without_queries(contents) if private else contents,
-            path,
-            figures,
-            dataset,
-            task.decisions,
-            before=contents if private else None,
-        )
-    if target is not None and work is not None:
-        every = {name: each.contents for name, each in trained.items()}
-        write_after(work, lambda: write_views(target, every), is_done=not interrupted)
-    return TrainedViews(trained, target)
-
-
-def _tell(teller: Callback, view: str, phase: str) -> None:
-    teller.on_phase(f"{view}: {phase}")
+    trained = finish(
+        task,
+        trainer,
+        done,
+        out=target,
+        work=work,
+        histories=histories,
+        baselines=baselines,
+        learnt=learnt,
+        bar=teller,
+    )
+    return TrainedViews(dict(zip(task.dataset.views, trained, strict=True)), target)
 
 
 def views_of(config: Config) -> dict[str, View]:
@@ -234,31 +171,3 @@ def _paths_of(view: View) -> dict[str, str]:
         for name, table in tables.items()
         if name in names and isinstance(table, (str, Path))
     }
-
-
-def _of_view(contents: Contents, name: str) -> Contents:
-    """Return what the bundle of one view holds: its own items have their own ids."""
-    items = contents.items
-    key = items.id_column
-    is_own = items.frame[VIEW] == name
-    own = items.frame[key].filter(is_own).str.strip_prefix(f"{name}:")
-    renamed = dict(zip(qualified(own, name), own, strict=True))
-
-    def as_called(ids: pl.Series) -> pl.Series:
-        return ids.replace(renamed)
-
-    transforms = SideTransforms(
-        items.transforms.features,
-        tuple(
-            type(each)(each.feature, Vocabulary(as_called(each.own_vocabulary().ids)), each.numbers)
-            if each.feature.kind == "id"
-            else each
-            for each in items.transforms.transforms
-        ),
-    )
-    frame = items.frame.with_columns(as_called(items.frame[key]))
-    return replace(
-        contents,
-        items=SideContents(Vocabulary(as_called(items.ids.ids)), key, frame, transforms),
-        view=name,
-    )

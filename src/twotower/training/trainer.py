@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,10 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.schema import TEXTS, Feature, Side
-from twotower.features.transforms import SideTransforms
+from twotower.features.schema import Side
+from twotower.features.transforms import Sides
 from twotower.features.tuned import SentenceEncoder
+from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import (
     choose_device,
     choose_precision,
@@ -31,54 +31,64 @@ from twotower.towers.build import build_model, least_weights, of_another_view, t
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
 from twotower.training.averaging import WeightAverage
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective, turns_of
 from twotower.training.optim import Optimizers
+from twotower.training.optimizers import OPTIMIZERS
 
-
-class Watcher(Protocol):
-    """Is told how a training goes: a progress bar, a logger."""
-
-    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
-        """Training starts, or goes on from a progress."""
-        ...
-
-    def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
-        """A step of the epoch was taken; reading the loss may wait for the device."""
-        ...
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """An epoch was validated."""
-        ...
-
-    def on_end(self) -> None:
-        """Training ended, in whatever way."""
-        ...
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The fitted features of both sides, and of the events of a history where some are read."""
-
-    query: SideTransforms
-    item: SideTransforms
-    event: SideTransforms | None = None
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """All columns with their kinds."""
-        of_events = () if self.event is None else self.event.features
-        return (*self.query.features, *self.item.features, *of_events)
+CHECKED_STEPS = 50
+"""Steps whose losses are read at once where reading one waits for a device."""
 
 
 class TrainingDivergedError(TwoTowerError):
     """The loss became NaN or infinite."""
 
 
+class LossCheck:
+    """Ends an epoch whose loss is NaN or infinite, and says in which step it first was.
+
+    Args:
+        epoch: Counted from 1.
+        every: Steps after which losses are read: 1 stops at the step itself.
+        learning_rate: For the message.
+    """
+
+    def __init__(self, epoch: int, every: int, learning_rate: float) -> None:
+        self._epoch, self._every, self._rate = epoch, every, learning_rate
+        self._unread: list[Tensor] = []
+        self._read = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Take the loss of one more step, a scalar.
+
+        Raises:
+            TrainingDivergedError: One that was read is not finite.
+        """
+        self._unread.append(loss)
+        if len(self._unread) >= self._every:
+            self.read()
+
+    def read(self) -> None:
+        """Read the losses that were not read yet.
+
+        Raises:
+            TrainingDivergedError: One is not finite.
+        """
+        if not self._unread:
+            return
+        for loss in torch.stack(self._unread).tolist():
+            self._read += 1
+            if not math.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the loss became {loss} in epoch {self._epoch}, step {self._read}; lower "
+                    f"training.learning_rate (now {self._rate:g}) and look for extreme features."
+                )
+        self._unread.clear()
+
+
 BYTES_OF_LAYERS = 20
 """What a device keeps of each number in a layer: itself, its gradient, Adam's two moments, its average."""
-BYTES_OF_TABLES = {"adam": 12, "adagrad": 4}
-"""The same of each number in an embedding table: itself, and Adam's two moments."""
 BYTES_OF_THE_BEST = 4
 """Of each number of the best weights so far, which are kept in the memory of the processor."""
 
@@ -107,10 +117,10 @@ def check_memory(
     memory = memory_of(device)
     tables, layers = least_weights(config.towers, num_items, num_queries, custom)
     best = BYTES_OF_THE_BEST if device.type == "cpu" else 0
-    of_tables = BYTES_OF_TABLES[config.training.table_optimizer]
+    of_tables = OPTIMIZERS[config.training.table_optimizer].bytes_of_table
     least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
     loss, towers = config.loss, config.towers
-    if loss.negatives == "per-query" and loss.num_negatives is not None:
+    if SAMPLERS[loss.negatives].is_per_query and loss.num_negatives is not None:
         batch = config.training.batch_size or 1
         least += 4 * batch * loss.num_negatives * towers.dim
     if memory is None or least <= memory:
@@ -135,6 +145,17 @@ class Trainer:
     Raises:
         ValueError: The widths of the two towers differ.
         ConfigError: The model does not fit into memory.
+
+    Example:
+        >>> task = Task.of("ratings.csv", config=Config())  # reads and splits events, fits features
+        >>> settings, _ = resolve(task.config, task.dataset)
+        >>> trainer = Trainer(task.dataset, task.sides, settings)
+        >>> progress = trainer.fit(watcher=MyCallback())
+        >>> evaluate(
+        ...     trainer.scorer(),
+        ...     task.dataset.cases(Part.TEST),
+        ...     num_item_rows=task.dataset.items.ids.num_rows,
+        ... )
     """
 
     @out_of_memory_told()
@@ -203,7 +224,7 @@ class Trainer:
         """What is learnt: one of each view, or the only one."""
         sides_read = (sides.query.transforms, sides.item.transforms)
         # Texts that start alike on both sides say something before any training.
-        self._starts_informed = all(any(t.feature.kind in TEXTS for t in s) for s in sides_read)
+        self._starts_informed = all(any(t.feature.meaning == "text" for t in s) for s in sides_read)
         self.start: dict[str, Tensor] | None = None
         """The untrained weights, once ``fit`` began, where they say something."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
@@ -223,7 +244,7 @@ class Trainer:
         self,
         *,
         progress: Progress | None = None,
-        watcher: Watcher | None = None,
+        watcher: Callback | None = None,
         save: Callable[[Progress], None] | None = None,
         epochs: int | None = None,
     ) -> Progress:
@@ -247,7 +268,7 @@ class Trainer:
             ConfigError: Memory ran out.
         """
         settings = self.config.training
-        progress = progress or Progress()
+        progress, watcher = progress or Progress(), watcher or Callback()
         most = settings.epochs if epochs is None else epochs
         start: tuple[float, dict[str, Tensor]] | None = None
         threads_before = torch.get_num_threads()
@@ -265,8 +286,7 @@ class Trainer:
                 average.load(progress.average)
                 for objective, state in zip(self.objectives, progress.streams, strict=True):
                     objective.load_stream(state)
-            if watcher is not None:
-                watcher.on_start(self.steps_per_epoch, progress)
+            watcher.on_start(self.steps_per_epoch, progress)
             while progress.epoch < most and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
@@ -275,15 +295,13 @@ class Trainer:
                 )
                 if save is not None:
                     save(progress)  # before anybody hears of the epoch and presses Ctrl-C
-                if watcher is not None:
-                    watcher.on_epoch(record)
+                watcher.on_epoch(record)
         except KeyboardInterrupt:
-            progress.log.append({"event": "interrupted", "after_epoch": progress.epoch})
+            progress.interrupt()
         finally:
             torch.set_num_threads(threads_before)
             self._set_precision("float32")  # as it is served; validation ran as the training did
-            if watcher is not None:
-                watcher.on_end()
+            watcher.on_end()
         best = progress.best_metric
         if best is not None and start is not None and start[0] > best:
             progress.log.insert(0, {"event": "untrained", "best_of_training": best})
@@ -304,13 +322,16 @@ class Trainer:
         progress: Progress,
         optimizers: Optimizers,
         average: WeightAverage,
-        watcher: Watcher | None,
+        watcher: Callback,
         *,
         validates: bool,
     ) -> dict[str, Any]:
         seed, epoch = self.config.training.seed, progress.epoch
         generator = torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
+        rate = self.config.training.learning_rate
+        assert rate is not None
+        losses = LossCheck(epoch + 1, 1 if self.device.type == "cpu" else CHECKED_STEPS, rate)
         for objective in self.objectives:
             objective.start(epoch)
         self.trained.train()
@@ -320,19 +341,15 @@ class Trainer:
             for step, (objective, batch) in enumerate(self._batches(epoch)):
                 self._set_temperature(epoch * self.steps_per_epoch + step)
                 optimizers.zero_grad()
-                loss = objective.steps.backward(batch, generator)
+                loss = objective.backward(batch, generator)
+                losses.add(loss)
                 optimizers.step()
                 average.update()
                 total += loss * len(batch)
                 examples += len(batch)
-                if watcher is not None:
-                    watcher.on_step(step, loss.item, len(batch))
+                watcher.on_step(step, loss.item, len(batch))
+        losses.read()
         mean_loss = float(total) / max(1, examples)
-        if not np.isfinite(mean_loss):
-            raise TrainingDivergedError(
-                f"the loss became {mean_loss} in epoch {epoch + 1}; lower training.learning_rate "
-                f"(now {self.config.training.learning_rate:g}) and look for extreme features."
-            )
         seconds = time.monotonic() - started
         model, averages = _copy(self.trained), average.state()
         with average.in_place():
@@ -409,15 +426,13 @@ class Trainer:
         model.eval()
         with torch.no_grad():
             items = model.encode_items({k: v[:2] for k, v in self.item_features.items()})
-            features = {k: self._tensor(v[:2]) for k, v in self.query_arrays.items()}
+            some = {k: v[:2].copy() for k, v in self.query_arrays.items()}
+            features = to_tensors(some, self.device)
             if not features:
                 features = {"": torch.zeros(2, 1, device=self.device)}
             queries = model.encode_queries(features)
         model.train(was_training)
         check_widths(queries.shape[1], items.shape[1])
-
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def _copy(model: nn.Module, names: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -14,17 +14,16 @@ from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
-from twotower.evaluation.figures import measure
-from twotower.keywords import Keywords, configured, events_of, takes_keywords
-from twotower.serving.bundle import check_output, write_bundle
-from twotower.training.bundle_contents import contents_of, fingerprint
-from twotower.training.callbacks import Callback
+from twotower.features.transforms import Sides
+from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
+from twotower.serving.bundle import check_output
+from twotower.training.bundle_contents import fingerprint
+from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.default_progress import callback_of
-from twotower.training.indexing import check_index, indexed
-from twotower.training.pipeline import Trained
-from twotower.training.private import groups_of_many, without_queries
+from twotower.training.finish import finish
+from twotower.training.indexing import check_index
 from twotower.training.search_space import (
     held_back,
     say,
@@ -35,8 +34,8 @@ from twotower.training.search_space import (
 )
 from twotower.training.study import End, Study, Trial, changes, check_optuna, study_folder
 from twotower.training.task import Given, Task
-from twotower.training.trainer import Sides, Trainer, TrainingDivergedError
-from twotower.training.words import with_words
+from twotower.training.trained import Trained
+from twotower.training.trainer import Trainer, TrainingDivergedError
 
 if TYPE_CHECKING:
     import optuna
@@ -142,8 +141,7 @@ def tune(
     if not 0 < minutes < math.inf:
         raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
     check_optuna()
-    parts = {"train": train, "valid": valid, "valid_sessions": valid_sessions}
-    parts |= {"test": test, "test_sessions": test_sessions}
+    parts = parts_of(train, valid, valid_sessions, test, test_sessions)
     interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
     given = configured(config, **keywords)
     check_index(given)
@@ -192,30 +190,17 @@ def tune(
     trainer = Trainer(dataset, sides, chosen)
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
-    scorer = trainer.scorer()
-    served = with_words(scorer, sides, dataset, chosen.features.language)
-    figures = measure(
-        scorer,
-        dataset,
-        calibrated=chosen.loss.kind == "bce",
-        served=served,
-        tell=teller.on_phase,
-    )
-    if private:
-        groups_of_many(figures)
-    teller.on_figures(figures, interrupted)
-    contents = contents_of(
-        trainer.objectives[0], sides, figures, done, histories=histories, private=private
-    )
-    contents, said = indexed(contents, scorer, dataset)
-    if said:
-        teller.on_choices(said, contents.config)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
-    contents = replace(contents, provenance={**contents.provenance, "tuning": tuning})
-    kept = without_queries(contents) if private else contents
-    write_bundle(target, kept)
-    before = contents if private else None
-    trained = Trained(kept, target, figures, dataset, task.decisions, before=before)
+    (trained,) = finish(
+        task,
+        trainer,
+        done,
+        out=target,
+        histories=histories,
+        stopped_early=interrupted,
+        provenance={"tuning": tuning},
+        bar=teller,
+    )
     return Tuned(trained, trials, default, changes(best, default), folder, interrupted)
 
 
@@ -227,37 +212,33 @@ class _StoppedError(Exception):
         self.end = end
 
 
-class _Watch:
+class _Watch(Callbacks):
     """Reports a trial's validations, and ends it where it is pruned or the time is up."""
 
     def __init__(
         self, trial: "optuna.Trial", metric: str, deadline: float, teller: Callback
     ) -> None:
-        self.trial, self.key = trial, f"valid_{metric}"
-        self.deadline, self.teller = deadline, teller
+        super().__init__([teller])
+        self.trial, self.key, self.deadline = trial, f"valid_{metric}", deadline
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
         """Report once more what a trial that is gone on with had come to."""
-        self.teller.on_start(steps_per_epoch, progress)
+        super().on_start(steps_per_epoch, progress)
         for record in progress.log:
             self.trial.report(record[self.key], record["epoch"])
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
         """End the trial where the time is up."""
-        self.teller.on_step(step, loss, examples)
+        super().on_step(step, loss, examples)
         if time.monotonic() >= self.deadline:
             raise _StoppedError("cut")
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """End the trial where it is worse than most at this epoch."""
         self.trial.report(record[self.key], record["epoch"])
-        self.teller.on_epoch(record)
+        super().on_epoch(record)
         if self.trial.should_prune():
             raise _StoppedError("pruned")
-
-    def on_end(self) -> None:
-        """Pass it on."""
-        self.teller.on_end()
 
 
 def _run(
@@ -283,7 +264,7 @@ def _run(
         end = stopped.end
     except TrainingDivergedError:
         end = "diverged"
-    if progress.log and progress.log[-1].get("event") == "interrupted":
+    if progress.interrupted:
         return None
     if end != "cut":
         study.tell(trial, end, progress)

@@ -1,17 +1,21 @@
 """What share the words in common get beside a model of texts: chosen on validation."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate import Scorer, evaluate
 from twotower.evaluation.figures import MAIN_METRIC
+from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
 from twotower.features.schema import texts_of
+from twotower.features.transforms import Sides
 from twotower.training.checkpoints import Progress
-from twotower.training.trainer import Sides, Trainer
+from twotower.training.trainer import Trainer
 
 SHARES = tuple(place / 10 for place in range(11))
 MOST_CASES = 500
@@ -51,44 +55,57 @@ def with_words(
     return replace(served, share=best, chosen=chosen)
 
 
-def best_served(trainer: Trainer, done: Progress, sides: Sides, language: str) -> Served | None:
-    """Return the model as it is best served on validation: trained, or as it started.
+def best_served(trainer: Trainer, done: Progress, sides: Sides) -> list[Served] | None:
+    """Return the model of each view as it is best served on validation: trained, or as it started.
 
     An epoch that is better alone may be worse beside BM25 than towers that nobody trained, where pairs are
-    few. Where they are better, the trainer gets those weights, and the log's first record says so.
+    few. Where they are better, on the mean of the views, the trainer gets those weights, and the log's
+    first record says so.
 
     Args:
         trainer: Holding its best weights.
         done: Its progress.
         sides: The fitted features.
-        language: See ``FeaturesConfig.language``.
+
+    Returns:
+        One of each of the trainer's objectives; None where a side has no text.
     """
-    served = with_words(trainer.scorer(), sides, trainer.dataset, language)
+    served = _served(trainer, sides)
     start, trainer.start = trainer.start, None
-    if served is None or not served.chosen or start is None or not done.best_epoch:
+    if served is None or start is None or not done.best_epoch:
         return served
     trainer.trained.load_state_dict(start)
-    untrained = with_words(trainer.scorer(), sides, trainer.dataset, language, bm25=served.bm25)
+    untrained = _served(trainer, sides, [each.bm25 for each in served])
     assert untrained is not None
-    (_, before), (_, after) = untrained.chosen["valid"], served.chosen["valid"]
+    alone, before, after = _valid(untrained, 0), _valid(untrained, 1), _valid(served, 1)
     if before <= after:
         trainer.trained.load_state_dict(done.best_model)
         return served
     record = {"event": "untrained", "best_of_training": after, "served": before}
     done.log.insert(0, record)
-    done.best_model, done.best_epoch, done.best_metric = start, 0, untrained.chosen["valid"][0]
+    done.best_model, done.best_epoch, done.best_metric = start, 0, alone
     return untrained
+
+
+def _served(
+    trainer: Trainer, sides: Sides, fitted: Sequence[BM25 | None] | None = None
+) -> list[Served] | None:
+    """Return ``with_words`` of each view."""
+    language, views = trainer.config.features.language, trainer.objectives
+    every = [
+        with_words(view.scorer(), sides, view.dataset, language, bm25=bm25)
+        for view, bm25 in zip(views, fitted or [None] * len(views), strict=True)
+    ]
+    served = [each for each in every if each is not None]
+    return served or None
+
+
+def _valid(served: Sequence[Served], place: int) -> float:
+    """Return the mean over the views of the validation metric, alone (0) or beside BM25 (1)."""
+    return float(np.mean([each.chosen["valid"][place] for each in served]))
 
 
 def _quality(scorer: Scorer, cases: Cases, dataset: Dataset) -> float:
     name, k = MAIN_METRIC.split("@")
-    found = evaluate(
-        scorer,
-        cases,
-        (int(k),),
-        num_item_rows=dataset.items.ids.num_rows,
-        remove_seen=not dataset.repeats,
-        allowed=dataset.offered,
-        metrics=(name,),
-    )
+    found = evaluate_on(dataset, scorer, cases, (int(k),), metrics=(name,))
     return found.mean()[MAIN_METRIC]

@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import polars as pl
 import torch
 
 from twotower.baselines.bm25 import TextColumns, choose_bm25
-from twotower.config import Config, FeatureKind
+from twotower.config import Config
 from twotower.data.dataset import Dataset, EntityTable, Interactions
-from twotower.data.prepare import catalogue_of
+from twotower.data.preparation import catalogue_of
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError
 from twotower.evaluation.scorers import ModelScorer
 from twotower.evaluation.served import Served
-from twotower.features.schema import TEXTS, Feature, infer_features, kinds_of, texts_of
-from twotower.features.transforms import SideTransforms
+from twotower.features.feature_kinds import FEATURE_KINDS
+from twotower.features.schema import Feature, infer_features, kinds_of, texts_of
+from twotower.features.transforms import Sides, SideTransforms
 from twotower.histories import Histories
 from twotower.index.lexical import joined
 from twotower.recipes import recipe
@@ -28,7 +28,6 @@ from twotower.serving.retriever import Retriever
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.training.choices import resolve
-from twotower.training.trainer import Sides
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 QUERY = "query"
@@ -75,9 +74,8 @@ def index_items(
     settings, features = _of_items(table, text, settings)
     kind = settings.features.text
     lines = joined([table.frame[column] for column in texts_of(features)]).rename(QUERY)
-    learnt = (
-        lines if kind != "sentence" else lines.clear()
-    )  # an encoder has nothing to learn of them
+    is_pretrained = FEATURE_KINDS[kind].knows_all_rows
+    learnt = lines.clear() if is_pretrained else lines  # it has nothing to learn of them
     of_queries = infer_features(
         learnt.to_frame(), "query", QUERY, {QUERY: kind}, settings=settings.features
     )
@@ -93,7 +91,7 @@ def index_items(
     scorer = _untrained(settings, sides, dataset)
     columns = TextColumns(texts_of(of_queries), texts_of(features))
     bm25 = choose_bm25(dataset, columns, language=settings.features.language)
-    share = SHARE_OF_SENTENCES if kind == "sentence" else SHARE_OF_TOKENS
+    share = SHARE_OF_SENTENCES if is_pretrained else SHARE_OF_TOKENS
     contents = _contents(dataset, sides, settings, Served(scorer, bm25, share, {}), notes)
     if target is not None:
         write_bundle(target, contents)
@@ -108,7 +106,7 @@ def _of_items(
     Raises:
         ConfigError: A column is none, or none reads as text.
     """
-    of_text = cast("FeatureKind", settings.features.text)
+    of_text = settings.features.text
     stated = {**settings.features.item, **dict.fromkeys(text, of_text)}
     features = infer_features(
         table.frame,
@@ -119,7 +117,7 @@ def _of_items(
         settings=settings.features,
         forms=table.forms,
     )
-    read = [f for f in features if f.kind in TEXTS and (not text or f.source in text)]
+    read = [f for f in features if f.meaning == "text" and (not text or f.source in text)]
     if not read:
         columns = ", ".join(table.frame.columns)
         raise ConfigError(

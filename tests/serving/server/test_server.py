@@ -33,7 +33,8 @@ from twotower.serving.server.journal import Journal, JournalReader
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.service import Service
-from twotower.training.pipeline import Trained, train
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 
 @pytest.fixture(scope="module")

@@ -149,3 +149,4 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     error = pickle.loads(said.removeprefix(FAILED))
     assert isinstance(error, BundleError)
     assert "no manifest.json there" in str(error)
+    assert "In a worker:\nTraceback" in error.__notes__[0]

@@ -126,7 +126,7 @@ def _facts(retriever: Retriever, row: int) -> list[str]:
     facts = []
     for feature in queries.transforms.features:
         value = line.get(feature.name)
-        if feature.kind in ("categorical", "number") and value is not None:
+        if feature.meaning in ("categorical", "number") and value is not None:
             said = f"{value:g}" if isinstance(value, float) else value
             facts.append(f"{clean(feature.name, _MAX_FACT)} {clean(said, _MAX_FACT)}")
     return facts[:4]

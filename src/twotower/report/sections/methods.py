@@ -9,10 +9,10 @@ from markupsafe import Markup
 from twotower.doctor.findings import Language
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.report.figures_reader import (
-    METHODS,
     SUBJECTS,
     Reading,
     ends,
+    methods,
     number,
     surely,
     telling,
@@ -231,9 +231,9 @@ def _lines(
             method_label(say, method),
             list(zip(xs, by_method[method], strict=True)),
             method == subject,
-            METHODS.index(method),
+            methods().index(method),
         )
-        for method in METHODS
+        for method in methods()
         if method in by_method
     ]
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from twotower.data.dataset import Dataset, Part
 from twotower.doctor.data_features import codes_of
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
-from twotower.features.schema import TEXTS, Feature
+from twotower.features.schema import Feature
 from twotower.report.charts import Bar, Line, bar_chart, line_chart
 from twotower.report.figures_reader import number, whole
 from twotower.report.sections.methods import Chart, in_two_widths
@@ -135,7 +135,7 @@ def column_profiles(sides: Sequence[SideContents], say: Say) -> list[ColumnProfi
     found = []
     for table in (table for table in sides if len(table.frame)):
         features = [f for f in table.transforms.features if f.name in table.frame.columns]
-        described = [feature for feature in features if feature.kind != "id"][:MAX_COLUMNS]
+        described = [feature for feature in features if feature.meaning != "id"][:MAX_COLUMNS]
         found += [_profile(table.frame[each.name], each, say) for each in described]
     return found
 
@@ -145,20 +145,20 @@ def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
     known = values.is_not_null().to_numpy() if codes is None else codes >= 0
     distinct = "" if codes is None else whole(len(np.unique(codes[known])))
     holds, drawn = "", None
-    if feature.kind in ("number", "time"):
-        numbers = seconds_of(values) if feature.kind == "time" else floats_of(values)
+    if feature.meaning in ("number", "time"):
+        numbers = seconds_of(values) if feature.meaning == "time" else floats_of(values)
         numbers = numbers[np.isfinite(numbers)]
         if len(numbers):
             drawn = _histogram(numbers)
             low, high = float(numbers.min()), float(numbers.max())
             ends = [f"{low:.6g}", f"{high:.6g}"]
-            if feature.kind == "time":
+            if feature.meaning == "time":
                 ends = [_date(low, high - low), _date(high, high - low)]
             holds = ends[0] if ends[0] == ends[1] else say("range", low=ends[0], high=ends[1])
-    elif feature.kind in ("categorical", "tags"):
+    elif feature.meaning in ("categorical", "tags"):
         counts = _counts(values, feature)
         distinct, holds = whole(len(counts)), _commonest(counts, len(values))
-    elif feature.kind in TEXTS:
+    elif feature.meaning == "text":
         words = values.cast(pl.String).drop_nulls().str.split(" ").list.len()
         middle = words.median()
         if isinstance(middle, (int, float)):
@@ -176,7 +176,7 @@ def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
 
 def _counts(values: pl.Series, feature: Feature) -> pl.DataFrame:
     """Return how many rows have each value, or each of several, the most frequent first."""
-    _, tags = tags_of(values, feature.separator if feature.kind == "tags" else "")
+    _, tags = tags_of(values, feature.separator if feature.meaning == "tags" else "")
     return tags.rename("tag").value_counts().sort(["count", "tag"], descending=[True, False])
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ArgumentError, BundleError, JournalError
-from twotower.features.schema import TEXTS
 from twotower.index.approximate import depth_of
-from twotower.rules.kinds import Boost, Cap, Diversify, Explore, Rule
+from twotower.rules.kinds import Explore, Rule, spec_of
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.bundle import MANIFEST
@@ -141,7 +140,7 @@ class Model:
             ],
             "reads_history": retriever.encoding.model.reads_history,
             "has_histories": contents.histories is not None,
-            "reads_text": all(any(f.kind in TEXTS for f in side.features) for side in sides),
+            "reads_text": all(any(f.meaning == "text" for f in side.features) for side in sides),
             "reads_searches": sides[0].reads_text_of(contents.queries.id_column),
             "words": retriever.share_of_words,
             "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
@@ -336,14 +335,17 @@ def cost_of(question: Question, share: float = 0.0) -> int:
     if share if question.words == "auto" else question.words:
         cost += 8
     if question.rules:
-        kinds = {type(rule) for rule in question.rules}
-        num_boosts = sum(isinstance(rule, Boost) for rule in question.rules)
-        if num_boosts:  # each combination of boosts is searched by itself
-            cost += 2**num_boosts * (1 + k // 250)
-        places = k // 10 if Diversify in kinds or Cap in kinds else 0
-        if {Diversify, Cap} <= kinds:  # what a cap passes over is chosen and thrown away
+        specs = [spec for spec in map(spec_of, question.rules) if spec is not None]
+        num_moving = sum(spec.moves is not None for spec in specs)
+        if num_moving:  # each combination of them is searched by itself
+            cost += 2**num_moving * (1 + k // 250)
+        choosing = {spec.name for spec in specs if spec.chooses}
+        places = k // 10 if choosing else 0
+        if len(choosing) > 1:  # what a cap passes over is chosen and thrown away
             places *= 4
-        if Explore in kinds:  # the places are filled again around what was drawn
+        if any(
+            isinstance(rule, Explore) for rule in question.rules
+        ):  # the places are filled again around what was drawn
             places = 2 * places + k // 50
         cost += 1 + places
     return cost
@@ -354,8 +356,9 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
     asked = list(questions.values())
     first = asked[0]
     try:
-        found: Sequence[Recommendation] = model.retriever.recommend(
-            None if first.query_id is None else [q.query_id for q in asked],  # type: ignore[misc]
+        ids = [question.query_id for question in asked if question.query_id is not None]
+        found = model.retriever.recommend(
+            ids or None,
             features=None if first.features is None else [q.features or {} for q in asked],
             history=None if first.history is None else [list(q.history or ()) for q in asked],
             k=max(question.k for question in asked),

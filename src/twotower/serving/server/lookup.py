@@ -11,7 +11,6 @@ import polars as pl
 from twotower.errors import FilterError
 from twotower.features.base import Transform
 from twotower.features.raw_values import tags_of
-from twotower.features.schema import TEXTS
 from twotower.index.filters import parse
 from twotower.serving.retriever import Retriever
 from twotower.serving.titles import ADDRESSES, Titles
@@ -21,7 +20,7 @@ COMMON = 10
 """Fewest queries that have a value which is shown as an example: what few have may tell who they are."""
 MOST_EXAMPLES = 30
 
-_FIELDS = ("categorical", "tags", "number", "time", *TEXTS)
+_FIELDS = ("categorical", "tags", "number", "time", "text")
 _POPULAR = 1000
 
 
@@ -50,9 +49,9 @@ def query_fields(retriever: Retriever) -> list[dict[str, Any]]:
     fields: dict[str, dict[str, Any]] = {}
     for transform in table.transforms.transforms:
         feature = transform.feature
-        is_read = feature.kind in _FIELDS and retriever.reads(feature)
+        is_read = feature.meaning in _FIELDS and retriever.reads(feature)
         if is_read and feature.source != table.id_column and feature.source not in fields:
-            kind = "text" if feature.kind in TEXTS else feature.kind
+            kind = feature.meaning
             examples = _examples(transform, table.frame)
             fields[feature.source] = {"name": feature.source, "kind": kind, "examples": examples}
     return list(fields.values())
@@ -60,24 +59,24 @@ def query_fields(retriever: Retriever) -> list[dict[str, Any]]:
 
 def _examples(transform: Transform, frame: pl.DataFrame) -> list[Any]:
     feature, numbers = transform.feature, transform.numbers
-    if feature.kind == "number":
+    if feature.meaning == "number":
         with np.errstate(over="ignore"):
             middle = float(
                 np.expm1(numbers["center"][0]) if numbers["log"][0] else numbers["center"][0]
             )
         return [float(f"{middle:.3g}")] if math.isfinite(middle) else []
-    if feature.kind == "time":
+    if feature.meaning == "time":
         try:
             return [datetime.fromtimestamp(float(numbers["center"][0]), UTC).date().isoformat()]
         except (ValueError, OverflowError, OSError):  # no calendar has that year
             return []
-    if feature.kind in TEXTS:
+    if feature.meaning == "text":
         return []
     vocabulary = transform.own_vocabulary()
     if not len(frame):  # of a private bundle, which knows no rarer values
         return list(vocabulary.ids.head(MOST_EXAMPLES).to_list())
     values = frame[feature.source]
-    tags = tags_of(values, feature.separator if feature.kind == "tags" else "")[1]
+    tags = tags_of(values, feature.separator if feature.meaning == "tags" else "")[1]
     counts = tags.value_counts(name="count").filter(pl.col("count") >= COMMON)
     common = counts.sort(["count", tags.name], descending=[True, False])[tags.name]
     return list(common.head(MOST_EXAMPLES).to_list())

@@ -18,7 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from twotower.rules.kinds import LARGEST_BOOST, MOST_BOOSTS, Boost, Cap, Diversify, Explore, Rule
+from twotower.rules.kinds import LARGEST_BOOST, MOST_BOOSTS, RULES, Rule
 from twotower.serving.arguments import LATEST, TIME
 
 LONGEST_ID = 4096
@@ -148,13 +148,8 @@ class RulesBody(Told):
 
     def to_rules(self) -> tuple[Rule, ...]:
         """Return the rules."""
-        rules: list[Rule] = [Boost(boost.filter, boost.by) for boost in self.boost]
-        rules += [Cap(column, most) for column, most in self.cap.items()]
-        if self.diversify is not None:
-            rules.append(Diversify(self.diversify))
-        if self.explore is not None:
-            rules.append(Explore(self.explore.share, self.explore.seed, self.explore.filter))
-        return tuple(rules)
+        told = ((spec, getattr(self, name, None)) for name, spec in RULES.items())
+        return tuple(rule for spec, said in told if said is not None for rule in spec.of_json(said))
 
 
 class Choice(Told):

@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -138,6 +139,7 @@ def work(
             with called_from("python"):  # as requests name arguments
                 server.run(own)
     except TwoTowerError as error:
+        error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling leaves the trace out
         line.send_bytes(FAILED + pickle.dumps(error))
         sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases
-from twotower.evaluation.evaluate import evaluate, rank
+from twotower.evaluation.ranking import evaluate, rank
 from twotower.histories import Histories
 from twotower.vocab import Vocabulary
 

@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from twotower.evaluation import exposure as module
-from twotower.evaluation.exposure import exposure
+from twotower.evaluation import exposure_metrics as module
+from twotower.evaluation.exposure_metrics import exposure
 
 NONE = np.zeros(0, np.int32)
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.caller import argument, passing
-from twotower.config import DataConfig, FeatureKind, FeaturesConfig
+from twotower.config import DataConfig, FeaturesConfig
 from twotower.data.columns import (
     Decision,
     Role,
@@ -259,7 +259,7 @@ def _entities(
     column: str,
     role: Role,
     config: DataConfig,
-    kinds: Mapping[str, FeatureKind],
+    kinds: Mapping[str, str],
 ) -> tuple[EntityTable, tuple[str, ...]]:
     """Return a side's table with its cells read by their forms, and notes on cells that cannot be."""
     what = "items" if role == Role.ITEM else "queries"

@@ -1,6 +1,6 @@
 """Ranking over the whole catalogue, or over given candidates, and the metrics of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,31 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.data.dataset import Cases
+from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError, check_least
-from twotower.evaluation.metrics import (
-    hit_rate_at_k,
-    map_at_k,
-    mrr_at_k,
-    ndcg_at_k,
-    precision_at_k,
-    recall_at_k,
-)
+from twotower.evaluation.metrics import METRICS
 from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.exact import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
-
-Metric = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.int64], int], npt.NDArray[np.float64]]
-
-METRICS: dict[str, Metric] = {
-    "hit_rate": hit_rate_at_k,
-    "ndcg": ndcg_at_k,
-    "recall": recall_at_k,
-    "precision": precision_at_k,
-    "mrr": mrr_at_k,
-    "map": map_at_k,
-}
 
 _LEAST_RANKED = 100  # places that an evaluation holds, however small the catalogue is
 _CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times as much at its peak
@@ -96,7 +78,7 @@ def evaluate(
     candidates: Histories | None = None,
     chunk_size: int | None = None,
     query_ids: Vocabulary | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] | None = None,
 ) -> Evaluation:
     """Return the metrics of ``scorer`` on ``cases``, ranking the whole catalogue.
 
@@ -111,7 +93,7 @@ def evaluate(
         candidates: See ``rank``; each case's hold its targets, unknown ones apart.
         chunk_size: See ``rank``.
         query_ids: See ``rank``.
-        metrics: Which of ``METRICS``, at every cut-off.
+        metrics: Which of ``METRICS``, at every cut-off; None is all.
 
     Raises:
         ValueError: There is no case, ``ks`` is empty, repeats itself or holds what is no whole number
@@ -157,11 +139,45 @@ def evaluate(
         cases=cases,
         ranking=ranking,
         values={
-            f"{name}@{k}": METRICS[name](is_hit, num_relevant, k) for k in ks for name in metrics
+            f"{name}@{k}": METRICS[name].at_k(is_hit, num_relevant, k)
+            for k in ks
+            for name in (METRICS if metrics is None else metrics)
         },
         num_targets=len(targets),
         num_seen_targets=int((seen & is_present).sum()),
         num_absent_targets=int((~is_present).sum()),
+    )
+
+
+def evaluate_on(
+    dataset: Dataset,
+    scorer: Scorer,
+    cases: Cases,
+    ks: Sequence[int] = (10, 20, 100),
+    *,
+    candidates: Histories | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Evaluation:
+    """Return ``evaluate`` by the rules of a data set: what it offers, and whether items come again.
+
+    Args:
+        dataset: Whose cases these are.
+        scorer: See ``Scorer``.
+        cases: At least one.
+        ks: As ``evaluate`` takes it.
+        candidates: As ``evaluate`` takes it.
+        metrics: As ``evaluate`` takes it.
+    """
+    return evaluate(
+        scorer,
+        cases,
+        ks,
+        num_item_rows=dataset.items.ids.num_rows,
+        remove_seen=not dataset.repeats,
+        allowed=dataset.offered,
+        candidates=candidates,
+        query_ids=dataset.queries.ids,
+        metrics=metrics,
     )
 
 
@@ -216,7 +232,9 @@ def rank(
         if candidates is not None:
             scores = _only(candidates.take(here), scores)
         exclude = chunk.histories if remove_seen else None
-        item_rows[here], best[here] = best_of_scores(scores, k, exclude, allowed)
+        item_rows[here], best[here] = best_of_scores(
+            scores, k, exclude, allowed, reserved_rows=FIRST_ROW
+        )
     return Found(item_rows, best)
 
 

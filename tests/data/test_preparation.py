@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prepare import Preparation, prepare
+from twotower.data.preparation import Preparation, prepare
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import FIRST_ROW
 

@@ -1,0 +1,15 @@
+from twotower.data.batches import PairBatch as PairBatch
+from twotower.data.batches import PairBatches as PairBatches
+from twotower.data.dataset import Cases as Cases
+from twotower.data.dataset import Dataset as Dataset
+from twotower.data.dataset import EntityTable as EntityTable
+from twotower.data.dataset import Interactions as Interactions
+from twotower.data.dataset import Part as Part
+from twotower.data.prefixes import PrefixBatch as PrefixBatch
+from twotower.data.prefixes import PrefixBatches as PrefixBatches
+from twotower.data.preparation import Preparation as Preparation
+from twotower.data.preparation import prepare as prepare
+from twotower.data.splits import split as split
+from twotower.data.tables import read_table as read_table
+from twotower.histories import Histories as Histories
+from twotower.vocab import Vocabulary as Vocabulary

@@ -1,0 +1,16 @@
+from twotower.towers.attention import AttentionPooled as AttentionPooled
+from twotower.towers.blocks import SkipMLP as SkipMLP
+from twotower.towers.blocks import TanhMLP as TanhMLP
+from twotower.towers.build import build_model as build_model
+from twotower.towers.encoding import Encoding as Encoding
+from twotower.towers.encoding import to_tensors as to_tensors
+from twotower.towers.history import DecayedMean as DecayedMean
+from twotower.towers.history import HistoryEncoder as HistoryEncoder
+from twotower.towers.history import PooledHistory as PooledHistory
+from twotower.towers.model import CustomTower as CustomTower
+from twotower.towers.model import ItemTower as ItemTower
+from twotower.towers.model import QueryTower as QueryTower
+from twotower.towers.model import TwoTower as TwoTower
+from twotower.towers.recurrent import Recurrent as Recurrent
+from twotower.towers.sasrec import SASRec as SASRec
+from twotower.towers.transformer import Transformer as Transformer

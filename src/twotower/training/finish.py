@@ -1,0 +1,213 @@
+"""From a trainer to an evaluated bundle: the same for ``train``, ``train_views`` and ``tune``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from twotower.caller import argument
+from twotower.data.splits import Learnt
+from twotower.errors import ArgumentError, BundleError, NothingLearntError
+from twotower.evaluation.figures import MAIN_METRIC, measure
+from twotower.evaluation.refit_notes import tell
+from twotower.losses.loss_kinds import LOSSES
+from twotower.serving.bundle import write_bundle
+from twotower.serving.views_folder import write_views
+from twotower.training.bundle_contents import contents_of, fingerprint, of_view
+from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress, WorkFolder
+from twotower.training.indexing import indexed
+from twotower.training.private import groups_of_many, without_queries
+from twotower.training.refit import announced, not_refitted, refitted
+from twotower.training.seeds import spread_over_seeds
+from twotower.training.task import Task
+from twotower.training.trained import Trained
+from twotower.training.trainer import Trainer
+from twotower.training.words import best_served
+
+
+def fit_in_folder(
+    trainer: Trainer,
+    out: Path | None,
+    *,
+    resume: bool,
+    teller: Callback,
+) -> tuple[Progress, WorkFolder | None]:
+    """Train with a checkpoint beside ``out``, and return how far it came and where that stands."""
+    work = None if out is None else WorkFolder(out.resolve(), fingerprint(trainer))
+    progress = None
+    if resume:
+        if work is None:
+            raise ArgumentError(
+                f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
+            )
+        progress = work.load()
+    done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
+    if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none
+        raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
+    return done, work
+
+
+def finish(
+    task: Task,
+    trainer: Trainer,
+    done: Progress,
+    *,
+    out: Path | None,
+    work: WorkFolder | None = None,
+    histories: bool,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    learnt: Learnt | None = None,
+    seeds: int = 1,
+    towers: Mapping[str, nn.Module | None] | None = None,
+    untrained: Mapping[str, nn.Module | None] | None = None,
+    stopped_early: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+    bar: Callback,
+    teller: Callback | None = None,
+) -> tuple[Trained, ...]:
+    """Turn a trained model into an evaluated bundle: of each view, or the only one.
+
+    In this order: the share of the words beside it, the second training, the figures, those of other seeds,
+    the contents, the index, the files.
+
+    Args:
+        task: What was learnt.
+        trainer: Holding the best weights.
+        done: Its progress.
+        out: Where to write the bundle, or the folder of the views' bundles; None keeps all in memory.
+        work: The checkpoint beside ``out``; it is removed unless Ctrl-C ended the training.
+        histories: As ``train`` takes it.
+        baselines: As ``train`` takes it.
+        learnt: What a second training learns, too; None for no such training.
+        seeds: How many trainings the figures are to spread over, this one included.
+        towers: The user's own modules that ``trainer`` holds, by ``query_tower`` and ``item_tower``.
+        untrained: Copies of them from before the training, for the other trainings.
+        stopped_early: Whether Ctrl-C ended what came before.
+        provenance: What else the bundle keeps of how it was made.
+        bar: Is told how it goes.
+        teller: Is told of the phases and the figures, in place of ``bar``: of it and the loggers.
+    """
+    teller = bar if teller is None else teller
+    config, towers, untrained = trainer.config, towers or {}, untrained or {}
+    served = best_served(trainer, done, task.sides)
+    if done.best_epoch == 0:
+        bar.on_choices((untrained_kept(done, config.training.metric),), config)
+    again = None
+    if learnt is not None and not done.interrupted:
+        bar.on_choices((announced(learnt, done),), config)
+        bar.on_phase(
+            f"training on {'all' if learnt == 'all' else 'training and validation'} events"
+        )
+        again = refitted(trainer, done, task, learnt, towers=untrained, watcher=bar)
+        if again is None:
+            bar.on_choices((not_refitted(learnt),), config)
+    interrupted = stopped_early or done.interrupted
+    final, sides = (trainer, task.sides) if again is None else (again.trainer, again.task.sides)
+    is_refit = again is not None and learnt == "valid"
+    measured = final if is_refit else trainer  # one that learnt the test is not to be tested
+    of_each = []
+    for place, dataset in enumerate(task.dataset.all_views()):
+        view = dataset.name if task.dataset.views else None
+        scorer = measured.objectives[place].scorer()
+        figures = measure(
+            scorer,
+            dataset,
+            calibrated=LOSSES[config.loss.kind].takes_labels,
+            baselines=baselines,
+            # What was chosen before validation was learnt stands beside the model that learnt it.
+            served=None if served is None else replace(served[place], model=scorer),
+            refit=is_refit,
+            tell=_phases(teller, view),
+        )
+        if view is not None:
+            figures["protocol"]["view"] = view
+        if again is not None and learnt is not None:
+            tell(figures, learnt, done.best_epoch)
+        if task.private:
+            groups_of_many(figures)
+        if seeds > 1 and not interrupted:
+            figures["seeds"] = spread_over_seeds(
+                figures["model"], seeds, task, config, untrained, bar, refit=is_refit
+            )
+        objective = final.objectives[place]
+        contents = contents_of(
+            objective,
+            sides,
+            figures,
+            done,
+            histories=histories,
+            custom=tuple(side for side in ("query", "item") if towers.get(f"{side}_tower")),
+            private=task.private,
+            dataset=dataset if is_refit else None,
+        )
+        provenance_of_all = {**contents.provenance, **(provenance or {})}
+        contents = replace(contents, provenance=provenance_of_all)
+        _phases(teller, view)("index")
+        contents, said = indexed(contents, objective.scorer(), dataset)
+        if said:
+            bar.on_choices(said, contents.config)
+        teller.on_figures(figures, interrupted)
+        if view is not None:
+            contents = of_view(contents, view)
+        of_each.append(
+            Trained(
+                without_queries(contents) if task.private else contents,
+                out if out is None or view is None else out / view,
+                figures,
+                dataset,
+                task.decisions,
+                **(towers if again is None else again.towers),
+                before=contents if task.private else None,
+            )
+        )
+    if out is not None:
+        _write(out, of_each, work, is_view=bool(task.dataset.views), is_done=not interrupted)
+    return tuple(of_each)
+
+
+def untrained_kept(done: Progress, metric: str) -> str:
+    """Return in words that the start was kept."""
+    if "served" in done.log[0]:
+        return (
+            f"the untrained towers are kept: beside BM25 their validation {MAIN_METRIC} is "
+            f"{done.log[0]['served']:.4f}, that of the trained ones "
+            f"{done.log[0]['best_of_training']:.4f}; the pairs are few for so many words"
+        )
+    return (
+        f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
+        f"reached (at best {done.log[0]['best_of_training']:.4f}): the pairs are few for so many words"
+    )
+
+
+def _phases(teller: Callback, view: str | None) -> Callable[[str], None]:
+    """Return what is told of a phase, which is named with the view where there are several."""
+    return lambda phase: teller.on_phase(phase if view is None else f"{view}: {phase}")
+
+
+def _write(
+    out: Path, trained: Sequence[Trained], work: WorkFolder | None, *, is_view: bool, is_done: bool
+) -> None:
+    """Write the bundles, and remove the checkpoint where the training is done or it is in the way.
+
+    Raises:
+        BundleError: They cannot be written, without the checkpoint neither.
+    """
+
+    def write() -> None:
+        if is_view:
+            write_views(out, {each.dataset.name: each.contents for each in trained})
+        else:
+            write_bundle(out, trained[0].contents)
+
+    try:
+        write()
+    except BundleError:
+        if work is None:
+            raise
+        work.remove()  # it holds more than a bundle needs, and a full disk must be left as it was
+        write()
+    if work is not None and is_done:
+        work.remove()

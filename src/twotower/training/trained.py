@@ -1,0 +1,127 @@
+"""``Trained``: what ``train``, ``train_views`` and ``tune`` return of a model."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from twotower import html
+from twotower.data.columns import Decision
+from twotower.data.dataset import Dataset
+from twotower.doctor.findings import Language, worst_first
+from twotower.evaluation.figures import MAIN_METRIC, SHOWN, Figures, Measured
+from twotower.serving.bundle import Contents
+from twotower.serving.retriever import Retriever
+
+if TYPE_CHECKING:
+    from twotower.report.plot import Plot
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trained:
+    """What ``train`` returns.
+
+    Args:
+        contents: All that the bundle holds.
+        path: Where the bundle stands, or None where none was asked for.
+        figures: The model's figures beside the baselines'.
+        dataset: What it was trained on, split.
+        decisions: Which column is what.
+        query_tower: The user's own query tower, where one was given.
+        item_tower: The same for the items.
+        before: Where the bundle is private, the contents with the queries, which the report reads; else
+            None.
+    """
+
+    contents: Contents
+    path: Path | None
+    figures: Figures
+    dataset: Dataset
+    decisions: tuple[Decision, ...]
+    query_tower: nn.Module | None = None
+    item_tower: nn.Module | None = None
+    before: Contents | None = None
+
+    def __repr__(self) -> str:
+        found = self.figures["model"].get(MAIN_METRIC)
+        said = "" if found is None else f"; {SHOWN[MAIN_METRIC]} {found:.4f}"
+        place = "in memory" if self.path is None else f"at {str(self.path)!r}"
+        return (
+            f"Trained({self.dataset.name!r}: {len(self.dataset.queries):,} queries, "
+            f"{self.dataset.num_items:,} items{said}; {place})"
+        )
+
+    def _repr_html_(self) -> str:
+        dataset = self.dataset
+        sizes = f"{len(dataset.interactions):,} events, {len(dataset.queries):,} queries"
+        place = "in memory; train with out to keep it" if self.path is None else self.path
+        return html.block(
+            html.text(dataset.name, bold=True),
+            Measured(self.figures)._repr_html_(),
+            html.facts({"trained on": f"{sizes}, {dataset.num_items:,} items", "bundle": place}),
+        )
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether Ctrl-C ended the training; the model is then the best up to there."""
+        last = self.contents.log.splitlines()[-1]
+        return bool(json.loads(last).get("event") == "interrupted")
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """The trained model, ready to answer."""
+        return self._retriever_of(self.contents)
+
+    def plot(self, *, language: Language = "en") -> "Plot":
+        """Return the loss and the validation metrics by epoch, as charts that a notebook shows.
+
+        Args:
+            language: ``"en"`` or ``"zh"``.
+        """
+        from twotower.report.plot import plot_of_epochs
+
+        best = self.contents.provenance.get("best_epoch")
+        return plot_of_epochs(self.contents.log, best, language)
+
+    def _retriever_of(self, contents: Contents) -> Retriever:
+        return Retriever(
+            contents,
+            query_tower=self.query_tower,
+            item_tower=self.item_tower,
+            path=self.path or "",
+        )
+
+    def report(self, path: str | Path, *, language: Language = "en") -> None:
+        """Write all that is to be known of the model, with the doctor's findings, as one HTML page.
+
+        Of a private training it shows example queries by number, without their columns.
+
+        Args:
+            path: Where to; a file that is there is replaced.
+            language: ``"en"`` or ``"zh"``.
+
+        Raises:
+            ConfigError: ``path`` cannot be written.
+        """
+        from twotower.doctor.data_checks import diagnose_dataset, of_held_columns
+        from twotower.doctor.model_checks import examine_model
+        from twotower.report.html_report import write_report
+
+        # The data themselves say more than a bundle does: it keeps no other columns of the events.
+        config = of_held_columns(self.contents.config, self.dataset)
+        found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)
+        is_private = self.before is not None
+        # One of its own: items that were put into the other since are not in the figures.
+        retriever = self._retriever_of(self.before or self.contents)
+        examined = examine_model(retriever)
+        write_report(
+            retriever,
+            path,
+            language=language,
+            findings=worst_first([*found, *examined.findings]),
+            losses=examined.losses,
+            private=is_private,
+        )
