@@ -11,7 +11,7 @@ import polars as pl
 
 from twotower.errors import ArgumentError
 from twotower.features.forms import Form
-from twotower.features.schema import reads_as_text
+from twotower.features.schema import Side, reads_as_text
 from twotower.histories import Histories
 from twotower.vocab import Vocabulary, rows_of_lines
 
@@ -247,6 +247,11 @@ class Dataset:
         counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
         split = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
         return f"Dataset({self.name!r}: {sizes}, {len(self.items):,} items; {split})"
+
+    @property
+    def sides(self) -> dict[Side, EntityTable]:
+        """Both tables, that of the queries first."""
+        return {"query": self.queries, "item": self.items}
 
     @property
     def num_items(self) -> int:

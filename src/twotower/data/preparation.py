@@ -268,7 +268,7 @@ def _entities(
         vocabulary = Vocabulary(seen.sort())
         return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column), ()
     frame = read_table(table, what=what)
-    stated = config.item_column if role == Role.ITEM else config.query_column
+    stated = getattr(config, f"{role}_column")
     stated = stated if stated in frame.columns else None
     key = find_id(frame, role, given=stated, like=column, what=what).column
     assert key is not None  # find_id raises where there is none

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.caller import argument
-from twotower.data.dataset import Cases, Dataset, EntityTable, Part
+from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature, Side, infer_features
@@ -69,9 +69,6 @@ class _Asked:
     item_rows: npt.NDArray[np.int32]
     query_events: npt.NDArray[np.int64]
     item_events: npt.NDArray[np.int64]
-
-    def table(self, side: Side) -> EntityTable:
-        return self.dataset.queries if side == "query" else self.dataset.items
 
     def rows(self, side: Side) -> npt.NDArray[np.int32]:
         """Return what the side's groups are of: the cases' queries, or the targets' items."""
@@ -134,9 +131,7 @@ def case_groups_of(
     if by is None:
         skipped = "history_length" if _same_order(asked) else None
         every = [_built_in(asked, name) for name in _BUILT_IN if name != skipped]
-        sides: tuple[Side, ...] = ("query", "item")
-        for side in sides:
-            table = asked.table(side)
+        for side, table in dataset.sides.items():
             every += [
                 _column(asked, feature, most=_MAX_VALUES)
                 for feature in infer_features(
@@ -157,7 +152,7 @@ def case_groups_of(
             found += groups
             continue
         for side, column in _columns(dataset, name):
-            table = asked.table(side)
+            table = dataset.sides[side]
             frame = table.frame.select(table.id_column, column)
             features = infer_features(frame, side, table.id_column, {}, forms=table.forms)
             found += _column(asked, next(f for f in features if f.name == column))
@@ -230,13 +225,9 @@ def _same_order(asked: _Asked) -> bool:
 
 def _columns(dataset: Dataset, name: str) -> list[tuple[Side, str]]:
     """Return the columns that a name means: of one side, or of both where both have it."""
-    sides: tuple[tuple[Side, EntityTable], ...] = (
-        ("query", dataset.queries),
-        ("item", dataset.items),
-    )
     columns = {
         f"{side}.{column}": (side, column)
-        for side, table in sides
+        for side, table in dataset.sides.items()
         for column in table.frame.columns
         if column != table.id_column
     }
@@ -256,7 +247,7 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     side, by = feature.side, f"{feature.side}.{feature.name}"
     lines = asked.rows(side).astype(np.int64) - FIRST_ROW
     places = pl.Series(lines)
-    column = asked.table(side).frame[feature.name]
+    column = asked.dataset.sides[side].frame[feature.name]
     values = column.gather(pl.select(pl.when(places >= 0).then(places)).to_series())
     if feature.meaning == "number":
         return asked.cut(by, side, _quarters(floats_of(values), "number"))
