@@ -167,12 +167,9 @@ class Cases:
 
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Cases":
         """Return the cases at ``positions``."""
-        return Cases(
-            query_rows=self.query_rows[positions],
-            histories=self.histories.take(positions),
-            targets=self.targets.take(positions),
-            times=None if self.times is None else self.times[positions],
-        )
+        times = None if self.times is None else self.times[positions]
+        histories, targets = self.histories.take(positions), self.targets.take(positions)
+        return Cases(self.query_rows[positions], histories, targets, times)
 
 
 @dataclass(frozen=True, eq=False)
