@@ -46,7 +46,7 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-highlight_language = "sh"
+highlight_language = "text"  # a formula of a docstring is no shell
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -117,6 +117,8 @@ def reference_of(module_name: str) -> str:
     """Return the part of a page that documents the public names of a module, by what they are."""
     module = import_module(module_name)
     names = [name for name in module.__all__ if not name.startswith("__")]
+    if module_name != "twotower":  # the package's own page has those that it names, too
+        names = [name for name in names if name not in import_module("twotower").__all__]
     kinds: dict[str, list[str]] = {"function": [], "class": [], "exception": [], "data": []}
     for name in sorted(names, key=str.lower):
         value = getattr(module, name)

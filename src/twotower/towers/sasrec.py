@@ -33,6 +33,7 @@ class SASRec(HistoryEncoder):
     Source: Kang and McAuley, ICDM 2018, equations 2 to 6 and section III-B. Differs: positions are
         counted from the window's first event and not from its last place, so that what an event
         is read as does not change when others follow.
+
     Prefer: ``Transformer``, which needs no positions and reads times.
     """
 

@@ -93,6 +93,7 @@ class LazyAdam(LazyOptimizer):
 
     Source: Kingma and Ba, ICLR 2015, algorithm 1 in the order that section 2 ends with. Differs:
         rows without a gradient are left as they are.
+
     Prefer: ``RowWiseAdagrad`` where twice the table is more memory than there is.
     """
 
