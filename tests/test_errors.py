@@ -12,7 +12,7 @@ CONTENT = {
     "data/tables.py",
     "features/architecture.py",
     "serving/bundle.py",
-    "serving/bundle_checks.py",
+    "serving/content_checks.py",
     "serving/feature_files.py",
     "serving/storage.py",
 }
