@@ -13,8 +13,10 @@ stands beside its own.
 A finished training is kept under ``benchmarks/results/cold_start``, a value for each query.
 """
 
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,17 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
 import public_sets
 from common import RESULTS, cached, report
 from public_sets import PublicSet
+from synthetic_optimum import Oracle, persona_log_likelihood
 from twotower import Config
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import World, WorldConfig
+from twotower.data.sources.synthetic_events import open_clusters
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import Scorer, evaluate
 from twotower.training.choices import resolve
@@ -96,18 +102,17 @@ def optimum(part: Part, *, knows_popularity: bool) -> dict[str, list[float]]:
     in_order = tables.interactions.sort("query_id", "timestamp")
     shape = (WORLD.num_queries, WORLD.events_per_query)
     rows = in_order["item_id"].to_numpy().reshape(shape).astype(np.int64) - 1
-    times = in_order["timestamp"].to_numpy().reshape(shape)
-    log_prior = world.persona_log_likelihood(tables.queries.sort("query_id"))
-    oracle, found = world.oracle, []
+    log_prior = persona_log_likelihood(world, tables.queries.sort("query_id"))
+    oracle, found = Oracle.of(world), []
     noise = np.random.default_rng(0).random(WORLD.num_items) * 1e-12
     asked = np.flatnonzero(is_cold[rows[:, -1]])
     for queries in np.array_split(asked, max(1, len(asked) // 256)):
         seen, target = rows[queries, :-1], rows[queries, -1]
         allowed = np.broadcast_to(is_cold, (len(queries), len(is_cold))).copy()
         allowed[np.arange(len(queries))[:, None], seen] = False
-        posterior = oracle.persona_posterior(seen, times[queries, :-1], log_prior[queries])
+        posterior = oracle.persona_posterior(seen, log_prior[queries])
         last = oracle.item_clusters[seen[:, -1]]
-        open_ = oracle.open_clusters(oracle.item_clusters[seen], times[queries, -1])
+        open_ = open_clusters(oracle.item_clusters[seen], oracle.sizes)
         scores = oracle.next_clusters(posterior, last, open_)[:, oracle.item_clusters]
         if knows_popularity:
             everything = np.ones_like(allowed)

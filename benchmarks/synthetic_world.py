@@ -14,18 +14,22 @@ the queries and two epochs.
 million events.
 """
 
+import sys
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
 from common import add_training_arguments, cached, digest_of, report, training_facts
+from synthetic_optimum import Estimate, optimum
 from twotower import Config, train
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.data.sources.synthetic_optimum import Estimate
 from twotower.evaluation.figures import methods
 
 K = 100
@@ -46,23 +50,23 @@ def run(world_config: WorldConfig, config: Config) -> dict[str, Any]:
         name="synthetic world",
     )
     seconds = time.perf_counter() - started
-    optimum = world.optimum(tables, k=K, num_queries=None)
+    best = optimum(world, tables, k=K, num_queries=None)
     protocol = trained.figures["protocol"]
-    if protocol["queries"] != optimum.num_queries:
+    if protocol["queries"] != best.num_queries:
         raise SystemExit(
-            f"ours must be evaluated on the optimum's {optimum.num_queries} queries, got "
+            f"ours must be evaluated on the optimum's {best.num_queries} queries, got "
             f"{protocol['queries']}; leave split.kind as it is."
         )
     # One target a query, so that its recall is 0 or 1 and the mean says how many are 1.
-    num = optimum.num_queries
+    num = best.num_queries
     ours = Estimate.of(np.arange(num) < round(trained.figures["model"][METRIC] * num))
     return {
         "queries": num,
         "estimates": {
-            "popularity": asdict(optimum.popularity),
-            "query features alone, at best": asdict(optimum.features_only),
+            "popularity": asdict(best.popularity),
+            "query features alone, at best": asdict(best.features_only),
             "two-tower": asdict(ours),
-            "Bayes optimum": asdict(optimum.bayes),
+            "Bayes optimum": asdict(best.bayes),
         },
         "baselines": {
             methods()[name]: trained.figures[name][METRIC] for name in ("item_knn", "als", "ease")

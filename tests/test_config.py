@@ -21,6 +21,7 @@ from twotower.config import (
     TowersConfig,
     TrainingConfig,
 )
+from twotower.data.columns import Role
 from twotower.dataclass_trees import OneOf, ranges_of
 from twotower.errors import ConfigError
 from twotower.features.feature_kinds import FEATURE_KINDS
@@ -528,7 +529,7 @@ def test_every_field_has_a_doc_string() -> None:
 
 def names_read() -> set[str]:
     """Return every ``x.name`` and ``"name"`` of the library outside ``config.py``."""
-    names: set[str] = set()
+    names = {f"{role}_column" for role in Role}  # which `prepare` reads by their roles
     for path in SOURCE.parent.rglob("*.py"):
         if path == SOURCE:
             continue

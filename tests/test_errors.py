@@ -1,8 +1,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import twotower
-from twotower.errors import ArgumentError, TwoTowerError
+from twotower.errors import ArgumentError, TwoTowerError, check_least
 
 SOURCE = Path(str(twotower.__file__)).parent
 # What they say is about the content of a file; another error, which names the file, is made of them.
@@ -10,9 +12,9 @@ CONTENT = {
     "data/tables.py",
     "features/architecture.py",
     "serving/bundle.py",
-    "serving/checks.py",
+    "serving/content_checks.py",
     "serving/feature_files.py",
-    "serving/files.py",
+    "serving/storage.py",
 }
 
 
@@ -29,3 +31,9 @@ def test_what_is_refused_on_purpose_has_a_type_of_ours() -> None:
 def test_an_argument_out_of_range_is_a_value_error_and_ours() -> None:
     assert issubclass(ArgumentError, ValueError)
     assert issubclass(ArgumentError, TwoTowerError)
+
+
+def test_an_argument_that_is_too_small_is_named() -> None:
+    check_least(1, k=1, n=None)
+    with pytest.raises(ArgumentError, match=r"^n must be at least 1, got 0\.$"):
+        check_least(1, k=1, n=0)

@@ -138,3 +138,12 @@ class TestSinceFirst:
 
     def test_nothing_but_padding(self) -> None:
         assert not since_first(np.zeros((2, 3)), np.zeros((2, 3), np.int32)).any()
+
+
+def test_sets_of_pairs_hold_each_row_once() -> None:
+    rows = np.array([5, 3, 5, 4, 3], np.int32)
+    sets = Histories.of_pairs(np.array([2, 0, 2, 2, 0]), rows, 4)
+    assert sets.offsets.tolist() == [0, 1, 1, 3, 3]
+    assert sets.item_rows.tolist() == [3, 4, 5]
+    assert sets.offsets.dtype == np.dtype(np.int64)
+    assert sets.item_rows.dtype == np.dtype(np.int32)

@@ -21,6 +21,7 @@ from twotower.dataclass_trees import (
     check_types,
     cut_setting,
     field_docs,
+    flat,
     out_of_range,
     plain,
     raise_all,
@@ -551,6 +552,10 @@ class Config:
         result = plain(self)
         assert isinstance(result, dict)
         return result
+
+    def to_flat(self) -> dict[str, Any]:
+        """Return each setting by its path, such as ``towers.dim``, without those that are not set."""
+        return flat(self.to_dict())
 
     def to_toml(self, *, comments: bool = False) -> str:
         """Return the tree as TOML, with each field's meaning as a comment on wish."""

@@ -322,6 +322,15 @@ def plain(value: object) -> object:
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
+def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the values of nested tables, each by its path."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        path = f"{above}{key}"
+        found |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return found
+
+
 @cache
 def field_docs(cls: Any) -> dict[str, str]:
     """Return the strings that stand below each field in the source."""

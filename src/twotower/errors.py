@@ -59,3 +59,14 @@ class NothingLearntError(TwoTowerError):
 
 class MissingExtraError(TwoTowerError, ImportError):
     """An optional library is not installed."""
+
+
+def check_least(least: int, **given: int | None) -> None:
+    """Refuse arguments that are below ``least``; None is passed over.
+
+    Raises:
+        ArgumentError: One is; it is called as it is here.
+    """
+    for name, value in given.items():
+        if value is not None and value < least:
+            raise ArgumentError(f"{name} must be at least {least}, got {value}.")

@@ -62,6 +62,21 @@ class Histories:
         return Histories(offsets, rows)
 
     @staticmethod
+    def of_pairs(
+        owners: npt.NDArray[np.integer], item_rows: npt.NDArray[np.int32], n: int
+    ) -> "Histories":
+        """Return ``n`` sets of item rows without times, each row once in a set, and sorted.
+
+        Args:
+            owners: ``(m,)`` the set of each item row, in any order.
+            item_rows: ``(m,)`` int32.
+            n: Number of sets.
+        """
+        pairs = np.unique(owners.astype(np.int64) << 32 | item_rows)
+        offsets = np.searchsorted(pairs >> 32, np.arange(n + 1))
+        return Histories(offsets, pairs.astype(np.int32))  # the lower half of a pair is its row
+
+    @staticmethod
     def empty(n: int) -> "Histories":
         """Return ``n`` empty histories."""
         return Histories(np.zeros(n + 1, np.int64), np.zeros(0, np.int32))

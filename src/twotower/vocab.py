@@ -102,6 +102,10 @@ class Vocabulary:
         rows[keys.is_null().to_numpy()] = PADDING_ROW
         return rows
 
+    def rows_of_all(self, ids: pl.Series) -> npt.NDArray[np.int32]:
+        """Return the row here of each row of another vocabulary with these ids, the reserved first."""
+        return np.concatenate([np.arange(FIRST_ROW, dtype=np.int32), self.rows_of(ids)])
+
     def keys_of(self, ids: pl.Series | Iterable[object]) -> pl.Series:
         """Return ids as this vocabulary writes them; null where it cannot hold one.
 

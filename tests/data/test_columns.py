@@ -114,12 +114,6 @@ def test_what_was_shown_is_read_only_where_stated() -> None:
         find_roles(frame, given={Role.ITEM: "item_id", Role.IMPRESSIONS: "item_id"})
 
 
-def test_a_query_is_looked_for_only_where_needed() -> None:
-    roles = find_roles(frame_of("item_id", "user_id"), needs_query=False)
-    assert roles.query is None
-    assert Role.QUERY not in [decision.role for decision in roles.decisions]
-
-
 # --- contents ---
 
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from synthetic_optimum import Estimate, Oracle, optimum, optimum_hits
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
-from twotower.data.sources.synthetic_optimum import Estimate, Oracle
-from twotower.errors import ConfigError, DataError
+from twotower.data.sources.synthetic_events import open_clusters
+from twotower.errors import ConfigError
 
 TINY = WorldConfig(
     num_items=12,
@@ -21,7 +22,6 @@ TINY = WorldConfig(
     num_personas=3,
     num_queries=150,
     events_per_query=6,
-    new_item_share=0.4,
     seed=3,
 )
 SMALL = WorldConfig(
@@ -37,46 +37,44 @@ def sequences(tables: SyntheticTables) -> list[list[tuple[int, int]]]:
     return [[(row, t) for t, row in sorted(events[q])] for q in sorted(events)]
 
 
-def left_in(world: World, cluster: int, seen: set[int], time: int) -> list[int]:
-    """The rows of a cluster that are born and unseen."""
+def left_in(world: World, cluster: int, seen: set[int]) -> list[int]:
+    """The rows of a cluster that are unseen."""
     return [
         row
         for row in range(world.config.num_items)
-        if world.item_clusters[row] == cluster and world.item_born[row] <= time and row not in seen
+        if world.item_clusters[row] == cluster and row not in seen
     ]
 
 
-def cluster_law(world: World, persona: int, last: int, seen: set[int], time: int) -> list[float]:
+def cluster_law(world: World, persona: int, last: int, seen: set[int]) -> list[float]:
     """p(next cluster | persona, last, what is left), with closed clusters redrawn."""
     num_clusters = world.config.num_clusters
     law = [
-        float(world.cluster_probs[persona, last, c]) if left_in(world, c, seen, time) else 0.0
+        float(world.cluster_probs[persona, last, c]) if left_in(world, c, seen) else 0.0
         for c in range(num_clusters)
     ]
     return [p / sum(law) for p in law]
 
 
-def next_item_law(
-    world: World, history: list[tuple[int, int]], time: int, weights: list[float]
-) -> list[float]:
+def next_item_law(world: World, history: list[int], weights: list[float]) -> list[float]:
     """p(next item | history), by nested loops; ``weights`` is what is known of the persona."""
     config = world.config
     posterior = []
     for persona in range(config.num_personas):
         weight, last, seen = weights[persona], config.num_clusters, set[int]()
-        for row, moment in history:
+        for row in history:
             cluster = int(world.item_clusters[row])
-            weight *= cluster_law(world, persona, last, seen, moment)[cluster]
+            weight *= cluster_law(world, persona, last, seen)[cluster]
             seen.add(row)
             last = cluster
         posterior.append(weight)
     total = sum(posterior)
-    seen = {row for row, _ in history}
-    last = int(world.item_clusters[history[-1][0]])
+    seen = set(history)
+    last = int(world.item_clusters[history[-1]])
     law = [0.0] * config.num_items
     for persona in range(config.num_personas):
-        for cluster, p in enumerate(cluster_law(world, persona, last, seen, time)):
-            rows = left_in(world, cluster, seen, time)
+        for cluster, p in enumerate(cluster_law(world, persona, last, seen)):
+            rows = left_in(world, cluster, seen)
             mass = sum(float(world.item_weights[row]) for row in rows)
             for row in rows:
                 share = float(world.item_weights[row]) / mass
@@ -113,17 +111,13 @@ def test_posterior_and_expected_recall_by_hand() -> None:
         cluster_probs=np.array([[[0.75, 0.25], half, half], [[0.25, 0.75], half, half]]),
         item_clusters=np.array([0, 0, 0, 1, 1], np.int32),
         item_weights=np.array([1, 1 / 2, 1 / 4, 1, 1 / 2]),
-        item_born=np.zeros(5, np.int64),
     )
-    posterior = oracle.persona_posterior(
-        np.array([[0, 1]]), np.array([[1, 2]]), log_prior=np.zeros((1, 2))
-    )
+    posterior = oracle.persona_posterior(np.array([[0, 1]]), log_prior=np.zeros((1, 2)))
     np.testing.assert_allclose(posterior, [[0.75, 0.25]])
     for k, expected in ((1, 0.625), (2, 0.875), (3, 1.0)):
         hits = oracle.hits(
             query_ids=np.array([1]),
             item_rows=np.array([[0, 1, 3]]),
-            times=np.array([[1, 2, 3]]),
             persona_log_likelihood=np.zeros((1, 2)),
             item_counts=np.zeros(5, np.int64),
             k=k,
@@ -140,28 +134,22 @@ def test_interval_by_hand() -> None:
     )
 
 
-def test_interval_needs_hits() -> None:
-    with pytest.raises(ValueError, match="at least one query, got 0"):
-        Estimate.of(np.zeros(0, np.bool_))
-
-
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("reveal", [0.0, 0.6, 1.0])
 def test_hits_equal_nested_loops(k: int, reveal: float) -> None:
-    """A world where clusters close and items are born, so that every rule matters."""
+    """A world where clusters close, so that every rule matters."""
     world = World(replace(TINY, query_feature_reveal=reveal))
     tables = world.generate()
-    hits = world.optimum_hits(tables, k=k, num_queries=None)
+    hits = optimum_hits(world, tables, k=k, num_queries=None)
     events = sequences(tables)
     counts = Counter(row for sequence in events for row, _ in sequence[:-1])
     config = world.config
     for query, sequence in enumerate(events):
-        *history, (target, time) = sequence
-        seen = {row for row, _ in history}
-        born = [row for row in range(config.num_items) if world.item_born[row] <= time]
-        allowed = [row for row in born if row not in seen]
+        *history, target = (row for row, _ in sequence)
+        seen = set(history)
+        allowed = [row for row in range(config.num_items) if row not in seen]
         weights = feature_weights(world, *tables.queries.row(query)[1:])
-        law = next_item_law(world, history, time, weights)
+        law = next_item_law(world, history, weights)
         assert hits.bayes_expected[query] == pytest.approx(sum(sorted(law)[-k:]))
         assert hits.bayes[query] == is_in_top(law, allowed, target, k)
         frequency = [float(counts[row]) for row in range(config.num_items)]
@@ -174,11 +162,9 @@ def test_hits_equal_nested_loops(k: int, reveal: float) -> None:
                     sum(walk[a] * float(world.cluster_probs[persona, a, b]) for a in range(4))
                     for b in range(4)
                 ]
-            for row in born:
+            for row in range(config.num_items):
                 cluster = int(world.item_clusters[row])
-                mass = sum(
-                    float(world.item_weights[r]) for r in left_in(world, cluster, set(), time)
-                )
+                mass = sum(float(world.item_weights[r]) for r in left_in(world, cluster, set()))
                 alone[row] += (
                     weights[persona] * walk[cluster] * float(world.item_weights[row]) / mass
                 )
@@ -208,7 +194,7 @@ def test_next_items_follow_the_stated_law(num_clusters: int, zipf_exponent: floa
     histories = Counter(tuple(line[:3]) for line in items.tolist())
     statistic, freedom = 0.0, 0
     for history, count in histories.items():
-        law = next_item_law(world, [(row, 2**40 - 1) for row in history], 2**40 - 1, [1.0, 1.0])
+        law = next_item_law(world, list(history), [1.0, 1.0])
         cells = [(observed[(*history, row)], count * p) for row, p in enumerate(law)]
         assert all(seen == 0 for seen, expected in cells if expected == 0)
         large = [(seen, expected) for seen, expected in cells if expected >= 5]
@@ -219,7 +205,7 @@ def test_next_items_follow_the_stated_law(num_clusters: int, zipf_exponent: floa
 
 
 def test_first_events_follow_the_stated_law() -> None:
-    world = World(replace(TINY, num_queries=20_000, new_item_share=0.0))
+    world = World(replace(TINY, num_queries=20_000))
     first = world.generate().interactions["item_id"].to_numpy()[:: world.config.events_per_query]
     expected = np.zeros(12)
     for row in range(12):
@@ -233,9 +219,9 @@ def test_first_events_follow_the_stated_law() -> None:
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_expected_recall_is_what_happens(k: int) -> None:
-    """With births and closing clusters, the stated probability of a hit is the frequency."""
+    """With closing clusters, the stated probability of a hit is the frequency."""
     world = World(replace(TINY, num_queries=8_000))
-    hits = world.optimum_hits(world.generate(), k=k, num_queries=None)
+    hits = optimum_hits(world, world.generate(), k=k, num_queries=None)
     spread = np.sqrt((hits.bayes_expected * (1 - hits.bayes_expected)).sum())
     assert abs((hits.bayes - hits.bayes_expected).sum()) < 3.5 * spread
 
@@ -266,21 +252,14 @@ def test_popularity_within_a_cluster_is_zipf() -> None:
         assert weights == pytest.approx([1, 1 / 4, 1 / 9])
 
 
-def test_item_counts_from_the_moment_of_its_birth() -> None:
-    oracle = Oracle(
-        cluster_probs=np.full((1, 3, 2), 0.5),
-        item_clusters=np.array([0, 1], np.int32),
-        item_weights=np.ones(2),
-        item_born=np.array([0, 7]),
-    )
-    nothing = np.zeros((2, 0), np.int32)
-    assert oracle.open_clusters(nothing, np.array([6, 7])).tolist() == [[True, False], [True, True]]
-    assert oracle.num_born(np.array([1, 1]), np.array([6, 7])).tolist() == [0, 1]
+def test_a_cluster_is_open_while_it_has_an_item_that_the_query_has_not_had() -> None:
+    history = np.array([[0, 1], [1, 1]], np.int32)
+    assert open_clusters(history, np.array([1, 2])).tolist() == [[False, True], [True, False]]
 
 
 def test_bayes_beats_features_and_popularity() -> None:
     world = World(SMALL)
-    best = world.optimum(world.generate(), k=20)
+    best = optimum(world, world.generate(), k=20)
     assert best.num_queries == 2_000
     assert best.bayes.low > best.features_only.high
     assert best.features_only.low > best.popularity.high
@@ -317,8 +296,6 @@ def test_tags_tell_the_cluster() -> None:
 def test_items_say_that_they_are_synthetic() -> None:
     items = World(TINY).generate().items
     assert items["title"].str.starts_with("Synthetic").all()
-    assert "available_from" in items.columns
-    assert "available_from" not in World(SMALL).generate().items.columns
 
 
 def test_same_seed_same_tables() -> None:
@@ -342,12 +319,12 @@ def test_features_do_not_move_events() -> None:
 def test_drawn_queries_are_a_part_of_all() -> None:
     world = World(TINY)
     tables = world.generate()
-    every = world.optimum_hits(tables, k=3, num_queries=None)
-    some = world.optimum_hits(tables, k=3, num_queries=40, seed=5)
+    every = optimum_hits(world, tables, k=3, num_queries=None)
+    some = optimum_hits(world, tables, k=3, num_queries=40, seed=5)
     assert len(set(some.query_ids.tolist())) == 40
     for name in ("bayes", "popularity", "features_only", "bayes_expected"):
         np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[some.query_ids - 1])
-    other = world.optimum_hits(tables, k=3, num_queries=40, seed=6)
+    other = optimum_hits(world, tables, k=3, num_queries=40, seed=6)
     assert not np.array_equal(some.query_ids, other.query_ids)
 
 
@@ -359,30 +336,27 @@ def test_order_of_lines_does_not_matter() -> None:
         tables.items,
         tables.queries.reverse(),
     )
-    assert world.optimum(shuffled, k=3) == world.optimum(tables, k=3)
+    assert optimum(world, shuffled, k=3) == optimum(world, tables, k=3)
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> WorldConfig:
     num_items = draw(st.integers(2, 30))
-    share = draw(st.sampled_from([0.0, 0.3, 0.6]))
-    born = num_items - int(num_items * share)
     return WorldConfig(
         num_items=num_items,
         num_clusters=draw(st.integers(1, num_items)),
         num_personas=draw(st.integers(1, 3)),
         num_queries=draw(st.integers(1, 40)),
-        events_per_query=draw(st.integers(2, max(2, born))),
+        events_per_query=draw(st.integers(2, num_items)),
         zipf_exponent=draw(st.sampled_from([0.0, 0.8, 10.0])),
         transition_scale=draw(st.sampled_from([0.0, 2.0, 10.0])),
-        new_item_share=share if born >= 2 else 0.0,
         seed=draw(st.integers(0, 1_000)),
     )
 
 
 @given(configs())
 def test_every_world_keeps_its_rules(config: WorldConfig) -> None:
-    """No item twice, none before its birth, no tie in time; up to queries that see everything."""
+    """No item twice, no tie in time; up to queries that see everything."""
     world = World(config)
     tables = world.generate()
     assert len(tables.items) == config.num_items
@@ -393,24 +367,11 @@ def test_every_world_keeps_its_rules(config: WorldConfig) -> None:
         rows, times = zip(*sequence, strict=True)
         assert len(set(rows)) == len(rows)
         assert all(a < b for a, b in pairwise(times))
-        assert all(world.item_born[row] <= time for row, time in sequence)
-    hits = world.optimum_hits(tables, k=config.num_items)
+    hits = optimum_hits(world, tables, k=config.num_items)
     assert hits.bayes.all()
     assert hits.popularity.all()
     assert hits.features_only.all()
     np.testing.assert_allclose(hits.bayes_expected, 1)
-
-
-def test_births_matter() -> None:
-    world = World(replace(SMALL, new_item_share=0.5))
-    tables = world.generate()
-    assert (world.item_born > world.item_born.min()).sum() == 150
-    moments = tables.interactions["timestamp"].to_numpy()
-    assert world.item_born.max() > np.quantile(moments, 0.5)
-    drawn = set((tables.interactions["item_id"] - 1).to_list())
-    new = {int(row) for row in np.flatnonzero(world.item_born > world.item_born.min())}
-    assert len(new & drawn) > 100
-    assert tables.items["available_from"].to_list() == world.item_born.tolist()
 
 
 @pytest.mark.parametrize(
@@ -420,15 +381,13 @@ def test_births_matter() -> None:
         ({"num_clusters": 13}, r"num_clusters must be in 1\.\.12, got 13"),
         ({"num_personas": 0}, r"num_personas must be in 1\.\..*, got 0"),
         ({"num_queries": 0}, r"num_queries must be in 1\.\..*, got 0"),
-        ({"events_per_query": 1}, r"events_per_query must be in 2\.\.inf, got 1"),
-        ({"events_per_query": 9}, r"at most the 8 items born at the start, got 9"),
+        ({"events_per_query": 1}, r"events_per_query must be in 2\.\.12, got 1"),
+        ({"events_per_query": 13}, r"events_per_query must be in 2\.\.12, got 13"),
         ({"zipf_exponent": -0.1}, r"zipf_exponent must be in 0\.\.10, got -0\.1"),
         ({"transition_scale": 11.0}, r"transition_scale must be in 0\.\.10, got 11"),
         ({"persona_scale": math.nan}, r"persona_scale must be in 0\.\.10, got nan"),
         ({"item_feature_reveal": 1.5}, r"item_feature_reveal must be in 0\.\.1, got 1\.5"),
         ({"query_feature_reveal": -1.0}, r"query_feature_reveal must be in 0\.\.1, got -1"),
-        ({"new_item_share": 1.0}, r"new_item_share must be in \[0, 1\), got 1"),
-        ({"new_item_share": math.nan}, r"new_item_share must be in \[0, 1\), got nan"),
         ({"seed": -1}, r"seed must be in 0\.\.inf, got -1"),
         (
             {"num_items": 10_000, "num_clusters": 10_000},
@@ -446,21 +405,12 @@ def test_config_names_every_problem() -> None:
         WorldConfig(num_queries=0, seed=-2)
 
 
-def test_optimum_arguments_out_of_range() -> None:
-    world = World(TINY)
-    tables = world.generate()
-    with pytest.raises(ValueError, match=r"k must be in 1\.\.12, got 13"):
-        world.optimum(tables, k=13)
-    with pytest.raises(ValueError, match="num_queries must be at least 1, got 0"):
-        world.optimum(tables, k=3, num_queries=0)
-
-
 def test_tables_of_another_world() -> None:
     world = World(TINY)
     tables = World(replace(TINY, num_queries=7)).generate()
-    with pytest.raises(DataError, match=r"150 queries of 6 events .* got 42 events of 7 queries"):
-        world.optimum(tables, k=3)
+    with pytest.raises(ValueError, match=r"150 queries of 6 events .* got 42 events of 7 queries"):
+        optimum(world, tables, k=3)
     tables = world.generate()
     foreign = tables.interactions.with_columns(item_id=pl.col("item_id") + 1)
-    with pytest.raises(DataError, match=r"pass what its generate\(\) returned"):
-        world.optimum(replace(tables, interactions=foreign), k=3)
+    with pytest.raises(ValueError, match=r"pass what its generate\(\) returned"):
+        optimum(world, replace(tables, interactions=foreign), k=3)

@@ -300,8 +300,6 @@ def test_only_candidates_are_ranked() -> None:
     assert result.ranking.item_rows.tolist() == [[6, 7], [5, 0]]
     assert result.values["hit_rate@1"].tolist() == [0, 1]
     assert result.values["mrr@2"].tolist() == [0.5, 1]
-    assert result.is_sampled
-    assert not evaluate(Fixed(SCORES), cases, (1,), num_item_rows=8).is_sampled
     kept = rank(
         Fixed(SCORES),
         cases,

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from twotower.data.columns import Role
 from twotower.data.dataset import Cases, Interactions
 from twotower.errors import DataError
 from twotower.evaluation.sampled_candidates import (
@@ -132,7 +133,7 @@ def test_lists(tmp_path: Path) -> None:
         {"who": "bob", "what": []},
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    found = read_candidates(path, CASES, QUERIES, ITEMS, query_column="who", item_column="what")
+    found = read_candidates(path, CASES, QUERIES, ITEMS, {Role.QUERY: "who", Role.ITEM: "what"})
     assert lists(found) == EXPECTED
 
 
@@ -179,16 +180,16 @@ def test_a_missing_item_is_refused() -> None:
     [
         (["who", "item_id"], {}, r"query id: a column of candidates .* query_column='NAME'"),
         (["user_id", "what"], {}, r"item id: a column of candidates .* item_column='NAME'"),
-        (["user_id", "item_id"], {"query_column": "who"}, r"query_column must name a column of"),
-        (["user_id", "item_id"], {"item_column": "what"}, r"item_column must name a column of"),
+        (["user_id", "item_id"], {Role.QUERY: "who"}, r"query_column must name a column of"),
+        (["user_id", "item_id"], {Role.ITEM: "what"}, r"item_column must name a column of"),
     ],
 )
 def test_columns_are_named_by_their_options(
-    columns: list[str], stated: dict[str, str], sentence: str
+    columns: list[str], stated: dict[Role, str], sentence: str
 ) -> None:
     frame = pl.DataFrame([["ann"], [20]], schema=columns)
     with pytest.raises(DataError, match=sentence):
-        read_candidates(frame, CASES, QUERIES, ITEMS, **stated)
+        read_candidates(frame, CASES, QUERIES, ITEMS, stated)
 
 
 def test_columns_that_are_not_asked_for_may_hold_anything() -> None:

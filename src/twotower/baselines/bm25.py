@@ -100,7 +100,7 @@ def check_texts(dataset: Dataset) -> None:
     Raises:
         ConfigError: It has no column of text.
     """
-    for side, table in (("query", dataset.queries), ("item", dataset.items)):
+    for side, table in dataset.sides.items():
         if not text_columns(table):
             raise ConfigError(
                 f"bm25 must have text on both sides, got no column of text for a {side}."

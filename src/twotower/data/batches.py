@@ -1,15 +1,16 @@
 """Batches: rows of training events in bulk, seeded and resumable; never one object a sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.data.dataset import Column, Interactions
-from twotower.errors import ArgumentError
+from twotower.errors import check_least
 from twotower.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
@@ -92,14 +93,9 @@ class PairBatches:
         hidden_share: float = 0.0,
         disliked: bool = False,
     ) -> None:
-        given = {
-            "batch_size": batch_size,
-            "history_length": history_length,
-            "next_events": next_events,
-        }
-        for name, value in given.items():
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name} must be at least 1, got {value}.")
+        check_least(
+            1, batch_size=batch_size, history_length=history_length, next_events=next_events
+        )
         self.events = events
         self.batch_size = batch_size
         self.history_length = history_length
@@ -195,12 +191,8 @@ class PairBatches:
             ends = ends - (rng.random(len(ends)) * before).astype(np.int64)
         firsts = ends - length
         is_padding = np.arange(length) < (known.offsets[query_rows] - firsts)[:, None]
-        times, event_rows = known.times, known.event_rows
-        return Windows(
-            rows=_windows(known.item_rows, firsts, is_padding),
-            times=None if times is None else _windows(times, firsts, is_padding),
-            event_rows=None if event_rows is None else _windows(event_rows, firsts, is_padding),
-        )
+        rows = _windows(known.item_rows, firsts, is_padding)
+        return _beside(rows, known, lambda column: _windows(column, firsts, is_padding))
 
     def _others(
         self,
@@ -232,11 +224,21 @@ class PairBatches:
             return values
 
         np.copyto(rows, PADDING_ROW, where=~mask)
-        return Windows(
-            rows=rows,
-            times=None if known.times is None else gathered(known.times),
-            event_rows=None if known.event_rows is None else gathered(known.event_rows),
-        )
+        return _beside(rows, known, gathered)
+
+
+def _beside(
+    rows: Rows,
+    source: Interactions | Windows,
+    cut: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+) -> Windows:
+    """Return windows of ``rows``, beside them what else is known of their events, cut in one way."""
+    times, event_rows = source.times, source.event_rows
+    return Windows(
+        rows=rows,
+        times=None if times is None else cut(times),
+        event_rows=None if event_rows is None else cut(event_rows),
+    )
 
 
 def _without(windows: Windows, is_hidden: npt.NDArray[np.bool_]) -> Windows:
@@ -248,11 +250,7 @@ def _without(windows: Windows, is_hidden: npt.NDArray[np.bool_]) -> Windows:
         values = np.where(is_left, column, np.zeros((), column.dtype))
         return np.take_along_axis(values, order, axis=1)
 
-    return Windows(
-        rows=kept(windows.rows),
-        times=None if windows.times is None else kept(windows.times),
-        event_rows=None if windows.event_rows is None else kept(windows.event_rows),
-    )
+    return _beside(kept(windows.rows), windows, kept)
 
 
 def block_shuffle(

@@ -5,12 +5,14 @@ role needs is passed over, or refused where passing over would hide an error. Ev
 its reason, so that all of them can be shown as one table.
 """
 
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+from pathlib import Path
 from re import sub
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,44 +39,6 @@ class Role(StrEnum):
 
 LabelKind = Literal["label", "rating"]
 
-_QUERY = """user_id user uid query query_id qid search_query search_term search_terms search_text
-    search_string search_phrase search_keyword keyword keywords query_text session_id session
-    customer_id customer customer_no customer_number customer_code cust_id client_id client member_id member
-    visitor_id visitor fullvisitorid user_pseudo_id ga_session_id account_id account reviewer_id reviewer
-    reader_id viewer_id listener_id player_id person_id profile_id subscriber_id shopper_id buyer_id
-    device_id cookie_id user_idx user_index user_name question_id question
-    kunden_id kunde kundennummer kundennr benutzer_id nutzer_id suchbegriff
-    用户id 用户 用户编号 用户标识 会员id 会员 会员编号 顾客id 顾客 客户id 客户 客户编号 买家id 买家
-    会话id 会话 设备id 查询 查询词 搜索词 搜索关键词 检索词 关键词"""
-_ITEM = """item_id item iid movie_id movie film_id product_id product product_code parent_asin asin sku
-    item_sku product_sku stock_code
-    doc_id document_id doc document clicked_doc clicked_document clicked_item clicked_product clicked_url
-    article_id article book_id book isbn song_id song track_id track
-    artist_id artist album_id video_id video show_id anime_id game_id game app_id app goods_id
-    news_id post_id content_id course_id job_id listing_id property_id hotel_id restaurant_id
-    business_id venue_id poi_id location_id recipe_id offer_id ad_id passage_id item_idx item_index
-    artikel_id artikel artikelnummer artikelnr produkt_id produkt
-    物品id 物品 商品id 商品 商品编号 商品编码 商品代码 产品id 产品 产品编号 货号 电影id 电影 书籍id 图书id
-    图书 文章id 文章 文档id 文档 点击文档 点击商品 歌曲id 歌曲 视频id 视频 新闻id 课程id 内容id"""
-_TIME = """timestamp unix_timestamp unix_time unix unix_review_time time datetime date_time ts
-    event_time event_timestamp event_date event_ts date epoch time_stamp timestamp_ms created_at
-    created create_time rated_at rating_time rating_date review_time review_date purchase_date
-    purchase_time purchased_at order_date order_time ordered_at transaction_date invoice_date
-    t_dat click_time clicked_at view_time visit_time visit_date date_added when
-    zeitstempel zeit datum zeitpunkt bestelldatum kaufdatum
-    时间 时间戳 日期 事件时间 行为时间 发生时间 操作时间 点击时间 浏览时间 访问时间 搜索时间 评分时间
-    评论时间 购买时间 下单时间 订单时间 支付时间 交易时间 成交时间 购买日期 下单日期 订单日期 交易日期
-    创建时间"""
-_LABEL = """label labels click clicked is_click is_clicked target liked like is_like purchased
-    is_purchased bought converted conversion is_positive positive relevant relevance
-    is_relevant y 标签 点击 是否点击 是否购买 点赞"""
-_RATING = """rating ratings stars star star_rating score overall grade vote user_rating
-    book_rating review_score bewertung sterne 评分 打分 得分 星级"""
-_WEIGHT = """count counts plays play_count n_plays num_plays listens listen_count listening_count
-    weight weights quantity qty frequency freq num_purchases purchases clicks n_clicks num_clicks
-    views n_views view_count n_interactions num_interactions anzahl menge
-    次数 权重 数量 播放次数 点击次数 浏览次数 购买次数 购买数量"""
-
 
 def plain_name(name: str) -> str:
     """Return ``name`` without case, separators and a RecBole-like ``:token`` suffix.
@@ -86,33 +50,27 @@ def plain_name(name: str) -> str:
     return sub(r"[\W_]+", "", name.split(":", 1)[0]).casefold()
 
 
-_NAMES: dict[Role, tuple[str, ...]] = {
-    role: tuple(plain_name(name) for name in names.split())
-    for role, names in (
-        (Role.QUERY, _QUERY),
-        (Role.ITEM, _ITEM),
-        (Role.TIME, _TIME),
-        (Role.LABEL, f"{_LABEL} {_RATING}"),
-        (Role.WEIGHT, _WEIGHT),
-        (Role.POSITION, ""),
-        (Role.IMPRESSIONS, ""),
-        (Role.EVENT, ""),
-    )
+def plain_names(text: str) -> list[str]:
+    """Return the plain name of each word."""
+    return [plain_name(name) for name in text.split()]
+
+
+NAMED: dict[str, Any] = tomllib.loads(
+    Path(__file__).with_name("column_names.toml").read_text(encoding="utf-8")
+)
+"""What names of columns say, as the file has it."""
+_NAMES: dict[Role, list[str]] = {
+    Role.QUERY: plain_names(NAMED["query"]),
+    Role.ITEM: plain_names(NAMED["item"]),
+    Role.TIME: plain_names(NAMED["time"]),
+    Role.LABEL: plain_names(NAMED["label"] + NAMED["rating"]),
+    Role.WEIGHT: plain_names(NAMED["weight"]),
 }
-_KNOWN_NAMES = frozenset(name for names in _NAMES.values() for name in names) | {"id", "key"}
-# "clicked_item_id" is an item id, but "uptime" is no time: only long endings say anything
+"""Names of the roles that need not be stated."""
+_KNOWN_NAMES = {"id", "key"}.union(*_NAMES.values())
 _ENDINGS: dict[Role, tuple[str, ...]] = {
-    Role.QUERY: ("userid", "customerid", "queryid", "sessionid", "visitorid"),
-    Role.ITEM: ("itemid", "movieid", "productid", "docid", "documentid", "articleid", "bookid"),
-    Role.TIME: ("timestamp", "datetime", "unixtime"),
-    Role.LABEL: ("label", "rating"),
-    Role.WEIGHT: (),
-    Role.POSITION: (),
-    Role.IMPRESSIONS: (),
-    Role.EVENT: (),
+    Role(role): tuple(endings.split()) for role, endings in NAMED["endings"].items()
 }
-
-
 _NOT_ALL = "not all its values are what its name says"
 
 
@@ -136,7 +94,7 @@ class Roles:
     """The column of each role.
 
     Args:
-        query: Column of the query ids, or None where none was needed.
+        query: Column of the query ids.
         item: Column of the item ids.
         time: Column of the times, or None.
         label: Column of the labels or ratings, or None.
@@ -149,7 +107,7 @@ class Roles:
         decisions: One decision a role, to be shown.
     """
 
-    query: str | None
+    query: str
     item: str
     time: str | None
     label: str | None
@@ -170,7 +128,7 @@ def roles_named(name: str) -> list[Role]:
     """Return the roles that a column's name may say."""
     plain = plain_name(name)
     endings = () if plain in _KNOWN_NAMES else _ENDINGS.items()
-    by_ending = [role for role, ends in endings if plain.endswith(ends or ("\0",))]
+    by_ending = [role for role, ends in endings if plain.endswith(ends)]
     return [role for role, names in _NAMES.items() if plain in names] or by_ending
 
 
@@ -186,7 +144,6 @@ def find_roles(
     frame: pl.DataFrame,
     *,
     given: Mapping[Role, str] | None = None,
-    needs_query: bool = True,
     what: str = "interactions",
 ) -> Roles:
     """Return which column of ``frame`` plays which role.
@@ -194,39 +151,27 @@ def find_roles(
     Args:
         frame: The table.
         given: Columns that the user stated; they are taken as stated.
-        needs_query: Whether a query column is looked for.
         what: Names the table in messages.
 
     Raises:
         DataError: A stated column does not exist or is stated for two roles; no column could be
-            the item id, or the query id where one is needed; a column named like a time holds a
+            the query id or the item id; a column named like a time holds a
             value that is none; one named like a label or a weight holds mostly numbers and one cell
             that is none.
     """
     given = dict(given or {})
     _check_given(frame, given, what)
     taken = set(given.values())
-    decisions: list[Decision] = []
-    for role in Role:
-        if role == Role.QUERY and not needs_query:
-            continue
-        decision = (
-            _stated(frame, role, given[role]) if role in given else _found(frame, role, taken, what)
-        )
-        decisions.append(decision)
-    column = {decision.role: decision.column for decision in decisions}
-    label = column[Role.LABEL]
-    item = column[Role.ITEM]
-    assert item is not None  # _found raises for ids
+    decisions = [
+        _stated(frame, role, given[role]) if role in given else _found(frame, role, taken, what)
+        for role in Role
+    ]
+    columns: dict[str, Any] = {
+        role: each.column for role, each in zip(Role, decisions, strict=True)
+    }
+    label = columns["label"]
     return Roles(
-        query=column.get(Role.QUERY),
-        item=item,
-        time=column[Role.TIME],
-        label=label,
-        weight=column[Role.WEIGHT],
-        position=column[Role.POSITION],
-        impressions=column[Role.IMPRESSIONS],
-        event=column[Role.EVENT],
+        **columns,
         label_kind=None if label is None else label_kind(frame[label]),
         decisions=tuple(decisions),
     )
@@ -416,7 +361,7 @@ def _candidates(frame: pl.DataFrame, role: Role, taken: set[str]) -> Iterator[st
     free = {column: plain_name(column) for column in frame.columns if column not in taken}
     for name in _NAMES[role]:
         yield from (column for column, plain in free.items() if plain == name)
-    for ending in _ENDINGS[role]:
+    for ending in _ENDINGS.get(role, ()):
         for column, plain in free.items():
             if plain.endswith(ending) and plain not in _KNOWN_NAMES:
                 yield column
@@ -458,11 +403,7 @@ def targets_among(
 
 
 def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:
-    if role in (
-        Role.POSITION,
-        Role.IMPRESSIONS,
-        Role.EVENT,
-    ):  # their names are as often those of other things
+    if role not in _NAMES:  # its names are as often those of other things
         return Decision(role, None, "it is read only where stated")
     named = list(_candidates(frame, role, taken))
     if role in (Role.QUERY, Role.ITEM):

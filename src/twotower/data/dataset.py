@@ -11,7 +11,7 @@ import polars as pl
 
 from twotower.errors import ArgumentError
 from twotower.features.forms import Form
-from twotower.features.schema import reads_as_text
+from twotower.features.schema import Side, reads_as_text
 from twotower.histories import Histories
 from twotower.vocab import Vocabulary, rows_of_lines
 
@@ -105,23 +105,13 @@ class Interactions:
         """Return the events of ``mask``, in their order, over the same query rows."""
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
 
-        def take(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
-            return None if column is None else column[mask]
-
+        ragged = ("offsets", "impressions")
+        columns = {k: v for k, v in vars(self).items() if k not in ragged and v is not None}
+        shown = self.impressions
         return Interactions(
-            query_rows=self.query_rows[mask],
-            item_rows=self.item_rows[mask],
+            **{name: column[mask] for name, column in columns.items()},
             offsets=kept[self.offsets],
-            times=take(self.times),
-            labels=take(self.labels),
-            weights=take(self.weights),
-            positions=take(self.positions),
-            position_weights=take(self.position_weights),
-            impressions=None
-            if self.impressions is None
-            else self.impressions.take(np.flatnonzero(mask)),
-            event_rows=take(self.event_rows),
-            is_target=take(self.is_target),
+            impressions=None if shown is None else shown.take(np.flatnonzero(mask)),
         )
 
     def as_learnt(self) -> "Interactions":
@@ -163,6 +153,11 @@ class Cases:
         rows = self.query_rows
         return rows if len(np.unique(rows)) < len(rows) else None
 
+    def query_name(self, case: int, query_ids: Vocabulary | None) -> str:
+        """Return what an error calls the query of a case: by its id, or where ids are not known its row."""
+        row = self.query_rows[case : case + 1]
+        return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
+
     def by_target(self) -> "Cases":
         """Return one case for each target, with the history of its query: a row of the test each."""
         owners = np.repeat(np.arange(len(self)), self.targets.lengths)
@@ -172,12 +167,9 @@ class Cases:
 
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Cases":
         """Return the cases at ``positions``."""
-        return Cases(
-            query_rows=self.query_rows[positions],
-            histories=self.histories.take(positions),
-            targets=self.targets.take(positions),
-            times=None if self.times is None else self.times[positions],
-        )
+        times = None if self.times is None else self.times[positions]
+        histories, targets = self.histories.take(positions), self.targets.take(positions)
+        return Cases(self.query_rows[positions], histories, targets, times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +244,11 @@ class Dataset:
         counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
         split = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
         return f"Dataset({self.name!r}: {sizes}, {len(self.items):,} items; {split})"
+
+    @property
+    def sides(self) -> dict[Side, EntityTable]:
+        """Both tables, that of the queries first."""
+        return {"query": self.queries, "item": self.items}
 
     @property
     def num_items(self) -> int:
@@ -331,10 +328,12 @@ class Dataset:
             is_own = self.offered[events.item_rows]
             is_known &= is_own | (events.times <= moments[events.query_rows])
         known = events.where(is_known)
+        asked = wanted.histories().take(query_rows)
+        owners = np.repeat(np.arange(len(asked)), asked.lengths)
         return Cases(
             query_rows=query_rows,
             histories=known.histories().take(query_rows),
-            targets=_distinct(wanted.histories().take(query_rows)),
+            targets=Histories.of_pairs(owners, asked.item_rows, len(asked)),
             times=times,
         )
 
@@ -343,14 +342,3 @@ def with_event_rows(dataset: Dataset) -> Dataset:
     """Return the data set whose events know where their line of ``event_columns`` stands."""
     rows = rows_of_lines(len(dataset.interactions))
     return replace(dataset, interactions=replace(dataset.interactions, event_rows=rows))
-
-
-def _distinct(sets: Histories) -> Histories:
-    """Return each ragged row without its repeats, sorted by item row."""
-    owner = np.repeat(np.arange(len(sets)), sets.lengths)
-    order = np.lexsort((sets.item_rows, owner))
-    owner, rows = owner[order], sets.item_rows[order]
-    first = np.ones(len(rows), np.bool_)
-    first[1:] = (owner[1:] != owner[:-1]) | (rows[1:] != rows[:-1])
-    counts = np.bincount(owner[first], minlength=len(sets))
-    return Histories(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[first])

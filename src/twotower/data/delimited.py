@@ -4,6 +4,7 @@ Text is read as strings, checked row by row against its header, and only then gi
 such as ``007`` stays what it is, and a bad row is named by its line.
 """
 
+from contextlib import suppress
 from csv import Error as CsvError
 from csv import reader as csv_reader
 from io import BytesIO, StringIO
@@ -61,12 +62,10 @@ def read_delimited(body: bytes, subject: str, what: str) -> pl.DataFrame:
 def _first_rows(body: bytes, separator: bytes, count: int) -> list[list[str]]:
     lines = body[: 1 << 20].decode("utf-8", "ignore").split("\n")
     text = "\n".join(line for line in lines if line)
-    if len(separator) > 1:
-        return [line.split(separator.decode()) for line in islice(text.split("\n"), count)]
-    try:
-        return list(islice(csv_reader(StringIO(text), delimiter=separator.decode()), count))
-    except CsvError:
-        return [line.split(separator.decode()) for line in islice(text.split("\n"), count)]
+    if len(separator) == 1:
+        with suppress(CsvError):
+            return list(islice(csv_reader(StringIO(text), delimiter=separator.decode()), count))
+    return [line.split(separator.decode()) for line in islice(text.split("\n"), count)]
 
 
 def _separator(body: bytes) -> bytes:

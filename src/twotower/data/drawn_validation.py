@@ -15,18 +15,16 @@ import numpy.typing as npt
 from twotower.config import SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.data.splits import (
+    AT_RANDOM,
     Parts,
     can_be_asked,
     check_kind,
     checked,
-    cold_items,
-    cold_queries,
     last_events,
-    random_per_query,
     whole_sessions,
 )
 
-Kind = Literal["leave-last-out", "temporal", "cold-queries", "cold-items", "random"]
+Kind = Literal["leave-last-out", "temporal", "cold-queries", "random"]
 
 MOST_OUT_OF_PLACE = 0.1
 """Share of the test events before a training event of their query up to which all are its last events."""
@@ -36,6 +34,12 @@ COVERED = 0.9
 """Share of the training queries in the test from which a later period is one of last events, too."""
 MOSTLY = 0.5
 """Share of the test's queries that is most of them."""
+
+_AT_RANDOM = {
+    "random": "training events at random",
+    "cold-items": "{share} of the items, whole",
+    "cold-queries": "{share} of the queries, whole",
+}
 
 
 @dataclass(frozen=True)
@@ -158,32 +162,27 @@ def _drawn(dataset: Dataset, config: SplitConfig) -> tuple[Parts, str]:
         is_drawn = np.isin(events.query_rows, drawn_rows)
         said = f"{len(drawn_rows):,} whole sessions of training, as the test is of sessions."
         return whole_sessions(events, is_drawn, Part.VALID), f"Validation is drawn: {said}"
-    found = Drawn("random", "")
     if config.kind == "auto":
         found = how_test_was_drawn(dataset)
-        why = f"as the test was: {found.reason}"
+        kind, why = str(found.kind), f"as the test was: {found.reason}"
     else:
         check_kind(dataset, config.kind)
-        found = Drawn(config.kind, "")
-        why = f"as split.kind = {config.kind!r} says"
-    if found.kind == "leave-last-out":
+        kind, why = config.kind, f"as split.kind = {config.kind!r} says"
+    if kind == "leave-last-out":
         asked = dataset.part(Part.TEST)
         most = np.bincount(asked.query_rows[asked.is_positive], minlength=len(events.offsets) - 1)
         parts = last_events(events, share, most)
         what = "the last events of each query"
-    elif found.kind == "temporal":
+    elif kind == "temporal":
         parts, moment = _latest(events, share)
         what = f"the training events from {moment} on"
-    elif found.kind == "cold-queries":
-        parts, what = cold_queries(events, 0.0, share, rng), f"{share:.0%} of the queries, whole"
-    elif found.kind == "cold-items":
-        parts, what = cold_items(events, 0.0, share, rng), f"{share:.0%} of the items, whole"
     else:
-        parts, what = random_per_query(events, 0.0, share, rng), "training events at random"
-    if config.kind == "auto" and found.kind != "random" and _leaves_nothing(events, parts):
+        parts = AT_RANDOM[kind](events, 0.0, share, rng)
+        what = _AT_RANDOM[kind].format(share=f"{share:.0%}")
+    if config.kind == "auto" and kind != "random" and _leaves_nothing(events, parts):
         # What is too little to be drawn so is drawn in whatever way leaves something.
-        parts = random_per_query(events, 0.0, share, rng)
-        what, why = "training events at random", f"{found.kind} would leave a part empty"
+        parts = AT_RANDOM["random"](events, 0.0, share, rng)
+        what, why = _AT_RANDOM["random"], f"{kind} would leave a part empty"
     return parts, f"Validation is drawn from training: {what} ({why})."
 
 

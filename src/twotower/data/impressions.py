@@ -52,17 +52,12 @@ def impressions_of(
             f"has, {lost[0]!r} the first."
         )
     kept = ~unknown & (rows != item_rows[events])
-    pairs = np.sort(events[kept] << 32 | rows[kept])
-    is_first = np.ones(len(pairs), np.bool_)
-    is_first[1:] = pairs[1:] != pairs[:-1]
-    pairs = pairs[is_first]
-    counts = np.bincount(pairs >> 32, minlength=len(series))
+    shown = Histories.of_pairs(events[kept], rows[kept], len(series))
     notes.append(
-        f"Beside the item of an event {counts.mean():.3g} others were shown on average, "
-        f"none in {np.mean(counts == 0):.1%} of the events."
+        f"Beside the item of an event {shown.lengths.mean():.3g} others were shown on average, "
+        f"none in {np.mean(shown.lengths == 0):.1%} of the events."
     )
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Histories(offsets, pairs.astype(np.int32))  # the lower half of a pair is its row
+    return shown
 
 
 def _flat(

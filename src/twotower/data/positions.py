@@ -13,14 +13,12 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.caller import passing
-from twotower.data.columns import Roles, plain_name
+from twotower.data.columns import NAMED, Roles, plain_name, plain_names
 from twotower.data.dataset import Dataset, Part
 from twotower.data.propensities import MAX_WEIGHT, Propensities, harvested, power_law
 from twotower.data.refusal import refuse_first
 
-_SAID = """position rank click_position click_rank item_position doc_position display_position
-    display_rank shown_position result_position result_rank serp_position 位置 排名"""
-_NAMES = frozenset(plain_name(name) for name in _SAID.split())
+_NAMES = plain_names(NAMED["position"])
 _TOLD = 5
 _LAST = np.iinfo(np.int32).max
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from twotower.data.batches import Rows
 from twotower.data.dataset import Interactions
-from twotower.errors import ArgumentError
+from twotower.errors import check_least
 from twotower.vocab import PADDING_ROW
 
 POOL_BATCHES = 64
@@ -73,10 +73,7 @@ class PrefixBatches:
         seed: int,
         next_events: int = 1,
     ) -> None:
-        given = {"batch_size": batch_size, "length": length, "next_events": next_events}
-        for name, value in given.items():
-            if value < 1:
-                raise ArgumentError(f"{name} must be at least 1, got {value}.")
+        check_least(1, batch_size=batch_size, length=length, next_events=next_events)
         self.events = events
         self.batch_size = batch_size
         self.length = length

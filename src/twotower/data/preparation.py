@@ -87,8 +87,9 @@ def prepare(
     unused = unused_columns(frame, roles, read=kinds.event)
     notes = unstated_kinds(frame, unused)
 
-    query_ids, query_kept = _ids(frame, roles.query, Role.QUERY, config)
-    item_ids, item_kept = _ids(frame, roles.item, Role.ITEM, config)
+    drop = config.drop_null_ids
+    query_ids, query_kept = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=drop)
+    item_ids, item_kept = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=drop)
     kept = query_kept & item_kept
     if not kept.any():
         raise DataError(
@@ -129,8 +130,7 @@ def prepare(
             f"lower data.positive_threshold or pass another {argument('label_column')}."
         )
 
-    query_column = roles.query or "query_id"
-    query_table, said = _entities(queries, query_ids, query_column, Role.QUERY, config, kinds.query)
+    query_table, said = _entities(queries, query_ids, roles.query, Role.QUERY, config, kinds.query)
     notes += said
     item_table, said = _entities(items, item_ids, roles.item, Role.ITEM, config, kinds.item)
     notes += said
@@ -211,24 +211,8 @@ def _shown(
 
 
 def _given(config: DataConfig) -> dict[Role, str]:
-    stated = {
-        Role.QUERY: config.query_column,
-        Role.ITEM: config.item_column,
-        Role.TIME: config.time_column,
-        Role.LABEL: config.label_column,
-        Role.WEIGHT: config.weight_column,
-        Role.POSITION: config.position_column,
-        Role.IMPRESSIONS: config.impressions_column,
-        Role.EVENT: config.event_column,
-    }
+    stated = {role: getattr(config, f"{role}_column") for role in Role}
     return {role: column for role, column in stated.items() if column is not None}
-
-
-def _ids(
-    frame: pl.DataFrame, column: str | None, role: Role, config: DataConfig
-) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
-    assert column is not None  # find_roles raises where an id is missing
-    return checked_ids(frame[column], role=role, drop_null=config.drop_null_ids)
 
 
 def _labels(
@@ -284,7 +268,7 @@ def _entities(
         vocabulary = Vocabulary(seen.sort())
         return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column), ()
     frame = read_table(table, what=what)
-    stated = config.item_column if role == Role.ITEM else config.query_column
+    stated = getattr(config, f"{role}_column")
     stated = stated if stated in frame.columns else None
     key = find_id(frame, role, given=stated, like=column, what=what).column
     assert key is not None  # find_id raises where there is none

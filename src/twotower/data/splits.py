@@ -4,6 +4,7 @@ All test rows of a query are one relevant set; its history and the items removed
 its train and validation rows only. Each split states what it left.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -46,14 +47,10 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
     rng = np.random.default_rng([config.seed, 0])
     if kind == "leave-last-out":
         parts = leave_last_out(events)
-    elif kind == "random":
-        parts = random_per_query(events, test, config.valid_fraction, rng)
     elif kind == "temporal":
         parts = temporal(events, test, config.valid_fraction)
-    elif kind == "cold-items":
-        parts = cold_items(events, test, config.valid_fraction, rng)
     else:
-        parts = cold_queries(events, test, config.valid_fraction, rng)
+        parts = AT_RANDOM[kind](events, test, config.valid_fraction, rng)
     return checked(dataset.with_parts(parts, ""), kind)
 
 
@@ -269,6 +266,14 @@ def _held_out_whole(
     return part_of[rows]
 
 
+AT_RANDOM: Mapping[str, Callable[[Interactions, float, float, np.random.Generator], Parts]] = {
+    "random": random_per_query,
+    "cold-items": cold_items,
+    "cold-queries": cold_queries,
+}
+"""Kinds of split that are drawn, by the shares of test and validation."""
+
+
 def with_order_as_asked(dataset: Dataset) -> Dataset:
     """Return the data set without an order of events where what is asked for does not come last.
 
@@ -341,5 +346,4 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
         )
     note = f"Split {kind}: {'; '.join(counts)}."
-    notes = (*(n for n in dataset.notes if n), note)
-    return Dataset(**{**vars(dataset), "notes": notes})
+    return replace(dataset, notes=(*(n for n in dataset.notes if n), note))

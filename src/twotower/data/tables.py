@@ -79,7 +79,14 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
     else:
         subject = what
         with _reading(subject, None):
-            frame = _from_frame(source, subject)
+            if not is_frame(source):
+                raise DataError(
+                    f"{subject} must be a path or a frame of polars, pandas or pyarrow, got "
+                    f"{type(source).__name__}; pass one of these."
+                )
+            if not isinstance(source, pl.LazyFrame):
+                check_distinct(names_of(source), subject)
+            frame = as_polars(source)
         if not frame.width:
             raise DataError(f"{subject} must hold a table, got one without columns.")
         if not frame.height:
@@ -303,17 +310,3 @@ def _plain_types(frame: pl.DataFrame) -> pl.DataFrame:
             fits = whole.null_count() == column.null_count()
             changed.append(whole if fits else column.cast(pl.String))
     return frame.with_columns(changed)
-
-
-# --- frames ---
-
-
-def _from_frame(source: object, subject: str) -> pl.DataFrame:
-    if not is_frame(source):
-        raise DataError(
-            f"{subject} must be a path or a frame of polars, pandas or pyarrow, got "
-            f"{type(source).__name__}; pass one of these."
-        )
-    if not isinstance(source, pl.LazyFrame):
-        check_distinct(names_of(source), subject)
-    return as_polars(source)

@@ -6,30 +6,22 @@ from dataclasses import dataclass
 import polars as pl
 
 from twotower.caller import argument, passing
-from twotower.data.columns import Decision, Role, Roles, plain_name, roles_named, why_unfit
+from twotower.data.columns import (
+    NAMED,
+    Decision,
+    Role,
+    Roles,
+    plain_name,
+    plain_names,
+    roles_named,
+    why_unfit,
+)
 from twotower.data.positions import is_position_name
 
-_WANTED = """购买 下单 支付 成交 purchase purchased buy bought order ordered transaction checkout paid
-    cart addtocart add_to_cart basket addtobasket add_to_basket begin_checkout 加购 加入购物车 加购物车
-    favorite favourite fav wishlist add_to_wishlist like liked save bookmark subscribe 收藏 点赞 喜欢
-    play played listen listened watch watched complete read download share 播放 观看 收听 下载 分享
-    click clicked select_item detail detail_view item_view product_view 点击
-    view viewed pageview page_view view_item visit impression show shown pv 浏览 查看 曝光 展示"""
-"""Words for kinds of event, a line for those that are worth about the same, the most first."""
-_UNWANTED = (
-    """skip skipped dislike remove remove_from_cart return refund 跳过 取消 退货 移出购物车"""
-)
-"""Kinds that are no wish for an item."""
-_RANKS = {
-    plain_name(kind): rank
-    for rank, line in enumerate(_WANTED.splitlines())
-    for kind in line.split()
-}
-_KNOWN = frozenset(_RANKS) | {plain_name(kind) for kind in _UNWANTED.split()}
-_NAMES = """event events event_type event_name event_kind action action_type behavior behaviour
-    behavior_type behaviour_type interaction_type activity activity_type 行为 行为类型 事件 事件类型
-    操作 操作类型"""
-_COLUMNS = frozenset(plain_name(name) for name in _NAMES.split())
+_WANTED, _UNWANTED = NAMED["kinds_of_event"]["wanted"], NAMED["kinds_of_event"]["unwanted"]
+_RANKS = {kind: rank for rank, text in enumerate(_WANTED) for kind in plain_names(text)}
+_KNOWN = {*_RANKS, *plain_names(_UNWANTED)}
+_COLUMNS = plain_names(NAMED["event"])
 _MOST_KINDS = 30
 _KNOWN_SHARE = 0.5
 """A column names kinds of event where two or more words for such stand in this share of its rows."""

@@ -97,8 +97,8 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
     query_rows, item_rows = [], []
     for name in names:
         each = datasets[name]
-        of_queries = _rows(queries.ids, each.queries.ids.ids)
-        of_items = _rows(items.ids, qualified(each.items.ids.ids, name))
+        of_queries = queries.ids.rows_of_all(each.queries.ids.ids)
+        of_items = items.ids.rows_of_all(qualified(each.items.ids.ids, name))
         offered = np.zeros(items.ids.num_rows, np.bool_)
         offered[of_items[FIRST_ROW:]] = True
         views[name] = ViewItems(offered, each.repeats)
@@ -266,8 +266,3 @@ def _stacked(frames: Sequence[pl.DataFrame], what: str) -> pl.DataFrame:
             f"columns of the {what} that have one name in several views must be of one type, got "
             f"{reason}; rename them, or write them alike."
         ) from error
-
-
-def _rows(vocabulary: Vocabulary, ids: pl.Series) -> npt.NDArray[np.int32]:
-    """Return the row in ``vocabulary`` of each row of another one with these ids."""
-    return np.concatenate([np.arange(FIRST_ROW, dtype=np.int32), vocabulary.rows_of(ids)])

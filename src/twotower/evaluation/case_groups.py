@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.caller import argument
-from twotower.data.dataset import Cases, Dataset, EntityTable, Part
+from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature, Side, infer_features
@@ -70,40 +70,30 @@ class _Asked:
     query_events: npt.NDArray[np.int64]
     item_events: npt.NDArray[np.int64]
 
-    def table(self, side: Side) -> EntityTable:
-        return self.dataset.queries if side == "query" else self.dataset.items
-
     def rows(self, side: Side) -> npt.NDArray[np.int32]:
         """Return what the side's groups are of: the cases' queries, or the targets' items."""
         return self.cases.query_rows if side == "query" else self.item_rows
 
     def cut(self, by: str, side: Side, groups: Iterable["_Group"]) -> list[CaseGroup]:
         """Return the groups that hold something, as masks over targets."""
-        owners = self.owners
-        return [
-            CaseGroup(
-                by,
-                side,
-                g.label,
-                g.mask[owners] if side == "query" else g.mask,
-                g.low,
-                g.high,
-                g.unit,
-            )
-            for g in groups
-            if g.mask.any()
-        ]
+        found = []
+        for group in groups:
+            if group.mask.any():
+                kept = group.mask[self.owners] if side == "query" else group.mask
+                found.append(CaseGroup(by, side, group.label, kept, *group.ends))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """A group as a mask over what its side is of: ``(Q,)`` cases or ``(T,)`` targets."""
+    """A group as a mask over what its side is of: ``(Q,)`` cases or ``(T,)`` targets.
+
+    ``ends`` are the smallest value, the largest, and what they are, where it was cut by a number.
+    """
 
     label: str
     mask: Mask
-    low: float | None = None
-    high: float | None = None
-    unit: Unit | None = None
+    ends: tuple[float | None, float | None, Unit | None] = (None, None, None)
 
 
 def case_groups_of(
@@ -140,10 +130,8 @@ def case_groups_of(
     )
     if by is None:
         skipped = "history_length" if _same_order(asked) else None
-        every = [cut(asked) for name, cut in _BUILT_IN.items() if name != skipped]
-        sides: tuple[Side, ...] = ("query", "item")
-        for side in sides:
-            table = asked.table(side)
+        every = [_built_in(asked, name) for name in _BUILT_IN if name != skipped]
+        for side, table in dataset.sides.items():
             every += [
                 _column(asked, feature, most=_MAX_VALUES)
                 for feature in infer_features(
@@ -155,7 +143,7 @@ def case_groups_of(
     found: list[CaseGroup] = []
     for name in dict.fromkeys(by):
         if name in _BUILT_IN:
-            groups = _BUILT_IN[name](asked)
+            groups = _built_in(asked, name)
             if not groups:
                 raise ConfigError(
                     f"{argument('slice_by')} must name something that the test events have, got "
@@ -164,7 +152,7 @@ def case_groups_of(
             found += groups
             continue
         for side, column in _columns(dataset, name):
-            table = asked.table(side)
+            table = dataset.sides[side]
             frame = table.frame.select(table.id_column, column)
             features = infer_features(frame, side, table.id_column, {}, forms=table.forms)
             found += _column(asked, next(f for f in features if f.name == column))
@@ -187,17 +175,11 @@ def check_names(dataset: Dataset, by: Sequence[str] | None) -> None:
             _columns(dataset, name)
 
 
-def _cold_items(asked: _Asked) -> list[CaseGroup]:
-    cold = asked.item_events[asked.item_rows] == 0
-    return asked.cut("cold_items", "item", [_Group("cold", cold), _Group("warm", ~cold)])
+def _cold(events: npt.NDArray[np.int64]) -> list[_Group]:
+    return [_Group("cold", events == 0), _Group("warm", events > 0)]
 
 
-def _cold_queries(asked: _Asked) -> list[CaseGroup]:
-    cold = asked.query_events == 0
-    return asked.cut("cold_queries", "query", [_Group("cold", cold), _Group("warm", ~cold)])
-
-
-def _item_popularity(asked: _Asked) -> list[CaseGroup]:
+def _item_popularity(asked: _Asked) -> list[_Group]:
     """Cut so that head, middle and tail hold a third of the training events each, ties together."""
     ranked = np.sort(asked.item_events)[::-1]
     share = np.cumsum(ranked) / max(1, ranked.sum())
@@ -210,35 +192,30 @@ def _item_popularity(asked: _Asked) -> list[CaseGroup]:
         mask = thirds == third
         events = asked.item_events[asked.item_rows[mask]]
         if len(events):
-            groups.append(_Group(label, mask, float(events.min()), float(events.max()), "events"))
-    return asked.cut("item_popularity", "item", groups)
+            low, high = float(events.min()), float(events.max())
+            groups.append(_Group(label, mask, (low, high, "events")))
+    return groups
 
 
-def _activity(asked: _Asked) -> list[CaseGroup]:
-    groups = _quarters(asked.query_events.astype(np.float64), "events")
-    return asked.cut("activity", "query", groups)
-
-
-def _history_length(asked: _Asked) -> list[CaseGroup]:
-    groups = _quarters(asked.cases.histories.lengths.astype(np.float64), "events")
-    return asked.cut("history_length", "query", groups)
-
-
-def _time(asked: _Asked) -> list[CaseGroup]:
-    times = asked.cases.times
+def _times(times: npt.NDArray[np.float64] | None) -> list[_Group]:
     if times is None or not np.isfinite(times).any():
         return []
-    return asked.cut("time", "query", _quarters(times, _time_unit(times)))
+    return _quarters(times, _time_unit(times))
 
 
-_BUILT_IN: dict[str, Callable[[_Asked], list[CaseGroup]]] = {
-    "cold_items": _cold_items,
-    "item_popularity": _item_popularity,
-    "cold_queries": _cold_queries,
-    "activity": _activity,
-    "history_length": _history_length,
-    "time": _time,
+_BUILT_IN: dict[str, tuple[Side, Callable[[_Asked], list[_Group]]]] = {
+    "cold_items": ("item", lambda asked: _cold(asked.item_events[asked.item_rows])),
+    "item_popularity": ("item", _item_popularity),
+    "cold_queries": ("query", lambda asked: _cold(asked.query_events)),
+    "activity": ("query", lambda asked: _quarters(asked.query_events, "events")),
+    "history_length": ("query", lambda asked: _quarters(asked.cases.histories.lengths, "events")),
+    "time": ("query", lambda asked: _times(asked.cases.times)),
 }
+
+
+def _built_in(asked: _Asked, name: str) -> list[CaseGroup]:
+    side, groups_of = _BUILT_IN[name]
+    return asked.cut(name, side, groups_of(asked))
 
 
 def _same_order(asked: _Asked) -> bool:
@@ -248,13 +225,9 @@ def _same_order(asked: _Asked) -> bool:
 
 def _columns(dataset: Dataset, name: str) -> list[tuple[Side, str]]:
     """Return the columns that a name means: of one side, or of both where both have it."""
-    sides: tuple[tuple[Side, EntityTable], ...] = (
-        ("query", dataset.queries),
-        ("item", dataset.items),
-    )
     columns = {
         f"{side}.{column}": (side, column)
-        for side, table in sides
+        for side, table in dataset.sides.items()
         for column in table.frame.columns
         if column != table.id_column
     }
@@ -274,7 +247,7 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     side, by = feature.side, f"{feature.side}.{feature.name}"
     lines = asked.rows(side).astype(np.int64) - FIRST_ROW
     places = pl.Series(lines)
-    column = asked.table(side).frame[feature.name]
+    column = asked.dataset.sides[side].frame[feature.name]
     values = column.gather(pl.select(pl.when(places >= 0).then(places)).to_series())
     if feature.meaning == "number":
         return asked.cut(by, side, _quarters(floats_of(values), "number"))
@@ -308,7 +281,7 @@ def _mask(positions: npt.NDArray[np.int64], size: int) -> Mask:
     return mask
 
 
-def _quarters(values: npt.NDArray[np.float64], unit: Unit) -> list[_Group]:
+def _quarters(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], unit: Unit) -> list[_Group]:
     """Return groups of about a quarter of the values each, equal values together.
 
     Args:
@@ -325,7 +298,7 @@ def _quarters(values: npt.NDArray[np.float64], unit: Unit) -> list[_Group]:
             mask = (quarter == q) & is_known
             if mask.any():
                 low, high = float(values[mask].min()), float(values[mask].max())
-                groups.append(_Group(_range(low, high, unit), mask, low, high, unit))
+                groups.append(_Group(_range(low, high, unit), mask, (low, high, unit)))
     return [*groups, _Group("(missing)", ~is_known)]
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import DataError
 from twotower.histories import Histories
-from twotower.vocab import FIRST_ROW, Vocabulary
+from twotower.vocab import Vocabulary
 
 _SHOWN = 3  # ids of those that differ
 
@@ -53,7 +53,7 @@ def order_of_same_test(
     by_row = np.argsort(their_rows)
     order = by_row[np.searchsorted(their_rows[by_row], ours.query_rows)]
     aligned = theirs.take(order)
-    item_rows = rows_in(first.items.ids, other.items.ids)
+    item_rows = first.items.ids.rows_of_all(other.items.ids.ids)
     for what, here, there in (
         ("test items", ours.targets, aligned.targets),
         ("histories", ours.histories, aligned.histories),
@@ -63,12 +63,6 @@ def order_of_same_test(
             shown = _such_as(our_ids.gather(places).to_list())
             _refuse(pair, f"the {what} of {len(places):,} of {len(ours):,} test queries ({shown})")
     return order
-
-
-def rows_in(ids: Vocabulary, others: Vocabulary) -> npt.NDArray[np.int32]:
-    """Return the row in ``ids`` of each row of another vocabulary: ``(others.num_rows,)`` int32."""
-    reserved = np.arange(FIRST_ROW, dtype=np.int32)
-    return np.concatenate([reserved, ids.rows_of(others.ids)])
 
 
 def _refuse(pair: str, what: str) -> None:

@@ -11,7 +11,7 @@ from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
-from twotower.evaluation.comparability import order_of_same_test, rows_in
+from twotower.evaluation.comparability import order_of_same_test
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
 from twotower.evaluation.intervals import (
@@ -145,7 +145,7 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
     found = {first.name: _evaluate(first, cases)}
     for run in others:
         theirs = run.dataset.cases(Part.TEST)
-        rows = rows_in(first.dataset.items.ids, run.dataset.items.ids)
+        rows = first.dataset.items.ids.rows_of_all(run.dataset.items.ids.ids)
         found[run.name] = _as_first(_evaluate(run, theirs), cases, orders[run.name], rows)
     ours = found[first.name].values
     gaps = {run.name: difference_intervals(found[run.name].values, ours) for run in others}
@@ -228,7 +228,7 @@ def _as_first(
 
 def _settings(runs: Sequence[_Run]) -> tuple[Setting, ...]:
     """Return the settings in which the runs differ, in the order of the configuration."""
-    defaults = _flat(Config().to_dict())
+    defaults = Config().to_flat()
     tables = {run.name: _described(run) for run in runs}
     names = dict.fromkeys(name for table in tables.values() for name in table)
     found = []
@@ -253,15 +253,7 @@ def _described(run: _Run) -> dict[str, Any]:
     }
     if run.retriever.share_of_words:
         learnt["share of words"] = run.retriever.share_of_words
-    return _flat(contents.config.to_dict()) | towers | learnt
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
+    return contents.config.to_flat() | towers | learnt
 
 
 def _plain(table: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, list[float]]]:

@@ -1,19 +1,21 @@
 """A bundle evaluated again: the data set that it remembers, and its figures there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from twotower.baselines.bm25 import TextColumns
 from twotower.caller import argument, passing
-from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
+from twotower.data.columns import Role
+from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.figures import KS, Measured, measure
-from twotower.evaluation.new_events import NewEvents, events_asked, sessions_asked
+from twotower.evaluation.new_events import NewEvents, events_asked, queries_of, sessions_asked
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.sampled_candidates import random_candidates, read_candidates
 from twotower.evaluation.scorers import ModelScorer
@@ -86,9 +88,9 @@ def evaluate_bundle(
             f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
             "leave one out."
         )
-    dataset = dataset_of(
-        retriever, test, test_sessions, query_column=query_column, item_column=item_column
-    )
+    stated = {Role.QUERY: query_column, Role.ITEM: item_column}
+    columns = {role: column for role, column in stated.items() if column is not None}
+    dataset = dataset_of(retriever, test, test_sessions, columns)
     cases = ranked = None
     notes = dataset.notes
     if negatives is not None or candidates is not None:
@@ -100,14 +102,7 @@ def evaluate_bundle(
             cases = dataset.cases(Part.TEST)
         ids = dataset.items.ids
         if candidates is not None:
-            ranked = read_candidates(
-                candidates,
-                cases,
-                dataset.queries.ids,
-                ids,
-                query_column=query_column,
-                item_column=item_column,
-            )
+            ranked = read_candidates(candidates, cases, dataset.queries.ids, ids, columns)
         elif negatives is not None:
             ranked = random_candidates(
                 cases,
@@ -184,9 +179,7 @@ def dataset_of(
     retriever: Retriever,
     test: Table | None = None,
     test_sessions: Table | None = None,
-    *,
-    query_column: str | None = None,
-    item_column: str | None = None,
+    columns: Mapping[Role, str] | None = None,
 ) -> Dataset:
     """Return the data set that a bundle remembers: its histories, and the targets as test events.
 
@@ -194,8 +187,7 @@ def dataset_of(
         retriever: The opened bundle.
         test: Test events in place of its own; searches that are new are further queries of the data set.
         test_sessions: New sessions in their place, which are further queries of the data set.
-        query_column: See ``evaluate_bundle``.
-        item_column: See ``evaluate_bundle``.
+        columns: Those of these tables that are stated.
     """
     contents = retriever.contents
     known, parts, wanted = contents.histories, contents.history_parts, contents.targets
@@ -205,20 +197,16 @@ def dataset_of(
             f"written with {passing(histories=False)} or {passing(private=True)}; the "
             "figures of its training are in metrics.json."
         )
-    queries, items = contents.queries, contents.items
-    num_rows = queries.ids.num_rows
+    items, table = contents.items, queries_of(retriever)
+    num_rows = table.ids.num_rows
     known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
     kept = np.ones(len(known_rows), np.bool_)
-    table = EntityTable(queries.ids, queries.frame, queries.id_column)
     if test_sessions is not None:
-        asked, table = sessions_asked(retriever, test_sessions, query_column, item_column)
-        kept = ~np.isin(
-            known_rows, asked.query_rows
-        )  # what the bundle knows of them stands there, too
-        num_rows = table.ids.num_rows
+        asked, table = sessions_asked(retriever, test_sessions, columns or {})
+        # what the bundle knows of them stands there, too
+        kept = ~np.isin(known_rows, asked.query_rows)
     elif test is not None:
-        asked, table = events_asked(retriever, test, query_column, item_column)
-        num_rows = table.ids.num_rows
+        asked, table = events_asked(retriever, test, columns or {})
     else:
         asked = NewEvents(
             query_rows=np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths),
@@ -229,46 +217,43 @@ def dataset_of(
         )
     all_queries = np.concatenate([known_rows[kept], asked.query_rows])
     order = np.argsort(all_queries, kind="stable")  # test events after the known ones
-    num_kept = int(kept.sum())
-    all_times = None
-    if known.times is not None and asked.times is not None:
-        all_times = np.concatenate([known.times[kept], asked.times])[order]
-    all_labels = None
-    if asked.labels is not None:
-        all_labels = np.concatenate([np.ones(num_kept, np.float32), asked.labels])[order]
-    all_weights = None
-    if contents.history_weights is not None:
-        ones = np.ones(len(asked.query_rows), np.float32)
-        all_weights = np.concatenate([contents.history_weights[kept], ones])[order]
-    all_targets = None
-    if contents.history_is_target is not None:
-        of_asked = asked.is_target
-        if of_asked is None:
-            of_asked = np.ones(len(asked.query_rows), np.bool_)
-        all_targets = np.concatenate([contents.history_is_target[kept], of_asked])[order]
+
+    def joined(
+        of_known: npt.NDArray[Column] | None, of_asked: npt.NDArray[Column] | None
+    ) -> npt.NDArray[Column] | None:
+        """Return a column of all events, 1 where one of the two is not told."""
+        told = of_asked if of_known is None else of_known
+        if told is None:
+            return None
+        first = np.ones(len(kept), told.dtype) if of_known is None else of_known
+        second = np.ones(len(asked.query_rows), told.dtype) if of_asked is None else of_asked
+        return np.concatenate([first[kept], second])[order]
+
+    has_times = known.times is not None and asked.times is not None
+    is_target = contents.history_is_target
     events = Interactions(
         query_rows=all_queries[order],
         item_rows=np.concatenate([known.item_rows[kept], asked.item_rows])[order],
-        offsets=np.searchsorted(all_queries[order], np.arange(num_rows + 1)),
-        times=all_times,
-        labels=all_labels,
-        weights=all_weights,
-        is_target=all_targets,
+        offsets=np.searchsorted(all_queries[order], np.arange(table.ids.num_rows + 1)),
+        times=joined(known.times, asked.times) if has_times else None,
+        labels=joined(None, asked.labels),
+        weights=joined(contents.history_weights, None),
+        is_target=None if is_target is None else joined(is_target, asked.is_target),
     )
-    event_columns = queries.frame.clear()
+    event_columns = table.frame.clear()
     if contents.events is not None:
-        columns = asked.columns
-        if columns is None:  # no history has the test events
-            columns = pl.DataFrame({"": [None] * len(asked.query_rows)})
+        of_asked = asked.columns
+        if of_asked is None:  # no history has the test events
+            of_asked = pl.DataFrame({"": [None] * len(asked.query_rows)})
         remembered = contents.events.frame.filter(pl.Series(kept))
-        for name in set(remembered.columns) & set(columns.columns):
-            types = remembered[name].dtype, columns[name].dtype
+        for name in set(remembered.columns) & set(of_asked.columns):
+            types = remembered[name].dtype, of_asked[name].dtype
             if types[0] != types[1] and not (types[0].is_numeric() and types[1].is_numeric()):
                 raise DataError(
                     f"test_sessions must have {name!r} of the training table's type, {types[0]}, got "
                     f"{types[1]}; write the column alike in each."
                 )
-        event_columns = pl.concat([remembered, columns], how="diagonal_relaxed")[order]
+        event_columns = pl.concat([remembered, of_asked], how="diagonal_relaxed")[order]
         events = replace(events, event_rows=rows_of_lines(len(events)))
     return Dataset(
         queries=table,

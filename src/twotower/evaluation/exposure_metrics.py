@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _CHUNK_CELLS = 2**23  # item rows looked up at once: 64 MiB of int64
@@ -94,8 +94,7 @@ def _check(
     targets: npt.NDArray[np.int32],
     item_vectors: npt.NDArray[np.floating] | None,
 ) -> None:
-    if k < 1:
-        raise ArgumentError(f"k must be at least 1, got {k}.")
+    check_least(1, k=k)
     if num_rows <= FIRST_ROW:
         raise ArgumentError(
             f"popularity must hold at least one item after the {FIRST_ROW} reserved rows, got "

@@ -111,7 +111,7 @@ def measure(
     Args:
         model: The trained model.
         dataset: Split.
-        ks: CaseGroup-offs.
+        ks: Cut-offs.
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss means something.
         baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import METRICS
 
 Values = npt.NDArray[np.float64]
@@ -157,8 +157,7 @@ def _intervals(
     seed: int,
 ) -> dict[str, Interval]:
     """Return the intervals of means of values within ``least`` and 1."""
-    if resamples < 2:
-        raise ArgumentError(f"resamples must be at least 2, got {resamples}.")
+    check_least(2, resamples=resamples)
     lengths = {len(column) for column in values.values()}
     if len(lengths) > 1:
         raise ArgumentError(

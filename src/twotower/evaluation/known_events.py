@@ -5,16 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from twotower.baselines.specs import BASELINES
 from twotower.baselines.validation import thinned
-from twotower.data.dataset import Cases, Column, Dataset, Part
+from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
-from twotower.histories import Histories
 
 EVENTS = (0, 1, 2, 5, 10, 20)
 """Numbers of most recent events that a query is asked with."""
@@ -47,15 +45,9 @@ def _shuffled(cases: Cases) -> Cases:
     histories = cases.histories
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
     order = np.lexsort((np.random.default_rng(0).random(len(owners)), owners))
-
-    def taken(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
-        return None if column is None else column[order]
-
-    rows = histories.item_rows[order]
-    shuffled = Histories(
-        histories.offsets, rows, taken(histories.times), taken(histories.event_rows)
-    )
-    return replace(cases, histories=shuffled)
+    columns = {k: v for k, v in vars(histories).items() if k != "offsets" and v is not None}
+    shuffled = {name: column[order] for name, column in columns.items()}
+    return replace(cases, histories=replace(histories, **shuffled))
 
 
 def by_known_events(

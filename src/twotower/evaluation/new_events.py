@@ -1,5 +1,6 @@
 """Test events that are given to a bundle: later ones of the queries that it knows, or new sessions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,99 +53,78 @@ class NewEvents:
 
     def take(self, kept: npt.NDArray[np.integer]) -> "NewEvents":
         """Return the events at ``kept``."""
-        return NewEvents(
-            query_rows=self.query_rows[kept],
-            item_rows=self.item_rows[kept],
-            parts=self.parts[kept],
-            times=None if self.times is None else self.times[kept],
-            labels=None if self.labels is None else self.labels[kept],
-            is_target=None if self.is_target is None else self.is_target[kept],
-            columns=None if self.columns is None else self.columns[kept.astype(np.int64)],
-            notes=self.notes,
-        )
+        columns = {k: v for k, v in vars(self).items() if k != "notes" and v is not None}
+        return replace(self, **{name: column[kept] for name, column in columns.items()})
+
+
+def queries_of(retriever: Retriever) -> EntityTable:
+    """Return the queries that a bundle knows."""
+    queries = retriever.contents.queries
+    return EntityTable(queries.ids, queries.frame, queries.id_column)
 
 
 def events_asked(
-    retriever: Retriever, test: Table, query_column: str | None, item_column: str | None
+    retriever: Retriever, test: Table, columns: Mapping[Role, str]
 ) -> tuple[NewEvents, EntityTable]:
     """Return the events of a table that are of queries which can be answered, and all queries.
 
     Those are the bundle's; where its queries are text themselves, new searches after them.
 
+    Args:
+        retriever: The opened bundle.
+        test: The table.
+        columns: Those that are stated.
+
     Raises:
         DataError: The table cannot be used, or knows no query or item of the bundle.
     """
-    contents = retriever.contents
-    read = _Read.of(retriever, test, "test", query_column, item_column)
-    queries = contents.queries
-    table = EntityTable(queries.ids, queries.frame, queries.id_column)
-    if queries.transforms.reads_text_of(queries.id_column):
-        table = _with_new(table, read.query_ids)
-    query_rows = table.ids.rows_of(read.query_ids)
-    is_known = query_rows >= FIRST_ROW
+    queries = retriever.contents.queries
+    are_texts = queries.transforms.reads_text_of(queries.id_column)
+    asked, table = _read(retriever, test, "test", columns, with_new=are_texts)
+    is_known = asked.query_rows >= FIRST_ROW
     if not is_known.any():
         raise DataError(
-            f"test must hold queries that the bundle knows, got none among {len(query_rows)} rows; "
+            f"test must hold queries that the bundle knows, got none among {len(is_known)} rows; "
             f"name the column: {passing(query_column='NAME')}."
         )
-    notes = list(read.notes)
     if not is_known.all():
-        notes.insert(
-            0,
-            f"{(~is_known).sum():,} of the test's {len(query_rows):,} rows are of queries that the "
-            "bundle does not know, and were left out.",
+        note = (
+            f"{(~is_known).sum():,} of the test's {len(is_known):,} rows are of queries that the "
+            "bundle does not know, and were left out."
         )
-    times = read.times
-    if times is None and _has_times(retriever):
-        times = np.full(len(query_rows), np.inf)  # later than all that the bundle knows
-    asked = NewEvents(
-        query_rows=query_rows,
-        item_rows=read.item_rows,
-        parts=np.full(len(query_rows), Part.TEST, np.uint8),
-        times=times,
-        labels=read.labels,
-        is_target=read.is_target,
-        notes=tuple(notes),
-    )
+        asked = replace(asked, notes=(note, *asked.notes))
+    if asked.times is None and _has_times(retriever):
+        # later than all that the bundle knows
+        asked = replace(asked, times=np.full(len(is_known), np.inf))
     kept = np.flatnonzero(is_known)
-    if times is not None:
-        kept = kept[np.argsort(times[kept], kind="stable")]
+    if asked.times is not None:
+        kept = kept[np.argsort(asked.times[kept], kind="stable")]
     return asked.take(kept), table
 
 
 def sessions_asked(
-    retriever: Retriever, sessions: Table, query_column: str | None, item_column: str | None
+    retriever: Retriever, sessions: Table, columns: Mapping[Role, str]
 ) -> tuple[NewEvents, EntityTable]:
     """Return the events of new sessions, and the queries of the bundle with the sessions after them.
 
     A session that the bundle has as one of its own test is taken from the table.
 
+    Args:
+        retriever: The opened bundle.
+        sessions: The table.
+        columns: Those that are stated.
+
     Raises:
         DataError: The table cannot be used, a session was trained on, or none can be asked about.
     """
-    contents = retriever.contents
-    read = _Read.of(retriever, sessions, "test_sessions", query_column, item_column)
-    if read.times is None and _has_times(retriever):
+    asked, table = _read(retriever, sessions, "test_sessions", columns, with_new=True)
+    if asked.times is None and _has_times(retriever):
         raise DataError(
             "test_sessions must have a column of times, as the training table had, got none; add it."
         )
-    _check_unlearnt(retriever, read.query_ids)
-    queries = contents.queries
-    table = EntityTable(queries.ids, queries.frame, queries.id_column)
-    table = _with_new(table, read.query_ids)
-    query_rows = table.ids.rows_of(read.query_ids)
-    keys = (query_rows,) if read.times is None else (read.times, query_rows)
-    order = np.lexsort(keys)
-    asked = NewEvents(
-        query_rows=query_rows,
-        item_rows=read.item_rows,
-        parts=np.full(len(query_rows), Part.TEST, np.uint8),
-        times=read.times,
-        labels=read.labels,
-        is_target=read.is_target,
-        columns=read.columns,
-        notes=read.notes,
-    ).take(order)
+    _check_unlearnt(retriever, asked.query_rows)
+    rows = asked.query_rows
+    asked = asked.take(np.lexsort((rows,) if asked.times is None else (asked.times, rows)))
     events = Interactions(
         query_rows=asked.query_rows,
         item_rows=asked.item_rows,
@@ -158,7 +138,7 @@ def sessions_asked(
     if not (parts == Part.TEST).any():
         raise DataError(
             "test_sessions must hold sessions with an event before the one that is asked for, got none in "
-            f"{len(np.unique(query_rows)):,}; name the column: {passing(query_column='NAME')}."
+            f"{len(np.unique(rows)):,}; name the column: {passing(query_column='NAME')}."
         )
     return replace(asked, parts=parts), table
 
@@ -178,14 +158,13 @@ def _with_new(table: EntityTable, ids: pl.Series) -> EntityTable:
     return EntityTable(Vocabulary(pl.concat([known, new])), frame, column)
 
 
-def _check_unlearnt(retriever: Retriever, query_ids: pl.Series) -> None:
+def _check_unlearnt(retriever: Retriever, query_rows: npt.NDArray[np.int32]) -> None:
     contents = retriever.contents
     assert contents.histories is not None
     assert contents.history_parts is not None
     owners = np.repeat(np.arange(len(contents.histories)), contents.histories.lengths)
     learnt = np.unique(owners[np.isin(contents.history_parts, (Part.TRAIN, Part.VALID))])
-    rows = np.unique(contents.queries.ids.rows_of(query_ids))
-    again = np.intersect1d(rows[rows >= FIRST_ROW], learnt)
+    again = np.intersect1d(query_rows, learnt)
     if len(again):
         raise DataError(
             f"test_sessions must be new queries, got {len(again):,} ids that the bundle was trained on, "
@@ -199,85 +178,85 @@ def _has_times(retriever: Retriever) -> bool:
     return histories is not None and histories.times is not None
 
 
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """The columns of a table of test events, in its order; those that can be None where it has them."""
+def _read(
+    retriever: Retriever, source: Table, what: str, columns: Mapping[Role, str], *, with_new: bool
+) -> tuple[NewEvents, EntityTable]:
+    """Return the events of a table in its order, and all queries.
 
-    query_ids: pl.Series
-    item_rows: npt.NDArray[np.int32]
-    times: npt.NDArray[np.float64] | None
-    labels: npt.NDArray[np.float32] | None
-    is_target: npt.NDArray[np.bool_] | None
-    columns: pl.DataFrame | None
-    notes: tuple[str, ...]
-
-    @staticmethod
-    def of(
-        retriever: Retriever,
-        table: Table,
-        what: str,
-        query_column: str | None,
-        item_column: str | None,
-    ) -> "_Read":
-        contents = retriever.contents
-        frame = read_table(table, what=what)
-        data = contents.config.data
-        given = {
-            role: column
-            for role, column in (
-                (Role.QUERY, data.query_column or contents.queries.id_column),
-                (Role.ITEM, data.item_column or contents.items.id_column),
-                (Role.TIME, data.time_column),
-                (Role.LABEL, data.label_column),
-            )
-            if column is not None and column in frame.columns
-        }
-        stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
-        given |= {role: column for role, column in stated if column is not None}
-        roles = find_roles(frame, given=given, what=what)
-        assert roles.query is not None
-        query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
-        item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
-        item_rows = contents.items.ids.rows_of(item_ids)
-        if not (item_rows >= FIRST_ROW).any():
+    Args:
+        retriever: The opened bundle.
+        source: The table.
+        what: Names it in messages.
+        columns: Those that are stated.
+        with_new: Whether queries that the bundle lacks are further ones.
+    """
+    contents = retriever.contents
+    frame = read_table(source, what=what)
+    data = contents.config.data
+    given = {
+        role: column
+        for role, column in (
+            (Role.QUERY, data.query_column or contents.queries.id_column),
+            (Role.ITEM, data.item_column or contents.items.id_column),
+            (Role.TIME, data.time_column),
+            (Role.LABEL, data.label_column),
+        )
+        if column is not None and column in frame.columns
+    }
+    roles = find_roles(frame, given={**given, **columns}, what=what)
+    query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
+    item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
+    item_rows = contents.items.ids.rows_of(item_ids)
+    if not (item_rows >= FIRST_ROW).any():
+        raise DataError(
+            f"{what} must hold items of the catalogue, got none among {len(item_rows)} rows; "
+            f"name the column: {passing(item_column='NAME')}."
+        )
+    times = None
+    if roles.time is not None and _has_times(retriever):
+        times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
+    is_target = None
+    if data.event_column is not None:
+        if data.event_column not in frame.columns:
             raise DataError(
-                f"{what} must hold items of the catalogue, got none among {len(item_rows)} rows; "
-                f"name the column: {passing(item_column='NAME')}."
+                f"{what} must have the column of kinds of event {data.event_column!r}, as the "
+                f"training table had, got {', '.join(frame.columns)}; add it."
             )
-        times = None
-        if roles.time is not None and _has_times(retriever):
-            times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
-        is_target = None
-        if data.event_column is not None:
-            if data.event_column not in frame.columns:
-                raise DataError(
-                    f"{what} must have the column of kinds of event {data.event_column!r}, as the "
-                    f"training table had, got {', '.join(frame.columns)}; add it."
-                )
-            is_target = targets_among(frame[data.event_column], data.target_events, every=False)
-        labels = None
-        if roles.label is not None:
-            column, threshold = frame[roles.label], data.positive_threshold
-            if is_target is not None:
-                column = column.filter(pl.Series(is_target))
-            if threshold is not None:
-                labels = (checked_ratings(column) >= threshold).astype(np.float32)
-            elif contents.target_labels is not None or label_kind(column) == "label":
-                labels = checked_labels(column)
-            if labels is not None and is_target is not None:
-                of_targets, labels = labels, np.ones(len(frame), np.float32)
-                labels[is_target] = of_targets
-        notes: tuple[str, ...] = ()
-        if data.positive_threshold is not None and labels is None:
-            notes = (
-                f"The {what} has no column of ratings: each of its rows counts as a positive.",
-            )
-        columns = None
-        if contents.events is not None and what == "test_sessions":  # the others are in no history
-            names = contents.events.transforms.columns
-            there = [name for name in names if name in frame.columns]
-            columns = frame.select(there) if there else None
-            if len(there) < len(names):
-                lacking = ", ".join(repr(name) for name in names if name not in there)
-                notes += (f"The {what} has no column {lacking}: of its events that is unknown.",)
-        return _Read(query_ids, item_rows, times, labels, is_target, columns, notes)
+        is_target = targets_among(frame[data.event_column], data.target_events, every=False)
+    labels = None
+    if roles.label is not None:
+        column, threshold = frame[roles.label], data.positive_threshold
+        if is_target is not None:
+            column = column.filter(pl.Series(is_target))
+        if threshold is not None:
+            labels = (checked_ratings(column) >= threshold).astype(np.float32)
+        elif contents.target_labels is not None or label_kind(column) == "label":
+            labels = checked_labels(column)
+        if labels is not None and is_target is not None:
+            of_targets, labels = labels, np.ones(len(frame), np.float32)
+            labels[is_target] = of_targets
+    notes: tuple[str, ...] = ()
+    if data.positive_threshold is not None and labels is None:
+        notes = (f"The {what} has no column of ratings: each of its rows counts as a positive.",)
+    read = None
+    if contents.events is not None and what == "test_sessions":  # the others are in no history
+        names = contents.events.transforms.columns
+        there = [name for name in names if name in frame.columns]
+        read = frame.select(there) if there else None
+        if len(there) < len(names):
+            lacking = ", ".join(repr(name) for name in names if name not in there)
+            notes += (f"The {what} has no column {lacking}: of its events that is unknown.",)
+    table = queries_of(retriever)
+    if with_new:
+        table = _with_new(table, query_ids)
+    asked = NewEvents(
+        query_rows=table.ids.rows_of(query_ids),
+        item_rows=item_rows,
+        parts=np.full(len(frame), Part.TEST, np.uint8),
+        times=times,
+        labels=labels,
+        is_target=is_target,
+        columns=read,
+        notes=notes,
+    )
+    return asked, table

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from twotower.data.dataset import Cases, Dataset
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import METRICS
 from twotower.histories import Histories
 from twotower.index.base import Found
@@ -48,8 +48,6 @@ class Evaluation:
             query and seen items were removed. They count as misses.
         num_absent_targets: Those that could not be found because they are not in the catalogue that
             was ranked: an unknown item, or one that is not allowed. They count as misses.
-        is_sampled: Whether candidates were ranked instead of the whole catalogue, which inflates every
-            figure; see ``candidates.INFLATED``.
     """
 
     cases: Cases
@@ -58,7 +56,6 @@ class Evaluation:
     num_targets: int
     num_seen_targets: int
     num_absent_targets: int
-    is_sampled: bool = False
 
     @property
     def num_queries(self) -> int:
@@ -112,7 +109,12 @@ def evaluate(
     if candidates is not None:
         is_there = np.isin(targets, _candidate_keys(candidates, cases, num_item_rows))
         is_missing = ~is_there & (targets % num_item_rows >= FIRST_ROW)  # unknown items have no row
-        _refuse_missing(is_missing, targets, cases, num_item_rows, query_ids)
+        if is_missing.any():
+            case, row = divmod(int(targets[is_missing][0]), num_item_rows)
+            raise ArgumentError(
+                f"candidates must hold the targets of their case, got none of item row {row} for "
+                f"{cases.query_name(case, query_ids)}; add it."
+            )
     ranking = rank(
         scorer,
         cases,
@@ -144,7 +146,6 @@ def evaluate(
         num_targets=len(targets),
         num_seen_targets=int((seen & is_present).sum()),
         num_absent_targets=int((~is_present).sum()),
-        is_sampled=candidates is not None,
     )
 
 
@@ -215,12 +216,9 @@ def rank(
         ValueError: ``k`` or ``chunk_size`` is below 1, ``allowed``, ``candidates`` or the scores have
             another shape, or a score is NaN.
     """
-    if k < 1:
-        raise ArgumentError(f"k must be at least 1, got {k}.")
+    check_least(1, k=k, chunk_size=chunk_size)
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_BYTES // (4 * num_item_rows))
-    if chunk_size < 1:
-        raise ArgumentError(f"chunk_size must be at least 1, got {chunk_size}.")
     _present(num_item_rows, allowed)
     if candidates is not None:
         _candidate_keys(candidates, cases, num_item_rows)
@@ -240,17 +238,6 @@ def rank(
     return Found(item_rows, best)
 
 
-def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
-    """Return the scorer's answer, its shape checked."""
-    with torch.no_grad():
-        answer = scorer.score(chunk)
-    if answer.shape != (len(chunk), num_item_rows):
-        raise ArgumentError(
-            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
-        )
-    return answer.detach()
-
-
 def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None) -> None:
     """Raise a ValueError that names the query where a score is NaN."""
     largest = scores.amax(dim=1)  # NaN if any of the row is
@@ -260,22 +247,22 @@ def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None
         found = "NaN" if scores[case, row].isnan() else "infinity"
         raise ArgumentError(
             f"scores must not be NaN or infinite, got {found} for "
-            f"{_name(chunk, case, query_ids)} and item row {row}; look for a diverged training or an "
+            f"{chunk.query_name(case, query_ids)} and item row {row}; look for a diverged training or an "
             "infinite feature."
         )
-
-
-def _name(cases: Cases, case: int, query_ids: Vocabulary | None) -> str:
-    """Return what an error calls the query of a case."""
-    row = cases.query_rows[case : case + 1]
-    return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
 
 
 def _scores(
     scorer: Scorer, chunk: Cases, num_item_rows: int, query_ids: Vocabulary | None
 ) -> torch.Tensor:
     """Return the scorer's answer, checked, as a float32 copy that may be written to."""
-    scores = _answer(scorer, chunk, num_item_rows).to(torch.float32, copy=True).contiguous()
+    with torch.no_grad():
+        answer = scorer.score(chunk)
+    if answer.shape != (len(chunk), num_item_rows):
+        raise ArgumentError(
+            f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
+        )
+    scores = answer.detach().to(torch.float32, copy=True).contiguous()
     scores[:, :FIRST_ROW] = -torch.inf  # whatever the scorer put there
     _refuse_nan(scores, chunk, query_ids)
     return scores
@@ -311,22 +298,6 @@ def _candidate_keys(
             f"candidates must hold one set a case, got {len(candidates)} for {len(cases)} cases."
         )
     return _keys(candidates, num_item_rows)
-
-
-def _refuse_missing(
-    is_missing: npt.NDArray[np.bool_],
-    targets: npt.NDArray[np.int64],
-    cases: Cases,
-    num_item_rows: int,
-    query_ids: Vocabulary | None,
-) -> None:
-    """Raise a ValueError where a case's candidates lack a target."""
-    if is_missing.any():
-        case, row = divmod(int(targets[is_missing][0]), num_item_rows)
-        raise ArgumentError(
-            f"candidates must hold the targets of their case, got none of item row {row} for "
-            f"{_name(cases, case, query_ids)}; add it."
-        )
 
 
 def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:

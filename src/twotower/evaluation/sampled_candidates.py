@@ -1,5 +1,7 @@
 """The sampled protocol: a few candidates a query in place of the catalogue, as in older papers."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -8,7 +10,7 @@ from twotower.caller import passing
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
-from twotower.errors import ArgumentError, DataError
+from twotower.errors import ArgumentError, DataError, check_least
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -50,27 +52,21 @@ def random_candidates(
     Raises:
         ValueError: ``n`` is below 1, a case has fewer than ``n`` such items, or ``seed`` is negative.
     """
-    if n < 1:
-        raise ArgumentError(f"n must be at least 1, got {n}.")
-    if seed < 0:
-        raise ArgumentError(f"seed must be at least 0, got {seed}.")
+    check_least(1, n=n)
+    check_least(0, seed=seed)
     sets = []
     kept_out = np.zeros(0, np.int64)
     if offered is not None:
         kept_out = np.flatnonzero(~offered)
         kept_out = kept_out[kept_out >= FIRST_ROW]
     for case, query_row in enumerate(cases.query_rows.tolist()):
-        targets = _items_of(cases.targets, case)
-        had = np.union1d(_items_of(cases.histories, case), targets)
-        had = np.union1d(had, kept_out)
+        own = (_items_of(cases.histories, case), _items_of(cases.targets, case), kept_out)
+        had = np.unique(np.concatenate(own))
         free = num_item_rows - FIRST_ROW - len(had)
         if n > free:
-            query = f"row {query_row}"
-            if query_ids is not None:
-                query = repr(query_ids.ids_of(cases.query_rows[case : case + 1])[0])
             raise ArgumentError(
-                f"n must be at most the items that each query has not had, got {n} where query "
-                f"{query} has {free}; lower it."
+                f"n must be at most the items that each query has not had, got {n} where "
+                f"{cases.query_name(case, query_ids)} has {free}; lower it."
             )
         rng = np.random.default_rng([seed, query_row])
         start, end = cases.targets.offsets[case : case + 2]
@@ -78,8 +74,8 @@ def random_candidates(
             drawn = rng.choice(free, n, replace=False)
             # The p-th free item: p plus as many places as items that were had stand before it.
             skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
-            own = [target] if target >= FIRST_ROW else []
-            sets.append(np.union1d(drawn + skipped + FIRST_ROW, own).astype(np.int32))
+            asked = [target] if target >= FIRST_ROW else []
+            sets.append(np.union1d(drawn + skipped + FIRST_ROW, asked).astype(np.int32))
     return Histories.of(sets)
 
 
@@ -94,13 +90,11 @@ def labelled_candidates(cases: Cases, events: Interactions) -> Histories:
         A set for each case, in their order, sorted by item row; one whose query has no label 0 holds
         its targets alone.
     """
-    disliked = events.disliked().take(cases.query_rows)
-    return Histories.of(
-        [
-            np.union1d(_items_of(disliked, case), _items_of(cases.targets, case))
-            for case in range(len(cases))
-        ]
-    )
+    both = (events.disliked().take(cases.query_rows), cases.targets)
+    owners = np.concatenate([np.repeat(np.arange(len(cases)), each.lengths) for each in both])
+    rows = np.concatenate([each.item_rows for each in both])
+    is_item = rows >= FIRST_ROW
+    return Histories.of_pairs(owners[is_item], rows[is_item], len(cases))
 
 
 def read_candidates(
@@ -108,9 +102,7 @@ def read_candidates(
     cases: Cases,
     query_ids: Vocabulary,
     item_ids: Vocabulary,
-    *,
-    query_column: str | None = None,
-    item_column: str | None = None,
+    columns: Mapping[Role, str] | None = None,
 ) -> Histories:
     """Return the candidates that a table states for each case.
 
@@ -123,8 +115,7 @@ def read_candidates(
         cases: What is asked.
         query_ids: The query vocabulary.
         item_ids: The item vocabulary.
-        query_column: Its column of query ids; by default found by its name.
-        item_column: Its column of item ids; the same.
+        columns: Its columns of ids that are stated; the others are found by their names.
 
     Returns:
         A set for each case, in their order, sorted by item row.
@@ -134,11 +125,8 @@ def read_candidates(
             they lack one of its targets that is in the vocabulary.
     """
     frame = read_table(file, what="candidates")
-    stated = ((Role.QUERY, query_column), (Role.ITEM, item_column))
-    given = {role: column for role, column in stated if column is not None}
     # By their names alone: what other columns hold, such as times or labels, is of no concern here.
-    roles = find_roles(frame.clear(), given=given, what="candidates")
-    assert roles.query is not None
+    roles = find_roles(frame.clear(), given=columns, what="candidates")
     frame = _one_item_a_row(frame, roles.item, item_ids)
     query_rows = _known_rows(frame[roles.query], Role.QUERY, query_ids)
     item_rows = _known_rows(frame[roles.item], Role.ITEM, item_ids)

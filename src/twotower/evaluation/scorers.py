@@ -37,18 +37,15 @@ class ModelScorer:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
-        arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(arrays, cases.histories)
-        scores = vectors @ self.item_vectors.T
-        known = self.encoding.is_known(arrays, cases.histories)
+        scores = self._query_vectors(cases) @ self.item_vectors.T
+        known = self.is_known(cases)
         if not known.all():
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
         return scores
 
     def is_known(self, cases: Cases) -> npt.NDArray[np.bool_]:
         """Return of which queries the model knows anything: ``(len(cases),)`` bool."""
-        arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
-        return self.encoding.is_known(arrays, cases.histories)
+        return self.encoding.is_known(self._features(cases), cases.histories)
 
     def of_new_queries(self) -> "ModelScorer":
         """Return the same for queries whose ids it does not know; what else is told of them it does."""
@@ -69,8 +66,13 @@ class ModelScorer:
         self, cases: Cases, case_of: npt.NDArray[np.int64], item_rows: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.float32]:
         """Return the score of ``n`` pairs of a case and an item row: ``(n,)`` float32."""
-        arrays = {name: values[cases.query_rows] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(arrays, cases.histories)
+        vectors = self._query_vectors(cases)
         items = self.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
         scores = (vectors[torch.from_numpy(case_of)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
+
+    def _features(self, cases: Cases) -> FeatureArrays:
+        return {name: values[cases.query_rows] for name, values in self.query_features.items()}
+
+    def _query_vectors(self, cases: Cases) -> torch.Tensor:
+        return self.encoding.query_vectors(self._features(cases), cases.histories)

@@ -1,7 +1,7 @@
 """For whom is it bad? A metric of every scorer on groups of queries and on groups of items."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -164,9 +164,9 @@ def slices(
             f"evaluations must hold {model!r}, got {', '.join(map(repr, evaluations)) or 'none'}."
         )
     cases = _common_cases(evaluations)
-    function, k = _metric(metric, evaluations[model])
+    main = _metric(metric, evaluations[model])
     others = {name: _metric(name, evaluations[model]) for name in further if name != metric}
-    told = evaluations if by is not None else (model,)
+    told = (evaluations if by is not None else (model,)) if others else ()
     num_rows = dataset.items.ids.num_rows
     keys = np.unique(_owners(cases) * num_rows + cases.targets.item_rows)
     owners = cases.owners
@@ -177,22 +177,23 @@ def slices(
     }
     cuts = case_groups_of(dataset, cases, targets.owners, targets.item_rows, by)
     everything = CaseGroup("all", "query", "all", np.ones(len(keys), np.bool_))
-    overall = targets.values(places[model], everything.kept, function, k)
+    overall = float(targets.values(places[model], everything.kept, [main])[0].mean())
     is_single = len(keys) == len(cases)
     result = []
     for cut in (everything, *cuts):
-        values = {
-            name: targets.values(place, cut.kept, function, k) for name, place in places.items()
-        }
-        reference = float(overall.mean())
+        values: dict[str, npt.NDArray[np.float64]] = {}
+        means: dict[str, dict[str, float]] = {}
+        for name, place in places.items():
+            wanted = [main, *(others.values() if name in told else ())]
+            values[name], *more = targets.values(place, cut.kept, wanted)
+            if name in told:
+                means[name] = {m: float(v.mean()) for m, v in zip(others, more, strict=True)}
+        reference = overall
         if cut.side == "item" and not is_single:
-            reference = _at_random(targets, places[model], cut, function, k)
+            reference = _at_random(targets, places[model], cut, main)
         asked = None if owners is None else owners[targets.asked(cut.kept)]
         found = _slice(cut, values, asked, metric, model, reference)
-        if others:
-            means = {name: targets.means(places[name], cut.kept, others) for name in told}
-            found = replace(found, means=means)
-        result.append(found)
+        result.append(replace(found, means=means))
     return result
 
 
@@ -226,36 +227,26 @@ class _Targets:
     num_cases: int
 
     def values(
-        self, places: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_], metric: Metric, k: int
-    ) -> npt.NDArray[np.float64]:
-        """Return the metric of each query with a target in ``kept``, as if those were all."""
-        is_hit, num_relevant = self._hits(places, kept)
-        return metric(is_hit, num_relevant, k)
-
-    def means(
         self,
         places: npt.NDArray[np.int64],
         kept: npt.NDArray[np.bool_],
-        metrics: Mapping[str, tuple[Metric, int]],
-    ) -> dict[str, float]:
-        """Return the mean of each metric over those queries."""
-        is_hit, num_relevant = self._hits(places, kept)
-        return {
-            name: float(metric(is_hit, num_relevant, k).mean())
-            for name, (metric, k) in metrics.items()
-        }
+        metrics: Iterable[tuple[Metric, int]],
+    ) -> list[npt.NDArray[np.float64]]:
+        """Return each metric of each query with a target in ``kept``, as if those were all.
+
+        Args:
+            places: ``(Q, R)`` which target stands at each rank, -1 for none.
+            kept: ``(T,)``.
+            metrics: With their cut-offs.
+        """
+        num_relevant = np.bincount(self.owners[kept], minlength=self.num_cases).astype(np.int64)
+        asked = num_relevant > 0
+        is_hit = np.append(kept, False)[places[asked]]
+        return [metric(is_hit, num_relevant[asked], k) for metric, k in metrics]
 
     def asked(self, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Return the cases with a target in ``kept``, in their order."""
         return np.unique(self.owners[kept])
-
-    def _hits(
-        self, places: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Return which ranks hold a target in ``kept``, and how many each query has, of those with some."""
-        num_relevant = np.bincount(self.owners[kept], minlength=self.num_cases).astype(np.int64)
-        asked = num_relevant > 0
-        return np.append(kept, False)[places[asked]], num_relevant[asked]
 
 
 def _slice(
@@ -285,12 +276,12 @@ def _slice(
 
 
 def _at_random(
-    targets: _Targets, places: npt.NDArray[np.int64], cut: CaseGroup, metric: Metric, k: int
+    targets: _Targets, places: npt.NDArray[np.int64], cut: CaseGroup, metric: tuple[Metric, int]
 ) -> float:
     """Return the mean metric where as many targets, drawn from all, are the relevant ones."""
     rng = np.random.default_rng(0)
-    draws = (targets.values(places, rng.permutation(cut.kept), metric, k) for _ in range(_DRAWS))
-    return float(np.mean([values.mean() for values in draws]))
+    draws = (targets.values(places, rng.permutation(cut.kept), [metric]) for _ in range(_DRAWS))
+    return float(np.mean([values.mean() for (values,) in draws]))
 
 
 def _places(

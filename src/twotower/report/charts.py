@@ -14,6 +14,13 @@ SILENT = "\N{ZERO WIDTH SPACE}"
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 _DOT: Spec = {"type": "point", "filled": True, "opacity": 1}
+_RULE: Spec = {"type": "rule", "color": QUIET, "strokeDash": [3, 3]}
+_TIP: Spec = {"field": "tip", "type": "nominal"}
+_NO_TIP: Spec = {"value": SILENT}
+_COLOUR: Spec = {"field": "colour", "type": "nominal", "scale": None, "legend": None}
+LINES_HEIGHT = 220
+"""Height of a chart of lines, in pixels."""
+
 _DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (1, 3), (10, 4), (4, 4))
 
 
@@ -147,52 +154,23 @@ def dot_plot(
             "labelFlush": False,
         },
     }
-    tip = {"field": "tip", "type": "nominal"}
-    colour = {"field": "colour", "type": "nominal", "scale": None, "legend": None}
+
+    def layer(mark: Spec, field: str, **encoding: Any) -> Spec:
+        shared = {"y": y, "x": {**x, "field": field}, "description": _TIP}
+        return {"mark": mark, "encoding": {**shared, **encoding}}
+
     layers: list[Spec] = []
     if reference is not None:
-        layers.append(
-            {
-                "data": {"values": [{"at": reference}]},
-                "mark": {"type": "rule", "color": QUIET, "strokeDash": [3, 3]},
-                "encoding": {"x": {**x, "field": "at"}, "description": {"value": SILENT}},
-            }
-        )
-    layers += [
-        {
-            "mark": {"type": "rule", "strokeWidth": 2.5, "strokeCap": "round"},
-            "encoding": {
-                "y": y,
-                "x": {**x, "field": "low"},
-                "x2": {"field": "high"},
-                "color": colour,
-                "description": tip,
-            },
-        },
-        {
-            "mark": {**_DOT, "size": 90, "strokeWidth": 2},
-            "encoding": {
-                "y": y,
-                "x": {**x, "field": "value"},
-                "fill": colour,
-                "stroke": {"value": PAPER},
-                "description": tip,
-            },
-        },
-    ]
+        at = {"x": {**x, "field": "at"}, "description": _NO_TIP}
+        layers.append({"data": {"values": [{"at": reference}]}, "mark": _RULE, "encoding": at})
+    whisker = {"type": "rule", "strokeWidth": 2.5, "strokeCap": "round"}
+    layers.append(layer(whisker, "low", x2={"field": "high"}, color=_COLOUR))
+    disc = {**_DOT, "size": 90, "strokeWidth": 2}
+    layers.append(layer(disc, "value", fill=_COLOUR, stroke={"value": PAPER}))
     if any(dot.is_cut for dot in dots):
-        layers.append(
-            {
-                "transform": [{"filter": "datum.cut"}],
-                "mark": {**_DOT, "shape": "triangle-right", "size": 70, "xOffset": 6},
-                "encoding": {
-                    "y": y,
-                    "x": {**x, "field": "high"},
-                    "fill": colour,
-                    "description": tip,
-                },
-            }
-        )
+        arrow = {**_DOT, "shape": "triangle-right", "size": 70, "xOffset": 6}
+        only_cut = {"transform": [{"filter": "datum.cut"}]}
+        layers.append({**only_cut, **layer(arrow, "high", fill=_COLOUR)})
     return {
         "data": {"values": values},
         "width": width - label_width - 24,
@@ -205,7 +183,6 @@ def line_chart(
     lines: Sequence[Line],
     *,
     width: int,
-    height: int = 220,
     label_width: int = 0,
     title: str | None = None,
     x_values: Sequence[float] | None = None,
@@ -221,7 +198,6 @@ def line_chart(
     Args:
         lines: The model's is drawn last, over the others.
         width: Of the whole, in pixels.
-        height: Of the plot.
         label_width: Room at the right for names; 0 leaves them out.
         title: Under the axis.
         x_values: Where the axis has labels; None leaves it to the library.
@@ -269,15 +245,13 @@ def line_chart(
         "scale": {"domain": domain, "nice": False, "zero": False},
         "axis": y_axis,
     }
-    silent = {"value": SILENT}
     layers: list[Spec] = []
     if mark_x is not None:
         at = {"data": {"values": [{"x": mark_x, "y": domain[1]}]}}
-        rule = {"type": "rule", "color": QUIET, "strokeDash": [3, 3]}
-        layers.append({**at, "mark": rule, "encoding": {"x": x, "description": silent}})
+        layers.append({**at, "mark": _RULE, "encoding": {"x": x, "description": _NO_TIP}})
         text = {"type": "text", "text": mark_label, "color": QUIET, "baseline": "bottom"}
         mark = {**text, "dy": -4}
-        layers.append({**at, "mark": mark, "encoding": {"x": x, "y": y, "description": silent}})
+        layers.append({**at, "mark": mark, "encoding": {"x": x, "y": y, "description": _NO_TIP}})
     for line in ordered:
         mark = {
             "type": "line",
@@ -289,27 +263,25 @@ def line_chart(
         }
         points = [{"x": x_, "y": y_, "tip": f"{line.label}: {y_:.4g}"} for x_, y_ in line.points]
         data = {"data": {"values": points}}
-        layers.append({**data, "mark": mark, "encoding": {"x": x, "y": y, "description": silent}})
+        layers.append({**data, "mark": mark, "encoding": {"x": x, "y": y, "description": _NO_TIP}})
         if not with_dots:
             continue
         dot = {**_DOT, "color": mark["color"], "size": 28 if line.is_model else 14}
-        tip = {"field": "tip", "type": "nominal"}
-        layers.append({**data, "mark": dot, "encoding": {"x": x, "y": y, "description": tip}})
+        layers.append({**data, "mark": dot, "encoding": {"x": x, "y": y, "description": _TIP}})
     if label_width:
-        layers += _end_labels(ordered, x, y, domain, height, label_width)
+        layers += _end_labels(ordered, x, y, domain, label_width)
     room = {"left": 2, "top": 2, "bottom": 2, "right": 20 if label_width else 8}
     plot = width - 52 - label_width
-    return {"width": plot, "height": height, "padding": room, "layer": layers}
+    return {"width": plot, "height": LINES_HEIGHT, "padding": room, "layer": layers}
 
 
-def bar_chart(bars: Sequence[Bar], *, width: int, time_format: str, height: int = 160) -> Spec:
+def bar_chart(bars: Sequence[Bar], *, width: int, time_format: str) -> Spec:
     """Return bars over time, each of a grey part and one in the page's one colour above it.
 
     Args:
         bars: In their order.
         width: Of the whole, in pixels.
         time_format: How moments are written under the axis.
-        height: Of the plot.
     """
     values = [
         {
@@ -344,15 +316,15 @@ def bar_chart(bars: Sequence[Bar], *, width: int, time_format: str, height: int 
     return {
         "data": {"values": values},
         "width": width - 62,
-        "height": height,
+        "height": 160,
         "mark": {"type": "rect", "stroke": PAPER, "strokeWidth": 1},
         "encoding": {
             "x": x,
             "x2": {"field": "end"},
             "y": y,
             "y2": {"field": "high"},
-            "color": {"field": "colour", "type": "nominal", "scale": None, "legend": None},
-            "description": {"field": "tip", "type": "nominal"},
+            "color": _COLOUR,
+            "description": _TIP,
         },
     }
 
@@ -371,9 +343,6 @@ def point_map(points: Sequence[Point], *, width: int, height: int) -> Spec:
         for point in sorted(points, key=lambda point: point.group is not None)
     ]
 
-    def plain(field: str, kind: str) -> dict[str, Any]:
-        return {"field": field, "type": kind, "scale": None, "legend": None}
-
     def axis(field: str) -> dict[str, Any]:
         scale = {"zero": False, "nice": False, "padding": 8}
         return {"field": field, "type": "quantitative", "axis": None, "scale": scale}
@@ -386,10 +355,10 @@ def point_map(points: Sequence[Point], *, width: int, height: int) -> Spec:
         "encoding": {
             "x": axis("x"),
             "y": axis("y"),
-            "color": plain("colour", "nominal"),
-            "shape": plain("shape", "nominal"),
-            "size": plain("size", "quantitative"),
-            "description": {"field": "tip", "type": "nominal"},
+            "color": _COLOUR,
+            "shape": {**_COLOUR, "field": "shape"},
+            "size": {**_COLOUR, "field": "size", "type": "quantitative"},
+            "description": _TIP,
         },
     }
 
@@ -399,11 +368,10 @@ def _end_labels(
     x: dict[str, Any],
     y: dict[str, Any],
     domain: Sequence[float],
-    height: int,
     label_width: int,
 ) -> list[Spec]:
     """Return the names at the lines' right ends, moved apart so that none lies over another."""
-    gap = (domain[1] - domain[0]) * 15 / height
+    gap = (domain[1] - domain[0]) * 15 / LINES_HEIGHT
     lines = sorted(lines, key=lambda line: line.points[-1][1])
     places = apart([line.points[-1][1] for line in lines], gap, domain[0] + gap / 2, domain[1])
     values = [
@@ -420,8 +388,8 @@ def _end_labels(
         "x": x,
         "y": y,
         "text": {"field": "text"},
-        "color": {"field": "colour", "type": "nominal", "scale": None, "legend": None},
-        "description": {"value": SILENT},
+        "color": _COLOUR,
+        "description": _NO_TIP,
     }
     return [{"data": {"values": values}, "mark": mark, "encoding": encoding}]
 

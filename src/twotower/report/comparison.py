@@ -12,10 +12,10 @@ from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.intervals import Interval
 from twotower.evaluation.slices import Slice
 from twotower.report.charts import Dot, dot_plot
-from twotower.report.figures_reader import number, telling, whole
+from twotower.report.figures_reader import ends, number, surely, telling, whole
 from twotower.report.html_files import render, write_page
 from twotower.report.sections.groups import cut_name, group_label
-from twotower.report.sections.methods import Cell, Row, Table, in_two_widths
+from twotower.report.sections.methods import Cell, Row, Table, difference_cell, in_two_widths
 from twotower.report.wording import Say, metric_label, metric_name, speaker
 from twotower.serving.titles import clean
 
@@ -60,13 +60,8 @@ def write_comparison(
         settings=[
             (
                 setting.name,
-                say("not_set") if setting.default is None else _said(setting.default),
-                [
-                    say("not_set")
-                    if setting.values.get(run) is None
-                    else _said(setting.values[run])
-                    for run in comparison.runs
-                ],
+                _said(setting.default, say),
+                [_said(setting.values.get(run), say) for run in comparison.runs],
             )
             for setting in comparison.settings
         ],
@@ -100,9 +95,9 @@ def _headline(comparison: Comparison, names: Mapping[str, str], say: Say) -> str
 
 def _verdict(comparison: Comparison, run: str, names: Mapping[str, str], say: Say) -> str:
     gap = comparison.differences[run][MAIN_METRIC]
-    sure = "better" if gap.low > 0 else "worse" if gap.high < 0 else "equal_to"
+    sure = surely(gap.low, gap.high)
     return say(
-        f"run_{sure}",
+        "run_equal_to" if sure == "equal" else f"run_{sure}",
         run=names[run],
         first=names[comparison.runs[0]],
         metric=metric_name(say, MAIN_METRIC),
@@ -116,14 +111,13 @@ def _chart(comparison: Comparison, names: Mapping[str, str], say: Say) -> Markup
     dots = []
     for run in comparison.runs:
         found = comparison.intervals[run][MAIN_METRIC]
-        tip = f"{names[run]}: {number(found.value, _DIGITS)} ({_ends(found)})"
+        cell = _cell(found)
+        tip = f"{names[run]}: {cell.value} ({cell.interval})"
         is_first = run == comparison.runs[0]
         dots.append(Dot(names[run], found.value, found.low, found.high, tip, not is_first))
     metric = metric_label(say, MAIN_METRIC)
-    return in_two_widths(
-        lambda width, labels: dot_plot(dots, width=width, label_width=labels, title=metric),
-        say("exposure_chart", metric=metric, values="; ".join(dot.tip for dot in dots)),
-    )
+    label = say("exposure_chart", metric=metric, values="; ".join(dot.tip for dot in dots))
+    return in_two_widths(label, dot_plot, dots, title=metric)
 
 
 def _figures(comparison: Comparison, names: Mapping[str, str], say: Say) -> Table:
@@ -141,9 +135,9 @@ def _figures(comparison: Comparison, names: Mapping[str, str], say: Say) -> Tabl
 def _differences(comparison: Comparison, run: str, names: Mapping[str, str], say: Say) -> Table:
     rows = []
     for metric, gap in comparison.differences[run].items():
-        sure = "better" if gap.low > 0 else "worse" if gap.high < 0 else "equal"
-        cell = _cell(gap, signed=True)
-        rows.append(Row(metric_label(say, metric), [cell], says=say(f"run_says_{sure}")))
+        cell = difference_cell(gap.as_json(), _DIGITS)
+        said = say(f"run_says_{surely(gap.low, gap.high)}")
+        rows.append(Row(metric_label(say, metric), [cell], says=said))
     caption = say("run_minus", run=names[run], first=names[comparison.runs[0]])
     return Table(caption, [say("difference")], rows, say("says"))
 
@@ -153,22 +147,14 @@ def _slices(found: Sequence[Slice], first: str, say: Say) -> list[tuple[str, str
     lines = []
     for part in found:
         group = part.as_json()
-        gap = part.differences[first]
+        cell = difference_cell(part.differences[first].as_json(), _DIGITS)
         name = f"{cut_name(say, part.by)}: {group_label(say, group)}"
-        difference = number(gap.value, _digits(gap), signed=True)
-        lines.append((name, whole(part.queries), difference, _ends(gap, signed=True)))
+        lines.append((name, whole(part.queries), cell.value, cell.interval))
     return lines
 
 
-def _cell(found: Interval, *, signed: bool = False) -> Cell:
-    digits = _digits(found) if signed else _DIGITS
-    return Cell(number(found.value, digits, signed=signed), _ends(found, signed=signed))
-
-
-def _ends(found: Interval, *, signed: bool = False) -> str:
-    digits = _digits(found) if signed else _DIGITS
-    low, high = (number(end, digits, signed=signed) for end in (found.low, found.high))
-    return f"{low} – {high}"
+def _cell(found: Interval) -> Cell:
+    return Cell(number(found.value, _DIGITS), ends(found.low, found.high, _DIGITS))
 
 
 def _digits(gap: Interval) -> int:
@@ -176,5 +162,7 @@ def _digits(gap: Interval) -> int:
     return telling(_DIGITS, gap.low, gap.high)
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, say: Say) -> str:
+    if value is None:
+        return say("not_set")
     return clean(str(value).lower() if isinstance(value, bool) else value)

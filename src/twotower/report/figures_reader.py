@@ -1,6 +1,6 @@
 """The figures of a bundle read safely: an older one lacks intervals, curves and slices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +17,8 @@ def methods() -> tuple[str, ...]:
 SUBJECTS = ("served", "model")
 """What verdicts are about: the first that is there."""
 
-Triple = Sequence[float]
-"""``[value, low, high]``."""
+Triple = tuple[float, float, float]
+"""``value, low, high``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +72,17 @@ class Reading:
         return float(found) if isinstance(found, (int, float)) else None
 
     def interval(self, method: str, metric: str | None) -> Triple | None:
-        """Return ``[value, low, high]`` of a mean, or None."""
+        """Return ``value, low, high`` of a mean, or None."""
         return self._triple("intervals", method, metric)
 
     def difference(self, baseline: str, metric: str | None) -> Triple | None:
-        """Return ``[value, low, high]`` of the subject's mean minus another method's, or None."""
+        """Return ``value, low, high`` of the subject's mean minus another method's, or None."""
         return self._triple("differences", baseline, metric)
 
     def of_group(self, group: Mapping[str, Any]) -> Triple:
-        """Return ``[value, low, high]`` of the subject in a slice."""
-        found: Triple = group["intervals"][self.subject]
-        return found
+        """Return ``value, low, high`` of the subject in a slice."""
+        value, low, high = group["intervals"][self.subject]
+        return value, low, high
 
     def digits(self, metric: str | None) -> int:
         """Return how many digits tell the methods' means apart."""
@@ -92,7 +92,10 @@ class Reading:
 
     def _triple(self, table: str, method: str, metric: str | None) -> Triple | None:
         found = ((self.figures.get(table) or {}).get(method) or {}).get(metric)
-        return None if not found else [float(number) for number in found]
+        if not found:
+            return None
+        value, low, high = map(float, found)
+        return value, low, high
 
 
 def telling(digits: int, low: float, high: float) -> int:
@@ -114,6 +117,16 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
         return ""
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def ends(low: float, high: float, digits: int = 3, *, signed: bool = False) -> str:
+    """Return an interval as it is printed."""
+    return " – ".join(number(end, digits, signed=signed) for end in (low, high))
+
+
+def surely(low: float, high: float) -> str:
+    """Return what the interval of a difference says: ``better``, ``worse`` or ``equal``."""
+    return "better" if low > 0 else "worse" if high < 0 else "equal"
 
 
 def whole(value: Any) -> str:

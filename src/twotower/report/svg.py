@@ -17,12 +17,7 @@ COLOURS: dict[str, str] = {
     "#040404": "model",
     "#050505": "other",
     "#060606": "paper",
-    "#070701": "c0",
-    "#070702": "c1",
-    "#070703": "c2",
-    "#070704": "c3",
-    "#070705": "c4",
-    "#070706": "c5",
+    **{f"#07070{number + 1}": f"c{number}" for number in range(6)},
 }
 """What a chart says for a colour of the page -> the name of its CSS variable."""
 

@@ -222,7 +222,7 @@ class MLflowLogger(_Logger):
     def _open(self, config: Config | None) -> None:
         run = self._client.create_run(self._experiment_id, run_name=self._run_name)
         self._run_id = run.info.run_id
-        flat = {} if config is None else _flat(config.to_dict())
+        flat = {} if config is None else config.to_flat()
         # Features are named after columns, as many as there are and as they are called.
         params = [
             self._param(name, str(value))
@@ -252,14 +252,3 @@ class MLflowLogger(_Logger):
 def _metric_key(name: str) -> str:
     """Return a name that MLflow takes: letters, digits, ``_-. /`` and no ``@``."""
     return re.sub(r"[^\w\-./ ]", "_", name.replace("@", "_at_"))
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a tree as ``section.field`` to value."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision
-from twotower.data.dataset import Dataset, EntityTable, Part, with_event_rows
+from twotower.data.dataset import Dataset, Part, with_event_rows
 from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.positions import weighed
 from twotower.data.preparation import Preparation, prepare
@@ -244,11 +244,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
     """Return both sides' transforms, and the config with every kind written down."""
     fitted: dict[str, SideTransforms] = {}
     stated: dict[str, dict[str, Any]] = {}
-    tables: tuple[tuple[Side, EntityTable], ...] = (
-        ("query", dataset.queries),
-        ("item", dataset.items),
-    )
-    for side, table in tables:
+    for side, table in dataset.sides.items():
         given = getattr(config.features, side)
         is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
         is_read = {"auto": is_text, "yes": True, "no": False}[config.features.id_text]

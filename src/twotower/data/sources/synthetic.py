@@ -6,16 +6,14 @@
   ``a`` is ``transition_scale``, ``s`` is ``persona_scale`` and the popularity of a cluster is
   normal with deviation ``POPULARITY_SCALE``.
 - An event draws the cluster, then an item of the cluster with probability ~ rank ** -zipf_exponent
-  over those that are born and that the query has not had: a draw of any other item is repeated
+  over those that the query has not had: a draw of any other item is repeated
   within the cluster. So which item it is tells nothing of the persona beyond its cluster.
-- A cluster without any such item left for the query at that moment is closed: a draw of it is
-  repeated, which renormalises the softmax over the open clusters. The optimum does the same at each
-  step, so it stays exact. Neither births nor times depend on the persona.
+- A cluster without any such item left for the query is closed: a draw of it is repeated, which
+  renormalises the softmax over the open clusters. Times do not depend on the persona.
 - Features tell a part of the truth: ``category`` of an item equals its cluster, ``segment`` of a
   query its persona, each with the stated probability; it is any of the others otherwise.
 
-The defaults are the standard world of our benchmarks. It has no births, so that its ceiling also
-holds, without a gap, for an evaluation that ranks the whole catalogue.
+The defaults are the standard world of our benchmarks.
 """
 
 from dataclasses import dataclass
@@ -25,14 +23,13 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.sources.synthetic_events import EventSampler
-from twotower.data.sources.synthetic_optimum import Optimum, OptimumHits, Oracle
-from twotower.errors import ArgumentError, ConfigError, DataError
+from twotower.errors import ConfigError
 
 WORLD_BEGINS = 1_577_836_800
 """The moment from which queries may start: 2020-01-01 in seconds since 1970."""
 
 YEAR = 365 * 86_400
-"""Queries start and new items are born within this many seconds of ``WORLD_BEGINS``."""
+"""Queries start within this many seconds of ``WORLD_BEGINS``."""
 
 MEAN_GAP = 6 * 3_600
 """Mean number of seconds between a query's events, beside the one that rules out ties."""
@@ -50,18 +47,16 @@ class WorldConfig:
     """What a world is made of; the defaults are the standard world.
 
     Args:
-        num_items: Items, born or to be born; at least 2.
+        num_items: Items, at least 2.
         num_clusters: Clusters, in 1..num_items; their sizes differ by at most 1.
         num_personas: Hidden personas, at least 1.
         num_queries: Queries, at least 1.
-        events_per_query: Events of each query, at least 2; at most the items born at the start.
+        events_per_query: Events of each query, in 2..num_items.
         zipf_exponent: An item's popularity within its cluster is rank ** -zipf_exponent; 0..10.
         transition_scale: How much the last cluster decides the next one; 0..10.
         persona_scale: How much the persona decides the next cluster; 0..10.
         item_feature_reveal: Probability that an item's ``category`` is its cluster; 0..1.
         query_feature_reveal: Probability that a query's ``segment`` is its persona; 0..1.
-        new_item_share: Share of the items that are born during the world's year, at uniform
-            moments; in [0, 1). The others were there before it.
         seed: At least 0; a world and its tables depend on nothing else.
 
     Raises:
@@ -78,7 +73,6 @@ class WorldConfig:
     persona_scale: float = 2.0
     item_feature_reveal: float = 0.8
     query_feature_reveal: float = 0.5
-    new_item_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +81,7 @@ class WorldConfig:
             ("num_clusters", 1, self.num_items),
             ("num_personas", 1, MAX_CLUSTER_PROBS),
             ("num_queries", 1, np.iinfo(np.int32).max),
-            ("events_per_query", 2, np.inf),
+            ("events_per_query", 2, self.num_items),
             ("zipf_exponent", 0, 10),
             ("transition_scale", 0, 10),
             ("persona_scale", 0, 10),
@@ -100,14 +94,6 @@ class WorldConfig:
             for name, low, high in ranges
             if not low <= getattr(self, name) <= high  # False for NaN too
         ]
-        if not 0 <= self.new_item_share < 1:
-            problems.append(f"new_item_share must be in [0, 1), got {self.new_item_share}.")
-        elif self.events_per_query > self.num_items - self.num_new_items:
-            problems.append(
-                f"events_per_query must be at most the {self.num_items - self.num_new_items} items "
-                f"born at the start, got {self.events_per_query}; raise num_items or lower "
-                "new_item_share."
-            )
         if self.num_personas * self.num_clusters**2 > MAX_CLUSTER_PROBS:
             problems.append(
                 f"num_personas * num_clusters**2 must be at most {MAX_CLUSTER_PROBS}, got "
@@ -115,11 +101,6 @@ class WorldConfig:
             )
         if problems:
             raise ConfigError("\n".join(problems))
-
-    @property
-    def num_new_items(self) -> int:
-        """Number of items that are born during the world's year."""
-        return int(self.num_items * self.new_item_share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +113,7 @@ class SyntheticTables:
         items: ``item_id``; ``title``, which says that it is synthetic; ``category``, the item's
             cluster or any other; ``signal``, the reveal times a standard normal centre of the
             cluster plus standard normal noise; ``tags``, up to three joined by ``|``, each the
-            cluster's own with the reveal's probability, else any; where items are born during the
-            year also ``available_from``, seconds since 1970.
+            cluster's own with the reveal's probability, else any.
         queries: ``query_id``; ``segment``, the query's persona or any other; ``signal``, as above
             with a centre of the persona.
     """
@@ -144,7 +124,7 @@ class SyntheticTables:
 
 
 class World:
-    """One world: its parameters, the tables that it generates, and its known best.
+    """One world: its parameters, and the tables that it generates.
 
     Items and queries are numbered from 1 in their tables; the arrays here are in the tables' order.
 
@@ -156,11 +136,9 @@ class World:
             the next cluster, by persona and last cluster; the last line is for the first event.
         item_clusters: ``(num_items,)`` int32.
         item_weights: ``(num_items,)`` float64, popularity within the cluster, not normalised.
-        item_born: ``(num_items,)`` int64 seconds since 1970; ``WORLD_BEGINS`` for the first ones.
         query_personas: ``(num_queries,)`` int32.
         persona_centres: ``(num_personas,)`` float64, of the queries' ``signal``.
         cluster_centres: ``(num_clusters,)`` float64, of the items' ``signal``.
-        oracle: What follows from all of these.
     """
 
     def __init__(self, config: WorldConfig) -> None:
@@ -178,19 +156,11 @@ class World:
         self.item_clusters = (place % clusters).astype(np.int32)
         ranks = 1.0 + place // clusters
         self.item_weights = np.asarray(ranks**-config.zipf_exponent, np.float64)
-        self.item_born = np.full(items, WORLD_BEGINS, np.int64)
-        new = rng.permutation(items)[: config.num_new_items]
-        self.item_born[new] += 1 + rng.integers(YEAR, size=len(new))
+        rng.permutation(items)  # nothing reads it, and all later draws depend on it
         self.persona_centres = rng.standard_normal(personas)
         self.cluster_centres = rng.standard_normal(clusters)
         self.query_personas = self._rng("personas").integers(
             personas, size=config.num_queries, dtype=np.int32
-        )
-        self.oracle = Oracle(
-            cluster_probs=self.cluster_probs,
-            item_clusters=self.item_clusters,
-            item_weights=self.item_weights,
-            item_born=self.item_born,
         )
 
     def __repr__(self) -> str:
@@ -199,13 +169,17 @@ class World:
     def generate(self) -> SyntheticTables:
         """Return the world's tables: the same ones at each call."""
         config, rng = self.config, self._rng("events")
-        sampler = EventSampler(self.oracle)
+        sampler = EventSampler(
+            cluster_probs=self.cluster_probs,
+            item_clusters=self.item_clusters,
+            item_weights=self.item_weights,
+        )
         shape = (config.num_queries, config.events_per_query)
         item_ids, times = np.empty(shape, np.int32), np.empty(shape, np.int64)
         for begin in range(0, config.num_queries, BLOCK):
             block = slice(begin, min(begin + BLOCK, config.num_queries))
             moments = self._draw_times(block.stop - begin, rng)  # (L, B)
-            rows = sampler.draw(self.query_personas[block], moments, rng)
+            rows = sampler.draw(self.query_personas[block], config.events_per_query, rng)
             times[block], item_ids[block] = moments.T, rows.T + 1
         query_ids = np.arange(1, config.num_queries + 1, dtype=np.int32)
         interactions = pl.DataFrame(
@@ -216,94 +190,6 @@ class World:
             }
         )
         return SyntheticTables(interactions, self._items(), self._queries())
-
-    def optimum(
-        self,
-        tables: SyntheticTables,
-        *,
-        k: int = 100,
-        num_queries: int | None = 2_000,
-        seed: int = 0,
-    ) -> Optimum:
-        """Return recall@k of each query's last event, given its earlier ones: the best and others.
-
-        Everything is ranked over the items that are born at that moment and not seen by the query;
-        ties go to the lower item id. See ``optimum_hits`` for what is compared and for the errors.
-
-        Args:
-            tables: What ``generate`` returned.
-            k: How many items may be named, in 1..num_items.
-            num_queries: How many queries to draw for the estimate, at least 1; None takes all.
-            seed: Of that draw.
-        """
-        return self.optimum_hits(tables, k=k, num_queries=num_queries, seed=seed).estimates()
-
-    def optimum_hits(
-        self,
-        tables: SyntheticTables,
-        *,
-        k: int = 100,
-        num_queries: int | None = 2_000,
-        seed: int = 0,
-    ) -> OptimumHits:
-        """Return for each drawn query whether its last event is in the first ``k`` named.
-
-        ``bayes`` ranks by the probability of each item given the history and the query's features,
-        with the world's parameters and each item's cluster known. Over personas,
-        log p(persona | history, features) = log p(persona) + sum_t log p(cluster_t | cluster_t-1,
-        persona) + log p(features | persona) + a constant, the first cluster included and closed
-        clusters renormalised away; no model does better on average. ``features_only`` ranks by the
-        probability of each item as that event of a query with these features, were nothing seen
-        yet. ``popularity`` counts every query's events but the last. The latter two use a history
-        just to leave out what it holds.
-
-        Args:
-            tables: What ``generate`` returned.
-            k: How many items may be named, in 1..num_items.
-            num_queries: How many queries to draw, at least 1; None, or more than there are, takes
-                all.
-            seed: Of that draw.
-
-        Raises:
-            ValueError: ``k`` or ``num_queries`` is out of range.
-            DataError: The tables are not those of this world.
-        """
-        config = self.config
-        if not 1 <= k <= config.num_items:
-            raise ArgumentError(f"k must be in 1..{config.num_items}, got {k}.")
-        if num_queries is not None and num_queries < 1:
-            raise ArgumentError(f"num_queries must be at least 1, got {num_queries}.")
-        positions = np.arange(config.num_queries)
-        if num_queries is not None and num_queries < config.num_queries:
-            drawn = np.random.default_rng(seed).permutation(config.num_queries)[:num_queries]
-            positions = np.sort(drawn)
-        item_rows, times = self._event_arrays(tables.interactions)
-        earlier = np.bincount(item_rows[:, :-1].reshape(-1), minlength=config.num_items)
-        return self.oracle.hits(
-            query_ids=positions + 1,
-            item_rows=item_rows[positions],
-            times=times[positions],
-            persona_log_likelihood=self.persona_log_likelihood(
-                tables.queries.sort("query_id")[positions]
-            ),
-            item_counts=earlier,
-            k=k,
-        )
-
-    def persona_log_likelihood(self, queries: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return log p(features | persona) up to a constant a query: ``(queries, num_personas)``.
-
-        Args:
-            queries: Lines of ``SyntheticTables.queries``.
-        """
-        personas, reveal = self.config.num_personas, self.config.query_feature_reveal
-        segments = queries["segment"].str.strip_prefix("segment-").cast(pl.Int32).to_numpy()
-        equal = np.arange(personas) == segments[:, None]  # (n, K)
-        with np.errstate(divide="ignore"):  # a reveal of 0 or 1 rules personas out
-            hit, miss = np.log(reveal), np.log((1 - reveal) / max(personas - 1, 1))
-        signal = queries["signal"].to_numpy()[:, None] - reveal * self.persona_centres
-        segment_part = np.where(equal, hit if personas > 1 else 0.0, miss)
-        return np.asarray(segment_part - signal**2 / 2)
 
     def _rng(self, purpose: str) -> np.random.Generator:
         """Return a stream of its own, so that one setting does not move what another draws."""
@@ -326,7 +212,7 @@ class World:
         told = rng.random(any_tags.shape) < reveal
         tags = _labels("tag", np.where(told, own_tags[clusters], any_tags).reshape(-1))
         tag_lists = tags.reshape((config.num_items, TAGS_PER_ITEM)).arr.to_list()
-        items = pl.DataFrame(
+        return pl.DataFrame(
             {
                 "item_id": item_ids,
                 "title": "Synthetic item " + item_ids.cast(pl.String),
@@ -336,9 +222,6 @@ class World:
                 "tags": tag_lists.list.unique(maintain_order=True).list.join("|"),
             }
         )
-        if config.num_new_items:
-            items = items.with_columns(available_from=pl.Series(self.item_born))
-        return items
 
     def _queries(self) -> pl.DataFrame:
         config, rng = self.config, self._rng("queries")
@@ -351,26 +234,6 @@ class World:
                 + rng.standard_normal(config.num_queries),
             }
         )
-
-    def _event_arrays(
-        self, interactions: pl.DataFrame
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return ``(num_queries, events_per_query)`` item rows and times."""
-        shape = (self.config.num_queries, self.config.events_per_query)
-        events = interactions.sort("query_id", "timestamp")
-        query_ids = np.repeat(np.arange(1, shape[0] + 1), shape[1])
-        rows = events["item_id"].to_numpy().astype(np.int64) - 1
-        if (
-            len(events) != len(query_ids)
-            or (events["query_id"].to_numpy() != query_ids).any()
-            or not 0 <= rows.min() <= rows.max() < self.config.num_items
-        ):
-            raise DataError(
-                f"tables must hold the {shape[0]} queries of {shape[1]} events of this world, got "
-                f"{len(events)} events of {events['query_id'].n_unique()} queries; pass what its "
-                "generate() returned."
-            )
-        return rows.reshape(shape), events["timestamp"].to_numpy().reshape(shape)
 
 
 def _softmax_in_place(logits: npt.NDArray[np.float64]) -> None:

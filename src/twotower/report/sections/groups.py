@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twotower.report.charts import Dot, dot_plot
-from twotower.report.figures_reader import Reading, number, telling, whole
-from twotower.report.sections.methods import Cell, Chart, Row, Table, in_two_widths
+from twotower.report.figures_reader import Reading, ends, number, whole
+from twotower.report.sections.methods import Cell, Chart, Row, Table, difference_cell, in_two_widths
 from twotower.report.wording import TEXTS, Say, method_name, metric_label, metric_name
 from twotower.serving.titles import clean
 
@@ -57,13 +57,9 @@ def worst_groups(groups: Sequence[Group], reading: Reading, say: Say) -> list[st
             metric=metric_name(say, group["metric"]),
             queries=whole(group["queries"]),
             reference=number(group["reference"]),
-            **dict(
-                zip(
-                    ("value", "low", "high"),
-                    map(number, reading.of_group(group)),
-                    strict=True,
-                )
-            ),
+            value=number(reading.of_group(group)[0]),
+            low=number(reading.of_group(group)[1]),
+            high=number(reading.of_group(group)[2]),
         )
         for group in bad[:_WORST]
     ]
@@ -85,23 +81,16 @@ def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Ch
             value, low, high = reading.of_group(group)
             label = group_label(say, group)
             count = whole(group["queries"])
-            tip = f"{label}: {number(value)} ({number(low)} – {number(high)}), n = {count}"
+            tip = f"{label}: {number(value)} ({ends(low, high)}), n = {count}"
             name = f"{label} ({say('few')})" if group["small"] else label
-            ends = (min(value, top), min(low, top), min(high, top))
-            dots.append(Dot(name, *ends, tip, is_model=True, is_cut=high > top))
+            shown = (min(value, top), min(low, top), min(high, top))
+            dots.append(Dot(name, *shown, tip, is_model=True, is_cut=high > top))
         metric = metric_name(say, members[0]["metric"])
         called = cut_name(say, by)
         label = say("slice_chart", metric=metric, by=called, values="; ".join(d.tip for d in dots))
-        drawn = in_two_widths(
-            lambda width, labels, dots=dots: dot_plot(  # type: ignore[misc]
-                dots,
-                width=width,
-                label_width=labels,
-                reference=None if whole_test is None else reading.of_group(whole_test)[0],
-                span=(0.0, top * 1.02 or 1.0),
-            ),
-            label,
-        )
+        reference = None if whole_test is None else reading.of_group(whole_test)[0]
+        span = (0.0, top * 1.02 or 1.0)
+        drawn = in_two_widths(label, dot_plot, dots, reference=reference, span=span)
         charts.append(Chart(called[:1].upper() + called[1:], drawn))
     return charts
 
@@ -109,9 +98,8 @@ def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Ch
 def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
     """Return every slice: its count, the model's means, and the difference to the best baseline."""
     strongest = reading.strongest
-    further = list(
-        (groups[0].get("means") or {}).get(reading.subject, {})
-    )  # older bundles have none
+    means = groups[0].get("means") or {}  # older bundles have none
+    further = list(means.get(reading.subject, {}))
     columns = [say("queries"), metric_name(say, groups[0]["metric"])]
     columns += [metric_label(say, metric) for metric in further]
     if strongest is not None:
@@ -119,20 +107,12 @@ def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
     rows = []
     for group in groups:
         value, low, high = reading.of_group(group)
-        few = (
-            f"{whole(group['queries'])} ({say('few')})"
-            if group["small"]
-            else whole(group["queries"])
-        )
-        cells = [Cell(few), Cell(number(value), f"{number(low)} – {number(high)}")]
+        count = whole(group["queries"]) + (f" ({say('few')})" if group["small"] else "")
+        cells = [Cell(count), Cell(number(value), ends(low, high))]
         cells += [Cell(number(group["means"][reading.subject].get(metric))) for metric in further]
         if strongest is not None:
             found = (group.get("differences") or {}).get(strongest)
-            said = ["", "", ""]
-            if found is not None:
-                digits = telling(3, found[1], found[2])
-                said = [number(f, digits, signed=True) for f in found]
-            cells.append(Cell(said[0], f"{said[1]} – {said[2]}" if found else ""))
+            cells.append(difference_cell(found, 3))
         label = group_label(say, group)
         name = label if group["by"] == "all" else f"{cut_name(say, group['by'])}: {label}"
         rows.append(Row(name, cells))

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from twotower.doctor.model_features import METRIC, Loss
 from twotower.report.charts import Dot, dot_plot
-from twotower.report.figures_reader import number
+from twotower.report.figures_reader import ends, number
 from twotower.report.sections.methods import in_two_widths
 from twotower.report.wording import Say, metric_name
 from twotower.serving.titles import clean
@@ -23,21 +23,13 @@ def importance_chart(losses: Sequence[Loss], say: Say) -> Markup | None:
     dots = []
     for loss in ordered:
         name = _name(loss.name, say)
-        value, low, high = (number(v, 4) for v in (loss.drop.value, loss.drop.low, loss.drop.high))
-        tip = f"{name}: {value} ({low} – {high})"
-        dots.append(Dot(name, loss.drop.value, loss.drop.low, loss.drop.high, tip, is_model=True))
+        value, low, high = loss.drop.as_json()
+        tip = f"{name}: {number(value, 4)} ({ends(low, high, 4)})"
+        dots.append(Dot(name, value, low, high, tip, is_model=True))
     metric = metric_name(say, METRIC)
     label = say("importance_chart", metric=metric, values="; ".join(dot.tip for dot in dots))
-    return in_two_widths(
-        lambda width, labels: dot_plot(
-            dots,
-            width=width,
-            label_width=labels,
-            reference=0.0,
-            title=say("importance_x", metric=metric),
-        ),
-        label,
-    )
+    title = say("importance_x", metric=metric)
+    return in_two_widths(label, dot_plot, dots, reference=0.0, title=title)
 
 
 def _name(path: str, say: Say) -> str:

@@ -8,7 +8,15 @@ from markupsafe import Markup
 
 from twotower.doctor.findings import Language
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
-from twotower.report.figures_reader import SUBJECTS, Reading, methods, number, telling
+from twotower.report.figures_reader import (
+    SUBJECTS,
+    Reading,
+    ends,
+    methods,
+    number,
+    surely,
+    telling,
+)
 from twotower.report.svg import svg_of
 from twotower.report.wording import (
     TEXTS,
@@ -63,14 +71,21 @@ class Chart:
     note: str = ""
 
 
-def in_two_widths(make: Callable[[int, int], Spec], label: str) -> Markup:
-    """Return a chart drawn for a screen and for a phone; the page's style shows one of them."""
-    drawn = [
-        Markup('<div class="{}">{}</div>').format(
-            name, svg_of(make(width, _LABELS[width]), label=label)
-        )
-        for name, width in (("wide", WIDE), ("narrow", NARROW))
-    ]
+def in_two_widths(
+    label: str, draw: Callable[..., Spec], shown: Sequence[Any], **options: Any
+) -> Markup:
+    """Return a chart drawn for a screen and for a phone; the page's style shows one of them.
+
+    Args:
+        label: What it shows, in a sentence.
+        draw: One of ``charts``; gets its ``width`` and ``label_width``.
+        shown: Its lines, dots or bars.
+        options: The rest of its arguments.
+    """
+    drawn = []
+    for name, width in (("wide", WIDE), ("narrow", NARROW)):
+        spec = draw(shown, **{"width": width, "label_width": _LABELS[width], **options})
+        drawn.append(Markup('<div class="{}">{}</div>').format(name, svg_of(spec, label=label)))
     return Markup("").join(drawn)
 
 
@@ -86,22 +101,17 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
             continue
         triple = reading.interval(method, metric)
         name = method_label(say, method)
-        low, high = (None, None) if triple is None else (triple[1], triple[2])
         tip = f"{name}: {number(value, digits)}"
-        if low is not None:
-            tip += f" ({number(low, digits)} – {number(high, digits)})"
+        if triple is not None:
+            tip += f" ({ends(*triple[1:], digits)})"
         said.append(tip)
+        low, high = (None, None) if triple is None else triple[1:]
         dots.append(Dot(name, value, low, high, tip, method == reading.subject))
     called = metric_name(say, metric)
     label = say(
         "methods_chart", metric=called, count=len(reading.baselines), best="; ".join(said) + "."
     )
-    return in_two_widths(
-        lambda width, labels: dot_plot(
-            dots, width=width, label_width=labels, title=called, from_zero=True
-        ),
-        label,
-    )
+    return in_two_widths(label, dot_plot, dots, title=called, from_zero=True)
 
 
 def methods_table(reading: Reading, say: Say) -> Table:
@@ -117,10 +127,9 @@ def methods_table(reading: Reading, say: Say) -> Table:
         says = ""
         if has_differences:
             difference = reading.difference(method, reading.metric)
-            cells.append(_difference_cell(difference, reading.digits(reading.metric)))
+            cells.append(difference_cell(difference, reading.digits(reading.metric)))
             if difference is not None and method not in SUBJECTS:
-                sure = "better" if difference[1] > 0 else "worse" if difference[2] < 0 else "equal"
-                says = say(f"says_{sure}")
+                says = say(f"says_{surely(*difference[1:])}")
         rows.append(Row(method_label(say, method), cells, method == reading.subject, says))
     columns = [metric_label(say, metric) for metric in metrics]
     if has_differences:
@@ -196,16 +205,7 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
         if len(ks) < 2 or not by_method or by_method in drawn:
             continue  # with one relevant item a query, recall is the hit rate
         drawn.append(by_method)
-        lines = [
-            Line(
-                method_label(say, method),
-                list(zip(ks, by_method[method], strict=True)),
-                method == reading.subject,
-                methods().index(method),
-            )
-            for method in methods()
-            if method in by_method
-        ]
+        lines = _lines(ks, by_method, reading.subject, say)
         called = metric_label(say, metric)
         values = ", ".join(f"{line.label} {line.points[-1][1]:.3f}" for line in lines)
         label = say("curve_chart", metric=called, first=ks[0], last=ks[-1], values=values)
@@ -222,22 +222,30 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
     return charts
 
 
+def _lines(
+    xs: Sequence[float], by_method: Mapping[str, Sequence[float]], subject: str, say: Say
+) -> list[Line]:
+    """Return a line a method, that of ``subject`` in the page's one colour."""
+    return [
+        Line(
+            method_label(say, method),
+            list(zip(xs, by_method[method], strict=True)),
+            method == subject,
+            methods().index(method),
+        )
+        for method in methods()
+        if method in by_method
+    ]
+
+
 def known_events_chart(reading: Reading, say: Say) -> Chart | None:
     """Return the plot of how good answers are by the number of events that are known of a query."""
     found = reading.figures.get("known_events") or {}
     numbers, by_method = found.get("events") or [], found.get("methods") or {}
     if len(numbers) < 2 or "model" not in by_method:
         return None
-    lines = [
-        Line(
-            method_label(say, method),
-            [(num, triple[0]) for num, triple in zip(numbers, by_method[method], strict=True)],
-            method == "model",
-            methods().index(method),
-        )
-        for method in methods()
-        if method in by_method
-    ]
+    means = {method: [mean for mean, _, _ in triples] for method, triples in by_method.items()}
+    lines = _lines(numbers, means, "model", say)
     said = "; ".join(
         say(
             "known_value",
@@ -251,16 +259,13 @@ def known_events_chart(reading: Reading, say: Say) -> Chart | None:
     called = metric_name(say, found["metric"])
     label = say("known_chart", metric=called, values=said)
     drawn = in_two_widths(
-        lambda width, labels: line_chart(
-            lines,
-            width=width,
-            label_width=labels,
-            title=say("known_events"),
-            x_values=numbers,
-            logarithmic=True,
-            from_zero=True,
-        ),
         label,
+        line_chart,
+        lines,
+        title=say("known_events"),
+        x_values=numbers,
+        logarithmic=True,
+        from_zero=True,
     )
     note = say("known_note", metric=called, queries=found["queries"], values=said)
     return Chart(say("known_title"), drawn, note)
@@ -320,16 +325,14 @@ def _same(reading: Reading, one: str, other: str) -> bool:
 
 def _cell(reading: Reading, method: str, metric: str) -> Cell:
     digits, triple = reading.digits(metric), reading.interval(method, metric)
-    interval = "" if triple is None else _ends(triple, digits)
+    interval = "" if triple is None else ends(*triple[1:], digits)
     return Cell(number(reading.value(method, metric), digits), interval)
 
 
-def _difference_cell(difference: Sequence[float] | None, digits: int) -> Cell:
+def difference_cell(difference: Sequence[float] | None, digits: int) -> Cell:
+    """Return a difference, with as many digits as tell it from 0; an empty cell for None."""
     if difference is None:
         return Cell("")
-    digits = telling(digits, difference[1], difference[2])
-    return Cell(number(difference[0], digits, signed=True), _ends(difference, digits, signed=True))
-
-
-def _ends(triple: Sequence[float], digits: int, *, signed: bool = False) -> str:
-    return " – ".join(number(end, digits, signed=signed) for end in triple[1:])
+    value, low, high = difference
+    digits = telling(digits, low, high)
+    return Cell(number(value, digits, signed=True), ends(low, high, digits, signed=True))

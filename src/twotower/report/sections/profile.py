@@ -84,7 +84,9 @@ def events_chart(dataset: Dataset, say: Say) -> Markup | None:
         last=_date(high, high - low),
     )
     form = "%Y-%m-%d" if high - low > 2 * _DAY else "%m-%d %H:%M"
-    return in_two_widths(lambda width, _: bar_chart(bars, width=width, time_format=form), label)
+    return in_two_widths(
+        label, lambda shown, *, width, **_: bar_chart(shown, width=width, time_format=form), bars
+    )
 
 
 def tail_chart(
@@ -111,15 +113,14 @@ def tail_chart(
     without = float((counts["items"] == 0).mean())
     note = say("tail_note", share=number(100 * tenth, 0), none=number(100 * without, 0))
     drawn = in_two_widths(
-        lambda width, labels: line_chart(
-            lines,
-            width=width,
-            label_width=labels // 2,
-            title=say("tail_x"),
-            from_zero=True,
-            with_dots=False,
-        ),
         note,
+        lambda shown, *, label_width, **rest: line_chart(
+            shown, label_width=label_width // 2, **rest
+        ),
+        lines,
+        title=say("tail_x"),
+        from_zero=True,
+        with_dots=False,
     )
     return Chart(say("tail"), drawn, note)
 

@@ -89,15 +89,14 @@ def scores_chart(found: Scores, say: Say) -> Markup:
         points = list(zip(middles.tolist(), shares.tolist(), strict=True))
         lines.append(Line(name, points, is_model=is_model))
     return in_two_widths(
-        lambda width, _: line_chart(
-            lines,
-            width=width,
-            title=say("score"),
-            from_zero=True,
-            whole_x=False,
-            with_dots=False,
-        ),
         say("scores_chart", above=number(100 * found.above, 1)),
+        line_chart,
+        lines,
+        label_width=0,
+        title=say("score"),
+        from_zero=True,
+        whole_x=False,
+        with_dots=False,
     )
 
 

@@ -1,7 +1,6 @@
 """How the model came to be: settings that differ from the defaults, and where the data is from."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ class Setting:
 
 def settings_of(config: Config) -> list[Setting]:
     """Return every setting but the kinds of features, those that differ from the defaults first."""
-    given, defaults = _flat(config.to_dict()), _flat(Config().to_dict())
+    given, defaults = _by_path(config), _by_path(Config())
     found = [
         Setting(path, given.get(path, ""), defaults.get(path))
         for path in dict.fromkeys((*given, *defaults))
@@ -44,13 +43,9 @@ def manifest_of(retriever: Retriever) -> dict[str, Any]:
     return manifest
 
 
-def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Return nested settings by path, each as TOML would write it."""
-    result: dict[str, str] = {}
-    for key, value in table.items():
-        path = f"{above}{key}"
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{path}.")
-        else:
-            result[path] = json.dumps(value, ensure_ascii=False).strip('"')
-    return result
+def _by_path(config: Config) -> dict[str, str]:
+    """Return settings by path, each as TOML would write it."""
+    return {
+        path: json.dumps(value, ensure_ascii=False).strip('"')
+        for path, value in config.to_flat().items()
+    }

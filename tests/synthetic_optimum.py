@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
-from twotower.errors import ArgumentError
+from twotower.data.sources.synthetic import SyntheticTables, World
+from twotower.data.sources.synthetic_events import open_clusters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-SPAN = np.int64(1 << 40)  # above any time in seconds
 CHUNK_CELLS = 2_000_000  # numbers in the largest array of a chunk of queries
 
 
@@ -34,13 +35,8 @@ class Estimate:
     def of(cls, hits: Bools) -> "Estimate":
         """Return the share of true ``hits``, ``(n,)``, with its Wilson interval.
 
-        Raises:
-            ValueError: There are no hits to average.
-
         Source: Wilson, JASA 1927.
         """
-        if not len(hits):
-            raise ArgumentError("hits must hold at least one query, got 0.")
         n, mean, z = len(hits), float(hits.mean()), 1.959964
         centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
@@ -105,7 +101,6 @@ class Oracle:
         cluster_probs: ``(K, C + 1, C)`` float64; line ``C`` is for the first event.
         item_clusters: ``(I,)`` int32.
         item_weights: ``(I,)`` float64.
-        item_born: ``(I,)`` int64 seconds since 1970.
     """
 
     def __init__(
@@ -114,64 +109,39 @@ class Oracle:
         cluster_probs: Floats,
         item_clusters: npt.NDArray[np.int32],
         item_weights: Floats,
-        item_born: Ints,
     ) -> None:
         self.cluster_probs = cluster_probs
         self.item_clusters = item_clusters
         self.item_weights = item_weights
-        self.item_born = item_born
+        self.sizes = np.bincount(item_clusters, minlength=cluster_probs.shape[2])
         self._by_cluster = np.argsort(item_clusters, kind="stable")
-        clusters = np.arange(self.num_clusters)
+        clusters = np.arange(len(self.sizes))
         self._starts = np.searchsorted(item_clusters[self._by_cluster], clusters)
-        # Times are below SPAN, so one sorted array answers "how many born" for every cluster.
-        self._births = np.sort(item_clusters * SPAN + item_born)
-        self._least_born = self.num_born(clusters, item_born.min()).min()
 
-    @property
-    def num_clusters(self) -> int:
-        """Number of clusters."""
-        return int(self.cluster_probs.shape[2])
+    @classmethod
+    def of(cls, world: World) -> "Oracle":
+        """Return who knows all of a world."""
+        return cls(
+            cluster_probs=world.cluster_probs,
+            item_clusters=world.item_clusters,
+            item_weights=world.item_weights,
+        )
 
-    def num_born(
-        self, clusters: npt.NDArray[np.integer], moments: npt.NDArray[np.int64] | np.int64
-    ) -> Ints:
-        """Return how many items of each cluster are born at each moment, broadcast."""
-        born = np.searchsorted(self._births, clusters * SPAN + moments, side="right")
-        return np.asarray(born - self._starts[clusters])
-
-    def may_close(self, num_events: int) -> bool:
-        """Return whether a query of so many events can run out of a cluster's items."""
-        return bool(self._least_born < num_events)
-
-    def open_clusters(
-        self, history_clusters: npt.NDArray[np.int32], moments: npt.NDArray[np.int64]
-    ) -> Bools:
-        """Return which clusters still have a born item that the query has not had: ``(n, C)``.
-
-        Args:
-            history_clusters: ``(n, t)`` clusters of each query's earlier events.
-            moments: ``(n,)`` seconds since 1970.
-        """
-        had = np.zeros((len(moments), self.num_clusters), np.int64)
-        np.add.at(had, (np.arange(len(moments))[:, None], history_clusters), 1)
-        return self.num_born(np.arange(self.num_clusters), moments[:, None]) > had
-
-    def persona_posterior(self, item_rows: Ints, times: Ints, log_prior: Floats) -> Floats:
+    def persona_posterior(self, item_rows: Ints, log_prior: Floats) -> Floats:
         """Return p(persona | history, features): ``(n, K)``.
 
         Args:
             item_rows: ``(n, t)`` items of the histories, oldest first.
-            times: ``(n, t)`` seconds since 1970.
             log_prior: ``(n, K)`` what is known without the history, up to a constant a line.
         """
         clusters = self.item_clusters[item_rows]
-        before = np.full_like(clusters, self.num_clusters)
+        before = np.full_like(clusters, len(self.sizes))
         before[:, 1:] = clusters[:, :-1]
         logits = log_prior.copy()
         for t in range(clusters.shape[1]):
             logits += np.log(self.cluster_probs[:, before[:, t], clusters[:, t]]).T
-            if self.may_close(t + 1):
-                open_ = self.open_clusters(clusters[:, :t], times[:, t])
+            if self.sizes.min() < t + 1:
+                open_ = open_clusters(clusters[:, :t], self.sizes)
                 some = np.flatnonzero(~open_.all(axis=1))
                 probs = self.cluster_probs[:, before[some, t]]  # (K, m, C)
                 logits[some] -= np.log((probs * open_[some]).sum(axis=2)).T
@@ -213,7 +183,6 @@ class Oracle:
         *,
         query_ids: Ints,
         item_rows: Ints,
-        times: Ints,
         persona_log_likelihood: Floats,
         item_counts: Ints,
         k: int,
@@ -223,7 +192,6 @@ class Oracle:
         Args:
             query_ids: ``(n,)``.
             item_rows: ``(n, L)``; the last column is what is to be found.
-            times: ``(n, L)`` seconds since 1970.
             persona_log_likelihood: ``(n, K)`` log p(features | persona).
             item_counts: ``(I,)`` how often each item stands in the events that are no target.
             k: How many items are named.
@@ -236,19 +204,19 @@ class Oracle:
         step = max(1, CHUNK_CELLS // cells)
         for begin in range(0, n, step):
             part = slice(begin, begin + step)
-            seen, target, moments = item_rows[part, :-1], item_rows[part, -1], times[part, -1]
+            seen, target = item_rows[part, :-1], item_rows[part, -1]
             log_prior = persona_log_likelihood[part]
-            born = self.item_born <= moments[:, None]
-            allowed = born.copy()
+            everything = np.ones((len(seen), len(self.item_weights)), np.bool_)
+            allowed = everything.copy()
             allowed[np.arange(len(seen))[:, None], seen] = False
             last = self.item_clusters[seen[:, -1]]
-            open_ = self.open_clusters(self.item_clusters[seen], moments)
-            posterior = self.persona_posterior(seen, times[part, :-1], log_prior)
+            open_ = open_clusters(self.item_clusters[seen], self.sizes)
+            posterior = self.persona_posterior(seen, log_prior)
             clusters = self.next_clusters(posterior, last, open_)
             bayes = self.item_shares(allowed) * clusters[:, self.item_clusters]
             prior = np.exp(log_prior - log_prior.max(axis=1, keepdims=True))
             clusters = prior @ unconditional
-            without = self.item_shares(born) * clusters[:, self.item_clusters]
+            without = self.item_shares(everything) * clusters[:, self.item_clusters]
             popular = np.broadcast_to(item_counts, bayes.shape)
             for line, scores in enumerate((bayes, popular, without)):
                 found[line, part] = _is_in_top(scores, allowed, target, k)
@@ -258,6 +226,113 @@ class Oracle:
         return OptimumHits(
             k, query_ids, bayes_hits, popularity_hits, features_hits, bayes_expected=expected
         )
+
+
+def optimum(
+    world: World,
+    tables: SyntheticTables,
+    *,
+    k: int = 100,
+    num_queries: int | None = 2_000,
+    seed: int = 0,
+) -> Optimum:
+    """Return recall@k of each query's last event, given its earlier ones: the best and others.
+
+    Everything is ranked over the items that were not seen by the query;
+    ties go to the lower item id. See ``optimum_hits`` for what is compared.
+
+    Args:
+        world: The world.
+        tables: What ``generate`` returned.
+        k: How many items may be named, in 1..num_items.
+        num_queries: How many queries to draw for the estimate, at least 1; None takes all.
+        seed: Of that draw.
+    """
+    return optimum_hits(world, tables, k=k, num_queries=num_queries, seed=seed).estimates()
+
+
+def optimum_hits(
+    world: World,
+    tables: SyntheticTables,
+    *,
+    k: int = 100,
+    num_queries: int | None = 2_000,
+    seed: int = 0,
+) -> OptimumHits:
+    """Return for each drawn query whether its last event is in the first ``k`` named.
+
+    ``bayes`` ranks by the probability of each item given the history and the query's features,
+    with the world's parameters and each item's cluster known. Over personas,
+    log p(persona | history, features) = log p(persona) + sum_t log p(cluster_t | cluster_t-1,
+    persona) + log p(features | persona) + a constant, the first cluster included and closed
+    clusters renormalised away; no model does better on average. ``features_only`` ranks by the
+    probability of each item as that event of a query with these features, were nothing seen
+    yet. ``popularity`` counts every query's events but the last. The latter two use a history
+    just to leave out what it holds.
+
+    Args:
+        world: The world.
+        tables: What ``generate`` returned.
+        k: How many items may be named, in 1..num_items.
+        num_queries: How many queries to draw, at least 1; None, or more than there are, takes
+            all.
+        seed: Of that draw.
+
+    Raises:
+        ValueError: The tables are not those of this world.
+    """
+    config = world.config
+    positions = np.arange(config.num_queries)
+    if num_queries is not None and num_queries < config.num_queries:
+        drawn = np.random.default_rng(seed).permutation(config.num_queries)[:num_queries]
+        positions = np.sort(drawn)
+    item_rows = _event_arrays(world, tables.interactions)
+    earlier = np.bincount(item_rows[:, :-1].reshape(-1), minlength=config.num_items)
+    return Oracle.of(world).hits(
+        query_ids=positions + 1,
+        item_rows=item_rows[positions],
+        persona_log_likelihood=persona_log_likelihood(
+            world, tables.queries.sort("query_id")[positions]
+        ),
+        item_counts=earlier,
+        k=k,
+    )
+
+
+def persona_log_likelihood(world: World, queries: pl.DataFrame) -> npt.NDArray[np.float64]:
+    """Return log p(features | persona) up to a constant a query: ``(queries, num_personas)``.
+
+    Args:
+        world: The world.
+        queries: Lines of ``SyntheticTables.queries``.
+    """
+    personas, reveal = world.config.num_personas, world.config.query_feature_reveal
+    segments = queries["segment"].str.strip_prefix("segment-").cast(pl.Int32).to_numpy()
+    equal = np.arange(personas) == segments[:, None]  # (n, K)
+    with np.errstate(divide="ignore"):  # a reveal of 0 or 1 rules personas out
+        hit, miss = np.log(reveal), np.log((1 - reveal) / max(personas - 1, 1))
+    signal = queries["signal"].to_numpy()[:, None] - reveal * world.persona_centres
+    segment_part = np.where(equal, hit if personas > 1 else 0.0, miss)
+    return np.asarray(segment_part - signal**2 / 2)
+
+
+def _event_arrays(world: World, interactions: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the item rows: ``(num_queries, events_per_query)``."""
+    shape = (world.config.num_queries, world.config.events_per_query)
+    events = interactions.sort("query_id", "timestamp")
+    query_ids = np.repeat(np.arange(1, shape[0] + 1), shape[1])
+    rows = events["item_id"].to_numpy().astype(np.int64) - 1
+    if (
+        len(events) != len(query_ids)
+        or (events["query_id"].to_numpy() != query_ids).any()
+        or not 0 <= rows.min() <= rows.max() < world.config.num_items
+    ):
+        raise ValueError(
+            f"tables must hold the {shape[0]} queries of {shape[1]} events of this world, got "
+            f"{len(events)} events of {events['query_id'].n_unique()} queries; pass what its "
+            "generate() returned."
+        )
+    return rows.reshape(shape)
 
 
 def _is_in_top(scores: npt.NDArray[np.number], allowed: Bools, targets: Ints, k: int) -> Bools:
