@@ -6,49 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.pointwise import BCELoss, GBCELoss, bce_loss
+from twotower.losses.pointwise import BCELoss, GBCELoss
 
 
 def log_sigmoid(x: float) -> float:
     return -math.log1p(math.exp(-x))
-
-
-def test_bce_worked() -> None:
-    # sigmoid(log 3) = 3/4 and sigmoid(0) = 1/2: -log(3/4) = .2877 for the match, log 2 = .6931
-    # for the other; the mean is .4904, and .3890 where the match weighs three times as much.
-    logits, labels = torch.tensor([math.log(3), 0.0]), torch.tensor([1.0, 0.0])
-    assert bce_loss(logits, labels).item() == pytest.approx(0.4904, abs=5e-5)
-    weighted = bce_loss(logits, labels, torch.tensor([3.0, 1.0]))
-    assert weighted.item() == pytest.approx(0.3890, abs=5e-5)
-
-
-def test_bce_takes_whole_number_labels() -> None:
-    loss = bce_loss(torch.tensor([math.log(3)]), torch.tensor([1]))
-    assert loss.item() == pytest.approx(0.2877, abs=5e-5)
-
-
-@given(st.lists(st.tuples(st.floats(-20, 20), st.booleans(), st.floats(0.1, 9)), min_size=1))
-def test_bce_equals_loops(pairs: list[tuple[float, bool, float]]) -> None:
-    total = sum(weight * -log_sigmoid(x if label else -x) for x, label, weight in pairs)
-    logits, labels, weights = (
-        torch.tensor(c, dtype=torch.float64) for c in zip(*pairs, strict=True)
-    )
-    expected = total / sum(weight for *_, weight in pairs)
-    assert bce_loss(logits, labels, weights).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ((0, 0, 0), "at least 1 pair, got 0"),
-        ((2, 3, 2), r"labels must be \(2,\), got \(3,\)"),
-        ((2, 2, 1), r"weights must be \(2,\), got \(1,\)"),
-    ],
-)
-def test_bce_refuses_what_does_not_fit(sizes: tuple[int, int, int], message: str) -> None:
-    logits, labels, weights = (torch.ones(size) for size in sizes)
-    with pytest.raises(ValueError, match=message):
-        bce_loss(logits, labels, weights)
 
 
 def test_sampled_bce_worked() -> None:
@@ -168,7 +130,7 @@ def test_gbce_of_every_item_is_bce_whatever_the_calibration() -> None:
     queries, items = torch.tensor([[1.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
     candidates = Candidates(torch.tensor([2, 3, 4]), torch.tensor([0]))
     losses = [GBCELoss(t, num_items=3)(queries, items, candidates).item() for t in (0.0, 0.4, 1.0)]
-    by_hand = bce_loss(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, 0.0, 0.0])).item()
+    by_hand = -(log_sigmoid(1.0) + log_sigmoid(0.0) + log_sigmoid(1.0)) / 3
     assert losses == pytest.approx([by_hand] * 3)
 
 

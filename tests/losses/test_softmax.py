@@ -22,25 +22,24 @@ def naive_softmax_loss(
     never: Tensor,
     hidden: Tensor,
     weights: Tensor,
-    more_positives: Tensor,
     label_smoothing: float,
 ) -> float:
     """Return the loss by loops over floats."""
     total = 0.0
     for b, query in enumerate(query_vectors.tolist()):
-        liked = {int(positions[b]), *more_positives[b].tolist()}
+        own = int(positions[b])
         corrections = log_q.expand(len(query_vectors), -1)[b].tolist()
         logits = {}
         for j, item in enumerate(item_vectors.tolist()):
-            if j in liked or not (never[j] or j in hidden[b].tolist()):
+            if j == own or not (never[j] or j in hidden[b].tolist()):
                 dot = sum(x * y for x, y in zip(query, item, strict=True))
                 logits[j] = dot / temperature - corrections[j]
         greatest = max(logits.values())
         log_sum = greatest + math.log(sum(math.exp(x - greatest) for x in logits.values()))
-        stand_for = {j: math.exp(-corrections[j]) for j in logits if j not in liked}
+        stand_for = {j: math.exp(-corrections[j]) for j in logits if j != own}
         spread = label_smoothing if stand_for else 0.0
         targets = {j: spread * share / sum(stand_for.values()) for j, share in stand_for.items()}
-        targets |= {j: (1 - spread) / len(liked) for j in liked}
+        targets[own] = 1 - spread
         loss = sum(target * (log_sum - logits[j]) for j, target in targets.items())
         total += float(weights[b]) * loss
     return total / float(weights.sum())
@@ -56,26 +55,23 @@ def dense_softmax_loss(
     never: Tensor | None = None,
     hidden: Tensor | None = None,
     weights: Tensor | None = None,
-    more_positives: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Return the loss with all logits at once, for autograd."""
     logits = query_vectors @ item_vectors.T / temperature
     if log_q is not None:
         logits = logits - log_q
-    is_liked = torch.zeros(logits.shape, dtype=torch.bool).scatter(1, positions[:, None], True)
-    if more_positives is not None:
-        is_liked.scatter_(1, more_positives, True)
-    is_negative = ~is_liked
+    is_own = torch.zeros(logits.shape, dtype=torch.bool).scatter(1, positions[:, None], True)
+    is_negative = ~is_own
     if never is not None:
         is_negative &= ~never
     if hidden is not None:
         is_negative.scatter_(1, hidden, False)
-    log_probs = logits.masked_fill(~is_liked & ~is_negative, -1e200).log_softmax(1)
+    log_probs = logits.masked_fill(~is_own & ~is_negative, -1e200).log_softmax(1)
     stand_for = torch.ones_like(logits) if log_q is None else (-log_q).exp().expand_as(logits)
     stand_for = torch.where(is_negative, stand_for, 0)
     spread = label_smoothing * stand_for / stand_for.sum(1, keepdim=True).clamp_min(1e-200)
-    own = is_liked.double() / is_liked.sum(1, keepdim=True) * (1 - spread.sum(1, keepdim=True))
+    own = is_own.double() * (1 - spread.sum(1, keepdim=True))
     losses = -(log_probs * (own + spread)).sum(1)
     return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
 
@@ -91,7 +87,6 @@ def problem(batch: int, num: int, dim: int, seed: int, dtype: torch.dtype) -> di
         "never": torch.rand(num, generator=generator) < 0.3,
         "hidden": torch.randint(num, (batch, 3), generator=generator),
         "weights": torch.rand(batch, generator=generator, dtype=dtype) + 0.1,
-        "more_positives": torch.randint(num, (batch, 2), generator=generator),
         "label_smoothing": 0.2,
     }
 
@@ -127,16 +122,6 @@ def test_worked_number_of_label_smoothing() -> None:
     uneven = torch.tensor([[math.log(3), 0.0, math.log(2)]]) + log_q
     loss = softmax_loss(uneven, torch.eye(3), torch.tensor([0]), log_q=log_q, label_smoothing=0.2)
     assert loss.item() == pytest.approx(0.8782, abs=5e-5)
-
-
-def test_worked_number_of_two_positives() -> None:
-    # Probabilities 3/6, 2/6, 1/6, the first two liked: (log 2 + log 3) / 2 = 0.8959. With the sum
-    # inside of the logarithm it would be log(6/5) = 0.1823.
-    queries = torch.tensor([[3.0, 2.0, 1.0]]).log()
-    loss = softmax_loss(
-        queries, torch.eye(3), torch.tensor([0]), more_positives=torch.tensor([[1, 0, 1]])
-    )
-    assert loss.item() == pytest.approx(0.8959, abs=5e-5)
 
 
 # At a temperature of 0.01 logits are too far apart for exponentials without a shift.
@@ -315,7 +300,6 @@ def test_autocast_does_not_lower_the_precision() -> None:
 
 def test_the_class_passes_everything_on() -> None:
     inputs = problem(6, 9, 4, 0, torch.float64)
-    del inputs["more_positives"]
     queries, items, weights = (
         inputs[name] for name in ("query_vectors", "item_vectors", "weights")
     )
@@ -346,7 +330,6 @@ def test_places_may_be_told_a_slice_at_a_time() -> None:
     ("change", "message"),
     [
         ({"log_q": torch.zeros(6, 1)}, r"log_q must be \(9,\) or \(6, 9\), got \(6, 1\)"),
-        ({"more_positives": torch.zeros(5, 2)}, r"more_positives must be \(6, P\), got \(5, 2\)"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 1\), got -0.1"),
         ({"item_factors": torch.ones(6)}, r"item_factors must be \(9,\), got \(6,\)"),

@@ -5,7 +5,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from twotower.errors import ArgumentError
 from twotower.losses.dense import DenseLoss
-from twotower.losses.scores import Scores, weighted_mean
+from twotower.losses.scores import Scores
 
 
 class BCELoss(DenseLoss):
@@ -75,23 +75,3 @@ class GBCELoss(DenseLoss):
         own = powers * softplus(-scores.own / temperature)
         mean = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
         return (own + num_negatives * mean) / (num_negatives + 1)
-
-
-def bce_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the weighted mean binary cross-entropy of labelled pairs: a scalar, in nats.
-
-    Args:
-        logits: ``(n,)`` float dot products, already divided by a temperature (see ``BCELoss``).
-        labels: ``(n,)`` float in 0..1.
-        weights: ``(n,)`` float, at least 0 and not all 0; None is 1.
-
-    Raises:
-        ValueError: The shapes differ, or there is no pair.
-    """
-    if not len(logits):
-        raise ArgumentError("logits must hold at least 1 pair, got 0; skip empty batches.")
-    for name, tensor in (("labels", labels), ("weights", weights)):
-        if tensor is not None and tensor.shape != logits.shape:
-            raise ArgumentError(f"{name} must be {tuple(logits.shape)}, got {tuple(tensor.shape)}.")
-    losses = binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    return weighted_mean(losses, weights)

@@ -120,7 +120,6 @@ def softmax_loss(
     never: Tensor | None = None,
     hidden: Tensor | Callable[[slice], Tensor] | None = None,
     weights: Tensor | None = None,
-    more_positives: Tensor | None = None,
     item_factors: Tensor | None = None,
     label_smoothing: float = 0.0,
     precision: torch.dtype | None = None,
@@ -132,9 +131,6 @@ def softmax_loss(
     chunk beside the loss, so memory is ``O(chunk)`` and the backward pass costs nothing; there is
     no second derivative. Half precision vectors are computed in float32 but for ``precision``.
 
-    With ``more_positives`` the loss is the mean of ``-log softmax(logits)`` over a query's positives:
-    each is pulled up, and each stands in the denominator.
-
     Args:
         query_vectors: ``(B, d)`` float, ``B`` at least 1.
         item_vectors: ``(N, d)`` float.
@@ -145,8 +141,6 @@ def softmax_loss(
         hidden: ``(B, H)`` int64 places of candidates that a query is not scored against; or a
             function from a slice of the batch to those of its queries.
         weights: ``(B,)`` float, at least 0 and not all 0, not differentiated; None is 1.
-        more_positives: ``(B, P)`` int64 places of other items that a query likes, which are never
-            hidden from it; repeats count once, so a query with fewer repeats its own.
         item_factors: ``(N,)`` float, what the gradient that an item gets as a negative is multiplied by;
             see ``Memory``. None is 1.
         label_smoothing: See ``SoftmaxLoss``.
@@ -155,8 +149,7 @@ def softmax_loss(
     Raises:
         ValueError: A shape does not fit, the batch is empty, or a number is out of range.
 
-    Source: Yi et al., RecSys 2019, section 3; Khosla et al., NeurIPS 2020, equation 2 (several
-        positives). Differs: candidates can be hidden.
+    Source: Yi et al., RecSys 2019, section 3. Differs: candidates can be hidden.
     """
     places = hidden if isinstance(hidden, Tensor) else None
     check_shapes(query_vectors, item_vectors, positions, hidden=places, weights=weights)
@@ -169,19 +162,12 @@ def softmax_loss(
         )
     if item_factors is not None and item_factors.shape != (num,):
         raise ArgumentError(f"item_factors must be ({num},), got {tuple(item_factors.shape)}.")
-    targets = positions[:, None]
-    if more_positives is not None:
-        if more_positives.ndim != 2 or len(more_positives) != batch:
-            raise ArgumentError(
-                f"more_positives must be ({batch}, P), got {tuple(more_positives.shape)}."
-            )
-        targets = torch.cat([targets, more_positives], dim=1)
     queries, items = at_least_float32(query_vectors), at_least_float32(item_vectors)
     loss: Tensor = ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
         queries,
         items,
         temperature,
-        targets,
+        positions[:, None],
         log_q,
         never,
         hidden if places is None else places.__getitem__,

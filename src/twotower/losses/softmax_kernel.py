@@ -33,7 +33,7 @@ LEAST_SHIFTED = -60.0
 class ChunkedSoftmax(torch.autograd.Function):
     """``softmax_loss`` of arguments that were checked; the arguments and the formula stand there.
 
-    ``targets`` are the ``(B, P)`` int64 places of the positives, of which repeats count once.
+    ``targets`` are the ``(B, 1)`` int64 places of the own items.
     ``hidden`` returns the ``(rows, H)`` int64 places that are hidden in a slice of the batch, so
     that they need not be in memory all at once. Gradients are computed beside the loss.
     """
@@ -57,43 +57,37 @@ class ChunkedSoftmax(torch.autograd.Function):
         """Return the loss, and keep its gradients for ``backward``."""
         wants_grad = grad_enabled and any(ctx.needs_input_grad[:3])
         chunks = _Chunks(queries, items, temperature, log_q, never, precision)
-        targets = targets.sort(dim=1).values
-        counts = torch.ones_like(targets, dtype=torch.bool)
-        counts[:, 1:] = targets.diff(dim=1) != 0
-        own_logits = chunks.own_logits(targets).masked_fill_(~counts, -torch.inf)  # (B, P)
-        of_own = own_logits.logsumexp(1, keepdim=True)
-        own_shares = counts / counts.sum(1, keepdim=True).to(queries.dtype)
+        own_logits = chunks.own_logits(targets)  # (B, 1)
+        own_shares = torch.ones_like(own_logits)
         weights = torch.ones_like(own_logits[:, 0]) if weights is None else weights
         weights = (weights / weights.sum()).to(queries.dtype)[:, None]  # (B, 1)
         losses, shifts = torch.zeros_like(weights), torch.zeros_like(weights)
         sums = torch.empty_like(weights)
-        in_parts = (targets, own_shares, of_own, weights, losses, shifts, sums)
+        in_parts = (targets, own_shares, own_logits, weights, losses, shifts, sums)
         parts = enumerate(zip(*(x.split_with_sizes(chunks.sizes) for x in in_parts), strict=True))
         # After a product the cache is cold for what Python needs: little is done in this loop.
-        for number, (places, own_share, of_own_part, weight, loss, shift, total) in parts:
+        for number, (places, own_share, own_logit, weight, loss, shift, total) in parts:
             logits = chunks.logits(number)
             left_out = chunks.left_out(number, places, hidden)
             if label_smoothing:
                 spread, spread_sum = chunks.spread(number, left_out, label_smoothing)
                 own_share *= 1 - spread_sum
                 loss -= chunks.dots(spread, logits)
-            chunks.exponentiate(logits, left_out, of_own_part, shift)
+            chunks.exponentiate(logits, left_out, own_logit, shift)
             torch.sum(logits, 1, keepdim=True, dtype=total.dtype, out=total)
             if wants_grad:
-                factors = weight / (of_own_part - shift).exp_().add_(total)
+                factors = weight / (own_logit - shift).exp_().add_(total)
                 if label_smoothing:
                     logits.mul_(factors).sub_(spread.mul_(weight))
                     factors.fill_(1)
                 chunks.add_gradients(number, logits, factors)
-        ahead = sums.log() + shifts - of_own  # of all own items together, as a logit
+        ahead = sums.log() + shifts - own_logits  # of all negatives together, as a logit
         excesses = torch.logaddexp(ahead, torch.zeros_like(ahead))
         losses += excesses
-        # A target that is counted already stands at -inf, which its share of 0 cannot multiply.
-        losses += of_own - (own_shares * own_logits.masked_fill(~counts, 0)).sum(1, keepdim=True)
+        losses += own_logits - own_shares * own_logits
         if wants_grad:
-            # Of one own item this is exactly minus the probability of all others, however small.
-            among_own = (own_logits - of_own).exp()
-            slopes = (among_own - own_shares - among_own * (ahead - excesses).exp()) * weights
+            # Without smoothing, exactly minus the probability of all others, however small.
+            slopes = (1 - own_shares - (ahead - excesses).exp()) * weights
             query_grads, item_grads = chunks.gradients(targets, slopes, item_factors)
             query_grads /= temperature
             # d loss / d temperature, since each logit's dot product is homogeneous in the query.
@@ -175,10 +169,8 @@ class _Chunks:
         self._item_grads = queries.new_zeros((dim, num))  # transposed: the quicker product
 
     def own_logits(self, targets: Tensor) -> Tensor:
-        """Return the logits of ``(B, P)`` places: ``(B, P)``."""
-        own = torch.empty(targets.shape, dtype=self._items.dtype, device=self._items.device)
-        for places, logits in zip(targets.T, own.T, strict=True):
-            torch.sum(self._items.index_select(0, places).mul_(self._scaled), 1, out=logits)
+        """Return the logits of ``(B, 1)`` places: ``(B, 1)``."""
+        own = self._items.index_select(0, targets[:, 0]).mul_(self._scaled).sum(1, keepdim=True)
         if self._log_q is not None:
             is_shared = self._log_q.ndim == 1
             own -= self._log_q[targets] if is_shared else self._log_q.gather(1, targets)
@@ -237,18 +229,18 @@ class _Chunks:
         products = torch.mul(spread, logits, out=self._products[: spread.shape[0]])
         return products.sum(1, keepdim=True, dtype=self._scaled.dtype)
 
-    def exponentiate(self, logits: Tensor, left_out: Tensor, of_own: Tensor, shift: Tensor) -> None:
+    def exponentiate(self, logits: Tensor, left_out: Tensor, own: Tensor, shift: Tensor) -> None:
         """Turn a part's logits into ``exp(logits - shift)``, 0 where left out.
 
         Args:
             logits: ``(rows, n)``, changed in place.
             left_out: ``(rows, H)`` columns.
-            of_own: ``(rows, 1)`` logsumexp of the own logits.
+            own: ``(rows, 1)`` logits of the own items.
             shift: ``(rows, 1)`` of 0, which becomes the greatest logit where one could overflow.
         """
         if not self._is_bounded:
             logits.scatter_(1, left_out, torch.finfo(logits.dtype).min)
-            torch.maximum(logits.amax(1, keepdim=True), of_own, out=shift)
+            torch.maximum(logits.amax(1, keepdim=True), own, out=shift)
             logits.sub_(shift).clamp_min_(LEAST_SHIFTED)
         logits.exp_().scatter_(1, left_out, 0)
 
@@ -276,8 +268,8 @@ class _Chunks:
         """Return the gradients of the scaled queries, ``(B, d)``, and of the items, ``(N, d)``.
 
         Args:
-            targets: ``(B, P)`` places of the own items.
-            slopes: ``(B, P)`` derivatives of the loss by their logits.
+            targets: ``(B, 1)`` places of the own items.
+            slopes: ``(B, 1)`` derivatives of the loss by their logits.
             item_factors: ``(N,)`` of what the items got as negatives; None is 1.
         """
         if self._kept is None:
@@ -287,10 +279,9 @@ class _Chunks:
             item_grads.index_add_(0, self._kept, self._item_grads.T)
         if item_factors is not None:
             item_grads *= item_factors[:, None]
-        for places, slope in zip(targets.T, slopes.T[:, :, None], strict=True):
-            vectors = self._items.index_select(0, places)
-            self._query_grads.addcmul_(vectors, slope)
-            item_grads.index_add_(0, places, torch.mul(self._scaled, slope, out=vectors))
+        vectors = self._items.index_select(0, targets[:, 0])
+        self._query_grads.addcmul_(vectors, slopes)
+        item_grads.index_add_(0, targets[:, 0], torch.mul(self._scaled, slopes, out=vectors))
         return self._query_grads, item_grads
 
     def _part(self, number: int) -> slice:
