@@ -10,7 +10,7 @@ split of the same data, and says what ``id_dropout`` costs or gains there: recal
 in percent of the figure without. The synthetic world's Bayes optimum, which knows how the world was made,
 stands beside its own.
 
-A finished training is kept under ``benchmarks/results/cold_start``, a value for each query.
+A finished training is kept under ``benchmarks/results/cold_start.jsonl.gz``, a value for each query.
 """
 
 import sys
@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import public_sets
-from common import RESULTS, cached, report
+from common import RESULTS, cached, is_kept, report
 from public_sets import PublicSet
 from synthetic_optimum import Oracle, persona_log_likelihood
 from twotower import Config
@@ -207,7 +207,7 @@ def rows_of(
             for seed in range(1 if once else seeds):
                 key = f"cold_start/{name}-{kind}-{method}-{part.name.lower()}-seed{seed}"
                 key = key.replace(" ", "-")
-                if not show or (RESULTS / f"{key}.json.gz").exists():
+                if not show or is_kept(key):
                     work = _later(name, method, seed, part, cold=kind == "cold")
                     runs.append(cached(key, work, again=False, folder=RESULTS))
     rows = []

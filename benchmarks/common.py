@@ -1,8 +1,10 @@
 """What the benchmarks share: timing, tables, and results that survive an interruption."""
 
+import fcntl
 import gzip
 import hashlib
 import json
+import os
 import platform
 import time
 from argparse import ArgumentParser
@@ -123,22 +125,49 @@ def cached(
 ) -> dict[str, Any]:
     """Return what an earlier run computed under this name, or compute it now and keep it.
 
+    All runs of a benchmark are kept in one file, ``BENCHMARK.jsonl.gz``, one line a run.
+
     Args:
-        name: Says all that the result depends on, the code apart.
+        name: ``BENCHMARK/RUN``; says all that the result depends on, the code apart.
         compute: Returns what JSON can hold.
         again: Whether to compute it whatever is there.
-        folder: Where it is kept.
+        folder: Where the file is.
     """
-    path = folder / f"{name}.json.gz"
-    if path.exists() and not again:
-        kept: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
-        return kept
+    path, run = _place_of(name, folder)
+    kept = _runs_in(path)
+    if run in kept and not again:
+        return kept[run]
     result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
-    temporary.replace(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = _runs_in(path) | {run: result}  # another process may have added its own meanwhile
+        lines = [json.dumps({"run": key, **runs[key]}) for key in sorted(runs)]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+        temporary.replace(path)
+    finally:
+        os.close(lock)
     return result
+
+
+def is_kept(name: str, folder: Path = RESULTS) -> bool:
+    """Return whether ``cached`` has a result of this name."""
+    path, run = _place_of(name, folder)
+    return run in _runs_in(path)
+
+
+def _place_of(name: str, folder: Path) -> tuple[Path, str]:
+    benchmark, _, run = name.partition("/")
+    return folder / f"{benchmark}.jsonl.gz", run
+
+
+def _runs_in(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    return {line.pop("run"): line for line in map(json.loads, lines)}
 
 
 def add_training_arguments(parser: ArgumentParser) -> None:

@@ -12,8 +12,8 @@ queries, its difference in NDCG@10 to the first encoder named (paired by query, 
 each), and the CPU time of a training with its validations, on one thread; where validation decides whether
 queries have ids, that of both trainings.
 
-A finished training is kept under ``benchmarks/results/histories``, a value for each query; ``--show``
-prints what is there and trains nothing.
+A finished training is kept under ``benchmarks/results/histories.jsonl.gz``, a value for each
+query; ``--show`` prints what is there and trains nothing.
 """
 
 import time
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 import public_sets
-from common import RESULTS, cached, report
+from common import RESULTS, cached, is_kept, report
 from twotower import Config
 from twotower.data.dataset import Part
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
@@ -140,7 +140,7 @@ def main() -> None:
         for encoder in given.encoders:
             for seed in range(given.seeds):
                 key = f"histories/{name}-{encoder}-seed{seed}"
-                if given.show and not (RESULTS / f"{key}.json.gz").exists():
+                if given.show and not is_kept(key):
                     continue
                 found = cached(
                     key,

@@ -9,7 +9,7 @@ chosen, and the difference to the whole block, paired by query, of the means ove
 interval. Beauty, Tmall and the Last.fm sequences have an order but no times, so what is read of times is
 measured on MovieLens alone.
 
-A finished training is kept under ``benchmarks/results/history_ablation``, a value for each query.
+A finished training is kept under ``benchmarks/results/history_ablation.jsonl.gz``, a value for each query.
 """
 
 import time
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import public_sets
-from common import RESULTS, cached, report
+from common import RESULTS, cached, is_kept, report
 from twotower import Config
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.ranking import evaluate
@@ -300,7 +300,7 @@ def main() -> None:
         for part in given.parts:
             for seed in range(given.seeds):
                 key = f"history_ablation/{name}-{part}-{given.seconds:.0f}s-seed{seed}"
-                if given.show and not (RESULTS / f"{key}.json.gz").exists():
+                if given.show and not is_kept(key):
                     continue
                 found = cached(
                     key,

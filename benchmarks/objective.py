@@ -18,8 +18,8 @@ Of several data sets two tables more are printed: the cells by their validation 
 best cell's, averaged over the data sets that have them all; and how near ``auto`` comes to the best cell
 on test, averaged over the data sets.
 
-A finished part is kept under ``benchmarks/results/objective``, a value for each query; ``--show`` prints
-what is there and trains nothing. Two of these may run at once, each on its own data sets.
+A finished part is kept under ``benchmarks/results/objective.jsonl.gz``, a value for each query;
+``--show`` prints what is there and trains nothing. Two of these may run at once, each on its own data sets.
 
 Source: Holm, Scandinavian Journal of Statistics 1979 (the procedure).
 """
@@ -39,7 +39,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 import public_sets
-from common import RESULTS, cached, report
+from common import RESULTS, cached, is_kept, report
 from twotower import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import World, WorldConfig
@@ -333,7 +333,7 @@ def key_of(name: str, cell: str, what: Cell, seconds: float, seed: int) -> str:
 def result_of(name: str, cell: str, what: Cell, given: Namespace) -> dict[str, Any] | None:
     """Return a cell's result on a data set, trained where it is missing; None where it is only shown."""
     key = key_of(name, cell, what, given.seconds, given.seed)
-    if given.show and not (RESULTS / f"{key}.json.gz").exists():
+    if given.show and not is_kept(key):
         return None
     work = partial(run, name, what, given.seconds, given.seed)
     return cached(key, work, again=False, folder=RESULTS)

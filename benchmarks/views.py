@@ -17,7 +17,7 @@ what the protocol asks for: the tenth place of a thousand stands for the hundred
 training stops by recall@100. ItemKNN reads the histories of both domains. ``joint, linear`` is a linear mix
 of twice the width in larger batches, chosen on the validation of ``cdrib``.
 
-A finished training is kept under ``benchmarks/results/views``, a rank for each row.
+A finished training is kept under ``benchmarks/results/views.jsonl.gz``, a rank for each row.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -30,7 +30,7 @@ import numpy.typing as npt
 import polars as pl
 
 import public_sets
-from common import RESULTS, cached, report
+from common import RESULTS, cached, is_kept, report
 from twotower import Config, View
 from twotower.baselines.item_knn import choose_item_knn
 from twotower.baselines.popularity import Popularity
@@ -168,7 +168,7 @@ def table(name: str, seeds: int, part: Part, methods: Sequence[str], *, show: bo
     for method in methods:
         for seed in range(1 if method in ("popularity", "item_knn") else seeds):
             key = f"views/{name}-{method}-{part.name.lower()}-seed{seed}".replace(" ", "-")
-            if not show or (RESULTS / f"{key}.json.gz").exists():
+            if not show or is_kept(key):
                 work = _later(name, method, seed, part)
                 found.setdefault(method, []).append(cached(key, work, again=False, folder=RESULTS))
     rows = []
