@@ -147,15 +147,21 @@ class Trainer:
         ConfigError: The model does not fit into memory.
 
     Example:
-        >>> task = Task.of("ratings.csv", config=Config())  # reads and splits events, fits features
+        >>> import polars as pl
+        >>> from twotower import Config
+        >>> from twotower.evaluation import evaluate
+        >>> from twotower.training import Task, Trainer, resolve
+        >>> events = pl.DataFrame({
+        ...     "user": [n // 5 for n in range(100)], "item": [n * 7 % 20 for n in range(100)]
+        ... })
+        >>> task = Task.of(events, config=Config())  # reads and splits events, fits features
         >>> settings, _ = resolve(task.config, task.dataset)
         >>> trainer = Trainer(task.dataset, task.sides, settings)
-        >>> progress = trainer.fit(watcher=MyCallback())
-        >>> evaluate(
-        ...     trainer.scorer(),
-        ...     task.dataset.cases(Part.TEST),
-        ...     num_item_rows=task.dataset.items.ids.num_rows,
-        ... )
+        >>> progress = trainer.fit()
+        >>> test = task.dataset.cases(Part.TEST)
+        >>> found = evaluate(trainer.scorer(), test, num_item_rows=task.dataset.items.ids.num_rows)
+        >>> sorted(found.mean())[:2]
+        ['hit_rate@10', 'hit_rate@100']
     """
 
     @out_of_memory_told()
