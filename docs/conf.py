@@ -1,8 +1,7 @@
 """Build the site in one language: ``make docs``. The pages and their order are in navigation.toml.
 
-A Chinese page stands in for the English one of the same name; pages that exist in English only belong to
-both sites. Links are written for GitHub, from file to file, and are turned here where a site has the
-other language's page.
+The Chinese site shows a page in Chinese where one exists, else the English page. Links in the sources point
+from file to file, as GitHub needs them; here they are changed to the page of the site's language.
 """
 
 import inspect

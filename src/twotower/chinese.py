@@ -19,8 +19,8 @@ def in_chinese(text: str) -> str | None:
     """Return a sentence of a bundle or a server in Chinese, or None where none is known for it.
 
     Args:
-        text: Of the notes, the reason of a decision, an error, or the list of routes; several may stand in
-            one, with commas or semicolons between.
+        text: A note, the reason of a decision, an error message, or a description of the list of routes; or
+            several of them, joined by commas or semicolons.
     """
     if len(text) > _LONGEST:
         return None

@@ -93,7 +93,7 @@ def fit_baselines(
         bm25: One that was chosen on validation: it stands here if it reads all columns of text.
         cases: What they are to answer; by default the test.
         refit: Whether they are fitted once more with the chosen settings, on the training and validation
-            events together, as the model is that they stand beside.
+            events together, as the refitted model was.
         tell: Gets ``baseline NAME`` before each is fitted.
 
     Raises:

@@ -60,7 +60,7 @@ class ExaminedData:
         return known if told else None
 
     def split_times(self) -> list[Finding]:
-        """Return findings on times; a split by chance is told from a given one by the settings."""
+        """Return findings on times; the settings say whether the split is random or given."""
         kind = self.settings.split.kind
         by_chance = kind in ("random", "cold-items", "cold-queries")
         return split_times(self.dataset, is_chosen=by_chance or not self.dataset.ordered)

@@ -96,7 +96,7 @@ def diagnose_dataset(
     Args:
         dataset: Split; without a test part, just that is said of the split.
         config: The settings that it was made with: which kinds are stated, and which split was asked
-            for. A split by chance is told from a given one by them.
+            for. They say whether the split is random or given.
         decisions: Which columns of the interactions have a role; without them, columns of the
             interactions are not examined.
     """
