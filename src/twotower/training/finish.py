@@ -174,11 +174,11 @@ def untrained_kept(done: Progress, metric: str) -> str:
         return (
             f"the untrained towers are kept: beside BM25 their validation {MAIN_METRIC} is "
             f"{done.log[0]['served']:.4f}, that of the trained ones "
-            f"{done.log[0]['best_of_training']:.4f}; the pairs are few for so many words"
+            f"{done.log[0]['best_of_training']:.4f}; there is too little data for the vocabulary"
         )
     return (
         f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
-        f"reached (at best {done.log[0]['best_of_training']:.4f}): the pairs are few for so many words"
+        f"reached (at best {done.log[0]['best_of_training']:.4f}): too little data for the vocabulary"
     )
 
 
