@@ -8,7 +8,7 @@ import pytest
 
 from twotower.config import FeaturesConfig
 from twotower.data.dataset import EntityTable
-from twotower.doctor.data_features import codes_of, columns, described, text_of
+from twotower.doctor.data_columns import codes_of, columns, described, text_of
 from twotower.doctor.findings import Finding
 from twotower.vocab import Vocabulary
 

@@ -11,8 +11,7 @@ from faulty_towers import deafen
 from twotower.doctor.findings import Finding
 from twotower.doctor.model_answers import Trial
 from twotower.doctor.model_features import (
-    check_features,
-    check_history,
+    check_losses,
     check_vocabularies,
     feature_losses,
     history_loss,
@@ -34,7 +33,7 @@ def again(retriever: Retriever) -> Retriever:
 
 def of_features(retriever: Retriever) -> dict[str, Finding]:
     transforms = retriever.contents.items.transforms.transforms
-    found = check_features(feature_losses(trial_of(retriever), transforms))
+    found = check_losses(feature_losses(trial_of(retriever), transforms))
     return {str(finding.facts["feature"]): finding for finding in found}
 
 
@@ -61,7 +60,7 @@ class TestFeatures:
 
 class TestHistory:
     def test_a_history_that_is_read(self, tiny_retriever: Retriever) -> None:
-        assert check_history(history_loss(trial_of(tiny_retriever))) == []
+        assert check_losses(history_loss(trial_of(tiny_retriever))) == []
 
     @pytest.mark.parametrize(("share", "severity"), [(1.0, "error"), (0.5, "warning")])
     def test_a_history_that_is_not_read_for_some(
@@ -69,7 +68,7 @@ class TestHistory:
     ) -> None:
         retriever = again(tiny_retriever)
         deafen(retriever.encoding.model, share)
-        (finding,) = check_history(history_loss(trial_of(retriever)))
+        (finding,) = check_losses(history_loss(trial_of(retriever)))
         assert (finding.kind.id, finding.severity) == ("history-ignored", severity)
         assert finding.value == pytest.approx(share, abs=0.05)
         assert (finding.facts["drop"] == 0) == (share == 1)
@@ -85,7 +84,7 @@ class TestHistory:
         ]
         trial.cases = replace(trial.cases, histories=Histories.of(some))
         trial.query_vectors = trial.encoding.query_vectors(trial.features, trial.cases.histories)
-        assert check_history(history_loss(trial)) == []
+        assert check_losses(history_loss(trial)) == []
 
     def test_a_model_without_histories_is_left_alone(self, tiny_retriever: Retriever) -> None:
         retriever = again(tiny_retriever)
@@ -93,7 +92,7 @@ class TestHistory:
         tower = retriever.encoding.model.query_tower
         assert isinstance(tower, QueryTower)
         tower.history = None
-        assert check_history(history_loss(trial)) == []
+        assert check_losses(history_loss(trial)) == []
 
 
 class TestVocabularies:

@@ -19,7 +19,7 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import learnt_too
-from twotower.doctor.model_checks import diagnose_model
+from twotower.doctor.diagnosis import diagnose_model
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.compare import compare_runs
 from twotower.evaluation.evaluate_bundle import dataset_of, evaluate_bundle

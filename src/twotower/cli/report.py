@@ -28,8 +28,6 @@ def command(
     place = report_path(bundle) if out is None else out
     check_page(place)
     retriever = Retriever.open(bundle)
-    examined = examine_bundle(retriever)
-    write_report(
-        retriever, place, language=lang, findings=examined.findings, losses=examined.losses
-    )
+    findings, losses = examine_bundle(retriever)
+    write_report(retriever, place, language=lang, findings=findings, losses=losses)
     typer.echo(str(place))

@@ -5,46 +5,39 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
-
 from twotower.config import Config, FeaturesConfig
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, EntityTable
-from twotower.doctor.data_events import duplicates, one_moment, tied_times
-from twotower.doctor.data_features import columns
+from twotower.doctor import (
+    data_columns,
+    data_events,
+    data_leaks,
+    data_split,
+    model_features,
+    model_training,
+    model_vectors,
+)
 from twotower.doctor.data_labels import label_columns
-from twotower.doctor.data_leaks import leaking_item_columns, leaking_query_columns
 from twotower.doctor.data_order import shuffled_order
-from twotower.doctor.data_split import churn, empty_test, popularity, split_times
-from twotower.doctor.data_unused import shown_only, unstated_kinds, unused, without_row
 from twotower.doctor.findings import Finding
 from twotower.doctor.model_answers import Trial, check_answers
-from twotower.doctor.model_features import (
-    Loss,
-    check_features,
-    check_history,
-    check_vocabularies,
-    feature_losses,
-    history_loss,
-)
-from twotower.doctor.model_training import check_loss, check_negatives
-from twotower.doctor.model_vectors import check_item_vectors, check_query_vectors
 from twotower.registry import Registry
-from twotower.serving.bundle import Contents
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
+
+Needs = Literal["data", "bundle", "histories", "answers"]
 
 
 @dataclass(frozen=True)
 class ExaminedData:
-    """What checks of data look at.
+    """The data that the checks of data examine.
 
     Args:
-        dataset: Split.
-        settings: That it was made with.
-        decisions: Which columns of the interactions have a role; none where that is not known.
-        items: Those that may be an answer.
-        features: The stated kinds of their columns, and of the queries'.
+        dataset: The split data set.
+        settings: The settings that it was made with.
+        decisions: Which columns of the interactions have a role; empty where that is not known.
+        items: The items that may be an answer.
+        features: The stated kinds of the items' and the queries' columns.
     """
 
     dataset: Dataset
@@ -55,70 +48,43 @@ class ExaminedData:
 
     def roles(self) -> set[str] | None:
         """Return the columns of the interactions that have a role; None where that is not known."""
-        told = self.decisions
-        known = {d.column for d in told if d.role is not None and d.column is not None}
-        return known if told else None
+        known = {d.column for d in self.decisions if d.role is not None and d.column is not None}
+        return known if self.decisions else None
 
-    def split_times(self) -> list[Finding]:
-        """Return findings on times; the settings say whether the split is random or given."""
-        kind = self.settings.split.kind
-        by_chance = kind in ("random", "cold-items", "cold-queries")
-        return split_times(self.dataset, is_chosen=by_chance or not self.dataset.ordered)
+    def follows_no_time(self) -> bool:
+        """Return whether the settings ask for a split that is random or given."""
+        by_chance = self.settings.split.kind in ("random", "cold-items", "cold-queries")
+        return by_chance or not self.dataset.ordered
 
 
 @dataclass(eq=False)
 class ExaminedModel:
-    """What checks of models look at.
+    """The model that the checks of models examine.
 
     Args:
         retriever: The opened bundle.
-        dataset: What it remembers; None where it holds no histories.
-        trial: Its answers to validation queries; None where nothing of them can be known.
+        dataset: The data set that it holds; None where it holds no histories.
+        trial: Its answers to validation queries; None where too few of them are known.
     """
 
     retriever: Retriever
     dataset: Dataset | None = None
     trial: Trial | None = None
 
-    @property
-    def contents(self) -> Contents:
-        """What the bundle holds."""
-        return self.retriever.contents
-
-    def item_vectors(self) -> list[Finding]:
-        """Return findings on the vectors of the items that may be an answer."""
-        offered: Any = self.contents.offered
-        offered = slice(FIRST_ROW, None) if offered is None else offered
-        vectors = self.retriever.index.item_vectors.cpu().numpy()[offered]
-        return check_item_vectors(vectors, self.contents.popularity[offered])
-
-    def negatives(self) -> list[Finding]:
-        """Return findings on the negatives of the training."""
-        assert self.dataset is not None
-        reads_history = self.retriever.encoding.model.reads_history
-        return check_negatives(self.contents, self.dataset, reads_history=reads_history)
-
-    def query_vectors(self) -> list[Finding]:
-        """Return findings on the vectors of the queries."""
-        assert self.trial is not None
-        return check_query_vectors(np.asarray(self.trial.query_vectors.cpu().numpy()))
-
     @cached_property
     def answers(self) -> list[Finding]:
-        """Findings on the answers."""
+        """The findings on the answers."""
         assert self.trial is not None
-        return check_answers(self.trial, self.contents.items.ids)
+        return check_answers(self.trial, self.retriever.contents.items.ids)
 
     @cached_property
-    def of_history(self) -> Loss | None:
-        """What answers lose without the history."""
-        return None if self.trial is None else history_loss(self.trial)
-
-    @cached_property
-    def of_features(self) -> Sequence[Loss]:
-        """What answers lose without each feature that is read."""
-        transforms = self.contents.items.transforms.transforms
-        return () if self.trial is None else feature_losses(self.trial, transforms)
+    def losses(self) -> list[model_features.Loss]:
+        """What the answers lose without the history, and without each feature that is read."""
+        if self.trial is None:
+            return []
+        transforms = self.retriever.contents.items.transforms.transforms
+        of_features = model_features.feature_losses(self.trial, transforms)
+        return [*model_features.history_loss(self.trial), *of_features]
 
 
 @dataclass(frozen=True)
@@ -129,79 +95,83 @@ class DoctorCheck:
         name: What it is about.
         needs: What it looks at: prepared data (``ExaminedData``), any bundle, one with histories, or its
             answers to validation queries (``ExaminedModel``).
-        run: That to findings, whose ``Kind`` holds the texts in both languages.
+        run: A function from that to findings, whose ``Kind`` holds the texts in both languages.
     """
 
     name: str
-    needs: Literal["data", "bundle", "histories", "answers"]
+    needs: Needs
     run: Callable[[Any], Sequence[Finding]]
 
 
-def checks_that_need(needs: str) -> list[DoctorCheck]:
-    """Return the checks that look at one thing."""
-    return [check for check in CHECKS.values() if check.needs == needs]
+def findings_of(seen: ExaminedData | ExaminedModel, needs: Needs) -> list[Finding]:
+    """Return what the checks that look at one thing find."""
+    wanted = (check for check in CHECKS.values() if check.needs == needs)
+    return [found for check in wanted for found in check.run(seen)]
 
+
+def _item_vectors(seen: ExaminedModel) -> list[Finding]:
+    """Return findings on the vectors of the items that may be an answer."""
+    contents = seen.retriever.contents
+    offered: Any = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
+    vectors = seen.retriever.index.item_vectors.cpu().numpy()[offered]
+    return model_vectors.check_item_vectors(vectors, contents.popularity[offered])
+
+
+_RUNS: dict[Needs, dict[str, Callable[[Any], Sequence[Finding]]]] = {
+    "data": {
+        "empty test": lambda seen: data_split.empty_test(seen.dataset),
+        "columns of queries that leak": lambda seen: data_leaks.leaking_query_columns(seen.dataset),
+        "columns of items that leak": lambda seen: data_leaks.leaking_item_columns(seen.dataset),
+        "columns that know the label": lambda seen: label_columns(seen.dataset, seen.roles()),
+        "times of the split": lambda seen: data_split.split_times(
+            seen.dataset, is_chosen=seen.follows_no_time()
+        ),
+        "kinds of event": lambda seen: data_columns.unstated_kinds(seen.dataset, seen.decisions),
+        "duplicates": lambda seen: data_events.duplicates(
+            seen.dataset, seen.settings.data.event_column
+        ),
+        "shuffled order": lambda seen: shuffled_order(seen.dataset),
+        "one moment": lambda seen: data_events.one_moment(seen.dataset),
+        "tied times": lambda seen: data_events.tied_times(seen.dataset),
+        "columns of queries": lambda seen: data_columns.columns(
+            seen.dataset.queries, "query", seen.settings.features
+        ),
+        "columns of items": lambda seen: data_columns.columns(seen.items, "item", seen.features),
+        "ids without a row": lambda seen: data_columns.without_row(seen.dataset),
+        "churn": lambda seen: data_split.churn(seen.dataset),
+        "popularity": lambda seen: data_split.popularity(seen.dataset),
+        "unused columns": lambda seen: data_columns.unused(seen.decisions),
+        "columns of queries that are shown": lambda seen: data_columns.shown_only(
+            seen.dataset.queries, "query", seen.settings.features
+        ),
+        "columns of items that are shown": lambda seen: data_columns.shown_only(
+            seen.items, "item", seen.features
+        ),
+    },
+    "bundle": {
+        "loss": lambda seen: model_training.check_loss(seen.retriever.contents),
+        "item vectors": _item_vectors,
+        "vocabularies": lambda seen: model_features.check_vocabularies(
+            seen.retriever.contents, seen.retriever.encoding.model
+        ),
+    },
+    "histories": {
+        "negatives": lambda seen: model_training.check_negatives(
+            seen.retriever.contents,
+            seen.dataset,
+            reads_history=seen.retriever.encoding.model.reads_history,
+        ),
+    },
+    "answers": {
+        "query vectors": lambda seen: model_vectors.check_query_vectors(
+            seen.trial.query_vectors.cpu().numpy()
+        ),
+        "answers": lambda seen: seen.answers,
+        "history and features": lambda seen: model_features.check_losses(seen.losses),
+    },
+}
 
 CHECKS = Registry(
     "doctor's check",
-    (
-        DoctorCheck("empty test", "data", lambda seen: empty_test(seen.dataset)),
-        DoctorCheck(
-            "columns of queries that leak", "data", lambda seen: leaking_query_columns(seen.dataset)
-        ),
-        DoctorCheck(
-            "columns of items that leak", "data", lambda seen: leaking_item_columns(seen.dataset)
-        ),
-        DoctorCheck(
-            "columns that know the label",
-            "data",
-            lambda seen: label_columns(seen.dataset, seen.roles()),
-        ),
-        DoctorCheck("times of the split", "data", ExaminedData.split_times),
-        DoctorCheck(
-            "kinds of event", "data", lambda seen: unstated_kinds(seen.dataset, seen.decisions)
-        ),
-        DoctorCheck(
-            "duplicates",
-            "data",
-            lambda seen: duplicates(seen.dataset, seen.settings.data.event_column),
-        ),
-        DoctorCheck("shuffled order", "data", lambda seen: shuffled_order(seen.dataset)),
-        DoctorCheck("one moment", "data", lambda seen: one_moment(seen.dataset)),
-        DoctorCheck("tied times", "data", lambda seen: tied_times(seen.dataset)),
-        DoctorCheck(
-            "columns of queries",
-            "data",
-            lambda seen: columns(seen.dataset.queries, "query", seen.settings.features),
-        ),
-        DoctorCheck(
-            "columns of items", "data", lambda seen: columns(seen.items, "item", seen.features)
-        ),
-        DoctorCheck("ids without a row", "data", lambda seen: without_row(seen.dataset)),
-        DoctorCheck("churn", "data", lambda seen: churn(seen.dataset)),
-        DoctorCheck("popularity", "data", lambda seen: popularity(seen.dataset)),
-        DoctorCheck("unused columns", "data", lambda seen: unused(seen.decisions)),
-        DoctorCheck(
-            "columns of queries that are shown",
-            "data",
-            lambda seen: shown_only(seen.dataset.queries, "query", seen.settings.features),
-        ),
-        DoctorCheck(
-            "columns of items that are shown",
-            "data",
-            lambda seen: shown_only(seen.items, "item", seen.features),
-        ),
-        DoctorCheck("loss", "bundle", lambda seen: check_loss(seen.contents)),
-        DoctorCheck("item vectors", "bundle", ExaminedModel.item_vectors),
-        DoctorCheck(
-            "vocabularies",
-            "bundle",
-            lambda seen: check_vocabularies(seen.contents, seen.retriever.encoding.model),
-        ),
-        DoctorCheck("negatives", "histories", ExaminedModel.negatives),
-        DoctorCheck("query vectors", "answers", ExaminedModel.query_vectors),
-        DoctorCheck("answers", "answers", lambda seen: seen.answers),
-        DoctorCheck("history", "answers", lambda seen: check_history(seen.of_history)),
-        DoctorCheck("features", "answers", lambda seen: check_features(seen.of_features)),
-    ),
+    (DoctorCheck(name, needs, run) for needs, runs in _RUNS.items() for name, run in runs.items()),
 )

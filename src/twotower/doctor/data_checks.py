@@ -16,9 +16,8 @@ from twotower.data.preparation import Preparation, prepare
 from twotower.data.splits import split
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
-from twotower.doctor.checks import ExaminedData, checks_that_need
-from twotower.doctor.data_events import out_of_order
-from twotower.doctor.data_positions import position_weights
+from twotower.doctor.checks import ExaminedData, findings_of
+from twotower.doctor.data_events import out_of_order, position_weights
 from twotower.doctor.findings import Finding, worst_first
 from twotower.errors import ConfigError
 from twotower.keywords import Keywords, configured, takes_keywords
@@ -54,25 +53,19 @@ def diagnose_data(
         raise ConfigError(
             f"{argument('config')} must hold no views for the doctor, got some; ask about each."
         )
-    if isinstance(interactions, Mapping):
-        tables = {name: read_table(table, what=name) for name, table in interactions.items()}
-        preparation = prepare(
-            tables, items=items, queries=queries, config=settings.data, features=settings.features
-        )
-        dataset = hold_out_validation(preparation.dataset, settings.split)
-        frames = list(tables.values())
-    else:
-        frames = [read_table(interactions)]
-        preparation = prepare(
-            frames[0],
-            items=items,
-            queries=queries,
-            config=settings.data,
-            features=settings.features,
-        )
-        dataset = split(preparation.dataset, settings.split)
+    given = interactions if isinstance(interactions, Mapping) else {"interactions": interactions}
+    tables = {name: read_table(table, what=name) for name, table in given.items()}
+    preparation = prepare(
+        tables if given is interactions else tables["interactions"],
+        items=items,
+        queries=queries,
+        config=settings.data,
+        features=settings.features,
+    )
+    divide = hold_out_validation if preparation.is_split else split
+    dataset = divide(preparation.dataset, settings.split)
     findings = [
-        finding for frame in frames for finding in _as_in_file(frame, preparation, settings)
+        found for table in tables.values() for found in _as_in_file(table, preparation, settings)
     ]
     findings += position_weights(dataset, is_rated=preparation.is_rated)
     findings += diagnose_dataset(dataset, config=settings, decisions=preparation.decisions)
@@ -106,7 +99,7 @@ def diagnose_dataset(
         own = {name: kind for name, kind in features.item.items() if name in items.frame.columns}
         features = replace(features, item=own)
     seen = ExaminedData(dataset, settings, decisions, items, features)
-    return worst_first(found for check in checks_that_need("data") for found in check.run(seen))
+    return worst_first(findings_of(seen, "data"))
 
 
 def _offered(dataset: Dataset) -> EntityTable:

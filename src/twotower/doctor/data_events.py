@@ -1,11 +1,13 @@
-"""The doctor on events: copies, their times, and whether the times are those of the events."""
+"""The doctor on events: copies, times, and what clicks would weigh by their positions."""
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import Dataset, Interactions, Part
-from twotower.doctor.findings import KINDS, Finding, Severity
+from twotower.data.positions import WHY_ASSUMED, examples_of, propensities_of
+from twotower.data.propensities import MAX_WEIGHT
+from twotower.doctor.findings import Finding, Severity, graded
 
 COPIES = 0.001
 """From this share of events on copies are a warning: fewer change no figure that one could see."""
@@ -59,7 +61,7 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
         if dataset.repeats and not (events.times % DAY).any():
             key, key_zh, severity = "query, item and day", "查询、物品和日期", "info"
     facts = {"count": copies, "in_test": in_test, "key": key, "key_zh": key_zh}
-    return [Finding(KINDS["duplicate-events"], severity, share, facts)]
+    return [Finding.of("duplicate-events", severity, share, **facts)]
 
 
 def tied_times(dataset: Dataset) -> list[Finding]:
@@ -73,10 +75,7 @@ def tied_times(dataset: Dataset) -> list[Finding]:
     query_rows, times = query_rows[order], times[order]
     same = (query_rows[1:] == query_rows[:-1]) & (times[1:] == times[:-1])
     tied = np.append(same, False) | np.append(False, same)
-    share = float(tied.mean())
-    if share < TIES[0]:
-        return []
-    return [Finding(KINDS["tied-times"], "warning" if share >= TIES[1] else "info", share)]
+    return graded("tied-times", float(tied.mean()), TIES)
 
 
 def one_moment(dataset: Dataset) -> list[Finding]:
@@ -94,7 +93,7 @@ def one_moment(dataset: Dataset) -> list[Finding]:
     moment = "?"
     if np.isfinite(moments[place]):
         moment = str(np.datetime64(int(moments[place]), "s")).replace("T", " ")
-    return [Finding(KINDS["one-moment"], "warning", share, {"queries": queries, "moment": moment})]
+    return [Finding.of("one-moment", "warning", share, queries=queries, moment=moment)]
 
 
 def out_of_order(
@@ -118,27 +117,41 @@ def out_of_order(
         keys = owners.astype(np.int64) * width + rank
         following = np.minimum.accumulate(keys[::-1])[::-1]
         late[:-1] = keys[:-1] > following[1:]
-    share = float(late.mean()) if len(late) else 0.0
-    if not share:
+    if not late.any():
         return []
+    share = float(late.mean())
     if sorted_by_time:
-        facts = {
-            "why": "Events are sorted by time here, so nothing is wrong; "
-            "tools that trust the order of the file would learn from the future.",
-            "do": "Nothing; sort the file if other tools read it.",
-            "why_zh": "这里会按时间排序，因此没有问题；但直接相信文件顺序的工具会从未来学习。",
-            "do_zh": "无需处理；若有其他工具读取该文件，请先排序。",
-        }
-        return [Finding(KINDS["events-out-of-order"], "info", share, facts)]
-    facts = {
-        "why": "data.order = 'file' takes the table's order for the order of events, which "
-        "contradicts the times: histories and the test event are not what they seem.",
-        "do": "Leave data.order at 'auto', or sort the table.",
-        "why_zh": "data.order = 'file' 把表中的顺序当作事件顺序，与时间矛盾："
-        "历史和测试事件都不是看上去的样子。",
-        "do_zh": "把 data.order 保持为 'auto'，或先把表排序。",
-    }
-    return [Finding(KINDS["events-out-of-order"], "warning", share, facts)]
+        return [Finding.of("events-out-of-order: sorted here", "info", share)]
+    return [Finding.of("events-out-of-order: read in that order", "warning", share)]
+
+
+def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
+    """Return what the training clicks weigh by their positions, and how many of them are cut.
+
+    Args:
+        dataset: Split.
+        is_rated: Whether label 0 is a low rating.
+    """
+    found = propensities_of(dataset, is_rated=is_rated)
+    if found is None or dataset.interactions.positions is None:
+        return []
+    positions = dataset.interactions.positions[found.clicked]
+    cut = float((found.propensities.weights(positions, most=np.inf) > MAX_WEIGHT).mean())
+    if found.why_assumed is not None:
+        why, why_zh = WHY_ASSUMED[found.why_assumed]
+        facts = {"most": MAX_WEIGHT, "why": why, "why_zh": why_zh}
+        return [Finding.of("positions-assumed", "warning", cut, **facts)]
+    return [
+        Finding.of(
+            "position-weights",
+            "info",
+            cut,
+            most=MAX_WEIGHT,
+            clicks=found.propensities.num_clicks,
+            examples=examples_of(found.propensities),
+            examples_zh=examples_of(found.propensities, "第 {position} 位 {value:.2g}"),
+        )
+    ]
 
 
 def _same_events(

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset, EntityTable, Part
-from twotower.doctor.data_features import SIDES_ZH, by_row, codes_of, described
-from twotower.doctor.findings import KINDS, Finding
+from twotower.doctor.data_columns import SIDES_ZH, by_row, codes_of, described
+from twotower.doctor.findings import Finding, Severity
 from twotower.evaluation.metrics import auc
 from twotower.features.schema import Side
 
@@ -64,19 +64,10 @@ def label_columns(dataset: Dataset, roles: Collection[str] | None = None) -> lis
 
 
 def _finding(side: str, column: str, value: float) -> Finding:
-    is_fed = side != "event"
-    facts = {
-        "side": side,
-        "side_zh": SIDES_ZH[side],
-        "column": column,
-        "fed": "A tower reads it."
-        if is_fed
-        else "It is not fed for the event that is asked about; at most histories read it of past ones.",
-        "fed_zh": "塔会读取它。"
-        if is_fed
-        else "对被问到的事件它从不输入模型；最多在历史中读取过去事件的这一列。",
-    }
-    return Finding(KINDS["column-knows-label"], "error" if is_fed else "warning", value, facts)
+    severity: Severity = "warning" if side == "event" else "error"
+    case = "not fed" if side == "event" else "read by a tower"
+    facts = {"side": side, "side_zh": SIDES_ZH[side], "column": column}
+    return Finding.of(f"column-knows-label: {case}", severity, value, **facts)
 
 
 def _auc_of(groups: npt.NDArray[np.int64], labels: Labels, is_first: Labels) -> float:

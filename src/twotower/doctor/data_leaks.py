@@ -1,14 +1,14 @@
 """The doctor on columns that know the future: the test's targets, or how often items are in it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
-from twotower.doctor.data_features import by_row, codes_of, described, text_of
-from twotower.doctor.findings import KINDS, Finding, Severity
+from twotower.doctor.data_columns import by_row, codes_of, described, text_of
+from twotower.doctor.findings import Finding, Severity
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.vocab import FIRST_ROW
 
@@ -24,34 +24,11 @@ NEEDED_DEVIATIONS = 3.0
 MAX_EVENTS = 300_000
 
 Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class _Events:
-    """Positive events of some parts, at most ``MAX_EVENTS`` drawn at random.
-
-    Args:
-        query_rows: ``(n,)`` int64.
-        item_rows: ``(n,)`` int64.
-    """
-
-    query_rows: Ints
-    item_rows: Ints
-
-    @classmethod
-    def drawn(cls, events: Interactions) -> "_Events":
-        rng = np.random.default_rng(0)
-        rows = np.arange(len(events))
-        if len(rows) > MAX_EVENTS:
-            rows = np.sort(rng.permutation(rows)[:MAX_EVENTS])
-        return cls(
-            events.query_rows[rows].astype(np.int64), events.item_rows[rows].astype(np.int64)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Label:
+class _Label(NamedTuple):
     """What a target may be called: the item itself, or its value in a column.
 
     Args:
@@ -65,45 +42,18 @@ class _Label:
     texts: pl.Series | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """What a column's knowledge is measured on.
+class _Parts(NamedTuple):
+    """The events that a column's knowledge is measured on.
 
     Args:
-        tested: Events of the test.
-        known: Events of training and validation.
-        latest: Of these the last one of each query: a column that tells it was made from the past.
-        num_query_rows: Rows of the query table.
+        tested: Positive events of the test.
+        known: Positive events of training and validation.
+        latest: The last of these of each tested query: a column that tells it was made from the past.
     """
 
-    tested: _Events
-    known: _Events
-    latest: _Events
-    num_query_rows: int
-
-    def gains(self, groups: Ints, label: _Label) -> Floats:
-        """Return how much more the test targets of a group agree than was to be expected.
-
-        Args:
-            groups: ``(num_query_rows,)`` group of each query, -1 for none.
-            label: What is compared.
-
-        Returns:
-            ``(T,)`` for each test event, NaN where it cannot be compared.
-        """
-        everybody = np.zeros(self.num_query_rows, np.int64)
-
-        def beyond_everybody(asked: _Events, reference: _Events) -> Floats:
-            shares = _share_of_others(asked, reference, groups, label.codes)
-            shares -= _share_of_others(asked, reference, everybody, label.codes)
-            return shares
-
-        here = beyond_everybody(self.tested, self.tested)
-        before = (
-            beyond_everybody(self.tested, self.known),  # taste
-            beyond_everybody(self.latest, self.latest),  # what was made from the history
-        )
-        return here - max((np.nanmean(shares) for shares in before if _any(shares)), default=0.0)
+    tested: Interactions
+    known: Interactions
+    latest: Interactions
 
 
 def leaking_query_columns(dataset: Dataset) -> list[Finding]:
@@ -124,12 +74,7 @@ def leaking_query_columns(dataset: Dataset) -> list[Finding]:
     last = np.zeros(len(known), np.bool_)
     last[known.offsets[1:][np.diff(known.offsets) > 0] - 1] = True
     last &= np.isin(known.query_rows, test.query_rows)
-    parts = _Parts(
-        _Events.drawn(test),
-        _Events.drawn(known),
-        _Events.drawn(known.where(last)),
-        dataset.queries.ids.num_rows,
-    )
+    parts = _Parts(_drawn(test), _drawn(known), _drawn(known.where(last)))
     labels = _labels(dataset, np.unique(known.item_rows))
     findings = []
     for name in described(dataset.queries):
@@ -140,9 +85,7 @@ def leaking_query_columns(dataset: Dataset) -> list[Finding]:
         texts = text_of(values)
         found = [_known_by_groups(name, by_row(codes), label, parts) for label in labels]
         found += [_named(name, texts, label, parts) for label in labels]
-        most = max((f for f in found if f is not None), key=lambda f: f.value, default=None)
-        if most is not None:
-            findings.append(most)
+        findings += sorted(filter(None, found), key=lambda f: -f.value)[:1]
     return findings
 
 
@@ -163,20 +106,19 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     findings = []
     for name in described(dataset.items):
         values = dataset.items.frame[name]
-        if not (
-            values.dtype.is_numeric() or values.dtype.is_temporal() or values.dtype == pl.Boolean
-        ):
+        if values.dtype.is_temporal():
+            numbers = seconds_of(values)
+        elif values.dtype.is_numeric() or values.dtype == pl.Boolean:
+            numbers = floats_of(values)
+        else:
             continue
-        numbers = seconds_of(values) if values.dtype.is_temporal() else floats_of(values)
         kept = np.isfinite(numbers) & (known + tested > 0)
         if kept.sum() < MIN_TARGETS or np.ptp(numbers[kept]) == 0:
             continue
         found = _partial(numbers[kept], tested[kept], known[kept])
         if abs(found) >= COUNTS_KNOWN[0]:
             severity: Severity = "error" if abs(found) >= COUNTS_KNOWN[1] else "warning"
-            findings.append(
-                Finding(KINDS["leaking-item-feature"], severity, found, {"column": name})
-            )
+            findings.append(Finding.of("leaking-item-feature", severity, found, column=name))
     return findings
 
 
@@ -194,8 +136,20 @@ def _labels(dataset: Dataset, trained: npt.NDArray[np.int32]) -> list[_Label]:
 
 
 def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) -> Finding | None:
-    """Return whether queries with the same value have the same target too often."""
-    gains = parts.gains(groups, label)
+    """Return whether queries with the same value have the same target too often.
+
+    The gain is how much more the test targets of a group agree than was to be expected, for each test
+    event; NaN where it cannot be compared.
+    """
+
+    def beyond_everybody(asked: Interactions, reference: Interactions) -> Floats:
+        shares = _share_of_others(asked, reference, groups, label.codes)
+        return shares - _share_of_others(asked, reference, np.zeros_like(groups), label.codes)
+
+    taste = beyond_everybody(parts.tested, parts.known)
+    made_from_history = beyond_everybody(parts.latest, parts.latest)
+    before = [np.nanmean(each) for each in (taste, made_from_history) if np.isfinite(each).any()]
+    gains = beyond_everybody(parts.tested, parts.tested) - max(before, default=0.0)
     kept = np.isfinite(gains)
     owners = parts.tested.query_rows[kept]
     # Each query stands on both sides of its pairs, and pairs of one group share their queries.
@@ -208,24 +162,30 @@ def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) ->
     gain = float(gains[kept].mean())
     here = float(np.nanmean(_share_of_others(parts.tested, parts.tested, groups, label.codes)))
     facts = {"column": column, "label": label.name, "here": here, "expected": here - gain}
-    return Finding(KINDS["leaking-query-feature"], severity, gain, facts)
+    return Finding.of("leaking-query-feature", severity, gain, **facts)
 
 
 def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -> Finding | None:
     """Return whether a query's value is the very name of its target."""
     if texts is None or label.texts is None:
         return None
-    (here, owners), *before = (
-        _is_named(texts, label.texts, events)
-        for events in (parts.tested, parts.known, parts.latest)
-    )
+    (here, owners), *before = (_is_named(texts, label.texts, events) for events in parts)
     expected = max((float(shares.mean()) for shares, _ in before if len(shares)), default=0.0)
     severity = _severity(here - expected, _standard_error(here, owners))
     if severity is None:
         return None
     share = float(here.mean())
     facts = {"column": column, "label": label.name, "here": share, "expected": expected}
-    return Finding(KINDS["feature-names-target"], severity, share - expected, facts)
+    return Finding.of("feature-names-target", severity, share - expected, **facts)
+
+
+def _drawn(events: Interactions) -> Interactions:
+    """Return at most ``MAX_EVENTS`` of the events, drawn at random."""
+    if len(events) <= MAX_EVENTS:
+        return events
+    is_drawn = np.zeros(len(events), np.bool_)
+    is_drawn[np.random.default_rng(0).permutation(len(events))[:MAX_EVENTS]] = True
+    return events.where(is_drawn)
 
 
 def _severity(gains: Floats, standard_error: float) -> Severity | None:
@@ -238,7 +198,7 @@ def _severity(gains: Floats, standard_error: float) -> Severity | None:
     return "error" if mean >= TARGETS_KNOWN[1] else "warning"
 
 
-def _standard_error(values: Floats, clusters: Ints) -> float:
+def _standard_error(values: Floats, clusters: Ints | Rows) -> float:
     """Return the standard error of a mean whose values depend on each other within a cluster."""
     if not len(values):
         return 0.0
@@ -246,13 +206,9 @@ def _standard_error(values: Floats, clusters: Ints) -> float:
     return float(np.sqrt((sums**2).sum()) / len(values))
 
 
-def _any(shares: Floats) -> bool:
-    return bool(np.isfinite(shares).any())
-
-
 def _is_named(
-    query_texts: pl.Series, item_texts: pl.Series, events: _Events
-) -> tuple[Floats, Ints]:
+    query_texts: pl.Series, item_texts: pl.Series, events: Interactions
+) -> tuple[Floats, Rows]:
     """Return which events are of an item with the query's value, where both have one.
 
     Returns:
@@ -265,7 +221,9 @@ def _is_named(
     return is_same.drop_nulls().to_numpy(), events.query_rows[kept]
 
 
-def _share_of_others(asked: _Events, reference: _Events, groups: Ints, codes: Ints) -> Floats:
+def _share_of_others(
+    asked: Interactions, reference: Interactions, groups: Ints, codes: Ints
+) -> Floats:
     """Return for each event which share of reference events in its group has its label.
 
     Events of the same query are left out of the reference.
@@ -282,11 +240,12 @@ def _share_of_others(asked: _Events, reference: _Events, groups: Ints, codes: In
     width = int(codes.max(initial=0)) + 1
     group, label = groups[reference.query_rows], codes[reference.item_rows]
     kept = (group >= 0) & (label >= 0)
-    group, label, owner = group[kept], label[kept], reference.query_rows[kept]
-    own_group, own_label = groups[asked.query_rows], codes[asked.item_rows]
+    group, label, owner = group[kept], label[kept], reference.query_rows[kept].astype(np.int64)
+    asking = asked.query_rows.astype(np.int64)
+    own_group, own_label = groups[asking], codes[asked.item_rows]
     same = _count(group * width + label, own_group * width + own_label)
-    same -= _count(owner * width + label, asked.query_rows * width + own_label)
-    every = _count(group, own_group) - _count(owner, asked.query_rows)
+    same -= _count(owner * width + label, asking * width + own_label)
+    every = _count(group, own_group) - _count(owner, asking)
     every[(own_group < 0) | (own_label < 0)] = 0
     return np.where(every > 0, same / np.maximum(every, 1), np.nan)
 

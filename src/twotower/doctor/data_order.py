@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.dataset import Dataset, Interactions
-from twotower.doctor.findings import KINDS, Finding
+from twotower.doctor.findings import Finding
 
 NEEDED_DEVIATIONS = 3.0
 """An order that says nothing gets beyond this once in some hundred data sets."""
@@ -49,12 +49,8 @@ def shuffled_order(dataset: Dataset) -> list[Finding]:
     found = max(evidence.adjacent, evidence.position)
     if not evidence.is_enough or found >= NEEDED_DEVIATIONS:
         return []
-    facts = {
-        "adjacent": evidence.adjacent,
-        "position": evidence.position,
-        "needed": NEEDED_DEVIATIONS,
-    }
-    return [Finding(KINDS["shuffled-order"], "warning", found, facts)]
+    deviations = {"adjacent": evidence.adjacent, "position": evidence.position}
+    return [Finding.of("shuffled-order", "warning", found, **deviations, needed=NEEDED_DEVIATIONS)]
 
 
 def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
@@ -80,9 +76,10 @@ def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     def statistics(order: npt.NDArray[np.int64]) -> tuple[float, float]:
         return order_statistics(events.item_rows[order], follows, places)
 
-    ties = rng.random(len(events))
-    real_keys = (ties, events.times, owners) if events.times is not None else None
-    real = statistics(np.arange(len(events)) if real_keys is None else np.lexsort(real_keys))
+    ties, order = rng.random(len(events)), np.arange(len(events))
+    if events.times is not None:
+        order = np.lexsort((ties, events.times, owners))
+    real = statistics(order)
     shuffled = np.array(
         [statistics(np.lexsort((rng.random(len(events)), owners))) for _ in range(SHUFFLES)]
     )

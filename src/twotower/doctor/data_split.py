@@ -3,7 +3,7 @@
 import numpy as np
 
 from twotower.data.dataset import KNOWN, Dataset, Part
-from twotower.doctor.findings import KINDS, Finding, Kind, Severity
+from twotower.doctor.findings import Finding, Severity, graded
 from twotower.vocab import FIRST_ROW
 
 BEFORE_TRAIN = 0.01
@@ -22,7 +22,7 @@ def empty_test(dataset: Dataset) -> list[Finding]:
     """Return whether there is nothing to be measured on."""
     if ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
         return []
-    return [Finding(KINDS["empty-test"], "error", 0.0, {"events": len(dataset.interactions)})]
+    return [Finding.of("empty-test", "error", 0.0, events=len(dataset.interactions))]
 
 
 def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
@@ -48,10 +48,10 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
     if share > 0:
         severity: Severity = "error" if share >= BEFORE_TRAIN and not is_chosen else "warning"
         facts = {"count": int(is_before.sum()), "total": len(tested)}
-        findings.append(Finding(KINDS["test-before-train"], severity, share, facts))
+        findings.append(Finding.of("test-before-train", severity, share, **facts))
     overlap = float((tested < times[known].max()).mean())
     if overlap >= OVERLAP:
-        findings.append(Finding(KINDS["time-overlap"], "info", overlap))
+        findings.append(Finding.of("time-overlap", "info", overlap))
     return findings
 
 
@@ -67,25 +67,14 @@ def churn(dataset: Dataset) -> list[Finding]:
     is_known[learnt.item_rows[learnt.is_positive]] = True
     items, queries = np.unique(test.item_rows), np.unique(test.query_rows)
     new_queries = np.setdiff1d(queries, known.query_rows)
-    new_items = int((~is_known[items]).sum())
     cold = float((~is_known[test.item_rows]).mean())
-    return [
-        *_above(KINDS["cold-test-items"], cold, COLD),
-        *_above(
-            KINDS["catalogue-churn"],
-            new_items / len(items),
-            CHURN,
-            count=new_items,
-            total=len(items),
-        ),
-        *_above(
-            KINDS["query-churn"],
-            len(new_queries) / len(queries),
-            CHURN,
-            count=len(new_queries),
-            total=len(queries),
-        ),
-    ]
+    found = graded("cold-test-items", cold, COLD)
+    for kind, new, total in (
+        ("catalogue-churn", int((~is_known[items]).sum()), len(items)),
+        ("query-churn", len(new_queries), len(queries)),
+    ):
+        found += graded(kind, new / total, CHURN, count=new, total=total)
+    return found
 
 
 def popularity(dataset: Dataset) -> list[Finding]:
@@ -99,21 +88,8 @@ def popularity(dataset: Dataset) -> list[Finding]:
     top = -(-int((counts > 0).sum()) // 100)
     concentration = float(np.sort(counts)[::-1][:top].sum() / counts.sum())
     few = float((counts < FEW).mean())
+    facts = {"items": len(counts), "needed": FEW, "median": float(np.median(counts))}
     return [
-        *_above(KINDS["popularity-concentration"], concentration, CONCENTRATION, items=top),
-        *_above(
-            KINDS["few-events-per-item"],
-            few,
-            FEW_SHARES,
-            items=len(counts),
-            needed=FEW,
-            median=float(np.median(counts)),
-        ),
+        *graded("popularity-concentration", concentration, CONCENTRATION, items=top),
+        *graded("few-events-per-item", few, FEW_SHARES, **facts),
     ]
-
-
-def _above(kind: Kind, share: float, limits: tuple[float, float], **facts: object) -> list[Finding]:
-    """Return an info from the first limit on, and a warning from the second."""
-    if share < limits[0]:
-        return []
-    return [Finding(kind, "warning" if share >= limits[1] else "info", share, facts)]

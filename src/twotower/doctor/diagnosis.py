@@ -1,11 +1,17 @@
-"""What the doctor finds in a bundle: in the data that it remembers, and in its model."""
+"""What the doctor finds in a bundle: in the data that it holds, and in its model."""
 
-from twotower.caller import passing
+from twotower.doctor.checks import ExaminedModel, findings_of
 from twotower.doctor.data_checks import diagnose_dataset, of_held_columns
-from twotower.doctor.findings import KINDS, Finding, worst_first
-from twotower.doctor.model_checks import Examined, examine_model
+from twotower.doctor.findings import Finding, worst_first
+from twotower.doctor.model_answers import Trial
+from twotower.doctor.model_features import Loss
 from twotower.evaluation.evaluate_bundle import dataset_of
+from twotower.evaluation.refit_notes import learnt_of
 from twotower.serving.retriever import Bundle, Retriever
+
+Examined = tuple[list[Finding], list[Loss]]
+"""The findings, the worst first, and what the answers lose without the history and without each feature
+that is read; no losses where too few queries are known."""
 
 
 def diagnose_bundle(bundle: Bundle) -> list[Finding]:
@@ -14,43 +20,60 @@ def diagnose_bundle(bundle: Bundle) -> list[Finding]:
     Args:
         bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
     """
-    return list(examine_bundle(bundle).findings)
+    return examine_bundle(bundle)[0]
 
 
 def examine_bundle(bundle: Bundle) -> Examined:
-    """Return all findings, and what the model makes of all that it reads.
+    """Return all findings about a bundle's data and model, and what the answers lose.
 
-    Without histories in the bundle they are those of the model alone, and one says what was not
-    looked at.
+    A bundle without histories has findings about the model only, and one that says what was not checked.
 
     Args:
         bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
     """
     retriever = Retriever.of(bundle)
     contents = retriever.contents
-    examined = examine_model(retriever)
-    found = list(examined.findings)
-    if contents.histories is None or not contents.popularity.any():
-        facts = {
-            "what": "the data, the query vectors, the answers, and what the history and the features "
-            "do for them",
-            "because": "the bundle holds no histories",
-            "do": f"Train without {passing(histories=False)} and {passing(private=True)}, or give the "
-            "data itself to the doctor.",
-            "what_zh": "数据、查询向量、推荐结果，以及历史和特征对它们的作用",
-            "because_zh": "模型包不含历史",
-            "do_zh": f"训练时不要使用 {passing(histories=False)} 和 {passing(private=True)}，"
-            "或直接诊断数据本身。",
-        }
-        if contents.histories is not None:
-            facts |= {
-                "because": "the bundle was made of items alone, without any events",
-                "do": "Train on searches and what was clicked, or give such a table to the doctor.",
-                "because_zh": "模型包只由物品生成，没有任何事件",
-                "do_zh": "用搜索与点击数据训练，或把这样的表交给诊断。",
-            }
-        found.append(Finding(KINDS["not-looked-at"], "info", 0, facts))
+    found, losses = examine_model(retriever)
+    if contents.histories is None:
+        found.append(Finding.of("not-looked-at: no histories", "info", 0))
+    elif not contents.popularity.any():
+        found.append(Finding.of("not-looked-at: items alone", "info", 0))
     else:
         dataset = dataset_of(retriever)
         found += diagnose_dataset(dataset, config=of_held_columns(contents.config, dataset))
-    return Examined(tuple(worst_first(found)), examined.losses)
+    return worst_first(found), losses
+
+
+def diagnose_model(retriever: Retriever) -> list[Finding]:
+    """Return the findings about a trained model, the worst first; see ``examine_model``."""
+    return examine_model(retriever)[0]
+
+
+def examine_model(retriever: Retriever) -> Examined:
+    """Return the findings about a trained model, and what its answers lose.
+
+    Loss, item vectors and vocabularies are checked in every bundle. A bundle with histories is also asked
+    up to 1,000 of its validation queries, and again with the history and each feature shuffled between
+    them. The test is not touched.
+
+    Args:
+        retriever: An opened bundle, or ``trained.retriever``.
+
+    Raises:
+        ValueError: A score is NaN; the query is named.
+    """
+    contents, seen = retriever.contents, ExaminedModel(retriever)
+    found = findings_of(seen, "bundle")
+    if contents.histories is not None and contents.popularity.any():
+        seen.dataset = dataset_of(retriever)
+        found += findings_of(seen, "histories")
+        trial = Trial(retriever, seen.dataset)
+        if learnt_of(contents.metrics) is not None:
+            found.append(Finding.of("not-looked-at: refit", "info", len(trial)))
+        elif len(trial) > 1:
+            seen.trial = trial
+            _ = seen.answers  # first of all: an error about a score names the query
+            found += findings_of(seen, "answers")
+        else:
+            found.append(Finding.of("not-looked-at: few queries", "info", len(trial)))
+    return worst_first(found), seen.losses

@@ -48,35 +48,36 @@ class Kind:
     zh: Text
 
 
-def _kinds() -> dict[str, Kind]:
-    text = Path(__file__).with_name("findings.toml").read_text(encoding="utf-8")
-    return {
-        name: Kind(name, Text(**said["en"]), Text(**said["zh"]))
-        for name, said in tomllib.loads(text).items()
-    }
-
-
-KINDS = _kinds()
-"""Every kind of finding of this library, by its id."""
+KINDS = {
+    name: Kind(name.partition(": ")[0], Text(**said["en"]), Text(**said["zh"]))
+    for name, said in tomllib.loads(
+        Path(__file__).with_name("findings.toml").read_text(encoding="utf-8")
+    ).items()
+}
+"""Every kind of finding of this library, by its id, and by a case of it: ``not-looked-at: refit``."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen, with its number.
+    """A problem, or a fact worth knowing, that the doctor found.
 
     Args:
-        kind: What kind of finding it is.
-        severity: ``error``: figures cannot be trusted, or the model does not work, until it is
-            mended; ``warning``: the model is
-            likely worse than it could be; ``info``: worth knowing.
+        kind: Its kind, which holds its texts.
+        severity: ``error``: the figures cannot be trusted, or the model does not work, until the problem
+            is fixed; ``warning``: the model is likely worse than it could be; ``info``: worth knowing.
         value: The number that the thresholds were compared with.
-        facts: What the texts name: columns, counts, shares.
+        facts: The values that the texts name: columns, counts, shares.
     """
 
     kind: Kind
     severity: Severity
     value: float
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: str, severity: Severity, value: float, **facts: Any) -> "Finding":
+        """Return a finding of a kind of this library, named by its key in ``KINDS``."""
+        return cls(KINDS[kind], severity, value, facts)
 
     def as_json(self, language: Language = "en") -> dict[str, Any]:
         """Return ``{"id", "severity", "what", "why", "do", "value"}``, said in ``language``."""
@@ -108,13 +109,21 @@ class _Passing:
 
     def __getitem__(self, given: str) -> str:
         name, _, value = given.partition("=")
-        said = str(self.facts[value[1:]]) if value.startswith("@") else value
-        return passing(**{name: said})
+        if value in ("True", "False"):
+            return passing(**{name: value == "True"})
+        return passing(**{name: str(self.facts[value[1:]]) if value.startswith("@") else value})
 
 
 _ARGUMENTS = _Arguments()
 
 
+def graded(kind: str, share: float, limits: tuple[float, float], **facts: Any) -> list[Finding]:
+    """Return an info from the first limit on, a warning from the second, and nothing below both."""
+    if share < limits[0]:
+        return []
+    return [Finding.of(kind, "warning" if share >= limits[1] else "info", share, **facts)]
+
+
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings by severity, and of equal ones in their order."""
+    """Return the findings by severity; those of one severity stay in their order."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

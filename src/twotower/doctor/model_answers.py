@@ -9,7 +9,7 @@ import torch
 
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.doctor.findings import KINDS, Finding, Severity
+from twotower.doctor.findings import Finding, Severity
 from twotower.evaluation.evaluate_bundle import scorer_of
 from twotower.evaluation.ranking import Evaluation, Scorer, evaluate
 from twotower.features.base import FeatureArrays
@@ -138,9 +138,7 @@ def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
         return []
     answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
     popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
-    found = _same(trial, answers, popular)
-    hub = _hub(trial, answers, popular, item_ids)
-    return found if hub is None else [*found, hub]
+    return [*_same(trial, answers, popular), *_hubs(trial, answers, popular, item_ids)]
 
 
 def overlap(first: Rows, second: Rows) -> float:
@@ -178,17 +176,14 @@ def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
     chance = float((K / may_be_shown[has_choice]).mean())
     share, all_of_it = (chance + (1 - chance) * level for level in (POPULAR, NOTHING_ELSE))
     facts = {"pairwise": pairwise, "popular": like_popular, "k": K}
-    severity: Severity
-    if like_popular >= share:
-        severity = "error" if like_popular >= all_of_it else "warning"
-        return [Finding(KINDS["popularity-only"], severity, like_popular, facts)]
-    if pairwise >= share:
-        severity = "error" if pairwise >= all_of_it else "warning"
-        return [Finding(KINDS["same-answer-for-all"], severity, pairwise, facts)]
+    for kind, value in (("popularity-only", like_popular), ("same-answer-for-all", pairwise)):
+        if value >= share:
+            severity: Severity = "error" if value >= all_of_it else "warning"
+            return [Finding.of(kind, severity, value, **facts)]
     return []
 
 
-def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Finding | None:
+def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> list[Finding]:
     num_rows, num_queries = trial.num_item_rows, len(trial)
     counts, popular_counts = (
         np.bincount(rows[rows != PADDING_ROW], minlength=num_rows) for rows in (answers, popular)
@@ -201,30 +196,24 @@ def _hub(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Fi
     chances = counted / max(1.0, float(counted.sum()))
     drawn = np.minimum(1.0, K * np.maximum(chances, 1 / trial.num_items))
     share, justified = counts / shown_to, np.maximum(drawn, popular_counts / shown_to)
-    few = may_be_shown < num_queries / 10
-    is_hub = (
-        ~few
-        & (share >= HUB_SHARE)
-        & (_odds(share, shown_to) >= HUB_ODDS * _odds(justified, shown_to))
-    )
+    is_hub = (may_be_shown >= num_queries / 10) & (share >= HUB_SHARE)
+    is_hub &= _odds(share, shown_to) >= HUB_ODDS * _odds(justified, shown_to)
     if not is_hub.any():
-        return None
+        return []
     row = int(np.where(is_hub, share, -1.0).argmax())
     by_popularity = np.random.default_rng(0).multinomial(K * num_queries, chances / chances.sum())
-    facts = {
-        "item": item_ids.ids_of(np.array([row]))[0],
-        "justified": float(justified[row]),
-        "skewness": _skewness(counts),
-        "expected_skewness": _skewness(by_popularity),
-        "k": K,
-    }
-    return Finding(KINDS["hub-item"], "warning", float(share[row]), facts)
-
-
-def _skewness(counts: npt.NDArray[np.integer]) -> float:
-    value = pl.Series(counts[FIRST_ROW:]).skew()
-    assert value is not None  # there are items
-    return value
+    return [
+        Finding.of(
+            "hub-item",
+            "warning",
+            float(share[row]),
+            item=item_ids.ids_of(np.array([row]))[0],
+            justified=float(justified[row]),
+            skewness=pl.Series(counts[FIRST_ROW:]).skew(),
+            expected_skewness=pl.Series(by_popularity[FIRST_ROW:]).skew(),
+            k=K,
+        )
+    ]
 
 
 def _odds(share: Shares, num: npt.NDArray[np.integer]) -> Shares:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.doctor.findings import KINDS, Finding, Severity
+from twotower.doctor.findings import Finding, Severity, graded
 from twotower.doctor.model_answers import K, Trial
 from twotower.evaluation.intervals import Interval, difference_intervals
 from twotower.evaluation.ranking import Evaluation
@@ -31,11 +31,8 @@ HISTORY_NOT_READ = 0.9
 HISTORY_PARTLY_READ = 0.2
 """The same, from which it is not read for some; ten answers in order hardly stay by chance."""
 
-UNKNOWN_SHARE = 0.3
-"""Share of rows without a vector of their own from which a feature is worth a warning."""
-
-SOME_UNKNOWN = 0.05
-"""The same, from which it is worth knowing."""
+UNKNOWN = (0.05, 0.3)
+"""Shares of rows without a vector of their own: worth knowing, and worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,11 @@ class Loss:
     base: float
     unchanged: float
     num_hits: int
+
+    @property
+    def may_be_nothing(self) -> bool:
+        """Whether enough answers hold a target, and what they lose cannot be told from nothing."""
+        return self.num_hits >= FEW_HITS and self.drop.low <= 0
 
 
 def feature_losses(trial: Trial, item_transforms: tuple[Transform, ...]) -> list[Loss]:
@@ -76,54 +78,54 @@ def feature_losses(trial: Trial, item_transforms: tuple[Transform, ...]) -> list
     ]
 
 
-def history_loss(trial: Trial) -> Loss | None:
-    """Return what answers lose with the history of another query; None where that says nothing.
+def history_loss(trial: Trial) -> list[Loss]:
+    """Return what the answers lose with the history of another query; nothing where that cannot be told.
 
     ``unchanged`` is of the queries whose history then differs.
     """
     histories = trial.cases.histories
     with_history = np.flatnonzero(histories.lengths)
     if not trial.encoding.model.reads_history or len(with_history) < FEW_HITS:
-        return None
+        return []
     order = np.random.default_rng(0).permutation(with_history)
     giver = np.arange(len(trial))
     giver[order] = np.roll(order, 1)  # nobody keeps their own
     others = histories.take(giver)
     length = trial.encoding.history_length
-    differs = (last_windows(histories, length).rows != last_windows(others, length).rows).any(
-        axis=1
-    )
+    own, given = last_windows(histories, length).rows, last_windows(others, length).rows
+    differs = (own != given).any(axis=1)
     if not differs.any():
-        return None
+        return []
     before = trial.answer(trial.query_vectors, trial.item_vectors)
     after = trial.answer(trial.encoding.query_vectors(trial.features, others), trial.item_vectors)
-    return _loss("history", before, after, differs)
+    return [_loss("history", before, after, differs)]
 
 
-def check_features(losses: Sequence[Loss]) -> list[Finding]:
-    """Return the features whose shuffling between rows costs nothing that can be told from nothing."""
-    found = []
-    for loss in losses:
-        facts = {"feature": loss.name, "k": K}
-        if loss.unchanged >= NOT_READ:
-            found.append(Finding(KINDS["feature-ignored"], "warning", loss.unchanged, facts))
-        elif loss.num_hits >= FEW_HITS and loss.drop.low <= 0:
-            facts |= {"base": loss.base, "low": loss.drop.low, "high": loss.drop.high}
-            found.append(Finding(KINDS["feature-does-not-help"], "info", loss.drop.value, facts))
-    return found
+def check_losses(losses: Sequence[Loss]) -> list[Finding]:
+    """Return whether the history is ignored, and which features do not help."""
+    check = {"history": _check_history}
+    return [found for loss in losses for found in check.get(loss.name, _check_feature)(loss)]
 
 
-def check_history(loss: Loss | None) -> list[Finding]:
-    """Return whether queries are answered alike with the history of another query."""
-    if loss is None:
-        return []
+def _check_history(loss: Loss) -> list[Finding]:
+    """Return whether queries get the same answers with the history of another query."""
     drop = loss.drop
-    does_not_help = drop.low <= 0 and loss.num_hits >= FEW_HITS
-    if loss.unchanged < HISTORY_PARTLY_READ and not does_not_help:
+    if loss.unchanged < HISTORY_PARTLY_READ and not loss.may_be_nothing:
         return []
     facts = {"k": K, "drop": drop.value, "low": drop.low, "high": drop.high, "base": loss.base}
     severity: Severity = "error" if loss.unchanged >= HISTORY_NOT_READ else "warning"
-    return [Finding(KINDS["history-ignored"], severity, loss.unchanged, facts)]
+    return [Finding.of("history-ignored", severity, loss.unchanged, **facts)]
+
+
+def _check_feature(loss: Loss) -> list[Finding]:
+    """Return whether shuffling the feature between rows costs nothing, or no more than chance does."""
+    facts = {"feature": loss.name, "k": K}
+    if loss.unchanged >= NOT_READ:
+        return [Finding.of("feature-ignored", "warning", loss.unchanged, **facts)]
+    if not loss.may_be_nothing:
+        return []
+    facts |= {"base": loss.base, "low": loss.drop.low, "high": loss.drop.high}
+    return [Finding.of("feature-does-not-help", "info", loss.drop.value, **facts)]
 
 
 def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
@@ -133,7 +135,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
         contents: What the bundle holds.
         model: Its towers, which say what they read.
     """
-    found = []
+    found: list[Finding] = []
     sides = (
         ("query", contents.queries, model.query_features),
         ("item", contents.items, model.item_features),
@@ -148,12 +150,14 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
             if not len(present):
                 continue
             is_unknown = ~transform.is_known(transform.apply(present))
-            share = float(is_unknown.sum() / len(values))
-            if share >= SOME_UNKNOWN:
-                severity: Severity = "warning" if share >= UNKNOWN_SHARE else "info"
-                facts = {"feature": f"{side}.{feature.name}", "rows": len(values)}
-                facts["min_count"] = contents.config.features.min_count
-                found.append(Finding(KINDS["dead-vocabulary"], severity, share, facts))
+            found += graded(
+                "dead-vocabulary",
+                float(is_unknown.sum() / len(values)),
+                UNKNOWN,
+                feature=f"{side}.{feature.name}",
+                rows=len(values),
+                min_count=contents.config.features.min_count,
+            )
     return found
 
 

@@ -1,8 +1,8 @@
 """What the training was asked to do: its loss against chance, and its negatives against the truth."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from twotower.config import LossConfig
-from twotower.data.batches import PairBatch, PairBatches
+from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
-from twotower.doctor.findings import KINDS, Finding, Severity
+from twotower.doctor.findings import Finding
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import log_frequency
 from twotower.losses.from_settings import hidden_by, loss_of, sampler_of
@@ -28,10 +28,8 @@ AT_CHANCE = 0.98
 MANY_FALSE = 0.1
 """Share of false negatives from which one push in ten goes the wrong way."""
 
-_BATCHES = 8
-_QUERIES = (
-    64  # of each batch; that makes 512 queries, among which a share is known to 2 % or better
-)
+_BATCHES, _QUERIES = 8, 64
+"""Queries of each batch: together 512, among which a share is known to 2 % or better."""
 
 
 def check_loss(contents: Contents) -> list[Finding]:
@@ -42,7 +40,8 @@ def check_loss(contents: Contents) -> list[Finding]:
     that have no such level (losses of pairs; events with labels of their own) are not looked at.
     """
     config, counts = contents.config.loss, contents.popularity
-    losses = [record["loss"] for record in map(json.loads, _lines(contents)) if "loss" in record]
+    records = (json.loads(line) for line in contents.log.splitlines() if line)
+    losses = [record["loss"] for record in records if "loss" in record]
     spec = LOSSES[config.kind]
     has_level = SAMPLERS[config.negatives].is_shared and spec.has_chance
     if spec.takes_labels and contents.target_labels is not None:
@@ -54,11 +53,10 @@ def check_loss(contents: Contents) -> list[Finding]:
     loss = float(losses[-1])
     facts = {"loss": loss, "chance": chance, "popularity": popularity}
     if loss >= AT_CHANCE * chance:
-        return [Finding(KINDS["loss-at-chance"], "error", loss / chance, facts)]
+        return [Finding.of("loss-at-chance", "error", loss / chance, **facts)]
     if spec.has_popularity and loss >= popularity:
-        return [
-            Finding(KINDS["loss-no-better-than-popularity"], "warning", loss / popularity, facts)
-        ]
+        ratio = loss / popularity
+        return [Finding.of("loss-no-better-than-popularity", "warning", ratio, **facts)]
     return []
 
 
@@ -78,8 +76,7 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
         return []
     # With the mask, what is left over lies in the future, which has to be told apart from now.
     is_masked = config.mask_known and reads_history
-    severity: Severity = "info" if is_masked else "warning"
-    return [Finding(KINDS["false-negatives"], severity, share, {})]
+    return [Finding.of("false-negatives", "info" if is_masked else "warning", share)]
 
 
 def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history: bool) -> float:
@@ -103,9 +100,10 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
         ordered=dataset.ordered,
         seed=config.training.seed,
     )
-    sampler, generator = _sampler(config.loss, contents.popularity), _generator()
+    sampler = _sampler(config.loss, contents.popularity)
+    generator = torch.Generator().manual_seed(0)
     num_false = num_negatives = 0
-    for batch in _first(batches.epoch(0), _BATCHES):
+    for batch in islice(batches.epoch(0), _BATCHES):
         item_rows = torch.from_numpy(batch.item_rows.astype(np.int64))
         candidates = _of_first_queries(sampler(Pairs(item_rows), generator))
         own = item_rows[:_QUERIES]
@@ -123,7 +121,8 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
 
 def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float, float]:
     """Return the mean loss of equal scores, and that of scores that are the log of popularity."""
-    rng, generator, sampler = np.random.default_rng(0), _generator(), _sampler(config, counts)
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    sampler = _sampler(config, counts)
     loss = loss_of(config, int((counts > 0).sum()))
     shares = counts.astype(np.float64) / counts.sum()
     logs = torch.from_numpy(np.log(np.maximum(shares, 1e-30))).float()[:, None]
@@ -173,16 +172,3 @@ def _hidden(
 def _of_first_queries(candidates: Candidates) -> Candidates:
     """Return the same candidates for the batch's first queries alone, which is cheaper to look at."""
     return replace(candidates, positions=candidates.positions[:_QUERIES])
-
-
-def _first(batches: Iterator[PairBatch], num: int) -> Iterator[PairBatch]:
-    for _, batch in zip(range(num), batches, strict=False):
-        yield batch
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def _lines(contents: Contents) -> list[str]:
-    return [line for line in contents.log.splitlines() if line]

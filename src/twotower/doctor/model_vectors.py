@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.doctor.findings import KINDS, Finding, Kind, Severity
+from twotower.doctor.findings import Finding, Severity
 from twotower.errors import ArgumentError
 
 Vectors = npt.NDArray[np.float32]
@@ -97,15 +97,14 @@ def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> lis
     """
     seen = counts > 0
     vectors, counts = vectors[seen], counts[seen]
-    found = _collapse(
-        vectors, KINDS["item-vectors-few-directions"], "warning", KINDS["item-vectors-alike"]
-    )
+    found = _collapse(vectors, "item", "warning")
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if len(norms) > 2 and norms.std() > EQUAL_NORMS * norms.mean() and np.ptp(counts) > 0:
         correlation = float(np.corrcoef(_ranks(norms), _ranks(counts))[0, 1])
         if correlation >= GOES_WITH:
-            facts = {"items": len(norms)}
-            found.append(Finding(KINDS["norm-follows-popularity"], "info", correlation, facts))
+            found.append(
+                Finding.of("norm-follows-popularity", "info", correlation, items=len(norms))
+            )
     return found
 
 
@@ -120,13 +119,17 @@ def check_query_vectors(vectors: Vectors) -> list[Finding]:
     Raises:
         ValueError: A vector is not finite.
     """
-    return _collapse(
-        vectors, KINDS["query-vectors-few-directions"], "info", KINDS["query-vectors-alike"]
-    )
+    return _collapse(vectors, "query", "info")
 
 
-def _collapse(vectors: Vectors, few: Kind, above_line: Severity, alike: Kind) -> list[Finding]:
-    """Return findings of kinds ``few``, of severity ``above_line`` or error, and ``alike``."""
+def _collapse(vectors: Vectors, side: str, above_line: Severity) -> list[Finding]:
+    """Return whether the vectors of a side have few directions, or are all alike.
+
+    Args:
+        vectors: ``(n, dim)`` float32.
+        side: ``item`` or ``query``.
+        above_line: How severe few directions are, if they are more than one line; that is an error.
+    """
     is_finite = np.isfinite(vectors).all(axis=1)
     if not is_finite.all():
         raise ArgumentError(
@@ -143,11 +146,12 @@ def _collapse(vectors: Vectors, few: Kind, above_line: Severity, alike: Kind) ->
     rank = effective_rank(rng.permutation(vectors)[:_MOST_VECTORS])
     severity: Severity = "error" if rank < ONE_LINE else above_line
     if most > ONE_LINE and rank < max(ONE_LINE, FEW_DIRECTIONS * most):
-        found.append(Finding(few, severity, rank, {"dim": dim, "vectors": len(vectors)}))
+        facts = {"dim": dim, "vectors": len(vectors)}
+        found.append(Finding.of(f"{side}-vectors-few-directions", severity, rank, **facts))
     value = uniformity(rng.permutation(vectors)[:_MOST_PAIRED])
     if value > ALIKE:
         severity = "error" if value > SAME_POINT else "warning"
-        found.append(Finding(alike, severity, value, {"vectors": len(vectors)}))
+        found.append(Finding.of(f"{side}-vectors-alike", severity, value, vectors=len(vectors)))
     return found
 
 

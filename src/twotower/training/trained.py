@@ -107,7 +107,7 @@ class Trained:
             ConfigError: ``path`` cannot be written.
         """
         from twotower.doctor.data_checks import diagnose_dataset, of_held_columns
-        from twotower.doctor.model_checks import examine_model
+        from twotower.doctor.diagnosis import examine_model
         from twotower.report.html_report import write_report
 
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
@@ -116,12 +116,12 @@ class Trained:
         is_private = self.before is not None
         # One of its own: items that were put into the other since are not in the figures.
         retriever = self._retriever_of(self.before or self.contents)
-        examined = examine_model(retriever)
+        of_model, losses = examine_model(retriever)
         write_report(
             retriever,
             path,
             language=language,
-            findings=worst_first([*found, *examined.findings]),
-            losses=examined.losses,
+            findings=worst_first([*found, *of_model]),
+            losses=losses,
             private=is_private,
         )

@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from twotower.data.dataset import Dataset, Part
-from twotower.doctor.data_features import codes_of
+from twotower.doctor.data_columns import codes_of
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature
 from twotower.report.charts import Bar, Line, bar_chart, line_chart
