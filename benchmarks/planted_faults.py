@@ -18,7 +18,7 @@ import polars as pl
 from common import report
 from public_sets import read
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
-from twotower.doctor.data_checks import diagnose_data
+from twotower.doctor.diagnosis import diagnose_data
 from twotower.doctor.findings import Finding
 
 WORLD = WorldConfig(

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from faulty_towers import CollapsedTower, deafen
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
-from twotower.doctor.findings import Finding
 from twotower.doctor.diagnosis import diagnose_model
+from twotower.doctor.findings import Finding
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
 

@@ -9,7 +9,7 @@ import typer.main
 import twotower
 from twotower.cli import app
 from twotower.config import Config
-from twotower.doctor.data_checks import diagnose_data
+from twotower.doctor.diagnosis import diagnose_data
 from twotower.errors import ConfigError
 from twotower.keywords import configured, events_of, help_of, settings_of_keywords
 

@@ -1,6 +1,6 @@
 from twotower.config import Config as Config
-from twotower.doctor.data_checks import diagnose_data as diagnose_data
 from twotower.doctor.diagnosis import diagnose_bundle as diagnose_bundle
+from twotower.doctor.diagnosis import diagnose_data as diagnose_data
 from twotower.errors import ArgumentError as ArgumentError
 from twotower.errors import BundleError as BundleError
 from twotower.errors import ConfigError as ConfigError

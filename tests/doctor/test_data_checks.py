@@ -8,7 +8,7 @@ import pytest
 
 from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.doctor.data_checks import diagnose_data, diagnose_dataset
+from twotower.doctor.diagnosis import diagnose_data, diagnose_dataset
 from twotower.doctor.findings import KINDS, Finding
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.evaluate_bundle import dataset_of

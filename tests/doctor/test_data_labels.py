@@ -6,7 +6,7 @@ import pytest
 
 from twotower.data.dataset import Dataset
 from twotower.data.preparation import prepare
-from twotower.doctor.data_labels import label_columns
+from twotower.doctor.data_leaks import label_columns
 
 
 def table(seed: int = 0, num: int = 2000) -> pl.DataFrame:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.doctor.data_checks import diagnose_data
+from twotower.doctor.diagnosis import diagnose_data
 
 
 def told(world: SyntheticTables, events: pl.DataFrame, **tables: Any) -> dict[str, dict[str, Any]]:

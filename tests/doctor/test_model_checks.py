@@ -84,8 +84,8 @@ def test_both_languages_name_the_same_numbers(kind: Kind) -> None:
         ("loss", "chance", "popularity", "popular", "pairwise", "justified", "skewness"), 0.5
     ) | dict.fromkeys(("expected_skewness", "low", "high", "base", "drop"), 0.25)
     facts |= dict.fromkeys(("dim", "vectors", "items", "rows", "k", "min_count"), 7)
-    facts |= {"feature": "item.genre", "item": "A"}
-    finding = Finding(kind, "info", 0.125, facts)
+    names = {"feature": "item.genre", "item": "A"}
+    finding = Finding(kind, "info", 0.125, facts | names)
     english, chinese = finding.as_json("en"), finding.as_json("zh")
     for text in ("what", "why", "do"):
         assert english[text].endswith(".")

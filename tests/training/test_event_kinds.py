@@ -17,7 +17,7 @@ from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.prefixes import PrefixBatches
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
-from twotower.doctor.data_checks import diagnose_dataset
+from twotower.doctor.diagnosis import diagnose_dataset
 from twotower.errors import ConfigError, DataError
 from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.serving.retriever import Retriever

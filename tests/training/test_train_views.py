@@ -14,7 +14,7 @@ from twotower import View
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch
 from twotower.data.dataset import Part
-from twotower.doctor.data_checks import diagnose_dataset
+from twotower.doctor.diagnosis import diagnose_dataset
 from twotower.doctor.diagnosis import diagnose_model
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.evaluate_bundle import evaluate_bundle

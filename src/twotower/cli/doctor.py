@@ -83,7 +83,7 @@ def command(
         recipe = keywords.pop("recipe", None)
         tree = configured(config, recipe=recipe).with_settings(settings or [])
 
-        from twotower.doctor.data_checks import diagnose_data
+        from twotower.doctor.diagnosis import diagnose_data
 
         findings = diagnose_data(
             events,

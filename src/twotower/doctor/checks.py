@@ -17,7 +17,6 @@ from twotower.doctor import (
     model_training,
     model_vectors,
 )
-from twotower.doctor.data_labels import label_columns
 from twotower.doctor.data_order import shuffled_order
 from twotower.doctor.findings import Finding
 from twotower.doctor.model_answers import Trial, check_answers
@@ -122,7 +121,9 @@ _RUNS: dict[Needs, dict[str, Callable[[Any], Sequence[Finding]]]] = {
         "empty test": lambda seen: data_split.empty_test(seen.dataset),
         "columns of queries that leak": lambda seen: data_leaks.leaking_query_columns(seen.dataset),
         "columns of items that leak": lambda seen: data_leaks.leaking_item_columns(seen.dataset),
-        "columns that know the label": lambda seen: label_columns(seen.dataset, seen.roles()),
+        "columns that know the label": lambda seen: data_leaks.label_columns(
+            seen.dataset, seen.roles()
+        ),
         "times of the split": lambda seen: data_split.split_times(
             seen.dataset, is_chosen=seen.follows_no_time()
         ),

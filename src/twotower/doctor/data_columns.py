@@ -14,15 +14,15 @@ from twotower.features.schema import Feature, Side, infer_features
 from twotower.vocab import FIRST_ROW
 
 CONSTANT_SHARE = 0.99
-"""From this share of its known rows on, one value leaves too little to be told apart."""
+"""Share of the known rows from which one value leaves too little to tell rows apart."""
 
 UNIQUE_SHARE = 0.99
 MISSING_SHARE = 0.5
 MIN_ROWS = 20
-"""Rows below which every share is chance."""
+"""Fewest rows; a share of fewer is chance."""
 
 MANY_EVENTS = 0.05
-"""From this share of events on whose item or query has no row, a warning."""
+"""Share of events without a row of their item or query from which there is a warning."""
 
 SIDES_ZH = {"query": "查询", "item": "物品", "event": "事件"}
 
@@ -85,14 +85,14 @@ def _column(values: pl.Series, feature: Feature) -> list[Finding]:
 
 
 def _is_key(values: pl.Series) -> bool:
-    """Whether values that are all different name something, rather than measure or tell."""
+    """Return whether values that are all different are a key, not a measure or a text."""
     if values.dtype.is_integer():
         return True
     return values.dtype == pl.String and not values.drop_nulls().str.contains(r"\s").any()
 
 
 def unused(decisions: tuple[Decision, ...]) -> list[Finding]:
-    """Return which columns of the interactions nothing reads."""
+    """Return which columns of the interactions are unused."""
     left = {d.column: d.reason for d in decisions if d.role is None and d.column is not None}
     if not left:
         return []
@@ -100,7 +100,7 @@ def unused(decisions: tuple[Decision, ...]) -> list[Finding]:
 
 
 def unstated_kinds(dataset: Dataset, decisions: tuple[Decision, ...]) -> list[Finding]:
-    """Return whether a column that nothing reads seems to name the kind of each event."""
+    """Return whether an unused column seems to name the kind of each event."""
     left = {decision.column for decision in decisions if decision.role is None}
     columns = [name for name in dataset.event_columns.columns if name in left]
     kinds = event_kinds(dataset.event_columns, columns)

@@ -10,30 +10,30 @@ from twotower.data.propensities import MAX_WEIGHT
 from twotower.doctor.findings import Finding, Severity, graded
 
 COPIES = 0.001
-"""From this share of events on copies are a warning: fewer change no figure that one could see."""
+"""Share of the events from which copies are a warning; fewer change no figure visibly."""
 
 COPIES_IN_TEST = 0.01
-"""From this share of test events on that training has a copy of, the figures say something else."""
+"""Share of the test events from which copies in training change what the figures measure."""
 
 DAY = 86_400.0
 """Seconds of a day: times that are all multiples of it are dates."""
 
 TIES = (0.1, 0.5)
-"""Shares of events with the moment of another: worth knowing, and the order is mostly arbitrary."""
+"""Shares of events at the same moment as another: worth knowing, and mostly arbitrary order."""
 
 ONE_MOMENT_SHARE, ONE_MOMENT_EVENTS, ONE_MOMENT_TIMES_MEAN = 0.02, 100, 20
-"""A moment is suspicious that has this share of all events, this many, and is this many times as
-frequent as the average moment, which spares data whose times are days."""
+"""A moment is suspicious if it has at least this share of all events, at least this many, and this many
+times as many as the average moment. The last condition spares data whose times are days."""
 
 
 def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding]:
-    """Return whether events are there twice: the same query, item and time, and kind of event.
+    """Return whether there are copies of events: of the same query, item, time and kind of event.
 
-    Where repeats are usual a copy cannot be told from one without times, so nothing is said; nor can
-    it if times are dates, so copies are at most worth knowing.
+    Where repeats are usual, a copy cannot be told from a repeat: there is no finding without times, and
+    at most an info if times are dates.
 
     Args:
-        dataset: Split.
+        dataset: The split data set.
         kind_column: Column of the interactions with the kinds of event, or None where there is one kind.
     """
     events = dataset.interactions
@@ -41,17 +41,16 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
         return []
     kinds = None
     if kind_column is not None and kind_column in dataset.event_columns.columns:
-        texts = dataset.event_columns[kind_column].cast(pl.String)
-        kinds = texts.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
-    groups = _same_events(events, kinds)
-    sizes = np.bincount(groups)
-    copies = len(groups) - len(sizes)
+        kinds = dataset.event_columns[kind_column].cast(pl.String)
+    firsts = _first_copies(events, kinds)
+    copies = len(firsts) - len(np.unique(firsts))
     if not copies:
         return []
-    share = copies / len(groups)
+    share = copies / len(firsts)
     is_test = dataset.parts == Part.TEST
-    known = np.bincount(groups[dataset.parts != Part.TEST], minlength=len(sizes)) > 0
-    in_test = float(known[groups[is_test]].mean()) if is_test.any() else 0.0
+    in_test = 0.0
+    if is_test.any():
+        in_test = float(np.isin(firsts[is_test], firsts[~is_test]).mean())
     severity: Severity = "warning" if share >= COPIES else "info"
     if in_test >= COPIES_IN_TEST:
         severity = "error"
@@ -65,11 +64,11 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
 
 
 def tied_times(dataset: Dataset) -> list[Finding]:
-    """Return whether many events of a query happened at one moment; copies are not counted."""
+    """Return whether many events share their moment with another event of the query, copies apart."""
     events = dataset.interactions
     if events.times is None:
         return []
-    _, first = np.unique(_same_events(events), return_index=True)
+    first = np.unique(_first_copies(events))
     query_rows, times = events.query_rows[first], events.times[first]
     order = np.lexsort((times, query_rows))
     query_rows, times = query_rows[order], times[order]
@@ -79,7 +78,7 @@ def tied_times(dataset: Dataset) -> list[Finding]:
 
 
 def one_moment(dataset: Dataset) -> list[Finding]:
-    """Return whether one moment has far more events, of several queries, than moments have."""
+    """Return whether one moment has far more events than the average moment, of several queries."""
     events = dataset.interactions
     if events.times is None:
         return []
@@ -104,32 +103,24 @@ def out_of_order(
     Args:
         query_rows: ``(E,)`` query of each event in the order of the table.
         times: ``(E,)`` its time.
-        sorted_by_time: Whether events are sorted by time before they are used, which mends it.
+        sorted_by_time: Whether events are sorted by time before they are used, which fixes the order.
     """
-    order = np.argsort(query_rows, kind="stable")
-    owners, moments = query_rows[order], times[order]
-    # The earliest event that still follows, seen from the end of the query's events.
-    late = np.zeros(len(owners), np.bool_)
-    if len(owners):
-        rank = np.searchsorted(np.unique(moments), moments).astype(np.int64)
-        width = int(rank.max()) + 1
-        # Queries are laid end to end, so that one running minimum serves them all.
-        keys = owners.astype(np.int64) * width + rank
-        following = np.minimum.accumulate(keys[::-1])[::-1]
-        late[:-1] = keys[:-1] > following[1:]
-    if not late.any():
+    follows = pl.col("time").cum_min(reverse=True).shift(-1)  # the earliest event after this one
+    events = pl.DataFrame({"query": query_rows, "time": times})
+    late = int(events.select((pl.col("time") > follows).over("query").sum()).item())
+    if not late:
         return []
-    share = float(late.mean())
+    share = late / len(events)
     if sorted_by_time:
         return [Finding.of("events-out-of-order: sorted here", "info", share)]
     return [Finding.of("events-out-of-order: read in that order", "warning", share)]
 
 
 def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
-    """Return what the training clicks weigh by their positions, and how many of them are cut.
+    """Return the weights of the training clicks by position, and how many of the weights are cut.
 
     Args:
-        dataset: Split.
+        dataset: The split data set.
         is_rated: Whether label 0 is a low rating.
     """
     found = propensities_of(dataset, is_rated=is_rated)
@@ -154,24 +145,17 @@ def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
     ]
 
 
-def _same_events(
-    events: Interactions, kinds: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.int64]:
-    """Return a number for each event that equals only that of its copies: ``(E,)``.
+def _first_copies(events: Interactions, kinds: pl.Series | None = None) -> npt.NDArray[np.integer]:
+    """Return the place of the first copy of each event, its own where there is none before: ``(E,)``.
 
     Args:
         events: All events.
-        kinds: ``(E,)`` a number for each kind of event, or None where there is one kind.
+        kinds: ``(E,)`` the kind of each event, or None where there is one kind.
     """
-    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
-    if kinds is not None:
-        pairs = np.unique(np.stack([pairs, kinds], axis=1), axis=0, return_inverse=True)[1].ravel()
-    keys = (pairs,) if events.times is None else (events.times, pairs)
-    order = np.lexsort(keys)
-    differs = np.ones(len(order), np.bool_)
-    differs[1:] = pairs[order][1:] != pairs[order][:-1]
+    frame = pl.DataFrame({"query": events.query_rows, "item": events.item_rows})
     if events.times is not None:
-        differs[1:] |= events.times[order][1:] != events.times[order][:-1]
-    groups = np.empty(len(order), np.int64)
-    groups[order] = np.cumsum(differs) - 1
-    return groups
+        frame = frame.with_columns(time=events.times)
+    if kinds is not None:
+        frame = frame.with_columns(kind=kinds)
+    place = pl.col("place").first().over(frame.columns)
+    return frame.with_row_index("place").select(place).to_series().to_numpy()

@@ -1,5 +1,6 @@
-"""The doctor on columns that know the future: the test's targets, or how often items are in it."""
+"""The doctor on columns that know too much: the test's targets, how often items are in it, or the label."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -7,17 +8,21 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
-from twotower.doctor.data_columns import by_row, codes_of, described, text_of
+from twotower.doctor.data_columns import SIDES_ZH, by_row, codes_of, described, text_of
 from twotower.doctor.findings import Finding, Severity
+from twotower.evaluation.metrics import auc
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.vocab import FIRST_ROW
 
 TARGETS_KNOWN = (0.05, 0.15)
-"""More agreement among targets than training lets expect: a warning, and an error, since the figures
-then measure the column. A taste that drifted is below the first in every public set that we know."""
+"""Agreement among targets in excess of that in training: a warning; and an error, as the figures then
+measure the column. Drifting tastes stay below the first in every public data set that we know."""
 
 COUNTS_KNOWN = (0.5, 0.8)
-"""Partial rank correlations: a release date that goes with rising items stays below the first."""
+"""Partial rank correlations; a release date that correlates with rising items stays below the first."""
+
+LABEL_KNOWN = 0.98
+"""AUC of a column alone from which it is hardly ever wrong, as nothing known before an event is."""
 
 MIN_TARGETS = 100
 NEEDED_DEVIATIONS = 3.0
@@ -26,15 +31,16 @@ MAX_EVENTS = 300_000
 Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.bool_]
 
 
 class _Label(NamedTuple):
-    """What a target may be called: the item itself, or its value in a column.
+    """A label of the targets: the item itself, or its value in a column.
 
     Args:
-        name: Of the column.
+        name: The name of the column.
         codes: ``(num_item_rows,)`` group of each item row, -1 where it has none.
-        texts: ``(num_items,)`` the values as text, or None where they are no names.
+        texts: ``(num_items,)`` the values as text, or None where they are neither text nor whole numbers.
     """
 
     name: str
@@ -59,12 +65,12 @@ class _Parts(NamedTuple):
 def leaking_query_columns(dataset: Dataset) -> list[Finding]:
     """Return which query columns know the test targets better than the past explains.
 
-    For queries that share a value, the share of pairs of test targets that are equal is held against
-    two others: how often their training events equal the target, which is what taste explains, and
-    how often their last events before the test are equal, which is where a column comes out that was
-    made from the history. Each is taken less the same share among all queries, so that a drift
-    common to all does not count; only pairs of different queries do. Targets are compared by their
-    id, where the item was in training, and by each item column.
+    Among queries that share a value, the share of equal pairs of test targets is compared with two
+    others: how often their training events equal the target, which measures taste, and how often their
+    last events before the test are equal, which is high for a column made from the history. From each
+    the same share among all queries is subtracted, so that a drift common to all does not count. Only
+    pairs of different queries count. Targets are compared by their id, if the item was in training, and by
+    each item column.
     """
     positive = dataset.interactions.is_positive
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
@@ -90,7 +96,7 @@ def leaking_query_columns(dataset: Dataset) -> list[Finding]:
 
 
 def leaking_item_columns(dataset: Dataset) -> list[Finding]:
-    """Return which item columns go with the number of test events beyond that of training events.
+    """Return which item columns correlate with the number of test events, given that of training events.
 
     The figure is the partial rank correlation of the column with the test counts, given the training
     counts, over items with an event and a value.
@@ -122,8 +128,51 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     return findings
 
 
-def _labels(dataset: Dataset, trained: npt.NDArray[np.int32]) -> list[_Label]:
-    """Return what targets are called: their id, and each column of the item table."""
+def label_columns(dataset: Dataset, roles: Collection[str] | None = None) -> list[Finding]:
+    """Return which columns alone tell positive from negative training events.
+
+    The values of a column become groups, and each event is scored by the share of positives that its
+    group has in the other half of the events; the figure is the AUC of that score. A column of a side is
+    reported only if it tells more than the side's ids, each of which may well have one label only.
+    Columns of the interactions are never fed, so that they are only a warning.
+
+    Args:
+        dataset: The split data set.
+        roles: Columns of the interactions that have a role, such as the label; None skips all columns of
+            the interactions.
+    """
+    events = dataset.interactions
+    in_train = np.flatnonzero(dataset.parts == Part.TRAIN)
+    if events.labels is None or len(np.unique(events.labels[in_train])) < 2:
+        return []
+    rng = np.random.default_rng(0)
+    drawn = np.sort(rng.permutation(in_train)[:MAX_EVENTS])
+    labels, is_first = events.labels[drawn] > 0, rng.random(len(drawn)) < 0.5
+    findings = []
+    for side, table, rows in (
+        ("query", dataset.queries, events.query_rows),
+        ("item", dataset.items, events.item_rows),
+    ):
+        own = _auc_of(rows[drawn].astype(np.int64), labels, is_first)
+        for name in described(table):
+            codes = codes_of(table.frame[name])
+            if codes is None:
+                continue
+            found = _auc_of(by_row(codes)[rows[drawn]], labels, is_first)
+            if found >= LABEL_KNOWN and found > own:
+                findings.append(_finding(side, name, found))
+    if roles is None:
+        return findings
+    for name in (name for name in dataset.event_columns.columns if name not in roles):
+        codes = codes_of(dataset.event_columns[name][drawn])
+        found = 0.0 if codes is None else _auc_of(codes, labels, is_first)
+        if found >= LABEL_KNOWN:
+            findings.append(_finding("event", name, found))
+    return findings
+
+
+def _labels(dataset: Dataset, trained: Rows) -> list[_Label]:
+    """Return the labels of the targets: their id, and each column of the item table."""
     table = dataset.items
     ids = np.full(table.ids.num_rows, -1, np.int64)
     ids[trained] = trained  # what is new in the test is new for everybody, which is no leak
@@ -136,7 +185,7 @@ def _labels(dataset: Dataset, trained: npt.NDArray[np.int32]) -> list[_Label]:
 
 
 def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) -> Finding | None:
-    """Return whether queries with the same value have the same target too often.
+    """Return whether queries with the same value share a target too often.
 
     The gain is how much more the test targets of a group agree than was to be expected, for each test
     event; NaN where it cannot be compared.
@@ -166,7 +215,7 @@ def _known_by_groups(column: str, groups: Ints, label: _Label, parts: _Parts) ->
 
 
 def _named(column: str, texts: pl.Series | None, label: _Label, parts: _Parts) -> Finding | None:
-    """Return whether a query's value is the very name of its target."""
+    """Return whether the value of a query is the name of its target."""
     if texts is None or label.texts is None:
         return None
     (here, owners), *before = (_is_named(texts, label.texts, events) for events in parts)
@@ -189,7 +238,7 @@ def _drawn(events: Interactions) -> Interactions:
 
 
 def _severity(gains: Floats, standard_error: float) -> Severity | None:
-    """Return how bad a mean gain is; None where it is small, or may be chance."""
+    """Return the severity of a mean gain; None where it is small, or may be chance."""
     if len(gains) < MIN_TARGETS:
         return None
     mean = gains.mean()
@@ -199,7 +248,7 @@ def _severity(gains: Floats, standard_error: float) -> Severity | None:
 
 
 def _standard_error(values: Floats, clusters: Ints | Rows) -> float:
-    """Return the standard error of a mean whose values depend on each other within a cluster."""
+    """Return the standard error of a mean of values that are dependent within a cluster."""
     if not len(values):
         return 0.0
     sums = np.bincount(clusters, values - values.mean())
@@ -209,7 +258,7 @@ def _standard_error(values: Floats, clusters: Ints | Rows) -> float:
 def _is_named(
     query_texts: pl.Series, item_texts: pl.Series, events: Interactions
 ) -> tuple[Floats, Rows]:
-    """Return which events are of an item with the query's value, where both have one.
+    """Return which events are of an item that is named like the query's value, where both have one.
 
     Returns:
         ``(n,)`` 0 or 1, and the ``(n,)`` query rows.
@@ -224,7 +273,7 @@ def _is_named(
 def _share_of_others(
     asked: Interactions, reference: Interactions, groups: Ints, codes: Ints
 ) -> Floats:
-    """Return for each event which share of reference events in its group has its label.
+    """Return, for each event, the share of the reference events in its group that have its label.
 
     Events of the same query are left out of the reference.
 
@@ -267,3 +316,25 @@ def _partial(x: Floats, y: Ints, given: Ints) -> float:
     xy, xg, yg = np.corrcoef(ranks)[[0, 0, 1], [1, 2, 2]]
     rest = (1 - xg**2) * (1 - yg**2)
     return float((xy - xg * yg) / np.sqrt(rest)) if rest > 1e-9 else 0.0
+
+
+def _finding(side: str, column: str, value: float) -> Finding:
+    severity: Severity = "warning" if side == "event" else "error"
+    case = "not fed" if side == "event" else "read by a tower"
+    facts = {"side": side, "side_zh": SIDES_ZH[side], "column": column}
+    return Finding.of(f"column-knows-label: {case}", severity, value, **facts)
+
+
+def _auc_of(groups: Ints, labels: Labels, is_first: Labels) -> float:
+    """Return the AUC of a group's share of positives in the other half; a group of -1 is one, too."""
+    if min(labels.sum(), (~labels).sum()) < 1:
+        return 0.0
+    scores = np.empty(len(groups))
+    size = int(groups.max()) + 2
+    for half in (is_first, ~is_first):
+        other = groups[~half] + 1
+        events = np.bincount(other, minlength=size)
+        positives = np.bincount(other, labels[~half], size)
+        overall = labels[~half].mean() if len(other) else 0.5
+        scores[half] = ((positives + overall) / (events + 1))[groups[half] + 1]
+    return auc(scores, labels)

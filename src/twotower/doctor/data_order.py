@@ -1,6 +1,6 @@
-"""The doctor on the order of events: does it say more than a shuffled one would?"""
+"""The doctor on the order of events: whether it says more than a shuffled order would."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,24 +9,23 @@ from twotower.data.dataset import Dataset, Interactions
 from twotower.doctor.findings import Finding
 
 NEEDED_DEVIATIONS = 3.0
-"""An order that says nothing gets beyond this once in some hundred data sets."""
+"""An order that says nothing exceeds this in one of several hundred data sets."""
 
 MIN_EVENTS, MIN_COLLISIONS = 5_000, 100
-"""Below, even a telling order need not stand out, and nothing is concluded."""
+"""With fewer, even an informative order need not stand out, and there is no finding."""
 
 MAX_EVENTS = 300_000
 SHUFFLES = 20
 
 
-@dataclass(frozen=True)
-class OrderEvidence:
-    """How far an order is from shuffled ones, in standard deviations of these.
+class OrderEvidence(NamedTuple):
+    """How far an order is from shuffled orders, in standard deviations of the shuffled ones.
 
     Args:
-        adjacent: Of how often the same item follows the same item.
-        position: Of how much items differ in where in a sequence they stand.
-        events: Events that it is measured on.
-        collisions: How often, by chance, a pair of neighbours comes again.
+        adjacent: For how often the same transition between two items recurs.
+        position: For how much items differ in their place in a sequence.
+        events: Number of events that it is measured on.
+        collisions: How often a transition recurs by chance.
     """
 
     adjacent: float
@@ -36,7 +35,7 @@ class OrderEvidence:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are events enough to conclude something from a small figure."""
+        """Whether there are enough events to conclude something from a small figure."""
         return self.events >= MIN_EVENTS and self.collisions >= MIN_COLLISIONS
 
 
@@ -61,9 +60,9 @@ def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     moment have no order and are shuffled on both sides.
 
     Args:
-        events: Sorted by query; by time, or, where there are no times, in the order to be judged. Of
-            many, whole queries are drawn.
-        seed: Of draws and shuffles.
+        events: Sorted by query; within a query by time, or in the order to be judged if there are no
+            times. If there are many, whole queries are sampled.
+        seed: Seed of the sample and of the shuffles.
     """
     rng = np.random.default_rng(seed)
     events = _drawn(events, rng)
@@ -116,7 +115,7 @@ def order_statistics(
 
 
 def _drawn(events: Interactions, rng: np.random.Generator) -> Interactions:
-    """Return the events of queries with at least two, of so many queries that they are few enough."""
+    """Return the events of queries with at least two, of a sample of queries if they are many."""
     lengths = np.diff(events.offsets)
     kept = lengths >= 2
     if lengths[kept].sum() > MAX_EVENTS:

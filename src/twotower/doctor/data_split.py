@@ -1,4 +1,4 @@
-"""The doctor on the split: what the test asks for that training knows, or cannot know."""
+"""The doctor on the split: test events before training, cold items and queries, popularity."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from twotower.doctor.findings import Finding, Severity, graded
 from twotower.vocab import FIRST_ROW
 
 BEFORE_TRAIN = 0.01
-"""From this share of test events on the figures are visibly those of another question."""
+"""Share of test events from which the figures visibly measure something else."""
 
 OVERLAP = 0.1
 COLD = (0.01, 0.1)
@@ -15,11 +15,11 @@ CHURN = (0.1, 0.5)
 CONCENTRATION = (0.2, 0.5)
 FEW = 5
 FEW_SHARES = (0.2, 0.5)
-"""Shares that are worth knowing, and that likely cost quality; half is the majority."""
+"""Shares of items: worth knowing, and likely to cost quality; half is the majority."""
 
 
 def empty_test(dataset: Dataset) -> list[Finding]:
-    """Return whether there is nothing to be measured on."""
+    """Return whether the test holds no positive event."""
     if ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
         return []
     return [Finding.of("empty-test", "error", 0.0, events=len(dataset.interactions))]
@@ -29,9 +29,9 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
     """Return whether test events are earlier than training events.
 
     Args:
-        dataset: Split.
-        is_chosen: Whether a split was asked for that does not follow time, so that being earlier is
-            no accident and only to be warned of.
+        dataset: The split data set.
+        is_chosen: Whether the settings ask for a split that does not follow time. Earlier test events are
+            then no accident, and only a warning.
     """
     times = dataset.interactions.times
     is_test = dataset.parts == Part.TEST
@@ -56,7 +56,7 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
 
 
 def churn(dataset: Dataset) -> list[Finding]:
-    """Return how much of the test is of items and queries that training has not seen."""
+    """Return how many of the test's items and queries training has not seen."""
     positive = dataset.interactions.is_positive
     known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
@@ -78,7 +78,7 @@ def churn(dataset: Dataset) -> list[Finding]:
 
 
 def popularity(dataset: Dataset) -> list[Finding]:
-    """Return whether few items have most training events, and whether most have too few."""
+    """Return whether a few items have most training events, and whether most items have too few."""
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
     counts = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)

@@ -82,20 +82,12 @@ class Finding:
     def as_json(self, language: Language = "en") -> dict[str, Any]:
         """Return ``{"id", "severity", "what", "why", "do", "value"}``, said in ``language``."""
         text = self.kind.en if language == "en" else self.kind.zh
-        what, why, do = (
-            sentence.format(
-                value=self.value, argument=_ARGUMENTS, passing=_Passing(self.facts), **self.facts
-            )
-            for sentence in (text.what, text.why, text.do)
-        )
-        return {
-            "id": self.kind.id,
-            "severity": self.severity,
-            "what": what,
-            "why": why,
-            "do": do,
-            "value": self.value,
+        words = {"argument": _ARGUMENTS, "passing": _Passing(self.facts), **self.facts}
+        said = {
+            name: sentence.format(value=self.value, **words)
+            for name, sentence in vars(text).items()
         }
+        return {"id": self.kind.id, "severity": self.severity, **said, "value": self.value}
 
 
 class _Arguments(dict[str, str]):

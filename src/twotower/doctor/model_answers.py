@@ -1,4 +1,4 @@
-"""What a model answers: to whom the same, and what it reads for it."""
+"""The answers of a model: whether they are popularity's, the same for all, or hold a hub item."""
 
 from dataclasses import dataclass
 
@@ -20,30 +20,30 @@ Rows = npt.NDArray[np.int32]
 Shares = npt.NDArray[np.float64]
 
 K = 10
-"""How many answers of a query are looked at."""
+"""Number of answers of a query that are examined."""
 
 MAX_QUERIES = 1_000
-"""Queries that are asked: a share among them is known to 3 % or better."""
+"""Most queries that are asked; a share among so many is known to 3 % or better."""
 
 HUB_SHARE = 0.25
-"""Share of the answers that an item must stand in to be a hub: one place in ten, for one in four."""
+"""Share of the answers that a hub item is in, at least: one place in ten, for one query in four."""
 
 HUB_ODDS = 20.0
-"""How many times the odds that its popularity gives it; models that only follow tastes stay below."""
+"""Least ratio of a hub item's odds to those that its popularity gives it; healthy models stay below."""
 
 POPULAR = 0.5
-"""Share of the answers from which a model is popularity with a touch of something else."""
+"""Share of the answers from which a model is popularity and little else."""
 
 NOTHING_ELSE = 0.9
-"""Share of the answers from which there is nothing else."""
+"""Share of the answers from which a model is popularity and nothing else."""
 
 FEW_QUERIES = 20
-"""Queries that must have a choice of answers before what they have in common says anything."""
+"""Least number of queries with a choice of answers; the overlap of fewer says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class VectorScorer:
-    """Scores by dot products of vectors that are there already; satisfies ``Scorer``.
+    """Scores by dot products of given vectors; satisfies ``Scorer``.
 
     Args:
         query_rows: ``(Q,)`` int32, ascending.
@@ -62,13 +62,13 @@ class VectorScorer:
 
 
 class Trial:
-    """A sample of a bundle's validation queries, asked again and again.
+    """A sample of a bundle's validation queries, which the checks ask again and again.
 
-    Validation, so that nothing that is done about a finding was chosen on the test.
+    They are not of the test, so that what a user changes after a finding is not chosen on the test.
 
     Args:
         retriever: The opened bundle.
-        dataset: The data set that it remembers.
+        dataset: The data set that it holds.
     """
 
     def __init__(self, retriever: Retriever, dataset: Dataset) -> None:
@@ -80,7 +80,7 @@ class Trial:
         self.offered = dataset.offered
         cases = dataset.cases(Part.VALID)
         features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
-        # Those of whom nothing is known get popularity, whatever the model is worth.
+        # A query about which nothing is known gets popularity, however good the model is.
         known = np.flatnonzero(self.encoding.is_known(features, cases.histories))
         chosen = np.sort(np.random.default_rng(0).permutation(known)[:MAX_QUERIES])
         self.cases = cases.take(chosen)
@@ -114,7 +114,7 @@ class Trial:
         )
 
     def removed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the places of queries, and the rows of items that are left out of their answers."""
+        """Return pairs of a query's place and the row of an item that is left out of its answers."""
         if not self.remove_seen:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         histories = self.cases.histories
@@ -166,13 +166,13 @@ def pairwise_overlap(answers: Rows) -> float:
 def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
     queries, _ = trial.removed()
     may_be_shown = trial.num_items - np.bincount(queries, minlength=len(trial))
-    # Whoever has seen most of a catalogue gets the rest of it, from any model.
+    # A query that has seen most of the catalogue gets the rest of it from any model.
     has_choice = may_be_shown >= 2 * K
     if has_choice.sum() < FEW_QUERIES:
         return []
     answers, popular = answers[has_choice], popular[has_choice]
     pairwise, like_popular = pairwise_overlap(answers), overlap(answers, popular)
-    # What two lists share that have nothing to do with each other.
+    # The overlap of two unrelated lists.
     chance = float((K / may_be_shown[has_choice]).mean())
     share, all_of_it = (chance + (1 - chance) * level for level in (POPULAR, NOTHING_ELSE))
     facts = {"pairwise": pairwise, "popular": like_popular, "k": K}
@@ -191,7 +191,7 @@ def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> l
     may_be_shown = np.full(num_rows, num_queries)
     may_be_shown -= np.bincount(trial.removed()[1], minlength=num_rows)
     shown_to = np.maximum(may_be_shown, 1)
-    # An item that popularity itself shows to everyone is no hub, nor one drawn as often as liked.
+    # An item is no hub if popularity shows it to everyone, or if sampling by popularity draws it as often.
     counted = trial.popularity.astype(np.float64)
     chances = counted / max(1.0, float(counted.sum()))
     drawn = np.minimum(1.0, K * np.maximum(chances, 1 / trial.num_items))
@@ -217,5 +217,5 @@ def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> l
 
 
 def _odds(share: Shares, num: npt.NDArray[np.integer]) -> Shares:
-    """Return the odds of shares of ``num``, half a query on either side keeping them finite."""
+    """Return the odds of shares of ``num``; half a query on either side keeps them finite."""
     return (share * num + 0.5) / ((1 - share) * num + 0.5)

@@ -1,6 +1,6 @@
-"""What the towers read: what answers lose when a column is shuffled, and values nobody learnt."""
+"""The inputs of the towers: the loss from shuffling each, and values that have no vector."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +20,16 @@ from twotower.vocab import FIRST_ROW
 METRIC = f"ndcg@{K}"
 
 FEW_HITS = 20
-"""Answers that must hold a target before their loss says anything."""
+"""Least number of answers that hold a target; the loss of fewer says nothing."""
 
 NOT_READ = 0.99
-"""Share of unchanged answers from which a feature is not read: one in a hundred may be rounding."""
+"""Share of unchanged answers from which a feature is ignored; one in a hundred may be rounding."""
 
 HISTORY_NOT_READ = 0.9
-"""Share of answers that another's history leaves as they are, from which it is read by nobody."""
+"""Share of answers that another query's history leaves unchanged, from which it is ignored for all."""
 
 HISTORY_PARTLY_READ = 0.2
-"""The same, from which it is not read for some; ten answers in order hardly stay by chance."""
+"""The same, from which it is ignored for some; ten answers in order hardly stay so by chance."""
 
 UNKNOWN = (0.05, 0.3)
 """Shares of rows without a vector of their own: worth knowing, and worth a warning."""
@@ -37,14 +37,14 @@ UNKNOWN = (0.05, 0.3)
 
 @dataclass(frozen=True)
 class Loss:
-    """What answers lose when what is read of queries or items is that of others.
+    """What the answers lose when queries or items get the values of others.
 
     Args:
         name: ``history``, or a feature by its path, as in ``item.genres``.
         drop: In ``METRIC``, with its interval, paired by query.
         base: The metric before.
         unchanged: Share of the answers that stay exactly as they are.
-        num_hits: Answers that hold a target.
+        num_hits: Number of answers that hold a target.
     """
 
     name: str
@@ -60,28 +60,43 @@ class Loss:
 
 
 def feature_losses(trial: Trial, item_transforms: tuple[Transform, ...]) -> list[Loss]:
-    """Return what the answers lose by each feature whose column is shuffled between rows.
+    """Return what the answers lose when the column of each feature is shuffled between rows.
 
     Args:
-        trial: Some queries.
-        item_transforms: Those of the item side.
+        trial: The queries.
+        item_transforms: The transforms of the item side.
 
     Source: Breiman, Machine Learning 2001, section 10 (permutation importance). Differs: in a ranking
         metric, paired by query.
     """
+    encoding, rng = trial.encoding, np.random.default_rng(0)
+    histories, everyone = trial.cases.histories, np.ones(len(trial), np.bool_)
     # Encoded afresh on both sides of the comparison, whatever vectors the bundle holds.
-    items = trial.encoding.item_vectors()
+    items = encoding.item_vectors()
     before = trial.answer(trial.query_vectors, items)
-    return [
-        _loss(name, before, after, np.ones(len(trial), np.bool_))
-        for name, after in _shuffled(trial, items, item_transforms)
-    ]
+    losses = []
+    for name, values in trial.features.items():
+        if name in (encoding.model.query_features or ()):
+            features = {**trial.features, name: values[rng.permutation(len(values))]}
+            after = trial.answer(encoding.query_vectors(features, histories), items)
+            losses.append(_loss(f"query.{name}", before, after, everyone))
+    read, num = encoding.model.item_features, encoding.num_item_rows - FIRST_ROW
+    for name in (transform.feature.name for transform in item_transforms):
+        if read is not None and name not in read:
+            continue
+        rows = np.concatenate([np.arange(FIRST_ROW), FIRST_ROW + rng.permutation(num)])
+        column = encoding.item_features[name][torch.from_numpy(rows).to(encoding.device)]
+        other = encoding.with_features(items={**encoding.item_features, name: column})
+        vectors = other.query_vectors(trial.features, histories)
+        after = trial.answer(vectors, other.item_vectors())
+        losses.append(_loss(f"item.{name}", before, after, everyone))
+    return losses
 
 
 def history_loss(trial: Trial) -> list[Loss]:
     """Return what the answers lose with the history of another query; nothing where that cannot be told.
 
-    ``unchanged`` is of the queries whose history then differs.
+    ``unchanged`` counts the queries whose history then differs.
     """
     histories = trial.cases.histories
     with_history = np.flatnonzero(histories.lengths)
@@ -129,11 +144,11 @@ def _check_feature(loss: Loss) -> list[Finding]:
 
 
 def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
-    """Return ids, categories and tags that the model reads and of which many have no vector.
+    """Return which features of ids, categories and tags have many values without a vector.
 
     Args:
         contents: What the bundle holds.
-        model: Its towers, which say what they read.
+        model: Its towers, which name the features that they read.
     """
     found: list[Finding] = []
     sides = (
@@ -161,37 +176,14 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
     return found
 
 
-def _shuffled(
-    trial: Trial, items: torch.Tensor, item_transforms: tuple[Transform, ...]
-) -> Iterator[tuple[str, Evaluation]]:
-    """Yield each feature that is read, by its path, and the answers with its column shuffled."""
-    encoding, rng = trial.encoding, np.random.default_rng(0)
-    read = encoding.model.query_features
-    for name, values in trial.features.items():
-        if read is not None and name in read:
-            features = {**trial.features, name: values[rng.permutation(len(values))]}
-            vectors = encoding.query_vectors(features, trial.cases.histories)
-            yield f"query.{name}", trial.answer(vectors, items)
-    read = encoding.model.item_features
-    num = encoding.num_item_rows
-    for name in (transform.feature.name for transform in item_transforms):
-        if read is not None and name not in read:
-            continue
-        rows = np.concatenate([np.arange(FIRST_ROW), FIRST_ROW + rng.permutation(num - FIRST_ROW)])
-        column = encoding.item_features[name][torch.from_numpy(rows).to(encoding.device)]
-        other = encoding.with_features(items={**encoding.item_features, name: column})
-        vectors = other.query_vectors(trial.features, trial.cases.histories)
-        yield f"item.{name}", trial.answer(vectors, other.item_vectors())
-
-
 def _loss(name: str, before: Evaluation, after: Evaluation, counted: npt.NDArray[np.bool_]) -> Loss:
-    """Return what is lost from one evaluation to another.
+    """Return the loss from one evaluation to another.
 
     Args:
-        name: Of what was changed.
-        before: With what belongs to each.
-        after: With what belongs to others.
-        counted: ``(Q,)`` queries for which something changed.
+        name: The name of the shuffled input.
+        before: The evaluation with each query's and item's own values.
+        after: The evaluation with the shuffled values.
+        counted: ``(Q,)`` the queries whose input changed.
     """
     same = (before.ranking.item_rows == after.ranking.item_rows).all(axis=1)
     ours, theirs = {METRIC: before.values[METRIC]}, {METRIC: after.values[METRIC]}

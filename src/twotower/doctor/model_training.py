@@ -1,4 +1,4 @@
-"""What the training was asked to do: its loss against chance, and its negatives against the truth."""
+"""The training of a model: its loss against chance, and how many of its negatives are false."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,6 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from twotower.config import LossConfig
 from twotower.data.batches import PairBatches
@@ -23,21 +22,21 @@ from twotower.serving.bundle import Contents
 Counts = npt.NDArray[np.float32]
 
 AT_CHANCE = 0.98
-"""Share of chance's loss from which nothing was learnt: dropout and rounding cost less than 2 %."""
+"""Share of the loss of chance from which nothing was learnt; dropout and rounding cost less than 2 %."""
 
 MANY_FALSE = 0.1
-"""Share of false negatives from which one push in ten goes the wrong way."""
+"""Share of false negatives that is worth a warning: one push in ten goes the wrong way."""
 
 _BATCHES, _QUERIES = 8, 64
 """Queries of each batch: together 512, among which a share is known to 2 % or better."""
 
 
 def check_loss(contents: Contents) -> list[Finding]:
-    """Return whether the last epoch's loss is that of scores that say nothing, or only popularity.
+    """Return whether the last epoch's loss is no better than that of equal scores, or of popularity.
 
-    Both are measured: the training's own loss and sampler, on batches of items drawn as in training,
-    with all scores equal, and with scores that are the log of the items' share of the events. Losses
-    that have no such level (losses of pairs; events with labels of their own) are not looked at.
+    Both levels are measured with the training's own loss and sampler, on batches of items drawn as in
+    training: with all scores equal, and with the log of the items' share of the events as scores. Losses
+    without such a level (losses of pairs; events with labels of their own) are not checked.
     """
     config, counts = contents.config.loss, contents.popularity
     records = (json.loads(line) for line in contents.log.splitlines() if line)
@@ -46,7 +45,7 @@ def check_loss(contents: Contents) -> list[Finding]:
     has_level = SAMPLERS[config.negatives].is_shared and spec.has_chance
     if spec.takes_labels and contents.target_labels is not None:
         has_level = False
-    # The log's loss is the mean over views, each of which has a level of its own.
+    # The logged loss is the mean over the views, each of which has a level of its own.
     if not losses or not has_level or (counts > 0).sum() < 2 or contents.view is not None:
         return []
     chance, popularity = _levels(config, counts, contents.config.training.batch_size or 1)
@@ -74,13 +73,13 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
     share = false_negative_share(contents, dataset, reads_history=reads_history)
     if share < MANY_FALSE or contents.view is not None:  # views are trained without the mask
         return []
-    # With the mask, what is left over lies in the future, which has to be told apart from now.
+    # With the mask, the false negatives that remain are future events, which the model must tell from now.
     is_masked = config.mask_known and reads_history
     return [Finding.of("false-negatives", "info" if is_masked else "warning", share)]
 
 
 def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history: bool) -> float:
-    """Return the share of training queries' negatives that are positives of theirs, the own one apart.
+    """Return the share of the training queries' negatives that are other positives of the same query.
 
     Batches are drawn as in training, with the training's sampler and masks. A positive is any
     training or validation event of the query; the share is over all negatives of all queries drawn.
@@ -110,7 +109,13 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
         history = None
         if batch.history_rows is not None:
             history = torch.from_numpy(batch.history_rows[:_QUERIES].astype(np.int64))
-        is_negative = ~_hidden(config.loss, candidates, own, history, num_rows)
+        hidden = hidden_by(config.loss, candidates, own, history, num_rows)
+        is_negative = torch.ones((len(own), len(candidates)), dtype=torch.bool)
+        if candidates.never is not None:
+            is_negative &= ~candidates.never
+        if hidden is not None:
+            is_negative.scatter_(1, hidden, False)
+        is_negative.scatter_(1, candidates.positions[:, None], False)  # the own item
         liked = known.take(batch.query_rows[:_QUERIES])
         is_liked = np.zeros((len(own), num_rows), np.bool_)
         is_liked[np.repeat(np.arange(len(own)), liked.lengths), liked.item_rows] = True
@@ -150,23 +155,6 @@ def _sampler(config: LossConfig, counts: Counts) -> Sampler:
     """Return the sampler of the training, which drew its items as often as they are counted."""
     log_p = log_frequency(torch.arange(len(counts)), len(counts), torch.from_numpy(counts))
     return sampler_of(config, torch.from_numpy(np.flatnonzero(counts)), log_p)
-
-
-def _hidden(
-    config: LossConfig,
-    candidates: Candidates,
-    own: Tensor,
-    history: Tensor | None,
-    num_item_rows: int,
-) -> Tensor:
-    """Return which candidates were no negatives in training, the own item among them: ``(B, N)``."""
-    hidden = hidden_by(config, candidates, own, history, num_item_rows)
-    is_hidden = torch.zeros((len(own), len(candidates)), dtype=torch.bool)
-    if candidates.never is not None:
-        is_hidden |= candidates.never
-    if hidden is not None:
-        is_hidden.scatter_(1, hidden, True)
-    return is_hidden.scatter_(1, candidates.positions[:, None], True)
 
 
 def _of_first_queries(candidates: Candidates) -> Candidates:

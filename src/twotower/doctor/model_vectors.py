@@ -1,4 +1,4 @@
-"""What the vectors alone tell: whether they have collapsed, and whether length goes with popularity."""
+"""The vectors of a model: whether they have collapsed, and whether their length follows popularity."""
 
 from typing import Any
 
@@ -12,23 +12,23 @@ from twotower.errors import ArgumentError
 Vectors = npt.NDArray[np.float32]
 
 ONE_LINE = 2.0
-"""Effective rank below which all vectors lie on about one line: then there is one ranking only."""
+"""Effective rank below which all vectors lie on about one line, so that there is only one ranking."""
 
 FEW_DIRECTIONS = 0.1
 """Share of the directions that there could be, as many as the width or as there are vectors, below
 which most of what the width costs is wasted."""
 
 SAME_POINT = -0.05
-"""Uniformity above which vectors are one point and noise: a mean cosine of about 0.99 or more."""
+"""Uniformity above which vectors are one point with noise: a mean cosine of about 0.99 or more."""
 
 ALIKE = -0.5
-"""Uniformity above which most of a vector is common to all: a mean cosine of about 0.87 or more."""
+"""Uniformity above which vectors have most in common: a mean cosine of about 0.87 or more."""
 
 GOES_WITH = 0.8
-"""Rank correlation from which length says little else than popularity: two thirds of its variance."""
+"""Rank correlation from which length says little but popularity: two thirds of its variance."""
 
 EQUAL_NORMS = 1e-3
-"""Spread of the norms, relative to their mean, below which they only differ by rounding."""
+"""Spread of the norms relative to their mean, below which they differ by rounding only."""
 
 _MOST_VECTORS = 20_000
 _MOST_PAIRED = 1_000
@@ -86,7 +86,7 @@ def uniformity(vectors: Vectors) -> float:
 
 
 def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> list[Finding]:
-    """Return what the vectors of the items that training saw tell.
+    """Return whether the vectors of the items that training saw have collapsed or follow popularity.
 
     Args:
         vectors: ``(I, dim)`` float32.

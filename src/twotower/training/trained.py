@@ -106,8 +106,7 @@ class Trained:
         Raises:
             ConfigError: ``path`` cannot be written.
         """
-        from twotower.doctor.data_checks import diagnose_dataset, of_held_columns
-        from twotower.doctor.diagnosis import examine_model
+        from twotower.doctor.diagnosis import diagnose_dataset, examine_model, of_held_columns
         from twotower.report.html_report import write_report
 
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
