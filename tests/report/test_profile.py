@@ -14,9 +14,8 @@ from twotower.evaluation.intervals import Interval
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
 from twotower.report.charts import Dot, dot_plot
-from twotower.report.sections.importance import importance_chart
+from twotower.report.sections.model import importance_chart, scores_chart, test_scores
 from twotower.report.sections.profile import column_profiles, events_chart, tail_chart
-from twotower.report.sections.scores import scores_chart, test_scores
 from twotower.report.wording import speaker
 from twotower.serving.bundle import SideContents
 from twotower.serving.retriever import Retriever

@@ -25,7 +25,7 @@ from twotower.extras import install
 from twotower.index import approximate as approximate_module
 from twotower.index.approximate import ApproximateIndex, tuned
 from twotower.index.exact import ExactIndex
-from twotower.report.sections import items as items_of_report
+from twotower.report.sections import model as model_section
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.serving.server.engine import Answered, Engine, Question
@@ -293,7 +293,7 @@ def test_the_recall_is_told_everywhere(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(items_of_report, "LANDMARKS", 50)  # a map of 1,000 takes seconds
+    monkeypatch.setattr(model_section, "LANDMARKS", 50)  # a map of 1,000 takes seconds
     assert approximate.path is not None
     value, low, high = approximate.figures["index"]["recall"]["100"]
     with running(approximate.path) as address:

@@ -14,12 +14,11 @@ from twotower import View
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch
 from twotower.data.dataset import Part
-from twotower.doctor.diagnosis import diagnose_dataset
-from twotower.doctor.diagnosis import diagnose_model
+from twotower.doctor.diagnosis import diagnose_dataset, diagnose_model
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.losses.candidates import Pairs
-from twotower.report.sections.items import item_map
+from twotower.report.sections.model import item_map
 from twotower.serving.titles import Titles
 from twotower.training.choices import resolve
 from twotower.training.objective import turns_of

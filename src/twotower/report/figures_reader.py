@@ -1,7 +1,9 @@
-"""The figures of a bundle read safely: an older one lacks intervals, curves and slices."""
+"""The figures of a bundle, read safely: an older bundle lacks intervals, curves and slices."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +17,7 @@ def methods() -> tuple[str, ...]:
 
 
 SUBJECTS = ("served", "model")
-"""What verdicts are about: the first that is there."""
+"""What verdicts are about: the first of these that the figures hold."""
 
 Triple = tuple[float, float, float]
 """``value, low, high``."""
@@ -23,10 +25,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What ``metrics.json`` says.
+    """The content of ``metrics.json``.
 
     Args:
-        figures: Its content, complete or not.
+        figures: The content, complete or not.
     """
 
     figures: Mapping[str, Any]
@@ -46,13 +48,12 @@ class Reading:
     @cached_property
     def baselines(self) -> list[str]:
         """The baselines that were run, the strongest first."""
-        present = [name for name in BASELINES if self.figures.get(name)]
-        return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
+        return [method for method in self.methods if method not in SUBJECTS]
 
     @cached_property
     def methods(self) -> list[str]:
         """The model, as it is served, too, and the baselines, best first."""
-        present = [*(m for m in SUBJECTS if self.figures.get(m)), *self.baselines]
+        present = [method for method in (*SUBJECTS, *BASELINES) if self.figures.get(method)]
         return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
 
     @property
@@ -60,11 +61,10 @@ class Reading:
         """The baseline to beat; None where none was run."""
         return next(iter(self.baselines), None)
 
-    @property
+    @cached_property
     def protocol(self) -> Mapping[str, Any]:
-        """What was measured on."""
-        found: Mapping[str, Any] = self.figures.get("protocol") or {}
-        return found
+        """The data that the figures are measured on."""
+        return self.figures.get("protocol") or {}
 
     def value(self, method: str, metric: str | None) -> float | None:
         """Return a mean, or None."""
@@ -85,7 +85,7 @@ class Reading:
         return value, low, high
 
     def digits(self, metric: str | None) -> int:
-        """Return how many digits tell the methods' means apart."""
+        """Return the number of digits that tells the methods' means apart."""
         values = [abs(self.value(method, metric) or 0.0) for method in self.methods]
         largest = max(values, default=0.0)
         return 4 if largest < 0.1 else 3 if largest < 10 else 1
@@ -99,10 +99,10 @@ class Reading:
 
 
 def telling(digits: int, low: float, high: float) -> int:
-    """Return ``digits``, or as many as an interval needs that leaves 0 out and would seem to touch it.
+    """Return ``digits``, or more where an interval that excludes 0 would seem to touch it.
 
     Args:
-        digits: As many as there are anyway.
+        digits: The usual number of digits.
         low: The lower end of a difference.
         high: The upper end.
     """
@@ -124,9 +124,24 @@ def ends(low: float, high: float, digits: int = 3, *, signed: bool = False) -> s
     return " – ".join(number(end, digits, signed=signed) for end in (low, high))
 
 
+def with_ends(mean: Sequence[float], digits: int = 3) -> str:
+    """Return ``value, low, high`` of a mean in a line: ``0.120 (0.110 – 0.130)``."""
+    value, low, high = mean
+    return f"{number(value, digits)} ({ends(low, high, digits)})"
+
+
 def surely(low: float, high: float) -> str:
     """Return what the interval of a difference says: ``better``, ``worse`` or ``equal``."""
     return "better" if low > 0 else "worse" if high < 0 else "equal"
+
+
+def date(seconds: float, *, with_time: bool) -> str:
+    """Return a moment in UTC as it is printed; the number itself where it is beyond all dates."""
+    try:
+        moment = datetime.fromtimestamp(math.floor(seconds), UTC)
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:g}"
+    return moment.strftime("%Y-%m-%d %H:%M" if with_time else "%Y-%m-%d")
 
 
 def whole(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A page written whole, or not at all."""
+"""Pages: rendered from templates, and written atomically."""
 
 from functools import cache
 from pathlib import Path
@@ -17,14 +17,14 @@ _HERE = Path(__file__).parent
 
 
 def render(template: str, **facts: Any) -> str:
-    """Return a page: the template with what it names, all of it escaped but what was drawn here."""
+    """Return a page: the template with its facts, which are escaped unless they are ``Markup``."""
     style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
     return _environment().get_template(template).render(style=style, **facts)
 
 
 @cache
 def _environment() -> Environment:
-    """Return what reads the templates: it translates each of them once, which takes a while."""
+    """Return the environment of the templates, which compiles each of them once."""
     return Environment(
         loader=FileSystemLoader(_HERE, encoding="utf-8"),
         autoescape=True,
@@ -35,7 +35,7 @@ def _environment() -> Environment:
 
 
 def check_page(path: Path) -> None:
-    """Refuse a place that no page can be written at, before the work and not after it.
+    """Refuse a path that no page can be written at, before the work is done.
 
     Raises:
         ConfigError: See ``check_new_file``.

@@ -18,12 +18,12 @@ _COLOURS = {
     "other": "#8a8a8a",
     "paper": "none",
 }
-"""Colours that can be read on a light and on a dark ground; a notebook does not say which it has."""
+"""Colours for a light and a dark background alike; a notebook does not say which it has."""
 
 
 @dataclass(frozen=True, repr=False)
 class Plot:
-    """A picture of charts. A notebook shows it by itself.
+    """A picture of charts, which a notebook displays.
 
     Args:
         svg: The picture, one SVG element.
@@ -43,19 +43,19 @@ class Plot:
         return f'<div style="font:13px sans-serif">{self.svg}</div>'
 
     def save(self, path: str | Path) -> None:
-        """Write the picture as a file of SVG.
+        """Write the picture as an SVG file.
 
         Args:
-            path: Where to; a file that is there is replaced.
+            path: The path of the file; an existing file is replaced.
 
         Raises:
-            ConfigError: It cannot be written.
+            ConfigError: The file cannot be written.
         """
         write_page(Path(path), self.svg + "\n")
 
 
 def plot_of_epochs(log: str, best: Any, language: Language = "en") -> Plot:
-    """Return the loss and each validation metric by epoch, side by side, the kept epoch marked.
+    """Return charts of the loss and each validation metric by epoch, with the kept epoch marked.
 
     Args:
         log: The training log of a bundle.
@@ -72,7 +72,5 @@ def plot_of_epochs(log: str, best: Any, language: Language = "en") -> Plot:
     drawn = str(svg_of({"hconcat": charts}, label=label))
     for name, colour in _COLOURS.items():
         drawn = drawn.replace(f"var(--{name})", colour)
-    # By itself, outside a page, an SVG must say what it is, and its font.
-    start = f'<svg xmlns="{SVG}" font-family="sans-serif"'
-    svg = drawn if f'xmlns="{SVG}"' in drawn else drawn.replace("<svg", start, 1)
-    return Plot(svg, label)
+    # Outside a page, no style sheet sets the font.
+    return Plot(drawn.replace("<svg", '<svg font-family="sans-serif"', 1), label)

@@ -19,7 +19,7 @@ COLOURS: dict[str, str] = {
     "#060606": "paper",
     **{f"#07070{number + 1}": f"c{number}" for number in range(6)},
 }
-"""What a chart says for a colour of the page -> the name of its CSS variable."""
+"""Colour in a specification -> the name of the CSS variable that replaces it."""
 
 INK, QUIET, RULE, MODEL, OTHER, PAPER, *GROUPS = COLOURS
 
@@ -42,37 +42,27 @@ _CONFIG: dict[str, Any] = {
         "titleFontWeight": "normal",
         "titlePadding": 8,
     },
+    "mark": {"description": ""},  # without one, Vega writes its own, in English
     "text": {"fontSize": _FONT_SIZE},
 }
-_KEPT = {"d", "cx", "cy", "r", "x", "y", "x2", "y2", "x1", "y1", "width", "height", "transform"}
-_KEPT |= {"fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "text-anchor"}
-_KEPT |= {
-    "font-size",
-    "font-weight",
-    "fill-opacity",
-    "stroke-opacity",
-    "clip-path",
-    "id",
-    "dx",
-    "dy",
-}
+_LEFT_OUT = {"aria-hidden", "aria-label", "aria-roledescription", "class", "display", "font-family"}
+_LEFT_OUT |= {"pointer-events", "role", "stroke-miterlimit"}
 
 
 def svg_of(spec: Mapping[str, Any], *, label: str) -> Markup:
     """Return a chart as an SVG element to stand in a page.
 
-    Colours become the page's CSS variables, the font is inherited, what a mark's ``description`` says
-    becomes its tooltip, and the whole is one image with one label. Ids are left out: on one page they
-    would clash.
+    Colours become the page's CSS variables, the font is inherited, the ``description`` of a mark becomes
+    its tooltip, and the whole is one image with one label.
 
     Args:
-        spec: Vega-Lite, with colours out of this module.
-        label: What the chart shows, in a sentence, for who cannot see it.
+        spec: A Vega-Lite specification with the colours of this module.
+        label: What the chart shows, in a sentence, for readers who cannot see it.
     """
     drawn = vl_convert.vegalite_to_svg(dict(spec), config=_CONFIG)
     root = ElementTree.fromstring(drawn)
+    width, height = root.attrib["width"], root.attrib["height"]
     _clean(root)
-    width, height = root.attrib.pop("width"), root.attrib.pop("height")
     root.attrib.clear()
     root.set("viewBox", f"0 0 {float(width):g} {float(height):g}")
     root.set("role", "img")
@@ -84,38 +74,36 @@ def svg_of(spec: Mapping[str, Any], *, label: str) -> Markup:
 
 
 def _clean(element: ElementTree.Element) -> None:
-    """Keep what is seen; turn descriptions into tooltips, and colours into variables."""
+    """Remove what is invisible, and turn descriptions into tooltips and colours into variables."""
     for child in list(element):
         if child.get("display") == "none" or child.get("opacity") == "0" or _is_empty(child):
             element.remove(child)
         else:
             _clean(child)
-    tip = element.get("aria-label") if element.get("aria-roledescription") != "axis" else None
-    is_mark = (element.get("role") or "") == "graphics-symbol"
-    attributes = {name: _themed(value) for name, value in element.attrib.items() if name in _KEPT}
-    size = attributes.get("font-size", "")
-    attributes |= {"font-size": size.removesuffix("px")} if size else {}
-    if element.get("opacity", "1") != "1":
-        attributes["opacity"] = element.attrib["opacity"]
-    if element.tag == f"{{{SVG}}}svg":
-        attributes |= {name: element.attrib[name] for name in ("width", "height")}
+    given = dict(element.attrib)
     element.attrib.clear()
-    element.attrib.update(attributes)
-    if tip and is_mark and not tip.startswith("\N{ZERO WIDTH SPACE}"):
+    for name, value in given.items():
+        if name not in _LEFT_OUT and (name, value) != ("opacity", "1"):
+            element.set(name, _themed(value.removesuffix("px")))
+    is_mark = given.get("role") == "graphics-symbol" and given["aria-roledescription"] != "axis"
+    if is_mark and given["aria-label"]:
         title = ElementTree.Element(f"{{{SVG}}}title")
-        title.text = tip
+        title.text = given["aria-label"]
         element.insert(0, title)
 
 
 def _is_empty(element: ElementTree.Element) -> bool:
-    name = element.tag.removeprefix(f"{{{SVG}}}")
-    no_path = name == "path" and (element.get("d") or "") in ("", "M0,0h0v0h0Z")
-    unseen = element.get("class") in ("background", "foreground") and "stroke" not in element.attrib
-    return no_path or (name == "path" and unseen)
+    """Return whether an element is a path without a length, or the frame of a group."""
+    if element.tag != f"{{{SVG}}}path":
+        return False
+    is_frame = (
+        element.get("class") in ("background", "foreground") and element.get("stroke") is None
+    )
+    return is_frame or element.get("d") in (None, "", "M0,0h0v0h0Z")
 
 
 def _themed(value: str) -> str:
-    """Return an attribute with numbers cut to what an eye can tell, and with the page's colours."""
+    """Return an attribute with numbers of one decimal, and with the page's colours."""
     if value in COLOURS:
         return f"var(--{COLOURS[value]})"
     return re.sub(r"\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)

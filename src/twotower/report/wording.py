@@ -2,9 +2,8 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twotower.baselines.specs import BASELINES
 from twotower.chinese import in_chinese
@@ -22,11 +21,11 @@ TEXTS: dict[str, dict[str, str]] = tomllib.loads(
 
 
 _NAMED: dict[str, Registry[Any]] = {"name": BASELINES, "metric": METRICS, "kind": FEATURE_KINDS}
-"""First words of the keys of texts that the entries of registries bring along."""
+"""First word of a key -> the registry whose entries hold the texts."""
 
 
 def _texts(key: str) -> dict[str, str] | None:
-    """Return a text in both languages; a name of a registry has those of its entry."""
+    """Return a text in both languages, or None; an entry of a registry holds its own."""
     table, _, name = key.partition("_")
     entry = _NAMED[table].get(name) if table in _NAMED else None
     return TEXTS.get(key) if entry is None else {"en": entry.label, "zh": entry.label_zh}
@@ -37,7 +36,7 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
 
     Args:
         language: ``"en"`` or ``"zh"``.
-        is_before: Whether the figures are of a model before the bundle's, which is then called so.
+        is_before: Whether the figures are of the model before a refit, which the texts then say.
     """
 
     def say(key: str, **facts: Any) -> str:
@@ -50,9 +49,8 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
     return say
 
 
-@dataclass(frozen=True)
-class Said:
-    """A sentence of the bundle, in the reader's language where that is known.
+class Said(NamedTuple):
+    """A sentence of the bundle, in the reader's language where it is known in it.
 
     Args:
         text: The sentence.
@@ -73,31 +71,33 @@ def translated(text: object, language: Language) -> Said:
 
 def method_name(say: Say, method: str) -> str:
     """Return what people call a method; its own key where it is none of ours."""
-    key = f"name_{method}"
-    return say(key) if _texts(key) else method
+    return _said(say, f"name_{method}", method)
 
 
 def method_label(say: Say, method: str) -> str:
     """Return a method's name as it begins a line."""
-    name = method_name(say, method)
-    return name[:1].upper() + name[1:]
+    return _capitalized(method_name(say, method))
 
 
 def setting_name(say: Say, name: str) -> str:
     """Return what people call a setting of a baseline: ``half life``, ``半衰期``."""
-    key = f"setting_{name}"
-    return say(key) if _texts(key) else name.replace("_", " ")
+    return _said(say, f"setting_{name}", name.replace("_", " "))
 
 
 def metric_label(say: Say, metric: str) -> str:
     """Return a metric's name as it begins a line."""
-    name = metric_name(say, metric)
-    return name[:1].upper() + name[1:]
+    return _capitalized(metric_name(say, metric))
 
 
 def metric_name(say: Say, metric: str) -> str:
     """Return what people call a metric: ``NDCG@10``, ``命中率@10``."""
-    name, _, k = metric.partition("@")
-    key = f"metric_{name}"
-    words = say(key) if _texts(key) else name.replace("_", " ").upper()
-    return f"{words}@{k}" if k else words
+    name, at, k = metric.partition("@")
+    return _said(say, f"metric_{name}", name.replace("_", " ").upper()) + at + k
+
+
+def _said(say: Say, key: str, otherwise: str) -> str:
+    return say(key) if _texts(key) else otherwise
+
+
+def _capitalized(name: str) -> str:
+    return name[:1].upper() + name[1:]

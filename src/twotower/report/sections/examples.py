@@ -1,10 +1,9 @@
-"""Ten real queries: their history, what the model answers, and what happened next."""
+"""Ten real queries: their history, the answers of the model, and the test items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from twotower.serving.retriever import Retriever
 from twotower.serving.titles import Titles, clean
@@ -14,7 +13,7 @@ SHOWN = 10
 """Queries, and answers of each."""
 
 DEPTH = 100
-"""Down to which rank what happened next is looked for."""
+"""Last rank at which the test items are looked for."""
 
 _RECENT = 6
 _MAX_FACT = 24
@@ -22,7 +21,7 @@ _MAX_FACT = 24
 
 @dataclass(frozen=True)
 class Entry:
-    """An item on the page, and whether it is both in the answer and in what happened next."""
+    """An item on the page, and whether it is both an answer and a test item."""
 
     title: str
     is_hit: bool = False
@@ -35,13 +34,13 @@ class Example:
 
     Args:
         name: Its id, or its number on the page.
-        facts: Its features that are short, as ``column value``; none beside a number.
+        facts: Its short features, as ``column value``; none if it is named by its number.
         history: The last items of its history, oldest first.
-        history_length: Of the whole.
-        answers: What the model answers, best first.
-        from_model: Whether it is the model's answer, or what is popular.
-        targets: What happened next, with the rank that the model gave it.
-        more_targets: How many more there are.
+        history_length: Length of the whole history.
+        answers: The first answers, best first.
+        from_model: Whether the model answers, or popularity does.
+        targets: The first test items, with the rank that the model gives them.
+        more_targets: Number of further test items.
     """
 
     name: str
@@ -54,9 +53,7 @@ class Example:
     more_targets: int
 
 
-def examples(
-    retriever: Retriever, titles: Titles, *, private: bool = False, seed: int = 0
-) -> list[Example]:
+def examples(retriever: Retriever, titles: Titles, *, private: bool = False) -> list[Example]:
     """Return at most ``SHOWN`` queries with test items, drawn at random, those with a history first.
 
     Args:
@@ -64,21 +61,17 @@ def examples(
         titles: What its items are called.
         private: Whether queries are named by their place on the page, which says nothing of their ids, and
             shown without their features.
-        seed: Seed of the draw.
     """
     contents = retriever.contents
     histories, targets = contents.histories, contents.targets
     if histories is None or targets is None:
         return []
-    relevant = np.ones(len(targets.item_rows), np.bool_)
+    is_relevant = targets.item_rows >= FIRST_ROW
     if contents.target_labels is not None:
-        relevant = contents.target_labels > 0
-    relevant &= targets.item_rows >= FIRST_ROW
-    owners = np.repeat(np.arange(len(targets)), targets.lengths)[relevant]
-    wanted = targets.item_rows[relevant]
-    rows = np.unique(owners)
-    rows = rows[rows >= FIRST_ROW]
-    drawn = np.random.default_rng(seed).permutation(rows)
+        is_relevant &= contents.target_labels > 0
+    relevant = targets.where(is_relevant)
+    rows = np.flatnonzero(relevant.lengths)
+    drawn = np.random.default_rng(0).permutation(rows[rows >= FIRST_ROW])
     drawn = drawn[np.argsort(histories.lengths[drawn] == 0, kind="stable")][:SHOWN]
     if not len(drawn):
         return []
@@ -86,37 +79,32 @@ def examples(
     found = []
     answers = retriever.recommend(ids, k=DEPTH)
     for place, (row, id_, answer) in enumerate(zip(drawn, ids, answers, strict=True), start=1):
-        answered = contents.items.ids.rows_of(answer.item_ids)
-        past = histories.item_rows[histories.offsets[row] : histories.offsets[row + 1]]
+        past = histories.take(np.array([row])).item_rows
         past = past[past >= FIRST_ROW]
-        next_ = np.unique(wanted[owners == row])
-        ranks = {int(item): rank for rank, item in enumerate(answered.tolist(), start=1)}
-        far = len(ranks) + 1
-        next_ = np.array(sorted(next_.tolist(), key=lambda item: ranks.get(item, far)), np.int32)
-        hits = set(next_.tolist())
+        answered = contents.items.ids.rows_of(answer.item_ids)
+        ranks = {item: rank for rank, item in enumerate(answered.tolist(), start=1)}
+        wanted = np.unique(relevant.take(np.array([row])).item_rows).tolist()
+        wanted.sort(key=lambda item: ranks.get(item, DEPTH + 1))
+        shown, next_ = answered[:SHOWN], np.array(wanted[:_RECENT], np.int32)
         found.append(
             Example(
                 name=str(place) if private else clean(id_),
                 facts=[] if private else _facts(retriever, int(row)),
                 history=[Entry(title) for title in titles.of(past[-_RECENT:])],
                 history_length=len(past),
-                answers=_entries(titles, answered[:SHOWN], hits, ranks),
+                answers=[
+                    Entry(title, is_hit=item in wanted)
+                    for title, item in zip(titles.of(shown), shown.tolist(), strict=True)
+                ],
                 from_model=answer.basis == "model",
-                targets=_entries(titles, next_[:_RECENT], set(answered[:SHOWN].tolist()), ranks),
-                more_targets=max(0, len(next_) - _RECENT),
+                targets=[
+                    Entry(title, is_hit=ranks.get(item, DEPTH) <= SHOWN, rank=ranks.get(item))
+                    for title, item in zip(titles.of(next_), wanted, strict=False)
+                ],
+                more_targets=max(0, len(wanted) - _RECENT),
             )
         )
     return found
-
-
-def _entries(
-    titles: Titles, rows: npt.NDArray[np.int32], hits: set[int], ranks: dict[int, int]
-) -> list[Entry]:
-    names = titles.of(rows)
-    return [
-        Entry(name, row in hits, ranks.get(row))
-        for name, row in zip(names, rows.tolist(), strict=True)
-    ]
 
 
 def _facts(retriever: Retriever, row: int) -> list[str]:

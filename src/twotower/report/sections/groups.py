@@ -1,12 +1,10 @@
-"""For whom is it bad: the slices as plots, as a table, and the worst of them in words."""
+"""The slices of the test: as plots, as a table, and the worst of them in words."""
 
-import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from twotower.report.charts import Dot, dot_plot
-from twotower.report.figures_reader import Reading, ends, number, whole
+from twotower.report.figures_reader import Reading, date, ends, number, whole, with_ends
 from twotower.report.sections.methods import Cell, Chart, Row, Table, difference_cell, in_two_widths
 from twotower.report.wording import TEXTS, Say, method_name, metric_label, metric_name
 from twotower.serving.titles import clean
@@ -19,7 +17,7 @@ _WORST = 5
 
 
 def cut_name(say: Say, by: str) -> str:
-    """Return what a cut is called: ``popularity of the items``, ``item: genres``."""
+    """Return the name of a cut: ``popularity of the items``, ``item: genres``."""
     if f"by_{by}" in TEXTS:
         return say(f"by_{by}")
     side, _, column = by.partition(".")
@@ -29,7 +27,7 @@ def cut_name(say: Say, by: str) -> str:
 
 
 def group_label(say: Say, group: Group) -> str:
-    """Return what one group of a cut is called, in the page's language."""
+    """Return the name of one group of a cut, in the page's language."""
     low, high, unit = group.get("low"), group.get("high"), group.get("unit")
     label = str(group["label"])
     is_word = not str(group["by"]).startswith(("query.", "item.")) or label.startswith("(")
@@ -44,34 +42,35 @@ def group_label(say: Say, group: Group) -> str:
 
 def worst_groups(groups: Sequence[Group], reading: Reading, say: Say) -> list[str]:
     """Return sentences about the groups whose whole interval lies below their reference."""
-    bad = [
-        group
-        for group in groups
-        if not group["small"] and reading.of_group(group)[2] < group["reference"]
-    ]
-    bad.sort(key=lambda group: reading.of_group(group)[2] - group["reference"])
-    return [
-        say(
-            "worst_item",
-            name=f"{cut_name(say, group['by'])}: {group_label(say, group)}",
-            metric=metric_name(say, group["metric"]),
-            queries=whole(group["queries"]),
-            reference=number(group["reference"]),
-            value=number(reading.of_group(group)[0]),
-            low=number(reading.of_group(group)[1]),
-            high=number(reading.of_group(group)[2]),
+
+    def below(group: Group) -> float:
+        """Return how far the upper end of its interval is below the reference, as a negative number."""
+        return reading.of_group(group)[2] - float(group["reference"])
+
+    sentences = []
+    for group in sorted((g for g in groups if not g["small"] and below(g) < 0), key=below)[:_WORST]:
+        value, low, high = (number(each) for each in reading.of_group(group))
+        sentences.append(
+            say(
+                "worst_item",
+                name=f"{cut_name(say, group['by'])}: {group_label(say, group)}",
+                metric=metric_name(say, group["metric"]),
+                queries=whole(group["queries"]),
+                reference=number(group["reference"]),
+                value=value,
+                low=low,
+                high=high,
+            )
         )
-        for group in bad[:_WORST]
-    ]
+    return sentences
 
 
 def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Chart]:
-    """Return a plot a cut, all on one scale, with the mean over all queries as a rule."""
-    whole_test = next((group for group in groups if group["by"] == "all"), None)
+    """Return a plot for each cut, all on one scale, with a rule at the mean over all queries."""
     cuts: dict[str, list[Group]] = {}
     for group in groups:
-        if group["by"] != "all":
-            cuts.setdefault(group["by"], []).append(group)
+        cuts.setdefault(group["by"], []).append(group)
+    reference = next((reading.of_group(group)[0] for group in cuts.pop("all", ())), None)
     sure = [g for g in groups if not g["small"]] or list(groups)
     top = max((reading.of_group(g)[2] for g in sure), default=1.0)
     charts = []
@@ -80,15 +79,13 @@ def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Ch
         for group in members:
             value, low, high = reading.of_group(group)
             label = group_label(say, group)
-            count = whole(group["queries"])
-            tip = f"{label}: {number(value)} ({ends(low, high)}), n = {count}"
+            tip = f"{label}: {with_ends((value, low, high))}, n = {whole(group['queries'])}"
             name = f"{label} ({say('few')})" if group["small"] else label
             shown = (min(value, top), min(low, top), min(high, top))
             dots.append(Dot(name, *shown, tip, is_model=True, is_cut=high > top))
         metric = metric_name(say, members[0]["metric"])
         called = cut_name(say, by)
         label = say("slice_chart", metric=metric, by=called, values="; ".join(d.tip for d in dots))
-        reference = None if whole_test is None else reading.of_group(whole_test)[0]
         span = (0.0, top * 1.02 or 1.0)
         drawn = in_two_widths(label, dot_plot, dots, reference=reference, span=span)
         charts.append(Chart(called[:1].upper() + called[1:], drawn))
@@ -96,7 +93,7 @@ def group_charts(groups: Sequence[Group], reading: Reading, say: Say) -> list[Ch
 
 
 def groups_table(groups: Sequence[Group], reading: Reading, say: Say) -> Table:
-    """Return every slice: its count, the model's means, and the difference to the best baseline."""
+    """Return the table of the slices: count, means of the model, difference to the best baseline."""
     strongest = reading.strongest
     means = groups[0].get("means") or {}  # older bundles have none
     further = list(means.get(reading.subject, {}))
@@ -123,9 +120,5 @@ def _said(value: float, unit: str) -> str:
     if unit == "events":
         return f"{value:,.0f}"
     if unit in ("day", "minute"):
-        try:
-            moment = datetime.fromtimestamp(math.floor(value), UTC)
-        except (OverflowError, OSError, ValueError):
-            return f"{value:g}"
-        return moment.strftime("%Y-%m-%d" if unit == "day" else "%Y-%m-%d %H:%M")
+        return date(value, with_time=unit == "minute")
     return f"{value:.6g}"

@@ -1,12 +1,12 @@
-"""The model beside the baselines: intervals, a table, curves by list length, and exposure."""
+"""The model and the baselines: intervals, a table, curves by list length, and exposure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from twotower.doctor.findings import Language
+from twotower.report import wording
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.report.figures_reader import (
     SUBJECTS,
@@ -16,17 +16,10 @@ from twotower.report.figures_reader import (
     number,
     surely,
     telling,
+    with_ends,
 )
 from twotower.report.svg import svg_of
-from twotower.report.wording import (
-    TEXTS,
-    Say,
-    method_label,
-    metric_label,
-    metric_name,
-    setting_name,
-    translated,
-)
+from twotower.report.wording import Say, method_label, metric_label, metric_name
 
 WIDE, NARROW, HALF = 860, 340, 420
 _LABELS = {WIDE: 190, NARROW: 138, HALF: 150}
@@ -34,16 +27,14 @@ _COLUMNS = ("ndcg@10", "hit_rate@10", "recall@10", "mrr@10", "recall@100")
 _EXPOSURE = ("coverage", "gini", "novelty", "popularity_bias", "diversity")
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A figure in a table: its value, and its interval under it."""
 
     value: str
     interval: str = ""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of a table."""
 
     name: str
@@ -52,9 +43,8 @@ class Row:
     says: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table: its caption, its columns, its lines, and the head of what each line says."""
+class Table(NamedTuple):
+    """A table: its caption, its columns, its lines, and the heading of the verdicts."""
 
     caption: str
     columns: Sequence[str]
@@ -62,8 +52,7 @@ class Table:
     says: str = ""
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A small chart with its own heading and a line about it."""
 
     title: str
@@ -72,19 +61,22 @@ class Chart:
 
 
 def in_two_widths(
-    label: str, draw: Callable[..., Spec], shown: Sequence[Any], **options: Any
+    label: str, draw: Callable[..., Spec], *shown: Any, labels: float = 1, **options: Any
 ) -> Markup:
     """Return a chart drawn for a screen and for a phone; the page's style shows one of them.
 
     Args:
-        label: What it shows, in a sentence.
-        draw: One of ``charts``; gets its ``width`` and ``label_width``.
+        label: What the chart shows, in a sentence.
+        draw: A function of ``charts``; gets a ``width``, and a ``label_width`` unless ``labels`` is 0.
         shown: Its lines, dots or bars.
+        labels: Width of the labels, as a share of the usual width.
         options: The rest of its arguments.
     """
     drawn = []
     for name, width in (("wide", WIDE), ("narrow", NARROW)):
-        spec = draw(shown, **{"width": width, "label_width": _LABELS[width], **options})
+        if labels:
+            options["label_width"] = int(labels * _LABELS[width])
+        spec = draw(*shown, width=width, **options)
         drawn.append(Markup('<div class="{}">{}</div>').format(name, svg_of(spec, label=label)))
     return Markup("").join(drawn)
 
@@ -93,60 +85,64 @@ def methods_chart(reading: Reading, say: Say) -> Markup:
     """Return the plot of every method's mean with its interval, best first."""
     metric = reading.metric
     assert metric is not None
-    digits = reading.digits(metric)
-    dots, said = [], []
-    for method in reading.methods:
-        value = reading.value(method, metric)
-        if value is None:
-            continue
-        triple = reading.interval(method, metric)
-        name = method_label(say, method)
-        tip = f"{name}: {number(value, digits)}"
-        if triple is not None:
-            tip += f" ({ends(*triple[1:], digits)})"
-        said.append(tip)
-        low, high = (None, None) if triple is None else triple[1:]
-        dots.append(Dot(name, value, low, high, tip, method == reading.subject))
-    called = metric_name(say, metric)
-    label = say(
-        "methods_chart", metric=called, count=len(reading.baselines), best="; ".join(said) + "."
-    )
+    dots = _dots(reading, metric, say)
+    called, best = metric_name(say, metric), "; ".join(dot.tip for dot in dots) + "."
+    label = say("methods_chart", metric=called, count=len(reading.baselines), best=best)
     return in_two_widths(label, dot_plot, dots, title=called, from_zero=True)
 
 
+def _dots(reading: Reading, metric: str, say: Say) -> list[Dot]:
+    """Return a dot for each method that has a value of the metric, best first."""
+    dots = []
+    for method in reading.methods:
+        value, triple = reading.value(method, metric), reading.interval(method, metric)
+        if value is None:
+            continue
+        low, high = (None, None) if triple is None else triple[1:]
+        digits, name = reading.digits(metric), method_label(say, method)
+        tip = number(value, digits) if triple is None else with_ends(triple, digits)
+        dots.append(Dot(name, value, low, high, f"{name}: {tip}", method == reading.subject))
+    return dots
+
+
 def methods_table(reading: Reading, say: Say) -> Table:
-    """Return the figures that say most, and what each paired difference says."""
+    """Return the table of the main figures, with the verdict of each paired difference."""
     metrics = [m for m in _COLUMNS if reading.value(reading.subject, m) is not None]
     if "hit_rate@10" in metrics and _same(reading, "hit_rate@10", "recall@10"):
         metrics.remove("recall@10")
     metrics = metrics or list(reading.figures.get("model") or ())[:4]
-    has_differences = bool(reading.figures.get("differences"))
+    table = _table(reading, metrics, say("methods_table"), say)
+    if not reading.figures.get("differences"):
+        return table
+    assert reading.metric is not None
     rows = []
-    for method in reading.methods:
-        cells = [_cell(reading, method, metric) for metric in metrics]
+    for method, row in zip(reading.methods, table.rows, strict=True):
+        difference = reading.difference(method, reading.metric)
         says = ""
-        if has_differences:
-            difference = reading.difference(method, reading.metric)
-            cells.append(difference_cell(difference, reading.digits(reading.metric)))
-            if difference is not None and method not in SUBJECTS:
-                says = say(f"says_{surely(*difference[1:])}")
-        rows.append(Row(method_label(say, method), cells, method == reading.subject, says))
-    columns = [metric_label(say, metric) for metric in metrics]
-    if has_differences:
-        assert reading.metric is not None
-        columns.append(
-            say(
-                "model_minus",
-                subject=say(f"subject_{reading.subject}"),
-                metric=metric_name(say, reading.metric),
-            )
+        if difference is not None and method not in SUBJECTS:
+            says = say(f"says_{surely(*difference[1:])}")
+        cell = difference_cell(difference, reading.digits(reading.metric))
+        rows.append(row._replace(cells=[*row.cells, cell], says=says))
+    subject, metric = say(f"subject_{reading.subject}"), metric_name(say, reading.metric)
+    columns = [*table.columns, say("model_minus", subject=subject, metric=metric)]
+    return Table(table.caption, columns, rows, say("says"))
+
+
+def _table(reading: Reading, metrics: Sequence[str], caption: str, say: Say) -> Table:
+    """Return the means of every method, with their intervals."""
+    rows = [
+        Row(
+            method_label(say, method),
+            [_cell(reading, method, metric) for metric in metrics],
+            method == reading.subject,
         )
-    said = say("says") if has_differences else ""
-    return Table(say("methods_table"), columns, rows, said)
+        for method in reading.methods
+    ]
+    return Table(caption, [metric_label(say, metric) for metric in metrics], rows)
 
 
 def all_figures_table(reading: Reading, say: Say) -> Table:
-    """Return every mean: a line a metric, a column a method."""
+    """Return the table of every mean: a line for each metric, a column for each method."""
     rows = [
         Row(
             metric_label(say, metric),
@@ -158,26 +154,23 @@ def all_figures_table(reading: Reading, say: Say) -> Table:
 
 
 def left_out(reading: Reading, say: Say, language: Language) -> list[str]:
-    """Return why baselines were not run."""
-    return [
-        say(
-            "left_out",
-            name=method_label(say, method),
-            reason=translated(reason, language).text.rstrip(".。"),
-        )
-        for method, reason in (reading.protocol.get("left_out") or {}).items()
-    ]
+    """Return sentences that say why baselines were not run."""
+    sentences = []
+    for method, reason in (reading.protocol.get("left_out") or {}).items():
+        said = wording.translated(reason, language).text.rstrip(".。")
+        sentences.append(say("left_out", name=method_label(say, method), reason=said))
+    return sentences
 
 
 def baseline_settings(reading: Reading, say: Say) -> list[tuple[str, str]]:
-    """Return the settings of each baseline, as words."""
+    """Return the settings of each baseline, in words."""
     found: dict[str, Any] = reading.protocol.get("settings") or {}
     if not found and reading.protocol.get("item_knn"):
         found = {"item_knn": reading.protocol["item_knn"]}
     said = []
     for method, settings in found.items():
         words = ", ".join(
-            f"{setting_name(say, name)} {_setting(value, say)}"
+            f"{wording.setting_name(say, name)} {_setting(value, say)}"
             for name, value in settings.items()
             if name != "chosen_on"
         )
@@ -195,7 +188,7 @@ def _setting(value: Any, say: Say) -> Any:
 
 
 def curve_charts(reading: Reading, say: Say) -> list[Chart]:
-    """Return a chart a metric: its growth with the length of the list, a line a method."""
+    """Return a chart for each metric, by the length of the list, with a line for each method."""
     curves = reading.figures.get("curves") or {}
     ks = curves.get("k") or []
     charts: list[Chart] = []
@@ -209,23 +202,21 @@ def curve_charts(reading: Reading, say: Say) -> list[Chart]:
         called = metric_label(say, metric)
         values = ", ".join(f"{line.label} {line.points[-1][1]:.3f}" for line in lines)
         label = say("curve_chart", metric=called, first=ks[0], last=ks[-1], values=values)
-        spec = line_chart(
-            lines,
-            width=HALF,
-            label_width=150,
-            title=say("k"),
-            x_values=ks,
-            logarithmic=True,
-            from_zero=True,
-        )
+        options = {"label_width": _LABELS[HALF], "title": say("k"), **_by_count(ks)}
+        spec = line_chart(lines, width=HALF, **options)
         charts.append(Chart(called, svg_of(spec, label=label)))
     return charts
+
+
+def _by_count(counts: Sequence[int]) -> dict[str, Any]:
+    """Return the options of a line chart over counts."""
+    return {"x_values": counts, "logarithmic": True, "from_zero": True}
 
 
 def _lines(
     xs: Sequence[float], by_method: Mapping[str, Sequence[float]], subject: str, say: Say
 ) -> list[Line]:
-    """Return a line a method, that of ``subject`` in the page's one colour."""
+    """Return a line for each method; the line of ``subject`` has the accent colour of the page."""
     return [
         Line(
             method_label(say, method),
@@ -239,7 +230,7 @@ def _lines(
 
 
 def known_events_chart(reading: Reading, say: Say) -> Chart | None:
-    """Return the plot of how good answers are by the number of events that are known of a query."""
+    """Return the chart of a metric by the number of events that the model knows of a query."""
     found = reading.figures.get("known_events") or {}
     numbers, by_method = found.get("events") or [], found.get("methods") or {}
     if len(numbers) < 2 or "model" not in by_method:
@@ -247,70 +238,36 @@ def known_events_chart(reading: Reading, say: Say) -> Chart | None:
     means = {method: [mean for mean, _, _ in triples] for method, triples in by_method.items()}
     lines = _lines(numbers, means, "model", say)
     said = "; ".join(
-        say(
-            "known_value",
-            count=num,
-            value=number(value, 3),
-            low=number(low, 3),
-            high=number(high, 3),
-        )
-        for num, (value, low, high) in zip(numbers, by_method["model"], strict=True)
+        say("known_value", count=count, value=number(value), low=number(low), high=number(high))
+        for count, (value, low, high) in zip(numbers, by_method["model"], strict=True)
     )
     called = metric_name(say, found["metric"])
     label = say("known_chart", metric=called, values=said)
-    drawn = in_two_widths(
-        label,
-        line_chart,
-        lines,
-        title=say("known_events"),
-        x_values=numbers,
-        logarithmic=True,
-        from_zero=True,
-    )
+    drawn = in_two_widths(label, line_chart, lines, title=say("known_events"), **_by_count(numbers))
     note = say("known_note", metric=called, queries=found["queries"], values=said)
     return Chart(say("known_title"), drawn, note)
 
 
 def exposure_charts(reading: Reading, say: Say) -> list[Chart]:
-    """Return a small plot a measure of what gets shown, every method in each."""
+    """Return a small plot for each measure of exposure, with every method in each."""
     charts = []
     for metric in _exposure_metrics(reading):
-        called, digits = metric_label(say, metric), reading.digits(metric)
-        found = [(m, reading.value(m, metric)) for m in reading.methods]
-        dots = [
-            Dot(
-                method_label(say, method),
-                value,
-                tip=f"{method_label(say, method)}: {number(value, digits)}",
-                is_model=method == reading.subject,
-            )
-            for method, value in found
-            if value is not None
-        ]
+        called, dots = metric_label(say, metric), _dots(reading, metric, say)
         label = say("exposure_chart", metric=called, values="; ".join(dot.tip for dot in dots))
         spec = dot_plot(dots, width=HALF, label_width=_LABELS[HALF], from_zero=True)
         note = f"mean_{metric.partition('@')[0]}"
-        drawn = svg_of(spec, label=label)
-        charts.append(Chart(called, drawn, say(note) if note in TEXTS else ""))
+        said = say(note) if note in wording.TEXTS else ""
+        charts.append(Chart(called, svg_of(spec, label=label), said))
     return charts
 
 
 def exposure_table(reading: Reading, say: Say) -> Table:
-    """Return the same figures as numbers."""
-    metrics = _exposure_metrics(reading)
-    rows = [
-        Row(
-            method_label(say, method),
-            [_cell(reading, method, metric) for metric in metrics],
-            method == reading.subject,
-        )
-        for method in reading.methods
-    ]
-    return Table(say("exposure_table"), [metric_label(say, metric) for metric in metrics], rows)
+    """Return the measures of exposure as a table."""
+    return _table(reading, _exposure_metrics(reading), say("exposure_table"), say)
 
 
 def _exposure_metrics(reading: Reading) -> list[str]:
-    """Return the measures of exposure that are there, each at the cut-off nearest to 10."""
+    """Return the measures of exposure that the figures hold, each at the cut-off nearest to 10."""
     chosen = []
     for name in _EXPOSURE:
         present = [m for m in reading.figures.get("model") or () if m.partition("@")[0] == name]

@@ -1,8 +1,7 @@
-"""A profile of the data: events over time, the long tail, and what each column holds."""
+"""A profile of the data: events over time, the long tail, and the content of each column."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,8 @@ from twotower.data.dataset import Dataset, Part
 from twotower.doctor.data_columns import codes_of
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature
-from twotower.report.charts import Bar, Line, bar_chart, line_chart
-from twotower.report.figures_reader import number, whole
+from twotower.report.charts import Line, bar_chart, line_chart
+from twotower.report.figures_reader import date, number, whole
 from twotower.report.sections.methods import Chart, in_two_widths
 from twotower.report.wording import Say
 from twotower.serving.bundle import SideContents
@@ -57,7 +56,7 @@ class ColumnProfile:
 
 
 def events_chart(dataset: Dataset, say: Say) -> Markup | None:
-    """Return events over time, those that are held out apart; None where events have no times."""
+    """Return the chart of events over time, training and held out; None where events have no times."""
     times = dataset.interactions.times
     if times is None or not len(times):
         return None
@@ -66,38 +65,32 @@ def events_chart(dataset: Dataset, say: Say) -> Markup | None:
     is_train = dataset.parts == Part.TRAIN
     train, _ = np.histogram(times[is_train], edges)
     held_out, _ = np.histogram(times[~is_train], edges)
-    bars = []
-    for place, (first, second) in enumerate(zip(train.tolist(), held_out.tolist(), strict=True)):
-        start, end = edges[place], edges[place + 1]
-        tip = say(
-            "period_tip",
-            since=_date(start, high - low),
-            until=_date(end, high - low),
-            train=whole(first),
-            held_out=whole(second),
-        )
-        bars.append(Bar(float(start), float(end), first, second, tip))
+    parts = list(zip(train.tolist(), held_out.tolist(), strict=True))
+    with_time = high - low <= 2 * _DAY
+    dates = [date(edge, with_time=with_time) for edge in edges]
+    tips = [
+        say("period_tip", since=since, until=until, train=whole(first), held_out=whole(second))
+        for since, until, (first, second) in zip(dates, dates[1:], parts, strict=False)
+    ]
     label = say(
         "events_chart",
         count=whole(len(times)),
-        first=_date(low, high - low),
-        last=_date(high, high - low),
+        first=dates[0],
+        last=date(high, with_time=with_time),
     )
-    form = "%Y-%m-%d" if high - low > 2 * _DAY else "%m-%d %H:%M"
-    return in_two_widths(
-        label, lambda shown, *, width, **_: bar_chart(shown, width=width, time_format=form), bars
-    )
+    form = "%m-%d %H:%M" if with_time else "%Y-%m-%d"
+    return in_two_widths(label, bar_chart, edges.tolist(), parts, tips, labels=0, time_format=form)
 
 
 def tail_chart(
     popularity: npt.NDArray[np.float32], dataset: Dataset | None, say: Say
 ) -> Chart | None:
-    """Return how the training events are spread over items, and over queries.
+    """Return the chart of how training events spread over items and queries; None without any event.
 
     Args:
         popularity: Training events of each item that may be an answer.
-        dataset: With the queries' events, or None where they are not known.
-        say: Of the page's language.
+        dataset: The data set, for the queries' events; None where they are not known.
+        say: The sentences of the page.
     """
     counts = {"items": np.asarray(popularity, np.float64)}
     if dataset is not None:
@@ -114,10 +107,9 @@ def tail_chart(
     note = say("tail_note", share=number(100 * tenth, 0), none=number(100 * without, 0))
     drawn = in_two_widths(
         note,
-        lambda shown, *, label_width, **rest: line_chart(
-            shown, label_width=label_width // 2, **rest
-        ),
+        line_chart,
         lines,
+        labels=0.5,
         title=say("tail_x"),
         from_zero=True,
         with_dots=False,
@@ -126,17 +118,17 @@ def tail_chart(
 
 
 def column_profiles(sides: Sequence[SideContents], say: Say) -> list[ColumnProfile]:
-    """Return what each column but the ids holds.
+    """Return the profile of each column but the ids.
 
     Args:
-        sides: Tables with their features.
-        say: Of the page's language.
+        sides: The tables with their features.
+        say: The sentences of the page.
     """
     found = []
     for table in (table for table in sides if len(table.frame)):
-        features = [f for f in table.transforms.features if f.name in table.frame.columns]
-        described = [feature for feature in features if feature.meaning != "id"][:MAX_COLUMNS]
-        found += [_profile(table.frame[each.name], each, say) for each in described]
+        names = table.frame.columns
+        features = [f for f in table.transforms.features if f.name in names and f.meaning != "id"]
+        found += [_profile(table.frame[f.name], f, say) for f in features[:MAX_COLUMNS]]
     return found
 
 
@@ -153,14 +145,14 @@ def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
             low, high = float(numbers.min()), float(numbers.max())
             ends = [f"{low:.6g}", f"{high:.6g}"]
             if feature.meaning == "time":
-                ends = [_date(low, high - low), _date(high, high - low)]
+                ends = [date(end, with_time=high - low <= 2 * _DAY) for end in (low, high)]
             holds = ends[0] if ends[0] == ends[1] else say("range", low=ends[0], high=ends[1])
     elif feature.meaning in ("categorical", "tags"):
-        counts = _counts(values, feature)
+        _, tags = tags_of(values, feature.separator if feature.meaning == "tags" else "")
+        counts = tags.rename("tag").value_counts().sort(["count", "tag"], descending=[True, False])
         distinct, holds = whole(len(counts)), _commonest(counts, len(values))
     elif feature.meaning == "text":
-        words = values.cast(pl.String).drop_nulls().str.split(" ").list.len()
-        middle = words.median()
+        middle = values.cast(pl.String).drop_nulls().str.split(" ").list.len().median()
         if isinstance(middle, (int, float)):
             holds = say("profile_words", count=f"{middle:g}")
     return ColumnProfile(
@@ -174,12 +166,6 @@ def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
     )
 
 
-def _counts(values: pl.Series, feature: Feature) -> pl.DataFrame:
-    """Return how many rows have each value, or each of several, the most frequent first."""
-    _, tags = tags_of(values, feature.separator if feature.meaning == "tags" else "")
-    return tags.rename("tag").value_counts().sort(["count", "tag"], descending=[True, False])
-
-
 def _commonest(counts: pl.DataFrame, num_rows: int) -> str:
     """Return the values that most rows have, with their shares of all rows."""
     shown = [
@@ -190,7 +176,7 @@ def _commonest(counts: pl.DataFrame, num_rows: int) -> str:
 
 
 def _histogram(numbers: npt.NDArray[np.float64]) -> Markup:
-    """Return a histogram that stands in a line of text, without the outermost values."""
+    """Return a small histogram for a line of text, without the outermost values."""
     low = float(np.percentile(numbers, _ENDS[0], method="lower"))
     high = float(np.percentile(numbers, _ENDS[1], method="higher"))
     counts, _ = np.histogram(numbers, _BARS, (low, high if high > low else low + 1))
@@ -214,8 +200,3 @@ def _lorenz(values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
 def _share_of_top(values: npt.NDArray[np.float64], share: float) -> float:
     ordered = np.sort(values)[::-1]
     return float(ordered[: int(np.ceil(share * len(ordered)))].sum() / ordered.sum())
-
-
-def _date(seconds: float, span: float) -> str:
-    moment = datetime.fromtimestamp(float(seconds), UTC)
-    return moment.strftime("%Y-%m-%d" if span > 2 * _DAY else "%Y-%m-%d %H:%M")

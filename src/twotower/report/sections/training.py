@@ -1,15 +1,17 @@
-"""How training went: loss and validation by epoch."""
+"""How the model came to be: its training by epoch, its settings, and where its data is from."""
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from twotower.config import Config
 from twotower.report.charts import Line, Spec, line_chart
-from twotower.report.figures_reader import number
+from twotower.report.figures_reader import number, whole
 from twotower.report.sections.methods import HALF, Chart
 from twotower.report.svg import svg_of
 from twotower.report.wording import Say, metric_name
+from twotower.serving.bundle import MANIFEST
+from twotower.serving.retriever import Retriever
 
 Record = dict[str, Any]
 
@@ -21,7 +23,9 @@ def epochs_of(log: str) -> list[Record]:
 
 
 def summary(epochs: list[Record], best: Any, say: Say, *, among_labels: bool) -> str:
-    """Return how long it took, which epoch was kept, and what validation ranked if not all items."""
+    """Return how long training took, which epoch was kept, and what validation ranked if not all items."""
+    if not epochs:
+        return ""
     seconds = sum(r.get("seconds", 0.0) + r.get("validation_seconds", 0.0) for r in epochs)
     took = say("seconds", count=f"{seconds:.0f}")
     if seconds >= 120:
@@ -31,14 +35,13 @@ def summary(epochs: list[Record], best: Any, say: Say, *, among_labels: bool) ->
     return found + (say("validated_among_labels") if among_labels else "")
 
 
-@dataclass(frozen=True)
-class EpochLine:
+class EpochLine(NamedTuple):
     """A figure by epoch.
 
     Args:
-        title: What it is.
-        label: The whole chart in a sentence.
-        spec: Vega-Lite.
+        title: The name of the figure.
+        label: What the chart shows, in a sentence.
+        spec: The chart as a Vega-Lite specification.
     """
 
     title: str
@@ -47,22 +50,19 @@ class EpochLine:
 
 
 def training_charts(epochs: list[Record], best: Any, say: Say) -> list[Chart]:
-    """Return a chart of the loss and one of each validation metric, the kept epoch marked."""
+    """Return a chart of the loss and one of each validation metric, with the kept epoch marked."""
     lines = epoch_lines(epochs, best, say)
     return [Chart(line.title, svg_of(line.spec, label=line.label)) for line in lines]
 
 
 def epoch_lines(epochs: list[Record], best: Any, say: Say) -> list[EpochLine]:
-    """Return the loss and each validation metric by epoch, the kept epoch marked."""
+    """Return the loss and each validation metric by epoch, with the kept epoch marked."""
     best = best or None  # 0 is the state before any epoch
-    names = [("loss", say("loss"))]
-    names += [
-        (key, say("validation", metric=metric_name(say, key.removeprefix("valid_"))))
-        for key in dict.fromkeys(k for r in epochs for k in r)
-        if key.startswith("valid_")
-    ]
-    lines: list[EpochLine] = []
-    for key, name in names:
+    names = {"loss": say("loss")}
+    for key in (key for record in epochs for key in record if key.startswith("valid_")):
+        names[key] = say("validation", metric=metric_name(say, key.removeprefix("valid_")))
+    lines = []
+    for key, name in names.items():
         points = [
             (r["epoch"], float(r[key]))
             for r in epochs
@@ -87,4 +87,61 @@ def epoch_lines(epochs: list[Record], best: Any, say: Say) -> list[EpochLine]:
             mark_label=say("kept_epoch"),
         )
         lines.append(EpochLine(name, label, spec))
+    return lines
+
+
+class Setting(NamedTuple):
+    """One setting: its path, its value and its default as TOML writes them, None for no default."""
+
+    path: str
+    value: str
+    default: str | None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it differs from the default."""
+        return self.value != self.default
+
+
+def settings_of(config: Config) -> list[Setting]:
+    """Return every setting but the kinds of features, those that differ from the defaults first."""
+    given, defaults = (
+        {path: json.dumps(v, ensure_ascii=False).strip('"') for path, v in tree.to_flat().items()}
+        for tree in (config, Config())
+    )
+    found = [
+        Setting(path, given.get(path, ""), defaults.get(path))
+        for path in dict.fromkeys((*given, *defaults))
+        if not path.startswith(("features.query.", "features.item."))
+    ]
+    return sorted(found, key=lambda setting: not setting.is_changed)
+
+
+def manifest_of(retriever: Retriever) -> Record:
+    """Return the manifest of the bundle, empty where the retriever was not opened from a folder."""
+    file = retriever.path / MANIFEST
+    if not file.is_file():
+        return {}
+    manifest: Record = json.loads(file.read_text(encoding="utf-8"))
+    return manifest
+
+
+def provenance(retriever: Retriever, manifest: Record, say: Say) -> list[tuple[str, str]]:
+    """Return where the data is from, and how large the model is, a name and a value each."""
+    contents = retriever.contents
+    known = contents.provenance
+    keys = ("data", "events", "queries", "items", "sha256_of_events", "sha256_of_targets")
+    lines = [(say(key), whole(known[key])) for key in keys if key in known]
+    lines.append((say("dim"), str(contents.item_vectors.shape[1])))
+    lines.append((say("weights"), whole(sum(w.numel() for w in contents.weights.values()))))
+    lines += [(say(key), str(known[key])) for key in ("best_epoch", "device") if key in known]
+    search, measured = say("search_exact"), contents.metrics.get("index")
+    if measured is not None:  # what an approximate index finds of what scoring every item does
+        value, low, high = (number(each, 4) for each in measured["recall"]["100"])
+        queries = whole(measured["queries"])
+        search = say("search_gap", value=value, low=low, high=high, queries=queries)
+    lines.append((say("search"), search))
+    if manifest:
+        libraries = ", ".join(f"{name} {v}" for name, v in manifest["libraries"].items())
+        lines += [(say("created"), manifest["created"]), (say("libraries"), libraries)]
     return lines

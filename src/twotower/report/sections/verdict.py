@@ -1,18 +1,17 @@
 """The verdict as a headline, the figures that stand under it, and how they were measured."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from twotower.evaluation.refit_notes import is_before, learnt_of
-from twotower.report.figures_reader import Reading, number, telling, whole
+from twotower.report.figures_reader import Reading, number, surely, telling, whole
 from twotower.report.wording import Say, method_name, metric_label, metric_name
 
 _KEY_METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "recall@100")
 _NUM_KEYS = 3
 
 
-@dataclass(frozen=True)
-class KeyFigure:
-    """One large number: its metric, its value, its interval, and what stands beside it."""
+class KeyFigure(NamedTuple):
+    """One large number: its metric, its value, its interval, and the strongest baseline's."""
 
     metric: str
     value: str
@@ -30,79 +29,63 @@ def _headline(reading: Reading, say: Say) -> str:
     metric, strongest = reading.metric, reading.strongest
     if metric is None:
         return say("no_figures")
-    called, digits = metric_name(say, metric), reading.digits(metric)
-    who = say(f"subject_{reading.subject}")
+    digits = reading.digits(metric)
     value = number(reading.value(reading.subject, metric), digits)
+    facts = {"subject": say(f"subject_{reading.subject}"), "metric": metric_name(say, metric)}
     if strongest is None:
-        return say("alone", subject=who, metric=called, value=value)
-    name = method_name(say, strongest)
+        return say("alone", value=value, **facts)
+    facts["name"] = method_name(say, strongest)
     difference = reading.difference(strongest, metric)
     if difference is None:
         other = number(reading.value(strongest, metric), digits)
-        return say("unpaired", subject=who, metric=called, value=value, name=name, other=other)
-    digits = telling(digits, difference[1], difference[2])
-    if difference[1] > 0:
-        return say(
-            "beats", subject=who, name=name, metric=called, value=number(difference[0], digits)
-        )
-    if difference[2] < 0:
-        return say(
-            "loses", subject=who, name=name, metric=called, value=number(-difference[0], digits)
-        )
-    return say("equal", subject=who, name=name)
+        return say("unpaired", value=value, other=other, **facts)
+    gap, low, high = difference
+    key = {"better": "beats", "worse": "loses", "equal": "equal"}[surely(low, high)]
+    return say(key, value=number(abs(gap), telling(digits, low, high)), **facts)
 
 
 def deck(reading: Reading, say: Say) -> list[str]:
     """Return the sentences under the headline: how sure it is, and what it was measured on."""
-    metric, strongest = reading.metric, reading.strongest
-    sentences: list[str] = []
+    metric, figures = reading.metric, reading.figures
     if metric is None:
-        return sentences
-    learnt = learnt_of(reading.figures)
+        return []
+    sentences = []
+    learnt, words = learnt_of(figures), figures.get("words")
     if learnt is not None:
-        epochs = reading.figures["refit"]["epochs"]
-        sentences.append(say(f"refit_{learnt}", epochs=epochs))
-    if strongest is not None:
-        difference, digits = reading.difference(strongest, metric), reading.digits(metric)
-        if difference is None:
-            sentences.append(say("no_interval"))
-        else:
-            value, low, high = difference
-            digits = telling(digits, low, high)
-            name, called = method_name(say, strongest), metric_name(say, metric)
-            if low <= 0 <= high:
-                low_, high_ = (number(end, digits, signed=True) for end in (low, high))
-                interval = say("interval", low=low_, high=high_)
-                value_ = number(value, digits, signed=True)
-                sentences.append(
-                    say("difference_is", value=value_, metric=called, interval=interval)
-                )
-            else:
-                ends = sorted((abs(low), abs(high)))
-                low_, high_ = (number(end, digits) for end in ends)
-                count = len(reading.baselines)
-                sentences.append(say("strongest_is", low=low_, high=high_, name=name, count=count))
-    words = reading.figures.get("words")
+        sentences.append(say(f"refit_{learnt}", epochs=figures["refit"]["epochs"]))
+    if reading.strongest is not None:
+        sentences.append(_how_sure(reading, metric, reading.strongest, say))
     if words and reading.subject == "served":
         sentences.append(say("as_served", share=f"{words['share']:g}"))
     sentences += _measured(reading, say)
-    for name, seeds in (reading.figures.get("seeds") or {}).items():
-        if name == metric:
-            sentences.append(
-                say(
-                    "of_seeds",
-                    metric=metric_name(say, name),
-                    count=len(seeds["values"]),
-                    mean=number(seeds["mean"], 4),
-                    sd=number(seeds["sd"], 4),
-                )
-            )
+    seeds = (figures.get("seeds") or {}).get(metric)
+    if seeds is not None:
+        mean, sd = number(seeds["mean"], 4), number(seeds["sd"], 4)
+        facts = {"metric": metric_name(say, metric), "count": len(seeds["values"])}
+        sentences.append(say("of_seeds", mean=mean, sd=sd, **facts))
     return sentences
+
+
+def _how_sure(reading: Reading, metric: str, strongest: str, say: Say) -> str:
+    """Return the interval of the difference to the strongest baseline, in a sentence."""
+    difference = reading.difference(strongest, metric)
+    if difference is None:
+        return say("no_interval")
+    value, *ends = difference
+    digits = telling(reading.digits(metric), *ends)
+    if surely(*ends) == "equal":
+        low, high = (number(end, digits, signed=True) for end in ends)
+        said = number(value, digits, signed=True)
+        interval = say("interval", low=low, high=high)
+        return say("difference_is", value=said, metric=metric_name(say, metric), interval=interval)
+    low, high = (number(end, digits) for end in sorted(map(abs, ends)))
+    name = method_name(say, strongest)
+    return say("strongest_is", low=low, high=high, name=name, count=len(reading.baselines))
 
 
 def key_figures(reading: Reading, say: Say) -> list[KeyFigure]:
     """Return three figures of the model, each beside the strongest baseline's."""
-    subject = reading.subject
+    subject, strongest = reading.subject, reading.strongest
     metrics = [m for m in _KEY_METRICS if reading.value(subject, m) is not None]
     metrics += [m for m in reading.figures.get(subject) or () if m not in metrics]
     twins = reading.value(subject, "hit_rate@10") == reading.value(subject, "recall@10")
@@ -110,17 +93,14 @@ def key_figures(reading: Reading, say: Say) -> list[KeyFigure]:
         metrics.remove("recall@10")  # one relevant item a query: the same number twice
     found = []
     for metric in metrics[:_NUM_KEYS]:
-        digits = reading.digits(metric)
-        triple, strongest = reading.interval(subject, metric), reading.strongest
-        other = None if strongest is None else reading.value(strongest, metric)
-        beside = interval = ""
+        digits, triple = reading.digits(metric), reading.interval(subject, metric)
+        interval = beside = ""
         if triple is not None:
-            interval = say(
-                "interval", low=number(triple[1], digits), high=number(triple[2], digits)
-            )
-        if strongest is not None and other is not None:
-            name = method_name(say, strongest)
-            beside = say("strongest_has", name=name, value=number(other, digits))
+            low, high = (number(end, digits) for end in triple[1:])
+            interval = say("interval", low=low, high=high)
+        if strongest is not None and reading.value(strongest, metric) is not None:
+            other = number(reading.value(strongest, metric), digits)
+            beside = say("strongest_has", name=method_name(say, strongest), value=other)
         value = number(reading.value(subject, metric), digits)
         found.append(KeyFigure(metric_label(say, metric), value, interval, beside))
     return found
@@ -130,15 +110,12 @@ def _measured(reading: Reading, say: Say) -> list[str]:
     protocol = reading.protocol
     if "queries" not in protocol:
         return []
-    part = str(protocol.get("part", "test"))
-    sentences = []
-    catalogue = whole(protocol.get("catalogue", "?"))
+    part, catalogue = str(protocol.get("part", "test")), whole(protocol.get("catalogue", "?"))
     among = say("among_all", catalogue=catalogue)
     if "candidates_a_query" in protocol:
         count = f"{protocol['candidates_a_query']:.0f}"
         among = say("among_sample", count=count, catalogue=catalogue)
-    if protocol.get("ranking", "full") != "full":
-        sentences.append(say("sampled"))
+    sentences = [] if protocol.get("ranking", "full") == "full" else [say("sampled")]
     sentences.append(
         say(
             "measured",
