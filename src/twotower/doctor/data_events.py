@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.dataset import Dataset, Part
 from twotower.data.positions import WHY_ASSUMED, examples_of, propensities_of
 from twotower.data.propensities import MAX_WEIGHT
 from twotower.doctor.findings import Finding, Severity, graded
@@ -39,10 +39,13 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
     events = dataset.interactions
     if events.times is None and dataset.repeats:
         return []
-    kinds = None
+    frame = pl.DataFrame({"query": events.query_rows, "item": events.item_rows})
+    if events.times is not None:
+        frame = frame.with_columns(time=events.times)
     if kind_column is not None and kind_column in dataset.event_columns.columns:
-        kinds = dataset.event_columns[kind_column].cast(pl.String)
-    firsts = _first_copies(events, kinds)
+        frame = frame.with_columns(kind=dataset.event_columns[kind_column].cast(pl.String))
+    first = pl.col("place").first().over(frame.columns)
+    firsts = frame.with_row_index("place").select(first).to_series().to_numpy()
     copies = len(firsts) - len(np.unique(firsts))
     if not copies:
         return []
@@ -68,13 +71,10 @@ def tied_times(dataset: Dataset) -> list[Finding]:
     events = dataset.interactions
     if events.times is None:
         return []
-    first = np.unique(_first_copies(events))
-    query_rows, times = events.query_rows[first], events.times[first]
-    order = np.lexsort((times, query_rows))
-    query_rows, times = query_rows[order], times[order]
-    same = (query_rows[1:] == query_rows[:-1]) & (times[1:] == times[:-1])
-    tied = np.append(same, False) | np.append(False, same)
-    return graded("tied-times", float(tied.mean()), TIES)
+    columns = {"query": events.query_rows, "item": events.item_rows, "time": events.times}
+    is_tied = pl.len().over("query", "time") > 1
+    share = pl.DataFrame(columns).unique().select(is_tied.mean()).item()
+    return graded("tied-times", share, TIES)
 
 
 def one_moment(dataset: Dataset) -> list[Finding]:
@@ -143,19 +143,3 @@ def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
             examples_zh=examples_of(found.propensities, "第 {position} 位 {value:.2g}"),
         )
     ]
-
-
-def _first_copies(events: Interactions, kinds: pl.Series | None = None) -> npt.NDArray[np.integer]:
-    """Return the place of the first copy of each event, its own where there is none before: ``(E,)``.
-
-    Args:
-        events: All events.
-        kinds: ``(E,)`` the kind of each event, or None where there is one kind.
-    """
-    frame = pl.DataFrame({"query": events.query_rows, "item": events.item_rows})
-    if events.times is not None:
-        frame = frame.with_columns(time=events.times)
-    if kinds is not None:
-        frame = frame.with_columns(kind=kinds)
-    place = pl.col("place").first().over(frame.columns)
-    return frame.with_row_index("place").select(place).to_series().to_numpy()
