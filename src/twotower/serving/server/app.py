@@ -12,10 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from twotower.serving.server import page
 from twotower.serving.server.direct import Direct
-from twotower.serving.server.gate import App, Gate, refusal
+from twotower.serving.server.gate import App, Gate
 from twotower.serving.server.openapi import describe
 from twotower.serving.server.options import ServerSettings
-from twotower.serving.server.refusals import TOLD, kind_of, refusal_of
+from twotower.serving.server.refusals import TOLD, refusal
 from twotower.serving.server.routes import router
 from twotower.serving.server.service import Service
 from twotower.serving.server.telemetry import LOG
@@ -83,7 +83,7 @@ def _tell_errors(app: FastAPI) -> None:
     """Turn every error that a client can cause into a status and a sentence."""
 
     async def told(request: Request, error: Exception) -> Response:
-        response = refusal(*refusal_of(error), request.state.request_id, kind_of(error))
+        response = refusal(error, request.state.request_id)
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
             if error.status_code == 405:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from twotower.serving.server.descriptors import most_connections
-from twotower.serving.server.gate import refusal
+from twotower.serving.server.refusals import refusal
 from twotower.serving.server.telemetry import LOG
 
 MOST_HEAD = 2**16
@@ -49,17 +49,14 @@ class Guard:
     """The connections of one server in one process.
 
     Args:
-        state: Of the server.
-        loop: That serves them.
-        limit: Connections at once, at least 1.
+        state: The state of the server.
+        loop: The loop that serves the connections.
     """
 
-    def __init__(
-        self, state: ServerState, loop: asyncio.AbstractEventLoop, limit: int | None = None
-    ) -> None:
-        self.limit = most_connections() if limit is None else limit
+    def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self._limit = most_connections()
         self.waiting: dict[GuardedProtocol, None] = {}
-        """Connections whose client is to act, the one that waits longest first."""
+        """Connections that wait for their client, the longest wait first."""
         self._open: set[GuardedProtocol] = set()
         self._connections: set[Any] = state.connections
         self._loop = loop
@@ -68,15 +65,14 @@ class Guard:
         self._warns_from = 0.0
 
     def admit(self, connection: "GuardedProtocol") -> bool:
-        """Let a connection in, in the place of one that waits if there are too many.
+        """Let a connection in and return True, or return False if there is no room.
 
-        Returns:
-            Whether there was room.
+        If there are too many connections, the new one takes the place of the one that waits longest.
         """
         if not self._looks:
             self._looks = True
             self._loop.call_later(_SECONDS_BETWEEN_LOOKS, self._look)
-        if len(self._open) >= self.limit:
+        if len(self._open) >= self._limit:
             oldest = next(iter(self.waiting), None)
             if oldest is None:
                 self.warn("refused: too many connections")
@@ -89,12 +85,12 @@ class Guard:
         return True
 
     def forget(self, connection: "GuardedProtocol") -> None:
-        """Count a connection no longer."""
+        """Stop counting a connection."""
         self._open.discard(connection)
         self.waiting.pop(connection, None)
 
     def warn(self, reason: str) -> None:
-        """Count a connection that was not treated as its client hoped, and tell the log now and then."""
+        """Count a connection that was refused or closed; the log gets the counts now and then."""
         self._counts[reason] = self._counts.get(reason, 0) + 1
         self._tell()
 
@@ -107,11 +103,11 @@ class Guard:
                 "connections refused or closed",
                 connections=counts,
                 open=len(self._open),
-                limit=self.limit,
+                limit=self._limit,
             )
 
     def _look(self) -> None:
-        """Close what has waited too long, once a second while there are connections."""
+        """Close connections that have waited too long, once a second while there are any."""
         self._tell()
         now = self._loop.time()
         unread = 0
@@ -175,7 +171,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._owes_head = self.loop.time()
         if not self.guard.admit(self):
             self._owes_head = None
-            self._tell(503, "the server has too many connections; ask again later.")
+            said = "the server has too many connections; ask again later."
+            self._tell(HTTPException(503, said))
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -192,7 +189,7 @@ class GuardedProtocol(HttpToolsProtocol):
         for start in range(0, len(data), _PIECE):
             if self._is_over or self.transport.is_closing():
                 return
-            piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
+            piece = data[start : start + _PIECE]
             self._num_body, self._has_turned = 0, False
             super().data_received(piece)
             if self._has_turned:  # where it did in the piece is not known
@@ -202,8 +199,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._beside_body = max(0, self._beside_body + counted)
             if self._beside_body > MOST_HEAD and not self._is_over:
                 is_address = self._in_head and len(self.url) > MOST_HEAD // 2
-                self._refusal = HTTPException(414 if is_address else 431, _TOO_LARGE)
-                self.send_400_response("")
+                self._refuse(414 if is_address else 431, _TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Start the clock of a request."""
@@ -277,8 +273,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Refuse what cannot be read as a request, or is not read to its end."""
-        refusal = self._refusal or HTTPException(400, "the request must be HTTP/1.1.")
-        self.guard.warn(f"refused: {refusal.status_code}")
+        refused = self._refusal or HTTPException(400, "the request must be HTTP/1.1.")
+        self.guard.warn(f"refused: {refused.status_code}")
         if self.transport.is_closing():
             return
         is_answered = self._in_message and not self._in_head and not self._is_answering()
@@ -291,7 +287,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.disconnected = True  # nobody is to answer any more
             self.cycle.message_event.set()
-        self._tell(refusal.status_code, refusal.detail)
+        self._tell(refused)
         # A client that still sends would lose the answer if all were closed at once.
         self._is_over = True
         self._num_discarded = 0
@@ -319,8 +315,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif _is_late(self._owes_head, now, SECONDS_FOR_A_HEAD):
             if self._in_head:
                 said = f"the headers must be there within {SECONDS_FOR_A_HEAD:g} seconds."
-                self._refusal = HTTPException(408, said)
-                self.send_400_response("")
+                self._refuse(408, said)
             else:
                 self.transport.close()
         elif _is_late(self._owes_rest, now, SECONDS_TO_DISCARD):
@@ -336,8 +331,13 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refused(self, status: int, message: str) -> HTTPException:
+        """Return what to raise where the parser calls, so that it parses no further."""
         self._refusal = HTTPException(status, message)
         return self._refusal
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._refused(status, message)
+        self.send_400_response("")
 
     def _discard(self, num_bytes: int) -> None:
         self._num_discarded += num_bytes
@@ -353,15 +353,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.headers[:] = [header for header in self.headers if header[0] != b"host"]
             self.headers.append((b"host", rest))
 
-    def _tell(self, status: int, message: str) -> None:
-        told = refusal(status, message, uuid.uuid4().hex)
-        headers = (
-            *self.server_state.default_headers,
-            *told.raw_headers,
-            (b"connection", b"close"),
-        )
+    def _tell(self, refused: HTTPException) -> None:
+        told = refusal(refused, uuid.uuid4().hex)
+        headers = (*self.server_state.default_headers, *told.raw_headers, (b"connection", b"close"))
         lines = (name + b": " + value + b"\r\n" for name, value in headers)
-        self.transport.write(STATUS_LINE[status] + b"".join(lines) + b"\r\n" + told.body)
+        head = STATUS_LINE[refused.status_code] + b"".join(lines)
+        self.transport.write(head + b"\r\n" + told.body)
 
 
 def _is_late(since: float | None, now: float, most: float) -> bool:

@@ -1,4 +1,4 @@
-"""What every request passes: a name, a size, a time, a token; and what is written down of it."""
+"""The gate that every request passes: host, token, size and time of its body. It writes the log, too."""
 
 import asyncio
 import hmac
@@ -8,14 +8,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
-import orjson
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from twotower.serving.server.hosts import Hosts
 from twotower.serving.server.options import ServerSettings
-from twotower.serving.server.refusals import refusal_of
-from twotower.serving.server.telemetry import LOG, Figures, log_request
+from twotower.serving.server.refusals import refusal
+from twotower.serving.server.telemetry import LOG, Figures
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -24,13 +22,13 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/docs", "/health", "/ready")
-"""What is told to everyone."""
+"""Addresses that need no token to read."""
 PAGE = "/page/"
-"""Where the files of the page lie; they hold nothing of the model."""
+"""Folder of the page's files, which hold nothing of the model."""
 SECONDS_FOR_A_BODY = 10.0
-"""How long a client may take to send what it asks."""
+"""How long a client may take to send the body of a request."""
 MOST_BODIES = 64
-"""Bodies of the largest size that a process holds at once."""
+"""Bodies of the largest size that a process may hold at once."""
 _READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = (
@@ -41,12 +39,12 @@ HEADERS = (
 
 
 class Gate:
-    """Wraps an application of the standard interface (ASGI); what fails inside is told without its trace.
+    """Wraps an ASGI application. The client sees no trace of an error inside it.
 
     Args:
-        app: What answers.
-        settings: How much is let in, and by which tokens.
-        figures: Where requests are counted.
+        app: Answers the requests that pass.
+        settings: The limits and tokens.
+        figures: Counts the requests.
         routes: The methods that each address takes.
     """
 
@@ -63,7 +61,7 @@ class Gate:
         self._figures = figures
         self._hosts = Hosts(settings)
         self._num_held = 0
-        """Bytes of bodies that are held now."""
+        """Bytes of all bodies that are held now."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through."""
@@ -72,11 +70,14 @@ class Gate:
             return
         headers = dict(scope["headers"])
         request_id = _name_of(headers)
-        is_head = scope["method"] == "HEAD"
-        if is_head:  # what GET says; the server beneath leaves the body out
+        method = scope["method"]
+        if method == "HEAD":  # the answer to GET, of which uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["request_id"] = request_id
-        started, status = time.perf_counter(), 499  # who hangs up before an answer gets none
+        started, status = (
+            time.perf_counter(),
+            499,
+        )  # stays so if the client hangs up before an answer
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -93,40 +94,41 @@ class Gate:
                 message = {**message, "headers": own}
             await send(message)
 
+        body = bytearray()
         try:
             refused = self._hosts.refusal(scope) or self._refusal(scope, headers)
             if refused is not None:
                 raise HTTPException(*refused)
-            await self._held(scope, headers, receive, answer)
+            await self._read(headers, receive, body)
+            await self._while_there(scope, body, receive, answer)
         except HTTPException as error:
-            told = refusal(error.status_code, error.detail, request_id)
-            await told(scope, receive, answer)
+            await refusal(error, request_id)(scope, receive, answer)
         except _HungUpError:
             pass
         except Exception as error:
             LOG.exception("failed", request_id=request_id)
             if status == 499:
-                await refusal(*refusal_of(error), request_id)(scope, receive, answer)
+                await refusal(error, request_id)(scope, receive, answer)
         finally:
+            self._num_held -= len(body)
             seconds = time.perf_counter() - started
+            # The log and the figures name the route, which holds no id, and nothing that the client sent.
             route = getattr(scope.get("route"), "path", "other")
             self._figures.requests.labels(route, str(status)).inc()
             self._figures.seconds.labels(route).observe(seconds)
-            log_request(route, "HEAD" if is_head else scope["method"], status, seconds, request_id)
+            LOG.info(
+                "request",
+                method=method,
+                route=route,
+                status=status,
+                ms=round(1e3 * seconds, 2),
+                request_id=request_id,
+            )
 
-    async def _held(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Send
+    async def _while_there(
+        self, scope: Scope, body: bytearray, receive: Receive, answer: Send
     ) -> None:
-        """Let the application answer, and count the body as held until then."""
-        held = _Held()
-        try:
-            body = await self._body(headers, receive, held)
-            await self._while_there(scope, body, receive, answer)
-        finally:
-            self._num_held -= held.num_bytes
-
-    async def _while_there(self, scope: Scope, body: bytes, receive: Receive, answer: Send) -> None:
-        """Let the application answer, unless the client hangs up before: then nothing is done for it."""
+        """Let the application answer, and cancel its work if the client hangs up before."""
         task = asyncio.current_task()
         assert task is not None
         is_given = has_gone = False
@@ -158,7 +160,7 @@ class Gate:
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         path, method = scope["path"], scope["method"]
-        # An address that is not known may be one in another spelling, to whatever comes after.
+        # The framework may take an unknown address for another spelling of one that writes.
         taken = self._routes.get(path)
         writes = method not in _READING and (taken is None or method in taken)
         if writes and self._settings.token is None:
@@ -172,23 +174,23 @@ class Gate:
             return None
         return 401, "the request must bear the token: Authorization: Bearer TOKEN."
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive, held: "_Held") -> bytes:
-        """Return the whole body, before anything is done for it."""
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, body: bytearray) -> None:
+        """Read the whole body, and count its bytes as held. Nothing is done for a request before."""
         most = self._settings.max_body
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
             raise HTTPException(413, f"the body must be at most {most} bytes, got {int(length)}.")
-        pieces: list[bytes] = []
         try:
             async with asyncio.timeout(SECONDS_FOR_A_BODY):
-                while True:
+                has_more = True
+                while has_more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _HungUpError
-                    pieces.append(message.get("body", b""))
-                    held.num_bytes += len(pieces[-1])
-                    self._num_held += len(pieces[-1])
-                    if held.num_bytes > most:
+                    piece = message.get("body", b"")
+                    body += piece
+                    self._num_held += len(piece)
+                    if len(body) > most:
                         raise HTTPException(
                             413, f"the body must be at most {most} bytes, got more."
                         )
@@ -196,30 +198,11 @@ class Gate:
                         raise HTTPException(
                             503, "the server holds too many bodies; ask again later."
                         )
-                    if not message.get("more_body", False):
-                        return b"".join(pieces)
+                    has_more = message.get("more_body", False)
         except TimeoutError:
             raise HTTPException(
                 408, f"the body must be there within {SECONDS_FOR_A_BODY:g} seconds."
             ) from None
-
-
-def refusal(status: int, message: str, request_id: str, kind: str | None = None) -> Response:
-    """Return the answer that says in a sentence why there is none."""
-    told = {"error": message, "request_id": request_id}
-    headers = {}
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if status in (429, 503):
-        headers["retry-after"] = "1"
-    body = orjson.dumps(told if kind is None else {**told, "kind": kind})
-    return Response(body, status, headers, "application/json")
-
-
-class _Held:
-    """How many bytes of a body are held."""
-
-    num_bytes = 0
 
 
 class _HungUpError(Exception):
@@ -227,6 +210,6 @@ class _HungUpError(Exception):
 
 
 def _name_of(headers: dict[bytes, bytes]) -> str:
-    """Return the name that the client gave its request, if it is one, or a new one."""
+    """Return the client's name for its request if it is valid, or else a new one."""
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

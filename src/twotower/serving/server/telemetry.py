@@ -9,15 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    multiprocess,
-)
+import prometheus_client as prometheus
+from prometheus_client import multiprocess
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -27,12 +20,10 @@ class FieldsLog(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the message, and what ``logging`` takes beside it."""
-        own = {name: kwargs[name] for name in _LOGGINGS_OWN & kwargs.keys()}
-        fields = {name: value for name, value in kwargs.items() if name not in own}
-        return msg, {**own, "extra": {"fields": fields}}
+        exc_info = kwargs.pop("exc_info", None)
+        return msg, {"exc_info": exc_info, "extra": {"fields": kwargs}}
 
 
-_LOGGINGS_OWN = {"exc_info", "stack_info", "stacklevel"}
 LOG = FieldsLog(logging.getLogger("twotower.server"))
 
 
@@ -45,12 +36,12 @@ class Figures:
 
     def __init__(self, *, several: bool) -> None:
         self._several = several
-        self._registry = CollectorRegistry()
+        self._registry = prometheus.CollectorRegistry()
         own = None if several else self._registry
         latest: Literal["mostrecent", "all"] = "mostrecent" if several else "all"
-        counter = partial(Counter, registry=own)
-        histogram = partial(Histogram, buckets=SECONDS, registry=own)
-        gauge = partial(Gauge, multiprocess_mode=latest, registry=own)
+        counter = partial(prometheus.Counter, registry=own)
+        histogram = partial(prometheus.Histogram, buckets=SECONDS, registry=own)
+        gauge = partial(prometheus.Gauge, multiprocess_mode=latest, registry=own)
         self.requests = counter(
             "twotower_requests", "Requests by route and status.", ["route", "status"]
         )
@@ -110,9 +101,9 @@ class Figures:
         """Return what Prometheus reads, and its media type."""
         registry = self._registry
         if self._several:
-            registry = CollectorRegistry()
+            registry = prometheus.CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        return prometheus.generate_latest(registry), prometheus.CONTENT_TYPE_LATEST
 
 
 class JsonLines(logging.Formatter):
@@ -139,15 +130,3 @@ def log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
-
-
-def log_request(route: str, method: str, status: int, seconds: float, request_id: str) -> None:
-    """Write one request down: by its route, which holds no id, and without what it said."""
-    LOG.info(
-        "request",
-        method=method,
-        route=route,
-        status=status,
-        ms=round(1e3 * seconds, 2),
-        request_id=request_id,
-    )
