@@ -3,7 +3,6 @@
 import errno
 import socket
 import sys
-from contextlib import suppress
 
 from twotower.caller import argument
 from twotower.errors import ConfigError
@@ -12,8 +11,8 @@ from twotower.serving.server.telemetry import LOG
 HAS_OWN_SOCKETS = sys.platform == "linux"
 """Whether each worker listens at a socket of its own.
 
-Processes that share a socket leave it to chance who accepts: whoever wakes first may take all connections
-that come at once. Of several sockets of one address Linux picks one by the connection.
+Among processes that share a socket, the first that wakes may take all connections that come at once. If
+several sockets have one address, Linux distributes the connections among them.
 """
 
 
@@ -21,9 +20,9 @@ def bound(host: str, port: int, *, several: bool) -> list[socket.socket]:
     """Return a socket for each address of a host, bound and not listening yet.
 
     Args:
-        host: Name or address.
+        host: A name or an address.
         port: 0 for any that is free.
-        several: Whether other processes are to bind the same address.
+        several: Whether other processes bind the same address.
 
     Raises:
         ConfigError: The host has no address here, or the port is taken.
@@ -34,8 +33,9 @@ def bound(host: str, port: int, *, several: bool) -> list[socket.socket]:
         for family, _, _, _, address in dict.fromkeys(found):
             if sockets and not port:  # the other addresses take the port that the first one got
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            with suppress(_NotHereError):
-                sockets.append(_bound(family, address, several))
+            own = _bound(family, address, several)
+            if own is not None:
+                sockets.append(own)
         if sockets:
             return sockets
         said = "this machine has no such address"
@@ -62,17 +62,14 @@ def tell_address(sockets: list[socket.socket]) -> None:
         LOG.info("listening", address=f"http://{address_of(host, port)}")
 
 
-class _NotHereError(Exception):
-    """An address that this machine does not have."""
-
-
 def _bound(
     family: socket.AddressFamily, address: tuple[object, ...], several: bool
-) -> socket.socket:
+) -> socket.socket | None:
+    """Return a bound socket; None if this machine does not have the address."""
     try:
         own = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise _NotHereError from error  # a system without IPv6
+    except OSError:
+        return None  # a system without IPv6
     try:
         if sys.platform != "win32":
             own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,6 +82,6 @@ def _bound(
     except OSError as error:
         own.close()
         if error.errno == errno.EADDRNOTAVAIL:
-            raise _NotHereError from error
+            return None
         raise
     return own

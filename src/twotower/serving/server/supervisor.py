@@ -1,4 +1,4 @@
-"""Looks after several workers: starts them, replaces one that died or hangs, and stops all."""
+"""The supervisor of several workers: starts them, replaces one that died or hangs, and stops them all."""
 
 import logging
 import multiprocessing
@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,8 +19,13 @@ from twotower.errors import TwoTowerError
 from twotower.serving.server.listening import HAS_OWN_SOCKETS, bound, tell_address
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.telemetry import LOG, log_to_stderr
-from twotower.serving.server.worker_signs import EXIT_FAILED, FAILED
 
+ALIVE = b"alive"
+"""What a worker sends while it answers."""
+FAILED = b"failed:"
+"""What a worker sends if it cannot start, before the pickled error."""
+EXIT_FAILED = 1
+"""The exit status of a worker that failed."""
 PRELOADED = (
     "numpy",
     "torch",
@@ -33,13 +37,13 @@ PRELOADED = (
     "uvloop",
 )
 """Libraries that workers share by a fork. None of them starts a thread when it is imported, as polars does:
-a thread is gone after a fork, and what it had locked stays locked."""
+a thread does not survive a fork, and its locks stay locked."""
 SECONDS_TO_FINISH = 12.0
 """How long a worker may take to end: longer than its requests may."""
 SECONDS_TO_ANSWER = 60.0
-"""After how long a worker that was ready and gives no sign any more is replaced."""
+"""After how long a worker that was ready and no longer gives a sign is replaced."""
 LONGEST_PAUSE = 60.0
-"""Seconds before a worker that keeps failing is started again, at most."""
+"""Most seconds before a worker that keeps failing is started again."""
 _SECONDS_OF_A_LOOK = 0.25
 _SECONDS_OF_A_LIFE = 10.0
 _LONGEST_FOLDER_OF_A_SOCKET = 88  # of the 107 that Linux allows, the name takes 18
@@ -49,10 +53,10 @@ _SIGNALS = [
 
 
 class Supervisor:
-    """Keeps as many workers going as the settings say.
+    """Keeps as many workers running as the settings say.
 
     Args:
-        settings: Of the server, with a ``pointer``.
+        settings: The settings of the server, with a ``pointer``.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -99,7 +103,9 @@ class Supervisor:
                     each.close()
 
     def _start_forks(self) -> None:
-        """Start the process that imports the libraries once, and is copied for each worker."""
+        """Start the process that imports the libraries once. Each worker is a fork of it."""
+        from multiprocessing import forkserver
+
         self._context.set_forkserver_preload(list(PRELOADED))
         # Its socket would lie in a folder of its own, which a kill would leave behind.
         vars(multiprocessing.current_process())["_config"]["tempdir"] = self._folder
@@ -113,29 +119,27 @@ class Supervisor:
         # Where this process slept itself, as in a paused container, the silence says nothing.
         has_slept = now - started > 10 * _SECONDS_OF_A_LOOK
         for place in self._places:
-            place.read(now)
-            if has_slept:
-                place.excuse(now)
+            place.read(now, has_slept=has_slept)
         for place in self._places:
             failure = place.tend(now)
             if failure is not None and not any(each.is_ready for each in self._places):
                 raise failure
 
     def _stop(self) -> None:
-        """End all workers, those that do not finish by force."""
+        """End all workers. Those that do not finish in time are killed."""
         for place in self._places:
-            place.terminate()
+            place.process.terminate()
         until = time.monotonic() + SECONDS_TO_FINISH
         told, is_killed = self._num_told, False
-        while any(place.is_alive for place in self._places):
+        while alive := [each.process for each in self._places if each.process.is_alive()]:
             if not is_killed and (time.monotonic() > until or self._num_told > max(told, 1)):
                 is_killed = True
                 LOG.error("workers did not finish in time and are killed")
-                for place in self._places:
-                    place.kill()
-            wait([s for place in self._places for s in place.sentinels()], _SECONDS_OF_A_LOOK)
+                for process in alive:
+                    process.kill()
+            wait([process.sentinel for process in alive], _SECONDS_OF_A_LOOK)
         for place in self._places:
-            place.close()
+            place.hang_up()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -153,55 +157,50 @@ class Supervisor:
 
 
 class _Place:
-    """A worker, and the ones that take its place when it has died."""
+    """A worker, and the ones that replace it after its death."""
 
     def __init__(self, context: Any, settings: ServerSettings, listeners: list[Any]) -> None:
         self._context = context
         self._settings = settings
         self._listeners = listeners
         self._num_failures = 0
-        self._starts_at = 0.0
-        self._process: BaseProcess | None = None
-        self._error: TwoTowerError | None = None
         self._start()
 
     def _start(self) -> None:
         self._line, theirs = self._context.Pipe()
-        self._process = self._context.Process(
+        self.process: BaseProcess = self._context.Process(
             target=_work, args=(self._settings, self._listeners, theirs), name="twotower-worker"
         )
-        self._process.start()
+        self.process.start()
         theirs.close()
-        self._error = None
+        self._error: TwoTowerError | None = None
         self._has_hung_up = self._is_killed = False
         self._seen_at: float | None = None
+        self._restarts_at: float | None = None
+        """When the next worker starts; None until this one has ended."""
         self._started_at = self._warned_at = time.monotonic()
 
     @property
     def is_ready(self) -> bool:
         """Whether the worker answers."""
-        return self._seen_at is not None and self.is_alive
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether there is a process."""
-        return self._process is not None and self._process.is_alive()
+        return self._seen_at is not None and self.process.is_alive()
 
     def sources(self) -> list[Any]:
-        """Return what tells news of the worker."""
-        if self._process is None:
+        """Return the objects to wait for: the end of the process, and its messages."""
+        if self._restarts_at is not None:
             return []
-        # A line at its end always has news, which are none.
-        return [self._process.sentinel, *([] if self._has_hung_up else [self._line])]
+        # A line at its end is always ready, and has no message.
+        return [self.process.sentinel, *([] if self._has_hung_up else [self._line])]
 
-    def sentinels(self) -> list[Any]:
-        """Return what tells of its end."""
-        return [self._process.sentinel] if self.is_alive and self._process is not None else []
+    def read(self, now: float, *, has_slept: bool) -> None:
+        """Read the worker's messages.
 
-    def read(self, now: float) -> None:
-        """Take in what the worker has said."""
+        Args:
+            now: By the monotonic clock.
+            has_slept: Whether the supervisor slept meanwhile. The silence of a worker then counts from now.
+        """
         try:
-            while self._process is not None and not self._has_hung_up and self._line.poll():
+            while not self._has_hung_up and self._line.poll():
                 said = self._line.recv_bytes()
                 if said.startswith(FAILED):
                     self._error = pickle.loads(said.removeprefix(FAILED))
@@ -210,72 +209,56 @@ class _Place:
                         self._log("the worker is ready", level=logging.INFO)
                     self._seen_at = now
         except (EOFError, OSError):
-            self._has_hung_up = True  # it is at its end, which its process tells
-
-    def excuse(self, now: float) -> None:
-        """Count the silence of a worker from now on."""
-        if self._seen_at is not None:
+            self._has_hung_up = True  # the process ends, which its sentinel tells
+        if has_slept and self._seen_at is not None:
             self._seen_at = now
 
     def tend(self, now: float) -> BaseException | None:
-        """Start the worker anew if it has died or hangs, after a pause if it keeps failing.
+        """Start the worker again if it has died, after a pause if it keeps failing; kill it if it hangs.
 
         Returns:
-            Why it could not start, if it has just died before it was ready.
+            The reason why it could not start, if it has just died before it was ready.
         """
-        if self._process is None:
-            if now >= self._starts_at:
+        if self._restarts_at is not None:
+            if now >= self._restarts_at:
                 self._start()
             return None
-        if self._process.is_alive():
+        if self.process.is_alive():
             if self._is_killed:
                 return None
             if self._seen_at is not None and now - self._seen_at > SECONDS_TO_ANSWER:
                 self._log("the worker gives no sign and is killed", seconds=SECONDS_TO_ANSWER)
-                self._process.kill()
+                self.process.kill()
                 self._is_killed = True
             elif self._seen_at is None and now - self._warned_at > SECONDS_TO_ANSWER:
                 self._warned_at = now
                 self._log("the worker is not ready yet", seconds=round(now - self._started_at))
             return None
         was_ready = self._seen_at is not None
-        reason = str(self._error or _how(self._process.exitcode))
+        reason = str(self._error or _how(self.process.exitcode))
         if self._is_killed:
             reason = "it gave no sign"
         what = "the worker ended" if was_ready else "the worker ended before it was ready"
         self._log(what, reason=reason)
-        error = self._error or SystemExit(EXIT_FAILED)
-        self._process.join()
-        self.close()
+        self.process.join()
+        self.hang_up()
         is_well = was_ready and now - self._started_at > _SECONDS_OF_A_LIFE
         self._num_failures = 0 if is_well else self._num_failures + 1
         pause = 0.0 if is_well else min(LONGEST_PAUSE, 2.0 ** (self._num_failures - 1))
-        self._starts_at = now + pause
-        return None if was_ready else error
+        self._restarts_at = now + pause
+        return None if was_ready else self._error or SystemExit(EXIT_FAILED)
 
-    def terminate(self) -> None:
-        """Ask the worker to finish."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """End the worker at once."""
-        if self._process is not None:
-            self._process.kill()
-
-    def close(self) -> None:
-        """Let go of a worker that has ended; one that has not ends by this."""
-        if self._process is not None:
-            self._line.close()
-            self._process = None
+    def hang_up(self) -> None:
+        """Close the line to the worker, which ends a worker that has not ended."""
+        self._has_hung_up = True
+        self._line.close()
 
     def _log(self, message: str, level: int = logging.ERROR, **fields: Any) -> None:
-        pid = None if self._process is None else self._process.pid
-        LOG.log(level, message, worker=pid, **fields)
+        LOG.log(level, message, worker=self.process.pid, **fields)
 
 
 def _work(settings: ServerSettings, listeners: list[Any], line: Connection) -> None:
-    """Answer as one of several workers; what is imported here is no part of the supervisor."""
+    """Run one of several workers. The supervisor does without the import."""
     from twotower.serving.server.worker import work
 
     work(settings, listeners, line)
@@ -289,5 +272,5 @@ def _how(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = "unknown"
-    hint = "; the system may be out of memory" if -code == getattr(signal, "SIGKILL", 9) else ""
+    hint = "; the system may be out of memory" if name == "SIGKILL" else ""
     return f"signal {-code} ({name}){hint}"

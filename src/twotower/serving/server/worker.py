@@ -1,4 +1,4 @@
-"""A process that listens: alone, or as one of several that a supervisor looks after."""
+"""A process that answers requests: alone, or as one of several workers of a supervisor."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socket
@@ -23,8 +23,8 @@ from twotower.serving.server.descriptors import MOST_CONNECTIONS, most_accepted
 from twotower.serving.server.listening import bound, tell_address
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
+from twotower.serving.server.supervisor import ALIVE, EXIT_FAILED, FAILED
 from twotower.serving.server.telemetry import LOG, log_to_stderr
-from twotower.serving.server.worker_signs import ALIVE, EXIT_FAILED, FAILED
 
 SECONDS_TO_FINISH = 10
 """How long requests may still take once the server was told to stop."""
@@ -34,10 +34,10 @@ _SECONDS_AS_ORPHAN = 0.7
 
 
 class Server(uvicorn.Server):
-    """A server that ends where it can listen no longer, and knows when its loop last moved.
+    """A server that ends when it can no longer listen, and knows when its loop last moved.
 
     Args:
-        settings: Of the server.
+        settings: The settings of the server.
 
     Raises:
         BundleError: The bundle cannot be opened.
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 create_app(settings),
                 http=GuardedProtocol,
-                ws="none",  # no route speaks it, and its protocols have no limits of ours
+                ws="none",  # no route uses websockets, and they would not have our limits
                 workers=settings.workers,
                 access_log=False,
                 log_config=None,
@@ -72,9 +72,9 @@ class Server(uvicorn.Server):
             each.listen(MOST_CONNECTIONS)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look, ten times a second, whether the server is to end."""
+        """Check ten times a second whether the server must end."""
         self.moved_at = time.monotonic()
-        # The loop closes a listening socket where the system has no descriptor left for a connection.
+        # The loop closes a listening socket when the system has no descriptor left for a connection.
         if not self.should_exit and not all(server.sockets for server in self.servers):
             LOG.error("the listening socket was closed; the server ends, to be started anew")
             self.is_deaf = self.should_exit = True
@@ -85,7 +85,7 @@ def run_alone(settings: ServerSettings) -> None:
     """Answer from this process alone.
 
     Args:
-        settings: Of the server.
+        settings: The settings of the server.
 
     Raises:
         BundleError: The bundle cannot be opened.
@@ -93,16 +93,15 @@ def run_alone(settings: ServerSettings) -> None:
         SystemExit: It could not start, or not go on, for a reason that the log names.
     """
     log_to_stderr()
-    sockets = bound(settings.host, settings.port, several=False)
-    try:
+    with ExitStack() as closes:
+        sockets = bound(settings.host, settings.port, several=False)
+        for each in sockets:
+            closes.enter_context(each)
         server = Server(settings)
         tell_address(sockets)
-        # Requests name arguments as Python does. It has finished when Ctrl-C shows.
+        # Requests name arguments as Python does. When Ctrl-C shows, the server has finished.
         with called_from("python"), suppress(KeyboardInterrupt):
             server.run(sockets)
-    finally:
-        for each in sockets:
-            each.close()
     if server.is_deaf or not server.started:
         sys.exit(EXIT_FAILED)
 
@@ -114,9 +113,9 @@ def work(
     """Answer as one of several workers, and end when the supervisor is gone.
 
     Args:
-        settings: Of the server.
-        sockets: To listen at; or addresses, where each worker has sockets of its own.
-        line: To the supervisor.
+        settings: The settings of the server.
+        sockets: The sockets to listen at; or their addresses, if each worker has sockets of its own.
+        line: The line to the supervisor.
     """
     log_to_stderr()
     try:
@@ -175,14 +174,11 @@ class _Sign:
                     told_at = moved_at
                     self._line.send_bytes(ALIVE)
         except (EOFError, OSError):
-            self._end()
-
-    def _end(self) -> None:
-        LOG.error("the supervising process is gone; this worker ends")
-        if self.server is not None:
-            self.server.should_exit = True
-        time.sleep(_SECONDS_AS_ORPHAN)
-        os._exit(EXIT_ORPHANED)
+            LOG.error("the supervising process is gone; this worker ends")
+            if self.server is not None:
+                self.server.should_exit = True
+            time.sleep(_SECONDS_AS_ORPHAN)
+            os._exit(EXIT_ORPHANED)
 
 
 def _digest_of(bundle: Path) -> str:
