@@ -171,7 +171,7 @@ def rates(writes: int, folder: Path) -> list[dict[str, Any]]:
                 store.append(records[:size])
                 taken[name][size].append(time.perf_counter() - started)
     reader.more()
-    polls = {"journal": _microseconds(reader.has_more), "SQLite": _microseconds(other.last)}
+    polls = {"journal": _microseconds(reader.more), "SQLite": _microseconds(other.last)}
     for each in (journal, base, reader, other):
         each.close()
     return [

@@ -56,11 +56,10 @@ def test_what_one_writes_the_others_read_in_order_and_once(tmp_path: Path) -> No
     path = tmp_path / "j"
     other = Journal(path)
     reader = JournalReader(path)
-    assert not reader.has_more()
+    assert reader.more() == []
     written(path, {"a": 1}, {"a": 2})
-    assert reader.has_more()
     assert reader.more() == [{"a": 1}, {"a": 2}]
-    assert not reader.has_more()
+    assert reader.more() == []
     other.append([{"b": "ü" * 1000}])
     assert reader.more() == [{"b": "ü" * 1000}]
     assert read(path) == [{"a": 1}, {"a": 2}, {"b": "ü" * 1000}]
@@ -167,9 +166,8 @@ def test_compacting_keeps_the_last_of_each_item_and_who_reads_goes_on(tmp_path: 
     assert len(reader.more()) == 3
     written(path, changes[3])
     Journal(path).compact()
-    assert reader.has_more()
     assert reader.more() == [changes[3]]  # what it had not read of the old one, and nothing twice
-    assert not reader.has_more()
+    assert reader.more() == []
     (deleted, put) = read(path)
     assert deleted == {"delete": ["1", "0"]}
     assert put["put"] == [lines[3], {"id": "2", "title": "new"}, {"id": 9, "title": "back"}]
@@ -397,7 +395,6 @@ def test_a_journal_of_version_2_is_read_and_written_on(tmp_path: Path) -> None:
     assert reader.more() == old
     assert path.read_bytes() == bytes_of_version_2(old)  # not changed before it is written to
     journal.append([{"delete": ["1"]}])
-    assert reader.has_more()
     assert reader.more() == [{"delete": ["1"]}]
     other.append([{"delete": ["2"]}])
     assert reader.more() == [{"delete": ["2"]}]
@@ -614,7 +611,7 @@ def test_what_is_no_journal_is_not_read(tmp_path: Path) -> None:
 
 def test_a_journal_that_need_not_exist_is_read_once_it_does(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path / "j", must_exist=False)
-    assert not reader.has_more()
+    assert reader.more() == []
     assert list(tmp_path.iterdir()) == []
     journal = Journal(tmp_path / "j")
     assert reader.more() == []

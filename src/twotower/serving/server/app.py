@@ -9,10 +9,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from twotower.serving.server import page
 from twotower.serving.server.direct import Direct
-from twotower.serving.server.gate import App, Gate
+from twotower.serving.server.gate import Gate
 from twotower.serving.server.openapi import describe
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.refusals import TOLD, refusal
@@ -22,7 +23,7 @@ from twotower.serving.server.telemetry import LOG
 from twotower.version import __version__
 
 
-def create_app(settings: ServerSettings) -> App:
+def create_app(settings: ServerSettings) -> ASGIApp:
     """Return the application.
 
     Args:

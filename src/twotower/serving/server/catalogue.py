@@ -115,8 +115,7 @@ class Catalogue:
             JournalError: The journal cannot be read the first time.
         """
         try:
-            journal = self._journal
-            records = journal.more() if journal is not None and journal.has_more() else []
+            records = [] if self._journal is None else self._journal.more()
         except JournalError as error:
             if not self._is_read:
                 raise

@@ -7,14 +7,14 @@ the framework: see ``bare_routes``.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any, get_type_hints
 
 from fastapi import FastAPI, Response, routing
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
-from twotower.serving.server.gate import Receive, Send
 from twotower.serving.server.refusals import TOLD, refusal
 from twotower.serving.server.routes import provide_service
 from twotower.serving.server.service import Service
@@ -37,7 +37,7 @@ class Direct:
         self._service = service
         self.routes = bare_routes(app)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         known = self.routes.get((scope.get("method", ""), scope.get("path", "")))
         if known is None or self._app.user_middleware or self._app.dependency_overrides:

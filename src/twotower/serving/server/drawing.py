@@ -1,11 +1,10 @@
-"""The map of the catalogue: drawn once for a model, by a process of its own, when it is first asked for."""
+"""The map of the catalogue. A process of its own draws it once for each model, at the first request."""
 
 import io
 import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,56 +15,25 @@ import orjson
 from twotower.serving import places as drawn_by
 from twotower.serving.bundle import Contents
 from twotower.serving.map import colourings, landmarks_of
-from twotower.serving.retriever import Retriever
 from twotower.serving.server.telemetry import LOG
 from twotower.serving.titles import Titles
 from twotower.vocab import FIRST_ROW
 
 MOST_ITEMS = 60_000
-"""Items on the map; of a larger catalogue the most popular."""
+"""Most items on the map. A larger catalogue shows its most popular items."""
 MOST_COLOURINGS = 12
 SIDE = 9_999
-"""Places are whole numbers from 0 to this one, which no screen can tell from finer ones."""
+"""Largest coordinate. Coordinates are whole numbers from 0, finer than the pixels of a screen."""
 BEING_DRAWN = orjson.dumps({"status": "drawing"})
 
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
 _SECONDS = 600.0
 _CODES = "012345."
 
 
-@dataclass(frozen=True, eq=False)
-class Sketch:
-    """What a map is drawn from, taken out of a model between two of its answers.
-
-    Args:
-        digest: Of the model's bundle.
-        contents: Of the model.
-        shown: See ``map.items_on_map``.
-        vectors: ``(n, dim)`` of these items.
-    """
-
-    digest: str
-    contents: Contents
-    shown: npt.NDArray[np.int64]
-    vectors: npt.NDArray[np.float32]
-
-
-def sketch_of(retriever: Retriever, digest: str, shown: npt.NDArray[np.int64]) -> Sketch:
-    """Return what the map of a catalogue, as it is now, is drawn from.
-
-    Args:
-        retriever: What answers.
-        digest: Of its bundle.
-        shown: See ``map.items_on_map``.
-    """
-    vectors = retriever.index.item_vectors[shown + FIRST_ROW].cpu().numpy()
-    return Sketch(digest, retriever.contents, shown, vectors)
-
-
 class Drawing:
-    """Draws one map at a time, and keeps the last one.
-
-    However many ask, there is one drawing at a time, in a process that yields to whatever else runs.
-    """
+    """Draws one map at a time, in a process that yields to others, and keeps the last map."""
 
     def __init__(self) -> None:
         self._kept = ("", b"")
@@ -74,7 +42,7 @@ class Drawing:
         self._is_closed = False
 
     def answer_of(self, digest: str) -> bytes | None:
-        """Return the map of a model as JSON; None where it was not drawn."""
+        """Return the map of a model as JSON; None if it was not drawn."""
         known, answer = self._kept
         return answer if known == digest else None
 
@@ -83,37 +51,45 @@ class Drawing:
         """Whether a map is being drawn."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self, sketch: Sketch) -> None:
-        """Begin to draw, unless a map is being drawn."""
-        if self.is_busy or self._is_closed:
-            return
+    def begin(self, digest: str, contents: Contents, shown: Rows, vectors: Vectors) -> None:
+        """Begin to draw. No other map may be under way.
+
+        Args:
+            digest: The digest of the model's bundle.
+            contents: The contents of the model.
+            shown: The rows of the items, see ``map.items_on_map``.
+            vectors: ``(n, dim)``, the vectors of these items.
+        """
+        drawn = (digest, contents, shown, vectors)
         self._thread = threading.Thread(
-            target=self._draw, args=(sketch,), name="twotower-map", daemon=True
+            target=self._draw, args=drawn, name="twotower-map", daemon=True
         )
         self._thread.start()
 
     def close(self) -> None:
-        """Give up what is being drawn."""
+        """Stop drawing."""
         self._is_closed = True
         if self._process is not None:
             self._process.kill()
 
-    def _draw(self, sketch: Sketch) -> None:
+    def _draw(self, digest: str, contents: Contents, shown: Rows, vectors: Vectors) -> None:
         try:
-            places = self._places(sketch)
-            told = {"status": "none"} if places is None else _told(sketch, places)
+            places = self._places(vectors, landmarks_of(contents, shown))
+            told: dict[str, Any] = {"status": "none"}
+            if places is not None:
+                told = {"status": "ready", "model": digest, **_told(contents, shown, places)}
         except Exception as error:
             if self._is_closed:
                 return
             LOG.exception("the map could not be drawn", error=getattr(error, "stderr", str(error)))
             told = {"status": "failed"}
-        self._kept = (sketch.digest, orjson.dumps(told))
+        self._kept = (digest, orjson.dumps(told))
 
-    def _places(self, sketch: Sketch) -> npt.NDArray[np.float32] | None:
+    def _places(self, vectors: Vectors, landmarks: Rows) -> Vectors | None:
         given = io.BytesIO()
-        np.save(given, sketch.vectors)
-        np.save(given, landmarks_of(sketch.contents, sketch.shown))
-        # It needs none of the server's settings, tokens least of all, and no more than one core.
+        np.save(given, vectors)
+        np.save(given, landmarks)
+        # The process gets none of the server's settings, above all no token, and one core.
         own = {n: value for n, value in os.environ.items() if not n.startswith("TWOTOWER_")}
         self._process = subprocess.Popen(
             [sys.executable, "-m", drawn_by.__name__],
@@ -136,15 +112,15 @@ class Drawing:
         return np.load(io.BytesIO(drawn), allow_pickle=False) if drawn else None
 
 
-def _told(sketch: Sketch, places: npt.NDArray[np.float32]) -> dict[str, Any]:
-    items, shown = sketch.contents.items, sketch.shown
+def _told(contents: Contents, shown: Rows, places: Vectors) -> dict[str, Any]:
+    items = contents.items
     titles = Titles(items)
     low, high = places.min(axis=0), places.max(axis=0)
     scale = SIDE / max(float((high - low).max()), 1e-9)
     x, y = ((places - (low + high) / 2) * scale + SIDE / 2).round().astype(int).T.tolist()
     found = list(islice(colourings(items, shown), MOST_COLOURINGS))
     found.sort(key=lambda each: -each.explains(places))
-    # Python reads the last character where there is no group.
+    # An item without a group has the code -1, the last character.
     columns = [
         {
             "name": each.column,
@@ -154,9 +130,7 @@ def _told(sketch: Sketch, places: npt.NDArray[np.float32]) -> dict[str, Any]:
         for each in found
     ]
     return {
-        "status": "ready",
-        "model": sketch.digest,
-        "items": sketch.contents.num_items,
+        "items": contents.num_items,
         "item_ids": items.ids.ids.gather(shown).to_list(),
         "titles": None if titles.column is None else titles.of(shown + FIRST_ROW),
         "x": x,

@@ -5,21 +5,15 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twotower.serving.server.hosts import Hosts
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.refusals import refusal
 from twotower.serving.server.telemetry import LOG, Figures
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/docs", "/health", "/ready")
 """Addresses that need no token to read."""
@@ -50,7 +44,7 @@ class Gate:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         settings: ServerSettings,
         figures: Figures,
         routes: Mapping[str, Collection[str]],

@@ -6,10 +6,10 @@ it does not know. An address in digits cannot be rebound: the server accepts eac
 """
 
 import re
-from collections.abc import MutableMapping
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import Any
+
+from starlette.types import Scope
 
 from twotower.serving.server.options import ANY_HOST, ServerSettings
 
@@ -28,7 +28,7 @@ class Hosts:
         self._names = {name.lower().removesuffix(".") for name in names}
         self._refusal_of = lru_cache(256)(self._check)
 
-    def refusal(self, scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
+    def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return a status and a sentence for a request to another name; None where the name is known.
 
         Args:

@@ -1,4 +1,4 @@
-"""The journal: changes of a catalogue, on disk before they are acknowledged, and read by every worker."""
+"""The journal of catalogue changes: on disk before a change is acknowledged, and read by every worker."""
 
 import errno
 import os
@@ -6,10 +6,9 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum, auto
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -20,19 +19,8 @@ except ImportError:  # Windows
 
 from twotower.abandoned import put, sync, writing
 from twotower.errors import JournalError
-from twotower.serving.server.journal_format import (
-    FORMAT_3,
-    SLOTS,
-    START,
-    UNKNOWN,
-    Header,
-    Piece,
-    format_of,
-    frames_of,
-    header_of,
-    header_of_2,
-    pieces,
-)
+from twotower.serving.server import journal_format
+from twotower.serving.server.journal_format import FORMAT_3, START, Header, Piece
 from twotower.serving.server.telemetry import LOG
 
 LOCK_SECONDS = 5.0
@@ -58,17 +46,6 @@ def check_locks() -> None:
         )
 
 
-class _Place(Enum):
-    """What is at the path of an open journal."""
-
-    HERE = auto()
-    """The open file."""
-    GONE = auto()
-    """Nothing, or an empty file."""
-    OTHER = auto()
-    """Another file."""
-
-
 class _File:
     """An open journal. Another process may delete it, or put another file in its place.
 
@@ -92,7 +69,7 @@ class _File:
         try:
             self.status = os.fstat(self.descriptor)
             is_file = stat.S_ISREG(self.status.st_mode)
-            form = format_of(self.read, self.size) if is_file else None
+            form = journal_format.format_of(self.read, self.size) if is_file else None
             if form is None:
                 raise JournalError(
                     f"{str(path)!r} must be a journal, got another file; name another."
@@ -116,17 +93,17 @@ class _File:
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
-    def place(self) -> _Place:
-        """Return what is at the path now."""
+    def place(self) -> Literal["here", "gone", "other"]:
+        """Return what is at the path now: this file, another file, or nothing (or an empty file)."""
         try:
             found = os.lstat(self.path)
         except (FileNotFoundError, NotADirectoryError):
-            return _Place.GONE
+            return "gone"
         except OSError as error:
             raise self.failed("cannot be looked up", error) from error
         if os.path.samestat(found, self.status):
-            return _Place.HERE
-        return _Place.OTHER if found.st_size else _Place.GONE
+            return "here"
+        return "other" if found.st_size else "gone"
 
     def read(self, length: int, at: int) -> bytes:
         """Return so many bytes; fewer where the file ends."""
@@ -149,9 +126,9 @@ class _File:
     def whole_header(self) -> Header | None:
         """Return the header; None where both copies are damaged."""
         if self.form is not FORMAT_3:
-            return header_of_2(self.read, self.size)
+            return journal_format.header_of_2(self.read, self.size)
         for _ in range(10):  # a writer may be halfway through either copy
-            header = header_of(self.read)
+            header = journal_format.header_of(self.read)
             if header is not None:
                 return header
         return None
@@ -159,12 +136,12 @@ class _File:
     def header(self) -> Header:
         """Return the header; where both copies are damaged, one by which the whole file is read."""
         found = self.whole_header()
-        return found or Header(UNKNOWN, START, max(START, self.size), 0)
+        return found or Header(journal_format.UNKNOWN, START, max(START, self.size), 0)
 
     def pieces(self, header: Header, at: int, number: int) -> Iterator[Piece]:
         """Yield the records from a place on, and what is damaged between them."""
         end = header.end if self.form is FORMAT_3 else self.size
-        return pieces(self.form, self.read, at, end, number, header.number)
+        return journal_format.pieces(self.form, self.read, at, end, number, header.number)
 
     @property
     def is_blank(self) -> bool:
@@ -182,7 +159,7 @@ class _File:
     def write_header(self, header: Header) -> None:
         """Write both copies of the header, one after the other: one of them is whole at any moment."""
         try:
-            for slot in SLOTS:
+            for slot in journal_format.SLOTS:
                 self._put(header.to_bytes(), slot)
         except OSError as error:
             raise self.failed("could not be written", error) from error
@@ -281,7 +258,7 @@ class Journal:
                 self._rewrite()
                 self._take()
             self._add(bodies)
-            while self._file.place() is not _Place.HERE:  # it was deleted or replaced meanwhile
+            while self._file.place() != "here":  # it was deleted or replaced meanwhile
                 if not self._take():
                     self._add(bodies)
 
@@ -296,7 +273,7 @@ class Journal:
 
     def _add(self, bodies: Sequence[bytes]) -> None:
         header = self._ready()
-        frames, end, number = frames_of(bodies, header.end, header.number)
+        frames, end, number = journal_format.frames_of(bodies, header.end, header.number)
         try:
             self._file.write(frames, header.end)
         except JournalError:
@@ -323,7 +300,7 @@ class Journal:
         """Make the header and the file's end agree. No record is lost, and no damaged one overwritten."""
         path, is_new = self._file.path, size == 0
         kept, number = (START, 0) if header is None else (min(header.end, size), header.number)
-        for piece in pieces(self._file.form, self._file.read, kept, size, number):
+        for piece in journal_format.pieces(self._file.form, self._file.read, kept, size, number):
             if piece.body is not None:
                 kept, number = piece.after, piece.number + 1
         if header is None or size < header.end:
@@ -358,9 +335,11 @@ class Journal:
                 damaged.append(piece._replace(number=1))
         for piece in damaged:
             file.report(piece)
-        frames, end, number = frames_of(last_of_each.bodies(), START, max(number, header.number))
+        number = max(number, header.number)
+        frames, end, number = journal_format.frames_of(last_of_each.bodies(), START, number)
         copy = Header(header.generation + 1, end, end, number).to_bytes()
-        head = copy.ljust(START // len(SLOTS), b"\0") * len(SLOTS)
+        num_copies = len(journal_format.SLOTS)
+        head = copy.ljust(START // num_copies, b"\0") * num_copies
         try:
             with writing(file.path) as new:
                 _write_new(new, [head, frames], os.fstat(file.descriptor))
@@ -387,10 +366,10 @@ class Journal:
         """Lock the journal that is at the path now; return whether it has all records of the open one."""
         has_all = True
         self._file.lock()
-        while self._file.place() is not _Place.HERE:
+        while self._file.place() != "here":
             # Who opens the path meanwhile waits for the lock of this file, and then sees it replaced.
             fresh = _File(self._file.path, os.O_RDWR | os.O_CREAT, locks=True)
-            is_blank = fresh.is_blank and fresh.place() is _Place.HERE
+            is_blank = fresh.is_blank and fresh.place() == "here"
             if is_blank and not self._file.is_blank:
                 LOG.error("the journal was deleted and is written again", file=str(fresh.path))
                 try:
@@ -437,18 +416,6 @@ class JournalReader:
         if file is not None:
             file.close()
 
-    def has_more(self) -> bool:
-        """Return whether something was written that ``more`` has not returned yet."""
-        if self._file is None:
-            return self._path.exists()
-        header = self._file.header()
-        return (
-            (self._is_fresh and self._file.size > header.end)
-            or header.end > self._read
-            or self._is_other(header)
-            or self._file.place() is _Place.OTHER
-        )
-
     def more(self) -> list[dict[str, Any]]:
         """Return what was written since the last call, by any process, the oldest first.
 
@@ -460,13 +427,15 @@ class JournalReader:
         """
         while True:
             if self._file is None:
+                if not self._path.exists():
+                    return []
                 self._file = self._open(None)
             place = self._file.place()  # nothing is written any more to a file that was replaced
             header = self._file.header()
             if self._is_other(header):
                 self._begin(self._file, header)
             self._found += self._records(self._file, header)
-            if place is not _Place.OTHER:
+            if place != "other":
                 break
             try:
                 fresh = self._open(header)
@@ -501,8 +470,9 @@ class JournalReader:
         finally:
             if is_locked:
                 file.unlock()
+        self._is_fresh = self._is_fresh and not has_rest and end <= self._read
         self._read, self._number = max(read, end), max(number, header.number)
-        self._end, self._is_fresh = end, False
+        self._end = end
         return found
 
     def _is_other(self, header: Header) -> bool:
@@ -571,9 +541,7 @@ def _decoded(body: bytes) -> dict[str, Any] | None:
 def _write_new(path: Path, parts: Sequence[bytes], like: os.stat_result) -> None:
     """Write a file that is on the disk when this returns, and as private as another."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(
-        path, flags, 0o600
-    )  # where that fails, the file there is not ours to remove
+    descriptor = os.open(path, flags, 0o600)  # if this fails, the file there is not ours to remove
     try:
         with open(descriptor, "wb") as opened:  # noqa: PTH123 - of a descriptor
             opened.writelines(parts)

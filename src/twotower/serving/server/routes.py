@@ -1,4 +1,4 @@
-"""What a client may ask, and how the answer is put together."""
+"""The routes: what a client may ask, and how each answer is put together."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,43 +20,43 @@ from twotower.serving.server.service import Service
 from twotower.serving.server.strict import TRUTH, WHOLE, StrictRoute, check_ids
 
 JSON = "application/json"
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Refusal, "description": what}
-    for status, what in (
-        (400, "The request is not HTTP, or has no Host header that can be read."),
-        (401, "The token is missing or wrong."),
-        (408, "The headers or the body did not come in time."),
-        (413, "The body is too large."),
-        (414, "The address is too long."),
-        (415, "The body is not said to be JSON."),
-        (421, "The server does not answer to this name; see TWOTOWER_ALLOWED_HOSTS."),
-        (422, "What is asked cannot be answered."),
-        (429, "Too many wait."),
-        (431, "The headers are too large, or too many."),
-        (500, "The server failed; its log says why."),
-        (503, "The answer did not come in time."),
-    )
-}
-OF_ITEMS: dict[int | str, dict[str, Any]] = {
-    404: {"model": schemas.Refusal, "description": "The item is not in the catalogue."}
-}
-OF_IDS: dict[int | str, dict[str, Any]] = {
-    404: {"model": schemas.Refusal, "description": "An id is not known."}
-}
-WRITES: dict[int | str, dict[str, Any]] = {
-    403: {"model": schemas.Refusal, "description": "Writing is switched off."},
-    409: {
-        "model": schemas.Refusal,
-        "description": "It cannot be written, an id stands twice, or the bundle cannot take over.",
-    },
-}
+
+
+def _refusals(sentences: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {k: {"model": schemas.Refusal, "description": said} for k, said in sentences.items()}
+
+
+REFUSALS = _refusals(
+    {
+        400: "The request is not HTTP, or has no Host header that can be read.",
+        401: "The token is missing or wrong.",
+        408: "The headers or the body did not come in time.",
+        413: "The body is too large.",
+        414: "The address is too long.",
+        415: "The body is not said to be JSON.",
+        421: "The server does not answer to this name; see TWOTOWER_ALLOWED_HOSTS.",
+        422: "What is asked cannot be answered.",
+        429: "Too many wait.",
+        431: "The headers are too large, or too many.",
+        500: "The server failed; its log says why.",
+        503: "The answer did not come in time.",
+    }
+)
+OF_ITEMS = _refusals({404: "The item is not in the catalogue."})
+OF_IDS = _refusals({404: "An id is not known."})
+WRITES = _refusals(
+    {
+        403: "Writing is switched off.",
+        409: "It cannot be written, an id stands twice, or the bundle cannot take over.",
+    }
+)
 router = APIRouter(responses=REFUSALS, route_class=StrictRoute)
 FoundText = Annotated[str, Query(max_length=schemas.LONGEST_ID)]
 Limit = Annotated[int, Query(ge=1, le=100), WHOLE]
 
 
 def provide_service(request: Request) -> Service:
-    """Return what the routes share; ``direct.py`` knows this dependency, and no other."""
+    """Return the object that the routes share. ``direct.py`` knows this dependency, and no other."""
     service: Service = request.app.state.service
     return service
 
@@ -146,9 +146,7 @@ async def encode_queries(body: schemas.QueriesBody, service: Serving) -> Respons
             if query.query_id is None and features is None and query.history is None:
                 raise nothing_told()  # the retriever would encode all that it knows
             found = model.retriever.encode_queries(
-                query.query_id,
-                features=features,
-                history=query.history,
+                query.query_id, features=features, history=query.history
             )
             vectors += found.tolist()
         return {"vectors": vectors, "ignored": list(ignored)}
@@ -174,7 +172,7 @@ async def encode_items(body: schemas.EncodeItemsBody, service: Serving) -> Respo
 async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return items whose columns hold a text, whatever its case; the most popular ones first."""
     retriever = (await service.caught_up()).retriever
-    found = await service.look_up(lambda: items_like(retriever, text, limit))
+    found = await service.lookups.ask(lambda: items_like(retriever, text, limit))
     return _json(service, {"items": found})
 
 
@@ -182,7 +180,7 @@ async def items(service: Serving, text: FoundText = "", limit: Limit = 20) -> Re
 async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> Response:
     """Return ids of known queries that begin with a text."""
     retriever = service.engine.model.retriever
-    found = await service.look_up(lambda: ids_like(retriever, text, limit))
+    found = await service.lookups.ask(lambda: ids_like(retriever, text, limit))
     return _json(service, {"query_ids": found})
 
 
@@ -190,7 +188,7 @@ async def queries(service: Serving, text: FoundText = "", limit: Limit = 20) -> 
 async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> Response:
     """Return the latest items of a known query, the last one first."""
     retriever = (await service.caught_up()).retriever
-    found = await service.look_up(lambda: latest_of(retriever, query_id, limit))
+    found = await service.lookups.ask(lambda: latest_of(retriever, query_id, limit))
     return _json(service, {"items": found})
 
 
@@ -198,7 +196,7 @@ async def history(service: Serving, query_id: FoundText, limit: Limit = 20) -> R
 async def example(service: Serving) -> Response:
     """Return something to ask, drawn at random: a known query, and a popular item."""
     retriever = (await service.caught_up()).retriever
-    found = await service.look_up(lambda: example_of(retriever, np.random.default_rng()))
+    found = await service.lookups.ask(lambda: example_of(retriever, np.random.default_rng()))
     return _json(service, found)
 
 
@@ -214,7 +212,7 @@ async def put_items(body: schemas.ItemsBody, service: Serving) -> Response:
     column = service.engine.model.retriever.item_column
     check_ids(body.items, column)
     _check_distinct([line[column] for line in body.items], column)
-    return await _changed(service, Change(items=body.items))
+    return _json(service, vars(await service.change(Change(items=body.items))))
 
 
 @router.delete("/items", response_model=schemas.ChangedAnswer, responses=WRITES, tags=["catalogue"])
@@ -222,7 +220,7 @@ async def delete_items(
     service: Serving, item_id: Annotated[list[FoundText], Query(min_length=1, max_length=1000)]
 ) -> Response:
     """Take items out of the catalogue; histories that hold them still count."""
-    return await _changed(service, Change(item_ids=list(item_id)))
+    return _json(service, vars(await service.change(Change(item_ids=list(item_id)))))
 
 
 @router.get("/model", response_model=schemas.ModelAnswer, tags=["model"])
@@ -231,12 +229,7 @@ async def model_info(service: Serving) -> Response:
     return _json(service, _described(service, await service.caught_up()))
 
 
-@router.put(
-    "/model",
-    response_model=schemas.ModelAnswer,
-    responses=WRITES,
-    tags=["model"],
-)
+@router.put("/model", response_model=schemas.ModelAnswer, responses=WRITES, tags=["model"])
 async def exchange(body: schemas.ModelBody, service: Serving) -> Response:
     """Answer from another bundle on the server's disk; no request fails meanwhile.
 
@@ -275,18 +268,14 @@ async def metrics(service: Serving) -> Response:
 
 
 async def _asked(service: Service, work: Callable[[Model], dict[str, Any]]) -> Response:
-    """Answer with what some work finds in the current model, in the model's own thread."""
+    """Answer with the result of some work, which runs in the thread of the current model."""
     model = service.engine.model
 
     def found() -> dict[str, Any]:
         model.catch_up()
         return {**work(model), "model": model.digest}
 
-    return _json(service, await service.ask_model(found))
-
-
-async def _changed(service: Service, change: Change) -> Response:
-    return _json(service, vars(await service.change(change)))
+    return _json(service, await service.asker.ask(found))
 
 
 def _check_items(model: Model, item_ids: Sequence[int | str]) -> None:

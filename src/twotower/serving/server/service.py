@@ -11,13 +11,15 @@ from typing import Any
 
 from twotower.errors import BundleError
 from twotower.serving.map import items_on_map
+from twotower.serving.retriever import Retriever
 from twotower.serving.server.batching import Batcher, TooManyWaitingError, WaitedTooLongError
 from twotower.serving.server.catalogue import Change, Changed, Written
-from twotower.serving.server.drawing import BEING_DRAWN, MOST_ITEMS, Drawing, sketch_of
+from twotower.serving.server.drawing import BEING_DRAWN, MOST_ITEMS, Drawing
 from twotower.serving.server.engine import Answered, Engine, Model, Question, cost_of
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
 from twotower.serving.server.telemetry import LOG, Figures
+from twotower.vocab import FIRST_ROW
 
 LEAST_TO_SETTLE = 0.25
 """Seconds that a change may wait for its outcome once it is on the disk, however long it waited before."""
@@ -69,7 +71,9 @@ class Service:
             self.engine.changed, answers, waiting=None, timeout=None
         )
         self.follower = self._batcher(self._all_caught_up, answers, most=settings.waiting)
+        # Other work with the model, in its own thread: two threads never use a model at once.
         self.asker = self._batcher(_each, answers, most=1)
+        # Work that reads tables only, and need not wait for the model.
         self.lookups = self._batcher(_each, _thread("twotower-lookups"), most=1)
         self.drawing = Drawing()
         self._sketching: asyncio.Future[None] | None = None
@@ -82,14 +86,6 @@ class Service:
         """Items that may be an answer now."""
         return self.engine.model.retriever.contents.num_items
 
-    async def ask_model(self, work: Work) -> Any:
-        """Return what the model's own thread makes of some work: a model is not asked by two at once."""
-        return await self.asker.ask(work)
-
-    async def look_up(self, work: Work) -> Any:
-        """Return what a thread beside the model's finds in tables."""
-        return await self.lookups.ask(work)
-
     def map(self) -> bytes:
         """Return the map of the current model's catalogue as JSON, or that it is being drawn.
 
@@ -99,23 +95,28 @@ class Service:
         drawn = self.drawing.answer_of(model.digest)
         if drawn is not None:
             return drawn
-        if self._sketching is None or self._sketching.done():
-            # Whoever asked may hang up, and others ask meanwhile: it is begun once.
-            self._sketching = asyncio.ensure_future(self._sketch(model))
+        is_begun = self._sketching is not None and not self._sketching.done()
+        if not is_begun and not self.drawing.is_busy:
+            # A task of its own: the client may hang up, and others ask for the same map.
+            self._sketching = asyncio.ensure_future(self._sketch(model.retriever, model.digest))
         return BEING_DRAWN
 
-    async def _sketch(self, model: Model) -> None:
-        if self.drawing.is_busy:
-            return
+    async def _sketch(self, retriever: Retriever, digest: str) -> None:
+        """Begin to draw the map from what the model holds between two of its answers."""
         try:
-            shown = await self.look_up(lambda: items_on_map(model.retriever.contents, MOST_ITEMS))
-            sketch = await self.ask_model(lambda: sketch_of(model.retriever, model.digest, shown))
+            shown = await self.lookups.ask(lambda: items_on_map(retriever.contents, MOST_ITEMS))
+            contents, vectors = await self.asker.ask(
+                lambda: (
+                    retriever.contents,
+                    retriever.index.item_vectors[shown + FIRST_ROW].cpu().numpy(),
+                )
+            )
         except (TooManyWaitingError, WaitedTooLongError):
             return  # until somebody asks again
         except Exception:
             LOG.exception("the map could not be begun")
             return
-        self.drawing.begin(sketch)
+        self.drawing.begin(digest, contents, shown, vectors)
 
     async def caught_up(self) -> Model:
         """Return the current model, with all changes that any worker has acknowledged by now."""
