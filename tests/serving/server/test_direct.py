@@ -19,7 +19,7 @@ from fastapi import (
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from twotower.serving.server.direct import Direct, bare_routes
+from twotower.serving.server.app import Direct, bare_routes
 from twotower.serving.server.routes import Serving, provide_service
 from twotower.serving.server.routes import router as own_router
 from twotower.serving.server.strict import StrictRoute

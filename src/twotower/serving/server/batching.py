@@ -1,4 +1,4 @@
-"""Requests that wait are answered together, in turns that no large request can take from the others."""
+"""Waiting requests are answered in batches, in turns that no large request can take from the others."""
 
 import asyncio
 import time
@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 _SHARES = 8
-"""Turns that it takes one request to earn a whole batch."""
+"""Turns in which one request earns the cost of a whole batch."""
 _PATIENCE = 0.003
 """Seconds that the thread stays free for small requests before a question that is a batch of its own."""
 
@@ -35,11 +35,12 @@ class _Request(Generic[Question, Answer]):
     """The questions of one caller.
 
     Args:
-        questions: At least one.
-        costs: Of each.
-        credit: What it may spend in its first turn.
-        future: Gets the answers to all of them, or the first error.
-        next: Place of the first question that no thread has seen.
+        questions: At least one question.
+        costs: The cost of each question.
+        credit: The cost that the request may spend in its next turn.
+        future: Gets all answers, or the first error.
+        next: The place of the first question that the thread has not seen.
+        answers: The answers so far, in the order of the questions.
     """
 
     questions: Sequence[Question]
@@ -47,28 +48,23 @@ class _Request(Generic[Question, Answer]):
     credit: int
     future: "asyncio.Future[list[Answer]]"
     next: int = 0
-    num_missing: int = field(init=False)
-    answers: list[Any] = field(init=False)
-    since: float = field(init=False, default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self.num_missing = len(self.questions)
-        self.answers = [None] * self.num_missing
+    answers: "list[Answer]" = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
 
 
 class Batcher(Generic[Question, Answer]):
     """Hands questions to one thread, as many at once as came while the thread was busy.
 
-    No question waits for company: the thread takes the waiting questions as soon as it is free. A lone
-    question goes alone, and the more questions come at once, the cheaper each is.
+    No question waits for others: the thread takes the waiting questions as soon as it is free. A lone
+    question runs alone, and the more questions come at once, the cheaper each is.
 
     Each call of ``ask_all`` is one request. Requests take turns. In each turn a request earns a credit, and
     it pays for its questions by their cost. A batch holds questions up to a total cost, so a question of at
     least that cost runs alone. Many cheap requests are therefore answered between two expensive questions,
     and a request with 64 questions gets no larger share than a request with one.
 
-    A client that waits for its answer asks again a moment after it has come. So that an expensive question
-    does not take the thread in just that moment, it waits a few milliseconds after a batch of small ones.
+    A client often asks again a moment after its answer. An expensive question therefore waits a few
+    milliseconds after a batch of small ones, so that it does not take the thread in that moment.
 
     Args:
         answer: Called in the thread with at least one question; returns an answer or an exception for each.
@@ -76,16 +72,15 @@ class Batcher(Generic[Question, Answer]):
         waiting: Requests that may wait; None is any number.
         timeout: Seconds after which a request without its answer is refused; None never refuses.
         cost: Of a question, at least 1: its time in units of the cheapest question.
-        finishes: Whether a request that the thread has begun is never refused. Set this where the thread
-            changes something: a refusal says that nothing was changed.
-        thread: Of one worker, in which ``answer`` is called; None makes one.
+        finishes: Whether a request that the thread has begun is never refused. Set this if the thread
+            changes something: a refusal means that nothing was changed.
+        thread: An executor with one thread, which calls ``answer``; None makes one.
         seen: Called with how long each question of a batch waited, in seconds, and how long the batch took.
 
     Source: the adaptive batching of Crankshaw et al., NSDI 2017 (Clipper), section 4.3; the deficit round
         robin of Shreedhar and Varghese, SIGCOMM 1995, section 3; the waiting in deceptive idleness of Iyer
-        and Druschel, SOSP 2001, section 3. Differs: batches without a delay, since the questions that come
-        while one runs are company enough; a packet is a question, a flow is a request, and one batch serves
-        several flows.
+        and Druschel, SOSP 2001, section 3. Differs: batches have no delay, since questions come while
+        another batch runs; a packet is a question, a flow is a request, and one batch serves several flows.
     """
 
     def __init__(
@@ -108,26 +103,26 @@ class Batcher(Generic[Question, Answer]):
         self._finishes = finishes
         self._seen = seen
         self._share = max(1, most // _SHARES)
-        self._ring: deque[_Request[Question, Answer]] = deque()  # whose turn is next stands first
-        self._open: dict[
-            _Request[Question, Answer], None
-        ] = {}  # all without an answer, oldest first
+        # The requests with questions that no thread has seen, the one whose turn is next first.
+        self._ring: deque[_Request[Question, Answer]] = deque()
+        # All requests without an answer, the oldest first.
+        self._open: dict[_Request[Question, Answer], None] = {}
         self._timer: asyncio.TimerHandle | None = None  # one for all requests
-        self._arrival: asyncio.Future[None] | None = None  # while the thread stays free
+        self._has_arrived = asyncio.Event()
         self._is_running = False
         self._is_closed = False
         self.thread = thread or ThreadPoolExecutor(1, "twotower-answers")
 
     def __len__(self) -> int:
-        """How many requests wait; one waits until the thread has its last question."""
+        """The number of waiting requests. A request waits until the thread has its last question."""
         return len(self._ring)
 
     async def ask(self, question: Question) -> Answer:
-        """Return the answer, or raise the exception that stands for it; see ``ask_all``."""
+        """Return the answer, or raise the error in its place; see ``ask_all``."""
         return (await self.ask_all([question]))[0]
 
     async def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
-        """Return the answers, or raise the exception that stands for one of them.
+        """Return the answers, or raise the first error among them.
 
         Raises:
             ClosedError: The batcher is closed; no question of the caller is in the thread.
@@ -149,7 +144,7 @@ class Batcher(Generic[Question, Answer]):
         self._open[request] = None
         if self._timer is None and self._timeout is not None:
             self._timer = loop.call_later(self._timeout, self._refuse_late)
-        self._wake()
+        self._has_arrived.set()
         if not self._is_running:
             self._is_running = True
             loop.create_task(self._run())  # noqa: RUF006 - ends itself, and is kept by its await
@@ -160,7 +155,7 @@ class Batcher(Generic[Question, Answer]):
             raise
 
     def close(self) -> None:
-        """Let go of the thread after its batch; whoever still waits then gets a ``ClosedError``."""
+        """Shut the thread down after its batch. Requests that still wait get a ``ClosedError``."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -185,8 +180,8 @@ class Batcher(Generic[Question, Answer]):
                     raise ClosedError from error
                 answers = await work
                 took = time.perf_counter() - started
-                for (request, place), answer in zip(batch, answers, strict=True):
-                    self._note(request, place, answer)
+                for (request, _), answer in zip(batch, answers, strict=True):
+                    self._note(request, answer)
                 self._seen([started - request.since for request, _ in batch], took)
         except ClosedError:
             self._is_closed = True
@@ -202,22 +197,15 @@ class Batcher(Generic[Question, Answer]):
 
     async def _stay_free(self) -> None:
         """Wait for a request, but not for long."""
-        loop = asyncio.get_running_loop()
-        self._arrival = loop.create_future()
-        timer = loop.call_later(_PATIENCE, self._wake)
-        await self._arrival
-        timer.cancel()
-        self._arrival = None
-
-    def _wake(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self._has_arrived.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_arrived.wait(), _PATIENCE)
 
     def _next(self, *, skips: bool) -> list[tuple[_Request[Question, Answer], int]]:
         """Return the questions of the next batch, each as a request and a place in it.
 
         Args:
-            skips: Whether the turns are skipped in which nobody could pay; else the batch is empty where
+            skips: Whether to skip the turns in which no request can pay. If not, the batch is empty when
                 each question would be a batch of its own.
         """
         batch: list[tuple[_Request[Question, Answer], int]] = []
@@ -250,21 +238,18 @@ class Batcher(Generic[Question, Answer]):
         return any(request.costs[request.next] <= self._most for request in self._ring)
 
     def _skip_turns(self) -> None:
-        """Give all requests the credit of the turns in which none of them could pay."""
+        """Give all requests the credit of the turns in which none of them can pay."""
         lacking = min(request.costs[request.next] - request.credit for request in self._ring)
         turns = max(0, -(-lacking // self._share))
         for request in self._ring:
             request.credit += turns * self._share
 
-    def _note(
-        self, request: _Request[Question, Answer], place: int, answer: Answer | Exception
-    ) -> None:
+    def _note(self, request: _Request[Question, Answer], answer: Answer | Exception) -> None:
         if isinstance(answer, Exception):
             self._settle(request, answer)
             return
-        request.answers[place] = answer
-        request.num_missing -= 1
-        if not request.num_missing:
+        request.answers.append(answer)
+        if len(request.answers) == len(request.questions):
             self._settle(request, None)
 
     def _settle(self, request: _Request[Question, Answer], error: Exception | None) -> None:
@@ -277,14 +262,14 @@ class Batcher(Generic[Question, Answer]):
                 request.future.set_exception(error)
 
     def _drop(self, request: _Request[Question, Answer]) -> None:
-        """Forget a request, and the questions of it that no thread has seen."""
+        """Forget a request with its questions that no thread has seen."""
         self._open.pop(request, None)
         if request.next < len(request.questions):
             request.next = len(request.questions)
             self._ring.remove(request)
 
     def _refuse_late(self) -> None:
-        """Refuse the requests whose time has passed, and come back when that of the next has."""
+        """Refuse the requests whose time is over, and call this again for the next one."""
         assert self._timeout is not None
         self._timer = None
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is written to a catalogue: checked, read back from the journal, and put into what answers."""
+"""Changes of a catalogue: checked, read back from the journal, and applied to the model that answers."""
 
 import uuid
 from collections import OrderedDict
@@ -24,16 +24,16 @@ from twotower.vocab import FIRST_ROW
 _PUT_AT_ONCE = 4096
 """Items whose vectors are made in one call."""
 _REMEMBERED = 10_000
-"""Changes whose outcome is remembered until it is asked for."""
+"""Changes whose outcome is kept until it is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Items that are to be put in, or ids that are to be taken out.
+    """Items to put in, or ids to take out.
 
     Args:
-        items: Lines with an id; None to take out.
-        item_ids: Ids; None to put in.
+        items: Lines with an id; None to take items out.
+        item_ids: Ids; None to put items in.
     """
 
     items: list[dict[str, Any]] | None = None
@@ -42,13 +42,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Changed:
-    """What a change did.
+    """The outcome of a change.
 
     Args:
-        items: How many items were put in, or were there and are no more.
-        ignored: Columns that were told and that the catalogue does not have.
-        without_features: Items that were put in of which the model reads nothing.
-        model: Digest of the model.
+        items: The number of items that were put in, or that were there and are no more.
+        ignored: Given columns that the catalogue does not have.
+        without_features: The number of new items of which the model reads nothing.
+        model: The digest of the model.
     """
 
     items: int
@@ -62,9 +62,9 @@ class Written:
     """A change that is on the disk.
 
     Args:
-        token: Names it among the journal's records.
-        expected: Its outcome as far as it was known before it was written: the items that are to be taken
-            out may have come or gone since.
+        token: Names the change among the records of the journal.
+        expected: The outcome as it was known before the write. Items that are to be taken out may have come
+            or gone since.
     """
 
     token: str
@@ -72,14 +72,14 @@ class Written:
 
 
 class Catalogue:
-    """The catalogue of an opened bundle, with what was written since.
+    """The catalogue of an opened bundle, with the changes since.
 
-    All but ``prepare`` and ``forget`` is for the thread that answers.
+    Only the thread that answers may call the methods, except for ``prepare`` and ``forget``.
 
     Args:
-        retriever: What answers.
-        digest: Of its bundle.
-        journal: File of the changes, which is read as soon as it is there; None for none.
+        retriever: The retriever that answers.
+        digest: The digest of its bundle.
+        journal: The file of the changes, which is read as soon as it is there; None for no journal.
 
     Raises:
         JournalError: The journal cannot be opened.
@@ -94,22 +94,22 @@ class Catalogue:
         self._prepared: dict[str, _Put] = {}
 
     def close(self) -> None:
-        """Let go of the journal; the model answers on, from what it has taken in."""
+        """Close the journal. The model still answers, with the changes so far."""
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.close()
 
     @property
     def num_dead(self) -> int:
-        """Rows of the catalogue that came since it was opened and are no more: they only cost."""
+        """Rows of items that came and went since the bundle was opened: they cost time and memory."""
         contents = self._retriever.contents
         num_first = FIRST_ROW + len(contents.item_vectors)
         return 0 if contents.gone is None else int(contents.gone[num_first:].sum())
 
     def catch_up(self) -> None:
-        """Take in what was written since, by any process. What this catalogue cannot hold is left out.
+        """Apply the changes since the last call, by any process. Changes that do not fit are left out.
 
-        Where the journal cannot be read any more, that is logged once, and the catalogue stays as it is.
+        If the journal can no longer be read, the log says so once, and the catalogue stays as it is.
 
         Raises:
             JournalError: The journal cannot be read the first time.
@@ -124,27 +124,21 @@ class Catalogue:
             self._told = str(error)
             return
         self._is_read, self._told = True, ""
-        if not records:
-            return
         puts: list[_Put] = []
         ids: set[Id] = set()
-
-        def put_all() -> None:
-            self._put(puts)
-            puts.clear()
-            ids.clear()
-
         for record in records:
-            if "delete" in record:
-                put_all()
-                self._take_out(record)
-                continue
-            for put in self._read(record):
+            is_delete = "delete" in record
+            for put in () if is_delete else self._read(record):
                 if len(ids) >= _PUT_AT_ONCE or not ids.isdisjoint(put.ids):
-                    put_all()
+                    self._put(puts)
+                    puts, ids = [], set()
                 puts.append(put)
                 ids |= put.ids
-        put_all()
+            if is_delete:
+                self._put(puts)
+                puts, ids = [], set()
+                self._take_out(record)
+        self._put(puts)
 
     def _take_out(self, record: dict[str, Any]) -> None:
         try:
@@ -154,15 +148,15 @@ class Catalogue:
             self._left_out(record, error)
 
     def prepare(self, change: Change) -> tuple[dict[str, Any], Written]:
-        """Return the journal's record of a change, and what to tell once it is on the disk.
+        """Return the journal's record of a change, and its outcome once it is on the disk.
 
-        The change is read here, so that the thread that answers need not read it.
+        The change is transformed here, so that the thread that answers need not do it.
 
-        Ids and values are written as the catalogue has them, so that they mean the same whatever else is
-        read beside them; columns that it does not have, as they were told.
+        The record has ids and values in the form of the catalogue, so that they mean the same whatever else
+        is read with them. Columns that the catalogue does not have stay as they were given.
 
         Raises:
-            ValueError: It does not fit; see ``lines_of``.
+            ValueError: The change does not fit; see ``lines_of``.
         """
         token = uuid.uuid4().hex
         contents = self._retriever.contents
@@ -190,7 +184,7 @@ class Catalogue:
         return put.record, Written(token, expected)
 
     def forget(self, records: Sequence[dict[str, Any]]) -> None:
-        """Forget what was prepared of records that could not be written."""
+        """Forget the prepared items of records that could not be written."""
         for record in records:
             self._prepared.pop(record["token"], None)
 
@@ -201,7 +195,7 @@ class Catalogue:
         return _Put(record, lines, None, ignored, set(lines[table.id_column].to_list()))
 
     def _read(self, record: dict[str, Any]) -> "list[_Put]":
-        """Return what is to be put in; line by line where the lines do not fit together."""
+        """Return the items to put in; line by line if the lines do not fit together."""
         prepared = self._prepared.pop(record.get("token", ""), None)
         if prepared is not None:
             return [prepared]
@@ -215,7 +209,7 @@ class Catalogue:
             return puts
 
     def _put(self, puts: "Sequence[_Put]") -> None:
-        """Put in what has no item in common, all at once: the items' tower and the index see one batch."""
+        """Put in items that are all different, so that the items' tower and the index see one batch."""
         if not puts:
             return
         try:
@@ -230,15 +224,13 @@ class Catalogue:
             for put in puts if len(puts) > 1 else ():
                 self._put([put])
             return
-        start = 0
-        for put in puts:
-            end = start + len(put.lines)
-            empty = int(is_empty[start:end].sum())
-            self._note(put.record, Changed(end - start, put.ignored, empty, self._digest))
-            start = end
+        ends = np.cumsum([len(put.lines) for put in puts])
+        for put, empty in zip(puts, np.split(is_empty, ends[:-1]), strict=True):
+            changed = Changed(len(put.lines), put.ignored, int(empty.sum()), self._digest)
+            self._note(put.record, changed)
 
     def _left_out(self, record: dict[str, Any], error: Exception) -> None:
-        """Note that this model cannot hold a change, which the journal keeps for one that can."""
+        """Note that a change does not fit this model. The journal keeps it for one that it fits."""
         LOG.error("a change of the journal does not fit this model", exc_info=error)
         self._note(record, error)
 
@@ -249,22 +241,22 @@ class Catalogue:
                 self._changed.popitem(last=False)
 
     def changed(self, written: Written) -> Changed | Exception:
-        """Return what a change did."""
+        """Return the outcome of a change."""
         self.catch_up()
-        # A model that took over meanwhile may have read it from a journal that was written anew.
+        # If another model took over meanwhile, it may have read a compacted journal, without this token.
         return self._changed.pop(written.token, written.expected)
 
 
 @dataclass(frozen=True, eq=False)
 class _Put:
-    """A record of items to put in, read.
+    """Items to put in, in the form of the catalogue.
 
     Args:
-        record: Of the journal.
-        lines: Of the catalogue's table.
-        arrays: Their features, transformed; None where that is still to be done.
-        ignored: Columns that it does not have.
-        ids: Of the items.
+        record: The record of the journal.
+        lines: The items as lines of the catalogue's table.
+        arrays: Their transformed features; None if they are still to be transformed.
+        ignored: Given columns that the catalogue does not have.
+        ids: The ids of the items.
     """
 
     record: dict[str, Any]
@@ -275,7 +267,7 @@ class _Put:
 
 
 def _joined(arrays: Sequence[FeatureArrays | None]) -> FeatureArrays | None:
-    """Return the features of one put after the other; None where some are not there."""
+    """Return the concatenated features; None if some are missing."""
     known = [each for each in arrays if each is not None]
     if len(known) < len(arrays):
         return None

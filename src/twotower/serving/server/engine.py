@@ -1,4 +1,4 @@
-"""What answers: a retriever that can be exchanged for another while it is asked."""
+"""The engine: answers questions from a model that can be exchanged for another meanwhile."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,9 @@ from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.bundle import MANIFEST
 from twotower.serving.retriever import Retriever
+from twotower.serving.server import lookup
 from twotower.serving.server.catalogue import Catalogue, Change, Changed, Written
 from twotower.serving.server.journal import Journal
-from twotower.serving.server.lookup import (
-    filter_example,
-    item_forms,
-    query_fields,
-    title_columns,
-)
 from twotower.serving.server.pointer import digest_of
 from twotower.serving.server.telemetry import LOG
 from twotower.serving.titles import Titles
@@ -47,14 +42,14 @@ class Question:
     columns: bool
     rules: tuple[Rule, ...] = ()
     ignored: tuple[str, ...] = ()
-    """Features that were told and that the model does not know."""
+    """Given features that the model does not know."""
 
     @property
     def asks_alike(self) -> tuple[object, ...]:
-        """What questions must have in common to be answered in one call."""
+        """The key that questions must share to be answered in one call."""
         told = (self.query_id is None, _kinds(self.features), _kinds_of_events(self.history))
         choice = (self.exclude_seen, self.among, self.without, self.filter, self.words, self.strict)
-        # By rules, the answer to a smaller k is not the first part of that to a larger one.
+        # With rules, the answer to a smaller k is not the start of the answer to a larger k.
         depth = (self.rules, self.k) if self.rules else (depth_of(self.k),)
         return (*told, *choice, *depth)
 
@@ -64,10 +59,10 @@ class Answered:
     """An answer and the model that gave it.
 
     Args:
-        answer: Of a question.
-        model: What gave it.
-        lines: The found items' lines, where they were asked for.
-        ignored: Features that were told and that it does not know.
+        answer: The answer to one question.
+        model: The model that gave it.
+        lines: The lines of the found items, if the question asks for them.
+        ignored: Given features that the model does not know.
     """
 
     answer: Recommendation
@@ -77,10 +72,10 @@ class Answered:
 
 
 class Model:
-    """An opened bundle with a name, and what was written to its catalogue since.
+    """An opened bundle with its digest, and the changes of its catalogue since.
 
     Args:
-        path: Folder of the bundle.
+        path: The folder of the bundle.
         journal: See ``Catalogue``.
 
     Raises:
@@ -91,24 +86,18 @@ class Model:
         self.path = Path(path)
         self.retriever = Retriever.open(self.path)
         self.digest = digest_of(self.path)
-        manifest = json.loads((self.path / MANIFEST).read_bytes())
-        self.created: str | None = manifest.get("created")
         self.query_columns = {f.source for f in self.retriever.contents.queries.transforms.features}
         self.description = self._describe()
         self.catalogue = Catalogue(self.retriever, self.digest, journal)
         try:
-            self.catch_up()
+            self.catalogue.catch_up()
             self._warm()
         except BaseException:
             self.catalogue.close()
             raise
 
-    def catch_up(self) -> None:
-        """Take in what was written to the catalogue; see ``Catalogue.catch_up``."""
-        self.catalogue.catch_up()
-
     def _warm(self) -> None:
-        """Ask what makes the tables that later answers read, so that nobody waits for them."""
+        """Ask once for all that builds tables, so that no client waits for them."""
         self.retriever.recommend(features={}, k=1)
         for item_id in self.retriever.item_ids[:1]:
             self.retriever.similar_items(item_id, k=1)
@@ -116,25 +105,25 @@ class Model:
             self.retriever.recommend("", k=1)
 
     def _describe(self) -> dict[str, Any]:
-        """Return what stays as it is while this bundle is open."""
+        """Return the facts that do not change while this bundle is open."""
         retriever = self.retriever
         contents = retriever.contents
         sides = (contents.queries.transforms, contents.items.transforms)
-        # Those of a bundle that learnt its test are of the model before, and not of what answers.
+        # If the bundle was trained on its test data, too, the figures are those of the model before.
         is_before = contents.metrics.get("refit", {}).get("learnt") == "all"
         figures = {} if is_before else contents.metrics.get("model", {})
         return {
             "name": str(contents.provenance.get("data") or self.path.name),
-            "created": self.created,
+            "created": json.loads((self.path / MANIFEST).read_bytes()).get("created"),
             "queries": len(contents.queries.ids),
             "dim": _dim(retriever),
             "query_column": contents.queries.id_column,
             "item_column": contents.items.id_column,
-            "item_columns": title_columns(retriever),
+            "item_columns": lookup.title_columns(retriever),
             "title_column": Titles(contents.items).column,
-            "item_forms": item_forms(retriever),
-            "filter_example": filter_example(retriever),
-            "query_fields": query_fields(retriever),
+            "item_forms": lookup.item_forms(retriever),
+            "filter_example": lookup.filter_example(retriever),
+            "query_fields": lookup.query_fields(retriever),
             "query_features": [
                 f.source for f in sides[0].features if f.is_fed and retriever.reads(f)
             ],
@@ -158,7 +147,7 @@ class Model:
     def vectors_of_items(
         self, item_ids: Sequence[Id] | None, features: list[dict[str, Any]] | None
     ) -> tuple[npt.NDArray[np.float32], list[str]]:
-        """Return the vectors of known items or of described ones, and the columns that are not known.
+        """Return the vectors of known or described items, and the columns that the model does not know.
 
         Raises:
             ValueError: Neither is given, or both; or an id is not in the catalogue.
@@ -175,28 +164,16 @@ class Model:
         vectors = self.retriever.encoding.new_item_vectors(arrays)
         return np.asarray(vectors.cpu().numpy(), np.float32), ignored
 
-    def item_id(self, item_id: Id) -> Id:
-        """Return an id of the catalogue as the catalogue has it: 7 where ``"7"`` was asked."""
-        ids = self.retriever.contents.items.ids
-        found: Id = ids.ids_of(ids.rows_of([item_id]))[0]
-        return found
-
-    def first_unknown(self, query_ids: Sequence[Id]) -> Id | None:
-        """Return the first of some queries that is not the bundle's, if there is one."""
-        rows = self.retriever.contents.queries.ids.rows_of(query_ids)
-        unknown = np.flatnonzero(rows < FIRST_ROW)
-        return query_ids[unknown[0]] if len(unknown) else None
-
 
 class Engine:
-    """Answers questions from the model that is current.
+    """Answers questions from the current model.
 
     Args:
-        path: Folder of the first bundle.
-        journal: See ``Model``.
-        ids_seen: Called with how many query ids of a batch are known, and how many are not.
-        writes: Whether changes are taken; if not, the journal is only read. If it cannot be written, the
-            engine answers queries, and refuses changes until it can.
+        path: The folder of the first bundle.
+        journal: See ``Catalogue``.
+        ids_seen: Called with the number of known query ids in a batch, and of unknown ones.
+        writes: Whether the engine takes changes; if not, it only reads the journal. While it cannot write
+            to the journal, the engine answers queries and refuses changes.
 
     Raises:
         BundleError: It cannot be opened.
@@ -219,14 +196,13 @@ class Engine:
             except JournalError as error:
                 LOG.error("changes are refused until the journal can be written", error=str(error))
         self.model = Model(path, journal)
-        """The current one. A name for one object: whoever has taken it keeps all of that model."""
+        """The current model. It is replaced as a whole, so take it once for each piece of work."""
 
     def exchange(self, path: str | Path) -> Model:
-        """Open another bundle and answer from it from now on; the current one stays where that fails.
+        """Open another bundle and answer from it from now on. If that fails, the current one stays.
 
         Raises:
-            BundleError: It cannot be opened, or its items or vectors are of another kind than those that
-                clients know.
+            BundleError: It cannot be opened, or its item ids or vectors do not fit those that clients know.
         """
         new = Model(path, self._journal_path)
         mine, other = self.model.retriever, new.retriever
@@ -244,30 +220,29 @@ class Engine:
         return new
 
     def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
-        """Return an answer to each question, or the error that it deserves; all from one model."""
+        """Return an answer or an error for each question, all from one model."""
         model = self.model
-        model.catch_up()
+        model.catalogue.catch_up()
         ids = [question.query_id for question in questions if question.query_id is not None]
         if ids:
             rows = model.retriever.contents.queries.ids.rows_of(ids)
             known = int((rows >= FIRST_ROW).sum())
             self._ids_seen(known, len(ids) - known)
         questions = [_without_unknown(model, question) for question in questions]
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for place, question in enumerate(questions):
-            groups.setdefault(question.asks_alike, []).append(place)
-        answers: dict[int, Answered | Exception] = {}
-        for places in groups.values():
-            answers |= _together(model, {place: questions[place] for place in places})
-        return [answers[place] for place in range(len(questions))]
+        keys = [question.asks_alike for question in questions]
+        groups: dict[tuple[object, ...], list[Question]] = {}
+        for key, question in zip(keys, questions, strict=True):
+            groups.setdefault(key, []).append(question)
+        answers = {key: iter(_together(model, group)) for key, group in groups.items()}
+        return [next(answers[key]) for key in keys]
 
     def write(self, changes: Sequence[Change]) -> list[Written | Exception]:
-        """Write changes down, all of which are on the disk when this returns; or say why one was not.
+        """Write changes to the disk, and return for each what was written, or why it was not.
 
-        Not in the thread that answers: the disk takes its time.
+        Do not call this in the thread that answers: the disk takes its time.
 
         Raises:
-            JournalError: The disk is full, say; none was written then.
+            JournalError: The disk is full, say. Nothing was written then.
         """
         journal, model = self._opened_journal(), self.model
         records: list[dict[str, Any]] = []
@@ -288,11 +263,11 @@ class Engine:
         return told
 
     def changed(self, written: Sequence[Written]) -> list[Changed | Exception]:
-        """Return what changes did: from now on they are in every answer."""
+        """Return the effect of each change. From now on, every answer contains them."""
         return [self.model.catalogue.changed(each) for each in written]
 
     def compact(self) -> bool:
-        """Compact the journal, in the thread that writes; return whether it was possible."""
+        """Compact the journal, in the thread that writes, and return whether that was possible."""
         try:
             if self._journal is not None:
                 self._journal.compact()
@@ -309,14 +284,14 @@ class Engine:
 
 
 def cost_of(question: Question, share: float = 0.0) -> int:
-    """Return about how long a question takes, in units of one for 10 items without anything else.
+    """Return about how long a question takes, in units of a plain question for 10 items.
 
-    It depends on nothing but the question and the bundle, so the same requests always take the same turns.
-    Decision 0027 says what the factors were measured from.
+    The cost depends only on the question and the bundle, so the same requests always take the same turns.
+    The factors were measured: see decision 0027.
 
     Args:
-        question: What is asked.
-        share: Of the words where it is the bundle's own that is asked for.
+        question: The question.
+        share: The bundle's own share of the words, for a question that asks for ``auto``.
     """
     k = question.k
     cost = 1 + k // 500
@@ -333,19 +308,17 @@ def cost_of(question: Question, share: float = 0.0) -> int:
             cost += 2**num_moving * (1 + k // 250)
         choosing = {spec.name for spec in specs if spec.chooses}
         places = k // 10 if choosing else 0
-        if len(choosing) > 1:  # what a cap passes over is chosen and thrown away
+        if len(choosing) > 1:  # items that a cap skips are chosen, too
             places *= 4
-        if any(
-            isinstance(rule, Explore) for rule in question.rules
-        ):  # the places are filled again around what was drawn
+        if any(isinstance(rule, Explore) for rule in question.rules):
+            # The other places are filled again around the drawn items.
             places = 2 * places + k // 50
         cost += 1 + places
     return cost
 
 
-def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answered | Exception]:
-    """Return the answers to questions that ask alike; where one is wrong, it alone is told so."""
-    asked = list(questions.values())
+def _together(model: Model, asked: list[Question]) -> list[Answered | Exception]:
+    """Return the answers to questions that ask alike. If one is wrong, only that one gets the error."""
     first = asked[0]
     try:
         ids = [question.query_id for question in asked if question.query_id is not None]
@@ -364,19 +337,18 @@ def _together(model: Model, questions: dict[int, Question]) -> dict[int, Answere
         )
     except Exception as error:
         if len(asked) == 1:
-            return {next(iter(questions)): error}
-        alone = [_together(model, {place: q}) for place, q in questions.items()]
-        return {place: answer for each in alone for place, answer in each.items()}
-    answers: dict[int, Answered | Exception] = {}
-    for (place, question), answer in zip(questions.items(), found, strict=True):
+            return [error]
+        return [_together(model, [question])[0] for question in asked]
+    answers: list[Answered | Exception] = []
+    for question, answer in zip(asked, found, strict=True):
         best = _first(answer, question.k)
         lines = model.retriever.items(best.item_ids).to_dicts() if question.columns else None
-        answers[place] = Answered(best, model, lines, question.ignored)
+        answers.append(Answered(best, model, lines, question.ignored))
     return answers
 
 
 def _without_unknown(model: Model, question: Question) -> Question:
-    """Return a question without features that nothing reads, which it names; unless they are refused."""
+    """Return a question without unknown features, which it names; a strict question as it is."""
     if question.strict:
         return question
     known, ignored = model.known_features(question.features)
@@ -384,7 +356,7 @@ def _without_unknown(model: Model, question: Question) -> Question:
 
 
 def _kinds(values: Mapping[str, Any] | None) -> tuple[object, ...] | None:
-    """Return the columns that are told and the kinds of their values: a table's column holds one kind."""
+    """Return the given columns with the types of their values: a column of a table holds one type."""
     if values is None:
         return None
     return tuple(sorted((name, _kind(value)) for name, value in values.items()))
@@ -397,7 +369,7 @@ def _kind(value: object) -> str:
 
 
 def _kinds_of_events(history: Sequence[Event] | None) -> tuple[object, ...] | None:
-    """Return what the lines of a history tell; times are read where every event has one."""
+    """Return the columns of a history, and whether every event has a time: only then are times read."""
     if history is None:
         return None
     lines = [event for event in history if isinstance(event, Mapping)]

@@ -1,4 +1,4 @@
-"""What people see of a model before they ask: columns, examples, items and queries by a piece of text."""
+"""What the page shows of a model: its columns, examples, and items and queries found by text."""
 
 import math
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from twotower.serving.titles import ADDRESSES, Titles
 from twotower.vocab import FIRST_ROW
 
 COMMON = 10
-"""Fewest queries that have a value which is shown as an example: what few have may tell who they are."""
+"""Fewest queries with a value that is shown as an example: a rare value may identify a person."""
 MOST_EXAMPLES = 30
 
 _FIELDS = ("categorical", "tags", "number", "time", "text")
@@ -25,7 +25,7 @@ _POPULAR = 1000
 
 
 def title_columns(retriever: Retriever) -> list[str]:
-    """Return the items' columns but for the id: the title first, the others as their table has them."""
+    """Return the items' columns without the id: the title first, the others in the order of the table."""
     table = retriever.contents.items
     title = Titles(table).column
     names = [name for name in table.frame.columns if name not in (retriever.item_column, title)]
@@ -33,17 +33,17 @@ def title_columns(retriever: Retriever) -> list[str]:
 
 
 def item_forms(retriever: Retriever) -> dict[str, str]:
-    """Return the items' columns of addresses, each with its form: ``link`` or ``image``."""
+    """Return the items' columns that hold addresses, each with its form: ``link`` or ``image``."""
     table = retriever.contents.items
     known = {feature.name: feature.form for feature in table.transforms.features}
     return {name: known[name] for name in table.frame.columns if known.get(name, "") in ADDRESSES}
 
 
 def query_fields(retriever: Retriever) -> list[dict[str, Any]]:
-    """Return what may be told of a query in a form: each column that is read, its kind, and examples.
+    """Return the fields of a form that describes a query: each column that is read, its kind, and examples.
 
-    The key is none of them, nor are vectors, which nobody types. Examples of categories and tags are values
-    that at least ``COMMON`` queries have, the most frequent ones first.
+    The id is no field, and neither are vectors, which nobody types. Examples of categories and tags are
+    values that at least ``COMMON`` queries have, the most frequent first.
     """
     table = retriever.contents.queries
     fields: dict[str, dict[str, Any]] = {}
@@ -61,19 +61,18 @@ def _examples(transform: Transform, frame: pl.DataFrame) -> list[Any]:
     feature, numbers = transform.feature, transform.numbers
     if feature.meaning == "number":
         with np.errstate(over="ignore"):
-            middle = float(
-                np.expm1(numbers["center"][0]) if numbers["log"][0] else numbers["center"][0]
-            )
+            center = numbers["center"][0]
+            middle = float(np.expm1(center) if numbers["log"][0] else center)
         return [float(f"{middle:.3g}")] if math.isfinite(middle) else []
     if feature.meaning == "time":
         try:
             return [datetime.fromtimestamp(float(numbers["center"][0]), UTC).date().isoformat()]
-        except (ValueError, OverflowError, OSError):  # no calendar has that year
+        except (ValueError, OverflowError, OSError):  # the year is outside the calendar
             return []
     if feature.meaning == "text":
         return []
     vocabulary = transform.own_vocabulary()
-    if not len(frame):  # of a private bundle, which knows no rarer values
+    if not len(frame):  # a private bundle, whose vocabulary has no rare values
         return list(vocabulary.ids.head(MOST_EXAMPLES).to_list())
     values = frame[feature.source]
     tags = tags_of(values, feature.separator if feature.meaning == "tags" else "")[1]
@@ -83,11 +82,11 @@ def _examples(transform: Transform, frame: pl.DataFrame) -> list[Any]:
 
 
 def example_of(retriever: Retriever, generator: np.random.Generator) -> dict[str, Any]:
-    """Return something to ask: a known query, with a history where the model reads one, and a popular item.
+    """Draw a known query, with a history if the model reads histories, and a popular item.
 
     Args:
         retriever: The opened bundle.
-        generator: Draws them.
+        generator: The source of randomness.
     """
     contents = retriever.contents
     ids = contents.queries.ids.ids
@@ -107,7 +106,7 @@ def example_of(retriever: Retriever, generator: np.random.Generator) -> dict[str
 
 
 def filter_example(retriever: Retriever) -> str:
-    """Return a filter over the items' columns that somebody could begin with, and that has an answer."""
+    """Return a first filter to try: it names columns of the items, and at least one item matches it."""
     table = retriever.contents.items
     addresses = item_forms(retriever)
     fits_all = np.ones(len(table.frame), np.bool_)
@@ -125,14 +124,14 @@ def filter_example(retriever: Retriever) -> str:
                 break
         if len(parts) == 2:
             break
-    return " and ".join(parts) or f"{_named(retriever.item_column)} is not null"
+    return " and ".join(parts) or f"`{retriever.item_column}` is not null"
 
 
 def _conditions(name: str, column: pl.Series) -> list[str]:
-    """Return conditions on a column that may fit what it holds, those that say most first."""
+    """Return conditions on a column that some of its values should match, the most telling first."""
     if not len(column):
         return []
-    said = _named(name)
+    said = f"`{name}`"
     if column.dtype.is_numeric():
         finite = column.filter(column.is_finite()) if column.dtype.is_float() else column
         return [f"{said} >= {finite.sort()[len(finite) // 2]}"] if len(finite) else []
@@ -146,22 +145,19 @@ def _conditions(name: str, column: pl.Series) -> list[str]:
     return [f"{said} has {_quoted(first)}", f"{said} = {_quoted(common)}"]
 
 
-def _named(name: str) -> str:
-    return f"`{name}`"
-
-
 def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def items_like(retriever: Retriever, text: str, limit: int) -> list[dict[str, Any]]:
-    """Return the lines of items that hold a text in their id or in a column of text.
+    """Return the lines of items whose id or text columns contain a text.
 
-    First those that are the text, then those that begin with it, then the others; popular ones first.
+    Items that equal the text come first, then those that begin with it, then the others. Popular items come
+    first among these.
 
     Args:
         retriever: The opened bundle.
-        text: In any case; an empty one is in every item.
+        text: The text, in any case; an empty one is in every item.
         limit: Most lines.
     """
     contents = retriever.contents
@@ -193,7 +189,7 @@ def ids_like(retriever: Retriever, text: str, limit: int) -> list[int | str]:
 
 
 def latest_of(retriever: Retriever, query_id: int | str, limit: int) -> list[dict[str, Any]]:
-    """Return the lines of a query's latest items, the last one first; of those that are gone, too."""
+    """Return the lines of a query's latest items, the last one first, also of deleted items."""
     latest = retriever.history(query_id)[::-1][:limit]
     contents = retriever.contents
     rows = contents.items.ids.rows_of(latest)

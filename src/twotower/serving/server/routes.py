@@ -18,6 +18,7 @@ from twotower.serving.server.engine import Answered, Model, Question
 from twotower.serving.server.lookup import example_of, ids_like, items_like, latest_of
 from twotower.serving.server.service import Service
 from twotower.serving.server.strict import TRUTH, WHOLE, StrictRoute, check_ids
+from twotower.vocab import FIRST_ROW
 
 JSON = "application/json"
 
@@ -56,7 +57,7 @@ Limit = Annotated[int, Query(ge=1, le=100), WHOLE]
 
 
 def provide_service(request: Request) -> Service:
-    """Return the object that the routes share. ``direct.py`` knows this dependency, and no other."""
+    """Return the object that the routes share, for the only dependency that ``Direct`` knows."""
     service: Service = request.app.state.service
     return service
 
@@ -94,7 +95,8 @@ async def similar(
         _check_items(model, [item_id])
         answer = model.retriever.similar_items(item_id, k, filter=filter)
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
-        asked = model.item_id(item_id)
+        ids = model.retriever.contents.items.ids
+        asked = ids.ids_of(ids.rows_of([item_id]))[0]  # 7 in place of "7", if ids are numbers
         return {"item_id": asked, "items": _items(answer, lines), "notes": answer.notes}
 
     return await _asked(service, found)
@@ -122,9 +124,11 @@ async def score(body: schemas.ScoreBody, service: Serving) -> Response:
     """Return the score of pairs of a query and an item, both known."""
 
     def scored(model: Model) -> dict[str, Any]:
-        unknown = model.first_unknown([query_id for query_id, _ in body.pairs])
-        if unknown is not None:
-            raise HTTPException(404, f"query ids must be known, got {unknown!r}.")
+        query_ids = [query_id for query_id, _ in body.pairs]
+        rows = model.retriever.contents.queries.ids.rows_of(query_ids)
+        unknown = np.flatnonzero(rows < FIRST_ROW)
+        if len(unknown):
+            raise HTTPException(404, f"query ids must be known, got {query_ids[unknown[0]]!r}.")
         _check_items(model, [item_id for _, item_id in body.pairs])
         return {"scores": model.retriever.score(body.pairs).tolist()}
 
@@ -272,7 +276,7 @@ async def _asked(service: Service, work: Callable[[Model], dict[str, Any]]) -> R
     model = service.engine.model
 
     def found() -> dict[str, Any]:
-        model.catch_up()
+        model.catalogue.catch_up()
         return {**work(model), "model": model.digest}
 
     return _json(service, await service.asker.ask(found))

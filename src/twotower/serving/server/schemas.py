@@ -1,19 +1,9 @@
-"""The JSON of requests and answers. What the OpenAPI page says is this."""
+"""The JSON of requests and answers, which the OpenAPI page describes."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-)
+import pydantic
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
@@ -24,15 +14,15 @@ from twotower.serving.arguments import LATEST, TIME
 LONGEST_ID = 4096
 LONGEST_TEXT = 100_000
 LONGEST_ADDRESS = 8_192
-"""A filter that stands in an address: servers and proxies take no long ones."""
+"""Characters of a filter in an address: servers and proxies take no long addresses."""
 MOST_EVENTS = 10_000
 MOST_COLUMNS = 1_000
 MOST_QUERIES = 10_000
 MOST_AT_ONCE = 1_000
-"""Pairs that are scored, and items that are encoded, by one request."""
+"""Most pairs to score, or items to encode, in one request."""
 LARGEST_ID = 2**63 - 1
 LARGEST_SEED = 2**53
-"""What every reader of JSON can hold."""
+"""The largest whole number that every JSON reader can hold."""
 
 
 def _check_time(line: dict[str, Any]) -> dict[str, Any]:
@@ -62,32 +52,31 @@ AtOnce = Annotated[list[Each], Field(min_length=1, max_length=MOST_AT_ONCE, fail
 Id = (
     Annotated[StrictInt, Field(ge=-LARGEST_ID - 1, le=LARGEST_ID)]
     | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
-    | SkipJsonSchema[Annotated[int, PlainValidator(_whole)]]  # 7.0 is 7 in JSON
+    | SkipJsonSchema[Annotated[int, pydantic.PlainValidator(_whole)]]  # 7.0 is 7 in JSON
 )
-Count = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_as_whole)]
+Count = Annotated[int, Field(strict=True, ge=1), pydantic.BeforeValidator(_as_whole)]
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
 Filter = Annotated[
     StrictStr, Field(min_length=1, max_length=LONGEST_TEXT, json_schema_extra={"format": "filter"})
 ]
-Scalar = StrictBool | StrictInt | StrictFloat | Text | None
-Value = TypeAliasType(  # named, so that the schema says it once
-    "Value", Scalar | Events[Scalar]
-)
+Scalar = StrictBool | StrictInt | pydantic.StrictFloat | Text | None
+# A name puts it into the schema once.
+Value = TypeAliasType("Value", Scalar | Events[Scalar])
 Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS)]
-Event = TypeAliasType("Event", Annotated[Columns, AfterValidator(_check_time)])
+Event = TypeAliasType("Event", Annotated[Columns, pydantic.AfterValidator(_check_time)])
 Line = TypeAliasType("Line", Columns)
 
 
-def _given(word: Literal["anyOf", "oneOf"], names: tuple[str, ...]) -> ConfigDict:
-    """Return a configuration whose schema says that some of the fields, or one of them, must be given."""
+def _given(word: Literal["anyOf", "oneOf"], names: tuple[str, ...]) -> pydantic.ConfigDict:
+    """Return a configuration whose schema says that any of the fields, or just one, must be given."""
     kinds: Any = [{"required": [n], "properties": {n: {"not": {"type": "null"}}}} for n in names]
-    return ConfigDict(json_schema_extra={word: kinds})
+    return pydantic.ConfigDict(json_schema_extra={word: kinds})
 
 
 class Told(BaseModel):
     """What a request may say; anything else in it is a mistake."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = pydantic.ConfigDict(extra="forbid")
 
 
 class QueryBody(Told):
@@ -108,7 +97,9 @@ class QueryBody(Told):
 
 Deviations = Annotated[float, Field(strict=True, ge=-LARGEST_BOOST, le=LARGEST_BOOST)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED), BeforeValidator(_as_whole)]
+Seed = Annotated[
+    int, Field(strict=True, ge=0, le=LARGEST_SEED), pydantic.BeforeValidator(_as_whole)
+]
 
 
 class BoostBody(Told):

@@ -193,7 +193,7 @@ class Service:
 
     def _all_caught_up(self, asked: Sequence[None]) -> list[Model]:
         model = self.engine.model
-        model.catch_up()
+        model.catalogue.catch_up()
         return [model] * len(asked)
 
     async def _renew(self) -> None:

@@ -1,4 +1,4 @@
-"""Bodies that are JSON and nothing more, and parameters that are what the OpenAPI page says."""
+"""Strict requests: bodies are plain JSON, and parameters are as the OpenAPI page describes them."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,33 +15,29 @@ from twotower.serving.arguments import DEEPEST, levels_of
 from twotower.serving.server.schemas import MOST_COLUMNS, Id
 
 ID: TypeAdapter[Id] = TypeAdapter(Id)
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
-def _whole(given: object) -> object:
-    if isinstance(given, str) and not _WHOLE.fullmatch(given):
-        raise ArgumentError("the value must be a whole number")
-    return given
+def _only(pattern: str, what: str) -> BeforeValidator:
+    """Return a check of a parameter in an address, since pydantic also reads ``1_0`` and ``yes``."""
+
+    def check(given: object) -> object:
+        if isinstance(given, str) and not re.fullmatch(pattern, given):
+            raise ArgumentError(f"the value must be {what}")
+        return given
+
+    return BeforeValidator(check)
 
 
-def _truth(given: object) -> object:
-    if isinstance(given, str) and given not in ("true", "false"):
-        raise ArgumentError("the value must be true or false")
-    return given
-
-
-WHOLE = BeforeValidator(_whole)
-"""Of a parameter in an address: digits, and not all that Python reads as a number."""
-TRUTH = BeforeValidator(_truth)
-"""The same, of ``true`` or ``false``."""
+WHOLE = _only("-?[0-9]{1,18}", "a whole number")
+TRUTH = _only("true|false", "true or false")
 
 
 def body_of(model: type[BaseModel], raw: bytes) -> BaseModel:
-    """Return a body as its model has it.
+    """Return a validated body.
 
     Raises:
         HTTPException: See ``json_of``.
-        RequestValidationError: It is not what the model says.
+        RequestValidationError: The body does not fit the model.
     """
     try:
         return model.model_validate(json_of(raw))
@@ -56,24 +52,14 @@ def json_of(raw: bytes) -> Any:
     """Return the value of a body.
 
     Raises:
-        HTTPException: It is no JSON (NaN is none), is nested too deeply, or has an object of more keys than
-            any table has columns.
+        HTTPException: The body is not JSON (NaN is not), is nested too deeply, or has an object with more
+            keys than any table has columns.
     """
     try:
         value = orjson.loads(raw or b"null")
     except orjson.JSONDecodeError as error:
         raise HTTPException(422, f"the body must be JSON: {error}.") from error
-    check_shape(value)
-    return value
-
-
-def check_shape(value: Any) -> None:
-    """Refuse JSON that is too wide or too deep, before functions that read it in many ways or by recursion.
-
-    Raises:
-        HTTPException: An object has more keys than any table has columns, or lists and objects lie in one
-            another too deeply.
-    """
+    # This comes before functions that try several types for each value, or call themselves for each level.
     for depth, level in enumerate(levels_of(value)):
         if depth > DEEPEST:
             said = f"the body must be nested at most {DEEPEST} levels deep, got more."
@@ -82,13 +68,14 @@ def check_shape(value: Any) -> None:
             if isinstance(inner, dict) and len(inner) > MOST_COLUMNS:
                 said = f"an object must have at most {MOST_COLUMNS} keys, got {len(inner)}."
                 raise HTTPException(422, said)
+    return value
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses parameters which it does not take, and bodies that are not plain JSON."""
+    """A route that refuses unknown parameters, and bodies that are not plain JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """Return what handles a request."""
+        """Return the function that handles a request."""
         original = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
@@ -103,14 +90,14 @@ class StrictRoute(APIRoute):
 
 
 def check_ids(lines: Iterable[object], column: str) -> None:
-    """Refuse lines whose id is none: nothing, a list, a truth value. An id of 7.0 becomes 7.
+    """Refuse lines with an invalid id: null, a list, a truth value. An id of 7.0 becomes 7.
 
     Args:
-        lines: Objects that name an item, and ids, which are left alone.
-        column: Under which they name it.
+        lines: Objects with the id of an item, and plain ids, which are left alone.
+        column: The key of the id.
 
     Raises:
-        ValueError: There is one.
+        ArgumentError: A line has no valid id.
     """
     for line in lines:
         if not isinstance(line, dict):
@@ -126,16 +113,15 @@ def check_ids(lines: Iterable[object], column: str) -> None:
 
 
 def check_media_type(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse a body that says it is something else than JSON, or does not say what it is.
+    """Refuse a body whose content type is missing or is not JSON.
 
-    No form of a page of another origin says so, unless the server lets that page ask.
+    A form on a page of another origin cannot send this type, unless the server allows that page to ask.
 
     Raises:
-        HTTPException: It does.
+        HTTPException: The content type is not JSON.
     """
-    given = next((value for name, value in headers if name == b"content-type"), b"").decode(
-        "latin-1"
-    )
+    raw = next((value for name, value in headers if name == b"content-type"), b"")
+    given = raw.decode("latin-1")
     media_type = given.partition(";")[0].strip().lower()
     if media_type != "application/json" and not re.fullmatch(r"application/.+\+json", media_type):
         said = repr(given[:80]) if given else "nothing"
@@ -143,10 +129,10 @@ def check_media_type(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def _check_parameters(request: Request, known: list[str]) -> None:
-    """Refuse parameters that a route does not take, where it takes some: a misspelt one would do nothing.
+    """Refuse unknown parameters of a route that takes some: a misspelt one would have no effect.
 
     Raises:
-        HTTPException: There is one.
+        HTTPException: A parameter is unknown.
     """
     unknown = [name for name in request.query_params if name not in known]
     if known and unknown:

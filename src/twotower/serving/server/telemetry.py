@@ -39,45 +39,37 @@ class Figures:
         self._registry = prometheus.CollectorRegistry()
         own = None if several else self._registry
         latest: Literal["mostrecent", "all"] = "mostrecent" if several else "all"
-        counter = partial(prometheus.Counter, registry=own)
-        histogram = partial(prometheus.Histogram, buckets=SECONDS, registry=own)
-        gauge = partial(prometheus.Gauge, multiprocess_mode=latest, registry=own)
-        self.requests = counter(
-            "twotower_requests", "Requests by route and status.", ["route", "status"]
-        )
+        name = "twotower"
+        counter = partial(prometheus.Counter, namespace=name, registry=own)
+        histogram = partial(prometheus.Histogram, namespace=name, buckets=SECONDS, registry=own)
+        gauge = partial(prometheus.Gauge, namespace=name, multiprocess_mode=latest, registry=own)
+        self.requests = counter("requests", "Requests by route and status.", ["route", "status"])
         self.seconds = histogram(
-            "twotower_request_seconds",
+            "request_seconds",
             "Time from the first byte of a request to the last of its answer.",
             ["route"],
         )
         self.stages = histogram(
-            "twotower_stage_seconds",
+            "stage_seconds",
             "Time of a query by stage: in the queue, with the model (a whole batch), writing JSON.",
             ["stage"],
         )
-        self.batch = histogram(
-            "twotower_batch_queries",
-            "Queries that are answered at once.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-        )
-        self.ids = counter("twotower_query_ids", "Query ids that were asked about.", ["known"])
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        self.batch = histogram("batch_queries", "Queries that are answered at once.", buckets=sizes)
+        self.ids = counter("query_ids", "Query ids that were asked about.", ["known"])
         self.waiting = gauge(
-            "twotower_waiting_queries",
-            "Requests that wait for the model.",
-            multiprocess_mode="livesum",
+            "waiting_queries", "Requests that wait for the model.", multiprocess_mode="livesum"
         )
-        self.items = gauge("twotower_items", "Items that may be an answer.")
+        self.items = gauge("items", "Items that may be an answer.")
         self.recall = gauge(
-            "twotower_index_recall",
+            "index_recall",
             "Share of the 100 best items that search finds, measured after training; 1 where it is exact.",
         )
         self.opened = gauge(
-            "twotower_model_opened_timestamp_seconds",
+            "model_opened_timestamp_seconds",
             "When the model that answers was opened, in seconds since 1970.",
         )
-        self.exchanges = counter(
-            "twotower_model_exchanges", "Models that took over, or did not.", ["ok"]
-        )
+        self.exchanges = counter("model_exchanges", "Models that took over, or did not.", ["ok"])
 
     def model_opened(self, num_items: int, index_recall: float) -> None:
         """Note that a model with so many items, of which search finds a share, answers from now on."""
