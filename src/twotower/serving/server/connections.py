@@ -1,18 +1,18 @@
-"""What one connection may cost before it has asked anything: bytes, lines, time, and a descriptor.
+"""Limits on a connection before a request is read: bytes, headers, time, and number.
 
 The parser beneath has no limit of its own. It appends each piece of an unfinished URL, header or chunk
-trailer to all that came before, so that an endless one costs time by the square of its length on the thread
-that answers everyone. Here each piece is counted before it is parsed, and clocks run on what a client owes.
+trailer to the pieces before, so that an endless one costs time by the square of its length, on the thread
+that answers everyone. This module counts each piece before it is parsed, and limits the time of a client.
 """
 
 import asyncio
 import time
 import uuid
+from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from starlette.exceptions import HTTPException
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -21,7 +21,7 @@ from twotower.serving.server.refusals import refusal
 from twotower.serving.server.telemetry import LOG
 
 MOST_HEAD = 2**16
-"""Bytes of a request beside its body: the address, the headers, what frames its chunks, and trailers."""
+"""Bytes of a request without its body: the address, the headers, the framing of chunks, and trailers."""
 MOST_HEADERS = 100
 MOST_QUEUED = 100
 """Requests of one connection that may wait for the answer to an earlier one."""
@@ -30,17 +30,17 @@ SECONDS_FOR_A_HEAD = 10.0
 SECONDS_TO_READ = 30.0
 """How long a client may take to read enough of its answers for the next one to be written."""
 SECONDS_TO_CLOSE = 5.0
-"""How long a connection that has been closed may take to hand over what was written."""
+"""How long a closed connection may take to send the rest of its answers."""
 SECONDS_TO_DISCARD = 10.0
-"""How long the rest of a body is read that nobody wants any more."""
+"""How long the server reads the rest of a body that it has refused."""
 MOST_DISCARDED = 2**24
-"""Bytes of it. A client may read its refusal only after it has sent all."""
+"""Most bytes of such a rest. A client may read its refusal only after it has sent everything."""
 MOST_UNREAD = 2**25
 """Bytes of answers that all clients together may leave unread."""
 _PIECE = 2**13
-"""Bytes that are parsed at once: limits are exact to so many."""
+"""Bytes that are parsed at once. The limits are exact to this number."""
 _FREE_FRAMING = 8
-"""Bytes that frame chunks and are not counted, for each byte of a body: five frame a chunk of one byte."""
+"""Bytes of framing that are not counted, for each byte of a body. A chunk of one byte has five."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_WARNINGS = 10.0
 
@@ -130,47 +130,29 @@ class Guard:
 _GUARDS: WeakKeyDictionary[ServerState, Guard] = WeakKeyDictionary()
 
 
-_TOO_LARGE = f"the address and the headers must be at most {MOST_HEAD} bytes."
-
-
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection: uvicorn's protocol, with limits.
+    """One connection: uvicorn's protocol, with limits. Uvicorn gives the arguments."""
 
-    Args:
-        config: Of uvicorn.
-        server_state: What the connections of a server share.
-        app_state: Of the application.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        guard = _GUARDS.get(server_state)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        guard = _GUARDS.get(self.server_state)
         if guard is None:
-            guard = _GUARDS[server_state] = Guard(server_state, self.loop)
+            guard = _GUARDS[self.server_state] = Guard(self.server_state, self.loop)
         self.guard = guard
         self._refusal: HTTPException | None = None
         self._is_over = False
         self._in_message = self._in_head = False
         self._has_turned = False
         self._num_headers = self._num_body = self._beside_body = self._num_discarded = 0
-        # Since when the client owes what, by the loop's clock; None where it owes it not.
-        self._owes_head: float | None = None
-        self._owes_rest: float | None = None
-        self._owes_reading: float | None = None
-        self._owes_closing: float | None = None
+        # Since when the client owes each of these, by the loop's clock; inf if it does not.
+        self._owes_head = self._owes_rest = self._owes_reading = self._owes_closing = inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the client in, or turn it away."""
         super().connection_made(transport)
         self._owes_head = self.loop.time()
         if not self.guard.admit(self):
-            self._owes_head = None
+            self._owes_head = inf
             said = "the server has too many connections; ask again later."
             self._tell(HTTPException(503, said))
             self.transport.close()
@@ -182,7 +164,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.guard.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, in pieces, as long as the limits allow."""
+        """Parse the data in pieces, as long as the limits allow."""
         if self._is_over:
             self._discard(len(data))
             return
@@ -192,14 +174,15 @@ class GuardedProtocol(HttpToolsProtocol):
             piece = data[start : start + _PIECE]
             self._num_body, self._has_turned = 0, False
             super().data_received(piece)
-            if self._has_turned:  # where it did in the piece is not known
+            if self._has_turned:  # a message began or ended somewhere in the piece
                 self._beside_body = 0
                 continue
             counted = len(piece) - (1 + _FREE_FRAMING) * self._num_body
             self._beside_body = max(0, self._beside_body + counted)
             if self._beside_body > MOST_HEAD and not self._is_over:
                 is_address = self._in_head and len(self.url) > MOST_HEAD // 2
-                self._refuse(414 if is_address else 431, _TOO_LARGE)
+                said = f"the address and the headers must be at most {MOST_HEAD} bytes."
+                self._refuse(414 if is_address else 431, said)
 
     def on_message_begin(self) -> None:
         """Start the clock of a request."""
@@ -212,7 +195,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep one header; trailers, which come after the body, mean nothing here."""
+        """Keep one header. Trailers, which come after the body, are counted and dropped."""
         self._num_headers += 1
         if self._num_headers > MOST_HEADERS:
             raise self._refused(431, f"the headers must be at most {MOST_HEADERS}.")
@@ -220,8 +203,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Let the request be answered, while its body comes."""
-        self._owes_head = None
+        """Start the request, while its body still arrives."""
+        self._owes_head = inf
         if self.parser.should_upgrade() and self._has_body():
             # The parser would take the body for the next request.
             said = (
@@ -234,7 +217,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False  # an address that cannot be read is refused above, as a head
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of the body, if somebody still wants it."""
+        """Keep a part of the body, unless the request was already answered."""
         self._num_body += len(body)
         if self.cycle.response_complete:
             self._discard(len(body))
@@ -242,20 +225,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the answer."""
-        self._in_message, self._has_turned, self._owes_rest = False, True, None
+        self._in_message, self._has_turned, self._owes_rest = False, True, inf
         if not self.cycle.response_complete:
             self.guard.waiting.pop(self, None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it is there already."""
+        """Wait for the next request, unless it has already arrived."""
         super().on_response_complete()
         if self.cycle.response_complete:  # and no other one is under way
             self.guard.waiting[self] = None
             if self._in_message and not self._in_head:
                 self._owes_rest = self.loop.time()
                 self._num_discarded = 0
-            elif self._owes_head is None:
+            elif self._owes_head == inf:
                 self._owes_head = self.loop.time()
 
     def pause_writing(self) -> None:
@@ -266,13 +249,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Go on, now that the client has read."""
-        self._owes_reading = None
+        self._owes_reading = inf
         if self._is_answering():
             self.guard.waiting.pop(self, None)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Refuse what cannot be read as a request, or is not read to its end."""
+        """Refuse a request that cannot be read, or that is not read to its end."""
         refused = self._refusal or HTTPException(400, "the request must be HTTP/1.1.")
         self.guard.warn(f"refused: {refused.status_code}")
         if self.transport.is_closing():
@@ -288,37 +271,37 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # nobody is to answer any more
             self.cycle.message_event.set()
         self._tell(refused)
-        # A client that still sends would lose the answer if all were closed at once.
+        # A client that is still sending would lose the answer if the connection were closed at once.
         self._is_over = True
         self._num_discarded = 0
-        self._owes_head = self._owes_rest = None
+        self._owes_head = self._owes_rest = inf
         self._owes_closing = self.loop.time()
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
     def look(self, now: float) -> None:
-        """Close the connection if its client has owed something for too long.
+        """Close the connection if its client is late.
 
         Args:
-            now: By the loop's clock.
+            now: The time by the loop's clock.
         """
-        if self._owes_closing is None and self.transport.is_closing():
+        if self._owes_closing == inf and self.transport.is_closing():
             self._owes_closing = now
-        if _is_late(self._owes_closing, now, SECONDS_TO_CLOSE):
+        if now - self._owes_closing > SECONDS_TO_CLOSE:
             self.transport.abort()
-        elif _is_late(self._owes_reading, now, SECONDS_TO_READ):
+        elif now - self._owes_reading > SECONDS_TO_READ:
             self.guard.warn("closed: answers were not read")
             self.transport.abort()
-        elif self._is_answering() or self._owes_closing is not None:
+        elif self._is_answering() or self._owes_closing < inf:
             return
-        elif _is_late(self._owes_head, now, SECONDS_FOR_A_HEAD):
+        elif now - self._owes_head > SECONDS_FOR_A_HEAD:
             if self._in_head:
                 said = f"the headers must be there within {SECONDS_FOR_A_HEAD:g} seconds."
                 self._refuse(408, said)
             else:
                 self.transport.close()
-        elif _is_late(self._owes_rest, now, SECONDS_TO_DISCARD):
+        elif now - self._owes_rest > SECONDS_TO_DISCARD:
             self.transport.close()
 
     def _has_body(self) -> bool:
@@ -331,7 +314,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refused(self, status: int, message: str) -> HTTPException:
-        """Return what to raise where the parser calls, so that it parses no further."""
+        """Return an error to raise in a callback of the parser, so that it parses no further."""
         self._refusal = HTTPException(status, message)
         return self._refusal
 
@@ -345,7 +328,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _take_host_from_address(self) -> None:
-        """Name the host that a whole URL names: a ``Host`` beside it says nothing (RFC 9112, 3.2.2)."""
+        """Take the host from a whole URL, which replaces the ``Host`` header (RFC 9112, 3.2.2)."""
         _, scheme_ends, rest = self.url.partition(b"://")
         if scheme_ends:
             for end in (b"/", b"?", b"#"):
@@ -359,7 +342,3 @@ class GuardedProtocol(HttpToolsProtocol):
         lines = (name + b": " + value + b"\r\n" for name, value in headers)
         head = STATUS_LINE[refused.status_code] + b"".join(lines)
         self.transport.write(head + b"\r\n" + told.body)
-
-
-def _is_late(since: float | None, now: float, most: float) -> bool:
-    return since is not None and now - since > most

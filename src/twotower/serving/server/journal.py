@@ -50,22 +50,20 @@ class _File:
     """An open journal. Another process may delete it, or put another file in its place.
 
     Args:
-        path: Of the file, without links.
-        flags: ``os.O_RDONLY`` or ``os.O_RDWR``, and ``os.O_CREAT`` to make one where there is none.
-        locks: Whether it is locked at once.
+        path: The path of the file, without links.
+        flags: ``os.O_RDONLY`` or ``os.O_RDWR``, and ``os.O_CREAT`` to make a missing file.
+        locks: Whether to lock the file at once.
 
     Raises:
-        JournalError: It cannot be opened, is no journal, or is locked by another process.
+        JournalError: The file cannot be opened, is not a journal, or is locked by another process.
     """
 
     def __init__(self, path: Path, flags: int, *, locks: bool = False) -> None:
         self.path = path
         check_locks()
-        try:
+        place = ". Name a journal in a place that exists and is writable."
+        with self.failing("cannot be opened", place):
             self.descriptor = os.open(path, flags | _OPENS, 0o600)
-        except OSError as error:
-            end = ". Name a journal in a place that exists and is writable."
-            raise self.failed("cannot be opened", error, end) from error
         try:
             self.status = os.fstat(self.descriptor)
             is_file = stat.S_ISREG(self.status.st_mode)
@@ -81,12 +79,20 @@ class _File:
             self.close()
             raise
 
+    @contextmanager
+    def failing(self, what: str, end: str = ".") -> Iterator[None]:
+        """Raise errors of the system as a ``JournalError`` that says what failed."""
+        try:
+            yield
+        except OSError as error:
+            raise self.failed(what, error, end) from error
+
     def failed(self, what: str, error: OSError, end: str = ".") -> JournalError:
-        """Return what the system refused, as a sentence."""
+        """Return the error for an error of the system."""
         return JournalError(f"the journal {str(self.path)!r} {what}: {error.strerror}{end}")
 
     def close(self) -> None:
-        """Close the file, and let go of its lock."""
+        """Close the file, and release its lock."""
         os.close(self.descriptor)
 
     @property
@@ -106,7 +112,7 @@ class _File:
         return "other" if found.st_size else "gone"
 
     def read(self, length: int, at: int) -> bytes:
-        """Return so many bytes; fewer where the file ends."""
+        """Return ``length`` bytes, or fewer at the end of the file."""
         found = []
         while length and (piece := self._read_some(length, at)):
             found.append(piece)
@@ -114,7 +120,7 @@ class _File:
         return b"".join(found)
 
     def _read_some(self, length: int, at: int) -> bytes:
-        """Return bytes; of a sector that the disk cannot read, zeros, which are damage like any other."""
+        """Return bytes. A sector that the disk cannot read is zeros, which count as damage."""
         try:
             return os.pread(self.descriptor, length, at)
         except OSError as error:
@@ -124,7 +130,7 @@ class _File:
         return bytes(sector) if sector == length else self._read_some(sector, at)
 
     def whole_header(self) -> Header | None:
-        """Return the header; None where both copies are damaged."""
+        """Return the header; None if both copies are damaged."""
         if self.form is not FORMAT_3:
             return journal_format.header_of_2(self.read, self.size)
         for _ in range(10):  # a writer may be halfway through either copy
@@ -134,35 +140,31 @@ class _File:
         return None
 
     def header(self) -> Header:
-        """Return the header; where both copies are damaged, one by which the whole file is read."""
+        """Return the header. If both copies are damaged, return one with which the whole file is read."""
         found = self.whole_header()
         return found or Header(journal_format.UNKNOWN, START, max(START, self.size), 0)
 
     def pieces(self, header: Header, at: int, number: int) -> Iterator[Piece]:
-        """Yield the records from a place on, and what is damaged between them."""
+        """Yield the records from a place on, and the damaged parts between them."""
         end = header.end if self.form is FORMAT_3 else self.size
         return journal_format.pieces(self.form, self.read, at, end, number, header.number)
 
     @property
     def is_blank(self) -> bool:
-        """Whether no record was ever written to it."""
+        """Whether the file has never had a record."""
         return self.size <= self.form.start
 
     def write(self, data: bytes, at: int) -> None:
-        """Write, and return when it is on the disk."""
-        try:
+        """Write, and return when the data is on the disk."""
+        with self.failing("could not be written", "; nothing was changed."):
             self._put(data, at)
             os.fsync(self.descriptor)
-        except OSError as error:
-            raise self.failed("could not be written", error, "; nothing was changed.") from error
 
     def write_header(self, header: Header) -> None:
         """Write both copies of the header, one after the other: one of them is whole at any moment."""
-        try:
+        with self.failing("could not be written"):
             for slot in journal_format.SLOTS:
                 self._put(header.to_bytes(), slot)
-        except OSError as error:
-            raise self.failed("could not be written", error) from error
 
     def _put(self, data: bytes, at: int) -> None:
         view = memoryview(data)
@@ -171,7 +173,11 @@ class _File:
             view, at = view[done:], at + done
 
     def lock(self) -> None:
-        """Lock the file, or raise when another process keeps it locked."""
+        """Lock the file.
+
+        Raises:
+            JournalError: Another process keeps it locked.
+        """
         until = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -188,11 +194,11 @@ class _File:
             time.sleep(_LOOKS_EVERY)
 
     def unlock(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def keeps_writers_out(self) -> bool:
-        """Keep writers out until ``unlock``; return False where one is writing at this moment."""
+        """Keep writers out until ``unlock``; return False if one is writing at this moment."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -200,7 +206,7 @@ class _File:
         return True
 
     def report(self, damaged: Piece) -> None:
-        """Log which part is damaged."""
+        """Log a damaged part."""
         held: dict[str, Any] = {"records": damaged.number} if damaged.number else {}
         LOG.error(
             "part of the journal is damaged and was skipped",
@@ -214,17 +220,17 @@ class _File:
 class Journal:
     """A file to which changes are appended, by one process at a time.
 
-    The header says where the records end that are on the disk, so that readers see nothing that a crash
-    could still take back. Behind that end, a writer finds what a crash left: it keeps whole records, and
-    cuts off the rest, which was never acknowledged. Damaged records are skipped, and compaction puts their
-    bytes aside (``JOURNAL.damaged-PLACE``). A journal of version 2 is compacted before it is first written
-    to. A journal that was deleted is written again, from the file that is still open.
+    The header holds the end of the records that are on the disk, so that readers see nothing that a crash
+    could take back. After a crash, a writer keeps the whole records behind that end, and cuts off the rest,
+    which was never acknowledged. Damaged records are skipped, and compaction puts their bytes aside
+    (``JOURNAL.damaged-PLACE``). A journal of version 2 is compacted before the first write to it. A journal
+    that was deleted is written again, from the file that is still open.
 
-    The lock keeps other objects out, not other threads of this one. A link at the path is followed when the
-    journal is opened; later, the path it led to is the journal's.
+    The lock keeps other objects out, but not other threads that use this one. A link at the path is
+    followed when the journal is opened, and not later.
 
     Args:
-        path: Of the file, which is made where there is none.
+        path: The path of the file, which is made if it is missing.
 
     Raises:
         JournalError: The file is not a journal, cannot be opened, or is locked by another process.
@@ -263,10 +269,10 @@ class Journal:
                     self._add(bodies)
 
     def compact(self) -> None:
-        """Replace the journal by one with the last change of each item; all of it, or nothing.
+        """Replace the journal by one with the last change of each item, in one step.
 
         Raises:
-            JournalError: There is no room, say. The journal stays as it is then.
+            JournalError: The disk is full, say. The journal stays as it is then.
         """
         with self._locked():
             self._rewrite()
@@ -287,17 +293,15 @@ class Journal:
             LOG.error("the journal's header is not current", error=str(error))
 
     def _ready(self) -> Header:
-        """Return the header, after which the next record goes at the end of the file."""
+        """Return the header, whose end of the records is then the end of the file."""
         header, size = self._file.whole_header(), self._file.size
         if header is not None and header.end == size:
             return header
-        try:
+        with self._file.failing("could not be mended"):
             return self._mend(header, size)
-        except OSError as error:
-            raise self._file.failed("could not be mended", error) from error
 
     def _mend(self, header: Header | None, size: int) -> Header:
-        """Make the header and the file's end agree. No record is lost, and no damaged one overwritten."""
+        """Make the header and the end of the file agree. No record is lost, even a damaged one."""
         path, is_new = self._file.path, size == 0
         kept, number = (START, 0) if header is None else (min(header.end, size), header.number)
         for piece in journal_format.pieces(self._file.form, self._file.read, kept, size, number):
@@ -307,8 +311,8 @@ class Journal:
             if number and not is_new:
                 what = "header of the journal is damaged" if header is None else "journal was cut"
                 LOG.error(f"the {what}", file=str(path), bytes=size)
-            # The bytes at the end may be of records that were acknowledged: they stay. Readers, whose place
-            # may be behind that end, see another generation and begin again.
+            # The bytes at the end may be acknowledged records, so they stay. Readers, who may be behind that
+            # end, see another generation and begin again.
             kept = max(size, START)
             header = Header(time.time_ns(), START, kept, number)
         os.ftruncate(self._file.descriptor, kept)
@@ -320,14 +324,14 @@ class Journal:
         return header
 
     def _rewrite(self) -> None:
-        """Put a file with the last change of each item in the journal's place."""
+        """Replace the file by one with the last change of each item."""
         file = self._file
         header = self._ready() if file.form is FORMAT_3 else file.header()
         last_of_each, damaged, number = _LastOfEach(), [], 0
         for piece in file.pieces(header, file.form.start, 0):
             if piece.body is None:
                 if piece.at >= header.end:
-                    break  # a crash left it: it was never acknowledged
+                    break  # left by a crash, and never acknowledged
                 damaged.append(piece)
                 continue
             number = piece.number + 1
@@ -340,17 +344,17 @@ class Journal:
         copy = Header(header.generation + 1, end, end, number).to_bytes()
         num_copies = len(journal_format.SLOTS)
         head = copy.ljust(START // num_copies, b"\0") * num_copies
-        try:
-            with writing(file.path) as new:
-                _write_new(new, [head, frames], os.fstat(file.descriptor))
-                if damaged:
-                    self._put_aside(damaged)
-                put(new, file.path)
-        except OSError as error:
-            raise file.failed("could not be compacted", error, "; it stays as it is.") from error
+        with (
+            file.failing("could not be compacted", "; it stays as it is."),
+            writing(file.path) as new,
+        ):
+            _write_new(new, [head, frames], os.fstat(file.descriptor))
+            if damaged:
+                self._put_aside(damaged)
+            put(new, file.path)
 
     def _put_aside(self, damaged: Sequence[Piece]) -> None:
-        """Write damaged bytes, one part after the other, to a file of their own."""
+        """Write the damaged parts, one after the other, to a file of their own."""
         path = self._file.path
         parts = [self._file.read(piece.after - piece.at, piece.at) for piece in damaged]
         for times in count():
@@ -363,11 +367,11 @@ class Journal:
         LOG.error("damaged bytes of the journal were put aside", file=str(aside), bytes=size)
 
     def _take(self) -> bool:
-        """Lock the journal that is at the path now; return whether it has all records of the open one."""
+        """Lock the journal at the path, and return whether it has all records of the open one."""
         has_all = True
         self._file.lock()
         while self._file.place() != "here":
-            # Who opens the path meanwhile waits for the lock of this file, and then sees it replaced.
+            # Others who open the path meanwhile wait for the lock of this file, and then see it replaced.
             fresh = _File(self._file.path, os.O_RDWR | os.O_CREAT, locks=True)
             is_blank = fresh.is_blank and fresh.place() == "here"
             if is_blank and not self._file.is_blank:
@@ -391,14 +395,14 @@ class Journal:
 
 
 class JournalReader:
-    """Reads what any process writes to a journal, without writing or waiting.
+    """Reads the records that any process writes to a journal, without writing or waiting.
 
     Args:
-        path: Of a journal.
-        must_exist: Whether the journal must be there. If not, it is read as soon as it is.
+        path: The path of the journal.
+        must_exist: Whether the journal must exist. If not, it is read as soon as it does.
 
     Raises:
-        JournalError: It cannot be opened, is no journal, or is not there.
+        JournalError: The journal cannot be opened, is not a journal, or is missing.
     """
 
     def __init__(self, path: str | Path, *, must_exist: bool = True) -> None:
@@ -417,20 +421,21 @@ class JournalReader:
             file.close()
 
     def more(self) -> list[dict[str, Any]]:
-        """Return what was written since the last call, by any process, the oldest first.
+        """Return the records since the last call, by any process, the oldest first.
 
-        After a compaction, a reader goes on with what was written since. One that missed a compaction
+        After a compaction, a reader goes on with the records since. A reader that missed a compaction
         begins again, and so does one whose journal lost bytes or was replaced.
 
         Raises:
-            JournalError: The file at the path cannot be read; what was found before is returned first.
+            JournalError: The file at the path cannot be read. Records that were read before are returned
+                first.
         """
         while True:
             if self._file is None:
                 if not self._path.exists():
                     return []
                 self._file = self._open(None)
-            place = self._file.place()  # nothing is written any more to a file that was replaced
+            place = self._file.place()  # nobody writes to a file that was replaced
             header = self._file.header()
             if self._is_other(header):
                 self._begin(self._file, header)
@@ -476,7 +481,7 @@ class JournalReader:
         return found
 
     def _is_other(self, header: Header) -> bool:
-        """Return whether the file lost bytes, or was overwritten, since it was last read."""
+        """Return whether the file lost bytes or was overwritten since the last read."""
         return header.generation != self._generation or header.end < self._end
 
     def _begin(self, file: _File, header: Header, at: int | None = None) -> None:
@@ -486,7 +491,7 @@ class JournalReader:
         self._is_fresh = True
 
     def _open(self, before: Header | None) -> _File:
-        """Return the file that is at the path now."""
+        """Return the file at the path."""
         fresh = _File(self._path, os.O_RDONLY)
         header = fresh.header()
         is_next = before is not None and header.generation == before.generation + 1
@@ -502,7 +507,7 @@ class _LastOfEach:
         self._column = ""
 
     def add(self, record: dict[str, Any] | None) -> bool:
-        """Take in a record; return False where it has not the form of a change."""
+        """Add a record; return False if it does not have the form of a change."""
         match record:
             case {"delete": list(item_ids)}:
                 for item_id in item_ids:
@@ -520,7 +525,7 @@ class _LastOfEach:
         return True
 
     def bodies(self) -> Iterator[bytes]:
-        """Yield the JSON of as few records as have the same effect."""
+        """Yield the JSON of few records with the same effect."""
         gone = [item_id for item_id, line in self._items.items() if line is None]
         if gone:
             yield orjson.dumps({"delete": gone})
@@ -530,7 +535,7 @@ class _LastOfEach:
 
 
 def _decoded(body: bytes) -> dict[str, Any] | None:
-    """Return a record; None where its bytes are none."""
+    """Return a record; None if the bytes are not one."""
     try:
         record = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -539,7 +544,7 @@ def _decoded(body: bytes) -> dict[str, Any] | None:
 
 
 def _write_new(path: Path, parts: Sequence[bytes], like: os.stat_result) -> None:
-    """Write a file that is on the disk when this returns, and as private as another."""
+    """Write a new file with the owner and mode of another, and return when it is on the disk."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)  # if this fails, the file there is not ours to remove
     try:

@@ -1,6 +1,6 @@
-"""The bytes of a journal: its header, its records, and how to find the next record after damage.
+"""The byte format of a journal: the header, the records, and the search for the next record after damage.
 
-Nothing here opens, locks or writes a file. Decision 0025 says why the format is what it is.
+This module opens, locks and writes no file. Decision 0025 gives the reasons for the format.
 """
 
 import struct
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 Read = Callable[[int, int], bytes]
-"""Returns so many bytes from so far into a file; fewer where the file ends."""
+"""Takes a length and a place, and returns the bytes there, or fewer at the end of the file."""
 
 MAGIC = b"twotower jrnl 3\n"
 _MAGIC_2 = b"twotower jrnl 2\n"
@@ -18,9 +18,9 @@ _HEADER_2 = struct.Struct("<16sQQQ")
 _CRC = struct.Struct("<I")
 _SLOT = _HEADER.size + _CRC.size
 SLOTS = (0, 4096)
-"""Where the two copies of the header are: no sector of 4,096 bytes holds both."""
+"""The places of the two copies of the header: no sector of 4,096 bytes holds both."""
 START = 8192
-"""Where the first record is."""
+"""The place of the first record."""
 _MARKER = b"\xff\xfeJ3"  # no text in UTF-8 holds these bytes, so no record's JSON does
 _FRAME = struct.Struct("<4sIQI")  # marker, length and number of the record, CRC-32 of its JSON
 _LEAD = _FRAME.size + _CRC.size
@@ -28,7 +28,7 @@ _FRAME_2 = struct.Struct("<II")  # length and CRC-32
 _LONGEST = 2**30
 _WINDOW = 2**20
 UNKNOWN = 0
-"""Generation of a journal both of whose headers are damaged."""
+"""The generation of a journal if both copies of its header are damaged."""
 
 
 class Header(NamedTuple):
@@ -37,9 +37,9 @@ class Header(NamedTuple):
     Args:
         generation: Grows by one when the journal is compacted. A journal that is new, or that lost bytes,
             gets a number that no other has.
-        compacted: Where the compacted records end, and the records written since begin.
-        end: Where the records end that are on the disk. Readers read no further.
-        number: Number of the next record.
+        compacted: The end of the compacted records, and the start of the records since.
+        end: The end of the records that are on the disk. Readers read no further.
+        number: The number of the next record.
     """
 
     generation: int
@@ -54,13 +54,13 @@ class Header(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of a journal: one record, or bytes in which there is none.
+    """A part of a journal: one record, or damaged bytes.
 
     Args:
-        at: Where it begins.
-        after: Where it ends.
-        body: JSON of the record; None where the bytes are damaged.
-        number: Number of the record; of a damaged part, how many records it held, as far as that is known.
+        at: Where the part begins.
+        after: Where the part ends.
+        body: The JSON of the record; None for damaged bytes.
+        number: The number of the record; for damaged bytes, the number of their records as far as known.
     """
 
     at: int
@@ -73,10 +73,10 @@ class Format(NamedTuple):
     """A version of the format.
 
     Args:
-        start: Where the first record is.
-        frame: Returns the record at a place, where a whole one is there.
+        start: The place of the first record.
+        frame: Returns the record at a place, if there is a whole one.
         pattern: Bytes that each record has.
-        lead: How far into a record they are.
+        lead: The offset of these bytes in a record.
     """
 
     start: int
@@ -86,15 +86,15 @@ class Format(NamedTuple):
 
 
 def frames_of(bodies: Iterable[bytes], at: int, number: int) -> tuple[bytes, int, int]:
-    """Return records as a journal has them, where they end, and the number of the next.
+    """Return the bytes of records, where they end, and the number of the next record.
 
-    Their checksums cover where they are and their numbers, so that bytes of another place or time are no
-    record.
+    The checksums cover the places and numbers of the records, so that bytes of another place or time are
+    not taken for a record.
 
     Args:
-        bodies: JSON of each.
-        at: Where the first will be.
-        number: Of the first.
+        bodies: The JSON of each record.
+        at: The place of the first record.
+        number: The number of the first record.
     """
     frames = []
     for body in bodies:
@@ -105,7 +105,7 @@ def frames_of(bodies: Iterable[bytes], at: int, number: int) -> tuple[bytes, int
 
 
 def header_of(read: Read) -> Header | None:
-    """Return the first whole copy of the header; None where both are damaged."""
+    """Return the first whole copy of the header; None if both are damaged."""
     for slot in SLOTS:
         copy = read(_SLOT, slot)
         if len(copy) == _SLOT and copy.startswith(MAGIC):
@@ -116,7 +116,7 @@ def header_of(read: Read) -> Header | None:
 
 
 def header_of_2(read: Read, size: int) -> Header:
-    """Return the header of a journal of version 2, which has no checksum: what it says is checked."""
+    """Return the header of a journal of version 2, which has no checksum: its numbers are checked."""
     start = read(_HEADER_2.size, 0)
     if len(start) == _HEADER_2.size and start.startswith(_MAGIC_2):
         _, generation, compacted, end = _HEADER_2.unpack(start)
@@ -126,7 +126,7 @@ def header_of_2(read: Read, size: int) -> Header:
 
 
 def format_of(read: Read, size: int) -> Format | None:
-    """Return the format of a file, however damaged; None where it is no journal."""
+    """Return the format of a journal, however damaged; None if the file is not one."""
     start = read(len(MAGIC), 0)
     if start == _MAGIC_2:
         return FORMAT_2
@@ -135,7 +135,7 @@ def format_of(read: Read, size: int) -> Format | None:
     for form in (FORMAT_3, FORMAT_2):
         if next_record(form, read, form.start, size, 0) is not None:
             return form
-    # What is left has no record: a header that is damaged, cut or zeroed.
+    # The file has no record. It may still be a journal whose header is damaged, cut or zeroed.
     alike = sum(a == b for a, b in zip(start, MAGIC, strict=False))
     is_begun = MAGIC.startswith(start.rstrip(b"\0")) and _is_zero(read, len(start), size)
     return FORMAT_3 if alike >= len(MAGIC) - 2 or is_begun else None
@@ -144,15 +144,15 @@ def format_of(read: Read, size: int) -> Format | None:
 def pieces(
     form: Format, read: Read, at: int, end: int, number: int = 0, after_last: int = 0
 ) -> Iterator[Piece]:
-    """Yield the records from one place to another, and what is damaged between them.
+    """Yield the records from one place to another, and the damaged parts between them.
 
     Args:
-        form: Format of the file.
-        read: See ``Read``.
-        at: Where a record begins.
-        end: Where the last one ends.
-        number: Of the first record; a record of a smaller number is none.
-        after_last: Number of the record behind the last, where that is known.
+        form: The format of the file.
+        read: Reads the file.
+        at: The start of a record.
+        end: The end of the last record.
+        number: The number of the first record; bytes with a smaller number are not a record.
+        after_last: The number of the next record after the last one, if known.
     """
     while at < end:
         found = form.frame(read, at, end, number)
@@ -167,7 +167,7 @@ def pieces(
 
 
 def next_record(form: Format, read: Read, at: int, end: int, number: int) -> Piece | None:
-    """Return the first whole record that begins at a place or behind it."""
+    """Return the first whole record that begins at a place or after it."""
     at += form.lead
     while at < end:
         window = read(min(_WINDOW, end - at), at)
@@ -207,7 +207,7 @@ def _frame_2(read: Read, at: int, end: int, number: int) -> Piece | None:
     if not 0 < length <= _LONGEST or after > end or read(1, after - 1) != b"}":
         return None
     body = read(length, at + _FRAME_2.size)
-    # The records of version 2 bear no number.
+    # The records of version 2 have no number.
     return Piece(at, after, body, number) if zlib.crc32(body) == crc else None
 
 
@@ -220,11 +220,4 @@ def _crc_of_head(head: bytes, at: int) -> int:
 
 
 def _is_zero(read: Read, at: int, size: int) -> bool:
-    while at < size:
-        window = read(_WINDOW, at)
-        if not window:
-            return True
-        if window.strip(b"\0"):
-            return False
-        at += len(window)
-    return True
+    return not any(read(_WINDOW, place).strip(b"\0") for place in range(at, size, _WINDOW))

@@ -1,45 +1,44 @@
-"""What a server is told when it starts."""
+"""The settings of a server."""
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from twotower.caller import argument
 from twotower.errors import ConfigError
 
 ANY_HOST = "*"
-"""Among the allowed hosts: a request may name any."""
+"""Among the allowed hosts: any name is allowed."""
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.I)
 
 
 def _option(default: Any, said: str, *, is_secret: bool = False) -> Any:
-    """Return a field that the command line has as an option of this name."""
+    """Return a field that is also an option of the command line, with the same name."""
     return field(default=default, repr=not is_secret, metadata={"help": said})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where a server listens, what it answers from, and how much it takes on.
+    """The settings of a server.
 
     Args:
-        bundle: Folder of the bundle.
-        host: Address to listen on.
-        port: In 0..65535; 0 is any that is free.
-        workers: Processes, at least 1.
-        batch: Queries that are answered at once at most, at least 1.
-        waiting: Requests that may wait for the model in a worker, at least ``batch``; more are refused with
-            429.
-        timeout: Seconds after which a request without its answer is refused with 503, above 0.
-        max_k: Items that an answer may hold at most, at least 1.
-        max_body: Bytes of a request's body at most, at least 1,024.
-        origins: Origins whose pages may ask from a browser.
-        allowed_hosts: Names that the ``Host`` header of a request may hold, beside ``localhost``, ``host``
-            and addresses in digits; ``*`` allows any name.
-        token: What a request must bear to write; None refuses writes.
-        read_token: What a request must bear to read; None lets everyone.
-        journal: File of what is written to the catalogue; None where nothing can be.
-        pointer: File that names the bundle that all workers answer from since it was last exchanged; None
-            where no other worker is told.
+        bundle: The folder of the bundle.
+        host: The address to listen on.
+        port: The port to listen on, in 0..65535; 0 is any free port.
+        workers: The number of processes, at least 1.
+        batch: Most queries in one batch, at least 1.
+        waiting: Requests that may wait for the model in a worker, at least ``batch``. Others are refused
+            with 429.
+        timeout: Seconds after which a request without an answer is refused with 503, above 0.
+        max_k: Most items in an answer, at least 1.
+        max_body: Most bytes in the body of a request, at least 1,024.
+        origins: Origins whose pages may send requests from a browser.
+        allowed_hosts: Names that the ``Host`` header of a request may have, besides ``localhost``, ``host``
+            and IP addresses; ``*`` allows any name.
+        token: The token that a request needs to write; None refuses writes.
+        read_token: The token that a request needs to read; None allows everyone.
+        journal: The file of catalogue changes; None for no changes.
+        pointer: The file that names the bundle of all workers after an exchange; None for one worker.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -63,17 +62,9 @@ class ServerSettings:
     pointer: str | None = None
     journal: str | None = None
 
-    LEAST: ClassVar[dict[str, int]] = {
-        "port": 0,
-        "workers": 1,
-        "batch": 1,
-        "waiting": 1,
-        "max_k": 1,
-        "max_body": 1024,
-    }
-
     def __post_init__(self) -> None:
-        for name, least in self.LEAST.items():
+        bounds = {"port": 0, "workers": 1, "batch": 1, "waiting": 1, "max_k": 1, "max_body": 1024}
+        for name, least in bounds.items():
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"{argument(name)} must be at least {least}, got {value}.")
