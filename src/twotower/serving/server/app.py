@@ -93,18 +93,15 @@ class Direct:
         self.routes = bare_routes(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request. The gate answers its errors."""
         known = self.routes.get((scope.get("method", ""), scope.get("path", "")))
         if known is None or self._app.user_middleware or self._app.dependency_overrides:
             await self._app(scope, receive, send)
             return
         scope["route"], model = known
-        try:
-            check_media_type(scope["headers"])
-            body = body_of(model, (await receive())["body"])
-            response = await scope["route"].endpoint(body=body, service=self._service)
-        except TOLD as error:
-            response = refusal(error, scope["state"]["request_id"])
+        check_media_type(scope["headers"])
+        body = body_of(model, (await receive())["body"])
+        response = await scope["route"].endpoint(body=body, service=self._service)
         await response(scope, receive, send)
 
 

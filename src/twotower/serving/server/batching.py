@@ -176,16 +176,15 @@ class Batcher(Generic[Question, Answer]):
                 questions = [request.questions[place] for request, place in batch]
                 try:
                     work = loop.run_in_executor(self.thread, self._answered, questions)
-                except RuntimeError as error:  # another batcher closed the thread
-                    raise ClosedError from error
+                except RuntimeError:  # another batcher closed the thread
+                    self._is_closed = True
+                    continue
                 answers = await work
                 took = time.perf_counter() - started
                 for (request, _), answer in zip(batch, answers, strict=True):
                     self._note(request, answer)
                 self._seen([started - request.since for request, _ in batch], took)
-        except ClosedError:
-            self._is_closed = True
-        except BaseException as error:  # who waits must not wait for ever
+        except BaseException as error:  # no request may wait for ever
             told = error if isinstance(error, Exception) else ClosedError()
             for request in list(self._open):
                 self._settle(request, told)

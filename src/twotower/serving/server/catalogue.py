@@ -88,7 +88,7 @@ class Catalogue:
     def __init__(self, retriever: Retriever, digest: str, journal: str | Path | None) -> None:
         self._retriever = retriever
         self._digest = digest
-        self._journal = None if journal is None else JournalReader(journal, must_exist=False)
+        self._journal = None if journal is None else JournalReader(journal)
         self._is_read, self._told = False, ""
         self._changed: OrderedDict[str, Changed | Exception] = OrderedDict()
         self._prepared: dict[str, _Put] = {}

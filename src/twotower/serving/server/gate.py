@@ -7,12 +7,13 @@ import time
 import uuid
 from collections.abc import Collection, Mapping
 
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twotower.serving.server.hosts import Hosts
 from twotower.serving.server.options import ServerSettings
-from twotower.serving.server.refusals import refusal
+from twotower.serving.server.refusals import TOLD, refusal
 from twotower.serving.server.telemetry import LOG, Figures
 
 OPEN = ("/", "/docs", "/health", "/ready")
@@ -25,11 +26,12 @@ MOST_BODIES = 64
 """Bodies of the largest size that a process may hold at once."""
 _READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-)
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+"""Headers of an answer, unless it has other values."""
 
 
 class Gate:
@@ -68,24 +70,19 @@ class Gate:
         if method == "HEAD":  # the answer to GET, of which uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["request_id"] = request_id
-        started, status = (
-            time.perf_counter(),
-            499,
-        )  # stays so if the client hangs up before an answer
+        started = time.perf_counter()
+        status = 499  # if the client hangs up before an answer
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                took = f"total;dur={1e3 * (time.perf_counter() - started):.2f}"
-                own = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    (b"server-timing", took.encode()),
-                ]
-                there = {name.lower() for name, _ in own}
-                own += [header for header in HEADERS if header[0] not in there]
-                message = {**message, "headers": own}
+                own = MutableHeaders(raw=list(message["headers"]))
+                own["x-request-id"] = request_id
+                own["server-timing"] = f"total;dur={1e3 * (time.perf_counter() - started):.2f}"
+                for name, value in HEADERS.items():
+                    own.setdefault(name, value)
+                message = {**message, "headers": own.raw}
             await send(message)
 
         body = bytearray()
@@ -95,7 +92,7 @@ class Gate:
                 raise HTTPException(*refused)
             await self._read(headers, receive, body)
             await self._while_there(scope, body, receive, answer)
-        except HTTPException as error:
+        except TOLD as error:
             await refusal(error, request_id)(scope, receive, answer)
         except _HungUpError:
             pass

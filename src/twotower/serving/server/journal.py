@@ -6,6 +6,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -311,8 +312,8 @@ class Journal:
             if number and not is_new:
                 what = "header of the journal is damaged" if header is None else "journal was cut"
                 LOG.error(f"the {what}", file=str(path), bytes=size)
-            # The bytes at the end may be acknowledged records, so they stay. Readers, who may be behind that
-            # end, see another generation and begin again.
+            # The bytes at the end may be acknowledged records, so they stay. Readers, which may be behind
+            # that end, see another generation and begin again.
             kept = max(size, START)
             header = Header(time.time_ns(), START, kept, number)
         os.ftruncate(self._file.descriptor, kept)
@@ -398,20 +399,19 @@ class JournalReader:
     """Reads the records that any process writes to a journal, without writing or waiting.
 
     Args:
-        path: The path of the journal.
-        must_exist: Whether the journal must exist. If not, it is read as soon as it does.
+        path: The path of the journal, which is read as soon as it exists.
 
     Raises:
-        JournalError: The journal cannot be opened, is not a journal, or is missing.
+        JournalError: The file cannot be opened, or is not a journal.
     """
 
-    def __init__(self, path: str | Path, *, must_exist: bool = True) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._path = Path(path).resolve()
         self._file: _File | None = None
         self._found: list[dict[str, Any]] = []
         self._generation = self._read = self._number = self._end = 0
         self._is_fresh = True
-        if must_exist or self._path.exists():
+        if self._path.exists():
             self._file = self._open(None)
 
     def close(self) -> None:
@@ -545,17 +545,16 @@ def _decoded(body: bytes) -> dict[str, Any] | None:
 
 def _write_new(path: Path, parts: Sequence[bytes], like: os.stat_result) -> None:
     """Write a new file with the owner and mode of another, and return when it is on the disk."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)  # if this fails, the file there is not ours to remove
-    try:
-        with open(descriptor, "wb") as opened:  # noqa: PTH123 - of a descriptor
+    private = partial(os.open, mode=0o600)
+    with open(path, "xb", opener=private) as opened:
+        try:
             opened.writelines(parts)
             opened.flush()
             _make_like(opened.fileno(), like)
             os.fsync(opened.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _make_like(descriptor: int, like: os.stat_result) -> None:

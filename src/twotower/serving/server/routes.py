@@ -298,12 +298,11 @@ def _check_queries(service: Service, queries: Sequence[schemas.QueryBody]) -> No
 def _check_distinct(ids: Sequence[Any], column: str) -> None:
     seen: set[str] = set()
     for item_id in ids:
-        key = str(int(item_id) if isinstance(item_id, float) else item_id)
-        if key in seen:
+        if str(item_id) in seen:
             raise HTTPException(
                 409, f"{column} must be distinct within a call, got {item_id!r} twice."
             )
-        seen.add(key)
+        seen.add(str(item_id))
 
 
 def _check_k(service: Service, k: int) -> None:
