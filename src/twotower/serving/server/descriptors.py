@@ -1,9 +1,9 @@
-"""How many connections a process can hold by the descriptors that the system lets it open."""
+"""The number of connections that a process can hold, by the system's limit of descriptors."""
 
 from pathlib import Path
 
 MOST_CONNECTIONS = 1024
-"""Connections of a process at once, however many descriptors it may open."""
+"""Most connections of a process at once, even if it may open more descriptors."""
 _FEWEST = 8
 _ENOUGH = 4 * MOST_CONNECTIONS
 
@@ -14,7 +14,7 @@ except ImportError:  # Windows sets no such limit
 
 
 def raise_limit() -> None:
-    """Let this process and its children open as many descriptors as it can use, where that is allowed."""
+    """Raise the limit for this process and its children as far as it is useful and allowed."""
     if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard)
@@ -23,7 +23,7 @@ def raise_limit() -> None:
 
 
 def most_connections() -> int:
-    """Return how many connections this process may hold: half of the descriptors that are left to it."""
+    """Return how many connections this process may hold: half of its free descriptors."""
     return max(_FEWEST, min(MOST_CONNECTIONS, _spare() // 2))
 
 

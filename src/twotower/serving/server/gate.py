@@ -65,7 +65,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = _name_of(headers)
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         method = scope["method"]
         if method == "HEAD":  # the answer to GET, of which uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
@@ -198,9 +199,3 @@ class Gate:
 
 class _HungUpError(Exception):
     """The client has gone."""
-
-
-def _name_of(headers: dict[bytes, bytes]) -> str:
-    """Return the client's name for its request if it is valid, or else a new one."""
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

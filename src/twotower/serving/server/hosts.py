@@ -1,8 +1,8 @@
-"""Under which names a server answers.
+"""The host names to which a server answers.
 
-A page of any site can let its own name point at this machine (DNS rebinding). A browser then asks this
-server, and lets the page read the answers. It sends that name as ``Host``, so the server refuses names that
-it does not know. An address in digits cannot be rebound: the server accepts each.
+Any site can let its own name point at this machine (DNS rebinding). A browser then lets the pages of that
+site read the answers of this server. It sends the name as ``Host``, so the server refuses unknown names. An
+IP address cannot be rebound, so the server accepts all of them.
 """
 
 import re
@@ -20,7 +20,7 @@ class Hosts:
     """The names that one server answers to.
 
     Args:
-        settings: Of the server: ``allowed_hosts``, and the name in ``host``.
+        settings: The settings of the server: ``allowed_hosts``, and the name in ``host``.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -29,11 +29,7 @@ class Hosts:
         self._refusal_of = lru_cache(256)(self._check)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Return a status and a sentence for a request to another name; None where the name is known.
-
-        Args:
-            scope: Of the request.
-        """
+        """Return a status and a sentence for a request to an unknown name; None if the name is known."""
         given = [value for name, value in scope["headers"] if name == b"host"]
         if len(given) == 1:
             return self._refusal_of(given[0])
@@ -56,7 +52,7 @@ class Hosts:
 
 
 def _is_address(name: str) -> bool:
-    """Return whether a host is an address in digits; IPv6 stands in brackets."""
+    """Return whether a host is an IP address; IPv6 has brackets."""
     try:
         if name.startswith("["):
             IPv6Address(name[1:-1])

@@ -1,4 +1,4 @@
-"""The OpenAPI page of one server: what its settings and its model make of the general schema."""
+"""The OpenAPI page of one server: the general schema, narrowed by its settings and its model."""
 
 from typing import Any, Literal
 
@@ -21,13 +21,13 @@ _SENTENCES = ("summary", "description")
 
 
 def describe(app: FastAPI, service: Service) -> None:
-    """Give an application the page ``/openapi.json``: by its limits, its tokens and the current model.
+    """Add the page ``/openapi.json``, which shows the limits, the tokens and the current model.
 
-    It is written once for each model, in both languages, as that takes as long as many answers.
+    The page is written once for each model, in both languages, since that takes as long as many answers.
 
     Args:
-        app: With all its routes.
-        service: What they share.
+        app: The application with all its routes.
+        service: The object that the routes share.
     """
     made: dict[str, dict[str, bytes]] = {}
 
@@ -50,12 +50,12 @@ def describe(app: FastAPI, service: Service) -> None:
 
 
 def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
-    """Return a schema that refuses, as far as JSON Schema can say it, what this server refuses.
+    """Return a schema that refuses what this server refuses, as far as JSON Schema can express it.
 
     Args:
-        schema: Of the routes; it is changed.
-        settings: Of the server.
-        model: What answers.
+        schema: The schema of the routes, which is changed.
+        settings: The settings of the server.
+        model: The current model.
     """
     _say_whole(schema)
     parts = schema["components"]["schemas"]
@@ -78,7 +78,7 @@ def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
 
 
 def translated(part: Any) -> Any:
-    """Return a part of a schema with its summaries and descriptions in Chinese, where they have any."""
+    """Return a part of a schema with its summaries and descriptions in Chinese, where these are translated."""
     if isinstance(part, dict):
         return {
             name: _said(value)
@@ -90,13 +90,13 @@ def translated(part: Any) -> Any:
 
 
 def _said(text: str) -> str:
-    """Return paragraphs in Chinese; one without a translation stays English."""
+    """Return paragraphs in Chinese. A paragraph without a translation stays English."""
     paragraphs = text.split("\n\n")
     return "\n\n".join(in_chinese(each) or each for each in paragraphs)
 
 
 def _say_whole(part: Any) -> None:
-    """Write the bounds of ids as what they are: FastAPI writes them as floats, which round."""
+    """Restore the bounds of ids, which FastAPI rounds to floats."""
     if isinstance(part, dict):
         if part.get("type") == "integer" and abs(part.get("maximum", 0)) > 2**53:
             part |= {"minimum": -LARGEST_ID - 1, "maximum": LARGEST_ID}
@@ -108,7 +108,7 @@ def _say_whole(part: Any) -> None:
 
 
 def _words(model: Model) -> Schema:
-    """Return which shares of the words a model takes."""
+    """Return the shares of the words that a model takes."""
     auto = {"const": "auto", "type": "string"}
     if not model.description["reads_text"]:
         return {"anyOf": [auto, {"type": "number", "const": 0}]}
@@ -116,7 +116,7 @@ def _words(model: Model) -> Schema:
 
 
 def _narrow_strict(parts: Schema, model: Model) -> None:
-    """Say that ``strict`` goes with known features alone."""
+    """Say that ``strict`` allows only known features."""
     known = {"propertyNames": {"enum": sorted(model.query_columns)}}
     strict = {"properties": {"strict": {"const": True}}, "required": ["strict"]}
     of_one = {"properties": {"features": known}}
@@ -128,7 +128,7 @@ def _narrow_strict(parts: Schema, model: Model) -> None:
 
 
 def _narrow_lines(parts: Schema, model: Model) -> None:
-    """Say under which name lines hold the id of their item, and which ids the catalogue can hold."""
+    """Name the column of item ids in lines and events, and bound the ids that the catalogue can hold."""
     retriever = model.retriever
     column, dtype = retriever.item_column, retriever.contents.items.ids.ids.dtype
     any_id = parts["ExplainBody"]["properties"]["item_id"]["anyOf"]
@@ -150,7 +150,7 @@ def _narrow_lines(parts: Schema, model: Model) -> None:
 
 
 def _give_examples(parts: Schema, model: Model) -> None:
-    """Name ids that exist, so that an example that is tried has an answer."""
+    """Add examples with ids that exist, so that they have an answer."""
     items = model.retriever.item_ids[:1]
     queries = model.retriever.contents.queries.ids.ids[:1].to_list()
     for name, key, example in (
@@ -165,7 +165,7 @@ def _give_examples(parts: Schema, model: Model) -> None:
 
 
 def _tell_tokens(schema: Schema, settings: ServerSettings) -> None:
-    """Say where a token is asked for."""
+    """Mark the routes that need a token."""
     schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, methods in schema["paths"].items():
         for method, route in methods.items():

@@ -1,4 +1,4 @@
-"""Which bundle all workers answer from: a file that whoever exchanges the model writes."""
+"""The pointer: a file that names the bundle that all workers answer from."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from twotower.serving.bundle import MANIFEST
 
 
 def digest_of(path: Path) -> str:
-    """Return what names a bundle: its manifest holds the digest of every file."""
+    """Return the digest of a bundle's manifest, which holds the digest of every file."""
     return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which bundle all workers answer from.
+    """The bundle that all workers answer from.
 
     Args:
         path: Its folder.
@@ -31,17 +31,17 @@ class Pointer:
 
     @classmethod
     def read(cls, file: str | None) -> "Pointer | None":
-        """Return what stands in a file, if there is one."""
+        """Return the pointer in a file; None if there is no file."""
         if file is None or not Path(file).is_file():
             return None
         return cls(**json.loads(Path(file).read_text(encoding="utf-8")))
 
     def write(self, file: str) -> None:
-        """Let the other workers know; whole, or not at all."""
+        """Write the pointer for the other workers, in one step."""
         self._written_beside(file).replace(file)
 
     def write_first(self, file: str) -> None:
-        """Write it unless another worker has been first: all are to answer from the same bundle."""
+        """Write the pointer, unless another worker was first."""
         temporary = self._written_beside(file)
         with suppress(FileExistsError):
             os.link(temporary, file)

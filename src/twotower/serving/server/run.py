@@ -1,7 +1,7 @@
-"""Starts the processes that listen, and what they share.
+"""Starts the processes of a server, and prepares what they share.
 
-This module and those that it imports do without torch, so that the process that only looks after workers
-stays small and is ready at once.
+This module and its imports do without torch, so that the supervisor of the workers stays small and starts
+at once.
 """
 
 import os
@@ -18,14 +18,14 @@ from twotower.serving.server.options import ServerSettings
 
 LIBRARIES = ("uvicorn", "httptools", "fastapi", "orjson", "prometheus_client")
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable with the folder in which the workers count together."""
+"""The environment variable with the folder in which the workers share their figures."""
 
 
 def serve(settings: ServerSettings) -> None:
-    """Listen until told to stop (SIGINT or SIGTERM); requests under way are then finished.
+    """Serve until SIGINT or SIGTERM. The current requests are then finished.
 
     Args:
-        settings: Of the server.
+        settings: The settings of the server.
 
     Raises:
         MissingExtraError: The extra ``serve`` is not installed.
@@ -41,7 +41,7 @@ def serve(settings: ServerSettings) -> None:
         check_locks()
     journal = settings.journal or f"{Path(settings.bundle)}.journal"
     if Path(journal).is_file():
-        JournalReader(journal).close()  # refuses here, once, what no worker could read
+        JournalReader(journal).close()  # an error here is told once, and not by each worker
         if settings.token is not None:
             log_to_stderr()
             _compact(journal)
@@ -66,7 +66,7 @@ def serve(settings: ServerSettings) -> None:
 
 
 def check_libraries() -> None:
-    """Refuse to serve without the libraries that it takes; import none of them.
+    """Check that the libraries of the server are installed, without importing them.
 
     Raises:
         MissingExtraError: The extra ``serve`` is not installed.
@@ -77,14 +77,14 @@ def check_libraries() -> None:
 
 
 def _compact(journal: str) -> None:
-    """Compact a journal. Where that fails, the server starts with the journal as it is."""
+    """Compact a journal. If that fails, the server starts with the journal as it is."""
     from twotower.serving.server.journal import Journal
     from twotower.serving.server.telemetry import LOG
 
     try:
         opened = Journal(journal)
     except JournalError:
-        return  # it can be read; each worker logs why it cannot be written
+        return  # the journal can be read, and each worker logs why it cannot be written
     try:
         opened.compact()
     except JournalError as error:

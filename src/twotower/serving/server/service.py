@@ -1,4 +1,4 @@
-"""What the routes of one process share, and how the processes agree on the model."""
+"""The state that the routes of one process share, and how the processes agree on the model."""
 
 import asyncio
 import gc
@@ -22,20 +22,20 @@ from twotower.serving.server.telemetry import LOG, Figures
 from twotower.vocab import FIRST_ROW
 
 LEAST_TO_SETTLE = 0.25
-"""Seconds that a change may wait for its outcome once it is on the disk, however long it waited before."""
+"""Seconds that a change may wait for its outcome after the write, however long it waited before."""
 LOOKS_EVERY = 0.2
-"""Seconds after which a worker looks again which model all are to answer from."""
+"""Seconds between two looks of a worker at the model that all workers answer from."""
 MOST_DEAD = 2**17
-"""Rows of items that are no more, from which on the bundle is opened anew without them."""
+"""Rows of items that came and went, from which on the bundle is opened again without them."""
 SECONDS_BETWEEN_RENEWALS = 60.0
 Work = Callable[[], Any]
 
 
 class Service:
-    """What the routes of one process share.
+    """The state that the routes of one process share.
 
     Args:
-        settings: Of the server.
+        settings: The settings of the server.
 
     Raises:
         BundleError: The bundle cannot be opened, or is not the one that the other workers answer from.
@@ -46,27 +46,28 @@ class Service:
         self.figures = Figures(several=settings.workers > 1)
         pointer = Pointer.read(settings.pointer)
         path = settings.bundle if pointer is None else pointer.path
-        self.engine = Engine(
-            path, _journal_of(settings), self.figures.ids_seen, writes=settings.token is not None
-        )
+        journal, writes = settings.journal, settings.token is not None
+        if journal is not None and not writes and not Path(journal).is_file():
+            journal = None  # nobody writes it
+        self.engine = Engine(path, journal, self.figures.ids_seen, writes=writes)
         if pointer is not None and self.engine.model.digest != pointer.digest:
             raise BundleError(
                 f"the bundle {path!r} must be the one that the other workers answer from "
                 f"({pointer.digest}), got {self.engine.model.digest}; exchange the model, or start anew."
             )
         self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
-        answers = _thread("twotower-answers")
+        answers = ThreadPoolExecutor(1, "twotower-answers")
         self.batcher: Batcher[Question, Answered] = self._batcher(
             self.engine.answer,
             answers,
             cost=lambda question: cost_of(question, self.engine.model.retriever.share_of_words),
             seen=self._batch_answered,
         )
-        # All changes that came meanwhile wait for the disk at once, in a thread beside the model's.
+        # All changes that came meanwhile wait for the disk at once, in a thread of their own.
         self.writer: Batcher[Change, Written] = self._batcher(
-            self.engine.write, _thread("twotower-journal"), finishes=True
+            self.engine.write, ThreadPoolExecutor(1, "twotower-journal"), finishes=True
         )
-        # What it is asked is on the disk already, so it refuses nothing.
+        # The changes are on the disk already, so none of them is refused.
         self.settler: Batcher[Written, Changed] = self._batcher(
             self.engine.changed, answers, waiting=None, timeout=None
         )
@@ -74,7 +75,7 @@ class Service:
         # Other work with the model, in its own thread: two threads never use a model at once.
         self.asker = self._batcher(_each, answers, most=1)
         # Work that reads tables only, and need not wait for the model.
-        self.lookups = self._batcher(_each, _thread("twotower-lookups"), most=1)
+        self.lookups = self._batcher(_each, ThreadPoolExecutor(1, "twotower-lookups"), most=1)
         self.drawing = Drawing()
         self._sketching: asyncio.Future[None] | None = None
         self._exchanging = asyncio.Lock()
@@ -83,13 +84,13 @@ class Service:
 
     @property
     def num_items(self) -> int:
-        """Items that may be an answer now."""
+        """The number of items that may be in an answer now."""
         return self.engine.model.retriever.contents.num_items
 
     def map(self) -> bytes:
-        """Return the map of the current model's catalogue as JSON, or that it is being drawn.
+        """Return the map of the catalogue as JSON, or a JSON that says that it is being drawn.
 
-        It is drawn when it is first asked for; what is written to the catalogue later is not on it.
+        The first request begins the map. It does not show later changes of the catalogue.
         """
         model = self.engine.model
         drawn = self.drawing.answer_of(model.digest)
@@ -102,7 +103,7 @@ class Service:
         return BEING_DRAWN
 
     async def _sketch(self, retriever: Retriever, digest: str) -> None:
-        """Begin to draw the map from what the model holds between two of its answers."""
+        """Begin to draw the map, from a state of the model between two of its answers."""
         try:
             shown = await self.lookups.ask(lambda: items_on_map(retriever.contents, MOST_ITEMS))
             contents, vectors = await self.asker.ask(
@@ -119,14 +120,14 @@ class Service:
         self.drawing.begin(digest, contents, shown, vectors)
 
     async def caught_up(self) -> Model:
-        """Return the current model, with all changes that any worker has acknowledged by now."""
+        """Return the current model with all changes that any worker has acknowledged by now."""
         model: Model = await self.follower.ask(None)
         return model
 
     async def change(self, change: Change) -> Changed:
         """Make a change to the catalogue; see ``Engine.write``.
 
-        A change may be refused before the journal holds it, and never after.
+        A change may be refused before it is in the journal, and never after.
         """
         started = time.perf_counter()
         written = await self.writer.ask(change)
@@ -144,7 +145,7 @@ class Service:
         Raises:
             BundleError: See ``Engine.exchange``.
         """
-        # Whoever asked may hang up: what was begun is done, and told to the others.
+        # The client may hang up. The exchange still finishes, and the other workers hear of it.
         work = asyncio.ensure_future(self._exchange(path))
         self._works.add(work)
         work.add_done_callback(self._works.discard)
@@ -159,7 +160,7 @@ class Service:
             return model
 
     async def follow(self) -> None:
-        """Exchange the model whenever another worker was told to, and take in what others wrote."""
+        """Exchange the model whenever another worker did, and apply the changes of the others."""
         failed, renews_from = -1, 0.0
         while True:
             await asyncio.sleep(LOOKS_EVERY)
@@ -185,7 +186,7 @@ class Service:
                 LOG.exception("a worker could not follow the others")
 
     def close(self) -> None:
-        """Let go of the threads, after what they are at."""
+        """Shut the threads down, after their current work."""
         self.drawing.close()
         own = (self.writer, self.lookups, self.batcher, self.settler, self.follower, self.asker)
         for batcher in own:
@@ -197,7 +198,7 @@ class Service:
         return [model] * len(asked)
 
     async def _renew(self) -> None:
-        """Open the same bundle anew, without the rows of items that are no more."""
+        """Open the same bundle again, without the rows of items that came and went."""
         async with self._exchanging:
             model, loop = self.engine.model, asyncio.get_running_loop()
             if digest_of(model.path) != model.digest:
@@ -213,7 +214,7 @@ class Service:
         except Exception:
             self.figures.exchanges.labels("no").inc()
             raise
-        self.batcher.thread.submit(old.catalogue.close)  # after what it is still asked
+        self.batcher.thread.submit(old.catalogue.close)  # after its current work
         del old
         self.batcher.thread.submit(_spare_what_stays)
         self.figures.exchanges.labels("yes").inc()
@@ -224,7 +225,7 @@ class Service:
     def _batcher(
         self, answer: Callable[[Sequence[Any]], Any], thread: ThreadPoolExecutor, **own: Any
     ) -> Batcher[Any, Any]:
-        """Return a batcher with the server's limits, where it has none of its own."""
+        """Return a batcher with the server's limits, unless it has its own."""
         told = self.settings
         limits = {"most": told.batch, "waiting": told.waiting, "timeout": told.timeout}
         return Batcher(answer, thread=thread, **(limits | own))
@@ -234,12 +235,8 @@ class Service:
         self.figures.waiting.set(len(self.batcher))
 
 
-def _thread(name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, name)
-
-
 def _spare_what_stays() -> None:
-    """Keep the collector of garbage from looking at the model's objects again and again."""
+    """Keep the garbage collector from visiting the objects of the model again and again."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -247,11 +244,3 @@ def _spare_what_stays() -> None:
 
 def _each(works: Sequence[Work]) -> list[Any]:
     return [work() for work in works]
-
-
-def _journal_of(settings: ServerSettings) -> str | None:
-    """Return the journal, where there is one or something may be written."""
-    if settings.journal is None:
-        return None
-    is_wanted = settings.token is not None or Path(settings.journal).is_file()
-    return settings.journal if is_wanted else None

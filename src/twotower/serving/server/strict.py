@@ -79,7 +79,12 @@ class StrictRoute(APIRoute):
         original = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            _check_parameters(request, [field.alias for field in self.dependant.query_params])
+            # In a route that takes parameters, a misspelt one would have no effect.
+            known = [field.alias for field in self.dependant.query_params]
+            unknown = [name for name in request.query_params if name not in known]
+            if known and unknown:
+                said = f"parameters must be of {', '.join(known)}, got {unknown[0][:80]!r}."
+                raise HTTPException(422, said)
             if self.body_field is not None:
                 check_media_type(request.scope["headers"])
                 json_of(await request.body())
@@ -126,15 +131,3 @@ def check_media_type(headers: Iterable[tuple[bytes, bytes]]) -> None:
     if media_type != "application/json" and not re.fullmatch(r"application/.+\+json", media_type):
         said = repr(given[:80]) if given else "nothing"
         raise HTTPException(415, f"content-type must be application/json, got {said}.")
-
-
-def _check_parameters(request: Request, known: list[str]) -> None:
-    """Refuse unknown parameters of a route that takes some: a misspelt one would have no effect.
-
-    Raises:
-        HTTPException: A parameter is unknown.
-    """
-    unknown = [name for name in request.query_params if name not in known]
-    if known and unknown:
-        said = f"parameters must be of {', '.join(known)}, got {unknown[0][:80]!r}."
-        raise HTTPException(422, said)

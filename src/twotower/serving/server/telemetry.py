@@ -1,4 +1,4 @@
-"""What an operator sees: figures for Prometheus, and a log of requests without anyone's data."""
+"""Figures for Prometheus, and a log of requests without personal data."""
 
 import json
 import logging
@@ -16,10 +16,10 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 
 
 class FieldsLog(logging.LoggerAdapter[logging.Logger]):
-    """A log whose keywords are the fields of a line: ``LOG.info("ready", pid=7)``."""
+    """A log that takes the fields of a line as keywords: ``LOG.info("ready", pid=7)``."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return the message, and what ``logging`` takes beside it."""
+        """Return the message, and the other arguments for ``logging``."""
         exc_info = kwargs.pop("exc_info", None)
         return msg, {"exc_info": exc_info, "extra": {"fields": kwargs}}
 
@@ -28,7 +28,7 @@ LOG = FieldsLog(logging.getLogger("twotower.server"))
 
 
 class Figures:
-    """The figures of one worker process; of all of them together where they share a folder.
+    """The figures of one process, or of all workers together if they share a folder.
 
     Args:
         several: Whether workers share the folder that ``PROMETHEUS_MULTIPROC_DIR`` names.
@@ -72,25 +72,25 @@ class Figures:
         self.exchanges = counter("model_exchanges", "Models that took over, or did not.", ["ok"])
 
     def model_opened(self, num_items: int, index_recall: float) -> None:
-        """Note that a model with so many items, of which search finds a share, answers from now on."""
+        """Note that a new model answers, with the number of its items and the recall of its index."""
         self.items.set(num_items)
         self.recall.set(index_recall)
         self.opened.set(time.time())
 
     def ids_seen(self, known: int, unknown: int) -> None:
-        """Note how many query ids were known, and how many were not."""
+        """Note the numbers of known and unknown query ids."""
         self.ids.labels("yes").inc(known)
         self.ids.labels("no").inc(unknown)
 
     def batch_answered(self, waits: Sequence[float], took: float) -> None:
-        """Note how long the queries of a batch waited and how long it took; see ``Batcher``."""
+        """Note how long each query of a batch waited, and how long the batch took, in seconds."""
         self.batch.observe(len(waits))
         self.stages.labels("model").observe(took)
         for wait in waits:
             self.stages.labels("queue").observe(wait)
 
     def page(self) -> tuple[bytes, str]:
-        """Return what Prometheus reads, and its media type."""
+        """Return the page for Prometheus, and its media type."""
         registry = self._registry
         if self._several:
             registry = prometheus.CollectorRegistry()
@@ -102,7 +102,7 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record; an error comes with its trace."""
+        """Return the line of a record. The line of an error has its trace."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -115,7 +115,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Send the log of this process, and that of the library beneath, to the standard error."""
+    """Send the logs of this process and of uvicorn to the standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name in ("twotower", "uvicorn.error"):
