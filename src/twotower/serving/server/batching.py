@@ -105,9 +105,7 @@ class Batcher(Generic[Question, Answer]):
         self._share = max(1, most // _SHARES)
         # The requests with questions that no thread has seen, the one whose turn is next first.
         self._ring: deque[_Request[Question, Answer]] = deque()
-        # All requests without an answer, the oldest first.
-        self._open: dict[_Request[Question, Answer], None] = {}
-        self._timer: asyncio.TimerHandle | None = None  # one for all requests
+        self._open: set[_Request[Question, Answer]] = set()  # all without an answer
         self._has_arrived = asyncio.Event()
         self._is_running = False
         self._is_closed = False
@@ -141,24 +139,24 @@ class Batcher(Generic[Question, Answer]):
             questions, costs, self._share, loop.create_future()
         )
         self._ring.append(request)
-        self._open[request] = None
-        if self._timer is None and self._timeout is not None:
-            self._timer = loop.call_later(self._timeout, self._refuse_late)
+        self._open.add(request)
+        timer = None
+        if self._timeout is not None:
+            timer = loop.call_later(self._timeout, self._refuse_late, request)
         self._has_arrived.set()
         if not self._is_running:
             self._is_running = True
             loop.create_task(self._run())  # noqa: RUF006 - ends itself, and is kept by its await
         try:
             return await request.future
-        except asyncio.CancelledError:  # the caller hung up
-            self._drop(request)
-            raise
+        finally:
+            self._drop(request)  # the caller may have hung up
+            if timer is not None:
+                timer.cancel()
 
     def close(self) -> None:
         """Shut the thread down after its batch. Requests that still wait get a ``ClosedError``."""
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
         self.thread.shutdown(wait=True)
 
     async def _run(self) -> None:
@@ -262,24 +260,15 @@ class Batcher(Generic[Question, Answer]):
 
     def _drop(self, request: _Request[Question, Answer]) -> None:
         """Forget a request with its questions that no thread has seen."""
-        self._open.pop(request, None)
+        self._open.discard(request)
         if request.next < len(request.questions):
             request.next = len(request.questions)
             self._ring.remove(request)
 
-    def _refuse_late(self) -> None:
-        """Refuse the requests whose time is over, and call this again for the next one."""
-        assert self._timeout is not None
-        self._timer = None
-        now = time.perf_counter()
-        for request in list(self._open):
-            left = request.since + self._timeout - now
-            if left > 0:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(max(left, 0.001), self._refuse_late)
-                return
-            if not (self._finishes and request.next):
-                self._settle(request, WaitedTooLongError())
+    def _refuse_late(self, request: _Request[Question, Answer]) -> None:
+        """Refuse a request whose time is over."""
+        if not self._is_closed and not (self._finishes and request.next):
+            self._settle(request, WaitedTooLongError())
 
     def _answered(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
         try:

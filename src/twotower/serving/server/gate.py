@@ -123,14 +123,9 @@ class Gate:
         """Let the application answer, and cancel its work if the client hangs up before."""
         task = asyncio.current_task()
         assert task is not None
-        is_given = has_gone = False
-
-        async def given() -> Message:
-            nonlocal is_given
-            if is_given:
-                await asyncio.Event().wait()  # until the task is cancelled
-            is_given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+        given: asyncio.Queue[Message] = asyncio.Queue()  # a second message never comes
+        given.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        has_gone = False
 
         async def watch() -> None:
             nonlocal has_gone
@@ -141,7 +136,7 @@ class Gate:
 
         watcher = asyncio.ensure_future(watch())
         try:
-            await self._app(scope, given, answer)
+            await self._app(scope, given.get, answer)
         except asyncio.CancelledError:
             if not has_gone:
                 raise

@@ -78,7 +78,7 @@ def narrowed(schema: Schema, settings: ServerSettings, model: Model) -> Schema:
 
 
 def translated(part: Any) -> Any:
-    """Return a part of a schema with its summaries and descriptions in Chinese, where these are translated."""
+    """Return a part of a schema with its summaries and descriptions in Chinese, where there are any."""
     if isinstance(part, dict):
         return {
             name: _said(value)
