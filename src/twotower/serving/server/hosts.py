@@ -6,7 +6,6 @@ IP address cannot be rebound, so the server accepts all of them.
 """
 
 import re
-from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from starlette.types import Scope
@@ -26,13 +25,12 @@ class Hosts:
     def __init__(self, settings: ServerSettings) -> None:
         names = ("localhost", settings.host, *settings.allowed_hosts)
         self._names = {name.lower().removesuffix(".") for name in names}
-        self._refusal_of = lru_cache(256)(self._check)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return a status and a sentence for a request to an unknown name; None if the name is known."""
         given = [value for name, value in scope["headers"] if name == b"host"]
         if len(given) == 1:
-            return self._refusal_of(given[0])
+            return self._check(given[0])
         if not given and scope.get("http_version") == "1.0":  # it knew no such header
             return None
         return 400, f"the request must have one Host header, got {len(given) or 'none'}."

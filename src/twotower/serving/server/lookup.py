@@ -192,7 +192,5 @@ def latest_of(retriever: Retriever, query_id: int | str, limit: int) -> list[dic
     """Return the lines of a query's latest items, the last one first, also of deleted items."""
     latest = retriever.history(query_id)[::-1][:limit]
     contents = retriever.contents
-    rows = contents.items.ids.rows_of(latest)
-    lines = contents.items.frame[rows.astype(np.int64) - FIRST_ROW]
-    assert isinstance(lines, pl.DataFrame)
-    return lines.to_dicts()
+    places = contents.items.ids.rows_of(latest).astype(np.int64) - FIRST_ROW
+    return contents.items.frame[places].to_dicts()

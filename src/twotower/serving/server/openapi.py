@@ -44,8 +44,8 @@ def describe(app: FastAPI, service: Service) -> None:
                 separate_input_output_schemas=False,
             )
             english = narrowed(general, service.settings, model)
-            both = {"en": english, "zh": translated(english)}
-            made[model.digest] = {each: orjson.dumps(said) for each, said in both.items()}
+            chinese = orjson.dumps(translated(english))
+            made[model.digest] = {"en": orjson.dumps(english), "zh": chinese}
         return Response(made[model.digest][lang], media_type="application/json")
 
 
@@ -110,9 +110,8 @@ def _say_whole(part: Any) -> None:
 def _words(model: Model) -> Schema:
     """Return the shares of the words that a model takes."""
     auto = {"const": "auto", "type": "string"}
-    if not model.description["reads_text"]:
-        return {"anyOf": [auto, {"type": "number", "const": 0}]}
-    return {"anyOf": [auto, {"type": "number", "minimum": 0, "maximum": 1}]}
+    bounds = {"minimum": 0, "maximum": 1} if model.description["reads_text"] else {"const": 0}
+    return {"anyOf": [auto, {"type": "number", **bounds}]}
 
 
 def _narrow_strict(parts: Schema, model: Model) -> None:
