@@ -438,7 +438,7 @@ class JournalReader:
             place = self._file.place()  # nobody writes to a file that was replaced
             header = self._file.header()
             if self._is_other(header):
-                self._begin(self._file, header)
+                self._begin(header, self._file.form.start)
             self._found += self._records(self._file, header)
             if place != "other":
                 break
@@ -484,18 +484,18 @@ class JournalReader:
         """Return whether the file lost bytes or was overwritten since the last read."""
         return header.generation != self._generation or header.end < self._end
 
-    def _begin(self, file: _File, header: Header, at: int | None = None) -> None:
+    def _begin(self, header: Header, at: int) -> None:
+        """Read from a place on, which is the start of a record."""
         self._generation = header.generation
-        self._read = file.form.start if at is None else at
-        self._number, self._end = 0, self._read
-        self._is_fresh = True
+        self._read = self._end = at
+        self._number, self._is_fresh = 0, True
 
     def _open(self, before: Header | None) -> _File:
         """Return the file at the path."""
         fresh = _File(self._path, os.O_RDONLY)
         header = fresh.header()
         is_next = before is not None and header.generation == before.generation + 1
-        self._begin(fresh, header, header.compacted if is_next else None)
+        self._begin(header, header.compacted if is_next else fresh.form.start)
         return fresh
 
 
