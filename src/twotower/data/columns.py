@@ -6,7 +6,7 @@ its reason, so that all of them can be shown as one table.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -15,9 +15,9 @@ from re import sub
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s
 from twotower.caller import argument, passing
 from twotower.data.refusal import refuse_first
 from twotower.data.times import times_in_seconds
@@ -220,46 +220,37 @@ def label_kind(series: pl.Series) -> LabelKind:
     return "label" if len(values) and ((values == 0) | (values == 1)).all() else "rating"
 
 
-def checked_labels(series: pl.Series) -> npt.NDArray[np.float32]:
+def checked_labels(series: pl.Series) -> Float32s:
     """Return 0/1 labels: ``(n,)`` float32.
 
     Raises:
         DataError: A value is null, NaN, infinite, or neither 0 nor 1.
     """
-    what = f"the label column {series.name!r}"
     rule, remedy = "hold only 0 and 1", "correct or remove that row"
-    values = _finite(series, what, rule, remedy)
-    refuse_first(series, (values != 0) & (values != 1), what, rule, remedy)
-    return values
+    return _checked(series, "label", rule, remedy, lambda values: (values == 0) | (values == 1))
 
 
-def checked_ratings(series: pl.Series) -> npt.NDArray[np.float32]:
+def checked_ratings(series: pl.Series) -> Float32s:
     """Return ratings: ``(n,)`` float32, finite.
 
     Raises:
         DataError: A value is null, NaN, infinite or no number.
     """
-    what = f"the rating column {series.name!r}"
-    return _finite(series, what, "hold a finite number", "correct or remove that row")
+    return _checked(series, "rating", "hold a finite number", "correct or remove that row")
 
 
-def checked_weights(series: pl.Series) -> npt.NDArray[np.float32]:
+def checked_weights(series: pl.Series) -> Float32s:
     """Return weights: ``(n,)`` float32, finite and above 0.
 
     Raises:
         DataError: A value is null, NaN, infinite, no number, zero or negative.
     """
-    what = f"the weight column {series.name!r}"
-    rule = "hold a finite number above 0"
     remedy = f"correct or remove that row, or pass another {passing(weight_column='NAME')}"
-    values = _finite(series, what, rule, remedy)
-    refuse_first(series, values <= 0, what, rule, remedy)
-    return values
+    rule = "hold a finite number above 0"
+    return _checked(series, "weight", rule, remedy, lambda values: values > 0)
 
 
-def checked_ids(
-    series: pl.Series, *, role: Role, drop_null: bool
-) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
+def checked_ids(series: pl.Series, *, role: Role, drop_null: bool) -> tuple[pl.Series, Bools]:
     """Return the ids as integers or strings, and which rows to keep.
 
     Null, NaN, an empty string and one of white space only are null ids. Floats that are whole
@@ -296,12 +287,19 @@ def checked_ids(
     return ids, ~missing
 
 
-def _finite(series: pl.Series, what: str, rule: str, remedy: str) -> npt.NDArray[np.float32]:
-    if series.dtype == pl.String or series.dtype == pl.Boolean or series.dtype.is_numeric():
+def _checked(
+    series: pl.Series,
+    name: str,
+    rule: str,
+    remedy: str,
+    allows: Callable[[Float32s], Bools] = np.isfinite,
+) -> Float32s:
+    """Return a column as finite numbers, all of them allowed: ``(n,)`` float32."""
+    values = np.full(len(series), np.nan, np.float32)
+    if series.dtype in (pl.String, pl.Boolean) or series.dtype.is_numeric():
         values = series.cast(pl.Float32, strict=False).fill_null(np.nan).to_numpy()
-    else:
-        values = np.full(len(series), np.nan, np.float32)
-    refuse_first(series, ~np.isfinite(values), what, rule, remedy)
+    is_bad = ~(np.isfinite(values) & allows(values))
+    refuse_first(series, is_bad, f"the {name} column {series.name!r}", rule, remedy)
     return values
 
 
@@ -335,14 +333,13 @@ def _check_given(frame: pl.DataFrame, given: Mapping[Role, str], what: str) -> N
                 f"{argument(f'{role}_column')} must name a column of {what}, got {column!r}; "
                 f"{_nearest(column, frame.columns)}"
             )
-    by_column: dict[str, Role] = {}
     for role, column in given.items():
-        if column in by_column:
+        first = next(other for other in given if given[other] == column)
+        if first != role:
             raise DataError(
                 f"each role must have a column of its own, got {column!r} for both "
-                f"{by_column[column]} and {role}; state another for one of them."
+                f"{first} and {role}; state another for one of them."
             )
-        by_column[column] = role
 
 
 def _nearest(name: str, columns: Sequence[str]) -> str:
@@ -373,9 +370,7 @@ def _stated(frame: pl.DataFrame, role: Role, column: str) -> Decision:
     return Decision(role, column, "stated")
 
 
-def targets_among(
-    kinds: pl.Series, wanted: Sequence[str], *, every: bool = True
-) -> npt.NDArray[np.bool_]:
+def targets_among(kinds: pl.Series, wanted: Sequence[str], *, every: bool = True) -> Bools:
     """Return which events are of a kind that is asked for: ``(E,)``.
 
     Args:

@@ -19,29 +19,10 @@ Pooling = Literal["mean", "cls", "max", "lasttoken"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 """Ways to make one vector of a text's that can be trained here, as sentence-transformers calls them."""
 MODEL_TYPES = (
-    "albert",
-    "bert",
-    "camembert",
-    "deberta",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "ernie",
-    "eurobert",
-    "gte",
-    "llama",
-    "mistral",
-    "modernbert",
-    "mpnet",
-    "nomic_bert",
-    "qwen2",
-    "qwen3",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert",
+    "gte", "llama", "mistral", "modernbert", "mpnet", "nomic_bert", "qwen2", "qwen3", "rembert", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
 """Transformers that a bundle may ask for, as transformers calls them: they read text, and are whole in
 themselves. Others may fetch a further model that their settings name."""
 FILES = ("transformer.json", "tokenizer.json", "reading.json")
@@ -94,7 +75,7 @@ class Architecture:
                 normalisation.
             MissingExtraError: ``sentence-transformers`` is not installed.
         """
-        model: Any = load_encoder(encoder)
+        model = load_encoder(encoder)
         names = [type(module).__name__ for module in model]
         if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
             raise not_tunable(encoder, f"the parts {', '.join(names)}")

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s, Rows
 from twotower.errors import ArgumentError
 from twotower.features.schema import Feature
-from twotower.vocab import Vocabulary
+from twotower.vocab import UNKNOWN_ROW, Vocabulary
 
 Numbers = dict[str, npt.NDArray[np.floating[Any]]]
-FeatureArrays = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
+FeatureArrays = dict[str, Rows | Float32s]
 
 
 class Transform(ABC):
@@ -36,7 +37,7 @@ class Transform(ABC):
         """Return the transform fitted on training rows."""
 
     @abstractmethod
-    def apply(self, values: pl.Series) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
+    def apply(self, values: pl.Series) -> Rows | Float32s:
         """Return what the encoder reads: one line a value."""
 
     @property
@@ -44,11 +45,14 @@ class Transform(ABC):
         """Number of columns of a float output; 0 where the output is rows of a vocabulary."""
         return 0
 
-    @abstractmethod
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return in which lines of its output there was a value to read: ``(n,)`` bool."""
+    def is_known(self, values: Rows | Float32s) -> Bools:
+        """Return which lines of its output hold a value: ``(n,)`` bool.
+
+        These are the lines with a row of the vocabulary, or with a number other than 0.
+        """
+        is_row = np.issubdtype(values.dtype, np.integer)
+        known: Bools = values > UNKNOWN_ROW if is_row else values != 0
+        return known if known.ndim == 1 else known.any(axis=1)
 
     def check(self) -> None:
         """Refuse a vocabulary or constants that ``fit`` never makes: those of a bundle may be anything.
@@ -62,17 +66,15 @@ class Transform(ABC):
         self,
         *,
         has_vocabulary: bool = False,
-        least: Mapping[str, float] | None = None,
-        most: Mapping[str, float] | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
         **shapes: tuple[int, ...],
     ) -> None:
         """Refuse other parts than these.
 
         Args:
             has_vocabulary: Whether there must be a vocabulary.
-            least: By name the smallest number that a constant may hold.
-            most: The largest.
-            shapes: By name the shape of each constant.
+            bounds: Name of a constant -> the smallest and the largest number that it may hold.
+            shapes: Name of each constant -> its shape.
         """
         name = self.feature.name
         if (self.vocabulary is not None) != has_vocabulary:
@@ -85,7 +87,7 @@ class Transform(ABC):
             is_float = np.issubdtype(array.dtype, np.floating)
             if not is_float or not np.isfinite(array).all():
                 raise ArgumentError(f"{key} of the column {name!r} must hold finite numbers")
-            low, high = (least or {}).get(key, -np.inf), (most or {}).get(key, np.inf)
+            low, high = (bounds or {}).get(key, (-np.inf, np.inf))
             if array.size and not low <= array.min() <= array.max() <= high:
                 raise ArgumentError(f"{key} of the column {name!r} must be in {low:g}..{high:g}")
 

@@ -4,6 +4,8 @@ import re
 
 import polars as pl
 
+from twotower.features.raw_values import share_of
+
 _CODE_WORDS = """
     id ids code codes zip zipcode postcode postal postalcode plz phone telephone tel mobile fax ean
     ean8 ean13 isbn isbn10 isbn13 issn gtin gtin13 gtin14 upc asin sku skus mpn barcode key uuid
@@ -33,17 +35,7 @@ _CHINESE_MEASURES = (
     "价", "金额", "数量", "销量", "库存", "重量", "年份", "评分", "次数", "长度", "面积", "时长", "人数",
     "点赞", "收藏", "播放", "浏览", "费", "时间", "日期",
 )  # fmt: skip
-_MEASURE_ENDINGS = (
-    "preis",
-    "betrag",
-    "anzahl",
-    "menge",
-    "gewicht",
-    "jahr",
-    "bestand",
-    "price",
-    "count",
-)
+_MEASURE_ENDINGS = "preis betrag anzahl menge gewicht jahr bestand price count"
 _CODE_ENDINGS = ("nummer", "code", "nr")
 _FEWEST = 5
 """Codes with a check digit must be so many: one of ten numbers has a right one by chance."""
@@ -85,7 +77,9 @@ def is_named_measure(name: str) -> bool:
     )
     if is_word or any(part in name for part in _CHINESE_MEASURES):
         return True
-    return last.endswith(_MEASURE_ENDINGS) or (first in _MEASURES and not is_named_code(name))
+    return last.endswith(tuple(_MEASURE_ENDINGS.split())) or (
+        first in _MEASURES and not is_named_code(name)
+    )
 
 
 def is_named_code(name: str) -> bool:
@@ -121,22 +115,18 @@ def codes_in(known: pl.Series) -> str:
     """
     texts = known.cast(pl.String).str.strip_chars().unique()
     if known.dtype == pl.String:
-        if any(_most(texts.str.contains(pattern)) for pattern in _POSTCODES):
+        if any(share_of(texts.str.contains(pattern)) >= _SHARE for pattern in _POSTCODES):
             return "postcodes"
         is_phone = texts.str.contains(_PHONE) & texts.str.contains("[^0-9]")
-        if _most(is_phone & (texts.str.count_matches("[0-9]") >= 7)):
+        if share_of(is_phone & (texts.str.count_matches("[0-9]") >= 7)) >= _SHARE:
             return "phone numbers"
     bare = texts.str.replace_all("[ -]", "").str.to_uppercase()
-    if len(bare) >= _FEWEST and _most(bare.str.contains(r"^[0-9]{8,14}$|^[0-9]{9}X$")):
-        sample = bare.gather_every(max(1, len(bare) // 1_000))
-        if _most(pl.Series([_has_check_digit(code) for code in sample.to_list()])):
+    is_like = bare.str.contains(r"^[0-9]{8,14}$|^[0-9]{9}X$")
+    if len(bare) >= _FEWEST and share_of(is_like) >= _SHARE:
+        sample = bare.gather_every(max(1, len(bare) // 1_000)).to_list()
+        if share_of(pl.Series(map(_has_check_digit, sample))) >= _SHARE:
             return "EAN or ISBN"
     return ""
-
-
-def _most(fits: pl.Series) -> bool:
-    share = fits.mean()
-    return isinstance(share, float) and share >= _SHARE
 
 
 def _has_check_digit(code: str) -> bool:

@@ -75,23 +75,18 @@ def moments_of(strings: pl.Series, order: Order = "") -> pl.Series:
     is_like = texts.str.contains(_SHAPE) & texts.str.contains(r"[0-9]{4}")
     is_like &= ~texts.str.contains(r"^[0-9]+$")
     places = np.flatnonzero(is_like.fill_null(value=False).to_numpy())
+    moments = pl.Series(strings.name, [None] * len(strings), dtype=_MOMENT)
     if not len(places):  # as in most columns of text, which need not be held against every format
-        return pl.Series(strings.name, [None] * len(strings), dtype=_MOMENT)
-    microseconds = np.zeros(len(strings), np.int64)
-    is_known = np.zeros(len(strings), np.bool_)
+        return moments
     left = texts.gather(places)
     for pattern in _likeliest_first(left, (*_SURE, *_OF_ORDER.get(order, ()))):
+        found = parsed(left, pattern)
+        fits = found.is_not_null()
+        moments.scatter(places[fits.to_numpy()], found.filter(fits))
+        places, left = places[~fits.to_numpy()], left.filter(~fits)
         if not len(left):
             break
-        moments = parsed(left, pattern)
-        fits = moments.is_not_null()
-        found = places[fits.to_numpy()]
-        microseconds[found] = moments.filter(fits).dt.epoch("us").to_numpy()
-        is_known[found] = True
-        places, left = places[~fits.to_numpy()], left.filter(~fits)
-    frame = pl.DataFrame({"moment": microseconds, "known": is_known})
-    moment = pl.col("moment").cast(_MOMENT)
-    return frame.select(pl.when("known").then(moment)).to_series().rename(strings.name)
+    return moments
 
 
 def _likeliest_first(texts: pl.Series, patterns: tuple[str, ...]) -> list[str]:

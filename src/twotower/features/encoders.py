@@ -62,9 +62,7 @@ class CategoryEncoder(nn.Module):
         super().__init__()
         self.id_dropout = id_dropout
         self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)
-        nn.init.normal_(self.table.weight, std=INIT_STD)
-        with torch.no_grad():
-            self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+        _start(self.table)
 
     @classmethod
     def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "CategoryEncoder":
@@ -83,6 +81,13 @@ class CategoryEncoder(nn.Module):
         return cast("Tensor", self.table(rows))
 
 
+@torch.no_grad()
+def _start(table: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Draw the rows of a table; the two reserved ones are zero."""
+    nn.init.normal_(table.weight, std=INIT_STD)
+    table.weight[: UNKNOWN_ROW + 1] = 0.0
+
+
 class TagsEncoder(nn.Module):
     """The mean embedding of an entity's tags; the zero vector where it has none.
 
@@ -94,9 +99,7 @@ class TagsEncoder(nn.Module):
     def __init__(self, num_rows: int, dim: int) -> None:
         super().__init__()
         self.table = nn.EmbeddingBag(num_rows, dim, mode="mean", padding_idx=PADDING_ROW)
-        nn.init.normal_(self.table.weight, std=INIT_STD)
-        with torch.no_grad():
-            self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+        _start(self.table)
 
     @classmethod
     def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "TagsEncoder":  # noqa: ARG003
@@ -128,9 +131,7 @@ class TextEncoder(nn.Module):
         self.table = nn.EmbeddingBag(
             len(weights), dim, mode="sum", padding_idx=PADDING_ROW, sparse=sparse
         )
-        nn.init.normal_(self.table.weight, std=INIT_STD)
-        with torch.no_grad():
-            self.table.weight[: UNKNOWN_ROW + 1] = 0.0
+        _start(self.table)
 
     @classmethod
     def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "TextEncoder":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from twotower.registry import Registry
@@ -52,44 +53,32 @@ class FeatureKindSpec:
         return self.meaning == "text"
 
 
-def _of_tokens(name: str, label: str, label_zh: str, words: int, letters: int) -> FeatureKindSpec:
-    return FeatureKindSpec(
-        name,
-        label,
-        label_zh,
-        "text",
-        "twotower.features.text:TextTransform",
-        f"{_ENCODERS}:TextEncoder.of",
-        has_tokens=True,
-        tokens=(words, letters),
-        fits_own_towers=False,
-    )
-
-
 _HERE = "twotower.features.transforms"
 _ENCODERS = "twotower.features.encoders"
+_EMBEDDING = f"{_ENCODERS}:CategoryEncoder.of"
+_token_kind = partial(
+    FeatureKindSpec,
+    meaning="text",
+    transform="twotower.features.text:TextTransform",
+    encoder=f"{_ENCODERS}:TextEncoder.of",
+    has_tokens=True,
+    fits_own_towers=False,
+)
 FEATURE_KINDS = Registry(
     "kind of feature",
     (
         FeatureKindSpec(
-            "id",
-            "id",
-            "编号",
-            "id",
-            f"{_HERE}:IdTransform",
-            f"{_ENCODERS}:CategoryEncoder.of",
-            of_events=False,
+            "id", "id", "编号", "id", f"{_HERE}:IdTransform", _EMBEDDING, of_events=False
         ),
-        FeatureKindSpec(
-            "id+text", "id and text", "编号与文本", "id", None, of_events=False
-        ),  # is read as two features
+        # The features of a side hold it as two: the id, and its text.
+        FeatureKindSpec("id+text", "id and text", "编号与文本", "id", None, of_events=False),
         FeatureKindSpec(
             "categorical",
             "category",
             "类别",
             "categorical",
             f"{_HERE}:CategoryTransform",
-            f"{_ENCODERS}:CategoryEncoder.of",
+            _EMBEDDING,
         ),
         FeatureKindSpec(
             "tags", "tags", "标签", "tags", f"{_HERE}:TagsTransform", f"{_ENCODERS}:TagsEncoder.of"
@@ -97,9 +86,9 @@ FEATURE_KINDS = Registry(
         FeatureKindSpec("number", "number", "数值", "number", f"{_HERE}:NumberTransform"),
         FeatureKindSpec("time", "time", "时间", "time", f"{_HERE}:TimeTransform"),
         FeatureKindSpec("vector", "vector", "向量", "vector", f"{_HERE}:VectorTransform"),
-        _of_tokens("text", "text", "文本", 2, 1),
-        _of_tokens("words", "words", "词", 2, 0),
-        _of_tokens("trigrams", "trigrams", "三字母组", 0, 1),
+        _token_kind("text", "text", "文本", tokens=(2, 1)),
+        _token_kind("words", "words", "词", tokens=(2, 0)),
+        _token_kind("trigrams", "trigrams", "三字母组", tokens=(0, 1)),
         FeatureKindSpec(
             "windows",
             "windows of words",

@@ -7,8 +7,9 @@ row that is served alone is read as it was in training. A value that has its typ
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from twotower.features.cell_lists import number_lists_of_cells, text_lists_of_ce
 from twotower.features.codes import is_named_code
 from twotower.features.dates import Order, are_plain_dates, moments_of
 from twotower.features.feature_kinds import FEATURE_KINDS, Meaning
-from twotower.features.raw_values import seconds_of
+from twotower.features.raw_values import seconds_of, share_of
 
 READABLE_SHARE = 0.95
 """From this share of readable cells on, a column has a form."""
@@ -50,53 +51,26 @@ class _Cells:
 
     def are_enough(self, fits: pl.Series) -> bool:
         """Return whether so many of these booleans are true as a form needs."""
-        share = fits.mean()
-        return isinstance(share, float) and share >= (1e-9 if self.is_stated else READABLE_SHARE)
+        return share_of(fits) >= (1e-9 if self.is_stated else READABLE_SHARE)
 
 
 # --- numbers ---
 
-_SPELLINGS: dict[str, tuple[str, ...]] = {
-    "EUR": ("€", "Euro", "euro"),
-    "USD": ("US$", "$"),
-    "GBP": ("£",),
-    "CNY": ("¥", "￥", "RMB", "元", "人民币"),
-    "JPY": ("円",),
-    "INR": ("₹", "Rs.", "Rs"),
-    "RUB": ("₽", "руб.", "руб"),
-    "KRW": ("₩", "원"),
-    "TRY": ("₺", "TL"),
-    "PLN": ("zł",),
-    "CHF": ("SFr.", "Fr."),
-    "CZK": ("Kč",),
-    "HUF": ("Ft",),
-    "BRL": ("R$",),
-    "CAD": ("CA$", "C$"),
-    "AUD": ("AU$", "A$"),
-    "NZD": ("NZ$",),
-    "HKD": ("HK$",),
-    "TWD": ("NT$",),
-    "SGD": ("S$",),
-    "ILS": ("₪",),
-    "THB": ("฿",),
-    "VND": ("₫",),
-    "UAH": ("₴",),
-    "PHP": ("₱",),
-    "NGN": ("₦",),
-    "KZT": ("₸",),
-    "kr": (),
-    **dict.fromkeys(("SEK", "NOK", "DKK", "MXN", "ZAR", "AED", "SAR", "IDR", "MYR"), ()),
-}
-"""Currency -> how it is written beside its code. Which krone ``kr`` is, no cell says."""
+_CURRENCIES = """
+    EUR € Euro euro, USD US$ $, GBP £, CNY ¥ ￥ RMB 元 人民币, JPY 円, INR ₹ Rs. Rs, RUB ₽ руб. руб,
+    KRW ₩ 원, TRY ₺ TL, PLN zł, CHF SFr. Fr., CZK Kč, HUF Ft, BRL R$, CAD CA$ C$, AUD AU$ A$, NZD NZ$,
+    HKD HK$, TWD NT$, SGD S$, ILS ₪, THB ฿, VND ₫, UAH ₴, PHP ₱, NGN ₦, KZT ₸, kr, SEK, NOK, DKK, MXN,
+    ZAR, AED, SAR, IDR, MYR
+"""
+"""Each currency's code, and how it is written beside that. No cell says which krone ``kr`` is."""
 _PERCENT = "percent"
-_UNITS: dict[str, tuple[str, ...]] = {
-    _PERCENT: ("%", "％"),
-    **{code: (*signs, code, code.lower()) for code, signs in _SPELLINGS.items()},
-}
+_UNITS: dict[str, tuple[str, ...]] = {_PERCENT: ("%", "％")}
+for _code, *_signs in map(str.split, _CURRENCIES.split(",")):
+    _UNITS[_code] = (*_signs, _code, _code.lower())
 _UNIT_OF = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings}
 
 
-def _any_of(spellings: Sequence[str]) -> str:
+def _any_of(spellings: Iterable[str]) -> str:
     longest_first = sorted(set(spellings), key=len, reverse=True)
     return "|".join(re.escape(spelling) for spelling in longest_first)
 
@@ -110,8 +84,7 @@ def _grammar(group: str, mark: str, more: str = "") -> str:
 _INDIAN = r"|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
 _POINT, _COMMA = _grammar(",", r"\.", _INDIAN), _grammar(r"\.", ",")
 _POWER = r"^[+-]?[0-9]+(?:\.[0-9]+)?[eE][+-]?[0-9]{1,3}$"
-_ANY_UNIT = _any_of(tuple(_UNIT_OF))
-_MARKS = ("point", "comma")
+_ANY_UNIT = _any_of(_UNIT_OF)
 
 
 def _cleaned(strings: pl.Series) -> pl.Series:
@@ -134,33 +107,25 @@ def _without_unit(cleaned: pl.Series, spellings: str) -> pl.Series:
 
 def _floats(bare: pl.Series, mark: str) -> pl.Series:
     """Return bare numbers as floats; what fits one grammar alone is read by it, whatever the mark."""
-    as_point = bare.str.replace_all("[, ']", "")
-    as_comma = bare.str.replace_all("[. ']", "").str.replace(",", ".", literal=True)
-    frame = pl.DataFrame({"bare": bare, "point": as_point, "comma": as_comma})
-    fits = {
-        "point": pl.col("bare").str.contains(_POINT),
-        "comma": pl.col("bare").str.contains(_COMMA),
-    }
-    other = "comma" if mark == "point" else "point"
-    chosen = (
-        pl.when(pl.col("bare").str.contains(_POWER))
-        .then("bare")
-        .when(fits[mark])
-        .then(mark)
-        .when(fits[other])
-        .then(other)
-    )
-    read = chosen.cast(pl.Float64, strict=False)
+    cell = pl.col("bare")
+    with_point = cell.str.replace_all("[. ']", "").str.replace(",", ".", literal=True)
+    readings = [
+        pl.when(cell.str.contains(_POINT)).then(cell.str.replace_all("[, ']", "")),
+        pl.when(cell.str.contains(_COMMA)).then(with_point),
+    ]
+    ordered = readings if mark == "point" else reversed(readings)
+    read = pl.coalesce(pl.when(cell.str.contains(_POWER)).then(cell), *ordered)
+    read = read.cast(pl.Float64, strict=False)
+    frame = pl.DataFrame({"bare": bare})
     return frame.select(pl.when(read.is_finite()).then(read)).to_series()
 
 
-def _number_reader(mark: str, unit: str) -> Callable[[pl.Series], pl.Series]:
-    spellings = _any_of(_UNITS[unit]) if unit else ""
+def _spellings_of(unit: str) -> str:
+    return _any_of(_UNITS[unit]) if unit else ""
 
-    def read(strings: pl.Series) -> pl.Series:
-        return _floats(_without_unit(_cleaned(strings), spellings), mark)
 
-    return read
+def _read_numbers(strings: pl.Series, mark: str, unit: str) -> pl.Series:
+    return _floats(_without_unit(_cleaned(strings), _spellings_of(unit)), mark)
 
 
 def _infer_number(cells: _Cells) -> "Form | None":
@@ -170,7 +135,7 @@ def _infer_number(cells: _Cells) -> "Form | None":
     units = sample.str.extract(f"({_ANY_UNIT})").drop_nulls()
     counts = units.replace_strict(_UNIT_OF, return_dtype=pl.String).value_counts(sort=True)
     unit = str(counts[counts.columns[0]][0]) if len(counts) else ""
-    spellings = _any_of(_UNITS[unit]) if unit else ""
+    spellings = _spellings_of(unit)
     if unit == _PERCENT and not cells.are_enough(sample.str.contains(f"(?:{spellings})$")):
         return None  # 0.2 beside 15 % may be 20 %
     mark, why = "", ""
@@ -213,24 +178,16 @@ def _mark_of(bare: pl.Series) -> tuple[str, str, bool]:
 
     The sign is empty where cells contradict each other.
     """
-    cell = pl.col("bare")
-    point, comma = cell.str.contains(_POINT), cell.str.contains(_COMMA)
-    is_open = point & comma
-    only_point, only_comma, by_comma, by_point = (
-        pl.DataFrame({"bare": bare})
-        .select(
-            only_point=(point & ~comma).sum(),
-            only_comma=(comma & ~point).sum(),
-            by_comma=(is_open & cell.str.contains(",", literal=True)).sum(),
-            by_point=(is_open & cell.str.contains(".", literal=True)).sum(),
-        )
-        .row(0)
-    )
+    point, comma = bare.str.contains(_POINT), bare.str.contains(_COMMA)
+    only_point, only_comma = int((point & ~comma).sum()), int((comma & ~point).sum())
+    is_open = bare.filter(point & comma)
+    by_comma = is_open.str.contains(",", literal=True).any()
+    by_point = is_open.str.contains(".", literal=True).any()
     decided = only_point + only_comma
     if decided:
         is_mixed = min(only_point, only_comma) > (1 - READABLE_SHARE) * decided
         mark = "point" if only_point >= only_comma else "comma"
-        return ("" if is_mixed and by_comma + by_point else mark), "", True
+        return ("" if is_mixed and (by_comma or by_point) else mark), "", True
     if by_comma and by_point:
         return "", "", False
     if by_comma or by_point:
@@ -326,9 +283,8 @@ def _unescaped(strings: pl.Series) -> pl.Series:
 
 
 def _infer_markup(cells: _Cells) -> "Form | None":
-    share = cells.known.str.contains(f"{_INLINE_TAG}|{_BLOCK_TAG}|{_ENTITY}").mean()
-    is_marked_up = isinstance(share, float) and share >= _MARKED_UP_SHARE
-    return Form("html", "without HTML tags") if is_marked_up else None
+    share = share_of(cells.known.str.contains(f"{_INLINE_TAG}|{_BLOCK_TAG}|{_ENTITY}"))
+    return Form("html", "without HTML tags") if share >= _MARKED_UP_SHARE else None
 
 
 # --- links ---
@@ -342,8 +298,7 @@ _IMAGE_NAMES = r"(?i)image|img|picture|photo|thumb|poster|cover|bild|foto|图"
 def _infer_links(cells: _Cells) -> "Form | None":
     if not cells.are_enough(cells.known.str.contains(_LINKS)):
         return None
-    images = cells.known.str.contains(_IMAGES).mean()
-    is_image = isinstance(images, float) and images >= 0.5
+    is_image = share_of(cells.known.str.contains(_IMAGES)) >= 0.5
     if is_image or re.search(_IMAGE_NAMES, cells.known.name):
         return Form("image", "images")
     return Form("link", "links")
@@ -376,14 +331,15 @@ def _unchanged(strings: pl.Series) -> pl.Series:
 FORMS: Mapping[str, _Entry] = {
     **{
         ".".join(filter(None, ("number", mark, unit))): _Entry(
-            "numbers", pl.Float64, ("number", "shown"), _number_reader(mark, unit)
+            *("numbers", pl.Float64, ("number", "shown")),
+            partial(_read_numbers, mark=mark, unit=unit),
         )
-        for mark in _MARKS
+        for mark in ("point", "comma")
         for unit in ("", *_UNITS)
     },
     "date": _Entry("dates", _MOMENT, ("time", "shown"), moments_of),
-    "date.day": _Entry("dates", _MOMENT, ("time", "shown"), lambda s: moments_of(s, "day")),
-    "date.month": _Entry("dates", _MOMENT, ("time", "shown"), lambda s: moments_of(s, "month")),
+    "date.day": _Entry("dates", _MOMENT, ("time", "shown"), partial(moments_of, order="day")),
+    "date.month": _Entry("dates", _MOMENT, ("time", "shown"), partial(moments_of, order="month")),
     "list": _Entry("lists", pl.List(pl.String), ("tags", "shown"), text_lists_of_cells),
     "list.numbers": _Entry(
         "lists of numbers", pl.List(pl.Float64), ("vector", "tags", "shown"), number_lists_of_cells
@@ -425,12 +381,6 @@ _INFERRING: Mapping[str, Callable[[_Cells], Form | None]] = {
     "html": _infer_markup,
 }
 """By the first word of their names, in the order in which they are tried."""
-_MEANINGS = {
-    family: {
-        each for name in FORMS if name.split(".")[0] == family for each in FORMS[name].meanings
-    }
-    for family in _INFERRING
-}
 
 
 def infer_form(values: pl.Series, kind: str | None = None) -> Form | None:
@@ -454,16 +404,11 @@ def infer_form(values: pl.Series, kind: str | None = None) -> Form | None:
     is_code = kind is None and is_named_code(values.name)
     meaning = None if kind is None else FEATURE_KINDS[kind].meaning
     for family, infer in _INFERRING.items():
-        if (meaning is not None and meaning not in _MEANINGS[family]) or (
-            is_code and family == "number"
-        ):
-            continue
-        form = infer(cells)
+        form = None if is_code and family == "number" else infer(cells)
         if form is None or (meaning is not None and meaning not in FORMS[form.name].meanings):
             continue
-        if FORMS[form.name].dtype == pl.String or cells.are_enough(
-            form.read(cells.sample).is_not_null()
-        ):
+        is_text = FORMS[form.name].dtype == pl.String
+        if is_text or cells.are_enough(form.read(cells.sample).is_not_null()):
             return form
     return None
 
@@ -487,24 +432,22 @@ def read(values: pl.Series, form: str) -> pl.Series:
         return values if not form else FORMS[form].read(values).rename(values.name)
     if values.dtype == pl.Object:
         return _read_objects(values, form)
-    is_number = values.dtype.is_numeric()
-    return _from_seconds(values) if is_number and form and FORMS[form].dtype == _MOMENT else values
-
-
-def _from_seconds(values: pl.Series) -> pl.Series:
-    microseconds = pl.Series(values.name, seconds_of(values) * 1e6)
-    return microseconds.round().cast(pl.Int64, strict=False).cast(_MOMENT)
+    if values.dtype.is_numeric() and form and FORMS[form].dtype == _MOMENT:
+        microseconds = pl.Series(values.name, seconds_of(values) * 1e6)
+        return microseconds.round().cast(pl.Int64, strict=False).cast(_MOMENT)
+    return values
 
 
 def _read_objects(values: pl.Series, form: str) -> pl.Series:
     """Return values of several types, each as ``read`` would read it alone."""
     objects = values.to_list()
-    if not form or FORMS[form].dtype == pl.String:
-        texts = _as_json_texts(values, objects)
-        return read(texts, form) if texts.dtype == pl.String else texts
-    dtype = FORMS[form].dtype
-    told = [None if value is None else _read_object(value, form, dtype) for value in objects]
-    return pl.Series(values.name, told, dtype=dtype)
+    dtype = FORMS[form].dtype if form else pl.String
+    if dtype != pl.String:
+        told = [None if value is None else _read_object(value, form, dtype) for value in objects]
+        return pl.Series(values.name, told, dtype=dtype)
+    if not all(value is None or isinstance(value, (str, bool, int, float)) for value in objects):
+        return values
+    return read(pl.Series(values.name, map(json_text, objects), dtype=pl.String), form)
 
 
 def _read_object(value: object, form: str, dtype: Any) -> Any:
@@ -515,13 +458,6 @@ def _read_object(value: object, form: str, dtype: Any) -> Any:
         return alone.cast(dtype, strict=False)[0]
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
         return None
-
-
-def _as_json_texts(values: pl.Series, objects: list[object]) -> pl.Series:
-    """Return scalars of several types as JSON writes them; anything else as it was given."""
-    if all(value is None or isinstance(value, (str, bool, int, float)) for value in objects):
-        return pl.Series(values.name, [json_text(value) for value in objects], dtype=pl.String)
-    return values
 
 
 def json_text(value: object) -> str | None:

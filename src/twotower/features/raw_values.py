@@ -5,16 +5,33 @@ stands in its column, so that a row that is served alone is read as it was in tr
 """
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Floats, Ints
 from twotower.features.dates import moments_of
 from twotower.vocab import as_keys
 
-Floats = npt.NDArray[np.float64]
+
+def share_of(fits: pl.Series) -> float:
+    """Return the share of booleans that are true, nulls apart; 0 where there are none."""
+    share = fits.mean()
+    return share if isinstance(share, float) else 0.0
 
 
-def tags_of(values: pl.Series, separator: str) -> tuple[npt.NDArray[np.int64], pl.Series]:
+def exploded(lists: pl.Series) -> tuple[Ints, pl.Series]:
+    """Return the values of all lists end to end, with the line of each: ``(m,)`` each."""
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    # Versions of polars differ in what an empty list explodes to, so there is none.
+    flat = lists.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
+    return np.repeat(np.arange(len(lists)), lengths), flat
+
+
+def places_in_line(lines: Ints) -> Ints:
+    """Return the place of each entry within its line, where lines rise: ``(m,)``."""
+    return np.arange(len(lines)) - np.searchsorted(lines, lines)
+
+
+def tags_of(values: pl.Series, separator: str) -> tuple[Ints, pl.Series]:
     """Return every tag of a column, with the line that it stands in.
 
     Args:
@@ -31,15 +48,8 @@ def tags_of(values: pl.Series, separator: str) -> tuple[npt.NDArray[np.int64], p
         strings = as_keys(values).cast(pl.String)
         alone = pl.select(pl.concat_list(strings)).to_series()
         values = strings.str.split(separator) if separator else alone
-    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
-    # Versions of polars differ in what an empty list explodes to, so there is none.
-    flat = as_keys(values.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode())
-    tags = pl.DataFrame(
-        {
-            "line": np.repeat(np.arange(len(values)), lengths),
-            "tag": flat.cast(pl.String).str.strip_chars(),
-        }
-    )
+    lines, flat = exploded(values)
+    tags = pl.DataFrame({"line": lines, "tag": as_keys(flat).cast(pl.String).str.strip_chars()})
     tags = tags.filter(pl.col("tag") != "").unique(maintain_order=True)
     return tags["line"].to_numpy(), tags["tag"]
 

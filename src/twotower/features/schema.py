@@ -1,7 +1,7 @@
 """Which columns of a side's table there are, and of which kind: stated, or inferred from content."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ from twotower.features.codes import codes_in, is_named_code, is_named_measure
 from twotower.features.dates import are_plain_dates
 from twotower.features.feature_kinds import FEATURE_KINDS, FeatureKindSpec, Meaning
 from twotower.features.forms import READABLE_SHARE, Form, infer_form, is_missing, read
-from twotower.features.raw_values import floats_of, seconds_of
+from twotower.features.raw_values import floats_of, seconds_of, share_of
 from twotower.features.tokens import num_words
 
 Side = Literal["query", "item", "event"]
@@ -117,17 +117,13 @@ def infer_features(
         ConfigError: A stated column does not exist (with the nearest name), or its content cannot
             be of the stated kind; or what text is to be read with is not stated.
     """
-    settings = settings or FeaturesConfig()
+    settings, forms = settings or FeaturesConfig(), forms or {}
     text: str = settings.text
     _check_names(frame, side, stated)
-    features = []
-    for name in (id_column, *(c for c in frame.columns if c != id_column)):
-        if name == id_column:
-            features += _of_key(frame, name, side, stated.get(name), text if key_text else None)
-        elif name in stated:
-            features.append(_stated(frame[name], side, stated[name], (forms or {}).get(name)))
-        else:
-            features.append(_inferred(frame[name], side, text, (forms or {}).get(name)))
+    features = _of_key(frame, id_column, side, stated.get(id_column), text if key_text else None)
+    for values in frame.drop(id_column):
+        name = values.name
+        features.append(_of_column(values, side, text, stated.get(name), forms.get(name)))
     return _with_windows(features, frame.columns, settings)
 
 
@@ -210,24 +206,25 @@ def _free_name(name: str, columns: Collection[str]) -> str:
     return name
 
 
+_READ_WITH = {
+    "sentence_encoder": ("a sentence", "name a pretrained encoder or its folder"),
+    "word_vectors": ("read by windows", "name a text file of GloVe, word2vec or fastText"),
+}
+"""Setting that names what texts are read with -> what reads them, and the remedy where it is not stated."""
+
+
 def _with_text_settings(feature: Feature, settings: FeaturesConfig) -> Feature:
-    where = f"features.{feature.side}.{feature.source}"
     needs = feature.spec.needs
-    if needs == "sentence_encoder":
-        if not settings.sentence_encoder:
+    if needs:
+        encoder = getattr(settings, needs)
+        if not encoder:
+            how, remedy = _READ_WITH[needs]
             raise ConfigError(
-                f"features.sentence_encoder must be stated where {where} is a sentence, got none; "
-                "name a pretrained encoder or its folder."
+                f"features.{needs} must be stated where features.{feature.side}.{feature.source} is {how}, "
+                f"got none; {remedy}."
             )
-        tuned = settings.tune_sentences and feature.side != "event"
-        return replace(feature, encoder=settings.sentence_encoder, tuned=tuned)
-    if needs == "word_vectors":
-        if not settings.word_vectors:
-            raise ConfigError(
-                f"features.word_vectors must be stated where {where} is read by windows, got none; "
-                "name a text file of GloVe, word2vec or fastText."
-            )
-        return replace(feature, encoder=settings.word_vectors)
+        tuned = needs == "sentence_encoder" and settings.tune_sentences and feature.side != "event"
+        return replace(feature, encoder=encoder, tuned=tuned)
     if feature.spec.has_tokens:
         return replace(feature, buckets=settings.text_buckets or 0)
     return feature
@@ -259,7 +256,9 @@ def event_features(
         ConfigError: As ``infer_features``.
     """
     _check_names(frame, "event", stated)
-    features = (_stated(frame[name], "event", kind) for name, kind in stated.items())
+    features = [
+        _of_column(frame[name], "event", settings.text, kind) for name, kind in stated.items()
+    ]
     return _with_windows(features, frame.columns, settings)
 
 
@@ -280,7 +279,7 @@ def _of_key(
 ) -> list[Feature]:
     """Return what is read of the key: the id, its text, or both."""
     if kind not in (None, "id", "id+text"):
-        return [_stated(frame[name], side, kind)]
+        return [_of_column(frame[name], side, "", kind)]
     reason = "the key" if kind is None else "stated"
     features = [Feature(name, side, "id", reason)]
     is_text = text is not None and kind is None and frame[name].dtype == pl.String
@@ -291,9 +290,35 @@ def _of_key(
     return features
 
 
-def _stated(values: pl.Series, side: Side, kind: str, form: Form | None = None) -> Feature:
+def _of_column(
+    values: pl.Series, side: Side, text: str, kind: str | None = None, form: Form | None = None
+) -> Feature:
+    """Return a column's feature: of the stated kind, or of the one that its content suggests.
+
+    Args:
+        values: The column.
+        side: Its side.
+        text: Kind of the columns that are found to be text.
+        kind: The stated kind.
+        form: The form that the column was read by; None where it was not read yet.
+    """
     form = form or infer_form(values, kind)
-    values = values if form is None else form.read(values)
+    values, said = (values, "") if form is None else (form.read(values), form.reason)
+    if kind is not None:
+        _check_content(values, side, kind)
+        reason = "; ".join(filter(None, ("stated", said)))
+    else:
+        kind, why = _inferred(values, text, form)
+        reason = ", ".join(filter(None, (why, said)))
+    separator = ""
+    if FEATURE_KINDS[kind].meaning == "tags" and values.dtype == pl.String:
+        separator = _separator(values)[0] or " "
+    name = "" if form is None else form.name
+    return Feature(values.name, side, kind, reason, separator, form=name)
+
+
+def _check_content(values: pl.Series, side: Side, kind: str) -> None:
+    """Refuse a column that cannot be of the stated kind."""
     dtype = values.dtype
     path = f"features.{side}.{values.name}"
     meaning = FEATURE_KINDS[kind].meaning
@@ -314,72 +339,58 @@ def _stated(values: pl.Series, side: Side, kind: str, form: Form | None = None) 
         raise ConfigError(f"{path} must not be 'id+text', which is for the key; state text.")
     if meaning in ("id", "categorical", "text") and dtype.is_nested():
         raise ConfigError(f"{path} must hold one value a row to be {kind}, got lists; use tags.")
-    separator = ""
-    if meaning == "tags" and dtype == pl.String:
-        separator = _separator(values)[0] or " "
-    reason = "stated" if form is None or not form.reason else f"stated; {form.reason}"
-    return Feature(
-        values.name, side, kind, reason, separator, form="" if form is None else form.name
-    )
 
 
-def _inferred(values: pl.Series, side: Side, text: str, form: Form | None) -> Feature:
-    form = form or infer_form(values)
-    values = values if form is None else form.read(values)
-
-    def feature(kind: str, reason: str, separator: str = "") -> Feature:
-        if form is None:
-            return Feature(values.name, side, kind, reason, separator)
-        said = ", ".join(filter(None, (reason, form.reason)))
-        return Feature(values.name, side, kind, said, separator, form=form.name)
-
+def _inferred(values: pl.Series, text: str, form: Form | None) -> tuple[str, str]:
+    """Return the kind that a column's content suggests, and why; what its form says comes beside."""
     if form is not None and form.name in ("link", "image"):
-        return Feature(values.name, side, "shown", form.reason, form=form.name)
+        return "shown", ""
     dtype, known = values.dtype, _known(values)
     if not len(known):
-        return feature("shown", "it has no value")
+        return "shown", "it has no value"
     if isinstance(dtype, (pl.List, pl.Array)):
         width = _vector_width(values)
         if width is not None:
-            return feature("vector", f"lists of {width} numbers")
+            return "vector", f"lists of {width} numbers"
         if dtype.inner.is_float():
-            return feature("shown", "lists of numbers that differ in length")
+            return "shown", "lists of numbers that differ in length"
         if dtype.inner.is_nested() or dtype.inner == pl.Object:
-            return feature("shown", f"{dtype} has no encoder")
-        return feature("tags", "lists")
+            return "shown", f"{dtype} has no encoder"
+        return "tags", "lists"
     if dtype in (pl.Date, pl.Datetime):
-        return feature("time", "dates")
+        return "time", "dates"
     if dtype.is_nested() or dtype in (pl.Object, pl.Binary, pl.Duration, pl.Time):
-        return feature("shown", f"{dtype} has no encoder")
+        return "shown", f"{dtype} has no encoder"
     # polars 1.20 cannot count distinct decimals.
     distinct = (known.cast(pl.Float64) if dtype.is_decimal() else known).n_unique()
     if distinct == 1:
-        return feature("shown", "it is constant")
+        return "shown", "it is constant"
     if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
-        return feature("categorical", f"{distinct} distinct values")
+        return "categorical", f"{distinct} distinct values"
     if dtype.is_float() or dtype.is_decimal():
         if form is None and is_named_code(values.name) and _are_whole(known):
-            return _code(known, distinct, "by its name", feature)
-        return feature("number", f"{distinct} distinct numbers")
+            return _code(known, distinct, "by its name")
+        return "number", f"{distinct} distinct numbers"
     if dtype.is_integer():
-        return _inferred_integer(known, distinct, feature)
-    return _inferred_string(known, distinct, text, feature)
+        return _inferred_integer(known, distinct)
+    return _inferred_string(known, distinct, text)
 
 
-def _inferred_integer(known: pl.Series, distinct: int, feature: Callable[..., Feature]) -> Feature:
+def _inferred_integer(known: pl.Series, distinct: int) -> tuple[str, str]:
     if is_named_code(known.name):
-        return _code(known, distinct, "by its name", feature)
+        return _code(known, distinct, "by its name")
     codes = codes_in(known)
     if codes:
-        return _code(known, distinct, codes, feature)
+        return _code(known, distinct, codes)
     if distinct <= _MAX_CATEGORICAL_INTEGERS and distinct * 2 <= len(known):
-        return feature("categorical", f"{distinct} distinct whole numbers")
+        return "categorical", f"{distinct} distinct whole numbers"
     if distinct < len(known) or not _is_like_key(known):
-        return feature("number", f"{distinct} distinct whole numbers")
+        return "number", f"{distinct} distinct whole numbers"
     if is_named_measure(known.name):
-        return feature("number", f"{distinct} distinct whole numbers, measured by the name")
-    return feature(
-        "shown", "a whole number of its own for each row, as a key has; state number if it measures"
+        return "number", f"{distinct} distinct whole numbers, measured by the name"
+    return (
+        "shown",
+        "a whole number of its own for each row, as a key has; state number if it measures",
     )
 
 
@@ -396,11 +407,11 @@ def _is_like_key(known: pl.Series) -> bool:
     return meetings >= _MEETINGS or (len(str(low)) == len(str(high)) >= _CODE_DIGITS)
 
 
-def _code(known: pl.Series, distinct: int, why: str, feature: Callable[..., Feature]) -> Feature:
+def _code(known: pl.Series, distinct: int, why: str) -> tuple[str, str]:
     """Return what names something: a category where it recurs, and else another key."""
     if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
-        return feature("categorical", f"{distinct} distinct codes, {why}")
-    return feature("shown", f"codes that hardly recur, {why}")
+        return "categorical", f"{distinct} distinct codes, {why}"
+    return "shown", f"codes that hardly recur, {why}"
 
 
 def _are_whole(known: pl.Series) -> bool:
@@ -408,26 +419,24 @@ def _are_whole(known: pl.Series) -> bool:
     return bool((floats == floats.round()).all())
 
 
-def _inferred_string(
-    known: pl.Series, distinct: int, text: str, feature: Callable[..., Feature]
-) -> Feature:
+def _inferred_string(known: pl.Series, distinct: int, text: str) -> tuple[str, str]:
     if are_plain_dates(known):
-        return feature("time", "dates as text")
+        return "time", "dates as text"
     codes = codes_in(known)
     if codes:
-        return _code(known, distinct, codes, feature)
+        return _code(known, distinct, codes)
     if _are_objects(known):
-        return feature("shown", "JSON objects have no encoder")
+        return "shown", "JSON objects have no encoder"
     separator, pieces = _separator(known)
     if separator:
-        return feature("tags", f"{pieces} distinct pieces between {separator!r}", separator)
+        return "tags", f"{pieces} distinct pieces between {separator!r}"
     if is_named_code(known.name):
-        return _code(known, distinct, "by its name", feature)
+        return _code(known, distinct, "by its name")
     if distinct <= _MAX_CATEGORIES and distinct * 2 <= len(known):
-        return feature("categorical", f"{distinct} distinct strings")
+        return "categorical", f"{distinct} distinct strings"
     if reads_as_text(known):
-        return feature(text, f"{distinct} distinct strings of several words")
-    return feature("shown", f"{distinct} distinct strings in {len(known)} rows")
+        return text, f"{distinct} distinct strings of several words"
+    return "shown", f"{distinct} distinct strings in {len(known)} rows"
 
 
 def _are_objects(known: pl.Series) -> bool:
@@ -484,8 +493,7 @@ def _separator(values: pl.Series) -> tuple[str, int]:
     """
     known = values.drop_nulls()
     for separator in _SEPARATORS:
-        share = known.str.contains(separator, literal=True).mean()
-        if not isinstance(share, float) or share < 0.1:
+        if share_of(known.str.contains(separator, literal=True)) < 0.1:
             continue
         pieces = known.str.split(separator).explode().str.strip_chars()
         distinct = pieces.n_unique()

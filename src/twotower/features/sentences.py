@@ -3,14 +3,14 @@
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Float32s
 from twotower.errors import BundleError, ConfigError, MissingExtraError
 from twotower.extras import install, library
 from twotower.features.base import Transform
@@ -24,8 +24,6 @@ SAME = 0.02
 """How far that vector may be from what it was in training; other machines round otherwise."""
 _BATCH = 1_024
 _LEAST_VERSION = 6  # earlier ones trust the code in any local folder, whatever they are told
-
-Vectors = npt.NDArray[np.float32]
 
 
 class SentenceTransform(Transform):
@@ -56,7 +54,7 @@ class SentenceTransform(Transform):
         num_texts = 0 if known is None else len(known)
         self._check_parts(has_vocabulary=True, probe=(1, width), vectors=(num_texts, width))
 
-    def apply(self, values: pl.Series) -> Vectors:
+    def apply(self, values: pl.Series) -> Float32s:
         """Return the vector of each text.
 
         Raises:
@@ -81,12 +79,6 @@ class SentenceTransform(Transform):
         """Width of the encoder's vectors."""
         return int(self.numbers["probe"].shape[1])
 
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return which lines have a text."""
-        return np.asarray((values != 0).any(axis=1))
-
     def _check_encoder(self) -> None:
         found, before = probe_of(self.feature.encoder), self.numbers["probe"]
         if found.shape != before.shape:
@@ -104,7 +96,7 @@ class SentenceTransform(Transform):
             )
 
 
-def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
+def encoded(encoder: str, texts: Sequence[str]) -> Float32s:
     """Return the unit vectors of texts: ``(n, width)`` float32, from the cache where they are there.
 
     The cache is a file for each encoder under ``cache_folder() / "sentences"``, keyed by the SHA-256 of
@@ -115,27 +107,23 @@ def encoded(encoder: str, texts: Sequence[str]) -> Vectors:
         MissingExtraError: ``sentence-transformers`` is not installed.
     """
     model = load_encoder(encoder)
-    with closing(_Cache.of(encoder)) as kept:
-        found = kept.read(texts)
+    with closing(_cache_of(encoder)) as cache:
+        found = _kept(cache, texts)
         new = [text for text in dict.fromkeys(texts) if text not in found]
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
             vectors = _computed(model, batch)
-            kept.write(batch, vectors)
             found.update(zip(batch, vectors, strict=True))
+            rows = [(_digest(t), v.tobytes()) for t, v in zip(batch, vectors, strict=True)]
+            with suppress(sqlite3.Error), cache:
+                cache.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
     if not texts:
         return np.zeros((0, probe_of(encoder).shape[1]), np.float32)
     return np.stack([found[text] for text in texts])
 
 
-class _Model(Protocol):
-    def encode(self, sentences: list[str], **options: Any) -> Any:
-        """Return a vector a sentence."""
-        ...
-
-
 @cache
-def load_encoder(encoder: str) -> _Model:
+def load_encoder(encoder: str) -> Any:
     """Return a pretrained encoder of ``sentence-transformers``; it is loaded once and left as it is.
 
     A bundle of somebody else may name any folder, so no code that lies in one is ever run.
@@ -156,8 +144,7 @@ def load_encoder(encoder: str) -> _Model:
     had_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        found = sentence_transformers.SentenceTransformer(encoder, trust_remote_code=False)
-        return cast("_Model", found)
+        return sentence_transformers.SentenceTransformer(encoder, trust_remote_code=False)
     except Exception as error:  # the library raises whatever its own libraries raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
@@ -170,63 +157,41 @@ def load_encoder(encoder: str) -> _Model:
 
 
 @cache
-def probe_of(encoder: str) -> Vectors:
+def probe_of(encoder: str) -> Float32s:
     """Return the vector by which an encoder is known again: ``(1, width)``."""
     return _computed(load_encoder(encoder), [PROBE])
 
 
-def _computed(model: _Model, texts: list[str]) -> Vectors:
+def _computed(model: Any, texts: list[str]) -> Float32s:
     vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     return np.asarray(vectors, np.float32)
 
 
-class _Cache:
-    """Vectors by the text's digest; one that cannot be opened or written keeps nothing."""
+def _cache_of(encoder: str) -> sqlite3.Connection:
+    """Return the table of an encoder's vectors by their text's digest, in memory where no file can be."""
+    name = hashlib.sha256(encoder.encode() + probe_of(encoder).tobytes()).hexdigest()
+    folder = cache_folder() / "sentences"
+    table = "CREATE TABLE IF NOT EXISTS kept (text BLOB PRIMARY KEY, vector BLOB)"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(folder / f"{name[:16]}.sqlite", timeout=60)
+        database.execute(table)
+    except (OSError, sqlite3.Error):
+        database = sqlite3.connect(":memory:")
+        database.execute(table)
+    return database
 
-    def __init__(self, database: sqlite3.Connection | None) -> None:
-        self._database = database
 
-    @staticmethod
-    def of(encoder: str) -> "_Cache":
-        name = hashlib.sha256(encoder.encode() + probe_of(encoder).tobytes()).hexdigest()
-        folder = cache_folder() / "sentences"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(folder / f"{name[:16]}.sqlite", timeout=60)
-            database.execute("CREATE TABLE IF NOT EXISTS kept (text BLOB PRIMARY KEY, vector BLOB)")
-        except (OSError, sqlite3.Error):
-            return _Cache(None)
-        return _Cache(database)
-
-    def read(self, texts: Iterable[str]) -> dict[str, Vectors]:
-        found: dict[str, Vectors] = {}
-        if self._database is None:
-            return found
-        try:
-            for text in texts:
-                row = self._database.execute(
-                    "SELECT vector FROM kept WHERE text = ?", (_digest(text),)
-                ).fetchone()
-                if row is not None:
-                    found[text] = np.frombuffer(row[0], np.float32)
-        except sqlite3.Error:
-            return {}
-        return found
-
-    def write(self, texts: Sequence[str], vectors: Vectors) -> None:
-        if self._database is None:
-            return
-        rows = [(_digest(t), v.tobytes()) for t, v in zip(texts, vectors, strict=True)]
-        try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
-        except sqlite3.Error:
-            self.close()
-            self._database = None
-
-    def close(self) -> None:
-        if self._database is not None:
-            self._database.close()
+def _kept(cache: sqlite3.Connection, texts: Iterable[str]) -> dict[str, Float32s]:
+    found: dict[str, Float32s] = {}
+    try:
+        for text in texts:
+            query = cache.execute("SELECT vector FROM kept WHERE text = ?", (_digest(text),))
+            if row := query.fetchone():
+                found[text] = np.frombuffer(row[0], np.float32)
+    except sqlite3.Error:
+        return {}
+    return found
 
 
 def _digest(text: str) -> bytes:

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Floats, Ints, Rows
 from twotower.features.base import Transform
+from twotower.features.raw_values import places_in_line
 from twotower.features.schema import Feature
 from twotower.features.tokens import Reading, Tokens, hashed, tokens_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
@@ -66,11 +68,10 @@ class TextTransform(Transform):
             has_vocabulary=not self.feature.buckets,
             width=(1,),
             weights=(num_rows,),
-            least={"width": 1, "weights": 0},
-            most={"width": MOST_TOKENS},
+            bounds={"width": (1, MOST_TOKENS), "weights": (0, np.inf)},
         )
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
+    def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each text's tokens, in their order."""
         width = int(self.numbers["width"][0])
         result = np.full((len(values), width), PADDING_ROW, np.int32)
@@ -90,9 +91,7 @@ class TextTransform(Transform):
         """How much each row weighs: ``(num_rows,)``."""
         return self.numbers["weights"]
 
-    def rows_shared_with(
-        self, other: "TextTransform"
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def rows_shared_with(self, other: "TextTransform") -> tuple[Ints, Ints]:
         """Return the rows of tokens that another transform also knows: ``(n,)`` here, ``(n,)`` there."""
         if self.vocabulary is None or other.vocabulary is None:
             same = self.feature.buckets == other.feature.buckets
@@ -101,12 +100,6 @@ class TextTransform(Transform):
         there = other.vocabulary.rows_of(self.vocabulary.ids).astype(np.int64)
         known = np.flatnonzero(there > UNKNOWN_ROW)
         return known + FIRST_ROW, there[known]
-
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return which texts have a token with an embedding."""
-        return np.asarray((values > UNKNOWN_ROW).any(axis=1))
 
     def _tokens(self, values: pl.Series) -> Tokens:
         return tokens_of(values, cast("Reading", self.feature.kind))
@@ -120,9 +113,7 @@ class TextTransform(Transform):
         ]
         return pl.concat([empty, *counts], how="vertical_relaxed").group_by("token").sum()
 
-    def _rows(
-        self, lines: npt.NDArray[np.int64], tokens: pl.Series
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _rows(self, lines: Ints, tokens: pl.Series) -> tuple[Ints, Ints]:
         """Return lines and rows of the tokens that have an embedding, each row once a line."""
         if not self.feature.buckets:
             rows = self.own_vocabulary().rows_of(tokens)
@@ -140,7 +131,7 @@ class TextTransform(Transform):
         return frame["line"].to_numpy(), frame["row"].to_numpy()
 
 
-def idf(num_texts: int, found: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def idf(num_texts: int, found: Ints) -> Floats:
     """Return what each row weighs: ``ln(1 + (N - df + 0.5) / (df + 0.5))``, the reserved ones 0.
 
     Args:
@@ -154,7 +145,7 @@ def idf(num_texts: int, found: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]
     return np.asarray(weights)
 
 
-def width_of(lengths: npt.NDArray[np.int64]) -> int:
+def width_of(lengths: Ints) -> int:
     """Return how many tokens of a text are kept, by those of each training text: ``(n,)``."""
     lengths = lengths[lengths > 0]
     longest = int(np.quantile(lengths, _COVERED, method="higher")) if len(lengths) else 1
@@ -173,8 +164,3 @@ def _most_frequent(counts: pl.DataFrame, min_count: int) -> Vocabulary:
     if len(counts) > MOST_ROWS:
         counts = counts.sort("count", "token", descending=[True, False]).head(MOST_ROWS)
     return Vocabulary(counts["token"].sort())
-
-
-def places_in_line(lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the place of each entry within its line, where lines rise."""
-    return np.arange(len(lines)) - np.searchsorted(lines, lines)

@@ -6,9 +6,9 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s, Rows
 from twotower.features.architecture import Architecture
 from twotower.features.base import Numbers, Transform
 from twotower.features.schema import Feature
@@ -18,8 +18,6 @@ from twotower.vocab import PADDING_ROW, Vocabulary
 LEAST_TOKENS = 128
 """What is kept of every text, however short those of the tables are, if the encoder reads as much."""
 _LINES = 2_000
-
-Rows = npt.NDArray[np.int32]
 
 
 class TokenIdsTransform(Transform):
@@ -63,9 +61,7 @@ class TokenIdsTransform(Transform):
 
     def check(self) -> None:
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
-        self._check_parts(
-            width=(1,), least={"width": 1}, most={"width": self.architecture.max_length}
-        )
+        self._check_parts(bounds={"width": (1, self.architecture.max_length)}, width=(1,))
 
     def apply(self, values: pl.Series) -> Rows:
         """Return the token ids of each text, in their order.
@@ -87,7 +83,7 @@ class TokenIdsTransform(Transform):
             result[lines[start : start + len(ids)]] = piece
         return result
 
-    def is_known(self, values: Rows | npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    def is_known(self, values: Rows | Float32s) -> Bools:
         """Return which lines have a text."""
         return np.asarray((values != PADDING_ROW).any(axis=1))
 

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Ints
+from twotower.features.raw_values import exploded
 from twotower.vocab import as_keys
 
 Reading = Literal["words", "trigrams", "text"]
@@ -34,7 +35,7 @@ _BOUNDARY = "#"
 _OF_LETTERS = "~"
 """Stands before a trigram, so that it is no word of three letters."""
 
-Tokens = tuple[npt.NDArray[np.int64], pl.Series]
+Tokens = tuple[Ints, pl.Series]
 """``(m,)`` line numbers, rising, and the ``(m,)`` tokens of those lines."""
 
 
@@ -107,7 +108,7 @@ def tokens_of(texts: pl.Series, reading: Reading) -> Tokens:
     return frame["line"].to_numpy(), frame["token"]
 
 
-def hashed(tokens: pl.Series, num_buckets: int, num_hashes: int) -> npt.NDArray[np.int64]:
+def hashed(tokens: pl.Series, num_buckets: int, num_hashes: int) -> Ints:
     """Return where each token falls by each of some hashes: ``(m, num_hashes)`` in ``[0, num_buckets)``.
 
     The same on every machine and in every version.
@@ -126,17 +127,17 @@ def _marked_trigrams(word: str) -> list[str]:
     return [_OF_LETTERS + trigram for trigram in letter_trigrams(word)]
 
 
-def _runs(texts: pl.Series) -> tuple[npt.NDArray[np.int64], pl.Series, pl.Series]:
+def _runs(texts: pl.Series) -> tuple[Ints, pl.Series, pl.Series]:
     """Return the line of each run, the runs as they were written, and which of them have no spaces."""
     strings = as_keys(texts).cast(pl.String)
     lists = strings.str.head(MOST_CHARACTERS).str.extract_all(_WORD)
-    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
-    runs = lists.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode().cast(pl.String)
-    return np.repeat(np.arange(len(texts)), lengths), runs, runs.str.contains(_IS_UNSPACED)
+    lines, runs = exploded(lists)
+    runs = runs.cast(pl.String)
+    return lines, runs, runs.str.contains(_IS_UNSPACED)
 
 
 def _expanded(
-    lines: npt.NDArray[np.int64],
+    lines: Ints,
     runs: pl.Series,
     is_unspaced: pl.Series,
     of_word: Callable[[str], list[str]],
@@ -158,7 +159,7 @@ def _expanded(
     return frame["line"].to_numpy(), frame["token"]
 
 
-def _pairs(lines: npt.NDArray[np.int64], runs: pl.Series, is_unspaced: pl.Series) -> Tokens:
+def _pairs(lines: Ints, runs: pl.Series, is_unspaced: pl.Series) -> Tokens:
     """Return the pairs of words that stand side by side."""
     is_word = ~is_unspaced.to_numpy()
     is_pair = is_word[:-1] & is_word[1:] & (lines[:-1] == lines[1:])

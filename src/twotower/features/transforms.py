@@ -7,18 +7,12 @@ fail: what is missing, of another type or never seen becomes what each class sta
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
 from twotower.errors import DataError
+from twotower.features import raw_values
 from twotower.features.base import FeatureArrays, Numbers, Transform
-from twotower.features.raw_values import (
-    floats_of,
-    number_lists_of,
-    seconds_of,
-    tags_of,
-    vectors_of,
-)
 from twotower.features.schema import Feature
 from twotower.features.token_ids import TokenIdsTransform
 from twotower.registry import resolved
@@ -29,6 +23,8 @@ MAX_TAGS = 32
 
 LARGEST = 1e100
 """Larger numbers are read as this one, so that no square of one overflows."""
+
+_SCALE_BOUNDS = {"scale": (1 / LARGEST, np.inf)}
 
 
 class CategoryTransform(Transform):
@@ -43,21 +39,15 @@ class CategoryTransform(Transform):
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
         self._check_parts(has_vocabulary=True)
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
+    def apply(self, values: pl.Series) -> Rows:
         """Return the row of each value."""
         return self.own_vocabulary().rows_of(values)
-
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return which values are in the vocabulary."""
-        return np.asarray(values > UNKNOWN_ROW)
 
 
 class IdTransform(CategoryTransform):
     """The key -> ``(n,)`` int32 rows. A missing key is as unknown as an unseen one: both become 1."""
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
+    def apply(self, values: pl.Series) -> Rows:
         """Return the row of each id."""
         return np.maximum(super().apply(values), UNKNOWN_ROW)
 
@@ -72,7 +62,7 @@ class TagsTransform(Transform):
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TagsTransform":
         """Return the vocabulary of the training rows' tags and how many the longest list has."""
-        lines, tags = tags_of(values, feature.separator)
+        lines, tags = raw_values.tags_of(values, feature.separator)
         vocabulary = Vocabulary.fit(tags, min_count)
         longest = int(np.bincount(lines).max()) if len(lines) else 1
         width = np.array([min(MAX_TAGS, longest)], np.float64)
@@ -80,36 +70,38 @@ class TagsTransform(Transform):
 
     def check(self) -> None:
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
-        self._check_parts(
-            has_vocabulary=True, longest=(1,), least={"longest": 1}, most={"longest": MAX_TAGS}
-        )
+        self._check_parts(has_vocabulary=True, bounds={"longest": (1, MAX_TAGS)}, longest=(1,))
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.int32]:
+    def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each value's tags."""
         result = np.full((len(values), int(self.numbers["longest"][0])), PADDING_ROW, np.int32)
-        lines, tags = tags_of(values, self.feature.separator)
+        lines, tags = raw_values.tags_of(values, self.feature.separator)
         rows = self.own_vocabulary().rows_of(tags)
         known = rows > UNKNOWN_ROW
         lines, rows = lines[known], rows[known]
-        place = np.arange(len(lines)) - np.searchsorted(lines, lines)
-        fits = place < result.shape[1]
-        result[lines[fits], place[fits]] = rows[fits]
+        places = raw_values.places_in_line(lines)
+        fits = places < result.shape[1]
+        result[lines[fits], places[fits]] = rows[fits]
         return result
 
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return which entities have a tag of the vocabulary."""
-        return np.asarray((values > UNKNOWN_ROW).any(axis=1))
+
+class _FlaggedTransform(Transform):
+    """Numbers of which the last is 1 where there was no value to read, and else 0."""
+
+    def is_known(self, values: Rows | Float32s) -> Bools:
+        """Return where the missing flag is not set."""
+        return np.asarray(values[:, -1] == 0)
 
 
-class NumberTransform(Transform):
+class NumberTransform(_FlaggedTransform):
     """Numbers -> ``(n, 2)`` float32: the scaled value and a flag that it is missing.
 
     Scaled by median and interquartile range (by the standard deviation where that range is 0),
     after ``log1p`` where no training value is negative and their skewness is above 2, a negative
     one then counting as 0; cut off at +-10.
     """
+
+    width = 2  # the value and the flag
 
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "NumberTransform":  # noqa: ARG003
@@ -118,13 +110,8 @@ class NumberTransform(Transform):
         Raises:
             DataError: A value is infinite.
         """
-        floats = _bounded(floats_of(values))
-        infinite = np.flatnonzero(np.isinf(floats))
-        if len(infinite):
-            raise DataError(
-                f"{feature.side} feature {feature.name!r} must be finite, "
-                f"got {floats[infinite[0]]} for {len(infinite)} rows; make them null."
-            )
+        floats = _bounded(raw_values.floats_of(values))
+        _check_finite(feature, floats)
         known = floats[~np.isnan(floats)]
         log = bool(len(known)) and known.min() >= 0 and _skewness(known) > 2
         known = np.log1p(known) if log else known
@@ -134,30 +121,19 @@ class NumberTransform(Transform):
 
     def check(self) -> None:
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
-        self._check_parts(log=(1,), center=(1,), scale=(1,), least={"scale": 1 / LARGEST})
+        self._check_parts(bounds=_SCALE_BOUNDS, log=(1,), center=(1,), scale=(1,))
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
+    def apply(self, values: pl.Series) -> Float32s:
         """Return the scaled values; missing, infinite or unreadable ones are 0 with the flag 1."""
-        floats = _bounded(floats_of(values))
+        floats = _bounded(raw_values.floats_of(values))
         if self.numbers["log"][0]:
             floats = np.log1p(np.maximum(floats, 0))
         missing = ~np.isfinite(floats)
         scaled = np.where(missing, 0.0, _scaled(np.where(missing, 0.0, floats), self.numbers))
         return np.stack([scaled, missing], axis=1).astype(np.float32)
 
-    @property
-    def width(self) -> int:
-        """Two: the value and the flag."""
-        return 2
 
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return where the missing flag is not set."""
-        return np.asarray(values[:, -1] == 0)
-
-
-class TimeTransform(Transform):
+class TimeTransform(_FlaggedTransform):
     """Moments -> ``(n, 8)`` float32: scaled date, missing flag, and three cycles.
 
     The cycles are sine and cosine of the hour in the day, the day in the week and the day in the
@@ -165,47 +141,32 @@ class TimeTransform(Transform):
     property; a date is, and the towers can learn from it what the age says within the data's span.
     """
 
+    width = 8  # the date, six cycles and the flag
+
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TimeTransform":  # noqa: ARG003
         """Return the centre and spread of the training rows' moments."""
-        seconds = _bounded(seconds_of(values))
+        seconds = _bounded(raw_values.seconds_of(values))
         known = seconds[np.isfinite(seconds)]
         center = float(np.median(known)) if len(known) else 0.0
-        return cls(
-            feature, None, {"center": np.array([center]), "scale": np.array([_spread(known, 0.0)])}
-        )
+        numbers = {"center": np.array([center]), "scale": np.array([_spread(known, 0.0)])}
+        return cls(feature, None, numbers)
 
     def check(self) -> None:
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
-        self._check_parts(center=(1,), scale=(1,), least={"scale": 1 / LARGEST})
+        self._check_parts(bounds=_SCALE_BOUNDS, center=(1,), scale=(1,))
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
+    def apply(self, values: pl.Series) -> Float32s:
         """Return the scaled moments; all 0 with the flag 1 where there is none to read."""
-        seconds = _bounded(seconds_of(values))
+        seconds = _bounded(raw_values.seconds_of(values))
         missing = ~np.isfinite(seconds)
         seconds = np.where(missing, 0.0, seconds)
         scaled = _scaled(seconds, self.numbers)
-        days = seconds / 86_400
-        angles = [
-            2 * np.pi * (days % 1),
-            2 * np.pi * (days / 7 % 1),
-            2 * np.pi * (days / 365.25 % 1),
-        ]
+        angles = [2 * np.pi * (seconds / 86_400 / days % 1) for days in (1, 7, 365.25)]
         cycles = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
         table = np.stack([scaled, *cycles], axis=1)
         table[missing] = 0.0
         return np.concatenate([table, missing[:, None]], axis=1).astype(np.float32)
-
-    @property
-    def width(self) -> int:
-        """Eight: the date, six cycles and the flag."""
-        return 8
-
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return where the missing flag is not set."""
-        return np.asarray(values[:, -1] == 0)
 
 
 class VectorTransform(Transform):
@@ -221,19 +182,16 @@ class VectorTransform(Transform):
         Raises:
             DataError: A number is infinite, or the lists differ in length.
         """
-        widths = number_lists_of(values).list.len().drop_nulls().unique().sort().to_list()
+        widths = (
+            raw_values.number_lists_of(values).list.len().drop_nulls().unique().sort().to_list()
+        )
         if len(widths) > 1:
             raise DataError(
                 f"{feature.side} feature {feature.name!r} must hold lists of one length, "
                 f"got lengths {widths[:5]}; pad them, or state it as shown."
             )
-        table = _bounded(vectors_of(values, widths[0] if widths else 0))
-        infinite = np.flatnonzero(np.isinf(table).any(axis=1))
-        if len(infinite):
-            raise DataError(
-                f"{feature.side} feature {feature.name!r} must be finite, "
-                f"got inf for {len(infinite)} rows; make them null."
-            )
+        table = _bounded(raw_values.vectors_of(values, widths[0] if widths else 0))
+        _check_finite(feature, np.where(np.isinf(table).any(axis=1), np.inf, 0.0))
         known = ~np.isnan(table)
         counts = np.maximum(known.sum(axis=0), 1)
         mean = np.where(known, table, 0.0).sum(axis=0) / counts
@@ -244,26 +202,19 @@ class VectorTransform(Transform):
     def check(self) -> None:
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
         width = len(self.numbers["mean"])
-        self._check_parts(mean=(width,), std=(width,), least={"std": 1 / LARGEST})
+        self._check_parts(bounds={"std": (1 / LARGEST, np.inf)}, mean=(width,), std=(width,))
 
-    def apply(self, values: pl.Series) -> npt.NDArray[np.float32]:
+    def apply(self, values: pl.Series) -> Float32s:
         """Return the standardised vectors; 0 where one is missing or of another length."""
-        table = _bounded(vectors_of(values, self.width))
-        table = (np.where(np.isinf(table), np.nan, table) - self.numbers["mean"]) / self.numbers[
-            "std"
-        ]
-        return np.where(np.isnan(table), 0.0, np.clip(table, -10, 10)).astype(np.float32)
+        table = _bounded(raw_values.vectors_of(values, self.width))
+        table = np.where(np.isinf(table), np.nan, table)
+        scaled = np.clip((table - self.numbers["mean"]) / self.numbers["std"], -10, 10)
+        return np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
 
     @property
     def width(self) -> int:
         """Length of the vectors."""
         return len(self.numbers["mean"])
-
-    def is_known(
-        self, values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        """Return which vectors are not exactly the mean, which stands for a missing one."""
-        return np.asarray((values != 0).any(axis=1))
 
 
 def transform_of(feature: Feature) -> type[Transform]:
@@ -289,7 +240,7 @@ class SideTransforms:
         cls,
         features: tuple[Feature, ...],
         frame: pl.DataFrame,
-        event_counts: npt.NDArray[np.int64],
+        event_counts: Ints,
         min_count: int,
     ) -> "SideTransforms":
         """Return the transforms fitted on entities seen in training.
@@ -352,7 +303,7 @@ class SideTransforms:
             t.feature.source == column and t.feature.meaning == "text" for t in self.transforms
         )
 
-    def say_something(self, arrays: FeatureArrays) -> npt.NDArray[np.bool_]:
+    def say_something(self, arrays: FeatureArrays) -> Bools:
         """Return in which lines at least one feature is known: ``(n,)`` bool."""
         num = len(next(iter(arrays.values()))) if arrays else 0
         known = np.zeros(num, np.bool_)
@@ -361,22 +312,31 @@ class SideTransforms:
         return known
 
 
-def _bounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _check_finite(feature: Feature, floats: Floats) -> None:
+    infinite = floats[np.isinf(floats)]
+    if len(infinite):
+        raise DataError(
+            f"{feature.side} feature {feature.name!r} must be finite, "
+            f"got {infinite[0]} for {len(infinite)} rows; make them null."
+        )
+
+
+def _bounded(values: Floats) -> Floats:
     return np.where(np.isinf(values), values, np.clip(values, -LARGEST, LARGEST))
 
 
-def _spread(known: npt.NDArray[np.float64], between: float) -> float:
+def _spread(known: Floats, between: float) -> float:
     """Return what numbers are divided by: ``between``, else their deviation, else 1."""
     spread = between or (float(known.std()) if len(known) else 0.0)
     return spread if spread > 1 / LARGEST else 1.0
 
 
-def _scaled(values: npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.float64]:
+def _scaled(values: Floats, numbers: Numbers) -> Floats:
     """Return ``(values - center) / scale`` cut off at +-10."""
     return np.clip((values - numbers["center"]) / numbers["scale"], -10, 10)
 
 
-def _skewness(values: npt.NDArray[np.float64]) -> float:
+def _skewness(values: Floats) -> float:
     deviation = values.std()
     if deviation <= 1 / LARGEST:
         return 0.0

@@ -100,7 +100,7 @@ class SentenceEncoder(nn.Module):
                 vectors.
         """
         name = transform.feature.encoder
-        pretrained: Any = load_encoder(name)
+        pretrained = load_encoder(name)
         theirs = pretrained[0].auto_model
         if type(theirs) is not type(self.transformer):
             raise not_tunable(

@@ -4,15 +4,16 @@ from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.arrays import Bools, Rows
 from twotower.features.base import Numbers, Transform
+from twotower.features.raw_values import places_in_line
 from twotower.features.schema import Feature
-from twotower.features.text import MOST_TOKENS, idf, pieces_of, places_in_line, width_of
+from twotower.features.text import MOST_TOKENS, idf, pieces_of, width_of
 from twotower.features.tokens import words_of
 from twotower.features.word_vectors import WordVectors, read_word_vectors
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW, Vocabulary
@@ -26,8 +27,6 @@ TEXT_DROPOUT = 0.3
 """Probability with which a text is taken as one of words without a vector in training."""
 NUMBERS_AT_ONCE = 2**20
 """Most numbers, of places times filters, that are looked through together: more fit no cache."""
-
-Rows = npt.NDArray[np.int32]
 
 
 class WindowsTransform(Transform):
@@ -83,8 +82,7 @@ class WindowsTransform(Transform):
         self._check_parts(
             width=(1,),
             weights=(self.word_vectors.words.num_rows,),
-            least={"width": 1, "weights": 0},
-            most={"width": MOST_TOKENS},
+            bounds={"width": (1, MOST_TOKENS), "weights": (0, np.inf)},
         )
 
     def apply(self, values: pl.Series) -> Rows:
@@ -101,12 +99,8 @@ class WindowsTransform(Transform):
             start += len(piece)
         return result
 
-    def is_known(self, values: Rows | npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Return which texts have a word with a vector."""
-        return np.asarray((values > UNKNOWN_ROW).any(axis=1))
-
     @property
-    def seen(self) -> npt.NDArray[np.bool_]:
+    def seen(self) -> Bools:
         """Which rows are of words that a training text has: ``(num_rows,)``."""
         weights = self.numbers["weights"]
         return np.asarray((weights > 0) & (weights < weights.max(initial=0)))

@@ -2,8 +2,6 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -139,16 +137,11 @@ def _read(path: str, changed: int, size: int) -> WordVectors:  # noqa: ARG001
     return WordVectors(Vocabulary(frame["word"]), vectors)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[IO[str]]:
+def _opened(path: str) -> IO[str]:
     with Path(path).open("rb") as raw:
         is_compressed = raw.read(2) == b"\x1f\x8b"
-    if is_compressed:
-        with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
-            yield file
-    else:
-        with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
-            yield file
+    opener = gzip.open if is_compressed else open
+    return opener(path, "rt", encoding="utf-8", errors="replace", newline="\n")
 
 
 def _numbers(parts: list[str]) -> npt.NDArray[np.float32] | None:
