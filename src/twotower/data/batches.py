@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
 from twotower.data.dataset import Column, Interactions
 from twotower.errors import check_least
 from twotower.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
-
-Rows = npt.NDArray[np.int32]
 
 BLOCK_EVENTS = 4096
 BUFFER_BLOCKS = 256
@@ -43,10 +42,10 @@ class PairBatch:
     query_rows: Rows
     item_rows: Rows
     history_rows: Rows | None = None
-    history_times: npt.NDArray[np.float64] | None = None
+    history_times: Floats | None = None
     history_event_rows: Rows | None = None
-    labels: npt.NDArray[np.float32] | None = None
-    weights: npt.NDArray[np.float32] | None = None
+    labels: Float32s | None = None
+    weights: Float32s | None = None
     impression_rows: Rows | None = None
 
     def __len__(self) -> int:
@@ -89,7 +88,7 @@ class PairBatches:
         seed: int,
         negatives: bool = False,
         next_events: int = 1,
-        hidden: npt.NDArray[np.bool_] | None = None,
+        hidden: Bools | None = None,
         hidden_share: float = 0.0,
         disliked: bool = False,
     ) -> None:
@@ -107,13 +106,13 @@ class PairBatches:
         self.disliked = disliked
         self._beside = events.disliked() if disliked else events.impressions
         positive, self._is_read = events.is_positive, events.is_read
-        self._examples: npt.NDArray[np.int64] | None = None  # None where every event is one
         self._known, self._end_of = events, None
         if not self._is_read.all():
             self._known = replace(events, impressions=None).where(self._is_read)
             # Where each event stands among those that are read: its history ends there.
             self._end_of = np.concatenate([[0], np.cumsum(self._is_read)[:-1]]).astype(np.int64)
         is_example = positive | (events.is_negative if negatives else False)
+        self._examples: Ints | None = None  # None where every event is one
         if not is_example.all():
             self._examples = np.flatnonzero(is_example)
 
@@ -131,40 +130,39 @@ class PairBatches:
 
         Starting at ``start`` gives exactly the batches that a full epoch gives from there.
         """
-        order_rng = np.random.default_rng([self.seed, epoch, 0])
-        on_disk = isinstance(self.events.item_rows, np.memmap)
-        if on_disk:
-            pieces = block_shuffle(self.num_examples, BLOCK_EVENTS, BUFFER_BLOCKS, order_rng)
+        rng = np.random.default_rng([self.seed, epoch, 0])
+        if isinstance(self.events.item_rows, np.memmap):
+            pieces = block_shuffle(self.num_examples, BLOCK_EVENTS, BUFFER_BLOCKS, rng)
         else:
-            pieces = iter([order_rng.permutation(self.num_examples)])
+            pieces = iter([rng.permutation(self.num_examples)])
         for number, picked in enumerate(_cut(pieces, self.batch_size)):
             if number >= start:
                 events = picked if self._examples is None else self._examples[picked]
                 yield self._gather(events, epoch, number)
 
-    def _gather(self, picked: npt.NDArray[np.int64], epoch: int, number: int) -> PairBatch:
+    def _gather(self, picked: Ints, epoch: int, number: int) -> PairBatch:
         events = self.events
         query_rows, item_rows = events.query_rows[picked], events.item_rows[picked]
+
+        def rng(purpose: int) -> np.random.Generator:
+            return np.random.default_rng([self.seed, epoch, purpose, number])
+
         history: Windows | None = None
         if self.history_length is not None and self.ordered:
-            rng = None
-            if self.next_events > 1:
-                rng = np.random.default_rng([self.seed, epoch, 3, number])
-            history = self._earlier(picked, query_rows, self.history_length, rng)
+            earlier = rng(3) if self.next_events > 1 else None
+            history = self._earlier(picked, query_rows, self.history_length, earlier)
         elif self.history_length is not None:
-            rng = np.random.default_rng([self.seed, epoch, 1, number])
-            history = self._others(picked, query_rows, item_rows, self.history_length, rng)
+            history = self._others(picked, query_rows, item_rows, self.history_length, rng(1))
         if history is not None and self.hidden is not None:
-            rng = np.random.default_rng([self.seed, epoch, 5, number])
             # What is hidden may be a negative, as for whom it is not known to have it at all.
             is_hidden = self.hidden[history.rows]
-            is_hiding = rng.random(len(picked)) < self.hidden_share
+            is_hiding = rng(5).random(len(picked)) < self.hidden_share
             is_hiding &= ((history.rows != PADDING_ROW) & ~is_hidden).any(axis=1)
             history = _without(history, is_hiding[:, None] & is_hidden)
         impression_rows = None
         if self._beside is not None:
-            rng = np.random.default_rng([self.seed, epoch, 2, number])
-            impression_rows = _shown(self._beside, query_rows if self.disliked else picked, rng)
+            places = query_rows if self.disliked else picked
+            impression_rows = _shown(self._beside, places, rng(2))
         return PairBatch(
             query_rows=query_rows,
             item_rows=item_rows,
@@ -177,11 +175,7 @@ class PairBatches:
         )
 
     def _earlier(
-        self,
-        picked: npt.NDArray[np.int64],
-        query_rows: Rows,
-        length: int,
-        rng: np.random.Generator | None,
+        self, picked: Ints, query_rows: Rows, length: int, rng: np.random.Generator | None
     ) -> Windows:
         """Return the last ``length`` read events before the event, or with ``rng`` a little earlier."""
         known = self._known
@@ -195,12 +189,7 @@ class PairBatches:
         return _beside(rows, known, lambda column: _windows(column, firsts, is_padding))
 
     def _others(
-        self,
-        picked: npt.NDArray[np.int64],
-        query_rows: Rows,
-        item_rows: Rows,
-        length: int,
-        rng: np.random.Generator,
+        self, picked: Ints, query_rows: Rows, item_rows: Rows, length: int, rng: np.random.Generator
     ) -> Windows:
         """Return up to ``length`` of each query's events that are read, never the own item."""
         known = self._known
@@ -208,23 +197,15 @@ class PairBatches:
         is_own = self._is_read[picked]
         starts, ends = known.offsets[query_rows], known.offsets[query_rows + 1]
         places, mask = _other_places(own, starts, ends, is_own, length, rng)
-        rows = known.item_rows[places] if len(known) else places.astype(np.int32)
-        again = mask & (rows == item_rows[:, None])
-        if again.any():
-            # Close the gaps, so that padding stands on the left only.
-            mask ^= again
-            gaps = np.flatnonzero(again.any(axis=1))
-            order = np.argsort(mask[gaps], axis=1, kind="stable")
-            for each in (mask, rows, places):
-                each[gaps] = np.take_along_axis(each[gaps], order, axis=1)
 
         def gathered(column: npt.NDArray[Column]) -> npt.NDArray[Column]:
             values = column[places] if len(known) else np.zeros(places.shape, column.dtype)
             np.copyto(values, np.zeros((), column.dtype), where=~mask)
             return values
 
-        np.copyto(rows, PADDING_ROW, where=~mask)
-        return _beside(rows, known, gathered)
+        windows = _beside(gathered(known.item_rows), known, gathered)
+        is_again = windows.rows == item_rows[:, None]
+        return _without(windows, is_again) if is_again.any() else windows
 
 
 def _beside(
@@ -241,21 +222,23 @@ def _beside(
     )
 
 
-def _without(windows: Windows, is_hidden: npt.NDArray[np.bool_]) -> Windows:
+def _without(windows: Windows, is_hidden: Bools) -> Windows:
     """Return windows without some of their events, right-aligned again."""
     is_left = (windows.rows != PADDING_ROW) & ~is_hidden
-    order = np.argsort(is_left, axis=1, kind="stable")
+    lines = np.flatnonzero(is_hidden.any(axis=1))
+    order = np.argsort(is_left[lines], axis=1, kind="stable")
 
     def kept(column: npt.NDArray[Column]) -> npt.NDArray[Column]:
         values = np.where(is_left, column, np.zeros((), column.dtype))
-        return np.take_along_axis(values, order, axis=1)
+        values[lines] = np.take_along_axis(values[lines], order, axis=1)
+        return values
 
     return _beside(kept(windows.rows), windows, kept)
 
 
 def block_shuffle(
     num: int, block: int, buffer_blocks: int, rng: np.random.Generator
-) -> Iterator[npt.NDArray[np.int64]]:
+) -> Iterator[Ints]:
     """Yield a shuffle of ``0..num-1`` in pieces, each made of random whole blocks.
 
     A piece has up to ``buffer_blocks`` blocks. All have the same number within one, since a small
@@ -289,7 +272,7 @@ def open_events(folder: Path) -> Interactions:
     return Interactions(**columns, impressions=shown)
 
 
-def _cut(pieces: Iterator[npt.NDArray[np.int64]], size: int) -> Iterator[npt.NDArray[np.int64]]:
+def _cut(pieces: Iterator[Ints], size: int) -> Iterator[Ints]:
     """Yield runs of ``size`` from pieces of any length; the last may be shorter."""
     rest = np.zeros(0, np.int64)
     for piece in pieces:
@@ -302,9 +285,7 @@ def _cut(pieces: Iterator[npt.NDArray[np.int64]], size: int) -> Iterator[npt.NDA
         yield rest
 
 
-def _windows(
-    column: npt.NDArray[Column], firsts: npt.NDArray[np.int64], is_padding: npt.NDArray[np.bool_]
-) -> npt.NDArray[Column]:
+def _windows(column: npt.NDArray[Column], firsts: Ints, is_padding: Bools) -> npt.NDArray[Column]:
     """Return ``(B, L)`` the ``L`` values of ``column`` from each ``first`` on, 0 where padded.
 
     A window is one contiguous piece of the column, which is copied several times faster than
@@ -347,13 +328,8 @@ def _shown(sets: Histories, places: npt.NDArray[np.integer], rng: np.random.Gene
 
 
 def _other_places(
-    own: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
-    is_own: npt.NDArray[np.bool_],
-    length: int,
-    rng: np.random.Generator,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    own: Ints, starts: Ints, ends: Ints, is_own: Bools, length: int, rng: np.random.Generator
+) -> tuple[Ints, Bools]:
     """Return places of up to ``length`` of a query's other events: a run of their ring, right-aligned.
 
     The others are a ring that begins after the event; the run starts anywhere on it, so that each

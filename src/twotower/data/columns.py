@@ -22,6 +22,7 @@ from twotower.caller import argument, passing
 from twotower.data.refusal import refuse_first
 from twotower.data.times import times_in_seconds
 from twotower.errors import DataError
+from twotower.vocab import as_keys
 
 
 class Role(StrEnum):
@@ -305,25 +306,20 @@ def _checked(
 
 def _as_ids(series: pl.Series, what: str) -> pl.Series:
     dtype = series.dtype
-    if dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
-        series = series.cast(pl.String)
-    if series.dtype == pl.String:
-        return series.set(series.str.strip_chars() == "", None)
-    if dtype.is_integer():
-        whole = series.cast(pl.Int64, strict=False)
-        # an unsigned id beyond int64 still names one entity
-        return whole if whole.null_count() == series.null_count() else series.cast(pl.String)
     if dtype.is_float():
         series = series.fill_nan(None)
         whole = series.cast(pl.Int64, strict=False)
         # beyond 2**53 a float no longer tells neighbouring integers apart
-        bad = (
-            whole.is_null() | (whole != series) | (series.abs() > 2.0**53)
-        ) & series.is_not_null()
+        bad = whole.is_null() | (whole != series) | (series.abs() > 2.0**53)
+        bad = (bad & series.is_not_null()).fill_null(False)
         rule, remedy = "hold integers or strings", "an id cannot be a fraction"
-        refuse_first(series, bad.fill_null(False).to_numpy(), what, rule, remedy)
+        refuse_first(series, bad.to_numpy(), what, rule, remedy)
         return whole
-    raise DataError(f"{what} must hold integers or strings, got {dtype}; name another column.")
+    texts = (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null)
+    if not (dtype.is_integer() or dtype in texts):
+        raise DataError(f"{what} must hold integers or strings, got {dtype}; name another column.")
+    ids = as_keys(series).rename(series.name)  # an integer beyond int64 still names one entity
+    return ids.set(ids.str.strip_chars() == "", None) if ids.dtype == pl.String else ids
 
 
 def _check_given(frame: pl.DataFrame, given: Mapping[Role, str], what: str) -> None:

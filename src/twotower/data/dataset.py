@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
 from twotower.errors import ArgumentError
 from twotower.features.forms import Form
 from twotower.features.schema import Side, reads_as_text
@@ -60,34 +61,34 @@ class Interactions:
             kind or its view; None where all are asked for.
     """
 
-    query_rows: npt.NDArray[np.int32]
-    item_rows: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    times: npt.NDArray[np.float64] | None = None
-    labels: npt.NDArray[np.float32] | None = None
-    weights: npt.NDArray[np.float32] | None = None
-    positions: npt.NDArray[np.int32] | None = None
-    position_weights: npt.NDArray[np.float32] | None = None
+    query_rows: Rows
+    item_rows: Rows
+    offsets: Ints
+    times: Floats | None = None
+    labels: Float32s | None = None
+    weights: Float32s | None = None
+    positions: Rows | None = None
+    position_weights: Float32s | None = None
     impressions: Histories | None = None
-    event_rows: npt.NDArray[np.int32] | None = None
-    is_target: npt.NDArray[np.bool_] | None = None
+    event_rows: Rows | None = None
+    is_target: Bools | None = None
 
     def __len__(self) -> int:
         """Number of events."""
         return len(self.item_rows)
 
     @property
-    def is_positive(self) -> npt.NDArray[np.bool_]:
+    def is_positive(self) -> Bools:
         """Which events say that the query likes the item, as it is asked for: ``(E,)``."""
         return self.is_read if self.is_target is None else self.is_read & self.is_target
 
     @property
-    def is_read(self) -> npt.NDArray[np.bool_]:
+    def is_read(self) -> Bools:
         """Which events a history reads: all but the disliked, asked for or not: ``(E,)``."""
         return np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
 
     @property
-    def is_negative(self) -> npt.NDArray[np.bool_]:
+    def is_negative(self) -> Bools:
         """Which events say that the query does not like the item, as it is asked for: ``(E,)``."""
         negative = ~self.is_read
         return negative if self.is_target is None else negative & self.is_target
@@ -101,18 +102,11 @@ class Interactions:
         offsets = np.searchsorted(pairs // size, np.arange(len(self.offsets)))
         return Histories(offsets, (pairs % size).astype(np.int32))
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
+    def where(self, mask: Bools) -> "Interactions":
         """Return the events of ``mask``, in their order, over the same query rows."""
+        columns = dict(vars(self))
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
-
-        ragged = ("offsets", "impressions")
-        columns = {k: v for k, v in vars(self).items() if k not in ragged and v is not None}
-        shown = self.impressions
-        return Interactions(
-            **{name: column[mask] for name, column in columns.items()},
-            offsets=kept[self.offsets],
-            impressions=None if shown is None else shown.take(np.flatnonzero(mask)),
-        )
+        return _with_columns(columns, np.flatnonzero(mask), kept[columns.pop("offsets")])
 
     def as_learnt(self) -> "Interactions":
         """Return the events with the weights that training's loss gives them."""
@@ -127,6 +121,31 @@ class Interactions:
         return Histories(self.offsets, self.item_rows, self.times, self.event_rows)
 
 
+def sorted_events(
+    query_rows: Rows, num_query_rows: int, *, by_time: bool, **columns: Any
+) -> tuple[Interactions, Ints]:
+    """Return events sorted by their query, and that order of theirs: ``(E,)``.
+
+    Args:
+        query_rows: ``(E,)`` int32.
+        num_query_rows: All rows of queries, the reserved ones included.
+        by_time: Whether ``times`` sort the events of a query; otherwise they stay in their order.
+        columns: The other fields of ``Interactions``; each may be None.
+    """
+    order = np.lexsort((columns["times"], query_rows) if by_time else (query_rows,))
+    offsets = np.searchsorted(query_rows[order], np.arange(num_query_rows + 1))
+    return _with_columns({"query_rows": query_rows, **columns}, order, offsets), order
+
+
+def _with_columns(columns: dict[str, Any], places: Ints, offsets: Ints) -> Interactions:
+    shown = columns.pop("impressions", None)
+    return Interactions(
+        **{name: column[places] for name, column in columns.items() if column is not None},
+        offsets=offsets,
+        impressions=None if shown is None else shown.take(places),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Cases:
     """Queries to be answered, each with what is known of it and the items that are right.
@@ -138,17 +157,17 @@ class Cases:
         times: ``(n,)`` float64, the moment of the first target, or None.
     """
 
-    query_rows: npt.NDArray[np.int32]
+    query_rows: Rows
     histories: Histories
     targets: Histories
-    times: npt.NDArray[np.float64] | None = None
+    times: Floats | None = None
 
     def __len__(self) -> int:
         """Number of cases."""
         return len(self.query_rows)
 
     @property
-    def owners(self) -> npt.NDArray[np.int32] | None:
+    def owners(self) -> Rows | None:
         """The query of each case where some query has several, else None."""
         rows = self.query_rows
         return rows if len(np.unique(rows)) < len(rows) else None
@@ -202,7 +221,7 @@ class ViewItems:
         repeats: Whether a query may be given one of them again.
     """
 
-    offered: npt.NDArray[np.bool_]
+    offered: Bools
     repeats: bool
 
 
@@ -236,7 +255,7 @@ class Dataset:
     event_columns: pl.DataFrame
     name: str = "data"
     notes: tuple[str, ...] = field(default=())
-    offered: npt.NDArray[np.bool_] | None = None
+    offered: Bools | None = None
     views: Mapping[str, ViewItems] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -13,9 +13,9 @@ from re import compile as pattern_of
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Ints
 from twotower.data.columns import is_role_name
 from twotower.errors import DataError
 
@@ -169,9 +169,7 @@ def _refuse_ragged(subject: str, line: int, got: int, expected: int) -> NoReturn
     )
 
 
-Layout = tuple[
-    npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]
-]
+Layout = tuple[Ints, Ints, Ints, Bools]
 
 
 def _layout(body: bytes, separator: bytes, quoted: bool) -> Layout | None:
@@ -196,19 +194,17 @@ def _layout(body: bytes, separator: bytes, quoted: bool) -> Layout | None:
         reopens = closing[:-1] + 1 == opening[1:]  # "" inside a quoted cell
         starts = (opening == 0) | edge[array[opening - 1]]
         stops = edge[array[closing + 1]]
-        if not ((starts[1:] | reopens).all() and starts[0] and (stops[:-1] | reopens).all()):
-            return None
-        if not stops[-1]:
+        is_regular = (starts[1:] | reopens).all() and (stops[:-1] | reopens).all()
+        if not (is_regular and starts[0] and stops[-1]):
             return None
         ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
         cuts = cuts[np.searchsorted(quotes, cuts) % 2 == 0]
     begins = np.concatenate([[0], ends[:-1] + 1])
-    is_blank = begins == ends
+    keep = begins != ends
     widths = np.diff(np.searchsorted(cuts, ends), prepend=0) + 1
     lines = np.searchsorted(all_ends, begins) + 1
     trailing = array[ends - 1] == separator[0]
-    keep = ~is_blank
-    return widths[keep], lines[keep], ends[is_blank], trailing[keep]
+    return widths[keep], lines[keep], ends[~keep], trailing[keep]
 
 
 def _rows_one_by_one(body: bytes, separator: bytes, subject: str) -> list[list[str]]:

@@ -1,11 +1,12 @@
 """What was shown beside each event's item: a column of lists, or of strings, as rows of items."""
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Ints, Rows
 from twotower.caller import passing
 from twotower.errors import DataError
+from twotower.features.raw_values import exploded
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary, as_keys
 
@@ -14,7 +15,7 @@ _SAMPLE = 1000
 
 
 def impressions_of(
-    series: pl.Series, item_rows: npt.NDArray[np.int32], catalogue: Vocabulary, notes: list[str]
+    series: pl.Series, item_rows: Rows, catalogue: Vocabulary, notes: list[str]
 ) -> Histories:
     """Return the items that were shown with each event and not taken: ``E`` sets, without times.
 
@@ -60,9 +61,7 @@ def impressions_of(
     return shown
 
 
-def _flat(
-    series: pl.Series, catalogue: Vocabulary, what: str
-) -> tuple[npt.NDArray[np.int64], pl.Series]:
+def _flat(series: pl.Series, catalogue: Vocabulary, what: str) -> tuple[Ints, pl.Series]:
     """Return every id of a column and the row that it stands in: ``(m,)`` each, the rows rising."""
     if isinstance(series.dtype, pl.Array):
         series = series.arr.to_list()
@@ -76,10 +75,8 @@ def _flat(
     if not is_list:
         keys = as_keys(series).cast(pl.String)
         series = keys.str.split(_separator(keys, catalogue))
-    lengths = series.list.len().fill_null(0).to_numpy().astype(np.int64)
-    # Versions of polars differ in what an empty list explodes to, so there is none.
-    ids = as_keys(series.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode())
-    events = np.repeat(np.arange(len(series)), lengths)
+    events, values = exploded(series)
+    ids = as_keys(values)
     if not is_list:
         ids = ids.str.strip_chars()
     present = ids.is_not_null()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twotower.data.batches import Rows
-from twotower.data.dataset import Interactions
+from twotower.arrays import Float32s, Floats, Ints, Rows
+from twotower.data.dataset import Column, Interactions
 from twotower.errors import check_least
 from twotower.vocab import PADDING_ROW
 
@@ -34,8 +34,8 @@ class PrefixBatch:
     rows: Rows
     target_rows: Rows
     query_rows: Rows
-    times: npt.NDArray[np.float64] | None = None
-    weights: npt.NDArray[np.float32] | None = None
+    times: Floats | None = None
+    weights: Float32s | None = None
     event_rows: Rows | None = None
 
     def __len__(self) -> int:
@@ -65,13 +65,7 @@ class PrefixBatches:
     """
 
     def __init__(
-        self,
-        events: Interactions,
-        *,
-        batch_size: int,
-        length: int,
-        seed: int,
-        next_events: int = 1,
+        self, events: Interactions, *, batch_size: int, length: int, seed: int, next_events: int = 1
     ) -> None:
         check_least(1, batch_size=batch_size, length=length, next_events=next_events)
         self.events = events
@@ -115,9 +109,7 @@ class PrefixBatches:
                 if len(batch):  # drawn targets can all be of kinds that are not asked for
                     yield batch
 
-    def _windows(
-        self, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _windows(self, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
         """Return where the examples of each window start and end, and whose it is."""
         lengths = np.diff(self.events.offsets)
         # The first window of a long history is cut short by a random number of events.
@@ -128,22 +120,14 @@ class PrefixBatches:
         counts = np.where(lengths > 0, 1 + more, 0)
         query_rows = np.repeat(np.arange(len(lengths)), counts)
         number = np.arange(len(query_rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        begin = self.events.offsets[query_rows]
-        ends = np.minimum(
-            begin + first[query_rows] + number * self.length, begin + lengths[query_rows]
-        )
-        starts = np.where(
-            number == 0, begin, begin + first[query_rows] + (number - 1) * self.length
-        )
+        begin, end = self.events.offsets[query_rows], self.events.offsets[query_rows + 1]
+        uncut = begin + first[query_rows] + number * self.length
+        starts, ends = np.maximum(uncut - self.length, begin), np.minimum(uncut, end)
         has_example = self._before[ends] > self._before[starts]
         return starts[has_example], ends[has_example], query_rows[has_example]
 
     def _gather(
-        self,
-        starts: npt.NDArray[np.int64],
-        ends: npt.NDArray[np.int64],
-        query_rows: npt.NDArray[np.int64],
-        rng: np.random.Generator | None,
+        self, starts: Ints, ends: Ints, query_rows: Ints, rng: np.random.Generator | None
     ) -> PrefixBatch:
         events = self.events
         begins = np.maximum(events.offsets[query_rows], ends - 1 - self.length)
@@ -155,15 +139,20 @@ class PrefixBatches:
             left = events.offsets[query_rows + 1][:, None] - target
             target += (rng.random(target.shape) * np.minimum(left, self.next_events)).astype(int)
         is_target &= self._is_example[target]
+
+        def of_read(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
+            if column is None:
+                return None
+            return np.where(is_read, column[read], np.zeros((), column.dtype))
+
+        weights = events.weights
         return PrefixBatch(
             rows=np.where(is_read, events.item_rows[read], PADDING_ROW),
             target_rows=np.where(is_target, events.item_rows[target], PADDING_ROW),
             query_rows=query_rows.astype(np.int32),
-            times=None if events.times is None else np.where(is_read, events.times[read], 0.0),
+            times=of_read(events.times),
             weights=None
-            if events.weights is None
-            else np.where(is_target, events.weights[target], 0).astype(np.float32),
-            event_rows=None
-            if events.event_rows is None
-            else np.where(is_read, events.event_rows[read], PADDING_ROW),
+            if weights is None
+            else np.where(is_target, weights[target], np.float32(0)),
+            event_rows=of_read(events.event_rows),
         )

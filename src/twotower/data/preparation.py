@@ -7,21 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s
 from twotower.caller import argument, passing
 from twotower.config import DataConfig, FeaturesConfig
-from twotower.data.columns import (
-    Decision,
-    Role,
-    Roles,
-    checked_ids,
-    checked_labels,
-    checked_ratings,
-    checked_weights,
-    find_id,
-    find_roles,
-    targets_among,
-)
-from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part
+from twotower.data import columns
+from twotower.data.columns import Role, Roles
+from twotower.data.dataset import Column, Dataset, EntityTable, Part, sorted_events
 from twotower.data.impressions import impressions_of
 from twotower.data.positions import checked_positions, unstated_position
 from twotower.data.split_files import SplitFiles, parts_of, read_events
@@ -51,7 +42,7 @@ class Preparation:
     """
 
     dataset: Dataset
-    decisions: tuple[Decision, ...]
+    decisions: tuple[columns.Decision, ...]
     is_split: bool
     is_rated: bool
 
@@ -82,14 +73,14 @@ def prepare(
     """
     config = config or DataConfig()
     frame, given = read_events(interactions, may_lack=config.position_column)
-    roles = find_roles(frame, given=_given(config))
+    roles = columns.find_roles(frame, given=_stated_roles(config))
     kinds = features or FeaturesConfig()
     unused = unused_columns(frame, roles, read=kinds.event)
     notes = unstated_kinds(frame, unused)
 
     drop = config.drop_null_ids
-    query_ids, query_kept = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=drop)
-    item_ids, item_kept = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=drop)
+    query_ids, query_kept = columns.checked_ids(frame[roles.query], role=Role.QUERY, drop_null=drop)
+    item_ids, item_kept = columns.checked_ids(frame[roles.item], role=Role.ITEM, drop_null=drop)
     kept = query_kept & item_kept
     if not kept.any():
         raise DataError(
@@ -108,13 +99,13 @@ def prepare(
         times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
     is_target = None
     if roles.event is not None:
-        is_target = targets_among(frame[roles.event], config.target_events)
+        is_target = columns.targets_among(frame[roles.event], config.target_events)
     # What is not asked for needs no label, no weight and no position, and what is not learnt no position.
     asked = frame if is_target is None else frame.filter(pl.Series(is_target))
     labels = _for_all(_labels(asked, roles, config, notes), is_target, 1)
     weights = None
     if roles.weight is not None:
-        scaled = _scaled(checked_weights(asked[roles.weight]), roles.weight, config, notes)
+        scaled = _scaled(columns.checked_weights(asked[roles.weight]), roles.weight, config, notes)
         weights = _for_all(scaled, is_target, 1)
     positions = None
     if roles.position is not None:
@@ -130,10 +121,8 @@ def prepare(
             f"lower data.positive_threshold or pass another {argument('label_column')}."
         )
 
-    query_table, said = _entities(queries, query_ids, roles.query, Role.QUERY, config, kinds.query)
-    notes += said
-    item_table, said = _entities(items, item_ids, roles.item, Role.ITEM, config, kinds.item)
-    notes += said
+    query_table = _entities(queries, query_ids, roles.query, Role.QUERY, config, kinds.query, notes)
+    item_table = _entities(items, item_ids, roles.item, Role.ITEM, config, kinds.item, notes)
     if len(item_table) < 2:
         raise DataError(
             f"the catalogue must hold at least 2 items, got {len(item_table)}; "
@@ -147,22 +136,17 @@ def prepare(
     if roles.impressions is not None:
         shown = frame[roles.impressions]
         impressions = impressions_of(shown, item_rows, item_table.ids, notes)
-    keys = (times, query_rows) if by_time and times is not None else (query_rows,)
-    order = np.lexsort(keys)
-
-    def sorted_by_event(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
-        return None if column is None else column[order]
-
-    events = Interactions(
-        query_rows=query_rows[order],
-        item_rows=item_rows[order],
-        offsets=np.searchsorted(query_rows[order], np.arange(query_table.ids.num_rows + 1)),
-        times=None if times is None else times[order],
-        labels=sorted_by_event(labels),
-        weights=sorted_by_event(weights),
-        positions=sorted_by_event(positions),
-        impressions=None if impressions is None else impressions.take(order),
-        is_target=None if is_target is None else is_target[order],
+    events, order = sorted_events(
+        query_rows,
+        query_table.ids.num_rows,
+        by_time=by_time and times is not None,
+        item_rows=item_rows,
+        times=times,
+        labels=labels,
+        weights=weights,
+        positions=positions,
+        impressions=impressions,
+        is_target=is_target,
     )
     with_ids = (roles.query, roles.item, roles.impressions)
     event_columns = frame.drop([column for column in with_ids if column is not None])[order]
@@ -194,15 +178,17 @@ def catalogue_of(
         DataError: The table cannot be used as it is.
     """
     frame = read_table(items, what="items")
-    own = find_id(frame, Role.ITEM, given=config.item_column, like="item_id", what="items").column
+    own = columns.find_id(
+        frame, Role.ITEM, given=config.item_column, like="item_id", what="items"
+    ).column
     assert own is not None  # find_id raises where there is none
-    ids, kept = checked_ids(frame[own], role=Role.ITEM, drop_null=config.drop_null_ids)
-    return _entities(frame, ids.filter(pl.Series(kept)), own, Role.ITEM, config, features.item)
+    ids, kept = columns.checked_ids(frame[own], role=Role.ITEM, drop_null=config.drop_null_ids)
+    notes: list[str] = []
+    ids = ids.filter(pl.Series(kept))
+    return _entities(frame, ids, own, Role.ITEM, config, features.item, notes), tuple(notes)
 
 
-def _shown(
-    is_target: npt.NDArray[np.bool_] | None, given: SplitFiles | None
-) -> npt.NDArray[np.bool_] | None:
+def _shown(is_target: Bools | None, given: SplitFiles | None) -> Bools | None:
     """Return which events need a position: those that are asked for in training; None where all do."""
     if given is None:
         return is_target
@@ -210,14 +196,14 @@ def _shown(
     return is_train if is_target is None else is_train & is_target
 
 
-def _given(config: DataConfig) -> dict[Role, str]:
+def _stated_roles(config: DataConfig) -> dict[Role, str]:
     stated = {role: getattr(config, f"{role}_column") for role in Role}
     return {role: column for role, column in stated.items() if column is not None}
 
 
 def _labels(
     frame: pl.DataFrame, roles: Roles, config: DataConfig, notes: list[str]
-) -> npt.NDArray[np.float32] | None:
+) -> Float32s | None:
     threshold = config.positive_threshold
     if roles.label is None:
         if threshold is not None:
@@ -228,22 +214,22 @@ def _labels(
         return None
     column = frame[roles.label]
     if threshold is not None:
-        labels = (checked_ratings(column) >= threshold).astype(np.float32)
+        labels = (columns.checked_ratings(column) >= threshold).astype(np.float32)
         share = float(labels.mean())
         notes.append(
             f"{roles.label} of {threshold:g} or more is a positive: {share:.1%} of the events."
         )
         return None if (labels > 0).all() else labels
     if roles.label_kind == "rating":
-        checked_ratings(column)
+        columns.checked_ratings(column)
         notes.append(f"Every event is a positive, whatever its {roles.label}.")
         return None
-    labels = checked_labels(column)
+    labels = columns.checked_labels(column)
     return None if (labels > 0).all() else labels
 
 
 def _for_all(
-    values: npt.NDArray[Column] | None, is_target: npt.NDArray[np.bool_] | None, otherwise: int
+    values: npt.NDArray[Column] | None, is_target: Bools | None, otherwise: int
 ) -> npt.NDArray[Column] | None:
     """Return values of the events that are asked for with ``otherwise`` for all others."""
     if values is None or is_target is None:
@@ -260,23 +246,24 @@ def _entities(
     role: Role,
     config: DataConfig,
     kinds: Mapping[str, str],
-) -> tuple[EntityTable, tuple[str, ...]]:
-    """Return a side's table with its cells read by their forms, and notes on cells that cannot be."""
+    notes: list[str],
+) -> EntityTable:
+    """Return a side's table with its cells read by their forms; ``notes`` gets what could not be read."""
     what = "items" if role == Role.ITEM else "queries"
     seen = ids.unique().rename(column)
     if table is None:
         vocabulary = Vocabulary(seen.sort())
-        return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column), ()
+        return EntityTable(vocabulary, vocabulary.ids.rename(column).to_frame(), column)
     frame = read_table(table, what=what)
     stated = getattr(config, f"{role}_column")
     stated = stated if stated in frame.columns else None
-    key = find_id(frame, role, given=stated, like=column, what=what).column
+    key = columns.find_id(frame, role, given=stated, like=column, what=what).column
     assert key is not None  # find_id raises where there is none
     side: Side = "item" if role == Role.ITEM else "query"
     # What a query says is nobody else's business: notes go into reports.
     told = read_table_forms(frame, side, key, kinds, quotes=side == "item")
     frame = told.frame
-    own, kept = checked_ids(frame[key], role=role, drop_null=config.drop_null_ids)
+    own, kept = columns.checked_ids(frame[key], role=role, drop_null=config.drop_null_ids)
     frame = frame.with_columns(own.rename(key)).filter(pl.Series(kept))
     own = frame[key]
     if own.n_unique() != len(own):
@@ -294,12 +281,11 @@ def _entities(
             f"{key!r} begins with {own[0]!r}, {column!r} with {seen[0]!r}; "
             f"name the column: {passing(**{f'{role}_column': 'NAME'})}."
         )
-    notes = (*_without_line(ids.cast(own.dtype), own, what), *told.notes)
+    notes += [*_without_line(ids.cast(own.dtype), own, what), *told.notes]
     vocabulary = Vocabulary(pl.concat([own.rename("id"), seen.rename("id")]).unique().sort())
-    frame = (
-        vocabulary.ids.rename(key).to_frame().join(frame, on=key, how="left", maintain_order="left")
-    )
-    return EntityTable(vocabulary, frame, key, told.forms), notes
+    all_ids = vocabulary.ids.rename(key).to_frame()
+    frame = all_ids.join(frame, on=key, how="left", maintain_order="left")
+    return EntityTable(vocabulary, frame, key, told.forms)
 
 
 def _without_line(ids: pl.Series, own: pl.Series, what: str) -> list[str]:
@@ -323,9 +309,7 @@ def _without_line(ids: pl.Series, own: pl.Series, what: str) -> list[str]:
     return [said]
 
 
-def _scaled(
-    weights: npt.NDArray[np.float32], column: str, config: DataConfig, notes: list[str]
-) -> npt.NDArray[np.float32]:
+def _scaled(weights: Float32s, column: str, config: DataConfig, notes: list[str]) -> Float32s:
     """Return the weights, or their logarithm where a few of them would decide everything."""
     scale = config.weight_scale
     if scale == "auto":

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.caller import argument, passing
 from twotower.config import SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
@@ -119,7 +120,7 @@ def last_events(events: Interactions, valid: float, most: npt.NDArray[np.integer
     return parts
 
 
-def _from_end(events: Interactions) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _from_end(events: Interactions) -> tuple[Ints, Ints]:
     """Return how many positives of its query come after each event, and how many it has: ``(E,)``.
 
     A negative stands with the positive before it.
@@ -130,7 +131,7 @@ def _from_end(events: Interactions) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     return owner_end - place, owner_end - owner_start
 
 
-def whole_sessions(events: Interactions, is_held_out: npt.NDArray[np.bool_], part: Part) -> Parts:
+def whole_sessions(events: Interactions, is_held_out: Bools, part: Part) -> Parts:
     """Return the parts of sessions that are held out whole: nothing of them is learnt from.
 
     The last positive is asked for (``part``) and what comes before it is ``CONTEXT``. Where nothing that is
@@ -149,7 +150,7 @@ def whole_sessions(events: Interactions, is_held_out: npt.NDArray[np.bool_], par
     return parts
 
 
-def can_be_asked(events: Interactions) -> npt.NDArray[np.bool_]:
+def can_be_asked(events: Interactions) -> Bools:
     """Return which events are of a query with something to read before its last positive: ``(E,)``."""
     place = np.arange(len(events))
     last = np.full(len(events.offsets), -1)
@@ -187,9 +188,7 @@ def random_per_query(
     return parts
 
 
-def _random_in_groups(
-    group: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], test: float, valid: float
-) -> Parts:
+def _random_in_groups(group: Ints, draws: Floats, test: float, valid: float) -> Parts:
     order = np.lexsort((draws, group))
     sizes = np.bincount(group, minlength=1)
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -198,7 +197,7 @@ def _random_in_groups(
     rank -= starts[group]
     size = sizes[group]
 
-    def share(fraction: float) -> npt.NDArray[np.int64]:
+    def share(fraction: float) -> Ints:
         if fraction == 0:
             return np.zeros(len(size), np.int64)
         wanted = np.floor(fraction * size + 0.5).astype(np.int64)
@@ -243,8 +242,8 @@ def cold_queries(
 
 
 def _held_out_whole(
-    rows: npt.NDArray[np.int32],
-    can_be_drawn: npt.NDArray[np.bool_],
+    rows: Rows,
+    can_be_drawn: Bools,
     test: float,
     valid: float,
     rng: np.random.Generator,
@@ -323,21 +322,21 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
         DataError: A part that is needed is empty.
     """
     events, positive = dataset.interactions, dataset.interactions.is_positive
-    train_items = np.unique(events.item_rows[(dataset.parts == Part.TRAIN) & positive])
+    masks = {
+        part: (dataset.parts == part) & positive for part in (Part.TRAIN, Part.VALID, Part.TEST)
+    }
+    train_items = np.unique(events.item_rows[masks[Part.TRAIN]])
     if not len(train_items):
         raise DataError(f"the {kind} split must leave training events, got none; choose another.")
     for part, name in ((Part.TEST, "test"), (Part.VALID, "validation")):
-        if not (positive & (dataset.parts == part)).any():
-            remedy = (
-                "give files" if kind == "given" else f"use another {argument('split')}, or data"
-            )
+        if not masks[part].any():
+            other = "give files" if kind == "given" else f"use another {argument('split')}, or data"
             raise DataError(
                 f"the {kind} split must leave {name} rows, got no positive of {len(events)} events; "
-                f"{remedy} with more events a query."
+                f"{other} with more events a query."
             )
     counts = []
-    for part in (Part.TRAIN, Part.VALID, Part.TEST):
-        mask = (dataset.parts == part) & positive
+    for part, mask in masks.items():
         items = np.unique(events.item_rows[mask])
         cold = len(np.setdiff1d(items, train_items))
         counts.append(

@@ -36,10 +36,7 @@ _FOREIGN = {
 }
 MOST_LEVELS = 100
 """Levels of arrays and objects in a JSON table."""
-_ESCAPED = compile_pattern(rb"\\.", DOTALL)
-_LEVEL_OF = np.zeros(256, np.int8)
-_LEVEL_OF[list(b"[{")] = 1
-_LEVEL_OF[list(b"]}")] = -1
+_STRING = compile_pattern(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', DOTALL)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
@@ -239,17 +236,11 @@ def _read_json(body: bytes, subject: str) -> pl.DataFrame:
 
 def _check_depth(body: bytes, subject: str) -> None:
     """Refuse JSON in which polars would overflow its stack, which ends the whole process."""
-    array = np.frombuffer(body, np.uint8)
-    opens = np.flatnonzero(_LEVEL_OF[array] > 0)
     is_array = body.lstrip().startswith(b"[")
-    newlines = np.flatnonzero(array == ord("\n"))
-    ends = np.append(newlines[:0] if is_array else newlines, len(body))
-    opens_until = np.searchsorted(opens, ends)
-    # Few lines hold so many brackets; of those, brackets in strings do not count.
-    for line in np.flatnonzero(np.diff(opens_until, prepend=0) > MOST_LEVELS).tolist():
-        start = int(ends[line - 1]) if line else 0
-        if _depth(body[start : int(ends[line])]) > MOST_LEVELS:
-            place = "" if is_array else f" in line {line + 1}"
+    for number, line in enumerate([body] if is_array else body.split(b"\n"), start=1):
+        # Few lines hold so many brackets; of those, brackets in strings do not count.
+        if line.count(b"[") + line.count(b"{") > MOST_LEVELS and _depth(line) > MOST_LEVELS:
+            place = "" if is_array else f" in line {number}"
             raise DataError(
                 f"{subject} must hold JSON of at most {MOST_LEVELS} levels, got more{place}; leave the "
                 "deep field out."
@@ -258,11 +249,9 @@ def _check_depth(body: bytes, subject: str) -> None:
 
 def _depth(json: bytes) -> int:
     """Return how deep the arrays and objects of a JSON text stand in each other."""
-    array = np.frombuffer(_ESCAPED.sub(b"  ", json), np.uint8)
-    quotes = np.flatnonzero(array == ord('"'))
-    brackets = np.flatnonzero(_LEVEL_OF[array])
-    brackets = brackets[np.searchsorted(quotes, brackets) % 2 == 0]
-    return int(np.cumsum(_LEVEL_OF[array[brackets]], dtype=np.int64).max(initial=0))
+    bare = np.frombuffer(_STRING.sub(b"", json), np.uint8)
+    steps = np.isin(bare, list(b"[{")).astype(np.int64) - np.isin(bare, list(b"]}"))
+    return int(np.cumsum(steps).max(initial=0))
 
 
 def _name_bad_json(body: bytes, subject: str) -> None:

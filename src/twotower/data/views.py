@@ -6,15 +6,17 @@ name the same item.
 Source: Elkahky et al., WWW 2015, section 3 (MV-DNN).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from twotower.config import SplitConfig
-from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part, ViewItems
+from twotower.data.dataset import Column, Dataset, EntityTable, Part, ViewItems, sorted_events
 from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.splits import checked, split, temporal, test_fraction_of
 from twotower.errors import ConfigError, DataError
@@ -89,14 +91,12 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
         DataError: A view's items have a column ``view``, or columns of one name are of types that do
             not go together.
     """
-    names = list(datasets)
-    _refuse_names_that_meet({name: datasets[name].items for name in names})
-    queries = _queries([datasets[name].queries for name in names])
-    items = _items({name: datasets[name].items for name in names})
+    _refuse_names_that_meet({name: each.items for name, each in datasets.items()})
+    queries = _queries([each.queries for each in datasets.values()])
+    items = _items({name: each.items for name, each in datasets.items()})
     views: dict[str, ViewItems] = {}
     query_rows, item_rows = [], []
-    for name in names:
-        each = datasets[name]
+    for name, each in datasets.items():
         of_queries = queries.ids.rows_of_all(each.queries.ids.ids)
         of_items = items.ids.rows_of_all(qualified(each.items.ids.ids, name))
         offered = np.zeros(items.ids.num_rows, np.bool_)
@@ -104,42 +104,40 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
         views[name] = ViewItems(offered, each.repeats)
         query_rows.append(of_queries[each.interactions.query_rows])
         item_rows.append(of_items[each.interactions.item_rows])
-    events = [datasets[name].interactions for name in names]
+    events = [each.interactions for each in datasets.values()]
     has_times = all(each.times is not None for each in events)
     ordered = all(each.ordered for each in datasets.values()) and has_times
-    all_queries = np.concatenate(query_rows)
     times = np.concatenate([e.times for e in events if e.times is not None]) if has_times else None
-    keys = (all_queries,) if times is None else (times, all_queries)
-    order = np.lexsort(keys)
 
     def column(attribute: str, otherwise: Column) -> npt.NDArray[Column] | None:
         columns = [getattr(each, attribute) for each in events]
         if all(values is None for values in columns):
             return None
-        filled = [
-            np.full(len(each), otherwise) if values is None else values
-            for each, values in zip(events, columns, strict=True)
-        ]
-        return np.concatenate(filled)[order]
+        return np.concatenate(
+            [
+                np.full(len(each), otherwise) if values is None else values
+                for each, values in zip(events, columns, strict=True)
+            ]
+        )
 
-    sorted_queries = all_queries[order]
-    whole = Interactions(
-        query_rows=sorted_queries,
-        item_rows=np.concatenate(item_rows)[order],
-        offsets=np.searchsorted(sorted_queries, np.arange(queries.ids.num_rows + 1)),
-        times=None if times is None else times[order],
+    whole, order = sorted_events(
+        np.concatenate(query_rows),
+        queries.ids.num_rows,
+        by_time=has_times,
+        item_rows=np.concatenate(item_rows),
+        times=times,
         labels=column("labels", np.float32(1)),
         weights=column("weights", np.float32(1)),
         positions=column("positions", np.int32(0)),
         is_target=column("is_target", np.bool_(True)),
     )
-    notes = [f"{name}: {note}" for name in names for note in datasets[name].notes if note]
+    notes = [f"{name}: {note}" for name, each in datasets.items() for note in each.notes if note]
     if any(each.times is not None for each in events) and not has_times:
-        without = [name for name in names if datasets[name].interactions.times is None]
+        without = [name for name, each in datasets.items() if each.interactions.times is None]
         notes.append(
             f"No view has times, since {', '.join(without)} has none: histories have no order."
         )
-    parts = np.concatenate([datasets[name].parts for name in names])[order]
+    parts = np.concatenate([each.parts for each in datasets.values()])[order]
     dataset = Dataset(
         queries=queries,
         items=items,
@@ -147,8 +145,8 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
         parts=parts,
         ordered=ordered,
         repeats=any(each.repeats for each in datasets.values()),
-        event_columns=_event_columns([datasets[name] for name in names])[order],
-        name=", ".join(names),
+        event_columns=_event_columns(datasets.values())[order],
+        name=", ".join(datasets),
         views=views,
     )
     notes += _of_another(datasets)
@@ -157,39 +155,32 @@ def merged(datasets: Mapping[str, Dataset]) -> Dataset:
 
 def _of_another(datasets: Mapping[str, Dataset]) -> list[str]:
     """Return a sentence for each view whose items' table lists those of another view, too."""
-    used = {
-        name: set(each.items.ids.ids_of(np.unique(each.interactions.item_rows)).cast(pl.String))
-        for name, each in datasets.items()
-    }
-    notes = []
+    used, unused = {}, {}
     for name, each in datasets.items():
-        unused = set(each.items.ids.ids.cast(pl.String)) - used[name]
-        for other in datasets:
-            both = unused & used[other]
-            if other != name and 2 * len(both) > len(used[other]):
-                notes.append(
-                    f"{name}: {len(both):,} of its items have events in {other} alone, and may be answered "
-                    f"here all the same; give each view a table of its own items."
-                )
-    return notes
+        events = np.unique(each.interactions.item_rows)
+        used[name] = set(each.items.ids.ids_of(events).cast(pl.String))
+        unused[name] = set(each.items.ids.ids.cast(pl.String)) - used[name]
+    return [
+        f"{name}: {len(both):,} of its items have events in {other} alone, and may be answered "
+        f"here all the same; give each view a table of its own items."
+        for name, other in permutations(datasets, 2)
+        if 2 * len(both := unused[name] & used[other]) > len(used[other])
+    ]
 
 
 def _refuse_names_that_meet(tables: Mapping[str, EntityTable]) -> None:
     """Refuse an id that would stand for an item of another view, too, in the bundle of its own."""
-    for name, table in tables.items():
-        own = table.ids.ids.cast(pl.String)
-        for other, theirs in tables.items():
-            if (
-                other != name
-                and (both := own.is_in(qualified(theirs.ids.ids, other).implode())).any()
-            ):
-                raise DataError(
-                    f"view {name!r}: an item id must not be what an item of view {other!r} is called "
-                    f"beside it, got {own.filter(both)[0]!r}; rename the view or the item."
-                )
+    for name, other in permutations(tables, 2):
+        own = tables[name].ids.ids.cast(pl.String)
+        both = own.filter(own.is_in(qualified(tables[other].ids.ids, other).implode()))
+        if len(both):
+            raise DataError(
+                f"view {name!r}: an item id must not be what an item of view {other!r} is called "
+                f"beside it, got {both[0]!r}; rename the view or the item."
+            )
 
 
-def _event_columns(datasets: Sequence[Dataset]) -> pl.DataFrame:
+def _event_columns(datasets: Iterable[Dataset]) -> pl.DataFrame:
     """Return the columns of all events; a table of ids alone has none, and lines all the same."""
     row = "row of the events"
     frames = [
@@ -244,16 +235,12 @@ def _items(tables: Mapping[str, EntityTable]) -> EntityTable:
 
 def _forms(tables: Iterable[EntityTable], frame: pl.DataFrame) -> dict[str, Form]:
     """Return the forms of all tables' columns, but of those that the tables write in different ones."""
-    found: dict[str, set[str]] = {}
-    forms = {}
-    for table in tables:
-        for name, form in table.forms.items():
-            found.setdefault(name, set()).add(form.name)
-            forms[name] = form
+    written = [(name, form) for table in tables for name, form in table.forms.items()]
+    forms = Counter(name for name, _ in {(name, form.name) for name, form in written})
     return {
         name: form
-        for name, form in forms.items()
-        if len(found[name]) == 1 and frame[name].dtype == FORMS[form.name].dtype
+        for name, form in written
+        if forms[name] == 1 and frame[name].dtype == FORMS[form.name].dtype
     }
 
 
