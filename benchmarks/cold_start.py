@@ -33,8 +33,7 @@ from synthetic_optimum import Oracle, persona_log_likelihood
 from twotower import Config
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.data.sources.synthetic_events import open_clusters
+from twotower.data.sources.synthetic import World, WorldConfig, open_clusters
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import Scorer, evaluate
 from twotower.training.choices import resolve

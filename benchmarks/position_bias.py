@@ -28,7 +28,7 @@ import polars as pl
 from common import report
 from twotower import Config
 from twotower.data.dataset import Cases
-from twotower.data.propensities import harvested
+from twotower.data.positions import harvested
 from twotower.evaluation.metrics import graded_ndcg_at_k
 from twotower.histories import Histories
 from twotower.training.choices import resolve

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.data.sources.synthetic import SyntheticTables, World
-from twotower.data.sources.synthetic_events import open_clusters
+from twotower.data.sources.synthetic import SyntheticTables, World, open_clusters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.data.propensities import Propensities, harvested, power_law
+from twotower.data.positions import Propensities, harvested, power_law
 
 # One cell: pair, position, times shown, clicks.
 Cell = tuple[int, int, int, int]

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from synthetic_optimum import Estimate, Oracle, optimum, optimum_hits
-from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
-from twotower.data.sources.synthetic_events import open_clusters
+from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig, open_clusters
 from twotower.errors import ConfigError
 
 TINY = WorldConfig(

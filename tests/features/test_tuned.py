@@ -18,8 +18,12 @@ from twotower.features import tuned
 from twotower.features.architecture import MODEL_TYPES, Architecture
 from twotower.features.schema import Feature
 from twotower.features.sentences import encoded, load_encoder
-from twotower.features.token_ids import LEAST_TOKENS, TokenIdsTransform
-from twotower.features.tuned import SentenceEncoder, sentence_encoder_of
+from twotower.features.tuned import (
+    LEAST_TOKENS,
+    SentenceEncoder,
+    TokenIdsTransform,
+    sentence_encoder_of,
+)
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -91,7 +95,7 @@ def test_the_width_is_what_the_longest_text_needs(
     monkeypatch: pytest.MonkeyPatch, tiny: str
 ) -> None:
     assert LEAST_TOKENS > 16 == transform_of(tiny).numbers["width"][0]
-    monkeypatch.setattr("twotower.features.token_ids.LEAST_TOKENS", 5)
+    monkeypatch.setattr("twotower.features.tuned.LEAST_TOKENS", 5)
     assert transform_of(tiny, ["a", None]).numbers["width"][0] == 5
     assert transform_of(tiny, ["abcdef", "a"]).numbers["width"][0] == 8  # with [CLS] and [SEP]
     assert transform_of(tiny, [None]).numbers["width"][0] == 5

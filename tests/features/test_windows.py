@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tiny_vectors import write_vectors
-from twotower.features import text, windows, word_vectors
+from twotower.features import text, windows
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
@@ -89,7 +89,7 @@ def test_columns_start_alike_without_what_their_words_have_in_common(
         "boat",
         "snow",
     }
-    monkeypatch.setattr(word_vectors, "LEAST_WORDS", 2)
+    monkeypatch.setattr(windows, "LEAST_WORDS", 2)
     before = first.start
     let_common_go([first, other])
     assert first.start is other.start

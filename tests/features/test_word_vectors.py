@@ -9,8 +9,8 @@ import pytest
 
 from tiny_vectors import VECTORS, write_vectors
 from twotower.errors import ConfigError
-from twotower.features import word_vectors
-from twotower.features.word_vectors import WordVectors, read_word_vectors
+from twotower.features import windows
+from twotower.features.windows import WordVectors, read_word_vectors
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 
@@ -74,7 +74,7 @@ def test_what_words_have_in_common_goes(monkeypatch: pytest.MonkeyPatch) -> None
     vectors = np.zeros((302, 8), np.float16)
     vectors[FIRST_ROW:] = table / np.linalg.norm(table, axis=1, keepdims=True)
     given = WordVectors(Vocabulary(pl.Series([f"w{i:03}" for i in range(300)])), vectors)
-    monkeypatch.setattr(word_vectors, "NUM_COMMON", 1)
+    monkeypatch.setattr(windows, "NUM_COMMON", 1)
     rows = np.arange(2, 202)
     found = given.map_without_common(rows)
     some = vectors[rows].astype(np.float64)
@@ -102,7 +102,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
 
 
 def test_only_the_first_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_vectors, "MOST_WORDS", 2)
+    monkeypatch.setattr(windows, "MOST_WORDS", 2)
     found = read(tmp_path / "vectors.txt", "red 1 0\ncar 0 1\nboat 1 1\n")
     assert sorted(found.words.ids) == ["car", "red"]
     headed = read(tmp_path / "headed.txt", "3 2\nred 1 0\ncar 0 1\nboat 1 1\n")

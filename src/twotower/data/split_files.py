@@ -1,15 +1,34 @@
-"""Parts that files give: training, validation and test events, or sessions to be asked about."""
+"""Parts that files give, and the validation that is drawn where they give none.
+
+Files give training, validation and test events, or sessions to be asked about. Where no file gives
+validation, it is drawn from training as the test was drawn. Comparing the test with the training events
+tells how: whether it holds the last events of its queries, a later period, or new queries. A validation of
+another kind would stop the training at the wrong epoch, and ``data.order = "auto"`` would draw its
+conclusion from our own draw.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from twotower.data.dataset import Interactions, Part
-from twotower.data.splits import Parts, whole_sessions
+from twotower.arrays import Bools, Floats, Ints
+from twotower.config import SplitConfig
+from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.splits import (
+    AT_RANDOM,
+    Parts,
+    can_be_asked,
+    check_kind,
+    checked,
+    last_events,
+    whole_sessions,
+)
 from twotower.data.tables import Table, read_table
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import Vocabulary
@@ -34,9 +53,9 @@ class SplitFiles:
     """
 
     parts: Parts
-    is_session: npt.NDArray[np.bool_]
+    is_session: Bools
 
-    def take(self, events: npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> "SplitFiles":
+    def take(self, events: Bools | npt.NDArray[np.integer]) -> "SplitFiles":
         """Return what is known of ``events``."""
         return SplitFiles(self.parts[events], self.is_session[events])
 
@@ -146,3 +165,179 @@ def _check_names(source: Mapping[str, Table]) -> None:
             "given files must be train, one of test and test_sessions, and on wish one of valid and "
             f"valid_sessions, got {', '.join(sorted(source))}."
         )
+
+
+Kind = Literal["leave-last-out", "temporal", "cold-queries", "random"]
+
+MOST_OUT_OF_PLACE = 0.1
+"""Share of the test events before a training event of their query up to which all are its last events."""
+MOST_OUTLIERS = 0.01
+"""Share of the events that may lie on the wrong side of the moment at which a later period begins."""
+COVERED = 0.9
+"""Share of the training queries in the test from which a later period is one of last events, too."""
+MOSTLY = 0.5
+"""Share of the test's queries that is most of them."""
+
+_AT_RANDOM = {
+    "random": "training events at random",
+    "cold-items": "{share} of the items, whole",
+    "cold-queries": "{share} of the queries, whole",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a test was drawn.
+
+    Args:
+        kind: Of the split that draws so.
+        reason: What was counted, in words.
+    """
+
+    kind: Kind
+    reason: str
+
+
+def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
+    """Return a data set whose parts were given, with validation held out of train where no file gave it.
+
+    ``split.kind`` says how; ``auto`` draws as the test was drawn (``how_test_was_drawn``). Whatever it is,
+    ``valid_fraction`` is the share: of each query's training events (leave-last-out, random; of the last
+    events no more than the test has of the query), of the training events (temporal), of the queries or
+    items. Where the test is of sessions, it is a share of the training sessions of two events or more.
+
+    Raises:
+        ConfigError: ``split.kind`` needs an order or times that the data does not have.
+        DataError: No training, validation or test events are left.
+    """
+    parts, told = dataset.parts, ""
+    if not (parts == Part.VALID).any():
+        train = parts == Part.TRAIN
+        drawn, told = _drawn(dataset, config)
+        parts = parts.copy()
+        parts[train] = drawn
+    return checked(dataset.with_parts(parts, told), "given")
+
+
+def how_test_was_drawn(dataset: Dataset) -> Drawn:
+    """Return what the given test asks for, told by counts of its events beside the training events.
+
+    Args:
+        dataset: With given parts, of which ``TRAIN`` and ``TEST`` hold positives.
+    """
+    events, positive = dataset.interactions, dataset.interactions.is_positive
+    learnt, asked = (
+        np.flatnonzero((dataset.parts == part) & positive) for part in (Part.TRAIN, Part.TEST)
+    )
+    num_rows = len(events.offsets) - 1
+    is_known = np.bincount(events.query_rows[learnt], minlength=num_rows) > 0
+    is_asked = np.bincount(events.query_rows[asked], minlength=num_rows) > 0
+    new = float((~is_known[is_asked]).mean()) if is_asked.any() else 0.0
+    is_later = _is_later(events, learnt, asked)
+    if dataset.ordered and new <= MOSTLY:
+        share = _share_of_last(events, learnt, asked)
+        covered = float(is_asked[is_known].mean()) if is_known.any() else 0.0
+        if share is not None and (not is_later or covered >= COVERED):
+            return Drawn(
+                "leave-last-out",
+                f"{share:.0%} of the test events come after all training events of their query",
+            )
+    if is_later:
+        return Drawn("temporal", "the test events come after the training events")
+    if new > MOSTLY:
+        return Drawn("cold-queries", f"{new:.0%} of the test queries have no training event")
+    return Drawn("random", "the test holds neither last events, a later period nor new queries")
+
+
+def _is_later(events: Interactions, learnt: Ints, asked: Ints) -> bool:
+    """Return whether the test is of a later period than training."""
+    if events.times is None or not len(learnt) or not len(asked):
+        return False
+    end = np.quantile(events.times[learnt], 1 - MOST_OUTLIERS, method="higher")
+    start = np.quantile(events.times[asked], MOST_OUTLIERS, method="lower")
+    return bool(start >= end and start > events.times[learnt].min())
+
+
+def _share_of_last(events: Interactions, learnt: Ints, asked: Ints) -> float | None:
+    """Return the share of test events that no training event of their query follows, None if too few.
+
+    Events at one moment have no order between them, so that equal times say nothing: a test is of last
+    events only where most of it is later than some training event of the query.
+    """
+    keys = _keys_of_order(events)
+    num_rows = len(events.offsets) - 1
+    first, last = np.full(num_rows, np.inf), np.full(num_rows, -np.inf)
+    np.minimum.at(first, events.query_rows[learnt], keys[learnt])
+    np.maximum.at(last, events.query_rows[learnt], keys[learnt])
+    owners = events.query_rows[asked]
+    known = np.isfinite(last[owners])
+    asked, owners = asked[known], owners[known]
+    if not len(asked):
+        return None
+    follows = keys[asked] >= last[owners]
+    is_evidence = keys[asked] > first[owners]
+    if follows.mean() < 1 - MOST_OUT_OF_PLACE or is_evidence.mean() <= MOSTLY:
+        return None
+    return float(follows.mean())
+
+
+def _keys_of_order(events: Interactions) -> Floats:
+    """Return what orders the events of a query: their times, or their places where those do not."""
+    places = np.arange(len(events), dtype=np.float64)
+    if events.times is None:
+        return places
+    is_same = events.query_rows[1:] == events.query_rows[:-1]
+    return places if (np.diff(events.times)[is_same] < 0).any() else events.times
+
+
+def _drawn(dataset: Dataset, config: SplitConfig) -> tuple[Parts, str]:
+    """Return the part of each training event, and in a sentence how validation was drawn."""
+    rng = np.random.default_rng([config.seed, 0])
+    events = dataset.interactions.where(dataset.parts == Part.TRAIN)
+    share = config.valid_fraction
+    if (dataset.parts == Part.CONTEXT).any():
+        rows = np.unique(events.query_rows[can_be_asked(events)])
+        drawn_rows = rng.permutation(rows)[: max(1, round(share * len(rows)))]
+        is_drawn = np.isin(events.query_rows, drawn_rows)
+        said = f"{len(drawn_rows):,} whole sessions of training, as the test is of sessions."
+        return whole_sessions(events, is_drawn, Part.VALID), f"Validation is drawn: {said}"
+    if config.kind == "auto":
+        found = how_test_was_drawn(dataset)
+        kind, why = str(found.kind), f"as the test was: {found.reason}"
+    else:
+        check_kind(dataset, config.kind)
+        kind, why = config.kind, f"as split.kind = {config.kind!r} says"
+    if kind == "leave-last-out":
+        asked = dataset.part(Part.TEST)
+        most = np.bincount(asked.query_rows[asked.is_positive], minlength=len(events.offsets) - 1)
+        parts = last_events(events, share, most)
+        what = "the last events of each query"
+    elif kind == "temporal":
+        parts, moment = _latest(events, share)
+        what = f"the training events from {moment} on"
+    else:
+        parts = AT_RANDOM[kind](events, 0.0, share, rng)
+        what = _AT_RANDOM[kind].format(share=f"{share:.0%}")
+    if config.kind == "auto" and kind != "random" and _leaves_nothing(events, parts):
+        # What is too little to be drawn so is drawn in whatever way leaves something.
+        parts = AT_RANDOM["random"](events, 0.0, share, rng)
+        what, why = _AT_RANDOM["random"], f"{kind} would leave a part empty"
+    return parts, f"Validation is drawn from training: {what} ({why})."
+
+
+def _latest(events: Interactions, share: float) -> tuple[Parts, str]:
+    """Return the part of each training event, the latest for validation, and from which moment on."""
+    assert events.times is not None
+    cut = float(np.quantile(events.times, 1 - share, method="higher"))
+    parts = np.full(len(events), Part.TRAIN, np.uint8)
+    parts[events.times >= cut] = Part.VALID
+    try:
+        moment = datetime.fromtimestamp(cut, UTC).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, OSError, ValueError):
+        moment = f"{cut:g}"
+    return parts, moment
+
+
+def _leaves_nothing(events: Interactions, parts: Parts) -> bool:
+    positive = parts[events.is_positive]
+    return not ((positive == Part.TRAIN).any() and (positive == Part.VALID).any())

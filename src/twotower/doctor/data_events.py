@@ -5,8 +5,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.data.dataset import Dataset, Part
-from twotower.data.positions import WHY_ASSUMED, examples_of, propensities_of
-from twotower.data.propensities import MAX_WEIGHT
+from twotower.data.positions import MAX_WEIGHT, WHY_ASSUMED, examples_of, propensities_of
 from twotower.doctor.findings import Finding, Severity, graded
 
 COPIES = 0.001

@@ -16,9 +16,8 @@ from twotower.errors import ArgumentError
 from twotower.features.base import Transform
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
-from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms
-from twotower.features.tuned import SentenceEncoder
+from twotower.features.tuned import SentenceEncoder, TokenIdsTransform
 from twotower.features.windows import WindowsEncoder, WindowsTransform
 from twotower.registry import resolved
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW

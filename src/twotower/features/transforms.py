@@ -14,7 +14,7 @@ from twotower.errors import DataError
 from twotower.features import raw_values
 from twotower.features.base import FeatureArrays, Numbers, Transform
 from twotower.features.schema import Feature
-from twotower.features.token_ids import TokenIdsTransform
+from twotower.features.tuned import TokenIdsTransform
 from twotower.registry import resolved
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 

@@ -12,10 +12,9 @@ from twotower.features.architecture import FILES, Architecture
 from twotower.features.base import Transform
 from twotower.features.forms import FORMS
 from twotower.features.schema import Feature, Side
-from twotower.features.token_ids import TokenIdsTransform
 from twotower.features.transforms import SideTransforms, transform_of
-from twotower.features.windows import WindowsTransform
-from twotower.features.word_vectors import WordVectors
+from twotower.features.tuned import TokenIdsTransform
+from twotower.features.windows import WindowsTransform, WordVectors
 from twotower.serving.content_checks import check_array
 from twotower.serving.storage import (
     ListedFiles,

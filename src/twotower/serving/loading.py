@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from twotower.errors import ArgumentError, BundleError, MissingExtraError
-from twotower.features.token_ids import TokenIdsTransform
+from twotower.features.tuned import TokenIdsTransform
 from twotower.serving.bundle import NOT_AS_WRITTEN, Contents
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors

@@ -13,7 +13,7 @@ import polars as pl
 from twotower.errors import JournalError
 from twotower.features.base import FeatureArrays
 from twotower.features.sentences import SentenceTransform
-from twotower.features.token_ids import TokenIdsTransform
+from twotower.features.tuned import TokenIdsTransform
 from twotower.serving.arguments import Id, features_of
 from twotower.serving.live_items import lines_of, without_ids
 from twotower.serving.retriever import Retriever
