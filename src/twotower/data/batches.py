@@ -209,9 +209,7 @@ class PairBatches:
 
 
 def _beside(
-    rows: Rows,
-    source: Interactions | Windows,
-    cut: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    rows: Rows, source: Interactions | Windows, cut: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 ) -> Windows:
     """Return windows of ``rows``, beside them what else is known of their events, cut in one way."""
     times, event_rows = source.times, source.event_rows

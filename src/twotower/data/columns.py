@@ -142,10 +142,7 @@ def why_unfit(series: pl.Series, role: Role) -> str:
 
 
 def find_roles(
-    frame: pl.DataFrame,
-    *,
-    given: Mapping[Role, str] | None = None,
-    what: str = "interactions",
+    frame: pl.DataFrame, *, given: Mapping[Role, str] | None = None, what: str = "interactions"
 ) -> Roles:
     """Return which column of ``frame`` plays which role.
 
@@ -163,19 +160,20 @@ def find_roles(
     given = dict(given or {})
     _check_given(frame, given, what)
     taken = set(given.values())
-    decisions = [
-        _stated(frame, role, given[role]) if role in given else _found(frame, role, taken, what)
+    decisions = {
+        role: Decision(role, given[role], "stated")
+        if role in given
+        else _found(frame, role, taken, what)
         for role in Role
-    ]
-    columns: dict[str, Any] = {
-        role: each.column for role, each in zip(Role, decisions, strict=True)
     }
-    label = columns["label"]
-    return Roles(
-        **columns,
-        label_kind=None if label is None else label_kind(frame[label]),
-        decisions=tuple(decisions),
-    )
+    columns: dict[str, Any] = {role: decision.column for role, decision in decisions.items()}
+    kind, label = None, columns["label"]
+    if label is not None:
+        kind = label_kind(frame[label])
+    if Role.LABEL in given:
+        said = f"stated; {_describe_label(frame[label])}"
+        decisions[Role.LABEL] = Decision(Role.LABEL, label, said)
+    return Roles(**columns, label_kind=kind, decisions=tuple(decisions.values()))
 
 
 def find_id(
@@ -358,12 +356,6 @@ def _candidates(frame: pl.DataFrame, role: Role, taken: set[str]) -> Iterator[st
         for column, plain in free.items():
             if plain.endswith(ending) and plain not in _KNOWN_NAMES:
                 yield column
-
-
-def _stated(frame: pl.DataFrame, role: Role, column: str) -> Decision:
-    if role == Role.LABEL:
-        return Decision(role, column, f"stated; {_describe_label(frame[column])}")
-    return Decision(role, column, "stated")
 
 
 def targets_among(kinds: pl.Series, wanted: Sequence[str], *, every: bool = True) -> Bools:

@@ -69,9 +69,7 @@ def power_law(positions: npt.NDArray[np.integer]) -> Propensities:
 
 
 def harvested(
-    pairs: npt.NDArray[np.integer],
-    positions: npt.NDArray[np.integer],
-    clicked: Bools,
+    pairs: npt.NDArray[np.integer], positions: npt.NDArray[np.integer], clicked: Bools
 ) -> Propensities:
     """Return the propensities that make the clicks likeliest, given how often each item was clicked.
 

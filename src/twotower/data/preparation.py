@@ -11,11 +11,11 @@ from twotower.arrays import Bools, Float32s
 from twotower.caller import argument, passing
 from twotower.config import DataConfig, FeaturesConfig
 from twotower.data import columns
-from twotower.data.columns import Role, Roles
+from twotower.data.columns import Role
 from twotower.data.dataset import Column, Dataset, EntityTable, Part, sorted_events
 from twotower.data.impressions import impressions_of
 from twotower.data.positions import checked_positions, unstated_position
-from twotower.data.split_files import SplitFiles, parts_of, read_events
+from twotower.data.split_files import parts_of, read_events
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.data.unused import unstated_kinds, unused_columns
@@ -73,7 +73,9 @@ def prepare(
     """
     config = config or DataConfig()
     frame, given = read_events(interactions, may_lack=config.position_column)
-    roles = columns.find_roles(frame, given=_stated_roles(config))
+    given_columns = {role: getattr(config, f"{role}_column") for role in Role}
+    stated = {role: column for role, column in given_columns.items() if column is not None}
+    roles = columns.find_roles(frame, given=stated)
     kinds = features or FeaturesConfig()
     unused = unused_columns(frame, roles, read=kinds.event)
     notes = unstated_kinds(frame, unused)
@@ -98,21 +100,30 @@ def prepare(
     if roles.time is not None:
         times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
     is_target = None
+    is_asked = np.ones(len(frame), np.bool_)
     if roles.event is not None:
-        is_target = columns.targets_among(frame[roles.event], config.target_events)
+        is_asked = is_target = columns.targets_among(frame[roles.event], config.target_events)
     # What is not asked for needs no label, no weight and no position, and what is not learnt no position.
-    asked = frame if is_target is None else frame.filter(pl.Series(is_target))
-    labels = _for_all(_labels(asked, roles, config, notes), is_target, 1)
+    labels = None
+    if roles.label is not None:
+        labels = _labels(
+            frame[roles.label].filter(pl.Series(is_asked)), roles.label_kind, config, notes
+        )
+        labels = None if (labels > 0).all() else _for_all(labels, is_asked, 1)
+    elif config.positive_threshold is not None:
+        raise ConfigError(
+            "data.positive_threshold must go with a rating column, got "
+            f"{config.positive_threshold} and none; pass {passing(label_column='NAME')}."
+        )
     weights = None
     if roles.weight is not None:
-        scaled = _scaled(columns.checked_weights(asked[roles.weight]), roles.weight, config, notes)
-        weights = _for_all(scaled, is_target, 1)
+        found = columns.checked_weights(frame[roles.weight].filter(pl.Series(is_asked)))
+        weights = _for_all(_scaled(found, roles.weight, config, notes), is_asked, 1)
     positions = None
     if roles.position is not None:
-        is_shown = _shown(is_target, given)
-        shown = frame[roles.position]
-        shown = shown if is_shown is None else shown.filter(pl.Series(is_shown))
-        positions = _for_all(checked_positions(shown), is_shown, 0)
+        is_shown = is_asked if given is None else is_asked & (given.parts == Part.TRAIN)
+        shown = checked_positions(frame[roles.position].filter(pl.Series(is_shown)))
+        positions = _for_all(shown, is_shown, 0)
     else:
         notes += unstated_position(frame, roles)
     if labels is not None and not (labels > 0).any():
@@ -164,9 +175,12 @@ def prepare(
         name=name,
     )
     repeats = _repeats(dataset, config, notes)
-    dataset = replace(dataset, repeats=repeats, notes=tuple(notes))
-    is_rated = roles.label_kind == "rating"
-    return Preparation(dataset, (*roles.decisions, *unused), given is not None, is_rated)
+    return Preparation(
+        replace(dataset, repeats=repeats, notes=tuple(notes)),
+        (*roles.decisions, *unused),
+        is_split=given is not None,
+        is_rated=roles.label_kind == "rating",
+    )
 
 
 def catalogue_of(
@@ -188,54 +202,28 @@ def catalogue_of(
     return _entities(frame, ids, own, Role.ITEM, config, features.item, notes), tuple(notes)
 
 
-def _shown(is_target: Bools | None, given: SplitFiles | None) -> Bools | None:
-    """Return which events need a position: those that are asked for in training; None where all do."""
-    if given is None:
-        return is_target
-    is_train = np.asarray(given.parts == Part.TRAIN)
-    return is_train if is_target is None else is_train & is_target
-
-
-def _stated_roles(config: DataConfig) -> dict[Role, str]:
-    stated = {role: getattr(config, f"{role}_column") for role in Role}
-    return {role: column for role, column in stated.items() if column is not None}
-
-
 def _labels(
-    frame: pl.DataFrame, roles: Roles, config: DataConfig, notes: list[str]
-) -> Float32s | None:
+    ratings: pl.Series, kind: columns.LabelKind | None, config: DataConfig, notes: list[str]
+) -> Float32s:
+    """Return the label of each event: 1 where it is a positive."""
     threshold = config.positive_threshold
-    if roles.label is None:
-        if threshold is not None:
-            raise ConfigError(
-                f"data.positive_threshold must go with a rating column, got {threshold} and none; "
-                f"pass {passing(label_column='NAME')}."
-            )
-        return None
-    column = frame[roles.label]
     if threshold is not None:
-        labels = (columns.checked_ratings(column) >= threshold).astype(np.float32)
+        labels = (columns.checked_ratings(ratings) >= threshold).astype(np.float32)
         share = float(labels.mean())
         notes.append(
-            f"{roles.label} of {threshold:g} or more is a positive: {share:.1%} of the events."
+            f"{ratings.name} of {threshold:g} or more is a positive: {share:.1%} of the events."
         )
-        return None if (labels > 0).all() else labels
-    if roles.label_kind == "rating":
-        columns.checked_ratings(column)
-        notes.append(f"Every event is a positive, whatever its {roles.label}.")
-        return None
-    labels = columns.checked_labels(column)
-    return None if (labels > 0).all() else labels
+        return labels
+    if kind == "rating":
+        notes.append(f"Every event is a positive, whatever its {ratings.name}.")
+        return np.ones_like(columns.checked_ratings(ratings))
+    return columns.checked_labels(ratings)
 
 
-def _for_all(
-    values: npt.NDArray[Column] | None, is_target: Bools | None, otherwise: int
-) -> npt.NDArray[Column] | None:
+def _for_all(values: npt.NDArray[Column], is_asked: Bools, otherwise: int) -> npt.NDArray[Column]:
     """Return values of the events that are asked for with ``otherwise`` for all others."""
-    if values is None or is_target is None:
-        return values
-    result = np.full(len(is_target), otherwise, values.dtype)
-    result[is_target] = values
+    result = np.full(len(is_asked), otherwise, values.dtype)
+    result[is_asked] = values
     return result
 
 

@@ -9,7 +9,6 @@ conclusion from our own draw.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -185,19 +184,6 @@ _AT_RANDOM = {
 }
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """How a test was drawn.
-
-    Args:
-        kind: Of the split that draws so.
-        reason: What was counted, in words.
-    """
-
-    kind: Kind
-    reason: str
-
-
 def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
     """Return a data set whose parts were given, with validation held out of train where no file gave it.
 
@@ -219,8 +205,10 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
     return checked(dataset.with_parts(parts, told), "given")
 
 
-def how_test_was_drawn(dataset: Dataset) -> Drawn:
-    """Return what the given test asks for, told by counts of its events beside the training events.
+def how_test_was_drawn(dataset: Dataset) -> tuple[Kind, str]:
+    """Return which split draws a test like the given one, and in words what says so.
+
+    The test events are counted beside the training events.
 
     Args:
         dataset: With given parts, of which ``TRAIN`` and ``TEST`` hold positives.
@@ -238,15 +226,13 @@ def how_test_was_drawn(dataset: Dataset) -> Drawn:
         share = _share_of_last(events, learnt, asked)
         covered = float(is_asked[is_known].mean()) if is_known.any() else 0.0
         if share is not None and (not is_later or covered >= COVERED):
-            return Drawn(
-                "leave-last-out",
-                f"{share:.0%} of the test events come after all training events of their query",
-            )
+            said = f"{share:.0%} of the test events come after all training events of their query"
+            return "leave-last-out", said
     if is_later:
-        return Drawn("temporal", "the test events come after the training events")
+        return "temporal", "the test events come after the training events"
     if new > MOSTLY:
-        return Drawn("cold-queries", f"{new:.0%} of the test queries have no training event")
-    return Drawn("random", "the test holds neither last events, a later period nor new queries")
+        return "cold-queries", f"{new:.0%} of the test queries have no training event"
+    return "random", "the test holds neither last events, a later period nor new queries"
 
 
 def _is_later(events: Interactions, learnt: Ints, asked: Ints) -> bool:
@@ -301,12 +287,11 @@ def _drawn(dataset: Dataset, config: SplitConfig) -> tuple[Parts, str]:
         is_drawn = np.isin(events.query_rows, drawn_rows)
         said = f"{len(drawn_rows):,} whole sessions of training, as the test is of sessions."
         return whole_sessions(events, is_drawn, Part.VALID), f"Validation is drawn: {said}"
-    if config.kind == "auto":
-        found = how_test_was_drawn(dataset)
-        kind, why = str(found.kind), f"as the test was: {found.reason}"
-    else:
-        check_kind(dataset, config.kind)
-        kind, why = config.kind, f"as split.kind = {config.kind!r} says"
+    kind, why = config.kind, f"as split.kind = {config.kind!r} says"
+    if kind == "auto":
+        kind, said = how_test_was_drawn(dataset)
+        why = f"as the test was: {said}"
+    check_kind(dataset, kind)
     if kind == "leave-last-out":
         asked = dataset.part(Part.TEST)
         most = np.bincount(asked.query_rows[asked.is_positive], minlength=len(events.offsets) - 1)
@@ -329,12 +314,8 @@ def _latest(events: Interactions, share: float) -> tuple[Parts, str]:
     """Return the part of each training event, the latest for validation, and from which moment on."""
     assert events.times is not None
     cut = float(np.quantile(events.times, 1 - share, method="higher"))
-    parts = np.full(len(events), Part.TRAIN, np.uint8)
-    parts[events.times >= cut] = Part.VALID
-    try:
-        moment = datetime.fromtimestamp(cut, UTC).strftime("%Y-%m-%d %H:%M")
-    except (OverflowError, OSError, ValueError):
-        moment = f"{cut:g}"
+    moment = str(np.datetime64(int(cut // 60), "m")).replace("T", " ")
+    parts = np.where(events.times >= cut, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
     return parts, moment
 
 

@@ -242,11 +242,7 @@ def cold_queries(
 
 
 def _held_out_whole(
-    rows: Rows,
-    can_be_drawn: Bools,
-    test: float,
-    valid: float,
-    rng: np.random.Generator,
+    rows: Rows, can_be_drawn: Bools, test: float, valid: float, rng: np.random.Generator
 ) -> Parts:
     """Return the parts of events of which all of a row are in one.
 

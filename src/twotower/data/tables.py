@@ -24,6 +24,7 @@ from twotower.data.delimited import check_distinct, read_delimited
 from twotower.errors import DataError
 from twotower.features.dataframes import Frame, as_polars, is_frame, names_of
 from twotower.paths import is_utf8, shown
+from twotower.vocab import as_keys
 
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
@@ -289,13 +290,8 @@ def _plain_types(frame: pl.DataFrame) -> pl.DataFrame:
     """Return ``frame`` with one integer, one string and one decimal type instead of several."""
     changed = []
     for column in frame.get_columns():
-        dtype = column.dtype
-        if dtype in (pl.Categorical, pl.Enum, pl.Null):
-            changed.append(column.cast(pl.String))
-        elif isinstance(dtype, pl.Decimal):
+        if column.dtype in (pl.Categorical, pl.Enum, pl.Null, pl.UInt64, pl.Int128):
+            changed.append(as_keys(column).alias(column.name))
+        elif column.dtype.is_decimal():
             changed.append(column.cast(pl.Float64))
-        elif dtype in (pl.UInt64, pl.Int128):
-            whole = column.cast(pl.Int64, strict=False)
-            fits = whole.null_count() == column.null_count()
-            changed.append(whole if fits else column.cast(pl.String))
     return frame.with_columns(changed)

@@ -15,7 +15,6 @@ from twotower.features.dates import FORMATS, normalised, parsed
 
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # years 1 to 9999
-_TIME_RULE = "hold a time"
 
 
 def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]:
@@ -50,7 +49,7 @@ def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]
         raise DataError(f"{what} must hold times, got {series.dtype}; {_remedy()}.")
     seconds = times.fill_null(np.nan).to_numpy()
     bad = ~((seconds >= _FIRST_SECOND) & (seconds < _LAST_SECOND))  # true for NaN too
-    refuse_first(series, bad, what, _TIME_RULE, _remedy())
+    refuse_first(series, bad, what, "hold a time", _remedy())
     return np.ascontiguousarray(seconds, np.float64)
 
 

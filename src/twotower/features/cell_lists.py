@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"'
@@ -45,10 +44,7 @@ def number_lists_of_cells(cells: pl.Series) -> pl.Series:
 
 
 def _decoded(
-    cells: pl.Series,
-    patterns: tuple[str, ...],
-    dtype: Any,
-    read: Callable[[str], list[Any] | None],
+    cells: pl.Series, patterns: tuple[str, ...], dtype: Any, read: Callable[[str], list[Any] | None]
 ) -> pl.Series:
     """Return each cell as a list: those of the patterns all at once as JSON, others one by one."""
     cell = pl.col("cell")
@@ -56,14 +52,11 @@ def _decoded(
     is_double = cell.str.contains('"', literal=True)
     quoted = pl.when(is_double).then(cell).otherwise(cell.str.replace_all("'", '"', literal=True))
     as_json = pl.when(is_quick).then(quoted)
-    frame = pl.DataFrame({"cell": cells}).select(cell, json=as_json)
-    quick = frame["json"].str.json_decode(dtype)
-    is_left = frame.select(pl.col("json").is_null() & cell.str.contains(r"^\s*\[")).to_series()
-    places = np.flatnonzero(is_left.fill_null(value=False).to_numpy()).tolist()
-    if places:
-        slow: list[list[Any] | None] = [None] * len(cells)
-        for place, text in zip(places, cells.gather(places).to_list(), strict=True):
-            slow[place] = read(text)
+    is_left = as_json.is_null() & cell.str.contains(r"^\s*\[")
+    frame = pl.DataFrame({"cell": cells}).select(json=as_json, left=is_left)
+    quick, is_left = frame["json"].str.json_decode(dtype), frame["left"]
+    if is_left.any():
+        slow = [read(cell) if left else None for cell, left in zip(cells, is_left, strict=True)]
         both = pl.DataFrame({"quick": quick, "slow": pl.Series(slow, dtype=dtype)})
         quick = both.select(pl.coalesce("quick", "slow")).to_series()
     return quick.rename(cells.name)

@@ -241,9 +241,7 @@ def kinds_of(features: Iterable[Feature]) -> dict[str, str]:
 
 
 def event_features(
-    frame: pl.DataFrame,
-    stated: Mapping[str, str],
-    settings: FeaturesConfig,
+    frame: pl.DataFrame, stated: Mapping[str, str], settings: FeaturesConfig
 ) -> tuple[Feature, ...]:
     """Return the features of the events of a history: those stated, and no other.
 
@@ -271,11 +269,7 @@ def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, str]) -> 
 
 
 def _of_key(
-    frame: pl.DataFrame,
-    name: str,
-    side: Side,
-    kind: str | None,
-    text: str | None,
+    frame: pl.DataFrame, name: str, side: Side, kind: str | None, text: str | None
 ) -> list[Feature]:
     """Return what is read of the key: the id, its text, or both."""
     if kind not in (None, "id", "id+text"):

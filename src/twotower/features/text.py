@@ -1,6 +1,6 @@
 """Text as a feature: which tokens a text holds, the rare ones the heavier."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.arrays import Floats, Ints, Rows
-from twotower.features.base import Transform
+from twotower.features.base import Numbers, Transform
 from twotower.features.raw_values import places_in_line
 from twotower.features.schema import Feature
 from twotower.features.tokens import Reading, Tokens, hashed, tokens_of
@@ -47,17 +47,12 @@ class TextTransform(Transform):
             least = max(min_count, values.count() // TEXTS_A_TOKEN)
             fitted.vocabulary = _most_frequent(fitted._counts(values), least)
             num_rows = fitted.vocabulary.num_rows
-        num_texts, found = 0, np.zeros(num_rows, np.int64)
-        lengths = [np.zeros(0, np.int64)]
-        for piece in pieces_of(values):
-            lines, tokens = fitted._tokens(piece)
-            num_texts += len(np.unique(lines))
-            lines, rows = fitted._rows(lines, tokens)
-            found += np.bincount(rows, minlength=num_rows)
-            lengths.append(np.bincount(lines, minlength=1))
-        width = width_of(np.concatenate(lengths))
-        weights = idf(num_texts, found)
-        fitted.numbers = {"width": np.array([width], np.float64), "weights": weights}
+
+        def read(texts: pl.Series) -> tuple[int, Ints, Ints]:
+            lines, tokens = fitted._tokens(texts)
+            return len(np.unique(lines)), *fitted._rows(lines, tokens)
+
+        fitted.numbers = counted(values, num_rows, read)
         return fitted
 
     def check(self) -> None:
@@ -123,12 +118,30 @@ class TextTransform(Transform):
         of_token = hashed(distinct, self.feature.buckets, NUM_HASHES) + FIRST_ROW
         places = Vocabulary(distinct).rows_of(tokens) - FIRST_ROW
         frame = pl.DataFrame(
-            {
-                "line": np.repeat(lines, NUM_HASHES),
-                "row": of_token[places].reshape(-1),
-            }
+            {"line": np.repeat(lines, NUM_HASHES), "row": of_token[places].reshape(-1)}
         ).unique(maintain_order=True)
         return frame["line"].to_numpy(), frame["row"].to_numpy()
+
+
+def counted(
+    values: pl.Series, num_rows: int, read: Callable[[pl.Series], tuple[int, Ints, Ints | Rows]]
+) -> Numbers:
+    """Return the constants of training texts: ``width`` as ``width_of``, ``weights`` as ``idf``.
+
+    Args:
+        values: The texts.
+        num_rows: Rows of the tokens.
+        read: Some texts -> how many have a token, and of each known token its line and its row.
+    """
+    num_texts, found, lengths = 0, np.zeros(num_rows, np.int64), [np.zeros(0, np.int64)]
+    for piece in pieces_of(values):
+        num, lines, rows = read(piece)
+        num_texts += num
+        lengths.append(np.bincount(lines, minlength=1))
+        pairs = np.unique(lines << 32 | rows)  # a row counts once a text
+        found += np.bincount(pairs & 0xFFFFFFFF, minlength=num_rows)
+    width = np.array([width_of(np.concatenate(lengths))], np.float64)
+    return {"width": width, "weights": idf(num_texts, found)}
 
 
 def idf(num_texts: int, found: Ints) -> Floats:

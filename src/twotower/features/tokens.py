@@ -81,8 +81,7 @@ def words_of(texts: pl.Series, fold: Callable[[str], str] = folded) -> Tokens:
         texts: Strings; what is not one is read as it is written, and null has no words.
         fold: What is done to each distinct word as it is written, such as ``languages.stemmer``.
     """
-    lines, words, is_unspaced = _runs(texts)
-    return _expanded(lines, words, is_unspaced, lambda word: [word], list, fold)
+    return _expanded(_runs(texts), lambda word: [word], list, fold)
 
 
 def tokens_of(texts: pl.Series, reading: Reading) -> Tokens:
@@ -92,17 +91,15 @@ def tokens_of(texts: pl.Series, reading: Reading) -> Tokens:
         texts: Strings; what is not one is read as it is written, and null has no tokens.
         reading: Which tokens.
     """
-    lines, runs, is_unspaced = _runs(texts)
-    if not len(runs):
-        return lines, runs
+    runs = _runs(texts)
     parts: list[Tokens] = []
     if reading != "trigrams":
-        parts.append(_expanded(lines, runs, is_unspaced, lambda word: [word], characters))
-        parts.append(_pairs(lines, runs, is_unspaced))
+        parts.append(_expanded(runs, lambda word: [word], characters))
+        parts.append(_pairs(runs))
     if reading != "words":
         # Beside words, the characters of unspaced runs are there already.
         of_run = characters if reading == "trigrams" else lambda _: []
-        parts.append(_expanded(lines, runs, is_unspaced, _marked_trigrams, of_run))
+        parts.append(_expanded(runs, _marked_trigrams, of_run))
     frame = pl.concat([pl.DataFrame({"line": line, "token": token}) for line, token in parts])
     frame = frame.unique(maintain_order=True).sort("line", maintain_order=True)
     return frame["line"].to_numpy(), frame["token"]
@@ -127,44 +124,40 @@ def _marked_trigrams(word: str) -> list[str]:
     return [_OF_LETTERS + trigram for trigram in letter_trigrams(word)]
 
 
-def _runs(texts: pl.Series) -> tuple[Ints, pl.Series, pl.Series]:
-    """Return the line of each run, the runs as they were written, and which of them have no spaces."""
+def _runs(texts: pl.Series) -> pl.DataFrame:
+    """Return the runs as they were written: ``line``, ``run``, and whether it has no spaces."""
     strings = as_keys(texts).cast(pl.String)
     lists = strings.str.head(MOST_CHARACTERS).str.extract_all(_WORD)
     lines, runs = exploded(lists)
-    runs = runs.cast(pl.String)
-    return lines, runs, runs.str.contains(_IS_UNSPACED)
+    frame = pl.DataFrame({"line": lines, "run": runs.cast(pl.String)})
+    return frame.with_columns(unspaced=pl.col("run").str.contains(_IS_UNSPACED))
 
 
 def _expanded(
-    lines: Ints,
-    runs: pl.Series,
-    is_unspaced: pl.Series,
+    runs: pl.DataFrame,
     of_word: Callable[[str], list[str]],
     of_run: Callable[[str], list[str]],
     fold: Callable[[str], str] = folded,
 ) -> Tokens:
     """Return what each run is taken apart into; each distinct run is folded and taken apart once."""
-    distinct = pl.DataFrame({"run": runs, "unspaced": is_unspaced}).unique(maintain_order=True)
+    distinct = runs.select("run", "unspaced").unique(maintain_order=True)
     taken = [
         of_run(folded(run)) if unspaced else of_word(fold(run))
-        for run, unspaced in zip(distinct["run"], distinct["unspaced"], strict=True)
+        for run, unspaced in distinct.iter_rows()
     ]
     # A line a piece: a column of lists would be made list by list, which takes most of the time.
     places = np.repeat(np.arange(len(taken)), [len(pieces) for pieces in taken])
     pieces = pl.Series(list(itertools.chain.from_iterable(taken)), dtype=pl.String)
     table = pl.DataFrame({"run": distinct["run"].gather(places), "token": pieces})
-    frame = pl.DataFrame({"line": lines, "run": runs})
-    frame = frame.join(table, on="run", how="inner", maintain_order="left_right")
+    frame = runs.select("line", "run").join(
+        table, on="run", how="inner", maintain_order="left_right"
+    )
     return frame["line"].to_numpy(), frame["token"]
 
 
-def _pairs(lines: Ints, runs: pl.Series, is_unspaced: pl.Series) -> Tokens:
+def _pairs(runs: pl.DataFrame) -> Tokens:
     """Return the pairs of words that stand side by side."""
-    is_word = ~is_unspaced.to_numpy()
-    is_pair = is_word[:-1] & is_word[1:] & (lines[:-1] == lines[1:])
-    places = np.flatnonzero(is_pair)
-    words = _expanded(
-        np.arange(len(lines)), runs, is_unspaced, lambda word: [word], lambda run: [run]
-    )
-    return lines[places], words[1].gather(places) + " " + words[1].gather(places + 1)
+    is_word, lines = ~runs["unspaced"].to_numpy(), runs["line"].to_numpy()
+    places = np.flatnonzero(is_word[:-1] & is_word[1:] & (lines[:-1] == lines[1:]))
+    _, words = _expanded(runs, lambda word: [word], lambda run: [run])
+    return lines[places], words.gather(places) + " " + words.gather(places + 1)

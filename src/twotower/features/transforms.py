@@ -237,11 +237,7 @@ class SideTransforms:
 
     @classmethod
     def fit(
-        cls,
-        features: tuple[Feature, ...],
-        frame: pl.DataFrame,
-        event_counts: Ints,
-        min_count: int,
+        cls, features: tuple[Feature, ...], frame: pl.DataFrame, event_counts: Ints, min_count: int
     ) -> "SideTransforms":
         """Return the transforms fitted on entities seen in training.
 

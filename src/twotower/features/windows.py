@@ -20,7 +20,7 @@ from twotower.errors import ConfigError
 from twotower.features.base import Numbers, Transform
 from twotower.features.raw_values import places_in_line
 from twotower.features.schema import Feature
-from twotower.features.text import MOST_TOKENS, idf, pieces_of, width_of
+from twotower.features.text import MOST_TOKENS, counted, pieces_of
 from twotower.features.tokens import folded, words_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -205,19 +205,13 @@ class WindowsTransform(Transform):
             ConfigError: The file of the vectors cannot be read.
         """
         word_vectors = read_word_vectors(feature.encoder)
-        found = np.zeros(word_vectors.words.num_rows, np.int64)
-        num_texts, lengths = 0, [np.zeros(0, np.int64)]
-        for piece in pieces_of(values):
-            lines, words = words_of(piece)
-            num_texts += len(np.unique(lines))
-            lengths.append(np.bincount(lines, minlength=1))
-            pairs = np.unique(lines << 32 | word_vectors.words.rows_of(words))
-            found += np.bincount(pairs & 0xFFFFFFFF, minlength=len(found))
-        width = width_of(np.concatenate(lengths))
-        numbers: Numbers = {
-            "width": np.array([width], np.float64),
-            "weights": idf(num_texts, found).astype(np.float32),
-        }
+
+        def read(texts: pl.Series) -> tuple[int, Ints, Rows]:
+            lines, words = words_of(texts)
+            return len(np.unique(lines)), lines, word_vectors.words.rows_of(words)
+
+        numbers = counted(values, word_vectors.words.num_rows, read)
+        numbers["weights"] = numbers["weights"].astype(np.float32)
         return cls(feature, None, numbers, word_vectors)
 
     def check(self) -> None:
