@@ -54,7 +54,7 @@ class PairBatch:
 
 
 class PairBatches:
-    """Shuffled batches of training events; two with equal arguments give equal batches.
+    """Shuffled batches of training events. Two objects with equal arguments give equal batches.
 
     An epoch holds each event once. Columns in memory are shuffled by one permutation; columns that
     are mapped from disk are read in blocks of neighbouring events, which pass through a shuffle
@@ -64,15 +64,16 @@ class PairBatches:
         events: The training events, all of them.
         batch_size: ``B``, at least 1; an epoch's last batch may be smaller.
         history_length: ``L``, at least 1, or None to leave histories out.
-        ordered: Whether a history is what is read before the event; otherwise it is up to ``L`` of the
-            query's other events that are read, wherever they stand, without the event's own item.
-        seed: Of the shuffles.
+        ordered: Whether a history holds the events before the target. Otherwise it holds up to ``L`` of the
+            query's other events, earlier or later, without the target's own item.
+        seed: Seed of the shuffles.
         negatives: Whether events with label 0 are examples, too. They are never part of a history.
-        next_events: An event is asked for as one of so many next ones, each as likely: its history ends
-            before one of the last so many events up to it. At least 1, which ends right before it.
-        hidden: ``(num_item_rows,)`` bool of items that some histories hide all of; None hides none.
-        hidden_share: Of the histories which do, of those that hold others, too.
-        disliked: Whether what a query has a label 0 for stands beside each of its items as an impression.
+        next_events: At least 1. Each target is one of this many next events, all equally likely: its
+            history ends before one of the last ``next_events`` events up to it. With 1 it ends right
+            before the target.
+        hidden: ``(num_item_rows,)`` bool, the items that some histories leave out; None leaves out none.
+        hidden_share: Share of the histories that leave them out, of those that also hold other items.
+        disliked: Whether the items that a query has a label 0 for count as impressions of its events.
 
     Raises:
         ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.

@@ -27,14 +27,14 @@ class Part(IntEnum):
     VALID = 2
     TEST = 3
     CONTEXT = 4
-    """Known when its query is asked about, and never learnt from: the start of a held-out session."""
+    """The start of a held-out session: part of its history, and never learnt from."""
 
 
 SEARCH_EVENTS = 5
-"""Events of a search on average, below which it has no history to go by but its text."""
+"""Queries that are searches have fewer events than this on average: their text says more than a history."""
 
 KNOWN = (Part.TRAIN, Part.VALID, Part.CONTEXT)
-"""Parts that are known of a query when the test asks about it."""
+"""Parts whose events are in a query's history when the test begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +47,18 @@ class Interactions:
         offsets: ``(num_query_rows + 1,)`` int64; the events of query row ``r`` are
             ``offsets[r]:offsets[r + 1]``.
         times: ``(E,)`` float64 seconds since 1970, or None.
-        labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive; 1 where an event is not
-            asked for and not disliked.
+        labels: ``(E,)`` float32, 0 or 1, or None where every event is a positive. An event that is no
+            target has label 1.
         weights: ``(E,)`` float32 above 0, or None where all are 1.
-        positions: ``(E,)`` int32 from 1 at which an item was shown, 0 for an event that needs none; None
-            where that is not known.
-        position_weights: ``(E,)`` float32, at least 1, of what training's loss multiplies the weights by;
+        positions: ``(E,)`` int32 from 1, the position at which the item was shown, 0 for an event that
+            needs none; None where positions are not known.
+        position_weights: ``(E,)`` float32, at least 1, by which training's loss multiplies the weights;
             nothing else reads them. None where all are 1; see ``positions.weighed``.
         impressions: ``E`` sets of the items that were shown with each event and not taken, or None
-            where that is not known. Another event of the query may have taken one of them.
+            where they are not known. Another event of the query may have taken one of them.
         event_rows: ``(E,)`` int32 where the features of each event stand; see ``Histories``.
-        is_target: ``(E,)`` bool, False where an event is read in histories and never asked for, by its
-            kind or its view; None where all are asked for.
+        is_target: ``(E,)`` bool, whether the model predicts the event; the others, by their kind or their
+            view, are part of histories only. None where all events are targets.
     """
 
     query_rows: Rows
@@ -79,17 +79,17 @@ class Interactions:
 
     @property
     def is_positive(self) -> Bools:
-        """Which events say that the query likes the item, as it is asked for: ``(E,)``."""
+        """Which events are targets with a positive label: ``(E,)`` bool."""
         return self.is_read if self.is_target is None else self.is_read & self.is_target
 
     @property
     def is_read(self) -> Bools:
-        """Which events a history reads: all but the disliked, asked for or not: ``(E,)``."""
+        """Which events are part of histories: all with a positive label: ``(E,)`` bool."""
         return np.ones(len(self), np.bool_) if self.labels is None else self.labels > 0
 
     @property
     def is_negative(self) -> Bools:
-        """Which events say that the query does not like the item, as it is asked for: ``(E,)``."""
+        """Which events are targets with label 0: ``(E,)`` bool."""
         negative = ~self.is_read
         return negative if self.is_target is None else negative & self.is_target
 
@@ -148,11 +148,11 @@ def _with_columns(columns: dict[str, Any], places: Ints, offsets: Ints) -> Inter
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """Queries to be answered, each with what is known of it and the items that are right.
+    """Queries of an evaluation, each with its history and its relevant items.
 
     Args:
         query_rows: ``(n,)`` int32, distinct, unless each row of a test is a case of its own.
-        histories: ``n`` histories as of each case's moment; also the items removed from the answer.
+        histories: ``n`` histories as of each case's moment. Their items are removed from the answer.
         targets: ``n`` sets of relevant items, none empty.
         times: ``(n,)`` float64, the moment of the first target, or None.
     """
@@ -173,7 +173,7 @@ class Cases:
         return rows if len(np.unique(rows)) < len(rows) else None
 
     def query_name(self, case: int, query_ids: Vocabulary | None) -> str:
-        """Return what an error calls the query of a case: by its id, or where ids are not known its row."""
+        """Return how an error message names the query of a case: by its id, or by its row without ids."""
         row = self.query_rows[case : case + 1]
         return f"query row {row[0]}" if query_ids is None else f"query {query_ids.ids_of(row)[0]!r}"
 
@@ -234,16 +234,16 @@ class Dataset:
         items: The item side.
         interactions: All events.
         parts: ``(E,)`` uint8 of ``Part``; all ``TRAIN`` before a split.
-        ordered: Whether the events of a query have an order. Without one a history is the query's
-            *other* events, not those before.
-        repeats: Whether a query may be given an item again that it had before.
+        ordered: Whether the events of a query have an order. Without one, a history is the query's
+            *other* events, not the earlier ones.
+        repeats: Whether an item may be recommended to a query that had it before.
         event_columns: Every column of the interactions table that holds no ids, in the events'
             order. A history reads those that ``features.event`` names.
         name: What the data is called in reports.
-        notes: What was decided on the way, a sentence each, to be shown.
-        offered: ``(num_item_rows,)`` bool, the items that may be an answer; the others are only read in
-            histories. None offers all.
-        views: Each by its name, where the items are of several kinds.
+        notes: The decisions that were made on the way, one sentence each, for people.
+        offered: ``(num_item_rows,)`` bool, the items that may be recommended; the others are part of
+            histories only. None offers all items.
+        views: Name -> view, where the items are of several kinds.
     """
 
     queries: EntityTable
@@ -271,11 +271,11 @@ class Dataset:
 
     @property
     def num_items(self) -> int:
-        """Number of items that may be an answer."""
+        """Number of items that may be recommended."""
         return len(self.items) if self.offered is None else int(self.offered.sum())
 
     def view(self, name: str) -> "Dataset":
-        """Return one view: its items are asked for and offered, the others' events are read in histories.
+        """Return one view: the model predicts and recommends its items; the other events stay in histories.
 
         Raises:
             ValueError: There is no such view.
@@ -299,7 +299,7 @@ class Dataset:
         )
 
     def all_views(self) -> "tuple[Dataset, ...]":
-        """Return each view, or the data set itself where it is not cut into several."""
+        """Return each view, or the data set itself where it has no views."""
         return tuple(self.view(name) for name in self.views) or (self,)
 
     def with_parts(self, parts: npt.NDArray[np.uint8], note: str) -> "Dataset":

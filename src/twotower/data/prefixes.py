@@ -44,19 +44,19 @@ class PrefixBatch:
 
 
 class PrefixBatches:
-    """Shuffled batches of windows; two with equal arguments give equal batches.
+    """Shuffled batches of windows. Two objects with equal arguments give equal batches.
 
     An epoch holds each event once as an example (where targets are drawn, each position once). A history of
-    more than ``length`` events is cut into windows at places that are other ones each epoch; each window
-    reads up to ``length`` events, those before its first example included where there is room. Windows of
-    about equal length share a batch.
+    more than ``length`` events is cut into windows, at other places in each epoch. Each window reads up to
+    ``length`` events; where there is room, these include events before its first example. Windows of about
+    equal length share a batch.
 
     Args:
         events: The training events that a history reads, in their order; the positives are examples.
         batch_size: Examples a batch, about, at least 1.
         length: Most events that a window reads, at least 1.
         seed: Of the shuffles, the cuts and the targets.
-        next_events: A position's target is one of so many next events, each as likely, at least 1.
+        next_events: A position's target is one of this many next events, all equally likely. At least 1.
 
     Raises:
         ValueError: ``batch_size``, ``length`` or ``next_events`` is below 1.

@@ -1,4 +1,4 @@
-"""What every transform of a feature promises."""
+"""The interface of a transform of a feature."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ class Transform(ABC):
 
     Args:
         feature: The column and its kind.
-        vocabulary: Its values, where it has a vocabulary.
-        numbers: Its fitted constants, where it has some.
+        vocabulary: Its vocabulary, or None where it has none.
+        numbers: Its fitted constants by their names.
     """
 
     def __init__(self, feature: Feature, vocabulary: Vocabulary | None, numbers: Numbers) -> None:
@@ -38,7 +38,7 @@ class Transform(ABC):
 
     @abstractmethod
     def apply(self, values: pl.Series) -> Rows | Float32s:
-        """Return what the encoder reads: one line a value."""
+        """Return the input of the encoder, one line for each value."""
 
     @property
     def width(self) -> int:
@@ -55,10 +55,10 @@ class Transform(ABC):
         return known if known.ndim == 1 else known.any(axis=1)
 
     def check(self) -> None:
-        """Refuse a vocabulary or constants that ``fit`` never makes: those of a bundle may be anything.
+        """Refuse a vocabulary or constants that ``fit`` never makes: a bundle may hold anything.
 
         Raises:
-            ValueError: There is one too few or too many, or a constant has another shape or range.
+            ValueError: A part is missing or superfluous, or a constant has another shape or range.
         """
         self._check_parts()
 

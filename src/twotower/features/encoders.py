@@ -29,12 +29,12 @@ SPARSE_FROM_ROWS = 50_000
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """What an encoder is made with beside its transform and its width.
+    """Options of an encoder beside its transform and its width.
 
     Args:
-        id_dropout: Of the id feature.
+        id_dropout: Dropout of the id feature.
         sparse: Whether large tables may have sparse gradients.
-        sentences: What texts are read through that are tuned; None where there are none.
+        sentences: The fine-tuned sentence encoder; None where no feature is tuned.
     """
 
     id_dropout: float
@@ -113,8 +113,8 @@ class TagsEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """The weighted sum of the embeddings of a text's tokens; the zero vector where it has none.
 
-    Weights are divided by the root of the sum of their squares, so that a long text is as long a vector
-    as a short one.
+    The weights of a text are divided by the root of the sum of their squares, so that the vector of a long
+    text is about as long as that of a short one.
 
     Args:
         weights: ``(num_rows,)`` of each row, 0 at the reserved ones.
@@ -196,12 +196,12 @@ class SideEncoder(nn.Module):
     """The sum of the encoders of one side's features.
 
     Args:
-        transforms: Which features there are, with their vocabularies.
+        transforms: The features, with their vocabularies.
         dim: Output width.
-        id_dropout: For the id feature.
+        id_dropout: Dropout of the id feature.
         use_id: Whether the key itself is encoded.
         sparse: Whether large tables may have sparse gradients.
-        sentences: What texts are read through that are tuned; None where there are none.
+        sentences: The fine-tuned sentence encoder; None where no feature is tuned.
 
     Raises:
         ValueError: There is no feature to encode.

@@ -1,4 +1,4 @@
-"""Which columns of a side's table there are, and of which kind: stated, or inferred from content."""
+"""The features of a side: the kind of each column of its table, stated or inferred from its content."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
@@ -34,20 +34,20 @@ VIEW = "view"
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One column of one side: its kind, why it has it, and how its values are separated.
+    """One column of one side: its kind, the reason for it, and how its values are separated.
 
     Args:
-        name: What it is called: the column's name, but for the text of a key.
+        name: The column's name, except for the text of a key.
         side: ``"query"``, ``"item"`` or ``"event"``.
         kind: ``shown`` columns are kept for people and never fed.
         reason: Why it has this kind, for the table that is printed.
-        separator: What stands between tags in a string; empty for lists.
-        buckets: Rows of the table that the tokens of text are hashed into; 0 gives each a row of its own.
-        column: The column that it reads where that is not its name.
+        separator: The separator of tags in a string; empty for lists.
+        buckets: Rows of the table that the tokens of text are hashed into; 0 gives each token its own row.
+        column: The column that it reads, where that is not its name.
         encoder: Name or folder of the pretrained encoder of a sentence, or file of the word vectors of
             windows; empty for other kinds.
         tuned: Whether that encoder is trained with the towers.
-        form: How its cells are written where they are text that says something else; one of
+        form: How its cells are written, where text stands for a number, a date, a list or the like; one of
             ``forms.FORMS``, or empty.
     """
 
@@ -63,7 +63,7 @@ class Feature:
     form: str = ""
 
     def read(self, values: pl.Series) -> pl.Series:
-        """Return the values of its column as they are meant, each by itself; see ``forms.read``."""
+        """Return the values of its column, read by its form; see ``forms.read``."""
         return read(values, self.form)
 
     @property
@@ -78,12 +78,12 @@ class Feature:
 
     @property
     def meaning(self) -> Meaning:
-        """What its values are to whoever shows, groups or filters them."""
+        """What its values mean to code that shows, groups or filters them."""
         return self.spec.meaning
 
     @property
     def described(self) -> str:
-        """Its kind as people are told it."""
+        """Its kind, for people."""
         return f"{self.kind}, trained" if self.tuned else self.kind
 
     @property
