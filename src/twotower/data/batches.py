@@ -223,13 +223,14 @@ def _beside(
 
 def _without(windows: Windows, is_hidden: Bools) -> Windows:
     """Return windows without some of their events, right-aligned again."""
-    is_left = (windows.rows != PADDING_ROW) & ~is_hidden
     lines = np.flatnonzero(is_hidden.any(axis=1))
-    order = np.argsort(is_left[lines], axis=1, kind="stable")
+    is_left = (windows.rows[lines] != PADDING_ROW) & ~is_hidden[lines]
+    order = np.argsort(is_left, axis=1, kind="stable")
 
     def kept(column: npt.NDArray[Column]) -> npt.NDArray[Column]:
-        values = np.where(is_left, column, np.zeros((), column.dtype))
-        values[lines] = np.take_along_axis(values[lines], order, axis=1)
+        left = np.where(is_left, column[lines], np.zeros((), column.dtype))
+        values = column.copy()
+        values[lines] = np.take_along_axis(left, order, axis=1)
         return values
 
     return _beside(kept(windows.rows), windows, kept)

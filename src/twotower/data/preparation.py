@@ -122,8 +122,8 @@ def prepare(
     positions = None
     if roles.position is not None:
         is_shown = is_asked if given is None else is_asked & (given.parts == Part.TRAIN)
-        shown = checked_positions(frame[roles.position].filter(pl.Series(is_shown)))
-        positions = _for_all(shown, is_shown, 0)
+        known = checked_positions(frame[roles.position].filter(pl.Series(is_shown)))
+        positions = _for_all(known, is_shown, 0)
     else:
         notes += unstated_position(frame, roles)
     if labels is not None and not (labels > 0).any():

@@ -52,7 +52,7 @@ class Transform(ABC):
         """
         is_row = np.issubdtype(values.dtype, np.integer)
         known: Bools = values > UNKNOWN_ROW if is_row else values != 0
-        return known if known.ndim == 1 else known.any(axis=1)
+        return known if known.ndim == 1 else np.asarray(known.any(axis=1))
 
     def check(self) -> None:
         """Refuse a vocabulary or constants that ``fit`` never makes: a bundle may hold anything.

@@ -52,8 +52,8 @@ def _decoded(
     is_double = cell.str.contains('"', literal=True)
     quoted = pl.when(is_double).then(cell).otherwise(cell.str.replace_all("'", '"', literal=True))
     as_json = pl.when(is_quick).then(quoted)
-    is_left = as_json.is_null() & cell.str.contains(r"^\s*\[")
-    frame = pl.DataFrame({"cell": cells}).select(json=as_json, left=is_left)
+    still_left = as_json.is_null() & cell.str.contains(r"^\s*\[")
+    frame = pl.DataFrame({"cell": cells}).select(json=as_json, left=still_left)
     quick, is_left = frame["json"].str.json_decode(dtype), frame["left"]
     if is_left.any():
         slow = [read(cell) if left else None for cell, left in zip(cells, is_left, strict=True)]
