@@ -1,6 +1,3 @@
-from twotower.exports.columnar import export_npy as export_npy
-from twotower.exports.columnar import export_parquet as export_parquet
-from twotower.exports.faiss import export_faiss as export_faiss
 from twotower.exports.folder import Exported as Exported
 from twotower.exports.onnx import export_onnx as export_onnx
 from twotower.exports.onnx_inputs import item_inputs as item_inputs
@@ -10,3 +7,6 @@ from twotower.exports.pgvector import load_pgvector as load_pgvector
 from twotower.exports.qdrant import connect_qdrant as connect_qdrant
 from twotower.exports.qdrant import export_qdrant as export_qdrant
 from twotower.exports.qdrant import load_qdrant as load_qdrant
+from twotower.exports.vector_files import export_faiss as export_faiss
+from twotower.exports.vector_files import export_npy as export_npy
+from twotower.exports.vector_files import export_parquet as export_parquet

@@ -1,7 +1,8 @@
 """What every export is made of: the items that may be an answer now, and the queries that are known."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 import numpy.typing as npt
@@ -9,78 +10,75 @@ import polars as pl
 
 from twotower.errors import ExportError
 from twotower.histories import Histories
-from twotower.serving.retriever import Retriever
-from twotower.vocab import FIRST_ROW
+from twotower.serving.retriever import Bundle, Retriever
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
+class _Side:
+    ids: pl.Series
+    id_column: str
+    vectors: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Items(_Side):
     """The items that may be an answer, as the retriever has them now.
 
     Args:
         ids: ``(n,)`` Int64 or String.
-        id_column: Its name.
+        id_column: Name of the id column.
         vectors: ``(n, dim)`` float32.
         columns: The other columns of the table, ``n`` lines.
     """
 
-    ids: pl.Series
-    id_column: str
-    vectors: npt.NDArray[np.float32]
     columns: pl.DataFrame
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.ids)
 
     def frame(self) -> pl.DataFrame:
         """Return the ids, the columns and the vectors, in a column ``vector``, as one table."""
         described = pl.DataFrame([self.ids.rename(self.id_column), *self.columns])
-        return described.with_columns(vector_column(self.vectors, described.columns))
+        return described.with_columns(_vectors_as_column(self.vectors, described.columns))
 
 
 @dataclass(frozen=True, eq=False)
-class Queries:
+class Queries(_Side):
     """The queries of which the model knows something.
 
     Args:
         ids: ``(n,)`` Int64 or String.
-        id_column: Its name.
+        id_column: Name of the id column.
         vectors: ``(n, dim)`` float32.
-        seen: ``n`` sets of positions in ``Items``, rising: what ``recommend`` leaves out by default.
-        features: One array a feature of the query side, ``n`` lines.
-        histories: Their ``n`` histories.
+        seen: ``n`` ascending sets of positions in ``Items``: what ``recommend`` leaves out by default.
+        features: One array of ``n`` lines for each feature of the query side.
+        histories: The ``n`` histories of the queries.
     """
 
-    ids: pl.Series
-    id_column: str
-    vectors: npt.NDArray[np.float32]
     seen: Histories
     features: dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
     histories: Histories
 
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.ids)
-
     def frame(self, items: Items) -> pl.DataFrame:
-        """Return the ids, the vectors and the ids of what was seen, in columns ``vector`` and ``seen``."""
-        ids = self.ids.rename(self.id_column)
-        seen = items.ids.gather(self.seen.item_rows)
-        owners = np.repeat(np.arange(len(self)), self.seen.lengths)
-        lists = (
-            pl.DataFrame({"owner": owners, "seen": seen})
-            .group_by("owner", maintain_order=True)
-            .agg("seen")
-        )
-        of_queries = pl.DataFrame({"owner": np.arange(len(self))}).join(
-            lists, on="owner", how="left", maintain_order="left"
-        )
-        empty = pl.lit([], dtype=pl.List(items.ids.dtype))
-        column = of_queries.select(pl.col("seen").fill_null(empty)).to_series()
-        vectors = vector_column(self.vectors, [self.id_column])
+        """Return the ids, the vectors and the ids of seen items, in columns ``vector`` and ``seen``."""
+        vectors = _vectors_as_column(self.vectors, [self.id_column])
         name = free_name("seen", [self.id_column, vectors.name])
-        return pl.DataFrame([ids, vectors, column.rename(name)])
+        owners = np.repeat(np.arange(len(self)), self.seen.lengths)
+        pairs = pl.DataFrame({"owner": owners, "seen": items.ids.gather(self.seen.item_rows)})
+        lists = (
+            pl.DataFrame({"owner": np.arange(len(self))})
+            .join(pairs, on="owner", how="left", maintain_order="left_right")
+            .group_by("owner", maintain_order=True)
+            .agg(pl.col("seen").drop_nulls())
+        )
+        return pl.DataFrame([self.ids.rename(self.id_column), vectors, lists["seen"].rename(name)])
+
+
+def contents_of(bundle: Bundle) -> tuple[Items, Queries]:
+    """Return the items and the queries of a bundle; see ``items_of`` and ``queries_of``."""
+    retriever = Retriever.of(bundle)
+    items = items_of(retriever)
+    return items, queries_of(retriever, items)
 
 
 def items_of(retriever: Retriever) -> Items:
@@ -133,28 +131,26 @@ def _seen(retriever: Retriever, items: Items, histories: Histories) -> Histories
     if retriever.contents.repeats:
         return Histories.empty(len(histories))
     vocabulary = retriever.contents.items.ids
-    position_of = np.full(vocabulary.num_rows, -1, np.int64)
+    position_of = np.full(vocabulary.num_rows, -1, np.int32)
     position_of[vocabulary.rows_of(items.ids)] = np.arange(len(items))
     positions = position_of[histories.item_rows]
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
-    is_here = (positions >= 0) & (histories.item_rows >= FIRST_ROW)
-    pairs = np.unique(owners[is_here] * len(items) + positions[is_here])
-    counts = np.bincount(pairs // len(items), minlength=len(histories))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Histories(offsets, (pairs % len(items)).astype(np.int32))
+    is_here = positions >= 0
+    return Histories.of_pairs(owners[is_here], positions[is_here], len(histories))
 
 
-def vector_column(vectors: npt.NDArray[np.float32], taken: Iterable[str]) -> pl.Series:
+def _vectors_as_column(vectors: npt.NDArray[np.float32], taken: Collection[str]) -> pl.Series:
     """Return vectors as a column ``vector`` of arrays, or ``vector_2`` where that name is taken."""
     name = free_name("vector", taken)
     return pl.Series(name, vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))
 
 
-def free_name(name: str, taken: Iterable[str]) -> str:
+def vector_column(frame: pl.DataFrame) -> str:
+    """Return the name of the column of vectors in the frame of ``Items`` or ``Queries``."""
+    return next(name for name, kind in reversed(frame.schema.items()) if isinstance(kind, pl.Array))
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
     """Return a name, with a number behind it where it is taken."""
-    held = set(taken)
-    number, free = 1, name
-    while free in held:
-        number += 1
-        free = f"{name}_{number}"
-    return free
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(free for free in names if free not in taken)

@@ -70,6 +70,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         ) from error
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON document, in ASCII: it is read right whatever a reader takes for its encoding."""
     file.write_text(json.dumps(value), encoding="ascii", newline="\n")

@@ -2,8 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +13,17 @@ import torch
 from torch import nn
 
 from twotower.errors import ExportError
-from twotower.exports.columnar import write_queries
-from twotower.exports.contents import items_of, queries_of
-from twotower.exports.folder import Exported, check_folder, new_folder, write_json
-from twotower.exports.onnx_inputs import ITEM_ROWS, TIMES, Arrays, TowerInputs
+from twotower.exports.contents import contents_of
+from twotower.exports.folder import Exported, check_folder, first_line, new_folder, write_json
+from twotower.exports.onnx_inputs import ITEM_ROWS, TIMES, Arrays, TowerInputs, names_of
 from twotower.exports.onnx_towers import ItemModule, QueryModule
+from twotower.exports.vector_files import write_ids
 from twotower.extras import library
 from twotower.histories import Histories
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
+
+Vectors = npt.NDArray[np.float32]
 
 LARGEST_DIFFERENCE = 1e-4
 """How far a number of a vector may be from torch's, where the largest is 1 or less; else a share of it."""
@@ -55,8 +57,7 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
     library("onnxruntime", wanted_by="twotower export onnx", extra="onnx")
     retriever = Retriever.of(bundle)
     inputs = TowerInputs(retriever)
-    items = items_of(retriever)
-    queries = queries_of(retriever, items)
+    items, queries = contents_of(retriever)
     rows = retriever.known_item_rows(items.ids.to_list())
     tensors = retriever.encoding.item_features.items()
     of_items = inputs.of_items({name: values.cpu().numpy()[rows] for name, values in tensors})
@@ -67,10 +68,9 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
         )
         query_distance = write_query_tower(folder / "query_tower.onnx", inputs)
         write_json(folder / "inputs.json", inputs.describe(folder))
-        write_json(folder / "item_ids.json", items.ids.to_list())
         np.savez(folder / "items.npz", **cast("dict[str, Any]", of_items))
         np.savez(folder / "queries.npz", **cast("dict[str, Any]", of_queries))
-        write_queries(folder, queries)
+        write_ids(folder, items, queries)
     note = (
         f"Numbers of the vectors differ from torch's by at most {query_distance:.1g} for queries and "
         f"{item_distance:.1g} for items."
@@ -78,9 +78,7 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
     return Exported(str(out), len(items), len(queries), (note,))
 
 
-def write_item_tower(
-    file: Path, inputs: TowerInputs, arrays: Arrays, vectors: npt.NDArray[np.float32]
-) -> float:
+def write_item_tower(file: Path, inputs: TowerInputs, arrays: Arrays, vectors: Vectors) -> float:
     """Write the item tower; return how far its vectors are from those of all items.
 
     Args:
@@ -92,13 +90,13 @@ def write_item_tower(
     Raises:
         ExportError: It cannot be written, or its vectors are others.
     """
-    names = [transform.feature.name for transform in inputs.item_features]
-    module = ItemModule(inputs.retriever.encoding.model, names)
+    module = ItemModule(inputs.retriever.encoding.model, names_of(inputs.item_features))
     few = np.linspace(0, len(vectors) - 1, min(len(vectors), _CHECKED)).astype(np.int64)
     arrays = {name: values[few] for name, values in arrays.items()}
-    _write(file, module, {name: _several(values) for name, values in arrays.items()}, "item")
     one = {name: values[:1] for name, values in arrays.items()}
-    return _checked(file, "item", [(arrays, vectors[few]), (one, vectors[few[:1]])])
+    # Traced with several lines: a trace of one line alone would know no other number.
+    traced = {name: values[np.arange(_MADE_UP) % len(values)] for name, values in arrays.items()}
+    return _written(file, "item", module, traced, [(arrays, vectors[few]), (one, vectors[few[:1]])])
 
 
 def write_query_tower(file: Path, inputs: TowerInputs) -> float:
@@ -117,19 +115,15 @@ def write_query_tower(file: Path, inputs: TowerInputs) -> float:
     module = QueryModule(
         model,
         retriever.contents.config.towers.history,
-        [transform.feature.name for transform in inputs.query_features],
-        [transform.feature.name for transform in inputs.event_features],
+        names_of(inputs.query_features),
+        names_of(inputs.event_features),
         read_of_items,
     )
     cases = [
-        (
-            inputs.of_queries(features, histories),
-            retriever.encoding.query_vectors(features, histories),
-        )
-        for features, histories in _cases(inputs)
+        (inputs.of_queries(*given), retriever.encoding.query_vectors(*given).cpu().numpy())
+        for given in _cases(inputs)
     ]
-    _write(file, module, cases[-1][0], "query")
-    return _checked(file, "query", [(given, v.cpu().numpy()) for given, v in cases])
+    return _written(file, "query", module, cases[-1][0], cases)
 
 
 def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
@@ -150,22 +144,35 @@ def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
     yield many, Histories(offsets, rows)
 
 
-def _several(lines: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return as many lines as a trace is made with: of one alone it would know nothing but one."""
-    return lines[np.arange(_MADE_UP) % len(lines)]
+def _written(
+    file: Path,
+    side: str,
+    module: nn.Module,
+    traced: Arrays,
+    cases: Sequence[tuple[Arrays, Vectors]],
+) -> float:
+    """Write a tower; return by how much its vectors differ from those of torch at most.
 
+    Args:
+        file: Where to.
+        side: ``query`` or ``item``.
+        module: The tower.
+        traced: The inputs that it is traced with.
+        cases: Inputs with torch's vectors.
 
-def _write(file: Path, module: nn.Module, arrays: Arrays, side: str) -> None:
+    Raises:
+        ExportError: It cannot be written or run, or its vectors differ by more than they may.
+    """
     module.eval()
     dimensions = [
         {0: "batch", 1: "length"}
-        if name in (ITEM_ROWS, TIMES) or name[:6] == "event."
+        if name in (ITEM_ROWS, TIMES) or name.startswith("event.")
         else {0: "batch"}
-        for name in arrays
+        for name in traced
     ]
     axes = tuple(dict.fromkeys(which, torch.export.Dim.AUTO) for which in dimensions)
     tensors = tuple(
-        torch.from_numpy(np.require(values, requirements="W")) for values in arrays.values()
+        torch.from_numpy(np.require(values, requirements="W")) for values in traced.values()
     )
     weights = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     try:
@@ -175,7 +182,7 @@ def _write(file: Path, module: nn.Module, arrays: Arrays, side: str) -> None:
                 program,
                 dynamo=True,
                 dynamic_shapes=(tuple(dimensions),),  # their names
-                input_names=list(arrays),
+                input_names=list(traced),
                 output_names=[f"{side}_vector"],
                 verbose=False,
             )
@@ -189,59 +196,41 @@ def _write(file: Path, module: nn.Module, arrays: Arrays, side: str) -> None:
         raise ExportError(
             f"the {side} tower cannot be written as ONNX: {_innermost(error)}"
         ) from error
-
-
-def _checked(file: Path, side: str, cases: list[tuple[Arrays, npt.NDArray[np.float32]]]) -> float:
-    """Return by how much the vectors of a file differ from those of torch at most.
-
-    Raises:
-        ExportError: By more than they may, or the file cannot be run.
-    """
     onnxruntime = library("onnxruntime", wanted_by="twotower export onnx", extra="onnx")
-    largest = 0.0
     try:
         session = onnxruntime.InferenceSession(str(file))
-        for given, vectors in cases:
-            found = session.run(None, dict(given))[0]
-            scale = max(1.0, float(np.abs(vectors).max(initial=0)))
-            distance = float(np.abs(found - vectors).max(initial=0)) / scale
-            if not distance <= LARGEST_DIFFERENCE:
-                raise ExportError(
-                    f"the {side} tower as ONNX must give torch's vectors, got numbers that differ by "
-                    f"{distance:.2g} (at most {LARGEST_DIFFERENCE} may be); nothing was written."
-                )
-            largest = max(largest, distance)
-    except ExportError:
-        raise
+        found = [session.run(None, dict(given))[0] for given, _ in cases]
     except Exception as error:  # onnxruntime has no exception of its own for all of them
         raise ExportError(
             f"the {side} tower as ONNX does not run: {_innermost(error)}; nothing was written."
         ) from error
+    largest = 0.0
+    for (_, vectors), others in zip(cases, found, strict=True):
+        scale = max(1.0, float(np.abs(vectors).max(initial=0)))
+        distance = float(np.abs(others - vectors).max(initial=0)) / scale
+        if not distance <= LARGEST_DIFFERENCE:
+            raise ExportError(
+                f"the {side} tower as ONNX must give torch's vectors, got numbers that differ by "
+                f"{distance:.2g} (at most {LARGEST_DIFFERENCE} may be); nothing was written."
+            )
+        largest = max(largest, distance)
     return largest
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch from telling of its own affairs meanwhile."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir")
-    ]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
+    with ExitStack() as after, warnings.catch_warnings():
+        for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir"):
+            logger = logging.getLogger(name)
+            after.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _innermost(error: BaseException) -> str:
     """Return the first line of what went wrong at last, below all that only passed it on."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return first_line(error)

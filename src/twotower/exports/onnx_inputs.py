@@ -63,8 +63,7 @@ class TowerInputs:
 
     def of_items(self, features: FeatureArrays) -> Arrays:
         """Return the inputs of ``n`` items."""
-        names = (transform.feature.name for transform in self.item_features)
-        return {f"item.{name}": features[name] for name in names}
+        return {f"item.{name}": features[name] for name in names_of(self.item_features)}
 
     def of_queries(
         self,
@@ -76,8 +75,7 @@ class TowerInputs:
 
         Histories are padded on the left to the longest; an event without a time has NaN for one.
         """
-        names = (transform.feature.name for transform in self.query_features)
-        arrays: Arrays = {f"query.{name}": features[name] for name in names}
+        arrays: Arrays = {f"query.{name}": features[name] for name in names_of(self.query_features)}
         if not self.reads_history:
             return arrays
         longest = int(histories.lengths.max(initial=1))
@@ -93,44 +91,49 @@ class TowerInputs:
                 rows = np.where(windows.rows == PADDING_ROW, PADDING_ROW, UNKNOWN_ROW)
             table = self.retriever.encoding.event_features if events is None else events
             assert table is not None
-            for transform in self.event_features:
-                name = transform.feature.name
+            for name in names_of(self.event_features):
                 arrays[f"event.{name}"] = table[name].cpu().numpy()[rows]
         return arrays
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """Return what each input is made of, and write the vocabularies that are needed into a folder."""
-        described: dict[str, Any] = {"query_tower": [], "item_tower": []}
-        for tower, side, transforms in (
-            ("query_tower", "query", self.query_features),
-            ("item_tower", "item", self.item_features),
-            ("query_tower", "event", self.event_features),
-        ):
-            if side == "event" and self.reads_history:
-                rows = {"kind": "history", "ids": "history_ids.json", "most": self.history_length}
-                write_json(folder / "history_ids.json", self.history_ids())
-                described[tower].append({"name": ITEM_ROWS, **rows})
-                if self.reads_times:
-                    described[tower].append({"name": TIMES, "kind": "seconds since 1970"})
-            for number, transform in enumerate(transforms):
-                entry: dict[str, Any] = {
-                    "name": f"{side}.{transform.feature.name}",
-                    "kind": transform.feature.kind,
-                    "column": transform.feature.source,
-                }
-                vocabulary = transform.vocabulary
-                if isinstance(transform, WindowsTransform):
-                    vocabulary = transform.word_vectors.words
-                if vocabulary is not None and not transform.feature.spec.knows_all_rows:
-                    entry["vocabulary"] = f"{side}.{number}.json"
-                    write_json(folder / entry["vocabulary"], vocabulary.ids.to_list())
-                if transform.feature.meaning in ("number", "time", "vector", "tags"):
-                    constants = {k: v.tolist() for k, v in transform.numbers.items()}
-                    entry["constants"] = constants
-                if transform.feature.separator:
-                    entry["separator"] = transform.feature.separator
-                described[tower].append(entry)
-        return described
+        history: list[dict[str, Any]] = []
+        if self.reads_history:
+            rows = {"kind": "history", "ids": "history_ids.json", "most": self.history_length}
+            write_json(folder / "history_ids.json", self.history_ids())
+            history.append({"name": ITEM_ROWS, **rows})
+        if self.reads_history and self.reads_times:
+            history.append({"name": TIMES, "kind": "seconds since 1970"})
+        of_query = _described("query", self.query_features, folder)
+        of_event = _described("event", self.event_features, folder)
+        return {
+            "query_tower": [*of_query, *history, *of_event],
+            "item_tower": _described("item", self.item_features, folder),
+        }
+
+
+def _described(side: str, transforms: Sequence[Transform], folder: Path) -> list[dict[str, Any]]:
+    """Return what the input of each feature is made of, and write the vocabularies into a folder."""
+    described = []
+    for number, transform in enumerate(transforms):
+        feature = transform.feature
+        entry: dict[str, Any] = {
+            "name": f"{side}.{feature.name}",
+            "kind": feature.kind,
+            "column": feature.source,
+        }
+        vocabulary = transform.vocabulary
+        if isinstance(transform, WindowsTransform):
+            vocabulary = transform.word_vectors.words
+        if vocabulary is not None and not feature.spec.knows_all_rows:
+            entry["vocabulary"] = f"{side}.{number}.json"
+            write_json(folder / entry["vocabulary"], vocabulary.ids.to_list())
+        if feature.meaning in ("number", "time", "vector", "tags"):
+            entry["constants"] = {k: v.tolist() for k, v in transform.numbers.items()}
+        if feature.separator:
+            entry["separator"] = feature.separator
+        described.append(entry)
+    return described
 
 
 def query_inputs(
@@ -173,6 +176,11 @@ def item_inputs(retriever: Retriever, features: FeatureLines) -> Arrays:
     """
     transforms = retriever.contents.items.transforms
     return TowerInputs(retriever).of_items(transforms.apply(features_of(features).frame))
+
+
+def names_of(transforms: Sequence[Transform]) -> list[str]:
+    """Return the names of the features that are transformed."""
+    return [transform.feature.name for transform in transforms]
 
 
 def _read(transforms: Sequence[Transform], names: frozenset[str] | None) -> list[Transform]:

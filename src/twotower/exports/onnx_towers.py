@@ -6,7 +6,7 @@ the same with what has; the export compares both on real rows.
 
 import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,6 @@ class QueryModule(nn.Module):
         ExportError: The tower holds what ONNX cannot.
     """
 
-    items: Tensor
-
     def __init__(
         self,
         model: TwoTower,
@@ -86,7 +84,7 @@ class QueryModule(nn.Module):
         self.reads_times = getattr(model.query_tower, "since", None) is not None
         self.names, self.events = tuple(names), tuple(events)
         if items is not None:
-            self.register_buffer("items", items.cpu())
+            self.items = nn.Buffer(items.cpu())
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map one tensor a feature, item rows ``(B, L)``, seconds ``(B, L)``, events to ``(B, dim)``."""
@@ -112,12 +110,9 @@ def _traceable(tower: nn.Module) -> nn.Module:
                         f"ONNX cannot hold the sentence encoder that reads {module.names[place]!r}, which "
                         "was trained with the towers; train with features.tune_sentences = false."
                     )
-                if isinstance(encoder, TagsEncoder):
-                    module.encoders[place] = _Tags(encoder)
-                if isinstance(encoder, TextEncoder):
-                    module.encoders[place] = _Text(encoder)
-                if isinstance(encoder, WindowsEncoder):
-                    module.encoders[place] = _Windows(encoder)
+                form = _FORMS.get(type(encoder))
+                if form is not None:
+                    module.encoders[place] = form(encoder)
     if isinstance(tower, QueryTower) and tower.since is not None:
         tower.since = cast("SinceLast", _Since(tower.since))
     return tower
@@ -139,12 +134,10 @@ class _Tags(nn.Module):
 class _Text(nn.Module):
     """``TextEncoder`` without a bag."""
 
-    weights: Tensor
-
     def __init__(self, encoder: TextEncoder) -> None:
         super().__init__()
         self.table = encoder.table.weight
-        self.register_buffer("weights", encoder.weights)
+        self.weights = nn.Buffer(encoder.weights)
 
     def forward(self, rows: Tensor) -> Tensor:
         rows = rows.long()
@@ -155,13 +148,10 @@ class _Text(nn.Module):
 class _Windows(nn.Module):
     """``WindowsEncoder`` with every place of every text, and the filters as they were written down."""
 
-    weights: Tensor
-    vectors: Tensor
-
     def __init__(self, encoder: WindowsEncoder) -> None:
         super().__init__()
-        self.register_buffer("weights", encoder.weights)
-        self.register_buffer("vectors", encoder.vectors)
+        self.weights = nn.Buffer(encoder.weights)
+        self.vectors = nn.Buffer(encoder.vectors)
         self.weight, self.bias = encoder.weight, encoder.bias
         self.strongest = encoder.strongest
         self.filters = nn.Parameter(encoder.filters.permute(2, 1, 0).contiguous())
@@ -179,6 +169,10 @@ class _Windows(nn.Module):
         return SCALE * (F.linear(bags, self.weight) + F.linear(found, self.strongest))
 
 
+_FORMS: dict[type, Any] = {TagsEncoder: _Tags, TextEncoder: _Text, WindowsEncoder: _Windows}
+"""Encoder to its traceable form."""
+
+
 def traceable_gru(encoder: Recurrent) -> Recurrent:
     """Return the encoder, now with a cell that ONNX can hold."""
     encoder.cell = cast("nn.GRU", _GRU(encoder.cell))
@@ -191,10 +185,6 @@ class _GRU(nn.Module):
     ONNX has the update gate before the reset gate, torch after it.
     """
 
-    weights: Tensor
-    recurrent: Tensor
-    biases: Tensor
-
     def __init__(self, cell: nn.GRU) -> None:
         super().__init__()
         self.width = cell.hidden_size
@@ -205,10 +195,10 @@ class _GRU(nn.Module):
             reset, update, new = parameters[name].detach().chunk(3)
             return torch.cat([update, reset, new])
 
-        self.register_buffer("weights", ordered("weight_ih_l0")[None])
-        self.register_buffer("recurrent", ordered("weight_hh_l0")[None])
+        self.weights = nn.Buffer(ordered("weight_ih_l0")[None])
+        self.recurrent = nn.Buffer(ordered("weight_hh_l0")[None])
         biases = [ordered("bias_ih_l0"), ordered("bias_hh_l0")]
-        self.register_buffer("biases", torch.cat(biases)[None])
+        self.biases = nn.Buffer(torch.cat(biases)[None])
 
     def forward(self, vectors: Tensor, start: Tensor) -> tuple[Tensor, None]:
         """Map ``(B, L, width)`` and ``(1, B, width)`` to the states after each event, ``(B, L, width)``."""
@@ -229,14 +219,12 @@ class TraceableTransformer(Transformer):
     Traced as it is computed elsewhere it would be as many operators again as all the blocks.
     """
 
-    alone: Tensor
-
     def __init__(self, read: Transformer) -> None:
         HistoryEncoder.__init__(self)
         self.start, self.dropout, self.blocks = read.start, read.dropout, read.blocks
         self.norm, self.pooled = read.norm, read.pooled
         with torch.no_grad():
-            self.register_buffer("alone", read._alone(read.start))
+            self.alone = nn.Buffer(read._alone(read.start))
 
     def _alone(self, like: Tensor) -> Tensor:
         return self.alone.to(like.dtype)
@@ -248,13 +236,10 @@ class _Since(nn.Module):
     Buckets are told by comparison: a logarithm may be an ulp less elsewhere, and then another bucket.
     """
 
-    bounds: Tensor
-
     def __init__(self, since: SinceLast) -> None:
         super().__init__()
         self.table = since.table
-        bounds = 2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64)
-        self.register_buffer("bounds", bounds)
+        self.bounds = nn.Buffer(2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64))
 
     def forward(self, mask: Tensor, times: Tensor) -> Tensor:
         gaps = times[:, 1:] - times[:, :-1]

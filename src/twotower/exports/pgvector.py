@@ -1,6 +1,5 @@
 """pgvector: tables of items and of queries in PostgreSQL, or the files that make them."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ import polars as pl
 
 from twotower.caller import argument
 from twotower.errors import ExportError
-from twotower.exports.contents import items_of, queries_of
-from twotower.exports.folder import Exported, check_folder, new_folder
+from twotower.exports.contents import contents_of, vector_column
+from twotower.exports.folder import Exported, check_folder, first_line, new_folder
 from twotower.exports.pgvector_rows import column_names, lines_of, quoted, quoted_table, type_of
 from twotower.extras import library
-from twotower.serving.retriever import Bundle, Retriever
+from twotower.serving.retriever import Bundle
 
 MOST_NUMBERS = 16_000
 """The widest ``vector`` of pgvector."""
@@ -41,19 +40,22 @@ class _Table:
     def quoted(self) -> str:
         return quoted_table(self.name)
 
+    @property
+    def width(self) -> int:
+        dtype = self.frame.schema[self.vector]
+        assert isinstance(dtype, pl.Array)
+        return dtype.size
+
     def ddl(self) -> str:
-        columns = []
-        for place, (name, dtype) in enumerate(self.frame.schema.items()):
-            kind = type_of(dtype)
-            if name == self.vector:
-                assert isinstance(dtype, pl.Array)
-                kind = f"vector({dtype.size}) NOT NULL"
-            columns.append(f"  {quoted(name)} {kind}{' PRIMARY KEY' if place == 0 else ''}")
-        return f"CREATE TABLE {self.quoted} (\n" + ",\n".join(columns) + "\n);\n"
+        types = {name: type_of(dtype) for name, dtype in self.frame.schema.items()}
+        types[self.vector] = f"vector({self.width}) NOT NULL"
+        types[self.frame.columns[0]] += " PRIMARY KEY"
+        columns = ",\n".join(f"  {quoted(name)} {kind}" for name, kind in types.items())
+        return f"CREATE TABLE {self.quoted} (\n{columns}\n);\n"
 
     def index_ddl(self) -> str:
         """Return what makes an index of the vectors, where pgvector has one for so many numbers."""
-        width = self.frame.schema[self.vector].size  # type: ignore[attr-defined]
+        width = self.width
         if width > MOST_INDEXED:
             return f"-- An index takes vectors of up to {MOST_INDEXED} numbers, and these have {width}.\n"
         column = f"{quoted(self.vector)} vector_ip_ops"
@@ -81,8 +83,7 @@ def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") ->
             there.
     """
     check_folder(out)
-    retriever = Retriever.of(bundle)
-    made, notes = _tables(retriever, table)
+    made, notes = _tables(bundle, table)
     with new_folder(out) as folder:
         script = [
             r"\set ON_ERROR_STOP on",
@@ -99,7 +100,7 @@ def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") ->
             "\n".join([*script, "COMMIT;", ""]), encoding="utf-8", newline="\n"
         )
         (folder / "index.sql").write_text(made[0].index_ddl(), encoding="utf-8", newline="\n")
-    return Exported(str(out), len(made[0].frame), len(made[1].frame), notes)
+    return Exported(str(out), len(made[0].frame), len(made[1].frame), tuple(notes))
 
 
 def load_pgvector(bundle: Bundle, dsn: str, *, table: str = "items") -> Exported:
@@ -118,75 +119,60 @@ def load_pgvector(bundle: Bundle, dsn: str, *, table: str = "items") -> Exported
         MissingExtraError: ``psycopg`` is not installed.
     """
     psycopg = library("psycopg", wanted_by="twotower export pgvector", extra="pgvector")
-    with _connected(psycopg, dsn) as connection, _told(psycopg):
+    with _connected(psycopg, dsn) as connection:
         cursor = connection.cursor()
         _check_absent(cursor, table)
         _make_extension(psycopg, cursor)
-        retriever = Retriever.of(bundle)
-        made, notes = _tables(retriever, table)
+        made, notes = _tables(bundle, table)
         for each in made:
             cursor.execute(each.ddl().encode())
             with cursor.copy(f"COPY {each.quoted} FROM STDIN".encode()) as copy:
                 for lines in lines_of(each.frame, each.vector):
                     copy.write(lines)
         connection.commit()
-    index = f"For an index, say: {made[0].index_ddl().splitlines()[1]}"
-    if len(made[0].index_ddl().splitlines()) == 1:
-        index = made[0].index_ddl().strip("- \n")
+    script = made[0].index_ddl().splitlines()
+    index = f"For an index, say: {script[1]}" if len(script) > 1 else script[0].strip("- ")
     return Exported(f"table {table}", len(made[0].frame), len(made[1].frame), (*notes, index))
 
 
-def _tables(retriever: Retriever, table: str) -> tuple[tuple[_Table, _Table], tuple[str, ...]]:
+def _tables(bundle: Bundle, table: str) -> tuple[list[_Table], list[str]]:
     """Return the tables of items and queries, and what is to be known of them.
 
     Raises:
         ExportError: The vectors are too wide, the name is no name, or an id holds NUL.
     """
-    if (
-        not all(0 < len(part.encode()) <= 50 for part in table.split("."))
-        or not table.isprintable()
-    ):
+    are_names = all(0 < len(part.encode()) <= 50 for part in table.split("."))
+    if not are_names or not table.isprintable():
         raise ExportError(
             f"{argument('table')} must be a name of at most 50 bytes, or a schema's, a dot and one, "
             f"got {table!r}."
         )
-    items = items_of(retriever)
-    queries = queries_of(retriever, items)
-    width = items.vectors.shape[1]
-    if width > MOST_NUMBERS:
-        raise ExportError(
-            f"pgvector holds vectors of up to {MOST_NUMBERS} numbers, got {width}; train with a lower "
-            "towers.dim."
-        )
-    notes = []
-    made = []
+    items, queries = contents_of(bundle)
+    made, notes = [], []
     for name, frame in ((table, items.frame()), (f"{table}_queries", queries.frame(items))):
-        ids = frame.to_series(0)
-        if ids.dtype == pl.String and ids.str.contains("\0", literal=True).any():
-            odd = ids.filter(ids.str.contains("\0", literal=True))[0]
+        odd = frame.to_series(0).filter(
+            frame.to_series(0).cast(pl.String).str.contains("\0", literal=True)
+        )
+        if len(odd):
             raise ExportError(
-                f"ids must hold no NUL for PostgreSQL, got {odd!r}; train without it."
+                f"ids must hold no NUL for PostgreSQL, got {odd[0]!r}; train without it."
             )
-        columns = column_names(frame.columns)
-        changed = [
-            f"{old!r} is {new!r}"
-            for old, new in zip(frame.columns, columns, strict=True)
-            if old != new
-        ]
+        named = dict(zip(frame.columns, column_names(frame.columns), strict=True))
+        changed = [f"{old!r} is {new!r}" for old, new in named.items() if old != new]
         if changed:
             notes.append(f"Columns of {name} have other names there: {', '.join(changed)}.")
-        vector = next(n for n, d in reversed(frame.schema.items()) if isinstance(d, pl.Array))
-        place = frame.columns.index(vector)
-        made.append(
-            _Table(
-                name, frame.rename(dict(zip(frame.columns, columns, strict=True))), columns[place]
-            )
+        made.append(_Table(name, frame.rename(named), named[vector_column(frame)]))
+    if made[0].width > MOST_NUMBERS:
+        raise ExportError(
+            f"pgvector holds vectors of up to {MOST_NUMBERS} numbers, got {made[0].width}; train with a "
+            "lower towers.dim."
         )
-    return (made[0], made[1]), tuple(notes)
+    return made, notes
 
 
 @contextmanager
 def _connected(psycopg: Any, dsn: str) -> Iterator[Any]:
+    """Connect to a database; what it refuses becomes one sentence."""
     try:
         given = psycopg.conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
@@ -205,17 +191,12 @@ def _connected(psycopg: Any, dsn: str) -> Iterator[Any]:
             reason = reason.replace(str(given["password"]), "***")
         raise ExportError(f"the database cannot be reached: {reason}") from None
     with connection:
-        yield connection
-
-
-@contextmanager
-def _told(psycopg: Any) -> Iterator[None]:
-    """Turn what the database refuses into one sentence."""
-    try:
-        yield
-    except psycopg.Error as error:
-        reason = re.split(r"\n", str(error).strip())[0]
-        raise ExportError(f"the database refused: {reason}; nothing was changed.") from error
+        try:
+            yield connection
+        except psycopg.Error as error:
+            raise ExportError(
+                f"the database refused: {first_line(error)}; nothing was changed."
+            ) from error
 
 
 def _check_absent(cursor: Any, table: str) -> None:
@@ -232,8 +213,8 @@ def _make_extension(psycopg: Any, cursor: Any) -> None:
     try:
         cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"the database must have pgvector, got: {reason}; install it on the server (for PostgreSQL 17 "
-            "Debian's package is postgresql-17-pgvector), and CREATE EXTENSION vector as one who may."
+            f"the database must have pgvector, got: {first_line(error)}; install it on the server (for "
+            "PostgreSQL 17 Debian's package is postgresql-17-pgvector), and CREATE EXTENSION vector as one "
+            "who may."
         ) from error

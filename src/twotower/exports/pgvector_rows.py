@@ -18,29 +18,21 @@ _REPLACED = "\ufffd"
 _ROWS = 10_000
 """Lines that are made at once."""
 
-_TYPES: dict[type[pl.DataType], str] = {
-    pl.Int8: "smallint",
-    pl.Int16: "smallint",
-    pl.Int32: "integer",
-    pl.Int64: "bigint",
-    pl.UInt8: "smallint",
-    pl.UInt16: "integer",
-    pl.UInt32: "bigint",
-    pl.UInt64: "numeric",
-    pl.Int128: "numeric",
-    pl.Float32: "real",
-    pl.Float64: "double precision",
-    pl.Boolean: "boolean",
-    pl.String: "text",
-    pl.Categorical: "text",
-    pl.Enum: "text",
-    pl.Binary: "bytea",
-    pl.Date: "date",
-    pl.Time: "time",
-    pl.Duration: "interval",
-    pl.Decimal: "numeric",
-    pl.Null: "text",
+_TYPES: dict[str, tuple[type[pl.DataType], ...]] = {
+    "smallint": (pl.Int8, pl.Int16, pl.UInt8),
+    "integer": (pl.Int32, pl.UInt16),
+    "bigint": (pl.Int64, pl.UInt32),
+    "numeric": (pl.UInt64, pl.Int128, pl.Decimal),
+    "real": (pl.Float32,),
+    "double precision": (pl.Float64,),
+    "boolean": (pl.Boolean,),
+    "text": (pl.String, pl.Categorical, pl.Enum, pl.Null),
+    "bytea": (pl.Binary,),
+    "date": (pl.Date,),
+    "time": (pl.Time,),
+    "interval": (pl.Duration,),
 }
+"""PostgreSQL type to the types that are stored in it."""
 
 
 def type_of(dtype: pl.DataType) -> str:
@@ -52,7 +44,7 @@ def type_of(dtype: pl.DataType) -> str:
         assert isinstance(inner, pl.DataType)
         nested = isinstance(inner, (pl.List, pl.Array, pl.Struct))
         return "jsonb" if nested else f"{type_of(inner)}[]"
-    return _TYPES.get(type(dtype), "jsonb")
+    return next((name for name, kinds in _TYPES.items() if isinstance(dtype, kinds)), "jsonb")
 
 
 def quoted(name: str) -> str:
@@ -87,29 +79,24 @@ def lines_of(frame: pl.DataFrame, vector: str) -> Iterator[str]:
         vector: Its column of vectors, which is written as pgvector reads them.
     """
     writers = [
-        _vector_text if name == vector else _writer(dtype) for name, dtype in frame.schema.items()
+        _vector_text if name == vector else _writer(type_of(dtype))
+        for name, dtype in frame.schema.items()
     ]
+
+    def fields(write: Callable[[Any], str], column: pl.Series) -> list[str]:
+        values = column.to_list()
+        return [r"\N" if v is None else write(v).translate(_ESCAPED) for v in values]
+
     for piece in frame.iter_slices(_ROWS):
-        columns = [
-            [
-                r"\N" if value is None else write(value).translate(_ESCAPED)
-                for value in column.to_list()
-            ]
-            for write, column in zip(writers, piece, strict=True)
-        ]
-        yield "".join("\t".join(fields) + "\n" for fields in zip(*columns, strict=True))
+        columns = map(fields, writers, piece)
+        yield "".join("\t".join(line) + "\n" for line in zip(*columns, strict=True))
 
 
-def _writer(dtype: pl.DataType) -> Callable[[Any], str]:
-    kind = type_of(dtype)
-    if kind == "jsonb":
-        return _json_text
+def _writer(kind: str) -> Callable[[Any], str]:
+    """Return what writes a value of a PostgreSQL type."""
     if kind.endswith("[]"):
-        assert isinstance(dtype, (pl.List, pl.Array))
-        inner = dtype.inner
-        assert isinstance(inner, pl.DataType)
-        return partial(_array_text, _writer(inner))
-    return _text
+        return partial(_array_text, _writer(kind.removesuffix("[]")))
+    return _json_text if kind == "jsonb" else _text
 
 
 def _text(value: Any) -> str:

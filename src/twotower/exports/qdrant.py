@@ -2,19 +2,17 @@
 
 import re
 import warnings
-from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from twotower.caller import argument
 from twotower.errors import ExportError
-from twotower.exports.contents import items_of, queries_of
-from twotower.exports.folder import Exported, check_folder, json_value, new_folder
+from twotower.exports.contents import contents_of, vector_column
+from twotower.exports.folder import Exported, check_folder, first_line, json_value, new_folder
 from twotower.extras import library
-from twotower.serving.retriever import Bundle, Retriever
+from twotower.serving.retriever import Bundle
 
 _AT_ONCE = 256
 
@@ -34,9 +32,8 @@ def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items")
     check_folder(out)
     qdrant = library("qdrant_client", wanted_by="twotower export qdrant", extra="qdrant")
     with new_folder(out) as folder, closing(qdrant.QdrantClient(path=str(folder))) as client:
-        retriever = Retriever.of(bundle)
-        exported = load_qdrant(retriever, client, collection=collection)
-    return Exported(str(out), exported.num_items, exported.num_queries)
+        exported = load_qdrant(bundle, client, collection=collection)
+    return replace(exported, place=str(out))
 
 
 def connect_qdrant(url: str, api_key: str | None = None) -> Any:
@@ -57,9 +54,10 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
             client = qdrant.QdrantClient(url=url, api_key=api_key, check_compatibility=False)
         client.get_collections()
     except Exception as error:  # of the client, of HTTP below it, or of the address
+        without_secrets = re.sub(r"//[^/@]*@", "//...@", url)
         raise ExportError(
-            f"{argument('url')} must be of a Qdrant server that answers, got {_without_secrets(url)!r}: "
-            f"{_first_line(error)}"
+            f"{argument('url')} must be of a Qdrant server that answers, got {without_secrets!r}: "
+            f"{first_line(error)}"
         ) from error
     return client
 
@@ -80,9 +78,7 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
         MissingExtraError: ``qdrant-client`` is not installed.
     """
     models = library("qdrant_client.models", wanted_by="twotower export qdrant", extra="qdrant")
-    retriever = Retriever.of(bundle)
-    items = items_of(retriever)
-    queries = queries_of(retriever, items)
+    items, queries = contents_of(bundle)
     frames = {collection: items.frame(), f"{collection}_queries": queries.frame(items)}
     made: list[str] = []
     try:
@@ -96,15 +92,22 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
             params = models.VectorParams(size=items.vectors.shape[1], distance=models.Distance.DOT)
             client.create_collection(name, vectors_config=params)
             made.append(name)  # what another has made meanwhile is not ours to delete
-            for ids, vectors, payloads in _batches(frame):
-                points = models.Batch(ids=ids, vectors=vectors, payloads=payloads)
+            vector = vector_column(frame)
+            for number, piece in enumerate(frame.iter_slices(_AT_ONCE)):
+                start = number * _AT_ONCE
+                points = models.Batch(
+                    ids=list(range(start, start + len(piece))),
+                    vectors=piece[vector].to_list(),
+                    payloads=[json_value(line) for line in piece.drop(vector).to_dicts()],
+                )
                 client.upsert(name, points=points, wait=True)
     except BaseException as error:
         for name in made:
-            _delete(client, name)
+            with suppress(Exception):  # the first failure is reported
+                client.delete_collection(name)
         if isinstance(error, ExportError) or not isinstance(error, Exception):
             raise
-        raise ExportError(f"Qdrant failed: {_first_line(error)}; nothing was left.") from error
+        raise ExportError(f"Qdrant failed: {first_line(error)}; nothing was left.") from error
     return Exported(f"collection {collection}", len(items), len(queries))
 
 
@@ -113,27 +116,3 @@ def load_qdrant_at(
 ) -> Exported:
     """Put items and queries into collections of the server at ``url``; see ``load_qdrant``."""
     return load_qdrant(bundle, connect_qdrant(url, api_key), collection=collection)
-
-
-def _batches(frame: pl.DataFrame) -> Iterator[tuple[list[int], Any, list[dict[str, Any]]]]:
-    vector = next(n for n, d in reversed(frame.schema.items()) if isinstance(d, pl.Array))
-    start = 0
-    for piece in frame.iter_slices(_AT_ONCE):
-        payloads = [json_value(line) for line in piece.drop(vector).iter_rows(named=True)]
-        yield list(range(start, start + len(piece))), piece[vector].to_list(), payloads
-        start += len(piece)
-
-
-def _delete(client: Any, name: str) -> None:
-    with suppress(Exception):  # what made all fail is told
-        client.delete_collection(name)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _without_secrets(url: str) -> str:
-    """Return an address without the name and the password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//...@", url)

@@ -40,7 +40,7 @@ EXPORTS = Registry(
     "export",
     (
         ExportSpec("onnx", "twotower.exports.onnx:export_onnx"),
-        ExportSpec("faiss", "twotower.exports.faiss:export_faiss"),
+        ExportSpec("faiss", "twotower.exports.vector_files:export_faiss"),
         ExportSpec(
             "pgvector",
             "twotower.exports.pgvector:export_pgvector",
@@ -56,7 +56,7 @@ EXPORTS = Registry(
             "twotower.exports.qdrant:load_qdrant_at",
             ("api_key",),
         ),
-        ExportSpec("parquet", "twotower.exports.columnar:export_parquet"),
-        ExportSpec("npy", "twotower.exports.columnar:export_npy"),
+        ExportSpec("parquet", "twotower.exports.vector_files:export_parquet"),
+        ExportSpec("npy", "twotower.exports.vector_files:export_npy"),
     ),
 )
