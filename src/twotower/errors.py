@@ -70,3 +70,19 @@ def check_least(least: int, **given: int | None) -> None:
     for name, value in given.items():
         if value is not None and value < least:
             raise ArgumentError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_positive(*, or_none: bool = False, **given: float | None) -> None:
+    """Refuse arguments that are not above 0 and finite.
+
+    Args:
+        or_none: Whether None is allowed, too.
+        given: The arguments, by their names.
+
+    Raises:
+        ArgumentError: One is; it is called as it is here.
+    """
+    ending = ", or None" if or_none else ""
+    for name, value in given.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ArgumentError(f"{name} must be above 0 and finite{ending}, got {value}.")

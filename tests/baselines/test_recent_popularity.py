@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.baselines.popularity import Popularity
-from twotower.baselines.recent_popularity import (
+from twotower.baselines.popularity import (
+    Popularity,
     RecentPopularity,
     choose_recent_popularity,
 )

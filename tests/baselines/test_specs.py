@@ -181,7 +181,7 @@ def test_bm25_names_its_columns(dataset: Dataset) -> None:
 def test_a_slow_inverse_is_for_those_who_ask(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(specs, "_AUTO_EASE_ITEMS", 40)
+    monkeypatch.setattr(ease, "_AUTO_ITEMS", 40)
     told = "EASE takes more than ten minutes for 55 items; name it to have it all the same."
     assert fit_baselines(dataset).left_out["ease"] == told
     assert list(fit_baselines(dataset, ["ease"]).scorers) == ["ease"]

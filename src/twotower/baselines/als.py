@@ -1,18 +1,17 @@
 """Implicit ALS: factors of queries and items by weighted least squares."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from twotower.baselines.history_matrices import history_matrix, query_item_matrix
 from twotower.baselines.validation import Validation
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least, check_positive
 from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
@@ -49,6 +48,8 @@ class ALS:
         as the library has it, with counts in units of their mean.
     """
 
+    SETTINGS = ("factors", "regularization", "alpha")
+
     model: Any
     num_item_rows: int
     factors: int
@@ -80,18 +81,14 @@ class ALS:
             MissingExtraError: ``implicit`` is not installed.
             ValueError: A setting is out of its range.
         """
-        if factors < 1:
-            raise ArgumentError(f"factors must be at least 1, got {factors}.")
+        check_least(1, factors=factors)
         if not 0 <= regularization < np.inf:
             raise ArgumentError(
                 f"regularization must be at least 0 and finite, got {regularization}."
             )
-        if not 0 < alpha < np.inf:
-            raise ArgumentError(f"alpha must be above 0 and finite, got {alpha}.")
+        check_positive(alpha=alpha)
         train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
         counts = query_item_matrix(train, num_item_rows, add_up=True)[:, FIRST_ROW:]
-        from scipy import sparse
-
         counts = sparse.csr_matrix(counts, dtype=np.float32)  # what the library takes
         if counts.nnz:
             counts.data /= counts.data.mean()
@@ -111,8 +108,6 @@ class ALS:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
-        from scipy import sparse
-
         history = sparse.csr_matrix(history)
         history.data *= np.float32(self.alpha)
         with _one_blas_thread():
@@ -137,21 +132,15 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
 
-    def fit(alpha: float, regularization: float, factors: int) -> ALS:
-        return ALS.fit(
-            train,
-            validation.num_item_rows,
-            factors=factors,
-            regularization=regularization,
-            alpha=alpha,
-            seed=seed,
-        )
-
-    best = validation.best(fit(alpha, _REGULARIZATIONS[0], _FACTORS[0]) for alpha in _ALPHAS)
-    others: Iterator[ALS] = (fit(best.alpha, r, _FACTORS[0]) for r in _REGULARIZATIONS[1:])
-    best = validation.best(chain([best], others))
-    others = (fit(best.alpha, best.regularization, factors) for factors in _FACTORS[1:])
-    return validation.best(chain([best], others))
+    fit = partial(ALS.fit, train, validation.num_item_rows, seed=seed)
+    first, *others = _REGULARIZATIONS
+    narrow, *wider = _FACTORS
+    best = validation.best(fit(alpha=a, regularization=first, factors=narrow) for a in _ALPHAS)
+    best = validation.best(
+        [best], (fit(alpha=best.alpha, regularization=r, factors=narrow) for r in others)
+    )
+    strength = {"alpha": best.alpha, "regularization": best.regularization}
+    return validation.best([best], (fit(factors=factors, **strength) for factors in wider))
 
 
 def _one_blas_thread() -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import NamedTuple
 
 import polars as pl
@@ -89,9 +88,8 @@ def choose_bm25(
     validation = Validation.of(dataset)
     readings = _readings(_texts(dataset.items, columns.item), language)
     read = validation.best(BM25.fit(dataset, columns, settings) for settings in readings)
-    weighed = (read.weighed(k1=k1, b=_BS[0]) for k1 in _K1S[1:])
-    best = validation.best(chain([read], weighed))
-    return validation.best(chain([best], (best.weighed(k1=best.settings.k1, b=b) for b in _BS[1:])))
+    best = validation.best([read], (read.weighed(k1=k1, b=_BS[0]) for k1 in _K1S[1:]))
+    return validation.best([best], (best.weighed(k1=best.settings.k1, b=b) for b in _BS[1:]))
 
 
 def check_texts(dataset: Dataset) -> None:

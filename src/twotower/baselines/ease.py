@@ -4,12 +4,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
+from scipy.linalg import lapack
 
 from twotower.baselines.history_matrices import (
     close_matrix,
@@ -20,7 +21,7 @@ from twotower.baselines.history_matrices import (
 )
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ArgumentError, ConfigError
+from twotower.errors import ArgumentError, ConfigError, check_positive
 from twotower.vocab import FIRST_ROW
 
 _PAIR_REACH = 12  # pair half-lives beyond which two events no longer count as a pair
@@ -30,6 +31,7 @@ _MIRRORED_ROWS = 512  # of the matrix that are mirrored at once
 _REGULARIZATIONS = (200.0, 50.0, 800.0)
 _PAIR_HALF_LIVES = (None, 5.0, 20.0)
 _HALF_LIVES = (2.0, 1.0, 0.5, 5.0, 10.0, 20.0, 50.0, None)
+_AUTO_ITEMS = 35_000  # its inverse takes ten minutes of a core there
 _CHOSEN_ITEMS = 16_000  # above, one inverse takes minutes: only the half-life is chosen
 
 
@@ -59,6 +61,8 @@ class EASE:
     Source: Steck, WWW 2019, section 3 (the closed form). Differs: both half-lives; weights of events
         are not read.
     """
+
+    SETTINGS = ("regularization", "half_life", "pair_half_life")
 
     item_rows: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
@@ -93,7 +97,8 @@ class EASE:
             ValueError: A setting is out of its range, or ``regularization`` is too low for the rounding
                 of float32.
         """
-        _check(regularization=regularization, half_life=half_life, pair_half_life=pair_half_life)
+        check_positive(regularization=regularization)
+        check_positive(or_none=True, half_life=half_life, pair_half_life=pair_half_life)
         item_rows, gram = _gram(train, pair_half_life)
         weights = _solved(gram, regularization)
         return cls(item_rows, weights, num_item_rows, regularization, half_life, pair_half_life)
@@ -143,8 +148,8 @@ def choose_ease(dataset: Dataset) -> EASE:
     if count > _CHOSEN_ITEMS:
         return next(tried(None, _REGULARIZATIONS[:1]))
     paired = (tried(life, _REGULARIZATIONS[:1]) for life in pair_lives)
-    best = validation.best(chain.from_iterable(paired))
-    return validation.best(chain([best], tried(best.pair_half_life, _REGULARIZATIONS[1:])))
+    best = validation.best(*paired)
+    return validation.best([best], tried(best.pair_half_life, _REGULARIZATIONS[1:]))
 
 
 def check_size(dataset: Dataset) -> int:
@@ -158,6 +163,19 @@ def check_size(dataset: Dataset) -> int:
     if refusal is not None:
         raise ConfigError(refusal)
     return count
+
+
+def check_quick(dataset: Dataset) -> None:
+    """Refuse a catalogue that is too large to be fitted without being asked.
+
+    Raises:
+        ConfigError: It is.
+    """
+    count = num_trained_items(dataset)
+    if count > _AUTO_ITEMS:
+        raise ConfigError(
+            f"EASE takes more than ten minutes for {count:,} items; name it to have it all the same."
+        )
 
 
 def num_trained_items(dataset: Dataset) -> int:
@@ -213,14 +231,6 @@ def left_in_container(folder: Path) -> float:
     return math.inf if most == "max" else float(int(most) - int(used.read_text("ascii")))
 
 
-def _check(*, regularization: float, half_life: float | None, pair_half_life: float | None) -> None:
-    if not 0 < regularization < math.inf:
-        raise ArgumentError(f"regularization must be above 0 and finite, got {regularization}.")
-    for name, value in (("half_life", half_life), ("pair_half_life", pair_half_life)):
-        if value is not None and not 0 < value < math.inf:
-            raise ArgumentError(f"{name} must be above 0 and finite, or None, got {value}.")
-
-
 def _gram(
     train: Interactions, pair_half_life: float | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -232,8 +242,6 @@ def _gram(
     if pair_half_life is None:
         gram = np.zeros((count, count), np.float32)
         for first, block in together(query_item_matrix(plain, count)):
-            from scipy import sparse
-
             dense = sparse.csr_array(block, dtype=np.float32).toarray()
             gram[first : first + block.shape[0]] = dense
     else:
@@ -250,8 +258,6 @@ def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray
         return gram
     gram[np.diag_indices(count)] += regularization
     # The transpose is in the order of LAPACK, which then copies nothing.
-    from scipy.linalg import lapack
-
     factor, failed = lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)
     if failed:
         raise ArgumentError(

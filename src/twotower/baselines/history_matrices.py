@@ -1,17 +1,15 @@
 """Histories as weighted rows of a matrix, and which items occur together, counted in blocks."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from twotower.data.dataset import Interactions
 from twotower.histories import Histories
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 _BLOCK_ENTRIES = 8_000_000  # of co-occurrences held at once, about 100 MB
 _DENSE_CELLS = 20_000_000  # of a matrix of items by items that is counted as a dense one
@@ -24,7 +22,7 @@ Number = TypeVar("Number", np.float32, np.float64)
 
 def query_item_matrix(
     train: Interactions, num_item_rows: int, *, add_up: bool = False
-) -> "sparse.csr_array":
+) -> sparse.csr_array:
     """Return one weight for each query and item that have an event: sparse, queries by items.
 
     Args:
@@ -40,8 +38,6 @@ def query_item_matrix(
     if len(pairs):
         combine = np.add if add_up else np.maximum
         weights = combine.reduceat(weights[order], starts)
-    from scipy import sparse
-
     return sparse.csr_array(
         (weights, (pairs // num_item_rows, pairs % num_item_rows)),
         shape=(len(train.offsets) - 1, num_item_rows),
@@ -50,7 +46,7 @@ def query_item_matrix(
 
 def history_matrix(
     histories: Histories, num_item_rows: int, half_life: float | None
-) -> "sparse.csr_array":
+) -> sparse.csr_array:
     """Return each history as a row: the sum over its events of ``0.5 ** (age / half_life)``.
 
     Args:
@@ -67,17 +63,13 @@ def history_matrix(
         ages = histories.offsets[1:][owners] - 1 - np.arange(len(owners))
         weights = 0.5 ** (ages / half_life)
     kept = weights > _NOTHING
-    from scipy import sparse
-
     return sparse.csr_array(
         (weights[kept].astype(np.float32), (owners[kept], histories.item_rows[kept])),
         shape=(len(histories), num_item_rows),
     )
 
 
-def product(
-    history: "sparse.csr_array", factor: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def product(history: sparse.csr_array, factor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return ``history @ factor``, by whichever way is quicker: ``(n, m)`` float32.
 
     Args:
@@ -93,7 +85,7 @@ def product(
     return scores
 
 
-def together(matrix: "sparse.csr_array") -> "Iterator[tuple[int, sparse.csr_array]]":
+def together(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
     """Yield the first item of each block and the dot products of its columns with all columns."""
     by_item = matrix.T.tocsr()
     found = np.diff(matrix.indptr)[by_item.indices]  # items of the query, per entry
@@ -104,7 +96,7 @@ def together(matrix: "sparse.csr_array") -> "Iterator[tuple[int, sparse.csr_arra
 
 def close_together(
     train: Interactions, num_item_rows: int, closeness: npt.NDArray[np.float64]
-) -> "Iterator[tuple[int, sparse.csr_array]]":
+) -> Iterator[tuple[int, sparse.csr_array]]:
     """Yield the first item of each block and how closely its items occur together with all.
 
     That is the sum, over the ordered pairs of two events of one query that stand ``d`` places
@@ -115,8 +107,6 @@ def close_together(
         num_item_rows: Rows and columns of the whole.
         closeness: ``(reach,)``; pairs further apart than ``reach`` count nothing.
     """
-    from scipy import sparse
-
     if num_item_rows**2 <= _DENSE_CELLS:
         yield 0, sparse.csr_array(close_matrix(train, num_item_rows, closeness, np.float64))
         return

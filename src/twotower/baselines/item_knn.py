@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from twotower.baselines.history_matrices import (
     close_together,
@@ -18,11 +17,8 @@ from twotower.baselines.history_matrices import (
 )
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_positive
 from twotower.vocab import FIRST_ROW
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 _DENSE_BYTES = 256 * 2**20  # similarities are multiplied as a dense matrix up to this size
 _PAIR_REACH = 5  # pair half-lives beyond which two events no longer count as a pair
@@ -69,7 +65,9 @@ class ItemKNN:
         ``pair_half_life`` are in none of the three.
     """
 
-    similarity: "sparse.csr_array"
+    SETTINGS = ("neighbours", "shrinkage", "half_life", "pair_half_life")
+
+    similarity: sparse.csr_array
     neighbours: int | None
     shrinkage: float
     half_life: float | None
@@ -105,9 +103,7 @@ class ItemKNN:
             raise ArgumentError(f"neighbours must be at least 1 or None, got {neighbours}.")
         if not 0 <= shrinkage < np.inf:
             raise ArgumentError(f"shrinkage must be at least 0 and finite, got {shrinkage}.")
-        for name, value in (("half_life", half_life), ("pair_half_life", pair_half_life)):
-            if value is not None and not 0 < value < np.inf:
-                raise ArgumentError(f"{name} must be above 0 and finite, or None, got {value}.")
+        check_positive(or_none=True, half_life=half_life, pair_half_life=pair_half_life)
         (similarity,) = _similarities(
             train, num_item_rows, neighbours, (shrinkage,), pair_half_life
         )
@@ -122,14 +118,12 @@ class ItemKNN:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
         history = history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
-        from scipy import sparse
-
         if sparse.issparse(self._factor):
             return torch.from_numpy((history @ self._factor).toarray())
         return torch.from_numpy(product(history, self._factor))
 
     @cached_property
-    def _factor(self) -> "sparse.csr_array | npt.NDArray[np.float32]":
+    def _factor(self) -> sparse.csr_array | npt.NDArray[np.float32]:
         """The similarities in the form that multiplies fastest: dense if small and well filled."""
         cells = self.similarity.shape[0] * self.similarity.shape[1]
         if 4 * cells <= _DENSE_BYTES and self.similarity.nnz > cells / 10:
@@ -152,23 +146,23 @@ def choose_item_knn(dataset: Dataset) -> ItemKNN:
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     num_item_rows = validation.num_item_rows
-    neighbours: tuple[int | None, ...] = _NEIGHBOURS
-    if num_item_rows <= _ALL_NEIGHBOURS_ITEM_ROWS:
-        neighbours = (*_NEIGHBOURS, None)
+    is_small = num_item_rows <= _ALL_NEIGHBOURS_ITEM_ROWS
+    neighbours = (*_NEIGHBOURS, None) if is_small else _NEIGHBOURS
+    widest = None if is_small else max(_NEIGHBOURS)
     lives = half_lives(dataset, _HALF_LIVES)
     few = num_item_rows <= _ALL_SHRINKAGES_ITEM_ROWS
     shrinkages = _SHRINKAGES if few else _SHRINKAGES[:1]
 
     def shrunk(pair_life: float | None) -> ItemKNN:
-        widest = _widest(neighbours)
         similarities = _similarities(train, num_item_rows, widest, shrinkages, pair_life)
         first, *others = (
             ItemKNN(similarity, widest, shrinkage, lives[0], pair_life)
             for similarity, shrinkage in zip(similarities, shrinkages, strict=True)
         )
         first = validation.best(replace(first, half_life=life) for life in lives)
-        same_life = (replace(other, half_life=first.half_life) for other in others)
-        return validation.best(chain([first], same_life))
+        return validation.best(
+            [first], (replace(other, half_life=first.half_life) for other in others)
+        )
 
     best = validation.best(shrunk(life) for life in half_lives(dataset, _PAIR_HALF_LIVES))
     return validation.best(best.narrowed(count) for count in neighbours)
@@ -180,7 +174,7 @@ def _similarities(
     neighbours: int | None,
     shrinkages: tuple[float, ...],
     pair_half_life: float | None,
-) -> "list[sparse.csr_array]":
+) -> list[sparse.csr_array]:
     """Return the similarities under each shrinkage, from one count of what occurs together."""
     train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
     matrix = query_item_matrix(train, num_item_rows)
@@ -190,8 +184,6 @@ def _similarities(
     else:
         distances = np.arange(max(1, int(_PAIR_REACH * pair_half_life)))
         blocks = close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
-    from scipy import sparse
-
     kept: list[list[sparse.csr_array]] = [[] for _ in shrinkages]
     for first, block in blocks:
         rows = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
@@ -204,13 +196,7 @@ def _similarities(
     return [sparse.csr_array(sparse.vstack(pieces, format="csr")) for pieces in kept]
 
 
-def _widest(neighbours: tuple[int | None, ...]) -> int | None:
-    """Return the largest number of neighbours, None being all."""
-    numbers = [count for count in neighbours if count is not None]
-    return max(numbers) if len(numbers) == len(neighbours) else None
-
-
-def _largest(similarity: "sparse.csr_array", neighbours: int | None) -> "sparse.csr_array":
+def _largest(similarity: sparse.csr_array, neighbours: int | None) -> sparse.csr_array:
     """Return the ``neighbours`` largest entries of each row, without zeros, ties by column."""
     similarity.eliminate_zeros()
     if neighbours is None:

@@ -7,29 +7,19 @@ from typing import Any, Literal
 
 import torch
 
-from twotower.baselines.als import ALS, choose_als
 from twotower.baselines.bm25 import BM25, check_texts, choose_bm25, text_columns
-from twotower.baselines.ease import EASE, check_size, choose_ease, num_trained_items
-from twotower.baselines.item_knn import ItemKNN, choose_item_knn
-from twotower.baselines.popularity import Popularity
+from twotower.baselines.popularity import Popularity, check_times, choose_recent_popularity
 from twotower.baselines.random_order import RandomOrder
-from twotower.baselines.recent_popularity import (
-    RecentPopularity,
-    check_times,
-    choose_recent_popularity,
-)
 from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ConfigError, MissingExtraError
 from twotower.evaluation.ranking import Scorer
 from twotower.extras import library
-from twotower.registry import Registry
+from twotower.registry import Registry, resolved
 from twotower.vocab import FIRST_ROW
 
 Settings = dict[str, Any]
-
-_AUTO_EASE_ITEMS = 35_000  # its inverse takes ten minutes of a core there
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +97,7 @@ def fit_baselines(
     left_out: dict[str, str] = {}
     learnt = (learnt_too(dataset, "valid") if refit else dataset).part(Part.TRAIN)
     popularity = Popularity.fit(learnt, dataset.items.ids.num_rows)
+    has_validation = (dataset.interactions.is_positive & (dataset.parts == Part.VALID)).any()
     told = Fitting(dataset, popularity, seed, learnt if refit else None, bm25)
     for key, spec in BASELINES.items():
         if keys != "auto" and key not in keys:
@@ -114,9 +105,13 @@ def fit_baselines(
         try:
             _check_fits(key, dataset, cases)
             if keys == "auto":
-                spec.check_auto(dataset)
+                resolved(spec.check_auto)(dataset)
             tell(f"baseline {spec.label}")
-            scorers[key], settings[key] = _fitted(spec, told)
+            scorer, chosen = spec.fit(told)
+            if spec.is_chosen:
+                scorer = PopularWhenCold(scorer, popularity)
+                chosen = {**chosen, "chosen_on": "valid" if has_validation else None}
+            scorers[key], settings[key] = scorer, chosen
         except (ConfigError, MissingExtraError) as error:
             if keys != "auto":
                 raise
@@ -170,17 +165,9 @@ def _check_fits(key: str, dataset: Dataset, cases: Cases) -> None:
         raise ConfigError(
             f"{key} must have histories to go by, got none: all {len(cases):,} queries are new."
         )
-    spec.check(dataset)
+    resolved(spec.check)(dataset)
     if spec.library:
         library(spec.library, wanted_by=key, extra="baselines")
-
-
-def _refuse_slow_ease(dataset: Dataset) -> None:
-    count = num_trained_items(dataset)
-    if count > _AUTO_EASE_ITEMS:
-        raise ConfigError(
-            f"EASE takes more than ten minutes for {count:,} items; name it to have it all the same."
-        )
 
 
 @dataclass(frozen=True)
@@ -217,7 +204,7 @@ class BaselineSpec:
         label_zh: The same in Chinese.
         fit: Returns what scores, with its settings as JSON has them; settings are chosen on validation.
         is_chosen: Whether there are settings to choose; popularity then answers where it knows nothing.
-        check: Raises ``ConfigError`` where it does not fit the data.
+        check: Raises ``ConfigError`` where it does not fit the data; or ``module:name`` of it.
         check_auto: The same where nobody asked for it.
         library: Module that it needs, of the extra ``baselines``.
         reads_histories: Whether it knows of a query what its history holds, and nothing else.
@@ -229,53 +216,40 @@ class BaselineSpec:
     label_zh: str
     fit: Callable[[Fitting], tuple[Scorer, Settings]]
     is_chosen: bool = True
-    check: Callable[[Dataset], object] = lambda _: None
-    check_auto: Callable[[Dataset], object] = lambda _: None
+    check: str | Callable[[Dataset], object] = lambda _: None
+    check_auto: str | Callable[[Dataset], object] = lambda _: None
     library: str = ""
     reads_histories: bool = False
     answers_new: bool = False
 
 
-def _fitted(spec: BaselineSpec, told: Fitting) -> tuple[Scorer, Settings]:
-    """Return a baseline, refitted if there is anything to refit it on, and its settings as JSON."""
-    scorer, settings = spec.fit(told)
-    if not spec.is_chosen:
-        return scorer, settings
-    dataset = told.dataset
-    validation = dataset.interactions.is_positive & (dataset.parts == Part.VALID)
-    chosen = {**settings, "chosen_on": "valid" if validation.any() else None}
-    return PopularWhenCold(scorer, told.popularity), chosen
-
-
 def _recent_popularity(told: Fitting) -> tuple[Scorer, Settings]:
     recent = choose_recent_popularity(told.dataset)
     if told.learnt is not None:
-        recent = RecentPopularity.fit(told.learnt, told.num_rows, half_life=recent.half_life)
+        recent = recent.fit(told.learnt, told.num_rows, half_life=recent.half_life)
     return recent, {"half_life_seconds": recent.half_life}
 
 
-def _item_knn(told: Fitting) -> tuple[Scorer, Settings]:
-    scorer = choose_item_knn(told.dataset)
-    settings = _of(scorer, "neighbours", "shrinkage", "half_life", "pair_half_life")
-    if told.learnt is not None:
-        scorer = ItemKNN.fit(told.learnt, told.num_rows, **settings)
-    return scorer, settings
+def _chosen_by(
+    choose: str, *, is_random: bool = False
+) -> Callable[[Fitting], tuple[Scorer, Settings]]:
+    """Return what fits a baseline, and fits it once more where there is more to learn from.
 
+    Args:
+        choose: ``module:name`` of the function that chooses its settings on validation. It is imported only
+            when it is called, since it imports scipy. What it returns names its settings in ``SETTINGS``.
+        is_random: Whether it takes a seed.
+    """
 
-def _ease(told: Fitting) -> tuple[Scorer, Settings]:
-    scorer = choose_ease(told.dataset)
-    settings = _of(scorer, "regularization", "half_life", "pair_half_life")
-    if told.learnt is not None:
-        scorer = EASE.fit(told.learnt, told.num_rows, **settings)
-    return scorer, settings
+    def fit(told: Fitting) -> tuple[Scorer, Settings]:
+        seed = {"seed": told.seed} if is_random else {}
+        scorer = resolved(choose)(told.dataset, **seed)
+        settings = {name: getattr(scorer, name) for name in scorer.SETTINGS}
+        if told.learnt is not None:
+            scorer = scorer.fit(told.learnt, told.num_rows, **settings, **seed)
+        return scorer, settings
 
-
-def _als(told: Fitting) -> tuple[Scorer, Settings]:
-    scorer = choose_als(told.dataset, seed=told.seed)
-    settings = _of(scorer, "factors", "regularization", "alpha")
-    if told.learnt is not None:
-        scorer = ALS.fit(told.learnt, told.num_rows, seed=told.seed, **settings)
-    return scorer, settings
+    return fit
 
 
 def _bm25(told: Fitting) -> tuple[Scorer, Settings]:
@@ -289,10 +263,6 @@ def _bm25(told: Fitting) -> tuple[Scorer, Settings]:
         **scorer.settings.as_json(),
     }
     return scorer, settings
-
-
-def _of(scorer: Scorer, *names: str) -> Settings:
-    return {name: getattr(scorer, name) for name in names}
 
 
 BASELINES = Registry(
@@ -317,7 +287,7 @@ BASELINES = Registry(
             "item_knn",
             "ItemKNN with decay",
             "带衰减的 ItemKNN",
-            _item_knn,
+            _chosen_by("twotower.baselines.item_knn:choose_item_knn"),
             reads_histories=True,
             answers_new=True,
         ),
@@ -325,9 +295,9 @@ BASELINES = Registry(
             "ease",
             "EASE with decay",
             "带衰减的 EASE",
-            _ease,
-            check=check_size,
-            check_auto=_refuse_slow_ease,
+            _chosen_by("twotower.baselines.ease:choose_ease"),
+            check="twotower.baselines.ease:check_size",
+            check_auto="twotower.baselines.ease:check_quick",
             reads_histories=True,
             answers_new=True,
         ),
@@ -336,7 +306,7 @@ BASELINES = Registry(
             "als",
             "implicit ALS",
             "隐式 ALS",
-            _als,
+            _chosen_by("twotower.baselines.als:choose_als", is_random=True),
             library="implicit.cpu.als",
             reads_histories=True,
         ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -59,17 +60,17 @@ class Validation:
             self._known[scorer] = found.mean()["ndcg@10"]
         return self._known[scorer]
 
-    def best(self, candidates: Iterable[Candidate]) -> Candidate:
+    def best(self, *candidates: Iterable[Candidate]) -> Candidate:
         """Return the candidate of the highest quality, the first of equal ones.
 
         Without any case that is the first, and the others are not even made.
 
         Args:
-            candidates: At least one. Of an iterator, two are held at once.
+            candidates: Several iterables with at least one candidate in all. Of an iterator, two candidates
+                are held at once.
         """
-        if not len(self.cases):
-            return next(iter(candidates))
-        return max(candidates, key=self.quality)
+        every = chain.from_iterable(candidates)
+        return max(every, key=self.quality) if len(self.cases) else next(every)
 
 
 def thinned(cases: Cases, most: int) -> Cases:
