@@ -37,6 +37,11 @@ class Histories:
         """Number of events of each history: ``(n,)``."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """The history of each event: ``(events,)``."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Histories":
         """Return the histories at ``positions``, in that order."""
         starts, lengths = self.offsets[:-1][positions], self.lengths[positions]

@@ -57,8 +57,7 @@ def cut(
         targets=Histories.of(rows),
         times=None if times is None else np.array(times),
     )
-    owners = np.repeat(np.arange(len(cases)), cases.targets.lengths)
-    return case_groups_of(data, cases, owners, cases.targets.item_rows, by)
+    return case_groups_of(data, cases, cases.targets, by)
 
 
 def groups(cuts: list[CaseGroup]) -> dict[str, list[int]]:

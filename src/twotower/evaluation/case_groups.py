@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ArgumentError, ConfigError
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature, Side, infer_features
+from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 
 Mask = npt.NDArray[np.bool_]
@@ -32,19 +33,29 @@ class CaseGroup:
     """One group of a cut, as the targets that belong to it.
 
     Args:
-        by: What was cut by.
+        by: What the cases are grouped by.
         side: Whether the group is one of queries, or of items.
         label: Which group it is.
-        kept: ``(T,)`` bool over the targets of all cases; of a query that belongs, all.
+        kept: ``(T,)`` bool over the targets of all cases; all targets of a query that belongs.
         low: Smallest value in the group, where it was cut by a number.
         high: Largest value.
-        unit: What these two are; None where it was not cut by a number.
+        unit: The unit of these two; None where it was not cut by a number.
     """
 
     by: str
     side: Side
     label: str
     kept: Mask
+    low: float | None = None
+    high: float | None = None
+    unit: Unit | None = None
+
+
+class _Group(NamedTuple):
+    """A group as a mask over ``(Q,)`` cases or ``(T,)`` targets, and the rest of a ``CaseGroup``."""
+
+    label: str
+    mask: Mask
     low: float | None = None
     high: float | None = None
     unit: Unit | None = None
@@ -57,50 +68,32 @@ class _Asked:
     Args:
         dataset: Where they come from.
         cases: The cases.
-        owners: ``(T,)`` int64, the case of each target.
-        item_rows: ``(T,)`` int32 item rows of the targets.
+        targets: The targets of each case, each once.
         query_events: ``(Q,)`` positive training events of each case's query.
         item_events: ``(num_item_rows,)`` positive training events of each item row.
     """
 
     dataset: Dataset
     cases: Cases
-    owners: npt.NDArray[np.int64]
-    item_rows: npt.NDArray[np.int32]
+    targets: Histories
     query_events: npt.NDArray[np.int64]
     item_events: npt.NDArray[np.int64]
 
-    def rows(self, side: Side) -> npt.NDArray[np.int32]:
-        """Return what the side's groups are of: the cases' queries, or the targets' items."""
-        return self.cases.query_rows if side == "query" else self.item_rows
-
-    def cut(self, by: str, side: Side, groups: Iterable["_Group"]) -> list[CaseGroup]:
+    def cut(self, by: str, side: Side, groups: Iterable[_Group]) -> list[CaseGroup]:
         """Return the groups that hold something, as masks over targets."""
-        found = []
-        for group in groups:
-            if group.mask.any():
-                kept = group.mask[self.owners] if side == "query" else group.mask
-                found.append(CaseGroup(by, side, group.label, kept, *group.ends))
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """A group as a mask over what its side is of: ``(Q,)`` cases or ``(T,)`` targets.
-
-    ``ends`` are the smallest value, the largest, and what they are, where it was cut by a number.
-    """
-
-    label: str
-    mask: Mask
-    ends: tuple[float | None, float | None, Unit | None] = (None, None, None)
+        return [
+            CaseGroup(
+                by, side, label, mask[self.targets.owners] if side == "query" else mask, *ends
+            )
+            for label, mask, *ends in groups
+            if mask.any()
+        ]
 
 
 def case_groups_of(
     dataset: Dataset,
     cases: Cases,
-    owners: npt.NDArray[np.int64],
-    item_rows: npt.NDArray[np.int32],
+    targets: Histories,
     by: Sequence[str] | None,
 ) -> list[CaseGroup]:
     """Return every group of every cut; see ``slices`` for what ``by`` may name.
@@ -108,8 +101,7 @@ def case_groups_of(
     Args:
         dataset: The data that the cases are of.
         cases: The cases.
-        owners: ``(T,)`` the case of each target.
-        item_rows: ``(T,)`` its item row.
+        targets: The targets of each case, each once.
         by: The cuts; None takes all that give more than one group.
 
     Raises:
@@ -123,14 +115,15 @@ def case_groups_of(
     asked = _Asked(
         dataset=dataset,
         cases=cases,
-        owners=owners,
-        item_rows=item_rows,
+        targets=targets,
         query_events=counts[cases.query_rows],
         item_events=np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows),
     )
     if by is None:
-        skipped = "history_length" if _same_order(asked) else None
-        every = [_built_in(asked, name) for name in _BUILT_IN if name != skipped]
+        every = [_built_in(asked, name) for name in _BUILT_IN]
+        if np.ptp(cases.histories.lengths - asked.query_events) == 0:
+            # Histories are as long as the training events are many, but for a constant.
+            del every[list(_BUILT_IN).index("history_length")]
         for side, table in dataset.sides.items():
             every += [
                 _column(asked, feature, most=_MAX_VALUES)
@@ -183,28 +176,24 @@ def _item_popularity(asked: _Asked) -> list[_Group]:
     """Cut so that head, middle and tail hold a third of the training events each, ties together."""
     ranked = np.sort(asked.item_events)[::-1]
     share = np.cumsum(ranked) / max(1, ranked.sum())
+    events = asked.item_events[asked.targets.item_rows]
     # An item belongs where the events of the items above it, and of its equals, begin.
-    begins = np.searchsorted(-ranked, -asked.item_events[asked.item_rows], side="left")
-    before = np.append(0.0, share)[begins]
+    before = np.append(0.0, share)[np.searchsorted(-ranked, -events, side="left")]
     thirds = np.minimum((before * 3 + 1e-9).astype(np.int64), 2)
-    groups = []
-    for third, label in enumerate(("head", "middle", "tail")):
-        mask = thirds == third
-        events = asked.item_events[asked.item_rows[mask]]
-        if len(events):
-            low, high = float(events.min()), float(events.max())
-            groups.append(_Group(label, mask, (low, high, "events")))
-    return groups
+    labels = ("head", "middle", "tail")
+    return [
+        _ranged(events, thirds == third, "events", labels[third]) for third in np.unique(thirds)
+    ]
 
 
 def _times(times: npt.NDArray[np.float64] | None) -> list[_Group]:
     if times is None or not np.isfinite(times).any():
         return []
-    return _quarters(times, _time_unit(times))
+    return _moments(times)
 
 
 _BUILT_IN: dict[str, tuple[Side, Callable[[_Asked], list[_Group]]]] = {
-    "cold_items": ("item", lambda asked: _cold(asked.item_events[asked.item_rows])),
+    "cold_items": ("item", lambda asked: _cold(asked.item_events[asked.targets.item_rows])),
     "item_popularity": ("item", _item_popularity),
     "cold_queries": ("query", lambda asked: _cold(asked.query_events)),
     "activity": ("query", lambda asked: _quarters(asked.query_events, "events")),
@@ -216,11 +205,6 @@ _BUILT_IN: dict[str, tuple[Side, Callable[[_Asked], list[_Group]]]] = {
 def _built_in(asked: _Asked, name: str) -> list[CaseGroup]:
     side, groups_of = _BUILT_IN[name]
     return asked.cut(name, side, groups_of(asked))
-
-
-def _same_order(asked: _Asked) -> bool:
-    """Whether histories are as long as the training events are many, but for a constant."""
-    return bool(np.ptp(asked.cases.histories.lengths - asked.query_events) == 0)
 
 
 def _columns(dataset: Dataset, name: str) -> list[tuple[Side, str]]:
@@ -245,15 +229,14 @@ def _columns(dataset: Dataset, name: str) -> list[tuple[Side, str]]:
 def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[CaseGroup]:
     """Return the groups of a column; none where it has more than ``most`` values."""
     side, by = feature.side, f"{feature.side}.{feature.name}"
-    lines = asked.rows(side).astype(np.int64) - FIRST_ROW
-    places = pl.Series(lines)
+    rows = asked.cases.query_rows if side == "query" else asked.targets.item_rows
+    places = pl.Series(rows.astype(np.int64) - FIRST_ROW)
     column = asked.dataset.sides[side].frame[feature.name]
     values = column.gather(pl.select(pl.when(places >= 0).then(places)).to_series())
     if feature.meaning == "number":
         return asked.cut(by, side, _quarters(floats_of(values), "number"))
     if feature.meaning == "time":
-        seconds = seconds_of(values)
-        return asked.cut(by, side, _quarters(seconds, _time_unit(seconds)))
+        return asked.cut(by, side, _moments(seconds_of(values)))
     if feature.meaning == "vector":
         raise ConfigError(
             f"{argument('slice_by')} must name a column of single values or tags, got the vectors {by!r}."
@@ -267,18 +250,12 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     # One group more than is shown would hold a single value, which may as well be shown itself.
     top = counts["tag"].to_list()
     shown = top if len(top) <= _MAX_GROUPS + 1 else top[:_MAX_GROUPS]
-    groups = [_Group(tag, _mask(line[(tags == tag).to_numpy()], len(lines))) for tag in shown]
+    lines = np.arange(len(rows))
+    groups = [_Group(tag, np.isin(lines, line[(tags == tag).to_numpy()])) for tag in shown]
     if feature.meaning != "tags":
-        rest = line[~tags.is_in(shown).to_numpy()]
-        groups.append(_Group("(other)", _mask(rest, len(lines))))
-    groups.append(_Group("(missing)", ~_mask(line, len(lines))))
+        groups.append(_Group("(other)", np.isin(lines, line[~tags.is_in(shown).to_numpy()])))
+    groups.append(_Group("(missing)", ~np.isin(lines, line)))
     return asked.cut(by, side, groups)
-
-
-def _mask(positions: npt.NDArray[np.int64], size: int) -> Mask:
-    mask = np.zeros(size, np.bool_)
-    mask[positions] = True
-    return mask
 
 
 def _quarters(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], unit: Unit) -> list[_Group]:
@@ -286,25 +263,34 @@ def _quarters(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], unit: Uni
 
     Args:
         values: ``(n,)``; what is NaN or infinite is missing.
-        unit: What the values are.
+        unit: The unit of the values.
     """
     is_known = np.isfinite(values)
-    groups = []
+    groups = [_Group("(missing)", ~is_known)]
     if is_known.any():
-        known = values[is_known]
-        edges = np.unique(np.quantile(known, (0.25, 0.5, 0.75), method="inverted_cdf"))
-        quarter = np.searchsorted(edges, values)
-        for q in range(len(edges) + 1):
-            mask = (quarter == q) & is_known
-            if mask.any():
-                low, high = float(values[mask].min()), float(values[mask].max())
-                groups.append(_Group(_range(low, high, unit), mask, (low, high, unit)))
-    return [*groups, _Group("(missing)", ~is_known)]
+        edges = np.quantile(values[is_known], (0.25, 0.5, 0.75), method="inverted_cdf")
+        quarter = np.searchsorted(np.unique(edges), values)
+        masks = ((quarter == q) & is_known for q in np.unique(quarter[is_known]))
+        groups[:0] = [_ranged(values, mask, unit) for mask in masks]
+    return groups
 
 
-def _time_unit(times: npt.NDArray[np.float64]) -> Unit:
+def _moments(times: npt.NDArray[np.float64]) -> list[_Group]:
+    """Return quarters of moments, in days where they span at least eight."""
     known = times[np.isfinite(times)]
-    return "day" if len(known) and np.ptp(known) >= 8 * _DAY else "minute"
+    is_long = len(known) and np.ptp(known) >= 8 * _DAY
+    return _quarters(times, "day" if is_long else "minute")
+
+
+def _ranged(
+    values: npt.NDArray[np.float64] | npt.NDArray[np.int64],
+    mask: Mask,
+    unit: Unit,
+    label: str | None = None,
+) -> _Group:
+    """Return the group of a mask with its ends, by which it is called where it has no label."""
+    low, high = float(values[mask].min()), float(values[mask].max())
+    return _Group(label or _range(low, high, unit), mask, low, high, unit)
 
 
 def _range(low: float, high: float, unit: Unit) -> str:

@@ -105,10 +105,13 @@ def evaluate(
             "test events, such as split.kind=random, or pass test events of which some are positive."
         )
     check_ks(ks)
-    targets = np.unique(_keys(cases.targets, num_item_rows))
+    targets = np.unique(keys_of(cases.targets, num_item_rows))
     if candidates is not None:
-        is_there = np.isin(targets, _candidate_keys(candidates, cases, num_item_rows))
-        is_missing = ~is_there & (targets % num_item_rows >= FIRST_ROW)  # unknown items have no row
+        _check_candidates(candidates, cases)
+        # An unknown item has no row that could be a candidate.
+        is_missing = (targets % num_item_rows >= FIRST_ROW) & ~np.isin(
+            targets, keys_of(candidates, num_item_rows)
+        )
         if is_missing.any():
             case, row = divmod(int(targets[is_missing][0]), num_item_rows)
             raise ArgumentError(
@@ -128,12 +131,10 @@ def evaluate(
         query_ids=query_ids,
     )
     num_relevant = np.bincount(targets // num_item_rows, minlength=len(cases)).astype(np.int64)
-    is_hit = _hits(ranking.item_rows, targets, num_item_rows)
-    seen = np.zeros(len(targets), np.bool_)
+    is_hit = places_of(ranking.item_rows, targets, num_item_rows) >= 0
+    is_seen = np.zeros(len(targets), np.bool_)
     if remove_seen:
-        history = _keys(cases.histories, num_item_rows)
-        places = np.minimum(np.searchsorted(targets, history), len(targets) - 1)
-        seen[places[targets[places] == history]] = True
+        is_seen = np.isin(targets, keys_of(cases.histories, num_item_rows))
     is_present = _present(num_item_rows, allowed)[targets % num_item_rows]
     return Evaluation(
         cases=cases,
@@ -144,7 +145,7 @@ def evaluate(
             for name in (METRICS if metrics is None else metrics)
         },
         num_targets=len(targets),
-        num_seen_targets=int((seen & is_present).sum()),
+        num_seen_targets=int((is_seen & is_present).sum()),
         num_absent_targets=int((~is_present).sum()),
     )
 
@@ -220,14 +221,15 @@ def rank(
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_BYTES // (4 * num_item_rows))
     _present(num_item_rows, allowed)
+    _check_rows(cases.histories, num_item_rows)
     if candidates is not None:
-        _candidate_keys(candidates, cases, num_item_rows)
+        _check_candidates(candidates, cases)
+        _check_rows(candidates, num_item_rows)
     item_rows = np.full((len(cases), k), PADDING_ROW, np.int32)
     best = np.full((len(cases), k), -np.inf, np.float32)
     for start in range(0, len(cases), chunk_size):
         here = slice(start, start + chunk_size)
         chunk = cases.take(here)
-        _keys(chunk.histories, num_item_rows)
         scores = _scores(scorer, chunk, num_item_rows, query_ids)
         if candidates is not None:
             scores = _only(candidates.take(here), scores)
@@ -236,20 +238,6 @@ def rank(
             scores, k, exclude, allowed, reserved_rows=FIRST_ROW
         )
     return Found(item_rows, best)
-
-
-def _refuse_nan(scores: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None) -> None:
-    """Raise a ValueError that names the query where a score is NaN."""
-    largest = scores.amax(dim=1)  # NaN if any of the row is
-    if (largest.isnan() | largest.isposinf()).any():
-        is_bad = scores.isnan() | scores.isposinf()
-        case, row = (int(position) for position in is_bad.nonzero()[0])
-        found = "NaN" if scores[case, row].isnan() else "infinity"
-        raise ArgumentError(
-            f"scores must not be NaN or infinite, got {found} for "
-            f"{chunk.query_name(case, query_ids)} and item row {row}; look for a diverged training or an "
-            "infinite feature."
-        )
 
 
 def _scores(
@@ -264,17 +252,23 @@ def _scores(
         )
     scores = answer.detach().to(torch.float32, copy=True).contiguous()
     scores[:, :FIRST_ROW] = -torch.inf  # whatever the scorer put there
-    _refuse_nan(scores, chunk, query_ids)
+    largest = scores.amax(dim=1)  # NaN if any of the row is
+    if (largest.isnan() | largest.isposinf()).any():
+        is_bad = scores.isnan() | scores.isposinf()
+        case, row = (int(position) for position in is_bad.nonzero()[0])
+        found = "NaN" if scores[case, row].isnan() else "infinity"
+        raise ArgumentError(
+            f"scores must not be NaN or infinite, got {found} for "
+            f"{chunk.query_name(case, query_ids)} and item row {row}; look for a diverged training or an "
+            "infinite feature."
+        )
     return scores
 
 
 def _only(candidates: Histories, scores: torch.Tensor) -> torch.Tensor:
     """Return the scores of each line's candidates, and ``-inf`` for every other item."""
-    owners = torch.from_numpy(np.repeat(np.arange(len(candidates)), candidates.lengths))
-    rows = torch.from_numpy(candidates.item_rows.astype(np.int64))
-    kept = torch.full_like(scores, -torch.inf)
-    kept[owners, rows] = scores[owners, rows]
-    return kept
+    place = (torch.from_numpy(candidates.owners), torch.from_numpy(candidates.item_rows).long())
+    return torch.full_like(scores, -torch.inf).index_put_(place, scores[place])
 
 
 def check_ks(ks: Sequence[int]) -> None:
@@ -290,14 +284,11 @@ def check_ks(ks: Sequence[int]) -> None:
             raise ArgumentError(f"ks must be distinct, got {k} more than once; leave one out.")
 
 
-def _candidate_keys(
-    candidates: Histories, cases: Cases, num_item_rows: int
-) -> npt.NDArray[np.int64]:
+def _check_candidates(candidates: Histories, cases: Cases) -> None:
     if len(candidates) != len(cases):
         raise ArgumentError(
             f"candidates must hold one set a case, got {len(candidates)} for {len(cases)} cases."
         )
-    return _keys(candidates, num_item_rows)
 
 
 def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
@@ -314,21 +305,31 @@ def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.N
     return present
 
 
-def _keys(sets: Histories, num_item_rows: int) -> npt.NDArray[np.int64]:
-    """Return one number per event that names its case and item: ``case * num_item_rows + row``."""
-    if sets.item_rows.max(initial=0) >= num_item_rows:
+def _check_rows(sets: Histories, num_item_rows: int) -> None:
+    largest = sets.item_rows.max(initial=0)
+    if largest >= num_item_rows:
         raise ArgumentError(
-            f"num_item_rows must be above every item row, got {num_item_rows} and row "
-            f"{sets.item_rows.max()}; pass the item vocabulary's num_rows."
+            f"num_item_rows must be above every item row, got {num_item_rows} and row {largest}; pass the "
+            "item vocabulary's num_rows."
         )
-    owners = np.repeat(np.arange(len(sets), dtype=np.int64), sets.lengths)
-    return owners * num_item_rows + sets.item_rows
 
 
-def _hits(
+def keys_of(sets: Histories, num_item_rows: int) -> npt.NDArray[np.int64]:
+    """Return one number per event that names its case and item: ``case * num_item_rows + row``."""
+    _check_rows(sets, num_item_rows)
+    return sets.owners * num_item_rows + sets.item_rows
+
+
+def places_of(
     item_rows: npt.NDArray[np.int32], targets: npt.NDArray[np.int64], num_item_rows: int
-) -> npt.NDArray[np.bool_]:
-    """Return which ranked rows are among the sorted keys of the targets: ``(Q, k)``."""
-    keys = np.arange(len(item_rows), dtype=np.int64)[:, None] * num_item_rows + item_rows
+) -> npt.NDArray[np.int64]:
+    """Return which target stands at each rank: ``(Q, k)`` positions in ``targets``, -1 for none.
+
+    Args:
+        item_rows: ``(Q, k)`` ranked rows.
+        targets: ``(T,)`` sorted keys of the targets, at least one; see ``keys_of``.
+        num_item_rows: Rows of the item vocabulary.
+    """
+    keys = np.arange(len(item_rows))[:, None] * num_item_rows + item_rows
     places = np.minimum(np.searchsorted(targets, keys), len(targets) - 1)
-    return np.asarray((targets[places] == keys) & (item_rows != PADDING_ROW))
+    return np.where((targets[places] == keys) & (item_rows != PADDING_ROW), places, -1)

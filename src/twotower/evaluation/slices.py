@@ -1,8 +1,8 @@
 """For whom is it bad? A metric of every scorer on groups of queries and on groups of items."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from twotower.evaluation.intervals import (
     metric_name,
 )
 from twotower.evaluation.metrics import METRICS, Metric
-from twotower.evaluation.ranking import Evaluation
+from twotower.evaluation.ranking import Evaluation, keys_of, places_of
 from twotower.features.schema import Side
+from twotower.histories import Histories
 
 MIN_QUERIES = 10
 """Queries below which a slice is flagged: whatever stands there may be chance."""
@@ -105,20 +106,11 @@ class Slice:
         ``(missing)``, or it tells ``low`` to ``high`` in ``unit``, or it is a value of the data.
         """
         return {
-            "by": self.by,
-            "label": self.label,
-            "side": self.side,
-            "metric": self.metric,
-            "queries": self.queries,
-            "targets": self.targets,
+            **vars(self),
             "small": self.is_small,
             "intervals": {name: found.as_json() for name, found in self.intervals.items()},
             "differences": {name: found.as_json() for name, found in self.differences.items()},
-            "reference": self.reference,
             "means": {name: dict(means) for name, means in self.means.items()},
-            "low": self.low,
-            "high": self.high,
-            "unit": self.unit,
         }
 
 
@@ -166,34 +158,66 @@ def slices(
     cases = _common_cases(evaluations)
     main = _metric(metric, evaluations[model])
     others = {name: _metric(name, evaluations[model]) for name in further if name != metric}
-    told = (evaluations if by is not None else (model,)) if others else ()
+    told = evaluations if by is not None else (model,)
     num_rows = dataset.items.ids.num_rows
-    keys = np.unique(_owners(cases) * num_rows + cases.targets.item_rows)
-    owners = cases.owners
-    targets = _Targets(keys // num_rows, (keys % num_rows).astype(np.int32), len(cases))
+    targets = Histories.of_pairs(cases.targets.owners, cases.targets.item_rows, len(cases))
+    keys = keys_of(targets, num_rows)
     places = {
-        name: _places(found.ranking.item_rows, keys, num_rows)
+        name: places_of(found.ranking.item_rows, keys, num_rows)
         for name, found in evaluations.items()
     }
-    cuts = case_groups_of(dataset, cases, targets.owners, targets.item_rows, by)
+
+    def values_of(
+        name: str, kept: npt.NDArray[np.bool_], metrics: Mapping[str, tuple[Metric, int]]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the metrics of each query with a target in ``kept``, as if there were no others."""
+        num_relevant = np.bincount(targets.owners[kept], minlength=len(cases)).astype(np.int64)
+        asked = num_relevant > 0
+        is_hit = np.append(kept, False)[places[name][asked]]
+        return {m: metric(is_hit, num_relevant[asked], k) for m, (metric, k) in metrics.items()}
+
+    def mean_at_random(kept: npt.NDArray[np.bool_]) -> float:
+        """Return the mean where as many targets, drawn from all, are the relevant ones."""
+        rng = np.random.default_rng(0)
+        draws = (values_of(model, rng.permutation(kept), {metric: main}) for _ in range(_DRAWS))
+        return float(np.mean([values[metric].mean() for values in draws]))
+
     everything = CaseGroup("all", "query", "all", np.ones(len(keys), np.bool_))
-    overall = float(targets.values(places[model], everything.kept, [main])[0].mean())
-    is_single = len(keys) == len(cases)
+    overall = float(values_of(model, everything.kept, {metric: main})[metric].mean())
     result = []
-    for cut in (everything, *cuts):
+    for cut in (everything, *case_groups_of(dataset, cases, targets, by)):
         values: dict[str, npt.NDArray[np.float64]] = {}
         means: dict[str, dict[str, float]] = {}
-        for name, place in places.items():
-            wanted = [main, *(others.values() if name in told else ())]
-            values[name], *more = targets.values(place, cut.kept, wanted)
-            if name in told:
-                means[name] = {m: float(v.mean()) for m, v in zip(others, more, strict=True)}
-        reference = overall
-        if cut.side == "item" and not is_single:
-            reference = _at_random(targets, places[model], cut, main)
-        asked = None if owners is None else owners[targets.asked(cut.kept)]
-        found = _slice(cut, values, asked, metric, model, reference)
-        result.append(replace(found, means=means))
+        for name in evaluations:
+            more = others if name in told else {}
+            found = values_of(name, cut.kept, {metric: main, **more})
+            values[name] = found.pop(metric)
+            if found:
+                means[name] = {m: float(column.mean()) for m, column in found.items()}
+        theirs = {name: each for name, each in values.items() if name != model}
+        owners = None
+        if cases.owners is not None:
+            owners = cases.owners[np.unique(targets.owners[cut.kept])]
+        is_alone = cut.side == "query" or len(keys) == len(cases)
+        result.append(
+            Slice(
+                by=cut.by,
+                label=cut.label,
+                side=cut.side,
+                metric=metric,
+                queries=len(values[model] if owners is None else np.unique(owners)),
+                targets=int(cut.kept.sum()),
+                intervals=mean_intervals(values, owners=owners),
+                differences=difference_intervals(
+                    dict.fromkeys(theirs, values[model]), theirs, owners=owners
+                ),
+                reference=overall if is_alone else mean_at_random(cut.kept),
+                means=means,
+                low=cut.low,
+                high=cut.high,
+                unit=cut.unit,
+            )
+        )
     return result
 
 
@@ -212,101 +236,14 @@ def worst(found: Sequence[Slice], n: int = 5, *, model: str = "model") -> list[S
     return sorted(bad, key=lambda s: s.intervals[model].high - s.reference)[:n]
 
 
-@dataclass(frozen=True, eq=False)
-class _Targets:
-    """Every relevant item of every case, sorted by case and item row.
-
-    Args:
-        owners: ``(T,)`` int64, the case of each.
-        item_rows: ``(T,)`` int32.
-        num_cases: Number of cases.
-    """
-
-    owners: npt.NDArray[np.int64]
-    item_rows: npt.NDArray[np.int32]
-    num_cases: int
-
-    def values(
-        self,
-        places: npt.NDArray[np.int64],
-        kept: npt.NDArray[np.bool_],
-        metrics: Iterable[tuple[Metric, int]],
-    ) -> list[npt.NDArray[np.float64]]:
-        """Return each metric of each query with a target in ``kept``, as if those were all.
-
-        Args:
-            places: ``(Q, R)`` which target stands at each rank, -1 for none.
-            kept: ``(T,)``.
-            metrics: With their cut-offs.
-        """
-        num_relevant = np.bincount(self.owners[kept], minlength=self.num_cases).astype(np.int64)
-        asked = num_relevant > 0
-        is_hit = np.append(kept, False)[places[asked]]
-        return [metric(is_hit, num_relevant[asked], k) for metric, k in metrics]
-
-    def asked(self, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Return the cases with a target in ``kept``, in their order."""
-        return np.unique(self.owners[kept])
-
-
-def _slice(
-    cut: CaseGroup,
-    values: Mapping[str, npt.NDArray[np.float64]],
-    owners: npt.NDArray[np.int32] | None,
-    metric: str,
-    model: str,
-    reference: float,
-) -> Slice:
-    others = {name: theirs for name, theirs in values.items() if name != model}
-    ours = dict.fromkeys(others, values[model])
-    return Slice(
-        by=cut.by,
-        label=cut.label,
-        side=cut.side,
-        metric=metric,
-        queries=len(values[model] if owners is None else np.unique(owners)),
-        targets=int(cut.kept.sum()),
-        intervals=mean_intervals(values, owners=owners),
-        differences=difference_intervals(ours, others, owners=owners) if others else {},
-        reference=reference,
-        low=cut.low,
-        high=cut.high,
-        unit=cut.unit,
-    )
-
-
-def _at_random(
-    targets: _Targets, places: npt.NDArray[np.int64], cut: CaseGroup, metric: tuple[Metric, int]
-) -> float:
-    """Return the mean metric where as many targets, drawn from all, are the relevant ones."""
-    rng = np.random.default_rng(0)
-    draws = (targets.values(places, rng.permutation(cut.kept), [metric]) for _ in range(_DRAWS))
-    return float(np.mean([values.mean() for (values,) in draws]))
-
-
-def _places(
-    item_rows: npt.NDArray[np.int32], keys: npt.NDArray[np.int64], num_rows: int
-) -> npt.NDArray[np.int64]:
-    """Return which target stands at each rank: ``(Q, k)`` positions in ``keys``, -1 for none."""
-    wanted = np.arange(len(item_rows), dtype=np.int64)[:, None] * num_rows + item_rows
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, places, -1)
-
-
-def _owners(cases: Cases) -> npt.NDArray[np.int64]:
-    return np.repeat(np.arange(len(cases), dtype=np.int64), cases.targets.lengths)
-
-
 def _common_cases(evaluations: Mapping[str, Evaluation]) -> Cases:
     (name, first), *rest = evaluations.items()
     for other, evaluation in rest:
-        ours, theirs = first.cases, evaluation.cases
-        same = (
-            np.array_equal(ours.query_rows, theirs.query_rows)
-            and np.array_equal(ours.targets.offsets, theirs.targets.offsets)
-            and np.array_equal(ours.targets.item_rows, theirs.targets.item_rows)
+        pair = (
+            (cases.query_rows, cases.targets.offsets, cases.targets.item_rows)
+            for cases in (first.cases, evaluation.cases)
         )
-        if not same:
+        if not all(map(np.array_equal, *pair)):
             raise ArgumentError(
                 f"evaluations must be of the same cases, got others for {other!r} than for {name!r}."
             )
