@@ -11,8 +11,7 @@ import pytest
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError, DataError
-from twotower.evaluation.comparability import order_of_same_test
-from twotower.evaluation.compare import Comparison, compare_runs
+from twotower.evaluation.compare import Comparison, compare_runs, order_of_same_test
 from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.evaluation.ranking import evaluate
 from twotower.evaluation.scorers import ModelScorer

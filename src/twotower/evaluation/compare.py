@@ -6,26 +6,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from twotower.config import Config
-from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.dataset import Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
-from twotower.evaluation.comparability import order_of_same_test
+from twotower.evaluation import intervals
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
-from twotower.evaluation.intervals import (
-    Interval,
-    difference_intervals,
-    mean_intervals,
-    metric_name,
-    verdict,
-)
-from twotower.evaluation.ranking import Evaluation, evaluate_on
+from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.slices import Slice, slices
+from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.serving.retriever import Bundle, Retriever
+from twotower.vocab import Vocabulary
+
+_SHOWN = 3  # ids of those that differ
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ class Comparison:
 
     runs: tuple[str, ...]
     settings: tuple[Setting, ...]
-    intervals: Mapping[str, Mapping[str, Interval]]
-    differences: Mapping[str, Mapping[str, Interval]]
+    intervals: Mapping[str, Mapping[str, intervals.Interval]]
+    differences: Mapping[str, Mapping[str, intervals.Interval]]
     verdicts: Mapping[str, str]
     won: Mapping[str, tuple[Slice, ...]]
     lost: Mapping[str, tuple[Slice, ...]]
@@ -127,68 +125,61 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
     if len(bundles) < 2:
         raise ArgumentError(f"bundles must be at least two, got {len(bundles)}; name another.")
     opened = [Retriever.of(bundle) for bundle in bundles]
-    labels = _labels(opened, names)
-    for label, retriever in zip(labels, opened, strict=True):
-        refuse_learnt_test(retriever.contents.metrics, label)
-    runs = [
-        _Run(label, retriever, dataset_of(retriever))
-        for label, retriever in zip(labels, opened, strict=True)
-    ]
+    runs = dict(zip(_labels(opened, names), opened, strict=True))
+    for run, retriever in runs.items():
+        refuse_learnt_test(retriever.contents.metrics, run)
+    datasets = {run: dataset_of(retriever) for run, retriever in runs.items()}
     first, *others = runs
-    cases = first.dataset.cases(Part.TEST)
+    ours = datasets[first]
+    cases = ours.cases(Part.TEST)
     if not len(cases):
-        raise DataError(f"the bundle {first.name!r} must hold test events, got none.")
+        raise DataError(f"the bundle {first!r} must hold test events, got none.")
     orders = {  # refused before anything is ranked
-        run.name: order_of_same_test(first.dataset, run.dataset, names=(first.name, run.name))
+        run: order_of_same_test(ours, dataset, names=(first, run))
+        for run, dataset in datasets.items()
+    }
+    found = {}
+    for run, retriever in runs.items():
+        dataset, order = datasets[run], orders[run]
+        scorer = served_of(retriever, dataset) or scorer_of(retriever, dataset)
+        own = evaluate_on(dataset, scorer, dataset.cases(Part.TEST), KS)
+        # In the order of the first run's queries, and with its item rows.
+        rows = ours.items.ids.rows_of_all(dataset.items.ids.ids)
+        found[run] = replace(
+            own,
+            cases=cases,
+            ranking=Found(rows[own.ranking.item_rows[order]], own.ranking.scores[order]),
+            values={metric: values[order] for metric, values in own.values.items()},
+        )
+    gaps = {
+        run: intervals.difference_intervals(found[run].values, found[first].values)
         for run in others
     }
-    found = {first.name: _evaluate(first, cases)}
+    metric = intervals.metric_name(MAIN_METRIC)
+    won, lost = {}, {}
     for run in others:
-        theirs = run.dataset.cases(Part.TEST)
-        rows = first.dataset.items.ids.rows_of_all(run.dataset.items.ids.ids)
-        found[run.name] = _as_first(_evaluate(run, theirs), cases, orders[run.name], rows)
-    ours = found[first.name].values
-    gaps = {run.name: difference_intervals(found[run.name].values, ours) for run in others}
-    cut = {
-        run.name: slices(
-            {run.name: found[run.name], first.name: found[first.name]},
-            first.dataset,
-            metric=MAIN_METRIC,
-            model=run.name,
-        )[1:]  # without the whole
-        for run in others
-    }
-    firm = {name: [s for s in groups if not s.is_small] for name, groups in cut.items()}
+        pair = {run: found[run], first: found[first]}
+        _, *groups = slices(pair, ours, metric=MAIN_METRIC, model=run)  # without the whole
+        firm = [group for group in groups if not group.is_small]
+        won[run] = tuple(group for group in firm if group.differences[first].low > 0)
+        lost[run] = tuple(group for group in firm if group.differences[first].high < 0)
     return Comparison(
-        runs=labels,
-        settings=_settings(runs),
-        intervals={name: mean_intervals(one.values) for name, one in found.items()},
+        runs=tuple(runs),
+        settings=_settings(runs, datasets),
+        intervals={run: intervals.mean_intervals(one.values) for run, one in found.items()},
         differences=gaps,
         verdicts={
-            name: f"{name} {verdict(first.name, metric_name(MAIN_METRIC), gap[MAIN_METRIC])}."
-            for name, gap in gaps.items()
+            run: f"{run} {intervals.verdict(first, metric, gap[MAIN_METRIC])}."
+            for run, gap in gaps.items()
         },
-        won={
-            name: tuple(s for s in groups if s.differences[first.name].low > 0)
-            for name, groups in firm.items()
-        },
-        lost={
-            name: tuple(s for s in groups if s.differences[first.name].high < 0)
-            for name, groups in firm.items()
-        },
-        num_slices=len(next(iter(firm.values()))),
+        won=won,
+        lost=lost,
+        num_slices=len(firm),
         queries=len(cases),
-        targets=found[first.name].num_targets,
-        catalogue=first.dataset.num_items,
-        seen_removed=not first.dataset.repeats,
+        targets=found[first].num_targets,
+        catalogue=ours.num_items,
+        seen_removed=not ours.repeats,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    name: str
-    retriever: Retriever
-    dataset: Dataset
 
 
 def _labels(bundles: Sequence[Retriever], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -209,55 +200,130 @@ def _labels(bundles: Sequence[Retriever], names: Sequence[str] | None) -> tuple[
     )
 
 
-def _evaluate(run: _Run, cases: Cases) -> Evaluation:
-    scorer = served_of(run.retriever, run.dataset) or scorer_of(run.retriever, run.dataset)
-    return evaluate_on(run.dataset, scorer, cases, KS)
-
-
-def _as_first(
-    found: Evaluation,
-    cases: Cases,
-    order: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int32],
-) -> Evaluation:
-    """Return an evaluation in the first run's order of queries, with the first run's item rows."""
-    ranking = Found(rows[found.ranking.item_rows[order]], found.ranking.scores[order])
-    values = {name: column[order] for name, column in found.values.items()}
-    return replace(found, cases=cases, ranking=ranking, values=values)
-
-
-def _settings(runs: Sequence[_Run]) -> tuple[Setting, ...]:
+def _settings(
+    runs: Mapping[str, Retriever], datasets: Mapping[str, Dataset]
+) -> tuple[Setting, ...]:
     """Return the settings in which the runs differ, in the order of the configuration."""
     defaults = Config().to_flat()
-    tables = {run.name: _described(run) for run in runs}
+    tables = {run: _described(retriever, datasets[run]) for run, retriever in runs.items()}
     names = dict.fromkeys(name for table in tables.values() for name in table)
     found = []
     for name in names:
         values = {run: table.get(name) for run, table in tables.items()}
-        if any(value != values[runs[0].name] for value in values.values()):
+        first, *others = values.values()
+        if any(value != first for value in others):
             found.append(Setting(name, defaults.get(name), values))
     return tuple(found)
 
 
-def _described(run: _Run) -> dict[str, Any]:
-    contents = run.retriever.contents
-    towers = {
-        f"{side}_tower": "own" if side in contents.custom else "built in"
-        for side in ("query", "item")
-    }
+def _described(retriever: Retriever, dataset: Dataset) -> dict[str, Any]:
+    contents = retriever.contents
     is_refit = learnt_of(contents.metrics) == "valid"
-    dataset = learnt_too(run.dataset, "valid") if is_refit else run.dataset
-    learnt: dict[str, float] = {
-        "training events": len(dataset.part(Part.TRAIN)),
+    learnt = learnt_too(dataset, "valid") if is_refit else dataset
+    more = {
+        **{f"{s}_tower": "own" if s in contents.custom else "built in" for s in dataset.sides},
+        "training events": len(learnt.part(Part.TRAIN)),
         "refit": is_refit,
     }
-    if run.retriever.share_of_words:
-        learnt["share of words"] = run.retriever.share_of_words
-    return contents.config.to_flat() | towers | learnt
+    if retriever.share_of_words:
+        more["share of words"] = retriever.share_of_words
+    return contents.config.to_flat() | more
 
 
-def _plain(table: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, list[float]]]:
+def _plain(
+    table: Mapping[str, Mapping[str, intervals.Interval]],
+) -> dict[str, dict[str, list[float]]]:
     return {
         run: {metric: found.as_json() for metric, found in intervals.items()}
         for run, intervals in table.items()
     }
+
+
+def order_of_same_test(
+    first: Dataset, other: Dataset, *, names: tuple[str, str]
+) -> npt.NDArray[np.int64]:
+    """Return where each test case of the first data set stands among the other's: ``(Q,)`` positions.
+
+    Args:
+        first: Split.
+        other: Split.
+        names: What to call the two in a message.
+
+    Raises:
+        DataError: They differ in the catalogue, in whether seen items are left out of an answer, in the
+            test queries, or in a test query's targets or history (as sets with counts; the order of
+            events at the same time is nobody's choice).
+    """
+    pair = " and ".join(map(repr, names))
+    differ = _differing_ids(first.items.ids.ids, other.items.ids.ids, first.items.ids, names)
+    if differ:
+        raise DataError(
+            f"runs must rank the same catalogue to be compared, got {pair}, whose items differ: "
+            f"{differ}; train both on the same items."
+        )
+    if first.repeats != other.repeats:
+        keeps, removes = names if first.repeats else names[::-1]
+        raise DataError(
+            f"runs must treat seen items alike to be compared, got {keeps!r}, which may answer with "
+            f"them, and {removes!r}, which may not; train both with the same data.repeats."
+        )
+    ours, theirs = first.cases(Part.TEST), other.cases(Part.TEST)
+    query_ids = first.queries.ids
+    our_ids = query_ids.ids_of(ours.query_rows)
+    their_ids = other.queries.ids.ids_of(theirs.query_rows)
+    differ = _differing_ids(our_ids, their_ids, query_ids, names)
+    if differ:
+        _refuse(pair, f"the test queries: {differ}")
+    their_rows = query_ids.rows_of(their_ids)
+    by_row = np.argsort(their_rows)
+    order = by_row[np.searchsorted(their_rows[by_row], ours.query_rows)]
+    aligned = theirs.take(order)
+    item_rows = first.items.ids.rows_of_all(other.items.ids.ids)
+    for what, here, there in (
+        ("test items", ours.targets, aligned.targets),
+        ("histories", ours.histories, aligned.histories),
+    ):
+        places = _unequal(here, there, item_rows)
+        if len(places):
+            shown = _such_as(our_ids.gather(places).to_list())
+            _refuse(pair, f"the {what} of {len(places):,} of {len(ours):,} test queries ({shown})")
+    return order
+
+
+def _refuse(pair: str, what: str) -> None:
+    raise DataError(
+        f"runs must be on the same split to be compared, got {pair}, which differ in {what}; "
+        "train both on the same events with the same [data] and [split] settings."
+    )
+
+
+def _differing_ids(
+    ours: pl.Series, theirs: pl.Series, known: Vocabulary, names: tuple[str, str]
+) -> str:
+    """Return which ids are in one of two sets only, in words; nothing where there is none."""
+    our_rows, their_rows = known.rows_of(ours), known.rows_of(theirs)
+    only_ours = ours.filter(pl.Series(~np.isin(our_rows, their_rows)))
+    only_theirs = theirs.filter(pl.Series(~np.isin(their_rows, our_rows)))
+    return ", ".join(
+        f"{len(ids):,} only in {name!r} ({_such_as(ids.to_list())})"
+        for name, ids in zip(names, (only_ours, only_theirs), strict=True)
+        if len(ids)
+    )
+
+
+def _unequal(
+    ours: Histories, theirs: Histories, item_rows: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Return the positions where two lists of sets differ, rows of the second translated."""
+    is_unequal = ours.lengths != theirs.lengths
+    alike = np.flatnonzero(~is_unequal)
+    ours, theirs = ours.take(alike), theirs.take(alike)
+    here = np.sort(ours.owners << 32 | ours.item_rows)
+    there = np.sort(theirs.owners << 32 | item_rows[theirs.item_rows])
+    is_unequal[alike[ours.owners[here != there]]] = True
+    return np.flatnonzero(is_unequal)
+
+
+def _such_as(ids: Sequence[object]) -> str:
+    shown = ", ".join(map(repr, ids[:_SHOWN]))
+    return shown if len(ids) <= _SHOWN else f"{shown}, ..."

@@ -5,22 +5,28 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from twotower.baselines.bm25 import TextColumns
+from twotower.baselines.bm25 import BM25, TextColumns
 from twotower.caller import argument, passing
 from twotower.data.columns import Role
-from twotower.data.dataset import Column, Dataset, EntityTable, Interactions, Part
+from twotower.data.dataset import Dataset, EntityTable, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.evaluation.figures import KS, Measured, measure
-from twotower.evaluation.new_events import NewEvents, events_asked, queries_of, sessions_asked
+from twotower.evaluation.new_events import (
+    events_asked,
+    events_frame,
+    interactions_of,
+    queries_of,
+    sessions_asked,
+)
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.sampled_candidates import random_candidates, read_candidates
 from twotower.evaluation.scorers import ModelScorer
-from twotower.evaluation.served import Served, served_as
+from twotower.evaluation.served import Served
 from twotower.features.schema import texts_of
+from twotower.index.lexical import LexicalSettings
 from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
@@ -74,44 +80,41 @@ def evaluate_bundle(
             ``test_sessions``, or as ``measure``.
         DataError: A table cannot be used, or holds no item of the catalogue.
     """
-    if negatives is not None and candidates is not None:
-        raise ConfigError(
-            f"{argument('negatives')} and {argument('candidates')} must not both be given, got both; "
-            "leave one out."
-        )
+    for first, second, both in (
+        ("negatives", "candidates", negatives is not None and candidates is not None),
+        ("test", "test_sessions", test is not None and test_sessions is not None),
+    ):
+        if both:
+            raise ConfigError(
+                f"{argument(first)} and {argument(second)} must not both be given, got both; "
+                "leave one out."
+            )
     retriever = Retriever.of(bundle)
     learnt = learnt_of(retriever.contents.metrics)
     if test is None and test_sessions is None:
         refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
-    if test is not None and test_sessions is not None:
-        raise ConfigError(
-            f"{argument('test')} and {argument('test_sessions')} must not both be given, got both; "
-            "leave one out."
-        )
     stated = {Role.QUERY: query_column, Role.ITEM: item_column}
     columns = {role: column for role, column in stated.items() if column is not None}
     dataset = dataset_of(retriever, test, test_sessions, columns)
-    cases = ranked = None
-    notes = dataset.notes
-    if negatives is not None or candidates is not None:
-        if retriever.contents.view is not None and dataset.interactions.times is None:
-            notes = (*notes, _UNKNOWN)
-            parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
-            cases = replace(dataset, parts=parts).cases(Part.TEST)
-        else:
-            cases = dataset.cases(Part.TEST)
-        ids = dataset.items.ids
-        if candidates is not None:
-            ranked = read_candidates(candidates, cases, dataset.queries.ids, ids, columns)
-        elif negatives is not None:
-            ranked = random_candidates(
-                cases,
-                negatives,
-                num_item_rows=ids.num_rows,
-                query_ids=dataset.queries.ids,
-                offered=dataset.offered,
-            )
-            cases = cases.by_target()
+    cases, ranked, notes = dataset.cases(Part.TEST), None, dataset.notes
+    ids = dataset.items.ids
+    is_sampled = negatives is not None or candidates is not None
+    is_view_without_times = retriever.contents.view and dataset.interactions.times is None
+    if is_sampled and is_view_without_times:
+        notes = (*notes, _UNKNOWN)
+        parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
+        cases = replace(dataset, parts=parts).cases(Part.TEST)
+    if candidates is not None:
+        ranked = read_candidates(candidates, cases, dataset.queries.ids, ids, columns)
+    if negatives is not None:
+        ranked = random_candidates(
+            cases,
+            negatives,
+            num_item_rows=ids.num_rows,
+            query_ids=dataset.queries.ids,
+            offered=dataset.offered,
+        )
+        cases = cases.by_target()
     figures = measure(
         scorer_of(retriever, dataset),
         dataset,
@@ -127,21 +130,17 @@ def evaluate_bundle(
     )
     if learnt == "valid":
         figures["refit"] = dict(retriever.contents.metrics["refit"])
-    if learnt == "all" and (again := _known_already(dataset)):
-        said = f"{again:,} of the test's positive events are pairs that the bundle learnt "
-        said += f"({passing(refit='all')})"
-        notes = (*notes, f"{said}: they are not held out.")
+    if learnt == "all":
+        events, is_test = dataset.interactions, dataset.parts == Part.TEST
+        pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+        again = np.isin(pairs[is_test & events.is_positive], pairs[~is_test]).sum()
+        if again:
+            said = f"{again:,} of the test's positive events are pairs that the bundle learnt "
+            said += f"({passing(refit='all')})"
+            notes = (*notes, f"{said}: they are not held out.")
     if notes:
         figures["protocol"]["notes"] = list(notes)
     return figures
-
-
-def _known_already(dataset: Dataset) -> int:
-    """Return how many test events are of a query and an item that an earlier event is of, too."""
-    events = dataset.interactions
-    pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
-    is_test = dataset.parts == Part.TEST
-    return int(np.isin(pairs[is_test & events.is_positive], pairs[~is_test]).sum())
 
 
 def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScorer:
@@ -171,8 +170,10 @@ def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
     if not told:
         return None
     sides = (contents.queries.transforms.features, contents.items.transforms.features)
-    columns = TextColumns(*map(texts_of, sides))
-    return served_as(told, scorer_of(retriever, dataset), dataset, columns)
+    # An older bundle has a share alone; the rest of what it keeps is of the choice.
+    settings = LexicalSettings.of_json(told)
+    bm25 = BM25.fit(dataset, TextColumns(*map(texts_of, sides)), settings)
+    return Served(scorer_of(retriever, dataset), bm25, float(told["share"]), {})
 
 
 def dataset_of(
@@ -190,79 +191,73 @@ def dataset_of(
         columns: Those of these tables that are stated.
     """
     contents = retriever.contents
-    known, parts, wanted = contents.histories, contents.history_parts, contents.targets
-    if known is None or parts is None or wanted is None:
+    histories, parts, wanted = contents.histories, contents.history_parts, contents.targets
+    if histories is None or parts is None or wanted is None:
         raise BundleError(
             f"the bundle {str(retriever.path)!r} must hold histories to be evaluated, got one "
             f"written with {passing(histories=False)} or {passing(private=True)}; the "
             "figures of its training are in metrics.json."
         )
-    items, table = contents.items, queries_of(retriever)
-    num_rows = table.ids.num_rows
-    known_rows = np.repeat(np.arange(num_rows, dtype=np.int32), known.lengths)
-    kept = np.ones(len(known_rows), np.bool_)
+    known = events_frame(
+        query_rows=histories.owners.astype(np.int32),
+        item_rows=histories.item_rows,
+        parts=parts,
+        times=histories.times,
+        weights=contents.history_weights,
+        is_target=contents.history_is_target,
+    )
+    kept = np.ones(len(known), np.bool_)
+    table, notes = queries_of(retriever), ()
     if test_sessions is not None:
-        asked, table = sessions_asked(retriever, test_sessions, columns or {})
-        # what the bundle knows of them stands there, too
-        kept = ~np.isin(known_rows, asked.query_rows)
+        asked, table, notes = sessions_asked(retriever, known, test_sessions, columns or {})
+        # The table has the events of these sessions that the bundle knows, too.
+        kept = ~np.isin(known["query_rows"], asked["query_rows"])
     elif test is not None:
-        asked, table = events_asked(retriever, test, columns or {})
+        asked, table, notes = events_asked(retriever, known, test, columns or {})
     else:
-        asked = NewEvents(
-            query_rows=np.repeat(np.arange(num_rows, dtype=np.int32), wanted.lengths),
+        asked = events_frame(
+            query_rows=wanted.owners.astype(np.int32),
             item_rows=wanted.item_rows,
             parts=np.full(len(wanted.item_rows), Part.TEST, np.uint8),
             times=wanted.times,
             labels=contents.target_labels,
         )
-    all_queries = np.concatenate([known_rows[kept], asked.query_rows])
-    order = np.argsort(all_queries, kind="stable")  # test events after the known ones
-
-    def joined(
-        of_known: npt.NDArray[Column] | None, of_asked: npt.NDArray[Column] | None
-    ) -> npt.NDArray[Column] | None:
-        """Return a column of all events, 1 where one of the two is not told."""
-        told = of_asked if of_known is None else of_known
-        if told is None:
-            return None
-        first = np.ones(len(kept), told.dtype) if of_known is None else of_known
-        second = np.ones(len(asked.query_rows), told.dtype) if of_asked is None else of_asked
-        return np.concatenate([first[kept], second])[order]
-
-    has_times = known.times is not None and asked.times is not None
-    is_target = contents.history_is_target
-    events = Interactions(
-        query_rows=all_queries[order],
-        item_rows=np.concatenate([known.item_rows[kept], asked.item_rows])[order],
-        offsets=np.searchsorted(all_queries[order], np.arange(table.ids.num_rows + 1)),
-        times=joined(known.times, asked.times) if has_times else None,
-        labels=joined(None, asked.labels),
-        weights=joined(contents.history_weights, None),
-        is_target=None if is_target is None else joined(is_target, asked.is_target),
+    read = asked["read"].struct.unnest() if "read" in asked.columns else None
+    events = pl.concat([known.filter(kept), asked.drop("read", strict=False)], how="diagonal")
+    if "times" in events.columns and events["times"].has_nulls():
+        events = events.drop("times")
+    if contents.history_is_target is None:
+        events = events.drop("is_target", strict=False)
+    # What is told of one of the two alone: the others are positives, of weight 1, and asked for.
+    events = events.with_columns(
+        pl.col(pl.Float32).fill_null(1.0), pl.col(pl.Boolean).fill_null(True)
     )
+    order = np.argsort(events["query_rows"].to_numpy(), kind="stable")  # test events come last
+    events = events[order]
+    interactions = interactions_of(events, table.ids.num_rows)
     event_columns = table.frame.clear()
     if contents.events is not None:
-        of_asked = asked.columns
-        if of_asked is None:  # no history has the test events
-            of_asked = pl.DataFrame({"": [None] * len(asked.query_rows)})
         remembered = contents.events.frame.filter(pl.Series(kept))
-        for name in set(remembered.columns) & set(of_asked.columns):
-            types = remembered[name].dtype, of_asked[name].dtype
+        if read is None:  # no history has the test events
+            read = remembered.clear(len(asked))
+        for name in set(remembered.columns) & set(read.columns):
+            types = remembered[name].dtype, read[name].dtype
             if types[0] != types[1] and not (types[0].is_numeric() and types[1].is_numeric()):
                 raise DataError(
                     f"test_sessions must have {name!r} of the training table's type, {types[0]}, got "
                     f"{types[1]}; write the column alike in each."
                 )
-        event_columns = pl.concat([remembered, of_asked], how="diagonal_relaxed")[order]
-        events = replace(events, event_rows=rows_of_lines(len(events)))
+        event_columns = pl.concat([remembered, read], how="diagonal_relaxed")[order]
+        interactions = replace(interactions, event_rows=rows_of_lines(len(events)))
+    items = contents.items
     return Dataset(
         queries=table,
         items=EntityTable(items.ids, items.frame, items.id_column),
-        interactions=events,
-        parts=np.concatenate([parts[kept], asked.parts])[order],
+        interactions=interactions,
+        parts=events["parts"].to_numpy(writable=True),
         ordered=contents.ordered,
         repeats=contents.repeats,
         event_columns=event_columns,
-        notes=asked.notes,
+        notes=notes,
         offered=contents.offered,
     )

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from twotower.baselines.bm25 import BM25, TextColumns
-from twotower.data.dataset import Cases, Dataset
+from twotower.baselines.bm25 import BM25
+from twotower.data.dataset import Cases
 from twotower.evaluation.scorers import ModelScorer
 from twotower.index.fusion import convex
-from twotower.index.lexical import LexicalSettings
 from twotower.vocab import FIRST_ROW
 
 
@@ -60,18 +59,3 @@ class Served:
             "item_columns": list(self.bm25.columns.item),
             **self.chosen,
         }
-
-
-def served_as(
-    table: dict[str, Any], model: ModelScorer, dataset: Dataset, columns: TextColumns
-) -> Served:
-    """Return a model as a bundle's table says that it is served.
-
-    Args:
-        table: As ``Served.as_json`` wrote it; that of an older bundle has a share alone.
-        model: The bundle's.
-        dataset: Its tables.
-        columns: Those that its model reads as text.
-    """
-    bm25 = BM25.fit(dataset, columns, LexicalSettings.of_json(table))
-    return Served(model, bm25, float(table["share"]), {})
