@@ -1,6 +1,6 @@
 """The figures of a model beside those of the baselines, on the same cases, with intervals."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,15 +11,9 @@ from twotower.baselines.specs import BASELINES, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
+from twotower.evaluation import intervals
 from twotower.evaluation.case_groups import check_names
 from twotower.evaluation.exposure_metrics import exposure
-from twotower.evaluation.intervals import (
-    Interval,
-    difference_intervals,
-    mean_intervals,
-    metric_name,
-    verdict,
-)
 from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import METRICS, auc, log_loss
 from twotower.evaluation.ranking import Evaluation, Scorer, check_ks, evaluate_on
@@ -52,7 +46,8 @@ class Measured(Figures):
     """Figures as ``measure`` returns them: a dictionary that shows itself in one line, and as a table."""
 
     def __repr__(self) -> str:
-        metric = self._metrics()[0] if MAIN_METRIC not in self._metrics() else MAIN_METRIC
+        metrics = shown_metrics(self)
+        metric = MAIN_METRIC if MAIN_METRIC in metrics else metrics[0]
         means = [
             f"{label} {self[name][metric]:.4f}"
             for name, label in methods().items()
@@ -61,9 +56,9 @@ class Measured(Figures):
         return f"Figures({SHOWN.get(metric, metric)}: {', '.join(means)})"
 
     def _repr_html_(self) -> str:
-        metrics = self._metrics()
+        metrics = shown_metrics(self)
         rows = [
-            (label, *(self[name].get(metric) for metric in metrics))
+            (label, *map(self[name].get, metrics))
             for name, label in methods().items()
             if name in self
         ]
@@ -79,9 +74,11 @@ class Measured(Figures):
             html.text(tested, quiet=True),
         )
 
-    def _metrics(self) -> list[str]:
-        found = [metric for metric in self["model"] if metric in SHOWN]
-        return found or list(self["model"])[:4]
+
+def shown_metrics(figures: Mapping[str, Any]) -> list[str]:
+    """Return the metrics of figures that are shown where there is room for a few."""
+    found = list(figures["model"])
+    return [metric for metric in found if metric in SHOWN] or found[:4]
 
 
 _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
@@ -203,31 +200,29 @@ def subject_of(methods: Collection[str]) -> str:
 
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
     """Return the intervals, the paired differences, and what they say."""
-    shown = list(dict.fromkeys([*metrics, MAIN_METRIC]))
-    ours = subject_of(found)
-    owners = found["model"].cases.owners
-    means = mean_intervals(
-        {f"{name}/{m}": found[name].values[m] for name in found for m in shown}, owners=owners
-    )
+    shown = dict.fromkeys([*metrics, MAIN_METRIC])
+    ours, owners = subject_of(found), found["model"].cases.owners
     others = [name for name in found if name != ours]
-    baselines = [name for name in others if name in BASELINES]
-    gaps = difference_intervals(
-        {f"{name}/{m}": found[ours].values[m] for name in others for m in shown},
-        {f"{name}/{m}": found[name].values[m] for name in others for m in shown},
-        owners=owners,
-    )
 
-    def nested(flat: Mapping[str, Interval], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def flat(names: Iterable[str], of: str | None = None) -> dict[str, npt.NDArray[np.float64]]:
+        return {f"{name}/{m}": found[of or name].values[m] for name in names for m in shown}
+
+    def nested(flat: Mapping[str, intervals.Interval], names: Iterable[str]) -> Figures:
         return {name: {m: flat[f"{name}/{m}"].as_json() for m in metrics} for name in names}
 
+    # All in one call: the draws of the bootstrap are the same for each method.
+    means = intervals.mean_intervals(flat(found), owners=owners)
+    gaps = intervals.difference_intervals(flat(others, ours), flat(others), owners=owners)
     subject = "The model as served" if ours == "served" else "The model"
+    main = intervals.metric_name(MAIN_METRIC)
     sentences = {
-        name: f"{subject} {verdict(BASELINES[name].label, metric_name(MAIN_METRIC), gap)}."
-        for name, gap in ((name, gaps[f"{name}/{MAIN_METRIC}"]) for name in baselines)
+        name: f"{subject} {intervals.verdict(spec.label, main, gaps[f'{name}/{MAIN_METRIC}'])}."
+        for name, spec in BASELINES.items()
+        if name in found
     }
-    strongest = max(baselines, key=lambda name: means[f"{name}/{MAIN_METRIC}"].value, default=None)
+    strongest = max(sentences, key=lambda name: means[f"{name}/{MAIN_METRIC}"].value, default=None)
     return {
-        "intervals": nested(means, list(found)),
+        "intervals": nested(means, found),
         "differences": nested(gaps, others),
         "strongest_baseline": strongest,
         "verdict": "No baseline was run." if strongest is None else sentences[strongest],

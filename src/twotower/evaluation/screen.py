@@ -1,11 +1,12 @@
 """Figures as tables for a terminal."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rich.table import Table
 
-from twotower.evaluation.figures import MAIN_METRIC, SHOWN, methods, subject_of
+from twotower.evaluation.figures import MAIN_METRIC, SHOWN, methods, shown_metrics, subject_of
 from twotower.evaluation.intervals import metric_name
 from twotower.evaluation.metrics import METRICS
 from twotower.evaluation.refit_notes import is_before, note
@@ -18,43 +19,73 @@ def method_label(figures: Mapping[str, Any], method: str) -> str:
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
-    """Return the figures that say most: a line a method, a column a metric."""
-    metrics = [m for m in figures["model"] if m in SHOWN] or list(figures["model"])[:4]
-    intervals = figures.get("intervals", {})
-    table = Table("", title=_title(figures), title_justify="left")
-    for metric in metrics:
-        table.add_column(SHOWN.get(metric, metric))
+    """Return the most important figures: one line per method, one column per metric."""
+    run, intervals = _run(figures), figures.get("intervals", {})
+    columns = {"": [method_label(figures, name) for name in run]}
+    for metric in shown_metrics(figures):
+        columns[SHOWN.get(metric, metric)] = [_say(figures[name].get(metric)) for name in run]
         if metric == MAIN_METRIC and intervals:
-            table.add_column("95 % interval")
-    for name in _run(figures):
-        cells = []
-        for metric in metrics:
-            cells.append(_say(figures[name].get(metric)))
-            if metric == MAIN_METRIC and intervals:
-                _, low, high = intervals[name][metric]
-                cells.append(f"{low:.4f} to {high:.4f}")
-        table.add_row(method_label(figures, name), *cells)
-    return table
+            columns["95 % interval"] = [_ends(intervals[name][metric]) for name in run]
+    return _table(columns, title=_title(figures))
 
 
 def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
-    """Return every figure: a table a cut-off, what is beyond accuracy, intervals; a line a method."""
+    """Return every figure: a table per cut-off, then those beyond accuracy, then intervals."""
+    run = _run(figures)
+    labels = [method_label(figures, name) for name in run]
     tables: list[Table] = []
     for title, metrics in _by_cutoff(figures["model"]).items():
+        cells = {_short(m): [_say(figures[name].get(m)) for name in run] for m in metrics}
+        above = None if tables else _title(figures)
         # Without padding at the edges it fits 80 columns.
-        table = Table(title, title_justify="left", pad_edge=False)
-        table.title = None if tables else _title(figures)
-        for metric in metrics:
-            table.add_column(metric.partition("@")[0].replace("_", " "))
-        for method in _run(figures):
-            cells = (_say(figures[method].get(metric)) for metric in metrics)
-            table.add_row(method_label(figures, method), *cells)
-        tables.append(table)
-    return [*tables, _intervals_table(figures)]
+        tables.append(_table({title: labels, **cells}, title=above, pad_edge=False))
+    ndcg = [metric for metric in figures["model"] if metric.startswith("ndcg@")]
+    ends = {m: [_ends(figures["intervals"][name][m]) for name in run] for m in ndcg}
+    return [*tables, _table({"95 % interval of": labels, **ends})]
+
+
+def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> list[Table]:
+    """Return a metric on each slice with its interval, then every further one, a table per cut-off.
+
+    Args:
+        slices: As ``Slice.as_json`` gives them, at least one.
+        baseline: The baseline that the model is compared with, or None.
+    """
+    labels = [s["by"] if s["by"] == s["label"] else f"{s['by']}: {s['label']}" for s in slices]
+    sections = [n for n, (s, after) in enumerate(pairwise(slices)) if s["by"] != after["by"]]
+    subject = subject_of(slices[0]["intervals"])
+    found = [s["intervals"][subject] for s in slices]
+    columns = {
+        "": labels,
+        "queries": [f"{s['queries']:,}{' (few)' if s['small'] else ''}" for s in slices],
+        metric_name(slices[0]["metric"]): [_say(value) for value, _, _ in found],
+        "95 % interval": [_ends(interval) for interval in found],
+    }
+    if baseline is not None:
+        columns[f"minus {methods()[baseline]}"] = [
+            f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+            for value, low, high in (s["differences"][baseline] for s in slices)
+        ]
+    tables = [_table(columns, sections)]
+    means = [s["means"].get(subject, {}) for s in slices]
+    for title, metrics in _by_cutoff(means[0]).items():
+        cells = {_short(metric): [_say(each.get(metric)) for each in means] for metric in metrics}
+        tables.append(_table({title: labels, **cells}, sections, pad_edge=False))
+    return tables
+
+
+def _table(
+    columns: Mapping[str, Sequence[str]], sections: Sequence[int] = (), **options: Any
+) -> Table:
+    """Return a table of columns by their headers, with a rule below the lines of ``sections``."""
+    table = Table(*columns, title_justify="left", **options)
+    for number, cells in enumerate(zip(*columns.values(), strict=True)):
+        table.add_row(*cells, end_section=number in sections)
+    return table
 
 
 def _by_cutoff(metrics: Iterable[str]) -> dict[str, list[str]]:
-    """Return the metrics that stand in one table, by its title."""
+    """Return the metrics of each table, by its title."""
     groups: dict[str, list[str]] = {}
     for metric in metrics:
         name, _, k = metric.partition("@")
@@ -65,77 +96,11 @@ def _by_cutoff(metrics: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _intervals_table(figures: Mapping[str, Any]) -> Table:
-    """Return the intervals of NDCG: a line a method, a column a cut-off."""
-    metrics = [metric for metric in figures["model"] if metric.startswith("ndcg@")]
-    table = Table("95 % interval of", *metrics, title_justify="left")
-    for method in _run(figures):
-        ends = (figures["intervals"][method][metric][1:] for metric in metrics)
-        table.add_row(
-            method_label(figures, method), *(f"{low:.4f} to {high:.4f}" for low, high in ends)
-        )
-    return table
-
-
-def slices_tables(slices: Sequence[Mapping[str, Any]], baseline: str | None) -> list[Table]:
-    """Return a metric on each slice with its interval, then every further one, a table a cut-off.
-
-    Args:
-        slices: As ``Slice.as_json`` gives them, at least one.
-        baseline: The baseline that the model is held against, or None.
-    """
-    main = slices[0]["metric"]
-    table = Table("", "queries", metric_name(main), "95 % interval", title_justify="left")
-    if baseline is not None:
-        table.add_column(f"minus {methods()[baseline]}")
-
-    def cells(group: Mapping[str, Any]) -> list[str]:
-        value, low, high = group["intervals"][subject_of(group["intervals"])]
-        few = " (few)" if group["small"] else ""
-        found = [f"{group['queries']:,}{few}", f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
-        if baseline is not None:
-            value, low, high = group["differences"][baseline]
-            found.append(f"{value:+.4f} ({low:+.4f} to {high:+.4f})")
-        return found
-
-    _add_slices(table, slices, cells)
-    tables = [table]
-    further = slices[0]["means"].get(subject_of(slices[0]["means"]), {})
-    for title, metrics in _by_cutoff(further).items():
-        names = (metric.partition("@")[0].replace("_", " ") for metric in metrics)
-        table = Table(title, *names, title_justify="left", pad_edge=False)
-
-        def means(group: Mapping[str, Any], metrics: Sequence[str] = metrics) -> list[str]:
-            return [
-                _say(group["means"][subject_of(group["means"])].get(metric)) for metric in metrics
-            ]
-
-        _add_slices(table, slices, means)
-        tables.append(table)
-    return tables
-
-
-def _add_slices(
-    table: Table,
-    slices: Sequence[Mapping[str, Any]],
-    cells: Callable[[Mapping[str, Any]], Sequence[str]],
-) -> None:
-    """Add a line a slice, those of one cut together."""
-    by = None
-    for group in slices:
-        if by not in (None, group["by"]):
-            table.add_section()
-        by = group["by"]
-        label = by if by == group["label"] else f"{by}: {group['label']}"
-        table.add_row(label, *cells(group))
-
-
 def footnotes(figures: Mapping[str, Any]) -> list[str]:
     """Return what must be read with the table: the verdict, what is amiss, what was left out."""
     protocol = figures["protocol"]
     notes = [figures["verdict"]] if "verdict" in figures else []
-    said = note(figures)
-    notes += [] if said is None else [said]
+    notes += filter(None, [note(figures)])
     notes += protocol.get("notes", [])
     lost = protocol["targets_that_cannot_be_found"]
     if lost["seen"] or lost["absent"]:
@@ -149,12 +114,12 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"AUC is over {used:,} of {all_pairs:,} labelled pairs, of queries with a positive."
         )
-    for metric, spread in figures.get("seeds", {}).items():
-        if metric == MAIN_METRIC:
-            notes.append(
-                f"Over {len(spread['values'])} seeds the model's {metric_name(metric)} is "
-                f"{spread['mean']:.4f}, standard deviation {spread['sd']:.4f}."
-            )
+    spread = figures.get("seeds", {}).get(MAIN_METRIC)
+    if spread is not None:
+        notes.append(
+            f"Over {len(spread['values'])} seeds the model's {metric_name(MAIN_METRIC)} is "
+            f"{spread['mean']:.4f}, standard deviation {spread['sd']:.4f}."
+        )
     if "words" in figures:
         notes.append(_of_words(figures))
     if "index" in figures:
@@ -207,6 +172,15 @@ def _title(figures: Mapping[str, Any]) -> str:
     if "rows" in protocol:
         asked = f"{protocol['rows']:,} {protocol['part']} rows of {protocol['queries']:,} queries"
     return f"{view}{asked}, {ranked}, seen {seen}"
+
+
+def _short(metric: str) -> str:
+    return metric.partition("@")[0].replace("_", " ")
+
+
+def _ends(interval: Sequence[float]) -> str:
+    _, low, high = interval
+    return f"{low:.4f} to {high:.4f}"
 
 
 def _say(figure: float | None) -> str:
