@@ -42,6 +42,10 @@ class Histories:
         """The history of each event: ``(events,)``."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    def of_one(self, position: int) -> npt.NDArray[np.int32]:
+        """Return the item rows of one history."""
+        return self.item_rows[self.offsets[position] : self.offsets[position + 1]]
+
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Histories":
         """Return the histories at ``positions``, in that order."""
         starts, lengths = self.offsets[:-1][positions], self.lengths[positions]

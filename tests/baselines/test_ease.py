@@ -15,15 +15,16 @@ from twotower.baselines import ease as ease_file
 from twotower.baselines.ease import (
     EASE,
     available_bytes,
+    check_size,
     choose_ease,
     left_in_container,
     num_trained_items,
-    too_large,
 )
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
+from twotower.errors import ConfigError
 
 
 def naive_scores(
@@ -158,13 +159,28 @@ def test_a_regularisation_that_rounding_swallows_is_refused() -> None:
         EASE.fit(train, 4, regularization=1e-8, half_life=None)
 
 
-def test_memory_that_is_not_there_is_named() -> None:
-    told = too_large(102_000, 8e9)
-    assert told == "EASE needs 41.6 GB for 102,000 items, 8.0 GB are available."
-    assert too_large(102_000, 42e9) is None
-    # With 10,000 items several matrices are compared: three at once, 1.2 GB.
-    assert too_large(10_000, 1e9) == "EASE needs 1.2 GB for 10,000 items, 1.0 GB are available."
-    assert too_large(10_000, 1.3e9) is None
+@pytest.mark.parametrize(
+    ("count", "available", "refusal"),
+    [
+        (102_000, 8e9, "EASE needs 41.6 GB for 102,000 items, 8.0 GB are available."),
+        (102_000, 42e9, None),
+        # With 10,000 items several matrices are compared: three at once, 1.2 GB.
+        (10_000, 1e9, "EASE needs 1.2 GB for 10,000 items, 1.0 GB are available."),
+        (10_000, 1.3e9, None),
+    ],
+)
+def test_memory_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, count: int, available: float, refusal: str | None
+) -> None:
+    monkeypatch.setattr(ease_file, "num_trained_items", lambda _: count)
+    monkeypatch.setattr(ease_file, "available_bytes", lambda: available)
+    dataset = walks()
+    if refusal is None:
+        assert check_size(dataset) == count
+    else:
+        with pytest.raises(ConfigError) as refused:
+            check_size(dataset)
+        assert str(refused.value) == refusal
 
 
 def test_available_memory_is_plausible() -> None:

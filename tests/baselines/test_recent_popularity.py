@@ -152,7 +152,7 @@ def test_it_follows_a_fashion() -> None:
     chosen = choose_recent_popularity(dataset)
     assert chosen.half_life < 10 * 604_800
     validation = Validation.of(dataset)
-    popularity = Popularity.fit(dataset.part(Part.TRAIN), validation.num_item_rows)
+    popularity = Popularity.fit(dataset.part(Part.TRAIN), dataset.items.ids.num_rows)
     assert validation.quality(chosen) > 2 * validation.quality(popularity)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from twotower.baselines import ease, specs
+from twotower.baselines import ease
 from twotower.baselines.ease import choose_ease
 from twotower.baselines.popularity import Popularity
 from twotower.baselines.specs import (
@@ -87,7 +87,7 @@ def test_what_reads_histories_is_left_out_where_all_queries_are_new(
 
     with monkeypatch.context() as patch:
         for key in BASELINES.where(lambda each: each.reads_histories):
-            patch.setattr(specs, f"choose_{key}", never)
+            patch.setattr(f"twotower.baselines.{key}.choose_{key}", never)
         found = fit_baselines(new)
     assert list(found.scorers) == ["popularity", "recent_popularity", "random"]
     assert found.left_out["ease"] == (

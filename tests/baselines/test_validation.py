@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import torch
 
 from twotower.baselines.validation import Validation, thinned
 from twotower.data.dataset import Cases
+from twotower.data.preparation import prepare
 from twotower.histories import Histories
 
 
@@ -23,6 +25,10 @@ class OneItem:
         return scores
 
 
+DATASET = prepare(pl.DataFrame({"user_id": range(28), "item_id": range(28)})).dataset
+"""28 items, whose rows are 2 to 29."""
+
+
 def cases_of(count: int) -> Cases:
     """The item 29 is right, and 28 stands in the history."""
     targets = Histories.of([np.array([29], np.int32)] * count)
@@ -31,7 +37,7 @@ def cases_of(count: int) -> Cases:
 
 
 def test_the_best_is_the_first_of_the_best() -> None:
-    validation = Validation(cases_of(3), 30, remove_seen=True)
+    validation = Validation(DATASET, cases_of(3))
     candidates = [OneItem(5), OneItem(29), OneItem(7), OneItem(29)]
     assert validation.quality(candidates[0]) == 0.0
     assert validation.quality(candidates[1]) == 1.0
@@ -51,7 +57,7 @@ def test_a_candidate_is_measured_once() -> None:
             return super().score(cases)
 
     asked: list[int] = []
-    validation = Validation(cases_of(3), 30, remove_seen=True)
+    validation = Validation(DATASET, cases_of(3))
     best = validation.best([Counted(5, asked), Counted(29, asked)])
     assert validation.best([best, Counted(7, asked)]) is best
     assert asked == [5, 29, 7]
@@ -65,7 +71,7 @@ def test_without_cases_the_others_are_not_made() -> None:
             made.append(row)
             yield OneItem(row)
 
-    assert Validation(cases_of(0), 30, remove_seen=True).best(candidates()).item_row == 5
+    assert Validation(DATASET, cases_of(0)).best(candidates()).item_row == 5
     assert made == [5]
 
 

@@ -19,7 +19,7 @@ from postgres import binaries
 from sandbox import tree_of
 from twotower import Retriever, exports
 from twotower.errors import ExportError, MissingExtraError
-from twotower.exports.pgvector_rows import column_names, lines_of, quoted, type_of
+from twotower.exports.pgvector import column_names, lines_of, quoted, type_of
 from twotower.index.live_index import LiveIndex
 
 NAN = float("nan")

@@ -132,7 +132,7 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
 
-    fit = partial(ALS.fit, train, validation.num_item_rows, seed=seed)
+    fit = partial(ALS.fit, train, dataset.items.ids.num_rows, seed=seed)
     first, *others = _REGULARIZATIONS
     narrow, *wider = _FACTORS
     best = validation.best(fit(alpha=a, regularization=first, factors=narrow) for a in _ALPHAS)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,7 @@ import torch
 from scipy import sparse
 from scipy.linalg import lapack
 
-from twotower.baselines.history_matrices import (
-    close_matrix,
-    history_matrix,
-    product,
-    query_item_matrix,
-    together,
-)
+from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError, check_positive
@@ -105,10 +100,10 @@ class EASE:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        history = history_matrix(cases.histories, self.num_item_rows, self.half_life)
+        history = matrices.history_matrix(cases.histories, self.num_item_rows, self.half_life)
         scores = np.zeros((len(cases), self.num_item_rows), np.float32)
         if len(self.item_rows):
-            scores[:, self.item_rows] = product(history[:, self.item_rows], self.weights)
+            scores[:, self.item_rows] = matrices.product(history[:, self.item_rows], self.weights)
         return torch.from_numpy(scores)
 
 
@@ -137,7 +132,7 @@ def choose_ease(dataset: Dataset) -> EASE:
             fitted = EASE(
                 item_rows,
                 _solved(matrix, regularization),
-                validation.num_item_rows,
+                dataset.items.ids.num_rows,
                 regularization,
                 None,
                 pair_half_life,
@@ -158,10 +153,14 @@ def check_size(dataset: Dataset) -> int:
     Raises:
         ConfigError: It is, for the memory that is available.
     """
-    count = num_trained_items(dataset)
-    refusal = too_large(count, available_bytes())
-    if refusal is not None:
-        raise ConfigError(refusal)
+    count, available = num_trained_items(dataset), available_bytes()
+    held = 3 if count <= _CHOSEN_ITEMS else 1  # the Gram matrix, the best, the one being tried
+    needed = 4 * held * count**2
+    if needed > available:
+        raise ConfigError(
+            f"EASE needs {needed / 1e9:.1f} GB for {count:,} items, "
+            f"{available / 1e9:.1f} GB are available."
+        )
     return count
 
 
@@ -185,23 +184,6 @@ def num_trained_items(dataset: Dataset) -> int:
     return len(np.unique(rows[rows >= FIRST_ROW]))
 
 
-def too_large(count: int, available: float) -> str | None:
-    """Return why memory cannot hold EASE of ``count`` items, with both figures; None if it can.
-
-    Args:
-        count: Items with a training event.
-        available: Bytes.
-    """
-    matrices = 3 if count <= _CHOSEN_ITEMS else 1  # the Gram matrix, the best, the one being tried
-    needed = 4 * matrices * count**2
-    if needed <= available:
-        return None
-    return (
-        f"EASE needs {needed / 1e9:.1f} GB for {count:,} items, "
-        f"{available / 1e9:.1f} GB are available."
-    )
-
-
 def available_bytes() -> float:
     """Return how much memory can still be taken: by the machine, and by the container if it is in one.
 
@@ -210,9 +192,8 @@ def available_bytes() -> float:
     found = math.inf
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        for line in meminfo.read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                found = 1024.0 * int(line.split()[1])
+        told = re.search(r"^MemAvailable: *(\d+)", meminfo.read_text("ascii"), re.MULTILINE)
+        found = 1024.0 * int(told[1]) if told else found
     elif hasattr(os, "sysconf"):
         found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(found, left_in_container(Path("/sys/fs/cgroup")))
@@ -241,12 +222,12 @@ def _gram(
     plain = replace(train, item_rows=places.astype(np.int32), weights=None)
     if pair_half_life is None:
         gram = np.zeros((count, count), np.float32)
-        for first, block in together(query_item_matrix(plain, count)):
+        for first, block in matrices.together(matrices.query_item_matrix(plain, count)):
             dense = sparse.csr_array(block, dtype=np.float32).toarray()
             gram[first : first + block.shape[0]] = dense
     else:
         distances = np.arange(1, int(_PAIR_REACH * pair_half_life) + 1)
-        gram = close_matrix(plain, count, 0.5 ** (distances / pair_half_life), np.float32)
+        gram = matrices.close_matrix(plain, count, 0.5 ** (distances / pair_half_life), np.float32)
         gram[np.diag_indices(count)] += np.bincount(places, minlength=count).astype(np.float32)
     return item_rows.astype(np.int64), gram
 

@@ -57,7 +57,7 @@ def history_matrix(
     Returns:
         ``(n, num_item_rows)`` float32, sparse.
     """
-    owners = np.repeat(np.arange(len(histories)), histories.lengths)
+    owners = histories.owners
     weights = np.ones(len(owners))
     if half_life is not None:
         ages = histories.offsets[1:][owners] - 1 - np.arange(len(owners))
@@ -77,12 +77,8 @@ def product(history: sparse.csr_array, factor: npt.NDArray[np.float32]) -> npt.N
         factor: ``(items, m)``.
     """
     if history.nnz > _MANY * history.shape[0] * history.shape[1]:
-        dense: npt.NDArray[np.float32] = (
-            torch.from_numpy(history.toarray()) @ torch.from_numpy(factor)
-        ).numpy()
-        return dense
-    scores: npt.NDArray[np.float32] = history @ factor
-    return scores
+        return (torch.from_numpy(history.toarray()) @ torch.from_numpy(factor)).numpy()
+    return np.asarray(history @ factor)
 
 
 def together(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:

@@ -8,13 +8,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from twotower.baselines.history_matrices import (
-    close_together,
-    history_matrix,
-    product,
-    query_item_matrix,
-    together,
-)
+from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, check_positive
@@ -117,10 +111,10 @@ class ItemKNN:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        history = history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
+        history = matrices.history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
         if sparse.issparse(self._factor):
             return torch.from_numpy((history @ self._factor).toarray())
-        return torch.from_numpy(product(history, self._factor))
+        return torch.from_numpy(matrices.product(history, self._factor))
 
     @cached_property
     def _factor(self) -> sparse.csr_array | npt.NDArray[np.float32]:
@@ -145,7 +139,7 @@ def choose_item_knn(dataset: Dataset) -> ItemKNN:
             case nothing is chosen: the first value of each grid is taken.
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
-    num_item_rows = validation.num_item_rows
+    num_item_rows = dataset.items.ids.num_rows
     is_small = num_item_rows <= _ALL_NEIGHBOURS_ITEM_ROWS
     neighbours = (*_NEIGHBOURS, None) if is_small else _NEIGHBOURS
     widest = None if is_small else max(_NEIGHBOURS)
@@ -177,13 +171,13 @@ def _similarities(
 ) -> list[sparse.csr_array]:
     """Return the similarities under each shrinkage, from one count of what occurs together."""
     train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
-    matrix = query_item_matrix(train, num_item_rows)
+    matrix = matrices.query_item_matrix(train, num_item_rows)
     norms = np.sqrt(matrix.power(2).sum(axis=0))
     if pair_half_life is None:
-        blocks = together(matrix)
+        blocks = matrices.together(matrix)
     else:
         distances = np.arange(max(1, int(_PAIR_REACH * pair_half_life)))
-        blocks = close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
+        blocks = matrices.close_together(train, num_item_rows, 0.5 ** (distances / pair_half_life))
     kept: list[list[sparse.csr_array]] = [[] for _ in shrinkages]
     for first, block in blocks:
         rows = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))

@@ -153,6 +153,6 @@ def choose_recent_popularity(dataset: Dataset) -> RecentPopularity:
         ConfigError: Events have no times.
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
-    fitted = RecentPopularity.fit(train, validation.num_item_rows, half_life=_DAY)
+    fitted = RecentPopularity.fit(train, dataset.items.ids.num_rows, half_life=_DAY)
     span = float(fitted.times[-1] - fitted.times[0]) or _DAY  # all at once: any half-life does
     return validation.best(replace(fitted, half_life=share * span) for share in _SHARES)

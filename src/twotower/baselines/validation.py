@@ -7,10 +7,9 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.ranking import Scorer, evaluate
+from twotower.evaluation.ranking import Scorer, evaluate_on
 
 _MAX_CASES = 2_000
 
@@ -22,16 +21,12 @@ class Validation:
     """The validation cases that settings are chosen on.
 
     Args:
+        dataset: Whose cases these are.
         cases: May be none at all: then nothing can be chosen.
-        num_item_rows: Rows of the item vocabulary.
-        remove_seen: Whether the items in a case's history are left out of its answer.
-        allowed: ``(num_item_rows,)`` bool, the items that may be an answer; None allows all.
     """
 
+    dataset: Dataset
     cases: Cases
-    num_item_rows: int
-    remove_seen: bool
-    allowed: npt.NDArray[np.bool_] | None = None
     _known: WeakKeyDictionary[Scorer, float] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False
     )
@@ -39,8 +34,7 @@ class Validation:
     @classmethod
     def of(cls, dataset: Dataset) -> "Validation":
         """Return at most 2,000 of the data set's validation cases, evenly spaced."""
-        cases = thinned(dataset.cases(Part.VALID), _MAX_CASES)
-        return cls(cases, dataset.items.ids.num_rows, not dataset.repeats, dataset.offered)
+        return cls(dataset, thinned(dataset.cases(Part.VALID), _MAX_CASES))
 
     def quality(self, scorer: Scorer) -> float:
         """Return the scorer's NDCG@10; there must be a case.
@@ -48,15 +42,7 @@ class Validation:
         It is measured once: the best of one stage stands against the candidates of the next.
         """
         if scorer not in self._known:
-            found = evaluate(
-                scorer,
-                self.cases,
-                (10,),
-                num_item_rows=self.num_item_rows,
-                remove_seen=self.remove_seen,
-                allowed=self.allowed,
-                metrics=("ndcg",),
-            )
+            found = evaluate_on(self.dataset, scorer, self.cases, (10,), metrics=("ndcg",))
             self._known[scorer] = found.mean()["ndcg@10"]
         return self._known[scorer]
 

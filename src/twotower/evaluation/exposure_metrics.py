@@ -79,11 +79,11 @@ def exposure(
         figures[f"popularity_bias@{k}"] = float(times_shown @ percentile / num_shown - wanted)
     information = -np.log2((events + 1) / (events.sum() + len(events)))
     figures[f"novelty@{k}"] = float(times_shown @ information / num_shown)
-    figures[f"gini@{k}"] = _gini(times_shown)
-    if item_vectors is not None:
-        distances = _distances(first, item_vectors)
-        if len(distances):
-            figures[f"diversity@{k}"] = float(distances.mean())
+    n = len(times_shown)
+    ranks = 2.0 * np.arange(1, n + 1) - n - 1
+    figures[f"gini@{k}"] = float(ranks @ np.sort(times_shown) / (n * num_shown))
+    if item_vectors is not None and len(distances := _distances(first, item_vectors)):
+        figures[f"diversity@{k}"] = float(distances.mean())
     return figures
 
 
@@ -116,17 +116,10 @@ def _check(
 
 def _counts(rows: npt.NDArray[np.int32], num_rows: int) -> npt.NDArray[np.int64]:
     """Return how often each item of the catalogue stands in ``rows``: ``(I,)``."""
-    counts = np.zeros(num_rows, np.int64)
     flat = rows.reshape(-1)
-    for start in range(0, len(flat), _CHUNK_CELLS):
-        counts += np.bincount(flat[start : start + _CHUNK_CELLS], minlength=num_rows)
-    return counts[FIRST_ROW:]
-
-
-def _gini(counts: npt.NDArray[np.int64]) -> float:
-    n = len(counts)
-    ranks = 2.0 * np.arange(1, n + 1) - n - 1
-    return float(ranks @ np.sort(counts) / (n * counts.sum()))
+    pieces = (flat[start : start + _CHUNK_CELLS] for start in range(0, len(flat), _CHUNK_CELLS))
+    counts = (np.bincount(piece, minlength=num_rows) for piece in pieces)
+    return sum(counts, np.zeros(num_rows, np.int64))[FIRST_ROW:]
 
 
 def _distances(
@@ -136,15 +129,13 @@ def _distances(
     # |sum of unit vectors| squared holds each pair's cosine twice, beside each vector's own square.
     unit = F.normalize(torch.from_numpy(item_vectors.astype(np.float64)), dim=1)
     squares = (unit * unit).sum(dim=1)
+    rows = np.where(rows < FIRST_ROW, PADDING_ROW, rows)
+    rows = rows[(rows != PADDING_ROW).sum(axis=1) > 1]
     parts = [np.zeros(0)]
     step = max(1, _CHUNK_CELLS // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         here = torch.from_numpy(rows[start : start + step].astype(np.int64))
-        here = here.masked_fill(here < FIRST_ROW, PADDING_ROW)
         lengths = (here != PADDING_ROW).sum(dim=1)
-        here, lengths = here[lengths > 1], lengths[lengths > 1]
-        if not len(here):
-            continue
         sums = F.embedding_bag(here, unit, mode="sum", padding_idx=PADDING_ROW)
         own = F.embedding_bag(here, squares[:, None], mode="sum", padding_idx=PADDING_ROW)
         cosines = ((sums * sums).sum(dim=1) - own[:, 0]) / (lengths * (lengths - 1))

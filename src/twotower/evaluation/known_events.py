@@ -34,17 +34,16 @@ class CutShort:
     def score(self, cases: Cases) -> torch.Tensor:
         """Return its answer to queries that are as good as new: ``(len(cases), num_item_rows)``."""
         histories = cases.histories
-        ends = np.repeat(histories.offsets[1:], histories.lengths)
+        ends = histories.offsets[1:][histories.owners]
         is_recent = np.arange(len(histories.item_rows)) >= ends - self.num_events
-        cut = Cases(cases.query_rows, histories.where(is_recent), cases.targets, cases.times)
-        return self.scorer.score(cut)
+        return self.scorer.score(replace(cases, histories=histories.where(is_recent)))
 
 
 def _shuffled(cases: Cases) -> Cases:
     """Return cases whose histories are in a random order."""
     histories = cases.histories
-    owners = np.repeat(np.arange(len(histories)), histories.lengths)
-    order = np.lexsort((np.random.default_rng(0).random(len(owners)), owners))
+    draws = np.random.default_rng(0).random(len(histories.item_rows))
+    order = np.lexsort((draws, histories.owners))
     columns = {k: v for k, v in vars(histories).items() if k != "offsets" and v is not None}
     shuffled = {name: column[order] for name, column in columns.items()}
     return replace(cases, histories=replace(histories, **shuffled))
@@ -82,7 +81,7 @@ def by_known_events(
     cases = thinned(cases.take(np.flatnonzero(lengths >= enough[-1])), MOST_QUERIES)
     if not dataset.ordered:
         cases = _shuffled(cases)
-    asked = {"model": model.of_new_queries()} | {n: s for n, s in scorers.items() if n != "model"}
+    asked = {**scorers, "model": model.of_new_queries()}
     from_histories = BASELINES.where(lambda each: each.answers_new)
     methods = [name for name in ("model", *from_histories) if name in asked]
     numbers = [n for n in EVENTS if n <= enough[-1]]

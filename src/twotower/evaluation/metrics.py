@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.registry import Registry
 
 Hits = npt.NDArray[np.bool_]
@@ -172,7 +172,7 @@ def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Values:
 
     Source: Jaervelin and Kekaelaeinen, TOIS 2002, section 2 (linear gain); discount as ``ndcg_at_k``.
     """
-    _check_k(k)
+    check_least(1, k=k)
     if gains.ndim != 2 or ideal.ndim != 2 or len(gains) != len(ideal):
         raise ArgumentError(
             f"gains and ideal must have shapes (Q, R) and (Q, M), got {gains.shape} and {ideal.shape}."
@@ -304,29 +304,26 @@ def _dcg(gains: Gains | Hits) -> Values:
     return np.asarray(np.cumsum(gains * discounts, axis=1)[:, -1:].sum(axis=1))
 
 
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise ArgumentError(f"k must be at least 1, got {k}.")
-
-
 def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
     """Return the first ``k`` columns of ``is_hit`` after checking all three."""
-    _check_k(k)
+    check_least(1, k=k)
     if is_hit.ndim != 2 or num_relevant.shape != is_hit.shape[:1]:
         raise ArgumentError(
             "is_hit and num_relevant must have shapes (Q, R) and (Q,), "
             f"got {is_hit.shape} and {num_relevant.shape}."
         )
-    if (num_relevant < 1).any():
-        query = int(np.flatnonzero(num_relevant < 1)[0])
+    is_empty = num_relevant < 1
+    if is_empty.any():
+        query = is_empty.argmax()
         raise ArgumentError(
             f"num_relevant must be at least 1, got {num_relevant[query]} for query {query}; "
             "drop queries without relevant items first."
         )
     first = is_hit[:, :k]
     num_hits = first.sum(axis=1)
-    if (num_hits > num_relevant).any():
-        query = int(np.flatnonzero(num_hits > num_relevant)[0])
+    is_over = num_hits > num_relevant
+    if is_over.any():
+        query = is_over.argmax()
         raise ArgumentError(
             f"is_hit must hold at most num_relevant hits a query, got {num_hits[query]} of "
             f"{num_relevant[query]} for query {query}; rank each item once."
@@ -343,9 +340,9 @@ def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Val
         )
     if np.isnan(values).any():
         raise ArgumentError(f"{name} must not be NaN, got NaN at {np.isnan(values).argmax()}.")
-    if not np.isin(truth, (0, 1)).all():
-        wrong = truth[~np.isin(truth, (0, 1))][0]
-        raise ArgumentError(f"labels must be 0 or 1, got {wrong}.")
+    wrong = truth[~np.isin(truth, (0, 1))]
+    if len(wrong):
+        raise ArgumentError(f"labels must be 0 or 1, got {wrong[0]}.")
     return values, truth.astype(np.bool_)
 
 

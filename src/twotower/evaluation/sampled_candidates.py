@@ -11,6 +11,7 @@ from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
 from twotower.data.tables import Table, read_table
 from twotower.errors import ArgumentError, DataError, check_least
+from twotower.evaluation.ranking import keys_of
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -55,13 +56,11 @@ def random_candidates(
     check_least(1, n=n)
     check_least(0, seed=seed)
     sets = []
-    kept_out = np.zeros(0, np.int64)
-    if offered is not None:
-        kept_out = np.flatnonzero(~offered)
-        kept_out = kept_out[kept_out >= FIRST_ROW]
+    kept_out = np.zeros(0, np.int64) if offered is None else np.flatnonzero(~offered)
     for case, query_row in enumerate(cases.query_rows.tolist()):
-        own = (_items_of(cases.histories, case), _items_of(cases.targets, case), kept_out)
-        had = np.unique(np.concatenate(own))
+        asked, known = cases.targets.of_one(case), cases.histories.of_one(case)
+        had = np.unique(np.concatenate([known, asked, kept_out]))
+        had = had[had >= FIRST_ROW]
         free = num_item_rows - FIRST_ROW - len(had)
         if n > free:
             raise ArgumentError(
@@ -69,13 +68,12 @@ def random_candidates(
                 f"{cases.query_name(case, query_ids)} has {free}; lower it."
             )
         rng = np.random.default_rng([seed, query_row])
-        start, end = cases.targets.offsets[case : case + 2]
-        for target in cases.targets.item_rows[start:end]:
+        for target in asked:
             drawn = rng.choice(free, n, replace=False)
             # The p-th free item: p plus as many places as items that were had stand before it.
             skipped = np.searchsorted(had - FIRST_ROW - np.arange(len(had)), drawn, side="right")
-            asked = [target] if target >= FIRST_ROW else []
-            sets.append(np.union1d(drawn + skipped + FIRST_ROW, asked).astype(np.int32))
+            own = [target] if target >= FIRST_ROW else []
+            sets.append(np.union1d(drawn + skipped + FIRST_ROW, own).astype(np.int32))
     return Histories.of(sets)
 
 
@@ -91,7 +89,7 @@ def labelled_candidates(cases: Cases, events: Interactions) -> Histories:
         its targets alone.
     """
     both = (events.disliked().take(cases.query_rows), cases.targets)
-    owners = np.concatenate([np.repeat(np.arange(len(cases)), each.lengths) for each in both])
+    owners = np.concatenate([each.owners for each in both])
     rows = np.concatenate([each.item_rows for each in both])
     is_item = rows >= FIRST_ROW
     return Histories.of_pairs(owners[is_item], rows[is_item], len(cases))
@@ -133,22 +131,28 @@ def read_candidates(
     case_of = np.full(query_ids.num_rows, -1, np.int64)
     case_of[cases.query_rows] = np.arange(len(cases))
     owners = case_of[query_rows]
-    keys = np.unique((owners * item_ids.num_rows + item_rows)[owners >= 0])
-    counts = np.bincount(keys // item_ids.num_rows, minlength=len(cases))
-    if not counts.all():
-        query = query_ids.ids_of(cases.query_rows[counts == 0])[0]
+    is_asked = owners >= 0
+    found = Histories.of_pairs(owners[is_asked], item_rows[is_asked], len(cases))
+    is_empty = found.lengths == 0
+    if is_empty.any():
+        query = query_ids.ids_of(cases.query_rows[is_empty])[0]
         raise DataError(
-            f"candidates must hold every query of the test, got no row for {(counts == 0).sum()} of "
+            f"candidates must hold every query of the test, got no row for {is_empty.sum()} of "
             f"{len(cases)}, the first of them {query!r}; add them, or leave these out of the test."
         )
-    _refuse_missing_targets(keys, cases, query_ids, item_ids)
-    rows = (keys % item_ids.num_rows).astype(np.int32)
-    return Histories(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows)
-
-
-def _items_of(sets: Histories, case: int) -> npt.NDArray[np.int32]:
-    rows = sets.item_rows[sets.offsets[case] : sets.offsets[case + 1]]
-    return rows[rows >= FIRST_ROW]
+    targets, num_rows = cases.targets, item_ids.num_rows
+    is_missing = (targets.item_rows >= FIRST_ROW) & ~np.isin(
+        keys_of(targets, num_rows), keys_of(found, num_rows)
+    )
+    if is_missing.any():
+        first = is_missing.argmax()
+        query = query_ids.ids_of(cases.query_rows[targets.owners[[first]]])[0]
+        item = item_ids.ids_of(targets.item_rows[[first]])[0]
+        raise DataError(
+            f"candidates must hold the test items of their query, got none of {item!r} for query "
+            f"{query!r} ({is_missing.sum()} are missing in all); add them."
+        )
+    return found
 
 
 def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> pl.DataFrame:
@@ -187,19 +191,3 @@ def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArr
             f"pass another {passing(**{f'{role}_column': 'NAME'})}."
         )
     return rows
-
-
-def _refuse_missing_targets(
-    keys: npt.NDArray[np.int64], cases: Cases, query_ids: Vocabulary, item_ids: Vocabulary
-) -> None:
-    owners = np.repeat(np.arange(len(cases)), cases.targets.lengths)
-    rows = cases.targets.item_rows
-    is_missing = (rows >= FIRST_ROW) & ~np.isin(owners * item_ids.num_rows + rows, keys)
-    if is_missing.any():
-        first = int(is_missing.argmax())
-        query = query_ids.ids_of(cases.query_rows[owners[first : first + 1]])[0]
-        item = item_ids.ids_of(rows[first : first + 1])[0]
-        raise DataError(
-            f"candidates must hold the test items of their query, got none of {item!r} for query "
-            f"{query!r} ({int(is_missing.sum())} are missing in all); add them."
-        )
