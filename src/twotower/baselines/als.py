@@ -93,8 +93,9 @@ class ALS:
         if counts.nnz:
             counts.data /= counts.data.mean()
         counts.data *= alpha
+        # Each of the library's threads has its own BLAS to itself.
         als = library("implicit.cpu.als", wanted_by="als", extra="baselines")
-        with _one_blas_thread():
+        with _loaded().limit(limits=1, user_api="blas"):
             model = als.AlternatingLeastSquares(
                 factors=factors,
                 regularization=regularization,
@@ -110,7 +111,7 @@ class ALS:
         history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
         history = sparse.csr_matrix(history)
         history.data *= np.float32(self.alpha)
-        with _one_blas_thread():
+        with _loaded().limit(limits=1, user_api="blas"):
             queries = self.model.recalculate_user(np.arange(len(cases)), history)
         scores = torch.zeros(len(cases), self.num_item_rows)
         items = torch.from_numpy(self.model.item_factors)
@@ -143,13 +144,8 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
     return validation.best([best], (fit(factors=factors, **strength) for factors in wider))
 
 
-def _one_blas_thread() -> Any:
-    """Return a context in which each of the library's threads has its own BLAS to itself."""
-    return _controller().limit(limits=1, user_api="blas")
-
-
 @cache
-def _controller() -> Any:
+def _loaded() -> Any:
     """Return what knows the libraries that are loaded: they are looked for once, which takes a while."""
     library("implicit.cpu.als", wanted_by="als", extra="baselines")  # its BLAS is among them
     return library("threadpoolctl", wanted_by="als", extra="baselines").ThreadpoolController()

@@ -91,10 +91,7 @@ class _Asked:
 
 
 def case_groups_of(
-    dataset: Dataset,
-    cases: Cases,
-    targets: Histories,
-    by: Sequence[str] | None,
+    dataset: Dataset, cases: Cases, targets: Histories, by: Sequence[str] | None
 ) -> list[CaseGroup]:
     """Return every group of every cut; see ``slices`` for what ``by`` may name.
 

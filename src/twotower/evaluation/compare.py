@@ -204,30 +204,27 @@ def _settings(
     runs: Mapping[str, Retriever], datasets: Mapping[str, Dataset]
 ) -> tuple[Setting, ...]:
     """Return the settings in which the runs differ, in the order of the configuration."""
-    defaults = Config().to_flat()
-    tables = {run: _described(retriever, datasets[run]) for run, retriever in runs.items()}
-    names = dict.fromkeys(name for table in tables.values() for name in table)
-    found = []
-    for name in names:
+    tables = {}
+    for run, retriever in runs.items():
+        contents, learnt = retriever.contents, datasets[run]
+        is_refit = learnt_of(contents.metrics) == "valid"
+        if is_refit:
+            learnt = learnt_too(learnt, "valid")
+        tables[run] = {
+            **contents.config.to_flat(),
+            **{f"{s}_tower": "own" if s in contents.custom else "built in" for s in learnt.sides},
+            "training events": len(learnt.part(Part.TRAIN)),
+            "refit": is_refit,
+        }
+        if retriever.share_of_words:
+            tables[run]["share of words"] = retriever.share_of_words
+    defaults, found = Config().to_flat(), []
+    for name in dict.fromkeys(name for table in tables.values() for name in table):
         values = {run: table.get(name) for run, table in tables.items()}
         first, *others = values.values()
         if any(value != first for value in others):
             found.append(Setting(name, defaults.get(name), values))
     return tuple(found)
-
-
-def _described(retriever: Retriever, dataset: Dataset) -> dict[str, Any]:
-    contents = retriever.contents
-    is_refit = learnt_of(contents.metrics) == "valid"
-    learnt = learnt_too(dataset, "valid") if is_refit else dataset
-    more = {
-        **{f"{s}_tower": "own" if s in contents.custom else "built in" for s in dataset.sides},
-        "training events": len(learnt.part(Part.TRAIN)),
-        "refit": is_refit,
-    }
-    if retriever.share_of_words:
-        more["share of words"] = retriever.share_of_words
-    return contents.config.to_flat() | more
 
 
 def _plain(

@@ -13,18 +13,11 @@ from twotower.data.columns import Role
 from twotower.data.dataset import Dataset, EntityTable, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, ConfigError, DataError
+from twotower.evaluation import new_events
 from twotower.evaluation.figures import KS, Measured, measure
-from twotower.evaluation.new_events import (
-    events_asked,
-    events_frame,
-    interactions_of,
-    queries_of,
-    sessions_asked,
-)
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.sampled_candidates import random_candidates, read_candidates
-from twotower.evaluation.scorers import ModelScorer
-from twotower.evaluation.served import Served
+from twotower.evaluation.scorers import ModelScorer, Served
 from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalSettings
 from twotower.losses.loss_kinds import LOSSES
@@ -198,7 +191,7 @@ def dataset_of(
             f"written with {passing(histories=False)} or {passing(private=True)}; the "
             "figures of its training are in metrics.json."
         )
-    known = events_frame(
+    known = new_events.events_frame(
         query_rows=histories.owners.astype(np.int32),
         item_rows=histories.item_rows,
         parts=parts,
@@ -207,15 +200,17 @@ def dataset_of(
         is_target=contents.history_is_target,
     )
     kept = np.ones(len(known), np.bool_)
-    table, notes = queries_of(retriever), ()
+    table, notes = new_events.queries_of(retriever), ()
     if test_sessions is not None:
-        asked, table, notes = sessions_asked(retriever, known, test_sessions, columns or {})
+        asked, table, notes = new_events.sessions_asked(
+            retriever, known, test_sessions, columns or {}
+        )
         # The table has the events of these sessions that the bundle knows, too.
         kept = ~np.isin(known["query_rows"], asked["query_rows"])
     elif test is not None:
-        asked, table, notes = events_asked(retriever, known, test, columns or {})
+        asked, table, notes = new_events.events_asked(retriever, known, test, columns or {})
     else:
-        asked = events_frame(
+        asked = new_events.events_frame(
             query_rows=wanted.owners.astype(np.int32),
             item_rows=wanted.item_rows,
             parts=np.full(len(wanted.item_rows), Part.TEST, np.uint8),
@@ -234,7 +229,7 @@ def dataset_of(
     )
     order = np.argsort(events["query_rows"].to_numpy(), kind="stable")  # test events come last
     events = events[order]
-    interactions = interactions_of(events, table.ids.num_rows)
+    interactions = new_events.interactions_of(events, table.ids.num_rows)
     event_columns = table.frame.clear()
     if contents.events is not None:
         remembered = contents.events.frame.filter(pl.Series(kept))

@@ -64,7 +64,24 @@ def exposure(
             item row or the vectors do not fit ``popularity``.
     """
     num_rows = len(popularity)
-    _check(item_rows, k, num_rows, targets, item_vectors)
+    check_least(1, k=k)
+    if num_rows <= FIRST_ROW:
+        raise ArgumentError(
+            f"popularity must hold at least one item after the {FIRST_ROW} reserved rows, got "
+            f"{num_rows} rows."
+        )
+    if item_rows.ndim != 2:
+        raise ArgumentError(f"item_rows must have shape (Q, R), got {item_rows.shape}.")
+    for name, rows in (("item_rows", item_rows), ("targets", targets)):
+        low, high = int(rows.min(initial=0)), int(rows.max(initial=0))
+        if low < 0 or high >= num_rows:
+            raise ArgumentError(
+                f"{name} must be in 0..{num_rows - 1}, the rows of popularity, got {low}..{high}."
+            )
+    if item_vectors is not None and (item_vectors.ndim != 2 or len(item_vectors) != num_rows):
+        raise ArgumentError(
+            f"item_vectors must have shape ({num_rows}, dim), got {item_vectors.shape}."
+        )
     first = item_rows[:, :k]
     times_shown = _counts(first, num_rows)
     figures = {f"coverage@{k}": float((times_shown > 0).mean())}
@@ -85,33 +102,6 @@ def exposure(
     if item_vectors is not None and len(distances := _distances(first, item_vectors)):
         figures[f"diversity@{k}"] = float(distances.mean())
     return figures
-
-
-def _check(
-    item_rows: npt.NDArray[np.int32],
-    k: int,
-    num_rows: int,
-    targets: npt.NDArray[np.int32],
-    item_vectors: npt.NDArray[np.floating] | None,
-) -> None:
-    check_least(1, k=k)
-    if num_rows <= FIRST_ROW:
-        raise ArgumentError(
-            f"popularity must hold at least one item after the {FIRST_ROW} reserved rows, got "
-            f"{num_rows} rows."
-        )
-    if item_rows.ndim != 2:
-        raise ArgumentError(f"item_rows must have shape (Q, R), got {item_rows.shape}.")
-    for name, rows in (("item_rows", item_rows), ("targets", targets)):
-        low, high = int(rows.min(initial=0)), int(rows.max(initial=0))
-        if low < 0 or high >= num_rows:
-            raise ArgumentError(
-                f"{name} must be in 0..{num_rows - 1}, the rows of popularity, got {low}..{high}."
-            )
-    if item_vectors is not None and (item_vectors.ndim != 2 or len(item_vectors) != num_rows):
-        raise ArgumentError(
-            f"item_vectors must have shape ({num_rows}, dim), got {item_vectors.shape}."
-        )
 
 
 def _counts(rows: npt.NDArray[np.int32], num_rows: int) -> npt.NDArray[np.int64]:

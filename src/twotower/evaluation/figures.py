@@ -18,8 +18,7 @@ from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import METRICS, auc, log_loss
 from twotower.evaluation.ranking import Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.sampled_candidates import INFLATED
-from twotower.evaluation.scorers import ModelScorer
-from twotower.evaluation.served import Served
+from twotower.evaluation.scorers import ModelScorer, Served
 from twotower.evaluation.slices import slices
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -156,11 +155,9 @@ def measure(
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
+    means = {name: evaluation.mean() for name, evaluation in found.items()}
     figures = Measured(
-        {
-            name: {metric: float(evaluation.values[metric].mean()) for metric in metrics}
-            for name, evaluation in found.items()
-        }
+        {name: {metric: mean[metric] for metric in metrics} for name, mean in means.items()}
     )
     if candidates is None:
         for name, values in _exposures(model, dataset, found).items():
@@ -168,21 +165,18 @@ def measure(
     pairs, labelled = _labelled(model, dataset, part, calibrated=calibrated)
     figures["model"] |= labelled
     figures |= _comparison(found, metrics)
-    figures["curves"] = _curves(found)
+    figures["curves"] = {"k": list(_CURVE_KS)} | {
+        metric: {name: [mean[f"{metric}@{k}"] for k in _CURVE_KS] for name, mean in means.items()}
+        for metric in _CURVES
+    }
     further = [m for m in metrics if slice_by is not None or m in _OF_SLICES]
-    cut = slices(
-        found,
-        dataset,
-        metric=MAIN_METRIC,
-        further=further,
-        by=slice_by,
-        model=subject_of(found),
-    )
+    subject = subject_of(found)
+    cut = slices(found, dataset, metric=MAIN_METRIC, further=further, by=slice_by, model=subject)
     figures["slices"] = [group.as_json() for group in cut]
-    known = None if candidates is not None else by_known_events(scorers, dataset, part, MAIN_METRIC)
-    if known is not None:
-        figures["known_events"] = known
-    figures["protocol"] = _protocol(dataset, part, cases, found["model"], candidates) | {
+    if candidates is None:
+        known = by_known_events(scorers, dataset, part, MAIN_METRIC)
+        figures |= {} if known is None else {"known_events": known}
+    figures["protocol"] = _protocol(dataset, part, found["model"], candidates) | {
         "settings": fitted.settings,
         "left_out": fitted.left_out,
     }
@@ -230,16 +224,6 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
     }
 
 
-def _curves(found: Mapping[str, Evaluation]) -> Figures:
-    return {"k": list(_CURVE_KS)} | {
-        metric: {
-            name: [float(evaluation.values[f"{metric}@{k}"].mean()) for k in _CURVE_KS]
-            for name, evaluation in found.items()
-        }
-        for metric in _CURVES
-    }
-
-
 def _exposures(
     model: ModelScorer, dataset: Dataset, found: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, float]]:
@@ -266,12 +250,9 @@ def _exposures(
 
 
 def _protocol(
-    dataset: Dataset,
-    part: Part,
-    cases: Cases,
-    found: Evaluation,
-    candidates: Histories | None,
+    dataset: Dataset, part: Part, found: Evaluation, candidates: Histories | None
 ) -> dict[str, Any]:
+    cases = found.cases
     protocol: dict[str, Any] = {
         "part": part.name.lower(),
         "queries": len(np.unique(cases.query_rows)),

@@ -200,19 +200,15 @@ def _resampled(
     """
     num_queries = len(table)
     block = max(1, _BLOCK // num_queries)
-
-    def means(draws: Values) -> Values:
-        divisor = num_queries if counts is None else (draws @ counts)[:, None]
-        return np.asarray(draws @ table / divisor)
-
     if resamples <= block:
-        return means(_draws_in_one(num_queries, resamples, seed))
-    rng = np.random.default_rng(seed)
-    found = np.empty((resamples, table.shape[1]))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        found[start : start + size] = means(_draws(rng, num_queries, size))
-    return found
+        drawn = iter([_draws_in_one(num_queries, resamples, seed)])
+    else:
+        rng = np.random.default_rng(seed)
+        sizes = (min(block, resamples - start) for start in range(0, resamples, block))
+        drawn = (_draws(rng, num_queries, size) for size in sizes)
+    if counts is None:
+        return np.concatenate([draws @ table / num_queries for draws in drawn])
+    return np.concatenate([draws @ table / (draws @ counts)[:, None] for draws in drawn])
 
 
 @lru_cache(maxsize=1)

@@ -278,8 +278,7 @@ def check_ks(ks: Sequence[int]) -> None:
     for position, k in enumerate(ks):
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise ArgumentError(f"ks must be whole numbers, got {k!r}.")
-        if k < 1:
-            raise ArgumentError(f"ks must be at least 1, got {k}.")
+        check_least(1, ks=int(k))
         if k in ks[:position]:
             raise ArgumentError(f"ks must be distinct, got {k} more than once; leave one out.")
 

@@ -10,8 +10,7 @@ from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.ranking import Scorer, evaluate_on
-from twotower.evaluation.scorers import ModelScorer
-from twotower.evaluation.served import Served
+from twotower.evaluation.scorers import ModelScorer, Served
 from twotower.features.schema import texts_of
 from twotower.features.transforms import Sides
 from twotower.training.checkpoints import Progress

@@ -14,8 +14,7 @@ from twotower.data.dataset import Dataset, EntityTable, Interactions
 from twotower.data.preparation import catalogue_of
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError
-from twotower.evaluation.scorers import ModelScorer
-from twotower.evaluation.served import Served
+from twotower.evaluation.scorers import ModelScorer, Served
 from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.schema import Feature, infer_features, kinds_of, texts_of
 from twotower.features.transforms import Sides, SideTransforms
