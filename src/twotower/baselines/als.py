@@ -132,16 +132,14 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
         MissingExtraError: ``implicit`` is not installed.
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
-
     fit = partial(ALS.fit, train, dataset.items.ids.num_rows, seed=seed)
     first, *others = _REGULARIZATIONS
     narrow, *wider = _FACTORS
     best = validation.best(fit(alpha=a, regularization=first, factors=narrow) for a in _ALPHAS)
-    best = validation.best(
-        [best], (fit(alpha=best.alpha, regularization=r, factors=narrow) for r in others)
-    )
-    strength = {"alpha": best.alpha, "regularization": best.regularization}
-    return validation.best([best], (fit(factors=factors, **strength) for factors in wider))
+    more = (fit(alpha=best.alpha, regularization=r, factors=narrow) for r in others)
+    best = validation.best([best], more)
+    widened = partial(fit, alpha=best.alpha, regularization=best.regularization)
+    return validation.best([best], (widened(factors=factors) for factors in wider))
 
 
 @cache

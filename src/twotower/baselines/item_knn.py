@@ -98,16 +98,13 @@ class ItemKNN:
         if not 0 <= shrinkage < np.inf:
             raise ArgumentError(f"shrinkage must be at least 0 and finite, got {shrinkage}.")
         check_positive(or_none=True, half_life=half_life, pair_half_life=pair_half_life)
-        (similarity,) = _similarities(
-            train, num_item_rows, neighbours, (shrinkage,), pair_half_life
-        )
-        return cls(similarity, neighbours, shrinkage, half_life, pair_half_life)
+        found = _similarities(train, num_item_rows, neighbours, (shrinkage,), pair_half_life)
+        return cls(found[0], neighbours, shrinkage, half_life, pair_half_life)
 
     def narrowed(self, neighbours: int | None) -> "ItemKNN":
         """Return this with at most ``neighbours`` similar items of each item, None for all."""
-        return replace(
-            self, similarity=_largest(self.similarity.copy(), neighbours), neighbours=neighbours
-        )
+        similarity = _largest(self.similarity.copy(), neighbours)
+        return replace(self, similarity=similarity, neighbours=neighbours)
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
@@ -154,9 +151,8 @@ def choose_item_knn(dataset: Dataset) -> ItemKNN:
             for similarity, shrinkage in zip(similarities, shrinkages, strict=True)
         )
         first = validation.best(replace(first, half_life=life) for life in lives)
-        return validation.best(
-            [first], (replace(other, half_life=first.half_life) for other in others)
-        )
+        alike = (replace(other, half_life=first.half_life) for other in others)
+        return validation.best([first], alike)
 
     best = validation.best(shrunk(life) for life in half_lives(dataset, _PAIR_HALF_LIVES))
     return validation.best(best.narrowed(count) for count in neighbours)

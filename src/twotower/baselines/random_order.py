@@ -29,9 +29,8 @@ class RandomOrder:
         queries = _mixed(_mixed(cases.query_rows.astype(np.uint32) ^ seed[0]) ^ seed[1])
         items = _mixed(np.arange(self.num_item_rows, dtype=np.uint32) + np.uint32(0x9E3779B9))
         scores = np.empty((len(cases), self.num_item_rows), np.float32)
-        for place, query in enumerate(
-            queries
-        ):  # row by row, so that the integers stay in the cache
+        # Row by row, so that the integers stay in the cache.
+        for place, query in enumerate(queries):
             scores[place] = _mixed(items ^ query) >> np.uint32(8)
         scores *= 2.0**-24
         return torch.from_numpy(scores)

@@ -81,12 +81,11 @@ class _Asked:
 
     def cut(self, by: str, side: Side, groups: Iterable[_Group]) -> list[CaseGroup]:
         """Return the groups that hold something, as masks over targets."""
+        owners = self.targets.owners if side == "query" else slice(None)
         return [
-            CaseGroup(
-                by, side, label, mask[self.targets.owners] if side == "query" else mask, *ends
-            )
-            for label, mask, *ends in groups
-            if mask.any()
+            CaseGroup(by, side, g.label, g.mask[owners], g.low, g.high, g.unit)
+            for g in groups
+            if g.mask.any()
         ]
 
 
@@ -178,9 +177,7 @@ def _item_popularity(asked: _Asked) -> list[_Group]:
     before = np.append(0.0, share)[np.searchsorted(-ranked, -events, side="left")]
     thirds = np.minimum((before * 3 + 1e-9).astype(np.int64), 2)
     labels = ("head", "middle", "tail")
-    return [
-        _ranged(events, thirds == third, "events", labels[third]) for third in np.unique(thirds)
-    ]
+    return [_ranged(events, thirds == n, "events", labels[n]) for n in np.unique(thirds)]
 
 
 def _times(times: npt.NDArray[np.float64] | None) -> list[_Group]:

@@ -156,9 +156,7 @@ def measure(
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
     means = {name: evaluation.mean() for name, evaluation in found.items()}
-    figures = Measured(
-        {name: {metric: mean[metric] for metric in metrics} for name, mean in means.items()}
-    )
+    figures = Measured({name: {m: mean[m] for m in metrics} for name, mean in means.items()})
     if candidates is None:
         for name, values in _exposures(model, dataset, found).items():
             figures[name] |= values

@@ -87,18 +87,16 @@ def by_known_events(
     numbers = [n for n in EVENTS if n <= enough[-1]]
     name_of_metric, k = metric.split("@")
     values = {
-        f"{name}/{num}": evaluate_on(
-            dataset, CutShort(asked[name], num), cases, (int(k),), metrics=(name_of_metric,)
+        f"{name}/{n}": evaluate_on(
+            dataset, CutShort(asked[name], n), cases, (int(k),), metrics=(name_of_metric,)
         ).values[metric]
         for name in methods
-        for num in numbers
+        for n in numbers
     }
     found = mean_intervals(values)
     return {
         "events": numbers,
         "queries": len(cases),
         "metric": metric,
-        "methods": {
-            name: [found[f"{name}/{num}"].as_json() for num in numbers] for name in methods
-        },
+        "methods": {name: [found[f"{name}/{n}"].as_json() for n in numbers] for name in methods},
     }

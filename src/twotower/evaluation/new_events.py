@@ -9,15 +9,8 @@ import polars as pl
 import polars.selectors as cs
 
 from twotower.caller import passing
-from twotower.data.columns import (
-    Role,
-    checked_ids,
-    checked_labels,
-    checked_ratings,
-    find_roles,
-    label_kind,
-    targets_among,
-)
+from twotower.data import columns
+from twotower.data.columns import Role
 from twotower.data.dataset import EntityTable, Interactions, Part
 from twotower.data.splits import whole_sessions
 from twotower.data.tables import Table, read_table
@@ -29,24 +22,24 @@ from twotower.vocab import FIRST_ROW, Vocabulary
 Asked = tuple[pl.DataFrame, EntityTable, tuple[str, ...]]
 
 
-def events_frame(**columns: npt.NDArray[Any] | None) -> pl.DataFrame:
+def events_frame(**found: npt.NDArray[Any] | None) -> pl.DataFrame:
     """Return events as a table of those columns that are known, called as the fields of ``Interactions``.
 
     ``parts`` are their parts. ``read`` holds, as structs, what a history reads of new events beside their
     items.
     """
-    return pl.DataFrame({name: column for name, column in columns.items() if column is not None})
+    return pl.DataFrame({name: column for name, column in found.items() if column is not None})
 
 
 def interactions_of(events: pl.DataFrame, num_query_rows: int) -> Interactions:
     """Return the interactions of an ``events_frame`` that is sorted by query row."""
-    columns = {
+    found = {
         name: events[name].to_numpy(writable=True)
         for name in events.columns
         if name not in ("parts", "read")
     }
-    offsets = np.searchsorted(columns["query_rows"], np.arange(num_query_rows + 1))
-    return Interactions(**columns, offsets=offsets)
+    offsets = np.searchsorted(found["query_rows"], np.arange(num_query_rows + 1))
+    return Interactions(**found, offsets=offsets)
 
 
 def queries_of(retriever: Retriever) -> EntityTable:
@@ -56,7 +49,7 @@ def queries_of(retriever: Retriever) -> EntityTable:
 
 
 def events_asked(
-    retriever: Retriever, known: pl.DataFrame, test: Table, columns: Mapping[Role, str]
+    retriever: Retriever, known: pl.DataFrame, test: Table, stated: Mapping[Role, str]
 ) -> Asked:
     """Return the events of a table that are of queries which can be answered.
 
@@ -66,7 +59,7 @@ def events_asked(
         retriever: The opened bundle.
         known: The events that it knows.
         test: The table.
-        columns: Those that are stated.
+        stated: The names of its columns that are stated.
 
     Returns:
         The events, those of a query in the order of time, all queries, and notes.
@@ -76,7 +69,7 @@ def events_asked(
     """
     queries = retriever.contents.queries
     are_texts = queries.transforms.reads_text_of(queries.id_column)
-    rows, table, notes = _read(retriever, known, test, "test", columns, with_new=are_texts)
+    rows, table, notes = _read(retriever, known, test, "test", stated, with_new=are_texts)
     asked = rows.filter(pl.col("query_rows") >= FIRST_ROW)
     if not len(asked):
         raise DataError(
@@ -98,7 +91,7 @@ def events_asked(
 
 
 def sessions_asked(
-    retriever: Retriever, known: pl.DataFrame, sessions: Table, columns: Mapping[Role, str]
+    retriever: Retriever, known: pl.DataFrame, sessions: Table, stated: Mapping[Role, str]
 ) -> Asked:
     """Return the events of new sessions, which are queries after those of the bundle.
 
@@ -108,7 +101,7 @@ def sessions_asked(
         retriever: The opened bundle.
         known: The events that it knows.
         sessions: The table.
-        columns: Those that are stated.
+        stated: The names of its columns that are stated.
 
     Returns:
         The events, those of a session in the order of time, all queries, and notes.
@@ -116,7 +109,7 @@ def sessions_asked(
     Raises:
         DataError: The table cannot be used, a session was trained on, or none can be asked about.
     """
-    asked, table, notes = _read(retriever, known, sessions, "test_sessions", columns, with_new=True)
+    asked, table, notes = _read(retriever, known, sessions, "test_sessions", stated, with_new=True)
     if "times" in known.columns and "times" not in asked.columns:
         raise DataError(
             "test_sessions must have a column of times, as the training table had, got none; add it."
@@ -163,7 +156,7 @@ def _read(
     known: pl.DataFrame,
     source: Table,
     what: str,
-    columns: Mapping[Role, str],
+    stated: Mapping[Role, str],
     *,
     with_new: bool,
 ) -> Asked:
@@ -174,22 +167,22 @@ def _read(
         known: The events that it knows.
         source: The table.
         what: Names it in messages.
-        columns: Those that are stated.
+        stated: The names of its columns that are stated.
         with_new: Whether queries that the bundle lacks are further ones.
     """
     contents = retriever.contents
     frame = read_table(source, what=what)
     data = contents.config.data
-    stated = {
+    configured = {
         Role.QUERY: data.query_column or contents.queries.id_column,
         Role.ITEM: data.item_column or contents.items.id_column,
         Role.TIME: data.time_column,
         Role.LABEL: data.label_column,
     }
-    given = {role: name for role, name in stated.items() if name and name in frame.columns}
-    roles = find_roles(frame, given={**given, **columns}, what=what)
-    query_ids, _ = checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
-    item_ids, _ = checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
+    given = {role: name for role, name in configured.items() if name and name in frame.columns}
+    roles = columns.find_roles(frame, given={**given, **stated}, what=what)
+    query_ids, _ = columns.checked_ids(frame[roles.query], role=Role.QUERY, drop_null=False)
+    item_ids, _ = columns.checked_ids(frame[roles.item], role=Role.ITEM, drop_null=False)
     item_rows = contents.items.ids.rows_of(item_ids)
     if not (item_rows >= FIRST_ROW).any():
         raise DataError(
@@ -214,15 +207,15 @@ def _read(
                 f"{what} must have the column of kinds of event {data.event_column!r}, as the "
                 f"training table had, got {', '.join(frame.columns)}; add it."
             )
-        is_target = targets_among(frame[data.event_column], data.target_events, every=False)
+        is_target = columns.targets_among(frame[data.event_column], data.target_events, every=False)
         found["is_target"] = is_target
     if roles.label is not None:
-        column = frame[roles.label].filter(pl.Series(is_target))
+        ratings = frame[roles.label].filter(pl.Series(is_target))
         labels: npt.NDArray[np.generic] | None = None
         if data.positive_threshold is not None:
-            labels = checked_ratings(column) >= data.positive_threshold
-        elif contents.target_labels is not None or label_kind(column) == "label":
-            labels = checked_labels(column)
+            labels = columns.checked_ratings(ratings) >= data.positive_threshold
+        elif contents.target_labels is not None or columns.label_kind(ratings) == "label":
+            labels = columns.checked_labels(ratings)
         if labels is not None:
             found["labels"] = np.ones(len(frame), np.float32)
             found["labels"][is_target] = labels

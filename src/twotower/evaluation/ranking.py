@@ -109,9 +109,8 @@ def evaluate(
     if candidates is not None:
         _check_candidates(candidates, cases)
         # An unknown item has no row that could be a candidate.
-        is_missing = (targets % num_item_rows >= FIRST_ROW) & ~np.isin(
-            targets, keys_of(candidates, num_item_rows)
-        )
+        is_item = targets % num_item_rows >= FIRST_ROW
+        is_missing = is_item & ~np.isin(targets, keys_of(candidates, num_item_rows))
         if is_missing.any():
             case, row = divmod(int(targets[is_missing][0]), num_item_rows)
             raise ArgumentError(
@@ -234,9 +233,8 @@ def rank(
         if candidates is not None:
             scores = _only(candidates.take(here), scores)
         exclude = chunk.histories if remove_seen else None
-        item_rows[here], best[here] = best_of_scores(
-            scores, k, exclude, allowed, reserved_rows=FIRST_ROW
-        )
+        found = best_of_scores(scores, k, exclude, allowed, reserved_rows=FIRST_ROW)
+        item_rows[here], best[here] = found
     return Found(item_rows, best)
 
 

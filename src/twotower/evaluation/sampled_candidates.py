@@ -141,9 +141,8 @@ def read_candidates(
             f"{len(cases)}, the first of them {query!r}; add them, or leave these out of the test."
         )
     targets, num_rows = cases.targets, item_ids.num_rows
-    is_missing = (targets.item_rows >= FIRST_ROW) & ~np.isin(
-        keys_of(targets, num_rows), keys_of(found, num_rows)
-    )
+    is_there = np.isin(keys_of(targets, num_rows), keys_of(found, num_rows))
+    is_missing = (targets.item_rows >= FIRST_ROW) & ~is_there
     if is_missing.any():
         first = is_missing.argmax()
         query = query_ids.ids_of(cases.query_rows[targets.owners[[first]]])[0]
@@ -174,20 +173,19 @@ def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> p
 
 
 def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    ending = f"leave them out, or pass another {passing(**{f'{role}_column': 'NAME'})}."
     keys, is_id = checked_ids(ids, role=role, drop_null=True)
     if not is_id.all():
         article = "an" if role == Role.ITEM else "a"
         raise DataError(
             f"candidates must hold {article} {role} id in every row of column {ids.name!r}, got "
-            f"{int((~is_id).sum())} null or empty; leave them out, or pass another "
-            f"{passing(**{f'{role}_column': 'NAME'})}."
+            f"{(~is_id).sum()} null or empty; {ending}"
         )
     rows = vocabulary.rows_of(keys)
     is_unknown = rows == UNKNOWN_ROW
     if is_unknown.any():
         raise DataError(
-            f"candidates must hold {role} ids that the data holds, got {int(is_unknown.sum())} rows "
-            f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; leave them out, or "
-            f"pass another {passing(**{f'{role}_column': 'NAME'})}."
+            f"candidates must hold {role} ids that the data holds, got {is_unknown.sum()} rows "
+            f"with others, the first of them {keys[int(is_unknown.argmax())]!r}; {ending}"
         )
     return rows

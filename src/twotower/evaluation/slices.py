@@ -195,6 +195,7 @@ def slices(
             if found:
                 means[name] = {m: float(column.mean()) for m, column in found.items()}
         theirs = {name: each for name, each in values.items() if name != model}
+        ours = dict.fromkeys(theirs, values[model])
         owners = None
         if cases.owners is not None:
             owners = cases.owners[np.unique(targets.owners[cut.kept])]
@@ -208,9 +209,7 @@ def slices(
                 queries=len(values[model] if owners is None else np.unique(owners)),
                 targets=int(cut.kept.sum()),
                 intervals=mean_intervals(values, owners=owners),
-                differences=difference_intervals(
-                    dict.fromkeys(theirs, values[model]), theirs, owners=owners
-                ),
+                differences=difference_intervals(ours, theirs, owners=owners),
                 reference=overall if is_alone else mean_at_random(cut.kept),
                 means=means,
                 low=cut.low,

@@ -63,8 +63,9 @@ class Queries(_Side):
         """Return the ids, the vectors and the ids of seen items, in columns ``vector`` and ``seen``."""
         vectors = _vectors_as_column(self.vectors, [self.id_column])
         name = free_name("seen", [self.id_column, vectors.name])
-        owners = np.repeat(np.arange(len(self)), self.seen.lengths)
-        pairs = pl.DataFrame({"owner": owners, "seen": items.ids.gather(self.seen.item_rows)})
+        pairs = pl.DataFrame(
+            {"owner": self.seen.owners, "seen": items.ids.gather(self.seen.item_rows)}
+        )
         lists = (
             pl.DataFrame({"owner": np.arange(len(self))})
             .join(pairs, on="owner", how="left", maintain_order="left_right")
@@ -111,32 +112,27 @@ def queries_of(retriever: Retriever, items: Items) -> Queries:
 
     Those of which it knows nothing are answered by what is popular, and left out.
     """
-    table = retriever.contents.queries
-    ids = table.ids.ids.to_list()
-    features, histories, _ = retriever.described(ids, None, None)
+    contents = retriever.contents
+    table, vocabulary = contents.queries, contents.items.ids
+    features, histories, _ = retriever.described(table.ids.ids.to_list(), None, None)
     known = np.flatnonzero(retriever.encoding.is_known(features, histories))
     features = {name: values[known] for name, values in features.items()}
     histories = histories.take(known)
+    seen = Histories.empty(len(histories))
+    if not contents.repeats:
+        position_of = np.full(vocabulary.num_rows, -1, np.int32)
+        position_of[vocabulary.rows_of(items.ids)] = np.arange(len(items))
+        positions = position_of[histories.item_rows]
+        is_here = positions >= 0
+        seen = Histories.of_pairs(histories.owners[is_here], positions[is_here], len(histories))
     return Queries(
         ids=table.ids.ids.gather(known),
         id_column=table.id_column,
         vectors=retriever.encoding.query_vectors(features, histories).cpu().numpy(),
-        seen=_seen(retriever, items, histories),
+        seen=seen,
         features=features,
         histories=histories,
     )
-
-
-def _seen(retriever: Retriever, items: Items, histories: Histories) -> Histories:
-    if retriever.contents.repeats:
-        return Histories.empty(len(histories))
-    vocabulary = retriever.contents.items.ids
-    position_of = np.full(vocabulary.num_rows, -1, np.int32)
-    position_of[vocabulary.rows_of(items.ids)] = np.arange(len(items))
-    positions = position_of[histories.item_rows]
-    owners = np.repeat(np.arange(len(histories)), histories.lengths)
-    is_here = positions >= 0
-    return Histories.of_pairs(owners[is_here], positions[is_here], len(histories))
 
 
 def _vectors_as_column(vectors: npt.NDArray[np.float32], taken: Collection[str]) -> pl.Series:

@@ -63,10 +63,9 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
     of_items = inputs.of_items({name: values.cpu().numpy()[rows] for name, values in tensors})
     of_queries = inputs.of_queries(queries.features, queries.histories)
     with new_folder(out) as folder:
-        item_distance = write_item_tower(
-            folder / "item_tower.onnx", inputs, of_items, items.vectors
-        )
-        query_distance = write_query_tower(folder / "query_tower.onnx", inputs)
+        item_file, query_file = folder / "item_tower.onnx", folder / "query_tower.onnx"
+        item_distance = write_item_tower(item_file, inputs, of_items, items.vectors)
+        query_distance = write_query_tower(query_file, inputs)
         write_json(folder / "inputs.json", inputs.describe(folder))
         np.savez(folder / "items.npz", **cast("dict[str, Any]", of_items))
         np.savez(folder / "queries.npz", **cast("dict[str, Any]", of_queries))
@@ -171,9 +170,8 @@ def _written(
         for name in traced
     ]
     axes = tuple(dict.fromkeys(which, torch.export.Dim.AUTO) for which in dimensions)
-    tensors = tuple(
-        torch.from_numpy(np.require(values, requirements="W")) for values in traced.values()
-    )
+    writable = (np.require(values, requirements="W") for values in traced.values())
+    tensors = tuple(map(torch.from_numpy, writable))
     weights = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     try:
         with _quiet(), torch.no_grad():

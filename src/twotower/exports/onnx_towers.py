@@ -38,9 +38,8 @@ class ItemModule(nn.Module):
 
     def __init__(self, model: TwoTower, names: Sequence[str]) -> None:
         super().__init__()
-        self.model = TwoTower(
-            nn.Identity(), _traceable(model.item_tower), similarity=model.similarity
-        )
+        tower = _traceable(model.item_tower)
+        self.model = TwoTower(nn.Identity(), tower, similarity=model.similarity)
         self.names = tuple(names)
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -120,9 +120,8 @@ def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") ->
             with (folder / file).open("w", encoding="utf-8", newline="") as opened:
                 opened.writelines(lines_of(each.frame, each.vector))
             script += [each.ddl(), rf"\copy {each.quoted} FROM '{file}'"]
-        (folder / "load.sql").write_text(
-            "\n".join([*script, "COMMIT;", ""]), encoding="utf-8", newline="\n"
-        )
+        load = "\n".join([*script, "COMMIT;", ""])
+        (folder / "load.sql").write_text(load, encoding="utf-8", newline="\n")
         (folder / "index.sql").write_text(made[0].index_ddl(), encoding="utf-8", newline="\n")
     return Exported(str(out), len(made[0].frame), len(made[1].frame), tuple(notes))
 
@@ -174,9 +173,8 @@ def _tables(bundle: Bundle, table: str) -> tuple[list[_Table], list[str]]:
     items, queries = contents_of(bundle)
     made, notes = [], []
     for name, frame in ((table, items.frame()), (f"{table}_queries", queries.frame(items))):
-        odd = frame.to_series(0).filter(
-            frame.to_series(0).cast(pl.String).str.contains("\0", literal=True)
-        )
+        ids = frame.to_series(0).cast(pl.String)
+        odd = ids.filter(ids.str.contains("\0", literal=True))
         if len(odd):
             raise ExportError(
                 f"ids must hold no NUL for PostgreSQL, got {odd[0]!r}; train without it."
