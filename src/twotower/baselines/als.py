@@ -24,17 +24,17 @@ _ITERATIONS = 15
 
 @dataclass(frozen=True, eq=False)
 class ALS:
-    """Scores an item by the dot product of its factors with those that explain the history best.
+    """Scores an item by the dot product of its factors with those that best explain the history.
 
-    Training finds the factors of queries ``x`` and items ``y`` that make this least::
+    Training finds the factors of queries ``x`` and items ``y`` that minimise::
 
         sum over all q, i of confidence(q, i) * (preference(q, i) - x_q . y_i)^2
             + regularization * (sum of |x_q|^2 + sum of |y_i|^2)
 
     where the preference is 1 and the confidence ``alpha * count / mean count`` if the query has a
-    training event with the item (the count adds up the weights of its events), and else 0 and 1. A
-    query's factors at test are the solution for its history, each event with a count of the mean,
-    the item factors as they are: events of validation are known, and a new query needs no training.
+    training event with the item (the count is the sum of the weights of its events), else 0 and 1. At test
+    time, the factors of a query are the solution for its history with fixed item factors, where each event
+    has the mean count. So validation events are used, and a new query needs no training.
 
     Args:
         model: ``implicit.cpu.als.AlternatingLeastSquares``, fitted on the items from ``FIRST_ROW`` up.
@@ -75,7 +75,7 @@ class ALS:
             factors: At least 1.
             regularization: See the class.
             alpha: See the class.
-            seed: Of the first factors.
+            seed: Seed of the initial factors.
 
         Raises:
             MissingExtraError: ``implicit`` is not installed.
@@ -126,7 +126,7 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
 
     Args:
         dataset: Split, with validation queries.
-        seed: Of the factors' first values; at least 0.
+        seed: Seed of the initial factors; at least 0.
 
     Raises:
         MissingExtraError: ``implicit`` is not installed.

@@ -1,4 +1,4 @@
-"""BM25: which items' text holds the rare words of the query's text."""
+"""BM25: scores items by the words that their text shares with the query's text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,10 +32,10 @@ class BM25:
     """Scores an item by the words that its text shares with the query's; the history is not read.
 
     Args:
-        index: Of the items' words.
-        query_words: The words of each query row's text.
-        settings: By which both were read, and the index weighs.
-        columns: What was read.
+        index: Index of the items' words.
+        query_words: Words of the text of each query row.
+        settings: How both were read, and how the index weighs words.
+        columns: The columns of text that were read.
     """
 
     index: LexicalIndex
@@ -71,12 +71,13 @@ def choose_bm25(
 ) -> BM25:
     """Return BM25 over the text of both sides, chosen on validation.
 
-    How words are read is chosen first (stemmed by the language of their column without stop words, stemmed
-    with them, as they stand), then ``k1``, then ``b``. Without validation it is the first of each.
+    The reading of words is chosen first (stemmed in the language of their column without stop words,
+    stemmed with them, or as written), then ``k1``, then ``b``. Without validation, the first of each is
+    taken.
 
     Args:
         dataset: With a split.
-        columns: What is read; None is every column that reads as text.
+        columns: The columns to read; None reads every column of text.
         language: See ``FeaturesConfig.language``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Popularity: what most queries liked, ever or lately."""
+"""Popularity baselines: over all of training, or over its recent part."""
 
 from dataclasses import dataclass, replace
 
@@ -28,7 +28,7 @@ class Popularity:
 
     @classmethod
     def fit(cls, train: Interactions, num_item_rows: int) -> "Popularity":
-        """Return the popularity of each item: its positive events, weighted if they have weights.
+        """Return the popularity of each item: the number, or the summed weights, of its positive events.
 
         Args:
             train: The training events, and no others.
@@ -52,16 +52,16 @@ class RecentPopularity:
         count(i) = sum of weight * 0.5 ** ((now - t) / half_life)
         score(i) = log(count(i) / the largest count)
 
-    ``now`` is the case's time, or the end of training where a case has none. Events after it count
-    nothing: when this case was asked, nobody could know them. An item without an event so far scores
-    below all that have one; where no item has one, all score 0.
+    ``now`` is the time of the case, or the end of training if it has none. Events after ``now`` do not
+    count, since they were not known at that moment. An item without an event so far scores below all that
+    have one; if no item has an event, all score 0.
 
     Args:
         item_rows: ``(E,)`` int32, the item of each event, in the order of time.
         times: ``(E,)`` float64 seconds, ascending.
         weights: ``(E,)`` float64 above 0.
         num_item_rows: Rows of the item vocabulary.
-        half_life: Seconds after which an event counts half, above 0.
+        half_life: Seconds after which an event counts half; above 0.
 
     Source: Ji et al., SIGIR 2020, section 3 (popularity as of the moment of each test event; recent
         events alone, or the older ones less). Differs: the weight falls by a half-life and over all

@@ -1,4 +1,4 @@
-"""Random order: the floor that everything must stand above."""
+"""Random order: the lower bound for every other method."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ from twotower.data.dataset import Cases
 class RandomOrder:
     """Scores each pair of a query and an item by a hash of both, in [0, 1).
 
-    The same pair always gets the same score, whatever is scored beside it.
+    The score of a pair does not depend on the other pairs.
 
     Args:
         num_item_rows: Rows of the item vocabulary.
-        seed: At least 0; other seeds give other orders.
+        seed: At least 0; each seed gives another order.
     """
 
     num_item_rows: int

@@ -1,4 +1,4 @@
-"""All baselines of a data set, fitted on training, their settings chosen on validation."""
+"""Fit the baselines of a data set on training events, with settings chosen on validation."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ class Baselines:
     """Fitted baselines.
 
     Args:
-        scorers: Key -> what scores, in the order of ``BASELINES``.
-        settings: Key -> what was chosen, as JSON has it; ``chosen_on`` is ``"valid"`` or None.
-        left_out: Key -> why it does not stand here, a sentence.
+        scorers: Key -> scorer, in the order of ``BASELINES``.
+        settings: Key -> chosen settings, as JSON values; ``chosen_on`` is ``"valid"`` or None.
+        left_out: Key -> why it was not fitted, as a sentence.
     """
 
     scorers: dict[str, Scorer]
@@ -39,11 +39,11 @@ class Baselines:
 
 @dataclass(frozen=True, eq=False)
 class PopularWhenCold:
-    """A scorer, with popularity for a query of which it knows nothing.
+    """A scorer that falls back on popularity for queries it knows nothing of.
 
     Args:
-        scorer: Answers the others; where it knows nothing, it gives all items the same score.
-        popularity: Answers those.
+        scorer: The scorer. For a query it knows nothing of, it gives all items the same score.
+        popularity: Scores those queries.
     """
 
     scorer: Scorer
@@ -69,25 +69,25 @@ def fit_baselines(
     refit: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
-    """Return the baselines fitted on the training events, their settings chosen on validation.
+    """Fit baselines on the training events, with settings chosen on validation.
 
-    No target of the test is read. Where a baseline knows nothing of a query (no item of its history, no
-    word of its text, no event before it) and gives all items the same score, popularity answers. One that
-    would know nothing of any query is not fitted.
+    No target of the test is read. If a baseline knows nothing of a query (no item of its history, no
+    word of its text, no event before it) and gives all items the same score, popularity answers instead. A
+    baseline that would know nothing of any query is not fitted.
 
     Args:
         dataset: With a split.
-        keys: Some of ``BASELINES``; ``"auto"`` takes those that fit the data, the machine and what is
-            installed, and gives a reason for each of the others.
-        seed: Of what is random: the first factors of ALS, and the random order.
-        bm25: One that was chosen on validation: it stands here if it reads all columns of text.
-        cases: What they are to answer; by default the test.
-        refit: Whether they are fitted once more with the chosen settings, on the training and validation
-            events together, as the refitted model was.
-        tell: Gets ``baseline NAME`` before each is fitted.
+        keys: Some of ``BASELINES``. ``"auto"`` takes those that suit the data, the machine and the
+            installed libraries, and gives a reason for each of the others.
+        seed: Seed of the initial factors of ALS, and of the random order.
+        bm25: A BM25 that was already chosen on validation; it is used if it reads all columns of text.
+        cases: The cases to be ranked; by default those of the test.
+        refit: Whether to fit once more with the chosen settings, on the training and validation events
+            together, like a refitted model.
+        tell: Called with ``baseline NAME`` before each is fitted.
 
     Raises:
-        ConfigError: A key is unknown (with the nearest one), or does not fit the data.
+        ConfigError: A key is unknown (the message names the nearest one), or does not suit the data.
         MissingExtraError: The library of a key is not installed.
     """
     check_names(keys)
@@ -123,8 +123,8 @@ def check_baselines(dataset: Dataset, keys: Literal["auto"] | Sequence[str]) -> 
     """Refuse, before a training, baselines that could not be fitted after it.
 
     Args:
-        dataset: With a split, whose test they are to answer.
-        keys: As ``fit_baselines`` takes them.
+        dataset: With a split.
+        keys: See ``fit_baselines``.
 
     Raises:
         ConfigError: A key is unknown (with the nearest one), or does not fit the data.

@@ -27,9 +27,7 @@ class Validation:
 
     dataset: Dataset
     cases: Cases
-    _known: WeakKeyDictionary[Scorer, float] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False
-    )
+    _known: WeakKeyDictionary[Scorer, float] = field(default_factory=WeakKeyDictionary)
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Validation":

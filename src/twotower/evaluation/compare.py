@@ -1,4 +1,4 @@
-"""Runs held against the first of them: settings, figures with paired intervals, slices."""
+"""Compare runs with the first of them: settings, figures with paired intervals, slices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +15,7 @@ from twotower.errors import ArgumentError, DataError
 from twotower.evaluation import intervals
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
+from twotower.evaluation.intervals import Interval
 from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.slices import Slice, slices
@@ -31,11 +32,11 @@ class Setting:
     """A setting in which runs differ.
 
     Args:
-        name: Such as ``towers.dim``; ``query_tower`` and ``item_tower`` say whether the tower is
-            ``built in`` or ``own``, ``training events`` how many were learnt from, ``refit`` whether
-            validation was among them, and ``share of words`` what BM25 has beside the model.
-        default: What it is where nobody sets it; None where it is not set then, or has no default.
-        values: Run to its value; None where it is not set.
+        name: Such as ``towers.dim``. ``query_tower`` and ``item_tower`` say whether the tower is
+            ``built in`` or ``own``, ``training events`` is the number of training events, ``refit`` says
+            whether these include validation, and ``share of words`` is the share of BM25.
+        default: The default value; None if there is none.
+        values: Run to its value; None if it is not set.
     """
 
     name: str
@@ -45,29 +46,29 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on the same test, held against the first.
+    """Runs on the same test, compared with the first.
 
     Args:
-        runs: What the runs are called, the first one first.
-        settings: Those in which they differ.
-        intervals: Run to metric to its mean with the interval.
+        runs: Names of the runs, the first one first.
+        settings: The settings in which they differ.
+        intervals: Run to metric to its mean with its interval.
         differences: Each later run to metric to its mean minus the first's, paired by query.
-        verdicts: Each later run to a sentence about it and the first, by NDCG@10.
-        won: Each later run to the slices where it is surely better than the first, by NDCG@10, those
-            of fewer than ``slices.MIN_QUERIES`` queries left out. Of what differs by nothing, one slice
-            in forty is to be expected here by chance.
-        lost: The same, where it is surely worse.
-        num_slices: Slices that were looked at for each later run.
-        queries: Test queries.
-        targets: Relevant items over all of them.
-        catalogue: Items that were ranked.
-        seen_removed: Whether items of a query's history were left out of its answer.
+        verdicts: Each later run to a sentence that compares its NDCG@10 with the first's.
+        won: Each later run to the slices where it is significantly better than the first, by NDCG@10.
+            Slices of fewer than ``slices.MIN_QUERIES`` queries are left out. Between equal runs, expect one
+            slice in forty here by chance.
+        lost: The same, where it is significantly worse.
+        num_slices: Number of slices compared for each later run.
+        queries: Number of test queries.
+        targets: Number of relevant items over all queries.
+        catalogue: Number of ranked items.
+        seen_removed: Whether items of a query's history were removed from its answer.
     """
 
     runs: tuple[str, ...]
     settings: tuple[Setting, ...]
-    intervals: Mapping[str, Mapping[str, intervals.Interval]]
-    differences: Mapping[str, Mapping[str, intervals.Interval]]
+    intervals: Mapping[str, Mapping[str, Interval]]
+    differences: Mapping[str, Mapping[str, Interval]]
     verdicts: Mapping[str, str]
     won: Mapping[str, tuple[Slice, ...]]
     lost: Mapping[str, tuple[Slice, ...]]
@@ -105,21 +106,21 @@ class Comparison:
 
 
 def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = None) -> Comparison:
-    """Return how bundles do on their common test, each later one against the first.
+    """Compare bundles on their common test, each later one with the first.
 
-    Every bundle ranks its whole catalogue again for its own test queries, as it is served. Runs must be of
-    the same catalogue, test queries, targets and histories of those queries, told by their ids: a figure
-    over other queries cannot be paired, and one over other items is another task's, easier where there are
-    fewer. What was learnt from may differ, and is told among the settings.
+    Every bundle ranks its whole catalogue for its test queries, as it is served. The runs must have the
+    same catalogue and the same test queries, with the same targets and histories; these are compared by
+    ids. Figures over other queries cannot be paired, and a smaller catalogue is an easier task. The
+    training events may differ; their number is among the settings.
 
     Args:
         bundles: At least two: paths of bundles, or opened ones; see ``Retriever.of``.
-        names: What to call the runs, as many, distinct; by default their folders' names.
+        names: Distinct names of the runs, one per bundle; by default the names of their folders.
 
     Raises:
         BundleError: A bundle cannot be opened, or holds no histories.
-        DataError: The runs are of different catalogues or splits; says in what they differ. Or one learnt
-            its test events.
+        DataError: The runs have different catalogues or splits; the message says how they differ. Or one
+            was trained on its test events.
         ValueError: There are fewer than two bundles, or not as many distinct ``names``.
     """
     if len(bundles) < 2:
@@ -228,7 +229,7 @@ def _settings(
 
 
 def _plain(
-    table: Mapping[str, Mapping[str, intervals.Interval]],
+    table: Mapping[str, Mapping[str, Interval]],
 ) -> dict[str, dict[str, list[float]]]:
     return {
         run: {metric: found.as_json() for metric, found in intervals.items()}
@@ -239,17 +240,19 @@ def _plain(
 def order_of_same_test(
     first: Dataset, other: Dataset, *, names: tuple[str, str]
 ) -> npt.NDArray[np.int64]:
-    """Return where each test case of the first data set stands among the other's: ``(Q,)`` positions.
+    """Return the position of each test case of the first data set among the other's: ``(Q,)``.
+
+    Rows may differ between bundles, so that queries and items are compared by ids.
 
     Args:
         first: Split.
         other: Split.
-        names: What to call the two in a message.
+        names: Names of the two in a message.
 
     Raises:
-        DataError: They differ in the catalogue, in whether seen items are left out of an answer, in the
-            test queries, or in a test query's targets or history (as sets with counts; the order of
-            events at the same time is nobody's choice).
+        DataError: They differ in the catalogue, in whether seen items are removed, in the test queries, or
+            in the targets or the history of a test query. Histories are compared as sets with counts, since
+            events at the same time have no order.
     """
     pair = " and ".join(map(repr, names))
     differ = _differing_ids(first.items.ids.ids, other.items.ids.ids, first.items.ids, names)

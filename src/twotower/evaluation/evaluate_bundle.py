@@ -1,4 +1,4 @@
-"""A bundle evaluated again: the data set that it remembers, and its figures there."""
+"""Evaluate a bundle again: on its own test events, or on others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -50,27 +50,27 @@ def evaluate_bundle(
     Args:
         bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         ks: Cut-offs.
-        test: A table of test events in place of the bundle's own; their queries' histories are those
+        test: A table of test events, instead of the bundle's own. The histories of their queries are those
             of the bundle.
-        test_sessions: A table of new sessions in their place: the last event of each is asked for, and
-            its history is what comes before.
-        query_column: The column of query ids in them and in ``candidates``; by default that of the
-            training.
-        item_column: Its column of item ids; the same.
+        test_sessions: A table of new sessions, instead of the bundle's test events. The model predicts the
+            last event of each session from the events before it.
+        query_column: The column of query ids in these tables and in ``candidates``; by default that of the
+            training table.
+        item_column: The column of item ids; the same.
         baselines: See ``measure``.
-        negatives: Ranks each target of a query among so many random items only, drawn anew for each, in
-            place of the whole catalogue; the means are over targets. See ``random_candidates``.
-        candidates: A table of the items that are ranked for each query; see ``read_candidates``. Of a view
-            without times, validation events (those of other views, too) are then no part of a history: the
-            published protocols hold them back at test time.
+        negatives: Ranks each target of a query among this number of random items, drawn anew for each
+            target, instead of the whole catalogue. The means are over targets. See ``random_candidates``.
+        candidates: A table of the items to rank for each query; see ``read_candidates``. In a view without
+            times, histories then exclude validation events (also of other views), as in the published
+            protocols.
         slice_by: See ``measure``.
         tell: See ``measure``.
 
     Raises:
         BundleError: The bundle holds no histories, without which nothing can be evaluated.
-        DataError: The bundle learnt its test events, and no others are given.
+        DataError: The bundle was trained on its test events, and no others are given.
         ConfigError: ``negatives`` and ``candidates`` are both given, or ``test`` and
-            ``test_sessions``, or as ``measure``.
+            ``test_sessions``; or see ``measure``.
         DataError: A table cannot be used, or holds no item of the catalogue.
     """
     for first, second, both in (
@@ -141,7 +141,7 @@ def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScor
 
     Args:
         retriever: The opened bundle.
-        dataset: Which may have queries that the bundle lacks; None is without any.
+        dataset: It may have queries that the bundle lacks. None if there are none.
     """
     contents = retriever.contents
     features, encoding = retriever.query_features, retriever.encoding
@@ -154,9 +154,9 @@ def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScor
 
 
 def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
-    """Return the model of a bundle with the words beside it, over the rows of a ``dataset_of`` it.
+    """Return the model of a bundle with its share of BM25, over the rows of a ``dataset_of`` it.
 
-    None where the bundle knows no share of the words.
+    None if the bundle has no such share.
     """
     contents = retriever.contents
     told = contents.metrics.get("words")
@@ -175,13 +175,13 @@ def dataset_of(
     test_sessions: Table | None = None,
     columns: Mapping[Role, str] | None = None,
 ) -> Dataset:
-    """Return the data set that a bundle remembers: its histories, and the targets as test events.
+    """Return the data set of a bundle: its histories, with its targets as test events.
 
     Args:
         retriever: The opened bundle.
-        test: Test events in place of its own; searches that are new are further queries of the data set.
-        test_sessions: New sessions in their place, which are further queries of the data set.
-        columns: Those of these tables that are stated.
+        test: Test events to use instead of the bundle's own. New searches among them become queries.
+        test_sessions: New sessions to use instead. They become queries.
+        columns: The stated columns of these tables.
     """
     contents = retriever.contents
     histories, parts, wanted = contents.histories, contents.history_parts, contents.targets
@@ -200,7 +200,8 @@ def dataset_of(
         is_target=contents.history_is_target,
     )
     kept = np.ones(len(known), np.bool_)
-    table, notes = new_events.queries_of(retriever), ()
+    table = new_events.queries_of(retriever)
+    notes: tuple[str, ...] = ()
     if test_sessions is not None:
         asked, table, notes = new_events.sessions_asked(
             retriever, known, test_sessions, columns or {}

@@ -1,6 +1,6 @@
-"""What a scorer shows, right or wrong: how much of the catalogue, how popular, how varied.
+"""Metrics beyond accuracy: coverage, popularity bias, novelty, Gini coefficient, diversity.
 
-Unlike a metric of accuracy each of these belongs to all answers together, not to one query.
+Unlike a metric of accuracy, each of these describes all answers together, not one query.
 """
 
 import numpy as np
@@ -23,20 +23,20 @@ def exposure(
     targets: npt.NDArray[np.int32],
     item_vectors: npt.NDArray[np.floating] | None = None,
 ) -> dict[str, float]:
-    """Return what the first ``k`` items of all answers say about a scorer.
+    """Return metrics beyond accuracy, of the first ``k`` items of all answers.
 
-    The catalogue is every item row but the reserved ones, ``I`` items; an answer is what stands in
-    the first ``k`` positions of a line; every shown item counts once for each answer that shows it.
+    The catalogue is every item row except the reserved ones, ``I`` items. An answer is the first ``k``
+    positions of a line. Every shown item counts once for each answer that shows it.
 
-    - ``coverage@k``: share of the catalogue that stands in at least one answer.
+    - ``coverage@k``: share of the catalogue that is in at least one answer.
       Source: Ge, Delgado-Battenfeld and Jannach, RecSys 2010, section 3 ("catalog coverage").
-    - ``popularity_bias@k``: mean popularity percentile of what is shown minus that of the test items.
+    - ``popularity_bias@k``: mean popularity percentile of the shown items minus that of the test items.
       The percentile of an item is ``r / I``, where ``r`` is its rank by training events, the
-      fewest first, equal ones sharing their mean rank. Within -1 and 1; 0 where answers are as
-      popular as what was chosen, above 0 where they are more so.
+      fewest first; equal ones share their mean rank. Between -1 and 1: 0 if the shown items are as
+      popular as the test items, above 0 if they are more popular.
       Source: Abdollahpouri et al., RMSE workshop 2019, section 3. Differs: percentiles, not counts,
       which a few items would rule, and one mean over all test items, not one a user.
-    - ``novelty@k``: mean self-information of what is shown, in bits: ``-log2((n + 1) / (N + I))``,
+    - ``novelty@k``: mean self-information of the shown items, in bits: ``-log2((n + 1) / (N + I))``,
       where ``n`` are the item's training events and ``N`` those of all items.
       Source: Vargas and Castells, RecSys 2011, section 4 ("popularity-based item novelty"), without
       rank discount. Differs: share of events, plus one an item, so that an item without any counts.
@@ -48,9 +48,8 @@ def exposure(
       Source: Ziegler et al., WWW 2005, section 3.3 (intra-list similarity). Differs: a mean of
       distances, not a sum of similarities.
 
-    What nothing can be said about is left out: all but ``coverage@k`` where nothing is shown,
-    ``popularity_bias@k`` where no test item is in the catalogue, ``diversity@k`` without vectors or
-    where no answer has two items.
+    Undefined metrics are left out: all but ``coverage@k`` if nothing is shown, ``popularity_bias@k`` if no
+    test item is in the catalogue, ``diversity@k`` without vectors or if no answer has two items.
 
     Args:
         item_rows: ``(Q, R)`` int32, best first, each item once a line; reserved rows show nothing.

@@ -1,4 +1,4 @@
-"""Intervals of means over queries, by bootstrap, and what they say in a sentence."""
+"""Bootstrap intervals of means over queries, and sentences about them."""
 
 import math
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from twotower.evaluation.metrics import METRICS
 Values = npt.NDArray[np.float64]
 
 LEVEL = 0.95
-"""How often an interval holds the true mean, were the queries drawn again and again."""
+"""Share of the intervals that would contain the true mean, if the queries were sampled again and again."""
 
 _BLOCK = 2_000_000  # drawn positions held at once
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over queries, and the interval that holds the true one.
+    """A mean over queries with its confidence interval.
 
     Args:
         value: The mean.
@@ -47,17 +47,17 @@ def mean_intervals(
 ) -> dict[str, Interval]:
     """Return the mean of each metric with the 95 % interval of its percentile bootstrap.
 
-    Queries are drawn with replacement, as many as there are, ``resamples`` times, the same for every
-    metric; the ends are the 2.5th and the 97.5th percentile of the means. Where all values are equal
-    no resample can differ, which is not certainty: then the share of queries that have another value
-    is only known to be below ``1 - 0.025 ** (1 / Q)``, and the ends are what the mean would be if
-    so many had the worst value, or the best.
+    Each of the ``resamples`` draws as many queries as there are, with replacement, the same ones for every
+    metric. The ends are the 2.5th and the 97.5th percentile of the means. If all values are equal, all
+    resamples are equal, too, but the mean is not certain: all that is known is that the share of queries
+    with another value is below ``1 - 0.025 ** (1 / Q)``. The ends are then the means that such a share
+    of worst values, or of best values, would give.
 
     Args:
-        values: Name to ``(Q,)`` float64 within 0 and 1, one value a query; all of one length.
-        owners: ``(Q,)`` int, the query of each value, where a query has several: they are drawn together,
-            and means are over values. None is one value a query.
-        resamples: Resamples, at least 2.
+        values: Name to ``(Q,)`` float64 between 0 and 1, one value per query; all of one length.
+        owners: ``(Q,)`` int, the query of each value, if some queries have several values. These are drawn
+            together, and the mean is over values. None means one value per query.
+        resamples: Number of resamples, at least 2.
         seed: Seed of the draws.
 
     Raises:
@@ -106,14 +106,14 @@ def difference_intervals(
 
 
 def verdict(name: str, metric: str, difference: Interval) -> str:
-    """Return what a paired difference says, as a sentence without subject and full stop.
+    """Describe a paired difference, as a sentence without its subject and full stop.
 
-    Example: beats ItemKNN by 0.021 NDCG@10 (95 % interval 0.015 to 0.027). Three decimals are
-    written, more where the interval would seem to touch 0 and does not.
+    Example: beats ItemKNN by 0.021 NDCG@10 (95 % interval 0.015 to 0.027). Numbers have three decimals, and
+    more if the interval excludes 0 but would seem to touch it.
 
     Args:
-        name: What the model was compared with, as people call it.
-        metric: The metric, as people call it.
+        name: Display name of the other method.
+        metric: Display name of the metric.
         difference: The model's mean minus the other's.
     """
     value, low, high = difference.value, difference.low, difference.high
@@ -131,9 +131,9 @@ def verdict(name: str, metric: str, difference: Interval) -> str:
 
 
 def digits_of(least: float) -> int:
-    """Return with how many decimals a difference is written whose interval leaves 0 out.
+    """Return the number of decimals for a difference whose interval excludes 0.
 
-    Three, and more where the end next to 0 would round to it. Example: 4 for 0.0004, 3 for 0.0005.
+    Three, or more if the end next to 0 would be rounded to 0. Example: 4 for 0.0004, 3 for 0.0005.
 
     Args:
         least: The absolute value of the end next to 0, above 0.
@@ -142,7 +142,7 @@ def digits_of(least: float) -> int:
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's name as people write it: ``NDCG@10``, ``hit rate@10``."""
+    """Return the display name of a metric: ``NDCG@10``, ``hit rate@10``."""
     name, _, k = metric.partition("@")
     spec = METRICS.get(name)
     words = "AUC" if name == "auc" else name.replace("_", " ") if spec is None else spec.label

@@ -1,9 +1,9 @@
 """Ranking metrics, one value per query, and two metrics of labelled pairs.
 
-Every metric of binary relevance reads the same two things: ``is_hit``, which says of each ranked
-position, best first, whether a relevant item stands there, and ``num_relevant``, how many relevant
-items the query has. Averages over queries are the caller's (a mean of per-query values: "macro").
-Where fewer items are ranked than ``k``, the missing positions are misses.
+Every metric of binary relevance reads the same two arrays. ``is_hit`` says for each ranked position, best
+first, whether it holds a relevant item. ``num_relevant`` is the number of relevant items of each query.
+The caller averages over queries (the mean of per-query values: "macro"). If fewer than ``k`` items are
+ranked, the missing positions count as misses.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -25,11 +25,11 @@ Gains = npt.NDArray[np.floating]
 def hits_of(
     rankings: npt.ArrayLike, relevant: Sequence[Collection[int] | Collection[str]]
 ) -> tuple[Hits, Counts]:
-    """Return ``is_hit`` and ``num_relevant`` of ranked ids, which all metrics of binary relevance read.
+    """Return ``is_hit`` and ``num_relevant`` of ranked ids, the input of all metrics of binary relevance.
 
     Args:
-        rankings: ``(Q, R)`` item ids, integers or strings, best first. Places without an item hold an id
-            that no item has, such as -1.
+        rankings: ``(Q, R)`` item ids, integers or strings, best first. Positions without an item hold an
+            id that no item has, such as -1.
         relevant: The relevant item ids of each of the ``Q`` queries; repeats count once.
 
     Returns:
@@ -69,10 +69,10 @@ def hits_of(
 def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     """Return 1 for each query with a relevant item among its first ``k``, else 0: ``(Q,)``.
 
-    With one relevant item a query this equals recall; papers on sessions call it precision.
+    With one relevant item per query this equals recall; papers on sessions call it precision.
 
     Args:
-        is_hit: ``(Q, R)`` bool, best first; no relevant item stands twice in a row.
+        is_hit: ``(Q, R)`` bool, best first; a row holds each relevant item at most once.
         num_relevant: ``(Q,)`` integers of at least 1.
         k: Cut-off of at least 1; ``k > R`` is allowed.
 
@@ -226,7 +226,7 @@ def mrr_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
 def map_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     """Return the average precision at ``k`` of each query: ``(Q,)``; its mean is MAP.
 
-    The precision at the rank of every hit within ``k``, summed and divided by
+    It is the sum of the precisions at the ranks of the hits within ``k``, divided by
     ``min(num_relevant, k)``, so that a perfect ranking gets 1 at any ``k``. Example: hits at ranks
     1 and 3 of three relevant items give map@3 = (1/1 + 2/3) / 3 and map@2 = (1/1) / 2.
 
@@ -249,8 +249,8 @@ def map_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
 def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Return the probability that a random positive pair scores above a random negative one.
 
-    A tie counts as half. Example: positives at .8 and .3, negatives at .5 and .3 win 1, 1, 0 and
-    half of their four meetings: 2.5 / 4 = .625.
+    A tie counts as half. Example: positives at 0.8 and 0.3 and negatives at 0.5 and 0.3 make four pairs,
+    of which the positives win 1, 1, 0 and 0.5: the AUC is 2.5 / 4 = 0.625.
 
     Args:
         scores: ``(n,)`` without NaN; only their order matters.

@@ -33,7 +33,7 @@ def events_frame(**found: npt.NDArray[Any] | None) -> pl.DataFrame:
 
 def interactions_of(events: pl.DataFrame, num_query_rows: int) -> Interactions:
     """Return the interactions of an ``events_frame`` that is sorted by query row."""
-    found = {
+    found: dict[str, Any] = {
         name: events[name].to_numpy(writable=True)
         for name in events.columns
         if name not in ("parts", "read")

@@ -1,4 +1,4 @@
-"""Ranking over the whole catalogue, or over given candidates, and the metrics of it."""
+"""Rank the whole catalogue, or given candidates, and compute metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ _CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times 
 
 
 class Scorer(Protocol):
-    """Whatever can score every item for a query: a model, a baseline."""
+    """Anything that can score every item for a query, such as a model or a baseline."""
 
     def score(self, cases: Cases) -> torch.Tensor:
-        """Return how well each item row answers each case, higher is better.
+        """Return a score for each case and item row; higher is better.
 
         Returns:
-            ``(len(cases), num_item_rows)`` float, on any device, without NaN. Values at the
-            reserved rows are ignored; ``-inf`` keeps an item out of the answer. The caller does
-            not write into it.
+            ``(len(cases), num_item_rows)`` float, on any device, without NaN. Scores of the
+            reserved rows are ignored; ``-inf`` excludes an item. The caller does not write into the
+            tensor.
         """
         ...
 
@@ -39,15 +39,15 @@ class Evaluation:
     """The metrics of one scorer on one set of cases.
 
     Args:
-        cases: What was asked, and what was right.
+        cases: The queries, with their relevant items.
         ranking: The best items of each case, as many as the largest cut-off.
-        values: Name, such as ``ndcg@10``, to ``(Q,)`` float64, a value per query, in the order of
-            ``cases``.
-        num_targets: Relevant items over all queries.
-        num_seen_targets: Those that could not be found because they stand in the history of their
-            query and seen items were removed. They count as misses.
-        num_absent_targets: Those that could not be found because they are not in the catalogue that
-            was ranked: an unknown item, or one that is not allowed. They count as misses.
+        values: Name of the metric, such as ``ndcg@10``, to ``(Q,)`` float64: one value per query, in the
+            order of ``cases``.
+        num_targets: Number of relevant items over all queries.
+        num_seen_targets: How many of these are in the history of their query and could not be found, since
+            seen items were removed. They count as misses.
+        num_absent_targets: How many are not in the ranked catalogue: unknown items, or items that are not
+            allowed. They count as misses.
     """
 
     cases: Cases
@@ -85,15 +85,15 @@ def evaluate(
     Args:
         scorer: See ``Scorer``.
         cases: At least one.
-        ks: Cut-offs, distinct whole numbers, each at least 1. Metrics come in this order: all at the
-            first cut-off, then all at the second.
+        ks: Cut-offs: distinct whole numbers, each at least 1. The result has all metrics at the first
+            cut-off, then all at the second, and so on.
         num_item_rows: See ``rank``.
         remove_seen: See ``rank``.
         allowed: See ``rank``.
-        candidates: See ``rank``; each case's hold its targets, unknown ones apart.
+        candidates: See ``rank``. The candidates of a case must include its targets, except unknown items.
         chunk_size: See ``rank``.
         query_ids: See ``rank``.
-        metrics: Which of ``METRICS``, at every cut-off; None is all.
+        metrics: Some of ``METRICS``, computed at every cut-off; None computes all.
 
     Raises:
         ValueError: There is no case, ``ks`` is empty, repeats itself or holds what is no whole number
@@ -158,15 +158,15 @@ def evaluate_on(
     candidates: Histories | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Return ``evaluate`` by the rules of a data set: what it offers, and whether items come again.
+    """Return ``evaluate`` with the offered items of a data set, and its rule for repeated items.
 
     Args:
-        dataset: Whose cases these are.
+        dataset: The data set of the cases.
         scorer: See ``Scorer``.
         cases: At least one.
-        ks: As ``evaluate`` takes it.
-        candidates: As ``evaluate`` takes it.
-        metrics: As ``evaluate`` takes it.
+        ks: See ``evaluate``.
+        candidates: See ``evaluate``.
+        metrics: See ``evaluate``.
     """
     return evaluate(
         scorer,
@@ -195,22 +195,23 @@ def rank(
 ) -> Found:
     """Return the ``k`` best items of the catalogue, or of the candidates, for each case.
 
-    Equal scores are ordered by item row, the lower first, so that one scorer has one ranking.
-    Scores are computed for a chunk of cases at a time; the chunk's size changes no result beyond
-    what it changes inside the scorer.
+    Items with equal scores are ordered by item row, the lower first, so that a scorer always gives the same
+    ranking. Scores are computed for one chunk of cases at a time. The size of a chunk changes the result
+    only if it changes the scores.
 
     Args:
         scorer: See ``Scorer``.
         cases: The queries; their targets are not read.
-        k: At least 1; above the number of items, the rest of the row is padding.
-        num_item_rows: Rows of the item vocabulary, the reserved ones (never ranked) included.
-        remove_seen: Whether the items in a case's history are left out of its answer, a target that
-            stands there included.
+        k: At least 1. If there are fewer items, the rest of the row is padding.
+        num_item_rows: Rows of the item vocabulary, including the reserved ones, which are never ranked.
+        remove_seen: Whether to leave out the items of a case's history, including targets among them.
         allowed: ``(num_item_rows,)`` bool, the items that may be ranked; None allows all.
-        candidates: The item rows that may be ranked, a set for each case, in the order of ``cases``;
-            seen items among them are left out as elsewhere. None ranks the whole catalogue.
-        chunk_size: Cases scored at once, at least 1; None takes as many as fit in 64 MiB of scores.
-        query_ids: The query vocabulary, by which an error names a query; without it, by its row.
+        candidates: A set of item rows to rank for each case, in the order of ``cases``; seen items are
+            removed from them, too. None ranks the whole catalogue.
+        chunk_size: Number of cases to score at once, at least 1. None takes as many as fit in 64 MiB of
+            scores.
+        query_ids: The query vocabulary, for the id of a query in an error; without it an error names the
+            row.
 
     Raises:
         ValueError: ``k`` or ``chunk_size`` is below 1, ``allowed``, ``candidates`` or the scores have

@@ -1,4 +1,4 @@
-"""What every export is made of: the items that may be an answer now, and the queries that are known."""
+"""The content of every export: the items that can be recommended now, and the known queries."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -83,10 +83,10 @@ def contents_of(bundle: Bundle) -> tuple[Items, Queries]:
 
 
 def items_of(retriever: Retriever) -> Items:
-    """Return the items that may be an answer: what was put in is there, what was taken out is not.
+    """Return the items that can be recommended now: with added items, without deleted ones.
 
     Raises:
-        ExportError: There are none, or a vector holds what is no finite number.
+        ExportError: There are none, or a vector holds a number that is not finite.
     """
     ids = retriever.item_ids
     if not ids:
@@ -110,7 +110,7 @@ def items_of(retriever: Retriever) -> Items:
 def queries_of(retriever: Retriever, items: Items) -> Queries:
     """Return the queries of the bundle that the model answers.
 
-    Those of which it knows nothing are answered by what is popular, and left out.
+    Queries of which it knows nothing get popular items, and are left out.
     """
     contents = retriever.contents
     table, vocabulary = contents.queries, contents.items.ids

@@ -1,4 +1,4 @@
-"""What an export leaves: a new folder, whole or not at all, and a word on what is in it."""
+"""The result of an export: a new folder, written atomically, and a summary."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from twotower.paths import check_folder_of, check_new_name, reason_of
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported.
+    """Summary of an export.
 
     Args:
-        place: A folder, or what else it is known by where it went.
-        num_items: Items in it.
-        num_queries: Queries in it.
-        notes: Sentences that whoever reads the export should know.
+        place: The folder, or the name of the table or collection.
+        num_items: Number of exported items.
+        num_queries: Number of exported queries.
+        notes: Sentences about the export for its reader.
     """
 
     place: str
@@ -53,10 +53,10 @@ def check_folder(path: str | Path) -> Path:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder to write into, which becomes ``path`` where nothing fails.
+    """Give a temporary folder to write into, which becomes ``path`` if nothing fails.
 
     Raises:
-        ExportError: See ``check_folder``; or a file cannot be written, for want of room, say.
+        ExportError: See ``check_folder``; or a file cannot be written, because the disk is full, say.
     """
     path = check_folder(path)
     try:
@@ -77,16 +77,16 @@ def first_line(error: BaseException) -> str:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON document, in ASCII: it is read right whatever a reader takes for its encoding."""
+    """Write a JSON document in ASCII, so that readers with any default encoding read it correctly."""
     file.write_text(json.dumps(value), encoding="ascii", newline="\n")
 
 
 def json_value(value: Any, *, nul: str = "\0") -> Any:
-    """Return a value as JSON has it: no number is NaN or infinite, and what JSON lacks is text.
+    """Convert a value for JSON: NaN and infinities become null, types that JSON lacks become text.
 
     Args:
         value: A cell of a table.
-        nul: What stands in the place of NUL.
+        nul: Replaces NUL.
     """
     if value is None or isinstance(value, (bool, int)):
         return value

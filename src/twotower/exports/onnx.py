@@ -44,8 +44,8 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
     docs/exports.md. In Python ``query_inputs`` and ``item_inputs`` make them of what ``Retriever`` takes.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
-        out: A folder that is not there yet.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
+        out: A folder that does not exist yet.
 
     Raises:
         ExportError: A tower cannot be written as ONNX, or its vectors are not torch's; the folder cannot be

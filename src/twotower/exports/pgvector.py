@@ -98,8 +98,8 @@ def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") ->
     and vectors, and the queries (``items_queries``), with vectors and what each has seen.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
-        out: A folder that is not there yet.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
+        out: A folder that does not exist yet.
         table: Name of the items' table, with its schema's and a dot before it or not.
 
     Raises:
@@ -132,7 +132,7 @@ def load_pgvector(bundle: Bundle, dsn: str, *, table: str = "items") -> Exported
     No index is made; see ``notes`` of what is returned.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         dsn: How to connect, as ``psql`` takes it; what it leaves open ``PGPASSWORD`` and the like say.
         table: Name of the items' table, with its schema's and a dot before it or not.
 

@@ -21,8 +21,8 @@ def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items")
     """Write a folder that ``qdrant_client.QdrantClient(path=...)`` opens, without a server.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
-        out: A folder that is not there yet.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
+        out: A folder that does not exist yet.
         collection: As of ``load_qdrant``.
 
     Raises:
@@ -69,7 +69,7 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
     id and, as ``seen``, the ids of what it has seen. The distance is the dot product.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         client: A ``qdrant_client.QdrantClient``.
         collection: The collection of items.
 

@@ -14,7 +14,7 @@ def export_parquet(bundle: Bundle, out: str | Path) -> Exported:
     """Write ``items.parquet``, every column and a ``vector``, and ``queries.parquet``, with what was seen.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         out: A folder that does not exist yet.
 
     Raises:
@@ -33,7 +33,7 @@ def export_npy(bundle: Bundle, out: str | Path) -> Exported:
     those of query ``p`` are ``seen_items[seen_offsets[p]:seen_offsets[p + 1]]``.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         out: A folder that does not exist yet.
 
     Raises:
@@ -54,7 +54,7 @@ def export_faiss(bundle: Bundle, out: str | Path) -> Exported:
     index is line ``p`` of ``items.parquet``.
 
     Args:
-        bundle: What is exported, as it is now: a path, or an opened one; see ``Retriever.of``.
+        bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         out: A folder that does not exist yet.
 
     Raises:
