@@ -1,4 +1,4 @@
-"""The figures of a model beside those of the baselines, on the same cases, with intervals."""
+"""The figures of a model and of the baselines, on the same cases, with intervals."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -25,24 +25,24 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
-"""What verdicts, slices and the choice of a baseline's settings go by."""
+"""The metric of verdicts, slices and the choice of a baseline's settings."""
 
 OURS = {"model": "two-tower", "served": "two-tower as served"}
 
 
 def methods() -> dict[str, str]:
-    """Return what each method is called for people, in the order in which they are shown."""
+    """Return the display name of each method, in the order in which they are shown."""
     return OURS | {name: spec.label for name, spec in BASELINES.items()}
 
 
 SHOWN = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
-"""The metrics that say most, and what they are called."""
+"""The most important metrics, and their display names."""
 
 Figures = dict[str, Any]
 
 
 class Measured(Figures):
-    """Figures as ``measure`` returns them: a dictionary that shows itself in one line, and as a table."""
+    """Figures as ``measure`` returns them: a dictionary with a short repr, and a table in notebooks."""
 
     def __repr__(self) -> str:
         metrics = shown_metrics(self)
@@ -75,7 +75,7 @@ class Measured(Figures):
 
 
 def shown_metrics(figures: Mapping[str, Any]) -> list[str]:
-    """Return the metrics of figures that are shown where there is room for a few."""
+    """Return the most important metrics of figures, for short tables."""
     found = list(figures["model"])
     return [metric for metric in found if metric in SHOWN] or found[:4]
 
@@ -84,7 +84,7 @@ _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
 _CURVES = ("ndcg", "recall", "hit_rate")
 _EXPOSURE_K = 10
 _OF_SLICES = ("hit_rate@10", "recall@100")
-"""What is told of slices that nobody asked for, beside the main metric."""
+"""Further metrics of slices that were not asked for."""
 
 
 def measure(
@@ -109,27 +109,26 @@ def measure(
         dataset: Split.
         ks: Cut-offs.
         part: ``TEST`` or ``VALID``.
-        calibrated: Whether the model's scores are log-odds, so that a log loss means something.
-        baselines: Which; ``"auto"`` takes all that fit the data. See ``fit_baselines``.
-        served: The model with the words beside it, where it is served so.
-        cases: What is asked; by default each query of the part. Several may be of one query.
-        candidates: What is ranked for each case, in place of the whole catalogue; see ``evaluate``.
-        slice_by: What to cut the cases by, with every metric of each group; None takes all that is known,
+        calibrated: Whether the model's scores are log-odds, so that a log loss is meaningful.
+        baselines: Their keys; ``"auto"`` takes all that suit the data. See ``fit_baselines``.
+        served: The model with its share of BM25, if it is served so.
+        cases: The cases; by default one for each query of the part. A query may have several.
+        candidates: The items to rank for each case, instead of the whole catalogue; see ``evaluate``.
+        slice_by: How to group the cases, with every metric of each group. None takes every known grouping,
             with a few metrics. See ``slices``.
-        tell: Gets the name of each phase when it begins: a baseline, the evaluation.
-        refit: Whether the model learnt the validation events, too. The baselines do then, their settings
-            still chosen on these before.
+        tell: Called with the name of each phase when it begins: a baseline, the evaluation.
+        refit: Whether the model was refitted on the validation events, too. The baselines then are as well;
+            their settings are still chosen on validation before that.
 
     Returns:
-        Plain values, ready for JSON, under these keys: ``model``, ``served`` where a share of the words
-        stands beside it, and each baseline's key, with its metrics (``{"ndcg@10": 0.13, ...}``);
+        Plain values, ready for JSON, under these keys: ``model``, ``served`` if BM25 has a share, and the
+        key of each baseline, each with its metrics (``{"ndcg@10": 0.13, ...}``);
         ``intervals`` (method, metric: ``[mean, low, high]``); ``differences`` (every other method, metric:
-        the mean of ``served`` if there is one, else of ``model``, minus that method's, paired, the same);
-        ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts`` about
-        each; ``curves``
-        (metric, method: one mean for each of ``k``); ``slices`` (see ``Slice.as_json``);
-        ``known_events`` (see ``by_known_events``; absent where that says nothing);
-        ``protocol``: what was ranked, for how many queries, the baselines' settings, and which were
+        the mean of ``served`` if there is one, else of ``model``, minus that method's, paired, in the same
+        form); ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts``
+        about each; ``curves`` (metric, method: one mean for each of ``k``); ``slices`` (see
+        ``Slice.as_json``); ``known_events`` (see ``by_known_events``; absent if undefined);
+        ``protocol``: what was ranked, the number of queries, the baselines' settings, and which were
         left out and why.
     """
     cases = dataset.cases(part) if cases is None else cases
@@ -186,12 +185,12 @@ def measure(
 
 
 def subject_of(methods: Collection[str]) -> str:
-    """Return whom verdicts are about: ``served``, if it is among the methods, else ``model``."""
+    """Return the method that verdicts are about: ``served`` if it is there, else ``model``."""
     return "served" if "served" in methods else "model"
 
 
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
-    """Return the intervals, the paired differences, and what they say."""
+    """Return the intervals, the paired differences, and the verdicts."""
     shown = dict.fromkeys([*metrics, MAIN_METRIC])
     ours, owners = subject_of(found), found["model"].cases.owners
     others = [name for name in found if name != ours]
@@ -225,12 +224,12 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
 def _exposures(
     model: ModelScorer, dataset: Dataset, found: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, float]]:
-    """Return what each method shows whom; lists are compared by the model's item vectors."""
+    """Return the metrics beyond accuracy of each method; diversity is by the model's item vectors."""
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
     popularity = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     vectors = model.item_vectors.float().cpu().numpy()
-    # Only what may be an answer counts as the catalogue.
+    # The catalogue is the items that can be recommended.
     kept = np.ones(len(popularity), np.bool_)
     if dataset.offered is not None:
         kept[FIRST_ROW:] = dataset.offered[FIRST_ROW:]
@@ -277,9 +276,9 @@ def _protocol(
 def _labelled(
     model: ModelScorer, dataset: Dataset, part: Part, *, calibrated: bool
 ) -> tuple[list[int], dict[str, float]]:
-    """Return how many labelled pairs were read, and of how many, with their AUC and log loss.
+    """Return the numbers of scored and of all labelled pairs, with the AUC and the log loss.
 
-    Only queries that have a case are scored: those with a positive event in the part.
+    Only queries with a case are scored: those with a positive event in the part.
     """
     events = dataset.part(part)
     if events.is_target is not None:

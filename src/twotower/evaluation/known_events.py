@@ -1,4 +1,4 @@
-"""How good the answers are when little is known: the same queries, asked with less of their history."""
+"""Metrics by the number of known events: the same queries, with less and less of their history."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,24 +15,24 @@ from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 
 EVENTS = (0, 1, 2, 5, 10, 20)
-"""Numbers of most recent events that a query is asked with."""
+"""Numbers of most recent events that the methods are given."""
 LEAST_QUERIES, MOST_QUERIES = 50, 1_000
 
 
 @dataclass(frozen=True, eq=False)
 class CutShort:
-    """A scorer that is told the most recent events alone; satisfies ``Scorer``.
+    """A scorer that is given only the most recent events; satisfies ``Scorer``.
 
     Args:
-        scorer: Of whole histories.
-        num_events: Most events that it is told.
+        scorer: The scorer.
+        num_events: Maximum number of events that it is given.
     """
 
     scorer: Scorer
     num_events: int
 
     def score(self, cases: Cases) -> torch.Tensor:
-        """Return its answer to queries that are as good as new: ``(len(cases), num_item_rows)``."""
+        """Return the scores for the shortened histories: ``(len(cases), num_item_rows)``."""
         histories = cases.histories
         ends = histories.offsets[1:][histories.owners]
         is_recent = np.arange(len(histories.item_rows)) >= ends - self.num_events
@@ -52,23 +52,23 @@ def _shuffled(cases: Cases) -> Cases:
 def by_known_events(
     scorers: Mapping[str, Scorer], dataset: Dataset, part: Part, metric: str
 ) -> dict[str, Any] | None:
-    """Return a metric of each method by the number of events that it is told of each query.
+    """Return a metric of each method by the number of known events of each query.
 
-    These are the most recent ones, or where events have no order any.
+    Known are the most recent events, or random ones if events have no order.
 
-    All numbers are of the same queries, those with the most events that 50 of them or more have, at most
-    1,000; what is removed from an answer is the same for all, too, so that only what is known differs. The
-    model is not told who asks: its query is as good as new, but for its features.
+    All means are over the same queries, at most 1,000: those with as many events as at least 50 queries
+    have. The same items are removed from all answers, so that only the known events differ. The model does
+    not see the query's id: apart from its features, the query is new.
 
     Args:
-        scorers: Some of them are measured: ours, and baselines that answer from a history alone.
+        scorers: All methods. Measured are the model, and the baselines that need nothing but a history.
         dataset: Split.
         part: ``TEST`` or ``VALID``.
         metric: As ``name@k``.
 
     Returns:
-        ``events`` (the numbers), ``queries`` (how many), ``metric``, and under ``methods`` a mean with its
-        95 % interval for each number; None where the model reads no history, or too few queries have one.
+        ``events`` (the numbers), ``queries`` (their number), ``metric``, and under ``methods`` a mean with
+        its 95 % interval for each number. None if the model reads no history, or too few queries have one.
     """
     model = scorers["model"]
     if not isinstance(model, ModelScorer) or not model.encoding.model.reads_history:

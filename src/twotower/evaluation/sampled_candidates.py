@@ -1,4 +1,4 @@
-"""The sampled protocol: a few candidates a query in place of the catalogue, as in older papers."""
+"""The sampled protocol: a few candidates per query instead of the catalogue, as in older papers."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ INFLATED = (
     "compared with none of a full ranking, and may even order methods otherwise (Krichene and Rendle, "
     "KDD 2020)."
 )
-"""What is said wherever figures of the sampled protocol are shown."""
+"""The warning that is shown with all figures of the sampled protocol."""
 
 
 def random_candidates(
@@ -32,19 +32,20 @@ def random_candidates(
     query_ids: Vocabulary | None = None,
     offered: npt.NDArray[np.bool_] | None = None,
 ) -> Histories:
-    """Return each target of each case with ``n`` random items that the query has never had.
+    """Return each target of each case with ``n`` random items that are new to the query.
 
     The items are drawn uniformly and without replacement from the catalogue without the case's
     history and targets, anew for each target, as published protocols do for each row of their test. A
-    target that is no item of the catalogue is left out. What a query is given depends on ``seed`` and its
-    row alone, not on the other cases.
+    target outside the catalogue is left out. The candidates of a query depend only on ``seed`` and its
+    row, not on the other cases.
 
     Args:
-        cases: What is asked.
+        cases: The cases.
         n: At least 1.
-        num_item_rows: Rows of the item vocabulary, the reserved ones (never drawn) included.
+        num_item_rows: Rows of the item vocabulary, including the reserved ones, which are never drawn.
         seed: At least 0.
-        query_ids: The query vocabulary, by which an error names a query; without it, by its row.
+        query_ids: The query vocabulary, for the id of a query in an error; without it an error names the
+            row.
         offered: ``(num_item_rows,)`` bool, the items that may be drawn; None allows all.
 
     Returns:
@@ -78,15 +79,15 @@ def random_candidates(
 
 
 def labelled_candidates(cases: Cases, events: Interactions) -> Histories:
-    """Return the targets of each case with the items that its query has a label 0 for.
+    """Return the targets of each case with the items that its query has labelled 0.
 
     Args:
-        cases: What is asked, of query rows that ``events`` has.
-        events: Those of the part that the cases are of.
+        cases: The cases, with query rows of ``events``.
+        events: The events of the same part.
 
     Returns:
-        A set for each case, in their order, sorted by item row; one whose query has no label 0 holds
-        its targets alone.
+        A set for each case, in their order, sorted by item row. If the query has no label 0, the set holds
+        only its targets.
     """
     both = (events.disliked().take(cases.query_rows), cases.targets)
     owners = np.concatenate([each.owners for each in both])

@@ -18,14 +18,13 @@ from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 class ModelScorer:
     """Scores every item by the dot product of the towers' outputs; satisfies ``Scorer``.
 
-    A query of which nothing is known that the model reads is answered by popularity, as the retriever
-    does.
+    For a query of which the model knows nothing, popularity is the score, as in the retriever.
 
     Args:
         encoding: The model with the catalogue's features.
-        query_features: One array a feature over all query rows.
-        popularity: ``(num_item_rows,)`` training events of each item row.
-        item_vectors: ``(num_item_rows, dim)``; computed where None.
+        query_features: One array per feature over all query rows.
+        popularity: ``(num_item_rows,)`` number of training events of each item row.
+        item_vectors: ``(num_item_rows, dim)``; computed if None.
     """
 
     def __init__(
@@ -49,11 +48,11 @@ class ModelScorer:
         return scores
 
     def is_known(self, cases: Cases) -> npt.NDArray[np.bool_]:
-        """Return of which queries the model knows anything: ``(len(cases),)`` bool."""
+        """Return whether the model knows anything of each query: ``(len(cases),)`` bool."""
         return self.encoding.is_known(self._features(cases), cases.histories)
 
     def of_new_queries(self) -> "ModelScorer":
-        """Return the same for queries whose ids it does not know; what else is told of them it does."""
+        """Return a scorer that treats every query's id as unknown, but still reads its other features."""
         of_ids = [
             transform.feature.name
             for transform in self.encoding.query_transforms.transforms
@@ -87,14 +86,14 @@ class ModelScorer:
 class Served:
     """A model with BM25 beside it, as ``Retriever.recommend`` answers; satisfies ``Scorer``.
 
-    A query of which the model knows nothing is answered by its words alone, and where no item has one of
-    them, by popularity.
+    For a query of which the model knows nothing, BM25 alone is the score, or popularity if no item has one
+    of its words.
 
     Args:
         model: The model.
-        bm25: Of the columns that the model reads as text.
-        share: Of the words, in [0, 1]; at 0 the model answers alone.
-        chosen: What else is kept with the share, as JSON has it.
+        bm25: BM25 over the columns that the model reads as text.
+        share: Share of BM25, in [0, 1]; at 0 the model answers alone.
+        chosen: Further values to be kept with the share, as JSON values.
     """
 
     model: ModelScorer
@@ -121,7 +120,7 @@ class Served:
         return torch.where(torch.tensor(is_popular)[:, None], dense.float().cpu(), fused)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a bundle keeps of it."""
+        """Return the values that a bundle keeps."""
         return {
             "share": self.share,
             **self.bm25.settings.as_json(),

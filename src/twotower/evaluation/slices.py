@@ -1,4 +1,4 @@
-"""For whom is it bad? A metric of every scorer on groups of queries and on groups of items."""
+"""A metric of every method on groups of queries and on groups of items."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from twotower.features.schema import Side
 from twotower.histories import Histories
 
 MIN_QUERIES = 10
-"""Queries below which a slice is flagged: whatever stands there may be chance."""
+"""Slices with fewer queries are flagged: their figures may be due to chance."""
 
 _DRAWS = 10
 _SENTENCES = {
@@ -39,11 +39,11 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Slice:
-    """How well every method does on a group of queries, or of items.
+    """The metric of every method on a group of queries, or of items.
 
     Args:
-        by: What the groups were cut by: ``all``, a built-in cut, or ``query.COLUMN``, ``item.COLUMN``.
-        label: Which of its groups this is, in words.
+        by: How the cases are grouped: ``all``, a built-in grouping, or ``query.COLUMN``, ``item.COLUMN``.
+        label: Name of this group.
         side: ``query``: the group is some of the queries. ``item``: it is some of the items, and
             each query's relevant items are only those among them.
         metric: Such as ``ndcg@10``.
@@ -51,14 +51,14 @@ class Slice:
         targets: Relevant items in the group, over all queries.
         intervals: Method to the mean of its metric, with the interval.
         differences: Every other method to the model's mean minus its own, paired by query.
-        reference: What the model's mean can be held against: its mean over all queries. Where the
-            group is of items and queries have several targets, the mean on as many targets drawn at
-            random, since fewer relevant items change a metric by themselves.
+        reference: The model's mean over all queries, for comparison. For a group of items, if queries have
+            several targets, it is the mean on as many targets drawn at random, since a smaller number of
+            relevant items changes a metric by itself.
         means: Method to the means of further metrics, each by its name.
-        low: Smallest value in the group, where it was cut by a number.
+        low: Smallest value in the group, if it was cut by a number.
         high: Largest value.
-        unit: What ``low`` and ``high`` are: ``events``, ``number``, or ``day`` or ``minute``, which are
-            moments in seconds since 1970 to be shown that finely.
+        unit: Unit of ``low`` and ``high``: ``events``, ``number``, or ``day`` or ``minute`` for times in
+            seconds since 1970, to be shown that precisely.
     """
 
     by: str
@@ -82,12 +82,12 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """What the group is, as part of a sentence."""
+        """Description of the group, as part of a sentence."""
         form = _SENTENCES.get(self.by, self.by.replace(".", " ", 1) + " {label}")
         return form.format(label=self.label)
 
     def sentence(self, method: str = "model") -> str:
-        """Return how one method does here, as a sentence without its full stop.
+        """Return the metric of one method here, as a sentence without its full stop.
 
         Example: cold items: NDCG@10 0.010 (0.000 to 0.024) against 0.131 overall, 57 queries.
         """
@@ -123,17 +123,17 @@ def slices(
     by: Sequence[str] | None = None,
     model: str = "model",
 ) -> list[Slice]:
-    """Return a metric of each method on every group, the whole first.
+    """Return a metric of each method on every group, first on all cases.
 
-    Nothing is ranked again: an answer to a query counts as right in a group where the group holds
-    the item. On the item side the query's other relevant items keep their places and are misses.
+    Nothing is ranked again. In a group of items, only the relevant items of the group count as hits; the
+    query's other relevant items keep their positions and count as misses.
 
     Args:
         evaluations: Method to its evaluation, all of the same cases.
         dataset: The data that the cases are of.
         metric: Such as ``ndcg@10``, at a cut-off of at most what was ranked.
-        further: Metrics whose means are told as well, of all methods where ``by`` is given and else, since
-            there are many groups then, of the model.
+        further: Metrics whose means are returned as well: of all methods if ``by`` is given, else only of
+            the model, since there are many groups then.
         by: What to cut by. Built in are ``cold_items`` (without a training event), ``item_popularity``
             (``head`` items have the first third of the training events, ``tail`` the last),
             ``cold_queries`` (without a training event), ``activity`` (quarters of the queries, by
