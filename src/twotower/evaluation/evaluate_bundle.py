@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from twotower.baselines.bm25 import BM25, TextColumns
 from twotower.caller import argument, passing
@@ -183,7 +184,7 @@ def dataset_of(
         test_sessions: New sessions to use instead. They become queries.
         columns: The stated columns of these tables.
     """
-    contents = retriever.contents
+    columns, contents = columns or {}, retriever.contents
     histories, parts, wanted = contents.histories, contents.history_parts, contents.targets
     if histories is None or parts is None or wanted is None:
         raise BundleError(
@@ -191,43 +192,28 @@ def dataset_of(
             f"written with {passing(histories=False)} or {passing(private=True)}; the "
             "figures of its training are in metrics.json."
         )
-    known = new_events.events_frame(
-        query_rows=histories.owners.astype(np.int32),
-        item_rows=histories.item_rows,
-        parts=parts,
-        times=histories.times,
-        weights=contents.history_weights,
-        is_target=contents.history_is_target,
-    )
+    weights, is_target = contents.history_weights, contents.history_is_target
+    known = new_events.events_frame(histories, parts, weights=weights, is_target=is_target)
     kept = np.ones(len(known), np.bool_)
     table = new_events.queries_of(retriever)
     notes: tuple[str, ...] = ()
     if test_sessions is not None:
-        asked, table, notes = new_events.sessions_asked(
-            retriever, known, test_sessions, columns or {}
-        )
+        asked, table, notes = new_events.sessions_asked(retriever, known, test_sessions, columns)
         # The table has the events of these sessions that the bundle knows, too.
         kept = ~np.isin(known["query_rows"], asked["query_rows"])
     elif test is not None:
-        asked, table, notes = new_events.events_asked(retriever, known, test, columns or {})
+        asked, table, notes = new_events.events_asked(retriever, known, test, columns)
     else:
-        asked = new_events.events_frame(
-            query_rows=wanted.owners.astype(np.int32),
-            item_rows=wanted.item_rows,
-            parts=np.full(len(wanted.item_rows), Part.TEST, np.uint8),
-            times=wanted.times,
-            labels=contents.target_labels,
-        )
+        tests = np.full(len(wanted.item_rows), Part.TEST, np.uint8)
+        asked = new_events.events_frame(wanted, tests, labels=contents.target_labels)
     read = asked["read"].struct.unnest() if "read" in asked.columns else None
     events = pl.concat([known.filter(kept), asked.drop("read", strict=False)], how="diagonal")
     if "times" in events.columns and events["times"].has_nulls():
         events = events.drop("times")
-    if contents.history_is_target is None:
+    if is_target is None:
         events = events.drop("is_target", strict=False)
     # What is told of one of the two alone: the others are positives, of weight 1, and asked for.
-    events = events.with_columns(
-        pl.col(pl.Float32).fill_null(1.0), pl.col(pl.Boolean).fill_null(True)
-    )
+    events = events.with_columns(cs.float().fill_null(1.0), cs.boolean().fill_null(True))
     order = np.argsort(events["query_rows"].to_numpy(), kind="stable")  # test events come last
     events = events[order]
     interactions = new_events.interactions_of(events, table.ids.num_rows)

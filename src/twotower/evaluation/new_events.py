@@ -16,18 +16,33 @@ from twotower.data.splits import whole_sessions
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds
 from twotower.errors import DataError
+from twotower.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 Asked = tuple[pl.DataFrame, EntityTable, tuple[str, ...]]
 
 
-def events_frame(**found: npt.NDArray[Any] | None) -> pl.DataFrame:
-    """Return events as a table of those columns that are known, called as the fields of ``Interactions``.
+def events_frame(
+    events: Histories, parts: npt.NDArray[np.uint8], **columns: npt.NDArray[Any] | None
+) -> pl.DataFrame:
+    """Return events as a table, with columns named like the fields of ``Interactions``.
 
-    ``parts`` are their parts. ``read`` holds, as structs, what a history reads of new events beside their
-    items.
+    A table of new events may also have a column ``read``: the further values that a history reads of
+    an event, as structs.
+
+    Args:
+        events: The items, and perhaps the times, of the events of each query.
+        parts: ``(n,)`` the part of each event.
+        columns: ``(n,)`` further columns; those that are None are left out.
     """
+    found: dict[str, Any] = {
+        "query_rows": events.owners.astype(np.int32),
+        "item_rows": events.item_rows,
+        "parts": parts,
+        "times": events.times,
+        **columns,
+    }
     return pl.DataFrame({name: column for name, column in found.items() if column is not None})
 
 
@@ -229,4 +244,4 @@ def _read(
         if len(there) < len(names):
             lacking = ", ".join(repr(name) for name in names if name not in there)
             notes.append(f"The {what} has no column {lacking}: of its events that is unknown.")
-    return events_frame(**found), table, tuple(notes)
+    return pl.DataFrame(found), table, tuple(notes)

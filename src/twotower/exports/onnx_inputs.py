@@ -40,6 +40,7 @@ class TowerInputs:
         self.item_features = _read(contents.items.transforms.transforms, model.item_features)
         tower = model.query_tower
         self.reads_history = model.reads_history
+        self.history_length = contents.config.towers.history_length
         self.reads_times = isinstance(tower, QueryTower) and tower.since is not None
         self.event_features: list[Transform] = []
         if isinstance(tower, QueryTower) and tower.events is not None:
@@ -50,11 +51,6 @@ class TowerInputs:
         rows = np.arange(ids.num_rows, dtype=np.int32)
         # Of an id that was put in again the newest row alone is read.
         self.item_rows = np.unique(ids.newest(rows) if isinstance(ids, LiveIds) else rows)
-
-    @property
-    def history_length(self) -> int:
-        """Most recent events of a history that are read."""
-        return self.retriever.contents.config.towers.history_length
 
     def history_ids(self) -> list[Any]:
         """Return the id of each row of ``history.item_rows``, from row 2 on."""
