@@ -1,4 +1,4 @@
-"""EASE: a linear model of each item from the others, in closed form; recent events first."""
+"""EASE with decay: a closed-form linear regression of each item on the others."""
 
 import math
 import os
@@ -32,7 +32,7 @@ _CHOSEN_ITEMS = 16_000  # above, one inverse takes minutes: only the half-life i
 
 @dataclass(frozen=True, eq=False)
 class EASE:
-    """Scores an item by a regression on the items of the query's history, recent ones first.
+    """Scores an item by a regression on the items of the query's history, where recent ones weigh more.
 
     ``score(i) = sum over events j of weights[j, i] * 0.5 ** (age_j / half_life)``, with ``age_j`` the
     number of later events in the history. With ``G`` the items' Gram matrix of training,
@@ -47,11 +47,11 @@ class EASE:
         weights: ``(m, m)`` float32.
         num_item_rows: Rows of the item vocabulary.
         regularization: Above 0; Steck's lambda.
-        half_life: Events after which one counts half, above 0; None weighs all the same.
+        half_life: Number of events after which an event counts half, above 0; None weighs all alike.
         pair_half_life: None, or above 0: then ``G[j, i]`` is the sum, over the ordered pairs of
-            training events of one query ``d`` places apart, of ``0.5 ** (d / pair_half_life)``, up
-            to ``d = 12 * pair_half_life``, an event with itself included: the Gram matrix of a history
-            that is seen through a decaying window at each of its events.
+            training events of one query ``d`` positions apart, of ``0.5 ** (d / pair_half_life)``, up
+            to ``d = 12 * pair_half_life``, including each event with itself. This is the Gram matrix of
+            histories seen through a decaying window at each of their events.
 
     Source: Steck, WWW 2019, section 3 (the closed form). Differs: both half-lives; weights of events
         are not read.
@@ -78,15 +78,15 @@ class EASE:
     ) -> "EASE":
         """Return the regression of each item of ``train`` on the others.
 
-        It takes four bytes for each pair of items, once, and time that grows with the cube of their
-        number.
+        It takes four bytes for each pair of items, and time proportional to the cube of the number of
+        items.
 
         Args:
-            train: The training events, and no others; negatives among them are left out.
+            train: The training events only; negatives among them are ignored.
             num_item_rows: Rows of the item vocabulary.
-            regularization: See the class, and so for the rest.
-            half_life: Events without order have no age: it must be None for them.
-            pair_half_life: It must be None for events without order, too.
+            regularization: See the class, also for the other settings.
+            half_life: Must be None for events without order, which have no age.
+            pair_half_life: Must be None for events without order, too.
 
         Raises:
             ValueError: A setting is out of its range, or ``regularization`` is too low for the rounding
@@ -108,10 +108,10 @@ class EASE:
 
 
 def choose_ease(dataset: Dataset) -> EASE:
-    """Return EASE fitted on the training events, its settings chosen on validation.
+    """Return EASE fitted on the training events, with settings chosen on validation.
 
-    NDCG@10 decides on small grids: whether pairs decay, then the regularisation, the half-life of the
-    history anew with each. In a catalogue of more than 16,000 items the half-life alone is chosen.
+    NDCG@10 decides, on small grids: first whether pairs decay, then the regularisation, with the best
+    half-life of the history for each. With more than 16,000 items, only the half-life is chosen.
 
     Args:
         dataset: With a split. Without order among its events, both half-lives are None.
@@ -165,7 +165,7 @@ def check_size(dataset: Dataset) -> int:
 
 
 def check_quick(dataset: Dataset) -> None:
-    """Refuse a catalogue that is too large to be fitted without being asked.
+    """Refuse a catalogue that is so large that EASE is only fitted on request.
 
     Raises:
         ConfigError: It is.
@@ -185,9 +185,9 @@ def num_trained_items(dataset: Dataset) -> int:
 
 
 def available_bytes() -> float:
-    """Return how much memory can still be taken: by the machine, and by the container if it is in one.
+    """Return the memory that is still available, on the machine and within the limit of a container.
 
-    Linux says both; elsewhere it is all that the machine has.
+    On systems other than Linux it is all the memory of the machine.
     """
     found = math.inf
     meminfo = Path("/proc/meminfo")
@@ -200,10 +200,10 @@ def available_bytes() -> float:
 
 
 def left_in_container(folder: Path) -> float:
-    """Return what a control group may still take, in bytes; infinity where it has no limit.
+    """Return the bytes that a control group may still allocate; infinity if it has no limit.
 
     Args:
-        folder: Of the group, with ``memory.max`` and ``memory.current`` (version 2 of the interface).
+        folder: The group's folder, with ``memory.max`` and ``memory.current`` (cgroup version 2).
     """
     limit, used = folder / "memory.max", folder / "memory.current"
     if not limit.exists() or not used.exists():

@@ -1,4 +1,4 @@
-"""Histories as weighted rows of a matrix, and which items occur together, counted in blocks."""
+"""Histories as weighted rows of a sparse matrix, and co-occurrences of items, in blocks."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -28,8 +28,8 @@ def query_item_matrix(
     Args:
         train: Events, all of them positive.
         num_item_rows: Columns of the matrix.
-        add_up: Whether the weight is the sum over the pair's events rather than the largest. An
-            event without a weight weighs 1.
+        add_up: Whether to sum the weights of a pair's events, instead of taking the largest. Events
+            without weights weigh 1.
     """
     pairs = train.query_rows.astype(np.int64) * num_item_rows + train.item_rows
     order = np.argsort(pairs, kind="stable")
@@ -52,7 +52,7 @@ def history_matrix(
     Args:
         histories: ``n`` of them. The age of an event is the number of later ones in its history.
         num_item_rows: Columns of the matrix.
-        half_life: Events after which one counts half, above 0; None weighs all the same.
+        half_life: Number of events after which an event counts half, above 0; None weighs all alike.
 
     Returns:
         ``(n, num_item_rows)`` float32, sparse.
@@ -70,7 +70,7 @@ def history_matrix(
 
 
 def product(history: sparse.csr_array, factor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return ``history @ factor``, by whichever way is quicker: ``(n, m)`` float32.
+    """Return ``history @ factor``, computed dense or sparse, whichever is faster: ``(n, m)`` float32.
 
     Args:
         history: ``(n, items)`` float32, sparse.
@@ -93,15 +93,15 @@ def together(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]
 def close_together(
     train: Interactions, num_item_rows: int, closeness: npt.NDArray[np.float64]
 ) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Yield the first item of each block and how closely its items occur together with all.
+    """Yield the first item of each block and the closeness of its items to all items.
 
-    That is the sum, over the ordered pairs of two events of one query that stand ``d`` places
-    apart, of ``closeness[d - 1]`` times both weights.
+    The closeness of two items is the sum, over the ordered pairs of their events in one query that are
+    ``d`` positions apart, of ``closeness[d - 1]`` times both weights.
 
     Args:
         train: Events, all of them positive.
         num_item_rows: Rows and columns of the whole.
-        closeness: ``(reach,)``; pairs further apart than ``reach`` count nothing.
+        closeness: ``(reach,)``; pairs further apart than ``reach`` do not count.
     """
     if num_item_rows**2 <= _DENSE_CELLS:
         yield 0, sparse.csr_array(close_matrix(train, num_item_rows, closeness, np.float64))

@@ -1,4 +1,4 @@
-"""Item neighbours, the recent items of a history first."""
+"""ItemKNN with decay: neighbours of the items of a history, where recent ones weigh more."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +28,7 @@ _ALL_NEIGHBOURS_ITEM_ROWS = 5_000  # in catalogues up to this size, keeping ever
 
 @dataclass(frozen=True, eq=False)
 class ItemKNN:
-    """Scores an item by its similarity to the items of the query's history, recent ones first.
+    """Scores an item by its similarity to the items of the query's history, where recent ones weigh more.
 
     With ``age_j`` the number of later events in the history (0 for the last), item ``i`` gets::
 
@@ -36,19 +36,19 @@ class ItemKNN:
         similarity(j, i) = together(j, i) / (norm(j) * norm(i) + shrinkage)
 
     With ``X`` the query x item matrix of training (1, or the largest weight of the pair's events),
-    ``norm`` is the length of an item's column and ``together`` the dot product of two columns: the
-    cosine, shrunk. Of each history item's similarities the ``neighbours`` largest are kept (equal
-    ones by lower row). An item is not similar to itself.
+    ``norm`` is the length of an item's column and ``together`` the dot product of two columns: a shrunk
+    cosine. The ``neighbours`` largest similarities of each history item are kept (of equal ones, the lower
+    row). The similarity of an item to itself is 0.
 
     Args:
         similarity: ``(num_item_rows, num_item_rows)`` float32, sparse: ``similarity[j, i]``.
-        neighbours: Similar items kept of each item, at least 1; None keeps all.
-        shrinkage: At least 0; lowers similarities that rest on few queries.
-        half_life: Events after which one counts half, above 0; None weighs all the same.
+        neighbours: Number of similar items kept for each item, at least 1; None keeps all.
+        shrinkage: At least 0; lowers similarities that are based on few queries.
+        half_life: Number of events after which an event counts half, above 0; None weighs all alike.
         pair_half_life: None, or above 0: then ``together(j, i)`` is the sum, over pairs of training
             events of one query ``d`` positions apart, of ``0.5 ** ((d - 1) / pair_half_life)``
-            times both weights, up to ``d = 5 * pair_half_life``: items count as similar that occur
-            close to one another, in either order.
+            times both weights, up to ``d = 5 * pair_half_life``. Items are then similar if they occur
+            close to each other, in either order.
 
     Source: Sarwar et al., WWW 2001, section 3 (cosine between items, a fixed number of them);
         Deshpande and Karypis, TOIS 2004, section 4 (top-N from binary data); Ding and Li, CIKM 2005
@@ -80,15 +80,15 @@ class ItemKNN:
     ) -> "ItemKNN":
         """Return the neighbours of each item of ``train``.
 
-        Memory is bounded by the similarities kept plus a block of about 100 MB.
+        Memory is bounded by the kept similarities plus a block of about 100 MB.
 
         Args:
-            train: The training events, and no others; negatives among them are left out.
+            train: The training events only; negatives among them are ignored.
             num_item_rows: Rows of the item vocabulary.
-            neighbours: See the class, and so for the rest.
+            neighbours: See the class.
             shrinkage: See the class.
-            half_life: See the class. Events without order have no age: it must be None for them.
-            pair_half_life: See the class. It must be None for events without order, too.
+            half_life: See the class. Must be None for events without order, which have no age.
+            pair_half_life: See the class. Must be None for events without order, too.
 
         Raises:
             ValueError: A setting is out of its range.
@@ -123,17 +123,17 @@ class ItemKNN:
 
 
 def choose_item_knn(dataset: Dataset) -> ItemKNN:
-    """Return ItemKNN fitted on the training events, its settings chosen on validation.
+    """Return ItemKNN fitted on the training events, with settings chosen on validation.
 
     NDCG@10 decides, on small grids: for each ``pair_half_life`` the half-life and then the shrinkage
-    (not above 50,000 items, to hold the similarities once), the best of those, and then the
-    neighbours. The similarities stay those of the training events alone, as a trained model's weights
-    do; at test the events of validation enter through the histories only.
+    (up to 50,000 items, so that larger similarities are held only once), then the best
+    ``pair_half_life``, then the neighbours. The similarities come from the training events alone, like the
+    weights of a trained model; at test time, validation events are used only as part of histories.
 
     Args:
-        dataset: With a split. Without order among its events, both half-lives are None. Where
-            queries repeat items, those in the history stay in the ranking. Without any validation
-            case nothing is chosen: the first value of each grid is taken.
+        dataset: With a split. If its events have no order, both half-lives are None. If queries repeat
+            items, items of the history stay in the ranking. Without validation cases the first value of
+            each grid is taken.
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     num_item_rows = dataset.items.ids.num_rows

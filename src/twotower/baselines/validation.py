@@ -1,4 +1,4 @@
-"""What a baseline's settings are chosen by: NDCG@10 on validation."""
+"""Choose the settings of a baseline by NDCG@10 on validation."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ class Validation:
     """The validation cases that settings are chosen on.
 
     Args:
-        dataset: Whose cases these are.
-        cases: May be none at all: then nothing can be chosen.
+        dataset: The data set of the cases.
+        cases: The cases. Without any, nothing can be chosen.
     """
 
     dataset: Dataset
@@ -37,7 +37,7 @@ class Validation:
     def quality(self, scorer: Scorer) -> float:
         """Return the scorer's NDCG@10; there must be a case.
 
-        It is measured once: the best of one stage stands against the candidates of the next.
+        It is computed once, since the best of one stage competes with the candidates of the next.
         """
         if scorer not in self._known:
             found = evaluate_on(self.dataset, scorer, self.cases, (10,), metrics=("ndcg",))
@@ -47,7 +47,7 @@ class Validation:
     def best(self, *candidates: Iterable[Candidate]) -> Candidate:
         """Return the candidate of the highest quality, the first of equal ones.
 
-        Without any case that is the first, and the others are not even made.
+        Without any case it is the first candidate, and the others are not made.
 
         Args:
             candidates: Several iterables with at least one candidate in all. Of an iterator, two candidates

@@ -1,4 +1,4 @@
-"""ONNX: both towers as graphs, checked against torch on real rows."""
+"""ONNX: both towers as graphs, checked against PyTorch on real rows."""
 
 import logging
 import warnings
@@ -37,19 +37,20 @@ _LARGEST_FILE = 2**30
 
 
 def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
-    """Write ``query_tower.onnx`` and ``item_tower.onnx``, and what they read of all that is known.
+    """Write ``query_tower.onnx`` and ``item_tower.onnx``, and their inputs for known queries and items.
 
-    They begin where the transforms end. ``queries.npz`` and ``items.npz`` hold their inputs for each known
-    query and item, ``inputs.json`` and the vocabularies beside it what the inputs are made of; see
-    docs/exports.md. In Python ``query_inputs`` and ``item_inputs`` make them of what ``Retriever`` takes.
+    The graphs start after the transforms. ``queries.npz`` and ``items.npz`` hold the inputs for each known
+    query and item. ``inputs.json`` and the vocabularies beside it describe how to compute inputs; see
+    docs/exports.md. In Python, ``query_inputs`` and ``item_inputs`` compute them from the arguments of
+    ``Retriever``.
 
     Args:
         bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         out: A folder that does not exist yet.
 
     Raises:
-        ExportError: A tower cannot be written as ONNX, or its vectors are not torch's; the folder cannot be
-            made or written; or there is no item.
+        ExportError: A tower cannot be written as ONNX, or its vectors differ from PyTorch's; the folder
+            cannot be made or written; or there is no item.
         MissingExtraError: ``onnxscript`` or ``onnxruntime`` is not installed.
     """
     check_folder(out)

@@ -1,4 +1,4 @@
-"""pgvector: tables of items and of queries in PostgreSQL, or the files that make them."""
+"""pgvector: tables of items and queries in PostgreSQL, or files to create them."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -92,15 +92,15 @@ class _Table:
 
 
 def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") -> Exported:
-    """Write ``load.sql`` and the data that it copies, for ``psql``; and ``index.sql`` for afterwards.
+    """Write ``load.sql`` and the data that it copies, for ``psql``; and ``index.sql`` to run afterwards.
 
-    ``psql -f load.sql``, in the folder, makes two tables in one transaction: the items, with their columns
-    and vectors, and the queries (``items_queries``), with vectors and what each has seen.
+    ``psql -f load.sql``, in the folder, creates two tables in one transaction: the items, with their
+    columns and vectors, and the queries (``items_queries``), with vectors and seen items.
 
     Args:
         bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         out: A folder that does not exist yet.
-        table: Name of the items' table, with its schema's and a dot before it or not.
+        table: Name of the items' table, with or without its schema and a dot.
 
     Raises:
         ExportError: The folder cannot be made or written, there is no item, or pgvector cannot hold what is
@@ -127,18 +127,18 @@ def export_pgvector(bundle: Bundle, out: str | Path, *, table: str = "items") ->
 
 
 def load_pgvector(bundle: Bundle, dsn: str, *, table: str = "items") -> Exported:
-    """Make the tables of ``export_pgvector`` in a database, in one transaction: both, or nothing.
+    """Create the tables of ``export_pgvector`` in a database, in one transaction.
 
-    No index is made; see ``notes`` of what is returned.
+    No index is created; ``notes`` of the result say how to create one.
 
     Args:
         bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
-        dsn: How to connect, as ``psql`` takes it; what it leaves open ``PGPASSWORD`` and the like say.
-        table: Name of the items' table, with its schema's and a dot before it or not.
+        dsn: Connection string, as for ``psql``; the rest comes from ``PGPASSWORD`` and the like.
+        table: Name of the items' table, with or without its schema and a dot.
 
     Raises:
-        ExportError: The database cannot be reached, has no pgvector or such a table already, or refuses
-            something; or as ``export_pgvector``.
+        ExportError: The database cannot be reached, has no pgvector, already has such a table, or refuses
+            a statement; or see ``export_pgvector``.
         MissingExtraError: ``psycopg`` is not installed.
     """
     psycopg = library("psycopg", wanted_by="twotower export pgvector", extra="pgvector")

@@ -1,4 +1,4 @@
-"""Qdrant: a collection of items and one of queries, on a server or in a folder of its client's."""
+"""Qdrant: a collection of items and one of queries, on a server or in a folder of its client."""
 
 import re
 import warnings
@@ -23,7 +23,7 @@ def export_qdrant(bundle: Bundle, out: str | Path, *, collection: str = "items")
     Args:
         bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
         out: A folder that does not exist yet.
-        collection: As of ``load_qdrant``.
+        collection: See ``load_qdrant``.
 
     Raises:
         ExportError: The folder cannot be made or written, or there is no item.
@@ -41,7 +41,7 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
 
     Args:
         url: Address of the server, such as ``http://localhost:6333``.
-        api_key: Its key, where it asks for one.
+        api_key: Its key, if it needs one.
 
     Raises:
         ExportError: The server cannot be reached, or refuses the key.
@@ -63,10 +63,10 @@ def connect_qdrant(url: str, api_key: str | None = None) -> Any:
 
 
 def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Exported:
-    """Put the items into a new collection, and the queries into another, ``items_queries``: both, or none.
+    """Load the items into a new collection, and the queries into another, ``items_queries``: both or none.
 
-    Point ``p`` is the item on line ``p``; its id and its columns are its payload. A query's payload is its
-    id and, as ``seen``, the ids of what it has seen. The distance is the dot product.
+    Point ``p`` is the item on line ``p``, with its id and its columns as payload. The payload of a query is
+    its id and, as ``seen``, the ids of the items that it has seen. The distance is the dot product.
 
     Args:
         bundle: The bundle to export: a path, or an opened one in its current state; see ``Retriever.of``.
@@ -74,7 +74,7 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
         collection: The collection of items.
 
     Raises:
-        ExportError: A collection is there already, the server fails, or there is no item.
+        ExportError: A collection already exists, the server fails, or there is no item.
         MissingExtraError: ``qdrant-client`` is not installed.
     """
     models = library("qdrant_client.models", wanted_by="twotower export qdrant", extra="qdrant")
