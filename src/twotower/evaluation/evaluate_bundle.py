@@ -91,7 +91,7 @@ def evaluate_bundle(
     columns = {role: column for role, column in stated.items() if column is not None}
     dataset = dataset_of(retriever, test, test_sessions, columns)
     cases, ranked, notes = dataset.cases(Part.TEST), None, dataset.notes
-    ids = dataset.items.ids
+    queries, items = dataset.queries.ids, dataset.items.ids
     is_sampled = negatives is not None or candidates is not None
     is_view_without_times = retriever.contents.view and dataset.interactions.times is None
     if is_sampled and is_view_without_times:
@@ -99,14 +99,11 @@ def evaluate_bundle(
         parts = np.where(dataset.parts == Part.VALID, Part.UNUSED, dataset.parts)
         cases = replace(dataset, parts=parts).cases(Part.TEST)
     if candidates is not None:
-        ranked = read_candidates(candidates, cases, dataset.queries.ids, ids, columns)
+        ranked = read_candidates(candidates, cases, queries, items, columns)
     if negatives is not None:
+        num_rows, offered = items.num_rows, dataset.offered
         ranked = random_candidates(
-            cases,
-            negatives,
-            num_item_rows=ids.num_rows,
-            query_ids=dataset.queries.ids,
-            offered=dataset.offered,
+            cases, negatives, num_item_rows=num_rows, query_ids=queries, offered=offered
         )
         cases = cases.by_target()
     figures = measure(
