@@ -128,7 +128,12 @@ def reference_of(module_name: str) -> str:
     parts = [f".. py:module:: {module_name}\n"]
     for kind, found in kinds.items():
         members = "" if kind in ("function", "data") else "   :members:\n"
-        entries = "\n".join(f".. auto{kind}:: {module_name}.{name}\n{members}" for name in found)
+        entries = "\n".join(
+            f".. auto{kind}:: {module_name}.{name}\n{members}"
+            # `recommend` is a method of their base class, which is not public.
+            + ("   :inherited-members:\n" if name in ("Retriever", "Client") else "")
+            for name in found
+        )
         if found:
             parts.append(f"```\n\n## {titles[kind]}\n\n```{{eval-rst}}\n{entries}")
     return "\n```{eval-rst}\n" + "".join(parts) + "```\n"

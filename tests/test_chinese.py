@@ -23,7 +23,7 @@ from twotower.errors import FilterError
 from twotower.features.schema import infer_features, read_table_forms
 from twotower.index.filter_columns import ReadTable
 from twotower.index.filters import parse
-from twotower.serving.notes import unknown_ids
+from twotower.serving.queries import unknown_ids
 from twotower.serving.server import connections, gate, hosts, refusals, routes, strict
 
 PLACE = re.compile(r"\{\w+")

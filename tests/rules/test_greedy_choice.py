@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from twotower.rules.selection import Counts, Line, choose
+from twotower.rules.search import Pool
+from twotower.rules.selection import Counts, choose
 
 
 def vectors_of(num: int, dim: int, seed: int) -> npt.NDArray[np.float32]:
@@ -26,8 +27,8 @@ def chosen(
 ) -> list[int]:
     rows = np.arange(len(scores), dtype=np.int32)
     found, _ = choose(
-        Line(rows, scores, scores),
-        lambda _: Line(rows[:0], scores[:0], scores[:0]),
+        Pool(rows, scores, scores),
+        lambda _: Pool(rows[:0], scores[:0], scores[:0]),
         k,
         Counts([], []),
         depth=len(scores) + 1,

@@ -50,12 +50,7 @@ def test_each_event_more_gives_the_vector_of_the_full_pass(
     session = retriever.session(query, history=[ids[0]])
     items, times = [ids[0]], None
     if timed:
-        session = Session(
-            retriever,
-            query,
-            session._features,
-            Histories.empty(1),
-        )
+        session = Session(retriever, retriever.queries.described(query, history=[]))
         session.add(ids[0], 1.6e9)
         times = [1.6e9]
     for i in range(1, LENGTH + 4):  # past what the model reads

@@ -114,10 +114,10 @@ def queries_of(retriever: Retriever, items: Items) -> Queries:
     """
     contents = retriever.contents
     table, vocabulary = contents.queries, contents.items.ids
-    features, histories, _ = retriever.described(table.ids.ids.to_list(), None, None)
-    known = np.flatnonzero(retriever.encoding.is_known(features, histories))
-    features = {name: values[known] for name, values in features.items()}
-    histories = histories.take(known)
+    every = retriever.queries.described(table.ids.ids.to_list())
+    known = np.flatnonzero(retriever.encoding.is_known(every.features, every.histories))
+    features = {name: values[known] for name, values in every.features.items()}
+    histories = every.histories.take(known)
     seen = Histories.empty(len(histories))
     if not contents.repeats:
         position_of = np.full(vocabulary.num_rows, -1, np.int32)

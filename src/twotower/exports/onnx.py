@@ -131,8 +131,8 @@ def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
     retriever = inputs.retriever
     ids = retriever.contents.queries.ids.ids.to_list()
     few = np.linspace(0, len(ids) - 1, min(len(ids), _CHECKED)).astype(np.int64)
-    features, histories, _ = retriever.described([ids[place] for place in few], None, None)
-    yield features, histories
+    known = retriever.queries.described([ids[place] for place in few])
+    yield known.features, known.histories
     length = retriever.contents.config.towers.history_length
     lengths = np.linspace(1, length, _MADE_UP).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

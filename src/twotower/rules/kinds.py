@@ -243,6 +243,12 @@ class RuleSet:
         ]
 
     @property
+    def filters(self) -> list[str]:
+        """The filters that the rules state."""
+        filters = (RULES[name].filter_of(r) for name, rules in self.by_kind.items() for r in rules)
+        return [text for text in filters if text is not None]
+
+    @property
     def caps(self) -> tuple[Cap, ...]:
         """The caps."""
         return tuple(rule for rule in self.by_kind["cap"] if isinstance(rule, Cap))

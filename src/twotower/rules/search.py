@@ -26,6 +26,11 @@ class Pool(NamedTuple):
     scores: npt.NDArray[np.float32]
     moved: npt.NDArray[np.float32]
 
+    def line(self, place: int) -> "Pool":
+        """Return the items of one query without padding: arrays of shape ``(m,)``."""
+        real = self.item_rows[place] != PADDING_ROW
+        return Pool(*(each[place][real] for each in self))
+
 
 class Boosts(NamedTuple):
     """What boosts add to each item.

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from twotower.rules.search import Pool
 from twotower.rules.values import ColumnValues
 
 POOL, POOL_A_PLACE = 100, 10
@@ -18,20 +18,6 @@ _WINDOW = 512
 def depth_of(k: int) -> int:
     """Return how many items a pool for ``k`` places holds."""
     return max(POOL, POOL_A_PLACE * k)
-
-
-class Line(NamedTuple):
-    """The pool of one query, best first, without padding.
-
-    Args:
-        item_rows: ``(n,)``.
-        scores: ``(n,)``, the model's own.
-        moved: ``(n,)``, with what boosts add.
-    """
-
-    item_rows: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
-    moved: npt.NDArray[np.float32]
 
 
 class Counts:
@@ -71,8 +57,8 @@ class Counts:
 
 
 def choose(
-    pool: Line,
-    more: Callable[[npt.NDArray[np.bool_]], Line],
+    pool: Pool,
+    more: Callable[[npt.NDArray[np.bool_]], Pool],
     k: int,
     counts: Counts,
     *,
@@ -87,7 +73,7 @@ def choose(
     Where all of a pool is chosen or forbidden, the next one holds what may still be chosen.
 
     Args:
-        pool: The first one.
+        pool: The first one, of one query and without padding, best first.
         more: Gives the next one among the rows of a mask, ``(num_rows,)``.
         k: Places.
         counts: Of what stands beside these places; what is chosen is added.
@@ -121,8 +107,8 @@ def choose(
 
 
 def _unlike(
-    pool: Line,
-    first: Line,
+    pool: Pool,
+    first: Pool,
     chosen: Sequence[int],
     weight: float,
     vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from twotower.errors import FilterError
 from twotower.index.filter_columns import ReadTable
 from twotower.index.filters import Found, parse
+from twotower.rules.kinds import RuleSet
 from twotower.serving.arguments import Id, ids_of
 from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW
@@ -70,10 +71,22 @@ class Allowed:
         both[:FIRST_ROW] = False
         return np.asarray(both, np.bool_)
 
-    def notes(self, *filters: str | None) -> tuple[str, ...]:
-        """Return a sentence for each value that filters ask for and no item has."""
-        asked = [text for text in filters if text is not None]
-        return tuple(str(value) for text in asked for value in self._found(text).nowhere)
+    def matching(self, text: str) -> npt.NDArray[np.bool_]:
+        """Return which item rows match a filter and may be an answer: ``(num_item_rows,)``.
+
+        Raises:
+            FilterError: As ``rows``.
+        """
+        matches = self.rows(filter=text)
+        assert matches is not None
+        return matches
+
+    def notes(self, text: str | None, rules: RuleSet | None = None) -> tuple[str, ...]:
+        """Return a sentence for each value that a filter, or that of a rule, names and no item has."""
+        filters = [] if text is None else [text]
+        filters += [] if rules is None else rules.filters
+        values = [str(value) for each in filters for value in self._found(each).nowhere]
+        return tuple(dict.fromkeys(values))
 
     def _found(self, text: str) -> Found:
         """Return what a filter finds by item row; a row that was asked about once stays as it is."""

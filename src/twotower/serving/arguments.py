@@ -1,12 +1,10 @@
 """What a caller may describe queries and items with, brought into one form."""
 
 import difflib
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +15,6 @@ from twotower.features.base import FeatureArrays
 from twotower.features.dataframes import Frame, as_polars, is_frame, line_of
 from twotower.features.forms import json_text
 from twotower.features.transforms import SideTransforms
-from twotower.histories import Histories
-from twotower.rules.kinds import Rule
-from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 if TYPE_CHECKING:
     import pandas
@@ -39,19 +34,6 @@ History = Sequence[Event] | Sequence[Sequence[Event]] | Frame | Sequence[Frame]
 """Events of one query or of several, oldest first; the rows of a frame are events."""
 
 
-class Choices(TypedDict, total=False):
-    """The options of ``recommend``, for one query and for several; see ``Retriever.recommend``."""
-
-    k: int
-    exclude_seen: bool | None
-    among: Iterable[Id] | None
-    without: Iterable[Id] | None
-    filter: str | None
-    words: float | Literal["auto"]
-    rules: Iterable[Rule]
-    strict: bool
-
-
 @dataclass(frozen=True)
 class GivenFeatures:
     """Features of ``n`` queries or items, as a caller gave them.
@@ -67,6 +49,13 @@ class GivenFeatures:
     def __len__(self) -> int:
         """Number of lines."""
         return len(self.frame)
+
+    def lines(self) -> list[dict[str, object]]:
+        """Return the columns that each line gave, with their values."""
+        return [
+            {name: line[name] for name, gave in self.lines_with.items() if gave[place]}
+            for place, line in enumerate(self.frame.iter_rows(named=True))
+        ]
 
 
 def queries_of(
@@ -112,70 +101,6 @@ def queries_of(
 def nothing_told() -> ArgumentError:
     """Return the refusal of a query that nothing describes."""
     return ArgumentError("a query needs a query_id, features or a history, got none of them.")
-
-
-def histories_of(
-    lists: list[list[Event]], items: Vocabulary, item_column: str, events: SideTransforms | None
-) -> tuple[Histories, FeatureArrays | None]:
-    """Return histories as a caller gave them, without items that the catalogue lacks.
-
-    Args:
-        lists: The events of each history, oldest first.
-        items: Ids of the catalogue.
-        item_column: The key of the item in a line.
-        events: What the model reads of an event beside its item and time, or None.
-
-    Returns:
-        The histories, with times where each event of each has one; and the features of the events by
-        their rows, where the model reads any.
-
-    Raises:
-        ValueError: A line names no item, or its time is not a finite number.
-    """
-    lines = [event if isinstance(event, Mapping) else {} for each in lists for event in each]
-    ids = [_item_of(event, item_column) for each in lists for event in each]
-    item_rows = items.rows_of(ids)
-    is_known = item_rows >= FIRST_ROW
-    times = None
-    if is_known.any() and all(
-        line.get(TIME) is not None for line, known in zip(lines, is_known, strict=True) if known
-    ):
-        times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
-    event_rows = arrays = None
-    if events is not None:
-        columns = [_column(n, [_encodable(line.get(n)) for line in lines]) for n in events.columns]
-        arrays = events.apply_to_rows(pl.DataFrame(columns))
-        event_rows = rows_of_lines(len(lines))
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
-    histories = Histories(offsets, item_rows, times, event_rows)
-    return histories.where(is_known), arrays
-
-
-def _item_of(event: Event, item_column: str) -> Id:
-    if not isinstance(event, Mapping):
-        return event
-    item_id: Any = event.get(item_column)
-    if item_id is None:
-        raise ArgumentError(
-            f"each event of a history must name its item under {item_column!r}, got a line with "
-            f"{', '.join(repr(key) for key in event) or 'nothing'}."
-        )
-    return plain([item_id])[0]  # type: ignore[no-any-return]
-
-
-def _seconds(given: Any) -> float:
-    if isinstance(given, datetime):
-        given = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not abs(seconds) <= LATEST:  # NaN, too
-        raise ArgumentError(
-            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it, "
-            f"got {given!r}."
-        )
-    return seconds
 
 
 def levels_of(value: object) -> Iterator[list[Any]]:
@@ -243,28 +168,26 @@ def features_of(features: FeatureLines) -> GivenFeatures:
     if is_too_deep(lines):
         raise ArgumentError(f"features must be nested at most {DEEPEST} levels deep, got more.")
     names = list(dict.fromkeys(name for line in lines for name in line))
-    columns = [_column(name, [_encodable(line.get(name)) for line in lines]) for name in names]
+    columns = [column_of(name, lines) for name in names]
     frame = pl.DataFrame(columns or {"": [None] * len(lines)})
     return GivenFeatures(
         frame, {name: np.array([name in line for line in lines], np.bool_) for name in names}
     )
 
 
-def _column(name: str, values: list[object]) -> pl.Series:
-    """Return values as a column that keeps each as it was given.
+def column_of(name: str, lines: Iterable[Mapping[str, object]]) -> pl.Series:
+    """Return a column of some lines, with each value as it was given; null where a line lacks it.
 
     Beside a number, polars would read true as 1; beside a string, it would write a list as text, and 1.25
     as text that says something else where decimals follow a comma.
     """
-    lists = [value for value in values if isinstance(value, (list, tuple))]
-    flat = [value for value in values if not isinstance(value, (list, tuple))]
-    if lists and any(value is not None for value in flat):
-        return pl.Series(name, values, dtype=pl.Object)
-    kinds = {type(value) for value in flat if value is not None}
-    if len(kinds) > 1 and kinds - {int, float}:
+    values = [_encodable(line.get(name)) for line in lines]
+    lists = [value for value in values if isinstance(value, list)]
+    kinds = {type(value) for value in values if value is not None} - {list}
+    if (lists and kinds) or (len(kinds) > 1 and kinds != {int, float}):
         return pl.Series(name, values, dtype=pl.Object)
     inner = {type(each) for value in lists for each in value if each is not None}
-    if len(inner) > 1 and inner - {int, float} and inner <= {bool, int, float, str}:
+    if len(inner) > 1 and inner != {int, float} and inner <= {bool, int, float, str}:
         values = [value and [json_text(each) for each in value] for value in values]  # type: ignore[attr-defined]
     try:
         return pl.Series(name, values, strict=False)
@@ -283,7 +206,7 @@ def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: b
     Raises:
         ValueError: ``strict``, and there is such a column.
     """
-    known = list(dict.fromkeys(feature.source for feature in transforms.features))
+    known = transforms.columns
     unknown = [name for name in given.lines_with if name not in known]
     if not unknown:
         return

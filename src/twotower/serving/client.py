@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, Unpack, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,10 @@ import polars as pl
 from twotower.errors import ArgumentError, FilterError, ServerError
 from twotower.extras import library
 from twotower.features.dataframes import Frame
-from twotower.rules.kinds import Rule, rule_set
+from twotower.rules.kinds import rule_set
 from twotower.serving.answers import Recommendation, Recommendations
 from twotower.serving.arguments import (
     DEEPEST,
-    Choices,
     Event,
     FeatureLines,
     GivenFeatures,
@@ -31,6 +30,7 @@ from twotower.serving.arguments import (
     queries_of,
 )
 from twotower.serving.explain import Contribution, Explanation
+from twotower.serving.recommender import Recommender, Wanted
 
 _OF_IDS = ("/similar", "/explain", "/score", "/encode/items")
 """Where an unknown id is what is not found."""
@@ -38,7 +38,7 @@ _AT_ONCE = 1000
 """Pairs and items that a server takes in one request."""
 
 
-class Client:
+class Client(Recommender):
     """Asks a server that ``twotower serve`` started, by the methods of a ``Retriever``.
 
     Of these it lacks ``session``, which keeps a query's state beside the model: send the whole history.
@@ -88,79 +88,28 @@ class Client:
         """Width of the vectors, which no exchange of the model changes."""
         return int(self.model["dim"])
 
-    @overload
-    def recommend(
+    def _recommended(
         self,
-        query_id: Id | None = None,
-        *,
-        features: Mapping[str, object] | None = None,
-        history: Sequence[Event] | None = None,
-        **choices: Unpack[Choices],
-    ) -> Recommendation: ...
-
-    @overload
-    def recommend(
-        self,
-        query_id: Sequence[Id] | None = None,
-        *,
-        features: Sequence[Mapping[str, object]] | Frame | None = None,
-        history: Sequence[Sequence[Event]] | Sequence[Frame] | None = None,
-        **choices: Unpack[Choices],
-    ) -> Recommendations: ...
-
-    @overload
-    def recommend(
-        self,
-        query_id: Id | Sequence[Id] | None = None,
-        *,
-        features: FeatureLines | None = None,
-        history: History | None = None,
-        **choices: Unpack[Choices],
-    ) -> Recommendation | Recommendations: ...
-
-    def recommend(
-        self,
-        query_id: Id | Sequence[Id] | None = None,
-        *,
-        features: FeatureLines | None = None,
-        history: History | None = None,
-        k: int = 10,
-        exclude_seen: bool | None = None,
-        among: Iterable[Id] | None = None,
-        without: Iterable[Id] | None = None,
-        filter: str | None = None,  # noqa: A002 -- the word that users know
-        words: float | Literal["auto"] = "auto",
-        rules: Iterable[Rule] = (),
-        strict: bool = False,
+        query_id: Id | Sequence[Id] | None,
+        features: FeatureLines | None,
+        history: History | None,
+        wanted: Wanted,
     ) -> Recommendation | Recommendations:
-        """Return the ``k`` best items for one query, or for several; see ``Retriever.recommend``.
-
-        Raises:
-            FilterError: The filter cannot be read, or does not fit the items.
-            ValueError: What is asked cannot be answered.
-            ServerError: The server refused, failed or could not be reached.
-        """
         ids, given, lists, single = queries_of(query_id, features, history)
-        by_kind = rule_set(rules)
-        explores = by_kind.explore is not None
-        choice = {
-            "k": k,
-            "exclude_seen": exclude_seen,
-            "among": None if among is None else ids_of(among, what="among"),
-            "without": None if without is None else ids_of(without, what="without"),
-            "filter": filter,
-            "words": words,
-            "rules": by_kind.to_dict(),
-            "strict": strict,
-        }
+        rules = rule_set(wanted.rules)
+        explores = rules.explore is not None
+        choices = {**vars(wanted), "rules": rules.to_dict()}
+        for name in ("among", "without"):
+            if choices[name] is not None:
+                choices[name] = ids_of(choices[name], what=name)
         lines = _queries(ids, given, lists)
         if single:
-            told = self._ask("POST", "/recommend", {**lines[0], **choice})
+            told = self._ask("POST", "/recommend", {**lines[0], **choices})
             return _answer(told, explores=explores)
         found: list[Recommendation] = []
         at_once = int(self.model["max_queries"]) if lines else 1
         for start in range(0, len(lines), at_once):
-            body = {"queries": lines[start : start + at_once], **choice}
+            body = {"queries": lines[start : start + at_once], **choices}
             told = self._ask("POST", "/recommend/many", body)
             found += [_answer(answer, explores=explores) for answer in told["answers"]]
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
@@ -216,8 +165,7 @@ class Client:
         if item_ids is not None:
             ids = ids_of(item_ids, what="item_ids")
             return self._vectors("/encode/items", "item_ids", ids, _AT_ONCE)
-        given = features_of(features or {})
-        lines = [_line(given, place) for place in range(len(given))]
+        lines = features_of(features or {}).lines()
         return self._vectors("/encode/items", "features", lines, _AT_ONCE)
 
     def _vectors(
@@ -264,13 +212,8 @@ class Client:
             ValueError: What is asked cannot be answered.
             ServerError: The server refused, failed or could not be reached.
         """
-        body: dict[str, object] = {
-            "query_id": query_id,
-            "item_id": item_id,
-            "features": features,
-        }
-        if history is not None:
-            body["history"] = [_event(event) for event in history]
+        events = None if history is None else list(history)
+        body = {"query_id": query_id, "item_id": item_id, "features": features, "history": events}
         told = self._ask("POST", "/explain", body)
         parts = tuple(Contribution(**part) for part in told["parts"])
         return Explanation(told["query_id"], told["item_id"], told["score"], parts)
@@ -284,10 +227,9 @@ class Client:
             ValueError: A line does not fit.
             ServerError: The server refused, failed or could not be reached; or the token is wrong.
         """
-        given = features_of(items)
-        if not len(given):
+        lines = features_of(items).lines()
+        if not lines:
             return 0
-        lines = [_line(given, place) for place in range(len(given))]
         told = self._ask("PUT", "/items", {"items": lines})
         _warn_of_ignored(told)
         return int(told["items"])
@@ -368,19 +310,13 @@ def _warn_of_ignored(told: Mapping[str, Any]) -> None:
 def _queries(
     ids: Sequence[Id | None], given: GivenFeatures | None, lists: Sequence[Sequence[Event]] | None
 ) -> list[dict[str, object]]:
+    nothing = [None] * len(ids)
+    features = nothing if given is None else given.lines()
+    histories = nothing if lists is None else lists
     return [
-        {
-            "query_id": query_id,
-            "features": None if given is None else _line(given, place),
-            "history": None if lists is None else [_event(event) for event in lists[place]],
-        }
-        for place, query_id in enumerate(ids)
+        {"query_id": query_id, "features": line, "history": events}
+        for query_id, line, events in zip(ids, features, histories, strict=True)
     ]
-
-
-def _line(given: GivenFeatures, place: int) -> dict[str, object]:
-    line = given.frame.row(place, named=True)
-    return {name: line[name] for name, lines in given.lines_with.items() if lines[place]}
 
 
 def _plain(value: Any) -> Any:
@@ -396,7 +332,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def _event(event: Event) -> object:
-    return dict(event) if isinstance(event, Mapping) else event

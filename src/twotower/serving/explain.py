@@ -2,50 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
-from twotower.features.schema import Feature
 from twotower.histories import Histories
-from twotower.serving.arguments import Event, FeatureLines, GivenFeatures, Id, queries_of
-from twotower.serving.bundle import Contents
-from twotower.towers.encoding import Encoding
+from twotower.serving.arguments import Event, FeatureLines, Id
+from twotower.serving.queries import Described
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
+if TYPE_CHECKING:
+    from twotower.serving.retriever import Retriever
+
 Side = Literal["query", "item", "history"]
-
-
-class Explainable(Protocol):
-    """What an explanation needs of a retriever."""
-
-    @property
-    def contents(self) -> Contents:
-        """What the bundle holds."""
-
-    @property
-    def encoding(self) -> Encoding:
-        """Makes vectors."""
-
-    @property
-    def query_features(self) -> FeatureArrays:
-        """The transformed features of every query row."""
-
-    def described(
-        self, ids: Sequence[Id | None], given: GivenFeatures | None, lists: list[list[Event]] | None
-    ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
-        """Return what the towers read of queries."""
-
-    def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
-        """Return the row of each item id."""
-
-    def reads(self, feature: Feature) -> bool:
-        """Return whether a tower reads a feature."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +69,7 @@ class Explanation:
 
 
 def explain(
-    retriever: Explainable,
+    retriever: "Retriever",
     query_id: Id | None,
     item_id: Id,
     *,
@@ -120,75 +93,63 @@ def explain(
 
     Source: leaving one out, as in Zeiler and Fergus, ECCV 2014, section 4.2 (occlusion).
     """
-    ids, given, lists, single = queries_of(query_id, features, history)
-    if not single:
+    query = retriever.queries.described(query_id, features, history)
+    if not query.single:
         raise ArgumentError("explain is of one query, got several; ask for each.")
-    arrays, histories, events = retriever.described(ids, given, lists)
     contents, encoding = retriever.contents, retriever.encoding
     row = int(retriever.known_item_rows([item_id])[0])
     if contents.offered is not None and not contents.offered[row]:
         raise ArgumentError(
             f"item_id must be of the view {contents.view!r}, which alone is answered, got {item_id!r}."
         )
-    item = {name: values[row : row + 1] for name, values in encoding.item_features.items()}
-    nothing = {name: values[:1] for name, values in encoding.item_features.items()}
+    item = {n: values[row : row + 1].cpu().numpy() for n, values in encoding.item_features.items()}
+    nothing = {n: values[:1].cpu().numpy() for n, values in encoding.item_features.items()}
+    target = encoding.new_item_vectors(item)[0]
 
-    def query_vector(told: FeatureArrays, known: Histories) -> torch.Tensor:
-        return encoding.query_vectors(told, known, events)[0]
+    def score_of(features: FeatureArrays, histories: Histories) -> float:
+        return float(encoding.query_vectors(features, histories, query.events)[0] @ target)
 
-    def item_vector(told: dict[str, torch.Tensor]) -> torch.Tensor:
-        return encoding.new_item_vectors({n: v.cpu().numpy() for n, v in told.items()})[0]
-
-    own, target = query_vector(arrays, histories), item_vector(item)
+    own = encoding.query_vectors(query.features, query.histories, query.events)[0]
     score = float(own @ target)
     line = contents.items.frame.row(row - FIRST_ROW, named=True)
-    parts = [
-        Contribution(
-            "item",
-            t.feature.name,
-            line.get(t.feature.source),
-            score - float(own @ item_vector({**item, t.feature.name: nothing[t.feature.name]})),
-        )
-        for t in contents.items.transforms.transforms
-        if retriever.reads(t.feature)
-    ]
-    told = _values(retriever, ids[0], features)
+    parts: list[Contribution] = []
+    for transform in contents.items.transforms.transforms:
+        name, column = transform.feature.name, transform.feature.source
+        if retriever.reads(transform.feature):
+            without = encoding.new_item_vectors({**item, name: nothing[name]})[0]
+            effect = score - float(own @ without)
+            parts.append(Contribution("item", name, line.get(column), effect))
+    told = _values(retriever, query, features)
     for transform in contents.queries.transforms.transforms:
-        name = transform.feature.name
+        name, column = transform.feature.name, transform.feature.source
         if retriever.reads(transform.feature):
             missing = retriever.query_features[name][UNKNOWN_ROW : UNKNOWN_ROW + 1]
-            without = score - float(query_vector({**arrays, name: missing}, histories) @ target)
-            value = told.get(transform.feature.source)
-            parts.append(Contribution("query", name, value, without))
-    num = len(histories.item_rows)
+            effect = score - score_of({**query.features, name: missing}, query.histories)
+            parts.append(Contribution("query", name, told.get(column), effect))
+    num = len(query.histories.item_rows)
     of_events: list[Contribution] = []
     if encoding.model.reads_history and num:
-        without = score - float(query_vector(arrays, Histories.empty(1)) @ target)
-        parts.append(Contribution("query", "history", f"{num} events", without))
-        of_events = _of_events(retriever, arrays, histories, events, target, score)
+        effect = score - score_of(query.features, Histories.empty(1))
+        parts.append(Contribution("query", "history", f"{num} events", effect))
+        of_events = _of_events(retriever, query, target, score)
     parts.sort(key=lambda part: -part.contribution)
     of_events.sort(key=lambda part: -part.contribution)
-    return Explanation(ids[0], item_id, score, (*parts, *of_events))
+    return Explanation(query.ids[0], item_id, score, (*parts, *of_events))
 
 
 def _of_events(
-    retriever: Explainable,
-    arrays: FeatureArrays,
-    histories: Histories,
-    events: dict[str, torch.Tensor] | None,
-    target: torch.Tensor,
-    score: float,
+    retriever: "Retriever", query: Described, target: torch.Tensor, score: float
 ) -> list[Contribution]:
     """Return what each event that the query tower reads does."""
-    num = len(histories.item_rows)
+    num = len(query.histories.item_rows)
     read = np.arange(max(0, num - retriever.encoding.history_length), num)
     kept = np.arange(num) != read[:, None]  # a line for each event that is left out
-    repeated = histories.take(np.zeros(len(read), np.int64))
+    repeated = query.histories.take(np.zeros(len(read), np.int64))
     without = repeated.where(kept.reshape(-1))
-    lines = {name: values.repeat(len(read), axis=0) for name, values in arrays.items()}
-    vectors = retriever.encoding.query_vectors(lines, without, events)
+    lines = {name: values.repeat(len(read), axis=0) for name, values in query.features.items()}
+    vectors = retriever.encoding.query_vectors(lines, without, query.events)
     scores = (vectors @ target).cpu().numpy()
-    ids = retriever.contents.items.ids.ids_of(histories.item_rows[read]).to_list()
+    ids = retriever.contents.items.ids.ids_of(query.histories.item_rows[read]).to_list()
     return [
         Contribution("history", str(item), None, score - float(other))
         for item, other in zip(ids, scores, strict=True)
@@ -196,14 +157,12 @@ def _of_events(
 
 
 def _values(
-    retriever: Explainable, query_id: Id | None, features: FeatureLines | None
+    retriever: "Retriever", query: Described, features: FeatureLines | None
 ) -> dict[str, object]:
     """Return what is told of a query, as the table or the caller has it."""
-    queries = retriever.contents.queries
+    queries, (query_id,) = retriever.contents.queries, query.ids
     values: dict[str, object] = {queries.id_column: query_id}
     rows = queries.ids.rows_of([query_id])
     if rows[0] > UNKNOWN_ROW:
         values |= queries.frame.row(int(rows[0]) - FIRST_ROW, named=True)
-    if isinstance(features, Mapping):
-        values |= dict(features)
-    return values
+    return {**values, **features} if isinstance(features, Mapping) else values

@@ -1,6 +1,7 @@
 """A bundle's model, with its weights and its catalogue."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,15 +17,17 @@ from twotower.vocab import FIRST_ROW
 
 
 def encoding_of(
-    contents: Contents,
-    *,
-    query_tower: nn.Module | None,
-    item_tower: nn.Module | None,
-    device: torch.device,
-    path: Path,
+    contents: Contents, towers: Mapping[str, nn.Module | None], device: torch.device, path: Path
 ) -> Encoding:
-    """Return the model of a bundle with its catalogue; see ``Retriever`` for the arguments and errors."""
-    for side, module in (("query", query_tower), ("item", item_tower)):
+    """Return the model of a bundle with its catalogue; see ``Retriever`` for the errors.
+
+    Args:
+        contents: What the bundle holds.
+        towers: Side -> the user's own tower of that side, or None.
+        device: Of the model.
+        path: Where the bundle came from, for messages.
+    """
+    for side, module in towers.items():
         needed = side in contents.custom
         if needed and module is None:
             raise BundleError(
@@ -43,8 +46,8 @@ def encoding_of(
                 contents.queries.transforms,
                 contents.items.transforms,
                 event_transforms=None if contents.events is None else contents.events.transforms,
-                query_tower=query_tower,
-                item_tower=item_tower,
+                query_tower=towers["query"],
+                item_tower=towers["item"],
             )
     except (BundleError, MissingExtraError):
         raise

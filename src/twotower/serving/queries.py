@@ -1,81 +1,148 @@
 """What the query tower reads of queries: what a bundle knows of them, and what a caller tells."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
+from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
 from twotower.serving.arguments import (
+    LATEST,
+    TIME,
     Event,
+    FeatureLines,
     GivenFeatures,
     Id,
     check_columns,
-    histories_of,
+    column_of,
     new_ids,
     plain,
+    queries_of,
 )
 from twotower.serving.bundle import Contents
 from twotower.serving.live_items import LiveIds
 from twotower.towers.encoding import to_tensors
-from twotower.vocab import UNKNOWN_ROW, Vocabulary
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, rows_of_lines
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """``n`` queries, as the query tower reads them and as a caller described them.
+
+    Args:
+        features: One array a query feature, ``n`` lines each.
+        histories: Their ``n`` histories.
+        events: One tensor a feature of the events that the rows of ``histories`` count in; None where that
+            is the table of the bundle.
+        ids: The id of each, or None.
+        given: The features that the caller gave.
+        lists: The histories that the caller gave.
+        single: Whether the caller described one query, not a list of queries.
+    """
+
+    features: FeatureArrays
+    histories: Histories
+    events: dict[str, torch.Tensor] | None
+    ids: list[Id | None]
+    given: GivenFeatures | None
+    lists: list[list[Event]] | None
+    single: bool
+
+    @property
+    def notes(self) -> list[tuple[str, ...]]:
+        """A sentence on the ids of each history that the catalogue does not have, or nothing."""
+        if self.lists is None:
+            return [()] * len(self.ids)
+        known = self.histories.lengths.tolist()
+        return [unknown_ids(len(given), num) for given, num in zip(self.lists, known, strict=True)]
 
 
 class Queries:
     """The queries of a bundle, and others that are described in their terms.
 
     Args:
-        contents: What the bundle holds.
+        contents: What the bundle holds; whoever changes the catalogue puts the new contents here.
         device: Where the features of events are wanted.
     """
 
     def __init__(self, contents: Contents, device: torch.device) -> None:
-        self._table = contents.queries
-        self._events = contents.events
-        self._histories = contents.histories
-        self._item_column = contents.items.id_column
+        self.contents = contents
         self._device = device
 
     @cached_property
     def features(self) -> FeatureArrays:
         """The transformed features of every query row, the reserved ones included."""
-        return self._table.transforms.apply_to_rows(self._table.frame)
+        table = self.contents.queries
+        return table.transforms.apply_to_rows(table.frame)
 
     def rows_of(self, ids: Sequence[Id | None]) -> npt.NDArray[np.int32]:
         """Return the row of each id: ``(n,)``, ``UNKNOWN_ROW`` where there is none."""
-        return np.maximum(self._table.ids.rows_of(plain(ids)), UNKNOWN_ROW)
+        return np.maximum(self.contents.queries.ids.rows_of(plain(ids)), UNKNOWN_ROW)
 
     def described(
         self,
-        ids: Sequence[Id | None],
-        given: GivenFeatures | None,
-        lists: list[list[Event]] | None,
-        items: Vocabulary,
+        query_id: object,
+        features: FeatureLines | None = None,
+        history: object = None,
         *,
         strict: bool = False,
-    ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
-        """Return features, histories, and the table of these events' features where it is not the bundle's.
+    ) -> Described:
+        """Return queries as the model reads them; see ``Recommender.recommend`` for the arguments.
+
+        Raises:
+            ValueError: See ``arguments.queries_of``; or the features are not known, and ``strict``.
+        """
+        ids, given, lists, single = queries_of(query_id, features, history)
+        if given is not None:
+            check_columns(given, self.contents.queries.transforms, strict=strict)
+        rows = self.rows_of(ids)
+        if lists is None:
+            histories, events = self.histories(rows), None
+        else:
+            histories, events = self.histories_of(lists)
+        of_queries = self._features_of(ids, rows, given)
+        return Described(of_queries, histories, events, ids, given, lists, single)
+
+    def histories_of(
+        self, lists: list[list[Event]]
+    ) -> tuple[Histories, dict[str, torch.Tensor] | None]:
+        """Return histories as a caller gave them, without items that the catalogue lacks.
 
         Args:
-            ids: One a query.
-            given: Features that win over what is known of the ids.
-            lists: Histories that do.
-            items: The catalogue as it is now.
-            strict: Whether features that the bundle does not know are refused.
+            lists: The events of each history, oldest first.
+
+        Returns:
+            The histories, with times where each event of each has one; and one tensor a feature of the
+            events by their rows, where the model reads any.
+
+        Raises:
+            ValueError: A line names no item, or its time is not a finite number.
         """
-        if given is not None:
-            check_columns(given, self._table.transforms, strict=strict)
-        rows = self.rows_of(ids)
-        features = self._features_of(ids, rows, given)
-        if lists is None:
-            return features, self.histories(rows, items), None
-        of_events = None if self._events is None else self._events.transforms
-        histories, arrays = histories_of(lists, items, self._item_column, of_events)
-        return features, histories, None if arrays is None else to_tensors(arrays, self._device)
+        items, events = self.contents.items, self.contents.events
+        lines = [event if isinstance(event, Mapping) else {} for each in lists for event in each]
+        ids = [_item_of(event, items.id_column) for each in lists for event in each]
+        item_rows = items.ids.rows_of(ids)
+        is_known = item_rows >= FIRST_ROW
+        times = event_rows = tensors = None
+        of_known = [line.get(TIME) for line, known in zip(lines, is_known, strict=True) if known]
+        if of_known and None not in of_known:
+            times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
+        if events is not None:
+            columns = [column_of(name, lines) for name in events.transforms.columns]
+            arrays = events.transforms.apply_to_rows(pl.DataFrame(columns))
+            tensors = to_tensors(arrays, self._device)
+            event_rows = rows_of_lines(len(lines))
+        offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
+        return Histories(offsets, item_rows, times, event_rows).where(is_known), tensors
 
     def _features_of(
         self,
@@ -84,7 +151,7 @@ class Queries:
         given: GivenFeatures | None,
     ) -> FeatureArrays:
         stored = {name: values[rows] for name, values in self.features.items()}
-        queries = self._table
+        queries = self.contents.queries
         is_new = rows == UNKNOWN_ROW
         # An id that is text says what it is.
         if is_new.any() and queries.transforms.reads_text_of(queries.id_column):
@@ -100,11 +167,57 @@ class Queries:
                 stored[name][lines] = told[name][lines]
         return stored
 
-    def histories(self, rows: npt.NDArray[np.integer], items: Vocabulary) -> Histories:
+    def histories(self, rows: npt.NDArray[np.integer]) -> Histories:
         """Return what the bundle knows that queries did, by the newest row of each item."""
-        if self._histories is None:
+        if self.contents.histories is None:
             return Histories.empty(len(rows))
-        taken = self._histories.take(rows)
+        taken = self.contents.histories.take(rows)
+        items = self.contents.items.ids
         if not isinstance(items, LiveIds):
             return taken
         return replace(taken, item_rows=items.newest(taken.item_rows))
+
+
+def unknown_ids(num_given: int, num_known: int) -> tuple[str, ...]:
+    """Return a sentence on the ids of a history that are not known, or nothing.
+
+    Args:
+        num_given: Ids in it.
+        num_known: Those that the catalogue has.
+    """
+    num = num_given - num_known
+    if not num:
+        return ()
+    if not num_known:
+        which = "The one id" if num == 1 else f"None of the {num:,} ids"
+        verb = "is not" if num == 1 else "is"
+        return (f"{which} of the history {verb} in the catalogue, so the history says nothing.",)
+    verb = "is" if num == 1 else "are"
+    return (f"{num:,} of the {num_given:,} ids of the history {verb} not in the catalogue.",)
+
+
+def _item_of(event: Event, item_column: str) -> Id:
+    if not isinstance(event, Mapping):
+        return event
+    item_id: Any = event.get(item_column)
+    if item_id is None:
+        raise ArgumentError(
+            f"each event of a history must name its item under {item_column!r}, got a line with "
+            f"{', '.join(repr(key) for key in event) or 'nothing'}."
+        )
+    return plain([item_id])[0]  # type: ignore[no-any-return]
+
+
+def _seconds(given: Any) -> float:
+    if isinstance(given, datetime):
+        given = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not abs(seconds) <= LATEST:  # NaN, too
+        raise ArgumentError(
+            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it, "
+            f"got {given!r}."
+        )
+    return seconds

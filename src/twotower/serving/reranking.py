@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,19 +14,20 @@ from torch.nn import functional as F
 
 from twotower.errors import ArgumentError
 from twotower.histories import Histories
-from twotower.index.base import Index
 from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
 from twotower.index.fusion import FusedIndex
+from twotower.index.live_index import LiveIndex
 from twotower.rules.deviations import Moments
 from twotower.rules.explore import Drawn, draw, generator
-from twotower.rules.kinds import Explore, Rule, RuleSet, rule_set
-from twotower.rules.search import Boosts, Pool, Search
-from twotower.rules.selection import Counts, Line, choose, depth_of
+from twotower.rules.kinds import RuleSet
+from twotower.rules.search import Boosts, Search
+from twotower.rules.selection import Counts, choose, depth_of
 from twotower.rules.values import ColumnValues
 from twotower.serving.allowed import Allowed
 from twotower.serving.arguments import Id
 from twotower.serving.bundle import Contents
+from twotower.serving.queries import Described
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _COLUMNS_KEPT = 8
@@ -48,14 +49,15 @@ class Reranked(NamedTuple):
 
     item_rows: npt.NDArray[np.int32]
     scores: npt.NDArray[np.float32]
-    propensities: npt.NDArray[np.float64] | None
+    propensities: npt.NDArray[np.float64] | None = None
 
 
 class Reranker:
     """What rules read of a catalogue, kept while it changes.
 
     Args:
-        contents: What the bundle holds.
+        contents: What the bundle holds. Whoever changes the catalogue puts the new contents here; what is
+            known of the rows that were there is kept.
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -63,36 +65,28 @@ class Reranker:
         self._values: OrderedDict[str, ColumnValues] = OrderedDict()
         self._moments: Moments | None = None
 
-    def of(self, contents: Contents) -> "Reranker":
-        """Return the same for a catalogue that has changed, with what is known of the rows it had."""
-        changed = Reranker(contents)
-        changed._values, changed._moments = self._values, self._moments
-        return changed
-
-    def plan(self, rules: Iterable[Rule], allowed: Allowed) -> "Plan | None":
-        """Return how to answer by rules; None where there are none.
+    def plan(self, rules: RuleSet, allowed: Allowed) -> "Plan":
+        """Return how to answer by rules, of which there may be none.
 
         Args:
-            rules: In any order.
+            rules: By kind.
             allowed: Knows which items match a filter.
 
         Raises:
             FilterError: The filter of a rule cannot be read, or does not fit the items' columns.
-            ValueError: A column is unknown or cannot be counted by, or the rules cannot go together; see
-                ``rule_set``.
+            ValueError: A column is unknown or cannot be counted by.
         """
-        told = rule_set(rules)
         boosts = explorable = None
-        if told.moves:
-            matching = [_matching(allowed, text) for text, _ in told.moves]
-            boosts = Boosts.of(matching, [by for _, by in told.moves])
-        columns = [self._values_of(cap.column) for cap in told.caps]
-        if told.explore is not None:
-            explorable = self._explorable(told.explore.filter, allowed)
-        is_idle = boosts is None and not columns and explorable is None
-        if is_idle and (told.diversify is None or not told.diversify.weight):
-            return None
-        return Plan(self, told, boosts, columns, explorable)
+        if rules.moves:
+            matching = [allowed.matching(text) for text, _ in rules.moves]
+            boosts = Boosts.of(matching, [by for _, by in rules.moves])
+        columns = [self._values_of(cap.column) for cap in rules.caps]
+        if rules.explore is not None and rules.explore.filter is not None:
+            explorable = allowed.matching(rules.explore.filter)
+        elif rules.explore is not None:
+            explorable = self.contents.popularity == 0
+            explorable[:FIRST_ROW] = False
+        return Plan(self, rules, boosts, columns, explorable)
 
     def deviations(
         self, item_vectors: torch.Tensor, query_vectors: torch.Tensor
@@ -121,13 +115,6 @@ class Reranker:
             self._values.popitem(last=False)
         return values
 
-    def _explorable(self, text: str | None, allowed: Allowed) -> npt.NDArray[np.bool_]:
-        if text is not None:
-            return _matching(allowed, text)
-        is_new = self.contents.popularity == 0
-        is_new[:FIRST_ROW] = False
-        return np.asarray(is_new, np.bool_)
-
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -147,14 +134,22 @@ class Plan:
     columns: Sequence[ColumnValues]
     explorable: npt.NDArray[np.bool_] | None
 
+    @property
+    def weight(self) -> float:
+        """How much unlikeness counts; see ``Diversify``."""
+        return 0.0 if self.rules.diversify is None else self.rules.diversify.weight
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether items are chosen one after another, from a pool that holds more than an answer."""
+        return bool(self.weight or self.columns)
+
     def answer(
         self,
-        index: Index,
-        item_vectors: torch.Tensor,
-        query_ids: Sequence[Id | None],
-        known: npt.NDArray[np.bool_],
-        histories: Histories,
+        index: LiveIndex | FusedIndex,
+        queries: Described,
         query_vectors: torch.Tensor,
+        known: npt.NDArray[np.bool_],
         k: int,
         *,
         exclude_seen: bool,
@@ -164,73 +159,59 @@ class Plan:
 
         Args:
             index: Of the model's scores.
-            item_vectors: ``(num_item_rows, dim)``.
-            query_ids: ``Q`` of them.
-            known: ``(Q,)`` whether the model knows anything of a query; popularity answers the others.
-            histories: Of the queries.
+            queries: ``Q`` of them.
             query_vectors: ``(Q, dim)``.
+            known: ``(Q,)`` whether the model knows anything of a query; popularity answers the others.
             k: Places.
             exclude_seen: Whether items of the history are left out.
             allowed: ``(num_item_rows,)`` which items may be an answer.
         """
+        shape = (len(known), k)
         found = Reranked(
-            np.full((len(known), k), PADDING_ROW, np.int32),
-            np.full((len(known), k), -np.inf, np.float32),
-            None if self.explorable is None else np.full((len(known), k), np.nan),
+            np.full(shape, PADDING_ROW, np.int32),
+            np.full(shape, -np.inf, np.float32),
+            None if self.explorable is None else np.full(shape, np.nan),
         )
-        size = max(1, _CHUNK_CELLS // depth_of(k))
-        for everyone, by_model in ((np.flatnonzero(known), True), (np.flatnonzero(~known), False)):
+        size = max(1, _CHUNK_CELLS // (depth_of(k) if self.is_greedy else k))
+        for by_model in (True, False):
+            everyone = np.flatnonzero(known == by_model)
             for start in range(0, len(everyone), size):
                 places = everyone[start : start + size]
                 if by_model:
                     vectors = query_vectors[torch.from_numpy(places).to(query_vectors.device)]
-                    search = self._of_model(index, item_vectors, vectors, places)
+                    search = self._of_model(index, vectors, places)
                 else:
-                    search = self._of_popularity(item_vectors, len(places))
-                own = histories.take(places)
-                search = replace(search, exclude=own if exclude_seen else None, allowed=allowed)
-                names = [
-                    self._name(query_ids[place], own.take(slice(line, line + 1)))
-                    for line, place in enumerate(places.tolist())
-                ]
-                part = _Part(self, search, item_vectors, k)
-                part.write_into(found, places, names, own)
+                    search = self._of_popularity(len(places), query_vectors.device)
+                seen = queries.histories.take(places)
+                search = replace(search, exclude=seen if exclude_seen else None, allowed=allowed)
+                part = _Part(self, search, index, k)
+                part.write_into(found, places, [queries.ids[place] for place in places], seen)
         return found
 
     def _of_model(
         self,
-        index: Index,
-        item_vectors: torch.Tensor,
+        index: LiveIndex | FusedIndex,
         query_vectors: torch.Tensor,
         places: npt.NDArray[np.integer],
     ) -> Search:
-        offered = self.ruler.contents.offered
         deviations = np.zeros(len(places), np.float32)
         if isinstance(index, FusedIndex):  # it knows the words of each query, in their order
             fused = index.of(places)
             if self.boosts is not None:
-                deviations = fused.deviations(query_vectors, offered)
+                deviations = fused.deviations(query_vectors, self.ruler.contents.offered)
             return Search(fused.of, query_vectors, self.boosts, deviations)
         if self.boosts is not None:
-            deviations = self.ruler.deviations(item_vectors, query_vectors)
+            deviations = self.ruler.deviations(index.item_vectors, query_vectors)
         return Search(lambda _: index, query_vectors, self.boosts, deviations)
 
-    def _of_popularity(self, item_vectors: torch.Tensor, num: int) -> Search:
+    def _of_popularity(self, num: int, device: torch.device) -> Search:
         contents = self.ruler.contents
-        offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
         counts = contents.popularity
-        deviation = float(counts[offered].std()) if len(counts[offered]) else 0.0
-        column = torch.from_numpy(counts)[:, None].to(item_vectors.device)
-        index = ExactIndex(column, reserved_rows=FIRST_ROW)
-        ones = torch.ones(num, 1, device=item_vectors.device)
+        offered = counts[FIRST_ROW:] if contents.offered is None else counts[contents.offered]
+        deviation = float(offered.std()) if len(offered) else 0.0
+        index = ExactIndex(torch.from_numpy(counts)[:, None].to(device), reserved_rows=FIRST_ROW)
+        ones = torch.ones(num, 1, device=device)
         return Search(lambda _: index, ones, self.boosts, np.full(num, deviation, np.float32))
-
-    def _name(self, query_id: Id | None, history: Histories) -> str:
-        """Return what tells a query from others: an id as any caller writes it, or else its history."""
-        if query_id is not None:
-            return f"id {query_id}"
-        ids = self.ruler.contents.items.ids.ids_of(history.item_rows).to_list()
-        return f"history {','.join(map(str, ids))}"
 
 
 class _Part:
@@ -239,31 +220,25 @@ class _Part:
     Args:
         plan: How.
         search: Of their order of the catalogue.
-        item_vectors: ``(num_item_rows, dim)``.
+        index: Knows the vectors of the items.
         k: Places.
     """
 
-    def __init__(self, plan: Plan, search: Search, item_vectors: torch.Tensor, k: int) -> None:
+    def __init__(self, plan: Plan, search: Search, index: LiveIndex | FusedIndex, k: int) -> None:
         self.plan = plan
         self.search = search
-        self.item_vectors = item_vectors
+        self.index = index
         self.k = k
-        rules = plan.rules
-        self.weight = 0.0 if rules.diversify is None else rules.diversify.weight
-        self.is_greedy = bool(self.weight or rules.caps)
-        self.depth = min(depth_of(k), len(item_vectors)) if self.is_greedy else k
+        self.num_rows = plan.ruler.contents.items.ids.num_rows
+        self.caps = [cap.most for cap in plan.rules.caps]
+        self.depth = min(depth_of(k), self.num_rows) if plan.is_greedy else k
         self.pool = search.first(self.depth)
-        self.candidates = np.zeros(0, np.int64)
-        if plan.explorable is not None:
-            allowed = search.allowed
-            may_be = plan.explorable if allowed is None else plan.explorable & allowed
-            self.candidates = np.flatnonzero(may_be)
 
     def write_into(
         self,
         found: Reranked,
         places: npt.NDArray[np.integer],
-        names: Sequence[str],
+        query_ids: Sequence[Id | None],
         seen: Histories,
     ) -> None:
         """Write the answers to where they stand among others.
@@ -271,19 +246,31 @@ class _Part:
         Args:
             found: All answers.
             places: ``(n,)`` of these queries.
-            names: What tells each of them from others.
+            query_ids: Of each, if it has one.
             seen: The items of each history.
         """
-        if not self.is_greedy:
+        if not self.plan.is_greedy:
             found.item_rows[places], found.scores[places] = self.pool.item_rows, self.pool.scores
-        explore = self.plan.rules.explore
-        if not self.is_greedy and explore is None:
+        explore, explorable = self.plan.rules.explore, self.plan.explorable
+        if not self.plan.is_greedy and explore is None:
             return
+        if explorable is not None and self.search.allowed is not None:
+            explorable = explorable & self.search.allowed
         for own, place in enumerate(places.tolist()):
             rows, scores = self.chosen(own, self.k)
-            if explore is not None and found.propensities is not None:
+            if explore is not None and explorable is not None and found.propensities is not None:
                 history = seen.item_rows[seen.offsets[own] : seen.offsets[own + 1]]
-                drawn = self.drawn(names[own], explore, rows, history)
+                may_be = explorable.copy()
+                may_be[rows] = may_be[history] = False
+                rng = generator(explore.seed, self.name(query_ids[own], history))
+                drawn = draw(
+                    rng,
+                    np.flatnonzero(may_be),
+                    len(rows),
+                    explore.share,
+                    self.plan.columns,
+                    self.caps,
+                )
                 rows, scores, propensities = self.mixed(own, drawn, rows, scores)
                 found.propensities[place, : len(rows)] = propensities
             found.item_rows[place] = PADDING_ROW
@@ -295,41 +282,33 @@ class _Part:
         self, own: int, num: int, beside: Sequence[int] = ()
     ) -> tuple[list[int], list[float]]:
         """Return the items of ``num`` places, and their scores, where others stand beside them."""
-        line = _line(self.pool, own)
-        counts = Counts(self.plan.columns, [cap.most for cap in self.plan.rules.caps])
+        counts = Counts(self.plan.columns, self.caps)
         for row in beside:
             counts.add(row)
         return choose(
-            line,
-            lambda allowed: _line(self.search.of_one(own, self.depth, allowed), 0),
+            self.pool.line(own),
+            lambda allowed: self.search.of_one(own, self.depth, allowed).line(0),
             num,
             counts,
             depth=self.depth,
-            weight=self.weight,
+            weight=self.plan.weight,
             vectors_of=self.directions,
-            num_rows=len(self.item_vectors),
+            num_rows=self.num_rows,
             taken=beside,
         )
 
     def directions(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return vectors of length 1: ``(n, dim)``."""
-        places = torch.from_numpy(rows.astype(np.int64)).to(self.item_vectors.device)
-        return np.asarray(F.normalize(self.item_vectors[places], dim=1).cpu().numpy(), np.float32)
+        vectors = self.index.item_vectors
+        places = torch.from_numpy(rows.astype(np.int64)).to(vectors.device)
+        return np.asarray(F.normalize(vectors[places], dim=1).cpu().numpy(), np.float32)
 
-    def drawn(
-        self, name: str, explore: Explore, rows: list[int], history: npt.NDArray[np.int32]
-    ) -> Drawn:
-        """Return what is explored in place of some of the items that were chosen."""
-        out = np.concatenate([np.array(rows, np.int64), history])
-        most = [cap.most for cap in self.plan.rules.caps]
-        return draw(
-            generator(explore.seed, name),
-            _without(self.candidates, out),
-            len(rows),
-            explore.share,
-            self.plan.columns,
-            most,
-        )
+    def name(self, query_id: Id | None, history: npt.NDArray[np.int32]) -> str:
+        """Return what tells a query from others: an id as any caller writes it, or else its history."""
+        if query_id is not None:
+            return f"id {query_id}"
+        ids = self.plan.ruler.contents.items.ids.ids_of(history).to_list()
+        return f"history {','.join(map(str, ids))}"
 
     def mixed(
         self, own: int, drawn: Drawn, rows: list[int], scores: list[float]
@@ -352,28 +331,7 @@ class _Part:
         """Return the model's scores of some items."""
         if not rows:
             return {}
-        allowed = np.zeros(len(self.item_vectors), np.bool_)
+        allowed = np.zeros(self.num_rows, np.bool_)
         allowed[rows] = True
-        line = _line(self.search.of_one(own, len(rows), allowed), 0)
+        line = self.search.of_one(own, len(rows), allowed).line(0)
         return dict(zip(line.item_rows.tolist(), line.scores.tolist(), strict=True))
-
-
-def _line(pool: Pool, place: int) -> Line:
-    real = pool.item_rows[place] != PADDING_ROW
-    return Line(pool.item_rows[place][real], pool.scores[place][real], pool.moved[place][real])
-
-
-def _without(
-    rows: npt.NDArray[np.integer], out: npt.NDArray[np.integer]
-) -> npt.NDArray[np.integer]:
-    """Return rows, which are sorted and many, without a few others."""
-    places = np.searchsorted(rows, out)
-    is_within = places < len(rows)
-    places, out = places[is_within], out[is_within]
-    return np.delete(rows, places[rows[places] == out])
-
-
-def _matching(allowed: Allowed, text: str) -> npt.NDArray[np.bool_]:
-    matches = allowed.rows(filter=text)
-    assert matches is not None
-    return matches

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, Unpack, overload
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +24,15 @@ from twotower.features.base import FeatureArrays
 from twotower.features.dataframes import Frame
 from twotower.features.schema import Feature
 from twotower.histories import Histories
-from twotower.index.base import Index
-from twotower.index.exact import ExactIndex
 from twotower.index.fusion import FusedIndex
-from twotower.index.lexical import Words
 from twotower.index.live_index import GrowingRows, LiveIndex
-from twotower.rules.kinds import Rule
+from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import choose_device
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
 from twotower.serving.arguments import (
-    Choices,
     Event,
     FeatureLines,
-    GivenFeatures,
     History,
     Id,
     check_columns,
@@ -44,16 +40,15 @@ from twotower.serving.arguments import (
     ids_of,
     pairs_of,
     plain,
-    queries_of,
     warn_of_empty,
 )
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
 from twotower.serving.live_items import lines_of, settled, with_lines, without_ids
 from twotower.serving.loading import encoding_of, with_reserved_rows
-from twotower.serving.notes import of_filters, with_notes
-from twotower.serving.queries import Queries
-from twotower.serving.reranking import Plan, Reranker
+from twotower.serving.queries import Described, Queries
+from twotower.serving.recommender import Recommender, Wanted
+from twotower.serving.reranking import Reranked, Reranker
 from twotower.serving.session import Session
 from twotower.serving.word_scores import Texts
 from twotower.towers.encoding import to_tensors
@@ -76,7 +71,7 @@ Bundle: TypeAlias = "Retriever | str | Path | Answering"
 """A bundle as ``Retriever.of`` takes it."""
 
 
-class Retriever:
+class Retriever(Recommender):
     """Answers queries from a bundle. Make one with ``Retriever.open``.
 
     Args:
@@ -104,14 +99,9 @@ class Retriever:
         self.contents = contents
         self.path = Path(path)
         self.device = choose_device(device)
-        self.encoding = encoding_of(
-            contents,
-            query_tower=query_tower,
-            item_tower=item_tower,
-            device=self.device,
-            path=self.path,
-        )
-        self._queries = Queries(contents, self.device)
+        towers = {"query": query_tower, "item": item_tower}
+        self.encoding = encoding_of(contents, towers, self.device, self.path)
+        self.queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
         self._reranker = Reranker(contents)
@@ -191,122 +181,64 @@ class Retriever:
     @property
     def query_features(self) -> FeatureArrays:
         """The transformed features of every query row, the reserved ones included."""
-        return self._queries.features
+        return self.queries.features
 
     @cached_property
     def _directions(self) -> LiveIndex:
         """The items by their vectors at length 1: made when neighbours are first asked for."""
         return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
-    @overload
-    def recommend(
+    def _recommended(
         self,
-        query_id: Id | None = None,
-        *,
-        features: Mapping[str, object] | None = None,
-        history: Sequence[Event] | None = None,
-        **choices: Unpack[Choices],
-    ) -> Recommendation: ...
-
-    @overload
-    def recommend(
-        self,
-        query_id: Sequence[Id] | None = None,
-        *,
-        features: Sequence[Mapping[str, object]] | Frame | None = None,
-        history: Sequence[Sequence[Event]] | Sequence[Frame] | None = None,
-        **choices: Unpack[Choices],
-    ) -> Recommendations: ...
-
-    @overload
-    def recommend(
-        self,
-        query_id: Id | Sequence[Id] | None = None,
-        *,
-        features: FeatureLines | None = None,
-        history: History | None = None,
-        **choices: Unpack[Choices],
-    ) -> Recommendation | Recommendations: ...
-
-    def recommend(
-        self,
-        query_id: Id | Sequence[Id] | None = None,
-        *,
-        features: FeatureLines | None = None,
-        history: History | None = None,
-        k: int = 10,
-        exclude_seen: bool | None = None,
-        among: Iterable[Id] | None = None,
-        without: Iterable[Id] | None = None,
-        filter: str | None = None,  # noqa: A002 -- the word that users know
-        words: float | Literal["auto"] = "auto",
-        rules: Iterable[Rule] = (),
-        strict: bool = False,
+        query_id: Id | Sequence[Id] | None,
+        features: FeatureLines | None,
+        history: History | None,
+        wanted: Wanted,
     ) -> Recommendation | Recommendations:
-        """Return the ``k`` best items for one query, or for several.
-
-        A query is named by its id, described by its features, by its history, or by any mix: what is
-        given wins over what the bundle knows of the id. Of an unknown id what is given is all that is
-        known; where that is nothing, the answer is what is popular, and says so.
-
-        Args:
-            query_id: One id, or a list of them.
-            features: Column -> value; or a list of such lines, or a frame (polars, pandas or pyarrow),
-                for several queries.
-            history: Item ids, oldest first; or a list of such lists. Ids that the catalogue does
-                not know are left out. An event may be a line in place of an id: the item's id under the
-                name of its column, ``"time"`` in seconds since 1970 or as a datetime, and the columns of
-                ``features.event``; a frame in place of a list holds such lines. Times are read where
-                every event has one.
-            k: At least 1; above what exists it returns what exists.
-            exclude_seen: Whether items of the history are left out; None: as the data was, that is
-                unless repeats were part of it.
-            among: Ids that the answer may hold; None allows the whole catalogue.
-            without: Ids that the answer must not hold.
-            filter: An expression over the items' columns, such as ``genre = "drama" and year >= 2000``,
-                that every item of the answer matches; see docs/filters.md.
-            words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
-                ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
-                ``index.fusion.convex``). It needs text on both sides. ``"auto"`` is the share that was best
-                on validation, which figures called "as served" are of; 0 where the bundle knows none.
-            rules: ``Boost``, ``Cap``, ``Diversify`` and ``Explore``, in any order; see docs/rules.md.
-            strict: Whether features that the bundle does not know are refused; else they are ignored with a
-                warning.
-
-        Returns:
-            A ``Recommendation`` for one query, ``Recommendations`` where any argument is a list of
-            several.
-
-        Raises:
-            FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns;
-                says where.
-            ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an
-                argument is of a form that cannot be read, ``words`` is out of range or above 0 where a
-                side has no text, or ``rules`` cannot go together or cap an unknown column.
-        """
-        k = self._checked_k(k)
-        words = self._checked_words(words)
-        ids, given, lists, single = queries_of(query_id, features, history)
-        arrays, histories, events = self.described(ids, given, lists, strict=strict)
-        if exclude_seen is None:
-            exclude_seen = not self.contents.repeats
-        allowed = self._allowed.rows(among, without, filter)
-        rules = tuple(rules)
-        plan = self._reranker.plan(rules, self._allowed)
-        vectors = self.encoding.query_vectors(arrays, histories, events)
-        index: Index = self.index
-        known = self.encoding.is_known(arrays, histories)
-        if words:
-            asked = self._texts.words_asked(ids, self._queries.rows_of(ids), given, words)
-            index, known = self._fused(words, asked, known)
-        answers = self._answer(
-            ids, known, histories, vectors, k, exclude_seen, allowed, index, plan
-        )
-        notes = of_filters(self._allowed, filter, rules)
-        answers = with_notes(answers, notes, lists, histories)
-        if single:
+        queries = self.queries.described(query_id, features, history, strict=wanted.strict)
+        answers = self.answers(queries, self._vectors_of(queries), wanted)
+        if queries.single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
+
+    def answers(
+        self, queries: Described, vectors: torch.Tensor, wanted: Wanted
+    ) -> list[Recommendation]:
+        """Return ``recommend`` for ``n`` queries whose vectors, ``(n, dim)``, are there already.
+
+        Raises:
+            FilterError: As ``recommend``.
+            ValueError: As ``recommend`` for ``k``, the words and the rules.
+        """
+        k = self._checked_k(wanted.k)
+        rules = rule_set(wanted.rules)
+        share = self.share_of_words if wanted.words == "auto" else wanted.words
+        if isinstance(share, str) or not 0 <= share <= 1:
+            raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {share!r}.")
+        plan = self._reranker.plan(rules, self._allowed)
+        exclude_seen = wanted.exclude_seen
+        if exclude_seen is None:
+            exclude_seen = not self.contents.repeats
+        index: LiveIndex | FusedIndex = self.index
+        known = self.encoding.is_known(queries.features, queries.histories)
+        if share:
+            index, known = self._fused(queries, share, known)
+        found = plan.answer(
+            index,
+            queries,
+            vectors,
+            known,
+            k,
+            exclude_seen=exclude_seen,
+            allowed=self._allowed.rows(wanted.among, wanted.without, wanted.filter),
+        )
+        notes = self._allowed.notes(wanted.filter, rules)
+        return self._recommendations(
+            queries.ids, known, found, [(*notes, *own) for own in queries.notes]
+        )
+
+    def _vectors_of(self, queries: Described) -> torch.Tensor:
+        return self.encoding.query_vectors(queries.features, queries.histories, queries.events)
 
     def session(
         self,
@@ -326,13 +258,10 @@ class Retriever:
             ValueError: As ``recommend``, or for several queries.
         """
         told = history if len(history) or query_id is None else None
-        ids, given, lists, single = queries_of(query_id, features, told)
-        if not single:
+        query = self.queries.described(query_id, features, told)
+        if not query.single:
             raise ArgumentError("session is of one query, got several; make one for each.")
-        words: Words = ((),)
-        if self._texts.are_on_both_sides:
-            words = self._texts.words_asked(ids, self._queries.rows_of(ids), given, 1.0)
-        return Session(self, ids[0], *self.described(ids, given, lists), words=words)
+        return Session(self, query)
 
     def recommend_all(
         self,
@@ -354,7 +283,7 @@ class Retriever:
         """
         rules = tuple(rules)
         ids = self.query_ids
-        for note in of_filters(self._allowed, filter, rules):
+        for note in self._allowed.notes(filter, rule_set(rules)):
             warnings.warn(note, stacklevel=2)
         frames: list[pl.DataFrame] = [
             self.recommend(
@@ -444,10 +373,9 @@ class Retriever:
         write_bundle(path, contents)
 
     def _serve(self, contents: Contents) -> None:
-        self.contents = contents
+        self.contents = self.queries.contents = contents
+        self._reranker.contents = self._texts.contents = contents
         self._allowed = self._allowed.of(contents)
-        self._reranker = self._reranker.of(contents)
-        self._texts = self._texts.of(contents)
 
     def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
         """Return the score of each (query id, item id) pair: ``(n,)`` float32.
@@ -459,16 +387,14 @@ class Retriever:
             ValueError: An id is not in the bundle.
         """
         pairs = pairs_of(pairs)
-        query_rows = self._queries.rows_of([query for query, _ in pairs])
+        query_rows = self.queries.rows_of([query for query, _ in pairs])
         item_rows = self.known_item_rows([item for _, item in pairs])
         unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
         if len(unknown):
             raise ArgumentError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
         distinct, places = np.unique(query_rows, return_inverse=True)
         arrays = {name: values[distinct] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(
-            arrays, self._queries.histories(distinct, self.contents.items.ids)
-        )
+        vectors = self.encoding.query_vectors(arrays, self.queries.histories(distinct))
         items = self.index.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
         scores = (vectors[torch.from_numpy(places)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
@@ -498,10 +424,7 @@ class Retriever:
             query_id = self.query_ids
             parts = [query_id[at : at + _AT_ONCE] for at in range(0, len(query_id), _AT_ONCE)]
             return np.concatenate([self.encode_queries(part) for part in parts])
-        ids, given, lists, _ = queries_of(query_id, features, history)
-        if not ids:
-            return np.zeros((0, self.contents.item_vectors.shape[1]), np.float32)
-        vectors = self.encoding.query_vectors(*self.described(ids, given, lists))
+        vectors = self._vectors_of(self.queries.described(query_id, features, history))
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def encode_items(
@@ -571,8 +494,8 @@ class Retriever:
             exclude=Histories(np.array([0, 1]), row),
             allowed=self._allowed.rows(filter=filter),
         )
-        answer = self._recommendation(item_id, found.item_rows[0], found.scores[0], "model")
-        return replace(answer, notes=of_filters(self._allowed, filter))
+        notes = self._allowed.notes(filter)
+        return self._recommendations([item_id], np.ones(1, np.bool_), Reranked(*found), [notes])[0]
 
     def explain(
         self,
@@ -632,51 +555,8 @@ class Retriever:
 
     def history(self, query_id: Id) -> list[Id]:
         """Return the items of the events that the bundle knows of a query, oldest first."""
-        histories = self._queries.histories(
-            self._queries.rows_of([query_id]), self.contents.items.ids
-        )
+        histories = self.queries.histories(self.queries.rows_of([query_id]))
         return self.contents.items.ids.ids_of(histories.item_rows).to_list()
-
-    def answer_vector(
-        self,
-        query_id: Id | None,
-        features: FeatureArrays,
-        history: Histories,
-        vector: torch.Tensor,
-        asked: Words,
-        *,
-        k: int,
-        exclude_seen: bool | None,
-        among: Iterable[Id] | None,
-        without: Iterable[Id] | None,
-        filter: str | None,  # noqa: A002 -- the word that users know
-        words: float | Literal["auto"],
-        rules: Iterable[Rule],
-    ) -> Recommendation:
-        """Return ``recommend`` for one query whose vector, ``(1, dim)``, and words are there already.
-
-        Raises:
-            FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1, or as ``recommend`` for the words and the rules.
-        """
-        index: Index = self.index
-        known = self.encoding.is_known(features, history)
-        share = self._checked_words(words)
-        if share:
-            index, known = self._fused(share, asked, known)
-        rules = tuple(rules)
-        answers = self._answer(
-            [query_id],
-            known,
-            history,
-            vector,
-            self._checked_k(k),
-            not self.contents.repeats if exclude_seen is None else exclude_seen,
-            self._allowed.rows(among, without, filter),
-            index,
-            self._reranker.plan(rules, self._allowed),
-        )
-        return with_notes(answers, of_filters(self._allowed, filter, rules), None, history)[0]
 
     @property
     def share_of_words(self) -> float:
@@ -685,13 +565,13 @@ class Retriever:
         return float(chosen["share"]) if chosen else 0.0
 
     def _fused(
-        self, share: float, asked: Words, known: npt.NDArray[np.bool_]
+        self, queries: Described, share: float, known: npt.NDArray[np.bool_]
     ) -> tuple[FusedIndex, npt.NDArray[np.bool_]]:
-        """Return the index with the words of queries beside the model, and which it can answer.
+        """Return the index with the words of queries beside the model, and which queries it can answer.
 
-        What the model knows nothing of is answered by its words alone.
+        The words alone answer a query of which the model knows nothing.
         """
-        lexical = self._texts.index(share)
+        lexical, asked = self._texts.index(share), self._texts.words_asked(queries, share)
         weights = np.where(known, share, 1.0).astype(np.float32)
         index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
         return index, known | np.array([lexical.knows(each) for each in asked], np.bool_)
@@ -701,94 +581,33 @@ class Retriever:
             raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
         return min(k, self.contents.num_items)
 
-    def _checked_words(self, words: float | Literal["auto"]) -> float:
-        if words == "auto":
-            return self.share_of_words
-        if isinstance(words, str) or not 0 <= words <= 1:
-            raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {words!r}.")
-        return words
-
-    def _answer(
+    def _recommendations(
         self,
-        ids: list[Id | None],
+        query_ids: Sequence[Id | None],
         known: npt.NDArray[np.bool_],
-        histories: Histories,
-        vectors: torch.Tensor,
-        k: int,
-        exclude_seen: bool,
-        allowed: npt.NDArray[np.bool_] | None,
-        index: Index,
-        plan: Plan | None,
+        found: Reranked,
+        notes: Sequence[tuple[str, ...]],
     ) -> list[Recommendation]:
-        propensities = None
-        if plan is not None:
-            rows, scores, propensities = plan.answer(
-                index,
-                self.index.item_vectors,
-                ids,
-                known,
-                histories,
-                vectors,
-                k,
-                exclude_seen=exclude_seen,
-                allowed=allowed,
-            )
-        else:
-            exclude = histories if exclude_seen else None
-            found = index.search(vectors, k, exclude=exclude, allowed=allowed)
-            rows, scores = found.item_rows.copy(), found.scores.copy()
-            if not known.all():
-                popular = self._popular(
-                    k, histories.take(np.flatnonzero(~known)), exclude_seen, allowed
-                )
-                rows[~known], scores[~known] = popular
-        real = rows != PADDING_ROW
-        found_ids = self.contents.items.ids.ids_of(rows[real]).to_list()
-        found_scores = scores[real].tolist()
-        ends = real.sum(axis=1).cumsum().tolist()
-        explored = None if propensities is None else propensities[real].tolist()
-        return [
-            Recommendation(
-                query_id,
-                found_ids[start:end],
-                found_scores[start:end],
-                "model" if is_known else "popularity",
-                None if explored is None else _explored(found_ids, explored, start, end),
-                items=self.contents.items.frame,
-                item_column=self.item_column,
-            )
-            for query_id, is_known, start, end in zip(
-                ids, known.tolist(), [0, *ends], ends, strict=False
-            )
-        ]
-
-    def _popular(
-        self,
-        k: int,
-        histories: Histories,
-        exclude_seen: bool,
-        allowed: npt.NDArray[np.bool_] | None,
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        counts = torch.from_numpy(self.contents.popularity)[:, None].to(self.device)
-        ones = torch.ones(len(histories), 1, device=self.device)
-        exclude = histories if exclude_seen else None
-        index = ExactIndex(counts, reserved_rows=FIRST_ROW)
-        return index.search(ones, k, exclude=exclude, allowed=allowed)
-
-    def _recommendation(
-        self,
-        query_id: Id | None,
-        rows: npt.NDArray[np.int32],
-        scores: npt.NDArray[np.float32],
-        basis: Basis,
-    ) -> Recommendation:
-        real = rows != PADDING_ROW
-        ids = self.contents.items.ids.ids_of(rows[real]).to_list()
-        found = [float(score) for score in scores[real]]
+        """Return what an index found as answers, one a query."""
         frame = self.contents.items.frame
-        return Recommendation(
-            query_id, ids, found, basis, items=frame, item_column=self.item_column
-        )
+        is_item = found.item_rows != PADDING_ROW
+        all_ids = iter(self.contents.items.ids.ids_of(found.item_rows[is_item]).to_list())
+        answers = []
+        for place, query_id in enumerate(query_ids):
+            real = is_item[place]
+            ids = list(islice(all_ids, int(real.sum())))
+            explored = None
+            if found.propensities is not None:
+                pairs = zip(ids, found.propensities[place][real].tolist(), strict=True)
+                explored = {item_id: chance for item_id, chance in pairs if not math.isnan(chance)}
+            scores = found.scores[place][real].tolist()
+            basis: Basis = "model" if known[place] else "popularity"
+            answers.append(
+                Recommendation(
+                    query_id, ids, scores, basis, explored, notes[place], frame, self.item_column
+                )
+            )
+        return answers
 
     def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
         """Return the row of each item id.
@@ -805,28 +624,8 @@ class Retriever:
             raise ArgumentError(f"item ids must be in the catalogue, got {ids[unknown[0]]!r}.")
         return rows
 
-    def described(
-        self,
-        ids: Sequence[Id | None],
-        given: GivenFeatures | None,
-        lists: list[list[Event]] | None,
-        *,
-        strict: bool = False,
-    ) -> tuple[FeatureArrays, Histories, dict[str, torch.Tensor] | None]:
-        """Return what the query tower reads of queries; see ``Queries.described``."""
-        items = self.contents.items.ids
-        return self._queries.described(ids, given, lists, items, strict=strict)
-
     def reads(self, feature: Feature) -> bool:
         """Return whether a tower reads a feature that is fitted."""
         model = self.encoding.model
         read = model.query_features if feature.side == "query" else model.item_features
         return read is None or feature.name in read
-
-
-def _explored(
-    item_ids: list[Id], propensities: list[float], start: int, end: int
-) -> dict[Id, float]:
-    """Return the propensity of each explored item of one answer among all."""
-    pairs = zip(item_ids[start:end], propensities[start:end], strict=True)
-    return {item_id: propensity for item_id, propensity in pairs if not math.isnan(propensity)}

@@ -1,80 +1,58 @@
 """``Session``: a query that goes on, event by event."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from twotower.errors import ArgumentError
-from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
-from twotower.index.lexical import Words
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
-from twotower.serving.arguments import TIME, Id, histories_of
-from twotower.serving.bundle import Contents
-from twotower.towers.encoding import Encoding, to_tensors
+from twotower.serving.arguments import TIME, Id
+from twotower.serving.queries import Described
+from twotower.serving.recommender import Wanted
 from twotower.towers.history import State
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, rows_of_lines
 
-
-class Answering(Protocol):
-    """What a session needs of a retriever. Each is read anew, since items come and go."""
-
-    @property
-    def contents(self) -> Contents:
-        """What the bundle holds."""
-
-    @property
-    def encoding(self) -> Encoding:
-        """Makes vectors."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-
-    def answer_vector(self, *query: Any, **wanted: Any) -> Recommendation:
-        """Return the answer for a query whose vector is there already."""
+if TYPE_CHECKING:
+    from twotower.serving.retriever import Retriever
 
 
 class Session:
     """A query to which events are added; its answer is that of its whole history.
 
-    An event costs one position of the history encoder, whose state is kept (keys and values of a
-    transformer, the sums of a pooled history), until the history is longer than the model reads;
-    from there on each answer reads the last ``towers.history_length`` events anew, as ``recommend``
-    does.
+    Each event costs one step of the history encoder, because the session keeps the encoder's state (keys
+    and values of a transformer, sums of a pooled history). Once the history is longer than
+    ``towers.history_length``, each answer reads the last ``history_length`` events again, as
+    ``Retriever.recommend`` does.
 
     Args:
         retriever: Of an opened bundle.
-        query_id: The query's id, or None.
-        features: One array a query feature, one line each.
-        history: What is known so far, one history.
-        events: The table that the rows of its events count in; None is the bundle's.
-        words: Those of the query's text, one query's.
+        query: One query, with its history so far.
     """
 
-    def __init__(
-        self,
-        retriever: Answering,
-        query_id: Id | None,
-        features: FeatureArrays,
-        history: Histories,
-        events: Mapping[str, torch.Tensor] | None = None,
-        *,
-        words: Words = ((),),
-    ) -> None:
+    def __init__(self, retriever: "Retriever", query: Described) -> None:
         self._retriever = retriever
-        self._words = words
-        self._query_id = query_id
-        self._features = features
-        self._rows: list[int] = history.item_rows.tolist()
-        self._times: list[float] | None = []
-        if len(self._rows):
-            self._times = None if history.times is None else history.times.tolist()
-        self._events = self._features_of(history, events)
+        # The session keeps a table of the events' features of its own, in the order of the history.
+        histories, event_rows = query.histories, None
+        events = retriever.encoding.event_features if query.events is None else query.events
+        if events is not None:
+            num = len(histories.item_rows)
+            rows = histories.event_rows
+            if rows is None:
+                rows = np.full(num, UNKNOWN_ROW, np.int32)
+            places = np.concatenate([np.arange(FIRST_ROW), rows]).astype(np.int64)
+            events = {
+                name: values[torch.from_numpy(places).to(values.device)]
+                for name, values in events.items()
+            }
+            event_rows = rows_of_lines(num)
+        histories = replace(histories, event_rows=event_rows)
+        self._query = replace(query, histories=histories, events=events, lists=None)
         self._vector: torch.Tensor | None = None
         self._state: State | None = None
         self._num_read = 0
@@ -83,25 +61,22 @@ class Session:
     @property
     def history(self) -> list[Id]:
         """Items so far, oldest first."""
-        rows = np.array(self._rows, np.int32)
-        ids: list[Id] = self._retriever.contents.items.ids.ids_of(rows).to_list()
-        return ids
+        rows = self._query.histories.item_rows
+        return self._retriever.contents.items.ids.ids_of(rows).to_list()
 
     def add(self, item_id: Id, time: float | None = None, **more: object) -> None:
         """Add an event. An item that the catalogue does not know is left out.
 
         Args:
             item_id: What was taken.
-            time: When, in seconds since 1970. Times are read where every event has one.
+            time: When, in seconds since 1970. The model reads times only if every event has one.
             more: The columns of ``features.event``.
 
         Raises:
             ValueError: ``time`` is not a finite number, or the model reads no column of that name.
         """
         contents = self._retriever.contents
-        columns = []
-        if contents.events is not None:
-            columns = contents.events.transforms.columns
+        columns = [] if contents.events is None else contents.events.transforms.columns
         unread = [name for name in more if name not in columns]
         if unread:
             raise ArgumentError(
@@ -109,26 +84,26 @@ class Session:
                 f"{unread[0]!r}."
             )
         line = {contents.items.id_column: item_id, TIME: time, **more}
-        history, arrays = histories_of(
-            [[line]],
-            contents.items.ids,
-            contents.items.id_column,
-            None if contents.events is None else contents.events.transforms,
-        )
-        if not len(history.item_rows):
+        new, added = self._retriever.queries.histories_of([[line]])
+        if not len(new.item_rows):
             return
-        self._vector = None
-        if time is None and self._times is not None:
-            self._times, self._state, self._num_read = None, None, 0
-        self._rows.append(int(history.item_rows[0]))
-        if self._times is not None and history.times is not None:
-            self._times.append(float(history.times[0]))
-        if arrays is not None and self._events is not None:
-            added = to_tensors(arrays, self._retriever.device)
-            self._events = {
+        before, events = self._query.histories, self._query.events
+        num = len(before.item_rows) + 1
+        times = new.times
+        if num > 1 and times is not None:
+            times = None if before.times is None else np.append(before.times, times)
+        if before.times is not None and times is None:  # what was read with times is read again
+            self._state, self._num_read = None, 0
+        if events is not None and added is not None:
+            events = {
                 name: torch.cat([values, added[name][FIRST_ROW:]])
-                for name, values in self._events.items()
+                for name, values in events.items()
             }
+        rows = np.append(before.item_rows, new.item_rows)
+        event_rows = None if events is None else rows_of_lines(num)
+        histories = Histories(np.array([0, num], np.int64), rows, times, event_rows)
+        self._query = replace(self._query, histories=histories, events=events)
+        self._vector = None
 
     def recommend(
         self,
@@ -147,20 +122,8 @@ class Session:
             FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns.
             ValueError: ``k`` is below 1, or as ``Retriever.recommend`` for the words and the rules.
         """
-        return self._retriever.answer_vector(
-            self._query_id,
-            self._features,
-            self._history(),
-            self._query_vector(),
-            self._words,
-            k=k,
-            exclude_seen=exclude_seen,
-            among=among,
-            without=without,
-            filter=filter,
-            words=words,
-            rules=rules,
-        )
+        wanted = Wanted(k, exclude_seen, among, without, filter, words, rules)
+        return self._retriever.answers(self._query, self._query_vector(), wanted)[0]
 
     def encode(self) -> npt.NDArray[np.float32]:
         """Return the query's vector now: ``(dim,)`` float32."""
@@ -168,51 +131,27 @@ class Session:
 
     def _query_vector(self) -> torch.Tensor:
         if self._vector is None:
-            encoding = self._retriever.encoding
-            fits = 0 < len(self._rows) <= encoding.history_length
+            encoding, query = self._retriever.encoding, self._query
+            fits = 0 < len(query.histories.item_rows) <= encoding.history_length
             if fits and encoding.model.reads_history:
                 self._step()
             else:
-                self._vector = encoding.query_vectors(self._features, self._history(), self._events)
+                self._vector = encoding.query_vectors(query.features, query.histories, query.events)
         assert self._vector is not None
         return self._vector
 
     def _step(self) -> None:
         """Read the events that were not read yet."""
-        for place in range(self._num_read, len(self._rows)):
-            seconds = None if self._times is None else self._times[place] - self._times[0]
-            event = None
-            if self._events is not None:
-                line = slice(FIRST_ROW + place, FIRST_ROW + place + 1)
-                event = {name: values[line] for name, values in self._events.items()}
-            self._vector, self._state = self._retriever.encoding.next_query_vector(
-                self._features, self._rows[place], seconds, self._state, event
+        history, events = self._query.histories, self._query.events
+        for place in range(self._num_read, len(history.item_rows)):
+            seconds = (
+                None if history.times is None else float(history.times[place] - history.times[0])
             )
-        self._num_read = len(self._rows)
-
-    def _history(self) -> Histories:
-        times = None
-        if self._times is not None and self._rows:
-            times = np.array(self._times, np.float64)
-        return Histories(
-            np.array([0, len(self._rows)], np.int64),
-            np.array(self._rows, np.int32),
-            times,
-            None if self._events is None else rows_of_lines(len(self._rows)),
-        )
-
-    def _features_of(
-        self, history: Histories, events: Mapping[str, torch.Tensor] | None
-    ) -> dict[str, torch.Tensor] | None:
-        """Return the features of a history's events in their order, after the reserved rows."""
-        table = self._retriever.encoding.event_features if events is None else events
-        if table is None:
-            return None
-        rows = history.event_rows
-        if rows is None:
-            rows = np.full(len(history.item_rows), UNKNOWN_ROW, np.int32)
-        places = np.concatenate([np.arange(FIRST_ROW), rows]).astype(np.int64)
-        return {
-            name: values[torch.from_numpy(places).to(values.device)]
-            for name, values in table.items()
-        }
+            event = None
+            if events is not None:
+                line = slice(FIRST_ROW + place, FIRST_ROW + place + 1)
+                event = {name: values[line] for name, values in events.items()}
+            self._vector, self._state = self._retriever.encoding.next_query_vector(
+                self._query.features, int(history.item_rows[place]), seconds, self._state, event
+            )
+        self._num_read = len(history.item_rows)

@@ -1,17 +1,15 @@
 """The words of a bundle's items, and of queries that are asked about: for BM25 beside the model."""
 
-from collections.abc import Sequence
-
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalIndex, LexicalSettings, Words
-from twotower.serving.arguments import GivenFeatures, Id, new_ids
+from twotower.serving.arguments import new_ids, plain
 from twotower.serving.bundle import Contents, SideContents
+from twotower.serving.queries import Described
 from twotower.vocab import FIRST_ROW, as_keys
 
 
@@ -19,25 +17,14 @@ class Texts:
     """Reads the columns of text of a bundle's two sides.
 
     Args:
-        contents: What the bundle holds.
+        contents: What the bundle holds. Whoever changes the catalogue puts the new contents here; old items
+            are not read again.
     """
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self.settings = LexicalSettings.of_json(contents.metrics.get("words") or {})
         self._index: LexicalIndex | None = None
-
-    def of(self, contents: Contents) -> "Texts":
-        """Return the same for a catalogue that has grown, whose old words are not read again."""
-        grown = Texts(contents)
-        grown._index = self._index
-        return grown
-
-    @property
-    def are_on_both_sides(self) -> bool:
-        """Whether queries and items have text."""
-        sides = (self.contents.queries.transforms, self.contents.items.transforms)
-        return all(texts_of(side.features) for side in sides)
 
     def index(self, words: float) -> LexicalIndex:
         """Return the index of the items' words, which is made when it is first asked for.
@@ -61,33 +48,25 @@ class Texts:
             )
         return self._index
 
-    def words_asked(
-        self,
-        ids: Sequence[Id | None],
-        rows: npt.NDArray[np.int32],
-        given: GivenFeatures | None,
-        words: float,
-    ) -> Words:
-        """Return the words of ``n`` queries' texts: what is given, else what is stored, else a new id.
+    def words_asked(self, asked: Described, share: float) -> Words:
+        """Return the words of queries' texts: what is given, else what is stored, else a new id.
 
         Args:
-            ids: ``n`` ids, or None.
-            rows: ``(n,)`` their rows.
-            given: What a caller told of them.
-            words: The share that was asked for, for messages.
+            asked: The queries.
+            share: What the caller asked for, for messages.
 
         Raises:
             ValueError: Queries have no text.
         """
-        queries = self.contents.queries
-        columns = _text_columns(queries, words, "queries")
-        places = pl.Series(rows.astype(np.int64) - FIRST_ROW)
+        queries, given = self.contents.queries, asked.given
+        columns = _text_columns(queries, share, "queries")
+        places = pl.Series(queries.ids.rows_of(plain(asked.ids)).astype(np.int64) - FIRST_ROW)
         known = pl.select(pl.when(places >= 0).then(places)).to_series()
         texts = []
         for name in columns:
             text = as_keys(queries.frame[name].gather(known)).cast(pl.String)
             if name == queries.id_column:
-                text = new_ids(ids, name)[name]
+                text = new_ids(asked.ids, name)[name]
             if given is not None and name in given.frame.columns:
                 lines = pl.Series(given.lines_with[name])
                 text = text.zip_with(~lines, as_keys(given.frame[name]).cast(pl.String))
