@@ -14,6 +14,7 @@ CONTENT = {
     "serving/bundle.py",
     "serving/content_checks.py",
     "serving/feature_files.py",
+    "serving/manifest.py",
     "serving/storage.py",
 }
 

@@ -41,7 +41,7 @@ from twotower.recipes import RECIPES, Recipe
 from twotower.registry import Registry, resolved
 from twotower.report.html_report import write_report
 from twotower.rules.kinds import RULES, Rule, RuleSpec, rule_set
-from twotower.serving.bundle import MANIFEST
+from twotower.serving.manifest import MANIFEST
 from twotower.towers.history import DecayedMean
 from twotower.towers.history_encoders import HISTORY_ENCODERS, HistoryEncoderSpec
 from twotower.training.optimizers import OPTIMIZERS, OptimizerSpec

@@ -13,7 +13,7 @@ import pytest
 from sandbox import QUICK, NoDiskError, events, items, run_command, small_disk, tree_of, write
 from twotower.cli import exits
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
-from twotower.serving.bundle import check_bundle
+from twotower.serving.manifest import check_bundle
 
 ROOT = Path(__file__).parents[2]
 RUN = "import sys; from twotower.cli import main; sys.argv[0] = 'twotower'; main()"

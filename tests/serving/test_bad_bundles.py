@@ -9,7 +9,8 @@ import pytest
 
 from damaged_bundles import BadBundle, at_random, by_name, seal, use, with_every_file
 from twotower.errors import BundleError
-from twotower.serving.bundle import check_bundle, open_bundle, write_bundle
+from twotower.serving.bundle import open_bundle, write_bundle
+from twotower.serving.manifest import check_bundle
 from twotower.serving.retriever import Retriever
 
 DAMAGES = tuple(by_name())

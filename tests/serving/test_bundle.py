@@ -26,13 +26,8 @@ from twotower.config import Config
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.errors import BundleError
 from twotower.evaluation.evaluate_bundle import evaluate_bundle
-from twotower.serving.bundle import (
-    FORMAT_VERSION,
-    Contents,
-    check_output,
-    open_bundle,
-    write_bundle,
-)
+from twotower.serving.bundle import Contents, check_output, open_bundle, write_bundle
+from twotower.serving.manifest import FORMAT_VERSION
 from twotower.serving.retriever import Retriever
 from twotower.serving.storage import load_arrays, save_arrays, save_tensors
 from twotower.training.pipeline import train

@@ -5,7 +5,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from twotower.serving.bundle import FORMAT_VERSION
+from twotower.serving.manifest import FORMAT_VERSION
 from twotower.serving.retriever import Retriever
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twotower.cli.recommend import described
 from twotower.index.approximate import divided, tuned
 from twotower.serving.arguments import features_of
-from twotower.serving.bundle import MANIFEST
 from twotower.serving.client import Client
 from twotower.serving.live_items import LiveIds, lines_of
+from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, Vocabulary
 

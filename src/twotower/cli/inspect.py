@@ -19,7 +19,8 @@ def command(
     """
     from twotower.evaluation.refit_notes import note as refit_note
     from twotower.evaluation.screen import figures_table, index_note
-    from twotower.serving.bundle import check_bundle, open_bundle
+    from twotower.serving.bundle import open_bundle
+    from twotower.serving.manifest import check_bundle
 
     manifest = check_bundle(bundle)
     contents = open_bundle(bundle)

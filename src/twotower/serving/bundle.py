@@ -4,75 +4,44 @@ It is written to a temporary folder beside its place and moved there; after that
 Opening it checks the SHA-256 of every file. Nothing in it is executable: safetensors, Arrow, TOML and JSON.
 """
 
-import errno
-import hashlib
 import json
-import os
-import platform
-import re
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
 
-from twotower.abandoned import put, sweep, sync, sync_names, writing
-from twotower.caller import argument, calling
+from twotower.abandoned import put, sweep, writing
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.errors import BundleError
-from twotower.features.schema import VIEW, Feature, Side
+from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
 from twotower.paths import check_folder_of, check_new_name, reason_of
-from twotower.serving.content_checks import (
-    check_array,
-    check_finite,
-    check_lists,
-    check_ragged,
-    check_table,
-    check_words,
+from twotower.serving import content_checks, feature_files, storage
+from twotower.serving.content_checks import check_array
+from twotower.serving.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    VIEWS_FILE,
+    check_bundle,
+    load_installed,
+    missing_of,
+    needs_of,
+    write_manifest,
 )
-from twotower.serving.feature_files import (
-    features_toml,
-    read_transforms,
-    read_words,
-    write_transforms,
-)
-from twotower.serving.needs import load_installed, missing_of, needs_of
-from twotower.serving.storage import (
-    ListedFiles,
-    load_arrays,
-    load_item_vectors,
-    load_ragged,
-    load_tensors,
-    read_arrow,
-    read_vocabulary,
-    save_arrays,
-    save_item_vectors,
-    save_ragged,
-    save_tensors,
-    sha256,
-    write_arrow,
-    write_texts,
-)
+from twotower.serving.storage import ListedFiles
 from twotower.toml import parse_toml, toml_value
-from twotower.version import __version__
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
-Read = TypeVar("Read")
-FORMAT_VERSION = 2
-"""The newest that is read. A bundle without items that were taken out is still of version 1."""
-MANIFEST = "manifest.json"
-VIEWS_FILE = "views.json"
-"""What ties the bundles of several views, in the folder that holds them."""
 GONE = "items.gone.safetensors"
 """File with the rows of items that were taken out after the training; not there where none was."""
 NOT_AS_WRITTEN = (
@@ -87,10 +56,6 @@ NOT_AS_WRITTEN = (
     pl.exceptions.PanicException,
 )
 """What reading a bundle raises that holds something else than we write."""
-OWN_DIGEST = "sha256"
-"""Key in the manifest of the SHA-256 of all its other entries."""
-_FILE_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-"""Names of files that a manifest may list: none leads out of the bundle on any system."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,33 +205,62 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
     return path
 
 
-def write_bundle(path: str | Path, contents: Contents) -> None:
-    """Write a bundle at ``path``, replacing one that is there; whole, or not at all.
+@contextmanager
+def written(path: str | Path, what: str, *, views: bool = False) -> Iterator[Path]:
+    """Give a new folder that is moved to ``path`` at the end, whole, or not at all.
+
+    Args:
+        path: The place of a bundle, or of bundles of several views; one that is there is replaced.
+        what: What is written, for messages.
+        views: See ``check_output``.
 
     Raises:
         BundleError: The place cannot be used, or writing failed (a full disk, say). Whatever was at
             ``path`` before is still there then.
     """
-    path = check_output(path)
-    place = path.resolve()  # a link stays, and what it points to is replaced
+    place = check_output(
+        path, views=views
+    ).resolve()  # a link stays, and what it points to is replaced
     try:
         with writing(place) as new:
             new.mkdir()
-            _write_files(new, contents)
-            _write_manifest(new, contents)
+            yield new
             put(new, place)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise BundleError(
-            f"the bundle {str(path)!r} could not be written: {reason_of(error)}; "
+            f"the {what} {str(path)!r} could not be written: {reason_of(error)}; "
             "nothing was left behind."
         ) from error
+
+
+def write_bundle(path: str | Path, contents: Contents) -> None:
+    """Write a bundle at ``path``, replacing one that is there; whole, or not at all.
+
+    Raises:
+        BundleError: See ``written``.
+    """
+    with written(path, "bundle") as folder:
+        _write_files(folder, contents)
+        sides = (contents.queries, contents.items, contents.events)
+        features = [f for side in sides if side is not None for f in side.transforms.features]
+        entries = {
+            "format_version": 1 if contents.gone is None else FORMAT_VERSION,
+            "custom_towers": list(contents.custom),
+            "ordered": contents.ordered,
+            "repeats": contents.repeats,
+            "view": contents.view,
+            "provenance": dict(contents.provenance),
+            "needs": needs_of(contents.config, features),
+        }
+        write_manifest(folder, entries)
 
 
 def open_bundle(path: str | Path) -> Contents:
     """Return what the bundle at ``path`` holds; large arrays are mapped, not read.
 
     Raises:
-        BundleError: There is no bundle, a file is missing or was changed, or its format is newer.
+        BundleError: See ``check_bundle``; or a file does not hold what its format promises, or the bundle
+            needs what no installed package has registered.
     """
     path = Path(path)
     load_installed()
@@ -286,263 +280,94 @@ def open_bundle(path: str | Path) -> Contents:
         ) from error
 
 
-def check_bundle(path: Path) -> dict[str, Any]:
-    """Return the manifest of a bundle whose files are all present and unchanged.
-
-    Raises:
-        BundleError: See ``open_bundle``.
-    """
-    absent = (
-        f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
-        f"make one with {calling('train', out='DIR')}."
-    )
-    if (path / VIEWS_FILE).is_file():
-        absent = f"{str(path)!r} must be a bundle, got a folder of views; name one of those in it."
-    content = _read(path, MANIFEST, Path.read_bytes, absent)
-    try:
-        manifest = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {MANIFEST} cannot be read; train it again."
-        ) from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if type(version) is not int or not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"the bundle {str(path)!r} is damaged: {MANIFEST} is incomplete.")
-    if version > FORMAT_VERSION:
-        raise BundleError(
-            f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
-            f"{FORMAT_VERSION}; upgrade twotower."
-        )
-    try:
-        if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):
-            raise ValueError(f"{MANIFEST} was changed after it was written")
-        _check_manifest(manifest)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {reason_of(error)}; train it again."
-        ) from error
-    for name, digest in manifest["files"].items():
-        absent = f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
-        found = _read(path, name, sha256, absent)
-        if found != digest:
-            raise BundleError(
-                f"the bundle {str(path)!r} is damaged: {name} was changed after it was written "
-                f"(SHA-256 {found[:8]}, not {digest[:8]}); train it again."
-            )
-    assert isinstance(manifest, dict)
-    return manifest
-
-
-def _read(path: Path, name: str, read: Callable[[Path], Read], absent: str) -> Read:
-    """Return what is read of a file of a bundle.
-
-    Raises:
-        BundleError: It is not there, for which ``absent`` is said; or cannot be read, or is no file.
-    """
-    try:
-        _check_regular(path, name)
-        return read(path / name)
-    except FileNotFoundError as error:
-        raise BundleError(absent) from error
-    except OSError as error:
-        raise BundleError(
-            f"the bundle {str(path)!r} cannot be read: {name}: {reason_of(error)}."
-        ) from error
-    except ValueError as error:
-        raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
-
-
-def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Refuse entries that we never write.
-
-    Raises:
-        ValueError: There is one.
-    """
-    custom, view = manifest.get("custom_towers"), manifest.get("view")
-    needs = manifest.get("needs", {})
-    of_form = {
-        "format_version": manifest["format_version"] >= 1,
-        "custom_towers": isinstance(custom, list) and all(s in ("query", "item") for s in custom),
-        "ordered": isinstance(manifest.get("ordered"), bool),
-        "repeats": isinstance(manifest.get("repeats"), bool),
-        "view": view is None or isinstance(view, str),
-        "provenance": isinstance(manifest.get("provenance"), dict),
-        "needs": isinstance(needs, dict)
-        and all(isinstance(names, list) for names in needs.values())
-        and all(isinstance(name, str) for names in needs.values() for name in names),
-    }
-    for key, is_sound in of_form.items():
-        if not is_sound:
-            raise ValueError(f"{key} in {MANIFEST} is {manifest.get(key)!r}")
-    for name, digest in manifest["files"].items():
-        if not _FILE_NAME.fullmatch(name) or not isinstance(digest, str):
-            raise ValueError(f"{MANIFEST} lists {name!r}, which is no file of a bundle")
-
-
-def _check_regular(folder: Path, name: str) -> None:
-    """Refuse a file whose content is not the bundle's own, or that reading could wait for without end.
-
-    Raises:
-        OSError: It is not there, or is a folder.
-        ValueError: It is a link out of the bundle, a device or a pipe.
-    """
-    file = folder / name
-    mode = file.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{name} must be a file, got a device or a pipe")
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"{name} must be a file in the bundle, got a link to {str(file.resolve())!r}; copy the bundle "
-            "with what its links point to"
-        )
-
-
 def _write_files(folder: Path, contents: Contents) -> None:
     for name in ("vocab", "transforms", "queries", "index"):
         (folder / name).mkdir()
+    index: dict[str, Any] = {"kind": "exact"}
+    if contents.lists is not None:  # and not what faiss makes of them, which is many times as large
+        lists, probes = contents.lists, contents.lists.probes
+        index = {"kind": "approximate", "probes": {str(k): num for k, num in probes.items()}}
+        list_of = torch.from_numpy(lists.list_of)
+        tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": list_of}
+        storage.save_tensors(folder / "index" / "lists.safetensors", tensors)
     texts = {
         "config.toml": contents.config.to_toml(),
         "schema.toml": _schema_toml(contents),
         "metrics.json": json.dumps(contents.metrics, indent=2),
         "training.jsonl": contents.log,
         "MODEL_CARD.md": contents.card,
+        "index/index.json": json.dumps(index) + "\n",
     }
-    write_texts(folder, texts)
+    storage.write_texts(folder, texts)
     for side, table in (("query", contents.queries), ("item", contents.items)):
-        write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
-        write_transforms(folder, side, table.transforms)
+        storage.write_arrow(table.ids.ids.to_frame(), folder / "vocab" / f"{side}.ids.arrow")
+        feature_files.write_transforms(folder, side, table.transforms)
+    queries = folder / "queries"
     if contents.events is not None:
-        write_transforms(folder, "event", contents.events.transforms)
-        write_arrow(contents.events.frame, folder / "queries" / "events.arrow")
-    write_arrow(contents.items.frame, folder / "items.arrow")
-    write_arrow(contents.queries.frame, folder / "queries" / "queries.arrow")
-    save_tensors(folder / "weights.safetensors", contents.weights)
-    save_item_vectors(folder / "items.safetensors", contents.item_vectors.float())
-    save_arrays(folder / "queries" / "popularity.safetensors", {"counts": contents.popularity})
+        feature_files.write_transforms(folder, "event", contents.events.transforms)
+        storage.write_arrow(contents.events.frame, queries / "events.arrow")
+    storage.write_arrow(contents.items.frame, folder / "items.arrow")
+    storage.write_arrow(contents.queries.frame, queries / "queries.arrow")
+    storage.save_tensors(folder / "weights.safetensors", contents.weights)
+    storage.save_item_vectors(folder / "items.safetensors", contents.item_vectors.float())
+    storage.save_arrays(queries / "popularity.safetensors", {"counts": contents.popularity})
     if contents.gone is not None:
-        save_arrays(folder / GONE, {"rows": np.flatnonzero(contents.gone).astype(np.int32)})
+        rows = np.flatnonzero(contents.gone).astype(np.int32)
+        storage.save_arrays(folder / GONE, {"rows": rows})
     if contents.histories is not None:
         of_events = {
             "parts": contents.history_parts,
             "weights": contents.history_weights,
             "is_target": contents.history_is_target,
         }
-        save_ragged(folder / "queries" / "histories.safetensors", contents.histories, of_events)
+        storage.save_ragged(queries / "histories.safetensors", contents.histories, of_events)
     if contents.targets is not None:
         labels = {"labels": contents.target_labels}
-        save_ragged(folder / "queries" / "targets.safetensors", contents.targets, labels)
-    _write_index(folder / "index", contents.lists)
-
-
-def _write_index(folder: Path, lists: Lists | None) -> None:
-    """Write the lists, and not what faiss makes of them, which is quick and many times as large."""
-    described: dict[str, Any] = {"kind": "exact"}
-    if lists is not None:
-        described = {"kind": "approximate", "probes": {str(k): n for k, n in lists.probes.items()}}
-        of_lists = torch.from_numpy(lists.list_of)
-        tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": of_lists}
-        save_tensors(folder / "lists.safetensors", tensors)
-    write_texts(folder, {"index.json": json.dumps(described) + "\n"})
-
-
-def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
-    described = files.json("index/index.json")
-    if described["kind"] == "exact":
-        return None
-    if described["kind"] != "approximate" or not isinstance(described["probes"], dict):
-        raise ValueError(f"index.json must describe an index, got {described}")
-    tensors = load_tensors(files.path("index/lists.safetensors"))
-    lists = Lists(
-        centres=tensors["centres"],
-        spreads=tensors["spreads"],
-        list_of=tensors["list_of"].numpy(),
-        probes={int(depth): probes for depth, probes in described["probes"].items()},
-    )
-    check_lists(lists, *vectors.shape)
-    return lists
-
-
-def _features(contents: Contents) -> Iterator[Feature]:
-    for side in (contents.queries, contents.items, contents.events):
-        if side is not None:
-            yield from side.transforms.features
-
-
-def _write_manifest(folder: Path, contents: Contents) -> None:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    manifest = {
-        "format_version": 1 if contents.gone is None else FORMAT_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "libraries": {
-            "twotower": __version__,
-            "torch": torch.__version__,
-            "polars": pl.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "custom_towers": list(contents.custom),
-        "ordered": contents.ordered,
-        "repeats": contents.repeats,
-        "view": contents.view,
-        "provenance": dict(contents.provenance),
-        "needs": needs_of(contents.config, _features(contents)),
-        "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
-    }
-    manifest[OWN_DIGEST] = _digest_of(manifest)
-    write_texts(folder, {MANIFEST: json.dumps(manifest, indent=2)})
-    for written in (*files, folder / MANIFEST):
-        sync(written)
-    for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
-        sync_names(inner)
+        storage.save_ragged(queries / "targets.safetensors", contents.targets, labels)
 
 
 def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
     schema = parse_toml(files.text("schema.toml"), "schema.toml")
-    words = read_words(files)
+    words = feature_files.read_words(files)
     sides = {}
     tables: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
     for side, file in tables.items():
         table: Any = schema[side]
-        sides[side] = SideContents(
-            ids=read_vocabulary(files.path(f"vocab/{side}.ids.arrow")),
-            id_column=table["id_column"],
-            frame=read_arrow(files.path(file)),
-            transforms=read_transforms(files, side, table["features"], words),
-        )
-        check_table(side, sides[side].ids, sides[side].id_column, sides[side].frame)
-    items, num_queries = sides["item"], sides["query"].ids.num_rows
+        ids = storage.read_vocabulary(files.path(f"vocab/{side}.ids.arrow"))
+        frame = storage.read_arrow(files.path(file))
+        content_checks.check_table(side, ids, table["id_column"], frame)
+        transforms = feature_files.read_transforms(files, side, table["features"], words)
+        sides[side] = SideContents(ids, table["id_column"], frame, transforms)
+    queries, items = sides["query"], sides["item"]
     num_item_rows = items.ids.num_rows
     events = None
     if "event" in schema:
         of_event: Any = schema["event"]
         events = EventContents(
-            frame=read_arrow(files.path("queries/events.arrow")),
-            transforms=read_transforms(files, "event", of_event["features"], words),
+            frame=storage.read_arrow(files.path("queries/events.arrow")),
+            transforms=feature_files.read_transforms(files, "event", of_event["features"], words),
         )
     histories = targets = None
     of_events: dict[str, npt.NDArray[Any]] = {}
     labels: dict[str, npt.NDArray[Any]] = {}
     if "queries/histories.safetensors" in files:
-        histories, of_events = load_ragged(files.path("queries/histories.safetensors"))
-        targets, labels = load_ragged(files.path("queries/targets.safetensors"))
-        sizes = {"num_queries": num_queries, "num_item_rows": num_item_rows}
-        check_ragged("histories", histories, of_events, **sizes)
-        check_ragged("targets", targets, labels, **sizes)
+        histories, of_events = storage.load_ragged(files.path("queries/histories.safetensors"))
+        targets, labels = storage.load_ragged(files.path("queries/targets.safetensors"))
+        sizes = (queries.ids.num_rows, num_item_rows)
+        content_checks.check_ragged("histories", histories, of_events, *sizes)
+        content_checks.check_ragged("targets", targets, labels, *sizes)
+        num_events = len(histories.item_rows)
         if events is not None:  # a line an event, in their order
-            if len(events.frame) != len(histories.item_rows):
-                raise ValueError(
-                    f"{len(histories.item_rows)} events, {len(events.frame)} lines of their columns"
-                )
-            histories = replace(histories, event_rows=rows_of_lines(len(histories.item_rows)))
-    vectors = load_item_vectors(files.path("items.safetensors"))
+            if len(events.frame) != num_events:
+                raise ValueError(f"{num_events} events, {len(events.frame)} lines of their columns")
+            histories = replace(histories, event_rows=rows_of_lines(num_events))
+    vectors = storage.load_item_vectors(files.path("items.safetensors"))
     check_array("the item vectors", vectors.numpy(), (len(items.ids), None), np.float32)
-    popularity = load_arrays(files.path("queries/popularity.safetensors"))["counts"]
+    popularity = storage.load_arrays(files.path("queries/popularity.safetensors"))["counts"]
     check_array("the popularity", popularity, (num_item_rows,), np.float32, least=0)
     gone = None
     if GONE in files:
-        rows = load_arrays(files.path(GONE))["rows"]
+        rows = storage.load_arrays(files.path(GONE))["rows"]
         bounds = {"least": FIRST_ROW, "most": num_item_rows - 1}
         check_array("the items that are gone", rows, (len(rows),), np.int32, **bounds)
         gone = np.zeros(num_item_rows, np.bool_)
@@ -550,14 +375,15 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
     view = manifest.get("view")
     if view is not None and VIEW not in items.frame.columns:
         raise ValueError(f"the items of a view must have the column {VIEW!r}")
-    weights = load_tensors(files.path("weights.safetensors"))
+    weights = storage.load_tensors(files.path("weights.safetensors"))
     for name, tensor in weights.items():  # a module of the user's own may have a mask of them
-        check_finite(f"the weights {name}", tensor, infinite=bool(manifest["custom_towers"]))
+        is_custom = bool(manifest["custom_towers"])
+        content_checks.check_finite(f"the weights {name}", tensor, infinite=is_custom)
     metrics = files.json("metrics.json")
-    check_words(metrics, *(sides[side].transforms.features for side in ("query", "item")))
+    content_checks.check_words(metrics, queries.transforms.features, items.transforms.features)
     return Contents(
         config=Config.from_dict(parse_toml(files.text("config.toml"), "config.toml")),
-        queries=sides["query"],
+        queries=queries,
         items=items,
         weights=weights,
         item_vectors=vectors,
@@ -582,15 +408,28 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
     )
 
 
+def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
+    described = files.json("index/index.json")
+    if described["kind"] == "exact":
+        return None
+    if described["kind"] != "approximate" or not isinstance(described["probes"], dict):
+        raise ValueError(f"index.json must describe an index, got {described}")
+    tensors = storage.load_tensors(files.path("index/lists.safetensors"))
+    lists = Lists(
+        centres=tensors["centres"],
+        spreads=tensors["spreads"],
+        list_of=tensors["list_of"].numpy(),
+        probes={int(depth): probes for depth, probes in described["probes"].items()},
+    )
+    content_checks.check_lists(lists, *vectors.shape)
+    return lists
+
+
 def _schema_toml(contents: Contents) -> str:
     lines = []
     for side, table in (("query", contents.queries), ("item", contents.items)):
         lines += [f"[{side}]", f"id_column = {toml_value(table.id_column)}", ""]
-        lines += features_toml(table.transforms)
+        lines += feature_files.features_toml(table.transforms)
     if contents.events is not None:
-        lines += features_toml(contents.events.transforms)
+        lines += feature_files.features_toml(contents.events.transforms)
     return "\n".join(lines)
-
-
-def _digest_of(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

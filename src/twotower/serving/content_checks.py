@@ -93,7 +93,6 @@ def check_ragged(
     what: str,
     ragged: Histories,
     columns: Mapping[str, npt.NDArray[Any]],
-    *,
     num_queries: int,
     num_item_rows: int,
 ) -> None:

@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
-from twotower.abandoned import put, writing
 from twotower.errors import ArgumentError, BundleError
-from twotower.paths import reason_of
-from twotower.serving.bundle import MANIFEST, VIEWS_FILE, Contents, check_output, write_bundle
+from twotower.serving.bundle import Contents, write_bundle, written
+from twotower.serving.manifest import MANIFEST, VIEWS_FILE
 from twotower.serving.retriever import Retriever
 from twotower.serving.storage import sha256, write_texts
 
@@ -18,20 +17,11 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
     Raises:
         BundleError: The place cannot be used, or writing failed.
     """
-    place = check_output(path, views=True).resolve()
-    try:
-        with writing(place) as new:
-            new.mkdir()
-            for name, contents in views.items():
-                write_bundle(new / name, contents)
-            tied = {name: {MANIFEST: sha256(new / name / MANIFEST)} for name in views}
-            write_texts(new, {VIEWS_FILE: json.dumps(tied, indent=2)})
-            put(new, place)
-    except OSError as error:
-        raise BundleError(
-            f"the views {str(path)!r} could not be written: {reason_of(error)}; "
-            "nothing was left behind."
-        ) from error
+    with written(path, "views", views=True) as folder:
+        for name, contents in views.items():
+            write_bundle(folder / name, contents)
+        tied = {name: {MANIFEST: sha256(folder / name / MANIFEST)} for name in views}
+        write_texts(folder, {VIEWS_FILE: json.dumps(tied, indent=2)})
 
 
 def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever]:

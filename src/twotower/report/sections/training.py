@@ -10,7 +10,7 @@ from twotower.report.figures_reader import number, whole
 from twotower.report.sections.methods import HALF, Chart
 from twotower.report.svg import svg_of
 from twotower.report.wording import Say, metric_name
-from twotower.serving.bundle import MANIFEST
+from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Retriever
 
 Record = dict[str, Any]

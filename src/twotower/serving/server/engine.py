@@ -14,7 +14,7 @@ from twotower.index.approximate import depth_of
 from twotower.rules.kinds import Explore, Rule, spec_of
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
-from twotower.serving.bundle import MANIFEST
+from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Retriever
 from twotower.serving.server import lookup
 from twotower.serving.server.catalogue import Catalogue, Change, Changed, Written

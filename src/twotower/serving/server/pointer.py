@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from twotower.serving.bundle import MANIFEST
+from twotower.serving.manifest import MANIFEST
 
 
 def digest_of(path: Path) -> str:

@@ -185,7 +185,7 @@ def _digest_of(bundle: Path) -> str:
     try:
         return digest_of(bundle)
     except OSError:
-        from twotower.serving.bundle import check_bundle
+        from twotower.serving.manifest import check_bundle
 
         check_bundle(bundle)
         raise BundleError(f"the bundle {str(bundle)!r} cannot be read.") from None

@@ -1,0 +1,247 @@
+"""The manifest of a bundle: the digest of every file, and the entries of other packages that it needs.
+
+Whatever a bundle says, opening it imports nothing: what installed packages register is loaded before its
+first byte is read, and a name that nobody has registered is refused.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import torch
+
+from twotower.abandoned import sync, sync_names
+from twotower.caller import calling
+from twotower.config import Config
+from twotower.dataclass_trees import one_of_names
+from twotower.errors import BundleError
+from twotower.features.feature_kinds import FEATURE_KINDS
+from twotower.features.schema import Feature
+from twotower.paths import reason_of
+from twotower.registry import Registry
+from twotower.serving.storage import sha256, write_texts
+from twotower.version import __version__
+
+Read = TypeVar("Read")
+FORMAT_VERSION = 2
+"""The newest that is read. A bundle without items that were taken out is still of version 1."""
+MANIFEST = "manifest.json"
+VIEWS_FILE = "views.json"
+"""What ties the bundles of several views, in the folder that holds them."""
+OWN_DIGEST = "sha256"
+"""Key in the manifest of the SHA-256 of all its other entries."""
+_FILE_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+"""Names of files that a manifest may list: none leads out of the bundle on any system."""
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Write the manifest of the files in a folder, and let the disk take all of them in.
+
+    Args:
+        folder: The bundle.
+        entries: What the manifest says beside the files, their digests and the installed libraries.
+
+    Raises:
+        OSError: The disk is full, or the like.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "libraries": {
+            "twotower": __version__,
+            "torch": torch.__version__,
+            "polars": pl.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        **entries,
+        "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files},
+    }
+    manifest[OWN_DIGEST] = _digest_of(manifest)
+    write_texts(folder, {MANIFEST: json.dumps(manifest, indent=2)})
+    for written in (*files, folder / MANIFEST):
+        sync(written)
+    for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+        sync_names(inner)
+
+
+def check_bundle(path: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle whose files are all present and unchanged.
+
+    Raises:
+        BundleError: There is no bundle, a file is missing or was changed, or its format is newer.
+    """
+    absent = (
+        f"{str(path)!r} must be a bundle, got no {MANIFEST} there; "
+        f"make one with {calling('train', out='DIR')}."
+    )
+    if (path / VIEWS_FILE).is_file():
+        absent = f"{str(path)!r} must be a bundle, got a folder of views; name one of those in it."
+    content = _read(path, MANIFEST, Path.read_bytes, absent)
+    try:
+        manifest = _manifest_of(content)
+        version = manifest["format_version"]
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
+                f"{FORMAT_VERSION}; upgrade twotower."
+            )
+        _check_entries(manifest)
+    except ValueError as error:
+        raise BundleError(
+            f"the bundle {str(path)!r} is damaged: {error}; train it again."
+        ) from error
+    for name, digest in manifest["files"].items():
+        absent = f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
+        found = _read(path, name, sha256, absent)
+        if found != digest:
+            raise BundleError(
+                f"the bundle {str(path)!r} is damaged: {name} was changed after it was written "
+                f"(SHA-256 {found[:8]}, not {digest[:8]}); train it again."
+            )
+    return manifest
+
+
+def _manifest_of(content: bytes) -> dict[str, Any]:
+    """Return the manifest of a bundle of any format.
+
+    Raises:
+        ValueError: It is no JSON, or lacks the format or the files.
+    """
+    try:
+        manifest = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if type(version) is not int or not isinstance(manifest.get("files"), dict):
+        raise ValueError(f"{MANIFEST} is incomplete")
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def _check_entries(manifest: dict[str, Any]) -> None:
+    """Refuse entries that we never write.
+
+    Raises:
+        ValueError: There is one, or the manifest was changed.
+    """
+    if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):
+        raise ValueError(f"{MANIFEST} was changed after it was written")
+    custom, view = manifest.get("custom_towers"), manifest.get("view")
+    needs = manifest.get("needs", {})
+    of_form = {
+        "format_version": manifest["format_version"] >= 1,
+        "custom_towers": isinstance(custom, list) and all(s in ("query", "item") for s in custom),
+        "ordered": isinstance(manifest.get("ordered"), bool),
+        "repeats": isinstance(manifest.get("repeats"), bool),
+        "view": view is None or isinstance(view, str),
+        "provenance": isinstance(manifest.get("provenance"), dict),
+        "needs": isinstance(needs, dict)
+        and all(isinstance(names, list) for names in needs.values())
+        and all(isinstance(name, str) for names in needs.values() for name in names),
+    }
+    for key, is_sound in of_form.items():
+        if not is_sound:
+            raise ValueError(f"{key} in {MANIFEST} is {manifest.get(key)!r}")
+    for name, digest in manifest["files"].items():
+        if not _FILE_NAME.fullmatch(name) or not isinstance(digest, str):
+            raise ValueError(f"{MANIFEST} lists {name!r}, which is no file of a bundle")
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's entries.
+
+    Raises:
+        ValueError: They are nested too deeply.
+    """
+    try:
+        return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    except RecursionError as error:
+        raise ValueError(f"{MANIFEST} is nested too deeply") from error
+
+
+def _read(path: Path, name: str, read: Callable[[Path], Read], absent: str) -> Read:
+    """Return what is read of a file of a bundle, whose content must be the bundle's own.
+
+    Raises:
+        BundleError: The file is not there, and the message is ``absent``; or it cannot be read; or it is a
+            link out of the bundle, or a device or a pipe, which reading could wait for without end.
+    """
+    file = path / name
+    refused = f"the bundle {str(path)!r} is refused: {name} must be a file"
+    try:
+        mode = file.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        if not stat.S_ISREG(mode):
+            raise BundleError(f"{refused}, got a device or a pipe.")
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BundleError(
+                f"{refused} in the bundle, got a link to {str(file.resolve())!r}; copy the bundle with "
+                "what its links point to."
+            )
+        return read(file)
+    except FileNotFoundError as error:
+        raise BundleError(absent) from error
+    except OSError as error:
+        raise BundleError(
+            f"the bundle {str(path)!r} cannot be read: {name}: {reason_of(error)}."
+        ) from error
+    except ValueError as error:  # a path with a null byte
+        raise BundleError(f"the bundle {str(path)!r} is refused: {error}.") from error
+
+
+def load_installed() -> None:
+    """Let all installed packages register their entries."""
+    for registry in _registries().values():
+        registry.load_group()
+
+
+def needs_of(config: Config, features: Iterable[Feature]) -> dict[str, list[str]]:
+    """Return the names that are not of this library, by their concept.
+
+    Args:
+        config: Settings of the bundle.
+        features: Of all its tables.
+    """
+    needs: dict[str, list[str]] = {}
+    kinds = [(FEATURE_KINDS, feature.kind) for feature in features]
+    for registry, name in (*_names_in(config), *kinds):
+        if name in registry and name not in registry.own:
+            names = needs.setdefault(registry.concept, [])
+            if name not in names:
+                names.append(name)
+    return needs
+
+
+def missing_of(needs: Mapping[str, Sequence[str]]) -> str:
+    """Return the first thing that is needed and not registered, as in ``loss 'mine'``; or nothing."""
+    registries = _registries()
+    for concept, names in needs.items():
+        for name in names:
+            if name not in registries.get(concept, ()):
+                return f"{concept} {name!r}"
+    return ""
+
+
+def _names_in(config: Config) -> list[tuple[Registry[Any], str]]:
+    """Return the names that settings hold, each with the registry it is of."""
+    sections = [getattr(config, entry.name) for entry in fields(config) if entry.name != "views"]
+    return [found for section in sections for found in one_of_names(section)]
+
+
+def _registries() -> dict[str, Registry[Any]]:
+    """Return the registries whose names settings or schemas hold, by concept."""
+    found = [registry for registry, _ in _names_in(Config())]
+    return {registry.concept: registry for registry in (*found, FEATURE_KINDS)}
