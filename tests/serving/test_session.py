@@ -7,6 +7,7 @@ import pytest
 
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.histories import Histories
+from twotower.serving.arguments import queries_of
 from twotower.serving.retriever import Retriever
 from twotower.serving.session import Session
 from twotower.training.pipeline import train
@@ -50,7 +51,7 @@ def test_each_event_more_gives_the_vector_of_the_full_pass(
     session = retriever.session(query, history=[ids[0]])
     items, times = [ids[0]], None
     if timed:
-        session = Session(retriever, retriever.queries.described(query, history=[]))
+        session = Session(retriever, retriever.queries.described(queries_of(query, history=[])))
         session.add(ids[0], 1.6e9)
         times = [1.6e9]
     for i in range(1, LENGTH + 4):  # past what the model reads

@@ -10,6 +10,7 @@ import polars as pl
 
 from twotower.errors import ExportError
 from twotower.histories import Histories
+from twotower.serving import arguments
 from twotower.serving.retriever import Bundle, Retriever
 
 
@@ -114,7 +115,7 @@ def queries_of(retriever: Retriever, items: Items) -> Queries:
     """
     contents = retriever.contents
     table, vocabulary = contents.queries, contents.items.ids
-    every = retriever.queries.described(table.ids.ids.to_list())
+    every = retriever.queries.described(arguments.queries_of(table.ids.ids.to_list()))
     known = np.flatnonzero(retriever.encoding.is_known(every.features, every.histories))
     features = {name: values[known] for name, values in every.features.items()}
     histories = every.histories.take(known)

@@ -20,6 +20,7 @@ from twotower.exports.onnx_towers import ItemModule, QueryModule
 from twotower.exports.vector_files import write_ids
 from twotower.extras import library
 from twotower.histories import Histories
+from twotower.serving import arguments
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -131,7 +132,7 @@ def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
     retriever = inputs.retriever
     ids = retriever.contents.queries.ids.ids.to_list()
     few = np.linspace(0, len(ids) - 1, min(len(ids), _CHECKED)).astype(np.int64)
-    known = retriever.queries.described([ids[place] for place in few])
+    known = retriever.queries.described(arguments.queries_of([ids[place] for place in few]))
     yield known.features, known.histories
     length = retriever.contents.config.towers.history_length
     lengths = np.linspace(1, length, _MADE_UP).astype(np.int64)

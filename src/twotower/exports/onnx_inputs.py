@@ -12,7 +12,7 @@ from twotower.exports.folder import write_json
 from twotower.features.base import FeatureArrays, Transform
 from twotower.features.windows import WindowsTransform
 from twotower.histories import Histories, last_windows
-from twotower.serving.arguments import FeatureLines, History, Id, features_of
+from twotower.serving.arguments import FeatureLines, History, Id, features_of, queries_of
 from twotower.serving.live_items import LiveIds
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import QueryTower
@@ -153,7 +153,7 @@ def query_inputs(
     Raises:
         ValueError: As ``recommend``.
     """
-    asked = retriever.queries.described(query_id, features, history)
+    asked = retriever.queries.described(queries_of(query_id, features, history))
     return TowerInputs(retriever).of_queries(asked.features, asked.histories, asked.events)
 
 

@@ -4,7 +4,7 @@ import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -58,44 +58,55 @@ class GivenFeatures:
         ]
 
 
+class Told(NamedTuple):
+    """``n`` queries as a caller described them.
+
+    Args:
+        ids: The id of each, or None.
+        features: The features that the caller gave.
+        histories: The events of each, oldest first.
+        single: Whether the caller described one query, not a list of queries.
+    """
+
+    ids: list[Id | None]
+    features: GivenFeatures | None
+    histories: list[list[Event]] | None
+    single: bool
+
+
 def queries_of(
-    query_id: object, features: FeatureLines | None, history: object
-) -> tuple[list[Id | None], GivenFeatures | None, list[list[Event]] | None, bool]:
-    """Return ids, feature lines and histories of equal length, and whether one query was meant.
+    query_id: object, features: FeatureLines | None = None, history: object = None
+) -> Told:
+    """Return queries in one form; see ``Recommender.recommend`` for the arguments.
 
     Raises:
         ValueError: Nothing describes a query, the lists differ in length, or an argument is of a
             form that cannot be read.
     """
+    single = True
     ids: list[Id | None] | None = None
-    lists: list[list[Event]] | None = None
-    several = False
     if query_id is not None:
-        several = _is_list(query_id)
-        ids = plain(query_id) if several else plain([query_id])
-    given_features = None
+        single = not _is_list(query_id)
+        ids = plain([query_id] if single else query_id)
+    given = None
     if features is not None:
-        several |= not isinstance(line_of(features), Mapping)
-        given_features = features_of(features)
+        single &= isinstance(line_of(features), Mapping)
+        given = features_of(features)
+    lists: list[list[Event]] | None = None
     if history is not None:
-        entries: list[Any] = _events(history, what="history")
-        if any(_is_list(entry) for entry in entries):
-            several = True
-            lists = [_events(entry, what="each history") for entry in entries]
-        else:
-            lists = [entries]
-    lengths = {
-        name: len(given)
-        for name, given in (("query_id", ids), ("features", given_features), ("history", lists))
-        if given is not None
-    }
+        lists = [_events(history, what="history")]
+        if any(_is_list(entry) for entry in lists[0]):
+            single = False
+            lists = [_events(entry, what="each history") for entry in lists[0]]
+    told = {"query_id": ids, "features": given, "history": lists}
+    lengths = {name: len(each) for name, each in told.items() if each is not None}
     if not lengths:
         raise nothing_told()
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ArgumentError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
-    return ids if ids is not None else [None] * num, given_features, lists, not several
+    return Told([None] * num if ids is None else ids, given, lists, single)
 
 
 def nothing_told() -> ArgumentError:

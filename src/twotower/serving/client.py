@@ -15,20 +15,9 @@ from twotower.errors import ArgumentError, FilterError, ServerError
 from twotower.extras import library
 from twotower.features.dataframes import Frame
 from twotower.rules.kinds import rule_set
+from twotower.serving import arguments
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import (
-    DEEPEST,
-    Event,
-    FeatureLines,
-    GivenFeatures,
-    History,
-    Id,
-    features_of,
-    ids_of,
-    is_too_deep,
-    pairs_of,
-    queries_of,
-)
+from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
 from twotower.serving.explain import Contribution, Explanation
 from twotower.serving.recommender import Recommender, Wanted
 
@@ -88,30 +77,23 @@ class Client(Recommender):
         """Width of the vectors, which no exchange of the model changes."""
         return int(self.model["dim"])
 
-    def _recommended(
-        self,
-        query_id: Id | Sequence[Id] | None,
-        features: FeatureLines | None,
-        history: History | None,
-        wanted: Wanted,
-    ) -> Recommendation | Recommendations:
-        ids, given, lists, single = queries_of(query_id, features, history)
+    def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations:
         rules = rule_set(wanted.rules)
         explores = rules.explore is not None
         choices = {**vars(wanted), "rules": rules.to_dict()}
         for name in ("among", "without"):
             if choices[name] is not None:
-                choices[name] = ids_of(choices[name], what=name)
-        lines = _queries(ids, given, lists)
-        if single:
-            told = self._ask("POST", "/recommend", {**lines[0], **choices})
-            return _answer(told, explores=explores)
+                choices[name] = arguments.ids_of(choices[name], what=name)
+        lines = _queries(told)
+        if told.single:
+            answer = self._ask("POST", "/recommend", {**lines[0], **choices})
+            return _answer(answer, explores=explores)
         found: list[Recommendation] = []
         at_once = int(self.model["max_queries"]) if lines else 1
         for start in range(0, len(lines), at_once):
             body = {"queries": lines[start : start + at_once], **choices}
-            told = self._ask("POST", "/recommend/many", body)
-            found += [_answer(answer, explores=explores) for answer in told["answers"]]
+            answers = self._ask("POST", "/recommend/many", body)["answers"]
+            found += [_answer(answer, explores=explores) for answer in answers]
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
@@ -122,7 +104,7 @@ class Client(Recommender):
             ValueError: An id is not known.
             ServerError: The server refused, failed or could not be reached.
         """
-        lines, scores = [list(pair) for pair in pairs_of(pairs)], list[float]()
+        lines, scores = [list(pair) for pair in arguments.pairs_of(pairs)], list[float]()
         for start in range(0, len(lines), _AT_ONCE):
             body = {"pairs": lines[start : start + _AT_ONCE]}
             scores += self._ask("POST", "/score", body)["scores"]
@@ -141,9 +123,8 @@ class Client(Recommender):
             ValueError: What is asked cannot be answered.
             ServerError: The server refused, failed or could not be reached.
         """
-        ids, given, lists, _ = queries_of(query_id, features, history)
-        at_once = int(self.model["max_queries"])
-        return self._vectors("/encode/queries", "queries", _queries(ids, given, lists), at_once)
+        lines = _queries(arguments.queries_of(query_id, features, history))
+        return self._vectors("/encode/queries", "queries", lines, int(self.model["max_queries"]))
 
     def encode_items(
         self,
@@ -163,9 +144,9 @@ class Client(Recommender):
             got = "neither; open the bundle for all items" if features is None else "both"
             raise ArgumentError(f"encode_items of a server takes item_ids or features, got {got}.")
         if item_ids is not None:
-            ids = ids_of(item_ids, what="item_ids")
+            ids = arguments.ids_of(item_ids, what="item_ids")
             return self._vectors("/encode/items", "item_ids", ids, _AT_ONCE)
-        lines = features_of(features or {}).lines()
+        lines = arguments.features_of(features or {}).lines()
         return self._vectors("/encode/items", "features", lines, _AT_ONCE)
 
     def _vectors(
@@ -227,7 +208,7 @@ class Client(Recommender):
             ValueError: A line does not fit.
             ServerError: The server refused, failed or could not be reached; or the token is wrong.
         """
-        lines = features_of(items).lines()
+        lines = arguments.features_of(items).lines()
         if not lines:
             return 0
         told = self._ask("PUT", "/items", {"items": lines})
@@ -240,7 +221,7 @@ class Client(Recommender):
         Raises:
             ServerError: As ``upsert_items``.
         """
-        ids = [str(item_id) for item_id in ids_of(item_ids, what="item_ids")]
+        ids = [str(item_id) for item_id in arguments.ids_of(item_ids, what="item_ids")]
         if not ids:
             return 0
         return int(self._ask("DELETE", "/items", parameters={"item_id": ids})["items"])
@@ -261,9 +242,9 @@ class Client(Recommender):
         *,
         parameters: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
-        if is_too_deep(body):
+        if arguments.is_too_deep(body):
             raise ArgumentError(
-                f"a request must be nested at most {DEEPEST} levels deep, got more."
+                f"a request must be nested at most {arguments.DEEPEST} levels deep, got more."
             )
         content = None if body is None else json.dumps(_plain(body)).encode()
         try:
@@ -307,15 +288,13 @@ def _warn_of_ignored(told: Mapping[str, Any]) -> None:
         )
 
 
-def _queries(
-    ids: Sequence[Id | None], given: GivenFeatures | None, lists: Sequence[Sequence[Event]] | None
-) -> list[dict[str, object]]:
-    nothing = [None] * len(ids)
-    features = nothing if given is None else given.lines()
-    histories = nothing if lists is None else lists
+def _queries(told: Told) -> list[dict[str, object]]:
+    nothing = [None] * len(told.ids)
+    features = nothing if told.features is None else told.features.lines()
+    histories = nothing if told.histories is None else told.histories
     return [
         {"query_id": query_id, "features": line, "history": events}
-        for query_id, line, events in zip(ids, features, histories, strict=True)
+        for query_id, line, events in zip(told.ids, features, histories, strict=True)
     ]
 
 

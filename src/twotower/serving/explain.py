@@ -11,7 +11,7 @@ import torch
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
-from twotower.serving.arguments import Event, FeatureLines, Id
+from twotower.serving.arguments import Event, FeatureLines, Id, queries_of
 from twotower.serving.queries import Described
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -93,8 +93,8 @@ def explain(
 
     Source: leaving one out, as in Zeiler and Fergus, ECCV 2014, section 4.2 (occlusion).
     """
-    query = retriever.queries.described(query_id, features, history)
-    if not query.single:
+    query = retriever.queries.described(queries_of(query_id, features, history))
+    if not query.told.single:
         raise ArgumentError("explain is of one query, got several; ask for each.")
     contents, encoding = retriever.contents, retriever.encoding
     row = int(retriever.known_item_rows([item_id])[0])
@@ -134,7 +134,7 @@ def explain(
         of_events = _of_events(retriever, query, target, score)
     parts.sort(key=lambda part: -part.contribution)
     of_events.sort(key=lambda part: -part.contribution)
-    return Explanation(query.ids[0], item_id, score, (*parts, *of_events))
+    return Explanation(query.told.ids[0], item_id, score, (*parts, *of_events))
 
 
 def _of_events(
@@ -160,7 +160,7 @@ def _values(
     retriever: "Retriever", query: Described, features: FeatureLines | None
 ) -> dict[str, object]:
     """Return what is told of a query, as the table or the caller has it."""
-    queries, (query_id,) = retriever.contents.queries, query.ids
+    queries, (query_id,) = retriever.contents.queries, query.told.ids
     values: dict[str, object] = {queries.id_column: query_id}
     rows = queries.ids.rows_of([query_id])
     if rows[0] > UNKNOWN_ROW:

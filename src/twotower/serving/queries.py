@@ -15,19 +15,8 @@ import torch
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
-from twotower.serving.arguments import (
-    LATEST,
-    TIME,
-    Event,
-    FeatureLines,
-    GivenFeatures,
-    Id,
-    check_columns,
-    column_of,
-    new_ids,
-    plain,
-    queries_of,
-)
+from twotower.serving import arguments
+from twotower.serving.arguments import LATEST, TIME, Event, Id, Told, plain
 from twotower.serving.bundle import Contents
 from twotower.serving.live_items import LiveIds
 from twotower.towers.encoding import to_tensors
@@ -43,27 +32,21 @@ class Described:
         histories: Their ``n`` histories.
         events: One tensor a feature of the events that the rows of ``histories`` count in; None where that
             is the table of the bundle.
-        ids: The id of each, or None.
-        given: The features that the caller gave.
-        lists: The histories that the caller gave.
-        single: Whether the caller described one query, not a list of queries.
+        told: What the caller said of them.
     """
 
     features: FeatureArrays
     histories: Histories
     events: dict[str, torch.Tensor] | None
-    ids: list[Id | None]
-    given: GivenFeatures | None
-    lists: list[list[Event]] | None
-    single: bool
+    told: Told
 
     @property
     def notes(self) -> list[tuple[str, ...]]:
         """A sentence on the ids of each history that the catalogue does not have, or nothing."""
-        if self.lists is None:
-            return [()] * len(self.ids)
-        known = self.histories.lengths.tolist()
-        return [unknown_ids(len(given), num) for given, num in zip(self.lists, known, strict=True)]
+        given, known = self.told.histories, self.histories.lengths.tolist()
+        if given is None:
+            return [()] * len(known)
+        return [unknown_ids(len(events), num) for events, num in zip(given, known, strict=True)]
 
 
 class Queries:
@@ -88,29 +71,25 @@ class Queries:
         """Return the row of each id: ``(n,)``, ``UNKNOWN_ROW`` where there is none."""
         return np.maximum(self.contents.queries.ids.rows_of(plain(ids)), UNKNOWN_ROW)
 
-    def described(
-        self,
-        query_id: object,
-        features: FeatureLines | None = None,
-        history: object = None,
-        *,
-        strict: bool = False,
-    ) -> Described:
-        """Return queries as the model reads them; see ``Recommender.recommend`` for the arguments.
+    def described(self, told: Told, *, strict: bool = False) -> Described:
+        """Return queries as the model reads them.
+
+        Args:
+            told: What a caller said of them.
+            strict: Whether to refuse features that the bundle does not know, instead of a warning.
 
         Raises:
-            ValueError: See ``arguments.queries_of``; or the features are not known, and ``strict``.
+            ValueError: Such a feature is given, and ``strict``; or an event has no item or no valid time.
         """
-        ids, given, lists, single = queries_of(query_id, features, history)
-        if given is not None:
-            check_columns(given, self.contents.queries.transforms, strict=strict)
-        rows = self.rows_of(ids)
-        if lists is None:
+        if told.features is not None:
+            transforms = self.contents.queries.transforms
+            arguments.check_columns(told.features, transforms, strict=strict)
+        rows = self.rows_of(told.ids)
+        if told.histories is None:
             histories, events = self.histories(rows), None
         else:
-            histories, events = self.histories_of(lists)
-        of_queries = self._features_of(ids, rows, given)
-        return Described(of_queries, histories, events, ids, given, lists, single)
+            histories, events = self.histories_of(told.histories)
+        return Described(self._features_of(told, rows), histories, events, told)
 
     def histories_of(
         self, lists: list[list[Event]]
@@ -137,34 +116,32 @@ class Queries:
         if of_known and None not in of_known:
             times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
         if events is not None:
-            columns = [column_of(name, lines) for name in events.transforms.columns]
+            columns = [arguments.column_of(name, lines) for name in events.transforms.columns]
             arrays = events.transforms.apply_to_rows(pl.DataFrame(columns))
             tensors = to_tensors(arrays, self._device)
             event_rows = rows_of_lines(len(lines))
         offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
         return Histories(offsets, item_rows, times, event_rows).where(is_known), tensors
 
-    def _features_of(
-        self,
-        ids: Sequence[Id | None],
-        rows: npt.NDArray[np.int32],
-        given: GivenFeatures | None,
-    ) -> FeatureArrays:
+    def _features_of(self, told: Told, rows: npt.NDArray[np.int32]) -> FeatureArrays:
         stored = {name: values[rows] for name, values in self.features.items()}
         queries = self.contents.queries
         is_new = rows == UNKNOWN_ROW
         # An id that is text says what it is.
         if is_new.any() and queries.transforms.reads_text_of(queries.id_column):
-            told = queries.transforms.apply(new_ids(ids, queries.id_column))
+            by_id = queries.transforms.apply(arguments.new_ids(told.ids, queries.id_column))
             for name in stored:
-                stored[name][is_new] = told[name][is_new]
-        if given is None:
+                stored[name][is_new] = by_id[name][is_new]
+        if told.features is None:
             return stored
-        told = queries.transforms.apply(given.frame)
+        arrays = queries.transforms.apply(told.features.frame)
         for transform in queries.transforms.transforms:
-            name, lines = transform.feature.name, given.lines_with.get(transform.feature.source)
+            name, lines = (
+                transform.feature.name,
+                told.features.lines_with.get(transform.feature.source),
+            )
             if lines is not None:
-                stored[name][lines] = told[name][lines]
+                stored[name][lines] = arrays[name][lines]
         return stored
 
     def histories(self, rows: npt.NDArray[np.integer]) -> Histories:

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, Unpack, overload
 from twotower.features.dataframes import Frame
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import Event, FeatureLines, History, Id
+from twotower.serving.arguments import Event, FeatureLines, History, Id, Told, queries_of
 
 
 class Choices(TypedDict, total=False):
@@ -128,13 +128,7 @@ class Recommender(ABC):
                 side has no text, or ``rules`` cannot go together or cap an unknown column.
         """
         wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, strict)
-        return self._recommended(query_id, features, history, wanted)
+        return self._recommended(queries_of(query_id, features, history), wanted)
 
     @abstractmethod
-    def _recommended(
-        self,
-        query_id: Id | Sequence[Id] | None,
-        features: FeatureLines | None,
-        history: History | None,
-        wanted: Wanted,
-    ) -> Recommendation | Recommendations: ...
+    def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations: ...

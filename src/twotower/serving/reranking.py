@@ -185,7 +185,7 @@ class Plan:
                 seen = queries.histories.take(places)
                 search = replace(search, exclude=seen if exclude_seen else None, allowed=allowed)
                 part = _Part(self, search, index, k)
-                part.write_into(found, places, [queries.ids[place] for place in places], seen)
+                part.write_into(found, places, [queries.told.ids[place] for place in places], seen)
         return found
 
     def _of_model(

@@ -28,20 +28,10 @@ from twotower.index.fusion import FusedIndex
 from twotower.index.live_index import GrowingRows, LiveIndex
 from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import choose_device
+from twotower.serving import arguments
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Basis, Recommendation, Recommendations
-from twotower.serving.arguments import (
-    Event,
-    FeatureLines,
-    History,
-    Id,
-    check_columns,
-    features_of,
-    ids_of,
-    pairs_of,
-    plain,
-    warn_of_empty,
-)
+from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
 from twotower.serving.live_items import lines_of, settled, with_lines, without_ids
@@ -188,16 +178,10 @@ class Retriever(Recommender):
         """The items by their vectors at length 1: made when neighbours are first asked for."""
         return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
-    def _recommended(
-        self,
-        query_id: Id | Sequence[Id] | None,
-        features: FeatureLines | None,
-        history: History | None,
-        wanted: Wanted,
-    ) -> Recommendation | Recommendations:
-        queries = self.queries.described(query_id, features, history, strict=wanted.strict)
+    def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations:
+        queries = self.queries.described(told, strict=wanted.strict)
         answers = self.answers(queries, self._vectors_of(queries), wanted)
-        if queries.single:
+        if told.single:
             return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
 
@@ -234,7 +218,7 @@ class Retriever(Recommender):
         )
         notes = self._allowed.notes(wanted.filter, rules)
         return self._recommendations(
-            queries.ids, known, found, [(*notes, *own) for own in queries.notes]
+            queries.told.ids, known, found, [(*notes, *own) for own in queries.notes]
         )
 
     def _vectors_of(self, queries: Described) -> torch.Tensor:
@@ -257,11 +241,11 @@ class Retriever(Recommender):
         Raises:
             ValueError: As ``recommend``, or for several queries.
         """
-        told = history if len(history) or query_id is None else None
-        query = self.queries.described(query_id, features, told)
-        if not query.single:
+        events = history if len(history) or query_id is None else None
+        told = arguments.queries_of(query_id, features, events)
+        if not told.single:
             raise ArgumentError("session is of one query, got several; make one for each.")
-        return Session(self, query)
+        return Session(self, self.queries.described(told))
 
     def recommend_all(
         self,
@@ -314,13 +298,13 @@ class Retriever(Recommender):
             ValueError: An id is missing, cannot be one of this catalogue or stands twice, or a value does
                 not fit its column.
         """
-        given, transforms = features_of(items), self.contents.items.transforms
+        given, transforms = arguments.features_of(items), self.contents.items.transforms
         if not len(given):
             return 0
-        check_columns(given, transforms, strict=strict)
+        arguments.check_columns(given, transforms, strict=strict)
         lines = lines_of(self.contents, given)
         arrays = transforms.apply(lines)
-        warn_of_empty(transforms, arrays)
+        arguments.warn_of_empty(transforms, arrays)
         self.put_lines(lines, arrays)
         return len(lines)
 
@@ -386,7 +370,7 @@ class Retriever(Recommender):
         Raises:
             ValueError: An id is not in the bundle.
         """
-        pairs = pairs_of(pairs)
+        pairs = arguments.pairs_of(pairs)
         query_rows = self.queries.rows_of([query for query, _ in pairs])
         item_rows = self.known_item_rows([item for _, item in pairs])
         unknown = np.flatnonzero(query_rows == UNKNOWN_ROW)
@@ -424,7 +408,8 @@ class Retriever(Recommender):
             query_id = self.query_ids
             parts = [query_id[at : at + _AT_ONCE] for at in range(0, len(query_id), _AT_ONCE)]
             return np.concatenate([self.encode_queries(part) for part in parts])
-        vectors = self._vectors_of(self.queries.described(query_id, features, history))
+        told = arguments.queries_of(query_id, features, history)
+        vectors = self._vectors_of(self.queries.described(told))
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def encode_items(
@@ -451,10 +436,10 @@ class Retriever(Recommender):
         if item_ids is not None and features is not None:
             raise ArgumentError("encode_items takes item_ids or features, got both.")
         if features is not None:
-            given, transforms = features_of(features), self.contents.items.transforms
-            check_columns(given, transforms, strict=strict)
+            given, transforms = arguments.features_of(features), self.contents.items.transforms
+            arguments.check_columns(given, transforms, strict=strict)
             arrays = transforms.apply(given.frame)
-            warn_of_empty(transforms, arrays)
+            arguments.warn_of_empty(transforms, arrays)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
         if item_ids is None:
             vectors = self.index.item_vectors[FIRST_ROW:].cpu().numpy()
@@ -463,7 +448,7 @@ class Retriever(Recommender):
             return np.array(
                 vectors if offered is None else vectors[offered[FIRST_ROW:]], np.float32
             )
-        known = self.known_item_rows(ids_of(item_ids, what="item_ids"))
+        known = self.known_item_rows(arguments.ids_of(item_ids, what="item_ids"))
         rows = torch.from_numpy(known.astype(np.int64))
         return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
 
@@ -548,7 +533,7 @@ class Retriever(Recommender):
         Raises:
             ValueError: An id is not in the catalogue.
         """
-        rows = self.known_item_rows(ids_of(item_ids, what="item_ids"))
+        rows = self.known_item_rows(arguments.ids_of(item_ids, what="item_ids"))
         lines = self.contents.items.frame[rows.astype(np.int64) - FIRST_ROW]
         assert isinstance(lines, pl.DataFrame)
         return lines
@@ -615,7 +600,7 @@ class Retriever(Recommender):
         Raises:
             ValueError: An id is not in the catalogue.
         """
-        rows = self.contents.items.ids.rows_of(plain(ids))
+        rows = self.contents.items.ids.rows_of(arguments.plain(ids))
         is_unknown = rows < FIRST_ROW
         if self.contents.gone is not None:
             is_unknown |= self.contents.gone[rows]

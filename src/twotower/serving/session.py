@@ -52,7 +52,8 @@ class Session:
             }
             event_rows = rows_of_lines(num)
         histories = replace(histories, event_rows=event_rows)
-        self._query = replace(query, histories=histories, events=events, lists=None)
+        told = query.told._replace(histories=None)
+        self._query = replace(query, histories=histories, events=events, told=told)
         self._vector: torch.Tensor | None = None
         self._state: State | None = None
         self._num_read = 0

@@ -58,18 +58,18 @@ class Texts:
         Raises:
             ValueError: Queries have no text.
         """
-        queries, given = self.contents.queries, asked.given
+        queries, told = self.contents.queries, asked.told
         columns = _text_columns(queries, share, "queries")
-        places = pl.Series(queries.ids.rows_of(plain(asked.ids)).astype(np.int64) - FIRST_ROW)
+        places = pl.Series(queries.ids.rows_of(plain(told.ids)).astype(np.int64) - FIRST_ROW)
         known = pl.select(pl.when(places >= 0).then(places)).to_series()
         texts = []
         for name in columns:
             text = as_keys(queries.frame[name].gather(known)).cast(pl.String)
             if name == queries.id_column:
-                text = new_ids(asked.ids, name)[name]
-            if given is not None and name in given.frame.columns:
-                lines = pl.Series(given.lines_with[name])
-                text = text.zip_with(~lines, as_keys(given.frame[name]).cast(pl.String))
+                text = new_ids(told.ids, name)[name]
+            if told.features is not None and name in told.features.frame.columns:
+                lines = pl.Series(told.features.lines_with[name])
+                text = text.zip_with(~lines, as_keys(told.features.frame[name]).cast(pl.String))
             texts.append(text)
         return self.settings.words_of_queries(texts)
 
