@@ -1,16 +1,23 @@
 """What a retriever answers."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from twotower import html
 from twotower.extras import library
 from twotower.features.dataframes import to_pandas
+from twotower.index.base import Found
 from twotower.serving.arguments import Id
+from twotower.serving.bundle import SideContents
 from twotower.serving.titles import named_title
+from twotower.vocab import PADDING_ROW
 
 Basis = Literal["model", "popularity"]
 _MOST_COLUMNS, _MOST_QUERIES, _LONGEST = 3, 10, 80
@@ -142,6 +149,41 @@ class Recommendations(Sequence[Recommendation]):
         """
         library("pandas", wanted_by="to_pandas", extra="pandas")
         return to_pandas(self.to_polars())
+
+
+def recommendations(
+    table: SideContents,
+    query_ids: Sequence[Id | None],
+    known: Sequence[bool],
+    found: Found,
+    notes: Sequence[tuple[str, ...]],
+    propensities: npt.NDArray[np.float64] | None = None,
+) -> list[Recommendation]:
+    """Return what an index found as answers, one a query.
+
+    Args:
+        table: The items.
+        query_ids: The ``Q`` queries, each by its id or None.
+        known: Whether the model knows anything of each; its answer is what is popular if not.
+        found: ``(Q, k)`` items.
+        notes: Of each answer.
+        propensities: ``(Q, k)``, NaN where an item was not explored; None where nothing was to be.
+    """
+    is_item = found.item_rows != PADDING_ROW
+    all_ids = iter(table.ids.ids_of(found.item_rows[is_item]).to_list())
+    answers = []
+    for place, query_id in enumerate(query_ids):
+        real = is_item[place]
+        ids = list(islice(all_ids, int(real.sum())))
+        explored = None
+        if propensities is not None:
+            pairs = zip(ids, propensities[place][real].tolist(), strict=True)
+            explored = {item_id: chance for item_id, chance in pairs if not math.isnan(chance)}
+        scores = found.scores[place][real].tolist()
+        basis: Basis = "model" if known[place] else "popularity"
+        more = (explored, notes[place], table.frame, table.id_column)
+        answers.append(Recommendation(query_id, ids, scores, basis, *more))
+    return answers
 
 
 def titles_first(items: pl.DataFrame, item_column: str) -> list[str]:

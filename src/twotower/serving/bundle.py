@@ -26,18 +26,8 @@ from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
 from twotower.paths import check_folder_of, check_new_name, reason_of
-from twotower.serving import content_checks, feature_files, storage
+from twotower.serving import content_checks, feature_files, manifest, storage
 from twotower.serving.content_checks import check_array
-from twotower.serving.manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    VIEWS_FILE,
-    check_bundle,
-    load_installed,
-    missing_of,
-    needs_of,
-    write_manifest,
-)
 from twotower.serving.storage import ListedFiles
 from twotower.toml import parse_toml, toml_value
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
@@ -161,6 +151,13 @@ class Contents:
         offered[:FIRST_ROW] = False
         return offered
 
+    @cached_property
+    def offered_rows(self) -> npt.NDArray[np.int64]:
+        """The rows of the items that may be an answer, rising."""
+        if self.offered is None:
+            return np.arange(FIRST_ROW, self.items.ids.num_rows)
+        return np.flatnonzero(self.offered)
+
     @property
     def is_private(self) -> bool:
         """Whether it knows no query by its id, as a private training leaves it."""
@@ -169,7 +166,7 @@ class Contents:
     @property
     def num_items(self) -> int:
         """Number of items that may be an answer."""
-        return len(self.items.ids) if self.offered is None else int(self.offered.sum())
+        return len(self.offered_rows)
 
 
 def check_output(path: str | Path, *, views: bool = False) -> Path:
@@ -193,7 +190,7 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
             f"{argument('out')} must be a folder, got the file {str(path)!r}; choose another."
         )
     # Other programs have a manifest.json, too.
-    ours = (VIEWS_FILE,) if views else (MANIFEST, "schema.toml", "config.toml")
+    ours = (manifest.VIEWS_FILE,) if views else (manifest.MANIFEST, "schema.toml", "config.toml")
     is_ours = all((path / name).is_file() for name in ours)
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         what = "a folder of views" if views else "a bundle"
@@ -244,15 +241,15 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
         sides = (contents.queries, contents.items, contents.events)
         features = [f for side in sides if side is not None for f in side.transforms.features]
         entries = {
-            "format_version": 1 if contents.gone is None else FORMAT_VERSION,
+            "format_version": 1 if contents.gone is None else manifest.FORMAT_VERSION,
             "custom_towers": list(contents.custom),
             "ordered": contents.ordered,
             "repeats": contents.repeats,
             "view": contents.view,
             "provenance": dict(contents.provenance),
-            "needs": needs_of(contents.config, features),
+            "needs": manifest.needs_of(contents.config, features),
         }
-        write_manifest(folder, entries)
+        manifest.write_manifest(folder, entries)
 
 
 def open_bundle(path: str | Path) -> Contents:
@@ -263,19 +260,19 @@ def open_bundle(path: str | Path) -> Contents:
             needs what no installed package has registered.
     """
     path = Path(path)
-    load_installed()
-    manifest = check_bundle(path)
-    missing = missing_of(manifest.get("needs", {}))
+    manifest.load_installed()
+    entries = manifest.check_bundle(path)
+    missing = manifest.missing_of(entries.get("needs", {}))
     if missing:
         raise BundleError(
             f"the bundle {str(path)!r} needs the {missing}, which is not registered here; import the "
             "package that registers it, and open the bundle again."
         )
     try:
-        return _read_files(ListedFiles(path, frozenset(manifest["files"])), manifest)
+        return _read_files(ListedFiles(path, frozenset(entries["files"])), entries)
     except NOT_AS_WRITTEN as error:
         raise BundleError(
-            f"the bundle {str(path)!r} does not hold what format {manifest['format_version']} "
+            f"the bundle {str(path)!r} does not hold what format {entries['format_version']} "
             f"promises: {reason_of(error).rstrip('.')}; train it again."
         ) from error
 
@@ -326,7 +323,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
         storage.save_ragged(queries / "targets.safetensors", contents.targets, labels)
 
 
-def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
+def _read_files(files: ListedFiles, entries: Mapping[str, Any]) -> Contents:
     schema = parse_toml(files.text("schema.toml"), "schema.toml")
     words = feature_files.read_words(files)
     sides = {}
@@ -372,12 +369,12 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
         check_array("the items that are gone", rows, (len(rows),), np.int32, **bounds)
         gone = np.zeros(num_item_rows, np.bool_)
         gone[rows] = True
-    view = manifest.get("view")
+    view = entries.get("view")
     if view is not None and VIEW not in items.frame.columns:
         raise ValueError(f"the items of a view must have the column {VIEW!r}")
     weights = storage.load_tensors(files.path("weights.safetensors"))
     for name, tensor in weights.items():  # a module of the user's own may have a mask of them
-        is_custom = bool(manifest["custom_towers"])
+        is_custom = bool(entries["custom_towers"])
         content_checks.check_finite(f"the weights {name}", tensor, infinite=is_custom)
     metrics = files.json("metrics.json")
     content_checks.check_words(metrics, queries.transforms.features, items.transforms.features)
@@ -395,10 +392,10 @@ def _read_files(files: ListedFiles, manifest: Mapping[str, Any]) -> Contents:
         targets=targets,
         target_labels=labels.get("labels"),
         metrics=metrics,
-        custom=tuple(manifest["custom_towers"]),
-        ordered=manifest["ordered"],
-        repeats=manifest["repeats"],
-        provenance=manifest["provenance"],
+        custom=tuple(entries["custom_towers"]),
+        ordered=entries["ordered"],
+        repeats=entries["repeats"],
+        provenance=entries["provenance"],
         log=files.text("training.jsonl"),
         card=files.text("MODEL_CARD.md"),
         events=events,

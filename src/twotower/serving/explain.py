@@ -57,15 +57,12 @@ class Explanation:
 
     def to_polars(self) -> pl.DataFrame:
         """Return one line a part: side, name, value as text, contribution."""
-        return pl.DataFrame(
-            {
-                "side": [part.side for part in self.parts],
-                "name": [part.name for part in self.parts],
-                "value": [None if part.value is None else str(part.value) for part in self.parts],
-                "contribution": [part.contribution for part in self.parts],
-            },
-            schema_overrides={"value": pl.String, "contribution": pl.Float64},
-        )
+        texts = [None if part.value is None else str(part.value) for part in self.parts]
+        lines = [
+            {**vars(part), "value": text} for part, text in zip(self.parts, texts, strict=True)
+        ]
+        columns = {"side": pl.String, "name": pl.String, "value": pl.String}
+        return pl.DataFrame(lines, {**columns, "contribution": pl.Float64})
 
 
 def explain(

@@ -15,16 +15,9 @@ from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms, transform_of
 from twotower.features.tuned import TokenIdsTransform
 from twotower.features.windows import WindowsTransform, WordVectors
+from twotower.serving import storage
 from twotower.serving.content_checks import check_array
-from twotower.serving.storage import (
-    ListedFiles,
-    load_arrays,
-    read_texts,
-    read_vocabulary,
-    save_arrays,
-    write_arrow,
-    write_texts,
-)
+from twotower.serving.storage import ListedFiles
 from twotower.toml import toml_value
 
 ENCODER = "encoder"
@@ -39,16 +32,16 @@ def write_transforms(folder: Path, side: str, transforms: SideTransforms) -> Non
         stem = f"{side}.{number}"
         if transform.vocabulary is not None:
             frame = transform.vocabulary.ids.to_frame()
-            write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
+            storage.write_arrow(frame, folder / "vocab" / f"{stem}.arrow")
         if transform.numbers:
-            save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
+            storage.save_arrays(folder / "transforms" / f"{stem}.safetensors", transform.numbers)
         if isinstance(transform, TokenIdsTransform) and not (folder / ENCODER).is_dir():
-            write_texts(folder / ENCODER, transform.architecture.files())
+            storage.write_texts(folder / ENCODER, transform.architecture.files())
         if isinstance(transform, WindowsTransform) and not (folder / WORDS).is_dir():
             (folder / WORDS).mkdir()
             shared = transform.word_vectors
-            write_arrow(shared.words.ids.to_frame(), folder / WORDS / "words.arrow")
-            save_arrays(folder / WORDS / "vectors.safetensors", {"vectors": shared.vectors})
+            storage.write_arrow(shared.words.ids.to_frame(), folder / WORDS / "words.arrow")
+            storage.save_arrays(folder / WORDS / "vectors.safetensors", {"vectors": shared.vectors})
 
 
 def read_words(files: ListedFiles) -> WordVectors | None:
@@ -59,8 +52,8 @@ def read_words(files: ListedFiles) -> WordVectors | None:
     """
     if f"{WORDS}/words.arrow" not in files:
         return None
-    words = read_vocabulary(files.path(f"{WORDS}/words.arrow"))
-    vectors = load_arrays(files.path(f"{WORDS}/vectors.safetensors"))["vectors"]
+    words = storage.read_vocabulary(files.path(f"{WORDS}/words.arrow"))
+    vectors = storage.load_arrays(files.path(f"{WORDS}/vectors.safetensors"))["vectors"]
     check_array("the word vectors", vectors, (words.num_rows, None), np.float16)
     return WordVectors(words, vectors)
 
@@ -87,12 +80,14 @@ def read_transforms(
         stem = f"{side}.{number}"
         vocabulary, numbers = None, {}
         if f"vocab/{stem}.arrow" in files:
-            vocabulary = read_vocabulary(files.path(f"vocab/{stem}.arrow"))
+            vocabulary = storage.read_vocabulary(files.path(f"vocab/{stem}.arrow"))
         if f"transforms/{stem}.safetensors" in files:
-            numbers = load_arrays(files.path(f"transforms/{stem}.safetensors"))
+            numbers = storage.load_arrays(files.path(f"transforms/{stem}.safetensors"))
         kind = transform_of(feature)
         if feature.tuned:
-            architecture = Architecture.from_files(read_texts(files, ENCODER, FILES))
+            architecture = Architecture.from_files(
+                {name: files.text(f"{ENCODER}/{name}") for name in FILES}
+            )
             transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
         elif issubclass(kind, WindowsTransform):
             if words is None:

@@ -107,10 +107,8 @@ def _check_sizes(contents: Contents) -> None:
             if size not in held:
                 raise ArgumentError(f"towers.{name} is {size}, which no weights have")
     most = max(len(contents.weights), *held, 0)
-    for transform in (
-        *contents.queries.transforms.transforms,
-        *contents.items.transforms.transforms,
-    ):
+    sides = (contents.queries.transforms, contents.items.transforms)
+    for transform in (t for side in sides for t in side.transforms):
         if isinstance(transform, TokenIdsTransform):
             settings = json.loads(transform.architecture.transformer)
             for name, value in settings.items():

@@ -28,11 +28,9 @@ def items_on_map(contents: Contents, most: int) -> npt.NDArray[np.int64]:
         contents: Of a bundle.
         most: Of a larger catalogue, how many.
     """
-    counts = contents.popularity[FIRST_ROW:]
-    if contents.offered is not None:
-        counts = np.where(contents.offered[FIRST_ROW:], counts, -1)
-    order = np.argsort(-counts, kind="stable")[: contents.num_items]
-    return np.sort(order[:most])
+    rows = contents.offered_rows
+    popular = np.argsort(-contents.popularity[rows], kind="stable")[:most]
+    return np.sort(rows[popular]) - FIRST_ROW
 
 
 def landmarks_of(contents: Contents, shown: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

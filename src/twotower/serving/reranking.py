@@ -5,22 +5,23 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.histories import Histories
+from twotower.index.base import Found, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
 from twotower.index.fusion import FusedIndex
 from twotower.index.live_index import LiveIndex
 from twotower.rules.deviations import Moments
 from twotower.rules.explore import Drawn, draw, generator
-from twotower.rules.kinds import RuleSet
+from twotower.rules.kinds import RuleSet, rule_set
 from twotower.rules.search import Boosts, Search
 from twotower.rules.selection import Counts, choose, depth_of
 from twotower.rules.values import ColumnValues
@@ -28,6 +29,7 @@ from twotower.serving.allowed import Allowed
 from twotower.serving.arguments import Id
 from twotower.serving.bundle import Contents
 from twotower.serving.queries import Described
+from twotower.serving.recommender import Wanted
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _COLUMNS_KEPT = 8
@@ -35,21 +37,6 @@ _COLUMNS_KEPT = 8
 
 _CHUNK_CELLS = 2**22
 """Items that pools hold at once, 12 bytes each."""
-
-
-class Reranked(NamedTuple):
-    """Answers by rules.
-
-    Args:
-        item_rows: ``(Q, k)`` int32, ``PADDING_ROW`` where fewer than ``k`` items exist.
-        scores: ``(Q, k)`` float32, the model's own, in whatever order the rules made.
-        propensities: ``(Q, k)`` float64, how probable it was that an item is explored, NaN where it is not;
-            None where nothing was to be.
-    """
-
-    item_rows: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
-    propensities: npt.NDArray[np.float64] | None = None
 
 
 class Reranker:
@@ -65,17 +52,19 @@ class Reranker:
         self._values: OrderedDict[str, ColumnValues] = OrderedDict()
         self._moments: Moments | None = None
 
-    def plan(self, rules: RuleSet, allowed: Allowed) -> "Plan":
-        """Return how to answer by rules, of which there may be none.
+    def plan(self, wanted: Wanted, allowed: Allowed) -> "Plan":
+        """Return how to answer.
 
         Args:
-            rules: By kind.
+            wanted: What a caller wants of the answers.
             allowed: Knows which items match a filter.
 
         Raises:
-            FilterError: The filter of a rule cannot be read, or does not fit the items' columns.
-            ValueError: A column is unknown or cannot be counted by.
+            FilterError: A filter cannot be read, or does not fit the items' columns.
+            ValueError: ``k`` is below 1, a column is unknown or cannot be counted by, or the rules cannot
+                go together; see ``rule_set``.
         """
+        rules = rule_set(wanted.rules)
         boosts = explorable = None
         if rules.moves:
             matching = [allowed.matching(text) for text, _ in rules.moves]
@@ -86,7 +75,16 @@ class Reranker:
         elif rules.explore is not None:
             explorable = self.contents.popularity == 0
             explorable[:FIRST_ROW] = False
-        return Plan(self, rules, boosts, columns, explorable)
+        return Plan(
+            self,
+            checked_k(self.contents, wanted.k),
+            not self.contents.repeats if wanted.exclude_seen is None else wanted.exclude_seen,
+            allowed.rows(wanted.among, wanted.without, wanted.filter),
+            rules,
+            boosts,
+            columns,
+            explorable,
+        )
 
     def deviations(
         self, item_vectors: torch.Tensor, query_vectors: torch.Tensor
@@ -118,17 +116,23 @@ class Reranker:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to answer by rules.
+    """How to answer.
 
     Args:
         ruler: Of the catalogue.
-        rules: By kind.
+        k: Places.
+        exclude_seen: Whether items of the history are left out.
+        allowed: ``(num_item_rows,)`` which items may be an answer; None allows all.
+        rules: By kind; there may be none.
         boosts: What they add.
         columns: The values of each column that is capped.
         explorable: ``(num_item_rows,)`` bool, what may be explored, if anything is to be.
     """
 
     ruler: Reranker
+    k: int
+    exclude_seen: bool
+    allowed: npt.NDArray[np.bool_] | None
     rules: RuleSet
     boosts: Boosts | None
     columns: Sequence[ColumnValues]
@@ -144,35 +148,33 @@ class Plan:
         """Whether items are chosen one after another, from a pool that holds more than an answer."""
         return bool(self.weight or self.columns)
 
+    @property
+    def depth(self) -> int:
+        """Items that a pool holds."""
+        num_rows = self.ruler.contents.items.ids.num_rows
+        return min(depth_of(self.k), num_rows) if self.is_greedy else self.k
+
     def answer(
         self,
         index: LiveIndex | FusedIndex,
         queries: Described,
         query_vectors: torch.Tensor,
         known: npt.NDArray[np.bool_],
-        k: int,
-        *,
-        exclude_seen: bool,
-        allowed: npt.NDArray[np.bool_] | None,
-    ) -> Reranked:
-        """Return the answers to ``Q`` queries.
+    ) -> tuple[Found, npt.NDArray[np.float64] | None]:
+        """Return the answers to ``Q`` queries, in the order that the rules make.
+
+        With them come the propensities, ``(Q, k)``: how probable it was that an item is explored, NaN where
+        it is not; None where nothing was to be explored.
 
         Args:
             index: Of the model's scores.
             queries: ``Q`` of them.
             query_vectors: ``(Q, dim)``.
             known: ``(Q,)`` whether the model knows anything of a query; popularity answers the others.
-            k: Places.
-            exclude_seen: Whether items of the history are left out.
-            allowed: ``(num_item_rows,)`` which items may be an answer.
         """
-        shape = (len(known), k)
-        found = Reranked(
-            np.full(shape, PADDING_ROW, np.int32),
-            np.full(shape, -np.inf, np.float32),
-            None if self.explorable is None else np.full(shape, np.nan),
-        )
-        size = max(1, _CHUNK_CELLS // (depth_of(k) if self.is_greedy else k))
+        found = nothing_found(len(known), self.k, FIRST_ROW)
+        propensities = None if self.explorable is None else np.full(found.scores.shape, np.nan)
+        size = max(1, _CHUNK_CELLS // self.depth)
         for by_model in (True, False):
             everyone = np.flatnonzero(known == by_model)
             for start in range(0, len(everyone), size):
@@ -183,10 +185,11 @@ class Plan:
                 else:
                     search = self._of_popularity(len(places), query_vectors.device)
                 seen = queries.histories.take(places)
-                search = replace(search, exclude=seen if exclude_seen else None, allowed=allowed)
-                part = _Part(self, search, index, k)
-                part.write_into(found, places, [queries.told.ids[place] for place in places], seen)
-        return found
+                exclude = seen if self.exclude_seen else None
+                search = replace(search, exclude=exclude, allowed=self.allowed)
+                ids = [queries.told.ids[place] for place in places]
+                _Part(self, search, index).write_into(found, propensities, places, ids, seen)
+        return found, propensities
 
     def _of_model(
         self,
@@ -206,9 +209,8 @@ class Plan:
 
     def _of_popularity(self, num: int, device: torch.device) -> Search:
         contents = self.ruler.contents
-        counts = contents.popularity
-        offered = counts[FIRST_ROW:] if contents.offered is None else counts[contents.offered]
-        deviation = float(offered.std()) if len(offered) else 0.0
+        counts, offered = contents.popularity, contents.offered_rows
+        deviation = float(counts[offered].std()) if len(offered) else 0.0
         index = ExactIndex(torch.from_numpy(counts)[:, None].to(device), reserved_rows=FIRST_ROW)
         ones = torch.ones(num, 1, device=device)
         return Search(lambda _: index, ones, self.boosts, np.full(num, deviation, np.float32))
@@ -221,22 +223,20 @@ class _Part:
         plan: How.
         search: Of their order of the catalogue.
         index: Knows the vectors of the items.
-        k: Places.
     """
 
-    def __init__(self, plan: Plan, search: Search, index: LiveIndex | FusedIndex, k: int) -> None:
+    def __init__(self, plan: Plan, search: Search, index: LiveIndex | FusedIndex) -> None:
         self.plan = plan
         self.search = search
         self.index = index
-        self.k = k
         self.num_rows = plan.ruler.contents.items.ids.num_rows
         self.caps = [cap.most for cap in plan.rules.caps]
-        self.depth = min(depth_of(k), self.num_rows) if plan.is_greedy else k
-        self.pool = search.first(self.depth)
+        self.pool = search.first(plan.depth)
 
     def write_into(
         self,
-        found: Reranked,
+        found: Found,
+        propensities: npt.NDArray[np.float64] | None,
         places: npt.NDArray[np.integer],
         query_ids: Sequence[Id | None],
         seen: Histories,
@@ -245,34 +245,29 @@ class _Part:
 
         Args:
             found: All answers.
+            propensities: Of all answers.
             places: ``(n,)`` of these queries.
             query_ids: Of each, if it has one.
             seen: The items of each history.
         """
+        explore, explorable = self.plan.rules.explore, self.plan.explorable
         if not self.plan.is_greedy:
             found.item_rows[places], found.scores[places] = self.pool.item_rows, self.pool.scores
-        explore, explorable = self.plan.rules.explore, self.plan.explorable
-        if not self.plan.is_greedy and explore is None:
-            return
-        if explorable is not None and self.search.allowed is not None:
-            explorable = explorable & self.search.allowed
+            if explore is None:
+                return
+        if explorable is not None and self.plan.allowed is not None:
+            explorable = explorable & self.plan.allowed
         for own, place in enumerate(places.tolist()):
-            rows, scores = self.chosen(own, self.k)
-            if explore is not None and explorable is not None and found.propensities is not None:
+            rows, scores = self.chosen(own, self.plan.k)
+            if explore is not None and explorable is not None and propensities is not None:
                 history = seen.item_rows[seen.offsets[own] : seen.offsets[own + 1]]
                 may_be = explorable.copy()
                 may_be[rows] = may_be[history] = False
                 rng = generator(explore.seed, self.name(query_ids[own], history))
-                drawn = draw(
-                    rng,
-                    np.flatnonzero(may_be),
-                    len(rows),
-                    explore.share,
-                    self.plan.columns,
-                    self.caps,
-                )
-                rows, scores, propensities = self.mixed(own, drawn, rows, scores)
-                found.propensities[place, : len(rows)] = propensities
+                candidates, columns = np.flatnonzero(may_be), self.plan.columns
+                drawn = draw(rng, candidates, len(rows), explore.share, columns, self.caps)
+                rows, scores, chances = self.mixed(own, drawn, rows, scores)
+                propensities[place, : len(rows)] = chances
             found.item_rows[place] = PADDING_ROW
             found.scores[place] = -np.inf
             found.item_rows[place, : len(rows)] = rows
@@ -287,10 +282,10 @@ class _Part:
             counts.add(row)
         return choose(
             self.pool.line(own),
-            lambda allowed: self.search.of_one(own, self.depth, allowed).line(0),
+            lambda allowed: self.search.of_one(own, self.plan.depth, allowed).line(0),
             num,
             counts,
-            depth=self.depth,
+            depth=self.plan.depth,
             weight=self.plan.weight,
             vectors_of=self.directions,
             num_rows=self.num_rows,
@@ -314,24 +309,30 @@ class _Part:
         self, own: int, drawn: Drawn, rows: list[int], scores: list[float]
     ) -> tuple[list[int], list[float], list[float]]:
         """Return rows, scores and propensities with what was drawn at places that are drawn, too."""
-        num = len(rows) - len(drawn.item_rows)
-        rows, scores = self.chosen(own, num, drawn.item_rows) if drawn.item_rows else (rows, scores)
+        num = len(drawn.item_rows)
+        if not num:
+            return rows, scores, [math.nan] * len(rows)
+        rows, scores = self.chosen(own, len(rows) - num, drawn.item_rows)
         propensities = [math.nan] * len(rows)
-        total = len(rows) + len(drawn.item_rows)
-        places = drawn.rng.choice(total, len(drawn.item_rows), replace=False)
-        of_drawn = self.scores_of(own, drawn.item_rows)
+        places = drawn.rng.choice(len(rows) + num, num, replace=False)
+        is_drawn = np.zeros(self.num_rows, np.bool_)
+        is_drawn[drawn.item_rows] = True
+        line = self.search.of_one(own, num, is_drawn).line(0)
+        score_of = dict(zip(line.item_rows.tolist(), line.scores.tolist(), strict=True))
         for turn in np.argsort(places):  # from the first place on, each insertion is final
             at, row = int(places[turn]), drawn.item_rows[turn]
             rows.insert(at, row)
-            scores.insert(at, of_drawn[row])
+            scores.insert(at, score_of[row])
             propensities.insert(at, drawn.propensities[turn])
         return rows, scores, propensities
 
-    def scores_of(self, own: int, rows: Sequence[int]) -> dict[int, float]:
-        """Return the model's scores of some items."""
-        if not rows:
-            return {}
-        allowed = np.zeros(self.num_rows, np.bool_)
-        allowed[rows] = True
-        line = self.search.of_one(own, len(rows), allowed).line(0)
-        return dict(zip(line.item_rows.tolist(), line.scores.tolist(), strict=True))
+
+def checked_k(contents: Contents, k: int) -> int:
+    """Return ``k``, or how many items there are where they are fewer.
+
+    Raises:
+        ValueError: ``k`` is below 1.
+    """
+    if k < 1:
+        raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
+    return min(k, contents.num_items)

@@ -1,12 +1,10 @@
 """``Retriever``: a bundle opened for use."""
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -30,7 +28,7 @@ from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import choose_device
 from twotower.serving import arguments
 from twotower.serving.allowed import Allowed
-from twotower.serving.answers import Basis, Recommendation, Recommendations
+from twotower.serving.answers import Recommendation, Recommendations, recommendations
 from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain
@@ -38,11 +36,11 @@ from twotower.serving.live_items import lines_of, settled, with_lines, without_i
 from twotower.serving.loading import encoding_of, with_reserved_rows
 from twotower.serving.queries import Described, Queries
 from twotower.serving.recommender import Recommender, Wanted
-from twotower.serving.reranking import Reranked, Reranker
+from twotower.serving.reranking import Reranker, checked_k
 from twotower.serving.session import Session
 from twotower.serving.word_scores import Texts
 from twotower.towers.encoding import to_tensors
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 _AT_ONCE = 4096
 """Queries that are encoded in one call of the model."""
@@ -179,10 +177,12 @@ class Retriever(Recommender):
         return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
     def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations:
+        found = self._found(told, wanted)
+        return found[0] if told.single else found
+
+    def _found(self, told: Told, wanted: Wanted) -> Recommendations:
         queries = self.queries.described(told, strict=wanted.strict)
         answers = self.answers(queries, self._vectors_of(queries), wanted)
-        if told.single:
-            return answers[0]
         return Recommendations(tuple(answers), self.contents.items.frame, self.item_column)
 
     def answers(
@@ -194,32 +194,22 @@ class Retriever(Recommender):
             FilterError: As ``recommend``.
             ValueError: As ``recommend`` for ``k``, the words and the rules.
         """
-        k = self._checked_k(wanted.k)
-        rules = rule_set(wanted.rules)
+        plan = self._reranker.plan(wanted, self._allowed)
         share = self.share_of_words if wanted.words == "auto" else wanted.words
         if isinstance(share, str) or not 0 <= share <= 1:
             raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {share!r}.")
-        plan = self._reranker.plan(rules, self._allowed)
-        exclude_seen = wanted.exclude_seen
-        if exclude_seen is None:
-            exclude_seen = not self.contents.repeats
         index: LiveIndex | FusedIndex = self.index
         known = self.encoding.is_known(queries.features, queries.histories)
         if share:
-            index, known = self._fused(queries, share, known)
-        found = plan.answer(
-            index,
-            queries,
-            vectors,
-            known,
-            k,
-            exclude_seen=exclude_seen,
-            allowed=self._allowed.rows(wanted.among, wanted.without, wanted.filter),
-        )
-        notes = self._allowed.notes(wanted.filter, rules)
-        return self._recommendations(
-            queries.told.ids, known, found, [(*notes, *own) for own in queries.notes]
-        )
+            index, known = self._texts.fused(index.item_vectors, queries, known, share)
+        found, propensities = plan.answer(index, queries, vectors, known)
+        of_filters = self._allowed.notes(wanted.filter, plan.rules)
+        notes = [(*of_filters, *own) for own in queries.notes]
+        ids, items = queries.told.ids, self.contents.items
+        return recommendations(items, ids, known.tolist(), found, notes, propensities)
+
+    def _item_vectors(self, rows: npt.NDArray[np.integer]) -> torch.Tensor:
+        return self.index.item_vectors[torch.from_numpy(rows.astype(np.int64))]
 
     def _vectors_of(self, queries: Described) -> torch.Tensor:
         return self.encoding.query_vectors(queries.features, queries.histories, queries.events)
@@ -265,22 +255,14 @@ class Retriever(Recommender):
             FilterError: As ``recommend``.
             ValueError: ``k`` is below 1, or as ``recommend`` for the words and the rules.
         """
-        rules = tuple(rules)
+        wanted = Wanted(k, exclude_seen, None, None, filter, words, tuple(rules))
         ids = self.query_ids
-        for note in self._allowed.notes(filter, rule_set(rules)):
+        for note in self._allowed.notes(filter, rule_set(wanted.rules)):
             warnings.warn(note, stacklevel=2)
-        frames: list[pl.DataFrame] = [
-            self.recommend(
-                ids[start : start + _AT_ONCE],
-                k=k,
-                exclude_seen=exclude_seen,
-                filter=filter,
-                words=words,
-                rules=rules,
-            ).to_polars()
-            for start in range(0, len(ids), _AT_ONCE)
-        ]
-        return pl.concat(frames)
+        parts = (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
+        return pl.concat(
+            [self._found(arguments.queries_of(part), wanted).to_polars() for part in parts]
+        )
 
     def upsert_items(self, items: FeatureLines, *, strict: bool = False) -> int:
         """Put items into the catalogue, or others in the place of those with their ids; return how many.
@@ -379,7 +361,7 @@ class Retriever(Recommender):
         distinct, places = np.unique(query_rows, return_inverse=True)
         arrays = {name: values[distinct] for name, values in self.query_features.items()}
         vectors = self.encoding.query_vectors(arrays, self.queries.histories(distinct))
-        items = self.index.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
+        items = self._item_vectors(item_rows)
         scores = (vectors[torch.from_numpy(places)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
 
@@ -441,16 +423,10 @@ class Retriever(Recommender):
             arrays = transforms.apply(given.frame)
             arguments.warn_of_empty(transforms, arrays)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
-        if item_ids is None:
-            vectors = self.index.item_vectors[FIRST_ROW:].cpu().numpy()
-            offered = self.contents.offered
-            # The caller's own.
-            return np.array(
-                vectors if offered is None else vectors[offered[FIRST_ROW:]], np.float32
-            )
-        known = self.known_item_rows(arguments.ids_of(item_ids, what="item_ids"))
-        rows = torch.from_numpy(known.astype(np.int64))
-        return np.asarray(self.index.item_vectors[rows].cpu().numpy(), np.float32)
+        rows = self.contents.offered_rows
+        if item_ids is not None:
+            rows = self.known_item_rows(arguments.ids_of(item_ids, what="item_ids"))
+        return np.asarray(self._item_vectors(rows).cpu().numpy(), np.float32)
 
     def similar_items(
         self,
@@ -470,17 +446,13 @@ class Retriever(Recommender):
             FilterError: As ``recommend``.
             ValueError: ``k`` is below 1, or the id is not in the catalogue.
         """
-        k = self._checked_k(k)
+        k = checked_k(self.contents, k)
         row = self.known_item_rows([item_id])
-        directions = self._directions
-        found = directions.search(
-            directions.item_vectors[torch.from_numpy(row.astype(np.int64))],
-            k,
-            exclude=Histories(np.array([0, 1]), row),
-            allowed=self._allowed.rows(filter=filter),
-        )
+        exclude, allowed = Histories.of([row]), self._allowed.rows(filter=filter)
+        direction = self._directions.item_vectors[int(row[0])][None]
+        found = self._directions.search(direction, k, exclude=exclude, allowed=allowed)
         notes = self._allowed.notes(filter)
-        return self._recommendations([item_id], np.ones(1, np.bool_), Reranked(*found), [notes])[0]
+        return recommendations(self.contents.items, [item_id], [True], found, [notes])[0]
 
     def explain(
         self,
@@ -510,9 +482,8 @@ class Retriever(Recommender):
     @property
     def item_ids(self) -> list[Id]:
         """Ids of all items that may be an answer, in the order of ``encode_items()``."""
-        ids, offered = self.contents.items.ids.ids, self.contents.offered
-        kept = ids if offered is None else ids.filter(pl.Series(offered[FIRST_ROW:]))
-        return list(kept.to_list())
+        ids: list[Id] = self.contents.items.ids.ids_of(self.contents.offered_rows).to_list()
+        return ids
 
     @property
     def index_recall(self) -> float:
@@ -548,51 +519,6 @@ class Retriever(Recommender):
         """What ``words="auto"`` stands for: the share that validation chose; 0 where there is none."""
         chosen = self.contents.metrics.get("words")
         return float(chosen["share"]) if chosen else 0.0
-
-    def _fused(
-        self, queries: Described, share: float, known: npt.NDArray[np.bool_]
-    ) -> tuple[FusedIndex, npt.NDArray[np.bool_]]:
-        """Return the index with the words of queries beside the model, and which queries it can answer.
-
-        The words alone answer a query of which the model knows nothing.
-        """
-        lexical, asked = self._texts.index(share), self._texts.words_asked(queries, share)
-        weights = np.where(known, share, 1.0).astype(np.float32)
-        index = FusedIndex(self.index.item_vectors, lexical, asked, torch.from_numpy(weights))
-        return index, known | np.array([lexical.knows(each) for each in asked], np.bool_)
-
-    def _checked_k(self, k: int) -> int:
-        if k < 1:
-            raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
-        return min(k, self.contents.num_items)
-
-    def _recommendations(
-        self,
-        query_ids: Sequence[Id | None],
-        known: npt.NDArray[np.bool_],
-        found: Reranked,
-        notes: Sequence[tuple[str, ...]],
-    ) -> list[Recommendation]:
-        """Return what an index found as answers, one a query."""
-        frame = self.contents.items.frame
-        is_item = found.item_rows != PADDING_ROW
-        all_ids = iter(self.contents.items.ids.ids_of(found.item_rows[is_item]).to_list())
-        answers = []
-        for place, query_id in enumerate(query_ids):
-            real = is_item[place]
-            ids = list(islice(all_ids, int(real.sum())))
-            explored = None
-            if found.propensities is not None:
-                pairs = zip(ids, found.propensities[place][real].tolist(), strict=True)
-                explored = {item_id: chance for item_id, chance in pairs if not math.isnan(chance)}
-            scores = found.scores[place][real].tolist()
-            basis: Basis = "model" if known[place] else "popularity"
-            answers.append(
-                Recommendation(
-                    query_id, ids, scores, basis, explored, notes[place], frame, self.item_column
-                )
-            )
-        return answers
 
     def known_item_rows(self, ids: Sequence[Id]) -> npt.NDArray[np.int32]:
         """Return the row of each item id.

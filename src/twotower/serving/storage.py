@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,14 @@ class ListedFiles:
         Raises:
             OSError: It cannot be read.
             RecursionError: Its objects are nested too deeply.
-            ValueError: The manifest does not list it, or it holds something else.
+            ValueError: The manifest does not list it, or it is no JSON, no object, or holds half a
+                character.
         """
-        return json_object(self.text(name), name)
-
-
-def json_object(text: str, name: str) -> dict[str, Any]:
-    """Return the object that a JSON text holds.
-
-    Raises:
-        RecursionError: Its objects are nested too deeply.
-        ValueError: It is no JSON, no object, or holds half a character.
-    """
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} must hold an object, got {type(found).__name__}")
-    json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate could not be printed
-    return found
+        found = json.loads(self.text(name))
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} must hold an object, got {type(found).__name__}")
+        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate could not be printed
+        return found
 
 
 def write_arrow(frame: pl.DataFrame, file: Path) -> None:
@@ -250,11 +241,6 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def read_texts(files: ListedFiles, folder: str, names: Iterable[str]) -> dict[str, str]:
-    """Return files that ``write_texts`` wrote; others may have come to lie beside them."""
-    return {name: files.text(f"{folder}/{name}") for name in names}
 
 
 def _with_number(error: Exception) -> Exception:

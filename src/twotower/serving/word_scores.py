@@ -1,11 +1,14 @@
 """The words of a bundle's items, and of queries that are asked about: for BM25 beside the model."""
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import torch
 
 from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.features.schema import texts_of
+from twotower.index.fusion import FusedIndex
 from twotower.index.lexical import LexicalIndex, LexicalSettings, Words
 from twotower.serving.arguments import new_ids, plain
 from twotower.serving.bundle import Contents, SideContents
@@ -47,6 +50,31 @@ class Texts:
                 else self._index.with_items(of_items)
             )
         return self._index
+
+    def fused(
+        self,
+        item_vectors: torch.Tensor,
+        queries: Described,
+        known: npt.NDArray[np.bool_],
+        share: float,
+    ) -> tuple[FusedIndex, npt.NDArray[np.bool_]]:
+        """Return the index with the words of queries beside the model, and which queries it can answer.
+
+        The words alone answer a query of which the model knows nothing.
+
+        Args:
+            item_vectors: ``(num_item_rows, dim)``.
+            queries: ``n`` of them.
+            known: ``(n,)`` whether the model knows anything of a query.
+            share: What the caller asked for.
+
+        Raises:
+            ValueError: Queries or items have no text.
+        """
+        lexical, words = self.index(share), self.words_asked(queries, share)
+        weights = torch.from_numpy(np.where(known, share, 1.0).astype(np.float32))
+        knows = np.array([lexical.knows(each) for each in words], np.bool_)
+        return FusedIndex(item_vectors, lexical, words, weights), known | knows
 
     def words_asked(self, asked: Described, share: float) -> Words:
         """Return the words of queries' texts: what is given, else what is stored, else a new id.
