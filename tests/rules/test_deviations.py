@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from twotower.rules.deviations import Moments
+from twotower.rules.search import Moments
 
 
 def test_items_that_come_and_go() -> None:

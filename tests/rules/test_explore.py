@@ -10,7 +10,7 @@ import pytest
 
 from twotower.index.filter_columns import read_column
 from twotower.rules.explore import draw, generator
-from twotower.rules.values import ColumnValues
+from twotower.rules.selection import ColumnValues
 
 FIRST = 2
 TAGS = [["a"], ["a", "b"], ["b"], None, ["a"], [], ["c", "c"], ["c"]]

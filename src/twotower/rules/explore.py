@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from twotower.rules.values import ColumnValues
+from twotower.rules.selection import ColumnValues
 
 
 class Drawn(NamedTuple):

@@ -42,7 +42,7 @@ class Boost(Rule):
     by: float
 
     def __post_init__(self) -> None:
-        _check_filter(self.filter)
+        check_filter(self.filter)
         if not _is_number(self.by) or not abs(self.by) <= LARGEST_BOOST:
             raise ArgumentError(
                 f"by must be a number from {-LARGEST_BOOST:g} to {LARGEST_BOOST:g}, got {self.by!r}."
@@ -70,8 +70,7 @@ class Cap(Rule):
     def __post_init__(self) -> None:
         if not isinstance(self.column, str) or not self.column:
             raise ArgumentError(f"cap must name a column of the items, got {self.column!r}.")
-        if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 1:
-            raise ArgumentError(f"most must be a whole number of at least 1, got {self.most!r}.")
+        _check_whole(self.most, "most", 1)
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,9 @@ class Explore(Rule):
 
     def __post_init__(self) -> None:
         _check_share(self.share, "share")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ArgumentError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
+        _check_whole(self.seed, "seed", 0)
         if self.filter is not None:
-            _check_filter(self.filter)
+            check_filter(self.filter)
 
 
 @dataclass(frozen=True)
@@ -165,15 +163,14 @@ class RuleSpec:
         Raises:
             ValueError: They are more than one answer may have.
         """
-        apart = len(rules) if not self.each else len({getattr(rule, self.each) for rule in rules})
-        if len(rules) <= (apart if self.each else self.most):
+        most, what = self.most, self.rule.__name__
+        if self.each:
+            most = len({getattr(rule, self.each) for rule in rules})
+            what += f" for each {self.each}"
+        if len(rules) <= most:
             return
-        kind = self.rule.__name__
         if self.most > 1:
-            raise ArgumentError(
-                f"rules must hold at most {self.most} {self.name}s, got {len(rules)}."
-            )
-        what = f"{kind} for each {self.each}" if self.each else kind
+            raise ArgumentError(f"rules must hold at most {most} {self.name}s, got {len(rules)}.")
         raise ArgumentError(
             f"rules must hold one {what} at most, got several; leave all but one out."
         )
@@ -296,7 +293,12 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
     return told
 
 
-def _check_filter(given: object) -> None:
+def check_filter(given: object) -> None:
+    """Refuse a filter that is no string.
+
+    Raises:
+        FilterError: It is none.
+    """
     if not isinstance(given, str):
         raise FilterError(f"filter must be a string, got {given!r}.")
 
@@ -304,6 +306,11 @@ def _check_filter(given: object) -> None:
 def _check_share(given: object, name: str) -> None:
     if not _is_number(given) or not 0 <= given <= 1:  # type: ignore[operator]
         raise ArgumentError(f"{name} must be in [0, 1], got {given!r}.")
+
+
+def _check_whole(given: object, name: str, least: int) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise ArgumentError(f"{name} must be a whole number of at least {least}, got {given!r}.")
 
 
 def _is_number(given: object) -> bool:

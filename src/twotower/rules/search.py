@@ -1,4 +1,7 @@
-"""The order of the catalogue that the other rules choose from: by score, moved by boosts."""
+"""The order of the catalogue that the other rules choose from: by score, moved by boosts.
+
+The unit of a boost is the standard deviation of the query's scores over the catalogue.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +14,8 @@ import torch
 from twotower.histories import Histories
 from twotower.index.base import Index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
+
+_CHUNK = 2**15
 
 
 class Pool(NamedTuple):
@@ -85,16 +90,19 @@ class Search:
     exclude: Histories | None = None
     allowed: npt.NDArray[np.bool_] | None = None
 
-    def first(self, depth: int) -> Pool:
-        """Return the first ``depth`` items of each query, of equal ones those of lower row."""
-        return self._best(slice(0, len(self.query_vectors)), depth, self.allowed)
+    def best(
+        self, depth: int, here: slice = slice(None), among: npt.NDArray[np.bool_] | None = None
+    ) -> Pool:
+        """Return the first ``depth`` items of each query, of equal ones those of lower row.
 
-    def of_one(self, place: int, depth: int, among: npt.NDArray[np.bool_]) -> Pool:
-        """Return the first items of the query at ``place`` among the rows of a mask: a pool of one line."""
-        allowed = among if self.allowed is None else among & self.allowed
-        return self._best(slice(place, place + 1), depth, allowed)
-
-    def _best(self, here: slice, depth: int, allowed: npt.NDArray[np.bool_] | None) -> Pool:
+        Args:
+            depth: Items of a query.
+            here: Which of the queries.
+            among: ``(num_item_rows,)`` bool, rows that the pool may hold; None for all that are allowed.
+        """
+        allowed = self.allowed if among is None else among
+        if among is not None and self.allowed is not None:
+            allowed = among & self.allowed
         index, queries = self.index_of(here), self.query_vectors[here]
         exclude = None if self.exclude is None else self.exclude.take(here)
         if self.boosts is None:
@@ -117,3 +125,48 @@ class Search:
         rows, scores, moved = (np.concatenate(each, axis=1) for each in zip(*pools, strict=True))
         order = np.lexsort((rows, -moved), axis=1)[:, :depth]
         return Pool(*(np.take_along_axis(each, order, axis=1) for each in (rows, scores, moved)))
+
+
+class Moments:
+    """The mean and the covariance of item vectors, kept while items come and go.
+
+    The scores ``q . e`` of a query over all items have variance ``q' C q``, where ``C`` is the covariance
+    of the vectors; so it costs ``dim ** 2`` a query, and each item is read when it comes and when it goes.
+
+    Args:
+        dim: Of the vectors.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._counted = np.zeros(0, np.bool_)
+        self._sum = torch.zeros(dim, dtype=torch.float64)
+        self._squares = torch.zeros((dim, dim), dtype=torch.float64)
+
+    def count(self, item_vectors: torch.Tensor, offered: npt.NDArray[np.bool_] | None) -> None:
+        """Count the items that are there now, and no others.
+
+        Args:
+            item_vectors: ``(num_item_rows, dim)``; a row that was there is as it was.
+            offered: ``(num_item_rows,)``; None are all but the reserved rows.
+        """
+        now = np.ones(len(item_vectors), np.bool_) if offered is None else offered.copy()
+        now[:FIRST_ROW] = False
+        before = np.zeros(len(now), np.bool_)
+        before[: len(self._counted)] = self._counted
+        for rows, sign in ((now & ~before, 1), (before & ~now, -1)):
+            places = np.flatnonzero(rows)
+            for start in range(0, len(places), _CHUNK):
+                some = torch.from_numpy(places[start : start + _CHUNK]).to(item_vectors.device)
+                vectors = item_vectors[some].cpu().double()
+                self._sum += sign * vectors.sum(dim=0)
+                self._squares += sign * (vectors.T @ vectors)
+        self._counted = now
+
+    def deviations(self, query_vectors: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Return the standard deviation of each query's scores: ``(Q,)``, 0 where there is no item."""
+        num = max(1, int(self._counted.sum()))
+        mean = self._sum / num
+        covariance = self._squares / num - mean[:, None] * mean
+        queries = query_vectors.cpu().double()
+        variances = ((queries @ covariance) * queries).sum(dim=1).clamp(min=0)
+        return np.asarray(variances.sqrt().numpy(), np.float32)

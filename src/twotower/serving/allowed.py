@@ -6,10 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from twotower.errors import FilterError
 from twotower.index.filter_columns import ReadTable
 from twotower.index.filters import Found, parse
-from twotower.rules.kinds import RuleSet
+from twotower.rules.kinds import RuleSet, check_filter
 from twotower.serving.arguments import Id, ids_of
 from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW
@@ -53,17 +52,15 @@ class Allowed:
             FilterError: The filter cannot be read, or does not fit the items' columns.
             ValueError: ``among`` or ``without`` is no list.
         """
-        ids, masks = self.contents.items.ids, []
-        if self.contents.offered is not None:
-            masks.append(self.contents.offered)
+        ids, offered = self.contents.items.ids, self.contents.offered
+        masks = [] if offered is None else [offered]
         for what, given, is_in in (("among", among, True), ("without", without, False)):
             if given is not None:
                 mask = np.full(ids.num_rows, not is_in)
                 mask[ids.rows_of(ids_of(given, what=what))] = is_in
                 masks.append(mask)
         if filter is not None:
-            if not isinstance(filter, str):
-                raise FilterError(f"filter must be a string, got {filter!r}.")
+            check_filter(filter)
             masks.append(self._found(filter).matches)
         if not masks:
             return None

@@ -1,7 +1,7 @@
 """What a retriever answers."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -110,36 +110,33 @@ class Recommendations(Sequence[Recommendation]):
     def __getitem__(self, position: Any) -> Any:
         return self.answers[position]
 
-    def __iter__(self) -> Iterator[Recommendation]:
-        return iter(self.answers)
-
     def to_polars(self) -> pl.DataFrame:
         """Return one line an answer: query_id, rank, item id, score, basis, the item's columns.
 
         Where something was to be explored, ``propensity`` is there, too: of the items that were.
         """
-        owners = [answer for answer in self.answers for _ in answer.item_ids]
-        ids: list[object] = [item for answer in self.answers for item in answer.item_ids]
-        key = pl.Series(self.item_column, ids, dtype=self.items[self.item_column].dtype)
-        details = key.to_frame().join(
-            self.items, on=self.item_column, how="left", maintain_order="left"
-        )
-        is_explored = any(answer.explored is not None for answer in self.answers)
-        own = ("query_id", "rank", "score", "basis", *(("propensity",) if is_explored else ()))
+        pairs = [(answer, item_id) for answer in self.answers for item_id in answer.item_ids]
         ranks = [rank for answer in self.answers for rank in range(1, len(answer) + 1)]
+        scores = [score for answer in self.answers for score in answer.scores]
         lines = pl.DataFrame(
             {
-                "query_id": pl.Series([owner.query_id for owner in owners], strict=False),
+                "query_id": pl.Series([answer.query_id for answer, _ in pairs], strict=False),
                 "rank": pl.Series(ranks, dtype=pl.Int32),
-                "item_id" if self.item_column in own else self.item_column: key,
-                "score": pl.Series([s for a in self.answers for s in a.scores], dtype=pl.Float32),
-                "basis": pl.Series([owner.basis for owner in owners], dtype=pl.String),
+                "score": pl.Series(scores, dtype=pl.Float32),
+                "basis": pl.Series([answer.basis for answer, _ in pairs], dtype=pl.String),
             }
         )
-        if is_explored:
-            drawn = [(a.explored or {}).get(item) for a in self.answers for item in a.item_ids]
+        if any(answer.explored is not None for answer in self.answers):
+            drawn = [(answer.explored or {}).get(item_id) for answer, item_id in pairs]
             lines = lines.with_columns(propensity=pl.Series(drawn, dtype=pl.Float64))
-        return lines.hstack([c for c in details if c.name not in lines.columns])
+        ids: list[object] = [item_id for _, item_id in pairs]
+        key = pl.Series(self.item_column, ids, dtype=self.items[self.item_column].dtype)
+        table = key.to_frame().join(
+            self.items, on=self.item_column, how="left", maintain_order="left"
+        )
+        name = "item_id" if self.item_column in lines.columns else self.item_column
+        lines = lines.insert_column(2, key.rename(name))
+        return lines.hstack([column for column in table if column.name not in lines.columns])
 
     def to_pandas(self) -> Any:
         """Return ``to_polars`` as a pandas frame.

@@ -34,17 +34,8 @@ from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 GONE = "items.gone.safetensors"
 """File with the rows of items that were taken out after the training; not there where none was."""
-NOT_AS_WRITTEN = (
-    OSError,
-    LookupError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    RuntimeError,  # a nesting that is too deep is one, too
-    MemoryError,
-    pl.exceptions.PolarsError,
-    pl.exceptions.PanicException,
-)
+_BUILTIN = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError)
+NOT_AS_WRITTEN = (*_BUILTIN, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What reading a bundle raises that holds something else than we write."""
 
 
@@ -324,26 +315,25 @@ def _write_files(folder: Path, contents: Contents) -> None:
 
 
 def _read_files(files: ListedFiles, entries: Mapping[str, Any]) -> Contents:
-    schema = parse_toml(files.text("schema.toml"), "schema.toml")
+    schema: Any = parse_toml(files.text("schema.toml"), "schema.toml")
     words = feature_files.read_words(files)
     sides = {}
     tables: dict[Side, str] = {"query": "queries/queries.arrow", "item": "items.arrow"}
     for side, file in tables.items():
-        table: Any = schema[side]
+        id_column, features = schema[side]["id_column"], schema[side]["features"]
         ids = storage.read_vocabulary(files.path(f"vocab/{side}.ids.arrow"))
         frame = storage.read_arrow(files.path(file))
-        content_checks.check_table(side, ids, table["id_column"], frame)
-        transforms = feature_files.read_transforms(files, side, table["features"], words)
-        sides[side] = SideContents(ids, table["id_column"], frame, transforms)
+        content_checks.check_table(side, ids, id_column, frame)
+        transforms = feature_files.read_transforms(files, side, features, words)
+        sides[side] = SideContents(ids, id_column, frame, transforms)
     queries, items = sides["query"], sides["item"]
     num_item_rows = items.ids.num_rows
     events = None
     if "event" in schema:
-        of_event: Any = schema["event"]
-        events = EventContents(
-            frame=storage.read_arrow(files.path("queries/events.arrow")),
-            transforms=feature_files.read_transforms(files, "event", of_event["features"], words),
-        )
+        frame = storage.read_arrow(files.path("queries/events.arrow"))
+        features = schema["event"]["features"]
+        transforms = feature_files.read_transforms(files, "event", features, words)
+        events = EventContents(frame, transforms)
     histories = targets = None
     of_events: dict[str, npt.NDArray[Any]] = {}
     labels: dict[str, npt.NDArray[Any]] = {}
@@ -412,12 +402,9 @@ def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
     if described["kind"] != "approximate" or not isinstance(described["probes"], dict):
         raise ValueError(f"index.json must describe an index, got {described}")
     tensors = storage.load_tensors(files.path("index/lists.safetensors"))
-    lists = Lists(
-        centres=tensors["centres"],
-        spreads=tensors["spreads"],
-        list_of=tensors["list_of"].numpy(),
-        probes={int(depth): probes for depth, probes in described["probes"].items()},
-    )
+    probes = {int(depth): num for depth, num in described["probes"].items()}
+    list_of = tensors["list_of"].numpy()
+    lists = Lists(tensors["centres"], tensors["spreads"], list_of, probes)
     content_checks.check_lists(lists, *vectors.shape)
     return lists
 

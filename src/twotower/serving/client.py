@@ -127,10 +127,7 @@ class Client(Recommender):
         return self._vectors("/encode/queries", "queries", lines, int(self.model["max_queries"]))
 
     def encode_items(
-        self,
-        item_ids: Sequence[Id] | None = None,
-        *,
-        features: FeatureLines | None = None,
+        self, item_ids: Sequence[Id] | None = None, *, features: FeatureLines | None = None
     ) -> npt.NDArray[np.float32]:
         """Return item vectors, ``(n, dim)`` float32, of known ids, or of new items by their features.
 

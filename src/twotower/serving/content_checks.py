@@ -69,9 +69,8 @@ def check_finite(what: str, tensor: torch.Tensor, *, infinite: bool = False) -> 
     """
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
         return
-    for part in torch.split(
-        tensor.reshape(-1), _CHUNK
-    ):  # the sum of large numbers may be infinite, too
+    # The sum of large numbers may be infinite, too.
+    for part in torch.split(tensor.reshape(-1), _CHUNK):
         found = part[torch.isnan(part)] if infinite else part[~torch.isfinite(part)]
         if len(found):
             raise ValueError(f"{what} must hold finite numbers, got {float(found[0])}")
@@ -113,14 +112,8 @@ def check_ragged(
     check_array(f"the offsets of {what}", offsets, (num_queries + 1,), np.int64)
     if offsets[0] != 0 or offsets[-1] != num_events or (np.diff(offsets) < 0).any():
         raise ValueError(f"the offsets of {what} must rise from 0 to {num_events}")
-    check_array(
-        f"the items of {what}",
-        ragged.item_rows,
-        (num_events,),
-        np.int32,
-        least=FIRST_ROW,
-        most=num_item_rows - 1,
-    )
+    bounds = {"least": FIRST_ROW, "most": num_item_rows - 1}
+    check_array(f"the items of {what}", ragged.item_rows, (num_events,), np.int32, **bounds)
     if ragged.times is not None:
         check_array(f"the times of {what}", ragged.times, (num_events,), np.float64)
     kinds: dict[str, type[np.generic]] = {
@@ -159,14 +152,11 @@ def check_lists(lists: Lists, num_items: int, dim: int) -> None:
     Raises:
         ValueError: They are.
     """
-    check_array("the centres of the index", lists.centres.numpy(), (None, dim), np.float32)
-    num_lists = len(lists.centres)
-    check_array(
-        "the spreads of the index", lists.spreads.numpy(), (num_lists,), np.float32, least=0
-    )
-    check_array(
-        "the items of the index", lists.list_of, (num_items,), np.int32, least=0, most=num_lists - 1
-    )
+    centres, spreads, num_lists = lists.centres.numpy(), lists.spreads.numpy(), len(lists.centres)
+    check_array("the centres of the index", centres, (None, dim), np.float32)
+    check_array("the spreads of the index", spreads, (num_lists,), np.float32, least=0)
+    bounds = {"least": 0, "most": num_lists - 1}
+    check_array("the items of the index", lists.list_of, (num_items,), np.int32, **bounds)
     for depth, probes in lists.probes.items():
         if depth < 1 or type(probes) is not int or not 1 <= probes <= num_lists:
             raise ValueError(f"probes of the index must be in 1..{num_lists}, got {probes!r}")

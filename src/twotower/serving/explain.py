@@ -1,6 +1,5 @@
 """Why a score is what it is: each part of what the towers read is left out, one at a time."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,14 +10,12 @@ import torch
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
-from twotower.serving.arguments import Event, FeatureLines, Id, queries_of
+from twotower.serving.arguments import Id, Told
 from twotower.serving.queries import Described
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 if TYPE_CHECKING:
     from twotower.serving.retriever import Retriever
-
-Side = Literal["query", "item", "history"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Contribution:
         contribution: The score minus the score without it.
     """
 
-    side: Side
+    side: Literal["query", "item", "history"]
     name: str
     value: object
     contribution: float
@@ -65,14 +62,7 @@ class Explanation:
         return pl.DataFrame(lines, {**columns, "contribution": pl.Float64})
 
 
-def explain(
-    retriever: "Retriever",
-    query_id: Id | None,
-    item_id: Id,
-    *,
-    features: FeatureLines | None = None,
-    history: Sequence[Event] | None = None,
-) -> Explanation:
+def explain(retriever: "Retriever", told: Told, item_id: Id) -> Explanation:
     """Return what each part of a query and of an item does for their score.
 
     A part is left out as a table leaves it out: an id becomes unknown, any other value missing, an event
@@ -80,19 +70,17 @@ def explain(
 
     Args:
         retriever: The opened bundle.
-        query_id: See ``Retriever.recommend``.
+        told: One query.
         item_id: An item of the catalogue.
-        features: See ``Retriever.recommend``.
-        history: See ``Retriever.recommend``.
 
     Raises:
         ValueError: The item is not in the catalogue, or several queries are described.
 
     Source: leaving one out, as in Zeiler and Fergus, ECCV 2014, section 4.2 (occlusion).
     """
-    query = retriever.queries.described(queries_of(query_id, features, history))
-    if not query.told.single:
+    if not told.single:
         raise ArgumentError("explain is of one query, got several; ask for each.")
+    query = retriever.queries.described(told)
     contents, encoding = retriever.contents, retriever.encoding
     row = int(retriever.known_item_rows([item_id])[0])
     if contents.offered is not None and not contents.offered[row]:
@@ -116,13 +104,13 @@ def explain(
             without = encoding.new_item_vectors({**item, name: nothing[name]})[0]
             effect = score - float(own @ without)
             parts.append(Contribution("item", name, line.get(column), effect))
-    told = _values(retriever, query, features)
+    values = _values(retriever, told)
     for transform in contents.queries.transforms.transforms:
         name, column = transform.feature.name, transform.feature.source
         if retriever.reads(transform.feature):
             missing = retriever.query_features[name][UNKNOWN_ROW : UNKNOWN_ROW + 1]
             effect = score - score_of({**query.features, name: missing}, query.histories)
-            parts.append(Contribution("query", name, told.get(column), effect))
+            parts.append(Contribution("query", name, values.get(column), effect))
     num = len(query.histories.item_rows)
     of_events: list[Contribution] = []
     if encoding.model.reads_history and num:
@@ -131,7 +119,7 @@ def explain(
         of_events = _of_events(retriever, query, target, score)
     parts.sort(key=lambda part: -part.contribution)
     of_events.sort(key=lambda part: -part.contribution)
-    return Explanation(query.told.ids[0], item_id, score, (*parts, *of_events))
+    return Explanation(told.ids[0], item_id, score, (*parts, *of_events))
 
 
 def _of_events(
@@ -153,13 +141,11 @@ def _of_events(
     ]
 
 
-def _values(
-    retriever: "Retriever", query: Described, features: FeatureLines | None
-) -> dict[str, object]:
-    """Return what is told of a query, as the table or the caller has it."""
-    queries, (query_id,) = retriever.contents.queries, query.told.ids
+def _values(retriever: "Retriever", told: Told) -> dict[str, object]:
+    """Return what is known of a query, as the table or the caller has it."""
+    queries, (query_id,) = retriever.contents.queries, told.ids
     values: dict[str, object] = {queries.id_column: query_id}
     rows = queries.ids.rows_of([query_id])
     if rows[0] > UNKNOWN_ROW:
         values |= queries.frame.row(int(rows[0]) - FIRST_ROW, named=True)
-    return {**values, **features} if isinstance(features, Mapping) else values
+    return values if told.features is None else {**values, **told.features.lines()[0]}

@@ -14,7 +14,7 @@ import torch
 from twotower.errors import ArgumentError
 from twotower.features.dates import moments_of
 from twotower.features.forms import is_missing, read
-from twotower.features.schema import VIEW, Feature
+from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
 from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
@@ -100,20 +100,17 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
     twice = keys.filter(keys.is_duplicated())
     if len(twice):
         raise ArgumentError(f"{column} must be distinct within a call, got {twice[0]!r} twice.")
-    columns = []
-    of_column = {feature.source: feature for feature in table.transforms.features}
-    for name, dtype in table.frame.schema.items():
-        if name == column:
-            columns.append(keys.cast(dtype).rename(name))
-        elif name == VIEW and contents.view is not None:
-            columns.append(
-                pl.repeat(contents.view, len(given), dtype=dtype, eager=True).alias(name)
-            )
-        elif name in given.columns:
-            columns.append(_fitting(given[name], dtype, of_column.get(name)))
-        else:
-            columns.append(pl.Series(name, [None] * len(given), dtype=dtype))
-    return pl.DataFrame(columns)
+    schema, missing = table.frame.schema, [None] * len(given)
+    forms = {feature.source: feature.form for feature in table.transforms.features}
+    columns = {name: pl.Series(missing, dtype=dtype) for name, dtype in schema.items()}
+    fixed = {column: keys.cast(schema[column])}
+    if contents.view is not None:
+        view = pl.repeat(contents.view, len(given), dtype=schema[VIEW], eager=True)
+        fixed = {VIEW: view, **fixed}
+    for name in columns:
+        if name in given.columns and name not in fixed:
+            columns[name] = _fitting(given[name], schema[name], forms.get(name, ""))
+    return pl.DataFrame({**columns, **fixed})
 
 
 def with_lines(contents: Contents, lines: pl.DataFrame) -> Contents:
@@ -129,15 +126,12 @@ def with_lines(contents: Contents, lines: pl.DataFrame) -> Contents:
     before = ids.rows_of(keys)
     was_there = before >= FIRST_ROW
     counts = np.where(was_there, contents.popularity[before], 0).astype(np.float32)
-    grown = ids.with_rows(keys)
-    gone = _gone(contents, len(ids.ids) + FIRST_ROW)
+    gone = np.append(_gone(contents), np.zeros(len(lines), np.bool_))
     gone[before[was_there]] = True
-    return replace(
-        contents,
-        items=replace(table, ids=grown, frame=_in_few_pieces(table.frame.vstack(lines))),
-        popularity=np.concatenate([contents.popularity, counts]),
-        gone=np.concatenate([gone, np.zeros(len(lines), np.bool_)]),
-    )
+    frame = _in_few_pieces(table.frame.vstack(lines))
+    items = replace(table, ids=ids.with_rows(keys), frame=frame)
+    popularity = np.append(contents.popularity, counts)
+    return replace(contents, items=items, popularity=popularity, gone=gone)
 
 
 def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, int]:
@@ -150,7 +144,7 @@ def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, i
     """
     ids = contents.items.ids
     rows = ids.rows_of(ids_of(item_ids, what="item_ids"))
-    gone = _gone(contents, ids.num_rows)
+    gone = _gone(contents)
     rows = np.unique(rows[rows > UNKNOWN_ROW])
     if contents.offered is not None:
         rows = rows[contents.offered[rows]]
@@ -176,17 +170,10 @@ def settled(contents: Contents, item_vectors: torch.Tensor) -> tuple[Contents, t
     added = rest[~gone[rest] & ~np.isin(rest, first)]
     rows = np.concatenate([first, added])
     lines = rows[FIRST_ROW:].astype(np.int64) - FIRST_ROW
-    ids = Vocabulary(table.ids.ids.gather(lines))
-    offered_all = not gone[rows].any()
-    return (
-        replace(
-            contents,
-            items=replace(table, ids=ids, frame=table.frame[lines]),
-            popularity=contents.popularity[rows],
-            gone=None if offered_all else gone[rows],
-        ),
-        item_vectors[torch.from_numpy(rows[FIRST_ROW:].astype(np.int64))],
-    )
+    items = replace(table, ids=Vocabulary(table.ids.ids.gather(lines)), frame=table.frame[lines])
+    popularity, gone = contents.popularity[rows], gone[rows] if gone[rows].any() else None
+    vectors = item_vectors[torch.from_numpy(lines + FIRST_ROW)]
+    return replace(contents, items=items, popularity=popularity, gone=gone), vectors
 
 
 Rows = TypeVar("Rows", pl.Series, pl.DataFrame)
@@ -197,19 +184,18 @@ def _in_few_pieces(rows: Rows) -> Rows:
     return rows.rechunk() if rows.n_chunks() > _MOST_PIECES else rows
 
 
-def _gone(contents: Contents, num_rows: int) -> npt.NDArray[np.bool_]:
+def _gone(contents: Contents) -> npt.NDArray[np.bool_]:
+    num_rows = contents.items.ids.num_rows
     return np.zeros(num_rows, np.bool_) if contents.gone is None else contents.gone.copy()
 
 
-def _fitting(values: pl.Series, dtype: pl.DataType, feature: Feature | None) -> pl.Series:
+def _fitting(values: pl.Series, dtype: pl.DataType, form: str) -> pl.Series:
     """Return values as a column holds them, each as it was given, or as the form of its column says.
 
     Raises:
         ValueError: The column cannot hold a value, or would change it.
     """
-    form = "" if feature is None else feature.form
-    meant = read(values, form)
-    fitted = _kept(meant, dtype)
+    fitted = _kept(read(values, form), dtype)
     is_lost = fitted.is_null() & values.is_not_null()
     if form and values.dtype == pl.String:
         is_lost &= ~is_missing(values).fill_null(value=True)

@@ -65,14 +65,13 @@ def encoding_of(
             f"the towers must be those that the bundle {str(path)!r} was trained with: {problem}"
         ) from error
     model.to(device).eval()
-    item_arrays = contents.items.transforms.apply_to_rows(contents.items.frame)
-    event_features = None
+    items, event_features = contents.items, None
     if contents.events is not None:
         of_events = contents.events.transforms.apply_to_rows(contents.events.frame)
         event_features = to_tensors(of_events, device)
     return Encoding(
         model,
-        to_tensors(item_arrays, device),
+        to_tensors(items.transforms.apply_to_rows(items.frame), device),
         contents.queries.transforms,
         contents.config.towers.history_length,
         device,
@@ -97,11 +96,10 @@ def _check_sizes(contents: Contents) -> None:
         wanted["dim"] = (towers.dim,)
     if "query" not in contents.custom:
         wanted["query_hidden"] = towers.query_hidden
+        if towers.history in HISTORY_ENCODERS and HISTORY_ENCODERS[towers.history].has_places:
+            wanted["history_length"] = (towers.history_length,)
     if "item" not in contents.custom:
         wanted["item_hidden"] = towers.item_hidden
-    history = HISTORY_ENCODERS.get(towers.history)
-    if history is not None and history.has_places and "query" not in contents.custom:
-        wanted["history_length"] = (towers.history_length,)
     for name, sizes in wanted.items():
         for size in sizes:
             if size not in held:

@@ -91,17 +91,16 @@ def check_bundle(path: Path) -> dict[str, Any]:
     content = _read(path, MANIFEST, Path.read_bytes, absent)
     try:
         manifest = _manifest_of(content)
-        version = manifest["format_version"]
-        if version > FORMAT_VERSION:
-            raise BundleError(
-                f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
-                f"{FORMAT_VERSION}; upgrade twotower."
-            )
-        _check_entries(manifest)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"the bundle {str(path)!r} is damaged: {error}; train it again."
+            f"the bundle {str(path)!r} is damaged: {reason_of(error)}; train it again."
         ) from error
+    version = manifest["format_version"]
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"the bundle {str(path)!r} has format {version}, and twotower {__version__} reads up to "
+            f"{FORMAT_VERSION}; upgrade twotower."
+        )
     for name, digest in manifest["files"].items():
         absent = f"the bundle {str(path)!r} is incomplete: {name} is missing; train it again."
         found = _read(path, name, sha256, absent)
@@ -114,10 +113,11 @@ def check_bundle(path: Path) -> dict[str, Any]:
 
 
 def _manifest_of(content: bytes) -> dict[str, Any]:
-    """Return the manifest of a bundle of any format.
+    """Return the manifest of a bundle. Of a newer format, nothing but the format is checked.
 
     Raises:
-        ValueError: It is no JSON, or lacks the format or the files.
+        RecursionError: Its entries are nested too deeply.
+        ValueError: It is no JSON, was changed, or has an entry that we never write.
     """
     try:
         manifest = json.loads(content.decode())
@@ -127,21 +127,14 @@ def _manifest_of(content: bytes) -> dict[str, Any]:
     if type(version) is not int or not isinstance(manifest.get("files"), dict):
         raise ValueError(f"{MANIFEST} is incomplete")
     assert isinstance(manifest, dict)
-    return manifest
-
-
-def _check_entries(manifest: dict[str, Any]) -> None:
-    """Refuse entries that we never write.
-
-    Raises:
-        ValueError: There is one, or the manifest was changed.
-    """
+    if version > FORMAT_VERSION:
+        return manifest
     if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):
         raise ValueError(f"{MANIFEST} was changed after it was written")
     custom, view = manifest.get("custom_towers"), manifest.get("view")
     needs = manifest.get("needs", {})
     of_form = {
-        "format_version": manifest["format_version"] >= 1,
+        "format_version": version >= 1,
         "custom_towers": isinstance(custom, list) and all(s in ("query", "item") for s in custom),
         "ordered": isinstance(manifest.get("ordered"), bool),
         "repeats": isinstance(manifest.get("repeats"), bool),
@@ -157,18 +150,11 @@ def _check_entries(manifest: dict[str, Any]) -> None:
     for name, digest in manifest["files"].items():
         if not _FILE_NAME.fullmatch(name) or not isinstance(digest, str):
             raise ValueError(f"{MANIFEST} lists {name!r}, which is no file of a bundle")
+    return manifest
 
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's entries.
-
-    Raises:
-        ValueError: They are nested too deeply.
-    """
-    try:
-        return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    except RecursionError as error:
-        raise ValueError(f"{MANIFEST} is nested too deeply") from error
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path, name: str, read: Callable[[Path], Read], absent: str) -> Read:

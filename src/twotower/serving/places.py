@@ -36,15 +36,12 @@ def places_of(vectors: Floats, landmarks: npt.NDArray[np.integer]) -> Floats | N
     if not np.isfinite(vectors).all() or len(np.unique(chosen.round(6), axis=0)) < 3:
         return None
     flat = _flat(_directions(chosen))
-    if len(landmarks) == len(vectors):
-        return flat
     places = np.empty((len(vectors), 2))
     known = _directions(chosen).astype(np.float32)
-    count = min(_BETWEEN, len(known))
     for start in range(0, len(vectors), _AT_ONCE):
         part = _directions(vectors[start : start + _AT_ONCE].astype(np.float32))
         likeness = part @ known.T
-        nearest = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
+        nearest = np.argpartition(-likeness, _BETWEEN - 1, axis=1)[:, :_BETWEEN]
         distance = 2 - 2 * np.take_along_axis(likeness, nearest, axis=1)
         weights = 1 / (np.maximum(distance, 0) + 1e-3)
         weights /= weights.sum(axis=1, keepdims=True)

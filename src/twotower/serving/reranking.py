@@ -19,12 +19,10 @@ from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
 from twotower.index.fusion import FusedIndex
 from twotower.index.live_index import LiveIndex
-from twotower.rules.deviations import Moments
 from twotower.rules.explore import Drawn, draw, generator
 from twotower.rules.kinds import RuleSet, rule_set
-from twotower.rules.search import Boosts, Search
-from twotower.rules.selection import Counts, choose, depth_of
-from twotower.rules.values import ColumnValues
+from twotower.rules.search import Boosts, Moments, Search
+from twotower.rules.selection import ColumnValues, Counts, choose, depth_of
 from twotower.serving.allowed import Allowed
 from twotower.serving.arguments import Id
 from twotower.serving.bundle import Contents
@@ -50,7 +48,7 @@ class Reranker:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self._values: OrderedDict[str, ColumnValues] = OrderedDict()
-        self._moments: Moments | None = None
+        self.moments = Moments(contents.item_vectors.shape[1])
 
     def plan(self, wanted: Wanted, allowed: Allowed) -> "Plan":
         """Return how to answer.
@@ -75,25 +73,11 @@ class Reranker:
         elif rules.explore is not None:
             explorable = self.contents.popularity == 0
             explorable[:FIRST_ROW] = False
-        return Plan(
-            self,
-            checked_k(self.contents, wanted.k),
-            not self.contents.repeats if wanted.exclude_seen is None else wanted.exclude_seen,
-            allowed.rows(wanted.among, wanted.without, wanted.filter),
-            rules,
-            boosts,
-            columns,
-            explorable,
-        )
-
-    def deviations(
-        self, item_vectors: torch.Tensor, query_vectors: torch.Tensor
-    ) -> npt.NDArray[np.float32]:
-        """Return the standard deviation of each query's scores over the catalogue: ``(Q,)``."""
-        if self._moments is None:
-            self._moments = Moments(item_vectors.shape[1])
-        self._moments.count(item_vectors, self.contents.offered)
-        return self._moments.deviations(query_vectors)
+        k, exclude_seen = checked_k(self.contents, wanted.k), wanted.exclude_seen
+        if exclude_seen is None:
+            exclude_seen = not self.contents.repeats
+        rows = allowed.rows(wanted.among, wanted.without, wanted.filter)
+        return Plan(self, k, exclude_seen, rows, rules, boosts, columns, explorable)
 
     def _values_of(self, column: str) -> ColumnValues:
         items = self.contents.items
@@ -204,7 +188,9 @@ class Plan:
                 deviations = fused.deviations(query_vectors, self.ruler.contents.offered)
             return Search(fused.of, query_vectors, self.boosts, deviations)
         if self.boosts is not None:
-            deviations = self.ruler.deviations(index.item_vectors, query_vectors)
+            moments = self.ruler.moments
+            moments.count(index.item_vectors, self.ruler.contents.offered)
+            deviations = moments.deviations(query_vectors)
         return Search(lambda _: index, query_vectors, self.boosts, deviations)
 
     def _of_popularity(self, num: int, device: torch.device) -> Search:
@@ -231,7 +217,7 @@ class _Part:
         self.index = index
         self.num_rows = plan.ruler.contents.items.ids.num_rows
         self.caps = [cap.most for cap in plan.rules.caps]
-        self.pool = search.first(plan.depth)
+        self.pool = search.best(plan.depth)
 
     def write_into(
         self,
@@ -280,9 +266,10 @@ class _Part:
         counts = Counts(self.plan.columns, self.caps)
         for row in beside:
             counts.add(row)
+        one = slice(own, own + 1)
         return choose(
             self.pool.line(own),
-            lambda allowed: self.search.of_one(own, self.plan.depth, allowed).line(0),
+            lambda among: self.search.best(self.plan.depth, one, among).line(0),
             num,
             counts,
             depth=self.plan.depth,
@@ -317,7 +304,7 @@ class _Part:
         places = drawn.rng.choice(len(rows) + num, num, replace=False)
         is_drawn = np.zeros(self.num_rows, np.bool_)
         is_drawn[drawn.item_rows] = True
-        line = self.search.of_one(own, num, is_drawn).line(0)
+        line = self.search.best(num, slice(own, own + 1), is_drawn).line(0)
         score_of = dict(zip(line.item_rows.tolist(), line.scores.tolist(), strict=True))
         for turn in np.argsort(places):  # from the first place on, each insertion is final
             at, row = int(places[turn]), drawn.item_rows[turn]
@@ -328,11 +315,11 @@ class _Part:
 
 
 def checked_k(contents: Contents, k: int) -> int:
-    """Return ``k``, or how many items there are where they are fewer.
+    """Return ``k``, or how many items there are where they are fewer; at least 1.
 
     Raises:
         ValueError: ``k`` is below 1.
     """
     if k < 1:
         raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
-    return min(k, contents.num_items)
+    return min(k, max(1, contents.num_items))

@@ -114,12 +114,9 @@ class Retriever(Recommender):
                 sentence encoder cannot be built with the installed ``transformers``.
             MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
         """
+        contents = open_bundle(path)
         return Retriever(
-            open_bundle(path),
-            query_tower=query_tower,
-            item_tower=item_tower,
-            device=device,
-            path=path,
+            contents, query_tower=query_tower, item_tower=item_tower, device=device, path=path
         )
 
     @staticmethod
@@ -145,22 +142,17 @@ class Retriever(Recommender):
 
     def _repr_html_(self) -> str:
         contents = self.contents
-        kinds = {
-            f"{side} features": ", ".join(
-                f"{feature.name} ({feature.described})"
-                for feature in table.transforms.features
-                if feature.meaning not in ("id", "shown")
-            )
-            for side, table in (("query", contents.queries), ("item", contents.items))
-        }
-        facts = {
+        facts: dict[str, object] = {
             "bundle": self.path if self.path.name else "in memory",
             "queries": f"{len(contents.queries.ids):,}",
             "items": f"{contents.num_items:,}",
             "width of the vectors": contents.item_vectors.shape[1],
             "search": "exact" if self.index.is_exact else f"recall {self.index_recall:.3f}",
         }
-        facts |= {name: said for name, said in kinds.items() if said}
+        for side, table in (("query", contents.queries), ("item", contents.items)):
+            read = [f for f in table.transforms.features if f.meaning not in ("id", "shown")]
+            if read:
+                facts[f"{side} features"] = ", ".join(f"{f.name} ({f.described})" for f in read)
         verdict = contents.metrics.get("verdict", "")
         return html.block(
             html.text("Retriever", bold=True), html.facts(facts), html.text(verdict, quiet=True)
@@ -423,7 +415,7 @@ class Retriever(Recommender):
             arrays = transforms.apply(given.frame)
             arguments.warn_of_empty(transforms, arrays)
             return np.asarray(self.encoding.new_item_vectors(arrays).cpu().numpy(), np.float32)
-        rows = self.contents.offered_rows
+        rows: npt.NDArray[np.integer] = self.contents.offered_rows
         if item_ids is not None:
             rows = self.known_item_rows(arguments.ids_of(item_ids, what="item_ids"))
         return np.asarray(self._item_vectors(rows).cpu().numpy(), np.float32)
@@ -463,7 +455,7 @@ class Retriever(Recommender):
         history: Sequence[Event] | None = None,
     ) -> Explanation:
         """Return what each part of a query and of an item does for their score; see ``explain.explain``."""
-        return explain(self, query_id, item_id, features=features, history=history)
+        return explain(self, arguments.queries_of(query_id, features, history), item_id)
 
     @property
     def query_ids(self) -> list[Id]:

@@ -20,7 +20,7 @@ ADDRESSES = ("link", "image")
 
 _MAX_TITLE = 90
 _TITLES = ("title", "name", "label", "text", "description")
-_TITLES += ("标题", "名称", "品名", "片名", "书名", "名字", "描述")
+_CHINESE_TITLES = ("标题", "名称", "品名", "片名", "书名", "名字", "描述")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]+")
 
 
@@ -33,7 +33,7 @@ def clean(value: Any, longest: int = _MAX_TITLE) -> str:
 def named_title(names: Iterable[str]) -> str | None:
     """Return the first column whose name says a title, the clearest word first; None without any."""
     named = {name.lower(): name for name in reversed(list(names))}
-    for word in _TITLES:
+    for word in (*_TITLES, *_CHINESE_TITLES):
         endings = ("_" + word, " " + word) if word.isascii() else word
         for lower, name in named.items():
             if lower == word or lower.endswith(endings):
