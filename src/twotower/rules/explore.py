@@ -1,4 +1,4 @@
-"""Exploration: which items are drawn, where they stand, and how probable each was."""
+"""Exploration: random draws of items and their propensities."""
 
 import hashlib
 import math
@@ -12,21 +12,19 @@ from twotower.rules.selection import ColumnValues
 
 
 class Drawn(NamedTuple):
-    """What is explored in one answer.
+    """The items that one answer explores.
 
     Args:
-        item_rows: In the order in which they were drawn.
-        propensities: How probable it was, over all seeds, that each stands in this answer by the draw.
-        rng: What the places are drawn by.
+        item_rows: The items, in the order of the draw.
+        propensities: For each item, the probability over all seeds that the draw puts it into this answer.
     """
 
     item_rows: list[int]
     propensities: list[float]
-    rng: np.random.Generator
 
 
 def generator(seed: int, query: str) -> np.random.Generator:
-    """Return the source of chance of a query, the same in every process."""
+    """Return the random generator of a query, which is the same in every process."""
     digest = hashlib.blake2b(query.encode(errors="replace"), digest_size=16).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "little")])
 
@@ -39,21 +37,21 @@ def draw(
     columns: Sequence[ColumnValues] = (),
     most: Sequence[int] = (),
 ) -> Drawn:
-    """Return the items that are explored.
+    """Draw the items that an answer explores.
 
-    ``share * num_places`` of them are drawn without replacement, rounded up as often as its fraction says.
-    An item is given up where as many items as the least cap allows were drawn before it that share a capped
-    value with it, kept or not. So the caps hold among those that are kept, and how probable it is that one
-    is kept can be told: of ``n`` candidates, ``s`` of which share a value with the item, the number of
-    these among the ``j`` that are drawn before it is hypergeometric.
+    ``share * num_places`` items are drawn without replacement. The number is rounded up with a probability
+    equal to its fraction. An item is dropped if the items drawn before it, kept or not, that share a capped
+    value with it are as many as the smallest cap. So the caps hold among the kept items, and the
+    probability to keep an item is known: of ``n`` candidates, ``s`` of which share a value with the item,
+    the number of these among the ``j`` items drawn before it is hypergeometric.
 
     Args:
-        rng: Of the query.
+        rng: The generator of the query.
         candidates: ``(n,)`` distinct item rows.
-        num_places: Of the answer.
-        share: Of the places.
-        columns: The values of each column that is capped.
-        most: Items of one value of each.
+        num_places: Number of items in the answer.
+        share: Share of the places to explore.
+        columns: The values of each capped column.
+        most: The cap of each column.
     """
     wanted = share * num_places
     least, fraction = math.floor(wanted), wanted - math.floor(wanted)
@@ -61,9 +59,9 @@ def draw(
     drawn = rng.choice(candidates, min(num, len(candidates)), replace=False).tolist()
     largest = min(least + math.ceil(fraction), len(candidates))
     limit = min(most, default=largest)
-    if largest <= limit:  # so few that no cap can be in the way
+    if largest <= limit:  # too few to exceed a cap
         of_each = [_chance(np.ones(largest), least, fraction, len(candidates)) for _ in drawn]
-        return Drawn(drawn, of_each, rng)
+        return Drawn(drawn, of_each)
     values = [[set(column.of(row)) for column in columns] for row in drawn]
     kept, propensities = [], []
     for place, row in enumerate(drawn):
@@ -73,11 +71,11 @@ def draw(
         shares = np.zeros(len(candidates), np.bool_)
         for column in columns:
             shares |= column.rows_with(column.of(row))[candidates]
-        num_alike = int(shares.sum()) - int(any(values[place]))  # without itself
+        num_alike = int(shares.sum()) - int(any(values[place]))  # without the item itself
         stays = _stays(num_alike, len(candidates), limit, largest)
         kept.append(row)
         propensities.append(_chance(stays, least, fraction, len(candidates)))
-    return Drawn(kept, propensities, rng)
+    return Drawn(kept, propensities)
 
 
 def _share_any(one: list[set[int]], other: list[set[int]]) -> bool:
@@ -87,13 +85,13 @@ def _share_any(one: list[set[int]], other: list[set[int]]) -> bool:
 def _chance(
     stays: npt.NDArray[np.float64], least: int, fraction: float, num_candidates: int
 ) -> float:
-    """Return the probability of being drawn and kept.
+    """Return the probability that an item is drawn and kept.
 
     Args:
-        stays: ``(most that are drawn,)`` the probability of being kept where it is drawn at each turn.
-        least: Number that is drawn at least.
-        fraction: The probability of one more.
-        num_candidates: Of which they are drawn.
+        stays: ``(largest number of draws,)`` probability to keep the item if it is drawn at each turn.
+        least: Least number of draws.
+        fraction: Probability of one more draw.
+        num_candidates: Number of candidates.
     """
     sums = np.concatenate([[0.0], np.cumsum(stays)])
     lower, upper = sums[min(least, len(stays))], sums[min(least + 1, len(stays))]
@@ -101,8 +99,8 @@ def _chance(
 
 
 def _stays(num_alike: int, num_candidates: int, limit: int, turns: int) -> npt.NDArray[np.float64]:
-    """Return how probable it is at each turn that fewer than ``limit`` of those alike were drawn before."""
-    chance = np.zeros(limit)  # of each number of them so far
+    """Return the probability at each turn that fewer than ``limit`` similar items were drawn before."""
+    chance = np.zeros(limit)  # of each number of similar items so far
     chance[0] = 1.0
     alike_left = num_alike - np.arange(limit)
     found = np.zeros(turns)

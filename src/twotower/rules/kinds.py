@@ -1,7 +1,7 @@
-"""The rules that an answer can be given: each a small value, checked when it is made.
+"""Re-ranking rules: small values that are checked when they are made.
 
-Whatever the order in which they are told, they apply in this one: boosts move the order of the catalogue;
-caps and diversity choose from it in one greedy pass; exploration takes some of the places.
+Rules always apply in this order, however they are listed. Boosts reorder the catalogue, caps and diversity
+select items from it in one greedy pass, and exploration takes some of the places.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from twotower.registry import Registry
 
 LARGEST_BOOST = 1000.0
 MOST_BOOSTS = 8
-"""Boosts of one answer: each combination of them that occurs is searched by itself."""
+"""Boosts of one answer. Each combination of boosts that an item matches costs a search of its own."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,20 @@ class Rule:
 
 @dataclass(frozen=True)
 class Boost(Rule):
-    """Moves the items that match a filter up, or down where ``by`` is below 0.
+    """Moves the items that match a filter up, or down if ``by`` is negative.
 
-    The whole catalogue is moved before the best are taken, so that an item is found from any place. Several
-    boosts of one item add up. Scores that are told stay those of the model; the order is what moves.
+    A boost applies to the whole catalogue before the best items are selected, so it can lift an item from
+    any rank. Several boosts of one item add up. A boost changes the order only: the scores in the answer
+    are the model's.
 
     Args:
         filter: An expression over the items' columns; see docs/filters.md.
-        by: What is added to an item's score, in standard deviations of the query's scores over the
-            catalogue: models and queries differ in the scale of their scores, and this unit does not.
+        by: What to add to an item's score, in standard deviations of the query's scores over the catalogue.
+            This unit means the same for every model and query, whatever the scale of their scores.
 
     Raises:
-        FilterError: ``filter`` is no string.
-        ValueError: ``by`` is no number, or beyond +-1000: no item is so far from another.
+        FilterError: ``filter`` is not a string.
+        ValueError: ``by`` is not a number from -1000 to 1000.
     """
 
     filter: str
@@ -51,17 +52,17 @@ class Boost(Rule):
 
 @dataclass(frozen=True)
 class Cap(Rule):
-    """Lets at most some items of one value of a column into an answer.
+    """Limits how many items with the same value of a column an answer holds.
 
-    Items are taken by their order; one that would be too many of a value is passed over. Of tags, and of
-    lists, an item counts for each. An item without a value is not capped.
+    Items are selected in order, and an item that would exceed the limit is skipped. An item with several
+    tags, or a list of values, counts for each of them. Items without a value are not limited.
 
     Args:
-        column: Of the items.
-        most: Items of one value, at least 1.
+        column: A column of the items.
+        most: Items with the same value, at least 1.
 
     Raises:
-        ValueError: ``column`` is no name, or ``most`` is below 1.
+        ValueError: ``column`` is not a name, or ``most`` is below 1.
     """
 
     column: str
@@ -75,20 +76,21 @@ class Cap(Rule):
 
 @dataclass(frozen=True)
 class Diversify(Rule):
-    """Prefers items that are unlike those above them: maximal marginal relevance.
+    """Prefers items that differ from those ranked above them: maximal marginal relevance.
 
-    Each place goes to the item of largest ``(1 - weight) * relevance - weight * similarity``. The pool are
-    the best 10 ``k`` items, at least 100; ``relevance`` is the score, brought to [0, 1] within the pool;
-    ``similarity`` is the largest cosine of the item's vector with that of an item that was chosen before,
-    0 at the first place.
+    Each place goes to the item with the largest ``(1 - weight) * relevance - weight * similarity``. The
+    candidates are the best ``10 * k`` items, at least 100. ``relevance`` is the score, scaled to [0, 1]
+    within the candidates. ``similarity`` is the largest cosine of the item's vector with the vector of an
+    item that was selected before, and 0 at the first place.
 
     Args:
-        weight: In [0, 1]; at 0 it changes nothing.
+        weight: In [0, 1]; 0 changes nothing.
 
     Raises:
         ValueError: ``weight`` is out of range.
 
-    Source: Carbonell and Goldstein, SIGIR 1998, section 2. Differs: both sides brought to one scale.
+    Source: Carbonell and Goldstein, SIGIR 1998, section 2. Differs: relevance and similarity are on
+        one scale.
     """
 
     weight: float
@@ -99,24 +101,26 @@ class Diversify(Rule):
 
 @dataclass(frozen=True)
 class Explore(Rule):
-    """Gives a share of the places to items drawn at random, so that something is learnt of them.
+    """Gives a share of the places to items drawn at random, to collect feedback about them.
 
-    All items of the filter that the query has not seen, that may be an answer, and that are in none of its
-    ``k`` places without exploration, are drawn with equal probability, and stand in places drawn at random.
-    The draw is told by ``seed`` and the query: its id, or its history where it has none. An answer says
-    which items were drawn, and how probable each was (``Recommendation.explored``).
+    The candidates are the items that match the filter, that the query has not seen, that may be
+    recommended, and that are not among the ``k`` items without exploration. Each candidate is drawn with
+    the same probability, and drawn items take random places. The draw depends on ``seed`` and on the query:
+    its id, or its history if it has no id. ``Recommendation.explored`` has the items that were drawn and
+    the probability of each.
 
-    Caps hold for all places: drawn items that would be too many of a value are given up, and the other
-    places go to items that fit beside those that are kept.
+    Caps hold for all places. Drawn items that would exceed a cap are dropped, and the other places go to
+    items that fit beside the remaining ones.
 
     Args:
-        share: Of the places, in [0, 1]. Of 10 places at .1 one, at .25 two or three, at equal odds.
-        seed: At least 0. Another seed, another draw: one seed for ever shows a query the same items.
-        filter: An expression over the items' columns; None are the items without a training event.
+        share: Share of the places, in [0, 1]. Of 10 places, 0.1 explores one, and 0.25 two or three, with
+            equal probability.
+        seed: At least 0. With the same seed, a query always gets the same items: change it over time.
+        filter: An expression over the items' columns. By default, the items without a training event.
 
     Raises:
-        FilterError: ``filter`` is no string.
-        ValueError: ``share`` is out of range, or ``seed`` is no whole number of at least 0.
+        FilterError: ``filter`` is not a string.
+        ValueError: ``share`` is out of range, or ``seed`` is not a whole number of at least 0.
     """
 
     share: float
@@ -135,16 +139,16 @@ class RuleSpec:
     """One kind of rule.
 
     Args:
-        name: As a request over HTTP names it.
+        name: Its key in an HTTP request.
         rule: Its class.
-        to_json: The rules of this kind as a request says them.
-        of_json: What a request says, and is not None, as rules.
-        moves: What it adds to which items: a filter and a number of standard deviations; None where it
-            leaves the order as it is.
-        chooses: Whether items are chosen in the greedy pass over the best.
-        filter_of: The filter that it states, or None.
-        most: Rules of this kind in one answer.
-        each: Attribute of which each value may stand once, instead of ``most`` rules.
+        to_json: Turns rules of this kind into the value of that key.
+        of_json: Turns a value that is not None into rules.
+        moves: Returns the items that a rule moves, as a filter, and by how many standard deviations; None
+            if rules of this kind keep the order.
+        chooses: Whether the rule takes part in the greedy pass.
+        filter_of: Returns the filter of a rule, or None.
+        most: Rules of this kind that an answer may have.
+        each: Attribute whose values must be distinct; there is no limit of ``most`` rules then.
     """
 
     name: str
@@ -158,10 +162,10 @@ class RuleSpec:
     each: str = ""
 
     def check(self, rules: Sequence[Rule]) -> None:
-        """Refuse rules of this kind that cannot go together.
+        """Refuse more rules of this kind than one answer may have.
 
         Raises:
-            ValueError: They are more than one answer may have.
+            ValueError: There are more.
         """
         most, what = self.most, self.rule.__name__
         if self.each:
@@ -215,7 +219,7 @@ RULES = Registry(
 
 
 def spec_of(rule: object) -> RuleSpec | None:
-    """Return the kind of a rule, or None where it is none."""
+    """Return the kind of a rule, or None for anything else."""
     return next((spec for spec in RULES.values() if isinstance(rule, spec.rule)), None)
 
 
@@ -224,14 +228,14 @@ class RuleSet:
     """The rules of one answer.
 
     Args:
-        by_kind: Name of each kind of ``RULES`` to its rules.
+        by_kind: Name of each kind in ``RULES`` -> its rules.
     """
 
     by_kind: Mapping[str, tuple[Rule, ...]]
 
     @property
     def moves(self) -> list[tuple[str, float]]:
-        """What is added to the scores of which items: filters, and standard deviations."""
+        """The filters of the items that move, each with a number of standard deviations."""
         return [
             RULES[name].moves(rule)  # type: ignore[misc]
             for name, rules in self.by_kind.items()
@@ -252,16 +256,16 @@ class RuleSet:
 
     @property
     def diversify(self) -> Diversify | None:
-        """How answers are diversified."""
+        """The rule for diversity, if any."""
         return next((r for r in self.by_kind["diversify"] if isinstance(r, Diversify)), None)
 
     @property
     def explore(self) -> Explore | None:
-        """How answers explore."""
+        """The rule for exploration, if any."""
         return next((r for r in self.by_kind["explore"] if isinstance(r, Explore)), None)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the rules as a request over HTTP says them."""
+        """Return the rules as the JSON of an HTTP request."""
         return {name: RULES[name].to_json(rules) for name, rules in self.by_kind.items()}
 
 
@@ -269,8 +273,8 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
     """Return rules by kind.
 
     Raises:
-        ValueError: Something else stands among them; two say how to diversify, to explore or to cap one
-            column; or there are more than 8 rules that move items.
+        ValueError: There is something that is not a rule, more than one ``Diversify``, ``Explore`` or
+            ``Cap`` for a column, or more than 8 rules that move items.
     """
     if isinstance(rules, (Rule, str)) or not isinstance(rules, Iterable):
         raise ArgumentError(f"rules must be a list, got {rules!r}; put it in brackets.")
@@ -294,10 +298,10 @@ def rule_set(rules: Iterable[Rule]) -> RuleSet:
 
 
 def check_filter(given: object) -> None:
-    """Refuse a filter that is no string.
+    """Refuse a filter that is not a string.
 
     Raises:
-        FilterError: It is none.
+        FilterError: It is not.
     """
     if not isinstance(given, str):
         raise FilterError(f"filter must be a string, got {given!r}.")

@@ -1,4 +1,4 @@
-"""The order of the catalogue that the other rules choose from: by score, moved by boosts.
+"""The ranking that the other rules select from: by score, with boosts added.
 
 The unit of a boost is the standard deviation of the query's scores over the catalogue.
 """
@@ -24,7 +24,7 @@ class Pool(NamedTuple):
     Args:
         item_rows: ``(Q, n)`` int32, ``PADDING_ROW`` where there are fewer.
         scores: ``(Q, n)`` float32, the model's own; ``-inf`` where padded.
-        moved: ``(Q, n)`` float32, with what boosts add: the order is by these.
+        moved: ``(Q, n)`` float32, the scores with boosts added, by which the pool is ordered.
     """
 
     item_rows: npt.NDArray[np.int32]
@@ -38,11 +38,11 @@ class Pool(NamedTuple):
 
 
 class Boosts(NamedTuple):
-    """What boosts add to each item.
+    """What boosts add to the score of each item.
 
     Args:
-        of_rows: ``(num_item_rows,)`` which of the sums.
-        sums: ``(n,)`` of what is added, in standard deviations.
+        of_rows: ``(num_item_rows,)`` position in ``sums`` of each item row.
+        sums: ``(n,)`` distinct sums of boosts, in standard deviations.
     """
 
     of_rows: npt.NDArray[np.integer]
@@ -53,8 +53,8 @@ class Boosts(NamedTuple):
         """Return what boosts add.
 
         Args:
-            matching: ``(num_item_rows,)`` for each boost, at least one: which rows match.
-            by: What each adds.
+            matching: For each boost, at least one: ``(num_item_rows,)`` bool, which rows match.
+            by: What each boost adds.
         """
         combination = np.zeros(len(matching[0]), np.uint16)
         for place, matches in enumerate(matching):
@@ -72,15 +72,15 @@ class Boosts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A search for ``Q`` queries that can go on where it ended.
+    """A search for ``Q`` queries that can be repeated on some of the items.
 
     Args:
-        index_of: Gives the index for the queries at some places: it may know more of them than vectors.
+        index_of: Returns the index for a slice of the queries, because an index may hold their words.
         query_vectors: ``(Q, dim)``.
-        boosts: What is added to the scores, if anything.
-        deviations: ``(Q,)`` float32 standard deviations of the scores; read where there are boosts.
-        exclude: Item rows that each query's answer must not hold.
-        allowed: ``(num_item_rows,)`` bool, the rows that any answer may hold; None allows all.
+        boosts: What to add to the scores, or None.
+        deviations: ``(Q,)`` float32 standard deviations of the scores, the unit of boosts.
+        exclude: For each query, item rows to leave out.
+        allowed: ``(num_item_rows,)`` bool, the rows to search; None for all.
     """
 
     index_of: Callable[[slice], Index]
@@ -93,12 +93,12 @@ class Search:
     def best(
         self, depth: int, here: slice = slice(None), among: npt.NDArray[np.bool_] | None = None
     ) -> Pool:
-        """Return the first ``depth`` items of each query, of equal ones those of lower row.
+        """Return the first ``depth`` items of each query; equal scores are ordered by row.
 
         Args:
-            depth: Items of a query.
-            here: Which of the queries.
-            among: ``(num_item_rows,)`` bool, rows that the pool may hold; None for all that are allowed.
+            depth: Number of items per query.
+            here: The queries to search for.
+            among: ``(num_item_rows,)`` bool, the rows to search; None for all allowed rows.
         """
         allowed = self.allowed if among is None else among
         if among is not None and self.allowed is not None:
@@ -111,7 +111,7 @@ class Search:
         shape = (len(queries), depth)
         nothing = np.full(shape, -np.inf, np.float32)
         pools = [Pool(np.full(shape, PADDING_ROW, np.int32), nothing, nothing)]
-        # Within one sum the order is that of the scores, so that the best of each hold the best of all.
+        # Items with the same sum keep their order, so the best of each group include the best of all.
         for which, added in enumerate(self.boosts.sums):
             rows = self.boosts.of_rows == which
             rows[:FIRST_ROW] = False

@@ -1,4 +1,4 @@
-"""The greedy pass: item after item, by score and unlikeness, passing over what a cap forbids."""
+"""The greedy pass: selects one item after another by score and diversity, and skips what a cap forbids."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,20 +13,20 @@ from twotower.rules.search import Pool
 from twotower.vocab import FIRST_ROW
 
 POOL, POOL_A_PLACE = 100, 10
-"""Items that are looked at: at least so many, and so many for each place."""
+"""Least number of items in a pool, and number of items per place."""
 _WINDOW = 512
-"""Items whose unlikeness to the chosen ones is kept current."""
+"""Items whose similarity to the selected ones is kept up to date."""
 
 
 def depth_of(k: int) -> int:
-    """Return how many items a pool for ``k`` places holds."""
+    """Return the number of items in a pool for ``k`` places."""
     return max(POOL, POOL_A_PLACE * k)
 
 
 class ColumnValues:
-    """Which values each item row has: none where it is missing, several of tags and lists.
+    """The values of a column for each item row: none if it is missing, several for tags and lists.
 
-    It grows as the catalogue does; a row that was read stays as it is.
+    It grows with the catalogue. A row that was read never changes.
     """
 
     def __init__(self) -> None:
@@ -36,17 +36,17 @@ class ColumnValues:
 
     @property
     def num_rows(self) -> int:
-        """Rows that were read, the reserved ones included."""
+        """Number of rows that were read, including the reserved ones."""
         return len(self._offsets) - 1
 
     def append(self, column: ReadColumn) -> None:
         """Read the lines of further rows.
 
         Args:
-            column: One line a row, as a filter compares it.
+            column: The column of these rows, as filters read it.
 
         Raises:
-            ValueError: Its values are lists of lists, or structures.
+            ValueError: Its values are nested lists or structs.
         """
         single, lines = column, np.arange(len(column.raw))
         if column.elements is not None:
@@ -59,7 +59,7 @@ class ColumnValues:
         values = single.values
         is_there = values.is_not_null().to_numpy()
         lines = lines[is_there]
-        if column.elements is not None:  # a tag that stands twice is one
+        if column.elements is not None:  # a repeated tag counts once
             pairs = pl.DataFrame({"line": lines, "value": values.drop_nulls()})
             pairs = pairs.unique(maintain_order=True)
             lines, codes = pairs["line"].to_numpy(), self._codes_of(pairs["value"])
@@ -87,18 +87,18 @@ class ColumnValues:
             return np.zeros(0, np.int32)
         values = values.rename("value")
         seen = values if self._known is None else pl.concat([self._known, values])
-        self._known = seen.unique(maintain_order=True)  # codes that were given stay
+        self._known = seen.unique(maintain_order=True)  # known values keep their codes
         table = pl.DataFrame({"value": self._known}).with_row_index("code")
         found = values.to_frame().join(table, on="value", how="left", maintain_order="left")
         return found["code"].to_numpy().astype(np.int32)
 
 
 class Counts:
-    """How many items of each value an answer holds so far.
+    """Counts the items of each value in an answer.
 
     Args:
-        columns: The values of each column that is capped.
-        most: Items of one value of each.
+        columns: The values of each capped column.
+        most: The cap of each column.
     """
 
     def __init__(self, columns: Sequence[ColumnValues], most: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class Counts:
         self._counts: list[Counter[int]] = [Counter() for _ in columns]
 
     def has_room(self, row: int) -> bool:
-        """Return whether no value of an item has as many as it may."""
+        """Return whether an item fits without exceeding a cap."""
         return all(
             counts[value] < most
             for column, counts, most in zip(self._columns, self._counts, self._most, strict=True)
@@ -120,7 +120,7 @@ class Counts:
             counts.update(column.of(row))
 
     def rows_without_room(self, num_rows: int) -> npt.NDArray[np.bool_]:
-        """Return which of all item rows have a value with as many as it may: ``(num_rows,)``."""
+        """Return which item rows would exceed a cap: ``(num_rows,)`` bool."""
         full = np.zeros(num_rows, np.bool_)
         for column, counts, most in zip(self._columns, self._counts, self._most, strict=True):
             values = [value for value, count in counts.items() if count >= most]
@@ -141,20 +141,20 @@ def choose(
     num_rows: int,
     taken: Sequence[int] = (),
 ) -> tuple[list[int], list[float]]:
-    """Return the item rows of ``k`` places, as many as there are, and the model's scores of them.
+    """Return the item rows of ``k`` places, or fewer if there are no more, and the model's scores.
 
-    Where all of a pool is chosen or forbidden, the next one holds what may still be chosen.
+    When every item of a pool is selected or forbidden, the next pool holds the remaining items.
 
     Args:
-        pool: The first one, of one query and without padding, best first.
-        more: Gives the next one among the rows of a mask, ``(num_rows,)``.
-        k: Places.
-        counts: Of what stands beside these places; what is chosen is added.
-        depth: Items of a pool; one of fewer is the last.
+        pool: The first pool of one query, without padding.
+        more: Returns the next pool among the rows of a mask, ``(num_rows,)`` bool.
+        k: Number of places.
+        counts: The counts of the items elsewhere in the answer. Selected items are added.
+        depth: Size of a pool; a smaller pool is the last one.
         weight: See ``Diversify``.
-        vectors_of: Gives the vectors of item rows, of length 1: ``(n, dim)``.
-        num_rows: Item rows, the reserved ones included.
-        taken: Rows that stand elsewhere in the answer, and are counted.
+        vectors_of: Returns the vectors of item rows, scaled to length 1: ``(n, dim)``.
+        num_rows: Number of item rows, including the reserved ones.
+        taken: Rows of items elsewhere in the answer, which are already counted.
     """
     chosen: list[int] = []
     scores: list[float] = []
@@ -186,15 +186,16 @@ def _unlike(
     weight: float,
     vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],
 ) -> Iterator[int]:
-    """Yield the places of a pool by marginal relevance, given what of them joins ``chosen`` meanwhile.
+    """Yield positions in a pool by marginal relevance. The caller adds the items it selects to ``chosen``.
 
-    An item loses value with each item that is chosen, and never gains. Only the items of most value are
-    therefore kept current, and the others are looked at again once one of them may be the best.
+    The value of an item can only fall when another item is selected. So only the items with the largest
+    values are kept up to date, and the others are checked again once one of them may be the best.
 
     Source: Minoux, Accelerated greedy algorithms, 1978. Differs: windows of items in place of single ones,
         since one product with many vectors costs little more than one with a single vector.
     """
-    least = first.moved.min()  # one scale for all pools: what is worse than the first counts less
+    # The first pool sets the scale: items below it have negative relevance.
+    least = first.moved.min()
     spread = max(float(first.moved.max() - least), 1e-12)
     relevance = (1 - weight) * (pool.moved - least) / spread
     vectors = vectors_of(pool.item_rows)
@@ -203,7 +204,7 @@ def _unlike(
         likeness = _likeness(vectors, vectors_of(np.array(chosen, np.int32)))
     is_open = np.ones(len(vectors), np.bool_)
     num_counted = len(chosen)
-    fresh: list[int] = []  # places that joined since all likenesses were counted
+    fresh: list[int] = []  # selected since all similarities were last computed
     while is_open.any():
         if fresh:
             more = _likeness(vectors, vectors[fresh])
@@ -224,7 +225,7 @@ def _unlike(
             if len(chosen) > num_before:
                 fresh.append(place)
                 if not num_before and limit > -np.inf:
-                    break  # beside nothing the likeness was 0; beside this item it may be less
+                    break  # before the first item all similarities were 0; now they may be negative
                 to_it = near @ vectors[place]
                 alike = np.maximum(alike, to_it) if num_before else to_it
                 worth = relevant - weight * alike

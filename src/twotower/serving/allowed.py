@@ -1,4 +1,4 @@
-"""Which items may be an answer: those that are offered, among these, without those, by a filter."""
+"""Which items may be recommended: those of the view that are not deleted, among, without, by a filter."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from twotower.serving.bundle import Contents
 from twotower.vocab import FIRST_ROW
 
 _FILTERS_KEPT = 32
-"""Recent filters whose items are remembered, a byte an item each: a server hears the same ones all day."""
+"""Recent filters whose matches are cached, one byte per item each: a server gets the same ones all day."""
 
 
 class Allowed:
-    """The items of a bundle that an answer may hold.
+    """The items of a bundle that may be recommended.
 
     Args:
         contents: What the bundle holds.
@@ -30,7 +30,7 @@ class Allowed:
         self._kept: OrderedDict[str, Found] = OrderedDict()
 
     def of(self, contents: Contents) -> "Allowed":
-        """Return the same for a catalogue that has grown, with what is known of the rows it had."""
+        """Return the same for a catalogue that has grown, and keep the cached filters."""
         grown = Allowed(contents)
         grown._kept = self._kept
         return grown
@@ -41,16 +41,16 @@ class Allowed:
         without: Iterable[Id] | None = None,
         filter: str | None = None,  # noqa: A002 -- the word that users know
     ) -> npt.NDArray[np.bool_] | None:
-        """Return which item rows may be an answer, ``(num_item_rows,)`` bool; None where all may.
+        """Return which item rows may be recommended, ``(num_item_rows,)`` bool; None for all.
 
         Args:
-            among: Ids that the answer may hold; None allows the whole catalogue.
-            without: Ids that the answer must not hold.
+            among: Ids to choose from; None for the whole catalogue.
+            without: Ids to leave out.
             filter: An expression over the items' columns; see ``index.filters``.
 
         Raises:
-            FilterError: The filter cannot be read, or does not fit the items' columns.
-            ValueError: ``among`` or ``without`` is no list.
+            FilterError: The filter cannot be parsed, or does not fit the items' columns.
+            ValueError: ``among`` or ``without`` is not a list.
         """
         ids, offered = self.contents.items.ids, self.contents.offered
         masks = [] if offered is None else [offered]
@@ -69,7 +69,7 @@ class Allowed:
         return np.asarray(both, np.bool_)
 
     def matching(self, text: str) -> npt.NDArray[np.bool_]:
-        """Return which item rows match a filter and may be an answer: ``(num_item_rows,)``.
+        """Return which item rows match a filter and may be recommended: ``(num_item_rows,)`` bool.
 
         Raises:
             FilterError: As ``rows``.
@@ -79,14 +79,14 @@ class Allowed:
         return matches
 
     def notes(self, text: str | None, rules: RuleSet | None = None) -> tuple[str, ...]:
-        """Return a sentence for each value that a filter, or that of a rule, names and no item has."""
+        """Return a sentence for each value in a filter, or in the filter of a rule, that no item has."""
         filters = [] if text is None else [text]
         filters += [] if rules is None else rules.filters
         values = [str(value) for each in filters for value in self._found(each).nowhere]
         return tuple(dict.fromkeys(values))
 
     def _found(self, text: str) -> Found:
-        """Return what a filter finds by item row; a row that was asked about once stays as it is."""
+        """Return the matches of a filter by item row; only rows that are new are compared."""
         items = self.contents.items
         found = self._kept.pop(text, None)
         if found is None:

@@ -1,4 +1,4 @@
-"""What a retriever answers."""
+"""The answers of a retriever: ``Recommendation`` and ``Recommendations``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ _MOST_COLUMNS, _MOST_QUERIES, _LONGEST = 3, 10, 80
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """The answer to one query, best first, or in the order that rules made.
+    """The answer to one query: the best item first, or the order that rules made.
 
     Args:
-        query_id: The query's id, or None where it was described without one.
+        query_id: The query's id, or None if it was described without one.
         item_ids: At most ``k`` ids.
-        scores: Their dot products, or numbers of training events where ``basis`` is popularity.
-        basis: ``"model"``, or ``"popularity"`` where nothing that the model reads is known of the
-            query.
-        explored: The items that were drawn at random, each with how probable that was; None where nothing
-            was to be explored. See ``rules.kinds.Explore``.
-        notes: Sentences on what was asked and found nothing: values of a filter that no item has, ids of
-            the history that are not known.
-        items: The items' table, of which a notebook shows the lines; None where it is elsewhere.
-        item_column: Its column of ids.
+        scores: The score of each item: a dot product, or its number of training events if ``basis`` is
+            popularity.
+        basis: ``"model"``, or ``"popularity"`` if the model knows nothing about the query.
+        explored: The items that were drawn at random, with the probability of each; None without
+            exploration. See ``rules.kinds.Explore``.
+        notes: Sentences about values of a filter that no item has, and about ids of the history that are
+            not in the catalogue.
+        items: The items' table, whose lines a notebook shows; None if the answer came from a server.
+        item_column: The column of ids in that table.
     """
 
     query_id: Id | None
@@ -84,9 +84,9 @@ class Recommendations(Sequence[Recommendation]):
     """The answers to several queries, in their order: a sequence of ``Recommendation``.
 
     Args:
-        answers: One a query.
-        items: The items' table, of which a notebook shows the lines.
-        item_column: Its column of ids.
+        answers: One per query.
+        items: The items' table, whose lines a notebook shows.
+        item_column: The column of ids in that table.
     """
 
     answers: tuple[Recommendation, ...]
@@ -111,9 +111,9 @@ class Recommendations(Sequence[Recommendation]):
         return self.answers[position]
 
     def to_polars(self) -> pl.DataFrame:
-        """Return one line an answer: query_id, rank, item id, score, basis, the item's columns.
+        """Return one row per recommended item: query_id, rank, item id, score, basis, the item's columns.
 
-        Where something was to be explored, ``propensity`` is there, too: of the items that were.
+        With exploration there is a column ``propensity``, which is null for items that were not drawn.
         """
         pairs = [(answer, item_id) for answer in self.answers for item_id in answer.item_ids]
         ranks = [rank for answer in self.answers for rank in range(1, len(answer) + 1)]
@@ -156,15 +156,15 @@ def recommendations(
     notes: Sequence[tuple[str, ...]],
     propensities: npt.NDArray[np.float64] | None = None,
 ) -> list[Recommendation]:
-    """Return what an index found as answers, one a query.
+    """Return the items that an index found as answers, one per query.
 
     Args:
         table: The items.
-        query_ids: The ``Q`` queries, each by its id or None.
-        known: Whether the model knows anything of each; its answer is what is popular if not.
+        query_ids: The ids of ``Q`` queries, or None.
+        known: For each query, whether the model knows anything about it. If not, its items are popular.
         found: ``(Q, k)`` items.
-        notes: Of each answer.
-        propensities: ``(Q, k)``, NaN where an item was not explored; None where nothing was to be.
+        notes: The notes of each answer.
+        propensities: ``(Q, k)``, NaN for items that were not drawn; None without exploration.
     """
     is_item = found.item_rows != PADDING_ROW
     all_ids = iter(table.ids.ids_of(found.item_rows[is_item]).to_list())
@@ -184,10 +184,10 @@ def recommendations(
 
 
 def titles_first(items: pl.DataFrame, item_column: str) -> list[str]:
-    """Return the items' columns but for the id, those that read like a title first."""
+    """Return the items' columns without the id, those that look like a title first."""
     names = [name for name in items.columns if name != item_column]
     texts = [n for n in names if items[n].dtype == pl.String and not _holds_links(items[n])]
-    # What differs from item to item names it, where no column is called so.
+    # If no column is named like a title, the one with the most distinct values comes first.
     texts.sort(key=lambda name: -items[name].n_unique())
     title = named_title(n for n in names if n in texts)
     first = texts if title is None else [title, *(name for name in texts if name != title)]
@@ -199,7 +199,7 @@ def _holds_links(values: pl.Series) -> bool:
 
 
 def cell(value: object) -> str:
-    """Return a value as a person reads it; a text of many words is cut."""
+    """Return a value as text for a table cell; long text is truncated."""
     if value is None:
         return ""
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)

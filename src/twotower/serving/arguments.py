@@ -1,4 +1,4 @@
-"""What a caller may describe queries and items with, brought into one form."""
+"""The forms in which callers describe queries and items, and how they become one form."""
 
 import difflib
 import warnings
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 Id = int | str
 Event = Id | Mapping[str, object]
-"""An event of a history: its item's id, or a line with that id and what else is known of it."""
+"""An event of a history: its item's id, or a mapping with that id and the event's other columns."""
 TIME = "time"
-"""Key of an event's time in such a line: seconds since 1970."""
+"""Key of an event's time in such a mapping: seconds since 1970."""
 LATEST = 1e12
-"""Seconds from 1970 that an event may be away: 31,700 years."""
+"""Largest distance of an event's time from 1970, in seconds: 31,700 years."""
 DEEPEST = 32
-"""Levels of lists and objects in one another that an argument may have; none needs more than six."""
+"""Levels of nested lists and mappings that an argument may have. Six are enough for every use."""
 FeatureLines = Union[Mapping[str, object], Sequence[Mapping[str, object]], Frame, "pandas.Series"]
-"""A line, lines, or a frame; a row of a pandas frame is a line."""
+"""One mapping of columns, several, or a frame. A row of a pandas frame is a mapping."""
 History = Sequence[Event] | Sequence[Sequence[Event]] | Frame | Sequence[Frame]
 """Events of one query or of several, oldest first; the rows of a frame are events."""
 
@@ -39,8 +39,8 @@ class GivenFeatures:
     """Features of ``n`` queries or items, as a caller gave them.
 
     Args:
-        frame: ``n`` lines; null where a line lacks a column.
-        lines_with: Column -> ``(n,)`` bool, which lines gave it. A null that is given is given.
+        frame: ``n`` rows; null where the caller left a column out.
+        lines_with: Column -> ``(n,)`` bool, the rows in which the caller gave it. A null can be given, too.
     """
 
     frame: pl.DataFrame
@@ -51,7 +51,7 @@ class GivenFeatures:
         return len(self.frame)
 
     def lines(self) -> list[dict[str, object]]:
-        """Return the columns that each line gave, with their values."""
+        """Return each row as a mapping of the columns that the caller gave."""
         return [
             {name: line[name] for name, gave in self.lines_with.items() if gave[place]}
             for place, line in enumerate(self.frame.iter_rows(named=True))
@@ -80,8 +80,8 @@ def queries_of(
     """Return queries in one form; see ``Recommender.recommend`` for the arguments.
 
     Raises:
-        ValueError: Nothing describes a query, the lists differ in length, or an argument is of a
-            form that cannot be read.
+        ValueError: Nothing describes a query, the lists differ in length, or an argument has a form that
+            cannot be read.
     """
     single = True
     ids: list[Id | None] | None = None
@@ -110,12 +110,12 @@ def queries_of(
 
 
 def nothing_told() -> ArgumentError:
-    """Return the refusal of a query that nothing describes."""
+    """Return the error for a query that nothing describes."""
     return ArgumentError("a query needs a query_id, features or a history, got none of them.")
 
 
 def levels_of(value: object) -> Iterator[list[Any]]:
-    """Yield a value, then the values in it, then those in them: level by level, without recursion."""
+    """Yield a value, the values in it, the values in those, and so on, without recursion."""
     level: list[Any] = [value]
     while level:
         yield level
@@ -131,9 +131,9 @@ def levels_of(value: object) -> Iterator[list[Any]]:
 
 
 def is_too_deep(value: object) -> bool:
-    """Return whether values lie more than ``DEEPEST`` levels deep in one another.
+    """Return whether a value is nested more than ``DEEPEST`` levels deep.
 
-    Ask this before any function that calls itself for each level.
+    Check this before you pass a value to a recursive function.
     """
     return any(depth > DEEPEST for depth, _ in enumerate(levels_of(value)))
 
@@ -151,7 +151,7 @@ def ids_of(given: Any, *, what: str) -> list[Id]:
     """Return a list of ids as plain Python values.
 
     Raises:
-        ValueError: It is no list; a string is one id, not a list of characters.
+        ValueError: It is not a list. A string is one id, not a list of characters.
     """
     if not _is_list(given):
         raise ArgumentError(f"{what} must be a list of ids, got {given!r}; put it in brackets.")
@@ -159,11 +159,10 @@ def ids_of(given: Any, *, what: str) -> list[Id]:
 
 
 def features_of(features: FeatureLines) -> GivenFeatures:
-    """Return lines of features as a table, with what each line gave.
+    """Return features as a table that knows which columns each row gave.
 
     Raises:
-        ValueError: It is neither a mapping, nor a list of mappings, nor a frame; or it is nested too
-            deeply.
+        ValueError: They are not a mapping, a list of mappings or a frame, or they are nested too deeply.
     """
     if is_frame(features):
         frame = as_polars(features)
@@ -187,10 +186,10 @@ def features_of(features: FeatureLines) -> GivenFeatures:
 
 
 def column_of(name: str, lines: Iterable[Mapping[str, object]]) -> pl.Series:
-    """Return a column of some lines, with each value as it was given; null where a line lacks it.
+    """Return one column of some rows, with each value as the caller gave it; null where a row lacks it.
 
-    Beside a number, polars would read true as 1; beside a string, it would write a list as text, and 1.25
-    as text that says something else where decimals follow a comma.
+    In a mixed column, polars would turn true into 1 and lists into text. It would also write 1.25 as text,
+    which means another number in a column with decimal commas.
     """
     values = [_encodable(line.get(name)) for line in lines]
     lists = [value for value in values if isinstance(value, list)]
@@ -207,15 +206,15 @@ def column_of(name: str, lines: Iterable[Mapping[str, object]]) -> pl.Series:
 
 
 def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: bool) -> None:
-    """Warn of columns that the bundle does not know, which nothing reads; or refuse them.
+    """Warn about columns that the bundle does not know, or refuse them.
 
     Args:
-        given: What a caller told.
-        transforms: Of that side.
-        strict: Whether to refuse.
+        given: The features that the caller gave.
+        transforms: The transforms of that side.
+        strict: Whether to refuse them.
 
     Raises:
-        ValueError: ``strict``, and there is such a column.
+        ValueError: ``strict`` is set, and there is such a column.
     """
     known = transforms.columns
     unknown = [name for name in given.lines_with if name not in known]
@@ -230,7 +229,7 @@ def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: b
 
 
 def warn_of_empty(transforms: SideTransforms, arrays: FeatureArrays) -> None:
-    """Warn of new items of which nothing is known: all of them get the vector of an unknown item."""
+    """Warn about new items without known features, which all get the vector of an unknown item."""
     empty = int((~transforms.say_something(arrays)).sum())
     if empty:
         warnings.warn(
@@ -255,7 +254,7 @@ def _is_list(given: object) -> bool:
 
 
 def plain(values: Any) -> list[Any]:
-    """Return Python's own numbers in place of numpy's and torch's, and strings that can be encoded."""
+    """Return values as Python's own types, and strings without lone surrogates."""
     items = (v.item() if getattr(v, "ndim", None) == 0 else v for v in values)
     return [_encodable(v) for v in items]
 

@@ -1,7 +1,8 @@
-"""The bundle: one directory with all that a trained model needs, whole or absent.
+"""The bundle: one folder with everything that a trained model needs.
 
-It is written to a temporary folder beside its place and moved there; after that it is never written again.
-Opening it checks the SHA-256 of every file. Nothing in it is executable: safetensors, Arrow, TOML and JSON.
+A bundle is written to a temporary folder and moved into place, so it is complete or absent, and it never
+changes afterwards. Opening it checks the SHA-256 digest of every file. Nothing in it is executable: it
+holds safetensors, Arrow, TOML and JSON.
 """
 
 import json
@@ -33,10 +34,10 @@ from twotower.toml import parse_toml, toml_value
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 
 GONE = "items.gone.safetensors"
-"""File with the rows of items that were taken out after the training; not there where none was."""
+"""File with the rows of items that were deleted after training. It is absent if there are none."""
 _BUILTIN = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError)
 NOT_AS_WRITTEN = (*_BUILTIN, pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What reading a bundle raises that holds something else than we write."""
+"""What reading a bundle raises if its files hold something that we never write."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,9 @@ class SideContents:
     """One side of a bundle.
 
     Args:
-        ids: The vocabulary of the entities.
+        ids: The vocabulary of the queries or items.
         id_column: Name of the id column in ``frame``.
-        frame: One line an entity, every column; None where it was left out.
+        frame: All columns, one row per query or item.
         transforms: The fitted features.
     """
 
@@ -58,11 +59,11 @@ class SideContents:
 
 @dataclass(frozen=True, eq=False)
 class EventContents:
-    """What a bundle knows of events beside their items.
+    """The features of the events in histories.
 
     Args:
-        frame: The columns that are read, one line an event of the histories, in their order; without a
-            line where histories were left out.
+        frame: The columns that the model reads, one row per event, in the order of the histories; no rows
+            if the bundle has no histories.
         transforms: The fitted features.
     """
 
@@ -75,34 +76,34 @@ class Contents:
     """What a bundle holds.
 
     Args:
-        config: Everything needed to train again, with all choices made.
+        config: All settings of the training, with every ``auto`` resolved.
         queries: The query side.
         items: The item side.
         weights: The model's state.
-        item_vectors: ``(I, dim)`` float32, real items only; line ``p`` is row ``p + FIRST_ROW``.
-        popularity: ``(num_item_rows,)`` float32 training events of each item row.
-        histories: What each query row is known to like or, of other kinds of event, to have done, oldest
-            first: training and validation events, or all of a bundle that learnt all. None where they were
-            left out.
-        history_parts: ``(events,)`` uint8 of ``data.dataset.Part`` for each of those events.
-        history_weights: ``(events,)`` float32 weights of those events; None where all are 1.
-        history_is_target: ``(events,)`` bool, False where an event is of a kind that is not asked for;
-            None where all are.
-        targets: The test items of each query row; None where histories were left out.
-        target_labels: ``(targets,)`` float32, 0 or 1; None where every target is relevant.
+        item_vectors: ``(I, dim)`` float32, without the reserved rows: position ``p`` is row
+            ``p + FIRST_ROW``.
+        popularity: ``(num_item_rows,)`` float32, the number of training events of each item row.
+        histories: The events of each query row, oldest first: those of training and validation, or all
+            events if the model was refitted on all. None if histories were left out.
+        history_parts: ``(events,)`` uint8, the ``data.dataset.Part`` of each event.
+        history_weights: ``(events,)`` float32, the weight of each event; None if all are 1.
+        history_is_target: ``(events,)`` bool, whether the model predicts events of this kind; None if it
+            predicts all kinds.
+        targets: The test items of each query row; None if histories were left out.
+        target_labels: ``(targets,)`` float32, 0 or 1; None if every target is relevant.
         metrics: The figures of the evaluation.
-        custom: Which towers (``"query"``, ``"item"``) are modules of the user's own.
+        custom: The sides (``"query"``, ``"item"``) with a tower of the user's own.
         ordered: Whether a query's events have an order.
         repeats: Whether a query may get an item again.
-        provenance: What the data is and where it came from.
-        log: The training log, one JSON object a line.
-        card: The model card, Markdown.
-        events: What a history reads of its events beside their items, or None.
-        view: The one that may be an answer of several that share the queries, named in the items' column
-            ``view``; None where there is but one kind of item.
-        lists: How the items are divided for approximate search; None where search is exact.
-        gone: ``(num_item_rows,)`` bool, rows of items that were taken out, or that have another row now;
-            None where there are none.
+        provenance: The data and its source.
+        log: The training log, one JSON object per line.
+        card: The model card, in Markdown.
+        events: The features of events, or None.
+        view: The view whose items may be recommended, if several views share the queries: a value of the
+            items' column ``view``. None if there is one kind of item.
+        lists: The lists of items for approximate search; None for exact search.
+        gone: ``(num_item_rows,)`` bool, the rows of items that were deleted or that have a newer row; None
+            if there are none.
     """
 
     config: Config
@@ -131,7 +132,7 @@ class Contents:
 
     @cached_property
     def offered(self) -> npt.NDArray[np.bool_] | None:
-        """The items that may be an answer, ``(num_item_rows,)``; None where all may."""
+        """The items that may be recommended, ``(num_item_rows,)`` bool; None for all."""
         if self.view is None and self.gone is None:
             return None
         offered = np.ones(self.items.ids.num_rows, np.bool_)
@@ -144,30 +145,30 @@ class Contents:
 
     @cached_property
     def offered_rows(self) -> npt.NDArray[np.int64]:
-        """The rows of the items that may be an answer, rising."""
+        """The rows of the items that may be recommended, in ascending order."""
         if self.offered is None:
             return np.arange(FIRST_ROW, self.items.ids.num_rows)
         return np.flatnonzero(self.offered)
 
     @property
     def is_private(self) -> bool:
-        """Whether it knows no query by its id, as a private training leaves it."""
+        """Whether the bundle holds no queries, as after a private training."""
         return not len(self.queries.ids)
 
     @property
     def num_items(self) -> int:
-        """Number of items that may be an answer."""
+        """Number of items that may be recommended."""
         return len(self.offered_rows)
 
 
 def check_output(path: str | Path, *, views: bool = False) -> Path:
-    """Return ``path`` if a bundle may be written there: nothing, an empty folder, or a bundle to replace.
+    """Return ``path`` if a bundle may be written there: it is new, an empty folder, or a bundle to replace.
 
-    Temporary folders beside it whose process was killed are removed.
+    This also removes temporary folders beside it that a killed process left behind.
 
     Args:
         path: The folder.
-        views: Whether it is for the bundles of several views, and may hold such in place of a bundle.
+        views: Whether the folder is for the bundles of several views, and may replace such a folder.
 
     Raises:
         BundleError: Something else is there, or its parent folder does not exist or is not writable.
@@ -195,16 +196,16 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
 
 @contextmanager
 def written(path: str | Path, what: str, *, views: bool = False) -> Iterator[Path]:
-    """Give a new folder that is moved to ``path`` at the end, whole, or not at all.
+    """Provide a new folder, and move it to ``path`` when the block ends without an error.
 
     Args:
-        path: The place of a bundle, or of bundles of several views; one that is there is replaced.
+        path: The folder of a bundle, or of the bundles of several views, to write or replace.
         what: What is written, for messages.
         views: See ``check_output``.
 
     Raises:
-        BundleError: The place cannot be used, or writing failed (a full disk, say). Whatever was at
-            ``path`` before is still there then.
+        BundleError: The path cannot be used, or writing failed, for example because the disk is full. What
+            was at ``path`` before is still there then.
     """
     place = check_output(
         path, views=views
@@ -222,7 +223,7 @@ def written(path: str | Path, what: str, *, views: bool = False) -> Iterator[Pat
 
 
 def write_bundle(path: str | Path, contents: Contents) -> None:
-    """Write a bundle at ``path``, replacing one that is there; whole, or not at all.
+    """Write a bundle to ``path``, or replace the bundle there.
 
     Raises:
         BundleError: See ``written``.
@@ -244,11 +245,11 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
 
 
 def open_bundle(path: str | Path) -> Contents:
-    """Return what the bundle at ``path`` holds; large arrays are mapped, not read.
+    """Return the contents of the bundle at ``path``. Large arrays are memory-mapped.
 
     Raises:
-        BundleError: See ``check_bundle``; or a file does not hold what its format promises, or the bundle
-            needs what no installed package has registered.
+        BundleError: See ``manifest.check_bundle``; or a file does not hold what its format promises, or the
+            bundle needs an entry that no installed package has registered.
     """
     path = Path(path)
     manifest.load_installed()
@@ -272,7 +273,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
     for name in ("vocab", "transforms", "queries", "index"):
         (folder / name).mkdir()
     index: dict[str, Any] = {"kind": "exact"}
-    if contents.lists is not None:  # and not what faiss makes of them, which is many times as large
+    if contents.lists is not None:  # faiss makes its own index of the lists, which is much larger
         lists, probes = contents.lists, contents.lists.probes
         index = {"kind": "approximate", "probes": {str(k): num for k, num in probes.items()}}
         list_of = torch.from_numpy(lists.list_of)

@@ -1,4 +1,4 @@
-"""``Client``: a server asked as a ``Retriever`` is."""
+"""``Client``: a server with the methods of a ``Retriever``."""
 
 import json
 import math
@@ -22,21 +22,21 @@ from twotower.serving.explain import Contribution, Explanation
 from twotower.serving.recommender import Recommender, Wanted
 
 _OF_IDS = ("/similar", "/explain", "/score", "/encode/items")
-"""Where an unknown id is what is not found."""
+"""Routes that answer 404 for an unknown id."""
 _AT_ONCE = 1000
-"""Pairs and items that a server takes in one request."""
+"""Pairs or items in one request; a server takes no more."""
 
 
 class Client(Recommender):
-    """Asks a server that ``twotower serve`` started, by the methods of a ``Retriever``.
+    """Sends requests to a server that ``twotower serve`` started, with the methods of a ``Retriever``.
 
-    Of these it lacks ``session``, which keeps a query's state beside the model: send the whole history.
-    Connections are kept for the next question; close them with ``close``, or use it in a ``with``.
+    There is no ``session``, which would keep the state of a query on the server: send the whole history
+    instead. The client keeps its connections open; close them with ``close``, or use it in a ``with``.
 
     Args:
-        url: Where the server is, such as ``http://127.0.0.1:8000``.
-        token: What the server asks readers or writers for.
-        timeout: Seconds to wait for an answer.
+        url: Address of the server, such as ``http://127.0.0.1:8000``.
+        token: The server's token for readers or writers, if it has one.
+        timeout: Seconds to wait for a response.
 
     Raises:
         MissingExtraError: The extra ``client`` is not installed.
@@ -64,7 +64,7 @@ class Client(Recommender):
 
     @property
     def model(self) -> dict[str, Any]:
-        """What the server answers from now."""
+        """The model that the server uses now."""
         return self._ask("GET", "/model")
 
     @cached_property
@@ -74,7 +74,7 @@ class Client(Recommender):
 
     @cached_property
     def dim(self) -> int:
-        """Width of the vectors, which no exchange of the model changes."""
+        """Width of the vectors. It stays the same when the model is exchanged."""
         return int(self.model["dim"])
 
     def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations:
@@ -120,7 +120,7 @@ class Client(Recommender):
         """Return query vectors, ``(n, dim)`` float32; see ``Retriever.encode_queries``.
 
         Raises:
-            ValueError: What is asked cannot be answered.
+            ValueError: The server cannot answer the request.
             ServerError: The server refused, failed or could not be reached.
         """
         lines = _queries(arguments.queries_of(query_id, features, history))
@@ -131,10 +131,10 @@ class Client(Recommender):
     ) -> npt.NDArray[np.float32]:
         """Return item vectors, ``(n, dim)`` float32, of known ids, or of new items by their features.
 
-        See ``Retriever.encode_items``. Those of all items are in the bundle: open it for them.
+        See ``Retriever.encode_items``. For the vectors of all items, open the bundle.
 
         Raises:
-            ValueError: Neither argument is given, or both; or an id is not in the catalogue.
+            ValueError: Neither argument is given, or both are, or an id is not in the catalogue.
             ServerError: The server refused, failed or could not be reached.
         """
         if (item_ids is None) == (features is None):
@@ -166,8 +166,8 @@ class Client(Recommender):
         """Return the ``k`` nearest neighbours of an item; see ``Retriever.similar_items``.
 
         Raises:
-            FilterError: As ``recommend``.
-            ValueError: What is asked cannot be answered.
+            FilterError: The filter cannot be parsed, or does not fit the items' columns.
+            ValueError: The server cannot answer the request.
             ServerError: The server refused, failed or could not be reached.
         """
         parameters: dict[str, object] = {"item_id": str(item_id), "k": k}
@@ -184,10 +184,10 @@ class Client(Recommender):
         features: Mapping[str, object] | None = None,
         history: Sequence[Event] | None = None,
     ) -> Explanation:
-        """Return what moved a score; see ``Retriever.explain``.
+        """Return the contributions to a score; see ``Retriever.explain``.
 
         Raises:
-            ValueError: What is asked cannot be answered.
+            ValueError: The server cannot answer the request.
             ServerError: The server refused, failed or could not be reached.
         """
         events = None if history is None else list(history)
@@ -197,12 +197,13 @@ class Client(Recommender):
         return Explanation(told["query_id"], told["item_id"], told["score"], parts)
 
     def upsert_items(self, items: FeatureLines) -> int:
-        """Put items into the catalogue; see ``Retriever.upsert_items``.
+        """Add items to the catalogue, or replace them; see ``Retriever.upsert_items``.
 
-        When this returns they are on the server's disk and in the next answer of each of its workers.
+        When this returns, the items are on the server's disk, and every worker uses them from its next
+        answer on.
 
         Raises:
-            ValueError: A line does not fit.
+            ValueError: A row does not fit the items' table.
             ServerError: The server refused, failed or could not be reached; or the token is wrong.
         """
         lines = arguments.features_of(items).lines()
@@ -213,7 +214,7 @@ class Client(Recommender):
         return int(told["items"])
 
     def delete_items(self, item_ids: Sequence[Id]) -> int:
-        """Take items out of the catalogue; see ``Retriever.delete_items``.
+        """Remove items from the catalogue; see ``Retriever.delete_items``.
 
         Raises:
             ServerError: As ``upsert_items``.
@@ -224,10 +225,10 @@ class Client(Recommender):
         return int(self._ask("DELETE", "/items", parameters={"item_id": ids})["items"])
 
     def exchange_model(self, path: str) -> dict[str, Any]:
-        """Let the server answer from another bundle on its disk, and return what it answers from then.
+        """Switch the server to another bundle on its disk, and return the new model.
 
         Raises:
-            ServerError: The bundle cannot take over, or the token is missing or wrong.
+            ServerError: The server cannot switch to that bundle, or the token is missing or wrong.
         """
         return self._ask("PUT", "/model", {"path": path})
 
@@ -296,7 +297,7 @@ def _queries(told: Told) -> list[dict[str, object]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numpy's as Python's, NaN as missing, dates as text."""
+    """Return a value as JSON: numpy values become Python's, NaN becomes null, dates become text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple, pl.Series)) or getattr(value, "ndim", 0) > 0:

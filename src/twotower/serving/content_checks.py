@@ -1,4 +1,4 @@
-"""Checks of what the files of a bundle hold: the digests match whatever somebody wrote into them."""
+"""Checks of the contents of a bundle's files. Digests alone don't help against a bad bundle."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,18 +26,18 @@ def check_array(
     least: float | None = None,
     most: float | None = None,
 ) -> None:
-    """Refuse an array of another shape or type, or with numbers that are not finite or out of range.
+    """Refuse an array with a wrong shape or dtype, or with numbers that are not finite or out of range.
 
     Args:
-        what: What it is called in the message.
+        what: The name of the array in messages.
         array: The array.
-        shape: Its shape; None where any length above 0 will do.
-        dtype: Its type.
-        least: The smallest number that it may hold; None allows any.
-        most: The largest.
+        shape: The expected shape; None for any length above 0.
+        dtype: The expected dtype.
+        least: The smallest number that is allowed; None for any.
+        most: The largest number that is allowed; None for any.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The array does not fit.
     """
     fits = len(array.shape) == len(shape) and all(
         found == wanted if wanted is not None else found > 0
@@ -60,16 +60,16 @@ def check_finite(what: str, tensor: torch.Tensor, *, infinite: bool = False) -> 
     """Refuse a tensor with NaN or infinite numbers.
 
     Args:
-        what: What it is called in the message.
-        tensor: Of any type; only floating point numbers can be something else.
+        what: The name of the tensor in messages.
+        tensor: The tensor, of any dtype.
         infinite: Whether infinite numbers are allowed.
 
     Raises:
-        ValueError: It holds such numbers.
+        ValueError: There is such a number.
     """
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
         return
-    # The sum of large numbers may be infinite, too.
+    # An infinite sum may also come from large finite numbers.
     for part in torch.split(tensor.reshape(-1), _CHUNK):
         found = part[torch.isnan(part)] if infinite else part[~torch.isfinite(part)]
         if len(found):
@@ -77,10 +77,10 @@ def check_finite(what: str, tensor: torch.Tensor, *, infinite: bool = False) -> 
 
 
 def check_table(side: str, ids: Vocabulary, id_column: object, frame: pl.DataFrame) -> None:
-    """Refuse the table of a side that is of other ids.
+    """Refuse a table that does not belong to the ids of its side.
 
     Raises:
-        ValueError: It lacks the column of the ids, or has another number of lines.
+        ValueError: The table lacks the id column, or has another number of rows.
     """
     if id_column not in frame.columns:
         raise ValueError(f"the {side} table must have the column {id_column!r}")
@@ -95,17 +95,17 @@ def check_ragged(
     num_queries: int,
     num_item_rows: int,
 ) -> None:
-    """Refuse histories or targets that are not of these queries and items.
+    """Refuse histories or targets that do not belong to the queries and items of a bundle.
 
     Args:
-        what: What they are called in the message.
-        ragged: One history a query row.
-        columns: One number an event, by name.
-        num_queries: Query rows, the reserved ones included.
-        num_item_rows: Item rows, the reserved ones included.
+        what: Their name in messages.
+        ragged: One history per query row.
+        columns: Arrays with one number per event, by name.
+        num_queries: Number of query rows, including the reserved ones.
+        num_item_rows: Number of item rows, including the reserved ones.
 
     Raises:
-        ValueError: They are something else.
+        ValueError: They do not fit.
     """
     num_events = len(ragged.item_rows)
     offsets = ragged.offsets
@@ -131,10 +131,11 @@ def check_ragged(
 def check_words(
     metrics: Mapping[str, Any], of_queries: Iterable[Feature], of_items: Iterable[Feature]
 ) -> None:
-    """Refuse a share of the words that cannot be served.
+    """Refuse a weight of the words that cannot be served.
 
     Raises:
-        LookupError, TypeError, ValueError: It is none, a side has no text, or BM25 has no such settings.
+        LookupError, TypeError, ValueError: It is not in [0, 1], a side has no text, or the settings of BM25
+            are invalid.
     """
     if "words" not in metrics:
         return
@@ -147,10 +148,10 @@ def check_words(
 
 
 def check_lists(lists: Lists, num_items: int, dim: int) -> None:
-    """Refuse the lists of another catalogue, or such as tuning never makes.
+    """Refuse lists of an approximate index that do not fit the catalogue.
 
     Raises:
-        ValueError: They are.
+        ValueError: They do not fit.
     """
     centres, spreads, num_lists = lists.centres.numpy(), lists.spreads.numpy(), len(lists.centres)
     check_array("the centres of the index", centres, (None, dim), np.float32)

@@ -1,4 +1,4 @@
-"""The fitted features of a bundle as files: vocabularies, constants, and what several columns share."""
+"""The fitted features of a bundle as files: vocabularies, constants, and data that columns share."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -21,13 +21,13 @@ from twotower.serving.storage import ListedFiles
 from twotower.toml import toml_value
 
 ENCODER = "encoder"
-"""Folder with the architecture and the tokenizer of a sentence encoder that was trained."""
+"""Folder with the architecture and the tokenizer of a fine-tuned sentence encoder."""
 WORDS = "words"
-"""Folder with the pretrained vectors of words."""
+"""Folder with pretrained word vectors."""
 
 
 def write_transforms(folder: Path, side: str, transforms: SideTransforms) -> None:
-    """Write the fitted features of a side, and what all columns share where it is not there yet."""
+    """Write the fitted features of a side, and the data that columns share if it is not there yet."""
     for number, transform in enumerate(transforms.transforms):
         stem = f"{side}.{number}"
         if transform.vocabulary is not None:
@@ -45,10 +45,10 @@ def write_transforms(folder: Path, side: str, transforms: SideTransforms) -> Non
 
 
 def read_words(files: ListedFiles) -> WordVectors | None:
-    """Return the pretrained vectors of words that columns of a bundle share; None where there are none.
+    """Return the pretrained word vectors of a bundle, which columns share; None if there are none.
 
     Raises:
-        ValueError: They are not as many as the words, or not finite.
+        ValueError: Their number is not that of the words, or they are not finite.
     """
     if f"{WORDS}/words.arrow" not in files:
         return None
@@ -64,13 +64,13 @@ def read_transforms(
     """Return what ``write_transforms`` wrote.
 
     Args:
-        files: Of the bundle.
-        side: Which side it is.
-        entries: Of each feature, what ``features_toml`` wrote.
-        words: From ``read_words``.
+        files: The files of the bundle.
+        side: The side.
+        entries: The entry of each feature that ``features_toml`` wrote.
+        words: The result of ``read_words``.
 
     Raises:
-        ValueError: The features, or what was fitted to them, are not what ``fit`` makes.
+        ValueError: A feature or its fitted data is not something that ``fit`` produces.
         TypeError: An entry has other keys than a feature.
     """
     features = tuple(Feature(side=side, **entry) for entry in entries)
@@ -85,9 +85,8 @@ def read_transforms(
             numbers = storage.load_arrays(files.path(f"transforms/{stem}.safetensors"))
         kind = transform_of(feature)
         if feature.tuned:
-            architecture = Architecture.from_files(
-                {name: files.text(f"{ENCODER}/{name}") for name in FILES}
-            )
+            texts = {name: files.text(f"{ENCODER}/{name}") for name in FILES}
+            architecture = Architecture.from_files(texts)
             transforms.append(TokenIdsTransform(feature, vocabulary, numbers, architecture))
         elif issubclass(kind, WindowsTransform):
             if words is None:
@@ -103,8 +102,8 @@ def _check_features(features: Sequence[Feature], folder: Path) -> None:
     """Refuse features that no schema has.
 
     Raises:
-        ValueError: A field is of another type, a name stands twice, or an encoder lies in the bundle: what
-            a bundle brings along must never be taken for the encoder that its user chose.
+        ValueError: A field has a wrong type, a name is repeated, or an encoder lies in the bundle. A file
+            in a bundle must never pass for the encoder that the user chose.
     """
     for feature in features:
         check_types(feature)
@@ -121,11 +120,11 @@ def _check_features(features: Sequence[Feature], folder: Path) -> None:
 
 
 def _is_within(path: str, folder: Path) -> bool:
-    """Return whether a path leads into a folder, by whatever way."""
+    """Return whether a path leads into a folder, also by links."""
     try:
         place = Path(path).resolve()
         return place.exists() and place.is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a ring of links, a name that no file can have
+    except (OSError, RuntimeError, ValueError):  # a cycle of links, or a name that no file can have
         return False
 
 

@@ -1,4 +1,4 @@
-"""Items that are put into a catalogue, changed and taken out after the training."""
+"""Items that are added, changed or deleted after training."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,14 +21,14 @@ from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
 _MOST_PIECES = 32
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-"""What the reading of tables takes for a number: with a leading zero it is text."""
+"""Text that table readers parse as a number. With a leading zero it stays text."""
 
 
 class LiveIds(Vocabulary):
-    """A vocabulary to which rows are added; an id may have had several, of which the newest counts.
+    """A vocabulary that grows. An id may have several rows, of which the newest is valid.
 
     Args:
-        base: What the bundle has.
+        base: The vocabulary of the bundle.
     """
 
     def __init__(self, base: Vocabulary) -> None:
@@ -39,7 +39,7 @@ class LiveIds(Vocabulary):
         self._newest = self._first  # of an id's first row its newest
 
     def with_rows(self, keys: pl.Series) -> "LiveIds":
-        """Return the vocabulary with a row more for each of ``(n,)`` distinct keys; see ``keys_of``."""
+        """Return the vocabulary with one more row for each of ``(n,)`` distinct keys; see ``keys_of``."""
         fresh = np.arange(self.num_rows, self.num_rows + len(keys), dtype=np.int32)
         old = self.rows_of(keys)
         first = np.where(old >= FIRST_ROW, self._first[old], fresh)
@@ -62,7 +62,7 @@ class LiveIds(Vocabulary):
 
     @property
     def num_first(self) -> int:
-        """Rows that the bundle has, the reserved ones included."""
+        """Number of rows in the bundle, including the reserved ones."""
         return self._base.num_rows
 
     def newest(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -71,17 +71,17 @@ class LiveIds(Vocabulary):
 
 
 def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
-    """Return items that a caller gave as lines of the catalogue's table.
+    """Return items that a caller gave as rows of the items' table.
 
-    A column that a line lacks is missing, also of an item that is there already: a line says all.
+    A column that a row lacks is missing, even for an item that was in the catalogue before.
 
     Args:
-        contents: What is served.
-        items: Lines with the id and columns of the table; others are left out.
+        contents: The current contents.
+        items: Rows with an id and columns of the table. Other columns are dropped.
 
     Raises:
-        ValueError: A line has no id, or one that the catalogue's ids cannot be, an id stands twice, or a
-            value does not fit its column.
+        ValueError: An id is missing, has another type than the catalogue's ids or is repeated, or a value
+            does not fit its column.
     """
     table = contents.items
     given = items.frame
@@ -114,11 +114,11 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
 
 
 def with_lines(contents: Contents, lines: pl.DataFrame) -> Contents:
-    """Return what is served with a row more for each line; rows that their ids had before are no items.
+    """Return the contents with a new row for each item. Older rows of the same ids are marked as gone.
 
     Args:
-        contents: What is served.
-        lines: As ``lines_of`` gives them.
+        contents: The current contents.
+        lines: The items, from ``lines_of``.
     """
     table = contents.items
     ids = table.ids if isinstance(table.ids, LiveIds) else LiveIds(table.ids)
@@ -135,12 +135,12 @@ def with_lines(contents: Contents, lines: pl.DataFrame) -> Contents:
 
 
 def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, int]:
-    """Return what is served without some items, and how many of them were there.
+    """Return the contents without some items, and how many of them were in the catalogue.
 
-    Histories that hold them still say what they said.
+    The items still count in histories.
 
     Raises:
-        ValueError: ``item_ids`` is no list.
+        ValueError: ``item_ids`` is not a list.
     """
     ids = contents.items.ids
     rows = ids.rows_of(ids_of(item_ids, what="item_ids"))
@@ -153,14 +153,14 @@ def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, i
 
 
 def settled(contents: Contents, item_vectors: torch.Tensor) -> tuple[Contents, torch.Tensor]:
-    """Return what is served with a row an item again, as a bundle holds it, and the vectors of its items.
+    """Return the contents with one row per item, as a bundle stores them, and the vectors of these items.
 
-    The bundle's own items keep their rows, those that are no more, too: histories may hold them. Items that
-    were added follow, in the order in which they came.
+    The bundle's own items keep their rows, even if they were deleted, because histories may hold them.
+    Added items follow in the order in which they were added.
 
     Args:
-        contents: What is served.
-        item_vectors: ``(num_item_rows, dim)`` float32, the reserved rows included.
+        contents: The current contents.
+        item_vectors: ``(num_item_rows, dim)`` float32, including the reserved rows.
     """
     table, gone = contents.items, contents.gone
     if not isinstance(table.ids, LiveIds) or gone is None:
@@ -180,7 +180,7 @@ Rows = TypeVar("Rows", pl.Series, pl.DataFrame)
 
 
 def _in_few_pieces(rows: Rows) -> Rows:
-    """Return rows that were put together so often that reading them would be slow in one piece."""
+    """Merge the chunks of rows that were concatenated many times, because many chunks are slow to read."""
     return rows.rechunk() if rows.n_chunks() > _MOST_PIECES else rows
 
 
@@ -190,7 +190,7 @@ def _gone(contents: Contents) -> npt.NDArray[np.bool_]:
 
 
 def _fitting(values: pl.Series, dtype: pl.DataType, form: str) -> pl.Series:
-    """Return values as a column holds them, each as it was given, or as the form of its column says.
+    """Return values in the type of a column; text is read by the column's form.
 
     Raises:
         ValueError: The column cannot hold a value, or would change it.
@@ -208,7 +208,7 @@ def _fitting(values: pl.Series, dtype: pl.DataType, form: str) -> pl.Series:
 
 
 def _kept(values: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Return values as a column holds them; null where it would change one, or cannot hold it."""
+    """Return values in the type of a column; null if the column cannot hold a value or would change it."""
     given = values.dtype
     nothing = pl.Series([None] * len(values), dtype=dtype)
     if given in (pl.Null, dtype):
@@ -225,17 +225,17 @@ def _kept(values: pl.Series, dtype: pl.DataType) -> pl.Series:
         if dtype == pl.String:
             return values.cast(dtype)
         if pl.Boolean in (given, dtype) or given.is_temporal() != dtype.is_temporal():
-            return nothing  # true is not 1, and 20000 is no day
+            return nothing  # true is not 1, and 20000 is not a date
         fitted = values.cast(dtype, strict=False)
         is_same = fitted.cast(given, strict=False) == values
-        if given.is_float() and dtype.is_float():  # a fraction is rounded, and none is infinite
+        if given.is_float() and dtype.is_float():  # rounding is fine, overflow is not
             is_same = fitted.is_finite() == values.is_finite()
         return pl.select(pl.when(is_same).then(fitted)).to_series()
     return nothing
 
 
 def _kept_lists(values: pl.Series, dtype: pl.List | pl.Array) -> pl.Series:
-    """Return lists as a column holds them; null where it would change a value of one."""
+    """Return lists in the type of a column; null if the column would change a value in a list."""
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     lengths = values.list.len().fill_null(0).to_numpy()
@@ -252,7 +252,7 @@ def _kept_lists(values: pl.Series, dtype: pl.List | pl.Array) -> pl.Series:
 
 
 def _read(strings: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Return values from strings as the reading of tables would; null where a string is another."""
+    """Return values that table readers would parse from strings; null if a string is not such a value."""
     if dtype == pl.Boolean:
         return pl.select(
             pl.when(strings.is_in(["true", "false"])).then(strings == "true")

@@ -1,4 +1,4 @@
-"""A bundle's model, with its weights and its catalogue."""
+"""Loading the model of a bundle, with its weights and its catalogue."""
 
 import json
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def encoding_of(
             )
     try:
         _check_sizes(contents)
-        with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced at once
+        with torch.random.fork_rng(devices=[]):  # the random weights are replaced below
             model = build_model(
                 contents.config.towers,
                 contents.queries.transforms,
@@ -52,7 +52,7 @@ def encoding_of(
     except (BundleError, MissingExtraError):
         raise
     except NOT_AS_WRITTEN as error:
-        if contents.custom:  # what is wrong may be the modules that were given
+        if contents.custom:  # the error may come from the given modules
             raise
         raise BundleError(
             f"the settings of the bundle {str(path)!r} must be those of its weights: {error}"
@@ -80,10 +80,10 @@ def encoding_of(
 
 
 def _check_sizes(contents: Contents) -> None:
-    """Refuse a model that is larger than its weights, before memory is asked for it.
+    """Refuse settings of a model that is larger than its weights, before memory is allocated for it.
 
     Raises:
-        ValueError: It is, or its vectors are of another width than those of the items.
+        ValueError: The model would be larger, or the item vectors have another width.
     """
     towers, width = contents.config.towers, contents.item_vectors.shape[1]
     held = {size for tensor in contents.weights.values() for size in tensor.shape}
@@ -116,13 +116,13 @@ def _check_sizes(contents: Contents) -> None:
 
 
 def with_reserved_rows(item_vectors: torch.Tensor) -> torch.Tensor:
-    """Return the vectors of all item rows: ``(num_item_rows, dim)``, zero at the reserved ones.
+    """Return the vectors of all item rows: ``(num_item_rows, dim)``, zero in the reserved rows.
 
-    Where the reserved rows lie before the vectors in memory, as in a mapped bundle, nothing is copied: the
-    processes that serve it share its pages.
+    If the reserved rows precede the vectors in memory, as in a memory-mapped bundle, nothing is copied, and
+    all processes that serve the bundle share its pages.
 
     Args:
-        item_vectors: ``(I, dim)``, real items only.
+        item_vectors: ``(I, dim)``, without the reserved rows.
     """
     num_items, dim = item_vectors.shape
     start = item_vectors.storage_offset() - FIRST_ROW * dim

@@ -1,7 +1,7 @@
-"""The manifest of a bundle: the digest of every file, and the entries of other packages that it needs.
+"""The manifest of a bundle: the digest of every file, and the registered entries that the bundle needs.
 
-Whatever a bundle says, opening it imports nothing: what installed packages register is loaded before its
-first byte is read, and a name that nobody has registered is refused.
+Nothing in a bundle can cause an import. Installed packages register their entries before the first byte of
+a bundle is read, and a name that no package has registered is refused.
 """
 
 import errno
@@ -35,22 +35,22 @@ from twotower.version import __version__
 
 Read = TypeVar("Read")
 FORMAT_VERSION = 2
-"""The newest that is read. A bundle without items that were taken out is still of version 1."""
+"""The newest version that we read. A bundle without deleted items is still written in version 1."""
 MANIFEST = "manifest.json"
 VIEWS_FILE = "views.json"
-"""What ties the bundles of several views, in the folder that holds them."""
+"""The file that lists the bundles of several views, in their folder."""
 OWN_DIGEST = "sha256"
-"""Key in the manifest of the SHA-256 of all its other entries."""
+"""Key of the SHA-256 digest of all other entries of the manifest."""
 _FILE_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-"""Names of files that a manifest may list: none leads out of the bundle on any system."""
+"""Names of files that a manifest may list. None of them can point outside the bundle on any system."""
 
 
 def write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
-    """Write the manifest of the files in a folder, and let the disk take all of them in.
+    """Write the manifest of the files in a folder, and sync all files to the disk.
 
     Args:
         folder: The bundle.
-        entries: What the manifest says beside the files, their digests and the installed libraries.
+        entries: The entries beside the files, their digests and the installed libraries.
 
     Raises:
         OSError: The disk is full, or the like.
@@ -113,11 +113,11 @@ def check_bundle(path: Path) -> dict[str, Any]:
 
 
 def _manifest_of(content: bytes) -> dict[str, Any]:
-    """Return the manifest of a bundle. Of a newer format, nothing but the format is checked.
+    """Return the manifest of a bundle. The entries of a newer format are not checked.
 
     Raises:
         RecursionError: Its entries are nested too deeply.
-        ValueError: It is no JSON, was changed, or has an entry that we never write.
+        ValueError: It is not JSON, was changed, or has an entry that we never write.
     """
     try:
         manifest = json.loads(content.decode())
@@ -158,11 +158,11 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, name: str, read: Callable[[Path], Read], absent: str) -> Read:
-    """Return what is read of a file of a bundle, whose content must be the bundle's own.
+    """Read a file of a bundle.
 
     Raises:
-        BundleError: The file is not there, and the message is ``absent``; or it cannot be read; or it is a
-            link out of the bundle, or a device or a pipe, which reading could wait for without end.
+        BundleError: The file is missing (the message is ``absent``); it cannot be read; it is a link to a
+            file outside the bundle; or it is a device or a pipe, which could block forever.
     """
     file = path / name
     refused = f"the bundle {str(path)!r} is refused: {name} must be a file"
@@ -195,11 +195,11 @@ def load_installed() -> None:
 
 
 def needs_of(config: Config, features: Iterable[Feature]) -> dict[str, list[str]]:
-    """Return the names that are not of this library, by their concept.
+    """Return the names that other packages have registered, by concept.
 
     Args:
-        config: Settings of the bundle.
-        features: Of all its tables.
+        config: The settings of the bundle.
+        features: The features of all its tables.
     """
     needs: dict[str, list[str]] = {}
     kinds = [(FEATURE_KINDS, feature.kind) for feature in features]
@@ -212,7 +212,7 @@ def needs_of(config: Config, features: Iterable[Feature]) -> dict[str, list[str]
 
 
 def missing_of(needs: Mapping[str, Sequence[str]]) -> str:
-    """Return the first thing that is needed and not registered, as in ``loss 'mine'``; or nothing."""
+    """Return the first need that is not registered, such as ``loss 'mine'``, or an empty string."""
     registries = _registries()
     for concept, names in needs.items():
         for name in names:
@@ -222,12 +222,12 @@ def missing_of(needs: Mapping[str, Sequence[str]]) -> str:
 
 
 def _names_in(config: Config) -> list[tuple[Registry[Any], str]]:
-    """Return the names that settings hold, each with the registry it is of."""
+    """Return the registered names in the settings, each with its registry."""
     sections = [getattr(config, entry.name) for entry in fields(config) if entry.name != "views"]
     return [found for section in sections for found in one_of_names(section)]
 
 
 def _registries() -> dict[str, Registry[Any]]:
-    """Return the registries whose names settings or schemas hold, by concept."""
+    """Return the registries whose names occur in settings or schemas, by concept."""
     found = [registry for registry, _ in _names_in(Config())]
     return {registry.concept: registry for registry in (*found, FEATURE_KINDS)}

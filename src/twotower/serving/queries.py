@@ -1,4 +1,4 @@
-"""What the query tower reads of queries: what a bundle knows of them, and what a caller tells."""
+"""The input of the query tower: what a bundle knows about queries, and what a caller says about them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ class Described:
     """``n`` queries, as the query tower reads them and as a caller described them.
 
     Args:
-        features: One array a query feature, ``n`` lines each.
+        features: One array per query feature, with ``n`` rows.
         histories: Their ``n`` histories.
-        events: One tensor a feature of the events that the rows of ``histories`` count in; None where that
-            is the table of the bundle.
-        told: What the caller said of them.
+        events: One tensor per feature of events, in which ``histories`` has row numbers; None for the
+            bundle's own table of events.
+        told: What the caller said about the queries.
     """
 
     features: FeatureArrays
@@ -42,7 +42,7 @@ class Described:
 
     @property
     def notes(self) -> list[tuple[str, ...]]:
-        """A sentence on the ids of each history that the catalogue does not have, or nothing."""
+        """For each query, a sentence about the ids in its history that are not in the catalogue, if any."""
         given, known = self.told.histories, self.histories.lengths.tolist()
         if given is None:
             return [()] * len(known)
@@ -50,11 +50,11 @@ class Described:
 
 
 class Queries:
-    """The queries of a bundle, and others that are described in their terms.
+    """The queries of a bundle, and new queries.
 
     Args:
-        contents: What the bundle holds; whoever changes the catalogue puts the new contents here.
-        device: Where the features of events are wanted.
+        contents: What the bundle holds. Assign the new contents here when the catalogue changes.
+        device: The device for features of events.
     """
 
     def __init__(self, contents: Contents, device: torch.device) -> None:
@@ -75,11 +75,13 @@ class Queries:
         """Return queries as the model reads them.
 
         Args:
-            told: What a caller said of them.
-            strict: Whether to refuse features that the bundle does not know, instead of a warning.
+            told: What a caller said about the queries.
+            strict: Whether to refuse features that the bundle does not know. Otherwise they are ignored
+                with a warning.
 
         Raises:
-            ValueError: Such a feature is given, and ``strict``; or an event has no item or no valid time.
+            ValueError: ``strict`` is set and a feature is unknown, or an event lacks an item or has an
+                invalid time.
         """
         if told.features is not None:
             transforms = self.contents.queries.transforms
@@ -94,17 +96,17 @@ class Queries:
     def histories_of(
         self, lists: list[list[Event]]
     ) -> tuple[Histories, dict[str, torch.Tensor] | None]:
-        """Return histories as a caller gave them, without items that the catalogue lacks.
+        """Return histories that a caller gave, without items that are not in the catalogue.
 
         Args:
             lists: The events of each history, oldest first.
 
         Returns:
-            The histories, with times where each event of each has one; and one tensor a feature of the
-            events by their rows, where the model reads any.
+            The histories, with times if every event has one; and one tensor per feature of the events, or
+            None if the model reads no such feature.
 
         Raises:
-            ValueError: A line names no item, or its time is not a finite number.
+            ValueError: An event names no item, or its time is not a finite number.
         """
         items, events = self.contents.items, self.contents.events
         lines = [event if isinstance(event, Mapping) else {} for each in lists for event in each]
@@ -127,7 +129,7 @@ class Queries:
         stored = {name: values[rows] for name, values in self.features.items()}
         queries = self.contents.queries
         is_new = rows == UNKNOWN_ROW
-        # An id that is text says what it is.
+        # The text of an id, such as a search, describes the query.
         if is_new.any() and queries.transforms.reads_text_of(queries.id_column):
             by_id = queries.transforms.apply(arguments.new_ids(told.ids, queries.id_column))
             for name in stored:
@@ -145,7 +147,7 @@ class Queries:
         return stored
 
     def histories(self, rows: npt.NDArray[np.integer]) -> Histories:
-        """Return what the bundle knows that queries did, by the newest row of each item."""
+        """Return the histories in the bundle, with the newest row of each item."""
         if self.contents.histories is None:
             return Histories.empty(len(rows))
         taken = self.contents.histories.take(rows)
@@ -156,11 +158,11 @@ class Queries:
 
 
 def unknown_ids(num_given: int, num_known: int) -> tuple[str, ...]:
-    """Return a sentence on the ids of a history that are not known, or nothing.
+    """Return a sentence about the ids of a history that are not in the catalogue, or nothing.
 
     Args:
-        num_given: Ids in it.
-        num_known: Those that the catalogue has.
+        num_given: Number of ids in the history.
+        num_known: How many of them are in the catalogue.
     """
     num = num_given - num_known
     if not num:

@@ -1,4 +1,4 @@
-"""``recommend``: what a bundle in this process and a server are asked by the same arguments."""
+"""``recommend`` and its arguments, which a bundle in this process and a server have in common."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ class Choices(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caller wants of answers; see ``Recommender.recommend``."""
+    """The options of one call of ``recommend``, all of them; see ``Recommender.recommend``."""
 
     k: int
     exclude_seen: bool | None
@@ -88,44 +88,43 @@ class Recommender(ABC):
     ) -> Recommendation | Recommendations:
         """Return the ``k`` best items for one query, or for several.
 
-        A query is named by its id, described by its features, by its history, or by any mix: what is
-        given wins over what the bundle knows of the id. Of an unknown id what is given is all that is
-        known; where that is nothing, the answer is what is popular, and says so.
+        Describe a query by its id, its features, its history, or any mix of them. Features and history
+        that you pass replace what the bundle knows about the id. A query about which nothing is known
+        gets popular items, and its answer says so.
 
         Args:
-            query_id: One id, or a list of them.
-            features: Column -> value; or a list of such lines, or a frame (polars, pandas or pyarrow),
-                for several queries.
-            history: Item ids, oldest first; or a list of such lists. Ids that the catalogue does
-                not know are left out. An event may be a line in place of an id: the item's id under the
-                name of its column, ``"time"`` in seconds since 1970 or as a datetime, and the columns of
-                ``features.event``; a frame in place of a list holds such lines. Times are read where
-                every event has one.
-            k: At least 1; above what exists it returns what exists.
-            exclude_seen: Whether items of the history are left out; None: as the data was, that is
-                unless repeats were part of it.
-            among: Ids that the answer may hold; None allows the whole catalogue.
-            without: Ids that the answer must not hold.
-            filter: An expression over the items' columns, such as ``genre = "drama" and year >= 2000``,
-                that every item of the answer matches; see docs/filters.md.
-            words: Share in [0, 1] of what an item's text has in common with the query's by BM25 (see
-                ``index.lexical``) beside the model's score; both are brought to [0, 1] first (see
-                ``index.fusion.convex``). It needs text on both sides. ``"auto"`` is the share that was best
-                on validation, which figures called "as served" are of; 0 where the bundle knows none.
+            query_id: One id, or a list of ids.
+            features: Column -> value. For several queries, a list of such mappings or a frame (polars,
+                pandas or pyarrow).
+            history: Item ids, oldest first. For several queries, a list of such lists. Ids that are not in
+                the catalogue are left out. An event may also be a mapping: the item's id under the name of
+                its column, ``"time"`` in seconds since 1970 or as a datetime, and the columns of
+                ``features.event``. A frame is a list of such mappings. The model reads times only if every
+                event has one.
+            k: Number of items, at least 1. A smaller catalogue returns all its items.
+            exclude_seen: Whether to leave out the items of the history. By default they are left out unless
+                the training data had repeated items.
+            among: Ids to choose from; None for the whole catalogue.
+            without: Ids to leave out.
+            filter: An expression over the items' columns, such as ``genre = "drama" and year >= 2000``.
+                Only items that match are recommended; see docs/filters.md.
+            words: Weight in [0, 1] of the BM25 score of the item's text for the query's text (see
+                ``index.lexical``), against the model's score. Both scores are scaled to [0, 1] first (see
+                ``index.fusion.convex``). Both sides need text. ``"auto"`` is the weight that was best on
+                validation, which the figures called "as served" use, and 0 if the bundle has none.
             rules: ``Boost``, ``Cap``, ``Diversify`` and ``Explore``, in any order; see docs/rules.md.
-            strict: Whether features that the bundle does not know are refused; else they are ignored with a
-                warning.
+            strict: Whether to refuse features that the bundle does not know. Otherwise they are ignored
+                with a warning.
 
         Returns:
-            A ``Recommendation`` for one query, ``Recommendations`` where any argument is a list of
-            several.
+            A ``Recommendation`` for one query; ``Recommendations`` if any argument describes several.
 
         Raises:
-            FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns;
-                says where.
-            ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an
-                argument is of a form that cannot be read, ``words`` is out of range or above 0 where a
-                side has no text, or ``rules`` cannot go together or cap an unknown column.
+            FilterError: ``filter``, or the filter of a rule, cannot be parsed or does not fit the items'
+                columns. The message shows the place.
+            ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an argument
+                has a form that cannot be read, ``words`` is out of range or above 0 without text on both
+                sides, or ``rules`` conflict or cap an unknown column.
         """
         wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, strict)
         return self._recommended(queries_of(query_id, features, history), wanted)

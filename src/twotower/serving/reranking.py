@@ -1,4 +1,4 @@
-"""Answers by rules: what ``rules`` says of a catalogue, asked of a bundle and its index."""
+"""Answers from an index, re-ranked by rules: applies ``rules`` to a bundle."""
 
 import difflib
 import math
@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.random import Generator
 from torch.nn import functional as F
 
 from twotower.caller import argument
 from twotower.errors import ArgumentError
-from twotower.histories import Histories
 from twotower.index.base import Found, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
@@ -31,18 +31,18 @@ from twotower.serving.recommender import Wanted
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _COLUMNS_KEPT = 8
-"""Capped columns whose values are remembered, a number an item and value each."""
+"""Capped columns whose values are cached, one number per item and value."""
 
 _CHUNK_CELLS = 2**22
-"""Items that pools hold at once, 12 bytes each."""
+"""Items that pools hold at once, with 12 bytes each."""
 
 
 class Reranker:
-    """What rules read of a catalogue, kept while it changes.
+    """Makes plans, and caches what rules read of the catalogue.
 
     Args:
-        contents: What the bundle holds. Whoever changes the catalogue puts the new contents here; what is
-            known of the rows that were there is kept.
+        contents: What the bundle holds. Assign the new contents here when the catalogue changes; the cached
+            values of old rows are kept.
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -51,16 +51,16 @@ class Reranker:
         self.moments = Moments(contents.item_vectors.shape[1])
 
     def plan(self, wanted: Wanted, allowed: Allowed) -> "Plan":
-        """Return how to answer.
+        """Return a plan that answers queries.
 
         Args:
-            wanted: What a caller wants of the answers.
-            allowed: Knows which items match a filter.
+            wanted: The options of the call.
+            allowed: Finds the items that match a filter.
 
         Raises:
-            FilterError: A filter cannot be read, or does not fit the items' columns.
-            ValueError: ``k`` is below 1, a column is unknown or cannot be counted by, or the rules cannot
-                go together; see ``rule_set``.
+            FilterError: A filter cannot be parsed, or does not fit the items' columns.
+            ValueError: ``k`` is below 1, a capped column is unknown or has values that cannot be counted,
+                or the rules conflict; see ``rule_set``.
         """
         rules = rule_set(wanted.rules)
         boosts = explorable = None
@@ -100,17 +100,17 @@ class Reranker:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to answer.
+    """Everything that the answers to several queries have in common.
 
     Args:
-        ruler: Of the catalogue.
-        k: Places.
-        exclude_seen: Whether items of the history are left out.
-        allowed: ``(num_item_rows,)`` which items may be an answer; None allows all.
-        rules: By kind; there may be none.
-        boosts: What they add.
-        columns: The values of each column that is capped.
-        explorable: ``(num_item_rows,)`` bool, what may be explored, if anything is to be.
+        ruler: What made the plan.
+        k: Number of items.
+        exclude_seen: Whether to leave out the items of the history.
+        allowed: ``(num_item_rows,)`` bool, the items that may be recommended; None for all.
+        rules: The rules, possibly none.
+        boosts: What boosts add to the scores, or None.
+        columns: The values of each capped column.
+        explorable: ``(num_item_rows,)`` bool, the items that may be explored; None without exploration.
     """
 
     ruler: Reranker
@@ -124,17 +124,17 @@ class Plan:
 
     @property
     def weight(self) -> float:
-        """How much unlikeness counts; see ``Diversify``."""
+        """The weight of diversity; see ``Diversify``."""
         return 0.0 if self.rules.diversify is None else self.rules.diversify.weight
 
     @property
     def is_greedy(self) -> bool:
-        """Whether items are chosen one after another, from a pool that holds more than an answer."""
+        """Whether items are selected one after another from a pool that is larger than the answer."""
         return bool(self.weight or self.columns)
 
     @property
     def depth(self) -> int:
-        """Items that a pool holds."""
+        """Number of items in a pool."""
         num_rows = self.ruler.contents.items.ids.num_rows
         return min(depth_of(self.k), num_rows) if self.is_greedy else self.k
 
@@ -145,16 +145,17 @@ class Plan:
         query_vectors: torch.Tensor,
         known: npt.NDArray[np.bool_],
     ) -> tuple[Found, npt.NDArray[np.float64] | None]:
-        """Return the answers to ``Q`` queries, in the order that the rules make.
+        """Return the items for ``Q`` queries, in the order that the rules make, and their propensities.
 
-        With them come the propensities, ``(Q, k)``: how probable it was that an item is explored, NaN where
-        it is not; None where nothing was to be explored.
+        The propensities, ``(Q, k)``, are the probabilities with which items were drawn, and NaN for items
+        that were not drawn. They are None without exploration.
 
         Args:
-            index: Of the model's scores.
-            queries: ``Q`` of them.
+            index: The index of the items.
+            queries: The ``Q`` queries.
             query_vectors: ``(Q, dim)``.
-            known: ``(Q,)`` whether the model knows anything of a query; popularity answers the others.
+            known: ``(Q,)`` bool, whether the model knows anything about each query. The others get popular
+                items.
         """
         found = nothing_found(len(known), self.k, FIRST_ROW)
         propensities = None if self.explorable is None else np.full(found.scores.shape, np.nan)
@@ -168,11 +169,10 @@ class Plan:
                     search = self._of_model(index, vectors, places)
                 else:
                     search = self._of_popularity(len(places), query_vectors.device)
-                seen = queries.histories.take(places)
-                exclude = seen if self.exclude_seen else None
+                exclude = queries.histories.take(places) if self.exclude_seen else None
                 search = replace(search, exclude=exclude, allowed=self.allowed)
-                ids = [queries.told.ids[place] for place in places]
-                _Part(self, search, index).write_into(found, propensities, places, ids, seen)
+                part = _Part(self, search, index)
+                part.write_into(found, propensities, places.tolist(), queries)
         return found, propensities
 
     def _of_model(
@@ -182,7 +182,7 @@ class Plan:
         places: npt.NDArray[np.integer],
     ) -> Search:
         deviations = np.zeros(len(places), np.float32)
-        if isinstance(index, FusedIndex):  # it knows the words of each query, in their order
+        if isinstance(index, FusedIndex):  # it holds the words of each query
             fused = index.of(places)
             if self.boosts is not None:
                 deviations = fused.deviations(query_vectors, self.ruler.contents.offered)
@@ -203,12 +203,12 @@ class Plan:
 
 
 class _Part:
-    """Queries that one search answers.
+    """Queries that are answered by one search.
 
     Args:
-        plan: How.
-        search: Of their order of the catalogue.
-        index: Knows the vectors of the items.
+        plan: The plan.
+        search: Ranks the catalogue for these queries.
+        index: Holds the vectors of the items.
     """
 
     def __init__(self, plan: Plan, search: Search, index: LiveIndex | FusedIndex) -> None:
@@ -223,18 +223,16 @@ class _Part:
         self,
         found: Found,
         propensities: npt.NDArray[np.float64] | None,
-        places: npt.NDArray[np.integer],
-        query_ids: Sequence[Id | None],
-        seen: Histories,
+        places: list[int],
+        queries: Described,
     ) -> None:
-        """Write the answers to where they stand among others.
+        """Write the answers to these queries into the answers to all queries.
 
         Args:
-            found: All answers.
-            propensities: Of all answers.
-            places: ``(n,)`` of these queries.
-            query_ids: Of each, if it has one.
-            seen: The items of each history.
+            found: The answers to all queries.
+            propensities: The propensities of all answers, or None.
+            places: Positions of these queries among all.
+            queries: All queries.
         """
         explore, explorable = self.plan.rules.explore, self.plan.explorable
         if not self.plan.is_greedy:
@@ -243,16 +241,17 @@ class _Part:
                 return
         if explorable is not None and self.plan.allowed is not None:
             explorable = explorable & self.plan.allowed
-        for own, place in enumerate(places.tolist()):
+        offsets = queries.histories.offsets
+        for own, place in enumerate(places):
             rows, scores = self.chosen(own, self.plan.k)
             if explore is not None and explorable is not None and propensities is not None:
-                history = seen.item_rows[seen.offsets[own] : seen.offsets[own + 1]]
+                history = queries.histories.item_rows[offsets[place] : offsets[place + 1]]
                 may_be = explorable.copy()
                 may_be[rows] = may_be[history] = False
-                rng = generator(explore.seed, self.name(query_ids[own], history))
+                rng = generator(explore.seed, self.name(queries.told.ids[place], history))
                 candidates, columns = np.flatnonzero(may_be), self.plan.columns
                 drawn = draw(rng, candidates, len(rows), explore.share, columns, self.caps)
-                rows, scores, chances = self.mixed(own, drawn, rows, scores)
+                rows, scores, chances = self.mixed(own, rng, drawn, rows, scores)
                 propensities[place, : len(rows)] = chances
             found.item_rows[place] = PADDING_ROW
             found.scores[place] = -np.inf
@@ -262,7 +261,7 @@ class _Part:
     def chosen(
         self, own: int, num: int, beside: Sequence[int] = ()
     ) -> tuple[list[int], list[float]]:
-        """Return the items of ``num`` places, and their scores, where others stand beside them."""
+        """Return the items of ``num`` places, and their scores, given the items of the other places."""
         counts = Counts(self.plan.columns, self.caps)
         for row in beside:
             counts.add(row)
@@ -280,28 +279,28 @@ class _Part:
         )
 
     def directions(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Return vectors of length 1: ``(n, dim)``."""
+        """Return the vectors of items, scaled to length 1: ``(n, dim)``."""
         vectors = self.index.item_vectors
         places = torch.from_numpy(rows.astype(np.int64)).to(vectors.device)
         return np.asarray(F.normalize(vectors[places], dim=1).cpu().numpy(), np.float32)
 
     def name(self, query_id: Id | None, history: npt.NDArray[np.int32]) -> str:
-        """Return what tells a query from others: an id as any caller writes it, or else its history."""
+        """Return a text that identifies a query: its id as text, or else its history."""
         if query_id is not None:
             return f"id {query_id}"
         ids = self.plan.ruler.contents.items.ids.ids_of(history).to_list()
         return f"history {','.join(map(str, ids))}"
 
     def mixed(
-        self, own: int, drawn: Drawn, rows: list[int], scores: list[float]
+        self, own: int, rng: Generator, drawn: Drawn, rows: list[int], scores: list[float]
     ) -> tuple[list[int], list[float], list[float]]:
-        """Return rows, scores and propensities with what was drawn at places that are drawn, too."""
+        """Return rows, scores and propensities with the drawn items at random places."""
         num = len(drawn.item_rows)
         if not num:
             return rows, scores, [math.nan] * len(rows)
         rows, scores = self.chosen(own, len(rows) - num, drawn.item_rows)
         propensities = [math.nan] * len(rows)
-        places = drawn.rng.choice(len(rows) + num, num, replace=False)
+        places = rng.choice(len(rows) + num, num, replace=False)
         is_drawn = np.zeros(self.num_rows, np.bool_)
         is_drawn[drawn.item_rows] = True
         line = self.search.best(num, slice(own, own + 1), is_drawn).line(0)
@@ -315,7 +314,7 @@ class _Part:
 
 
 def checked_k(contents: Contents, k: int) -> int:
-    """Return ``k``, or how many items there are where they are fewer; at least 1.
+    """Return ``k``, or the number of items if that is smaller; at least 1.
 
     Raises:
         ValueError: ``k`` is below 1.

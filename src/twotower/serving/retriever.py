@@ -1,4 +1,4 @@
-"""``Retriever``: a bundle opened for use."""
+"""``Retriever``: an opened bundle that answers queries."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Recommendation, Recommendations, recommendations
 from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
-from twotower.serving.explain import Explanation, explain
+from twotower.serving.explain import Explanation, explain, reads
 from twotower.serving.live_items import lines_of, settled, with_lines, without_ids
 from twotower.serving.loading import encoding_of, with_reserved_rows
 from twotower.serving.queries import Described, Queries
@@ -43,20 +43,20 @@ from twotower.towers.encoding import to_tensors
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 _AT_ONCE = 4096
-"""Queries that are encoded in one call of the model."""
+"""Queries that one call of the model encodes."""
 
 
 class Answering(Protocol):
-    """What has a retriever: ``Trained``, for one."""
+    """Something with a retriever, such as ``Trained``."""
 
     @property
     def retriever(self) -> "Retriever":
-        """What answers."""
+        """The retriever."""
         ...
 
 
 Bundle: TypeAlias = "Retriever | str | Path | Answering"
-"""A bundle as ``Retriever.of`` takes it."""
+"""What ``Retriever.of`` takes for a bundle."""
 
 
 class Retriever(Recommender):
@@ -64,14 +64,13 @@ class Retriever(Recommender):
 
     Args:
         contents: What the bundle holds.
-        query_tower: The user's own query tower, where the bundle was trained with one.
+        query_tower: Your own query tower, if the bundle was trained with one.
         item_tower: The same for the items.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        path: Where it came from, for messages.
+        path: The bundle's folder, for messages.
 
     Raises:
-        BundleError: The towers given are not those that the bundle was trained with, or its sentence
-            encoder cannot be built.
+        BundleError: The bundle was trained with other towers, or its sentence encoder cannot be built.
         MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
     """
 
@@ -107,10 +106,10 @@ class Retriever(Recommender):
         item_tower: nn.Module | None = None,
         device: str = "auto",
     ) -> "Retriever":
-        """Return a retriever for the bundle at ``path``, after checking every file of it.
+        """Check every file of the bundle at ``path`` and return a retriever for it.
 
         Raises:
-            BundleError: The bundle is absent, damaged, incomplete or newer than this library, or its
+            BundleError: The bundle is missing, damaged, incomplete or newer than this library, or its
                 sentence encoder cannot be built with the installed ``transformers``.
             MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
         """
@@ -121,10 +120,10 @@ class Retriever(Recommender):
 
     @staticmethod
     def of(bundle: "Bundle") -> "Retriever":
-        """Return a retriever for a bundle, whether it is opened, trained just now, or on disk.
+        """Return a retriever for a bundle that is open, was just trained, or is on disk.
 
         Args:
-            bundle: A ``Retriever``; what ``train`` returned; or the path of a bundle's folder.
+            bundle: A ``Retriever``, the result of ``train``, or the path of a bundle's folder.
 
         Raises:
             BundleError: As ``open``.
@@ -165,7 +164,7 @@ class Retriever(Recommender):
 
     @cached_property
     def _directions(self) -> LiveIndex:
-        """The items by their vectors at length 1: made when neighbours are first asked for."""
+        """An index of the items' vectors at length 1, made by the first call of ``similar_items``."""
         return LiveIndex(F.normalize(self.index.item_vectors, dim=1))
 
     def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations:
@@ -180,7 +179,7 @@ class Retriever(Recommender):
     def answers(
         self, queries: Described, vectors: torch.Tensor, wanted: Wanted
     ) -> list[Recommendation]:
-        """Return ``recommend`` for ``n`` queries whose vectors, ``(n, dim)``, are there already.
+        """Return the answers to ``n`` queries whose vectors, ``(n, dim)``, are known.
 
         Raises:
             FilterError: As ``recommend``.
@@ -213,12 +212,12 @@ class Retriever(Recommender):
         features: Mapping[str, object] | None = None,
         history: Sequence[Event] = (),
     ) -> Session:
-        """Return one query to which events can be added, each of which is read once.
+        """Return a session: one query to which you add events, each of which the model reads once.
 
         Args:
-            query_id: An id; what the bundle knows of it is where the session starts.
+            query_id: An id. The session starts with what the bundle knows about it.
             features: Column -> value.
-            history: Events, oldest first, in place of what the bundle knows; see ``recommend``.
+            history: Events, oldest first, that replace the history in the bundle; see ``recommend``.
 
         Raises:
             ValueError: As ``recommend``, or for several queries.
@@ -238,9 +237,9 @@ class Retriever(Recommender):
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
     ) -> pl.DataFrame:
-        """Return ``recommend`` for every query of the bundle, as one line an answer.
+        """Recommend items to every query of the bundle; see ``Recommendations.to_polars`` for the columns.
 
-        Values of the filters that no item has are warned of.
+        Warns about values of the filters that no item has.
 
         Raises:
             BundleError: The bundle is private and knows no query.
@@ -252,25 +251,25 @@ class Retriever(Recommender):
         for note in self._allowed.notes(filter, rule_set(wanted.rules)):
             warnings.warn(note, stacklevel=2)
         parts = (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
-        return pl.concat(
-            [self._found(arguments.queries_of(part), wanted).to_polars() for part in parts]
-        )
+        answers = (self._found(arguments.queries_of(part), wanted) for part in parts)
+        return pl.concat([some.to_polars() for some in answers])
 
     def upsert_items(self, items: FeatureLines, *, strict: bool = False) -> int:
-        """Put items into the catalogue, or others in the place of those with their ids; return how many.
+        """Add items to the catalogue, or replace those with the same ids; return how many were given.
 
-        Their vectors come of their columns by the model's item tower, and of their ids where it knows them.
-        The next answer may hold them; the bundle on disk stays as it is. Not while another thread asks.
+        The model's item tower computes their vectors from their columns, and from their ids if it knows
+        them. The next answer may hold the items. The bundle on disk does not change. Don't call this while
+        another thread uses the retriever.
 
         Args:
-            items: Lines with an id and columns of the items' table; a column that a line lacks is missing,
-                and a line replaces all that was known of its id.
-            strict: Whether columns that the bundle does not know are refused; else they are ignored with a
-                warning.
+            items: Rows with an id and columns of the items' table. A column that a row lacks is missing:
+                a row replaces everything that was known about its id.
+            strict: Whether to refuse columns that the bundle does not know. Otherwise they are ignored with
+                a warning.
 
         Raises:
-            ValueError: An id is missing, cannot be one of this catalogue or stands twice, or a value does
-                not fit its column.
+            ValueError: An id is missing, has another type than the catalogue's ids or is repeated, or a
+                value does not fit its column.
         """
         given, transforms = arguments.features_of(items), self.contents.items.transforms
         if not len(given):
@@ -283,11 +282,11 @@ class Retriever(Recommender):
         return len(lines)
 
     def put_lines(self, lines: pl.DataFrame, arrays: FeatureArrays) -> None:
-        """Put lines of the items' table in; see ``upsert_items``.
+        """Add rows of the items' table; see ``upsert_items``.
 
         Args:
-            lines: As ``live.lines_of`` gives them.
-            arrays: Their features, transformed.
+            lines: The rows, from ``live_items.lines_of``.
+            arrays: Their transformed features.
         """
         vectors = self.encoding.new_item_vectors(arrays)
         for name, tensor in to_tensors(arrays, self.device).items():
@@ -301,24 +300,25 @@ class Retriever(Recommender):
         self._serve(with_lines(self.contents, lines))
 
     def delete_items(self, item_ids: Sequence[Id]) -> int:
-        """Take items out of the catalogue; return how many of them were in it.
+        """Remove items from the catalogue; return how many of them were in it.
 
-        No answer holds them any more. Histories that hold them still count. Not while another thread asks.
+        No later answer holds them. They still count in histories. Don't call this while another thread
+        uses the retriever.
 
         Raises:
-            ValueError: ``item_ids`` is no list.
+            ValueError: ``item_ids`` is not a list.
         """
         contents, num = without_ids(self.contents, item_ids)
         self._serve(contents)
         return num
 
     def save(self, path: str | Path) -> None:
-        """Write a bundle with the catalogue as it is now, replacing one that is there.
+        """Write a bundle with the current catalogue, and replace a bundle that is there.
 
         Weights, histories and figures are those of the bundle that was opened.
 
         Raises:
-            BundleError: The place cannot be used, or writing failed; nothing is left behind then.
+            BundleError: The path cannot be used, or writing failed. Nothing is left behind then.
         """
         contents, vectors = settled(self.contents, self.index.item_vectors)
         vectors = vectors.cpu().contiguous()
@@ -366,16 +366,16 @@ class Retriever(Recommender):
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of queries as a NumPy array: ``(n, dim)`` float32, ``(1, dim)`` for one query.
 
-        The score of a query and an item is the dot product of their vectors. Without an argument the
-        vectors are those of all queries, in the order of ``query_ids``.
+        The score of a query and an item is the dot product of their vectors. Without arguments, it returns
+        the vectors of all queries, in the order of ``query_ids``.
 
         Args:
             query_id: One id, or a list of ids; unknown ids are allowed.
-            features: As of ``recommend``.
-            history: As of ``recommend``.
+            features: See ``recommend``.
+            history: See ``recommend``.
 
         Raises:
-            BundleError: All are wanted, and the bundle is private.
+            BundleError: There are no arguments, and the bundle is private.
             ValueError: As ``recommend``.
         """
         if query_id is None and features is None and history is None:
@@ -395,17 +395,18 @@ class Retriever(Recommender):
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of items as a NumPy array: ``(n, dim)`` float32.
 
-        Without an argument the vectors are those of all items that can be recommended, in the order of
+        Without arguments, it returns the vectors of all items that can be recommended, in the order of
         ``item_ids``.
 
         Args:
             item_ids: Ids of the catalogue.
-            features: New items by their columns: column -> value, a list of such lines, or a frame.
-            strict: Whether to refuse features that the bundle does not know, instead of a warning.
+            features: New items: column -> value, a list of such mappings, or a frame.
+            strict: Whether to refuse features that the bundle does not know. Otherwise they are ignored
+                with a warning.
 
         Raises:
-            ValueError: An id is not in the catalogue, both arguments are given, or ``strict`` and a feature
-                is none that the bundle knows (else it is ignored with a warning).
+            ValueError: An id is not in the catalogue, both arguments are given, or ``strict`` is set and
+                the bundle does not know a feature.
         """
         if item_ids is not None and features is not None:
             raise ArgumentError("encode_items takes item_ids or features, got both.")
@@ -427,12 +428,12 @@ class Retriever(Recommender):
         *,
         filter: str | None = None,  # noqa: A002 -- the word that users know
     ) -> Recommendation:
-        """Return the ``k`` items whose vectors have the largest cosine with that of ``item_id``.
+        """Return the ``k`` items whose vectors have the largest cosine with the vector of ``item_id``.
 
         Args:
-            item_id: An item of the catalogue, which is not in the answer.
-            k: At least 1; above what exists it returns what exists.
-            filter: As of ``recommend``; ``item_id`` itself need not match.
+            item_id: An item of the catalogue. The answer does not hold it.
+            k: Number of items, at least 1. A smaller catalogue returns all its items.
+            filter: See ``recommend``. ``item_id`` itself need not match.
 
         Raises:
             FilterError: As ``recommend``.
@@ -454,15 +455,32 @@ class Retriever(Recommender):
         features: FeatureLines | None = None,
         history: Sequence[Event] | None = None,
     ) -> Explanation:
-        """Return what each part of a query and of an item does for their score; see ``explain.explain``."""
-        return explain(self, arguments.queries_of(query_id, features, history), item_id)
+        """Return how much each part of a query and of an item contributes to their score.
+
+        To measure a part, it computes the score again without that part: without the id, with a missing
+        value, or without an event of the history. The contributions do not add up to the score.
+
+        Args:
+            query_id: See ``recommend``.
+            item_id: An item of the catalogue.
+            features: See ``recommend``; of one query.
+            history: See ``recommend``; of one query.
+
+        Raises:
+            ValueError: The item is not in the catalogue, or several queries are described.
+        """
+        told, row = (
+            arguments.queries_of(query_id, features, history),
+            self.known_item_rows([item_id]),
+        )
+        return explain(self.queries, self.encoding, told, item_id, int(row[0]))
 
     @property
     def query_ids(self) -> list[Id]:
         """Ids of all queries of the bundle, in the order of ``encode_queries()``.
 
         Raises:
-            BundleError: The bundle is private and knows no query.
+            BundleError: The bundle is private and has no queries.
         """
         if self.contents.is_private:
             raise BundleError(
@@ -473,13 +491,13 @@ class Retriever(Recommender):
 
     @property
     def item_ids(self) -> list[Id]:
-        """Ids of all items that may be an answer, in the order of ``encode_items()``."""
+        """Ids of all items that can be recommended, in the order of ``encode_items()``."""
         ids: list[Id] = self.contents.items.ids.ids_of(self.contents.offered_rows).to_list()
         return ids
 
     @property
     def index_recall(self) -> float:
-        """Share of the 100 best items that search finds, measured after training; 1 where it is exact."""
+        """Share of the 100 best items that search finds, measured after training; 1 for exact search."""
         measured = self.contents.metrics.get("index")
         return (
             1.0 if self.index.is_exact or measured is None else float(measured["recall"]["100"][0])
@@ -491,7 +509,7 @@ class Retriever(Recommender):
         return self.contents.items.id_column
 
     def items(self, item_ids: Sequence[Id]) -> pl.DataFrame:
-        """Return the table's line of each id, in that order.
+        """Return the row of each id in the items' table, in that order.
 
         Raises:
             ValueError: An id is not in the catalogue.
@@ -502,13 +520,13 @@ class Retriever(Recommender):
         return lines
 
     def history(self, query_id: Id) -> list[Id]:
-        """Return the items of the events that the bundle knows of a query, oldest first."""
+        """Return the items of a query's events in the bundle, oldest first."""
         histories = self.queries.histories(self.queries.rows_of([query_id]))
         return self.contents.items.ids.ids_of(histories.item_rows).to_list()
 
     @property
     def share_of_words(self) -> float:
-        """What ``words="auto"`` stands for: the share that validation chose; 0 where there is none."""
+        """The weight that ``words="auto"`` stands for: the best one on validation, or 0."""
         chosen = self.contents.metrics.get("words")
         return float(chosen["share"]) if chosen else 0.0
 
@@ -528,7 +546,5 @@ class Retriever(Recommender):
         return rows
 
     def reads(self, feature: Feature) -> bool:
-        """Return whether a tower reads a feature that is fitted."""
-        model = self.encoding.model
-        read = model.query_features if feature.side == "query" else model.item_features
-        return read is None or feature.name in read
+        """Return whether a tower reads a feature."""
+        return reads(self.encoding.model, feature)

@@ -1,8 +1,8 @@
-"""``Session``: a query that goes on, event by event."""
+"""``Session``: a query that receives one event after another."""
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,27 @@ from twotower.histories import Histories
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Id
-from twotower.serving.queries import Described
+from twotower.serving.queries import Described, Queries
 from twotower.serving.recommender import Wanted
+from twotower.towers.encoding import Encoding
 from twotower.towers.history import State
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, rows_of_lines
 
-if TYPE_CHECKING:
-    from twotower.serving.retriever import Retriever
+
+class Answering(Protocol):
+    """What a session needs of a retriever. It is read anew each time, because items come and go."""
+
+    queries: Queries
+    encoding: Encoding
+
+    def answers(
+        self, queries: Described, vectors: torch.Tensor, wanted: Wanted
+    ) -> list[Recommendation]:
+        """Return the answers to queries whose vectors are known."""
 
 
 class Session:
-    """A query to which events are added; its answer is that of its whole history.
+    """A query to which you add events. Its answers are those of the whole history.
 
     Each event costs one step of the history encoder, because the session keeps the encoder's state (keys
     and values of a transformer, sums of a pooled history). Once the history is longer than
@@ -31,11 +41,11 @@ class Session:
     ``Retriever.recommend`` does.
 
     Args:
-        retriever: Of an opened bundle.
+        retriever: The opened bundle.
         query: One query, with its history so far.
     """
 
-    def __init__(self, retriever: "Retriever", query: Described) -> None:
+    def __init__(self, retriever: Answering, query: Described) -> None:
         self._retriever = retriever
         # The session keeps a table of the events' features of its own, in the order of the history.
         histories, event_rows = query.histories, None
@@ -61,22 +71,22 @@ class Session:
 
     @property
     def history(self) -> list[Id]:
-        """Items so far, oldest first."""
+        """The items of the history, oldest first."""
         rows = self._query.histories.item_rows
-        return self._retriever.contents.items.ids.ids_of(rows).to_list()
+        return self._retriever.queries.contents.items.ids.ids_of(rows).to_list()
 
     def add(self, item_id: Id, time: float | None = None, **more: object) -> None:
-        """Add an event. An item that the catalogue does not know is left out.
+        """Add an event. An item that is not in the catalogue is left out.
 
         Args:
-            item_id: What was taken.
-            time: When, in seconds since 1970. The model reads times only if every event has one.
+            item_id: The item.
+            time: Time in seconds since 1970. The model reads times only if every event has one.
             more: The columns of ``features.event``.
 
         Raises:
             ValueError: ``time`` is not a finite number, or the model reads no column of that name.
         """
-        contents = self._retriever.contents
+        contents = self._retriever.queries.contents
         columns = [] if contents.events is None else contents.events.transforms.columns
         unread = [name for name in more if name not in columns]
         if unread:
@@ -93,7 +103,7 @@ class Session:
         times = new.times
         if num > 1 and times is not None:
             times = None if before.times is None else np.append(before.times, times)
-        if before.times is not None and times is None:  # what was read with times is read again
+        if before.times is not None and times is None:  # read the events again, without times
             self._state, self._num_read = None, 0
         if events is not None and added is not None:
             events = {
@@ -120,8 +130,8 @@ class Session:
         """Return the ``k`` best items now; see ``Retriever.recommend`` for the arguments.
 
         Raises:
-            FilterError: ``filter``, or that of a rule, cannot be read, or does not fit the items' columns.
-            ValueError: ``k`` is below 1, or as ``Retriever.recommend`` for the words and the rules.
+            FilterError: See ``Retriever.recommend``.
+            ValueError: See ``Retriever.recommend``.
         """
         wanted = Wanted(k, exclude_seen, among, without, filter, words, rules)
         return self._retriever.answers(self._query, self._query_vector(), wanted)[0]
@@ -142,7 +152,7 @@ class Session:
         return self._vector
 
     def _step(self) -> None:
-        """Read the events that were not read yet."""
+        """Read the events that the model has not read yet."""
         history, events = self._query.histories, self._query.events
         for place in range(self._num_read, len(history.item_rows)):
             seconds = (

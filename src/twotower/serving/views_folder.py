@@ -1,4 +1,4 @@
-"""The folder of several views: a bundle of each, and one file that ties them."""
+"""The folder of several views: one bundle per view, and a file that lists them."""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from twotower.serving.storage import sha256, write_texts
 
 
 def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
-    """Write a bundle of each view and the file that ties them; all, or nothing.
+    """Write one bundle per view and the file that lists them; all, or nothing.
 
     Raises:
-        BundleError: The place cannot be used, or writing failed.
+        BundleError: The path cannot be used, or writing failed.
     """
     with written(path, "views", views=True) as folder:
         for name, contents in views.items():
@@ -25,14 +25,14 @@ def write_views(path: str | Path, views: Mapping[str, Contents]) -> None:
 
 
 def open_views(path: str | Path, *, device: str = "auto") -> dict[str, Retriever]:
-    """Return a retriever for each view that was trained together, by its name.
+    """Open views that were trained together, and return a retriever for each by its name.
 
     Args:
-        path: What ``train_views`` wrote.
+        path: The folder that ``train_views`` wrote.
         device: See ``Retriever.open``.
 
     Raises:
-        BundleError: There are no views, a bundle is damaged, or one is of another training.
+        BundleError: There are no views, a bundle is damaged, or one comes from another training.
     """
     path = Path(path)
     try:

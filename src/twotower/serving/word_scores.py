@@ -1,4 +1,4 @@
-"""The words of a bundle's items, and of queries that are asked about: for BM25 beside the model."""
+"""The words of items and queries, for BM25 beside the model."""
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,11 @@ from twotower.vocab import FIRST_ROW, as_keys
 
 
 class Texts:
-    """Reads the columns of text of a bundle's two sides.
+    """Reads the text columns of a bundle's queries and items.
 
     Args:
-        contents: What the bundle holds. Whoever changes the catalogue puts the new contents here; old items
-            are not read again.
+        contents: What the bundle holds. Assign the new contents here when the catalogue changes. Items that
+            were read are not read again.
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -30,10 +30,10 @@ class Texts:
         self._index: LexicalIndex | None = None
 
     def index(self, words: float) -> LexicalIndex:
-        """Return the index of the items' words, which is made when it is first asked for.
+        """Return the index of the items' words. The first call builds it.
 
         Args:
-            words: The share that was asked for, for messages.
+            words: The weight that the caller asked for, for messages.
 
         Raises:
             ValueError: Items have no text.
@@ -52,21 +52,17 @@ class Texts:
         return self._index
 
     def fused(
-        self,
-        item_vectors: torch.Tensor,
-        queries: Described,
-        known: npt.NDArray[np.bool_],
-        share: float,
+        self, vectors: torch.Tensor, queries: Described, known: npt.NDArray[np.bool_], share: float
     ) -> tuple[FusedIndex, npt.NDArray[np.bool_]]:
-        """Return the index with the words of queries beside the model, and which queries it can answer.
+        """Return an index that scores by vectors and words, and which queries it can answer.
 
-        The words alone answer a query of which the model knows nothing.
+        If the model knows nothing about a query, the words alone answer it.
 
         Args:
-            item_vectors: ``(num_item_rows, dim)``.
-            queries: ``n`` of them.
-            known: ``(n,)`` whether the model knows anything of a query.
-            share: What the caller asked for.
+            vectors: ``(num_item_rows, dim)``, of the items.
+            queries: The ``n`` queries.
+            known: ``(n,)`` bool, whether the model knows anything about each query.
+            share: The weight of the words, in [0, 1].
 
         Raises:
             ValueError: Queries or items have no text.
@@ -74,14 +70,14 @@ class Texts:
         lexical, words = self.index(share), self.words_asked(queries, share)
         weights = torch.from_numpy(np.where(known, share, 1.0).astype(np.float32))
         knows = np.array([lexical.knows(each) for each in words], np.bool_)
-        return FusedIndex(item_vectors, lexical, words, weights), known | knows
+        return FusedIndex(vectors, lexical, words, weights), known | knows
 
     def words_asked(self, asked: Described, share: float) -> Words:
-        """Return the words of queries' texts: what is given, else what is stored, else a new id.
+        """Return the words of queries: of the given text, else the stored text, else the id.
 
         Args:
             asked: The queries.
-            share: What the caller asked for, for messages.
+            share: The weight that the caller asked for, for messages.
 
         Raises:
             ValueError: Queries have no text.
@@ -103,10 +99,10 @@ class Texts:
 
 
 def _text_columns(table: SideContents, words: float, what: str) -> tuple[str, ...]:
-    """Return the columns of a side that are read as text.
+    """Return the text columns of a side.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There are none.
     """
     texts = texts_of(table.transforms.features)
     if not texts:
