@@ -117,8 +117,7 @@ def explain(
             missing = queries.features[name][UNKNOWN_ROW : UNKNOWN_ROW + 1]
             effect = score - score_of({**query.features, name: missing}, query.histories)
             parts.append(Contribution("query", name, values.get(column), effect))
-    num = len(query.histories.item_rows)
-    of_events: list[Contribution] = []
+    num, of_events = len(query.histories.item_rows), list[Contribution]()
     if encoding.model.reads_history and num:
         effect = score - score_of(query.features, Histories.empty(1))
         parts.append(Contribution("query", "history", f"{num} events", effect))

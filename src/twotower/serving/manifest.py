@@ -88,9 +88,8 @@ def check_bundle(path: Path) -> dict[str, Any]:
     )
     if (path / VIEWS_FILE).is_file():
         absent = f"{str(path)!r} must be a bundle, got a folder of views; name one of those in it."
-    content = _read(path, MANIFEST, Path.read_bytes, absent)
     try:
-        manifest = _manifest_of(content)
+        manifest = _manifest_of(_read(path, MANIFEST, Path.read_bytes, absent))
     except (ValueError, RecursionError) as error:
         raise BundleError(
             f"the bundle {str(path)!r} is damaged: {reason_of(error)}; train it again."
@@ -120,13 +119,12 @@ def _manifest_of(content: bytes) -> dict[str, Any]:
         ValueError: It is not JSON, was changed, or has an entry that we never write.
     """
     try:
-        manifest = json.loads(content.decode())
+        manifest: dict[str, Any] = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} cannot be read") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if type(version) is not int or not isinstance(manifest.get("files"), dict):
         raise ValueError(f"{MANIFEST} is incomplete")
-    assert isinstance(manifest, dict)
     if version > FORMAT_VERSION:
         return manifest
     if manifest.pop(OWN_DIGEST, None) != _digest_of(manifest):

@@ -44,11 +44,10 @@ class Texts:
         if self._index is None or num_read < len(table.frame):
             new = table.frame.select(columns)[num_read:]
             of_items = self.settings.words_of_items(new.get_columns())
-            self._index = (
-                LexicalIndex(of_items, k1=self.settings.k1, b=self.settings.b)
-                if self._index is None
-                else self._index.with_items(of_items)
-            )
+            if self._index is None:
+                self._index = LexicalIndex(of_items, k1=self.settings.k1, b=self.settings.b)
+            else:
+                self._index = self._index.with_items(of_items)
         return self._index
 
     def fused(
