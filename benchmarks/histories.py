@@ -33,7 +33,7 @@ from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import evaluate
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
-from twotower.training.query_ids import better_of_both, tries_ids
+from twotower.training.retraining import better_of_both, tries_ids
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
@@ -71,7 +71,7 @@ def run(name: str, encoder: str, seed: int) -> dict[str, Any]:
     trainer = Trainer(task.dataset, task.sides, config)
     progress = trainer.fit()
     if tries_ids(given, config, task.dataset):
-        trainer, progress, _ = better_of_both(trainer, progress, task.sides, Callback())
+        trainer, progress, _ = better_of_both(trainer, progress, Callback())
     seconds = time.process_time() - started
     found = evaluate(
         trainer.scorer(),

@@ -25,10 +25,10 @@ from twotower.serving.retriever import Retriever as Retriever
 from twotower.serving.views_folder import open_views as open_views
 from twotower.training.callbacks import Callback as Callback
 from twotower.training.pipeline import train as train
+from twotower.training.pipeline import train_views as train_views
 from twotower.training.task import View as View
-from twotower.training.train_views import TrainedViews as TrainedViews
-from twotower.training.train_views import train_views as train_views
 from twotower.training.trained import Trained as Trained
+from twotower.training.trained import TrainedViews as TrainedViews
 from twotower.training.tune import Tuned as Tuned
 from twotower.training.tune import tune as tune
 from twotower.training.zero_shot import index_items as index_items

@@ -10,7 +10,7 @@ import pytest
 from twotower import View, open_views, recipe, train_views
 from twotower.data.dataset import Part
 from twotower.training.callbacks import Callback
-from twotower.training.train_views import TrainedViews
+from twotower.training.trained import TrainedViews
 
 CALLED = {"sneakers": "shoes", "cap": "hat", "jacket": "coat", "shawl": "scarf"}
 COLOURS = ("red", "blue", "green", "black", "white")

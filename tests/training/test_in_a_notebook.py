@@ -24,8 +24,7 @@ from twotower.training.notebook import NotebookProgress
 from twotower.training.pipeline import train
 from twotower.training.progress import ProgressBar
 from twotower.training.study import Trial
-from twotower.training.train_views import TrainedViews
-from twotower.training.trained import Trained
+from twotower.training.trained import Trained, TrainedViews
 from twotower.training.tune import Tuned
 from twotower.training.tuning_bar import TuningBar
 

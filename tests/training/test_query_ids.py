@@ -18,7 +18,7 @@ from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.pipeline import train
-from twotower.training.query_ids import IDS_FROM, tries_ids
+from twotower.training.retraining import IDS_FROM, tries_ids
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer

@@ -33,7 +33,7 @@ from twotower.report.wording import method_label, speaker
 from twotower.serving.server.engine import Model
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.choices import resolve
-from twotower.training.refit import refitted
+from twotower.training.retraining import refitted
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
@@ -281,7 +281,7 @@ class TestFigures:
         assert again is not None
         num_rows = task.dataset.items.ids.num_rows
         cases = task.dataset.cases(Part.TEST)
-        found = evaluate(again.trainer.scorer(), cases, (10,), num_item_rows=num_rows).mean()
+        found = evaluate(again.scorer(), cases, (10,), num_item_rows=num_rows).mean()
         assert values[1] == pytest.approx(found["ndcg@10"])
 
 

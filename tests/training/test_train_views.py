@@ -22,8 +22,9 @@ from twotower.report.sections.model import item_map
 from twotower.serving.titles import Titles
 from twotower.training.choices import resolve
 from twotower.training.objective import turns_of
+from twotower.training.pipeline import views_of
 from twotower.training.task import Task
-from twotower.training.train_views import TrainedViews, views_of
+from twotower.training.trained import TrainedViews
 from twotower.training.trainer import Trainer
 
 FILMS, BOOKS, TASTES = 40, 24, 4

@@ -29,8 +29,8 @@ from twotower.serving.retriever import Retriever
 from twotower.towers.model import TwoTower
 from twotower.training.choices import resolve
 from twotower.training.parameter_groups import Optimizers
+from twotower.training.pipeline import train_views
 from twotower.training.task import Task, View
-from twotower.training.train_views import train_views
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 

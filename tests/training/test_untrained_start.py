@@ -89,7 +89,7 @@ def test_the_better_beside_bm25_of_the_start_and_the_training_is_kept(
     trainer.start = start
     trainer.trained.load_state_dict(trained)
     done = Progress(epoch=1, best_epoch=1, best_metric=0.5, best_model=trained)
-    served = best_served(trainer, done, sides)
+    served = best_served(trainer, done)
     assert served is not None
     (kept_served,) = served
     kept = trainer.trained.state_dict()

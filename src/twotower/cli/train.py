@@ -157,8 +157,8 @@ def _train_views(
     json: bool,
     keywords: Keywords,
 ) -> None:
+    from twotower.training.pipeline import train_views, views_of
     from twotower.training.progress import ProgressBar
-    from twotower.training.train_views import train_views, views_of
 
     beside = {
         view.name: out.resolve().with_name(f"{out.resolve().name}-{view.name}")

@@ -20,8 +20,7 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.indexing import indexed
 from twotower.training.private import groups_of_many, without_queries
-from twotower.training.refit import announced, not_refitted, refitted
-from twotower.training.seeds import spread_over_seeds
+from twotower.training.retraining import refitted, spread_over_seeds
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
@@ -61,7 +60,6 @@ def finish(
     baselines: Literal["auto"] | Sequence[str] = "auto",
     learnt: Learnt | None = None,
     seeds: int = 1,
-    towers: Mapping[str, nn.Module | None] | None = None,
     untrained: Mapping[str, nn.Module | None] | None = None,
     stopped_early: bool = False,
     provenance: Mapping[str, Any] | None = None,
@@ -83,29 +81,31 @@ def finish(
         baselines: As ``train`` takes it.
         learnt: What a second training learns, too; None for no such training.
         seeds: How many trainings the figures are to spread over, this one included.
-        towers: The user's own modules that ``trainer`` holds, by ``query_tower`` and ``item_tower``.
-        untrained: Copies of them from before the training, for the other trainings.
+        untrained: Copies of the user's own modules from before the training, for the other trainings.
         stopped_early: Whether Ctrl-C ended what came before.
         provenance: What else the bundle keeps of how it was made.
         bar: Is told how it goes.
         teller: Is told of the phases and the figures, in place of ``bar``: of it and the loggers.
     """
     teller = bar if teller is None else teller
-    config, towers, untrained = trainer.config, towers or {}, untrained or {}
-    served = best_served(trainer, done, task.sides)
+    config, untrained = trainer.config, untrained or {}
+    served = best_served(trainer, done)
     if done.best_epoch == 0:
         bar.on_choices((untrained_kept(done, config.training.metric),), config)
     again = None
     if learnt is not None and not done.interrupted:
-        bar.on_choices((announced(learnt, done),), config)
+        events = "all events" if learnt == "all" else "the training and validation events together"
+        said = f"trained once more on {events}, for as many epochs as validation chose"
+        bar.on_choices((f"refit: {said} ({done.best_epoch})",), config)
         bar.on_phase(
             f"training on {'all' if learnt == 'all' else 'training and validation'} events"
         )
         again = refitted(trainer, done, task, learnt, towers=untrained, watcher=bar)
         if again is None:
-            bar.on_choices((not_refitted(learnt),), config)
+            said = f"interrupted; the bundle holds the model before, which did not learn {events}"
+            bar.on_choices((f"refit: {said}",), config)
     interrupted = stopped_early or done.interrupted
-    final, sides = (trainer, task.sides) if again is None else (again.trainer, again.task.sides)
+    final = again or trainer
     is_refit = again is not None and learnt == "valid"
     measured = final if is_refit else trainer  # one that learnt the test is not to be tested
     of_each = []
@@ -135,11 +135,11 @@ def finish(
         objective = final.objectives[place]
         contents = contents_of(
             objective,
-            sides,
+            final.sides,
             figures,
             done,
             histories=histories,
-            custom=tuple(side for side in ("query", "item") if towers.get(f"{side}_tower")),
+            custom=final.custom,
             private=task.private,
             dataset=dataset if is_refit else None,
         )
@@ -159,7 +159,7 @@ def finish(
                 figures,
                 dataset,
                 task.decisions,
-                **(towers if again is None else again.towers),
+                **final.towers,
                 before=contents if task.private else None,
             )
         )

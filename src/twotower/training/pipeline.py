@@ -1,6 +1,6 @@
-"""``train``: from tables to a trained, evaluated bundle."""
+"""``train`` and ``train_views``: from tables to trained, evaluated bundles."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Literal, Unpack
 from torch import nn
 
 from twotower.baselines.specs import check_baselines, check_names
-from twotower.caller import argument
-from twotower.config import Config
+from twotower.caller import argument, passing
+from twotower.config import Config, ViewConfig
 from twotower.data.tables import Table
-from twotower.errors import ArgumentError, ConfigError
+from twotower.errors import ConfigError, check_least
 from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback, Callbacks
@@ -21,13 +21,9 @@ from twotower.training.default_progress import callback_of
 from twotower.training.finish import finish, fit_in_folder
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
-from twotower.training.query_ids import better_of_both, tries_ids
-from twotower.training.refit import (
-    Refit,
-    learnt_by,
-)
-from twotower.training.task import Given, Task
-from twotower.training.trained import Trained
+from twotower.training.retraining import Refit, better_of_both, learnt_by, tries_ids
+from twotower.training.task import Given, Task, View
+from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
 
 
@@ -113,8 +109,7 @@ def train(
         ValueError: Two towers of different widths, ``seeds`` is below 1, or ``refit`` is something else.
     """
     learnt = learnt_by(refit)
-    if seeds < 1:
-        raise ArgumentError(f"{argument('seeds')} must be at least 1, got {seeds}.")
+    check_least(1, **{argument("seeds"): seeds})
     parts = parts_of(train, valid, valid_sessions, test, test_sessions)
     interactions = events_of("train needs either", interactions, parts, split=keywords.get("split"))
     settings = configured(config, **keywords)
@@ -126,15 +121,21 @@ def train(
     check_names(baselines)
     target = None if out is None else check_output(out)
     bar = callback_of(progress)
-    teller = Callbacks([bar, *loggers, *_loggers(tensorboard, mlflow, target)])
+    told = [bar, *loggers]
+    if tensorboard is not None:
+        run = "model" if target is None else target.resolve().name
+        told.append(TensorBoardLogger(Path(tensorboard) / run))
+    if mlflow is not None:
+        told.append(MLflowLogger(mlflow))
+    teller = Callbacks(told)
     task = Task.of(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
     )
     dataset, sides, settings = task.dataset, task.sides, task.config
     check_baselines(dataset, baselines)
     teller.on_data(dataset, task.decisions, sides.features)
-    own = {"query": query_tower, "item": item_tower}
-    custom = tuple(side for side, module in own.items() if module is not None)
+    towers = {"query_tower": query_tower, "item_tower": item_tower}
+    custom = tuple(side for side in ("query", "item") if towers[f"{side}_tower"] is not None)
     for side in custom:
         if not any(t.feature.meaning != "id" for t in getattr(sides, side).transforms):
             table = "queries" if side == "query" else "items"
@@ -144,20 +145,20 @@ def train(
             )
     given = settings
     settings, choices = resolve(given, dataset, custom=custom)
+    decided = settings
     is_open = not custom and tries_ids(given, settings, dataset)
     if is_open:
-        decided = (said for said in choices if not said.startswith("towers.query_id"))
-        choices = (*decided, "towers.query_id: both are trained; validation decides")
-        undecided = replace(settings, towers=replace(settings.towers, query_id="auto"))
-    teller.on_choices(choices, undecided if is_open else settings)
-    towers = {"query_tower": query_tower, "item_tower": item_tower}
+        others = (said for said in choices if not said.startswith("towers.query_id"))
+        choices = (*others, "towers.query_id: both are trained; validation decides")
+        decided = replace(settings, towers=replace(settings.towers, query_id="auto"))
+    teller.on_choices(choices, decided)
     untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     trainer = Trainer(dataset, sides, settings, **towers)
     of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
     teller.on_phase(f"training{' without query ids' if is_open else ''}{of_seed}")
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if is_open and not done.interrupted:
-        trainer, done, said = better_of_both(trainer, done, sides, bar)
+        trainer, done, said = better_of_both(trainer, done, bar)
         bar.on_choices((said,), trainer.config)
     (trained,) = finish(
         task,
@@ -169,7 +170,6 @@ def train(
         baselines=baselines,
         learnt=learnt,
         seeds=seeds,
-        towers=towers,
         untrained=untrained,
         bar=bar,
         teller=teller,
@@ -177,12 +177,115 @@ def train(
     return trained
 
 
-def _loggers(
-    tensorboard: str | Path | None, mlflow: str | None, out: Path | None
-) -> Iterator[Callback]:
-    """Yield the loggers that keywords name."""
-    if tensorboard is not None:
-        run = "model" if out is None else out.resolve().name
-        yield TensorBoardLogger(Path(tensorboard) / run)
-    if mlflow is not None:
-        yield MLflowLogger(mlflow)
+@takes_keywords
+def train_views(
+    views: Mapping[str, View],
+    *,
+    queries: Given | None = None,
+    out: str | Path | None = None,
+    config: Config | Mapping[str, object] | str | Path | None = None,
+    histories: bool = True,
+    private: bool = False,
+    resume: bool = False,
+    baselines: Literal["auto"] | Sequence[str] = "auto",
+    refit: Refit = False,
+    progress: Callback | Literal["auto", "bar"] | None = "auto",
+    **keywords: Unpack[Keywords],
+) -> TrainedViews:
+    """Train one query tower for several kinds of item, and write a bundle of each.
+
+    A query's history holds its events in every view, so that one who is new in a view and known in
+    another is answered by what is known. In a bundle the view's own items have their own ids, and items
+    of another view, which histories may hold, are called ``view:id``.
+
+    Args:
+        views: Two or more, each under its name; queries are the same where their ids are.
+        queries: A file or a frame of the queries' columns.
+        out: Folder to write; None keeps all in memory. ``open_views`` reads it.
+        config: Settings, as ``train`` takes them; ``data`` holds for every view.
+        histories: Whether the bundles hold the queries' histories and test items.
+        private: As ``train`` takes it.
+        resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        baselines: As ``train`` takes it.
+        refit: As ``train`` takes it.
+        progress: As ``train`` takes it.
+        **keywords: Single settings, which hold for every view; as ``train`` takes them.
+
+    Raises:
+        DataError: A table cannot be used as it is; the view is named.
+        ConfigError: A setting is unknown, out of range, or does not go with the data.
+        BundleError: ``out`` cannot be written.
+
+    Source: Elkahky et al., WWW 2015 (MV-DNN). Differs: what a query did in other views is read as its
+        history, as of the moment, in place of counts over all time.
+    """
+    learnt = learnt_by(refit)
+    settings = configured(config, **keywords)
+    told = tuple(_told(name, view) for name, view in views.items())
+    if len(told) < 2:
+        raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
+    settings = replace(settings, views=told)
+    check_index(settings)
+    check_names(baselines)
+    target = None if out is None else check_output(out, views=True)
+    teller = callback_of(progress)
+    task = Task.of_views(views, queries=queries, config=settings, private=private)
+    for view in task.dataset.all_views():
+        check_baselines(view, baselines)
+    teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
+    settings, choices = resolve(task.config, task.dataset)
+    teller.on_choices(choices, settings)
+    trainer = Trainer(task.dataset, task.sides, settings)
+    teller.on_phase("training")
+    done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
+    trained = finish(
+        task,
+        trainer,
+        done,
+        out=target,
+        work=work,
+        histories=histories,
+        baselines=baselines,
+        learnt=learnt,
+        bar=teller,
+    )
+    return TrainedViews(dict(zip(task.dataset.views, trained, strict=True)), target)
+
+
+def views_of(config: Config) -> dict[str, View]:
+    """Return the views that a configuration describes by the paths of their tables.
+
+    Raises:
+        ConfigError: A view has no table, or one too many.
+    """
+    views = {}
+    for view in config.views:
+        parts = {"train": view.train, "valid": view.valid, "test": view.test}
+        given = {part: Path(path) for part, path in parts.items() if path is not None}
+        if (view.interactions is None) == (not given):
+            raise ConfigError(
+                f"view {view.name!r} must have either interactions, or train and test, "
+                f"got {'both' if given else 'neither'}."
+            )
+        table = Path(view.interactions) if view.interactions is not None else given
+        items = None if view.items is None else Path(view.items)
+        views[view.name] = View(table, items, view.share)
+    return views
+
+
+def _told(name: str, view: View) -> ViewConfig:
+    """Return what the configuration says of a view: its share, and which of its tables are files."""
+    if not isinstance(view, View):
+        raise ConfigError(
+            f"views[{name!r}] must be a View, got {type(view).__name__}; write "
+            f"twotower.View(interactions, {passing(items=...)})."
+        )
+    given = view.interactions
+    tables = dict(given) if isinstance(given, Mapping) else {"interactions": given}
+    tables["items"] = view.items
+    names = ("interactions", "train", "valid", "test", "items")
+    files = {n: str(t) for n, t in tables.items() if n in names and isinstance(t, (str, Path))}
+    try:
+        return ViewConfig(name=name, share=view.share, **files)
+    except ConfigError as error:
+        raise ConfigError(f"views[{name!r}]: {error}") from error

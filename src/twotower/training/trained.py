@@ -1,6 +1,7 @@
-"""``Trained``: what ``train``, ``train_views`` and ``tune`` return of a model."""
+"""``Trained`` and ``TrainedViews``: what ``train``, ``train_views`` and ``tune`` return of a model."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,3 +125,32 @@ class Trained:
             losses=losses,
             private=is_private,
         )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedViews:
+    """What ``train_views`` returns: by a view's name, what ``train`` returns.
+
+    Args:
+        views: The views, in their order.
+        path: Where their bundles stand, or None where none was asked for.
+    """
+
+    views: Mapping[str, Trained]
+    path: Path | None
+
+    def __repr__(self) -> str:
+        return f"TrainedViews({', '.join(f'{n}: {view!r}' for n, view in self.views.items())})"
+
+    def _repr_html_(self) -> str:
+        return html.block(
+            *(html.text(name, bold=True) + view._repr_html_() for name, view in self.views.items())
+        )
+
+    def __getitem__(self, name: str) -> Trained:
+        """Return one view.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        return self.views[name]

@@ -175,11 +175,12 @@ class Trainer:
         item_tower: nn.Module | None = None,
     ) -> None:
         self.dataset = dataset
+        self.sides = sides
         self.config = config
         self.device = choose_device(config.training.device)
-        given: dict[Side, nn.Module | None] = {"query": query_tower, "item": item_tower}
-        custom = [side for side, tower in given.items() if tower is not None]
-        check_memory(config, len(dataset.items), len(dataset.queries), self.device, custom)
+        self.towers = {"query_tower": query_tower, "item_tower": item_tower}
+        """The user's own modules, by the parameter that they were given by."""
+        check_memory(config, len(dataset.items), len(dataset.queries), self.device, self.custom)
         train = dataset.part(Part.TRAIN)
         self.popularity = np.bincount(
             train.item_rows[train.is_positive], minlength=dataset.items.ids.num_rows
@@ -200,8 +201,7 @@ class Trainer:
                 sides.query,
                 sides.item,
                 event_transforms=sides.event,
-                query_tower=query_tower,
-                item_tower=item_tower,
+                **self.towers,
                 sparse=config.loss.negatives != "all",
                 pretrained=True,
             )
@@ -234,6 +234,12 @@ class Trainer:
         self.start: dict[str, Tensor] | None = None
         """The untrained weights, once ``fit`` began, where they say something."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
+
+    @property
+    def custom(self) -> tuple[Side, ...]:
+        """The sides whose tower is a module of the user's own."""
+        sides: tuple[Side, ...] = ("query", "item")
+        return tuple(side for side in sides if self.towers[f"{side}_tower"] is not None)
 
     @property
     def model(self) -> TwoTower:

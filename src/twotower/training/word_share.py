@@ -54,7 +54,7 @@ def with_words(
     return replace(served, share=best, chosen=chosen)
 
 
-def best_served(trainer: Trainer, done: Progress, sides: Sides) -> list[Served] | None:
+def best_served(trainer: Trainer, done: Progress) -> list[Served] | None:
     """Return the model of each view as it is best served on validation: trained, or as it started.
 
     An epoch that is better alone may be worse beside BM25 than towers that nobody trained, where pairs are
@@ -64,17 +64,16 @@ def best_served(trainer: Trainer, done: Progress, sides: Sides) -> list[Served] 
     Args:
         trainer: Holding its best weights.
         done: Its progress.
-        sides: The fitted features.
 
     Returns:
         One of each of the trainer's objectives; None where a side has no text.
     """
-    served = _served(trainer, sides)
+    served = _served(trainer)
     start, trainer.start = trainer.start, None
     if served is None or start is None or not done.best_epoch:
         return served
     trainer.trained.load_state_dict(start)
-    untrained = _served(trainer, sides, [each.bm25 for each in served])
+    untrained = _served(trainer, [each.bm25 for each in served])
     assert untrained is not None
     alone, before, after = _valid(untrained, 0), _valid(untrained, 1), _valid(served, 1)
     if before <= after:
@@ -86,13 +85,11 @@ def best_served(trainer: Trainer, done: Progress, sides: Sides) -> list[Served] 
     return untrained
 
 
-def _served(
-    trainer: Trainer, sides: Sides, fitted: Sequence[BM25 | None] | None = None
-) -> list[Served] | None:
+def _served(trainer: Trainer, fitted: Sequence[BM25 | None] | None = None) -> list[Served] | None:
     """Return ``with_words`` of each view."""
     language, views = trainer.config.features.language, trainer.objectives
     every = [
-        with_words(view.scorer(), sides, view.dataset, language, bm25=bm25)
+        with_words(view.scorer(), trainer.sides, view.dataset, language, bm25=bm25)
         for view, bm25 in zip(views, fitted or [None] * len(views), strict=True)
     ]
     served = [each for each in every if each is not None]

@@ -1,0 +1,191 @@
+"""Training more than once: with ids of the queries, on more of the events, and with other seeds."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from twotower.caller import argument, passing
+from twotower.config import Config
+from twotower.data.dataset import Dataset, Part
+from twotower.data.splits import Learnt
+from twotower.errors import ArgumentError, NothingLearntError
+from twotower.evaluation.figures import KS
+from twotower.evaluation.ranking import evaluate_on
+from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer, TrainingDivergedError
+
+IDS_FROM = 20
+"""Training events per query from which an id may know more than the events that the history reads."""
+IDS_UP_TO = 300_000
+"""Training events up to which a second model, with ids, is trained to see whether it is better."""
+
+Refit = bool | Literal["all"]
+"""Whether to train once more: on training and validation events, or on all."""
+
+
+def tries_ids(config: Config, chosen: Config, dataset: Dataset) -> bool:
+    """Return whether validation decides if queries get an id of their own beside their history.
+
+    It does where the user left that to ``auto``, queries have many events, and the held-out queries are
+    among the training queries; and where one more training takes minutes at most.
+
+    Args:
+        config: What the user set.
+        chosen: The settings with every ``auto`` replaced.
+        dataset: The split data set.
+    """
+    if config.towers.query_id != "auto" or chosen.towers.query_id == "on" or not dataset.ordered:
+        return False
+    if chosen.towers.history == "none" or (dataset.parts == Part.CONTEXT).any():
+        return False
+    train = dataset.part(Part.TRAIN)
+    num_events = int(train.is_positive.sum())
+    num_queries = len(np.unique(train.query_rows))
+    return IDS_FROM * num_queries <= num_events <= IDS_UP_TO
+
+
+def better_of_both(
+    trainer: Trainer, done: Progress, bar: Callback
+) -> tuple[Trainer, Progress, str]:
+    """Train a second model with ids of the queries, and return the one that is better on validation.
+
+    The first model is kept if Ctrl-C interrupts the second training, or if its loss is not finite.
+
+    Args:
+        trainer: Without ids, holding its best weights.
+        done: Its progress.
+        bar: Follows the second training.
+
+    Returns:
+        The chosen trainer, its progress, and a sentence.
+    """
+    config = trainer.config
+    towers = replace(config.towers, query_id="on")
+    other = Trainer(trainer.dataset, trainer.sides, replace(config, towers=towers))
+    bar.on_phase("training with query ids")
+    try:
+        progress = other.fit(watcher=bar)
+    except TrainingDivergedError:
+        return trainer, done, "towers.query_id = 'off': a training with ids diverged"
+    without, found = done.best_metric, progress.best_metric
+    if progress.interrupted:
+        done.interrupt()
+        return trainer, done, "towers.query_id = 'off': a training with ids was not finished"
+    assert without is not None
+    assert found is not None
+    figures = f"validation {config.training.metric} {found:.4f} with it, {without:.4f} without"
+    if found <= without:
+        return trainer, done, f"towers.query_id = 'off': {figures}"
+    return other, progress, f"towers.query_id = 'on': {figures}"
+
+
+def learnt_by(refit: Refit) -> Learnt | None:
+    """Return which events a second training also learns; None if there is no second training.
+
+    Raises:
+        ValueError: ``refit`` is neither a truth value nor ``"all"``.
+    """
+    if refit == "all":
+        return "all"
+    if not isinstance(refit, bool):
+        raise ArgumentError(f"{argument('refit')} must be True, False or 'all', got {refit!r}.")
+    return "valid" if refit else None
+
+
+def refitted(
+    chosen: Trainer,
+    done: Progress,
+    task: Task,
+    learnt: Learnt,
+    *,
+    towers: Mapping[str, nn.Module | None] | None = None,
+    watcher: Callback,
+) -> Trainer | None:
+    """Train from the start on more events, for as many epochs as were best; return None after Ctrl-C.
+
+    An epoch then holds more events, and so more steps of the same size: the model learns each event as
+    often as before. The schedules of step size and temperature are those of the first training. Features
+    are fitted again, so that they know what validation adds. With towers of the user's own they are not:
+    those were made for the first features.
+
+    Args:
+        chosen: The trainer whose settings were chosen.
+        done: Its progress. Its log gets a record of the second training, or that Ctrl-C ended it.
+        task: What it learnt.
+        learnt: What the second training also learns.
+        towers: Modules of the user's own, untrained.
+        watcher: Follows the training.
+    """
+    modules = deepcopy(dict(towers or {}))
+    is_custom = any(module is not None for module in modules.values())
+    more = task.learning(learnt, refits_features=not is_custom)
+    trainer = Trainer(more.dataset, more.sides, chosen.config, **modules)
+    progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
+    if progress.interrupted:
+        done.interrupt()
+        return None
+    record: dict[str, Any] = {"event": "refit", "learnt": learnt, "epochs": done.best_epoch}
+    if progress.log:
+        record["loss"] = progress.log[-1]["loss"]
+    done.log.append(record)
+    return trainer
+
+
+def spread_over_seeds(
+    first: Mapping[str, float],
+    seeds: int,
+    task: Task,
+    config: Config,
+    towers: Mapping[str, nn.Module | None],
+    bar: Callback,
+    *,
+    refit: bool,
+) -> dict[str, Any]:
+    """Return mean, standard deviation (of a sample) and values of each metric over several seeds.
+
+    Args:
+        first: The metrics of the model with the seed of ``config``.
+        seeds: How many seeds, that one included; at least 2.
+        task: What the models learn.
+        config: With no ``auto`` left.
+        towers: Modules of the user's own, untrained.
+        bar: Follows the trainings.
+        refit: Whether the models also learn the validation events.
+
+    Raises:
+        NothingLearntError: Ctrl-C interrupted one of the trainings.
+    """
+    dataset = task.dataset
+
+    def means_of(seed: int) -> dict[str, float]:
+        """Train with another seed, and keep nothing but the metrics."""
+        training = replace(config.training, seed=seed)
+        of_seed = replace(config, training=training)
+        trainer = Trainer(dataset, task.sides, of_seed, **deepcopy(dict(towers)))
+        done = trainer.fit(watcher=bar)
+        if refit and not done.interrupted:
+            trainer = refitted(trainer, done, task, "valid", towers=towers, watcher=bar) or trainer
+        if done.interrupted:
+            raise NothingLearntError(
+                f"Interrupted in the training of seed {seed}: no bundle was written; "
+                f"go on with {passing(resume=True)}."
+            )
+        return evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.TEST), KS).mean()
+
+    others = []
+    for place in range(1, seeds):
+        seed = config.training.seed + place
+        bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
+        others.append(means_of(seed))
+    spread = {}
+    for metric in others[0]:
+        values = [first[metric], *(figures[metric] for figures in others)]
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        spread[metric] = {"mean": mean, "sd": deviation, "values": values}
+    return spread
