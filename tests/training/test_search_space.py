@@ -13,7 +13,7 @@ from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.features.schema import infer_features
 from twotower.features.transforms import Sides, SideTransforms
-from twotower.training.choices import resolve
+from twotower.training.choices import resolve, value_of, with_values
 from twotower.training.search_space import (
     SEARCHED,
     from_param,
@@ -21,8 +21,6 @@ from twotower.training.search_space import (
     say,
     search_space,
     to_param,
-    value_of,
-    with_values,
 )
 
 ALWAYS = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from twotower.losses.from_settings import ranks_before_labels
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
+from twotower.toml import toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
@@ -50,6 +51,37 @@ SENTENCE_RATE = 2e-5
 """Step size of a pretrained sentence encoder, which large steps would make forget what it knows."""
 
 
+def value_of(config: Config, name: str) -> Any:
+    """Return the setting ``section.field``."""
+    section, _, field = name.partition(".")
+    return getattr(getattr(config, section), field)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the settings with those of ``section.field`` to value replaced."""
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        config = replace(config, **{section: replace(getattr(config, section), **{field: value})})
+    return config
+
+
+class _Choices:
+    """The settings, as far as they are decided, and a sentence for each choice."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.said: list[str] = []
+
+    def decide(self, name: str, value: Any, why: str = "") -> None:
+        """Set ``section.field``, and note why unless there is nothing to say."""
+        self.config = with_values(self.config, {name: value})
+        if why:
+            toml = toml_value(value).replace('"', "'")
+            self.said.append(
+                f"{name} = {f'{value:g}' if isinstance(value, float) else toml}: {why}"
+            )
+
+
 def resolve(
     config: Config, dataset: Dataset, *, custom: tuple[str, ...] = ()
 ) -> tuple[Config, tuple[str, ...]]:
@@ -68,111 +100,28 @@ def resolve(
     rows = np.unique(train.item_rows)
     of_views = [int(view.offered[rows].sum()) for view in dataset.views.values()]
     num_items = max(of_views, default=len(rows))  # candidates are of one view
-    said: list[str] = []
+    choices = _Choices(config)
     encodes_items = config.features.tune_sentences and _reads_sentences(config, "item")
-    towers = _towers(config, dataset, custom, said, encodes_items=encodes_items)
+    _choose_towers(choices, dataset, custom, encodes_items=encodes_items)
     stated = [name for name in config.features.event if name != config.data.event_column]
-    if stated and towers.history == "none":
+    if stated and choices.config.towers.history == "none":
         raise ConfigError(
             "features.event must be empty where towers.history is 'none', got "
             f"{', '.join(map(repr, stated))}; no event of a history is read there."
         )
     if config.features.tune_sentences:
-        _check_tuned(config, towers, custom, encodes_items=encodes_items)
-    training = replace(config.training, examples=_examples(config, towers, dataset))
-    num_tokens = _tokens_of(config, dataset.items, config.features.item)
-    loss = _loss(
-        config.loss,
-        training.examples,
-        dataset,
-        num_items,
-        said,
-        encodes_items=encodes_items,
-        num_tokens=num_tokens * num_items // max(1, len(dataset.items)),
-    )
-    if loss.mask_known and dataset.repeats and towers.history != "none":
-        loss = replace(loss, mask_known=False)
-        said.append("loss.mask_known = false: items may come again")
-    if loss.mask_known and dataset.views:
-        loss = replace(loss, mask_known=False)
-        said.append("loss.mask_known = false: who is new to a view has nothing there to leave out")
-    are_sets = bool(dataset.views) and not dataset.ordered
-    if towers.similarity == "auto":
-        num_queries = len(np.unique(train.query_rows))
-        fits = LOSSES[loss.kind].ranks_all and not custom and towers.temperature is None
-        # Without ids and events no item is popular by itself, which the length of its vector would say.
-        by_features = (towers.query_id, towers.item_id, towers.history) == ("off", "off", "none")
-        is_cosine = fits and (num_queries >= COSINE_FROM or by_features) and not are_sets
-        towers = replace(towers, similarity="cosine" if is_cosine else "dot")
-        if is_cosine:
-            why = (
-                "both sides are read by their features alone"
-                if by_features
-                else f"{num_queries:,} queries to learn from"
-            )
-            said.append(f"towers.similarity = 'cosine': {why}")
-    if training.learning_rate is None:
-        rate, why = _learning_rate(config, towers, custom, int(train.is_positive.sum()))
-        training = replace(training, learning_rate=rate)
-        if why:
-            said.append(f"training.learning_rate = {rate:g}: {why}")
-    if training.weight_decay is None:
-        decay = DECAY_OF_VIEWS if are_sets else WEIGHT_DECAY
-        training = replace(training, weight_decay=decay)
-        if are_sets:
-            said.append(
-                f"training.weight_decay = {decay:g}: what several views share is what lasts"
-            )
-    if training.table_optimizer == "auto":
-        training = replace(training, table_optimizer=_table_optimizer(towers, dataset, said))
-    if training.precision == "auto":
-        has_precision = "precision" in LOSSES[loss.kind].arguments
-        is_bfloat16 = (has_precision or config.features.tune_sentences) and (
-            choose_precision("auto", choose_device(training.device)) == torch.bfloat16
-        )
-        training = replace(training, precision="bfloat16" if is_bfloat16 else "float32")
-        if is_bfloat16:
-            said.append("training.precision = 'bfloat16': this machine has units for it")
-    assert training.learning_rate is not None
-    times = OPTIMIZERS[training.table_optimizer].table_rate
-    if times != 1 and training.table_learning_rate is None:
-        rate = times * training.learning_rate
-        training = replace(training, table_learning_rate=rate)
-        said.append(
-            f"training.table_learning_rate = {rate:g}: {training.table_optimizer} takes larger steps "
-            "than adam"
-        )
-    rate_given = training.sentence_learning_rate
-    if rate_given is not None and not config.features.tune_sentences:
-        raise ConfigError(
-            "training.sentence_learning_rate must stand beside features.tune_sentences = true, got "
-            f"{rate_given:g} alone; no other encoder is trained."
-        )
-    if rate_given is None and config.features.tune_sentences:
-        training = replace(training, sentence_learning_rate=SENTENCE_RATE)
-        said.append(
-            f"training.sentence_learning_rate = {SENTENCE_RATE:g}: the encoder knows much already"
-        )
-    if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
-        why = "there is no history" if towers.history == "none" else "the events have no order"
-        raise ConfigError(
-            f"training.next_events must be 1 where {why}, got {training.next_events}."
-        )
-    if training.batch_size is None:
-        size, reason = _batch_size(training.examples, towers, train)
-        training = replace(training, batch_size=size)
-        said.append(f"training.batch_size = {size}: {reason}")
-    return replace(config, towers=towers, loss=loss, training=training), tuple(said)
+        _check_tuned(choices.config, custom, encodes_items=encodes_items)
+    choices.decide("training.examples", _examples(choices.config, dataset))
+    _choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
+    _choose_training(choices, dataset, train, custom)
+    return choices.config, tuple(choices.said)
 
 
-def _towers(
-    config: Config,
-    dataset: Dataset,
-    custom: tuple[str, ...],
-    said: list[str],
-    *,
-    encodes_items: bool,
-) -> TowersConfig:
+def _choose_towers(
+    choices: _Choices, dataset: Dataset, custom: tuple[str, ...], *, encodes_items: bool
+) -> None:
+    """Decide what the query tower reads: a history, an id of its own, or neither."""
+    config = choices.config
     towers = config.towers
     if towers.temperature is None and towers.temperature_end is not None:
         raise ConfigError(
@@ -185,7 +134,9 @@ def _towers(
                 f"towers.history must be 'auto' or 'none' beside a query tower of your own, got "
                 f"{towers.history!r}: such a tower reads the query's features."
             )
-        return replace(towers, history="none", query_id="off")
+        choices.decide("towers.history", "none")
+        choices.decide("towers.query_id", "off")
+        return
     if towers.history == "auto":
         history = "pooled" if dataset.ordered else "mean"
         reason = "events have an order" if dataset.ordered else "events have no order"
@@ -195,28 +146,90 @@ def _towers(
             history, reason = "none", "layers of tanh read features alone"
         elif history != "none" and encodes_items and towers.history_items != "ids":
             history, reason = "none", "the texts of its items would be encoded in each step"
-        towers = replace(towers, history=history)
-        said.append(f"towers.history = {history!r}: {reason}")
+        choices.decide("towers.history", history, reason)
     if towers.query_id == "auto":
-        use_id: Literal["on", "off"] = "off" if towers.history != "none" else "on"
-        reason = "the history says who asks" if use_id == "off" else "there is no history to go by"
-        towers = replace(towers, query_id=use_id)
-        said.append(f"towers.query_id = {use_id!r}: {reason}")
-    return towers
+        if choices.config.towers.history == "none":
+            choices.decide("towers.query_id", "on", "there is no history to go by")
+        else:
+            choices.decide("towers.query_id", "off", "the history says who asks")
 
 
-def _learning_rate(
-    config: Config, towers: TowersConfig, custom: tuple[str, ...], num_pairs: int
-) -> tuple[float, str]:
-    """Return the step size, and why it is not the usual one."""
+def _choose_training(
+    choices: _Choices, dataset: Dataset, train: Interactions, custom: tuple[str, ...]
+) -> None:
+    """Decide the similarity of the towers, and how a step is taken.
+
+    Args:
+        choices: With the towers, the examples and the loss decided.
+        dataset: The split data set.
+        train: Its positive training events.
+        custom: Sides whose tower is the user's own.
+    """
+    config = choices.config
+    features, towers, training = config.features, config.towers, config.training
+    loss = LOSSES[config.loss.kind]
+    are_sets = bool(dataset.views) and not dataset.ordered
+    # Without ids and events no item is popular by itself, which the length of its vector would say.
     by_features = (towers.query_id, towers.item_id, towers.history) == ("off", "off", "none")
-    sides = (config.features.query, config.features.item)
-    have_text = all(_texts_among(kinds) for kinds in sides)
-    if custom or not by_features or not have_text:
-        return RATE, ""
-    if num_pairs < MANY_PAIRS:
-        return RATE_OF_FEW_TEXTS, f"{num_pairs:,} pairs of texts are few"
-    return RATE_OF_TEXTS, f"{num_pairs:,} pairs of texts, which match before any training"
+    if towers.similarity == "auto":
+        num_queries = len(np.unique(train.query_rows))
+        fits = loss.ranks_all and not custom and towers.temperature is None and not are_sets
+        if fits and by_features:
+            why = "both sides are read by their features alone"
+            choices.decide("towers.similarity", "cosine", why)
+        elif fits and num_queries >= COSINE_FROM:
+            choices.decide("towers.similarity", "cosine", f"{num_queries:,} queries to learn from")
+        else:
+            choices.decide("towers.similarity", "dot")
+    rate = training.learning_rate
+    if rate is None:
+        rate, why = RATE, ""
+        pairs = len(train)
+        reads_texts = all(_texts_among(kinds) for kinds in (features.query, features.item))
+        if by_features and reads_texts and not custom and pairs < MANY_PAIRS:
+            rate, why = RATE_OF_FEW_TEXTS, f"{pairs:,} pairs of texts are few"
+        elif by_features and reads_texts and not custom:
+            rate = RATE_OF_TEXTS
+            why = f"{pairs:,} pairs of texts, which match before any training"
+        choices.decide("training.learning_rate", rate, why)
+    if training.weight_decay is None and are_sets:
+        why = "what several views share is what lasts"
+        choices.decide("training.weight_decay", DECAY_OF_VIEWS, why)
+    elif training.weight_decay is None:
+        choices.decide("training.weight_decay", WEIGHT_DECAY)
+    if training.table_optimizer == "auto":
+        num_rows = max(len(dataset.items), len(dataset.queries) * (towers.query_id == "on"))
+        if num_rows * towers.dim <= ADAM_UP_TO:
+            choices.decide("training.table_optimizer", "adam")
+        else:
+            why = f"{num_rows:,} rows of {towers.dim} numbers, for each of which adam would keep two more"
+            choices.decide("training.table_optimizer", "adagrad", why)
+    if training.precision == "auto":
+        may_round = "precision" in loss.arguments or features.tune_sentences
+        device = choose_device(training.device)
+        if may_round and choose_precision("auto", device) == torch.bfloat16:
+            choices.decide("training.precision", "bfloat16", "this machine has units for it")
+        else:
+            choices.decide("training.precision", "float32")
+    optimizer = OPTIMIZERS[choices.config.training.table_optimizer]
+    if optimizer.table_rate != 1 and training.table_learning_rate is None:
+        why = f"{optimizer.name} takes larger steps than adam"
+        choices.decide("training.table_learning_rate", optimizer.table_rate * rate, why)
+    if training.sentence_learning_rate is not None and not features.tune_sentences:
+        raise ConfigError(
+            "training.sentence_learning_rate must stand beside features.tune_sentences = true, got "
+            f"{training.sentence_learning_rate:g} alone; no other encoder is trained."
+        )
+    if training.sentence_learning_rate is None and features.tune_sentences:
+        why = "the encoder knows much already"
+        choices.decide("training.sentence_learning_rate", SENTENCE_RATE, why)
+    if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
+        why = "there is no history" if towers.history == "none" else "the events have no order"
+        raise ConfigError(
+            f"training.next_events must be 1 where {why}, got {training.next_events}."
+        )
+    if training.batch_size is None:
+        choices.decide("training.batch_size", *_batch_size(training.examples, towers, train))
 
 
 def _texts() -> tuple[str, ...]:
@@ -229,9 +242,9 @@ def _texts_among(kinds: Mapping[str, str]) -> list[str]:
     return [name for name, kind in kinds.items() if kind in _texts()]
 
 
-def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> int:
-    """Return about how many tokens the texts of a side have: words, pairs of them and trigrams."""
-    total = 0
+def _tokens_of_items(config: Config, table: EntityTable) -> int:
+    """Return about how many tokens the texts of all items have: words, pairs of them and trigrams."""
+    total, kinds = 0, config.features.item
     for name in _texts_among(kinds):
         kind = config.features.text if kinds[name] == "id+text" else kinds[name]
         a_word, a_letter = FEATURE_KINDS[kind].tokens
@@ -243,19 +256,6 @@ def _tokens_of(config: Config, table: EntityTable, kinds: Mapping[str, str]) -> 
         of_kind = a_word * words + a_letter * letters
         total += int(of_kind.clip(upper_bound=MOST_TOKENS).sum())
     return total
-
-
-def _table_optimizer(
-    towers: TowersConfig, dataset: Dataset, said: list[str]
-) -> Literal["adam", "adagrad"]:
-    rows = max(len(dataset.items), len(dataset.queries) if towers.query_id == "on" else 0)
-    if rows * towers.dim <= ADAM_UP_TO:
-        return "adam"
-    said.append(
-        f"training.table_optimizer = 'adagrad': {rows:,} rows of {towers.dim} numbers, for each of "
-        "which adam would keep two more"
-    )
-    return "adagrad"
 
 
 def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tuple[int, str]:
@@ -273,10 +273,9 @@ def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tup
     return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 
-def _examples(
-    config: Config, towers: TowersConfig, dataset: Dataset
-) -> Literal["pairs", "prefixes"]:
-    given, loss, hindrance = config.training.examples, config.loss, ""
+def _examples(config: Config, dataset: Dataset) -> str:
+    """Return what the examples of a batch are: single events, or all positions of histories."""
+    given, towers, loss, hindrance = config.training.examples, config.towers, config.loss, ""
     if towers.history == "none":
         hindrance = "towers.history is 'none': there is no history to train the prefixes of"
     elif not dataset.ordered:
@@ -314,14 +313,11 @@ def _is_sentence(kind: str) -> bool:
     return FEATURE_KINDS[kind].needs == "sentence_encoder"
 
 
-def _check_tuned(
-    config: Config, towers: TowersConfig, custom: tuple[str, ...], *, encodes_items: bool
-) -> None:
+def _check_tuned(config: Config, custom: tuple[str, ...], *, encodes_items: bool) -> None:
     """Check that what a step reads of a sentence encoder that is trained can be encoded in each.
 
     Args:
-        config: What the user set, with the kinds of all columns.
-        towers: With no ``auto`` left.
+        config: With the kinds of all columns, and the towers decided.
         custom: Sides whose tower is the user's own.
         encodes_items: Whether a column of the items is a sentence.
 
@@ -340,6 +336,7 @@ def _check_tuned(
                 f"features.tune_sentences must be false beside {side}_tower, a tower of your own, which "
                 "would be given token ids."
             )
+    towers = config.towers
     if encodes_items and towers.history != "none" and towers.history_items != "ids":
         raise ConfigError(
             "towers.history must be 'none' where features.tune_sentences trains the encoder of items' "
@@ -354,31 +351,39 @@ def _check_tuned(
         )
 
 
-def _loss(
-    loss: LossConfig,
-    examples: str,
-    dataset: Dataset,
-    num_items: int,
-    said: list[str],
-    *,
-    encodes_items: bool,
-    num_tokens: int,
-) -> LossConfig:
-    if loss.kind == "auto":
-        loss = replace(loss, kind="softmax")
-        said.append("loss.kind = 'softmax': it trains the ranking that is asked for")
+def _choose_loss(
+    choices: _Choices, dataset: Dataset, num_items: int, *, encodes_items: bool
+) -> None:
+    """Decide the loss and its negatives.
+
+    Args:
+        choices: With the towers and the examples decided.
+        dataset: The split data set.
+        num_items: Most items that are candidates at once.
+        encodes_items: Whether a column of the items is a sentence whose encoder is trained.
+
+    Raises:
+        ConfigError: The loss, the negatives and the data do not go together.
+    """
+    if choices.config.loss.kind == "auto":
+        choices.decide("loss.kind", "softmax", "it trains the ranking that is asked for")
+    config = choices.config
+    loss, examples = config.loss, config.training.examples
+    spec = LOSSES[loss.kind]
     if loss.negatives == "auto":
-        allowed = LOSSES[loss.kind].negatives
+        num_tokens = _tokens_of_items(config, dataset.items)
+        num_tokens = num_tokens * num_items // max(1, len(dataset.items))
         is_long = num_tokens > ALL_TOKENS_UP_TO
         many = f"{num_items:,} {'texts' if encodes_items else 'items'} are too many for all"
         if is_long and num_items <= ALL_ITEMS_UP_TO:
             many = (
                 f"{num_items:,} items have {num_tokens:,} tokens, too many to encode in each step"
             )
-        if encodes_items and (not allowed or "in-batch" in allowed) and examples == "pairs":
+        takes_batch = not spec.negatives or "in-batch" in spec.negatives
+        if encodes_items and takes_batch and examples == "pairs":
             reason = "each other negative would be one text more to encode in each step"
             negatives = "in-batch"
-        elif not LOSSES[loss.kind].ranks_all:
+        elif not spec.ranks_all:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
         elif num_items <= ALL_ITEMS_UP_TO and not is_long and not encodes_items:
             negatives, reason = "all", f"{num_items:,} items are few enough"
@@ -387,15 +392,15 @@ def _loss(
             negatives, reason = "popularity", f"{many}, and a batch is of few histories"
         else:
             negatives, reason = "mixed", many
-        loss = replace(loss, negatives=negatives)
-        said.append(f"loss.negatives = {negatives!r}: {reason}")
-    spec, sampler = LOSSES[loss.kind], SAMPLERS[loss.negatives]
+        choices.decide("loss.negatives", negatives, reason)
+        loss = choices.config.loss
+    sampler = SAMPLERS[loss.negatives]
     if loss.num_negatives is None:
-        num = sampler.num
         if encodes_items and (sampler.draws or ranks_before_labels(loss)):
-            num = sampler.num_of_texts
-            said.append(f"loss.num_negatives = {num}: each is one text more to encode in each step")
-        loss = replace(loss, num_negatives=num)
+            why = "each is one text more to encode in each step"
+            choices.decide("loss.num_negatives", sampler.num_of_texts, why)
+        else:
+            choices.decide("loss.num_negatives", sampler.num)
     if sampler.needs == "impressions" and dataset.interactions.impressions is None:
         raise ConfigError(
             f"loss.negatives = {sampler.name!r} must go with a column of what was shown, got none; "
@@ -428,4 +433,8 @@ def _loss(
             f"loss.negatives = {sampler.name!r} must go with a column of 0/1 labels, got none; "
             f"pass {passing(label_column='NAME')}, or state a data.positive_threshold."
         )
-    return loss
+    if loss.mask_known and dataset.repeats and config.towers.history != "none":
+        choices.decide("loss.mask_known", value=False, why="items may come again")
+    elif loss.mask_known and dataset.views:
+        why = "who is new to a view has nothing there to leave out"
+        choices.decide("loss.mask_known", value=False, why=why)

@@ -1,7 +1,6 @@
 """Which settings ``tune`` searches on which data, and between what."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.toml import parse_value, toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training.choices import value_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -155,20 +155,6 @@ def say(name: str, distribution: "BaseDistribution") -> str:
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     steps = "evenly in its logarithm" if distribution.log else f"in steps of {distribution.step:g}"
     return f"{name} is from {distribution.low:g} to {distribution.high:g}, {steps}"
-
-
-def value_of(config: Config, name: str) -> Any:
-    """Return the setting ``section.field``."""
-    section, _, field = name.partition(".")
-    return getattr(getattr(config, section), field)
-
-
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return the settings with those of ``section.field`` to value replaced."""
-    for name, value in values.items():
-        section, _, field = name.partition(".")
-        config = replace(config, **{section: replace(getattr(config, section), **{field: value})})
-    return config
 
 
 def to_param(value: Any) -> Any:

@@ -11,7 +11,8 @@ from twotower.config import Config
 from twotower.errors import ConfigError
 from twotower.extras import library
 from twotower.training.checkpoints import Progress, WorkFolder
-from twotower.training.search_space import from_param, value_of
+from twotower.training.choices import value_of
+from twotower.training.search_space import from_param
 
 if TYPE_CHECKING:
     import optuna

@@ -20,18 +20,11 @@ from twotower.serving.bundle import check_output
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress
-from twotower.training.choices import resolve
+from twotower.training.choices import resolve, value_of, with_values
 from twotower.training.default_progress import callback_of
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
-from twotower.training.search_space import (
-    held_back,
-    say,
-    search_space,
-    to_param,
-    value_of,
-    with_values,
-)
+from twotower.training.search_space import held_back, say, search_space, to_param
 from twotower.training.study import End, Study, Trial, changes, check_optuna, study_folder
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
