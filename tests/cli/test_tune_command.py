@@ -9,8 +9,8 @@ import pytest
 from sandbox import Outcome, events, items, run_command, tree_of, write
 from twotower import Config, Retriever
 from twotower.extras import install
+from twotower.training.progress import TuningBar
 from twotower.training.study import Trial
-from twotower.training.tuning_bar import TuningBar
 
 TUNE = ("tune", "--interactions", "events.csv", "--out", "m")
 QUICK = ("--set", "training.epochs=1", "--set", "towers.dim=8", "--set", "towers.dropout=0.2")
@@ -29,7 +29,7 @@ class Hasty(TuningBar):
 def tune(folder: Path, *arguments: str) -> Outcome:
     """Return how a search of two trials ends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.training.tuning_bar.TuningBar", Hasty)
+        patch.setattr("twotower.training.progress.TuningBar", Hasty)
         return run_command((*TUNE, *QUICK, *arguments, "--json"), folder)
 
 

@@ -22,11 +22,10 @@ from twotower.training.checkpoints import Progress
 from twotower.training.default_progress import callback_of, in_notebook
 from twotower.training.notebook import NotebookProgress
 from twotower.training.pipeline import train
-from twotower.training.progress import ProgressBar
+from twotower.training.progress import ProgressBar, TuningBar
 from twotower.training.study import Trial
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.tune import Tuned
-from twotower.training.tuning_bar import TuningBar
 
 HOSTILE = "<b onclick='x'>&"
 

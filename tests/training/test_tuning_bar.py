@@ -7,8 +7,8 @@ from rich.console import Console
 
 from twotower.config import Config
 from twotower.training.checkpoints import Progress
+from twotower.training.progress import TuningBar
 from twotower.training.study import Trial
-from twotower.training.tuning_bar import TuningBar
 
 DEFAULT = Config().with_settings(["training.learning_rate=0.006"])
 STOCK = {"training.learning_rate": 0.006, "towers.dim": 64, "towers.query_hidden": (256,)}

@@ -55,9 +55,9 @@ def command(
     recipe = keywords.pop("recipe", None)
     tree = configured(config, recipe=recipe).with_settings(settings or [])
 
+    from twotower.training.progress import TuningBar
     from twotower.training.search_space import SEARCHED
     from twotower.training.tune import tune as tune_model
-    from twotower.training.tuning_bar import TuningBar
 
     named = {setting.partition("=")[0].strip() for setting in settings or []}
     screen = console(json_wanted=json)

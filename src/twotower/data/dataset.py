@@ -259,10 +259,15 @@ class Dataset:
     views: Mapping[str, ViewItems] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.interactions):,} events, {len(self.queries):,} queries"
         counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
         split = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
-        return f"Dataset({self.name!r}: {sizes}, {len(self.items):,} items; {split})"
+        return f"Dataset({self.name!r}: {self.sizes}; {split})"
+
+    @property
+    def sizes(self) -> str:
+        """How many events, queries and items there are, in words."""
+        sides = f"{len(self.queries):,} queries, {len(self.items):,} items"
+        return f"{len(self.interactions):,} events, {sides}"
 
     @property
     def sides(self) -> dict[Side, EntityTable]:

@@ -33,13 +33,9 @@ def callback_of(
         return NotebookProgress()
     if progress is None or (progress == "auto" and not sys.stdout.isatty()):
         return Callback()
-    if tuning:
-        from twotower.training.tuning_bar import TuningBar
+    from twotower.training.progress import ProgressBar, TuningBar
 
-        return TuningBar()
-    from twotower.training.progress import ProgressBar
-
-    return ProgressBar()
+    return TuningBar() if tuning else ProgressBar()
 
 
 def in_notebook() -> bool:

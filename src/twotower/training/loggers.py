@@ -43,10 +43,7 @@ class _Logger(Callback, ABC):
         self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
     ) -> None:
         """Note what the data is, and which column is what."""
-        counts = (
-            f"{dataset.name}: {len(dataset.interactions):,} events, {len(dataset.queries):,} queries, "
-            f"{len(dataset.items):,} items"
-        )
+        counts = f"{dataset.name}: {dataset.sizes}"
         columns = [
             f"{d.column}: {d.role or 'not used'} ({d.reason})" for d in decisions if d.column
         ]

@@ -37,7 +37,6 @@ class NotebookProgress(Callback):
         self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
     ) -> None:
         """Show the sizes, and folded which column is what, and why."""
-        sizes = f"{len(dataset.interactions):,} events, {len(dataset.queries):,} queries"
         roles = [
             (d.column, "not used" if d.role is None else d.role.value, d.reason)
             for d in decisions
@@ -47,7 +46,7 @@ class NotebookProgress(Callback):
             (f.name, f"{f.side}, {f.described}", f.reason) for f in features if f.meaning != "id"
         ]
         self._head = [
-            html.text(f"{dataset.name}: {sizes}, {len(dataset.items):,} items", bold=True),
+            html.text(f"{dataset.name}: {dataset.sizes}", bold=True),
             html.fold(
                 f"{len(roles)} columns and {len(read)} features",
                 html.table([*roles, *read], header=("column", "is", "because")),

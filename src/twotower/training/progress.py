@@ -1,4 +1,4 @@
-"""What a person sees while a model is trained: the decisions, a bar, an epoch a line, the figures."""
+"""What a terminal shows of a training, and of a search of settings: decisions, a bar, lines, figures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,20 +6,31 @@ from typing import Any
 from rich.console import Console
 from rich.control import Control
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.segment import ControlType
 from rich.table import Table
 
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
 from twotower.evaluation.figures import Figures
 from twotower.evaluation.screen import figures_table, footnotes
 from twotower.features.schema import Feature
+from twotower.toml import toml_value
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress as TrainingProgress
+from twotower.training.study import Trial, changes
 
 _STEPS_A_READING = 20  # reading the loss waits for the device
+_BEST_SHOWN = 5
+
+_ENDS = {
+    "finished": "finished",
+    "pruned": "worse than most",
+    "diverged": "diverged",
+    "cut": "not finished",
+}
 
 
 class ProgressBar(Callback):
@@ -34,18 +45,13 @@ class ProgressBar(Callback):
         self._phase = ""
         self._is_waiting = False
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
         self._loss = float("nan")
 
     def on_data(
         self, dataset: Dataset, decisions: tuple[Decision, ...], features: tuple[Feature, ...]
     ) -> None:
         """Print which column is what, and why."""
-        self._print(
-            f"[bold]{escape(dataset.name)}[/]: {len(dataset.interactions):,} events, "
-            f"{len(dataset.queries):,} queries, {len(dataset.items):,} items",
-            highlight=False,
-        )
+        self._print(f"[bold]{escape(dataset.name)}[/]: {dataset.sizes}")
         table = Table("column", "is the", "because", title="Columns", title_justify="left")
         for decision in decisions:
             if decision.column is not None:
@@ -61,12 +67,12 @@ class ProgressBar(Callback):
                 table.add_row(escape(feature.name), feature.side, kind, escape(feature.reason))
             self._print(table)
         for note in dataset.notes:
-            self._print(note, highlight=False, markup=False)
+            self._print(note, markup=False)
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
         """Print what every ``auto`` became."""
         for choice in choices:
-            self._print(f"  {choice}", highlight=False, markup=False)
+            self._print(f"  {choice}", markup=False)
 
     def on_phase(self, phase: str) -> None:
         """Name the phase: on a terminal, until something else is printed; else before its epochs."""
@@ -85,17 +91,15 @@ class ProgressBar(Callback):
 
     def _print(self, *said: Any, **style: Any) -> None:
         self._erase()
-        self.console.print(*said, **style)
+        self.console.print(*said, highlight=False, **style)
 
     def on_start(self, steps_per_epoch: int, progress: TrainingProgress) -> None:
         """Show the bar."""
         if self._phase not in ("", "training"):  # there are several
-            self._print(
-                f"{self._phase[:1].upper()}{self._phase[1:]}:", markup=False, highlight=False
-            )
+            self._print(f"{self._phase[:1].upper()}{self._phase[1:]}:", markup=False)
         self._erase()
         if progress.epoch:
-            self._print(f"Going on after epoch {progress.epoch}.", highlight=False)
+            self._print(f"Going on after epoch {progress.epoch}.")
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -105,7 +109,7 @@ class ProgressBar(Callback):
             transient=True,
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task(
+        self._bar.add_task(
             "", total=steps_per_epoch, epoch=progress.epoch + 1, loss=float("nan"), rate=""
         )
         self._examples = 0
@@ -113,15 +117,16 @@ class ProgressBar(Callback):
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
         """Move the bar."""
-        if self._bar is None or self._task is None:
+        if self._bar is None:
             return
+        (task,) = self._bar.tasks
         self._examples += examples
         if step % _STEPS_A_READING == 0:
             self._loss = loss()
-            elapsed = self._bar.tasks[0].elapsed or 0.0
+            elapsed = task.elapsed or 0.0
             rate = f"{self._examples / elapsed:,.0f} examples/s" if elapsed > 0.5 else ""
-            self._bar.update(self._task, loss=self._loss, rate=rate)
-        self._bar.update(self._task, completed=step + 1)
+            self._bar.update(task.id, loss=self._loss, rate=rate)
+        self._bar.update(task.id, completed=step + 1)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """Print one line for the epoch."""
@@ -132,12 +137,16 @@ class ProgressBar(Callback):
         )
         self._print(
             f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
-            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}",
-            highlight=False,
+            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}"
         )
-        if self._bar is not None and self._task is not None:
+        self._start_again(record)
+
+    def _start_again(self, record: dict[str, Any]) -> None:
+        """Empty the bar after an epoch."""
+        if self._bar is not None:
             self._examples = 0
-            self._bar.reset(self._task, epoch=record["epoch"] + 1, loss=self._loss, rate="")
+            (task,) = self._bar.task_ids
+            self._bar.reset(task, epoch=record["epoch"] + 1, loss=self._loss, rate="")
 
     def on_end(self) -> None:
         """Take the bar and the name of a phase away."""
@@ -152,7 +161,73 @@ class ProgressBar(Callback):
             self._print("Interrupted: the best weights so far are kept.")
         self._print(figures_table(figures))
         for note in footnotes(figures):
-            self._print(note, highlight=False, markup=False, soft_wrap=True)
+            self._print(note, markup=False, soft_wrap=True)
+
+
+class TuningBar(ProgressBar):
+    """Tells on a console how a search goes.
+
+    Args:
+        console: Where to; by default the standard output.
+    """
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
+        """Print what every ``auto`` became, and what is searched."""
+        super().on_choices(choices, config)
+        self._default = config
+        self._metric = config.training.metric
+
+    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
+        """Show the bar, where one can be taken away again."""
+        self._erase()
+        if self.console.is_terminal:
+            self._phase = ""  # a trial has a line of its own when it ends
+            super().on_start(steps_per_epoch, progress)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Start the bar again; an epoch is not worth a line here."""
+        self._start_again(record)
+
+    def on_trial(self, trial: Trial) -> None:
+        """Print one line for the trial."""
+        found = "  none" if trial.metric is None else f"{trial.metric:.4f}"
+        self._print(
+            f"trial {trial.number:>3}  validation {self._metric} {found}  "
+            f"{trial.epochs:>2} epochs, {_ENDS[trial.end]}; {_others(trial, self._default)}",
+            markup=False,
+        )
+
+    def on_trials(self, trials: tuple[Trial, ...], default: Config) -> None:
+        """Print the best trials, and what the best has otherwise than the default."""
+        table = Table("trial", self._metric, "epochs", "ended", "other than the default")
+        table.title, table.title_justify = f"Best of {len(trials)} trials, on validation", "left"
+        for trial in trials[:_BEST_SHOWN]:
+            metric = "" if trial.metric is None else f"{trial.metric:.4f}"
+            row = (str(trial.number), metric, str(trial.epochs), _ENDS[trial.end])
+            table.add_row(*row, _others(trial, default))
+        self._print(table)
+        changed = changes(trials[0], default)
+        if not changed:
+            said = "The default settings were the best."
+            if len(trials) == 1:
+                said = f"Only the default settings were tried; give it more {argument('minutes')}."
+            self._print(said)
+            return
+        table = Table("setting", "default", "chosen", title="Chosen", title_justify="left")
+        for name, (before, chosen) in changed.items():
+            table.add_row(name, _say(before), _say(chosen))
+        self._print(table)
+
+
+def _others(trial: Trial, default: Config) -> str:
+    """Return what a trial has otherwise than the default."""
+    changed = changes(trial, default)
+    said = (f"{name.partition('.')[2]} {_say(chosen)}" for name, (_, chosen) in changed.items())
+    return ", ".join(said) or "the default settings"
+
+
+def _say(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else toml_value(value).strip('"')
 
 
 def _role(decision: Decision) -> str:
