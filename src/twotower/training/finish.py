@@ -146,9 +146,9 @@ def finish(
         provenance_of_all = {**contents.provenance, **(provenance or {})}
         contents = replace(contents, provenance=provenance_of_all)
         _phases(teller, view)("index")
-        contents, said = indexed(contents, objective.scorer(), dataset)
-        if said:
-            bar.on_choices(said, contents.config)
+        contents, choices = indexed(contents, objective.scorer(), dataset)
+        if choices:
+            bar.on_choices(choices, contents.config)
         teller.on_figures(figures, interrupted)
         if view is not None:
             contents = of_view(contents, view)

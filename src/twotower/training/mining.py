@@ -1,11 +1,13 @@
 """Mining hard negatives with the model as it is: once an epoch, for all queries."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.data.dataset import Interactions
+from twotower.data.dataset import Dataset, Part
 from twotower.features.base import FeatureArrays
 from twotower.losses.hard import HardNegatives, mine
 from twotower.towers.encoding import Encoding
@@ -25,9 +27,8 @@ class Miner:
         sampler: Whose lists are refreshed.
         encoding: The model with the catalogue's features.
         query_arrays: One array a feature over all query rows.
-        events: The training events that histories read.
+        dataset: Its training events are read, and what it offers may be mined.
         margin: See ``mine``.
-        offered: ``(num_item_rows,)`` bool, the items that may be mined; None allows all.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class Miner:
         sampler: HardNegatives,
         encoding: Encoding,
         query_arrays: FeatureArrays,
-        events: Interactions,
+        dataset: Dataset,
         margin: float,
-        *,
-        offered: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        self._offered = offered
+        events = dataset.part(Part.TRAIN)
+        events = events.where(events.is_read)
+        self._offered = dataset.offered
         self._sampler = sampler
         self._encoding = encoding
         self._margin = margin
@@ -50,35 +51,34 @@ class Miner:
         np.maximum.at(last, events.query_rows[positive], place[positive])
         least = self._known.offsets[:-1] + encoding.model.reads_history
         self._queries = np.flatnonzero((last >= least) & (last >= 0))
-        own = last[self._queries]
-        self._own = torch.from_numpy(self._known.item_rows[own].astype(np.int64))
+        self._own = self._known.item_rows[last[self._queries]].astype(np.int64)
         before = self._known.where(place < last[events.query_rows])
         self._earlier = before.take(self._queries)
         lengths = np.bincount(events.query_rows[positive], minlength=len(self._known))
         self._features = {name: values[self._queries] for name, values in query_arrays.items()}
-        self._shares = torch.from_numpy(lengths / max(1, lengths.sum())).float()
+        self._shares = (lengths / max(1, lengths.sum())).astype(np.float32)
 
     def refresh(self) -> None:
         """Mine with the model as it is now."""
-        device = self._encoding.device
-        query_vectors = self._encoding.query_vectors(self._features, self._earlier)
         known = self._known.take(self._queries)
 
         def known_of(part: slice) -> tuple[Tensor, Tensor]:
             some = known.take(part)
             lines = np.repeat(np.arange(len(some)), some.lengths)
-            rows = some.item_rows.astype(np.int64)
-            return torch.from_numpy(lines).to(device), torch.from_numpy(rows).to(device)
+            return self._tensor(lines), self._tensor(some.item_rows.astype(np.int64))
 
         found = mine(
-            query_vectors,
+            self._encoding.query_vectors(self._features, self._earlier),
             self._encoding.item_vectors(),
-            self._own.to(device),
+            self._tensor(self._own),
             known_of,
             depth=DEPTH,
             margin=self._margin,
-            offered=None if self._offered is None else torch.from_numpy(self._offered).to(device),
+            offered=None if self._offered is None else self._tensor(self._offered),
         )
-        mined = torch.zeros((len(self._known), found.shape[1]), dtype=torch.int64, device=device)
-        mined[torch.from_numpy(self._queries).to(device)] = found
-        self._sampler.refresh(mined, self._shares.to(device))
+        mined = found.new_zeros((len(self._known), found.shape[1]))
+        mined[self._tensor(self._queries)] = found
+        self._sampler.refresh(mined, self._tensor(self._shares))
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._encoding.device)

@@ -24,12 +24,7 @@ from twotower.features.base import FeatureArrays
 from twotower.histories import Histories, since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
-from twotower.losses.from_settings import (
-    hidden_by,
-    loss_of,
-    ranks_before_labels,
-    sampler_of,
-)
+from twotower.losses.from_settings import hidden_by, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.hard import HardNegatives
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.memory import Memory
@@ -140,76 +135,66 @@ class Objective:
         return loss.detach()
 
     def read(self, batch: Batch, generator: torch.Generator) -> "Reading":
-        """Return a batch with its candidates drawn and with all that the towers read of it gathered."""
-        query_rows, impressions, wanted = self._tensor(batch.query_rows).long(), None, None
-        history_rows: Rows | None
-        if isinstance(batch, PrefixBatch):
-            history_rows, moments, event_rows = batch.rows, batch.times, batch.event_rows
-            item_rows = self._tensor(batch.target_rows).long()
-            wanted = item_rows != PADDING_ROW
-            item_rows = item_rows[wanted]
-            query_rows = query_rows[wanted.nonzero()[:, 0]]
-        else:
-            item_rows = self._tensor(batch.item_rows).long()
-            history_rows, moments = batch.history_rows, batch.history_times
+        """Draw the candidates of a batch, and gather all that the towers read for it."""
+        encoding, wanted = self.encoding, None
+        query_rows = self._rows(batch.query_rows)
+        if isinstance(batch, PairBatch):
+            history, moments = batch.history_rows, batch.history_times
             event_rows = batch.history_event_rows
-            if batch.impression_rows is not None:
-                impressions = self._tensor(batch.impression_rows).long()
-        known = None if history_rows is None else self._tensor(history_rows).long()
-        pairs = Pairs(item_rows, query_rows, impressions)
+            impressions = self._rows(batch.impression_rows)
+            pairs = Pairs(self._rows(batch.item_rows), query_rows, impressions)
+        else:
+            history, moments, event_rows = batch.rows, batch.times, batch.event_rows
+            targets = self._rows(batch.target_rows)
+            wanted = targets != PADDING_ROW
+            pairs = Pairs(targets[wanted], query_rows[wanted.nonzero()[:, 0]])
+        known = self._rows(history)
         if self.stream is not None:
-            self.stream.update(item_rows)
+            self.stream.update(pairs.item_rows)
         candidates = self.sampler(pairs, generator)
         query_features = {
             name: self._tensor(values.take(batch.query_rows, axis=0))
             for name, values in self.query_arrays.items()
         }
         if known is None and not query_features:
-            query_features = {"": torch.zeros(len(query_rows), 1, device=self.encoding.device)}
+            query_features = {"": torch.zeros(len(query_rows), 1, device=encoding.device)}
         stored = 0 if candidates.stored is None else len(candidates.stored)
         rows = candidates.item_rows[: len(candidates) - stored]
         times = None
-        if moments is not None and history_rows is not None:
-            times = to_moments(since_first(moments, history_rows), self.encoding.device)
+        if moments is not None and history is not None:
+            times = to_moments(since_first(moments, history), encoding.device)
         of_events = None
-        if event_rows is not None and self.encoding.event_features is not None:
-            read = self._tensor(event_rows).long()
+        if event_rows is not None and encoding.event_features is not None:
+            read = self._rows(event_rows)
             # A history can also be of bare items, of whose events nothing is known.
             is_dropped = (
-                torch.rand(read.shape, device=self.encoding.device) < self.config.towers.id_dropout
+                torch.rand(read.shape, device=encoding.device) < self.config.towers.id_dropout
             )
             read = torch.where(is_dropped & (read >= FIRST_ROW), UNKNOWN_ROW, read)
-            of_events = {
-                name: values[read] for name, values in self.encoding.event_features.items()
-            }
-        known_places = known if self.model.reads_history else None
-        # Where a history reads something else than the item tower, its items are not encoded for it.
-        shares = known_places is not None and self.model.history_reads_inputs
-        if SAMPLERS[self.config.loss.negatives].is_whole:
-            item_features, places = self.encoding.item_features, rows
-        else:
-            # Each item is encoded once, whether it is a candidate, in a history or both.
-            asked = rows
-            if known_places is not None and shares:
-                asked = torch.cat([rows, known_places.flatten()])
+            of_events = {name: values[read] for name, values in encoding.event_features.items()}
+        item_features, places = encoding.item_features, rows
+        history_places = known if self.model.reads_history else None
+        if not SAMPLERS[self.config.loss.negatives].is_whole:
+            # Each item is encoded once, whether it is a candidate, in a history or both. Where a history
+            # reads something else than the item tower, its items are not encoded for it.
+            shares = history_places is not None and self.model.history_reads_inputs
+            asked = torch.cat([rows, known.flatten()]) if shares else rows
             distinct, found = torch.unique(asked, return_inverse=True)
             item_features = {
-                name: values.index_select(0, distinct)
-                for name, values in self.encoding.item_features.items()
+                name: values.index_select(0, distinct) for name, values in item_features.items()
             }
             places = found[: len(rows)]
-            if known_places is not None and shares:
-                known_places = found[len(rows) :].view(known_places.shape)
+            if shares:
+                history_places = found[len(rows) :].view(known.shape)
         return Reading(
-            self.model,
+            encoding,
             pairs,
             candidates,
             item_features,
             places,
             query_features,
             known,
-            known_places,
-            item_features if shares else self.encoding.item_features,
+            history_places,
             times,
             wanted,
             of_events,
@@ -247,8 +232,7 @@ class Objective:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
         labels, weights = None, batch.weights
         if isinstance(batch, PairBatch):
-            if batch.labels is not None and LOSSES[config.kind].takes_labels:
-                labels = self._tensor(batch.labels)
+            labels = batch.labels if LOSSES[config.kind].takes_labels else None
         elif weights is not None:
             weights = weights[batch.target_rows != PADDING_ROW]
         return self.loss(
@@ -257,8 +241,8 @@ class Objective:
             candidates,
             temperature=self.model.temperature,
             hidden=hidden,
-            weights=None if weights is None else self._tensor(weights),
-            labels=labels,
+            weights=self._tensor(weights),
+            labels=self._tensor(labels),
         )
 
     def scorer(self) -> ModelScorer:
@@ -287,8 +271,15 @@ class Objective:
         if self.stream is not None:
             self.stream.load_state_dict(state)
 
-    def _tensor(self, array: Any) -> Tensor:
+    def _tensor(self, array: Any) -> Any:
+        """Return an array on the device; None stays None."""
+        if array is None:
+            return None
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.encoding.device)
+
+    def _rows(self, array: Any) -> Any:
+        """Return rows as int64 on the device; None stays None."""
+        return None if array is None else self._tensor(array).long()
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config
@@ -329,16 +320,8 @@ class Objective:
         if isinstance(sampler, Memory):
             self.memory = sampler
         if isinstance(sampler, HardNegatives):
-            read = self.dataset.part(Part.TRAIN)
-            read = read.where(read.is_read)
-            self.miner = Miner(
-                sampler,
-                self.encoding,
-                self.query_arrays,
-                read,
-                loss.hard_margin,
-                offered=self.dataset.offered,
-            )
+            margin = loss.hard_margin
+            self.miner = Miner(sampler, self.encoding, self.query_arrays, self.dataset, margin)
         if not LOSSES[loss.kind].both_ways:
             return sampler
         query_log_p = None  # with a history each event asks anew
@@ -370,31 +353,29 @@ class Reading:
     """What the towers read for a batch, and how to encode pieces of it.
 
     Args:
-        model: The two towers.
+        encoding: The model with the features of all items.
         pairs: The positives.
         candidates: ``N``, of which the stored ones are not encoded.
         item_features: Features of the ``U`` distinct items that the item tower reads.
         places: ``(N - stored,)`` int64 where the candidates stand among them.
         query_features: Features of the ``B`` queries.
         known: ``(B, L)`` int64 item rows of the histories, or None.
-        known_places: ``(B, L)`` int64 where these stand in ``history_features``, or None.
-        history_features: ``item_features`` where a history reads what the item tower makes of them; else
-            those of all item rows.
+        history_places: ``(B, L)`` int64 where these stand among the distinct items if a history reads what
+            the item tower makes of them, else their rows; None where no history is read.
         times: ``(B, L)`` seconds, or None.
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
         of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
     """
 
-    model: TwoTower
+    encoding: Encoding
     pairs: Pairs
     candidates: Candidates
     item_features: Mapping[str, Tensor]
     places: Tensor
     query_features: Mapping[str, Tensor]
     known: Tensor | None
-    known_places: Tensor | None
-    history_features: Mapping[str, Tensor]
+    history_places: Tensor | None
     times: Tensor | None
     wanted: Tensor | None = None
     of_events: Mapping[str, Tensor] | None = None
@@ -415,24 +396,26 @@ class Reading:
 
     def inputs(self, piece: slice) -> Tensor:
         """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
-        return self.model.item_inputs({name: v[piece] for name, v in self.item_features.items()})
+        return self.encoding.model.item_inputs(
+            {name: v[piece] for name, v in self.item_features.items()}
+        )
 
     def items(self, inputs: Tensor, piece: slice) -> Tensor:
         """Return the vectors of a piece of the candidates: ``(n, dim)``."""
-        return self.model.item_outputs(inputs.index_select(0, self.places[piece]))
+        return self.encoding.model.item_outputs(inputs.index_select(0, self.places[piece]))
 
     def queries(self, inputs: Tensor, piece: slice) -> Tensor:
         """Return the vectors of a piece of the queries: ``(n, dim)``."""
-        model = self.model
+        model = self.encoding.model
         features = {name: values[piece] for name, values in self.query_features.items()}
-        if self.known is None or self.known_places is None:
+        if self.known is None or self.history_places is None:
             return model.encode_queries(features)
-        places = self.known_places[piece]
+        places = self.history_places[piece]
         if model.history_reads_inputs:
             history = inputs.index_select(0, places.flatten())
         else:
             distinct, found = torch.unique(places, return_inverse=True)
-            read = {name: values[distinct] for name, values in self.history_features.items()}
+            read = {name: values[distinct] for name, values in self.encoding.item_features.items()}
             history = model.history_inputs(read).index_select(0, found.flatten())
         history = history.view(*places.shape, -1)
         if self.of_events is not None:

@@ -177,7 +177,7 @@ class TuningBar(ProgressBar):
         self._default = config
         self._metric = config.training.metric
 
-    def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
+    def on_start(self, steps_per_epoch: int, progress: TrainingProgress) -> None:
         """Show the bar, where one can be taken away again."""
         self._erase()
         if self.console.is_terminal:

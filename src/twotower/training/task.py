@@ -25,7 +25,6 @@ from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.features.schema import (
     VIEW,
     Feature,
-    Side,
     event_features,
     infer_features,
     kinds_of,
@@ -99,7 +98,12 @@ class Task:
             dataset = replace(weighed(dataset, rated=self.rated), notes=notes)
         sides = self.sides
         if refits_features:
-            sides = _fitted_again(self.sides, dataset, self.config, private=self.private)
+            own = {
+                side: of_side.features
+                for side, of_side in vars(sides).items()
+                if of_side is not None
+            }
+            sides = _fitted(own, dataset, self.config, private=self.private)
         return replace(self, dataset=dataset, sides=sides)
 
     @staticmethod
@@ -241,27 +245,24 @@ def _as_table(given: Given | None, id_column: str) -> Table | None:
 
 
 def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[Sides, Config]:
-    """Return both sides' transforms, and the config with every kind written down."""
-    fitted: dict[str, SideTransforms] = {}
-    stated: dict[str, dict[str, Any]] = {}
+    """Return the fitted features, and the config with the kind of every column written down."""
+    features: dict[str, tuple[Feature, ...]] = {}
     for side, table in dataset.sides.items():
-        given = getattr(config.features, side)
         is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
         is_read = {"auto": is_text, "yes": True, "no": False}[config.features.id_text]
-        features = infer_features(
+        features[side] = infer_features(
             table.frame,
             side,
             table.id_column,
-            given,
+            getattr(config.features, side),
             # Text of the views' item ids stands in a column of its own.
             key_text=is_read and not (side == "item" and dataset.views),
             settings=config.features,
             forms=table.forms,
         )
-        fitted[side] = _fitted(features, side, dataset, config, private=private)
-        stated[side] = kinds_of(features)
-    of_sides = (*fitted["query"].features, *fitted["item"].features)
-    if config.features.tune_sentences and not any(feature.tuned for feature in of_sides):
+    kinds: dict[str, Any] = {side: kinds_of(own) for side, own in features.items()}
+    every = [feature for own in features.values() for feature in own]
+    if config.features.tune_sentences and not any(feature.tuned for feature in every):
         raise ConfigError(
             "features.tune_sentences must be false where no column of queries or items is a sentence, got "
             "true; set features.text = 'sentence', or state the kind of a column."
@@ -269,65 +270,43 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
     of_events = dict(config.features.event)
     if config.data.event_column is not None and config.towers.history != "none":
         of_events.setdefault(config.data.event_column, "categorical")
-    features_config = replace(
-        config.features, query=stated["query"], item=stated["item"], event=of_events
-    )
-    event = None
     if of_events:
-        features = event_features(dataset.event_columns, of_events, config.features)
-        fitted_event = _fitted_event(features, dataset, config, private=private)
-        event = fitted_event if fitted_event.transforms else None  # all may be "shown"
-        fitted["event"] = fitted_event
-        of_sides = (*of_sides, *features)
-    let_common_go(t for side in fitted.values() for t in side.transforms)
+        features["event"] = event_features(dataset.event_columns, of_events, config.features)
+        every += features["event"]
+    sides = _fitted(features, dataset, config, private=private)
     for kind, name in ((kind, spec.needs) for kind, spec in FEATURE_KINDS.items() if spec.needs):
         given = getattr(config.features, name)
-        if given is not None and not any(feature.kind == kind for feature in of_sides):
+        if given is not None and not any(feature.kind == kind for feature in every):
             raise ConfigError(
                 f"features.{name} must go with a column of kind '{kind}', got {given!r} without one; set "
                 f"features.text = '{kind}', or state the kind of a column."
             )
-    return Sides(fitted["query"], fitted["item"], event), replace(config, features=features_config)
+    return sides, replace(config, features=replace(config.features, event=of_events, **kinds))
 
 
 def _fitted(
-    features: tuple[Feature, ...], side: Side, dataset: Dataset, config: Config, *, private: bool
-) -> SideTransforms:
-    """Return a side's transforms, fitted on what training reads."""
-    train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_read)
-    is_query = side == "query"
-    table = dataset.queries if is_query else dataset.items
-    rows = train.query_rows if is_query else train.item_rows
-    counts = np.bincount(rows, minlength=table.ids.num_rows)[FIRST_ROW:]
-    fitted = SideTransforms.fit(features, table.frame, counts, config.features.min_count)
-    if not private or not is_query:
-        return fitted
-    is_seen, owners = pl.Series(counts > 0), np.flatnonzero(counts)
-    return of_many_queries(fitted, table.frame.filter(is_seen), owners)
-
-
-def _fitted_event(
-    features: tuple[Feature, ...], dataset: Dataset, config: Config, *, private: bool
-) -> SideTransforms:
-    """Return the transforms of the events' columns, fitted on what training reads."""
+    features: Mapping[str, tuple[Feature, ...]], dataset: Dataset, config: Config, *, private: bool
+) -> Sides:
+    """Return the transforms of features by their side, fitted on what training reads."""
     is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read
-    counts = is_learnt.astype(np.int64)
-    frame = dataset.event_columns
-    fitted = SideTransforms.fit(features, frame, counts, config.features.min_count)
-    if not private:
-        return fitted
-    owners = dataset.interactions.query_rows[is_learnt]
-    return of_many_queries(fitted, frame.filter(pl.Series(is_learnt)), owners)
-
-
-def _fitted_again(sides: Sides, dataset: Dataset, config: Config, *, private: bool) -> Sides:
-    """Return the same features, fitted on another training part."""
-    query = _fitted(sides.query.features, "query", dataset, config, private=private)
-    item = _fitted(sides.item.features, "item", dataset, config, private=private)
-    event = sides.event
-    if event is not None:
-        event = _fitted_event(event.features, dataset, config, private=private)
-    every = (query, item, *(() if event is None else (event,)))
-    let_common_go(t for side in every for t in side.transforms)
-    return Sides(query, item, event)
+    events = dataset.interactions.where(is_learnt)
+    num_rows = {side: table.ids.num_rows for side, table in dataset.sides.items()}
+    query_counts = np.bincount(events.query_rows, minlength=num_rows["query"])[FIRST_ROW:]
+    item_counts = np.bincount(events.item_rows, minlength=num_rows["item"])[FIRST_ROW:]
+    # By side: its lines, how many events each has, and the queries that the lines of the training are of.
+    tables = {
+        "query": (dataset.queries.frame, query_counts, np.flatnonzero(query_counts)),
+        "item": (dataset.items.frame, item_counts, None),
+        "event": (dataset.event_columns, is_learnt.astype(np.int64), events.query_rows),
+    }
+    fitted = {}
+    for side, own in features.items():
+        frame, counts, owners = tables[side]
+        fitted[side] = SideTransforms.fit(own, frame, counts, config.features.min_count)
+        if private and owners is not None:
+            seen = frame.filter(pl.Series(counts > 0))
+            fitted[side] = of_many_queries(fitted[side], seen, owners)
+    let_common_go(t for side in fitted.values() for t in side.transforms)
+    event = fitted.get("event")
+    is_fed = event is not None and event.transforms  # all may be "shown"
+    return Sides(fitted["query"], fitted["item"], event if is_fed else None)
