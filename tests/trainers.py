@@ -58,8 +58,7 @@ def without_baselines(
     trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
     done = trainer.fit()
     figures = measure(trainer.scorer(), task.dataset, baselines=[])
-    objective = trainer.objectives[0]
-    return contents_of(objective, task.sides, figures, done, histories=True), trainer
+    return contents_of(trainer, trainer.objectives[0], figures, done, histories=True), trainer
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,35 @@
-"""What a training leaves behind: the contents of its bundle, and digests of what it learnt from."""
+"""What a training leaves behind: the contents of its bundle, the model card, and digests of its data."""
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.config import IndexConfig
+from twotower.caller import passing
+from twotower.config import Config, IndexConfig
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.data.views import qualified
-from twotower.evaluation.figures import Figures
+from twotower.evaluation.figures import Figures, methods
+from twotower.evaluation.refit_notes import note
 from twotower.features.schema import VIEW
-from twotower.features.transforms import Sides, SideTransforms
+from twotower.features.transforms import SideTransforms
 from twotower.features.windows import WindowsEncoder
-from twotower.histories import Histories
 from twotower.serving.bundle import Contents, EventContents, SideContents
-from twotower.training.card import model_card
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective
+from twotower.training.private import LIMITS
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
+
+_LIMITS = (
+    "The model repeats what its data shows: what was popular there, and who is missing there. "
+    "Its figures hold for queries like those of the test part, and say nothing of others."
+)
 
 
 def fingerprint(trainer: Trainer) -> str:
@@ -50,48 +58,52 @@ def fingerprint(trainer: Trainer) -> str:
 
 def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
     """Return the SHA-256 of all events and of what each is used for."""
-    digest = hashlib.sha256(np.ascontiguousarray(parts).tobytes())
-    for column in (
+    arrays = [
+        parts,
         events.query_rows,
         events.item_rows,
         events.times,
         events.labels,
         events.weights,
-        *(() if events.position_weights is None else (events.position_weights,)),
-        events.is_target,
-    ):
-        digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+    ]
+    if events.position_weights is not None:
+        arrays.append(events.position_weights)
+    arrays.append(events.is_target)
     if events.impressions is not None:
-        digest.update(events.impressions.offsets.tobytes())
-        digest.update(events.impressions.item_rows.tobytes())
+        arrays += [events.impressions.offsets, events.impressions.item_rows]
+    return _digest_of(arrays)
+
+
+def _digest_of(arrays: Iterable[npt.NDArray[Any] | None]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 def contents_of(
+    trainer: Trainer,
     objective: Objective,
-    sides: Sides,
     figures: Figures,
     progress: Progress,
     *,
     histories: bool,
-    custom: tuple[str, ...] = (),
     private: bool = False,
     dataset: Dataset | None = None,
 ) -> Contents:
     """Return what the bundle of a trained model holds.
 
     Args:
-        objective: The data set that was learnt, and its model with the best weights.
-        sides: The fitted features.
+        trainer: With the features, and the towers of the user's own.
+        objective: One of the trainer's, with its model and the best weights.
         figures: On the test part.
         progress: Of the training.
         histories: Whether the queries' histories and test items are kept.
-        custom: Sides whose tower is the user's own.
         private: Whether the card says what the bundle cannot answer; ``without_queries`` makes it so.
         dataset: The data set as it was split, where the model learnt validation, too.
     """
     dataset = objective.dataset if dataset is None else dataset
-    config = objective.config
+    config, sides = trainer.config, trainer.sides
     popularity = objective.popularity
     if dataset.offered is not None:
         popularity = np.where(dataset.offered, popularity, 0).astype(np.float32)
@@ -109,13 +121,14 @@ def contents_of(
         frame = dataset.event_columns.select(sides.event.columns).filter(pl.Series(is_known))
         known = replace(known, event_rows=rows_of_lines(len(frame)))
         of_events = EventContents(frame if histories else frame.clear(), sides.event)
+    targets = wanted.histories()
     provenance = {
         "data": dataset.name,
         "events": len(events) if dataset.offered is None else int(positive.sum()),
         "queries": len(dataset.queries),
         "items": dataset.num_items,
         "sha256_of_events": data_digest(events, dataset.parts),
-        "sha256_of_targets": _digest_of(wanted.histories()),
+        "sha256_of_targets": _digest_of([targets.offsets, targets.item_rows]),
         "notes": list(dataset.notes),
         "best_epoch": progress.best_epoch,
         "device": str(objective.encoding.device),
@@ -136,7 +149,7 @@ def contents_of(
         targets=tests.histories() if histories else None,
         target_labels=tests.labels if histories else None,
         metrics=figures,
-        custom=custom,
+        custom=trainer.custom,
         ordered=dataset.ordered,
         repeats=dataset.repeats,
         provenance=provenance,
@@ -158,12 +171,6 @@ def _queries_of(dataset: Dataset, transforms: SideTransforms, figures: Figures) 
     features = tuple(feature for feature in transforms.features if feature.source in used)
     kept = SideTransforms(features, transforms.transforms)
     return SideContents(table.ids, table.id_column, table.frame.select(columns), kept)
-
-
-def _digest_of(sets: Histories) -> str:
-    digest = hashlib.sha256(sets.offsets.tobytes())
-    digest.update(sets.item_rows.tobytes())
-    return digest.hexdigest()
 
 
 def of_view(contents: Contents, name: str) -> Contents:
@@ -192,3 +199,70 @@ def of_view(contents: Contents, name: str) -> Contents:
         items=SideContents(Vocabulary(as_called(items.ids.ids)), key, frame, transforms),
         view=name,
     )
+
+
+def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: bool = False) -> str:
+    """Return Markdown: what the model was trained on, how good it is, what it is not for.
+
+    Args:
+        dataset: What it was trained on.
+        config: The settings.
+        figures: On the test part.
+        private: Whether the bundle is private, which the card then explains.
+    """
+    from twotower.evaluation.screen import method_label  # it imports rich
+
+    protocol = figures["protocol"]
+    metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
+    seen = "removed" if protocol["seen_removed"] else "kept"
+    rows = [
+        f"| {method_label(figures, name)} | "
+        + " | ".join(_with_interval(figures, name, m) for m in metrics)
+        + " |"
+        for name in methods()
+        if name in figures
+    ]
+    ranks = (
+        f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
+        f"width {config.towers.dim}."
+    )
+    ranked = (
+        f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
+        f"catalogue; seen items {seen}. 95 % intervals by bootstrap over queries."
+    )
+    said = note(figures)
+    lines = [
+        f"# Two-tower model of {dataset.name}",
+        "",
+        ranks,
+        "",
+        "## Figures",
+        "",
+        *(() if said is None else (said, "")),
+        ranked,
+        "",
+        "| | " + " | ".join(metrics) + " |",
+        "|---|" + "---|" * len(metrics),
+        *rows,
+        "",
+        figures["verdict"],
+        "",
+        "## Data",
+        "",
+        *(f"- {note}" for note in dataset.notes),
+        "",
+        "## Limits",
+        "",
+        _LIMITS,
+        "",
+    ]
+    if private:
+        why = f"This bundle was trained with `{passing(private=True)}`: it holds nothing of any one query."
+        limits = (f"- {limit}" for limit in LIMITS)
+        lines += ["## What this bundle cannot answer", "", why, "", *limits, ""]
+    return "\n".join(lines)
+
+
+def _with_interval(figures: Figures, method: str, metric: str) -> str:
+    value, low, high = figures["intervals"][method][metric]
+    return f"{value:.4f} ({low:.4f} to {high:.4f})"

@@ -134,12 +134,11 @@ def finish(
             )
         objective = final.objectives[place]
         contents = contents_of(
+            final,
             objective,
-            final.sides,
             figures,
             done,
             histories=histories,
-            custom=final.custom,
             private=task.private,
             dataset=dataset if is_refit else None,
         )

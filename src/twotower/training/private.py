@@ -167,13 +167,13 @@ def without_queries(contents: Contents) -> Contents:
             frame=queries.frame.clear(),
             transforms=_without_texts(queries.transforms),
         ),
+        events=events,
         histories=None,
         history_parts=None,
         history_weights=None,
         history_is_target=None,
         targets=None,
         target_labels=None,
-        events=events,
     )
 
 
