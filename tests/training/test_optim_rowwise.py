@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from twotower.training.lazy import RowWiseAdagrad
+from twotower.training.optimizer_classes import RowWiseAdagrad
 
 NUM_ROWS = 5
 Lookup = tuple[int, list[float]]  # a row, and the gradient that the loss gives its vector

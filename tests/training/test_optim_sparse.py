@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
-from twotower.training.lazy import LazyAdam
+from twotower.training.optimizer_classes import LazyAdam
 from twotower.training.parameter_groups import Optimizers
 
 NUM_ROWS, DIM = 6, 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from twotower.config import TrainingConfig
-from twotower.training import uncompiled
+from twotower.training import optimizer_classes
 from twotower.training.parameter_groups import Optimizers, clip_gradients, learning_rate_factor
 
 STEPS = 6
@@ -336,6 +336,6 @@ def test_without_a_compiler_they_step_as_torchs_do(name: str) -> None:
             optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
         return list(model.parameters())
 
-    ours, theirs = getattr(uncompiled, name), getattr(torch.optim, name)
+    ours, theirs = getattr(optimizer_classes, name), getattr(torch.optim, name)
     for got, wanted in zip(steps(ours), steps(theirs), strict=True):
         assert torch.equal(got, wanted)

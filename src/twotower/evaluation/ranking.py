@@ -181,6 +181,19 @@ def evaluate_on(
     )
 
 
+def mean_of(
+    metric: str,
+    dataset: Dataset,
+    scorer: Scorer,
+    cases: Cases,
+    candidates: Histories | None = None,
+) -> float:
+    """Return the mean of one metric, such as ``ndcg@10``; the rest is as ``evaluate_on`` takes it."""
+    name, k = metric.split("@")
+    found = evaluate_on(dataset, scorer, cases, (int(k),), candidates=candidates, metrics=(name,))
+    return found.mean()[metric]
+
+
 def rank(
     scorer: Scorer,
     cases: Cases,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from twotower.training.lazy import sparse_tables
+from twotower.training.optimizer_classes import sparse_tables
 
 ETA = 8
 

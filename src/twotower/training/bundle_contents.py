@@ -21,6 +21,7 @@ from twotower.features.transforms import SideTransforms
 from twotower.features.windows import WindowsEncoder
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.checkpoints import Progress
+from twotower.training.choices import with_values
 from twotower.training.objective import Objective
 from twotower.training.private import LIMITS
 from twotower.training.trainer import Trainer
@@ -39,8 +40,7 @@ def fingerprint(trainer: Trainer) -> str:
     the items, which comes after the training.
     """
     dataset, config = trainer.dataset, trainer.config
-    training = replace(config.training, precision="auto")
-    config = replace(config, training=training, index=IndexConfig())
+    config = replace(with_values(config, {"training.precision": "auto"}), index=IndexConfig())
     events = data_digest(dataset.interactions, dataset.parts)
     digest = hashlib.sha256((events + config.to_toml()).encode())
     for module in trainer.trained.modules():

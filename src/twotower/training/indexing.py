@@ -21,6 +21,7 @@ from twotower.index.base import Index
 from twotower.index.two_pass import exact_index
 from twotower.serving.bundle import Contents
 from twotower.serving.loading import with_reserved_rows
+from twotower.training.choices import with_values
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 APPROXIMATE_FROM = 500_000
@@ -126,8 +127,7 @@ def recalls(
 
 
 def _with_kind(contents: Contents, kind: Literal["exact", "approximate"]) -> Contents:
-    index = replace(contents.config.index, kind=kind)
-    return replace(contents, config=replace(contents.config, index=index))
+    return replace(contents, config=with_values(contents.config, {"index.kind": kind}))
 
 
 def _vectors_of(cases: Cases, scorer: ModelScorer) -> Tensor:

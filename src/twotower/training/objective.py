@@ -17,7 +17,7 @@ from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.errors import DataError
-from twotower.evaluation.ranking import evaluate_on
+from twotower.evaluation.ranking import mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -251,16 +251,8 @@ class Objective:
 
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases."""
-        name, k = self.config.training.metric.split("@")
-        found = evaluate_on(
-            self.dataset,
-            self.scorer(),
-            self.valid,
-            (int(k),),
-            candidates=self.candidates,
-            metrics=(name,),
-        )
-        return found.mean()[f"{name}@{k}"]
+        metric = self.config.training.metric
+        return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
 
     def stream_state(self) -> dict[str, Tensor]:
         """Return what ``load_stream`` takes: nothing where frequencies are counted."""

@@ -35,17 +35,17 @@ class OptimizerSpec:
 OPTIMIZERS = Registry(
     "optimizer",
     (
-        OptimizerSpec("adamw", "twotower.training.uncompiled:AdamW"),
+        OptimizerSpec("adamw", "twotower.training.optimizer_classes:AdamW"),
         OptimizerSpec(
             "adam",
-            "twotower.training.uncompiled:Adam",
-            table="twotower.training.lazy:LazyAdam",
+            "twotower.training.optimizer_classes:Adam",
+            table="twotower.training.optimizer_classes:LazyAdam",
             is_l2=True,
         ),
         # At adam's step size it learns half as much.
         OptimizerSpec(
             "adagrad",
-            table="twotower.training.lazy:RowWiseAdagrad",
+            table="twotower.training.optimizer_classes:RowWiseAdagrad",
             bytes_of_table=4,
             table_rate=10,
         ),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from twotower.config import TrainingConfig
 from twotower.features.tuned import SentenceEncoder
 from twotower.registry import resolved
-from twotower.training.lazy import sparse_tables
+from twotower.training.optimizer_classes import sparse_tables
 from twotower.training.optimizers import OPTIMIZERS
 
 

@@ -16,7 +16,7 @@ from twotower.errors import ConfigError, check_least
 from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback, Callbacks
-from twotower.training.choices import resolve
+from twotower.training.choices import resolve, with_values
 from twotower.training.default_progress import callback_of
 from twotower.training.finish import finish, fit_in_folder
 from twotower.training.indexing import check_index
@@ -150,7 +150,7 @@ def train(
     if is_open:
         others = (said for said in choices if not said.startswith("towers.query_id"))
         choices = (*others, "towers.query_id: both are trained; validation decides")
-        decided = replace(settings, towers=replace(settings.towers, query_id="auto"))
+        decided = with_values(settings, {"towers.query_id": "auto"})
     teller.on_choices(choices, decided)
     untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     trainer = Trainer(dataset, sides, settings, **towers)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from twotower.evaluation.figures import KS
 from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
+from twotower.training.choices import with_values
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
@@ -65,9 +65,8 @@ def better_of_both(
     Returns:
         The chosen trainer, its progress, and a sentence.
     """
-    config = trainer.config
-    towers = replace(config.towers, query_id="on")
-    other = Trainer(trainer.dataset, trainer.sides, replace(config, towers=towers))
+    config = with_values(trainer.config, {"towers.query_id": "on"})
+    other = Trainer(trainer.dataset, trainer.sides, config)
     bar.on_phase("training with query ids")
     try:
         progress = other.fit(watcher=bar)
@@ -165,8 +164,7 @@ def spread_over_seeds(
 
     def means_of(seed: int) -> dict[str, float]:
         """Train with another seed, and keep nothing but the metrics."""
-        training = replace(config.training, seed=seed)
-        of_seed = replace(config, training=training)
+        of_seed = with_values(config, {"training.seed": seed})
         trainer = Trainer(dataset, task.sides, of_seed, **deepcopy(dict(towers)))
         done = trainer.fit(watcher=bar)
         if refit and not done.interrupted:

@@ -9,24 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from twotower import runtime
 from twotower.config import Config
 from twotower.data.batches import PairBatch
 from twotower.data.dataset import Dataset, Part
 from twotower.data.prefixes import PrefixBatch
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
-from twotower.features.schema import Side
+from twotower.features.schema import Side, texts_of
 from twotower.features.transforms import Sides
 from twotower.features.tuned import SentenceEncoder
 from twotower.losses.samplers import SAMPLERS
-from twotower.runtime import (
-    choose_device,
-    choose_precision,
-    choose_threads,
-    memory_of,
-    out_of_memory_told,
-    torch_generator,
-)
 from twotower.towers.build import build_model, least_weights, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
@@ -114,7 +107,7 @@ def check_memory(
     Raises:
         ConfigError: They are more than the device has.
     """
-    memory = memory_of(device)
+    memory = runtime.memory_of(device)
     tables, layers = least_weights(config.towers, num_items, num_queries, custom)
     best = BYTES_OF_THE_BEST if device.type == "cpu" else 0
     of_tables = OPTIMIZERS[config.training.table_optimizer].bytes_of_table
@@ -129,6 +122,50 @@ def check_memory(
         f"training must fit into memory, got settings that need at least {least / 1e9:,.0f} GB of "
         f"{memory / 1e9:,.0f} GB: lower towers.dim (now {towers.dim}), towers.query_hidden, "
         "towers.item_hidden or loss.num_negatives."
+    )
+
+
+def untrained(
+    dataset: Dataset,
+    sides: Sides,
+    config: Config,
+    device: torch.device,
+    *,
+    query_tower: nn.Module | None = None,
+    item_tower: nn.Module | None = None,
+) -> tuple[Encoding, ...]:
+    """Return the models as a training starts: one for each view, or the only one.
+
+    Args:
+        dataset: Whose items are encoded.
+        sides: The fitted features.
+        config: With no ``auto`` left.
+        device: Of the models and of the items' features.
+        query_tower: A module of the user's own in the query tower's place.
+        item_tower: One in the item tower's place.
+    """
+    # Before the model: what is only needed on the way must not stand beside its tables.
+    items = to_tensors(sides.item.apply_to_rows(dataset.items.frame), device)
+    events = None
+    if sides.event is not None:
+        events = to_tensors(sides.event.apply_to_rows(dataset.event_columns), device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        first = build_model(
+            config.towers,
+            sides.query,
+            sides.item,
+            event_transforms=sides.event,
+            query_tower=query_tower,
+            item_tower=item_tower,
+            sparse=config.loss.negatives != "all",
+            pretrained=True,
+        )
+        others = [of_another_view(first, config.towers) for _ in list(dataset.views)[1:]]
+    length = config.towers.history_length
+    return tuple(
+        Encoding(model.to(device), items, sides.query, length, device, events)
+        for model in (first, *others)
     )
 
 
@@ -164,7 +201,7 @@ class Trainer:
         ['hit_rate@10', 'hit_rate@100']
     """
 
-    @out_of_memory_told()
+    @runtime.out_of_memory_told()
     def __init__(
         self,
         dataset: Dataset,
@@ -177,7 +214,7 @@ class Trainer:
         self.dataset = dataset
         self.sides = sides
         self.config = config
-        self.device = choose_device(config.training.device)
+        self.device = runtime.choose_device(config.training.device)
         self.towers = {"query_tower": query_tower, "item_tower": item_tower}
         """The user's own modules, by the parameter that they were given by."""
         check_memory(config, len(dataset.items), len(dataset.queries), self.device, self.custom)
@@ -188,49 +225,19 @@ class Trainer:
 
         # Before the model: what is only needed on the way must not stand beside its tables.
         self.query_arrays = sides.query.apply_to_rows(dataset.queries.frame)
-        self.item_features = to_tensors(sides.item.apply_to_rows(dataset.items.frame), self.device)
-        self.event_features: dict[str, Tensor] | None = None
-        if sides.event is not None:
-            of_events = sides.event.apply_to_rows(dataset.event_columns)
-            self.event_features = to_tensors(of_events, self.device)
-        views = dataset.all_views()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.training.seed)
-            model = build_model(
-                config.towers,
-                sides.query,
-                sides.item,
-                event_transforms=sides.event,
-                **self.towers,
-                sparse=config.loss.negatives != "all",
-                pretrained=True,
-            )
-            others = [of_another_view(model, config.towers) for _ in range(len(views) - 1)]
-        models = [each.to(self.device) for each in (model, *others)]
-        self._check_towers(model)
-        self.trained = trained_together(models)
+        encodings = untrained(dataset, sides, config, self.device, **self.towers)
+        self.item_features = encodings[0].item_features
+        self.event_features = encodings[0].event_features
+        self._check_towers(encodings[0].model)
+        self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
         self.objectives = tuple(
-            Objective(
-                view,
-                Encoding(
-                    own,
-                    self.item_features,
-                    sides.query,
-                    config.towers.history_length,
-                    self.device,
-                    self.event_features,
-                ),
-                config,
-                self.query_arrays,
-                self.popularity,
-            )
-            for view, own in zip(views, models, strict=True)
+            Objective(view, encoding, config, self.query_arrays, self.popularity)
+            for view, encoding in zip(dataset.all_views(), encodings, strict=True)
         )
         """What is learnt: one of each view, or the only one."""
-        sides_read = (sides.query.transforms, sides.item.transforms)
         # Texts that start alike on both sides say something before any training.
-        self._starts_informed = all(any(t.feature.meaning == "text" for t in s) for s in sides_read)
+        self._starts_informed = all(texts_of(side.features) for side in (sides.query, sides.item))
         self.start: dict[str, Tensor] | None = None
         """The untrained weights, once ``fit`` began, where they say something."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
@@ -251,7 +258,7 @@ class Trainer:
         """The model with its catalogue, or that of the first view."""
         return self.objectives[0].encoding
 
-    @out_of_memory_told()
+    @runtime.out_of_memory_told()
     def fit(
         self,
         *,
@@ -285,7 +292,7 @@ class Trainer:
         start: tuple[float, dict[str, Tensor]] | None = None
         threads_before = torch.get_num_threads()
         try:
-            torch.set_num_threads(choose_threads(settings.threads))
+            torch.set_num_threads(runtime.choose_threads(settings.threads))
             self._set_precision(settings.precision)
             if self._starts_informed and epochs is None:
                 self.start = _copy(self.trained)
@@ -339,7 +346,7 @@ class Trainer:
         validates: bool,
     ) -> dict[str, Any]:
         seed, epoch = self.config.training.seed, progress.epoch
-        generator = torch_generator(seed, epoch, 1, device=self.device)
+        generator = runtime.torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
         rate = self.config.training.learning_rate
         assert rate is not None
@@ -349,7 +356,7 @@ class Trainer:
         self.trained.train()
         # Dropout draws from the global generator; it is put back as it was afterwards.
         with torch.random.fork_rng():
-            torch.manual_seed(torch_generator(seed, epoch, 2).initial_seed())
+            torch.manual_seed(runtime.torch_generator(seed, epoch, 2).initial_seed())
             for step, (objective, batch) in enumerate(self._batches(epoch)):
                 self._set_temperature(epoch * self.steps_per_epoch + step)
                 optimizers.zero_grad()
@@ -420,7 +427,7 @@ class Trainer:
         """Let a sentence encoder that is trained compute in a precision."""
         for module in self.trained.modules():
             if isinstance(module, SentenceEncoder):
-                module.precision = choose_precision(precision, self.device)
+                module.precision = runtime.choose_precision(precision, self.device)
 
     def _set_temperature(self, step: int) -> None:
         """Move a temperature that has an end, evenly in its logarithm over all steps of all epochs."""

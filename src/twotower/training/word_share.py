@@ -7,9 +7,9 @@ import numpy as np
 
 from twotower.baselines.bm25 import BM25, TextColumns, choose_bm25
 from twotower.baselines.validation import thinned
-from twotower.data.dataset import Cases, Dataset, Part
+from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.figures import MAIN_METRIC
-from twotower.evaluation.ranking import Scorer, evaluate_on
+from twotower.evaluation.ranking import mean_of
 from twotower.evaluation.scorers import ModelScorer, Served
 from twotower.features.schema import texts_of
 from twotower.features.transforms import Sides
@@ -48,7 +48,10 @@ def with_words(
     served = Served(model, bm25, WITHOUT_VALIDATION, {})
     if not len(valid):
         return served
-    by_share = {share: _quality(replace(served, share=share), valid, dataset) for share in SHARES}
+    by_share = {
+        share: mean_of(MAIN_METRIC, dataset, replace(served, share=share), valid)
+        for share in SHARES
+    }
     best = max(SHARES, key=lambda share: by_share[share])
     chosen = {"metric": MAIN_METRIC, "valid": [by_share[0.0], by_share[best]]}
     return replace(served, share=best, chosen=chosen)
@@ -99,9 +102,3 @@ def _served(trainer: Trainer, fitted: Sequence[BM25 | None] | None = None) -> li
 def _valid(served: Sequence[Served], place: int) -> float:
     """Return the mean over the views of the validation metric, alone (0) or beside BM25 (1)."""
     return float(np.mean([each.chosen["valid"][place] for each in served]))
-
-
-def _quality(scorer: Scorer, cases: Cases, dataset: Dataset) -> float:
-    name, k = MAIN_METRIC.split("@")
-    found = evaluate_on(dataset, scorer, cases, (int(k),), metrics=(name,))
-    return found.mean()[MAIN_METRIC]

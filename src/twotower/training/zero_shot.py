@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 
 from twotower.baselines.bm25 import TextColumns, choose_bm25
 from twotower.config import Config
@@ -24,9 +23,8 @@ from twotower.recipes import recipe
 from twotower.runtime import choose_device
 from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
-from twotower.towers.build import build_model
-from twotower.towers.encoding import Encoding, to_tensors
-from twotower.training.choices import resolve
+from twotower.training.choices import resolve, with_values
+from twotower.training.trainer import untrained
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 QUERY = "query"
@@ -87,7 +85,9 @@ def index_items(
         table, name or (str(items) if isinstance(items, str | Path) else "a frame")
     )
     settings, _ = resolve(settings, dataset)
-    scorer = _untrained(settings, sides, dataset)
+    (encoding,) = untrained(dataset, sides, settings, choose_device(settings.training.device))
+    queries = sides.query.apply_to_rows(dataset.queries.frame)
+    scorer = ModelScorer(encoding, queries, np.zeros(dataset.items.ids.num_rows, np.float32))
     columns = TextColumns(texts_of(of_queries), texts_of(features))
     bm25 = choose_bm25(dataset, columns, language=settings.features.language)
     share = SHARE_OF_SENTENCES if is_pretrained else SHARE_OF_TOKENS
@@ -143,19 +143,6 @@ def _without_events(table: EntityTable, name: str) -> Dataset:
     )
 
 
-def _untrained(settings: Config, sides: Sides, dataset: Dataset) -> ModelScorer:
-    device = choose_device(settings.training.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed)
-        model = build_model(settings.towers, sides.query, sides.item, pretrained=True)
-    items = to_tensors(sides.item.apply_to_rows(dataset.items.frame), device)
-    length = settings.towers.history_length
-    encoding = Encoding(model.to(device).eval(), items, sides.query, length, device)
-    queries = sides.query.apply_to_rows(dataset.queries.frame)
-    popularity = np.zeros(dataset.items.ids.num_rows, np.float32)
-    return ModelScorer(encoding, queries, popularity)
-
-
 def _contents(
     dataset: Dataset, sides: Sides, settings: Config, served: Served, notes: tuple[str, ...]
 ) -> Contents:
@@ -171,7 +158,7 @@ def _contents(
         "is, if it is given searches whose right items are known.\n"
     )
     return Contents(
-        config=replace(settings, index=replace(settings.index, kind="exact")),
+        config=with_values(settings, {"index.kind": "exact"}),
         queries=SideContents(queries.ids, queries.id_column, queries.frame, sides.query),
         items=SideContents(items.ids, items.id_column, items.frame, sides.item),
         weights=encoding.model.state_dict(),

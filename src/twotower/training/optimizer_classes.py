@@ -1,5 +1,6 @@
-"""Optimizers for embedding tables with sparse gradients: a step costs what it touches."""
+"""Optimizers: torch's own without its compiler, and those of tables whose steps cost what they touch."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -9,7 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
-from twotower.training.uncompiled import Uncompiled
+
+
+class Uncompiled(torch.optim.Optimizer):
+    """What torch's optimizers share, without torch's compiler.
+
+    torch wraps these functions so that its compiler passes over them. The first call of one loads the
+    compiler for that, which takes a second and which no training here uses.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class Adam(Uncompiled, torch.optim.Adam):
+    """``torch.optim.Adam``."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    """``torch.optim.AdamW``."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class LazyOptimizer(Uncompiled, ABC):
@@ -27,9 +52,6 @@ class LazyOptimizer(Uncompiled, ABC):
     Source: Loshchilov and Hutter, ICLR 2019, algorithm 2, for the decay. Differs: rows without a
         gradient do not decay.
     """
-
-    def __init__(self, tables: Iterable[Any], defaults: dict[str, Any]) -> None:
-        super().__init__(tables, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
