@@ -214,14 +214,15 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
 
     protocol = figures["protocol"]
     metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
+    table = ["| | " + " | ".join(metrics) + " |", "|---|" + "---|" * len(metrics)]
+    for name in methods():
+        if name in figures:
+            intervals = figures["intervals"][name]
+            cells = [method_label(figures, name)]
+            cells += ["{:.4f} ({:.4f} to {:.4f})".format(*intervals[m]) for m in metrics]
+            table.append(f"| {' | '.join(cells)} |")
     seen = "removed" if protocol["seen_removed"] else "kept"
-    rows = [
-        f"| {method_label(figures, name)} | "
-        + " | ".join(_with_interval(figures, name, m) for m in metrics)
-        + " |"
-        for name in methods()
-        if name in figures
-    ]
+    said = note(figures)
     ranks = (
         f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
         f"width {config.towers.dim}."
@@ -230,39 +231,23 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
         f"catalogue; seen items {seen}. 95 % intervals by bootstrap over queries."
     )
-    said = note(figures)
-    lines = [
+    paragraphs = [
         f"# Two-tower model of {dataset.name}",
-        "",
         ranks,
-        "",
         "## Figures",
-        "",
-        *(() if said is None else (said, "")),
+        *([] if said is None else [said]),
         ranked,
-        "",
-        "| | " + " | ".join(metrics) + " |",
-        "|---|" + "---|" * len(metrics),
-        *rows,
-        "",
+        "\n".join(table),
         figures["verdict"],
-        "",
         "## Data",
-        "",
-        *(f"- {note}" for note in dataset.notes),
-        "",
+        "\n".join(f"- {note}" for note in dataset.notes),
         "## Limits",
-        "",
         _LIMITS,
-        "",
     ]
     if private:
-        why = f"This bundle was trained with `{passing(private=True)}`: it holds nothing of any one query."
-        limits = (f"- {limit}" for limit in LIMITS)
-        lines += ["## What this bundle cannot answer", "", why, "", *limits, ""]
-    return "\n".join(lines)
-
-
-def _with_interval(figures: Figures, method: str, metric: str) -> str:
-    value, low, high = figures["intervals"][method][metric]
-    return f"{value:.4f} ({low:.4f} to {high:.4f})"
+        paragraphs += [
+            "## What this bundle cannot answer",
+            f"This bundle was trained with `{passing(private=True)}`: it holds nothing of any one query.",
+            "\n".join(f"- {limit}" for limit in LIMITS),
+        ]
+    return "\n\n".join(paragraphs) + "\n"

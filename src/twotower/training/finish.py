@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,8 +143,7 @@ def finish(
             private=task.private,
             dataset=dataset if is_refit else None,
         )
-        provenance_of_all = {**contents.provenance, **(provenance or {})}
-        contents = replace(contents, provenance=provenance_of_all)
+        contents = replace(contents, provenance={**contents.provenance, **(provenance or {})})
         _phases(teller, view)("index")
         contents, choices = indexed(contents, objective.scorer(), dataset)
         if choices:
@@ -194,13 +194,9 @@ def _write(
     Raises:
         BundleError: They cannot be written, without the checkpoint neither.
     """
-
-    def write() -> None:
-        if is_view:
-            write_views(out, {each.dataset.name: each.contents for each in trained})
-        else:
-            write_bundle(out, trained[0].contents)
-
+    write = partial(write_bundle, out, trained[0].contents)
+    if is_view:
+        write = partial(write_views, out, {each.dataset.name: each.contents for each in trained})
     try:
         write()
     except BundleError:

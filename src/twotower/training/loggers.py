@@ -35,7 +35,7 @@ class _Logger(Callback, ABC):
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
-        self._config: Config | None = None
+        self._settings: dict[str, Any] = {}
         self._steps_per_epoch = 0
         self._epoch = 0
 
@@ -52,17 +52,15 @@ class _Logger(Callback, ABC):
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
         """Note the settings, and why every ``auto`` became what it is."""
-        self._texts["choices"] = "\n".join(choices)
-        self._config = config
+        self._texts |= {"choices": "\n".join(choices), "config": config.to_toml()}
+        self._settings = config.to_flat()
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
         """Open the run and write down what was noted."""
         self._steps_per_epoch, self._epoch = steps_per_epoch, progress.epoch
-        self._open(self._config)
+        self._open()
         for name, text in self._texts.items():
             self._text(name, text)
-        if self._config is not None:
-            self._text("config", self._config.to_toml())
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
         """Write the loss of every twentieth batch."""
@@ -105,7 +103,7 @@ class _Logger(Callback, ABC):
         self._close("KILLED" if stopped_early else "FINISHED")
 
     @abstractmethod
-    def _open(self, config: Config | None) -> None: ...
+    def _open(self) -> None: ...
 
     @abstractmethod
     def _scalars(self, values: Mapping[str, float], step: int) -> None: ...
@@ -142,7 +140,7 @@ class TensorBoardLogger(_Logger):
         self._make: Any = SummaryWriter
         self._writer: Any = None
 
-    def _open(self, config: Config | None) -> None:  # noqa: ARG002 - the text says it all
+    def _open(self) -> None:
         self._writer = self._make(str(self.folder))
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -216,14 +214,13 @@ class MLflowLogger(_Logger):
                 "name a tracking server, such as http://localhost:5000."
             ) from error
 
-    def _open(self, config: Config | None) -> None:
+    def _open(self) -> None:
         run = self._client.create_run(self._experiment_id, run_name=self._run_name)
         self._run_id = run.info.run_id
-        flat = {} if config is None else config.to_flat()
         # Features are named after columns, as many as there are and as they are called.
         params = [
             self._param(name, str(value))
-            for name, value in flat.items()
+            for name, value in self._settings.items()
             if not name.startswith(("features.query.", "features.item."))
         ]
         for start in range(0, len(params), _PARAMS_A_CALL):
@@ -232,7 +229,8 @@ class MLflowLogger(_Logger):
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
         now = int(time.time() * 1000)
         metrics = [
-            self._metric(_metric_key(name), value, now, step)
+            # MLflow takes letters, digits, `_-. /` and no `@`.
+            self._metric(re.sub(r"[^\w\-./ ]", "_", name.replace("@", "_at_")), value, now, step)
             for name, value in values.items()
             if math.isfinite(value)
         ]
@@ -244,8 +242,3 @@ class MLflowLogger(_Logger):
     def _close(self, status: str) -> None:
         if self._run_id:
             self._client.set_terminated(self._run_id, status)
-
-
-def _metric_key(name: str) -> str:
-    """Return a name that MLflow takes: letters, digits, ``_-. /`` and no ``@``."""
-    return re.sub(r"[^\w\-./ ]", "_", name.replace("@", "_at_"))

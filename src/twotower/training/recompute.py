@@ -1,6 +1,7 @@
 """Encoding a batch in pieces and again for its gradients: the batch may exceed the memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +28,15 @@ class Recomputed:
     ) -> None:
         self._function = function
         self._pieces = [slice(start, min(start + size, num)) for start in range(0, num, size)]
-        self._generators = _Generators(device)
+        # Layers draw from the global generators: the processor's, and the device's where it has its own.
+        self._generators: list[Any] = [torch]
+        if device.type != "cpu":
+            self._generators.append(torch.get_device_module(device))
         self._states = []
         vectors = []
         with torch.no_grad():
             for piece in self._pieces:
-                self._states.append(self._generators.states())
+                self._states.append(self._random_states())
                 vectors.append(function(piece))
         self._lengths = [len(part) for part in vectors]
         self.vectors = torch.cat(vectors).requires_grad_()
@@ -43,31 +47,18 @@ class Recomputed:
         gradient = self.vectors.grad
         if gradient is None:
             return
-        before = self._generators.states()
+        before = self._random_states()
         gradients = torch.split(gradient, self._lengths)
         for piece, states, part in zip(self._pieces, self._states, gradients, strict=True):
-            self._generators.set(states)
+            self._set(states)
             again = self._function(piece)
             if again.requires_grad:
                 again.backward(part)  # type: ignore[no-untyped-call]
-        self._generators.set(before)
+        self._set(before)
 
+    def _random_states(self) -> list[Tensor]:
+        return [module.get_rng_state() for module in self._generators]
 
-class _Generators:
-    """The global generators that layers draw from: the CPU's, and the device's where it has its own."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def states(self) -> list[Tensor]:
-        return [get() for get, _ in self._all()]
-
-    def set(self, states: list[Tensor]) -> None:
-        for (_, put), state in zip(self._all(), states, strict=True):
-            put(state)
-
-    def _all(self) -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
-        yield torch.get_rng_state, torch.set_rng_state
-        if self._device.type != "cpu":
-            module = torch.get_device_module(self._device)
-            yield module.get_rng_state, module.set_rng_state
+    def _set(self, states: list[Tensor]) -> None:
+        for module, state in zip(self._generators, states, strict=True):
+            module.set_rng_state(state)

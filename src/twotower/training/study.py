@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.errors import ConfigError
-from twotower.extras import library
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import value_of
 from twotower.training.search_space import from_param
@@ -51,15 +50,6 @@ def changes(trial: Trial, default: Config) -> dict[str, tuple[Any, Any]]:
     """Return what a trial has otherwise than the default: ``section.field`` to (default, its own)."""
     pairs = {name: (value_of(default, name), value) for name, value in trial.settings.items()}
     return {name: (before, own) for name, (before, own) in pairs.items() if before != own}
-
-
-def check_optuna() -> None:
-    """Refuse to tune without optuna, before anything is read.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    library("optuna", wanted_by="tune", extra="tune")
 
 
 def study_folder(out: Path, *, resume: bool) -> Path:

@@ -21,15 +21,8 @@ from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
 from twotower.errors import ArgumentError, ConfigError, DataError
+from twotower.features import schema
 from twotower.features.feature_kinds import FEATURE_KINDS
-from twotower.features.schema import (
-    VIEW,
-    Feature,
-    event_features,
-    infer_features,
-    kinds_of,
-    reads_as_text,
-)
 from twotower.features.transforms import Sides, SideTransforms
 from twotower.features.windows import let_common_go
 from twotower.training.private import of_many_queries, private_settings, read_columns
@@ -183,7 +176,7 @@ class Task:
                 f"features.item.{key} must be 'id' for views, got {config.features.item[key]!r}: ids that "
                 f"are text are read by the column '{key} as text'."
             )
-        kinds: dict[str, str] = {VIEW: "shown", **config.features.item}
+        kinds: dict[str, str] = {schema.VIEW: "shown", **config.features.item}
         config = replace(config, features=replace(config.features, item=kinds))
         return _fitted_task(dataset, prepared, config, private=private)
 
@@ -246,11 +239,11 @@ def _as_table(given: Given | None, id_column: str) -> Table | None:
 
 def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[Sides, Config]:
     """Return the fitted features, and the config with the kind of every column written down."""
-    features: dict[str, tuple[Feature, ...]] = {}
+    features: dict[str, tuple[schema.Feature, ...]] = {}
     for side, table in dataset.sides.items():
-        is_text = dataset.has_searches if side == "query" else reads_as_text(table.ids.ids)
+        is_text = dataset.has_searches if side == "query" else schema.reads_as_text(table.ids.ids)
         is_read = {"auto": is_text, "yes": True, "no": False}[config.features.id_text]
-        features[side] = infer_features(
+        features[side] = schema.infer_features(
             table.frame,
             side,
             table.id_column,
@@ -260,7 +253,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
             settings=config.features,
             forms=table.forms,
         )
-    kinds: dict[str, Any] = {side: kinds_of(own) for side, own in features.items()}
+    kinds: dict[str, Any] = {side: schema.kinds_of(own) for side, own in features.items()}
     every = [feature for own in features.values() for feature in own]
     if config.features.tune_sentences and not any(feature.tuned for feature in every):
         raise ConfigError(
@@ -271,7 +264,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
     if config.data.event_column is not None and config.towers.history != "none":
         of_events.setdefault(config.data.event_column, "categorical")
     if of_events:
-        features["event"] = event_features(dataset.event_columns, of_events, config.features)
+        features["event"] = schema.event_features(dataset.event_columns, of_events, config.features)
         every += features["event"]
     sides = _fitted(features, dataset, config, private=private)
     for kind, name in ((kind, spec.needs) for kind, spec in FEATURE_KINDS.items() if spec.needs):
@@ -285,7 +278,11 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
 
 
 def _fitted(
-    features: Mapping[str, tuple[Feature, ...]], dataset: Dataset, config: Config, *, private: bool
+    features: Mapping[str, tuple[schema.Feature, ...]],
+    dataset: Dataset,
+    config: Config,
+    *,
+    private: bool,
 ) -> Sides:
     """Return the transforms of features by their side, fitted on what training reads."""
     is_learnt = (dataset.parts == Part.TRAIN) & dataset.interactions.is_read

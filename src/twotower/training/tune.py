@@ -14,6 +14,7 @@ from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
+from twotower.extras import library
 from twotower.features.transforms import Sides
 from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
 from twotower.serving.bundle import check_output
@@ -25,7 +26,7 @@ from twotower.training.default_progress import callback_of
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.search_space import held_back, say, search_space, to_param
-from twotower.training.study import End, Study, Trial, changes, check_optuna, study_folder
+from twotower.training.study import End, Study, Trial, changes, study_folder
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -133,7 +134,7 @@ def tune(
     """
     if not 0 < minutes < math.inf:
         raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
-    check_optuna()
+    library("optuna", wanted_by="tune", extra="tune")  # before anything is read
     parts = parts_of(train, valid, valid_sessions, test, test_sessions)
     interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
     given = configured(config, **keywords)
