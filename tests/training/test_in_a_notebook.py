@@ -19,8 +19,7 @@ from twotower.serving.answers import Recommendation, Recommendations, titles_fir
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.default_progress import callback_of, in_notebook
-from twotower.training.notebook import NotebookProgress
+from twotower.training.notebook import NotebookProgress, callback_of, in_notebook
 from twotower.training.pipeline import train
 from twotower.training.progress import ProgressBar, TuningBar
 from twotower.training.study import Trial

@@ -10,10 +10,9 @@ from twotower import recipe, train
 from twotower.config import Config
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.finish import untrained_kept
+from twotower.training.finish import best_served, untrained_kept, with_words
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
-from twotower.training.word_share import best_served, with_words
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 THINGS = {"sneakers": "shoes", "cap": "hat", "jacket": "coat", "shawl": "scarf", "mitts": "gloves"}

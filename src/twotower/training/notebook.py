@@ -1,14 +1,16 @@
-"""What a notebook shows while a model is trained: one piece of HTML that is written again and again."""
+"""What a notebook shows of a training, and which progress is shown where: there, in a terminal, or none."""
 
+import sys
 import time
 from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 from twotower import html
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset
+from twotower.errors import ArgumentError
 from twotower.evaluation.figures import Figures, Measured
 from twotower.features.schema import Feature
 from twotower.training.callbacks import Callback
@@ -20,7 +22,10 @@ _SECONDS = 0.25
 
 
 class NotebookProgress(Callback):
-    """Shows in a notebook how a training goes: each phase by its name, a bar, a line when it is done."""
+    """Shows in a notebook how a training goes: each phase by its name, a bar, a line when it is done.
+
+    It writes one piece of HTML again and again.
+    """
 
     def __init__(self) -> None:
         self._head: list[str] = []
@@ -146,3 +151,39 @@ class NotebookProgress(Callback):
             self._handle = shown.display(page, display_id=True)
         else:
             self._handle.update(page)
+
+
+def callback_of(
+    progress: Callback | Literal["auto", "bar"] | None, *, tuning: bool = False
+) -> Callback:
+    """Return what is told how a training goes.
+
+    Args:
+        progress: ``"auto"`` is a bar in a terminal or a notebook, and nothing elsewhere; ``"bar"`` is a bar
+            everywhere; None is nothing; a callback is itself.
+        tuning: Whether it is a search of settings.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(progress, Callback):
+        return progress
+    if progress not in ("auto", "bar", None):
+        raise ArgumentError(
+            f"progress must be 'auto', 'bar', None or a twotower.Callback, got {progress!r}."
+        )
+    # rich is imported only where it is used: importing the library must stay quick
+    if progress is not None and in_notebook():
+        return NotebookProgress()
+    if progress is None or (progress == "auto" and not sys.stdout.isatty()):
+        return Callback()
+    from twotower.training.progress import ProgressBar, TuningBar
+
+    return TuningBar() if tuning else ProgressBar()
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, which shows HTML."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None

@@ -17,10 +17,10 @@ from twotower.keywords import Keywords, configured, events_of, parts_of, takes_k
 from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.choices import resolve, with_values
-from twotower.training.default_progress import callback_of
 from twotower.training.finish import finish, fit_in_folder
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
+from twotower.training.notebook import callback_of
 from twotower.training.retraining import Refit, better_of_both, learnt_by, tries_ids
 from twotower.training.task import Given, Task, View
 from twotower.training.trained import Trained, TrainedViews

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from twotower import html
 from twotower.caller import argument
 from twotower.config import Config
-from twotower.data.dataset import Dataset
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.extras import library
-from twotower.features.transforms import Sides
 from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve, value_of, with_values
-from twotower.training.default_progress import callback_of
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
+from twotower.training.notebook import callback_of
 from twotower.training.search_space import held_back, say, search_space, to_param
 from twotower.training.study import End, Study, Trial, changes, study_folder
 from twotower.training.task import Given, Task
@@ -168,7 +166,7 @@ def tune(
     try:
         while time.monotonic() < deadline:
             trial = study.ask()
-            end = _run(trial, study, dataset, sides, default, teller, deadline)
+            end = _run(trial, study, task, default, teller, deadline)
             teller.on_trial(study.record(trial))
             if end is None:
                 raise KeyboardInterrupt
@@ -238,8 +236,7 @@ class _Watch(Callbacks):
 def _run(
     trial: "optuna.Trial",
     study: Study,
-    dataset: Dataset,
-    sides: Sides,
+    task: Task,
     default: Config,
     teller: Callback,
     deadline: float,
@@ -251,9 +248,10 @@ def _run(
     progress = work.load() if study.has_checkpoint(record.number) else Progress()
     teller.on_phase(f"trial {record.number}")
     watch = _Watch(trial, config.training.metric, deadline, teller)
+    trainer = Trainer(task.dataset, task.sides, config)
     end: End = "finished"
     try:
-        Trainer(dataset, sides, config).fit(progress=progress, watcher=watch, save=work.save)
+        trainer.fit(progress=progress, watcher=watch, save=work.save)
     except _StoppedError as stopped:
         end = stopped.end
     except TrainingDivergedError:
