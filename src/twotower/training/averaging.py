@@ -1,4 +1,4 @@
-"""The average of the weights over the steps: what is validated, kept and served."""
+"""The average of the weights over the steps, which is validated, kept and served."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,15 @@ ETA = 8
 class WeightAverage:
     """Polynomial-decay average: after ``t`` steps, ``avg += (ETA + 1) / (t + ETA) * (weights - avg)``.
 
-    Early steps fade as ``t ** ETA`` grows, so the average spans about the last ninth of all steps,
-    however many there were: it needs neither a schedule nor a decay to choose. A step size that is
-    large enough to learn quickly leaves the weights jittering around a better point; the average is
-    near that point. Tables with sparse gradients are left as they are, since averaging them would
-    cost what the table holds and not what the step touches.
+    Early steps fade as ``t ** ETA`` grows, so the average spans about the last ninth of all steps. There is
+    no schedule and no decay to choose. A step size that is large enough to learn quickly leaves the weights
+    jittering around a better point; the average is near that point. Tables with sparse gradients are not
+    averaged: that would cost as much as the whole table, while a step touches only some of its rows.
 
     Source: Shamir and Zhang, ICML 2013, section 4.
 
     Args:
-        model: Whose weights are averaged.
+        model: The model whose weights are averaged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,7 +36,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights after one more step in."""
+        """Add the weights after one more step to the average."""
         self._steps += 1
         share = (ETA + 1) / (self._steps + ETA)
         for average, weight in zip(self._average, self._weights, strict=True):
@@ -45,7 +44,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model hold the average for a while."""
+        """Put the average into the model for the length of a ``with`` block."""
         self._swap()
         try:
             yield
@@ -53,7 +52,7 @@ class WeightAverage:
             self._swap()
 
     def state(self) -> list[Tensor]:
-        """Return what ``load`` takes: the average, and the number of steps."""
+        """Return the number of steps and the average, as ``load`` takes them."""
         return [torch.tensor(self._steps), *(average.cpu().clone() for average in self._average)]
 
     def load(self, state: list[Tensor]) -> None:

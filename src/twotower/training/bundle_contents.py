@@ -58,14 +58,8 @@ def fingerprint(trainer: Trainer) -> str:
 
 def data_digest(events: Interactions, parts: npt.NDArray[np.uint8]) -> str:
     """Return the SHA-256 of all events and of what each is used for."""
-    arrays = [
-        parts,
-        events.query_rows,
-        events.item_rows,
-        events.times,
-        events.labels,
-        events.weights,
-    ]
+    arrays: list[npt.NDArray[Any] | None] = [parts, events.query_rows, events.item_rows]
+    arrays += [events.times, events.labels, events.weights]
     if events.position_weights is not None:
         arrays.append(events.position_weights)
     arrays.append(events.is_target)

@@ -1,4 +1,4 @@
-"""``Callback``: what is told how a training goes; progress bars and loggers are such."""
+"""``Callback``: the base class of progress bars and loggers, which follow a training."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of what is told how a training goes. Override the methods that you need; the others do nothing.
+    """Follows a training. Override the methods that you need; the others do nothing.
 
-    ``train``, ``train_views`` and ``tune`` call the methods in this order: ``on_data``, ``on_choices``;
-    then ``on_phase`` at the start of each phase, and in a phase of training ``on_start``, ``on_step`` for
-    each batch, ``on_epoch`` after each epoch and ``on_end``; at last ``on_figures``. An exception that a
-    method raises ends the training.
+    ``train``, ``train_views`` and ``tune`` first call ``on_data`` and ``on_choices``. Each phase begins
+    with ``on_phase``. A phase that trains then calls ``on_start``, ``on_step`` after each batch,
+    ``on_epoch`` after each epoch, and ``on_end``. ``on_figures`` comes last. An exception that a method
+    raises ends the training.
 
     Example:
         >>> class Losses(Callback):
@@ -37,15 +37,15 @@ class Callback:
 
         Args:
             dataset: The split data set.
-            decisions: Which column is what, and why.
+            decisions: The role of each column, and the reason for it.
             features: The columns that the model reads.
         """
 
     def on_choices(self, choices: tuple[str, ...], config: "Config") -> None:
-        """Settings were decided. Called again where a training or validation decides more.
+        """Settings were decided. Called again if a training or validation decides more.
 
         Args:
-            choices: What was decided, a sentence each.
+            choices: One sentence for each decision.
             config: The settings from here on.
         """
 
@@ -61,15 +61,15 @@ class Callback:
 
         Args:
             steps_per_epoch: Batches of an epoch.
-            progress: Where it stands; ``progress.epoch`` is 0 at the start.
+            progress: How far the training has come; ``progress.epoch`` is 0 at the start.
         """
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
-        """A batch was learnt from.
+        """The model learnt from a batch.
 
         Args:
             step: Number of the batch in its epoch, from 0.
-            loss: Returns the batch's loss; a call may wait for the device.
+            loss: Returns the loss of the batch; the call may wait for the device.
             examples: Examples in the batch.
         """
 
@@ -81,7 +81,7 @@ class Callback:
         """
 
     def on_end(self) -> None:
-        """A training ended, in whatever way."""
+        """A training ended: by itself, by an error or by Ctrl-C."""
 
     def on_figures(self, figures: "Figures", stopped_early: bool) -> None:
         """The best weights were evaluated.
@@ -92,22 +92,22 @@ class Callback:
         """
 
     def on_trial(self, trial: "Trial") -> None:
-        """A trial of ``tune`` ended, in whatever way."""
+        """A trial of ``tune`` ended; ``trial.end`` says how."""
 
     def on_trials(self, trials: "tuple[Trial, ...]", default: "Config") -> None:
         """The search of ``tune`` ended.
 
         Args:
             trials: All trials, the best first.
-            default: The settings that they started from.
+            default: The default settings, which trial 0 used.
         """
 
 
 class Callbacks(Callback):
-    """Several callbacks as one: each call is passed on to all, in their order.
+    """Several callbacks as one: each call goes to all of them, in their order.
 
     Args:
-        callbacks: Whom to tell.
+        callbacks: The callbacks to call.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: what ``--resume`` goes on from, in a working folder beside the bundle to come."""
+"""Checkpoints, from which ``--resume`` continues, in a working folder beside the future bundle."""
 
 import errno
 import json
@@ -20,16 +20,16 @@ class Progress:
     """How far a training has come.
 
     Args:
-        epoch: Epochs that were finished.
+        epoch: Number of finished epochs.
         model: State of the model after them.
         optimizers: State of the optimizers after them.
-        average: State of the average of the weights after them.
-        streams: State of frequencies that are estimated on the way, of each view; empty where counted.
-        best_model: State of the model, its weights averaged, at its best validation.
+        average: State of the averaged weights after them.
+        streams: State of the estimated item frequencies of each view; empty if they are counted.
+        best_model: State of the model with averaged weights at its best validation.
         best_metric: Its validation metric, or None before the first validation.
-        best_epoch: The epoch that it came after, counted from 1.
+        best_epoch: The epoch of the best validation, counted from 1.
         epochs_since_best: Epochs since then.
-        log: One record an epoch.
+        log: One record per epoch.
     """
 
     epoch: int = 0
@@ -54,11 +54,11 @@ class Progress:
 
 
 class WorkFolder:
-    """The folder ``OUT.training`` with the checkpoint and the log of a training that goes on.
+    """The folder ``OUT.training``, with the checkpoint and the log of an unfinished training.
 
     Args:
-        out: Where the bundle will stand.
-        fingerprint: Of the data and the settings; only a training with an equal one is gone on with.
+        out: The future folder of the bundle.
+        fingerprint: Of the data and the settings; only a training with the same fingerprint can continue.
     """
 
     def __init__(self, out: Path, fingerprint: str) -> None:
@@ -93,7 +93,7 @@ class WorkFolder:
     def save(self, progress: Progress) -> None:
         """Write the progress; a reader finds the old one or the new one, never half.
 
-        Where the disk has no room for both, the old one makes way.
+        If the disk has no room for both, the old one is deleted first.
 
         Raises:
             BundleError: It cannot be written; the folder is gone then.

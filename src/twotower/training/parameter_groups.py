@@ -1,4 +1,4 @@
-"""All parameters stepped together: groups, learning rates over the steps, clipped gradients."""
+"""One step of all parameters: their groups, learning rates over the steps, and clipped gradients."""
 
 import math
 from collections.abc import Iterable
@@ -79,16 +79,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 class Optimizers:
     """Adam or AdamW for dense parameters, ``LazyAdam`` or ``RowWiseAdagrad`` for sparse tables.
 
-    Tables with sparse gradients have no weight decay, and neither have biases and a learnt
-    temperature, whose zero means nothing. A sentence encoder has a learning rate of its own, and weight
-    decay by AdamW alone.
+    Tables with sparse gradients, biases and a learnt temperature have no weight decay: for them, zero means
+    nothing. A sentence encoder has its own learning rate, and weight decay with AdamW only.
 
     Args:
-        model: Whose parameters are trained.
+        model: The model whose parameters are trained.
         config: ``optimizer``, ``table_optimizer``, ``learning_rate``, ``table_learning_rate``,
             ``sentence_learning_rate``, ``warmup_steps``, ``decay``, ``clip_norm`` and ``weight_decay``; no
             ``auto`` left.
-        steps: Of all epochs together, at whose end ``decay`` arrives.
+        steps: Number of steps of all epochs, after which ``decay`` is complete.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""What is to be learnt: events that are split, and features that are fitted on the training part."""
+"""``Task``: what a model learns from, which is split events and features fitted on the training part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,12 +33,13 @@ Given: TypeAlias = Union[Table, npt.NDArray[Any], Tensor]  # noqa: UP007 - Table
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One kind of item of several that share the queries.
+    """One of several kinds of item that share their queries; see ``train_views``.
 
     Args:
         interactions: As ``train`` takes it.
-        items: The same.
-        share: Of the training's steps, as one of all views' shares; without any, each event once an epoch.
+        items: As ``train`` takes it.
+        share: Share of the training steps, relative to the other views' shares. If no view has one, an
+            epoch holds each event once.
     """
 
     interactions: Table | Mapping[str, Table]
@@ -53,9 +54,9 @@ class Task:
     Args:
         dataset: Split in training, validation and test.
         sides: The fitted features.
-        config: As it was given, with the kind of every column written down.
-        decisions: Which column is what.
-        private: Whether the bundle will hold nothing of any one query.
+        config: The given settings, with the kind of every column filled in.
+        decisions: The role of each column.
+        private: Whether the bundle will hold no data of single queries.
         rated: Names of the views, or the data set's, whose label 0 is a low rating.
     """
 
@@ -67,14 +68,14 @@ class Task:
     rated: tuple[str, ...] = ()
 
     def learning(self, learnt: Learnt, *, refits_features: bool = True) -> "Task":
-        """Return the task of learning more of the same events, with the same features.
+        """Return the task of learning also from the validation events, or from all, with the same features.
 
         Args:
             learnt: See ``learnt_too``.
-            refits_features: Whether vocabularies and scales are fitted again on what is learnt then.
+            refits_features: Whether vocabularies and scales are fitted again on the larger training part.
 
         Raises:
-            ConfigError: The positions of what is learnt then are not known.
+            ConfigError: The added events have no positions, which the training needs.
         """
         dataset = learnt_too(self.dataset, learnt)
         events = dataset.interactions
@@ -116,8 +117,8 @@ class Task:
             items: As ``train`` takes it.
             queries: As ``train`` takes it.
             config: The settings.
-            name: What the data is called; by default the file's name.
-            private: Whether the bundle will hold nothing of any one query.
+            name: Name of the data; by default the name of the file.
+            private: Whether the bundle will hold no data of single queries.
 
         Raises:
             DataError: A table cannot be used as it is.

@@ -26,15 +26,14 @@ class Trained:
     """What ``train`` returns.
 
     Args:
-        contents: All that the bundle holds.
-        path: Where the bundle stands, or None where none was asked for.
-        figures: The model's figures beside the baselines'.
-        dataset: What it was trained on, split.
-        decisions: Which column is what.
-        query_tower: The user's own query tower, where one was given.
-        item_tower: The same for the items.
-        before: Where the bundle is private, the contents with the queries, which the report reads; else
-            None.
+        contents: The contents of the bundle.
+        path: The folder of the bundle, or None if it is in memory only.
+        figures: The metrics of the model and of the baselines.
+        dataset: The split data set that the model was trained on.
+        decisions: The role of each column.
+        query_tower: The user's own query tower, or None.
+        item_tower: The user's own item tower, or None.
+        before: Of a private bundle, the contents with the queries, which the report reads; otherwise None.
     """
 
     contents: Contents
@@ -67,7 +66,7 @@ class Trained:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether Ctrl-C ended the training; the model is then the best up to there."""
+        """Whether Ctrl-C ended the training. The model is then the best one until that moment."""
         last = self.contents.log.splitlines()[-1]
         return bool(json.loads(last).get("event") == "interrupted")
 
@@ -96,12 +95,12 @@ class Trained:
         )
 
     def report(self, path: str | Path, *, language: Language = "en") -> None:
-        """Write all that is to be known of the model, with the doctor's findings, as one HTML page.
+        """Write a report on the model, with the doctor's findings, as one HTML page.
 
-        Of a private training it shows example queries by number, without their columns.
+        After a private training it shows example queries by number, without their columns.
 
         Args:
-            path: Where to; a file that is there is replaced.
+            path: File to write; an existing one is replaced.
             language: ``"en"`` or ``"zh"``.
 
         Raises:
@@ -129,11 +128,11 @@ class Trained:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainedViews:
-    """What ``train_views`` returns: by a view's name, what ``train`` returns.
+    """What ``train_views`` returns: the ``Trained`` of each view, by the view's name.
 
     Args:
         views: The views, in their order.
-        path: Where their bundles stand, or None where none was asked for.
+        path: The folder of their bundles, or None if they are in memory only.
     """
 
     views: Mapping[str, Trained]
