@@ -28,10 +28,7 @@ class Callback:
     """
 
     def on_data(
-        self,
-        dataset: "Dataset",
-        decisions: "tuple[Decision, ...]",
-        features: "tuple[Feature, ...]",
+        self, dataset: "Dataset", decisions: "tuple[Decision, ...]", features: "tuple[Feature, ...]"
     ) -> None:
         """The tables were read and split.
 

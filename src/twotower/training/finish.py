@@ -42,11 +42,7 @@ WITHOUT_VALIDATION = 0.5
 
 
 def fit_in_folder(
-    trainer: Trainer,
-    out: Path | None,
-    *,
-    resume: bool,
-    teller: Callback,
+    trainer: Trainer, out: Path | None, *, resume: bool, teller: Callback
 ) -> tuple[Progress, WorkFolder | None]:
     """Train with a checkpoint beside ``out``, and return how far it came and where that stands."""
     work = None if out is None else WorkFolder(out.resolve(), fingerprint(trainer))
@@ -181,12 +177,7 @@ def finish(
 
 
 def with_words(
-    model: ModelScorer,
-    sides: Sides,
-    dataset: Dataset,
-    language: str,
-    *,
-    bm25: BM25 | None = None,
+    model: ModelScorer, sides: Sides, dataset: Dataset, language: str, *, bm25: BM25 | None = None
 ) -> Served | None:
     """Return the model with BM25 at the share that is best on validation; None where a side has no text.
 

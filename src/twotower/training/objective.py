@@ -90,7 +90,7 @@ class Objective:
         drawn = train.where(train.is_positive)  # what batches hold
         if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
-        self.stream: StreamFrequency | None = None
+        self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
         self.memory: Memory | None = None
         self.miner: Miner | None = None
         self.sampler = self._sampler(drawn)
@@ -201,11 +201,7 @@ class Objective:
         )
 
     def loss_of(
-        self,
-        batch: Batch,
-        reading: "Reading",
-        query_vectors: Tensor,
-        item_vectors: Tensor,
+        self, batch: Batch, reading: "Reading", query_vectors: Tensor, item_vectors: Tensor
     ) -> Tensor:
         """Return the loss of a batch, a scalar.
 
@@ -253,15 +249,6 @@ class Objective:
         """Return the metric that decides, on the validation cases."""
         metric = self.config.training.metric
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
-
-    def stream_state(self) -> dict[str, Tensor]:
-        """Return what ``load_stream`` takes: nothing where frequencies are counted."""
-        return {} if self.stream is None else self.stream.state_dict()
-
-    def load_stream(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved state of frequencies that are estimated on the way."""
-        if self.stream is not None:
-            self.stream.load_state_dict(state)
 
     def _tensor(self, array: Any) -> Any:
         """Return an array on the device; None stays None."""

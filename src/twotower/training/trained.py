@@ -88,10 +88,7 @@ class Trained:
 
     def _retriever_of(self, contents: Contents) -> Retriever:
         return Retriever(
-            contents,
-            query_tower=self.query_tower,
-            item_tower=self.item_tower,
-            path=self.path or "",
+            contents, query_tower=self.query_tower, item_tower=self.item_tower, path=self.path or ""
         )
 
     def report(self, path: str | Path, *, language: Language = "en") -> None:

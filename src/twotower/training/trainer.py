@@ -68,16 +68,14 @@ class LossCheck:
         Raises:
             TrainingDivergedError: One is not finite.
         """
-        if not self._unread:
-            return
-        for loss in torch.stack(self._unread).tolist():
+        unread, self._unread = self._unread, []
+        for loss in torch.stack(unread).tolist() if unread else []:
             self._read += 1
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
                     f"the loss became {loss} in epoch {self._epoch}, step {self._read}; lower "
                     f"training.learning_rate (now {self._rate:g}) and look for extreme features."
                 )
-        self._unread.clear()
 
 
 BYTES_OF_LAYERS = 20
@@ -304,7 +302,8 @@ class Trainer:
                 optimizers.load_state_dict(progress.optimizers)
                 average.load(progress.average)
                 for objective, state in zip(self.objectives, progress.streams, strict=True):
-                    objective.load_stream(state)
+                    if objective.stream is not None:
+                        objective.stream.load_state_dict(state)
             watcher.on_start(self.steps_per_epoch, progress)
             while progress.epoch < most and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
@@ -378,7 +377,8 @@ class Trainer:
         progress.epoch += 1
         progress.model, progress.optimizers = model, optimizers.state_dict()
         progress.average = averages
-        progress.streams = [objective.stream_state() for objective in self.objectives]
+        streams = [objective.stream for objective in self.objectives]
+        progress.streams = [{} if stream is None else stream.state_dict() for stream in streams]
         if metric is None or progress.best_metric is None or metric > progress.best_metric:
             progress.best_model = averaged
             progress.best_metric, progress.best_epoch = metric, progress.epoch
