@@ -22,7 +22,7 @@ from twotower.config import (
     TrainingConfig,
 )
 from twotower.data.columns import Role
-from twotower.dataclass_trees import OneOf, ranges_of
+from twotower.dataclass_trees import OneOf, Range
 from twotower.errors import ConfigError
 from twotower.features.feature_kinds import FEATURE_KINDS
 
@@ -76,11 +76,22 @@ OWN_RANGES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 TOGETHER = ("event_column", "target_events", "block")
 
 
+def mark_of(cls: type, name: str) -> Any:
+    """Return what the type of a field states beside its values."""
+    hint = get_type_hints(cls, include_extras=True)[name]
+    return hint.__metadata__[0] if get_origin(hint) is Annotated else None
+
+
 def named_by(section: str, name: str) -> OneOf | None:
     """Return what a field says of the registry whose names it takes."""
-    hint = get_type_hints(SECTIONS[section], include_extras=True)[name]
-    mark = hint.__metadata__[0] if get_origin(hint) is Annotated else None
+    mark = mark_of(SECTIONS[section], name)
     return mark if isinstance(mark, OneOf) else None
+
+
+def ranges_of(cls: type) -> dict[str, Range]:
+    """Return the range of every field that states one."""
+    marks = {entry.name: mark_of(cls, entry.name) for entry in fields(cls)}
+    return {name: mark for name, mark in marks.items() if isinstance(mark, Range)}
 
 
 def values_of(section: str, name: str, hint: Any) -> st.SearchStrategy[Any]:

@@ -7,25 +7,23 @@ a field out.
 
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from twotower.caller import argument
 from twotower.dataclass_trees import (
     OneOf,
     Range,
+    Rule,
+    Section,
     build,
-    check,
-    check_types,
-    cut_setting,
     field_docs,
     flat,
-    out_of_range,
     plain,
-    raise_all,
-    setting_value,
+    problem,
+    put_setting,
 )
 from twotower.errors import ConfigError
 from twotower.toml import read_toml, toml_key, toml_value
@@ -54,16 +52,23 @@ Width = Annotated[int, Range(1, 16_384)]
 """Numbers in a vector."""
 Widths = Annotated[tuple[int, ...], Range(1, 16_384)]
 """Numbers in the vectors of each layer."""
+Share = Annotated[float, Rule("be in [0, 1]", lambda share: 0 <= share <= 1)]
+"""A share, its ends included."""
+Chance = Annotated[float, Rule("be in [0, 1)", lambda chance: 0 <= chance < 1)]
+"""Of something that must not always happen."""
+Positive = Annotated[float | None, Rule("be finite and above 0", lambda value: 0 < value < inf)]
+"""A number that something is multiplied or divided by."""
 
 _KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS")
 _EVENT_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="of_events")
 _METRICS = OneOf("twotower.evaluation.metrics:METRICS")
+_PART = Rule("be between 0 and 1", lambda part: 0 < part < 1)
 _METRIC = "ndcg@10"
 """The default, for which no table is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
+class DataConfig(Section):
     """``[data]``: which column is what, and what counts as a positive."""
 
     query_column: str | None = None
@@ -86,7 +91,7 @@ class DataConfig:
     """Column of the kinds of event, such as view, cart and purchase."""
     target_events: tuple[str, ...] = ()
     """Kinds of event that are asked for and learnt to predict; other kinds are only read."""
-    positive_threshold: float | None = None
+    positive_threshold: Annotated[float | None, Rule("be finite", isfinite)] = None
     """Ratings from this one up are positives and the others negatives; without it all are positives."""
     order: Literal["auto", "time", "file", "none"] = "auto"
     """What orders a query's events; ``auto`` is time where there is a time column and the split asks for
@@ -97,21 +102,15 @@ class DataConfig:
     drop_null_ids: bool = False
     """Leave out events without a query or item id instead of refusing the table."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems: list[str] = []
-        threshold = self.positive_threshold
-        finite = threshold is None or abs(threshold) < float("inf")
-        check(problems, finite, "positive_threshold", "be finite", threshold)
+    def _contradictions(self) -> Iterator[str]:
         if self.target_events and self.event_column is None:
-            check(problems, False, "event_column", "be stated beside target_events", None)
+            yield problem("event_column", "be stated beside target_events", None)
         if self.event_column is not None and not self.target_events:
-            check(problems, False, "target_events", "be stated beside event_column", ())
-        raise_all(problems)
+            yield problem("target_events", "be stated beside event_column", ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturesConfig:
+class FeaturesConfig(Section):
     """``[features.item]``, ``[features.query]`` and ``[features.event]``: column name -> kind.
 
     A column of an item or a query that is not named here gets the kind that its content suggests.
@@ -153,46 +152,38 @@ class FeaturesConfig:
     """Whether that encoder is trained with the towers, one for both sides, and kept in the bundle; else it
     stays as it is, and each text is encoded once."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems = out_of_range(self)
-        for side, table in (("query", self.query), ("item", self.item), ("event", self.event)):
-            kinds = _EVENT_KINDS if side == "event" else _KINDS
-            for column, kind in table.items():
-                if not kinds.allows(kind):
-                    rule = f"be one of {', '.join(kinds.names())}"
-                    check(problems, False, f"{side}.{column}", rule, kind)
-        raise_all(problems)
+    def _contradictions(self) -> Iterator[str]:
+        tables = {"query": (self.query, _KINDS), "item": (self.item, _KINDS)}
+        tables["event"] = (self.event, _EVENT_KINDS)
+        for side, (kinds, known) in tables.items():
+            for column, kind in kinds.items():
+                if not known.allows(kind):
+                    yield f"{side}.{column} must be one of {', '.join(known.names())}, got {kind!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SplitConfig:
+class SplitConfig(Section):
     """``[split]``: which events are for training, validation and test."""
 
     kind: SplitKind = "auto"
     """``auto`` is leave-last-out where events have an order, else random per query. Where files give train
     and test alone it says how validation is drawn from train: ``auto`` as the test was drawn."""
-    test_fraction: float | None = None
+    test_fraction: Annotated[float | None, _PART] = None
     """Share in test, of a query's events (random; 0.2 where not set), of all events (temporal; 0.1),
     of the items (cold-items; 0.1) or of the queries (cold-queries; 0.2)."""
-    valid_fraction: float = 0.1
+    valid_fraction: Annotated[float, _PART] = 0.1
     """The same share in validation; also of what is taken from train where files give no validation."""
     seed: Seed = 0
     """Seed of the random choices of a split; apart from the training seed."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems = out_of_range(self)
-        for name in ("test_fraction", "valid_fraction"):
-            value = getattr(self, name)
-            check(problems, value is None or 0 < value < 1, name, "be between 0 and 1", value)
+    def _contradictions(self) -> Iterator[str]:
         total = (self.test_fraction or 0.0) + self.valid_fraction
-        check(problems, total < 1, "test_fraction + valid_fraction", "stay below 1", total)
-        raise_all(problems)
+        if total >= 1:
+            yield f"test_fraction + valid_fraction must stay below 1, got {total!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TowersConfig:
+class TowersConfig(Section):
     """``[towers]``: the two networks."""
 
     dim: Width = 64
@@ -222,48 +213,36 @@ class TowersConfig:
     block: Literal["skip", "tanh"] = "skip"
     """How hidden layers stand on the features: ``skip`` adds what they find to the features' sum, with
     GELU; ``tanh`` is layers of tanh alone, as in DSSM, the first hidden width that of the features."""
-    dropout: float = 0.2
+    dropout: Chance = 0.2
     """Probability with which each input of the query tower's layers is left out in training."""
-    id_dropout: float = 0.05
+    id_dropout: Chance = 0.05
     """Probability with which an id is taken as unknown in training, so that features learn to stand in; and
     what is known of an event of a history beside its item; and the times of a whole history."""
-    view_dropout: float = 0.3
+    view_dropout: Chance = 0.3
     """Of several views: probability with which a query's events in the view that is asked for are hidden
     from its history in training, so that what it did in the others learns to stand in."""
     similarity: Literal["auto", "dot", "cosine"] = "auto"
     """``cosine`` normalises both outputs; ``auto`` is cosine for a softmax whose temperature is learnt,
     where 5,000 queries or more ask or both sides are read by features alone; else dot, and for towers of
     your own and several views without an order."""
-    temperature: float | None = None
+    temperature: Positive = None
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
-    temperature_end: float | None = None
+    temperature_end: Positive = None
     """Where a stated temperature goes to over the epochs, evenly in its logarithm; without it it stays."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems = out_of_range(self)
+    def _contradictions(self) -> Iterator[str]:
+        if self.block == "tanh" and self.history not in ("auto", "none"):
+            yield f"history must be 'none' where block is 'tanh', got {self.history!r}"
         for name in ("query_hidden", "item_hidden"):
             widths = getattr(self, name)
-            check(problems, len(widths) <= 100, name, "hold at most 100 widths", len(widths))
-        for name in ("dropout", "id_dropout", "view_dropout"):
-            value = getattr(self, name)
-            check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
-        if self.block == "tanh":
-            alone = self.history in ("auto", "none")
-            check(problems, alone, "history", "be 'none' where block is 'tanh'", self.history)
-            for name in ("query_hidden", "item_hidden"):
-                widths = getattr(self, name)
-                rule = "hold a width where block is 'tanh'"
-                check(problems, len(widths) > 0, name, rule, widths)
-        for name in ("temperature", "temperature_end"):
-            t = getattr(self, name)
-            ok = t is None or 0 < t < float("inf")
-            check(problems, ok, name, "be finite and above 0", t)
-        raise_all(problems)
+            if len(widths) > 100:
+                yield f"{name} must hold at most 100 widths, got {len(widths)}"
+            if self.block == "tanh" and not widths:
+                yield f"{name} must hold a width where block is 'tanh', got ()"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
+class LossConfig(Section):
     """``[loss]``: what is minimised, and against which negatives."""
 
     kind: Annotated[str, OneOf("twotower.losses.loss_kinds:LOSSES", ("auto",))] = "auto"
@@ -276,11 +255,11 @@ class LossConfig:
     num_negatives: Annotated[int | None, Range(1, 10**7)] = None
     """Items drawn a batch, 1,024 where not set; by ``per-query`` drawn a query, 128. Where each is a text
     for an encoder that is trained (``features.tune_sentences``), 128 and 4."""
-    popularity_power: float = 0.75
+    popularity_power: Share = 0.75
     """Power of an item's share of the events by which ``popularity`` draws; 0 is uniform."""
-    hard_share: float = 0.5
+    hard_share: Share = 0.5
     """Share of ``num_negatives`` that ``hard`` mines from the index; the others are uniform."""
-    hard_margin: float = 0.1
+    hard_margin: Chance = 0.1
     """A mined item that scores above (1 - this) of the own item may be a false negative: not taken."""
     memory_batches: Annotated[int, Range(1, 10**6)] = 4
     """Earlier batches whose items ``memory`` remembers."""
@@ -290,25 +269,14 @@ class LossConfig:
     """Where that probability comes from: counts of the table, or an estimate over the stream of batches."""
     mask_known: bool = True
     """Leave items of the query's own history out of its negatives."""
-    label_smoothing: float = 0.0
+    label_smoothing: Chance = 0.0
     """Share of softmax's target that is spread evenly over the negatives."""
-    calibration: float = 0.75
+    calibration: Share = 0.75
     """How far ``gbce`` takes the overconfidence of sampling back: 0 not at all, 1 all of it."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems = out_of_range(self)
-        for name in ("popularity_power", "hard_share", "calibration"):
-            value = getattr(self, name)
-            check(problems, 0 <= value <= 1, name, "be in [0, 1]", value)
-        for name in ("hard_margin", "label_smoothing"):
-            value = getattr(self, name)
-            check(problems, 0 <= value < 1, name, "be in [0, 1)", value)
-        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """``[training]``: the loop."""
 
     epochs: Annotated[int, Range(1, 10**6)] = 50
@@ -331,7 +299,7 @@ class TrainingConfig:
         "adamw"
     )
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
-    learning_rate: float | None = None
+    learning_rate: Positive = None
     """Step size; where not set 0.006, and of towers that read features alone, texts among them on both
     sides, by the number of pairs: 0.002, or 0.0005 of fewer than 10,000."""
     table_optimizer: Annotated[
@@ -339,15 +307,15 @@ class TrainingConfig:
     ] = "auto"
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""
-    table_learning_rate: float | None = None
+    table_learning_rate: Positive = None
     """Step size of those tables; without it the same for adam, ten times as great for adagrad."""
-    sentence_learning_rate: float | None = None
+    sentence_learning_rate: Positive = None
     """Step size of a sentence encoder that is trained (``features.tune_sentences``), 2e-5 where not set."""
     warmup_steps: Annotated[int, Range(0, 10**9)] = 0
     """Steps over which the step size rises from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the step size falls to 0 until the last of ``epochs``."""
-    clip_norm: float | None = None
+    clip_norm: Positive = None
     """Greatest norm of all gradients together; without it they are left as they are."""
     encode_size: Annotated[int | None, Range(1, 10**7)] = None
     """Queries and items that are encoded at once, gradients exact all the same: memory for a second pass;
@@ -355,7 +323,9 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
     bundle's is float32. ``auto`` is bfloat16 where the processor has units for it."""
-    weight_decay: float | None = None
+    weight_decay: Annotated[
+        float | None, Rule("be finite and at least 0", lambda decay: 0 <= decay < inf)
+    ] = None
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
     temperature, or sparsely updated tables, nor, by adam, of a sentence encoder. Without it 0.1, and 1 of
     several views without an order."""
@@ -366,50 +336,36 @@ class TrainingConfig:
     threads: Annotated[int | None, Range(1, 1024)] = None
     """CPU threads; without it OMP_NUM_THREADS where that is set, else one fewer than there are cores."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems = out_of_range(self)
-        rates = ("learning_rate", "table_learning_rate", "sentence_learning_rate")
-        for name in (*rates, "clip_norm"):
-            value = getattr(self, name)
-            ok = value is None or 0 < value < float("inf")
-            check(problems, ok, name, "be finite and above 0", value)
-        decay = self.weight_decay
-        ok = decay is None or 0 <= decay < float("inf")
-        check(problems, ok, "weight_decay", "be finite and at least 0", decay)
+    def _contradictions(self) -> Iterator[str]:
         if self.metric != _METRIC:
             form = re.fullmatch(r"([^@]+)@[1-9][0-9]{0,5}", self.metric)
-            ok = form is not None and _METRICS.allows(form[1])
-            rule = f"be one of {', '.join(_METRICS.names())} with @k"
-            check(problems, ok, "metric", rule, self.metric)
-        raise_all(problems)
+            if form is None or not _METRICS.allows(form[1]):
+                names = ", ".join(_METRICS.names())
+                yield f"metric must be one of {names} with @k, got {self.metric!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IndexConfig:
+class IndexConfig(Section):
     """``[index]``: how the bundle's items are searched."""
 
     kind: Literal["auto", "exact", "approximate"] = "auto"
     """Whether all items are scored, or those of lists that are likely to hold the best (the extra ``ann``);
     ``auto`` is approximate from 500,000 items on, where the share to be searched says that it is faster."""
-    recall: float = 0.99
+    recall: Annotated[
+        float,
+        Rule("be between 0 and 1; to find all, set index.kind = 'exact'", lambda r: 0 < r < 1),
+    ] = 0.99
     """Share of the 100 best items of a query, and of the best to any other depth, that an approximate index
     must find, on average over the queries of validation."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems: list[str] = []
-        recall = self.recall
-        rule = "be between 0 and 1; to find all, set index.kind = 'exact'"
-        check(problems, 0 < recall < 1, "recall", rule, recall)
-        raise_all(problems)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ViewConfig:
+class ViewConfig(Section):
     """``[[views]]``: one kind of item of several that share the queries."""
 
-    name: str
+    name: Annotated[
+        str, Rule("be of letters, digits, '-' and '_'", re.compile(r"[A-Za-z0-9][\w-]*").fullmatch)
+    ]
     """What it is called, and its bundle's folder."""
     interactions: str | None = None
     """Table of its events; or ``train``, ``valid`` and ``test`` in its place."""
@@ -421,22 +377,12 @@ class ViewConfig:
     """Given split: test events."""
     items: str | None = None
     """Table of its items' columns."""
-    share: float | None = None
+    share: Positive = None
     """Share of the training's steps, as one of all views' shares; without any, each event once an epoch."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        problems: list[str] = []
-        ok = re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) is not None
-        check(problems, ok, "name", "be of letters, digits, '-' and '_'", self.name)
-        share = self.share
-        ok = share is None or 0 < share < float("inf")
-        check(problems, ok, "share", "be finite and above 0", share)
-        raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(Section):
     """All settings of a training, a section each.
 
     Args:
@@ -459,14 +405,15 @@ class Config:
     index: IndexConfig = field(default_factory=IndexConfig)
     views: tuple[ViewConfig, ...] = ()
 
-    def __post_init__(self) -> None:
-        problems: list[str] = []
+    def _contradictions(self) -> Iterator[str]:
         names = [view.name for view in self.views]
-        check(problems, len(set(names)) == len(names), "views", "have distinct names", names)
-        shares = [view.share is not None for view in self.views]
-        check(problems, all(shares) or not any(shares), "views", "all have a share, or none", names)
-        check(problems, len(names) != 1, "views", "be two or more", names)
-        raise_all(problems)
+        shares = {view.share is not None for view in self.views}
+        if len(set(names)) < len(names):
+            yield f"views must have distinct names, got {names}"
+        if len(shares) > 1:
+            yield f"views must all have a share, or none, got {names}"
+        if len(names) == 1:
+            yield f"views must be two or more, got {names}"
 
     @staticmethod
     def from_dict(table: Mapping[str, object]) -> "Config":
@@ -475,12 +422,7 @@ class Config:
         Raises:
             ConfigError: All unknown keys, wrong types and values out of range, each by its path.
         """
-        problems: list[str] = []
-        config = build(Config, table, "", problems)
-        if problems:
-            raise ConfigError("\n".join(problems))
-        assert isinstance(config, Config)
-        return config
+        return build(Config, table)
 
     @staticmethod
     def from_toml(path: str | Path) -> "Config":
@@ -521,31 +463,13 @@ class Config:
             ConfigError: All settings that are malformed, unknown or out of range.
         """
         table = self.to_dict()
-        problems: list[str] = []
+        problems = []
         for setting in settings:
-            keys, text = cut_setting(setting)
-            if len(keys) < 2:
-                problems.append(
-                    f"{argument('settings')} must be section.field=value, got {setting!r}"
-                )
-                continue
-            inner: Any = table
-            for key in keys[:-1]:
-                inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
-            if isinstance(inner, dict):
-                found = len(problems)
-                value = setting_value(Config, keys, text, problems)
-                if len(problems) == found:
-                    inner[keys[-1]] = value
-            else:
-                problems.append(
-                    f"{argument('settings')} must name a field, got {setting!r}, which goes deeper"
-                )
-        config = build(Config, table, "", problems)
-        if problems:
-            raise ConfigError("\n".join(problems))
-        assert isinstance(config, Config)
-        return config
+            try:
+                put_setting(Config, table, setting)
+            except ConfigError as error:
+                problems.append(str(error))
+        return build(Config, table, problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as nested dictionaries, without the fields that are not set."""

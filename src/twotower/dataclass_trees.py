@@ -7,24 +7,46 @@ import ast
 import difflib
 import inspect
 import re
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from twotower.caller import passing
+from twotower.caller import argument, passing
 from twotower.errors import ConfigError
 from twotower.registry import Registry, resolved
 from twotower.toml import parse_value
 
+Tree = TypeVar("Tree")
 
-def check(problems: list[str], ok: bool, name: str, rule: str, value: object) -> None:
-    """Note a problem, ``name must rule, got value``, unless it is ``ok``."""
-    if not ok:
-        problems.append(f"{name} must {rule}, got {value!r}")
+
+def problem(name: str, rule: str, value: object) -> str:
+    """Return what is wrong with a value, as a message has it."""
+    return f"{name} must {rule}, got {value!r}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be besides of its type.
+
+    A field states it in its type: ``dropout: Annotated[float, Rule("be in [0, 1)", ...)] = 0.2``.
+
+    Args:
+        text: What stands after ``must`` in a message.
+        holds: Whether a value is so; it is not called for None.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+    def broken(self, value: object) -> Iterator[str]:
+        """Yield what a value must be and is not."""
+        if not self.holds(value):
+            yield self.text
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,14 @@ class Range:
 
     least: int
     most: int
+
+    def broken(self, value: Any) -> Iterator[str]:
+        """Yield what a value must be and is not."""
+        what, numbers = ("be", (value,)) if isinstance(value, int) else ("hold numbers of", value)
+        if any(number < self.least for number in numbers):
+            yield f"{what} at least {self.least}"
+        if any(number > self.most for number in numbers):
+            yield f"{what} at most {self.most}"
 
 
 @dataclass(frozen=True)
@@ -68,63 +98,61 @@ class OneOf:
             resolved(self.registry).get(value)
         return value in self.names()
 
+    def broken(self, value: object) -> Iterator[str]:
+        """Yield what a value must be and is not."""
+        if not self.allows(value):
+            yield f"be one of {', '.join(map(repr, self.names()))}"
 
-def _unmarked(hint: Any) -> Any:
-    is_range = get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], Range)
-    return get_args(hint)[0] if is_range else hint
+
+Mark = Rule | Range | OneOf
 
 
-_marked_hints_of: Callable[[Any], dict[str, Any]] = cache(
-    partial(typing.get_type_hints, include_extras=True)
-)
-_hints_of: Callable[[Any], dict[str, Any]] = cache(
-    lambda cls: {name: _unmarked(hint) for name, hint in _marked_hints_of(cls).items()}
-)
-"""The type of each field, without the ranges of numbers."""
+def _read_hints(cls: type) -> dict[str, tuple[Any, Mark | None]]:
+    plain, marked = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in marked.items()}
+    return {name: (hint, marks[name]) for name, hint in plain.items()}
+
+
+_fields_of: Callable[[Any], dict[str, tuple[Any, Mark | None]]] = cache(_read_hints)
+"""The type of each field of a class, and the mark on it."""
 
 
 def one_of_names(section: Any) -> list[tuple[Registry[Any], str]]:
     """Return the registry and the value of every field of a section that is a name of one."""
-    marks = {
-        name: hint.__metadata__[0]
-        for name, hint in _marked_hints_of(type(section)).items()
-        if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], OneOf)
-    }
-    return [(resolved(mark.registry), getattr(section, name)) for name, mark in marks.items()]
+    return [
+        (resolved(mark.registry), getattr(section, name))
+        for name, (_, mark) in _fields_of(type(section)).items()
+        if isinstance(mark, OneOf)
+    ]
 
 
-def ranges_of(cls: type) -> dict[str, Range]:
-    """Return the range of every field that states one."""
-    hints = _marked_hints_of(cls)
-    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
-    return {name: mark[0] for name, mark in marks.items() if mark and isinstance(mark[0], Range)}
+def check_fields(section: Any) -> None:
+    """Refuse a dataclass with a value that does not fit its field: a misspelt choice, say.
 
-
-def out_of_range(section: Any) -> list[str]:
-    """Return a problem for every field of a section that is out of its range."""
-    problems: list[str] = []
-    for name, limits in ranges_of(type(section)).items():
-        value = getattr(section, name)
-        is_list = isinstance(value, tuple)
-        numbers = value if is_list else () if value is None else (value,)
-        what = "hold numbers of" if is_list else "be"
-        low = all(limits.least <= number for number in numbers)
-        check(problems, low, name, f"{what} at least {limits.least}", value)
-        high = all(number <= limits.most for number in numbers)
-        check(problems, high, name, f"{what} at most {limits.most}", value)
-    return problems
-
-
-def check_types(section: Any) -> None:
-    """Refuse what a type checker would: a misspelt choice must not pass for another one."""
+    Raises:
+        SectionError: There is one.
+    """
     problems: list[str] = []
     defaults = {entry.name: entry.default for entry in fields(section)}
-    for name, hint in _hints_of(type(section)).items():
+    for name, (hint, mark) in _fields_of(type(section)).items():
         value = getattr(section, name)
-        if value is defaults[name]:
-            continue  # no table of names is loaded for it
-        check(problems, _convert(hint, value)[0], name, f"be {_say_type(hint)}", value)
+        if value is not defaults[name]:  # no table of names is loaded for a default
+            problems += _problems_of(name, value, hint, mark)
     raise_all(problems)
+
+
+class Section:
+    """Base of a dataclass of settings, which checks its fields."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        raise_all(list(self._contradictions()))
+
+    def _contradictions(self) -> Iterable[str]:
+        """Return the problems of values that fit their fields one by one."""
+        return ()
 
 
 class SectionError(ConfigError):
@@ -145,126 +173,156 @@ def raise_all(problems: list[str]) -> None:
         raise SectionError(problems)
 
 
-def build(cls: type, table: object, where: str, problems: list[str]) -> object:
-    """Return a dataclass of a nested table, or None; every problem is noted by its path.
+def build(cls: type[Tree], table: object, problems: Iterable[str] = ()) -> Tree:
+    """Return a tree of dataclasses of a nested table.
 
     Args:
-        cls: The dataclass; a field that the table leaves out keeps its default.
+        cls: The root's class; a field that the table leaves out keeps its default.
         table: Keys are the names of fields.
-        where: The path of this table, ``""`` for the root.
-        problems: Is added to.
+        problems: What is wrong already.
+
+    Raises:
+        ConfigError: There are problems: each by its path, on a line of its own.
     """
-    if not isinstance(table, Mapping):
-        problems.append(f"{where or 'config'} must be a table, got {table!r}")
-        return None
-    known = {entry.name: entry for entry in fields(cls)}
-    hints = _hints_of(cls)
+    problems = list(problems)
+    tree = _read(table, cls, None, "", problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return typing.cast("Tree", tree)
+
+
+def _read(value: object, hint: Any, mark: Mark | None, path: str, problems: list[str]) -> object:
+    """Return a value as a field holds it; every problem is noted by its path."""
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return _read_section(value, typing.cast("type", hint), path, problems)
+    inner = get_args(hint)[:1]
+    if inner and is_dataclass(inner[0]) and isinstance(value, (list, tuple)):
+        paths = (f"{path}[{i}]" for i in range(len(value)))
+        return tuple(_read(entry, inner[0], None, next(paths), problems) for entry in value)
+    problems += _problems_of(path or "config", value, hint, mark)
+    return _stored(value, hint)
+
+
+def _read_section(
+    table: Mapping[Any, object], cls: type, where: str, problems: list[str]
+) -> object:
+    def at(name: object) -> str:
+        return f"{where}.{name}" if where else str(name)
+
+    known = _fields_of(cls)
     values: dict[str, object] = {}
     for key, value in table.items():
-        path = f"{where}.{key}" if where else key
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            problems.append(f"{path}: unknown key; {hint}")
+            problems.append(f"{at(key)}: unknown key; {hint}")
             continue
-        hint_type = hints[key]
-        if is_dataclass(hint_type):
-            section = build(typing.cast("type", hint_type), value, path, problems)
-            if section is not None:
-                values[key] = section
-            continue
-        inner = get_args(hint_type)[:1]
-        if inner and is_dataclass(inner[0]) and isinstance(value, (list, tuple)):
-            one = typing.cast("type", inner[0])
-            entries = (
-                entry if isinstance(entry, one) else build(one, entry, f"{path}[{i}]", problems)
-                for i, entry in enumerate(value)
-            )
-            values[key] = tuple(entry for entry in entries if entry is not None)
-            continue
-        ok, converted = _convert(hint_type, value)
-        if ok:
-            values[key] = converted
-        else:
-            problems.append(f"{path} must be {_say_type(hint_type)}, got {value!r}")
+        before = len(problems)
+        read = _read(value, *known[key], at(key), problems)
+        if len(problems) == before:
+            values[key] = read
     missing = [
-        f"{where}.{entry.name} must be stated, got none"
-        for entry in known.values()
+        f"{at(entry.name)} must be stated, got none"
+        for entry in fields(cls)
         if entry.name not in values
         and entry.default is MISSING
         and entry.default_factory is MISSING
     ]
-    problems.extend(missing)
+    problems += missing
     try:
         return None if missing else cls(**values)
     except SectionError as error:
-        problems.extend(f"{where}.{problem}" if where else problem for problem in error.problems)
+        problems += map(at, error.problems)
         return None
 
 
-def _convert(hint: Any, value: object) -> tuple[bool, object]:
+def _problems_of(name: str, value: object, hint: Any, mark: Mark | None) -> list[str]:
+    """Return what is wrong with the value of a field: its type, or else what its mark says."""
+    stored = _stored(value, hint)
+    broken: Iterable[str] = ()
+    if not isinstance(mark, OneOf) and not _fits(stored, hint):
+        broken = [f"be {_say_type(hint)}"]
+    elif mark is not None and value is not None:
+        broken = mark.broken(stored)
+    return [problem(name, rule, value) for rule in broken]
+
+
+def _stored(value: object, hint: Any) -> object:
+    """Return a value as a section holds it: a list as a tuple, a whole number as a float."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    is_number = float in (hint, *get_args(hint)) and _fits(value, float)
+    return float(typing.cast("float", value)) if is_number else value
+
+
+def _fits(value: object, hint: Any) -> bool:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        for arg in args:
-            if arg is not type(None):
-                ok, converted = _convert(arg, value)
-                if ok:
-                    return True, converted
-        return value is None and type(None) in args, None
-    if origin is Annotated:
-        return hint.__metadata__[0].allows(value), value
+        return any(_fits(value, arg) for arg in args)
     if origin is Literal:
-        return value in args and isinstance(value, str), value
-    if origin is tuple and is_dataclass(args[0]):
-        one = typing.cast("type", args[0])
-        ok = isinstance(value, tuple) and all(isinstance(entry, one) for entry in value)
-        return ok, value
+        return isinstance(value, str) and value in args
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        pairs = [_convert(args[0], entry) for entry in value]
-        return all(ok for ok, _ in pairs), tuple(entry for _, entry in pairs)
-    if origin is not None and isinstance(value, Mapping):
-        return all(isinstance(k, str) for k in value), dict(value)
-    if hint is float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return False, None
-        try:
-            return True, float(value)
-        except OverflowError:  # a whole number of more than 308 digits
-            return False, None
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if hint in (str, bool):
-        return isinstance(value, hint), value
-    return False, None
+        return isinstance(value, tuple) and all(_fits(entry, args[0]) for entry in value)
+    if origin is not None:
+        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, hint)
 
 
-_LISTS: dict[Any, tuple[str, str]] = {
-    int: ("whole numbers", "[256, 128]"),
-    float: ("numbers", "[0.5, 1.0]"),
-    str: ("strings", '["view", "purchase"]'),
+_TYPES: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[str, ...]: "a list of strings",
 }
-"""What a list holds, and how one is written."""
+_LISTS: dict[Any, str] = {
+    tuple[int, ...]: "[256, 128]",
+    tuple[str, ...]: '["view", "purchase"]',
+}
+"""How a list is written."""
 
 
 def _say_type(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return "one of " + ", ".join(map(repr, hint.__metadata__[0].names()))
     if origin is Literal:
-        return "one of " + ", ".join(map(repr, args))
+        return f"one of {', '.join(map(repr, args))}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_say_type(arg) for arg in args if arg is not type(None))
-    if origin is tuple and is_dataclass(args[0]):
-        return "a list of tables"
-    if origin is tuple:
-        return f"a list of {_LISTS[args[0]][0]}"
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    return names.get(hint, "a table")
+    return _TYPES.get(hint, "a list of tables" if origin is tuple else "a table")
 
 
 _KEY = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^.="'][^.=]*)\s*([.=])""")
+
+
+def put_setting(root: type, table: dict[str, Any], setting: str) -> None:
+    """Put what ``section.field=value`` says into a nested table.
+
+    Args:
+        root: The tree's class.
+        table: Is changed.
+        setting: As ``Config.with_settings`` takes it.
+
+    Raises:
+        ConfigError: It is malformed, or names a place within a value.
+    """
+    keys, text = cut_setting(setting)
+    if len(keys) < 2:
+        raise ConfigError(f"{argument('settings')} must be section.field=value, got {setting!r}")
+    inner = table
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"{argument('settings')} must name a field, got {setting!r}, which goes deeper"
+            )
+    inner[keys[-1]] = _setting_value(root, keys, text)
 
 
 def cut_setting(setting: str) -> tuple[list[str], str]:
@@ -281,35 +339,29 @@ def cut_setting(setting: str) -> tuple[list[str], str]:
     return [], ""
 
 
-def setting_value(root: type, keys: list[str], text: str, problems: list[str]) -> object:
-    """Return what ``text`` stands for in the field of ``root`` that ``keys`` lead to.
+def _setting_value(root: type, keys: list[str], text: str) -> object:
+    """Return what ``text``, TOML or a bare string, stands for in the field that ``keys`` lead to.
 
     One value stands for a list of it where it cannot be several.
 
-    Args:
-        root: The tree's dataclass.
-        keys: Names of fields, from the root.
-        text: TOML, or a bare string.
-        problems: Gets a problem if the field is a list and ``text`` may be several values.
+    Raises:
+        ConfigError: The field is a list, and ``text`` may be several values.
     """
     value = parse_value(text)
     hint: Any = root
     for key in keys:
         # the kinds of columns are strings, and whatever no field knows may be one
-        hint = _hints_of(hint).get(key) if is_dataclass(hint) else str
-    if hint is None or _convert(hint, value)[0]:
+        hint = _fields_of(hint).get(key, (None, None))[0] if is_dataclass(hint) else str
+    if hint is None:
         return value
-    if get_origin(hint) is tuple and get_args(hint)[0] in _LISTS:
-        bare = text != "" and not set(text) & set(",;[]{}\"' ")
-        for one, is_one in ((value, value != text), (text, bare)):
-            if is_one and _convert(hint, [one])[0]:
-                return [one]
-        path, form = ".".join(keys), _LISTS[get_args(hint)[0]][1]
-        problems.append(
-            f"{path} must be {_say_type(hint)}, got {text!r}; write {passing(settings=[f'{path}={form}'])}"
-        )
-        return None
-    return text if _convert(hint, text)[0] else value
+    is_toml, is_bare = value != text, text != "" and not set(text) & set(",;[]{}\"' ")
+    readings = [value, text, *([[value]] if is_toml else []), *([[text]] if is_bare else [])]
+    fitting = [reading for reading in readings if _fits(_stored(reading, hint), hint)]
+    if not fitting and hint in _LISTS:
+        path = ".".join(keys)
+        form = passing(settings=[f"{path}={_LISTS[hint]}"])
+        raise ConfigError(f"{path} must be {_say_type(hint)}, got {text!r}; write {form}")
+    return fitting[0] if fitting else value
 
 
 def plain(value: object) -> object:
@@ -338,11 +390,7 @@ def field_docs(cls: Any) -> dict[str, str]:
     body = typing.cast("ast.ClassDef", tree.body[0]).body
     docs = {}
     for statement, following in pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-        ):
-            docs[statement.target.id] = str(following.value.value)
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=doc)):
+                docs[name] = str(doc)
     return docs

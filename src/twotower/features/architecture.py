@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from threading import Lock
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from twotower.dataclass_trees import check, check_types, raise_all
+from twotower.dataclass_trees import Rule, Section, problem
 from twotower.errors import ConfigError
 from twotower.extras import library
 from twotower.features.sentences import load_encoder
@@ -35,7 +35,7 @@ _building = Lock()
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Section):
     """How to build a sentence encoder and its tokenizer; a bundle holds it as files of JSON.
 
     Args:
@@ -53,18 +53,15 @@ class Architecture:
     transformer: str
     tokenizer: str
     pooling: Pooling
-    max_length: int
+    max_length: Annotated[int, Rule("be at least 1", lambda length: length >= 1)]
     is_lowered: bool = False
     prefix: str = ""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        settings, problems = json.loads(self.transformer), list[str]()
+    def _contradictions(self) -> Iterator[str]:
+        settings = json.loads(self.transformer)
         kind = settings.get("model_type") if isinstance(settings, dict) else None
-        rule = f"be one of {', '.join(MODEL_TYPES)}"
-        check(problems, kind in MODEL_TYPES, "model_type", rule, kind)
-        check(problems, self.max_length >= 1, "max_length", "be at least 1", self.max_length)
-        raise_all(problems)
+        if kind not in MODEL_TYPES:
+            yield problem("model_type", f"be one of {', '.join(MODEL_TYPES)}", kind)
 
     @staticmethod
     def of(encoder: str) -> "Architecture":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from twotower.dataclass_trees import check_types
+from twotower.dataclass_trees import check_fields
 from twotower.features.architecture import FILES, Architecture
 from twotower.features.base import Transform
 from twotower.features.forms import FORMS
@@ -106,7 +106,7 @@ def _check_features(features: Sequence[Feature], folder: Path) -> None:
             in a bundle must never pass for the encoder that the user chose.
     """
     for feature in features:
-        check_types(feature)
+        check_fields(feature)
         is_odd = feature.buckets < 0 or (feature.tuned and feature.spec.needs != "sentence_encoder")
         if is_odd or (feature.form and feature.form not in FORMS):
             raise ValueError(f"the column {feature.name!r} is described as no column can be")
