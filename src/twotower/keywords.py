@@ -1,7 +1,7 @@
 """Keywords that stand for one setting each: options of the command line, and parameters in Python.
 
 ``Keywords`` is the only list of them. ``train``, ``train_views``, ``tune`` and the doctor take them as they
-are, ``cli.tables`` makes the options from it, and ``configured`` writes them into the settings.
+are, ``cli.options`` makes the options from it, and ``configured`` writes them into the settings.
 """
 
 import inspect
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack
 
 from twotower.caller import argument
 from twotower.config import Config
-from twotower.dataclass_trees import field_docs
 from twotower.errors import ConfigError
 from twotower.recipes import RECIPES
 from twotower.recipes import recipe as recipe_of
@@ -28,65 +27,50 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 class Keywords(TypedDict, total=False):
-    """Each keyword with its setting and its meaning. None leaves the setting as ``config`` has it."""
+    """Each keyword with its meaning. None leaves the setting as ``config`` has it."""
 
-    recipe: Annotated[str | None, ""]
-    """Settings for a task, by name."""
+    recipe: Annotated[str | None, f"Settings for a task, by name: {' or '.join(RECIPES)}."]
+    split: Annotated[str | None, "leave-last-out, random, temporal, cold-items or cold-queries."]
+    query_column: Annotated[str | None, "Column of the query ids."]
+    item_column: Annotated[str | None, "Column of the item ids."]
+    time_column: Annotated[str | None, "Column of the times."]
+    label_column: Annotated[str | None, "Column of labels or ratings."]
+    weight_column: Annotated[str | None, "Column of counts."]
+    position_column: Annotated[
+        str | None, "Column of the positions at which items were shown, from 1."
+    ]
+    impressions_column: Annotated[str | None, "Column of the items shown beside the taken one."]
+    event_column: Annotated[str | None, "Column of kinds of event, such as view and purchase."]
+    target_events: Annotated[
+        str | Sequence[str] | None,
+        "Kinds that the model predicts, KIND,KIND; the others are only read.",
+    ]
+    drop_null_ids: Annotated[bool, "Leave out rows without an id."]
+    recall: Annotated[
+        float | None, "Recall that an approximate index must reach (index.recall, 0.99)."
+    ]
 
-    split: Annotated[str | None, "split.kind"]
-    """leave-last-out, random, temporal, cold-items or cold-queries."""
 
-    query_column: Annotated[str | None, "data.query_column"]
-    """Column of the query ids."""
-
-    item_column: Annotated[str | None, "data.item_column"]
-    """Column of the item ids."""
-
-    time_column: Annotated[str | None, "data.time_column"]
-    """Column of the times."""
-
-    label_column: Annotated[str | None, "data.label_column"]
-    """Column of labels or ratings."""
-
-    weight_column: Annotated[str | None, "data.weight_column"]
-    """Column of counts."""
-
-    position_column: Annotated[str | None, "data.position_column"]
-    """Column of the positions at which items were shown, from 1."""
-
-    impressions_column: Annotated[str | None, "data.impressions_column"]
-    """Column of the items shown beside the taken one."""
-
-    event_column: Annotated[str | None, "data.event_column"]
-    """Column of kinds of event, such as view and purchase."""
-
-    target_events: Annotated[str | Sequence[str] | None, "data.target_events"]
-    """Kinds that the model predicts, KIND,KIND; the others are only read."""
-
-    drop_null_ids: Annotated[bool, "data.drop_null_ids"]
-    """Leave out rows without an id."""
-
-    recall: Annotated[float | None, "index.recall"]
-    """Recall that an approximate index must reach (index.recall, 0.99)."""
+_SETTINGS = {"recipe": "", "split": "split.kind", "recall": "index.recall"}
+"""The setting of a keyword that does not set the field of its name in ``data``; ``recipe`` sets many."""
+PARTS = ("train", "valid", "valid_sessions", "test", "test_sessions")
+"""Parameters for the tables of a given split."""
 
 
 @cache
-def types_of_keywords() -> dict[str, Any]:
-    """Return the type of each keyword."""
-    return typing.get_type_hints(Keywords)
+def hints_of_keywords() -> dict[str, Any]:
+    """Return the annotation of each keyword: its type and its meaning."""
+    return typing.get_type_hints(Keywords, include_extras=True)
 
 
-@cache
 def settings_of_keywords() -> dict[str, str]:
-    """Return the setting of each keyword, such as ``data.query_column``; ``recipe`` sets many."""
-    hints = typing.get_type_hints(Keywords, include_extras=True)
-    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+    """Return the setting of each keyword, such as ``data.query_column``; none of ``recipe``."""
+    return {name: _SETTINGS.get(name, f"data.{name}") for name in hints_of_keywords()}
 
 
 def help_of(keyword: str) -> str:
     """Return what a keyword means, in one line."""
-    meaning = field_docs(Keywords)[keyword]
-    return f"{meaning[:-1]}: {' or '.join(RECIPES)}." if keyword == "recipe" else meaning
+    return str(hints_of_keywords()[keyword].__metadata__[0])
 
 
 def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:
@@ -106,7 +90,7 @@ def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:
         raise TypeError(f"got an unexpected keyword argument {unknown!r}")
     name = keywords.get("recipe")
     if name is None:
-        tree = Config.of(config)
+        table = Config.of(config).to_dict()
     elif isinstance(config, Config | str | Path):
         said = "a Config" if isinstance(config, Config) else str(config)
         raise ConfigError(
@@ -114,31 +98,14 @@ def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:
             "leave one of them out, or change the recipe's settings one by one."
         )
     else:
-        tree = recipe_of(name)
-        if config is not None:
-            tree = Config.from_dict(_merged(tree.to_dict(), config))
-    return with_keywords(tree, keywords)
-
-
-def with_keywords(tree: Config, keywords: Mapping[str, Any]) -> Config:
-    """Return the settings with those of the keywords that are given.
-
-    Args:
-        tree: Where they start from.
-        keywords: Names of ``Keywords``; ``recipe`` is passed over.
-
-    Raises:
-        ConfigError: One is out of range.
-    """
-    table = tree.to_dict()
-    for name, path in settings_of_keywords().items():
-        value = keywords.get(name)
-        if value is None or value is False or not path:
-            continue
-        if name == "target_events" and isinstance(value, str):
-            value = [kind.strip() for kind in value.split(",") if kind.strip()]
-        section, field = path.split(".")
-        table[section][field] = list(value) if name == "target_events" else value
+        table = _merged(recipe_of(name).to_dict(), config or {})
+    for keyword, path in paths.items():
+        value: Any = keywords.get(keyword)
+        if path and value is not None and value is not False:
+            if keyword == "target_events" and isinstance(value, str):
+                value = [kind.strip() for kind in value.split(",") if kind.strip()]
+            section, field = path.split(".")
+            table[section][field] = value
     return Config.from_dict(table)
 
 
@@ -150,23 +117,6 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         both = isinstance(inner, Mapping) and isinstance(value, Mapping)
         merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def parts_of(
-    train: "Table | None",
-    valid: "Table | None",
-    valid_sessions: "Table | None",
-    test: "Table | None",
-    test_sessions: "Table | None",
-) -> "dict[str, Table | None]":
-    """Return the parts of a given split by the names of their parameters."""
-    return {
-        "train": train,
-        "valid": valid,
-        "valid_sessions": valid_sessions,
-        "test": test,
-        "test_sessions": test_sessions,
-    }
 
 
 def events_of(
@@ -181,7 +131,7 @@ def events_of(
     Args:
         needs: What asks, as a message begins: ``train needs either``.
         interactions: One table; or a mapping of parts, which is taken as it is.
-        parts: See ``parts_of``.
+        parts: The table of each of ``PARTS``, or None.
         split: The split that was asked for.
 
     Raises:
@@ -191,10 +141,11 @@ def events_of(
     train, test, sessions = (argument(part) for part in ("train", "test", "test_sessions"))
     if (interactions is None) == (not given):
         raise ConfigError(f"{needs} {argument('interactions')}, or {train} and {test}.")
-    if interactions is not None and not isinstance(interactions, Mapping):
+    if isinstance(interactions, Mapping):
+        given = dict(interactions)
+    elif interactions is not None:
         return interactions
-    given = given if interactions is None else dict(interactions)
-    if interactions is None:
+    else:
         if "train" not in given or not {"test", "test_sessions"} & set(given):
             raise ConfigError(
                 f"{train} and one of {test} and {sessions} must be given, got "
@@ -215,11 +166,27 @@ def events_of(
 
 def takes_keywords(function: Called) -> Called:
     """Show each of ``Keywords`` in the signature of a function that takes them as ``**keywords``."""
-    signature = inspect.signature(function)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shown = [parameter_of(name, hint) for name, hint in types_of_keywords().items()]
-    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
-    return function
+    hints = hints_of_keywords()
+    return shows([parameter_of(name, hint.__origin__) for name, hint in hints.items()])(function)
+
+
+def shows(shown: Sequence[inspect.Parameter], after: str = "") -> Callable[[Called], Called]:
+    """Show parameters in the signature of a function in place of the keywords that it takes.
+
+    Args:
+        shown: The parameters.
+        after: The function's own parameter that they stand behind; by default the last.
+    """
+
+    def decorate(function: Called) -> Called:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        place = [p.name for p in own].index(after) + 1 if after else len(own)
+        parameters = [*own[:place], *shown, *own[place:]]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def parameter_of(name: str, annotation: Any) -> inspect.Parameter:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from twotower.caller import called_from
-from twotower.cli import exits
+from twotower.cli import exits, options
 from twotower.version import __version__
 
 app = typer.Typer(
@@ -38,7 +38,8 @@ COMMANDS = (
 )
 """Each is a file in this folder, in the order of ``--help``."""
 for name in COMMANDS:
-    app.command(name)(import_module(f"twotower.cli.{name}").command)
+    command = import_module(f"twotower.cli.{name}").command
+    app.command(name)(options.with_options(command))
 
 
 def _show_version(wanted: bool) -> None:

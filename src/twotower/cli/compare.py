@@ -1,12 +1,10 @@
 """``twotower compare``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 
-from twotower.cli import options
 from twotower.cli.output import console, print_json, say
 from twotower.errors import ConfigError
 
@@ -20,13 +18,18 @@ _METRICS = ("hit_rate@10", "ndcg@10", "recall@10", "recall@100")
 
 
 def command(
-    bundles: Annotated[list[Path], typer.Argument(help="Folders of two or more bundles.")],
-    out: Annotated[Path | None, typer.Option(help="Write one HTML page there.")] = None,
-    json: options.Json = False,
+    bundles: list[Path],
+    *,
+    out: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Hold bundles against the first: settings, figures with intervals, slices won and lost.
 
     Example: twotower compare model-a model-b --out compare.html
+
+    Args:
+        bundles: Folders of two or more bundles.
+        out: Write one HTML page there.
     """
     if len(bundles) < 2:
         raise ConfigError(

@@ -1,28 +1,27 @@
 """``twotower config``."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from twotower.cli import options
 from twotower.errors import ConfigError
 from twotower.keywords import configured
 
 
 def command(
-    show: Annotated[
-        bool, typer.Option("--show", help="Print every setting and its default.")
-    ] = False,
-    config: Annotated[Path | None, typer.Option(help="TOML file to start from.")] = None,
-    recipe: options.Recipe = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
-    ] = None,
+    *,
+    show: bool = False,
+    config: Path | None = None,
+    recipe: str | None = None,
+    settings: list[str] | None = None,
 ) -> None:
     """Print every setting with its meaning and value, as a TOML file that --config takes.
 
     Example: twotower config --show > settings.toml
+
+    Args:
+        show: Print every setting and its default.
+        config: TOML file to start from.
     """
     if not show:
         raise ConfigError(

@@ -1,9 +1,7 @@
 """``twotower data``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 from twotower.cli.output import console, print_json, say, write_tables
 from twotower.errors import ConfigError, DataError
@@ -14,21 +12,21 @@ if TYPE_CHECKING:
 
 
 def command(
-    source: Annotated[
-        Literal["movielens-100k", "movielens-1m", "synthetic"],
-        typer.Argument(help="Which data."),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the tables; by default one of that name.")
-    ] = None,
-    from_dir: Annotated[
-        Path | None, typer.Option(help="A copy of MovieLens got from GroupLens by hand.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
+    source: Literal["movielens-100k", "movielens-1m", "synthetic"],
+    *,
+    out: Path | None = None,
+    from_dir: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Fetch MovieLens, or generate a synthetic world, as three Parquet tables.
 
     Example: twotower data movielens-100k --out movielens-100k
+
+    Args:
+        source: Which data.
+        out: Folder for the tables; by default one of that name.
+        from_dir: A copy of MovieLens got from GroupLens by hand.
+        json: Print the paths as JSON.
     """
     screen = console(json_wanted=json)
     if source == "synthetic":

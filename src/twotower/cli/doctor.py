@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -11,7 +11,6 @@ from twotower.caller import flag
 from twotower.cli import exits, options
 from twotower.cli.output import console, print_json, say
 from twotower.errors import ConfigError
-from twotower.keywords import Keywords, configured, events_of, parts_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,42 +28,27 @@ _DO = {"en": "What to do: ", "zh": "处理："}
 _NOTHING = {"en": "Nothing found.", "zh": "未发现问题。"}
 
 
-@options.with_keywords(leave_out=("recall",))
+@options.reads_tables(after="bundle", leave_out=("recall", "no_histories", "private"))
 def command(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Folder of a bundle: its data and its model.")
-    ] = None,
-    interactions: options.Interactions = None,
-    items: options.Items = None,
-    queries: options.Queries = None,
-    train: options.TrainPart = None,
-    valid: options.ValidPart = None,
-    valid_sessions: options.ValidSessions = None,
-    test: options.TestPart = None,
-    test_sessions: options.TestSessions = None,
-    config: options.ConfigFile = None,
-    settings: options.Settings = None,
+    bundle: Path | None = None,
+    *,
     fail_on: Annotated[
         FailOn | None, typer.Option(help=f"End with {exits.FOUND} where this, or worse, is found.")
     ] = None,
-    lang: Annotated[options.Language, typer.Option(help="Language of the findings.")] = "en",
-    json: options.Json = False,
-    **keywords: Unpack[Keywords],
+    lang: options.Language = "en",
+    json: bool = False,
+    **given: Any,
 ) -> None:
     """Say what is wrong with tables before training, or with a bundle: its data and its model.
 
     Example: twotower doctor --interactions ratings.csv --items movies.csv --fail-on error
+
+    Args:
+        bundle: Folder of a bundle: its data and its model.
+        lang: Language of the findings.
     """
-    given = parts_of(train, valid, valid_sessions, test, test_sessions)
     if bundle is not None:
-        others: dict[str, object] = {
-            "interactions": interactions,
-            "items": items,
-            "queries": queries,
-            **given,
-        }
-        others |= {"config": config, "settings": settings, **keywords}
-        named = [name for name, value in others.items() if value]
+        named = [name for name, value in given.items() if value]
         if named:
             raise ConfigError(
                 f"{flag(named[0])} must not go with a bundle, got {str(bundle)!r}; leave it out."
@@ -74,24 +58,12 @@ def command(
 
         findings = diagnose_bundle(Retriever.open(bundle))
     else:
-        events = events_of(
-            "doctor needs the folder of a bundle, or",
-            interactions,
-            given,
-            split=keywords.get("split"),
-        )
-        recipe = keywords.pop("recipe", None)
-        tree = configured(config, recipe=recipe).with_settings(settings or [])
+        events = options.take_events(given, "doctor needs the folder of a bundle, or")
+        tree = options.take_settings(given)
 
         from twotower.doctor.diagnosis import diagnose_data
 
-        findings = diagnose_data(
-            events,
-            items=items,
-            queries=queries,
-            config=tree,
-            **keywords,
-        )
+        findings = diagnose_data(events, config=tree, **given)
     from twotower.doctor.findings import SEVERITIES
 
     if json:

@@ -1,9 +1,6 @@
 """``twotower evaluate``."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from twotower.cli import options
 from twotower.cli.output import console, cutoffs, print_json, say
@@ -11,37 +8,32 @@ from twotower.errors import ConfigError
 
 
 def command(
-    bundle: options.Bundle,
-    test: Annotated[
-        Path | None, typer.Option(help="Test events, in place of the bundle's own.")
-    ] = None,
-    test_sessions: Annotated[
-        Path | None,
-        typer.Option(help="New sessions in their place; the last event of each is asked for."),
-    ] = None,
-    query_column: Annotated[
-        str | None, typer.Option(help="Query ids in --test, --test-sessions, --candidates.")
-    ] = None,
-    item_column: Annotated[
-        str | None, typer.Option(help="Item ids in --test, --test-sessions, --candidates.")
-    ] = None,
-    k: Annotated[str, typer.Option("-k", help="Cut-offs.")] = "10,20,100",
-    baselines: options.Baselines = "auto",
-    slice_by: Annotated[
-        list[str] | None,
-        typer.Option(help="Show the figures by activity, cold_items, ..., or any column."),
-    ] = None,
-    negatives: Annotated[
-        int | None, typer.Option(help="Rank the targets among so many random items. Inflated.")
-    ] = None,
-    candidates: Annotated[
-        Path | None, typer.Option(help="Rank only the items that this table has. Inflated.")
-    ] = None,
-    json: options.Json = False,
+    bundle: Path,
+    *,
+    test: Path | None = None,
+    test_sessions: Path | None = None,
+    query_column: str | None = None,
+    item_column: str | None = None,
+    k: str = "10,20,100",
+    baselines: str = "auto",
+    slice_by: list[str] | None = None,
+    negatives: int | None = None,
+    candidates: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Rank the whole catalogue for the test queries: the model beside the baselines.
 
     Example: twotower evaluate model -k 10,100 --slice-by cold_items
+
+    Args:
+        test: Test events, in place of the bundle's own.
+        test_sessions: New sessions in their place; the last event of each is asked for.
+        query_column: Query ids in --test, --test-sessions, --candidates.
+        item_column: Item ids in --test, --test-sessions, --candidates.
+        k: Cut-offs.
+        slice_by: Show the figures by activity, cold_items, ..., or any column.
+        negatives: Rank the targets among so many random items. Inflated.
+        candidates: Rank only the items that this table has. Inflated.
     """
     ks = cutoffs(k)
     given = (test, test_sessions, candidates)

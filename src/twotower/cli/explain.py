@@ -2,13 +2,11 @@
 
 import json as json_library
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
-from twotower.cli import options
 from twotower.cli.output import console, ids, print_json
 from twotower.cli.recommend import described
 
@@ -16,16 +14,20 @@ _MOST_EVENTS = 5
 
 
 def command(
-    bundle: options.Bundle,
-    item: Annotated[str, typer.Option(help="Id of an item.")],
-    query: options.Query = None,
-    history: options.History = None,
-    features: options.QueryFeatures = None,
-    json: options.Json = False,
+    bundle: Path,
+    *,
+    item: str,
+    query: str | None = None,
+    history: str | None = None,
+    features: str | None = None,
+    json: bool = False,
 ) -> None:
     """Say what each feature and each event does for the score of one query and one item.
 
     Example: twotower explain model --query 42 --item 50
+
+    Args:
+        item: Id of an item.
     """
     told = described(features)
     from twotower.serving.retriever import Retriever

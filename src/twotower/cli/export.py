@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from twotower.cli import options
 from twotower.errors import ConfigError
 from twotower.exports.targets import EXPORTS, ExportSpec
 from twotower.registry import resolved
@@ -18,28 +17,30 @@ else:
 
 
 def command(
-    target: Annotated[_Target, typer.Argument(help="What to export to.")],
-    bundle: options.Bundle,
-    out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
-    dsn: Annotated[
-        str | None,
-        typer.Option(
-            help="pgvector: the database to load, as psql takes it; passwords better in PGPASSWORD."
-        ),
-    ] = None,
-    table: Annotated[str | None, typer.Option(help="pgvector: the items' table; items.")] = None,
-    url: Annotated[str | None, typer.Option(help="qdrant: the server to load.")] = None,
+    target: _Target,
+    bundle: Path,
+    *,
+    out: Path | None = None,
+    dsn: str | None = None,
+    table: str | None = None,
+    url: str | None = None,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="QDRANT_API_KEY", help="qdrant: its key; better by the variable."),
     ] = None,
-    collection: Annotated[
-        str | None, typer.Option(help="qdrant: the items' collection; items.")
-    ] = None,
+    collection: str | None = None,
 ) -> None:
     """Hand a model, its items and its queries to another system.
 
     Example: twotower export faiss model --out model-faiss
+
+    Args:
+        target: What to export to.
+        out: A new folder to write.
+        dsn: pgvector: the database to load, as psql takes it; passwords better in PGPASSWORD.
+        table: pgvector: the items' table; items.
+        url: qdrant: the server to load.
+        collection: qdrant: the items' collection; items.
     """
     spec = EXPORTS[target]
     places: dict[str, Any] = {"out": out, "dsn": dsn, "url": url}

@@ -1,36 +1,31 @@
 """``twotower index``."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from twotower.cli import options
 from twotower.cli.output import console, say
-from twotower.keywords import configured, help_of
+from twotower.keywords import configured
 
 
 def command(
-    items: Annotated[Path, typer.Argument(help="File of the items: an id, texts, other columns.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    text: Annotated[
-        str | None,
-        typer.Option(help="Columns to search: title,body; by default all that are text."),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(help="Folder or name of a sentence encoder to search by, too (extra text)."),
-    ] = None,
-    config: options.ConfigFile = None,
-    settings: options.Settings = None,
-    item_column: Annotated[str | None, typer.Option(help=help_of("item_column"))] = None,
-    drop_null_ids: Annotated[
-        bool, typer.Option("--drop-null-ids", help=help_of("drop_null_ids"))
-    ] = False,
+    items: Path,
+    *,
+    out: Path,
+    text: str | None = None,
+    encoder: str | None = None,
+    config: Path | None = None,
+    settings: list[str] | None = None,
+    item_column: str | None = None,
+    drop_null_ids: bool = False,
 ) -> None:
     """Make a bundle that searches items by their texts, without any events and any training.
 
     Example: twotower index articles.parquet --text title,body --out model
+
+    Args:
+        items: File of the items: an id, texts, other columns.
+        out: Folder of the bundle to write.
+        text: Columns to search: title,body; by default all that are text.
+        encoder: Folder or name of a sentence encoder to search by, too (extra text).
     """
     of_encoder = []
     if encoder is not None:

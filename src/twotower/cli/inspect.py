@@ -1,17 +1,18 @@
 """``twotower inspect``."""
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from twotower.cli import options
 from twotower.cli.output import console, print_json, say
 
 
 def command(
-    bundle: options.Bundle,
-    json: options.Json = False,
+    bundle: Path,
+    *,
+    json: bool = False,
 ) -> None:
     """Show what a bundle holds: data, features, settings, figures, sizes.
 

@@ -1,98 +1,118 @@
-"""The options that name tables, their columns and settings, shared by the commands that read data."""
+"""The options of commands: made from signatures and docstrings, and those that several commands share."""
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import typer
 
 from twotower.caller import flag
-from twotower.keywords import help_of, parameter_of, settings_of_keywords, types_of_keywords
+from twotower.config import Config
+from twotower.keywords import (
+    PARTS,
+    configured,
+    events_of,
+    help_of,
+    hints_of_keywords,
+    parameter_of,
+    shows,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Query = Annotated[str | None, typer.Option(help="Id of a query.")]
-History = Annotated[str | None, typer.Option(help="Item ids, oldest first: ID,ID,...")]
-QueryFeatures = Annotated[str | None, typer.Option(help="Query features as a JSON object.")]
-Filter = Annotated[
-    str | None,
-    typer.Option("--filter", help="Only items that match: 'genre = \"drama\" and year >= 2000'."),
-]
-Interactions = Annotated[Path | None, typer.Option(help="Table of events.")]
-Items = Annotated[Path | None, typer.Option(help="Table of the items' columns.")]
-Queries = Annotated[Path | None, typer.Option(help="Table of the queries' columns.")]
-TrainPart = Annotated[Path | None, typer.Option(help="Given split: training events.")]
-ValidPart = Annotated[Path | None, typer.Option(help="Given split: validation events.")]
-TestPart = Annotated[Path | None, typer.Option(help="Given split: test events.")]
-ValidSessions = Annotated[
-    Path | None, typer.Option(help="New sessions; the last event of each is for validation.")
-]
-TestSessions = Annotated[
-    Path | None, typer.Option(help="New sessions; the last event of each is for the test.")
-]
-ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
-Recipe = Annotated[str | None, typer.Option(help=help_of("recipe"))]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting: section.field=value.")
-]
-NoHistories = Annotated[
-    bool, typer.Option("--no-histories", help="Keep the queries' histories out of the bundle.")
-]
 Language = Literal["en", "zh"]
-Lang = Annotated[Language, typer.Option(help="Language of the report: English or Chinese.")]
-Private = Annotated[
-    bool,
-    typer.Option(
-        "--private",
-        help="Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
-        "rare values. The report numbers its examples.",
-    ),
-]
-Baselines = Annotated[
-    str,
-    typer.Option(help="auto, none, or names with commas between: popularity,item_knn,ease."),
-]
+
+_HELP = {
+    "bundle": "Folder of the bundle.",
+    "json": "Print JSON.",
+    "lang": "Language of the report: English or Chinese.",
+    "query": "Id of a query.",
+    "history": "Item ids, oldest first: ID,ID,...",
+    "features": "Query features as a JSON object.",
+    "filter": "Only items that match: 'genre = \"drama\" and year >= 2000'.",
+    "baselines": "auto, none, or names with commas between: popularity,item_knn,ease.",
+    "interactions": "Table of events.",
+    "items": "Table of the items' columns.",
+    "queries": "Table of the queries' columns.",
+    "train": "Given split: training events.",
+    "valid": "Given split: validation events.",
+    "valid_sessions": "New sessions; the last event of each is for validation.",
+    "test": "Given split: test events.",
+    "test_sessions": "New sessions; the last event of each is for the test.",
+    "config": "TOML file of settings.",
+    "settings": "One setting: section.field=value.",
+    "no_histories": "Keep the queries' histories out of the bundle.",
+    "private": "Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
+    "rare values. The report numbers its examples.",
+    **{name: help_of(name) for name in hints_of_keywords()},
+}
+"""The help of options that several commands have."""
+_ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+"""A parameter with its meaning, in the last section of a docstring."""
 
 
-def with_keywords(*, leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command that takes ``**keywords`` an option for each of ``Keywords``.
+def with_options(command: Command) -> Command:
+    """Make an option of each keyword of a command, and an argument of each positional parameter.
+
+    Messages call the option by the same name. Its help stands in the docstring, in whose place the text
+    above ``Args`` is left, or in the table of those that several commands have. A switch has no opposite.
+    A parameter that is annotated for typer stays as it is.
+    """
+    signature = inspect.signature(command)
+    command.__doc__, _, listed = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")
+    own_help = {name: " ".join(said.split()) for name, said in _ARGUMENT.findall(listed)}
+    parameters = list(signature.parameters.values())
+    for place, own in enumerate(parameters):
+        if get_origin(own.annotation) is not Annotated:
+            name = own.name.rstrip("_")  # filter_ is no builtin
+            said = own_help.get(own.name) or _HELP[name]
+            option = typer.Option(flag(name), help=said)
+            made = option if own.kind is own.KEYWORD_ONLY else typer.Argument(help=said)
+            parameters[place] = own.replace(annotation=Annotated[own.annotation, made])
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def reads_tables(*, after: str, leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command that takes any keywords those that name tables, their columns and settings.
 
     Args:
+        after: The command's own parameter that they stand behind.
         leave_out: Those that say nothing to this command.
     """
-    shown = [_option(name) for name in settings_of_keywords() if name not in leave_out]
-    return with_options(shown, after="config")
+    types: dict[str, Any] = dict.fromkeys(("interactions", "items", "queries", *PARTS), Path | None)
+    types["config"] = Path | None
+    for name, hint in hints_of_keywords().items():
+        is_text = hint.__origin__ not in (bool, float | None)
+        types[name] = str | None if is_text else hint.__origin__
+    types |= {"settings": list[str] | None, "no_histories": bool, "private": bool}
+    shown = [parameter_of(*each) for each in types.items() if each[0] not in leave_out]
+    return shows(shown, after)
 
 
-def with_options(shown: Sequence[inspect.Parameter], *, after: str) -> Callable[[Command], Command]:
-    """Give a command that takes any keywords options for some of them.
+def take_settings(given: dict[str, Any]) -> Config:
+    """Take the options that make the settings out of those of ``reads_tables``; single ones are left there.
+
+    Raises:
+        ConfigError: A setting is wrong, or a recipe stands beside a file.
+    """
+    tree = configured(given.pop("config"), recipe=given.pop("recipe"))
+    return tree.with_settings(given.pop("settings") or [])
+
+
+def take_events(given: dict[str, Any], needs: str) -> Any:
+    """Take the tables of events, or of the parts of a split, out of the options of ``reads_tables``.
 
     Args:
-        shown: The options, as parameters.
-        after: The command's own parameter that they stand behind.
+        given: Is changed.
+        needs: As ``events_of`` takes it.
+
+    Raises:
+        ConfigError: As ``events_of``.
     """
-
-    def decorate(command: Command) -> Command:
-        signature = inspect.signature(command)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        own = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
-        place = [p.name for p in own].index(after) + 1
-        parameters = [*own[:place], *shown, *own[place:]]
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def _option(name: str) -> inspect.Parameter:
-    hint = types_of_keywords()[name]
-    names = [flag(name)] if hint is bool else []  # without --no-...
-    typed = hint if hint in (bool, float | None) else str | None
-    option = typer.Option(*names, help=help_of(name))
-    return parameter_of(name, typed).replace(annotation=Annotated[typed, option])
+    parts = {name: given.pop(name) for name in PARTS}
+    return events_of(needs, given.pop("interactions"), parts, split=given["split"])
 
 
 def baselines_of(text: str) -> Literal["auto"] | list[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from twotower.abandoned import put, writing
+from twotower.cli.options import Language
 from twotower.errors import ConfigError, DataError
 from twotower.paths import check_new_file, check_new_name, reason_of
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from twotower.training.trained import Trained
 
 _WRITERS = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
 
@@ -77,7 +80,8 @@ def check_report_beside(bundle: Path) -> None:
 def write_report_beside(
     bundle: Path,
     page: Path,
-    write: Callable[[Path], None],
+    trained: "Trained",
+    language: Language,
     screen: Console,
     *,
     name: str = "Its report",
@@ -87,15 +91,16 @@ def write_report_beside(
     Args:
         bundle: Where the bundle is.
         page: Where the report is to be.
-        write: Writes it there.
+        trained: Its model.
+        language: Of the report.
         screen: Where to say so.
-        name: What it is called there.
+        name: What the report is called there.
 
     Raises:
         ConfigError: It cannot be written, on a full disk, say; the bundle is complete all the same.
     """
     try:
-        write(page)
+        trained.report(page, language=language)
     except ConfigError as error:
         raise ConfigError(
             f"{str(error).rstrip('.')}; the bundle {str(bundle)!r} is complete: make room, then write its "

@@ -3,13 +3,11 @@
 import json as json_library
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from twotower.cli import options
 from twotower.cli.output import check_table_path, console, ids, print_json, say, write_tables
 from twotower.errors import ConfigError
 
@@ -23,58 +21,50 @@ if TYPE_CHECKING:
 
 
 def command(
-    bundle: options.Bundle,
-    query: options.Query = None,
-    history: options.History = None,
-    features: options.QueryFeatures = None,
-    everyone: Annotated[
-        bool, typer.Option("--all", help="Answer every query of the bundle, into --out.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for --all: .parquet, .csv or .jsonl. Cells of a .csv are as the data has them: a "
-            "spreadsheet runs those that begin with =, +, - or @."
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
-    filter_: options.Filter = None,
-    words: Annotated[
-        str,
-        typer.Option(help="Share in 0..1 of the words in common, by BM25; auto: as validation."),
-    ] = "auto",
-    boost: Annotated[
-        list[str] | None,
-        typer.Option(help="Move items: 'year >= 2000: 0.5', in standard deviations of the scores."),
-    ] = None,
-    cap: Annotated[
-        list[str] | None, typer.Option(help="At most so many of one value: genre=2.")
-    ] = None,
-    diversify: Annotated[
-        float | None, typer.Option(help="Weight in 0..1 of being unlike the items above.")
-    ] = None,
-    explore: Annotated[
-        float | None, typer.Option(help="Share in 0..1 of places for items without an event yet.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of --explore: another, another draw.")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse features that the bundle does not know.")
-    ] = False,
-    json: options.Json = False,
+    bundle: Path,
+    *,
+    query: str | None = None,
+    history: str | None = None,
+    features: str | None = None,
+    all_: bool = False,
+    out: Path | None = None,
+    k: int = 10,
+    filter_: str | None = None,
+    words: str = "auto",
+    boost: list[str] | None = None,
+    cap: list[str] | None = None,
+    diversify: float | None = None,
+    explore: float | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+    json: bool = False,
 ) -> None:
     """Recommend items to a query named by its id, described by features, or by a history.
 
     Example: twotower recommend model --history 1,50,181 -k 5
+
+    Args:
+        all_: Answer every query of the bundle, into --out.
+        out: File for --all: .parquet, .csv or .jsonl. Cells of a .csv are as the data has them: a
+            spreadsheet runs those that begin with =, +, - or @.
+        k: Number of items.
+        words: Share in 0..1 of the words in common, by BM25; auto: as validation.
+        boost: Move items: 'year >= 2000: 0.5', in standard deviations of the scores.
+        cap: At most so many of one value: genre=2.
+        diversify: Weight in 0..1 of being unlike the items above.
+        explore: Share in 0..1 of places for items without an event yet.
+        seed: Of --explore: another, another draw.
+        strict: Refuse features that the bundle does not know.
     """
     if k < 1:
         raise ConfigError(f"-k must be at least 1, got {k}.")
     one = any(given is not None for given in (query, history, features))
-    if everyone == one:
+    if all_ == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
     share: float | Literal["auto"] | None = "auto" if words == "auto" else _number(words)
     if share is None:
         raise ConfigError(f"--words must be a number or auto, got {words!r}.")
-    if everyone != (out is not None):
+    if all_ != (out is not None):
         given = "--out" if out is not None else "--all"
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
     if out is not None:

@@ -1,7 +1,6 @@
 """``twotower report``."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -10,15 +9,17 @@ from twotower.cli.output import report_path
 
 
 def command(
-    bundle: options.Bundle,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to; by default BUNDLE.report.html beside the bundle.")
-    ] = None,
-    lang: options.Lang = "en",
+    bundle: Path,
+    *,
+    out: Path | None = None,
+    lang: options.Language = "en",
 ) -> None:
     """Write all that is to be known of a model as one HTML page, and print its path.
 
     Example: twotower report model --lang zh
+
+    Args:
+        out: Where to; by default BUNDLE.report.html beside the bundle.
     """
     from twotower.doctor.diagnosis import examine_bundle
     from twotower.report.html_files import check_page

@@ -1,51 +1,42 @@
 """``twotower serve``."""
 
-import inspect
 from dataclasses import fields
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from twotower.cli import options
 from twotower.cli.output import console, say
+from twotower.keywords import shows
 from twotower.serving.server.options import ServerSettings
 
 
-def _options() -> list[inspect.Parameter]:
-    """Return the settings that an option of their name states, each with its default."""
-    hints = get_type_hints(ServerSettings)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    found = []
-    for setting in fields(ServerSettings):
-        name, said = setting.name, setting.metadata.get("help")
-        if said is not None:
-            option = typer.Option(envvar=f"TWOTOWER_{name.upper()}", help=said)
-            parameter = inspect.Parameter(name, kind, default=setting.default)
-            found.append(parameter.replace(annotation=Annotated[hints[name], option]))
-    return found
+def _option(name: str, typed: Any, default: Any, said: str) -> Parameter:
+    option = typer.Option(envvar=f"TWOTOWER_{name.upper()}", help=said)
+    annotation = Annotated[typed, option]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@options.with_options(_options(), after="bundle")
-def command(
-    bundle: options.Bundle,
-    journal: Annotated[
-        Path | None,
-        typer.Option(envvar="TWOTOWER_JOURNAL", help="File of what is written; BUNDLE.journal."),
-    ] = None,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(envvar="TWOTOWER_ORIGIN", help="Origin whose pages may ask; once for each."),
-    ] = None,
-    allowed_hosts: Annotated[
-        str,
-        typer.Option(
-            envvar="TWOTOWER_ALLOWED_HOSTS",
-            help="Names of this server in requests, beside localhost and IPs; a,b, or * for any.",
-        ),
-    ] = "",
-    **own: Any,
-) -> None:
+def _options() -> list[Parameter]:
+    """Return those of the settings that say what they mean, and three that become settings."""
+    types = get_type_hints(ServerSettings)
+    found = [
+        _option(setting.name, types[setting.name], setting.default, setting.metadata["help"])
+        for setting in fields(ServerSettings)
+        if "help" in setting.metadata
+    ]
+    hosts = "Names of this server in requests, beside localhost and IPs; a,b, or * for any."
+    return [
+        *found,
+        _option("journal", Path | None, None, "File of what is written; BUNDLE.journal."),
+        _option("origin", list[str] | None, None, "Origin whose pages may ask; once for each."),
+        _option("allowed_hosts", str, "", hosts),
+    ]
+
+
+@shows(_options())
+def command(bundle: Path, **given: Any) -> None:
     """Answer queries over HTTP, and show a page to try the model on.
 
     Example: twotower serve model
@@ -53,12 +44,14 @@ def command(
     from twotower.serving.server.run import check_libraries, serve
 
     check_libraries()
+    journal, origins = given.pop("journal"), given.pop("origin")
+    hosts = given.pop("allowed_hosts").split(",")
     settings = ServerSettings(
         bundle=str(bundle),
-        origins=tuple(origin or ()),
-        allowed_hosts=tuple(filter(None, map(str.strip, allowed_hosts.split(",")))),
+        origins=tuple(origins or ()),
+        allowed_hosts=tuple(filter(None, map(str.strip, hosts))),
         journal=None if journal is None else str(journal),
-        **own,
+        **given,
     )
     address = f"http://{settings.host}:{settings.port}"
     say(console(json_wanted=True), f"Serving {bundle} at {address} (Ctrl-C ends it).")

@@ -1,25 +1,27 @@
 """``twotower similar``."""
 
-from typing import Annotated
+from pathlib import Path
 
-import typer
-
-from twotower.cli import options
 from twotower.cli.output import console, print_json, say
 from twotower.cli.recommend import answer_table, as_json
 from twotower.errors import ConfigError
 
 
 def command(
-    bundle: options.Bundle,
-    item: Annotated[str, typer.Option(help="Id of an item.")],
-    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
-    filter_: options.Filter = None,
-    json: options.Json = False,
+    bundle: Path,
+    *,
+    item: str,
+    k: int = 10,
+    filter_: str | None = None,
+    json: bool = False,
 ) -> None:
     """List the items whose vectors point in the direction most like that of one item.
 
     Example: twotower similar model --item 50
+
+    Args:
+        item: Id of an item.
+        k: Number of items.
     """
     if k < 1:
         raise ConfigError(f"-k must be at least 1, got {k}.")

@@ -1,25 +1,24 @@
 """``twotower snapshot``."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from twotower.cli import options
 from twotower.cli.output import console, say
 from twotower.errors import BundleError
 
 
 def command(
-    bundle: options.Bundle,
-    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
-    journal: Annotated[
-        Path | None, typer.Option(help="File of what was written; BUNDLE.journal.")
-    ] = None,
+    bundle: Path,
+    *,
+    out: Path,
+    journal: Path | None = None,
 ) -> None:
     """Write a bundle with the items that a server was told of since; it may serve meanwhile.
 
     Example: twotower snapshot model --out model-today
+
+    Args:
+        out: Folder of the new bundle.
+        journal: File of what was written; BUNDLE.journal.
     """
     from twotower.extras import library
 

@@ -1,70 +1,34 @@
 """``twotower train``."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Unpack
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from twotower.caller import flag
-from twotower.cli import exits, options
-from twotower.cli.output import (
-    check_report_beside,
-    console,
-    print_json,
-    print_limits,
-    report_path,
-    write_report_beside,
-)
-from twotower.config import Config
+from twotower.cli import exits, options, output
 from twotower.errors import ConfigError
-from twotower.keywords import Keywords, configured, events_of, parts_of
+from twotower.keywords import PARTS
+
+if TYPE_CHECKING:
+    from twotower.training.trained import Trained
 
 
-@options.with_keywords()
+@options.reads_tables(after="out")
 def command(
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    interactions: options.Interactions = None,
-    items: options.Items = None,
-    queries: options.Queries = None,
-    train: options.TrainPart = None,
-    valid: options.ValidPart = None,
-    valid_sessions: options.ValidSessions = None,
-    test: options.TestPart = None,
-    test_sessions: options.TestSessions = None,
-    config: options.ConfigFile = None,
-    settings: options.Settings = None,
-    no_histories: options.NoHistories = False,
-    private: options.Private = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
-    ] = False,
-    seeds: Annotated[int, typer.Option(help="Train so often, and show the spread.")] = 1,
-    baselines: options.Baselines = "auto",
-    refit: Annotated[
-        bool,
-        typer.Option(
-            "--refit", help="Train once more on training and validation events; test that model."
-        ),
-    ] = False,
-    refit_all: Annotated[
-        bool,
-        typer.Option(
-            "--refit-all",
-            help="For production: train once more on all events, the test's included; no figures of it.",
-        ),
-    ] = False,
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Log for TensorBoard, to a folder in this one.")
-    ] = None,
-    mlflow: Annotated[
-        str | None, typer.Option(help="Log to this experiment of an MLflow server.")
-    ] = None,
-    lang: options.Lang = "en",
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    **keywords: Unpack[Keywords],
+    *,
+    out: Path,
+    resume: bool = False,
+    seeds: int = 1,
+    baselines: str = "auto",
+    refit: bool = False,
+    refit_all: bool = False,
+    tensorboard: Path | None = None,
+    mlflow: str | None = None,
+    lang: options.Language = "en",
+    json: bool = False,
+    **given: Any,
 ) -> None:
     """Train a model on a table of interactions, evaluate it, and write it as a bundle with a report.
 
@@ -72,63 +36,65 @@ def command(
     tables; --out is then a folder with a bundle of each.
 
     Example: twotower train --interactions ratings.csv --items movies.csv --out model
+
+    Args:
+        out: Folder of the bundle to write.
+        resume: Go on with a training that was interrupted.
+        seeds: Train so often, and show the spread.
+        refit: Train once more on training and validation events; test that model.
+        refit_all: For production: train once more on all events, the test's included; no figures of it.
+        tensorboard: Log for TensorBoard, to a folder in this one.
+        mlflow: Log to this experiment of an MLflow server.
+        json: Print the figures as JSON.
     """
-    recipe = keywords.pop("recipe", None)
-    tree = configured(config, recipe=recipe).with_settings(settings or [])
+    tree = options.take_settings(given)
     if refit and refit_all:
         raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
-    again: Literal["all"] | bool = "all" if refit_all else refit
-
-    screen = console(json_wanted=json)
-    parts = parts_of(train, valid, valid_sessions, test, test_sessions)
     if tree.views:
-        alone = {"interactions": interactions, "items": items, "tensorboard": tensorboard, **parts}
-        _refuse(alone | {"mlflow": mlflow, "seeds": None if seeds == 1 else seeds})
-        _train_views(
-            tree,
-            queries,
-            out,
-            screen,
-            histories=not no_histories,
-            private=private,
-            resume=resume,
-            lang=lang,
-            baselines=baselines,
-            refit=again,
-            json=json,
-            keywords=keywords,
-        )
-        return
-    events = events_of("train needs either", interactions, parts, split=keywords.get("split"))
-    check_report_beside(out)
+        alone = {name: given.pop(name) for name in ("interactions", "items", *PARTS)}
+        alone |= {"tensorboard": tensorboard, "mlflow": mlflow}
+        alone["seeds"] = None if seeds == 1 else seeds
+        _refuse(alone)
+        folder = out.resolve()
+        places = {view.name: folder.with_name(f"{folder.name}-{view.name}") for view in tree.views}
+    else:
+        events = options.take_events(given, "train needs either")
+        places = {"": out}
+    for place in places.values():
+        output.check_report_beside(place)
 
     from twotower.training.pipeline import train as train_model
+    from twotower.training.pipeline import train_views, views_of
     from twotower.training.progress import ProgressBar
 
-    trained = train_model(
-        events,
-        items=items,
-        queries=queries,
-        out=out,
-        config=tree,
-        histories=not no_histories,
-        private=private,
-        resume=resume,
-        seeds=seeds,
-        baselines=options.baselines_of(baselines),
-        refit=again,
-        progress=ProgressBar(screen),
-        tensorboard=tensorboard,
-        mlflow=mlflow,
-        **keywords,
-    )
+    screen = output.console(json_wanted=json)
+    given |= {
+        "out": out,
+        "config": tree,
+        "histories": not given.pop("no_histories"),
+        "resume": resume,
+        "baselines": options.baselines_of(baselines),
+        "refit": "all" if refit_all else refit,
+        "progress": ProgressBar(screen),
+    }
+    trained: Mapping[str, Trained]
+    if tree.views:
+        trained = train_views(views_of(tree), **given).views
+    else:
+        trained = {
+            "": train_model(events, seeds=seeds, tensorboard=tensorboard, mlflow=mlflow, **given)
+        }
     if json:
-        print_json(trained.figures)
-    screen.print(f"The bundle is at {out}.", highlight=False, markup=False, soft_wrap=True)
-    write_report_beside(out, report_path(out), partial(trained.report, language=lang), screen)
-    if private:
-        print_limits(screen)
-    if trained.stopped_early:
+        figures = {name: model.figures for name, model in trained.items()}
+        output.print_json(figures if tree.views else figures[""])
+    output.say(screen, f"The bundles are in {out}." if tree.views else f"The bundle is at {out}.")
+    for name, model in trained.items():
+        page = output.report_path(places[name])
+        called = f"The report of {name}" if name else "Its report"
+        output.write_report_beside(out / name, page, model, lang, screen, name=called)
+    if given["private"]:
+        output.print_limits(screen)
+    if any(model.stopped_early for model in trained.values()):
         raise typer.Exit(exits.STOPPED_EARLY)
 
 
@@ -140,54 +106,3 @@ def _refuse(given: Mapping[str, object]) -> None:
             f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
             "leave it out."
         )
-
-
-def _train_views(
-    tree: Config,
-    queries: Path | None,
-    out: Path,
-    screen: Console,
-    *,
-    histories: bool,
-    private: bool,
-    resume: bool,
-    lang: options.Language,
-    baselines: str,
-    refit: Literal["all"] | bool,
-    json: bool,
-    keywords: Keywords,
-) -> None:
-    from twotower.training.pipeline import train_views, views_of
-    from twotower.training.progress import ProgressBar
-
-    beside = {
-        view.name: out.resolve().with_name(f"{out.resolve().name}-{view.name}")
-        for view in tree.views
-    }
-    for place in beside.values():
-        check_report_beside(place)
-    trained = train_views(
-        views_of(tree),
-        queries=queries,
-        out=out,
-        config=tree,
-        histories=histories,
-        private=private,
-        resume=resume,
-        baselines=options.baselines_of(baselines),
-        refit=refit,
-        progress=ProgressBar(screen),
-        **keywords,
-    )
-    if json:
-        print_json({name: view.figures for name, view in trained.views.items()})
-    screen.print(f"The bundles are in {out}.", highlight=False, markup=False, soft_wrap=True)
-    for name, view in trained.views.items():
-        page = report_path(beside[name])
-        said = f"The report of {name}"
-        write = partial(view.report, language=lang)
-        write_report_beside(out / name, page, write, screen, name=said)
-    if private:
-        print_limits(screen)
-    if any(view.stopped_early for view in trained.views.values()):
-        raise typer.Exit(exits.STOPPED_EARLY)

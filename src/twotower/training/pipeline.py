@@ -13,7 +13,7 @@ from twotower.caller import argument, passing
 from twotower.config import Config, ViewConfig
 from twotower.data.tables import Table
 from twotower.errors import ConfigError, check_least
-from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
+from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.choices import resolve, with_values
@@ -109,8 +109,8 @@ def train(
         ValueError: Two towers of different widths, ``seeds`` is below 1, or ``refit`` is something else.
     """
     learnt = learnt_by(refit)
-    check_least(1, **{argument("seeds"): seeds})
-    parts = parts_of(train, valid, valid_sessions, test, test_sessions)
+    check_least(1, seeds=seeds)
+    parts = dict(zip(PARTS, (train, valid, valid_sessions, test, test_sessions), strict=True))
     interactions = events_of("train needs either", interactions, parts, split=keywords.get("split"))
     settings = configured(config, **keywords)
     if settings.views:

@@ -14,7 +14,7 @@ from twotower.config import Config
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.extras import library
-from twotower.keywords import Keywords, configured, events_of, parts_of, takes_keywords
+from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks
@@ -133,7 +133,7 @@ def tune(
     if not 0 < minutes < math.inf:
         raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
     library("optuna", wanted_by="tune", extra="tune")  # before anything is read
-    parts = parts_of(train, valid, valid_sessions, test, test_sessions)
+    parts = dict(zip(PARTS, (train, valid, valid_sessions, test, test_sessions), strict=True))
     interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
     given = configured(config, **keywords)
     check_index(given)
