@@ -78,7 +78,7 @@ def test_what_stands_in_a_place_is_kept_or_said() -> None:
 
 
 def test_both_sides_of_the_table_have_the_same_places() -> None:
-    sentences, words = chinese._sentences()
+    sentences, words = chinese.sentences_and_words()
     for english, said in sentences.items():
         repeated = {"{side2"}  # English says it twice
         assert set(PLACE.findall(english)) - repeated == set(PLACE.findall(said)), english

@@ -144,10 +144,10 @@ def _sweep_one(folder: Path, place: str | None) -> None:
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        if (
-            not about.st_mode & 0o077
-        ):  # made here and killed before the lock was there, or made just now:
-            folder.rmdir()  # it is removed if it is empty, and its process then makes another
+        # Its process was killed before the lock was there, or has made it just now: an empty folder is
+        # removed, and the process then makes another.
+        if not about.st_mode & 0o077:
+            folder.rmdir()
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,16 +231,7 @@ def _remove(folder: Path, lock: int | None = None) -> None:
 @cache
 def _renameat2() -> Any:
     """Return Linux's call, or None where the C library has none."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is not None:
-        call.argtypes = (
-            ctypes.c_int,
-            ctypes.c_char_p,
-            ctypes.c_int,
-            ctypes.c_char_p,
-            ctypes.c_uint,
-        )
-    return call
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def _swapped(one: Path, other: Path) -> bool:

@@ -12,6 +12,8 @@ _MOST_PIECES = 8
 _NUMBER = r"-?[\d.,]+(?:e[+-]?\d+)?%?"
 
 _PLACE = re.compile(r"\{(\w+)([!?]?)\}")
+Pattern = tuple[re.Pattern[str], dict[str, str], str]
+"""Of a sentence with places: the mark of each place, and the Chinese."""
 
 
 @lru_cache(1024)
@@ -24,9 +26,10 @@ def in_chinese(text: str) -> str | None:
     """
     if len(text) > _LONGEST:
         return None
-    if text in _plain():
-        return _plain()[text]
-    for pattern, places, chinese in _patterns():
+    plain, patterns, _ = _tables()
+    if text in plain:
+        return plain[text]
+    for pattern, places, chinese in patterns:
         found = pattern.fullmatch(text)
         values = None if found is None else _values(found.groupdict(), places)
         if values is not None:
@@ -52,7 +55,7 @@ def _values(found: dict[str, str], places: dict[str, str]) -> dict[str, str] | N
         if places[name] == "!":
             said = in_chinese(value)
         elif places[name] == "?":
-            said = _sentences()[1].get(value)
+            said = _tables()[2].get(value)
         if said is None:
             return None
         values[name] = said
@@ -60,7 +63,15 @@ def _values(found: dict[str, str], places: dict[str, str]) -> dict[str, str] | N
 
 
 @cache
-def _sentences() -> tuple[dict[str, str], dict[str, str]]:
+def _tables() -> tuple[dict[str, str], list[Pattern], dict[str, str]]:
+    """Return sentences without places, sentences with places, and words, each with its Chinese."""
+    sentences, words = sentences_and_words()
+    plain = {e: chinese for e, chinese in sentences.items() if not _PLACE.search(e)}
+    patterns = [_pattern(e, sentences[e]) for e in sentences if e not in plain]
+    return plain, patterns, words
+
+
+def sentences_and_words() -> tuple[dict[str, str], dict[str, str]]:
     """Return the templates of sentences, and the words, each with its Chinese."""
     sentences, _, words = _TABLE.read_text(encoding="utf-8").partition("\n## words\n")
     return _pairs(sentences), _pairs(words)
@@ -71,27 +82,14 @@ def _pairs(text: str) -> dict[str, str]:
     return dict(zip(lines[::2], lines[1::2], strict=True))
 
 
-@cache
-def _plain() -> dict[str, str]:
-    """Return the sentences without places, each with its Chinese."""
-    return {e: chinese for e, chinese in _sentences()[0].items() if not _PLACE.search(e)}
-
-
-@cache
-def _patterns() -> tuple[tuple[re.Pattern[str], dict[str, str], str], ...]:
-    """Return each template as a pattern, with the mark of each of its places, and its Chinese."""
-    found = []
-    for english, chinese in _sentences()[0].items():
-        if english in _plain():
-            continue
-        pieces, places, end = [], {}, 0
-        for place in _PLACE.finditer(english):
-            name = place[1]
-            any_text = {"word": r"\S+", "place": "[^:]+"}.get(name, ".+?")
-            what = _NUMBER if re.fullmatch(r"n\d?", name) else any_text
-            pieces += [re.escape(english[end : place.start()]), f"(?P<{name}>{what})"]
-            places[name], end = place[2], place.end()
-        pieces.append(re.escape(english[end:]))
-        plain = _PLACE.sub(r"{\1}", chinese)
-        found.append((re.compile("".join(pieces), re.S), places, plain))
-    return tuple(found)
+def _pattern(english: str, chinese: str) -> Pattern:
+    """Return a sentence with places as a pattern, with the mark of each of its places, and its Chinese."""
+    pieces, places, end = [], {}, 0
+    for place in _PLACE.finditer(english):
+        name = place[1]
+        any_text = {"word": r"\S+", "place": "[^:]+"}.get(name, ".+?")
+        what = _NUMBER if re.fullmatch(r"n\d?", name) else any_text
+        pieces += [re.escape(english[end : place.start()]), f"(?P<{name}>{what})"]
+        places[name], end = place[2], place.end()
+    pieces.append(re.escape(english[end:]))
+    return re.compile("".join(pieces), re.S), places, _PLACE.sub(r"{\1}", chinese)

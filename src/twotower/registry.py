@@ -1,8 +1,8 @@
 """Registries: the entries of a concept by name, as one table in one file of its room."""
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from pkgutil import resolve_name
 from typing import Any, Generic, Protocol, TypeVar
 
 from twotower.errors import ArgumentError, ConfigError
@@ -108,10 +108,4 @@ def resolved(reference: Any) -> Any:
 
     Tables that settings are checked against name their classes so: reading a name loads no torch.
     """
-    if not isinstance(reference, str):
-        return reference
-    module, _, name = reference.partition(":")
-    found = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    return resolve_name(reference) if isinstance(reference, str) else reference

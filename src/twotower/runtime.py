@@ -22,19 +22,17 @@ def choose_device(device: str = "auto") -> torch.device:
     Raises:
         ConfigError: The device is not one of ours, or this machine does not have it.
     """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device must be auto, cpu, cuda or mps, got {device!r}.")
-    has_it = {
-        "cpu": True,
+    is_here = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-    }[kind]
-    if not has_it:
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(kind for kind, here in is_here.items() if here))
+    kind = device.split(":")[0]
+    if kind not in is_here:
+        raise ConfigError(f"device must be auto, cpu, cuda or mps, got {device!r}.")
+    if not is_here[kind]:
         raise ConfigError(f"device must be on this machine, got {device!r}; use 'auto' or 'cpu'.")
     return torch.device(device)
 
@@ -50,9 +48,8 @@ def choose_threads(threads: int | None = None) -> int:
         return threads
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         return int(os.environ["OMP_NUM_THREADS"])
-    own = getattr(
-        os, "sched_getaffinity", None
-    )  # the cores that a container was given; not on all systems
+    # The cores that a container was given, on systems that tell.
+    own = getattr(os, "sched_getaffinity", None)
     cores = len(own(0)) if own is not None else os.cpu_count() or 1
     return max(1, cores - 1)
 
