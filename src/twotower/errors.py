@@ -16,6 +16,8 @@ Each message names the argument as the user typed it, the rule, what was given, 
 other exception is a bug: the command line ends with a trace, the server answers 500.
 """
 
+from twotower.caller import argument
+
 
 class TwoTowerError(Exception):
     """Base of everything that this library raises on purpose."""
@@ -65,11 +67,11 @@ def check_least(least: int, **given: int | None) -> None:
     """Refuse arguments that are below ``least``; None is passed over.
 
     Raises:
-        ArgumentError: One is; it is called as it is here.
+        ArgumentError: One is; it is called as the caller calls it.
     """
     for name, value in given.items():
         if value is not None and value < least:
-            raise ArgumentError(f"{name} must be at least {least}, got {value}.")
+            raise ArgumentError(f"{argument(name)} must be at least {least}, got {value}.")
 
 
 def check_positive(*, or_none: bool = False, **given: float | None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import ArgumentError, DataError
+from twotower.errors import ArgumentError, DataError, check_least
 
 PADDING_ROW = 0
 UNKNOWN_ROW = 1
@@ -57,8 +57,7 @@ class Vocabulary:
             ValueError: ``min_count`` is below 1.
             DataError: As for the class.
         """
-        if min_count < 1:
-            raise ArgumentError(f"min_count must be at least 1, got {min_count}.")
+        check_least(1, min_count=min_count)
         counts = _checked(values.drop_nulls()).rename("id").value_counts(name="count")
         kept = counts.filter(pl.col("count") >= min_count)
         return cls(kept.to_series(0).sort())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from twotower.cli import options
 from twotower.cli.output import console, cutoffs, print_json, say
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, check_least
 
 
 def command(
@@ -42,8 +42,7 @@ def command(
         raise ConfigError(
             f"{flag} must go with --test, --test-sessions or --candidates, got neither."
         )
-    if negatives is not None and negatives < 1:
-        raise ConfigError(f"--negatives must be at least 1, got {negatives}.")
+    check_least(1, negatives=negatives)
     from twotower.evaluation.evaluate_bundle import evaluate_bundle
     from twotower.evaluation.screen import all_figures_tables, footnotes, slices_tables
     from twotower.serving.retriever import Retriever

@@ -1,6 +1,5 @@
 """``twotower explain``."""
 
-import json as json_library
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def command(
         query, item, features=told, history=None if history is None else ids(history)
     )
     if json:
-        print_json(json_library.loads(json_library.dumps(asdict(found), default=str)))
+        print_json(asdict(found))
         return
     table = Table("", "", "value", "contribution", title=f"score {found.score:.4f}")
     shown = [part for part in found.parts if part.side != "history"]

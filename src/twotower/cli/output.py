@@ -1,7 +1,6 @@
 """What commands share: consoles, JSON, parsing of ids, writing of tables."""
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from twotower.abandoned import put, writing
 from twotower.cli.options import Language
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, check_least
 from twotower.paths import check_new_file, check_new_name, reason_of
 
 if TYPE_CHECKING:
@@ -37,7 +36,9 @@ def say(screen: Console, *sentences: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON document; numbers that JSON lacks become null."""
-    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str) + "\n")
+    from twotower.exports.folder import json_value
+
+    sys.stdout.write(json.dumps(json_value(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def cutoffs(text: str) -> tuple[int, ...]:
@@ -50,8 +51,7 @@ def cutoffs(text: str) -> tuple[int, ...]:
         ks = tuple(int(piece) for piece in text.split(","))
     except ValueError as error:
         raise ConfigError(f"-k must be whole numbers with commas between, got {text!r}.") from error
-    if min(ks) < 1:
-        raise ConfigError(f"-k must be at least 1, got {min(ks)}.")
+    check_least(1, k=min(ks))
     if len(set(ks)) != len(ks):
         raise ConfigError(f"-k must name each cut-off once, got {text!r}.")
     return ks
@@ -153,13 +153,3 @@ def write_tables(tables: "Mapping[Path, pl.DataFrame]") -> None:
         raise DataError(
             f"--out must be writable, got {reason_of(error)!r} for {str(path)!r}; nothing was written."
         ) from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return value

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from twotower.cli.output import check_table_path, console, ids, print_json, say, write_tables
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, check_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +56,7 @@ def command(
         seed: Of --explore: another, another draw.
         strict: Refuse features that the bundle does not know.
     """
-    if k < 1:
-        raise ConfigError(f"-k must be at least 1, got {k}.")
+    check_least(1, k=k)
     one = any(given is not None for given in (query, history, features))
     if all_ == one:
         raise ConfigError("recommend needs --query, --history or --features; or --all with --out.")
@@ -187,27 +186,18 @@ def described(text: str | None) -> dict[str, object] | None:
 
 def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dict[str, Any]:
     """Return an answer to a query or an item with the found items' columns, ready for JSON."""
+    from twotower.serving.answers import items_as_json
     from twotower.vocab import FIRST_ROW
 
-    lines = retriever.items(answer.item_ids).to_dicts()
     contents = retriever.contents
     asked = (contents.queries if of == "query" else contents.items).ids
     rows = asked.rows_of([answer.query_id])
-    explored = answer.explored or {}
     is_known = rows[0] >= FIRST_ROW  # then as the table has it: 7, not the "7" of a command line
     return {
         f"{of}_id": asked.ids_of(rows)[0] if is_known else answer.query_id,
         "basis": answer.basis,
         "notes": list(answer.notes),
-        "items": [
-            {
-                "item_id": item_id,
-                "score": score,
-                **({"propensity": explored[item_id]} if item_id in explored else {}),
-                "columns": line,
-            }
-            for item_id, score, line in zip(answer.item_ids, answer.scores, lines, strict=True)
-        ],
+        "items": items_as_json(answer, retriever.items(answer.item_ids).to_dicts()),
     }
 
 

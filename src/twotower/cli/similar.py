@@ -4,7 +4,7 @@ from pathlib import Path
 
 from twotower.cli.output import console, print_json, say
 from twotower.cli.recommend import answer_table, as_json
-from twotower.errors import ConfigError
+from twotower.errors import check_least
 
 
 def command(
@@ -23,8 +23,7 @@ def command(
         item: Id of an item.
         k: Number of items.
     """
-    if k < 1:
-        raise ConfigError(f"-k must be at least 1, got {k}.")
+    check_least(1, k=k)
     from twotower.serving.retriever import Retriever
 
     retriever = Retriever.open(bundle)

@@ -183,6 +183,28 @@ def recommendations(
     return answers
 
 
+def items_as_json(
+    answer: Recommendation, columns: Sequence[Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return each item of an answer as JSON has it.
+
+    Args:
+        answer: To one query, or the items like one item.
+        columns: Those of each item; None leaves them out.
+    """
+    found: list[dict[str, Any]] = [
+        {"item_id": item_id, "score": score}
+        for item_id, score in zip(answer.item_ids, answer.scores, strict=True)
+    ]
+    explored = answer.explored or {}
+    for item in found if explored else ():
+        if item["item_id"] in explored:
+            item["propensity"] = explored[item["item_id"]]
+    for item, line in zip(found, columns or (), strict=False):
+        item["columns"] = line
+    return found
+
+
 def titles_first(items: pl.DataFrame, item_column: str) -> list[str]:
     """Return the items' columns without the id, those that look like a title first."""
     names = [name for name in items.columns if name != item_column]

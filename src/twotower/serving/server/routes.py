@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from twotower.errors import ArgumentError
-from twotower.serving.answers import Recommendation
+from twotower.serving.answers import items_as_json
 from twotower.serving.arguments import nothing_told
 from twotower.serving.server import schemas
 from twotower.serving.server.catalogue import Change
@@ -97,7 +97,7 @@ async def similar(
         lines = model.retriever.items(answer.item_ids).to_dicts() if columns else None
         ids = model.retriever.contents.items.ids
         asked = ids.ids_of(ids.rows_of([item_id]))[0]  # 7 in place of "7", if ids are numbers
-        return {"item_id": asked, "items": _items(answer, lines), "notes": answer.notes}
+        return {"item_id": asked, "items": items_as_json(answer, lines), "notes": answer.notes}
 
     return await _asked(service, found)
 
@@ -334,25 +334,11 @@ def _as_json(answered: Answered) -> dict[str, Any]:
     return {
         "query_id": answer.query_id,
         "basis": answer.basis,
-        "items": _items(answer, answered.lines),
+        "items": items_as_json(answer, answered.lines),
         "ignored": answered.ignored,
         "notes": answer.notes,
         "model": answered.model.digest,
     }
-
-
-def _items(answer: Recommendation, lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
-        {"item_id": item_id, "score": score}
-        for item_id, score in zip(answer.item_ids, answer.scores, strict=True)
-    ]
-    explored = answer.explored or {}
-    for item in found if explored else ():
-        if item["item_id"] in explored:
-            item["propensity"] = explored[item["item_id"]]
-    for item, line in zip(found, lines or (), strict=False):
-        item["columns"] = line
-    return found
 
 
 def _described(service: Service, model: Model) -> dict[str, Any]:
