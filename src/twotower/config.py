@@ -61,8 +61,15 @@ Positive = Annotated[float | None, Rule("be finite and above 0", lambda value: 0
 
 _KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS")
 _EVENT_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="of_events")
+_TEXT_KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="is_text")
+_HISTORY_ENCODERS = OneOf("twotower.towers.history_encoders:HISTORY_ENCODERS", ("auto", "none"))
+_OPTIMIZERS = OneOf("twotower.training.optimizers:OPTIMIZERS", trait="dense")
+_TABLE_OPTIMIZERS = OneOf("twotower.training.optimizers:OPTIMIZERS", ("auto",), trait="table")
 _METRICS = OneOf("twotower.evaluation.metrics:METRICS")
 _PART = Rule("be between 0 and 1", lambda part: 0 < part < 1)
+_RECALL = Rule(f"{_PART.text}; to find all, set index.kind = 'exact'", _PART.holds)
+_NOT_NEGATIVE = Rule("be finite and at least 0", lambda value: 0 <= value < inf)
+_NAME = Rule("be of letters, digits, '-' and '_'", re.compile(r"[A-Za-z0-9][\w-]*").fullmatch)
 _METRIC = "ndcg@10"
 """The default, for which no table is loaded."""
 
@@ -124,9 +131,7 @@ class FeaturesConfig(Section):
     event: Mapping[str, str] = field(default_factory=dict)
     """Columns of the interactions that are read of each event of a history, beside its item: a rating, the
     time spent, the kind of event; those that are not named are not read."""
-    text: Annotated[
-        str, OneOf("twotower.features.feature_kinds:FEATURE_KINDS", trait="is_text")
-    ] = "text"
+    text: Annotated[str, _TEXT_KINDS] = "text"
     """Kind of the columns that are found to be text: words, pairs of words and letter trigrams (``text``),
     a part of these, all of them and windows of three words by pretrained vectors (``windows``), or vectors
     of a pretrained sentence encoder (``sentence``)."""
@@ -192,9 +197,7 @@ class TowersConfig(Section):
     """Widths of the query tower's hidden layers; none is a linear mix."""
     item_hidden: Widths = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
-    history: Annotated[
-        str, OneOf("twotower.towers.history_encoders:HISTORY_ENCODERS", ("auto", "none"))
-    ] = "auto"
+    history: Annotated[str, _HISTORY_ENCODERS] = "auto"
     """How the query's history is read: as a mean (``mean``; ``recency``: the later the heavier;
     ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
     order (``gru``, ``sasrec``, ``transformer``); ``auto`` is ``pooled`` where events have an order, else
@@ -295,16 +298,12 @@ class TrainingConfig(Section):
     positions is an example (``prefixes``)."""
     next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
-    optimizer: Annotated[str, OneOf("twotower.training.optimizers:OPTIMIZERS", trait="dense")] = (
-        "adamw"
-    )
+    optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None
     """Step size; where not set 0.006, and of towers that read features alone, texts among them on both
     sides, by the number of pairs: 0.002, or 0.0005 of fewer than 10,000."""
-    table_optimizer: Annotated[
-        str, OneOf("twotower.training.optimizers:OPTIMIZERS", ("auto",), trait="table")
-    ] = "auto"
+    table_optimizer: Annotated[str, _TABLE_OPTIMIZERS] = "auto"
     """Of tables that a step touches in part; ``auto`` is adam, and row-wise adagrad, whose state is one
     number a row, where a table holds more than 64 million numbers."""
     table_learning_rate: Positive = None
@@ -323,9 +322,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
     bundle's is float32. ``auto`` is bfloat16 where the processor has units for it."""
-    weight_decay: Annotated[
-        float | None, Rule("be finite and at least 0", lambda decay: 0 <= decay < inf)
-    ] = None
+    weight_decay: Annotated[float | None, _NOT_NEGATIVE] = None
     """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
     temperature, or sparsely updated tables, nor, by adam, of a sentence encoder. Without it 0.1, and 1 of
     several views without an order."""
@@ -351,10 +348,7 @@ class IndexConfig(Section):
     kind: Literal["auto", "exact", "approximate"] = "auto"
     """Whether all items are scored, or those of lists that are likely to hold the best (the extra ``ann``);
     ``auto`` is approximate from 500,000 items on, where the share to be searched says that it is faster."""
-    recall: Annotated[
-        float,
-        Rule("be between 0 and 1; to find all, set index.kind = 'exact'", lambda r: 0 < r < 1),
-    ] = 0.99
+    recall: Annotated[float, _RECALL] = 0.99
     """Share of the 100 best items of a query, and of the best to any other depth, that an approximate index
     must find, on average over the queries of validation."""
 
@@ -363,9 +357,7 @@ class IndexConfig(Section):
 class ViewConfig(Section):
     """``[[views]]``: one kind of item of several that share the queries."""
 
-    name: Annotated[
-        str, Rule("be of letters, digits, '-' and '_'", re.compile(r"[A-Za-z0-9][\w-]*").fullmatch)
-    ]
+    name: Annotated[str, _NAME]
     """What it is called, and its bundle's folder."""
     interactions: str | None = None
     """Table of its events; or ``train``, ``valid`` and ``test`` in its place."""
@@ -443,13 +435,8 @@ class Config(Section):
         Raises:
             ConfigError: As ``from_dict`` and ``from_toml``.
         """
-        if given is None:
-            return Config()
-        if isinstance(given, Config):
-            return given
-        return (
-            Config.from_toml(given) if isinstance(given, (str, Path)) else Config.from_dict(given)
-        )
+        tree = read_toml(given) if isinstance(given, (str, Path)) else given
+        return build(Config, {} if tree is None else tree)
 
     def with_settings(self, settings: Iterable[str]) -> "Config":
         """Return the tree with ``section.field=value`` settings applied, as ``--set`` takes them.

@@ -197,8 +197,9 @@ def _read(value: object, hint: Any, mark: Mark | None, path: str, problems: list
         return _read_section(value, typing.cast("type", hint), path, problems)
     inner = get_args(hint)[:1]
     if inner and is_dataclass(inner[0]) and isinstance(value, (list, tuple)):
-        paths = (f"{path}[{i}]" for i in range(len(value)))
-        return tuple(_read(entry, inner[0], None, next(paths), problems) for entry in value)
+        return tuple(
+            _read(entry, inner[0], None, f"{path}[{i}]", problems) for i, entry in enumerate(value)
+        )
     problems += _problems_of(path or "config", value, hint, mark)
     return _stored(value, hint)
 

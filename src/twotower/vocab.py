@@ -95,7 +95,7 @@ class Vocabulary:
         """
         keys = _keys(ids)
         if len(keys) == len(self) and keys.equals(self._ids, check_dtypes=True):
-            return np.arange(len(self), dtype=np.int32) + FIRST_ROW  # a table by its own key
+            return rows_of_lines(len(self))  # a table by its own key
         known = self._own(keys)
         rows = self._search(known) if len(keys) * BISECT_FROM <= len(self) else self._join(known)
         rows[keys.is_null().to_numpy()] = PADDING_ROW
@@ -141,18 +141,9 @@ class Vocabulary:
 
     def _join(self, keys: pl.Series) -> npt.NDArray[np.int32]:
         """Return the row of each key by a table of all hashes."""
-        rows = np.arange(len(self), dtype=np.int32) + FIRST_ROW
-        found = (
-            keys.rename("id")
-            .to_frame()
-            .join(
-                pl.DataFrame({"id": self._ids, "row": rows}),
-                on="id",
-                how="left",
-                maintain_order="left",
-            )
-        )
-        return found["row"].fill_null(UNKNOWN_ROW).to_numpy(writable=True)
+        rows = pl.Series(rows_of_lines(len(self)))
+        found = keys.replace_strict(self._ids, rows, default=UNKNOWN_ROW, return_dtype=pl.Int32)
+        return found.to_numpy(writable=True)
 
     @cached_property
     def _sorted(self) -> tuple[pl.Series | npt.NDArray[np.int64], npt.NDArray[np.uint32] | None]:

@@ -1,7 +1,7 @@
 """``twotower data``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from twotower.cli.output import console, print_json, say, write_tables
 from twotower.errors import ConfigError, DataError
@@ -29,37 +29,36 @@ def command(
         json: Print the paths as JSON.
     """
     screen = console(json_wanted=json)
+    found: Any
     if source == "synthetic":
         if from_dir is not None:
             raise ConfigError("--from-dir must go with MovieLens, got synthetic.")
         from twotower.data.sources.synthetic import World, WorldConfig
 
-        world = World(WorldConfig()).generate()
-        tables = (world.interactions, world.items, world.queries)
+        found = World(WorldConfig()).generate()
     else:
         from twotower.data.sources import movielens
 
         found = movielens.fetch(source, from_dir=from_dir)
-        tables = (found.interactions, found.items, found.queries)
         if not movielens.terms_were_shown():
             screen.print(movielens.terms(), highlight=False)
             movielens.mark_terms_shown()
-    folder = out if out is not None else Path(source)
-    paths = _write(tables, folder)
+    tables = {name: getattr(found, name) for name in ("interactions", "items", "queries")}
+    paths = _write(tables, Path(source) if out is None else out)
     if json:
         print_json(paths)
     else:
         flags = " ".join(f"--{name} {path}" for name, path in paths.items())
+        events, items, queries = (f"{len(table):,}" for table in tables.values())
         say(
             screen,
-            f"{len(tables[0]):,} events, {len(tables[1]):,} items, {len(tables[2]):,} queries. Next:",
+            f"{events} events, {items} items, {queries} queries. Next:",
             f"  twotower train {flags} --out model",
         )
 
 
-def _write(tables: "tuple[pl.DataFrame, ...]", folder: Path) -> dict[str, str]:
-    names = ("interactions", "items", "queries")
-    paths = {name: folder / f"{name}.parquet" for name in names}
+def _write(tables: "dict[str, pl.DataFrame]", folder: Path) -> dict[str, str]:
+    paths = {name: folder / f"{name}.parquet" for name in tables}
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +67,7 @@ def _write(tables: "tuple[pl.DataFrame, ...]", folder: Path) -> dict[str, str]:
             f"--out must be a folder, got {reason_of(error)!r} for {str(folder)!r}; choose another."
         ) from error
     try:
-        write_tables(dict(zip(paths.values(), tables, strict=True)))
+        write_tables({paths[name]: table for name, table in tables.items()})
     except DataError:
         if is_new:
             folder.rmdir()

@@ -1,5 +1,6 @@
 """``twotower doctor``."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -87,8 +88,6 @@ def _show(findings: "Sequence[Finding]", language: options.Language, screen: "Co
     if not findings:
         screen.print(_NOTHING[language])
         return
-    counts = {
-        severity: sum(finding.severity == severity for finding in findings) for severity in _STYLES
-    }
-    words = _WORDS[language]
-    say(screen, ", ".join(f"{n} × {words[severity]}" for severity, n in counts.items() if n))
+    counts = Counter(finding.severity for finding in findings)
+    words = _WORDS[language].items()
+    say(screen, ", ".join(f"{counts[s]} × {word}" for s, word in words if counts[s]))

@@ -7,7 +7,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 import typer
 
@@ -93,12 +92,8 @@ def ends_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # others cannot be told
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's form
-    sys.exit(TERMINATED)

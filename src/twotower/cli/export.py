@@ -1,6 +1,5 @@
 """``twotower export``."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,7 +47,7 @@ def command(
     _check_place(spec, [name for name, value in places.items() if value is not None])
     for option, value in named.items():
         if value is not None and option not in spec.options:
-            able = " and ".join(EXPORTS.where(partial(_takes, option=option)))
+            able = " and ".join(name for name, spec in EXPORTS.items() if option in spec.options)
             raise ConfigError(f"--{option} is for {able}, got it for {target}; leave it out.")
     from twotower.exports.folder import check_folder
     from twotower.serving.retriever import Retriever
@@ -66,10 +65,6 @@ def command(
     typer.echo(f"{exported.place}: {exported.num_items:,} items, {exported.num_queries:,} queries")
     for note in exported.notes:
         typer.echo(note)
-
-
-def _takes(spec: ExportSpec, option: str) -> bool:
-    return option in spec.options
 
 
 def _check_place(spec: ExportSpec, given: list[str]) -> None:
