@@ -36,6 +36,13 @@ def options_of(command: str) -> set[str]:
     return {one for option in tree.commands[command].params for one in option.opts}
 
 
+def test_every_option_of_every_command_has_a_help() -> None:
+    tree: Any = typer.main.get_command(app)
+    for command in tree.commands.values():
+        assert "Args:" not in command.help
+        assert all(option.help for option in command.params), command.name
+
+
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_every_option_is_a_keyword(command: str) -> None:
     parameters = inspect.signature(getattr(twotower, command)).parameters

@@ -16,9 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 try:
     import fcntl
@@ -225,20 +223,16 @@ def _remove(folder: Path, lock: int | None = None) -> None:
         folder.rmdir()
 
 
-@cache
-def _renameat2() -> Any:
-    """Return Linux's call, or None where the C library has none."""
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-
-
 def _swapped(one: Path, other: Path) -> bool:
     """Swap two folders in one step; return False where the system or the file system cannot.
 
     Raises:
         OSError: They cannot be moved at all.
     """
-    call = _renameat2() if sys.platform == "linux" else None
-    if call is None:
+    if sys.platform != "linux":
+        return False
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:  # of the C library
         return False
     from_here = -100  # AT_FDCWD of <fcntl.h>
     if call(from_here, os.fsencode(one), from_here, os.fsencode(other), _EXCHANGE) == 0:

@@ -1,8 +1,10 @@
 """Chinese sentences: ``chinese.txt`` knows the English ones of a bundle and a server by their form."""
 
 import re
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 _TABLE = Path(__file__).with_name("chinese.txt")
 _LONGEST = 1_000
@@ -47,19 +49,11 @@ def in_chinese(text: str) -> str | None:
     return None
 
 
-def _values(found: dict[str, str], places: dict[str, str]) -> dict[str, str] | None:
+def _values(found: dict[str, str], places: dict[str, str]) -> dict[str, Any] | None:
     """Return what stands in each place, in Chinese where it must be; None where one has no Chinese."""
-    values = {}
-    for name, value in found.items():
-        said: str | None = value
-        if places[name] == "!":
-            said = in_chinese(value)
-        elif places[name] == "?":
-            said = _tables()[2].get(value)
-        if said is None:
-            return None
-        values[name] = said
-    return values
+    say: dict[str, Callable[[str], str | None]] = {"": str, "!": in_chinese, "?": _tables()[2].get}
+    values = {name: say[places[name]](value) for name, value in found.items()}
+    return None if None in values.values() else values
 
 
 @cache

@@ -13,18 +13,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from twotower.dataclass_trees import (
-    OneOf,
-    Range,
-    Rule,
-    Section,
-    build,
-    field_docs,
-    flat,
-    plain,
-    problem,
-    put_setting,
-)
+from twotower import dataclass_trees
+from twotower.dataclass_trees import OneOf, Range, Rule, Section
 from twotower.errors import ConfigError
 from twotower.toml import read_toml, toml_key, toml_value
 
@@ -111,9 +101,9 @@ class DataConfig(Section):
 
     def _contradictions(self) -> Iterator[str]:
         if self.target_events and self.event_column is None:
-            yield problem("event_column", "be stated beside target_events", None)
+            yield dataclass_trees.problem("event_column", "be stated beside target_events", None)
         if self.event_column is not None and not self.target_events:
-            yield problem("target_events", "be stated beside event_column", ())
+            yield dataclass_trees.problem("target_events", "be stated beside event_column", ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -414,7 +404,7 @@ class Config(Section):
         Raises:
             ConfigError: All unknown keys, wrong types and values out of range, each by its path.
         """
-        return build(Config, table)
+        return dataclass_trees.build(Config, table)
 
     @staticmethod
     def from_toml(path: str | Path) -> "Config":
@@ -436,7 +426,7 @@ class Config(Section):
             ConfigError: As ``from_dict`` and ``from_toml``.
         """
         tree = read_toml(given) if isinstance(given, (str, Path)) else given
-        return build(Config, {} if tree is None else tree)
+        return dataclass_trees.build(Config, {} if tree is None else tree)
 
     def with_settings(self, settings: Iterable[str]) -> "Config":
         """Return the tree with ``section.field=value`` settings applied, as ``--set`` takes them.
@@ -453,20 +443,20 @@ class Config(Section):
         problems = []
         for setting in settings:
             try:
-                put_setting(Config, table, setting)
+                dataclass_trees.put_setting(Config, table, setting)
             except ConfigError as error:
                 problems.append(str(error))
-        return build(Config, table, problems)
+        return dataclass_trees.build(Config, table, problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as nested dictionaries, without the fields that are not set."""
-        result = plain(self)
+        result = dataclass_trees.plain(self)
         assert isinstance(result, dict)
         return result
 
     def to_flat(self) -> dict[str, Any]:
         """Return each setting by its path, such as ``towers.dim``, without those that are not set."""
-        return flat(self.to_dict())
+        return dataclass_trees.flat(self.to_dict())
 
     def to_toml(self, *, comments: bool = False) -> str:
         """Return the tree as TOML, with each field's meaning as a comment on wish."""
@@ -474,10 +464,10 @@ class Config(Section):
         for section in fields(self):
             value = getattr(self, section.name)
             if section.name == "views":
-                for view in plain(self)["views"]:  # type: ignore[index]
+                for view in dataclass_trees.plain(self)["views"]:  # type: ignore[index]
                     lines += ["[[views]]", *(f"{k} = {toml_value(v)}" for k, v in view.items()), ""]
                 continue
-            docs = field_docs(typing.cast("Any", type(value))) if comments else {}
+            docs = dataclass_trees.field_docs(typing.cast("Any", type(value))) if comments else {}
             tables: list[str] = []
             lines.append(f"[{section.name}]")
             for entry in fields(value):

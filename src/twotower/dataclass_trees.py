@@ -41,7 +41,7 @@ class Rule:
     """
 
     text: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], object]
 
     def broken(self, value: object) -> Iterator[str]:
         """Yield what a value must be and is not."""
@@ -117,13 +117,16 @@ _fields_of: Callable[[Any], dict[str, tuple[Any, Mark | None]]] = cache(_read_hi
 """The type of each field of a class, and the mark on it."""
 
 
-def one_of_names(section: Any) -> list[tuple[Registry[Any], str]]:
-    """Return the registry and the value of every field of a section that is a name of one."""
-    return [
-        (resolved(mark.registry), getattr(section, name))
-        for name, (_, mark) in _fields_of(type(section)).items()
-        if isinstance(mark, OneOf)
-    ]
+def one_of_names(tree: Any) -> list[tuple[Registry[Any], str]]:
+    """Return the registry and the value of every field of a tree that is a name of one."""
+    found = []
+    for name, (hint, mark) in _fields_of(type(tree)).items():
+        value = getattr(tree, name)
+        if is_dataclass(hint):
+            found += one_of_names(value)
+        elif isinstance(mark, OneOf):
+            found.append((resolved(mark.registry), value))
+    return found
 
 
 def check_fields(section: Any) -> None:

@@ -134,8 +134,7 @@ class Vocabulary:
             found = (ids[places] == values) & known
         else:
             places = ids.search_sorted(keys).to_numpy().clip(max=len(self) - 1)
-            there = ids.gather(places).to_list()
-            found = np.array([a == b for a, b in zip(there, keys.to_list(), strict=True)], np.bool_)
+            found = (ids.gather(places) == keys).fill_null(value=False).to_numpy()
         positions = places if order is None else order[places]
         return np.where(found, positions + FIRST_ROW, UNKNOWN_ROW).astype(np.int32)
 

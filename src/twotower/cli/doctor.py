@@ -88,6 +88,6 @@ def _show(findings: "Sequence[Finding]", language: options.Language, screen: "Co
     if not findings:
         screen.print(_NOTHING[language])
         return
-    counts = Counter(finding.severity for finding in findings)
+    counts: Counter[str] = Counter(finding.severity for finding in findings)
     words = _WORDS[language].items()
     say(screen, ", ".join(f"{counts[s]} × {word}" for s, word in words if counts[s]))

@@ -8,17 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import typer
 
+from twotower import keywords
 from twotower.caller import flag
 from twotower.config import Config
-from twotower.keywords import (
-    PARTS,
-    configured,
-    events_of,
-    help_of,
-    hints_of_keywords,
-    parameter_of,
-    shows,
-)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Language = Literal["en", "zh"]
@@ -45,7 +37,7 @@ _HELP = {
     "no_histories": "Keep the queries' histories out of the bundle.",
     "private": "Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
     "rare values. The report numbers its examples.",
-    **{name: help_of(name) for name in hints_of_keywords()},
+    **{name: keywords.help_of(name) for name in keywords.hints_of_keywords()},
 }
 """The help of options that several commands have."""
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
@@ -81,14 +73,14 @@ def reads_tables(*, after: str, leave_out: Collection[str] = ()) -> Callable[[Co
         after: The command's own parameter that they stand behind.
         leave_out: Those that say nothing to this command.
     """
-    types: dict[str, Any] = dict.fromkeys(("interactions", "items", "queries", *PARTS), Path | None)
-    types["config"] = Path | None
-    for name, hint in hints_of_keywords().items():
+    files = ("interactions", "items", "queries", *keywords.PARTS, "config")
+    types: dict[str, Any] = dict.fromkeys(files, Path | None)
+    for name, hint in keywords.hints_of_keywords().items():
         is_text = hint.__origin__ not in (bool, float | None)
         types[name] = str | None if is_text else hint.__origin__
     types |= {"settings": list[str] | None, "no_histories": bool, "private": bool}
-    shown = [parameter_of(*each) for each in types.items() if each[0] not in leave_out]
-    return shows(shown, after)
+    shown = [keywords.parameter_of(*each) for each in types.items() if each[0] not in leave_out]
+    return keywords.shows(shown, after)
 
 
 def take_settings(given: dict[str, Any]) -> Config:
@@ -97,7 +89,7 @@ def take_settings(given: dict[str, Any]) -> Config:
     Raises:
         ConfigError: A setting is wrong, or a recipe stands beside a file.
     """
-    tree = configured(given.pop("config"), recipe=given.pop("recipe"))
+    tree = keywords.configured(given.pop("config"), recipe=given.pop("recipe"))
     return tree.with_settings(given.pop("settings") or [])
 
 
@@ -111,8 +103,8 @@ def take_events(given: dict[str, Any], needs: str) -> Any:
     Raises:
         ConfigError: As ``events_of``.
     """
-    parts = {name: given.pop(name) for name in PARTS}
-    return events_of(needs, given.pop("interactions"), parts, split=given["split"])
+    parts = {name: given.pop(name) for name in keywords.PARTS}
+    return keywords.events_of(needs, given.pop("interactions"), parts, split=given["split"])
 
 
 def baselines_of(text: str) -> Literal["auto"] | list[str]:

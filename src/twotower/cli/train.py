@@ -54,7 +54,12 @@ def command(
         alone = {name: given.pop(name) for name in ("interactions", "items", *PARTS)}
         alone |= {"tensorboard": tensorboard, "mlflow": mlflow}
         alone["seeds"] = None if seeds == 1 else seeds
-        _refuse(alone)
+        flags = [flag(name) for name, value in alone.items() if value is not None]
+        if flags:
+            raise ConfigError(
+                f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
+                "leave it out."
+            )
         folder = out.resolve()
         places = {view.name: folder.with_name(f"{folder.name}-{view.name}") for view in tree.views}
     else:
@@ -96,13 +101,3 @@ def command(
         output.print_limits(screen)
     if any(model.stopped_early for model in trained.values()):
         raise typer.Exit(exits.STOPPED_EARLY)
-
-
-def _refuse(given: Mapping[str, object]) -> None:
-    """Refuse options that are of one kind of item where the settings state several."""
-    flags = [flag(name) for name, value in given.items() if value is not None]
-    if flags:
-        raise ConfigError(
-            f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
-            "leave it out."
-        )

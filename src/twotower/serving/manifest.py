@@ -12,7 +12,6 @@ import platform
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -201,7 +200,7 @@ def needs_of(config: Config, features: Iterable[Feature]) -> dict[str, list[str]
     """
     needs: dict[str, list[str]] = {}
     kinds = [(FEATURE_KINDS, feature.kind) for feature in features]
-    for registry, name in (*_names_in(config), *kinds):
+    for registry, name in (*one_of_names(config), *kinds):
         if name in registry and name not in registry.own:
             names = needs.setdefault(registry.concept, [])
             if name not in names:
@@ -219,13 +218,7 @@ def missing_of(needs: Mapping[str, Sequence[str]]) -> str:
     return ""
 
 
-def _names_in(config: Config) -> list[tuple[Registry[Any], str]]:
-    """Return the registered names in the settings, each with its registry."""
-    sections = [getattr(config, entry.name) for entry in fields(config) if entry.name != "views"]
-    return [found for section in sections for found in one_of_names(section)]
-
-
 def _registries() -> dict[str, Registry[Any]]:
     """Return the registries whose names occur in settings or schemas, by concept."""
-    found = [registry for registry, _ in _names_in(Config())]
+    found = [registry for registry, _ in one_of_names(Config())]
     return {registry.concept: registry for registry in (*found, FEATURE_KINDS)}
