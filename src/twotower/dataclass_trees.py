@@ -31,13 +31,13 @@ def problem(name: str, rule: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be besides of its type.
+    """A condition on the value of a field, beyond its type.
 
     A field states it in its type: ``dropout: Annotated[float, Rule("be in [0, 1)", ...)] = 0.2``.
 
     Args:
         text: What stands after ``must`` in a message.
-        holds: Whether a value is so; it is not called for None.
+        holds: Whether a value meets it; it is not called for None.
     """
 
     text: str
@@ -130,7 +130,7 @@ def one_of_names(tree: Any) -> list[tuple[Registry[Any], str]]:
 
 
 def check_fields(section: Any) -> None:
-    """Refuse a dataclass with a value that does not fit its field: a misspelt choice, say.
+    """Refuse a dataclass in which a value does not fit its field, such as a misspelt choice.
 
     Raises:
         SectionError: There is one.

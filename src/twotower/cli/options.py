@@ -84,7 +84,7 @@ def reads_tables(*, after: str, leave_out: Collection[str] = ()) -> Callable[[Co
 
 
 def take_settings(given: dict[str, Any]) -> Config:
-    """Take the options that make the settings out of those of ``reads_tables``; single ones are left there.
+    """Pop the options of ``reads_tables`` that make up the settings; keywords stay in ``given``.
 
     Raises:
         ConfigError: A setting is wrong, or a recipe stands beside a file.
@@ -94,10 +94,10 @@ def take_settings(given: dict[str, Any]) -> Config:
 
 
 def take_events(given: dict[str, Any], needs: str) -> Any:
-    """Take the tables of events, or of the parts of a split, out of the options of ``reads_tables``.
+    """Pop the table of events, or those of a given split, from the options of ``reads_tables``.
 
     Args:
-        given: Is changed.
+        given: The options; they are changed.
         needs: As ``events_of`` takes it.
 
     Raises:
