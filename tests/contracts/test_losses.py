@@ -15,9 +15,8 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn.functional import normalize
 
 from twotower.losses.candidates import Candidates
+from twotower.losses.dense import BCELoss, BPRLoss, GBCELoss
 from twotower.losses.loss_kinds import Loss
-from twotower.losses.pairwise import BPRLoss
-from twotower.losses.pointwise import BCELoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
 

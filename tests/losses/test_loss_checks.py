@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.losses.checks import check_all_liked, check_shapes, check_temperature
+from twotower.losses.base import check_all_liked, check_shapes, check_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.05, 3, torch.tensor(0.1), torch.tensor([-1.0])])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.pairwise import BPRLoss
+from twotower.losses.dense import BPRLoss
 
 
 def log_sigmoid(x: float) -> float:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.pairwise import BPRLoss
-from twotower.losses.pointwise import BCELoss, GBCELoss
+from twotower.losses.dense import BCELoss, BPRLoss, GBCELoss
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss
 

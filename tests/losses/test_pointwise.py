@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.pointwise import BCELoss, GBCELoss
+from twotower.losses.dense import BCELoss, GBCELoss
 
 
 def log_sigmoid(x: float) -> float:

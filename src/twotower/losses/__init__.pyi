@@ -1,6 +1,9 @@
 from twotower.losses.candidates import Candidates as Candidates
 from twotower.losses.candidates import Pairs as Pairs
 from twotower.losses.candidates import Sampler as Sampler
+from twotower.losses.dense import BCELoss as BCELoss
+from twotower.losses.dense import BPRLoss as BPRLoss
+from twotower.losses.dense import GBCELoss as GBCELoss
 from twotower.losses.frequencies import LogShares as LogShares
 from twotower.losses.frequencies import StreamFrequency as StreamFrequency
 from twotower.losses.frequencies import log_frequency as log_frequency
@@ -19,9 +22,6 @@ from twotower.losses.negatives import OwnItems as OwnItems
 from twotower.losses.negatives import PerQuery as PerQuery
 from twotower.losses.negatives import Popularity as Popularity
 from twotower.losses.negatives import Uniform as Uniform
-from twotower.losses.pairwise import BPRLoss as BPRLoss
-from twotower.losses.pointwise import BCELoss as BCELoss
-from twotower.losses.pointwise import GBCELoss as GBCELoss
 from twotower.losses.softmax import SoftmaxLoss as SoftmaxLoss
 from twotower.losses.softmax import softmax_loss as softmax_loss
 from twotower.losses.symmetric import SymmetricSoftmaxLoss as SymmetricSoftmaxLoss

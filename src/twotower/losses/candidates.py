@@ -67,9 +67,7 @@ class Candidates:
         return len(self.item_rows)
 
 
-def in_batch(
-    query_vectors: Tensor, item_vectors: Tensor, log_q: Tensor | None = None
-) -> Candidates:
+def in_batch(query_vectors: Tensor, item_vectors: Tensor, log_q: Tensor | None) -> Candidates:
     """Return the candidates of plain tensors: item ``b`` is the own item of query ``b``.
 
     Items beyond the first ``B`` are negatives of every query. Rows of the candidates are their places.
@@ -82,13 +80,13 @@ def in_batch(
     Raises:
         ValueError: There are fewer items than queries.
     """
-    batch, num, device = len(query_vectors), len(item_vectors), item_vectors.device
+    batch, num = len(query_vectors), len(item_vectors)
     if num < batch:
         raise ArgumentError(
             f"item_vectors must hold the own item of each of the {batch} queries, got {num}; pass "
             "candidates to say where the own items are."
         )
-    places = torch.arange(num, device=device)
+    places = torch.arange(num, device=item_vectors.device)
     return Candidates(places, places[:batch], log_q)
 
 

@@ -1,71 +1,115 @@
-"""The losses that look at all scores of a batch at once: one call, one set of refusals."""
+"""The losses that look at all scores of a batch at once: BPR, binary cross-entropy and gBCE."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from twotower.losses.candidates import Candidates
-from twotower.losses.checks import check_all_liked, check_shapes, check_temperature, completed
+from twotower.errors import ArgumentError, check_least
+from twotower.losses.base import Batch, BatchLoss
 from twotower.losses.scores import Scores, score, weighted_mean
 
 
-class DenseLoss(ABC):
+class DenseLoss(BatchLoss):
     """A loss of each query by its own score and those of its negatives.
 
     Time and memory are ``O(B N)``; a subclass says what a query costs.
     """
 
-    name: ClassVar[str]
-    """In messages, as in ``loss.kind``."""
-    takes_labels: ClassVar[bool] = False
-    """Whether a pair labelled 0 has a meaning; otherwise it is refused."""
-
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates | None = None,
-        *,
-        log_q: Tensor | None = None,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean loss of the batch: a scalar.
-
-        Args:
-            query_vectors: ``(B, d)`` float.
-            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: From a sampler. None for plain tensors: item ``b`` is the own item of query
-                ``b``, and the other items are its negatives, those beyond the first ``B`` included.
-            log_q: ``(N,)`` or ``(B, N)`` float log probability of each item as a negative, for plain
-                tensors; see ``Candidates``. None where all are equally likely.
-            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, N)`` bool mask of candidates that are no negative of a query; or their places
-                as ``known_positives`` returns them, ``(B, H)`` int64, in which a query with fewer
-                repeats the place of its own item. None hides nothing.
-            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)`` float in 0..1: whether the query likes its own item; None where all do.
-
-        Raises:
-            ValueError: A shape does not fit, the batch is empty, a label is not 1 and the loss takes no
-                other, or a number ``temperature`` is not finite and above 0.
-        """
-        candidates, hidden = completed(query_vectors, item_vectors, candidates, log_q, hidden)
-        positions = candidates.positions
-        check_shapes(
-            query_vectors, item_vectors, positions, hidden=hidden, weights=weights, labels=labels
-        )
-        check_temperature(temperature)
-        if not self.takes_labels:
-            check_all_liked(labels, self.name)
-        scores = score(query_vectors, item_vectors, candidates, hidden)
-        liked = torch.ones_like(scores.own) if labels is None else labels.to(scores.own.dtype)
-        return weighted_mean(self._losses(scores, temperature, liked), weights)
+    def _of(self, batch: Batch) -> Tensor:
+        scores = score(batch.queries, batch.items, batch.candidates, batch.hidden)
+        labels = torch.ones_like(scores.own) if batch.labels is None else batch.labels
+        losses = self._losses(scores, batch.temperature, labels.to(scores.own.dtype))
+        return weighted_mean(losses, batch.weights)
 
     @abstractmethod
     def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each query, ``(B,)`` float, given ``(B,)`` labels."""
+
+
+class BPRLoss(DenseLoss):
+    """Bayesian personalised ranking: each pair is a match of two, which the own item is to win.
+
+    The loss of a query, in nats, is the mean over negatives of
+    ``-log sigmoid((<query, own> - <query, negative>) / temperature)``. The mean is over the whole
+    catalogue, estimated by weighing each candidate with ``1 / q``. Most of the catalogue is beaten
+    early, and its share of the gradient goes with it: prefer softmax where the first ranks count.
+
+    Source: Rendle et al., UAI 2009, section 4.1 (BPR-Opt). Differs: many negatives a positive; a
+        temperature; no penalty on parameters, which is the optimizer's weight decay.
+    """
+
+    name = "bpr"
+
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        behind = (scores.dots - scores.own[:, None]) / temperature  # (B, n)
+        return (softplus(behind) * scores.negative_shares()).sum(1)
+
+
+class BCELoss(DenseLoss):
+    """Binary cross-entropy of each own item and, where it is a positive, of sampled negatives.
+
+    The loss of a query is ``bce(own logit, label) + label * mean over negatives of bce(logit, 0)``:
+    beside a positive the negatives weigh as much as it does, all together; a pair labelled 0 is its
+    own negative. The mean over negatives is over the whole catalogue, estimated by weighing each
+    candidate with ``1 / q``, so that the sampler changes the noise, not the aim.
+
+    A logit is ``<query, item> / temperature``. Vectors of length 1 need a temperature well below 1
+    (0.05 to 0.2): a cosine put straight into the sigmoid never says more than 0.73, nor less than
+    0.27.
+    """
+
+    name = "bce"
+    takes_labels = True
+
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:
+        own_logits = scores.own / temperature
+        own = binary_cross_entropy_with_logits(own_logits, labels, reduction="none")
+        negatives = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
+        return own + labels * negatives
+
+
+class GBCELoss(DenseLoss):
+    """Generalised binary cross-entropy: takes back the overconfidence that sampling brings.
+
+    Among ``n`` sampled negatives an own item is far more frequent than in the catalogue, so that
+    binary cross-entropy learns too high a probability. Here the own item's sigmoid is raised to
+    ``beta = alpha (t (1 - 1 / alpha) + 1 / alpha)``, where ``alpha = n / (num_items - 1)`` is the
+    share of the catalogue's negatives that were sampled and ``t`` is ``calibration``. The loss of a
+    query is ``(beta softplus(-own logit) + sum over negatives of softplus(logit)) / (n + 1)``.
+
+    The negatives are summed, not averaged as in ``BCELoss``: only then are the probabilities those
+    of the catalogue at ``t = 1``. The sum is ``n`` times the mean of ``BCELoss``, so that a sampler
+    with a ``log_q`` counts as ``n`` evenly drawn negatives; ``n`` counts what a query is scored
+    against, with repeats and without what is hidden from it. At ``t = 0`` it is binary
+    cross-entropy in which each negative weighs as much as the own item.
+
+    Args:
+        calibration: ``t`` in 0..1.
+        num_items: Items of the catalogue, at least 2.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Petrov and Macdonald, RecSys 2023 (gSASRec), the definitions of gBCE and of beta by t.
+        Differs: the sum is weighted by ``1 / q``.
+    """
+
+    name = "gbce"  # at what rate a table's own 0 labels were sampled is not known: it takes none
+
+    def __init__(self, calibration: float, num_items: int) -> None:
+        if not 0 <= calibration <= 1:
+            raise ArgumentError(f"calibration must be in 0..1, got {calibration}.")
+        check_least(2, num_items=num_items)
+        self.calibration = calibration
+        self.num_items = num_items
+
+    def _losses(self, scores: Scores, temperature: float | Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        num_negatives = (~scores.left_out).sum(1).to(scores.dots.dtype)
+        # More than the catalogue's, as with repeats in a large batch, are no rate above 1.
+        rates = (num_negatives / (self.num_items - 1)).clamp(max=1)
+        powers = 1 - self.calibration * (1 - rates)  # the formula of beta, defined at alpha = 0 too
+        own = powers * softplus(-scores.own / temperature)
+        mean = (softplus(scores.dots / temperature) * scores.negative_shares()).sum(1)
+        return (own + num_negatives * mean) / (num_negatives + 1)

@@ -9,7 +9,13 @@ from torch import Tensor
 from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
-from twotower.losses.negatives import check_drawn, distinct_rows
+from twotower.losses.negatives import (
+    Drawing,
+    check_drawn,
+    distinct_rows,
+    log_of_rest,
+    log_undrawn,
+)
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 
@@ -21,7 +27,7 @@ class KnownRows(Protocol):
         ...
 
 
-class HardNegatives:
+class HardNegatives(Drawing):
     """The batch's own items, items drawn evenly, and items that were mined for the batch's queries.
 
     All candidates are shared by the batch and stand once, and ``log_q`` is the log of the probability
@@ -38,22 +44,19 @@ class HardNegatives:
         share: Of them that are mined, in [0, 1].
 
     Raises:
-        ValueError: ``num`` is below 1, ``share`` is out of its range, or (when called) an item has no
-            training events or it is not known who asks.
+        ValueError: There is no item, ``num`` is below 1, ``share`` is out of its range, or (when called)
+            an item has no training events or the pairs have no query rows.
 
     Source: Xiong et al., ICLR 2021 (ANCE: mined from an index of an earlier state, again and again).
         Differs: shared by the batch, and corrected for how likely they are.
     """
 
     def __init__(self, log_p: LogShares, item_rows: Tensor, num: int, share: float) -> None:
-        if num < 1:
-            raise ArgumentError(f"num must be at least 1, got {num}.")
+        super().__init__(item_rows, num)
         if not 0 <= share <= 1:
             raise ArgumentError(f"share must be in [0, 1], got {share}.")
         self._log_p = log_p
-        self._item_rows = item_rows
         self._num_mined = round(num * share)
-        self._num_even = num - self._num_mined
         self._mined: Tensor | None = None
         self._mined_share = torch.zeros(0)
 
@@ -62,10 +65,8 @@ class HardNegatives:
         if pairs.query_rows is None:
             raise ArgumentError("pairs must have query_rows, got None: mined items are a query's.")
         num_mined = self._num_mined if self._mined is not None else 0
-        num_even = self._num_even + self._num_mined - num_mined
-        device = pairs.item_rows.device
-        even = torch.randint(len(self._item_rows), (num_even,), generator=generator, device=device)
-        drawn = [self._item_rows[even]]
+        num_even = self._num - num_mined
+        drawn, device = [self._draw(generator, num_even)], pairs.item_rows.device
         if self._mined is not None:
             lines = torch.randint(len(pairs), (num_mined,), generator=generator, device=device)
             lists = self._mined[pairs.query_rows[lines]]
@@ -76,12 +77,10 @@ class HardNegatives:
         rows, places = distinct_rows(torch.cat([pairs.item_rows, *drawn]))
         log_p = self._log_p[rows]
         check_drawn(log_p[places[: len(pairs)]], pairs.item_rows)
-        log_absent = (len(pairs) - 1) * torch.log1p(-log_p.exp())
-        share = 1 / len(self._item_rows)
-        log_absent += num_even * (math.log1p(-share) if share < 1 else -math.inf)
+        log_absent = log_undrawn(log_p.exp(), len(pairs) - 1) + num_even * self._log_undrawn()
         if num_mined:
-            log_absent += num_mined * torch.log1p(-self._mined_share[rows])
-        return Candidates(rows, places[: len(pairs)], torch.log(-torch.expm1(log_absent)))
+            log_absent += log_undrawn(self._mined_share[rows], num_mined)
+        return Candidates(rows, places[: len(pairs)], log_of_rest(log_absent))
 
     def refresh(self, mined: Tensor, query_shares: Tensor) -> None:
         """Take new lists.

@@ -8,6 +8,7 @@ a mask of all ``B x N`` pairs would be larger than all else that a step holds. A
 import torch
 from torch import Tensor
 
+from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates
 from twotower.vocab import PADDING_ROW
 
@@ -48,17 +49,23 @@ def known_positives(
     return _places_of(known_rows, candidates, num_item_rows)
 
 
-def masked_places(mask: Tensor, positions: Tensor) -> Tensor:
+def masked_places(mask: Tensor, candidates: Candidates) -> Tensor:
     """Return the places that a mask hides, as every loss reads them: ``(B, H)`` int64.
 
     Args:
         mask: ``(B, N)`` bool, true where a candidate is no negative of a query. The own item of a query
             stays its positive, whatever the mask says of it.
-        positions: ``(B,)`` int64 place of each query's own item.
+        candidates: ``N`` candidates of ``B`` queries.
+
+    Raises:
+        ValueError: The mask has another shape.
     """
+    positions, shape = candidates.positions, (len(candidates.positions), len(candidates))
+    if mask.shape != shape:
+        raise ArgumentError(f"a mask as hidden must be {shape}, got {tuple(mask.shape)}.")
     counts = mask.sum(1)
     queries, places = mask.nonzero(as_tuple=True)
-    hidden = positions[:, None].repeat(1, int(counts.max()))
+    hidden = positions[:, None].repeat(1, int(counts.max()) if len(counts) else 0)
     hidden[queries, _ranks(counts)] = places
     return hidden
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from twotower.errors import ArgumentError
+from twotower.errors import check_least
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
 from twotower.losses.negatives import check_drawn, distinct_rows, log_any
@@ -32,8 +32,7 @@ class Memory:
     """
 
     def __init__(self, log_p: LogShares, batches: int) -> None:
-        if batches < 1:
-            raise ArgumentError(f"batches must be at least 1, got {batches}.")
+        check_least(1, batches=batches)
         self._log_p = log_p
         self._batches = batches
         self._held: list[tuple[Tensor, Tensor, int]] = []  # rows, vectors, batch size; newest first
@@ -57,9 +56,7 @@ class Memory:
             rows = torch.cat([rows, asked[newest]])
         log_p = self._log_p[rows]
         check_drawn(log_p, rows)
-        log_q = torch.zeros_like(log_p)  # a query alone with its own item
-        if draws:
-            log_q = log_any(log_p.exp(), draws)
+        log_q = log_any(log_p.exp(), draws)
         if stored is not None and len(pairs) > 1:
             in_batch = log_any(log_p[:num_fresh].exp(), len(pairs) - 1)
             fresh_share = (in_batch - log_q[:num_fresh]).exp()

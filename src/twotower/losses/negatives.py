@@ -24,7 +24,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import LogShares
 from twotower.vocab import PADDING_ROW
@@ -88,10 +88,38 @@ class InBatch:
             rows, positions = distinct_rows(rows)
         log_p = self._log_p[rows]
         check_drawn(log_p, rows)
-        return Candidates(rows, positions, _log_presence(log_p, pairs) if self._distinct else log_p)
+        log_q = log_any(log_p.exp(), len(pairs) - 1) if self._distinct else log_p
+        return Candidates(rows, positions, log_q)
 
 
-class Uniform:
+class Drawing:
+    """Draws ``num`` items from the catalogue: the base of samplers.
+
+    Args:
+        item_rows: ``(I,)`` int64 distinct rows of the catalogue.
+        num: Draws, at least 1, with replacement.
+
+    Raises:
+        ValueError: There is no item, or ``num`` is below 1.
+    """
+
+    def __init__(self, item_rows: Tensor, num: int) -> None:
+        _check_catalogue(item_rows)
+        check_least(1, num=num)
+        self._item_rows = item_rows
+        self._num = num
+
+    def _draw(self, generator: torch.Generator, num: int | None = None) -> Tensor:
+        """Return ``num`` items, each drawn evenly from the catalogue: ``(num,)`` rows."""
+        rows, shape = self._item_rows, (self._num if num is None else num,)
+        return rows[torch.randint(len(rows), shape, generator=generator, device=rows.device)]
+
+    def _log_undrawn(self) -> float:
+        """Return the log of the probability that one even draw is not a given item."""
+        return math.log1p(-1 / len(self._item_rows)) if len(self._item_rows) > 1 else -math.inf
+
+
+class Uniform(Drawing):
     """Items drawn evenly from the catalogue are the negatives, shared by the whole batch.
 
     The candidates are the distinct items among the draws and the queries' own. A query's negatives
@@ -110,18 +138,12 @@ class Uniform:
         ValueError: There is no item, or ``num`` is below 1.
     """
 
-    def __init__(self, item_rows: Tensor, num: int) -> None:
-        _check_catalogue(item_rows)
-        _check_num(num)
-        self._item_rows = item_rows
-        self._num = num
-
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return the distinct items among the own ones and ``num`` draws, ordered by row."""
-        return _shared(pairs, _draw(self._item_rows, self._num, generator))
+        return _shared(pairs, self._draw(generator))
 
 
-class Popularity:
+class Popularity(Drawing):
     """Items drawn by a power of their training frequency are the negatives, shared by the batch.
 
     Between ``Uniform``, whose negatives are mostly easy, and ``InBatch``, which hardly shows the rare
@@ -143,8 +165,7 @@ class Popularity:
     """
 
     def __init__(self, log_p: Tensor, item_rows: Tensor, num: int, power: float) -> None:
-        _check_catalogue(item_rows)
-        _check_num(num)
+        super().__init__(item_rows, num)
         if not 0 <= power <= 1:
             raise ArgumentError(f"power must be in [0, 1], got {power}.")
         shares = torch.ones(len(item_rows), dtype=torch.float64, device=item_rows.device)
@@ -154,8 +175,6 @@ class Popularity:
         total = self._upto[-1]
         if not total > 0:
             raise ArgumentError("log_p must give some item of item_rows training events, got none.")
-        self._item_rows = item_rows
-        self._num = num
         self._log_q = torch.full_like(log_p, -math.inf)
         self._log_q[item_rows] = log_any(shares / total, num).float()
 
@@ -170,7 +189,7 @@ class Popularity:
         return replace(candidates, log_q=self._log_q[candidates.item_rows])
 
 
-class PerQuery:
+class PerQuery(Drawing):
     """Each query has negatives of its own, drawn evenly from the catalogue.
 
     What papers of pairwise losses do. Where ``Uniform`` shows all queries the same items this shows a
@@ -187,12 +206,6 @@ class PerQuery:
         ValueError: There is no item, or ``num`` is below 1.
     """
 
-    def __init__(self, item_rows: Tensor, num: int) -> None:
-        _check_catalogue(item_rows)
-        _check_num(num)
-        self._item_rows = item_rows
-        self._num = num
-
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return each query's own item and up to ``num`` others, in its ``columns``."""
         size, device = len(self._item_rows), self._item_rows.device
@@ -205,7 +218,7 @@ class PerQuery:
         return Candidates(rows, columns[:, 0], columns=columns)
 
 
-class Impressions:
+class Impressions(Drawing):
     """What a query was shown beside its own item and did not take, and a few items for all queries.
 
     Each query has its own impressions as negatives, and ``num`` items drawn evenly from the
@@ -223,19 +236,13 @@ class Impressions:
             of impressions.
     """
 
-    def __init__(self, item_rows: Tensor, num: int) -> None:
-        _check_catalogue(item_rows)
-        _check_num(num)
-        self._item_rows = item_rows
-        self._num = num
-
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return each query's own item, its impressions and the draws, in its ``columns``."""
         if pairs.impression_rows is None:
             raise ArgumentError("pairs must have impression_rows, got None; name their column.")
         own, shown = pairs.item_rows[:, None], pairs.impression_rows.long()  # (B, 1), (B, M)
         beside = torch.cat([own, torch.where(shown == PADDING_ROW, own, shown)], dim=1)
-        drawn = torch.unique(_draw(self._item_rows, self._num, generator))
+        drawn = torch.unique(self._draw(generator))
         rows, places = distinct_rows(torch.cat([beside.flatten(), drawn]))
         columns, others = places[: beside.numel()].view(beside.shape), places[beside.numel() :]
         # An impression that was also drawn is one negative, not two.
@@ -247,7 +254,7 @@ class Impressions:
         return Candidates(rows, positions, columns=columns)
 
 
-class Mixed:
+class Mixed(Drawing):
     """The batch's own items and items drawn evenly from the catalogue: popular and rare alike.
 
     Candidate ``b`` is query ``b``'s own item; the draws follow. A batch of ``B`` proposes item
@@ -268,23 +275,21 @@ class Mixed:
     def __init__(
         self, log_p: LogShares, item_rows: Tensor, num: int, *, distinct: bool = False
     ) -> None:
-        _check_catalogue(item_rows)
-        _check_num(num)
+        super().__init__(item_rows, num)
         self._log_p = log_p
-        self._item_rows = item_rows
-        self._num = num
         self._distinct = distinct
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:
         """Return the batch's own items and ``num`` draws."""
         item_rows = pairs.item_rows
-        batch, share = len(item_rows), 1 / len(self._item_rows)
-        rows = torch.cat([item_rows, _draw(self._item_rows, self._num, generator)])
+        batch = len(item_rows)
+        rows = torch.cat([item_rows, self._draw(generator)])
         if self._distinct:
             rows, places = distinct_rows(rows)
-            log_q = _log_presence(self._log_p[rows], pairs, self._num, share)
+            log_absent = log_undrawn(self._log_p[rows].exp(), batch - 1)
+            log_q = log_of_rest(log_absent + self._num * self._log_undrawn())
             return Candidates(rows, places[:batch], log_q)
-        expected = batch * self._log_p[rows].exp() + self._num * share
+        expected = batch * self._log_p[rows].exp() + self._num * (1 / len(self._item_rows))
         return Candidates(rows, torch.arange(batch, device=rows.device), expected.log())
 
 
@@ -325,23 +330,22 @@ class OwnItems:
         return Candidates(pairs.item_rows, torch.arange(num, device=device), never=never)
 
 
-def _log_presence(log_p: Tensor, pairs: Pairs, num: int = 0, share: float = 0.0) -> Tensor:
-    """Return the log probability that an item is among the others' own ones or ``num`` draws.
+def log_undrawn(shares: Tensor, num: int) -> Tensor:
+    """Return the log probability that an item is in none of ``num`` draws, given its share of one draw."""
+    return num * torch.log1p(-shares) if num else torch.zeros_like(shares)
 
-    Of ``log_p`` for a query's draw, and ``share`` for one of the ``num``.
-    """
-    others = len(pairs) - 1
-    if not others + num:
-        return torch.zeros_like(log_p)  # a query alone with its own item
-    log_absence = others * torch.log1p(-log_p.exp()) if others else torch.zeros_like(log_p)
-    if num:
-        log_absence = log_absence + (num * math.log1p(-share) if share < 1 else -math.inf)
-    return torch.log(-torch.expm1(log_absence))
+
+def log_of_rest(log_share: Tensor) -> Tensor:
+    """Return ``log(1 - exp(log_share))``."""
+    return torch.log(-torch.expm1(log_share))
 
 
 def log_any(shares: Tensor, num: int) -> Tensor:
-    """Return log(1 - (1 - share)^num): that an item is among ``num`` draws."""
-    return torch.log(-torch.expm1(num * torch.log1p(-shares)))
+    """Return the log of the probability that an item is among ``num`` draws; 0 where nothing is drawn.
+
+    Without any draw, a query is alone with its own item.
+    """
+    return log_of_rest(log_undrawn(shares, num)) if num else torch.zeros_like(shares)
 
 
 def _shared(pairs: Pairs, drawn: Tensor) -> Candidates:
@@ -366,19 +370,9 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, place_of[rows]
 
 
-def _draw(item_rows: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    picks = torch.randint(len(item_rows), (num,), generator=generator, device=item_rows.device)
-    return item_rows[picks]
-
-
 def _check_catalogue(item_rows: Tensor) -> None:
     if not len(item_rows):
         raise ArgumentError("item_rows must hold at least 1 item of the catalogue, got 0.")
-
-
-def _check_num(num: int) -> None:
-    if num < 1:
-        raise ArgumentError(f"num must be at least 1, got {num}.")
 
 
 def check_drawn(log_q: Tensor, rows: Tensor) -> None:

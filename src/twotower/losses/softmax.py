@@ -1,7 +1,6 @@
 """Softmax cross-entropy of each query's own item against its candidates."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,8 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from twotower.errors import ArgumentError
-from twotower.losses.candidates import Candidates
-from twotower.losses.checks import check_all_liked, check_shapes, check_temperature, completed
+from twotower.losses.base import Batch, BatchLoss, check_shapes, check_temperature
 from twotower.losses.scores import at_least_float32, score, weighted_mean
 from twotower.losses.softmax_kernel import ChunkedSoftmax
 
@@ -18,7 +16,7 @@ from twotower.losses.softmax_kernel import ChunkedSoftmax
 PER_QUERY_NUMBERS = 2**24
 
 
-class SoftmaxLoss:
+class SoftmaxLoss(BatchLoss):
     """Softmax over the candidates, corrected by their ``log_q``: the default for retrieval.
 
     Args:
@@ -38,6 +36,8 @@ class SoftmaxLoss:
         smoothed over the negatives, without the own item.
     """
 
+    name = "softmax"
+
     def __init__(
         self, label_smoothing: float = 0.0, *, precision: torch.dtype | None = None
     ) -> None:
@@ -45,69 +45,55 @@ class SoftmaxLoss:
         self.label_smoothing = label_smoothing
         self.precision = precision
 
-    def __call__(
-        self,
-        query_vectors: Tensor,
-        item_vectors: Tensor,
-        candidates: Candidates | None = None,
-        *,
-        log_q: Tensor | None = None,
-        temperature: float | Tensor = 1.0,
-        hidden: Tensor | None = None,
-        weights: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean loss of the batch: a scalar, in nats.
-
-        Args:
-            query_vectors: ``(B, d)`` float.
-            item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-            candidates: From a sampler. None for plain tensors: item ``b`` is the own item of query
-                ``b``, and the other items are its negatives, those beyond the first ``B`` included.
-            log_q: ``(N,)`` or ``(B, N)`` float log probability of each item as a negative, for plain
-                tensors; see ``Candidates``. None where all are equally likely.
-            temperature: Divisor of the dot products, above 0; a tensor of one value is learnt.
-            hidden: ``(B, N)`` bool mask of candidates that are no negative of a query; or their places
-                as ``known_positives`` returns them, ``(B, H)`` int64, in which a query with fewer
-                repeats the place of its own item. None hides nothing.
-            weights: ``(B,)`` float, at least 0 and not all 0; None where all are 1.
-            labels: ``(B,)``, all of which must be 1; None says the same.
-
-        Raises:
-            ValueError: A label is not 1, or what ``softmax_loss`` raises.
-        """
-        candidates, hidden = completed(query_vectors, item_vectors, candidates, log_q, hidden)
-        positions = candidates.positions
-        check_shapes(query_vectors, item_vectors, positions, labels=labels)
-        check_all_liked(labels, "softmax")
+    def _of(self, batch: Batch) -> Tensor:
+        candidates = batch.candidates
         if candidates.columns is not None:
-            check_shapes(query_vectors, item_vectors, positions, hidden=hidden, weights=weights)
-            check_temperature(temperature)
-            losses = _per_query_losses(
-                query_vectors,
-                item_vectors,
-                candidates,
-                temperature,
-                hidden,
-                self.label_smoothing,
-            )
-            return weighted_mean(losses, weights)
-        num, fresh_share, factors = len(item_vectors), candidates.fresh_share, None
+            return weighted_mean(self._per_query(batch, candidates.columns), batch.weights)
+        fresh_share, factors = candidates.fresh_share, None
         if fresh_share is not None:
-            factors = F.pad(1 / fresh_share, (0, num - len(fresh_share)), value=1.0)
+            num_stored = len(batch.items) - len(fresh_share)
+            factors = F.pad(1 / fresh_share, (0, num_stored), value=1.0)
         return softmax_loss(
-            query_vectors,
-            item_vectors,
-            positions,
-            temperature=temperature,
+            batch.queries,
+            batch.items,
+            candidates.positions,
+            temperature=batch.temperature,
             log_q=candidates.log_q,
             never=candidates.never,
-            hidden=hidden,
-            weights=weights,
+            hidden=batch.hidden,
+            weights=batch.weights,
             item_factors=factors,
             label_smoothing=self.label_smoothing,
             precision=self.precision,
         )
+
+    def _per_query(self, batch: Batch, columns: Tensor) -> Tensor:
+        """Return the losses of queries with candidates of their own: ``(B,)``.
+
+        A batch whose gathered item vectors are large is computed in parts, each once more in the
+        backward pass.
+        """
+        step = max(1, PER_QUERY_NUMBERS // (columns.shape[1] * batch.items.shape[1]))
+        if step >= len(columns):
+            return self._gathered(batch)
+        parts = [slice(start, start + step) for start in range(0, len(columns), step)]
+        return torch.cat(
+            [checkpoint(self._gathered, batch.take(part), use_reentrant=False) for part in parts]
+        )
+
+    def _gathered(self, batch: Batch) -> Tensor:
+        scores = score(batch.queries, batch.items, batch.candidates, batch.hidden)
+        logits = scores.dots / batch.temperature
+        if scores.log_q is not None:
+            logits = logits - scores.log_q
+        absent = scores.left_out.clone()
+        absent[:, 0] = False  # the own item
+        log_probs = logits.masked_fill(absent, -torch.inf).log_softmax(1)
+        if not self.label_smoothing:
+            return -log_probs[:, 0]
+        spread = self.label_smoothing * scores.negative_shares()
+        own_share = 1 - spread.sum(1)
+        return -own_share * log_probs[:, 0] - (spread * log_probs.masked_fill(absent, 0)).sum(1)
 
 
 def softmax_loss(
@@ -178,66 +164,6 @@ def softmax_loss(
         torch.is_grad_enabled(),
     )
     return loss
-
-
-def _per_query_losses(
-    queries: Tensor,
-    items: Tensor,
-    candidates: Candidates,
-    temperature: float | Tensor,
-    hidden: Tensor | None,
-    label_smoothing: float,
-) -> Tensor:
-    """Return the losses of queries with candidates of their own: ``(B,)``.
-
-    A batch whose gathered item vectors are large is computed in parts, each once more in the
-    backward pass.
-    """
-    columns, log_q = candidates.columns, candidates.log_q
-    assert columns is not None
-    step = max(1, PER_QUERY_NUMBERS // (columns.shape[1] * items.shape[1]))
-    losses = []
-    for start in range(0, len(queries), step):
-        part = slice(start, start + step)
-        arguments = (
-            queries[part],
-            items,
-            replace(
-                candidates,
-                positions=candidates.positions[part],
-                columns=columns[part],
-                log_q=log_q if log_q is None or log_q.ndim == 1 else log_q[part],
-            ),
-            temperature,
-            None if hidden is None else hidden[part],
-            label_smoothing,
-        )
-        if step >= len(queries):
-            return _gathered_losses(*arguments)
-        losses.append(checkpoint(_gathered_losses, *arguments, use_reentrant=False))
-    return torch.cat(losses)
-
-
-def _gathered_losses(
-    queries: Tensor,
-    items: Tensor,
-    candidates: Candidates,
-    temperature: float | Tensor,
-    hidden: Tensor | None,
-    label_smoothing: float,
-) -> Tensor:
-    scores = score(queries, items, candidates, hidden)
-    logits = scores.dots / temperature
-    if scores.log_q is not None:
-        logits = logits - scores.log_q
-    absent = scores.left_out.clone()
-    absent[:, 0] = False  # the own item
-    log_probs = logits.masked_fill(absent, -torch.inf).log_softmax(1)
-    if not label_smoothing:
-        return -log_probs[:, 0]
-    spread = label_smoothing * scores.negative_shares()
-    own_share = 1 - spread.sum(1)
-    return -own_share * log_probs[:, 0] - (spread * log_probs.masked_fill(absent, 0)).sum(1)
 
 
 def _check_settings(label_smoothing: float, precision: torch.dtype | None) -> None:
