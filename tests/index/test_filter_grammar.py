@@ -4,11 +4,10 @@ import pytest
 
 from twotower.errors import FilterError, TwoTowerError
 from twotower.index.filter_grammar import (
-    And,
     Comparison,
     Condition,
+    Joined,
     Not,
-    Or,
     parse_condition,
 )
 
@@ -17,9 +16,8 @@ def shape(condition: Condition) -> object:
     """Return a condition without its places."""
     if isinstance(condition, Not):
         return ("not", shape(condition.part))
-    if isinstance(condition, (And, Or)):
-        word = "and" if isinstance(condition, And) else "or"
-        return (word, *map(shape, condition.parts))
+    if isinstance(condition, Joined):
+        return (condition.word, *map(shape, condition.parts))
     values = [value.value for value in condition.values]
     return (condition.column.name, condition.operator, *values)
 
@@ -85,7 +83,7 @@ def test_whole_numbers_stay_exact_and_others_are_floats() -> None:
 def test_each_part_knows_its_place() -> None:
     text = "x = 1 and `a b` in ('p', 22)"
     condition = parse_condition(text)
-    assert isinstance(condition, And)
+    assert isinstance(condition, Joined)
     comparison = condition.parts[1]
     assert isinstance(comparison, Comparison)
     assert text[comparison.column.start : comparison.column.end] == "`a b`"

@@ -164,11 +164,6 @@ def as_held(sort: Sort, values: Sequence[Scalar]) -> list[Any]:
     return list(values)
 
 
-def is_missing(column: ReadColumn) -> pl.Series:
-    """Return where a value is missing: ``n`` booleans."""
-    return column.values.is_null()
-
-
 def is_any_of(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
     """Return where a value equals one of the literals: ``n`` booleans, null where it is missing."""
     values, dtype = column.values, column.values.dtype
@@ -214,16 +209,16 @@ def resembling(column: ReadColumn, value: Scalar) -> str | None:
     return near[0] if near else None
 
 
-def is_ordered(column: ReadColumn, operator: str, held: Any) -> pl.Series:
-    """Return where a value is on that side of a literal: ``n`` booleans, null where it is missing.
+def is_ordered(operator: str, column: ReadColumn, literals: Sequence[Any]) -> pl.Series:
+    """Return where a value is on that side of the one literal: ``n`` booleans, null where it is missing.
 
     Text is ordered by code points.
     """
-    values, dtype = column.values, column.values.dtype
+    values, (held,) = column.values, literals
     if column.sort == "nothing":
         return values.cast(pl.Boolean)
     if column.sort == "whole":
-        operator, held = _whole_bound(operator, held, *_bounds(dtype))
+        operator, held = _whole_bound(operator, held, *_bounds(values.dtype))
     bound = _literals(column, [held])
     if column.sort == "number" and not bound.is_finite()[0]:  # beyond the largest, below infinity
         beyond = {"<=": "<", ">": ">="} if held > 0 else {"<": "<=", ">=": ">"}
@@ -245,25 +240,25 @@ def _whole_bound(operator: str, bound: float, low: int, high: int) -> tuple[str,
     return operator, whole
 
 
-def has(column: ReadColumn, held: Any) -> pl.Series:
-    """Return which lists hold a literal: ``n`` booleans, null where the list is missing.
+def has(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
+    """Return which lists hold the one literal: ``n`` booleans, null where the list is missing.
 
     A missing value in a list is no value of it.
     """
     if column.elements is None:
         return column.values.cast(pl.Boolean)
     holds = np.zeros(len(column.raw), np.bool_)
-    hits = is_any_of(column.elements.column, [held]).fill_null(value=False).to_numpy()
+    hits = is_any_of(column.elements.column, held).fill_null(value=False).to_numpy()
     holds[column.elements.lines[hits]] = True
     known = column.raw.is_not_null()
     return pl.DataFrame({"v": holds, "known": known}).select(pl.when("known").then("v")).to_series()
 
 
-def contains(column: ReadColumn, piece: str) -> pl.Series:
-    """Return which texts hold a piece, in any case: ``n`` booleans, null where the text is missing."""
+def contains(column: ReadColumn, pieces: Sequence[str]) -> pl.Series:
+    """Return which texts hold the one piece, in any case: ``n`` booleans, null where text is missing."""
     if column.sort == "nothing":
         return column.raw.cast(pl.Boolean)
-    lower = pl.Series([piece], dtype=pl.String).str.to_lowercase()[0]
+    lower = pl.Series(pieces, dtype=pl.String).str.to_lowercase()[0]
     return column.lowered.str.contains(lower, literal=True)
 
 

@@ -15,6 +15,7 @@ question. Length, depth and number of parts are bounded, so that no text takes l
 
 import math
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -31,12 +32,14 @@ MAX_PARTS = 1_000
 """Most comparisons and values in all."""
 
 _RESERVED = ("and", "or", "not", "is", "null", "true", "false")
-_TOKEN = r"""(?P<space>\s+)
+_TOKEN = r"""(?!{pairs})(?:
+    (?P<space>\s+)
     |(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
     |(?P<name>[^\W\d]\w*)
     |(?P<text>"(?:[^"\\]|""|\\.)*+"|'(?:[^'\\]|''|\\.)*+')
     |(?P<quoted>`(?:[^`]|``)*+`)
-    |(?P<sign>{signs}|[(),])"""
+    |(?P<sign>{signs}|[(),])
+    )|(?P<unknown>.)"""
 _MEANT = {
     "==": "=",
     "<>": "!=",
@@ -97,20 +100,14 @@ class Not:
 
 
 @dataclass(frozen=True, slots=True)
-class And:
-    """Two conditions or more, all of which must hold."""
+class Joined:
+    """Two conditions or more, which are joined by ``and`` or by ``or``."""
 
+    word: str
     parts: tuple["Condition", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
-    """Two conditions or more, one of which must hold."""
-
-    parts: tuple["Condition", ...]
-
-
-Condition = Comparison | Not | And | Or
+Condition = Comparison | Not | Joined
 
 
 def parse_condition(text: str) -> Condition:
@@ -137,9 +134,12 @@ def is_keyword(name: str) -> bool:
 
 @cache
 def _token(signs: tuple[str, ...]) -> re.Pattern[str]:
-    longest_first = sorted(signs, key=len, reverse=True)
-    pattern = _TOKEN.replace("{signs}", "|".join(map(re.escape, longest_first)))
-    return re.compile(pattern, re.VERBOSE | re.DOTALL)
+    pattern = _TOKEN.replace("{pairs}", _any_of(pair for pair in _MEANT if len(pair) == 2))
+    return re.compile(pattern.replace("{signs}", _any_of(signs)), re.VERBOSE | re.DOTALL)
+
+
+def _any_of(signs: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(signs, key=len, reverse=True)))
 
 
 class _Token(NamedTuple):
@@ -151,41 +151,33 @@ class _Token(NamedTuple):
 
 def _tokens(text: str) -> list[_Token]:
     tokens = []
-    place = 0
-    token = _token(of_form("sign"))
-    while place < len(text):
-        meant = _MEANT.get(text[place : place + 2])
-        match = token.match(text, place)
-        if meant or match is None:
-            raise _no_token(text, place)
-        kind, found, start, place = str(match.lastgroup), match.group(), place, match.end()
+    for match in _token(of_form("sign")).finditer(text):
+        kind, found, (start, end) = str(match.lastgroup), match.group(), match.span()
         value: Scalar = found
-        if kind == "space":
-            continue
+        if kind == "unknown":
+            raise _no_token(text, start)
         if kind == "name" and is_keyword(found):
             kind, value = "keyword", found.lower()
         elif kind == "quoted":
             kind, value = "name", found[1:-1].replace("``", "`")
         elif kind == "text":
-            value = _unescaped(text, start, place)
+            value = _unescaped(text, start, end)
         elif kind == "number":
-            value = _number(text, start, place)
-        tokens.append(_Token(kind, value, start, place))
+            value = _number(text, start, end)
+        if kind != "space":
+            tokens.append(_Token(kind, value, start, end))
     return [*tokens, _Token("end", "", len(text), len(text))]
 
 
 def _no_token(text: str, place: int) -> FilterError:
     char, pair = text[place], text[place : place + 2]
-    if char in "\"'":
-        return refusal(
-            text, place, place + 1, f"filter must close each text, got no second {char}."
-        )
-    if char == "`":
-        return refusal(text, place, place + 1, "filter must close each name, got no second `.")
+    if char in "\"'`":
+        opened = "name" if char == "`" else "text"
+        return refusal(text, place, place + 1, f"close each {opened}, got no second {char}.")
     wrong = pair if pair in _MEANT else char
     meant = _MEANT.get(wrong)
     hint = f"write {meant}" if meant else "put names with other characters in backquotes"
-    return refusal(text, place, place + len(wrong), f"filter must not hold {wrong!r}; {hint}.")
+    return refusal(text, place, place + len(wrong), f"not hold {wrong!r}; {hint}.")
 
 
 def _unescaped(text: str, start: int, end: int) -> str:
@@ -197,7 +189,7 @@ def _unescaped(text: str, start: int, end: int) -> str:
                 text,
                 place,
                 place + 2,
-                f"filter must have a quote or a backslash after a backslash in a text, got {match[1]!r}; "
+                f"have a quote or a backslash after a backslash in a text, got {match[1]!r}; "
                 "write a backslash as two.",
             )
     return re.sub(rf"\\(.)|{quote}{quote}", lambda match: match[1] or quote, inner)
@@ -205,17 +197,17 @@ def _unescaped(text: str, start: int, end: int) -> str:
 
 def _number(text: str, start: int, end: int) -> int | float:
     if re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}").match(text, start):
-        raise refusal(text, start, end, "filter must have times in quotes, got a number.")
+        raise refusal(text, start, end, "have times in quotes, got a number.")
     if re.compile(r"[\w.]").match(text, end):
         raise refusal(
             text,
             start,
             end + 1,
-            "filter must have a space or a sign after a number; put text in quotes.",
+            "have a space or a sign after a number; put text in quotes.",
         )
     number = float(text[start:end])
     if not math.isfinite(number):
-        raise refusal(text, start, end, "filter must hold numbers up to 1.8e308, got a larger one.")
+        raise refusal(text, start, end, "hold numbers up to 1.8e308, got a larger one.")
     whole = re.fullmatch(r"([+-]?)0*([0-9]+)", text[start:end])  # Python counts leading zeros, too
     return int(whole[1] + whole[2]) if whole else number
 
@@ -245,16 +237,16 @@ class _Parser:
         raise self.refused("go on with `and` or `or`")
 
     def condition(self) -> Condition:
-        parts = [self.conjunction()]
-        while self.takes("or"):
-            parts.append(self.conjunction())
-        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+        return self.joined("or", self.conjunction)
 
     def conjunction(self) -> Condition:
-        parts = [self.negation()]
-        while self.takes("and"):
-            parts.append(self.negation())
-        return parts[0] if len(parts) == 1 else And(tuple(parts))
+        return self.joined("and", self.negation)
+
+    def joined(self, word: str, part: Callable[[], Condition]) -> Condition:
+        parts = [part()]
+        while self.takes(word):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else Joined(word, tuple(parts))
 
     def negation(self) -> Condition:
         opening = self.token
@@ -266,7 +258,7 @@ class _Parser:
                 self.text,
                 opening.start,
                 opening.end,
-                f"filter must nest at most {MAX_DEPTH} deep, got more; leave parentheses out.",
+                f"nest at most {MAX_DEPTH} deep, got more; leave parentheses out.",
             )
         if opening.value == "not":
             condition: Condition = Not(self.negation())
@@ -279,23 +271,22 @@ class _Parser:
 
     def comparison(self) -> Condition:
         column = self.column()
-        self.counted(column)
         if self.takes("is"):
-            is_not = self.takes("not")
+            is_not, comparison = self.takes("not"), Comparison(column, "is null", ())
             if not self.takes("null"):
                 raise self.refused("go on with `null` or `not null` after `is`")
-            missing = Comparison(column, "is null", ())
-            return Not(missing) if is_not else missing
-        is_not = self.takes("not")
-        comparison = self.asked(column, is_not=is_not)
+        else:
+            is_not = self.takes("not")
+            operator = self.operator(column, is_not=is_not)
+            comparison = Comparison(column, operator, self.values_of(operator))
         return Not(comparison) if is_not else comparison
 
-    def asked(self, column: Column, *, is_not: bool) -> Comparison:
-        """Return the comparison whose column, and ``not``, are read."""
+    def operator(self, column: Column, *, is_not: bool) -> str:
+        """Return the operator after a column, and after ``not`` where it was read."""
         words, signs = of_form("value", "values", "text"), of_form("sign")
         for operator in words if is_not else (*words, *signs):
             if self.takes(operator):
-                return Comparison(column, operator, self.values_of(operator))
+                return operator
         known = ", ".join(words if is_not else (*signs, *words, "is"))
         after = "`not`" if is_not else f"the column {shortened(column.name)!r}"
         is_spaced = self.token.kind == "name" and not is_not
@@ -332,6 +323,7 @@ class _Parser:
                 hint = f"; a column of that name stands in backquotes: `{token.value}`"
             raise self.refused("name a column here", hint)
         self.place += 1
+        self.counted(token)
         return Column(str(token.value), token.start, token.end)
 
     def value(self) -> Value:
@@ -346,9 +338,8 @@ class _Parser:
                 hint = f"; put text in quotes: {said(self.text[token.start : token.end])}"
             raise self.refused("have a text in quotes, a number, true or false here", hint)
         self.place += 1
-        found = Value(value, token.start, token.end)
-        self.counted(found)
-        return found
+        self.counted(token)
+        return Value(value, token.start, token.end)
 
     def takes(self, wanted: str) -> bool:
         """Go past a keyword or a sign, if it is that one; return whether it is."""
@@ -356,14 +347,14 @@ class _Parser:
         self.place += is_it
         return is_it
 
-    def counted(self, part: Column | Value) -> None:
+    def counted(self, part: _Token) -> None:
         self.parts += 1
         if self.parts > MAX_PARTS:
             raise refusal(
                 self.text,
                 part.start,
                 part.end,
-                f"filter must hold at most {MAX_PARTS:,} comparisons and values, got more; "
+                f"hold at most {MAX_PARTS:,} comparisons and values, got more; "
                 "state a long list of ids with among or without.",
             )
 
@@ -375,5 +366,5 @@ class _Parser:
             self.text,
             token.start,
             max(token.end, token.start + 1),
-            f"filter must {rule}, got {got}{hint}.",
+            f"{rule}, got {got}{hint}.",
         )

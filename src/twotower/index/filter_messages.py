@@ -30,8 +30,8 @@ class Nowhere:
         return f"No item has {said(self.value)} in {shortened(self.column)!r}{meant or '.'}"
 
 
-def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
-    """Return an error that marks ``text[start:end]`` by carets under the line that it stands in."""
+def refusal(text: str, start: int, end: int, rule: str) -> FilterError:
+    """Return an error that says what a filter must do, with carets under ``text[start:end]``."""
     first = text.rfind("\n", 0, start) + 1
     last = text.find("\n", start)
     line = text[first : len(text) if last < 0 else last]
@@ -43,7 +43,7 @@ def refusal(text: str, start: int, end: int, sentence: str) -> FilterError:
     marked = shown[start - cut : end - cut]
     indent = " " * (len(before) + _width(shown[: start - cut]))
     carets = "^" * max(1, _width(marked))
-    return FilterError(f"{sentence}\n  {before}{shown}{after}\n  {indent}{carets}")
+    return FilterError(f"filter must {rule}\n  {before}{shown}{after}\n  {indent}{carets}")
 
 
 def shortened(text: str) -> str:

@@ -15,7 +15,6 @@ from twotower.index.filter_columns import (
     contains,
     has,
     is_any_of,
-    is_missing,
     is_ordered,
 )
 from twotower.registry import Registry
@@ -64,39 +63,23 @@ class OperatorSpec:
 _ORDERED: tuple[Sort, ...] = ("text", "whole", "number", "time", "nothing")
 
 
-def _ordered(name: str) -> OperatorSpec:
-    def matches(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
-        return is_ordered(column, name, held[0])
-
-    return OperatorSpec(name, "sign", matches, _ORDERED, is_exact=False)
-
-
 OPERATORS = Registry(
     "filter operator",
     (
         OperatorSpec("=", "sign", is_any_of, (*_ORDERED, "truth")),
         OperatorSpec("!=", "sign", is_any_of, (*_ORDERED, "truth"), is_negated=True),
-        *map(_ordered, ("<", "<=", ">", ">=")),
+        *(
+            OperatorSpec(name, "sign", partial(is_ordered, name), _ORDERED, is_exact=False)
+            for name in ("<", "<=", ">", ">=")
+        ),
         OperatorSpec("in", "values", is_any_of, (*_ORDERED, "truth")),
-        OperatorSpec(
-            "has", "value", lambda column, held: has(column, held[0]), ("list", "nothing")
-        ),
-        OperatorSpec(
-            "contains",
-            "text",
-            lambda column, held: contains(column, held[0]),
-            ("nothing",),
-            of_texts=True,
-        ),
-        OperatorSpec("is null", "is", lambda column, _: is_missing(column)),
+        OperatorSpec("has", "value", has, ("list", "nothing")),
+        OperatorSpec("contains", "text", contains, ("nothing",), of_texts=True),
+        OperatorSpec("is null", "is", lambda column, _: column.values.is_null()),
     ),
 )
 
 
 def of_form(*forms: Form) -> tuple[str, ...]:
     """Return the operators of one of these forms."""
-    return OPERATORS.where(partial(_has_form, forms=forms))
-
-
-def _has_form(operator: OperatorSpec, forms: tuple[Form, ...]) -> bool:
-    return operator.form in forms
+    return OPERATORS.where(lambda operator: operator.form in forms)

@@ -26,12 +26,11 @@ from twotower.index.filter_columns import (
     resembling,
 )
 from twotower.index.filter_grammar import (
-    And,
     Column,
     Comparison,
     Condition,
+    Joined,
     Not,
-    Or,
     Value,
     is_keyword,
     parse_condition,
@@ -139,10 +138,9 @@ class _Meaning:
     def of(self, condition: Condition) -> pl.Series:
         if isinstance(condition, Not):
             return ~self.of(condition.part)
-        if isinstance(condition, And):
-            return reduce(pl.Series.__and__, map(self.of, condition.parts))
-        if isinstance(condition, Or):
-            return reduce(pl.Series.__or__, map(self.of, condition.parts))
+        if isinstance(condition, Joined):
+            join = pl.Series.__and__ if condition.word == "and" else pl.Series.__or__
+            return reduce(join, map(self.of, condition.parts))
         return self.of_comparison(condition)
 
     def of_comparison(self, asked: Comparison) -> pl.Series:
@@ -197,7 +195,7 @@ class _Meaning:
         holds = _HOLDS.get(column.sort, str(column.raw.dtype))
         raise self.refused(
             asked.column,
-            f"filter must ask {shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
+            f"ask {shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
             f"got {asked.operator}{hint}.",
         )
 
@@ -213,7 +211,7 @@ class _Meaning:
         if size and self.bytes_read > MAX_READ and self.num_reading > READ_FREELY:
             raise self.refused(
                 asked.column,
-                f"filter must compare text and lists at most {self.num_reading - 1} times in a table as "
+                f"compare text and lists at most {self.num_reading - 1} times in a table as "
                 f"large as this, got more; state several values with `in`, or use fewer pieces of text.",
             )
 
@@ -229,13 +227,13 @@ class _Meaning:
                 name, sort = shortened(asked.column.name), column.sort
                 raise self.refused(
                     value,
-                    f"filter must compare {name!r}, which holds {_HOLDS[sort]}, with {_WANTED[sort]}, "
+                    f"compare {name!r}, which holds {_HOLDS[sort]}, with {_WANTED[sort]}, "
                     f"got {_named(value.value)}{_fitting(sort, value.value)}.",
                 )
         return held
 
-    def refused(self, part: Column | Value, sentence: str) -> FilterError:
-        return refusal(self.text, part.start, part.end, sentence)
+    def refused(self, part: Column | Value, rule: str) -> FilterError:
+        return refusal(self.text, part.start, part.end, rule)
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -244,9 +242,7 @@ def _unknown(name: str, known: list[str]) -> str:
     hint = f"did you mean {near[0]!r}? They" if near else "they"
     shown = ", ".join(known[:_NAMES_SHOWN])
     more = f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else ""
-    return (
-        f"filter must name columns of the items, got {shortened(name)!r}; {hint} are {shown}{more}."
-    )
+    return f"name columns of the items, got {shortened(name)!r}; {hint} are {shown}{more}."
 
 
 def _written(name: str) -> str:
