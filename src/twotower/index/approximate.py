@@ -2,7 +2,7 @@
 
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
@@ -16,7 +16,7 @@ from torch import Tensor
 from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
 from twotower.histories import Histories
-from twotower.index.base import Found, Vectors
+from twotower.index.base import Found, Mask
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -261,35 +261,27 @@ class ApproximateIndex(ExactIndex):
         """Return the index of a catalogue that has grown at its end, in the same lists."""
         return ApproximateIndex(item_vectors, self.lists.over(item_vectors))
 
-    def search(
-        self,
-        query_vectors: Vectors,
-        k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+    def _answer(
+        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
     ) -> Found:
-        """Return ``k`` items of large dot product; see ``Index.search``."""
-        if 1 <= k < depth_of(k):  # what is asked to one depth is answered alike
-            deeper = self.search(query_vectors, depth_of(k), exclude=exclude, allowed=allowed)
+        if k < depth_of(k):  # what is asked to one depth is answered alike
+            deeper = self._answer(queries, depth_of(k), exclude, allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
-        queries = torch.as_tensor(query_vectors)
-        self._check(queries, k, exclude, allowed)
         num_queries, num_items = len(queries), len(self.lists.list_of)
         num_allowed = num_items
         if allowed is not None:
             num_allowed = int(np.count_nonzero(allowed[FIRST_ROW:]))
         left_out = np.zeros(num_queries, np.int64) if exclude is None else exclude.lengths
         deep = np.array([depth_of(depth_of(k) + many) for many in left_out.tolist()], np.int64)
-        rows = np.full((num_queries, k), PADDING_ROW, np.int32)
-        best = np.full((num_queries, k), -np.inf, np.float32)
+        rows, best = self._nothing(num_queries, k)
         is_sure = np.zeros(num_queries, np.bool_)  # that rounding has left nothing out
         for depth in np.unique(deep).tolist():
             probes = self._probes(depth, num_allowed)
             fetched = depth + max(_LEAST_SPARE, int(depth * _SPARE))
             rest = np.flatnonzero(deep == depth)[: None if probes else 0]
             while len(rest) and fetched <= _MOST_FETCHED:
-                for here in _parts(rest, max(1, _CHUNK_NUMBERS // (fetched * self._width))):
+                size = max(1, _CHUNK_NUMBERS // (fetched * self._width))
+                for here in (rest[start : start + size] for start in range(0, len(rest), size)):
                     rows[here], best[here], is_sure[here] = self._search_lists(
                         queries if len(here) == num_queries else queries[torch.from_numpy(here)],
                         k,
@@ -303,7 +295,7 @@ class ApproximateIndex(ExactIndex):
         if len(again):
             sets = None if exclude is None else exclude.take(again)
             vectors = queries[torch.from_numpy(again)]
-            rows[again], best[again] = super().search(vectors, k, exclude=sets, allowed=allowed)
+            rows[again], best[again] = super()._answer(vectors, k, sets, allowed)
         return Found(rows, best)
 
     def _probes(self, deep: int, num_allowed: int) -> int:
@@ -347,7 +339,7 @@ class ApproximateIndex(ExactIndex):
         queries: Tensor,
         k: int,
         exclude: Histories | None,
-        allowed: npt.NDArray[np.bool_] | None,
+        allowed: Mask | None,
         fetched: int,
         probes: int,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -380,11 +372,7 @@ class ApproximateIndex(ExactIndex):
         return rows.astype(np.int32), scores, is_all | (scores[:, -1] / self._unit > least + doubt)
 
     def _candidates(
-        self,
-        queries: Tensor,
-        most: int,
-        allowed: npt.NDArray[np.bool_] | None,
-        probes: int,
+        self, queries: Tensor, most: int, allowed: Mask | None, probes: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return the rows that score best in half precision, best first, and the least of their scores.
 
@@ -440,11 +428,6 @@ def approximate_index(item_vectors: Tensor, lists: Lists) -> ExactIndex:
 def depth_of(k: int) -> int:
     """Return the depth that ``k`` is searched at: what is asked to one depth is answered alike."""
     return next((depth for depth in DEPTHS if depth >= k), k)
-
-
-def _parts(places: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
 
 
 def _nearest(centres: Tensor, vectors: Tensor) -> npt.NDArray[np.int32]:

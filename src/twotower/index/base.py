@@ -13,6 +13,10 @@ Vectors = torch.Tensor | npt.NDArray[np.float32]
 """Vectors as a caller has them: a tensor, or a NumPy array."""
 
 
+Mask = npt.NDArray[np.bool_]
+"""``(num_item_rows,)`` bool, the rows that an answer may hold."""
+
+
 class Found(NamedTuple):
     """The best items of each query, best first.
 
@@ -47,7 +51,7 @@ class Index(Protocol):
         k: int,
         *,
         exclude: Histories | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: Mask | None = None,
     ) -> Found:
         """Return the ``k`` items of largest dot product, equal ones by item row.
 

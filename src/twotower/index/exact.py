@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
-from twotower.index.base import Found, Vectors, filler_of, nothing_found
-from twotower.index.topk import top_columns
+from twotower.index.base import Found, Mask, Vectors, filler_of, nothing_found
 from twotower.vocab import PADDING_ROW
 
 _CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
@@ -58,8 +58,7 @@ class ExactIndex:
             raise ArgumentError(
                 f"item_vectors must have shape (num_item_rows, dim), got {tuple(vectors.shape)}."
             )
-        if reserved_rows < 0:
-            raise ArgumentError(f"reserved_rows must be at least 0, got {reserved_rows}.")
+        check_least(0, reserved_rows=reserved_rows)
         self.item_vectors = vectors
         self.reserved_rows = reserved_rows
 
@@ -69,11 +68,26 @@ class ExactIndex:
         k: int,
         *,
         exclude: Histories | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: Mask | None = None,
     ) -> Found:
         """Return the ``k`` items of largest dot product; see ``Index.search``."""
         queries = torch.as_tensor(query_vectors)
-        self._check(queries, k, exclude, allowed)
+        check_least(1, k=k)
+        (num_rows, dim), num_queries = self.item_vectors.shape, len(queries)
+        if queries.shape != (num_queries, dim):
+            raise ArgumentError(
+                f"query_vectors must have shape (Q, {dim}), got {tuple(queries.shape)}."
+            )
+        if exclude is not None and len(exclude) != num_queries:
+            raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
+        if allowed is not None and allowed.shape != (num_rows,):
+            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
+        return self._answer(queries, k, exclude, allowed)
+
+    def _answer(
+        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
+    ) -> Found:
+        """Return what ``search`` does for arguments that were checked."""
         if allowed is not None:
             rows_allowed = np.flatnonzero(allowed[self.reserved_rows :]) + self.reserved_rows
             if self._is_few(len(rows_allowed), len(queries)):
@@ -92,49 +106,25 @@ class ExactIndex:
         return self.scores_items_alone and fits and gathered < masked
 
     def _search_all(
-        self,
-        query_vectors: torch.Tensor,
-        k: int,
-        exclude: Histories | None,
-        allowed: npt.NDArray[np.bool_] | None,
+        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
     ) -> Found:
-        num_queries = len(query_vectors)
+        num_queries = len(queries)
         rows, best = self._nothing(num_queries, k)
         size = max(1, _CHUNK_SCORES // max(1, len(self.item_vectors)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
-            found = best_of_scores(
-                self._scores(query_vectors, here),
-                k,
+            scores, sets = (
+                self._scores(queries, here),
                 None if exclude is None else exclude.take(here),
-                allowed,
-                reserved_rows=self.reserved_rows,
             )
-            rows[here], best[here] = found
+            rows[here], best[here] = best_of_scores(
+                scores, k, sets, allowed, reserved_rows=self.reserved_rows
+            )
         return Found(rows, best)
-
-    def _check(
-        self,
-        query_vectors: torch.Tensor,
-        k: int,
-        exclude: Histories | None,
-        allowed: npt.NDArray[np.bool_] | None,
-    ) -> None:
-        if k < 1:
-            raise ArgumentError(f"k must be at least 1, got {k}.")
-        (num_rows, dim), num_queries = self.item_vectors.shape, len(query_vectors)
-        if query_vectors.shape != (num_queries, dim):
-            raise ArgumentError(
-                f"query_vectors must have shape (Q, {dim}), got {tuple(query_vectors.shape)}."
-            )
-        if exclude is not None and len(exclude) != num_queries:
-            raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
-        if allowed is not None and allowed.shape != (num_rows,):
-            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
 
     def _search_few(
         self,
-        query_vectors: torch.Tensor,
+        queries: Tensor,
         k: int,
         exclude: Histories | None,
         rows_allowed: npt.NDArray[np.int64],
@@ -151,40 +141,84 @@ class ExactIndex:
             exclude = replace(exclude, item_rows=places)
         vectors = self.item_vectors[torch.from_numpy(rows).to(self.item_vectors.device)]
         few = ExactIndex(vectors, reserved_rows=1)
-        found, scores = few._search_all(
-            query_vectors, k, exclude, np.arange(len(rows)) < len(known)
-        )
+        found, scores = few._search_all(queries, k, exclude, np.arange(len(rows)) < len(known))
         own_rows = np.where(found == PADDING_ROW, filler_of(self.reserved_rows), rows[found])
         return Found(own_rows.astype(np.int32), scores)
 
-    def _scores(self, query_vectors: torch.Tensor, here: slice) -> torch.Tensor:
+    def _scores(self, query_vectors: Tensor, here: slice) -> Tensor:
         """Return the scores of the queries ``here``, ``(n, num_item_rows)``, which may be written to."""
         return query_vectors[here] @ self.item_vectors.T
 
 
 def best_of_scores(
-    scores: torch.Tensor,
+    scores: Tensor,
     k: int,
     exclude: Histories | None,
-    allowed: npt.NDArray[np.bool_] | None,
+    allowed: Mask | None,
     *,
     reserved_rows: int,
 ) -> Found:
     """Return the best of ``(Q, num_item_rows)`` scores, which are overwritten; see ``Index.search``."""
-    num_queries, num_rows = scores.shape
     scores[:, :reserved_rows] = -torch.inf
     if allowed is not None:
         scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
     if exclude is not None:
-        owner = np.repeat(np.arange(num_queries), exclude.lengths)
+        owner = np.repeat(np.arange(len(scores)), exclude.lengths)
         scores[
             torch.from_numpy(owner), torch.from_numpy(exclude.item_rows.astype(np.int64))
         ] = -torch.inf
-    found = nothing_found(num_queries, k, reserved_rows)
-    if not num_rows:
-        return found
-    values, columns = top_columns(scores, min(k, num_rows))
-    width, filler = values.shape[1], filler_of(reserved_rows)
-    found.item_rows[:, :width] = torch.where(values == -torch.inf, filler, columns).cpu().numpy()
-    found.scores[:, :width] = values.cpu().numpy()
+    return best_of(scores, k, reserved_rows)
+
+
+def best_of(scores: Tensor, k: int, reserved_rows: int, rows: Tensor | None = None) -> Found:
+    """Return the best of ``(Q, n)`` scores, none of which is ``-inf`` unless it is no item's.
+
+    Args:
+        scores: Of the items.
+        k: At least 1.
+        reserved_rows: As of ``ExactIndex``.
+        rows: ``(Q, n)`` int64 rows of the items, in ascending order; None where they are the columns.
+    """
+    found = nothing_found(len(scores), k, reserved_rows)
+    if scores.shape[1]:
+        values, columns = top_columns(scores, min(k, scores.shape[1]))
+        best = columns if rows is None else rows.gather(1, columns)
+        width, filler = values.shape[1], filler_of(reserved_rows)
+        found.item_rows[:, :width] = torch.where(values == -torch.inf, filler, best).cpu().numpy()
+        found.scores[:, :width] = values.cpu().numpy()
     return found
+
+
+def top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest scores of each line and their columns, equal ones by column.
+
+    ``torch.topk`` leaves open which of several equal scores it takes, and in which order; so that
+    one model has one ranking, the lower column comes first here.
+
+    Args:
+        scores: ``(Q, N)`` float without NaN.
+        k: At least 1, at most ``N``.
+
+    Returns:
+        ``(Q, k)`` values, largest first, and ``(Q, k)`` int64 columns.
+    """
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    last = values[:, k - 1]
+    columns = columns[:, :k]
+    if values.shape[1] > k:
+        # Equal scores inside and outside of the top: which of them are in is decided by column.
+        tied = (values[:, k] == last) & (last > -torch.inf)
+        if tied.any():
+            columns = columns.clone()
+            columns[tied] = _first_of_the_tied(scores[tied], last[tied, None], k)
+    columns = columns.sort(dim=1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def _first_of_the_tied(scores: Tensor, last: Tensor, k: int) -> Tensor:
+    """Return the columns above ``last`` and the first of those equal to it, ``k`` in all."""
+    above, equal = scores > last, scores == last
+    wanted = k - above.sum(dim=1, keepdim=True)
+    taken = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= wanted))
+    return taken.nonzero()[:, 1].view(len(scores), k)

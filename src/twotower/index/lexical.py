@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -60,18 +61,12 @@ class LexicalSettings:
 
         An older bundle's table lacks all of it: its words were read as they stand, by the defaults.
         """
-        names = ("k1", "b", "languages", "drops_stop_words")
-        told = {name: table[name] for name in names if name in table}
+        told = {each.name: table[each.name] for each in fields(cls) if each.name in table}
         return cls(**{**told, "languages": dict(told.get("languages", {}))})
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "k1": self.k1,
-            "b": self.b,
-            "languages": dict(self.languages),
-            "drops_stop_words": self.drops_stop_words,
-        }
+        return asdict(self)
 
     def words_of_items(self, columns: Sequence[pl.Series]) -> "ItemWords":
         """Return the words of the items' texts, by the names of the columns."""
@@ -157,11 +152,13 @@ class LexicalIndex:
 
     def with_settings(self, *, k1: float, b: float) -> "LexicalIndex":
         """Return the same items by other settings; their counts are shared."""
-        return self._of(self._lengths, self._parts, replace(self.settings, k1=k1, b=b))
+        other = self._copied()
+        other.settings = replace(self.settings, k1=k1, b=b)
+        return other
 
     def with_items(self, items: ItemWords) -> "LexicalIndex":
         """Return the index with further items, whose rows come after those that are there."""
-        grown = self._of(self._lengths, self._parts, self.settings)
+        grown = self._copied()
         grown._add(items)
         return grown
 
@@ -208,16 +205,10 @@ class LexicalIndex:
             parts[-1] = _Part(pl.concat([parts[-1].frame(), last.frame()]))
         self._parts = tuple(parts)
 
-    @classmethod
-    def _of(
-        cls,
-        lengths: npt.NDArray[np.float32],
-        parts: "tuple[_Part, ...]",
-        settings: LexicalSettings,
-    ) -> "LexicalIndex":
-        index = cls.__new__(cls)
-        index._lengths, index._parts, index.settings = lengths, parts, settings
-        return index
+    def _copied(self) -> "LexicalIndex":
+        other = copy(self)
+        vars(other).pop("_saturation", None)  # it depends on the settings and on all items
+        return other
 
 
 class _Part:

@@ -3,16 +3,16 @@
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from twotower.errors import ArgumentError
 from twotower.histories import Histories
 from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
-from twotower.index.base import Found, Vectors
+from twotower.index.base import Found, Mask, Vectors
 from twotower.index.exact import ExactIndex
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -111,7 +111,8 @@ class LiveIndex:
             self._tried = num_rows
             thread = ThreadPoolExecutor(1, "twotower-index")
             old = self._index
-            again = old.over if isinstance(old, ApproximateIndex) else _exact_again
+            exact = partial(exact_index, reserved_rows=FIRST_ROW)
+            again = old.over if isinstance(old, ApproximateIndex) else exact
             try:
                 self._next = thread.submit(again, self.item_vectors)
             except RuntimeError as error:  # the system has no thread left
@@ -124,7 +125,7 @@ class LiveIndex:
         k: int,
         *,
         exclude: Histories | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: Mask | None = None,
     ) -> Found:
         """Return the ``k`` items of largest dot product; see ``Index.search``."""
         self._take_the_next()
@@ -168,10 +169,6 @@ class LiveIndex:
             self._index = built.result()
         else:
             _log_failed(error)
-
-
-def _exact_again(item_vectors: Tensor) -> ExactIndex:
-    return exact_index(item_vectors, reserved_rows=FIRST_ROW)
 
 
 def _log_failed(error: BaseException) -> None:

@@ -4,14 +4,12 @@ import warnings
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from twotower.histories import Histories
-from twotower.index.base import Found, Vectors, filler_of
-from twotower.index.exact import ExactIndex
-from twotower.index.topk import top_columns
+from twotower.index.base import Found, Mask, Vectors
+from twotower.index.exact import ExactIndex, best_of
 from twotower.runtime import cpu_features
 
 _BLOCK = 64
@@ -86,13 +84,9 @@ class TwoPassIndex(ExactIndex):
             self._lengths[part] = scale * codes.norm(dim=2).amax(dim=1)
 
     def _search_all(
-        self,
-        query_vectors: Tensor,
-        k: int,
-        exclude: Histories | None,
-        allowed: npt.NDArray[np.bool_] | None,
+        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
     ) -> Found:
-        num_queries = len(query_vectors)
+        num_queries = len(queries)
         rows, best = self._nothing(num_queries, k)
         penalties = None
         if allowed is not None:
@@ -102,18 +96,14 @@ class TwoPassIndex(ExactIndex):
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
             sets = None if exclude is None else exclude.take(here)
-            found = self._search_chunk(query_vectors[here], k, sets, penalties)
+            found = self._search_chunk(queries[here], k, sets, penalties)
             if found is None:
-                found = super()._search_all(query_vectors[here], k, sets, allowed)
+                found = super()._search_all(queries[here], k, sets, allowed)
             rows[here], best[here] = found
         return Found(rows, best)
 
     def _search_chunk(
-        self,
-        queries: Tensor,
-        k: int,
-        exclude: Histories | None,
-        penalties: Tensor | None,
+        self, queries: Tensor, k: int, exclude: Histories | None, penalties: Tensor | None
     ) -> Found | None:
         """Return the answers; None where so many items are in doubt that this is no way."""
         products, scale, bounds = self._first_pass(queries)
@@ -153,10 +143,7 @@ class TwoPassIndex(ExactIndex):
         return products, step * self._scales, bounds + slack
 
     def _leave_out(
-        self,
-        products: Tensor,
-        exclude: Histories | None,
-        penalties: Tensor | None,
+        self, products: Tensor, exclude: Histories | None, penalties: Tensor | None
     ) -> None:
         if penalties is not None:
             products += penalties  # several times as fast as filling by a mask
@@ -169,19 +156,12 @@ class TwoPassIndex(ExactIndex):
 
     def _best(self, owner: Tensor, rows: Tensor, scores: Tensor, num_queries: int, k: int) -> Found:
         """Return the best of scored items, which stand by owner and by row."""
-        found = self._nothing(num_queries, k)
-        if not len(owner):
-            return found
         counts = torch.bincount(owner, minlength=num_queries)
         within = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
         of_query = torch.full((num_queries, int(counts.max())), -torch.inf)
-        row_of = torch.full(of_query.shape, filler_of(self.reserved_rows))
+        row_of = torch.zeros(of_query.shape, dtype=torch.int64)
         of_query[owner, within], row_of[owner, within] = scores, rows
-        values, columns = top_columns(of_query, min(k, of_query.shape[1]))
-        width = values.shape[1]
-        found.item_rows[:, :width] = row_of.gather(1, columns).numpy()
-        found.scores[:, :width] = values.numpy()
-        return found
+        return best_of(of_query, k, self.reserved_rows, row_of)
 
 
 def _least_of_best(values: Tensor, k: int) -> Tensor:
