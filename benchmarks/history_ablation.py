@@ -30,8 +30,8 @@ from twotower import Config
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.ranking import evaluate
 from twotower.features.encoders import INIT_STD
-from twotower.towers.gaps import NUM_GAPS, gap_rows
 from twotower.towers.history import DecayedMean
+from twotower.towers.layers import NUM_GAPS, gap_rows
 from twotower.towers.transformer import Transformer
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve

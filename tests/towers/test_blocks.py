@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.towers.blocks import SkipMLP, TanhMLP
+from twotower.towers.layers import SkipMLP, TanhMLP
 
 DIM = 3
 

@@ -14,7 +14,7 @@ from twotower.errors import ConfigError
 from twotower.features.schema import Feature, Side
 from twotower.features.transforms import SideTransforms
 from twotower.towers.build import build_model
-from twotower.towers.dropout import Dropout
+from twotower.towers.layers import Dropout
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 
 FRAME = pl.DataFrame({"key": [1, 2, 3], "price": [1.0, 2.0, 5.0], "size": [2.0, 1.0, 0.0]})

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from twotower.towers.dropout import Dropout, dropout
+from twotower.towers.layers import Dropout, dropout
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.2, 0.5, 0.9])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from twotower.towers.gaps import NUM_GAPS, SinceLast, gap_rows
 from twotower.towers.history import PooledHistory
+from twotower.towers.layers import NUM_GAPS, SinceLast, gap_rows
 from twotower.towers.model import QueryTower, TwoTower
 
 

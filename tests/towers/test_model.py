@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from twotower.features.encoders import SideEncoder
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
-from twotower.towers.blocks import SkipMLP
 from twotower.towers.history import DecayedMean
+from twotower.towers.layers import SkipMLP
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower, check_widths
 
 DIM = 4

@@ -14,7 +14,7 @@ from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.features.encoders import TextEncoder
 from twotower.recipes import RECIPES
-from twotower.towers.blocks import TanhMLP
+from twotower.towers.layers import TanhMLP
 from twotower.towers.model import ItemTower, QueryTower
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.choices import resolve

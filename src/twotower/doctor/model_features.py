@@ -1,7 +1,7 @@
 """The inputs of the towers: the loss from shuffling each, and values that have no vector."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,7 @@ def feature_losses(trial: Trial, item_transforms: tuple[Transform, ...]) -> list
             continue
         rows = np.concatenate([np.arange(FIRST_ROW), FIRST_ROW + rng.permutation(num)])
         column = encoding.item_features[name][torch.from_numpy(rows).to(encoding.device)]
-        other = encoding.with_features(items={**encoding.item_features, name: column})
+        other = replace(encoding, item_features={**encoding.item_features, name: column})
         vectors = other.query_vectors(trial.features, histories)
         after = trial.answer(vectors, other.item_vectors())
         losses.append(_loss(f"item.{name}", before, after, everyone))

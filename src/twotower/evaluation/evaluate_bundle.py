@@ -145,7 +145,7 @@ def scorer_of(retriever: Retriever, dataset: Dataset | None = None) -> ModelScor
     features, encoding = retriever.query_features, retriever.encoding
     if dataset is not None and contents.events is not None:
         of_events = contents.events.transforms.apply_to_rows(dataset.event_columns)
-        encoding = encoding.with_features(events=to_tensors(of_events, retriever.device))
+        encoding = replace(encoding, event_features=to_tensors(of_events, retriever.device))
     if dataset is not None and len(dataset.queries) != len(contents.queries.ids):
         features = contents.queries.transforms.apply_to_rows(dataset.queries.frame)
     return ModelScorer(encoding, features, contents.popularity, retriever.index.item_vectors)

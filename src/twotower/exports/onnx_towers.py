@@ -16,11 +16,10 @@ from twotower.errors import ExportError
 from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
 from twotower.features.windows import SCALE, WINDOW, WindowsEncoder
 from twotower.registry import resolved
-from twotower.towers.gaps import NUM_GAPS, SinceLast
-from twotower.towers.history import HistoryEncoder
+from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
-from twotower.towers.recurrent import Recurrent
 from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 

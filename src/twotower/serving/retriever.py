@@ -291,8 +291,9 @@ class Retriever(Recommender):
         vectors = self.encoding.new_item_vectors(arrays)
         for name, tensor in to_tensors(arrays, self.device).items():
             self._item_features[name].append(tensor)
-        self.encoding = self.encoding.with_features(
-            items={name: rows.rows for name, rows in self._item_features.items()}
+        self.encoding = replace(
+            self.encoding,
+            item_features={name: rows.rows for name, rows in self._item_features.items()},
         )
         self.index.append(vectors)
         if "_directions" in vars(self):

@@ -11,10 +11,9 @@ from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import sentence_encoder_of
-from twotower.towers.blocks import SkipMLP, TanhMLP
-from twotower.towers.gaps import SinceLast
 from twotower.towers.history import HistoryEncoder
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.towers.layers import SinceLast, SkipMLP, TanhMLP
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 
 

@@ -4,7 +4,9 @@ Training's validation, evaluation and serving all go through this one class, so 
 the same in each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +46,7 @@ def to_moments(seconds: npt.NDArray[np.float64], device: torch.device) -> Tensor
     return torch.from_numpy(seconds).to(device, torch.float32 if device.type == "mps" else None)
 
 
+@dataclass(eq=False)
 class Encoding:
     """Encodes items and queries in chunks, without gradients.
 
@@ -57,37 +60,12 @@ class Encoding:
             events have none.
     """
 
-    def __init__(
-        self,
-        model: TwoTower,
-        item_features: Mapping[str, Tensor],
-        query_transforms: SideTransforms,
-        history_length: int,
-        device: torch.device = CPU,
-        event_features: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.model = model
-        self.item_features = item_features
-        self.query_transforms = query_transforms
-        self.history_length = history_length
-        self.device = device
-        self.event_features = event_features
-
-    def with_features(
-        self,
-        *,
-        items: Mapping[str, Tensor] | None = None,
-        events: Mapping[str, Tensor] | None = None,
-    ) -> "Encoding":
-        """Return the same with other features of the catalogue, or of the events; None keeps them."""
-        return Encoding(
-            self.model,
-            self.item_features if items is None else items,
-            self.query_transforms,
-            self.history_length,
-            self.device,
-            self.event_features if events is None else events,
-        )
+    model: TwoTower
+    item_features: Mapping[str, Tensor]
+    query_transforms: SideTransforms
+    history_length: int
+    device: torch.device = CPU
+    event_features: Mapping[str, Tensor] | None = None
 
     @property
     def num_item_rows(self) -> int:
@@ -210,20 +188,15 @@ class Encoding:
         return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
 
 
-class _evaluating:  # noqa: N801 - reads as a statement
-    """Switches dropout and gradients off for a while."""
-
-    def __init__(self, model: TwoTower) -> None:
-        self.model = model
-        self.was_training = model.training
-        self.no_grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        if self.was_training:  # it walks through every module
-            self.model.eval()
-        self.no_grad.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.no_grad.__exit__(None, None, None)
-        if self.was_training:
-            self.model.train()
+@contextmanager
+def _evaluating(model: TwoTower) -> Iterator[None]:
+    """Switch dropout and gradients off for a while."""
+    was_training = model.training
+    if was_training:  # it walks through every module
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if was_training:
+            model.train()

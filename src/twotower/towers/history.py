@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
-from twotower.towers.dropout import dropout
+from twotower.towers.layers import dropout
 
 State: TypeAlias = tuple[Tensor, ...]
 """What an encoder keeps of ``B`` histories of equal length to go on from."""
@@ -25,6 +25,21 @@ State: TypeAlias = tuple[Tensor, ...]
 
 NUM_PLACES = 32
 """Distances in events that an encoder tells apart; all that are farther count as the last."""
+
+
+def ages(length: int, device: torch.device, *, last_only: bool = False) -> Tensor:
+    """Return how many events each position is behind each one that reads it.
+
+    Args:
+        length: Positions, ``L``.
+        device: Of the result.
+        last_only: Whether the last position alone reads.
+
+    Returns:
+        ``(L, L)`` int64, or ``(1, L)``; below 0 where a position comes later.
+    """
+    place = torch.arange(length, device=device)
+    return (place[-1:] if last_only else place)[:, None] - place[None, :]
 
 
 class HistoryEncoder(nn.Module):
@@ -74,18 +89,11 @@ class DecayedMean(HistoryEncoder):
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Map ``(B, L, d)`` to the running decayed means ``(B, L, d)``."""
-        length = mask.shape[1]
-        place = torch.arange(length, device=mask.device)
-        age = place[:, None] - place[None, :]  # (L, L): from position t back to event s
-        decay = torch.where(age >= 0, 0.5 ** (age.clamp(min=0) / self.half_life), 0.0)
-        weights = decay * mask[:, None, :].to(item_vectors.dtype)  # (B, L, L)
-        weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-9)
-        return weights @ item_vectors
+        return self.weights(mask, item_vectors.dtype) @ item_vectors
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the decayed mean of all events: ``(B, d)``."""
-        weights = self.last_weights(mask, item_vectors.dtype)
-        return (weights[:, None, :] @ item_vectors).squeeze(1)
+        return (self.weights(mask, item_vectors.dtype, last_only=True) @ item_vectors).squeeze(1)
 
     def step(
         self,
@@ -99,11 +107,12 @@ class DecayedMean(HistoryEncoder):
         total, weight = fade * total + item_vectors, fade * weight + 1
         return total / weight, (total, weight)
 
-    def last_weights(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return each event's weight seen from the last position: ``(B, L)``."""
-        age = torch.arange(mask.shape[1] - 1, -1, -1, device=mask.device)
-        weights = mask.to(dtype) * 0.5 ** (age / self.half_life)
-        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    def weights(self, mask: Tensor, dtype: torch.dtype, *, last_only: bool = False) -> Tensor:
+        """Return each event's weight seen from each position, ``(B, L, L)``, or from the last one."""
+        age = ages(mask.shape[1], mask.device, last_only=last_only)
+        decay = torch.where(age >= 0, 0.5 ** (age.clamp(min=0) / self.half_life), 0.0)
+        weights = decay * mask[:, None, :].to(dtype)  # (B, L, L)
+        return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-9)
 
 
 HALF_LIVES = (math.inf, 20.0, 5.0, 1.5, 0.01)
@@ -137,9 +146,9 @@ class PooledHistory(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
-        weights = torch.stack(
-            [cast("DecayedMean", p).last_weights(mask, item_vectors.dtype) for p in self.pools],
-            dim=1,
+        dtype = item_vectors.dtype
+        weights = torch.cat(
+            [cast("DecayedMean", p).weights(mask, dtype, last_only=True) for p in self.pools], dim=1
         )  # (B, pools, L)
         pooled = (weights @ item_vectors).flatten(1)
         return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))
@@ -157,3 +166,112 @@ class PooledHistory(HistoryEncoder):
             states += after
         pooled = dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
         return cast("Tensor", self.mix(pooled)), tuple(states)
+
+
+class AttentionPooled(HistoryEncoder):
+    """One mean, in which an event weighs by what it is and by how long ago it was.
+
+    With ``v_s`` the item vectors, at position ``t``::
+
+        u_s = tanh(W v_s + b)
+        a_s = softmax over s <= t of (c . u_s + r_(t - s))
+        output = M sum_s a_s v_s
+
+    where ``r`` is learnt for each age. Where a history has no event yet, the sum is 0.
+
+    Args:
+        dim: ``d``.
+        dropout: Of the mean, in training.
+
+    Source: Yang et al., NAACL 2016, equations 5 to 7; the term for age as in Raffel et al., JMLR
+        2020, section 2.1.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.inner = nn.Linear(dim, dim)
+        self.context = nn.Linear(dim, 1, bias=False)
+        self.by_age = nn.Parameter(torch.zeros(NUM_PLACES))
+        self.mix = nn.Linear(dim, dim)
+
+    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Map ``(B, L, d)`` to ``(B, L, d)``."""
+        return self._read(item_vectors, mask, ages(mask.shape[1], mask.device))
+
+    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return ``forward(...)[:, -1]``, of which only that position is computed."""
+        age = ages(mask.shape[1], mask.device, last_only=True)
+        return self._read(item_vectors, mask, age)[:, 0]
+
+    def step(
+        self,
+        item_vectors: Tensor,
+        times: Tensor | None = None,  # noqa: ARG002
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        """Weigh all events anew; the state is their vectors."""
+        vectors = item_vectors[:, None]
+        if state is not None:
+            vectors = torch.cat([state[0], vectors], dim=1)
+        mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+        return self.last(vectors, mask), (vectors,)
+
+    def _read(self, vectors: Tensor, mask: Tensor, age: Tensor) -> Tensor:
+        """Return the output at positions whose ages of the events are ``(R, L)``: ``(B, R, d)``."""
+        said = self.context(torch.tanh(self.inner(vectors)))  # (B, L, 1)
+        weights = said.transpose(1, 2) + self.by_age[age.clamp(0, NUM_PLACES - 1)]
+        visible = (age >= 0) & mask[:, None, :]
+        weights = weights.masked_fill(~visible, -math.inf).softmax(dim=2)
+        # Of no event at all a softmax is not a number; and what is padded may be anything.
+        weights = torch.where(visible, weights, 0.0)
+        pooled = weights @ vectors.masked_fill(~mask[:, :, None], 0.0)
+        return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))
+
+
+class Recurrent(HistoryEncoder):
+    """A GRU that reads the events one after the other; its state after each is the output there.
+
+    The state before the first event is learnt, and is what a history without any event is read as.
+
+    Args:
+        dim: ``d``.
+        dropout: Of the inputs, in training.
+
+    Source: Hidasi et al., ICLR 2016 (GRU4Rec). Differs: reads whole histories instead of keeping states
+        between parallel batches of sessions.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.start = nn.Parameter(torch.zeros(dim))
+        self.cell = nn.GRU(dim, dim, batch_first=True)
+
+    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Map ``(B, L, d)`` to ``(B, L, d)``."""
+        if not mask.shape[0]:
+            return torch.zeros_like(item_vectors)
+        vectors = dropout(item_vectors, self.dropout, self.training)
+        # Histories are shifted to begin at the left, so that nothing is read before them.
+        length = mask.shape[1]
+        place = torch.arange(length, device=mask.device)
+        padded = length - mask.sum(dim=1, keepdim=True)
+        begin = (place + padded).clamp(max=length - 1)  # (B, L) where each event stands
+        shifted = vectors.gather(1, begin[:, :, None].expand_as(vectors))
+        start = self.start.to(vectors.dtype).expand(1, vectors.shape[0], -1).contiguous()
+        states, _ = self.cell(shifted, start)
+        states = torch.cat([start.transpose(0, 1), states], dim=1)  # (B, 1 + L, d)
+        after = (place + 1 - padded).clamp(min=0)
+        return states.gather(1, after[:, :, None].expand_as(vectors))
+
+    def step(
+        self,
+        item_vectors: Tensor,
+        times: Tensor | None = None,  # noqa: ARG002
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        """Move the unit's state by one event."""
+        before = self.start.expand_as(item_vectors) if state is None else state[0]
+        output, _ = self.cell(item_vectors[:, None], before[None].contiguous())
+        return output[:, 0], (output[:, 0],)

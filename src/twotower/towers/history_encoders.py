@@ -59,10 +59,10 @@ HISTORY_ENCODERS = Registry(
             "recency", f"{_HERE}.history:DecayedMean", (), {"half_life": 5.0}, is_tried=True
         ),
         HistoryEncoderSpec("mean", f"{_HERE}.history:DecayedMean", (), is_tried=True),
-        HistoryEncoderSpec("attention", f"{_HERE}.attention:AttentionPooled"),
+        HistoryEncoderSpec("attention", f"{_HERE}.history:AttentionPooled"),
         HistoryEncoderSpec(
             "gru",
-            f"{_HERE}.recurrent:Recurrent",
+            f"{_HERE}.history:Recurrent",
             is_sequential=True,
             reads_times=True,
             onnx=f"{_ONNX}:traceable_gru",

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from twotower.errors import ArgumentError
 from twotower.features.encoders import SideEncoder
-from twotower.towers.gaps import SinceLast
 from twotower.towers.history import HistoryEncoder, State
+from twotower.towers.layers import SinceLast
 
 Features = Mapping[str, Tensor]
 
@@ -219,21 +219,12 @@ class TwoTower(nn.Module):
     @property
     def query_features(self) -> frozenset[str] | None:
         """Names of the query features that the query tower reads."""
-        if isinstance(self.query_tower, QueryTower):
-            encoder = self.query_tower.encoder
-            return frozenset() if encoder is None else frozenset(encoder.names)
-        if isinstance(self.query_tower, CustomTower):
-            return frozenset(self.query_tower.feature_names)
-        return None
+        return _features_read(self.query_tower)
 
     @property
     def item_features(self) -> frozenset[str] | None:
         """Names of the item features that the item tower reads."""
-        if isinstance(self.item_tower, ItemTower):
-            return frozenset(self.item_tower.encoder.names)
-        if isinstance(self.item_tower, CustomTower):
-            return frozenset(self.item_tower.feature_names)
-        return None
+        return _features_read(self.item_tower)
 
     def item_inputs(self, features: Features) -> Tensor:
         """Return what the item tower makes its output of: ``(n, dim)``.
@@ -334,6 +325,14 @@ class TwoTower(nn.Module):
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors
+
+
+def _features_read(tower: nn.Module) -> frozenset[str] | None:
+    if isinstance(tower, CustomTower):
+        return frozenset(tower.feature_names)
+    if isinstance(tower, (QueryTower, ItemTower)):
+        return frozenset() if tower.encoder is None else frozenset(tower.encoder.names)
+    return None
 
 
 def check_widths(query_dim: int, item_dim: int) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.towers.dropout import dropout
 from twotower.towers.history import HistoryEncoder, State
+from twotower.towers.layers import dropout
 
 
 class SASRec(HistoryEncoder):

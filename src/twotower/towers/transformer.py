@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.errors import ArgumentError
-from twotower.towers.dropout import dropout
-from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, State
+from twotower.towers.history import NUM_PLACES, HistoryEncoder, PooledHistory, State, ages
+from twotower.towers.layers import dropout
 
 
 class Transformer(HistoryEncoder):
@@ -126,14 +126,13 @@ class _Between:
     @staticmethod
     def of_windows(mask: Tensor) -> "_Between":
         """Return what lies between all positions of ``(B, L)`` windows and the start before them."""
-        place = torch.arange(mask.shape[1] + 1, device=mask.device)
-        places = place[:, None] - place[None, :]
+        places = ages(mask.shape[1] + 1, mask.device)
         return _Between(places, (places >= 0) & F.pad(mask, (1, 0), value=True)[:, None, :])
 
     @staticmethod
     def of_last(count: int, device: torch.device) -> "_Between":
         """Return what lies between the last of ``count`` positions and all."""
-        places = torch.arange(count - 1, -1, -1, device=device)[None]
+        places = ages(count, device, last_only=True)
         return _Between(places, torch.ones(1, 1, count, dtype=torch.bool, device=device))
 
 

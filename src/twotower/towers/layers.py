@@ -1,0 +1,172 @@
+"""Layers of the towers: dropout, the MLPs on top of the features, and the time between events."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twotower.errors import ArgumentError
+
+_STEPS = 256
+"""A byte is one of so many values: the finest step of a probability."""
+
+NUM_GAPS = 24
+"""Buckets; the first holds 0 seconds, the last all from 97 days up."""
+
+
+def dropout(vectors: Tensor, probability: float, training: bool) -> Tensor:
+    """Set each number to 0 with a probability, and divide what is kept by the rest of it.
+
+    On a CPU the probability is rounded to the nearest 1/256, since torch draws eight bytes as quickly as
+    one number; elsewhere this is ``torch.nn.functional.dropout``.
+
+    Args:
+        vectors: Of any shape.
+        probability: In [0, 1).
+        training: Otherwise nothing is dropped.
+
+    Source: Srivastava et al., JMLR 2014, section 10 (the scaling in training).
+    """
+    cut = round(probability * _STEPS)
+    if not training or probability == 0:
+        return vectors
+    if vectors.device.type != "cpu" or not 0 < cut < _STEPS:
+        return F.dropout(vectors, probability)
+    return cast("Tensor", _Dropped.apply(vectors, cut))  # type: ignore[no-untyped-call]
+
+
+class Dropout(nn.Module):
+    """``dropout`` as a layer.
+
+    Args:
+        probability: In [0, 1).
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map any shape to the same."""
+        return dropout(vectors, self.probability, self.training)
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, cut: int) -> Tensor:
+        words = torch.empty(-(-vectors.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        drawn = words.view(torch.uint8)[: vectors.numel()].view(vectors.shape)
+        ctx.save_for_backward(drawn)
+        ctx.cut = cut
+        return vectors * _factors(drawn, cut, vectors.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (drawn,) = ctx.saved_tensors
+        return gradient * _factors(drawn, ctx.cut, gradient.dtype), None
+
+
+def _factors(drawn: Tensor, cut: int, dtype: torch.dtype) -> Tensor:
+    return (drawn >= cut).to(dtype).mul_(_STEPS / (_STEPS - cut))
+
+
+class SkipMLP(nn.Module):
+    """``x + MLP(x)`` with GELU; the last layer starts at zero, so a tower starts as the plain sum.
+
+    Args:
+        dim: Width in and out.
+        hidden: Widths of the hidden layers, at least one.
+        dropout: Of each hidden layer's output.
+
+    Raises:
+        ValueError: ``hidden`` is empty.
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if not hidden:
+            raise ArgumentError(
+                "hidden must have at least one width, got none; leave the block out."
+            )
+        layers: list[nn.Module] = []
+        for narrow, wide in zip((dim, *hidden), hidden, strict=False):
+            layers += [nn.Linear(narrow, wide), nn.GELU(), Dropout(dropout)]
+        last = nn.Linear(hidden[-1], dim)
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.zero_()
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``(n, dim)`` to ``(n, dim)``."""
+        return vectors + cast("Tensor", self.layers(vectors))
+
+
+class TanhMLP(nn.Module):
+    """Layers of tanh alone, as in DSSM; the sum of the feature vectors is the first one's product.
+
+    Args:
+        widths: Of all layers, the first being that of the summed vectors; at least two.
+        dropout: Of each layer's output but the last.
+
+    Raises:
+        ValueError: There are fewer than two widths.
+
+    Source: Huang et al., CIKM 2013, section 3.1, equations 1 to 3.
+    """
+
+    def __init__(self, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ArgumentError(f"widths must be at least two, got {len(widths)}.")
+        self.bias = nn.Parameter(torch.zeros(widths[0]))
+        layers: list[nn.Module] = [nn.Tanh()]
+        for narrow, wide in pairwise(widths):
+            layers += [Dropout(dropout), nn.Linear(narrow, wide), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``(n, widths[0])`` to ``(n, widths[-1])``."""
+        return cast("Tensor", self.layers(vectors + self.bias))
+
+
+def gap_rows(seconds: Tensor) -> Tensor:
+    """Return the bucket of each distance: int64 in ``[0, NUM_GAPS)``; below 0 is the first."""
+    return torch.log2(1 + seconds.clamp(min=0)).long().clamp(max=NUM_GAPS - 1)
+
+
+class SinceLast(nn.Module):
+    """A vector for the time since the event before: whether an event goes on, or begins anew.
+
+    It starts at zero. The first event of a window has none. Beside it, a bias of the attention by the time
+    between any two events (Zhai et al., ICML 2024) gave nothing; see docs/histories.md.
+
+    Args:
+        dim: Width.
+        dropout: Share of the windows that are read without times in training, as bare ids are in serving.
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.table = nn.Embedding(NUM_GAPS, dim)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, mask: Tensor, times: Tensor) -> Tensor:
+        """Map ``(B, L)`` masks and seconds to ``(B, L, dim)``."""
+        before = torch.zeros_like(mask)
+        before[:, 1:] = mask[:, :-1]
+        gaps = torch.zeros_like(times)
+        gaps[:, 1:] = times[:, 1:] - times[:, :-1]
+        vectors = cast("Tensor", self.table(gap_rows(gaps)))
+        is_read = before & mask
+        if self.training and self.dropout > 0:
+            is_read &= torch.rand(len(mask), 1, device=mask.device) >= self.dropout
+        return vectors.masked_fill(~is_read[:, :, None], 0.0)
+
+    def step(self, times: Tensor, before: Tensor) -> Tensor:
+        """Map the ``(B,)`` seconds of events and of those before them to ``(B, dim)``."""
+        return cast("Tensor", self.table(gap_rows(times - before)))
