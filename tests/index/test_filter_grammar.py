@@ -86,8 +86,8 @@ def test_each_part_knows_its_place() -> None:
     assert isinstance(condition, Joined)
     comparison = condition.parts[1]
     assert isinstance(comparison, Comparison)
-    assert text[comparison.column.start : comparison.column.end] == "`a b`"
-    assert [text[v.start : v.end] for v in comparison.values] == ["'p'", "22"]
+    assert text[comparison.column.place] == "`a b`"
+    assert [text[v.place] for v in comparison.values] == ["'p'", "22"]
 
 
 END = "its end"

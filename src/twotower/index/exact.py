@@ -151,12 +151,7 @@ class ExactIndex:
 
 
 def best_of_scores(
-    scores: Tensor,
-    k: int,
-    exclude: Histories | None,
-    allowed: Mask | None,
-    *,
-    reserved_rows: int,
+    scores: Tensor, k: int, exclude: Histories | None, allowed: Mask | None, *, reserved_rows: int
 ) -> Found:
     """Return the best of ``(Q, num_item_rows)`` scores, which are overwritten; see ``Index.search``."""
     scores[:, :reserved_rows] = -torch.inf

@@ -67,20 +67,18 @@ _MEANT = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's name, at ``text[start:end]``."""
+    """A column's name, at ``text[place]``."""
 
     name: str
-    start: int
-    end: int
+    place: slice
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A literal, at ``text[start:end]``."""
+    """A literal, at ``text[place]``."""
 
     value: Scalar
-    start: int
-    end: int
+    place: slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,70 +143,62 @@ def _any_of(signs: Iterable[str]) -> str:
 class _Token(NamedTuple):
     kind: str  # "name", "keyword", "number", "text", "sign" or "end"
     value: Scalar
-    start: int
-    end: int
+    place: slice
 
 
 def _tokens(text: str) -> list[_Token]:
     tokens = []
     for match in _token(of_form("sign")).finditer(text):
-        kind, found, (start, end) = str(match.lastgroup), match.group(), match.span()
+        kind, found, place = str(match.lastgroup), match.group(), slice(*match.span())
         value: Scalar = found
         if kind == "unknown":
-            raise _no_token(text, start)
+            raise _no_token(text, place.start)
         if kind == "name" and is_keyword(found):
             kind, value = "keyword", found.lower()
         elif kind == "quoted":
             kind, value = "name", found[1:-1].replace("``", "`")
         elif kind == "text":
-            value = _unescaped(text, start, end)
+            value = _unescaped(text, place)
         elif kind == "number":
-            value = _number(text, start, end)
+            value = _number(text, place)
         if kind != "space":
-            tokens.append(_Token(kind, value, start, end))
-    return [*tokens, _Token("end", "", len(text), len(text))]
+            tokens.append(_Token(kind, value, place))
+    return [*tokens, _Token("end", "", slice(len(text), len(text) + 1))]
 
 
-def _no_token(text: str, place: int) -> FilterError:
-    char, pair = text[place], text[place : place + 2]
-    if char in "\"'`":
-        opened = "name" if char == "`" else "text"
-        return refusal(text, place, place + 1, f"close each {opened}, got no second {char}.")
+def _no_token(text: str, start: int) -> FilterError:
+    char, pair = text[start], text[start : start + 2]
     wrong = pair if pair in _MEANT else char
-    meant = _MEANT.get(wrong)
-    hint = f"write {meant}" if meant else "put names with other characters in backquotes"
-    return refusal(text, place, place + len(wrong), f"not hold {wrong!r}; {hint}.")
+    if char in "\"'`":
+        rule = f"close each {'name' if char == '`' else 'text'}, got no second {char}."
+    elif wrong in _MEANT:
+        rule = f"not hold {wrong!r}; write {_MEANT[wrong]}."
+    else:
+        rule = f"not hold {wrong!r}; put names with other characters in backquotes."
+    return refusal(text, slice(start, start + len(wrong)), rule)
 
 
-def _unescaped(text: str, start: int, end: int) -> str:
-    quote, inner = text[start], text[start + 1 : end - 1]
+def _unescaped(text: str, place: slice) -> str:
+    quote, inner = text[place.start], text[place.start + 1 : place.stop - 1]
     for match in re.finditer(r"\\(.)", inner, re.DOTALL):
         if match[1] not in "\\\"'":
-            place = start + 1 + match.start()
-            raise refusal(
-                text,
-                place,
-                place + 2,
-                f"have a quote or a backslash after a backslash in a text, got {match[1]!r}; "
-                "write a backslash as two.",
-            )
+            start = place.start + 1 + match.start()
+            rule = f"have a quote or a backslash after a backslash in a text, got {match[1]!r}; "
+            raise refusal(text, slice(start, start + 2), rule + "write a backslash as two.")
     return re.sub(rf"\\(.)|{quote}{quote}", lambda match: match[1] or quote, inner)
 
 
-def _number(text: str, start: int, end: int) -> int | float:
-    if re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}").match(text, start):
-        raise refusal(text, start, end, "have times in quotes, got a number.")
-    if re.compile(r"[\w.]").match(text, end):
-        raise refusal(
-            text,
-            start,
-            end + 1,
-            "have a space or a sign after a number; put text in quotes.",
-        )
-    number = float(text[start:end])
+def _number(text: str, place: slice) -> int | float:
+    digits = text[place]
+    if re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}").match(text, place.start):
+        raise refusal(text, place, "have times in quotes, got a number.")
+    if re.compile(r"[\w.]").match(text, place.stop):
+        rule = "have a space or a sign after a number; put text in quotes."
+        raise refusal(text, slice(place.start, place.stop + 1), rule)
+    number = float(digits)
     if not math.isfinite(number):
-        raise refusal(text, start, end, "hold numbers up to 1.8e308, got a larger one.")
-    whole = re.fullmatch(r"([+-]?)0*([0-9]+)", text[start:end])  # Python counts leading zeros, too
+        raise refusal(text, place, "hold numbers up to 1.8e308, got a larger one.")
+    whole = re.fullmatch(r"([+-]?)0*([0-9]+)", digits)  # Python counts leading zeros, too
     return int(whole[1] + whole[2]) if whole else number
 
 
@@ -254,12 +244,8 @@ class _Parser:
             return self.comparison()
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise refusal(
-                self.text,
-                opening.start,
-                opening.end,
-                f"nest at most {MAX_DEPTH} deep, got more; leave parentheses out.",
-            )
+            rule = f"nest at most {MAX_DEPTH} deep, got more; leave parentheses out."
+            raise refusal(self.text, opening.place, rule)
         if opening.value == "not":
             condition: Condition = Not(self.negation())
         else:
@@ -324,7 +310,7 @@ class _Parser:
             raise self.refused("name a column here", hint)
         self.place += 1
         self.counted(token)
-        return Column(str(token.value), token.start, token.end)
+        return Column(str(token.value), token.place)
 
     def value(self) -> Value:
         token, value = self.token, self.token.value
@@ -335,11 +321,11 @@ class _Parser:
             if value == "null":
                 hint = "; missing values are asked for by `is null`"
             elif token.kind in ("name", "keyword"):
-                hint = f"; put text in quotes: {said(self.text[token.start : token.end])}"
+                hint = f"; put text in quotes: {said(self.text[token.place])}"
             raise self.refused("have a text in quotes, a number, true or false here", hint)
         self.place += 1
         self.counted(token)
-        return Value(value, token.start, token.end)
+        return Value(value, token.place)
 
     def takes(self, wanted: str) -> bool:
         """Go past a keyword or a sign, if it is that one; return whether it is."""
@@ -350,21 +336,12 @@ class _Parser:
     def counted(self, part: _Token) -> None:
         self.parts += 1
         if self.parts > MAX_PARTS:
+            rule = f"hold at most {MAX_PARTS:,} comparisons and values, got more; "
             raise refusal(
-                self.text,
-                part.start,
-                part.end,
-                f"hold at most {MAX_PARTS:,} comparisons and values, got more; "
-                "state a long list of ids with among or without.",
+                self.text, part.place, rule + "state a long list of ids with among or without."
             )
 
     def refused(self, rule: str, hint: str = "") -> FilterError:
-        token = self.token
-        found = self.text[token.start : token.end]
-        got = "its end" if token.kind == "end" else repr(shortened(found))
-        return refusal(
-            self.text,
-            token.start,
-            max(token.end, token.start + 1),
-            f"{rule}, got {got}{hint}.",
-        )
+        found = repr(shortened(self.text[self.token.place]))
+        got = "its end" if self.token.kind == "end" else found
+        return refusal(self.text, self.token.place, f"{rule}, got {got}{hint}.")

@@ -30,8 +30,9 @@ class Nowhere:
         return f"No item has {said(self.value)} in {shortened(self.column)!r}{meant or '.'}"
 
 
-def refusal(text: str, start: int, end: int, rule: str) -> FilterError:
-    """Return an error that says what a filter must do, with carets under ``text[start:end]``."""
+def refusal(text: str, place: slice, rule: str) -> FilterError:
+    """Return an error that says what a filter must do, with carets under ``text[place]``."""
+    start, end = place.start, place.stop
     first = text.rfind("\n", 0, start) + 1
     last = text.find("\n", start)
     line = text[first : len(text) if last < 0 else last]

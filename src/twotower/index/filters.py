@@ -17,14 +17,7 @@ import polars as pl
 from twotower.errors import FilterError
 from twotower.features.raw_values import floats_of
 from twotower.features.schema import Feature
-from twotower.index.filter_columns import (
-    ReadColumn,
-    ReadTable,
-    Sort,
-    as_held,
-    is_held,
-    resembling,
-)
+from twotower.index.filter_columns import ReadColumn, ReadTable, Sort, as_held, is_held, resembling
 from twotower.index.filter_grammar import (
     Column,
     Comparison,
@@ -233,7 +226,7 @@ class _Meaning:
         return held
 
     def refused(self, part: Column | Value, rule: str) -> FilterError:
-        return refusal(self.text, part.start, part.end, rule)
+        return refusal(self.text, part.place, rule)
 
 
 def _unknown(name: str, known: list[str]) -> str:

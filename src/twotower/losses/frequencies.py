@@ -34,9 +34,7 @@ def log_frequency(item_rows: Tensor, num_item_rows: int, weights: Tensor | None 
     if not len(item_rows):
         raise ArgumentError("item_rows must hold at least 1 training event, got 0.")
     counts = torch.bincount(
-        item_rows,
-        weights=None if weights is None else weights.double(),
-        minlength=num_item_rows,
+        item_rows, weights=None if weights is None else weights.double(), minlength=num_item_rows
     ).double()
     return (counts / counts.sum()).log().float()
 
@@ -67,11 +65,7 @@ class StreamFrequency:
     """
 
     def __init__(
-        self,
-        num_buckets: int,
-        *,
-        rate: float = 0.01,
-        device: torch.device | str = "cpu",
+        self, num_buckets: int, *, rate: float = 0.01, device: torch.device | str = "cpu"
     ) -> None:
         check_least(1, num_buckets=num_buckets)
         if not 0 < rate <= 1:

@@ -9,13 +9,7 @@ from torch import Tensor
 from twotower.errors import ArgumentError
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
-from twotower.losses.negatives import (
-    Drawing,
-    check_drawn,
-    distinct_rows,
-    log_of_rest,
-    log_undrawn,
-)
+from twotower.losses.negatives import Drawing, check_drawn, distinct_rows, log_of_rest, log_undrawn
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 
