@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twotower.towers.build import build_history_encoder
 from twotower.towers.history import DecayedMean, HistoryEncoder
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.transformer import Transformer
@@ -19,8 +18,7 @@ def encoder_of(kind: str, dropout: float = 0.0, dim: int = D) -> HistoryEncoder:
     """An encoder whose every weight, also one that starts at zero, says something."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        encoder = build_history_encoder(kind, dim, dropout, 1000)
-        assert encoder is not None
+        encoder = HISTORY_ENCODERS[kind].build(dim, dropout, 1000)
         with torch.no_grad():
             for parameter in encoder.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -223,12 +221,3 @@ class TestDecayedMean:
     def test_a_half_life_that_is_not_above_0_is_refused(self, half_life: float) -> None:
         with pytest.raises(ValueError, match=f"half_life must be above 0, got {half_life}"):
             DecayedMean(half_life)
-
-
-def test_a_history_that_is_not_read_has_no_encoder() -> None:
-    assert build_history_encoder("none", D, 0.0, L) is None
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"history must be .*pooled.*, got 'lstm'"):
-        build_history_encoder("lstm", D, 0.0, L)

@@ -164,10 +164,9 @@ def tuned(lists: Lists, item_vectors: Tensor, query_vectors: Tensor, recall: flo
         if part:
             ranks = _ranks(lists, exact, queries, part[-1])
             probes |= {depth: _fewest(ranks[:, :depth], len(lists), recall) for depth in part}
-    least = 0
-    for depth in depths:  # fewer queries must not ask for fewer lists
-        least = probes[depth] = max(least, probes[depth])
-    return replace(lists, probes=probes)
+    # Fewer queries must not ask for fewer lists.
+    rising = np.maximum.accumulate([probes[depth] for depth in depths]).tolist()
+    return replace(lists, probes=dict(zip(depths, rising, strict=True)))
 
 
 def _ranks(lists: Lists, exact: ExactIndex, queries: Tensor, depth: int) -> npt.NDArray[np.int64]:
@@ -261,18 +260,14 @@ class ApproximateIndex(ExactIndex):
         """Return the index of a catalogue that has grown at its end, in the same lists."""
         return ApproximateIndex(item_vectors, self.lists.over(item_vectors))
 
-    def _answer(
-        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
-    ) -> Found:
+    def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         if k < depth_of(k):  # what is asked to one depth is answered alike
             deeper = self._answer(queries, depth_of(k), exclude, allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
         num_queries, num_items = len(queries), len(self.lists.list_of)
-        num_allowed = num_items
-        if allowed is not None:
-            num_allowed = int(np.count_nonzero(allowed[FIRST_ROW:]))
-        left_out = np.zeros(num_queries, np.int64) if exclude is None else exclude.lengths
-        deep = np.array([depth_of(depth_of(k) + many) for many in left_out.tolist()], np.int64)
+        num_allowed = num_items if allowed is None else np.count_nonzero(allowed[FIRST_ROW:])
+        depths = [depth_of(depth_of(k) + left_out) for left_out in exclude.lengths.tolist()]
+        deep = np.array(depths, np.int64)
         rows, best = self._nothing(num_queries, k)
         is_sure = np.zeros(num_queries, np.bool_)  # that rounding has left nothing out
         for depth in np.unique(deep).tolist():
@@ -285,7 +280,7 @@ class ApproximateIndex(ExactIndex):
                     rows[here], best[here], is_sure[here] = self._search_lists(
                         queries if len(here) == num_queries else queries[torch.from_numpy(here)],
                         k,
-                        None if exclude is None else exclude.take(here),
+                        exclude.take(here),
                         allowed if num_allowed < num_items else None,
                         fetched,
                         probes,
@@ -293,8 +288,7 @@ class ApproximateIndex(ExactIndex):
                 rest, fetched = rest[~is_sure[rest]], _MORE * fetched
         again = np.flatnonzero(~is_sure | (rows[:, -1] == PADDING_ROW))
         if len(again):
-            sets = None if exclude is None else exclude.take(again)
-            vectors = queries[torch.from_numpy(again)]
+            vectors, sets = queries[torch.from_numpy(again)], exclude.take(again)
             rows[again], best[again] = super()._answer(vectors, k, sets, allowed)
         return Found(rows, best)
 
@@ -338,7 +332,7 @@ class ApproximateIndex(ExactIndex):
         self,
         queries: Tensor,
         k: int,
-        exclude: Histories | None,
+        exclude: Histories,
         allowed: Mask | None,
         fetched: int,
         probes: int,
@@ -359,7 +353,7 @@ class ApproximateIndex(ExactIndex):
         # Not by a product of matrices, in which the scores of twins may differ in the last bit.
         scores = np.einsum("qfd,qd->qf", self._vectors[rows], queries.numpy())
         is_out = rows == PADDING_ROW
-        if exclude is not None and len(exclude.item_rows):
+        if len(exclude.item_rows):
             first = np.arange(len(rows))[:, None] * len(self._vectors)
             sets = np.repeat(first, exclude.lengths) + exclude.item_rows
             is_out |= np.isin(rows + first, sets)
@@ -394,17 +388,9 @@ class ApproximateIndex(ExactIndex):
         rows = np.empty((len(queries), most), np.int64)
         asked = np.ascontiguousarray(queries.numpy())
         faiss.omp_set_num_threads(torch.get_num_threads())
-        self._scanned.search_preassigned_c(
-            len(asked),
-            faiss.swig_ptr(asked),
-            most,
-            faiss.swig_ptr(lists),
-            faiss.swig_ptr(coarse),
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(rows),
-            False,
-            faiss.IVFSearchParameters(nprobe=probes, sel=selector),
-        )
+        settings = faiss.IVFSearchParameters(nprobe=probes, sel=selector)
+        vectors, *places = map(faiss.swig_ptr, (asked, lists, coarse, scores, rows))
+        self._scanned.search_preassigned_c(len(asked), vectors, most, *places, False, settings)
         rows[rows < 0] = PADDING_ROW
         return rows, scores[:, -1]
 

@@ -78,15 +78,15 @@ class ExactIndex:
             raise ArgumentError(
                 f"query_vectors must have shape (Q, {dim}), got {tuple(queries.shape)}."
             )
-        if exclude is not None and len(exclude) != num_queries:
+        if exclude is None:
+            exclude = Histories.empty(num_queries)
+        if len(exclude) != num_queries:
             raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         if allowed is not None and allowed.shape != (num_rows,):
             raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
         return self._answer(queries, k, exclude, allowed)
 
-    def _answer(
-        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
-    ) -> Found:
+    def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         """Return what ``search`` does for arguments that were checked."""
         if allowed is not None:
             rows_allowed = np.flatnonzero(allowed[self.reserved_rows :]) + self.reserved_rows
@@ -106,17 +106,14 @@ class ExactIndex:
         return self.scores_items_alone and fits and gathered < masked
 
     def _search_all(
-        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
+        self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None
     ) -> Found:
         num_queries = len(queries)
         rows, best = self._nothing(num_queries, k)
         size = max(1, _CHUNK_SCORES // max(1, len(self.item_vectors)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
-            scores, sets = (
-                self._scores(queries, here),
-                None if exclude is None else exclude.take(here),
-            )
+            scores, sets = self._scores(queries, here), exclude.take(here)
             rows[here], best[here] = best_of_scores(
                 scores, k, sets, allowed, reserved_rows=self.reserved_rows
             )
@@ -126,19 +123,18 @@ class ExactIndex:
         self,
         queries: Tensor,
         k: int,
-        exclude: Histories | None,
+        exclude: Histories,
         rows_allowed: npt.NDArray[np.int64],
     ) -> Found:
         """Return the answer of an index that holds ``rows_allowed`` alone, after one reserved row."""
         known = np.concatenate([[PADDING_ROW], rows_allowed])
         filling = np.full(-len(known) % _LINES, PADDING_ROW)
         rows = np.concatenate([known, filling])
-        if exclude is not None:
-            nearest = np.searchsorted(known[1:], exclude.item_rows) + 1
-            is_here = known[np.minimum(nearest, len(known) - 1)] == exclude.item_rows
-            # What is not here at all becomes the row that is never found.
-            places = np.where(is_here, nearest, PADDING_ROW).astype(np.int32)
-            exclude = replace(exclude, item_rows=places)
+        nearest = np.searchsorted(known[1:], exclude.item_rows) + 1
+        is_here = known[np.minimum(nearest, len(known) - 1)] == exclude.item_rows
+        # What is not here at all becomes the row that is never found.
+        places = np.where(is_here, nearest, PADDING_ROW).astype(np.int32)
+        exclude = replace(exclude, item_rows=places)
         vectors = self.item_vectors[torch.from_numpy(rows).to(self.item_vectors.device)]
         few = ExactIndex(vectors, reserved_rows=1)
         found, scores = few._search_all(queries, k, exclude, np.arange(len(rows)) < len(known))

@@ -140,11 +140,9 @@ def _elements(raw: pl.Series, separator: str) -> Elements:
         lines = np.repeat(lines, lengths)
         # Versions of polars differ in what an empty list explodes to, so there is none.
         flat = raw.filter(pl.Series(lengths > 0, dtype=pl.Boolean)).explode()
-    if (
-        flat.dtype in TEXTS
-    ):  # as the model reads tags: no spaces around them, and none that is empty
-        flat = flat.cast(pl.String).str.strip_chars()
-        flat = flat.to_frame("tag").select(pl.when(pl.col("tag") != "").then("tag")).to_series()
+    if flat.dtype in TEXTS:
+        # As the model reads tags: no spaces around them, and none that is empty.
+        flat = flat.cast(pl.String).str.strip_chars().replace("", None)
     return Elements(lines.astype(np.int64), read_column(flat, None))
 
 
@@ -223,9 +221,8 @@ def is_ordered(operator: str, column: ReadColumn, literals: Sequence[Any]) -> pl
     if column.sort == "number" and not bound.is_finite()[0]:  # beyond the largest, below infinity
         beyond = {"<=": "<", ">": ">="} if held > 0 else {"<": "<=", ">=": ">"}
         operator = beyond.get(operator, operator)
-    if operator in ("<", "<="):
-        return values < bound if operator == "<" else values <= bound
-    return values > bound if operator == ">" else values >= bound
+    compare = {"<": values.lt, "<=": values.le, ">": values.gt, ">=": values.ge}[operator]
+    return compare(bound)
 
 
 def _whole_bound(operator: str, bound: float, low: int, high: int) -> tuple[str, int]:
@@ -250,8 +247,7 @@ def has(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
     holds = np.zeros(len(column.raw), np.bool_)
     hits = is_any_of(column.elements.column, held).fill_null(value=False).to_numpy()
     holds[column.elements.lines[hits]] = True
-    known = column.raw.is_not_null()
-    return pl.DataFrame({"v": holds, "known": known}).select(pl.when("known").then("v")).to_series()
+    return pl.Series(holds).set(column.raw.is_null(), None)
 
 
 def contains(column: ReadColumn, pieces: Sequence[str]) -> pl.Series:

@@ -36,22 +36,16 @@ MAX_READ = 2_000_000_000
 READ_FREELY = 10
 """Comparisons of text and lists that a filter may hold however large the table is."""
 
-_HOLDS: dict[Sort, str] = {
-    "text": "text",
-    "whole": "whole numbers",
-    "number": "numbers",
-    "truth": "true or false",
-    "time": "times",
-    "list": "several values a line",
-    "nothing": "nothing",
+_SORTS: dict[Sort, tuple[str, str]] = {
+    "text": ("text", "text in quotes"),
+    "whole": ("whole numbers", "a number"),
+    "number": ("numbers", "a number"),
+    "truth": ("true or false", "true or false"),
+    "time": ("times", 'a time such as "2001-12-31" or "2001-12-31 18:00"'),
+    "list": ("several values a line", ""),
+    "nothing": ("nothing", ""),
 }
-_WANTED: dict[Sort, str] = {
-    "text": "text in quotes",
-    "whole": "a number",
-    "number": "a number",
-    "truth": "true or false",
-    "time": 'a time such as "2001-12-31" or "2001-12-31 18:00"',
-}
+"""What a column of each sort holds, and what it can be compared with."""
 _NAMES_SHOWN = 20
 _MOST_NOTED = 10
 """Values of a filter that are noted as missing."""
@@ -185,7 +179,7 @@ class _Meaning:
             hint = f"; write {_written(name)} has {example}"
         elif asked.operator == "has" and column.sort == "text":
             hint = f"; if it holds several, train with features.item.{shortened(name)}=tags"
-        holds = _HOLDS.get(column.sort, str(column.raw.dtype))
+        holds, _ = _SORTS.get(column.sort, (str(column.raw.dtype), ""))
         raise self.refused(
             asked.column,
             f"ask {shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
@@ -217,11 +211,11 @@ class _Meaning:
         held = as_held(column.sort, [value.value for value in asked.values])
         for value, found in zip(asked.values, held, strict=True):
             if found is None:
-                name, sort = shortened(asked.column.name), column.sort
+                name, (holds, wanted) = shortened(asked.column.name), _SORTS[column.sort]
                 raise self.refused(
                     value,
-                    f"compare {name!r}, which holds {_HOLDS[sort]}, with {_WANTED[sort]}, "
-                    f"got {_named(value.value)}{_fitting(sort, value.value)}.",
+                    f"compare {name!r}, which holds {holds}, with {wanted}, "
+                    f"got {_named(value.value)}{_fitting(column.sort, value.value)}.",
                 )
         return held
 

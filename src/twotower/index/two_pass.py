@@ -84,7 +84,7 @@ class TwoPassIndex(ExactIndex):
             self._lengths[part] = scale * codes.norm(dim=2).amax(dim=1)
 
     def _search_all(
-        self, queries: Tensor, k: int, exclude: Histories | None, allowed: Mask | None
+        self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None
     ) -> Found:
         num_queries = len(queries)
         rows, best = self._nothing(num_queries, k)
@@ -95,7 +95,7 @@ class TwoPassIndex(ExactIndex):
         size = max(1, _CHUNK_PRODUCTS // max(1, len(self._rows)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))
-            sets = None if exclude is None else exclude.take(here)
+            sets = exclude.take(here)
             found = self._search_chunk(queries[here], k, sets, penalties)
             if found is None:
                 found = super()._search_all(queries[here], k, sets, allowed)
@@ -103,7 +103,7 @@ class TwoPassIndex(ExactIndex):
         return Found(rows, best)
 
     def _search_chunk(
-        self, queries: Tensor, k: int, exclude: Histories | None, penalties: Tensor | None
+        self, queries: Tensor, k: int, exclude: Histories, penalties: Tensor | None
     ) -> Found | None:
         """Return the answers; None where so many items are in doubt that this is no way."""
         products, scale, bounds = self._first_pass(queries)
@@ -142,13 +142,11 @@ class TwoPassIndex(ExactIndex):
         slack = 1e-5 * length * (self._lengths + self._rest)  # sums in float32 are off by less
         return products, step * self._scales, bounds + slack
 
-    def _leave_out(
-        self, products: Tensor, exclude: Histories | None, penalties: Tensor | None
-    ) -> None:
+    def _leave_out(self, products: Tensor, exclude: Histories, penalties: Tensor | None) -> None:
         if penalties is not None:
             products += penalties  # several times as fast as filling by a mask
         products[:, self._num_items :] = _LEFT_OUT  # what fills the last block
-        if exclude is not None and len(exclude.item_rows):
+        if len(exclude.item_rows):
             owner = torch.from_numpy(np.repeat(np.arange(len(products)), exclude.lengths))
             places = self._places[torch.from_numpy(exclude.item_rows.astype(np.int64))]
             is_item = places >= 0

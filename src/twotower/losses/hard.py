@@ -1,7 +1,7 @@
 """Hard negatives: items that the model ranks high for a query and that it is not known to like."""
 
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,14 +11,6 @@ from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
 from twotower.losses.negatives import Drawing, check_drawn, distinct_rows, log_of_rest, log_undrawn
 from twotower.vocab import FIRST_ROW, PADDING_ROW
-
-
-class KnownRows(Protocol):
-    """Item rows that queries are known to like, a slice of queries at a time."""
-
-    def __call__(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Return int64 lines, counted from the slice's start, and item rows: two of one length."""
-        ...
 
 
 class HardNegatives(Drawing):
@@ -95,7 +87,7 @@ def mine(
     query_vectors: Tensor,
     item_vectors: Tensor,
     own_rows: Tensor,
-    known: KnownRows,
+    known: Callable[[slice], tuple[Tensor, Tensor]],
     *,
     depth: int,
     margin: float,
@@ -112,7 +104,8 @@ def mine(
         query_vectors: ``(Q, d)`` float.
         item_vectors: ``(num_item_rows, d)`` float; rows that are no item are zero.
         own_rows: ``(Q,)`` int64 an item that the query likes, apart from what its vector was read from.
-        known: All that the queries like.
+        known: Returns all that a slice of the queries likes: int64 lines, counted from the slice's start,
+            and as many item rows.
         depth: At least 1.
         margin: In [0, 1).
         chunk: Queries at a time.

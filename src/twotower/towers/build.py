@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from twotower.config import TowersConfig
-from twotower.errors import ArgumentError, ConfigError
+from twotower.errors import ConfigError
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
@@ -72,20 +72,20 @@ def build_model(
         (*query_transforms.transforms, *item_transforms.transforms), pretrained=pretrained
     )
 
+    item_id, query_id = config.item_id == "on", config.query_id == "on"
     if item_tower is not None:
         items: nn.Module = CustomTower(item_tower, _own_features(item_transforms, "item"), "item")
     else:
-        use_id = config.item_id == "on"
-        if not _fed(item_transforms, with_id=use_id):
+        if not _is_fed(item_transforms, with_id=item_id):
             raise ConfigError(
                 "the item tower must read something, got no feature and no id; "
                 "state another kind than 'shown' in features.item, or set towers.item_id = 'on'."
             )
-        encoder = encoder_of(item_transforms, config.item_hidden, use_id=use_id, sparse=sparse)
+        encoder = encoder_of(item_transforms, config.item_hidden, use_id=item_id, sparse=sparse)
         items = ItemTower(encoder, _block(config, config.item_hidden), config.dim)
     history_ids = config.history_items == "ids"
-    has_id = _has_id(item_transforms) and config.item_id == "on"
-    if history_ids and (item_tower is not None or not has_id):
+    reads_id = item_tower is None and item_id
+    if history_ids and not (reads_id and "id" in _meanings(item_transforms)):
         raise ConfigError(
             "towers.history_items must not be 'ids' where the item tower reads no id; use 'tower' or "
             "'separate'."
@@ -95,12 +95,9 @@ def build_model(
             query_tower, _own_features(query_transforms, "query"), "query"
         )
     else:
-        use_id = config.query_id == "on"
-        names = _fed(query_transforms, with_id=use_id)
-        history = build_history_encoder(
-            config.history, config.dim, config.dropout, config.history_length
-        )
-        if not names and history is None:
+        is_fed = _is_fed(query_transforms, with_id=query_id)
+        history = _history_encoder(config)
+        if not is_fed and history is None:
             raise ConfigError(
                 "the query tower must read something, got no feature, no history and no id; "
                 "set towers.query_id = 'on' or towers.history = 'mean'."
@@ -109,10 +106,10 @@ def build_model(
         if history is not None and event_transforms is not None:
             events = encoder_of(event_transforms)
         if history is not None and config.history_items == "separate":
-            own_items = encoder_of(item_transforms, use_id=config.item_id == "on")
+            own_items = encoder_of(item_transforms, use_id=item_id)
         reads_times = history is not None and HISTORY_ENCODERS[config.history].reads_times
         queries = QueryTower(
-            encoder_of(query_transforms, config.query_hidden, use_id=use_id) if names else None,
+            encoder_of(query_transforms, config.query_hidden, use_id=query_id) if is_fed else None,
             history,
             config.dim,
             _block(config, config.query_hidden),
@@ -149,8 +146,7 @@ def least_weights(
     with torch.device("meta"):  # shapes alone
         if "query" not in custom:
             rows += num_queries * (config.query_id == "on")
-            history = (config.history, config.dim, config.dropout, config.history_length)
-            parts += [build_history_encoder(*history), _block(config, config.query_hidden)]
+            parts += [_history_encoder(config), _block(config, config.query_hidden)]
         if "item" not in custom:
             rows += num_items * (config.item_id == "on")
             parts.append(_block(config, config.item_hidden))
@@ -210,29 +206,19 @@ def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
     return SkipMLP(config.dim, hidden, config.dropout)
 
 
-def build_history_encoder(
-    kind: str, dim: int, dropout: float, length: int
-) -> HistoryEncoder | None:
-    """Return the encoder that the config's ``towers.history`` names; None for ``none``.
-
-    Raises:
-        ValueError: No encoder has this name.
-    """
-    if kind == "none":
+def _history_encoder(config: TowersConfig) -> HistoryEncoder | None:
+    if config.history == "none":
         return None
-    spec = HISTORY_ENCODERS.get(kind)
-    if spec is None:
-        known = ", ".join(("none", *HISTORY_ENCODERS))
-        raise ArgumentError(f"history must be one of {known}, got {kind!r}.")
-    return spec.build(dim, dropout, length)
+    spec = HISTORY_ENCODERS[config.history]
+    return spec.build(config.dim, config.dropout, config.history_length)
 
 
-def _fed(transforms: SideTransforms, *, with_id: bool) -> list[str]:
-    return [t.feature.name for t in transforms.transforms if with_id or t.feature.meaning != "id"]
+def _meanings(transforms: SideTransforms) -> set[str]:
+    return {transform.feature.meaning for transform in transforms.transforms}
 
 
-def _has_id(transforms: SideTransforms) -> bool:
-    return any(t.feature.meaning == "id" for t in transforms.transforms)
+def _is_fed(transforms: SideTransforms, *, with_id: bool) -> bool:
+    return bool(_meanings(transforms) - (set() if with_id else {"id"}))
 
 
 def _own_features(transforms: SideTransforms, side: str) -> list[str]:

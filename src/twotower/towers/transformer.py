@@ -74,7 +74,8 @@ class Transformer(HistoryEncoder):
     def _next(self, vectors: Tensor, caches: State) -> tuple[Tensor, State]:
         """Return what a position after all others is mapped to, the start being one."""
         count = caches[0].shape[1] if caches else 0
-        between = _Between.of_last(count + 1, vectors.device)
+        places = ages(count + 1, vectors.device, last_only=True)
+        between = _Between(places, torch.ones_like(places, dtype=torch.bool)[None])
         read = vectors[:, None]
         kept: list[Tensor] = []
         for i, block in enumerate(self.blocks):
@@ -128,12 +129,6 @@ class _Between:
         """Return what lies between all positions of ``(B, L)`` windows and the start before them."""
         places = ages(mask.shape[1] + 1, mask.device)
         return _Between(places, (places >= 0) & F.pad(mask, (1, 0), value=True)[:, None, :])
-
-    @staticmethod
-    def of_last(count: int, device: torch.device) -> "_Between":
-        """Return what lies between the last of ``count`` positions and all."""
-        places = ages(count, device, last_only=True)
-        return _Between(places, torch.ones(1, 1, count, dtype=torch.bool, device=device))
 
 
 class _Block(nn.Module):
