@@ -30,8 +30,7 @@ from twotower.exports.folder import Exported
 from twotower.exports.targets import EXPORTS, ExportSpec
 from twotower.features.feature_kinds import FEATURE_KINDS, FeatureKindSpec
 from twotower.features.transforms import NumberTransform
-from twotower.index.filter_columns import ReadColumn
-from twotower.index.filter_operators import OPERATORS, OperatorSpec
+from twotower.index.filter_columns import OPERATORS, OperatorSpec, ReadColumn
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.loss_kinds import LOSSES, LossSpec
 from twotower.losses.negatives import Uniform

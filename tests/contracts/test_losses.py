@@ -17,8 +17,7 @@ from torch.nn.functional import normalize
 from twotower.losses.candidates import Candidates
 from twotower.losses.dense import BCELoss, BPRLoss, GBCELoss
 from twotower.losses.loss_kinds import Loss
-from twotower.losses.softmax import SoftmaxLoss
-from twotower.losses.symmetric import SymmetricSoftmaxLoss
+from twotower.losses.softmax import SoftmaxLoss, SymmetricSoftmaxLoss
 
 
 @dataclass(frozen=True)

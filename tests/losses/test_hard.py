@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from twotower.losses.candidates import Pairs
-from twotower.losses.hard import HardNegatives, mine
+from twotower.losses.model_negatives import HardNegatives, mine
 
 ITEMS = torch.arange(2, 12)
 LOG_P = torch.cat([torch.full((2,), -math.inf), torch.full((10,), math.log(0.1))])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from twotower.losses.candidates import Pairs
-from twotower.losses.memory import Memory
+from twotower.losses.model_negatives import Memory
 from twotower.losses.softmax import SoftmaxLoss
 
 SHARES = torch.tensor([0.0, 0.0, 0.5, 0.3, 0.2])

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from twotower.losses.candidates import Candidates
 from twotower.losses.dense import BCELoss, BPRLoss, GBCELoss
-from twotower.losses.softmax import SoftmaxLoss
-from twotower.losses.symmetric import SymmetricSoftmaxLoss
+from twotower.losses.softmax import SoftmaxLoss, SymmetricSoftmaxLoss
 
 AnyLoss = SoftmaxLoss | SymmetricSoftmaxLoss | BPRLoss | BCELoss | GBCELoss
 LOSSES: list[Callable[[], AnyLoss]] = [

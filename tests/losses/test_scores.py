@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.scores import at_least_float32, score, weighted_mean
+from twotower.losses.dense import at_least_float32, score, weighted_mean
 
 ROWS, OWN = torch.tensor([2, 3, 4]), torch.tensor([0, 1, 2])
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from twotower.losses.candidates import Candidates
-from twotower.losses.softmax import SoftmaxLoss
-from twotower.losses.symmetric import SymmetricSoftmaxLoss
+from twotower.losses.softmax import SoftmaxLoss, SymmetricSoftmaxLoss
 
 
 def naive_item_losses(

@@ -9,7 +9,7 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.histories import Histories
-from twotower.losses.hard import HardNegatives
+from twotower.losses.model_negatives import HardNegatives
 from twotower.recipes import recipe
 from twotower.training.choices import resolve
 from twotower.training.task import Task

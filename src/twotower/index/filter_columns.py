@@ -1,4 +1,4 @@
-"""What a filter reads in a column: its sort of value, and comparisons with literals.
+"""What a filter reads in a column: its sort of value, and the operators that compare it with literals.
 
 A column is read as the model reads it, where the schema says more than its type: text that is a time or
 a number, text that holds several tags. A missing value is null here, whatever it was.
@@ -6,10 +6,9 @@ a number, text that holds several tags. A missing value is null here, whatever i
 
 import difflib
 import math
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +17,10 @@ import polars as pl
 
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.schema import Feature
-from twotower.index.filter_messages import Scalar
+from twotower.registry import Registry
 
+Scalar = str | int | float | bool
+"""What a filter states as a literal."""
 Sort = Literal["text", "whole", "number", "truth", "time", "list", "nothing", "other"]
 """What a column's values are: ``nothing`` where all are missing, ``other`` where none can be compared."""
 
@@ -87,18 +88,13 @@ class ReadTable:
 
     def __init__(self, frame: pl.DataFrame, features: Iterable[Feature] = ()) -> None:
         self.frame = frame
-        self._features = {f.source: f for f in features if f.meaning in ("tags", "time", "number")}
-        self._read: OrderedDict[str, ReadColumn] = OrderedDict()
+        known = {f.source: f for f in features if f.meaning in ("tags", "time", "number")}
 
-    def column(self, name: str) -> ReadColumn:
-        """Return a column of ``frame`` as it is compared."""
-        column = self._read.pop(name, None)
-        if column is None:
-            column = read_column(self.frame[name], self._features.get(name))
-        self._read[name] = column
-        if len(self._read) > _COLUMNS_KEPT:
-            self._read.popitem(last=False)
-        return column
+        def read(name: str) -> ReadColumn:
+            return read_column(frame[name], known.get(name))
+
+        self.column = lru_cache(maxsize=_COLUMNS_KEPT)(read)
+        """Returns a column of ``frame`` as it is compared, by its name."""
 
 
 def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
@@ -269,3 +265,69 @@ def _literals(column: ReadColumn, held: Sequence[Any]) -> pl.Series:
     if column.sort == "number":
         return pl.Series([float(value) for value in held], dtype=pl.Float64).cast(dtype)
     return pl.Series(held, dtype=dtype)
+
+
+Form = Literal["sign", "value", "values", "text", "is"]
+
+
+@dataclass(frozen=True)
+class OperatorSpec:
+    """One operator.
+
+    Args:
+        name: As a filter writes it, in small letters.
+        form: What stands after it: a value after a sign or a word, several in parentheses after a word, a
+            text after a word; ``is`` is read by the grammar itself.
+        matches: A column and the literals as it holds them to ``n`` booleans, null for unknown.
+        sorts: Of columns that can be compared so.
+        of_texts: Whether columns of text can be, too, several values a line among them.
+        is_negated: Whether the opposite of ``matches`` is meant.
+        is_exact: Whether a literal that no line has is likely a mistake.
+    """
+
+    name: str
+    form: Form
+    matches: Callable[[ReadColumn, Sequence[Any]], pl.Series]
+    sorts: tuple[Sort, ...] = ()
+    of_texts: bool = False
+    is_negated: bool = False
+    is_exact: bool = True
+
+    def applies_to(self, column: ReadColumn) -> bool:
+        """Return whether it says something of a column."""
+        inner = None if column.elements is None else column.elements.column.sort
+        by_sort = column.sort in self.sorts and inner not in ("list", "other")
+        return by_sort or (self.of_texts and column.raw.dtype in TEXTS) or self.form == "is"
+
+    def bytes_read(self, column: ReadColumn) -> int:
+        """Return about how many bytes of text or lists a comparison goes through; 0 of other columns."""
+        if self.form == "is" or column.sort == "nothing":
+            return 0
+        if column.elements is not None and self.form == "value":
+            return BYTES_A_VALUE * len(column.elements.lines)
+        return column.text_bytes if self.form == "text" or column.sort == "text" else 0
+
+
+_ORDERED: tuple[Sort, ...] = ("text", "whole", "number", "time", "nothing")
+
+
+OPERATORS = Registry(
+    "filter operator",
+    (
+        OperatorSpec("=", "sign", is_any_of, (*_ORDERED, "truth")),
+        OperatorSpec("!=", "sign", is_any_of, (*_ORDERED, "truth"), is_negated=True),
+        *(
+            OperatorSpec(name, "sign", partial(is_ordered, name), _ORDERED, is_exact=False)
+            for name in ("<", "<=", ">", ">=")
+        ),
+        OperatorSpec("in", "values", is_any_of, (*_ORDERED, "truth")),
+        OperatorSpec("has", "value", has, ("list", "nothing")),
+        OperatorSpec("contains", "text", contains, ("nothing",), of_texts=True),
+        OperatorSpec("is null", "is", lambda column, _: column.values.is_null()),
+    ),
+)
+
+
+def of_form(*forms: Form) -> tuple[str, ...]:
+    """Return the operators of one of these forms."""
+    return OPERATORS.where(lambda operator: operator.form in forms)

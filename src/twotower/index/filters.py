@@ -17,19 +17,30 @@ import polars as pl
 from twotower.errors import FilterError
 from twotower.features.raw_values import floats_of
 from twotower.features.schema import Feature
-from twotower.index.filter_columns import ReadColumn, ReadTable, Sort, as_held, is_held, resembling
+from twotower.index.filter_columns import (
+    OPERATORS,
+    ReadColumn,
+    ReadTable,
+    Scalar,
+    Sort,
+    as_held,
+    is_held,
+    resembling,
+)
 from twotower.index.filter_grammar import (
     Column,
     Comparison,
     Condition,
     Joined,
     Not,
+    Nowhere,
     Value,
     is_keyword,
     parse_condition,
+    refusal,
+    said,
+    shortened,
 )
-from twotower.index.filter_messages import Nowhere, Scalar, refusal, said, shortened
-from twotower.index.filter_operators import OPERATORS
 
 MAX_READ = 2_000_000_000
 """Most bytes of text and lists that the comparisons of a filter go through in all: about a second."""

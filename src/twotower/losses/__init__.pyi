@@ -7,12 +7,12 @@ from twotower.losses.dense import GBCELoss as GBCELoss
 from twotower.losses.frequencies import LogShares as LogShares
 from twotower.losses.frequencies import StreamFrequency as StreamFrequency
 from twotower.losses.frequencies import log_frequency as log_frequency
-from twotower.losses.hard import HardNegatives as HardNegatives
-from twotower.losses.hard import mine as mine
 from twotower.losses.loss_kinds import Loss as Loss
 from twotower.losses.masks import accidental_hits as accidental_hits
 from twotower.losses.masks import known_positives as known_positives
-from twotower.losses.memory import Memory as Memory
+from twotower.losses.model_negatives import HardNegatives as HardNegatives
+from twotower.losses.model_negatives import Memory as Memory
+from twotower.losses.model_negatives import mine as mine
 from twotower.losses.negatives import AllItems as AllItems
 from twotower.losses.negatives import BothSides as BothSides
 from twotower.losses.negatives import Impressions as Impressions
@@ -23,5 +23,5 @@ from twotower.losses.negatives import PerQuery as PerQuery
 from twotower.losses.negatives import Popularity as Popularity
 from twotower.losses.negatives import Uniform as Uniform
 from twotower.losses.softmax import SoftmaxLoss as SoftmaxLoss
+from twotower.losses.softmax import SymmetricSoftmaxLoss as SymmetricSoftmaxLoss
 from twotower.losses.softmax import softmax_loss as softmax_loss
-from twotower.losses.symmetric import SymmetricSoftmaxLoss as SymmetricSoftmaxLoss

@@ -82,7 +82,7 @@ LOSSES = Registry(
         ),
         LossSpec(
             "symmetric",
-            "twotower.losses.symmetric:SymmetricSoftmaxLoss",
+            "twotower.losses.softmax:SymmetricSoftmaxLoss",
             ("label_smoothing", "precision"),
             ranks_all=True,
             both_ways=True,

@@ -96,10 +96,15 @@ SAMPLERS = Registry(
             is_per_query=True,
         ),
         SamplerSpec(
-            "hard", "twotower.losses.hard:HardNegatives", ("log_p", "item_rows", "num", "share")
+            "hard",
+            "twotower.losses.model_negatives:HardNegatives",
+            ("log_p", "item_rows", "num", "share"),
         ),
         SamplerSpec(
-            "memory", "twotower.losses.memory:Memory", ("log_p", "batches"), has_stored=True
+            "memory",
+            "twotower.losses.model_negatives:Memory",
+            ("log_p", "batches"),
+            has_stored=True,
         ),
         SamplerSpec(
             "impressions", f"{_HERE}:Impressions", ("item_rows", "num"), needs="impressions"

@@ -12,5 +12,5 @@ from twotower.towers.model import CustomTower as CustomTower
 from twotower.towers.model import ItemTower as ItemTower
 from twotower.towers.model import QueryTower as QueryTower
 from twotower.towers.model import TwoTower as TwoTower
-from twotower.towers.sasrec import SASRec as SASRec
+from twotower.towers.transformer import SASRec as SASRec
 from twotower.towers.transformer import Transformer as Transformer

@@ -69,7 +69,7 @@ HISTORY_ENCODERS = Registry(
         ),
         HistoryEncoderSpec(
             "sasrec",
-            f"{_HERE}.sasrec:SASRec",
+            f"{_HERE}.transformer:SASRec",
             ("dim", "dropout", "length"),
             is_sequential=True,
             has_places=True,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.data.dataset import Dataset, Part
 from twotower.features.base import FeatureArrays
-from twotower.losses.hard import HardNegatives, mine
+from twotower.losses.model_negatives import HardNegatives, mine
 from twotower.towers.encoding import Encoding
 
 DEPTH = 100

@@ -24,9 +24,8 @@ from twotower.histories import Histories, since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.from_settings import hidden_by, loss_of, ranks_before_labels, sampler_of
-from twotower.losses.hard import HardNegatives
 from twotower.losses.loss_kinds import LOSSES
-from twotower.losses.memory import Memory
+from twotower.losses.model_negatives import HardNegatives, Memory
 from twotower.losses.negatives import BothSides
 from twotower.losses.samplers import SAMPLERS
 from twotower.towers.encoding import Encoding, to_moments
