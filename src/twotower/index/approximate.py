@@ -17,7 +17,7 @@ from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
 from twotower.histories import Histories
 from twotower.index.base import Found, Mask
-from twotower.index.exact import ExactIndex
+from twotower.index.exact import ExactIndex, best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -225,7 +225,7 @@ class ApproximateIndex(ExactIndex):
                 f"{len(lists.list_of)} of {lists.centres.shape[1]}."
             )
         self.lists = lists
-        self._vectors, self._width = item_vectors.numpy(), dim
+        self._width = dim
         self._depths = sorted(lists.probes)
         self._faiss = _faiss()
         self._scanned = self._filled(item_vectors[FIRST_ROW:])
@@ -265,7 +265,7 @@ class ApproximateIndex(ExactIndex):
             deeper = self._answer(queries, depth_of(k), exclude, allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
         num_queries, num_items = len(queries), len(self.lists.list_of)
-        num_allowed = num_items if allowed is None else np.count_nonzero(allowed[FIRST_ROW:])
+        num_allowed = num_items if allowed is None else int(np.count_nonzero(allowed[FIRST_ROW:]))
         depths = [depth_of(depth_of(k) + left_out) for left_out in exclude.lengths.tolist()]
         deep = np.array(depths, np.int64)
         rows, best = self._nothing(num_queries, k)
@@ -277,7 +277,7 @@ class ApproximateIndex(ExactIndex):
             while len(rest) and fetched <= _MOST_FETCHED:
                 size = max(1, _CHUNK_NUMBERS // (fetched * self._width))
                 for here in (rest[start : start + size] for start in range(0, len(rest), size)):
-                    rows[here], best[here], is_sure[here] = self._search_lists(
+                    (rows[here], best[here]), is_sure[here] = self._search_lists(
                         queries if len(here) == num_queries else queries[torch.from_numpy(here)],
                         k,
                         exclude.take(here),
@@ -336,8 +336,8 @@ class ApproximateIndex(ExactIndex):
         allowed: Mask | None,
         fetched: int,
         probes: int,
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Return rows and scores that are found, ``(Q, k)``; and where no item of the lists beats them.
+    ) -> tuple[Found, npt.NDArray[np.bool_]]:
+        """Return what is found, and for which queries no other item of the lists is better: ``(Q,)``.
 
         Args:
             queries: ``(Q, dim)``.
@@ -351,19 +351,16 @@ class ApproximateIndex(ExactIndex):
         is_all = rows[:, -1] == PADDING_ROW  # the lists hold no more
         rows.sort(axis=1)  # equal scores are ordered by row
         # Not by a product of matrices, in which the scores of twins may differ in the last bit.
-        scores = np.einsum("qfd,qd->qf", self._vectors[rows], queries.numpy())
+        scores = np.einsum("qfd,qd->qf", self.item_vectors.numpy()[rows], queries.numpy())
         is_out = rows == PADDING_ROW
         if len(exclude.item_rows):
-            first = np.arange(len(rows))[:, None] * len(self._vectors)
+            first = np.arange(len(rows))[:, None] * len(self.item_vectors)
             sets = np.repeat(first, exclude.lengths) + exclude.item_rows
             is_out |= np.isin(rows + first, sets)
         scores[is_out] = -np.inf
-        rows[is_out] = PADDING_ROW
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        line = np.arange(len(rows))[:, None]
-        rows, scores = rows[line, order], scores[line, order]
+        found = best_of(torch.from_numpy(scores), k, FIRST_ROW, torch.from_numpy(rows))
         doubt = self._doubt * queries.norm(dim=1).numpy()
-        return rows.astype(np.int32), scores, is_all | (scores[:, -1] / self._unit > least + doubt)
+        return found, is_all | (found.scores[:, -1] / self._unit > least + doubt)
 
     def _candidates(
         self, queries: Tensor, most: int, allowed: Mask | None, probes: int
@@ -402,13 +399,12 @@ def approximate_index(item_vectors: Tensor, lists: Lists) -> ExactIndex:
         item_vectors: ``(num_item_rows, dim)`` float32; on another device than the CPU search is exact.
         lists: Of the catalogue, tuned.
     """
-    if item_vectors.device.type != "cpu":
-        return exact_index(item_vectors, reserved_rows=FIRST_ROW)
-    try:
-        return ApproximateIndex(item_vectors, lists)
-    except MissingExtraError as error:
-        warnings.warn(f"Search is exact, and slower: {error}", stacklevel=2)
-        return exact_index(item_vectors, reserved_rows=FIRST_ROW)
+    if item_vectors.device.type == "cpu":
+        try:
+            return ApproximateIndex(item_vectors, lists)
+        except MissingExtraError as error:
+            warnings.warn(f"Search is exact, and slower: {error}", stacklevel=2)
+    return exact_index(item_vectors, reserved_rows=FIRST_ROW)
 
 
 def depth_of(k: int) -> int:
@@ -420,8 +416,7 @@ def _nearest(centres: Tensor, vectors: Tensor) -> npt.NDArray[np.int32]:
     """Return the centre that is nearest to each vector, by Euclidean distance: ``(n,)``."""
     half = centres.square().sum(dim=1) / 2
     parts = [(half - part @ centres.T).argmin(dim=1) for part in torch.split(vectors, 2**13)]
-    nearest = torch.cat(parts) if parts else torch.zeros(0)
-    return np.asarray(nearest.numpy(), np.int32)
+    return torch.cat(parts).numpy().astype(np.int32)
 
 
 def _faiss() -> ModuleType:

@@ -120,11 +120,7 @@ class ExactIndex:
         return Found(rows, best)
 
     def _search_few(
-        self,
-        queries: Tensor,
-        k: int,
-        exclude: Histories,
-        rows_allowed: npt.NDArray[np.int64],
+        self, queries: Tensor, k: int, exclude: Histories, rows_allowed: npt.NDArray[np.int64]
     ) -> Found:
         """Return the answer of an index that holds ``rows_allowed`` alone, after one reserved row."""
         known = np.concatenate([[PADDING_ROW], rows_allowed])

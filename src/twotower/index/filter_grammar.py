@@ -282,14 +282,12 @@ class _Parser:
     def column(self) -> Column:
         token = self.token
         if token.kind != "name":
-            hint = ""
-            if token.kind in ("text", "number"):
-                hint = (
-                    "; a comparison begins with its column, whose name stands in backquotes or bare"
-                )
-            elif token.kind == "keyword":
-                hint = f"; a column of that name stands in backquotes: `{token.value}`"
-            raise self.refused("name a column here", hint)
+            begins = (
+                "; a comparison begins with its column, whose name stands in backquotes or bare"
+            )
+            quoted = f"; a column of that name stands in backquotes: `{token.value}`"
+            hints = {"text": begins, "number": begins, "keyword": quoted}
+            raise self.refused("name a column here", hints.get(token.kind, ""))
         self.place += 1
         self.counted(token)
         return Column(str(token.value), token.place)

@@ -17,37 +17,15 @@ import polars as pl
 from twotower.errors import FilterError
 from twotower.features.raw_values import floats_of
 from twotower.features.schema import Feature
-from twotower.index.filter_columns import (
-    OPERATORS,
-    ReadColumn,
-    ReadTable,
-    Scalar,
-    Sort,
-    as_held,
-    is_held,
-    resembling,
-)
-from twotower.index.filter_grammar import (
-    Column,
-    Comparison,
-    Condition,
-    Joined,
-    Not,
-    Nowhere,
-    Value,
-    is_keyword,
-    parse_condition,
-    refusal,
-    said,
-    shortened,
-)
+from twotower.index import filter_columns as columns
+from twotower.index import filter_grammar as grammar
 
 MAX_READ = 2_000_000_000
 """Most bytes of text and lists that the comparisons of a filter go through in all: about a second."""
 READ_FREELY = 10
 """Comparisons of text and lists that a filter may hold however large the table is."""
 
-_SORTS: dict[Sort, tuple[str, str]] = {
+_SORTS: dict[columns.Sort, tuple[str, str]] = {
     "text": ("text", "text in quotes"),
     "whole": ("whole numbers", "a number"),
     "number": ("numbers", "a number"),
@@ -74,7 +52,7 @@ class Found:
     """
 
     matches: npt.NDArray[np.bool_]
-    nowhere: tuple[Nowhere, ...] = ()
+    nowhere: tuple[grammar.Nowhere, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,7 @@ class Filter:
     """
 
     text: str
-    condition: Condition
+    condition: grammar.Condition
 
     def matches(
         self, frame: pl.DataFrame, features: Iterable[Feature] = ()
@@ -103,9 +81,9 @@ class Filter:
             FilterError: It names a column that the frame lacks, or compares one with what it cannot be
                 compared with.
         """
-        return self.found_in(ReadTable(frame, features)).matches
+        return self.found_in(columns.ReadTable(frame, features)).matches
 
-    def found_in(self, table: ReadTable) -> Found:
+    def found_in(self, table: columns.ReadTable) -> Found:
         """Return which lines of a table match, and what none has; what is read of it is kept there."""
         meaning = _Meaning(self.text, table)
         found = meaning.of(self.condition).fill_null(value=False)
@@ -119,30 +97,30 @@ def parse(text: str) -> Filter:
     Raises:
         FilterError: It states none, or is too long, too deep or of too many parts.
     """
-    return Filter(text, parse_condition(text))
+    return Filter(text, grammar.parse_condition(text))
 
 
 class _Meaning:
     """The truth of each condition on each line, as booleans with null for unknown."""
 
-    def __init__(self, text: str, table: ReadTable) -> None:
+    def __init__(self, text: str, table: columns.ReadTable) -> None:
         self.text = text
         self.table = table
-        self.columns: dict[str, ReadColumn] = {}
+        self.columns: dict[str, columns.ReadColumn] = {}
         self.bytes_read = 0
         self.num_reading = 0
-        self.nowhere: list[Nowhere] = []
+        self.nowhere: list[grammar.Nowhere] = []
 
-    def of(self, condition: Condition) -> pl.Series:
-        if isinstance(condition, Not):
+    def of(self, condition: grammar.Condition) -> pl.Series:
+        if isinstance(condition, grammar.Not):
             return ~self.of(condition.part)
-        if isinstance(condition, Joined):
+        if isinstance(condition, grammar.Joined):
             join = pl.Series.__and__ if condition.word == "and" else pl.Series.__or__
             return reduce(join, map(self.of, condition.parts))
         return self.of_comparison(condition)
 
-    def of_comparison(self, asked: Comparison) -> pl.Series:
-        column, operator = self.read(asked.column), OPERATORS[asked.operator]
+    def of_comparison(self, asked: grammar.Comparison) -> pl.Series:
+        column, operator = self.read(asked.column), columns.OPERATORS[asked.operator]
         self.check_operator(asked, column)
         self.check_work(asked, column)
         compared = column
@@ -152,21 +130,26 @@ class _Meaning:
             held = self.held(asked, compared)
         found = operator.matches(column, held)
         if operator.is_exact and held:
-            is_there = [bool(found.any())] if len(held) == 1 else is_held(compared, held, found)
+            is_there = (
+                [bool(found.any())] if len(held) == 1 else columns.is_held(compared, held, found)
+            )
             self.note(asked, compared, is_there)
         return ~found if operator.is_negated else found
 
-    def note(self, asked: Comparison, column: ReadColumn, is_there: list[bool]) -> None:
+    def note(
+        self, asked: grammar.Comparison, column: columns.ReadColumn, is_there: list[bool]
+    ) -> None:
         """Note which of the literals no line has."""
         for value, there in zip(asked.values, is_there, strict=True):
             if not there and len(self.nowhere) < _MOST_NOTED:
                 is_searched = (
-                    OPERATORS[asked.operator].form != "text" and len(self.nowhere) < _MOST_SUGGESTED
+                    columns.OPERATORS[asked.operator].form != "text"
+                    and len(self.nowhere) < _MOST_SUGGESTED
                 )
-                near = resembling(column, value.value) if is_searched else None
-                self.nowhere.append(Nowhere(asked.column.name, value.value, near))
+                near = columns.resembling(column, value.value) if is_searched else None
+                self.nowhere.append(grammar.Nowhere(asked.column.name, value.value, near))
 
-    def read(self, column: Column) -> ReadColumn:
+    def read(self, column: grammar.Column) -> columns.ReadColumn:
         name = column.name
         if name not in self.columns:
             known = self.table.frame.columns
@@ -175,35 +158,35 @@ class _Meaning:
             self.columns[name] = self.table.column(name)
         return self.columns[name]
 
-    def check_operator(self, asked: Comparison, column: ReadColumn) -> None:
+    def check_operator(self, asked: grammar.Comparison, column: columns.ReadColumn) -> None:
         """Refuse an operator that says nothing of such a column.
 
         Raises:
             FilterError: It is such an operator.
         """
-        allowed = OPERATORS.where(lambda each: each.applies_to(column))
+        allowed = columns.OPERATORS.where(lambda each: each.applies_to(column))
         if asked.operator in allowed:
             return
         name, hint = asked.column.name, ""
         if "has" in allowed and asked.values:
-            example = said(asked.values[0].value)
+            example = grammar.said(asked.values[0].value)
             hint = f"; write {_written(name)} has {example}"
         elif asked.operator == "has" and column.sort == "text":
-            hint = f"; if it holds several, train with features.item.{shortened(name)}=tags"
+            hint = f"; if it holds several, train with features.item.{grammar.shortened(name)}=tags"
         holds, _ = _SORTS.get(column.sort, (str(column.raw.dtype), ""))
         raise self.refused(
             asked.column,
-            f"ask {shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
+            f"ask {grammar.shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
             f"got {asked.operator}{hint}.",
         )
 
-    def check_work(self, asked: Comparison, column: ReadColumn) -> None:
+    def check_work(self, asked: grammar.Comparison, column: columns.ReadColumn) -> None:
         """Refuse a comparison by which the filter would read too much.
 
         Raises:
             FilterError: It is such a comparison.
         """
-        size = OPERATORS[asked.operator].bytes_read(column)
+        size = columns.OPERATORS[asked.operator].bytes_read(column)
         self.bytes_read += size
         self.num_reading += size > 0
         if size and self.bytes_read > MAX_READ and self.num_reading > READ_FREELY:
@@ -213,16 +196,16 @@ class _Meaning:
                 f"large as this, got more; state several values with `in`, or use fewer pieces of text.",
             )
 
-    def held(self, asked: Comparison, column: ReadColumn) -> list[object]:
+    def held(self, asked: grammar.Comparison, column: columns.ReadColumn) -> list[object]:
         """Return the literals as the column holds them.
 
         Raises:
             FilterError: One does not fit.
         """
-        held = as_held(column.sort, [value.value for value in asked.values])
+        held = columns.as_held(column.sort, [value.value for value in asked.values])
         for value, found in zip(asked.values, held, strict=True):
             if found is None:
-                name, (holds, wanted) = shortened(asked.column.name), _SORTS[column.sort]
+                name, (holds, wanted) = grammar.shortened(asked.column.name), _SORTS[column.sort]
                 raise self.refused(
                     value,
                     f"compare {name!r}, which holds {holds}, with {wanted}, "
@@ -230,8 +213,8 @@ class _Meaning:
                 )
         return held
 
-    def refused(self, part: Column | Value, rule: str) -> FilterError:
-        return refusal(self.text, part.place, rule)
+    def refused(self, part: grammar.Column | grammar.Value, rule: str) -> FilterError:
+        return grammar.refusal(self.text, part.place, rule)
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -240,25 +223,25 @@ def _unknown(name: str, known: list[str]) -> str:
     hint = f"did you mean {near[0]!r}? They" if near else "they"
     shown = ", ".join(known[:_NAMES_SHOWN])
     more = f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else ""
-    return f"name columns of the items, got {shortened(name)!r}; {hint} are {shown}{more}."
+    return f"name columns of the items, got {grammar.shortened(name)!r}; {hint} are {shown}{more}."
 
 
 def _written(name: str) -> str:
     """Return a column's name as a filter writes it."""
-    is_bare = name.isidentifier() and not is_keyword(name)
+    is_bare = name.isidentifier() and not grammar.is_keyword(name)
     return name if is_bare else "`" + name.replace("`", "``") + "`"
 
 
-def _named(value: Scalar) -> str:
+def _named(value: columns.Scalar) -> str:
     if isinstance(value, bool):
-        return said(value)
-    return f"the {'text' if isinstance(value, str) else 'number'} {said(value)}"
+        return grammar.said(value)
+    return f"the {'text' if isinstance(value, str) else 'number'} {grammar.said(value)}"
 
 
-def _fitting(sort: Sort, value: Scalar) -> str:
+def _fitting(sort: columns.Sort, value: columns.Scalar) -> str:
     """Return how to write a value that was probably meant, or nothing."""
     if sort == "text":
-        return f'; write "{said(value)}"'
+        return f'; write "{grammar.said(value)}"'
     if sort in ("whole", "number") and isinstance(value, str) and not np.isnan(_number_in(value)):
         return f"; write {value.strip()}"
     if sort == "time" and re.fullmatch("[1-9][0-9]{3}", str(value).strip()):

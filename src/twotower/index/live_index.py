@@ -13,7 +13,7 @@ from twotower.errors import ArgumentError
 from twotower.histories import Histories
 from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
 from twotower.index.base import Found, Mask, Vectors
-from twotower.index.exact import ExactIndex
+from twotower.index.exact import ExactIndex, best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -148,17 +148,9 @@ class LiveIndex:
             exclude=_rows_within(exclude, covered, num_rows, FIRST_ROW),
             allowed=None if allowed is None else np.append([False] * FIRST_ROW, allowed[covered:]),
         )
-        tail_rows = np.where(
-            tail.item_rows == PADDING_ROW, PADDING_ROW, tail.item_rows + (covered - FIRST_ROW)
-        )
-        rows = np.concatenate([first.item_rows, tail_rows], axis=1)
+        rows = np.concatenate([first.item_rows, tail.item_rows + (covered - FIRST_ROW)], axis=1)
         scores = np.concatenate([first.scores, tail.scores], axis=1)
-        # Equal scores stay in the order of their rows.
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return Found(
-            np.take_along_axis(rows, order, axis=1).astype(np.int32),
-            np.take_along_axis(scores, order, axis=1),
-        )
+        return best_of(torch.from_numpy(scores), k, FIRST_ROW, torch.from_numpy(rows))
 
     def _take_the_next(self) -> None:
         if self._next is None or not self._next.done():

@@ -1,5 +1,7 @@
 """What the settings of the loss ask for: who the negatives are, and who of them is none."""
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor
 
@@ -19,12 +21,7 @@ def loss_of(config: LossConfig, num_items: int, precision: torch.dtype | None = 
         num_items: Items of the catalogue.
         precision: See ``SoftmaxLoss``.
     """
-    given = {
-        "label_smoothing": config.label_smoothing,
-        "precision": precision,
-        "calibration": config.calibration,
-        "num_items": num_items,
-    }
+    given = asdict(config) | {"precision": precision, "num_items": num_items}
     return LOSSES[config.kind].build(given)
 
 

@@ -108,13 +108,9 @@ def _look_up(rows: Tensor, distinct: Tensor, num_item_rows: int) -> Tensor:
     found = one_of[rows & (MAX_BUCKETS - 1)]
     # A bucket names one of those in it: whoever is not that one may be another, or absent.
     unsure = ((found >= 0) & (distinct[found] != rows)).nonzero(as_tuple=True)
-    found[unsure] = _search(rows[unsure], distinct)
+    nearest = torch.searchsorted(distinct, rows[unsure]).clamp_(max=len(distinct) - 1)
+    found[unsure] = torch.where(distinct[nearest] == rows[unsure], nearest, -1)
     return found
-
-
-def _search(rows: Tensor, distinct: Tensor) -> Tensor:
-    places = torch.searchsorted(distinct, rows).clamp_(max=len(distinct) - 1)
-    return torch.where(distinct[places] == rows, places, -1)
 
 
 def _ranks(counts: Tensor) -> Tensor:

@@ -7,20 +7,13 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ArgumentError, check_least
+from twotower.losses import negatives
 from twotower.losses.candidates import Candidates, Pairs
 from twotower.losses.frequencies import LogShares
-from twotower.losses.negatives import (
-    Drawing,
-    check_drawn,
-    distinct_rows,
-    log_any,
-    log_of_rest,
-    log_undrawn,
-)
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 
-class HardNegatives(Drawing):
+class HardNegatives(negatives.Drawing):
     """The batch's own items, items drawn evenly, and items that were mined for the batch's queries.
 
     All candidates are shared by the batch and stand once, and ``log_q`` is the log of the probability
@@ -67,13 +60,15 @@ class HardNegatives(Drawing):
             spots = torch.rand(num_mined, generator=generator, device=device) * lengths
             picked = lists.gather(1, spots.long()[:, None]).squeeze(1)
             drawn.append(picked[picked != PADDING_ROW])
-        rows, places = distinct_rows(torch.cat([pairs.item_rows, *drawn]))
+        rows, places = negatives.distinct_rows(torch.cat([pairs.item_rows, *drawn]))
         log_p = self._log_p[rows]
-        check_drawn(log_p[places[: len(pairs)]], pairs.item_rows)
-        log_absent = log_undrawn(log_p.exp(), len(pairs) - 1) + num_even * self._log_undrawn()
+        negatives.check_drawn(log_p[places[: len(pairs)]], pairs.item_rows)
+        log_absent = (
+            negatives.log_undrawn(log_p.exp(), len(pairs) - 1) + num_even * self._log_undrawn()
+        )
         if num_mined:
-            log_absent += log_undrawn(self._mined_share[rows], num_mined)
-        return Candidates(rows, places[: len(pairs)], log_of_rest(log_absent))
+            log_absent += negatives.log_undrawn(self._mined_share[rows], num_mined)
+        return Candidates(rows, places[: len(pairs)], negatives.log_of_rest(log_absent))
 
     def refresh(self, mined: Tensor, query_shares: Tensor) -> None:
         """Take new lists.
@@ -166,7 +161,7 @@ class Memory:
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Return the batch's distinct items, and then those that are remembered."""
-        rows, positions = distinct_rows(pairs.item_rows)
+        rows, positions = negatives.distinct_rows(pairs.item_rows)
         draws = len(pairs) - 1 + sum(size for _, _, size in self._held)
         stored = fresh_share = None
         num_fresh = len(rows)
@@ -182,10 +177,10 @@ class Memory:
             stored = vectors.index_select(0, newest - len(rows))
             rows = torch.cat([rows, asked[newest]])
         log_p = self._log_p[rows]
-        check_drawn(log_p, rows)
-        log_q = log_any(log_p.exp(), draws)
+        negatives.check_drawn(log_p, rows)
+        log_q = negatives.log_any(log_p.exp(), draws)
         if stored is not None and len(pairs) > 1:
-            in_batch = log_any(log_p[:num_fresh].exp(), len(pairs) - 1)
+            in_batch = negatives.log_any(log_p[:num_fresh].exp(), len(pairs) - 1)
             fresh_share = (in_batch - log_q[:num_fresh]).exp()
         return Candidates(rows, positions, log_q, stored=stored, fresh_share=fresh_share)
 

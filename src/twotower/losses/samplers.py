@@ -57,6 +57,7 @@ class SamplerSpec:
 
 
 _HERE = "twotower.losses.negatives"
+_OF_MODEL = "twotower.losses.model_negatives"
 SAMPLERS = Registry(
     "sampler of negatives",
     (
@@ -95,17 +96,8 @@ SAMPLERS = Registry(
             num_of_texts=4,
             is_per_query=True,
         ),
-        SamplerSpec(
-            "hard",
-            "twotower.losses.model_negatives:HardNegatives",
-            ("log_p", "item_rows", "num", "share"),
-        ),
-        SamplerSpec(
-            "memory",
-            "twotower.losses.model_negatives:Memory",
-            ("log_p", "batches"),
-            has_stored=True,
-        ),
+        SamplerSpec("hard", f"{_OF_MODEL}:HardNegatives", ("log_p", "item_rows", "num", "share")),
+        SamplerSpec("memory", f"{_OF_MODEL}:Memory", ("log_p", "batches"), has_stored=True),
         SamplerSpec(
             "impressions", f"{_HERE}:Impressions", ("item_rows", "num"), needs="impressions"
         ),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +76,8 @@ class Transformer(HistoryEncoder):
         count = caches[0].shape[1] if caches else 0
         places = ages(count + 1, vectors.device, last_only=True)
         between = _Between(places, torch.ones_like(places, dtype=torch.bool)[None])
-        read = vectors[:, None]
-        kept: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            before = caches[2 * i : 2 * i + 2]
-            read, *after = cast("_Block", block).step(read, between, before)
-            kept += after
-        return read[:, 0], tuple(kept)
+        read, caches = _stepped(self.blocks, vectors[:, None], caches, between)
+        return read[:, 0], caches
 
     def _read(self, item_vectors: Tensor, mask: Tensor, *, last_only: bool) -> Tensor:
         vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0)
@@ -155,14 +150,14 @@ class _Block(nn.Module):
         return self._map(vectors[:, rows], normed[:, rows], keys, values, self._bias(between, rows))
 
     def step(
-        self, vectors: Tensor, between: _Between, before: Sequence[Tensor]
+        self, vectors: Tensor, before: Sequence[Tensor], between: _Between
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map ``(B, 1, d)`` to the same; return it with all keys and values, ``(B, 1 + n, d)``.
 
         Args:
             vectors: Of the last position.
-            between: It and all positions.
             before: Keys and values of the ``n`` positions before; empty where there are none.
+            between: It and all positions.
         """
         normed = self.norm_attention(vectors)
         keys, values = self.key_value(normed).chunk(2, dim=-1)
@@ -174,7 +169,13 @@ class _Block(nn.Module):
     def _map(
         self, read: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
-        attended = self._attend(self.query(normed), keys, values, bias)
+        num, length, dim = normed.shape
+        heads = (
+            part.reshape(num, part.shape[1], self.num_heads, dim // self.num_heads).transpose(1, 2)
+            for part in (self.query(normed), keys, values)
+        )
+        found = F.scaled_dot_product_attention(*heads, attn_mask=bias.to(normed.dtype))
+        attended = self.out(found.transpose(1, 2).reshape(num, length, dim))
         read = read + dropout(attended, self.dropout, self.training)
         gate, up = self.gate_up(self.norm_gated(read)).chunk(2, dim=-1)
         return read + dropout(self.down(F.silu(gate) * up), self.dropout, self.training)
@@ -183,18 +184,6 @@ class _Block(nn.Module):
         bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
         hidden = ~between.visible[:, rows, :, None]
         return bias.masked_fill(hidden, -math.inf).permute(0, 3, 1, 2)
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        num, length, dim = queries.shape
-        width = dim // self.num_heads
-        queries, keys, values = (
-            part.reshape(num, part.shape[1], self.num_heads, width).transpose(1, 2)
-            for part in (queries, keys, values)
-        )
-        found = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=bias.to(queries.dtype)
-        )
-        return cast("Tensor", self.out(found.transpose(1, 2).reshape(num, length, dim)))
 
 
 class RMSNorm(nn.Module):
@@ -267,11 +256,8 @@ class SASRec(HistoryEncoder):
         caches = state or ()
         place = min(caches[0].shape[1] if caches else 0, len(self.positions) - 1)
         vectors = (item_vectors * self.scale + self.positions[place])[:, None]
-        kept: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            vectors, *after = cast("_SASRecBlock", block).step(vectors, caches[2 * i : 2 * i + 2])
-            kept += after
-        return cast("Tensor", self.norm(vectors[:, 0])), tuple(kept)
+        vectors, caches = _stepped(self.blocks, vectors, caches)
+        return cast("Tensor", self.norm(vectors[:, 0])), caches
 
 
 class _SASRecBlock(nn.Module):
@@ -310,3 +296,21 @@ class _SASRecBlock(nn.Module):
         read = read + dropout(found[:, 0], self.dropout, self.training)
         hidden = dropout(F.relu(self.first(self.norm_layers(read))), self.dropout, self.training)
         return read + dropout(self.second(hidden), self.dropout, self.training)
+
+
+def _stepped(
+    blocks: nn.ModuleList, vectors: Tensor, caches: State, *visible: object
+) -> tuple[Tensor, State]:
+    """Map a position after all others by each block, and return it with all keys and values.
+
+    Args:
+        blocks: Each with a method ``step``.
+        vectors: ``(B, 1, d)`` of the position.
+        caches: Keys and values of the positions before, by block; empty where there are none.
+        visible: Passed on to each block.
+    """
+    kept: list[Tensor] = []
+    for i, block in enumerate(blocks):
+        vectors, *after = cast("Any", block).step(vectors, caches[2 * i : 2 * i + 2], *visible)
+        kept += after
+    return vectors, tuple(kept)
