@@ -68,13 +68,15 @@ class LossSpec:
         return made
 
 
+_SOFTMAX, _DENSE = "twotower.losses.softmax", "twotower.losses.dense"
+_SMOOTHED = ("label_smoothing", "precision")
 LOSSES = Registry(
     "loss",
     (
         LossSpec(
             "softmax",
-            "twotower.losses.softmax:SoftmaxLoss",
-            ("label_smoothing", "precision"),
+            f"{_SOFTMAX}:SoftmaxLoss",
+            _SMOOTHED,
             ranks_all=True,
             takes_stored=True,
             has_chance=True,
@@ -82,16 +84,16 @@ LOSSES = Registry(
         ),
         LossSpec(
             "symmetric",
-            "twotower.losses.softmax:SymmetricSoftmaxLoss",
-            ("label_smoothing", "precision"),
+            f"{_SOFTMAX}:SymmetricSoftmaxLoss",
+            _SMOOTHED,
             ranks_all=True,
             both_ways=True,
         ),
-        LossSpec("bpr", "twotower.losses.dense:BPRLoss"),
-        LossSpec("bce", "twotower.losses.dense:BCELoss", takes_labels=True, has_chance=True),
+        LossSpec("bpr", f"{_DENSE}:BPRLoss"),
+        LossSpec("bce", f"{_DENSE}:BCELoss", takes_labels=True, has_chance=True),
         LossSpec(
             "gbce",
-            "twotower.losses.dense:GBCELoss",
+            f"{_DENSE}:GBCELoss",
             ("calibration", "num_items"),
             negatives=("uniform", "per-query"),
             negatives_reason="which takes back what uniform sampling does",

@@ -58,6 +58,7 @@ class SamplerSpec:
 
 _HERE = "twotower.losses.negatives"
 _OF_MODEL = "twotower.losses.model_negatives"
+_DRAWN = ("item_rows", "num")
 SAMPLERS = Registry(
     "sampler of negatives",
     (
@@ -72,35 +73,26 @@ SAMPLERS = Registry(
         SamplerSpec(
             "mixed",
             f"{_HERE}:Mixed",
-            ("log_p", "item_rows", "num", "distinct"),
+            ("log_p", *_DRAWN, "distinct"),
             is_shared=True,
             has_batch_items=True,
             is_tried=True,
         ),
-        SamplerSpec(
-            "uniform", f"{_HERE}:Uniform", ("item_rows", "num"), is_shared=True, is_tried=True
-        ),
+        SamplerSpec("uniform", f"{_HERE}:Uniform", _DRAWN, is_shared=True, is_tried=True),
         SamplerSpec(
             "popularity",
             f"{_HERE}:Popularity",
-            ("log_p", "item_rows", "num", "power"),
+            ("log_p", *_DRAWN, "power"),
             is_shared=True,
             counts_only=True,
         ),
         # Of texts as many as DSSM drew for each query (Huang et al., CIKM 2013).
         SamplerSpec(
-            "per-query",
-            f"{_HERE}:PerQuery",
-            ("item_rows", "num"),
-            num=128,
-            num_of_texts=4,
-            is_per_query=True,
+            "per-query", f"{_HERE}:PerQuery", _DRAWN, num=128, num_of_texts=4, is_per_query=True
         ),
-        SamplerSpec("hard", f"{_OF_MODEL}:HardNegatives", ("log_p", "item_rows", "num", "share")),
+        SamplerSpec("hard", f"{_OF_MODEL}:HardNegatives", ("log_p", *_DRAWN, "share")),
         SamplerSpec("memory", f"{_OF_MODEL}:Memory", ("log_p", "batches"), has_stored=True),
-        SamplerSpec(
-            "impressions", f"{_HERE}:Impressions", ("item_rows", "num"), needs="impressions"
-        ),
+        SamplerSpec("impressions", f"{_HERE}:Impressions", _DRAWN, needs="impressions"),
         SamplerSpec("labels", f"{_HERE}:OwnItems", needs="labels"),
     ),
 )

@@ -47,36 +47,34 @@ class HistoryEncoderSpec:
         return made
 
 
-_HERE = "twotower.towers"
+_HISTORY, _TRANSFORMER = "twotower.towers.history", "twotower.towers.transformer"
 _ONNX = "twotower.exports.onnx_towers"
 HISTORY_ENCODERS = Registry(
     "history encoder",
     (
+        HistoryEncoderSpec("pooled", f"{_HISTORY}:PooledHistory", reads_times=True, is_tried=True),
         HistoryEncoderSpec(
-            "pooled", f"{_HERE}.history:PooledHistory", reads_times=True, is_tried=True
+            "recency", f"{_HISTORY}:DecayedMean", (), {"half_life": 5.0}, is_tried=True
         ),
-        HistoryEncoderSpec(
-            "recency", f"{_HERE}.history:DecayedMean", (), {"half_life": 5.0}, is_tried=True
-        ),
-        HistoryEncoderSpec("mean", f"{_HERE}.history:DecayedMean", (), is_tried=True),
-        HistoryEncoderSpec("attention", f"{_HERE}.history:AttentionPooled"),
+        HistoryEncoderSpec("mean", f"{_HISTORY}:DecayedMean", (), is_tried=True),
+        HistoryEncoderSpec("attention", f"{_HISTORY}:AttentionPooled"),
         HistoryEncoderSpec(
             "gru",
-            f"{_HERE}.history:Recurrent",
+            f"{_HISTORY}:Recurrent",
             is_sequential=True,
             reads_times=True,
             onnx=f"{_ONNX}:traceable_gru",
         ),
         HistoryEncoderSpec(
             "sasrec",
-            f"{_HERE}.transformer:SASRec",
+            f"{_TRANSFORMER}:SASRec",
             ("dim", "dropout", "length"),
             is_sequential=True,
             has_places=True,
         ),
         HistoryEncoderSpec(
             "transformer",
-            f"{_HERE}.transformer:Transformer",
+            f"{_TRANSFORMER}:Transformer",
             is_sequential=True,
             reads_times=True,
             onnx=f"{_ONNX}:TraceableTransformer",

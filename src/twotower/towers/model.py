@@ -147,9 +147,8 @@ class CustomTower(nn.Module):
             ValueError: The module's output is not a matrix of one line an entity.
         """
         given = {name: features[name] for name in self.feature_names}
-        alone = next(iter(given.values())) if len(given) == 1 else None
-        output = self.module(given if alone is None else alone)
-        num = next(iter(given.values())).shape[0]
+        first, *others = given.values()
+        output, num = self.module(given if others else first), first.shape[0]
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != num:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ArgumentError(f"the {self.side} tower must return ({num}, dim), got {shape}.")
