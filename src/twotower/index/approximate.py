@@ -16,7 +16,7 @@ from torch import Tensor
 from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
 from twotower.histories import Histories
-from twotower.index.base import Found, Mask
+from twotower.index.base import Found, Mask, nothing_found
 from twotower.index.exact import ExactIndex, best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -268,7 +268,7 @@ class ApproximateIndex(ExactIndex):
         num_allowed = num_items if allowed is None else int(np.count_nonzero(allowed[FIRST_ROW:]))
         depths = [depth_of(depth_of(k) + left_out) for left_out in exclude.lengths.tolist()]
         deep = np.array(depths, np.int64)
-        rows, best = self._nothing(num_queries, k)
+        rows, best = nothing_found(num_queries, k, FIRST_ROW)
         is_sure = np.zeros(num_queries, np.bool_)  # that rounding has left nothing out
         for depth in np.unique(deep).tolist():
             probes = self._probes(depth, num_allowed)

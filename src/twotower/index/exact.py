@@ -94,9 +94,6 @@ class ExactIndex:
                 return self._search_few(queries, k, exclude, rows_allowed)
         return self._search_all(queries, k, exclude, allowed)
 
-    def _nothing(self, num_queries: int, k: int) -> Found:
-        return nothing_found(num_queries, k, self.reserved_rows)
-
     def _is_few(self, num_allowed: int, num_queries: int) -> bool:
         """Return whether the allowed rows are so few that a copy of them is searched more quickly."""
         num_rows, dim = self.item_vectors.shape
@@ -109,7 +106,7 @@ class ExactIndex:
         self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None
     ) -> Found:
         num_queries = len(queries)
-        rows, best = self._nothing(num_queries, k)
+        rows, best = nothing_found(num_queries, k, self.reserved_rows)
         size = max(1, _CHUNK_SCORES // max(1, len(self.item_vectors)))
         for start in range(0, num_queries, size):
             here = slice(start, min(start + size, num_queries))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.histories import Histories
-from twotower.index.base import Found, Mask, Vectors
+from twotower.index.base import Found, Mask, Vectors, nothing_found
 from twotower.index.exact import ExactIndex, best_of
 from twotower.runtime import cpu_features
 
@@ -74,10 +74,8 @@ class TwoPassIndex(ExactIndex):
             places = slice(part.start * _BLOCK, part.stop * _BLOCK)
             each = self.item_vectors[self._rows[places]].view(-1, _BLOCK, dim)
             each = each.masked_fill(is_filler[places].view(-1, _BLOCK, 1), 0.0)
-            scale = each.abs().amax(dim=(1, 2)) / _LARGEST
-            scale[scale == 0] = 1.0
-            each = each / scale[:, None, None]  # lengths in these units neither overflow nor vanish
-            codes = each.round().clamp_(-_LARGEST, _LARGEST)  # a subnormal scale is coarse
+            scales, each, codes = _coded(each, (1, 2))
+            scale = scales.flatten()
             self._codes[places] = codes.view(-1, dim).to(torch.int8)
             self._scales[part] = scale
             self._rest[part] = scale * (each - codes).norm(dim=2).amax(dim=1)
@@ -87,7 +85,7 @@ class TwoPassIndex(ExactIndex):
         self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None
     ) -> Found:
         num_queries = len(queries)
-        rows, best = self._nothing(num_queries, k)
+        rows, best = nothing_found(num_queries, k, self.reserved_rows)
         penalties = None
         if allowed is not None:
             is_out = torch.from_numpy(~allowed[self._rows.numpy()])
@@ -131,10 +129,7 @@ class TwoPassIndex(ExactIndex):
 
     def _first_pass(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return products ``(Q, places)`` int32; and per block what one counts, and how far off it is."""
-        step = queries.abs().amax(dim=1, keepdim=True) / _LARGEST
-        step[step == 0] = 1.0
-        each = queries / step
-        codes = each.round().clamp_(-_LARGEST, _LARGEST)
+        step, each, codes = _coded(queries, (1,))
         products = byte_products(codes.to(torch.int8), self._codes)
         length = step * each.norm(dim=1, keepdim=True)
         lost = step * (each - codes).norm(dim=1, keepdim=True)
@@ -160,6 +155,19 @@ class TwoPassIndex(ExactIndex):
         row_of = torch.zeros(of_query.shape, dtype=torch.int64)
         of_query[owner, within], row_of[owner, within] = scores, rows
         return best_of(of_query, k, self.reserved_rows, row_of)
+
+
+def _coded(vectors: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the scale of vectors, the vectors in its units, and these as whole numbers.
+
+    Args:
+        vectors: Of any shape.
+        dims: Dimensions over which numbers share a scale, which stay with length 1.
+    """
+    scale = vectors.abs().amax(dim=dims, keepdim=True) / _LARGEST
+    scale[scale == 0] = 1.0
+    each = vectors / scale  # lengths in these units neither overflow nor vanish
+    return scale, each, each.round().clamp_(-_LARGEST, _LARGEST)  # a subnormal scale is coarse
 
 
 def _least_of_best(values: Tensor, k: int) -> Tensor:

@@ -6,7 +6,7 @@ the same in each.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -104,14 +104,14 @@ class Encoding:
                 encoding.
         """
         tensors = to_tensors(features, self.device)
-        of_events = self.event_features if event_features is None else event_features
+        encoding = self if event_features is None else replace(self, event_features=event_features)
         chunks = []
         with _evaluating(self.model):
             # Without any query one empty chunk still tells the width.
             for start in range(0, max(1, len(histories)), _CHUNK_QUERIES):
                 here = slice(start, min(start + _CHUNK_QUERIES, len(histories)))
                 part = {name: values[here] for name, values in tensors.items()}
-                chunks.append(self._query_chunk(part, histories.take(here), of_events))
+                chunks.append(encoding._query_chunk(part, histories.take(here)))
         return torch.cat(chunks)
 
     def next_query_vector(
@@ -155,34 +155,30 @@ class Encoding:
                 known |= transform.is_known(features[name])
         return known
 
-    def _query_chunk(
-        self,
-        features: Mapping[str, Tensor],
-        histories: Histories,
-        event_features: Mapping[str, Tensor] | None,
-    ) -> Tensor:
+    def _query_chunk(self, features: Mapping[str, Tensor], histories: Histories) -> Tensor:
         if not self.model.reads_history:
             return self.model.encode_queries(features)
         windows = last_windows(histories, self.history_length)
         rows, times = windows.rows, windows.times
         distinct, found = np.unique(rows, return_inverse=True)
-        inputs = self.model.history_inputs(
-            self._item_features(torch.from_numpy(distinct.astype(np.int64)).to(self.device))
-        )
-        vectors = inputs[torch.from_numpy(found.reshape(rows.shape)).to(self.device)]
-        if event_features is not None:
+        inputs = self.model.history_inputs(self._item_features(self._moved(distinct)))
+        vectors = inputs[self._moved(found.reshape(rows.shape))]
+        if self.event_features is not None:
             event_rows = windows.event_rows
             if event_rows is None:  # histories of bare items
                 event_rows = np.where(rows == PADDING_ROW, PADDING_ROW, UNKNOWN_ROW)
-            places = torch.from_numpy(event_rows.astype(np.int64)).to(self.device)
+            places = self._moved(event_rows)
             vectors = self.model.event_inputs(
-                vectors, {name: values[places] for name, values in event_features.items()}
+                vectors, {name: values[places] for name, values in self.event_features.items()}
             )
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
         moments = None
         if times is not None:
             moments = to_moments(since_first(times, rows), self.device)
         return self.model.encode_queries(features, vectors, mask, moments)
+
+    def _moved(self, rows: npt.NDArray[np.integer]) -> Tensor:
+        return torch.from_numpy(rows.astype(np.int64)).to(self.device)
 
     def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
