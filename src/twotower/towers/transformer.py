@@ -170,11 +170,12 @@ class _Block(nn.Module):
         self, read: Tensor, normed: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
         num, length, dim = normed.shape
-        heads = (
+        queries, keys, values = (
             part.reshape(num, part.shape[1], self.num_heads, dim // self.num_heads).transpose(1, 2)
             for part in (self.query(normed), keys, values)
         )
-        found = F.scaled_dot_product_attention(*heads, attn_mask=bias.to(normed.dtype))
+        bias = bias.to(normed.dtype)
+        found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
         attended = self.out(found.transpose(1, 2).reshape(num, length, dim))
         read = read + dropout(attended, self.dropout, self.training)
         gate, up = self.gate_up(self.norm_gated(read)).chunk(2, dim=-1)
