@@ -1,15 +1,18 @@
 """The contract of every index: the ``k`` best items of each query vector, by dot product."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
 from twotower.vocab import PADDING_ROW
 
-Vectors = torch.Tensor | npt.NDArray[np.float32]
+Vectors = Tensor | npt.NDArray[np.float32]
 """Vectors as a caller has them: a tensor, or a NumPy array."""
 
 
@@ -65,3 +68,40 @@ class Index(Protocol):
             ValueError: ``k`` is below 1, or the shapes differ.
         """
         ...
+
+
+class CheckedIndex(ABC):
+    """An index that answers once its arguments are checked; satisfies ``Index``."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, the reserved ones included, and width of the vectors."""
+
+    def search(
+        self,
+        query_vectors: Vectors,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: Mask | None = None,
+    ) -> Found:
+        """Return the ``k`` items of largest dot product; see ``Index.search``."""
+        queries = torch.as_tensor(query_vectors)
+        check_least(1, k=k)
+        (num_rows, dim), num_queries = self.shape, len(queries)
+        if queries.shape != (num_queries, dim):
+            raise ArgumentError(
+                f"query_vectors must have shape (Q, {dim}), got {tuple(queries.shape)}."
+            )
+        if exclude is None:
+            exclude = Histories.empty(num_queries)
+        if len(exclude) != num_queries:
+            raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
+        if allowed is not None and allowed.shape != (num_rows,):
+            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
+        return self._answer(queries, k, exclude, allowed)
+
+    @abstractmethod
+    def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
+        """Return what ``search`` does for arguments that were checked."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
-from twotower.index.base import Found, Mask, Vectors, filler_of, nothing_found
+from twotower.index.base import CheckedIndex, Found, Mask, Vectors, filler_of, nothing_found
 from twotower.vocab import PADDING_ROW
 
 _CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
@@ -26,7 +26,7 @@ _LINES = 64
 order, and twins among them would get scores that differ in the last bit."""
 
 
-class ExactIndex:
+class ExactIndex(CheckedIndex):
     """Scores the whole catalogue for each query; satisfies ``Index``.
 
     Every row of ``item_vectors`` can be found, and ``Found.item_rows`` are its row numbers. The library
@@ -62,32 +62,13 @@ class ExactIndex:
         self.item_vectors = vectors
         self.reserved_rows = reserved_rows
 
-    def search(
-        self,
-        query_vectors: Vectors,
-        k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: Mask | None = None,
-    ) -> Found:
-        """Return the ``k`` items of largest dot product; see ``Index.search``."""
-        queries = torch.as_tensor(query_vectors)
-        check_least(1, k=k)
-        (num_rows, dim), num_queries = self.item_vectors.shape, len(queries)
-        if queries.shape != (num_queries, dim):
-            raise ArgumentError(
-                f"query_vectors must have shape (Q, {dim}), got {tuple(queries.shape)}."
-            )
-        if exclude is None:
-            exclude = Histories.empty(num_queries)
-        if len(exclude) != num_queries:
-            raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
-        if allowed is not None and allowed.shape != (num_rows,):
-            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
-        return self._answer(queries, k, exclude, allowed)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, the reserved ones included, and width of the vectors."""
+        num_rows, dim = self.item_vectors.shape
+        return num_rows, dim
 
     def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
-        """Return what ``search`` does for arguments that were checked."""
         if allowed is not None:
             rows_allowed = np.flatnonzero(allowed[self.reserved_rows :]) + self.reserved_rows
             if self._is_few(len(rows_allowed), len(queries)):

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.errors import ArgumentError
 from twotower.histories import Histories
 from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
-from twotower.index.base import Found, Mask, Vectors
+from twotower.index.base import CheckedIndex, Found, Mask
 from twotower.index.exact import ExactIndex, best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -68,7 +67,7 @@ class GrowingRows:
             self._added.append(rows)
 
 
-class LiveIndex:
+class LiveIndex(CheckedIndex):
     """The index of a catalogue to which items are added, exact or not; satisfies ``Index``.
 
     What was added stands beside the index and is scored in one product, until it is enough for the index
@@ -119,35 +118,26 @@ class LiveIndex:
                 _log_failed(error)
             thread.shutdown(wait=False)
 
-    def search(
-        self,
-        query_vectors: Vectors,
-        k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: Mask | None = None,
-    ) -> Found:
-        """Return the ``k`` items of largest dot product; see ``Index.search``."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, the reserved ones included, and width of the vectors."""
+        return len(self._vectors), self._index.shape[1]
+
+    def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         self._take_the_next()
-        num_rows, covered = len(self._vectors), len(self._index.item_vectors)
+        index, num_rows = self._index, len(self._vectors)
+        covered = len(index.item_vectors)
         if covered == num_rows:
-            return self._index.search(query_vectors, k, exclude=exclude, allowed=allowed)
-        if allowed is not None and allowed.shape != (num_rows,):
-            raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")
-        first = self._index.search(
-            query_vectors,
-            k,
-            exclude=_rows_within(exclude, 0, covered, 0),
-            allowed=None if allowed is None else allowed[:covered],
-        )
-        reserved = self._index.item_vectors[:FIRST_ROW]
-        vectors = torch.cat([reserved, self._vectors.since(covered)])
-        tail = ExactIndex(vectors, reserved_rows=FIRST_ROW).search(
-            query_vectors,
-            k,
-            exclude=_rows_within(exclude, covered, num_rows, FIRST_ROW),
-            allowed=None if allowed is None else np.append([False] * FIRST_ROW, allowed[covered:]),
-        )
+            return index.search(queries, k, exclude=exclude, allowed=allowed)
+        before = after = None
+        if allowed is not None:
+            before, after = allowed[:covered], np.append([False] * FIRST_ROW, allowed[covered:])
+        within = _rows_within(exclude, 0, covered, 0)
+        first = index.search(queries, k, exclude=within, allowed=before)
+        vectors = torch.cat([index.item_vectors[:FIRST_ROW], self._vectors.since(covered)])
+        within = _rows_within(exclude, covered, num_rows, FIRST_ROW)
+        of_tail = ExactIndex(vectors, reserved_rows=FIRST_ROW)
+        tail = of_tail.search(queries, k, exclude=within, allowed=after)
         rows = np.concatenate([first.item_rows, tail.item_rows + (covered - FIRST_ROW)], axis=1)
         scores = np.concatenate([first.scores, tail.scores], axis=1)
         return best_of(torch.from_numpy(scores), k, FIRST_ROW, torch.from_numpy(rows))
@@ -167,10 +157,8 @@ def _log_failed(error: BaseException) -> None:
     _LOG.error("the index could not be built again; the old one still answers", exc_info=error)
 
 
-def _rows_within(sets: Histories | None, start: int, end: int, first: int) -> Histories | None:
+def _rows_within(sets: Histories, start: int, end: int, first: int) -> Histories:
     """Return sets of rows as a part of the rows counts them: from ``first`` on; others are no item."""
-    if sets is None:
-        return None
     rows = sets.item_rows
     is_within = (rows >= start) & (rows < end)
     own = np.where(is_within, rows - start + first, PADDING_ROW).astype(np.int32)

@@ -160,6 +160,16 @@ def check_shapes(
         )
 
 
+def check_log_q(log_q: Tensor | None, num_items: int, shape: tuple[int, int]) -> None:
+    """Refuse a ``log_q`` that is neither of the items nor of each query's own candidates, ``shape``.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if log_q is not None and log_q.shape not in ((num_items,), shape):
+        raise ArgumentError(f"log_q must be {(num_items,)} or {shape}, got {tuple(log_q.shape)}.")
+
+
 def check_all_liked(labels: Tensor | None, loss: str) -> None:
     """Refuse labels other than 1, for a loss that has no place for a pair that is no match.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding, softplus
 
 from twotower.errors import ArgumentError, check_least
-from twotower.losses.base import Batch, BatchLoss
+from twotower.losses.base import Batch, BatchLoss, check_log_q
 from twotower.losses.candidates import Candidates
 
 
@@ -65,11 +65,7 @@ def score(
         raise ArgumentError(
             f"item_vectors must be the vectors of all {num} candidates, got {len(item_vectors)}."
         )
-    shapes = ((num,), (batch, num if columns is None else columns.shape[1]))
-    if candidates.log_q is not None and candidates.log_q.shape not in shapes:
-        raise ArgumentError(
-            f"log_q must be {shapes[0]} or {shapes[1]}, got {tuple(candidates.log_q.shape)}."
-        )
+    check_log_q(candidates.log_q, num, (batch, num if columns is None else columns.shape[1]))
     query_vectors, item_vectors = at_least_float32(query_vectors), at_least_float32(item_vectors)
     if columns is not None:
         return _per_query(query_vectors, item_vectors, candidates, columns, hidden)

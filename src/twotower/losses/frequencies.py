@@ -99,12 +99,8 @@ class StreamFrequency:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that was learnt, as copies."""
-        return {
-            "draws": torch.tensor(self._draws),
-            "last": self._last.clone(),
-            "gap": self._gap.clone(),
-            "hits": self._hits.clone(),
-        }
+        copies = {name: array.clone() for name, array in self._arrays().items()}
+        return {"draws": torch.tensor(self._draws), **copies}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what ``state_dict`` returned.
@@ -117,8 +113,11 @@ class StreamFrequency:
                 f"state must be of {len(self._gap)} buckets, got {len(state['gap'])}."
             )
         self._draws = int(state["draws"])
-        for array, name in ((self._last, "last"), (self._gap, "gap"), (self._hits, "hits")):
+        for name, array in self._arrays().items():
             array.copy_(state[name])
+
+    def _arrays(self) -> dict[str, Tensor]:
+        return {"last": self._last, "gap": self._gap, "hits": self._hits}
 
 
 def _moved(mean: Tensor, gap: Tensor, hits: Tensor, copies: Tensor, rate: float) -> Tensor:

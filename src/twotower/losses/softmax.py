@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from twotower.errors import ArgumentError
-from twotower.losses.base import Batch, BatchLoss, check_shapes, check_temperature
+from twotower.losses.base import Batch, BatchLoss, check_log_q, check_shapes, check_temperature
 from twotower.losses.candidates import Candidates
 from twotower.losses.dense import at_least_float32, score, weighted_mean
 from twotower.losses.softmax_kernel import ChunkedSoftmax
@@ -143,11 +143,8 @@ def softmax_loss(
     check_shapes(query_vectors, item_vectors, positions, hidden=places, weights=weights)
     check_temperature(temperature)
     _check_settings(label_smoothing, precision)
-    batch, num = len(query_vectors), len(item_vectors)
-    if log_q is not None and log_q.shape not in ((num,), (batch, num)):
-        raise ArgumentError(
-            f"log_q must be ({num},) or ({batch}, {num}), got {tuple(log_q.shape)}."
-        )
+    num = len(item_vectors)
+    check_log_q(log_q, num, (len(query_vectors), num))
     if item_factors is not None and item_factors.shape != (num,):
         raise ArgumentError(f"item_factors must be ({num},), got {tuple(item_factors.shape)}.")
     queries, items = at_least_float32(query_vectors), at_least_float32(item_vectors)
