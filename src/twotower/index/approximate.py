@@ -84,7 +84,7 @@ class Lists:
         return torch.cat([query_vectors, lengths], dim=1) @ self._bounds.T
 
     def over(self, item_vectors: Tensor) -> "Lists":
-        """Return the same for a catalogue that has grown at its end: new items are put into its lists."""
+        """Return the lists of a catalogue that has grown at its end, with the new items in them."""
         new = item_vectors[FIRST_ROW + len(self.list_of) :]
         nearest = _nearest(self.centres, new)
         return replace(self, list_of=np.concatenate([self.list_of, nearest]))
@@ -393,7 +393,7 @@ class ApproximateIndex(ExactIndex):
 
 
 def approximate_index(item_vectors: Tensor, lists: Lists) -> ExactIndex:
-    """Return the index of a catalogue that was divided; an exact one, with a warning, without faiss.
+    """Return the index of a divided catalogue; without faiss, an exact one, with a warning.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32; on another device than the CPU search is exact.

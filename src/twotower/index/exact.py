@@ -116,7 +116,7 @@ class ExactIndex(CheckedIndex):
         return Found(own_rows.astype(np.int32), scores)
 
     def _scores(self, query_vectors: Tensor, here: slice) -> Tensor:
-        """Return the scores of the queries ``here``, ``(n, num_item_rows)``, which may be written to."""
+        """Return new scores of the queries ``here``: ``(n, num_item_rows)``."""
         return query_vectors[here] @ self.item_vectors.T
 
 

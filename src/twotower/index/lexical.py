@@ -29,7 +29,7 @@ class LexicalSettings:
 
     Args:
         k1: Above 0; the larger, the more a word's repetition counts.
-        b: In 0..1; the larger, the more long texts are held back.
+        b: In 0..1; the larger, the lower long texts score.
         languages: Column of the items -> the language that its words are stemmed by; of a column that is
             not named words stay as they are written. Those of a query are stemmed by all of these.
         drops_stop_words: Whether stop words count neither in a query, if it has other words, nor in the
@@ -128,9 +128,9 @@ class LexicalIndex:
         score  = sum over words of the query's text of idf * tf / (tf + k1 * (1 - b + b * length / mean))
         idf    = log(1 + (N - df + 0.5) / (df + 0.5))
 
-    A word that stands twice in the query counts twice. After items were added it is as if it had been
-    made of all of them: what stands in memory are counts, and parts of them are merged when a later one
-    has grown to half of the one before.
+    A word that occurs twice in the query counts twice. An index to which items were added equals one that
+    was built from all of them: it keeps counts, in parts that are merged when a later part has grown to
+    half of the one before.
 
     Args:
         items: Their words. The reserved rows have none.

@@ -70,11 +70,11 @@ class GrowingRows:
 class LiveIndex(CheckedIndex):
     """The index of a catalogue to which items are added, exact or not; satisfies ``Index``.
 
-    What was added stands beside the index and is scored in one product, until it is enough for the index
-    to be built again, in a thread, while the old one still answers. A build that fails is logged and tried
-    again once as many rows more have been added. An item that changes gets a new row;
-    rows that are no longer items are left out by ``allowed``, which whoever searches knows. An approximate
-    index keeps its lists, into which new items go; they are found anew when the model is trained anew.
+    Added rows are kept beside the index and scored in one product. When there are enough of them, a thread
+    builds the index again, while the old one still answers. If that fails, it logs the error and tries
+    again after as many more rows. An item that changes gets a new row; callers leave out the rows that are
+    no longer items by ``allowed``. An approximate index keeps its lists and puts new items into them, until
+    the model is trained again.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32; the reserved rows are never found.

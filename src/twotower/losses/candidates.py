@@ -1,4 +1,4 @@
-"""What a batch is scored against: the pairs that a sampler sees, the candidates that it names."""
+"""Input and output of a sampler: the pairs of a batch, and the candidates that they are scored against."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,12 +11,12 @@ from twotower.errors import ArgumentError
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The positives of a batch, which a sampler finds negatives for.
+    """The positive pairs of a batch, for which a sampler finds negatives.
 
     Args:
         item_rows: ``(B,)`` int64 row of each query's own item.
-        query_rows: ``(B,)`` int64, or None where it is not known who asks.
-        impression_rows: ``(B, M)`` int64 items that were shown beside the own one and not taken,
+        query_rows: ``(B,)`` int64 row of each query, or None if unknown.
+        impression_rows: ``(B, M)`` int64 items that were shown with the own item and not chosen,
             ``PADDING_ROW`` where padded; None without such a column.
     """
 
@@ -39,16 +39,16 @@ class Candidates:
         log_q: ``(N,)`` or ``(B, N)`` float32 natural log of the probability, or of the expected
             number of times, that the sampler proposes the item, up to one shared constant. None
             where that is equal for all. Beside ``columns``, ``(N,)`` or ``(B, n)``.
-        never: ``(N,)`` bool, candidates that are nobody's negative: they stand here as some query's
-            own item only. None where all may be.
-        columns: ``(B, n)`` int64 places in ``0..N-1``: the candidates of each query alone, its own item
-            first. A query with fewer repeats the place of its own item. None where all queries share
-            all.
+        never: ``(N,)`` bool, candidates that are no query's negative, since they are here only as the
+            own item of some query. None if all can be negatives.
+        columns: ``(B, n)`` int64 places in ``0..N-1``: the candidates of each query, its own item first.
+            A query with fewer candidates repeats the place of its own item. None if all queries share
+            all candidates.
         stored: ``(M, d)`` float vectors of the last ``M`` candidates, which were encoded in earlier
-            batches; None where all are to be encoded.
-        fresh_share: ``(N - M,)`` float32 in (0, 1], beside ``stored``: of the times that each of the
-            others is a candidate, how often it is one that is encoded.
-        query_rows: ``(B,)`` int64 who asks, for a loss that also compares an item with queries.
+            batches; None if all candidates have to be encoded.
+        fresh_share: ``(N - M,)`` float32 in (0, 1], given with ``stored``: how often each of the other
+            candidates is encoded, as a share of the times that it is a candidate.
+        query_rows: ``(B,)`` int64 row of each query, for a loss that also compares items with queries.
         query_log_q: ``(B,)`` float32 the same as ``log_q`` for the queries of the batch.
     """
 

@@ -135,12 +135,12 @@ class DenseLoss(BatchLoss):
 
 
 class BPRLoss(DenseLoss):
-    """Bayesian personalised ranking: each pair is a match of two, which the own item is to win.
+    """Bayesian personalised ranking: the own item has to score higher than each negative.
 
     The loss of a query, in nats, is the mean over negatives of
     ``-log sigmoid((<query, own> - <query, negative>) / temperature)``. The mean is over the whole
-    catalogue, estimated by weighing each candidate with ``1 / q``. Most of the catalogue is beaten
-    early, and its share of the gradient goes with it: prefer softmax where the first ranks count.
+    catalogue, estimated by weighting each candidate with ``1 / q``. Most items soon score lower than
+    the own item and contribute little to the gradient: prefer softmax if the first ranks matter.
 
     Source: Rendle et al., UAI 2009, section 4.1 (BPR-Opt). Differs: many negatives a positive; a
         temperature; no penalty on parameters, which is the optimizer's weight decay.
@@ -157,9 +157,9 @@ class BCELoss(DenseLoss):
     """Binary cross-entropy of each own item and, where it is a positive, of sampled negatives.
 
     The loss of a query is ``bce(own logit, label) + label * mean over negatives of bce(logit, 0)``:
-    beside a positive the negatives weigh as much as it does, all together; a pair labelled 0 is its
-    own negative. The mean over negatives is over the whole catalogue, estimated by weighing each
-    candidate with ``1 / q``, so that the sampler changes the noise, not the aim.
+    all negatives of a positive together weigh as much as the positive; a pair labelled 0 has no others.
+    The mean over negatives is over the whole catalogue, estimated by weighting each candidate with
+    ``1 / q``: the sampler changes the noise of the loss, not its expected value.
 
     A logit is ``<query, item> / temperature``. Vectors of length 1 need a temperature well below 1
     (0.05 to 0.2): a cosine put straight into the sigmoid never says more than 0.73, nor less than
@@ -177,9 +177,9 @@ class BCELoss(DenseLoss):
 
 
 class GBCELoss(DenseLoss):
-    """Generalised binary cross-entropy: takes back the overconfidence that sampling brings.
+    """Generalised binary cross-entropy: corrects the overconfidence that negative sampling causes.
 
-    Among ``n`` sampled negatives an own item is far more frequent than in the catalogue, so that
+    Among ``n`` sampled negatives, positives are far more frequent than in the catalogue, so that
     binary cross-entropy learns too high a probability. Here the own item's sigmoid is raised to
     ``beta = alpha (t (1 - 1 / alpha) + 1 / alpha)``, where ``alpha = n / (num_items - 1)`` is the
     share of the catalogue's negatives that were sampled and ``t`` is ``calibration``. The loss of a

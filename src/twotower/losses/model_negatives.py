@@ -20,8 +20,8 @@ class HardNegatives(negatives.Drawing):
     that any draw proposes the item: by training frequency for the own items, evenly, and for the
     mined ones by how often a query at random has it in its list. The corrected softmax then aims at
     what it aims at with any sampler, with less noise where the model errs most. It is approximate in
-    one point: the draws from a batch's lists are taken as independent of its own items. Until
-    ``refresh`` was called for the first time it is ``Mixed``.
+    one point: the draws from a batch's lists are taken as independent of its own items. Before the
+    first call of ``refresh`` it samples like ``Mixed``.
 
     Args:
         log_p: Log of each item's share of training, by row.
@@ -99,7 +99,7 @@ def mine(
     """Return the items that each query ranks highest and is not known to like: ``(Q, depth)`` int64.
 
     An item that scores above ``own - margin |own|`` is left out, ``own`` being the score of the
-    query's own item: so near to what the query likes it may well be liked, too. ``PADDING_ROW`` stands
+    query's own item: the query may well like an item that is so close to it. ``PADDING_ROW`` stands
     where a query has fewer than ``depth``.
 
     Args:
@@ -134,7 +134,7 @@ def mine(
 class Memory:
     """The batch's own items, and those of the last batches: many negatives for the price of few.
 
-    What is remembered is not encoded again: a vector is at most ``batches`` steps old, and an item of
+    Remembered items are not encoded again: a vector is at most ``batches`` steps old, and an item of
     the present batch takes its fresh one. Each item stands once, with its newest vector, and
     ``log_q`` is the log of the probability that any of these batches holds it. Remembered vectors
     get no gradient. So ``fresh_share`` says how seldom an item is one that gets one: what pushes it

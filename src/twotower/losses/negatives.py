@@ -64,14 +64,14 @@ class InBatch:
     """The own items of the batch's other queries are the negatives: drawn by training frequency.
 
     Candidate ``b`` is query ``b``'s own item, and ``log_q`` is the log of its training frequency.
-    Its copies elsewhere in the batch are part of that sum: hide them and popular items are
-    corrected for proposals that no longer count. With ``distinct``, each item of the batch stands
-    once and ``log_q`` is the log of the probability that the other queries bring it; that is cheaper,
+    Don't hide its copies elsewhere in the batch: they are part of that sum, and without them popular
+    items would be corrected for proposals that no longer count. With ``distinct``, each item of the
+    batch is a candidate once and ``log_q`` is the log of the probability that the other queries bring it; that is cheaper,
     less noisy, has no copies to hide, and becomes the full softmax as the batch grows.
 
     Args:
         log_p: Log of each item's share of training, by row: ``log_frequency``, or an estimate.
-        distinct: Whether an item stands once, ordered by row, or as often as it is in the batch.
+        distinct: Whether each item is a candidate once, ordered by row, or as often as in the batch.
 
     Raises:
         ValueError: (When called) an item has no training events.
@@ -123,10 +123,10 @@ class Uniform(Drawing):
     """Items drawn evenly from the catalogue are the negatives, shared by the whole batch.
 
     The candidates are the distinct items among the draws and the queries' own. A query's negatives
-    are the draws alone: an item that is here only because it is another query's own is nobody's
-    negative, since it came by popularity. ``log_q`` is None: all sets of drawn items of one size are
-    equally likely, and an own item that was also drawn stands once, so the candidates alone say
-    nothing about which of them is the own. (Counting the own item as certain and each draw as ``I / num``
+    are the draws alone: an item that is a candidate only as the own item of another query is not a
+    negative, since its popularity brought it here. ``log_q`` is None: all sets of drawn items of one
+    size are equally likely, and an own item that was also drawn is a candidate once, so the candidates
+    alone say nothing about which of them is the own. (Counting the own item as certain and each draw as ``I / num``
     items estimates the full softmax's denominator without bias, but not its logarithm: it is right
     only as ``num`` grows.)
 
@@ -192,8 +192,8 @@ class Popularity(Drawing):
 class PerQuery(Drawing):
     """Each query has negatives of its own, drawn evenly from the catalogue.
 
-    What papers of pairwise losses do. Where ``Uniform`` shows all queries the same items this shows a
-    batch many more, at the price of encoding them: prefer it while items are cheap to encode and
+    Papers on pairwise losses sample this way. ``Uniform`` shares its negatives among all queries; here a
+    batch has many more, and all of them have to be encoded. Prefer it if items are cheap to encode and
     ``num`` is small. Every query's draws are one random pattern, shifted by a random distance along
     the catalogue: each set of draws is as likely as if it had been drawn alone, without repeats to
     look for. ``log_q`` is None as in ``Uniform``.
@@ -219,13 +219,13 @@ class PerQuery(Drawing):
 
 
 class Impressions(Drawing):
-    """What a query was shown beside its own item and did not take, and a few items for all queries.
+    """Items that a query was shown and did not choose are its negatives, and a few random items.
 
-    Each query has its own impressions as negatives, and ``num`` items drawn evenly from the
-    catalogue, which all share: without them an item that is never shown would never be pushed down,
-    and a query without impressions would learn nothing. ``log_q`` is None: whoever chose what to show
-    did not say with which probability, so impressions count as they are, as in a choice among what
-    was shown. Scores therefore rank, and estimate no ``p(item | query)`` over the catalogue.
+    Each query has its impressions as negatives. All queries share ``num`` items that are drawn evenly
+    from the catalogue: without them, nothing would lower the score of an item that is never shown, and
+    a query without impressions would learn nothing. ``log_q`` is None, because the probability with
+    which an item was shown is unknown. So the loss models a choice among the items that were shown:
+    scores rank, and do not estimate ``p(item | query)`` over the catalogue.
 
     Args:
         item_rows: ``(I,)`` int64 distinct rows of the catalogue.
@@ -296,12 +296,12 @@ class Mixed(Drawing):
 class BothSides:
     """Another sampler's candidates, with the query side's ``log_q`` for losses of both directions.
 
-    A batch draws its queries by their share of the events, as it draws its items.
+    A batch contains queries in proportion to their share of the events, like its items.
 
     Args:
         sampler: Of the items.
         query_log_p: Log of each query's share of training, by row: ``log_frequency``, or an estimate;
-            None where each event asks anew, as with a history, so that all are equally likely.
+            None if every event is a new query, as with a history, so that all are equally likely.
     """
 
     def __init__(self, sampler: Sampler, query_log_p: LogShares | None) -> None:
@@ -318,9 +318,9 @@ class BothSides:
 
 
 class OwnItems:
-    """Nothing is sampled: each query is scored against its own item only, whose label decides.
+    """Nothing is sampled: each query is scored against its own item alone, whose label is the target.
 
-    For losses of pairs on a table that has its own negatives.
+    For losses of pairs on a table that contains negatives.
     """
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002

@@ -176,9 +176,9 @@ class SymmetricSoftmaxLoss(SoftmaxLoss):
     """Mean of two softmax losses: of own items among candidates, of own queries among the batch's.
 
     The second asks which query of the batch an item belongs to; its logits are corrected by
-    ``candidates.query_log_q``. No negative of an item are the queries that are known to like it: those
-    whose own item it is, too, those that ``hidden`` tells of, and, where ``candidates.query_rows`` are
-    known, those of the same query.
+    ``candidates.query_log_q``. Queries that are known to like an item are not its negatives: those with
+    the same own item, those for which ``hidden`` lists the item, and, if ``candidates.query_rows`` are
+    given, other examples of the same query.
 
     Args:
         label_smoothing: As of ``SoftmaxLoss``, in both directions.
@@ -187,7 +187,7 @@ class SymmetricSoftmaxLoss(SoftmaxLoss):
     Raises:
         ValueError: An argument is out of range.
 
-    Prefer ``SoftmaxLoss`` where only items are retrieved: this costs more and learns, besides, which
+    Prefer ``SoftmaxLoss`` if only items are retrieved: this loss costs more, and also learns which
     queries an item is for.
 
     Source: Radford et al., ICML 2021, section 2.3 and figure 3. Differs: corrected by ``log_q``, with

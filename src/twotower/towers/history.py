@@ -169,7 +169,7 @@ class PooledHistory(HistoryEncoder):
 
 
 class AttentionPooled(HistoryEncoder):
-    """One mean, in which an event weighs by what it is and by how long ago it was.
+    """A mean of the history, whose weights are learnt from each event and from its age.
 
     With ``v_s`` the item vectors, at position ``t``::
 

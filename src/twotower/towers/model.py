@@ -20,8 +20,8 @@ class ItemTower(nn.Module):
     """Item features -> one vector an item.
 
     Args:
-        encoder: Of the item's features.
-        block: What stands on top, or None.
+        encoder: Encoder of the item's features.
+        block: Layers on top of their sum, or None.
         dim: Width of the output.
     """
 
@@ -48,13 +48,13 @@ class QueryTower(nn.Module):
     """Query features and history -> one vector a query.
 
     Args:
-        encoder: Of the query's features, or None where it has none.
-        history: Of its earlier items, or None.
-        events: Of what is known of an earlier event beside its item, or None.
-        items: Of an earlier item's features, in place of the item tower's encoders, or None.
-        since: Of the time between an event and the one before, or None.
+        encoder: Encoder of the query's features, or None if it has none.
+        history: Encoder of the history, or None.
         dim: Width of the output.
-        block: What stands on top, or None.
+        block: Layers on top of the sum, or None.
+        events: Encoder of the features of earlier events, or None.
+        items: Encoder of earlier items, in place of the item tower's, or None.
+        since: Encoder of the time since the event before, or None.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class TwoTower(nn.Module):
         similarity: ``"dot"`` or ``"cosine"``.
         temperature: Divisor of the score in the loss, above 0; None learns it, from 0.1 on for cosine,
             and keeps it at 1 for dot.
-        history_ids: Whether a history reads an item's id alone of what the item tower is told.
-        sentences: The sentence encoder that both towers read texts through, or None.
+        history_ids: Whether a history reads only the ids of items, and none of their other features.
+        sentences: The sentence encoder of both towers' texts, or None.
 
     Raises:
         ValueError: The widths of the towers differ, where they are known before the first batch;
@@ -226,7 +226,7 @@ class TwoTower(nn.Module):
         return _features_read(self.item_tower)
 
     def item_inputs(self, features: Features) -> Tensor:
-        """Return what the item tower makes its output of: ``(n, dim)``.
+        """Return the summed features from which the item tower computes its output: ``(n, dim)``.
 
         A custom item tower has no inner sum of features, so that is its output.
         """
@@ -236,7 +236,7 @@ class TwoTower(nn.Module):
 
     @property
     def history_reads_inputs(self) -> bool:
-        """Whether what a history reads of an item is ``item_inputs``."""
+        """Whether a history reads the ``item_inputs`` of an item."""
         tower = self.query_tower
         own = isinstance(tower, QueryTower) and tower.items is not None
         return not (own or self.history_ids)

@@ -16,12 +16,12 @@ from twotower.towers.layers import dropout
 class Transformer(HistoryEncoder):
     """Blocks of attention and a gated layer, each position reading those up to it, beside a pooled history.
 
-    What differs from SASRec (Kang and McAuley, ICDM 2018) is what later work found better: norms
-    before each layer, without a mean (RMSNorm); a gated layer (SwiGLU); and no positions, but a bias of
-    the attention by how many events lie between two, so that it is the same wherever a window is cut. A
-    learnt start stands before each window: what a history without any event is read as, and what an event
-    can attend to in place of others. What the blocks find is added to the means of a ``PooledHistory``,
-    which need no attention to be found. Times are read of each event; see ``SinceLast``.
+    It differs from SASRec (Kang and McAuley, ICDM 2018) where later work found improvements: RMSNorm
+    before each layer; a gated layer (SwiGLU); and, in place of positions, an attention bias by the number
+    of events between two, so that the output does not depend on where a window is cut. A learnt start
+    precedes each window: it stands for a history without events, and gives each event something else to
+    attend to. The output of the blocks is added to that of a ``PooledHistory``. The query tower adds the
+    time since the event before to each event; see ``SinceLast``.
 
     Args:
         dim: ``d``.
