@@ -392,14 +392,14 @@ class ApproximateIndex(ExactIndex):
         return rows, scores[:, -1]
 
 
-def approximate_index(item_vectors: Tensor, lists: Lists) -> ExactIndex:
+def approximate_index(item_vectors: Tensor, lists: Lists | None) -> ExactIndex:
     """Return the index of a divided catalogue; without faiss, an exact one, with a warning.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32; on another device than the CPU search is exact.
-        lists: Of the catalogue, tuned.
+        lists: Of the catalogue, tuned; None for an exact index.
     """
-    if item_vectors.device.type == "cpu":
+    if lists is not None and item_vectors.device.type == "cpu":
         try:
             return ApproximateIndex(item_vectors, lists)
         except MissingExtraError as error:

@@ -128,10 +128,8 @@ def best_of_scores(
     if allowed is not None:
         scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
     if exclude is not None:
-        owner = np.repeat(np.arange(len(scores)), exclude.lengths)
-        scores[
-            torch.from_numpy(owner), torch.from_numpy(exclude.item_rows.astype(np.int64))
-        ] = -torch.inf
+        owner = torch.from_numpy(np.repeat(np.arange(len(scores)), exclude.lengths))
+        scores[owner, torch.from_numpy(exclude.item_rows.astype(np.int64))] = -torch.inf
     return best_of(scores, k, reserved_rows)
 
 

@@ -103,9 +103,8 @@ def read_column(raw: pl.Series, feature: Feature | None) -> ReadColumn:
     if dtype == pl.Null:
         return ReadColumn("nothing", raw, raw)
     if isinstance(dtype, (pl.List, pl.Array)) or (kind == "tags" and not dtype.is_nested()):
-        return ReadColumn(
-            "list", raw, raw, _elements(raw, "" if feature is None else feature.separator)
-        )
+        separator = "" if feature is None else feature.separator
+        return ReadColumn("list", raw, raw, _elements(raw, separator))
     if kind == "time" or dtype in (pl.Date, pl.Datetime):
         return ReadColumn("time", pl.Series(seconds_of(raw)).fill_nan(None), raw)
     if dtype in TEXTS:

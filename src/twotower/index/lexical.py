@@ -51,9 +51,8 @@ class LexicalSettings:
             raise ArgumentError(f"b must be in 0..1, got {self.b}.")
         for language in self.languages.values():
             if language not in LANGUAGES:
-                raise ArgumentError(
-                    f"languages must be among {', '.join(LANGUAGES)}, got {language!r}."
-                )
+                known = ", ".join(LANGUAGES)
+                raise ArgumentError(f"languages must be among {known}, got {language!r}.")
 
     @classmethod
     def of_json(cls, table: Mapping[str, Any]) -> "LexicalSettings":

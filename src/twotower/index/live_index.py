@@ -83,11 +83,7 @@ class LiveIndex(CheckedIndex):
 
     def __init__(self, item_vectors: Tensor, lists: Lists | None = None) -> None:
         self._vectors = GrowingRows(item_vectors)
-        self._index = (
-            exact_index(item_vectors, reserved_rows=FIRST_ROW)
-            if lists is None
-            else approximate_index(item_vectors, lists)
-        )
+        self._index = approximate_index(item_vectors, lists)
         self._next: Future[ExactIndex] | None = None
         self._tried = len(self._index.item_vectors)  # rows of the last build, whatever became of it
 

@@ -66,8 +66,9 @@ class InBatch:
     Candidate ``b`` is query ``b``'s own item, and ``log_q`` is the log of its training frequency.
     Don't hide its copies elsewhere in the batch: they are part of that sum, and without them popular
     items would be corrected for proposals that no longer count. With ``distinct``, each item of the
-    batch is a candidate once and ``log_q`` is the log of the probability that the other queries bring it; that is cheaper,
-    less noisy, has no copies to hide, and becomes the full softmax as the batch grows.
+    batch is a candidate once and ``log_q`` is the log of the probability that the other queries bring
+    it; that is cheaper, less noisy, has no copies to hide, and becomes the full softmax as the batch
+    grows.
 
     Args:
         log_p: Log of each item's share of training, by row: ``log_frequency``, or an estimate.
@@ -126,9 +127,9 @@ class Uniform(Drawing):
     are the draws alone: an item that is a candidate only as the own item of another query is not a
     negative, since its popularity brought it here. ``log_q`` is None: all sets of drawn items of one
     size are equally likely, and an own item that was also drawn is a candidate once, so the candidates
-    alone say nothing about which of them is the own. (Counting the own item as certain and each draw as ``I / num``
-    items estimates the full softmax's denominator without bias, but not its logarithm: it is right
-    only as ``num`` grows.)
+    alone say nothing about which of them is the own. (Counting the own item as certain and each draw
+    as ``I / num`` items estimates the full softmax's denominator without bias, but not its logarithm:
+    it is right only as ``num`` grows.)
 
     Args:
         item_rows: ``(I,)`` int64 distinct rows of the catalogue.

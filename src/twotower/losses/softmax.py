@@ -53,8 +53,7 @@ class SoftmaxLoss(BatchLoss):
             return weighted_mean(self._per_query(batch, candidates.columns), batch.weights)
         fresh_share, factors = candidates.fresh_share, None
         if fresh_share is not None:
-            num_stored = len(batch.items) - len(fresh_share)
-            factors = F.pad(1 / fresh_share, (0, num_stored), value=1.0)
+            factors = F.pad(1 / fresh_share, (0, len(batch.items) - len(fresh_share)), value=1.0)
         return softmax_loss(
             batch.queries,
             batch.items,

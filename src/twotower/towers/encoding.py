@@ -133,9 +133,7 @@ class Encoding:
             event: One tensor a feature of the event, one line each, where the model reads them.
         """
         rows = torch.tensor([item_row], device=self.device)
-        moments = None
-        if seconds is not None:
-            moments = to_moments(np.array([seconds], np.float64), self.device)
+        moments = None if seconds is None else to_moments(np.array([seconds]), self.device)
         with _evaluating(self.model):
             inputs = self.model.history_inputs(self._item_features(rows))
             inputs = self.model.event_inputs(inputs, event)
@@ -172,9 +170,7 @@ class Encoding:
                 vectors, {name: values[places] for name, values in self.event_features.items()}
             )
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
-        moments = None
-        if times is not None:
-            moments = to_moments(since_first(times, rows), self.device)
+        moments = None if times is None else to_moments(since_first(times, rows), self.device)
         return self.model.encode_queries(features, vectors, mask, moments)
 
     def _moved(self, rows: npt.NDArray[np.integer]) -> Tensor:
