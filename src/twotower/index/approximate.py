@@ -190,7 +190,7 @@ def _fewest(ranks: npt.NDArray[np.int64], num_lists: int, recall: float) -> int:
 
 
 class ApproximateIndex(ExactIndex):
-    """Searches the lists that are likely to hold the best items; satisfies ``Index``.
+    """Searches the lists that are likely to hold the best items.
 
     Scores are exact, and items of equal score are ordered by row; what may be missing are items of lists
     that were not searched. There are always ``k`` where so many exist. How many lists are searched depends

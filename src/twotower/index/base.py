@@ -1,7 +1,7 @@
 """The contract of every index: the ``k`` best items of each query vector, by dot product."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,13 @@ def nothing_found(num_queries: int, k: int, reserved_rows: int) -> Found:
     return Found(rows, np.full(shape, -np.inf, np.float32))
 
 
-class Index(Protocol):
-    """Finds items by their vectors."""
+class Index(ABC):
+    """Finds items by their vectors: checks what it is asked, and answers."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, the reserved ones included, and width of the vectors."""
 
     def search(
         self,
@@ -67,26 +72,6 @@ class Index(Protocol):
         Raises:
             ValueError: ``k`` is below 1, or the shapes differ.
         """
-        ...
-
-
-class CheckedIndex(ABC):
-    """An index that answers once its arguments are checked; satisfies ``Index``."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, int]:
-        """Number of rows, the reserved ones included, and width of the vectors."""
-
-    def search(
-        self,
-        query_vectors: Vectors,
-        k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: Mask | None = None,
-    ) -> Found:
-        """Return the ``k`` items of largest dot product; see ``Index.search``."""
         queries = torch.as_tensor(query_vectors)
         check_least(1, k=k)
         (num_rows, dim), num_queries = self.shape, len(queries)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
-from twotower.index.base import CheckedIndex, Found, Mask, Vectors, filler_of, nothing_found
+from twotower.index.base import Found, Index, Mask, Vectors, filler_of, nothing_found
 from twotower.vocab import PADDING_ROW
 
 _CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
@@ -26,8 +26,8 @@ _LINES = 64
 order, and twins among them would get scores that differ in the last bit."""
 
 
-class ExactIndex(CheckedIndex):
-    """Scores the whole catalogue for each query; satisfies ``Index``.
+class ExactIndex(Index):
+    """Scores the whole catalogue for each query.
 
     Every row of ``item_vectors`` can be found, and ``Found.item_rows`` are its row numbers. The library
     itself passes ``reserved_rows=FIRST_ROW``, since its tables begin with two rows that are no items.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from twotower.histories import Histories
 from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
-from twotower.index.base import CheckedIndex, Found, Mask
+from twotower.index.base import Found, Index, Mask
 from twotower.index.exact import ExactIndex, best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -67,8 +67,8 @@ class GrowingRows:
             self._added.append(rows)
 
 
-class LiveIndex(CheckedIndex):
-    """The index of a catalogue to which items are added, exact or not; satisfies ``Index``.
+class LiveIndex(Index):
+    """The index of a catalogue to which items are added, exact or not.
 
     Added rows are kept beside the index and scored in one product. When there are enough of them, a thread
     builds the index again, while the old one still answers. If that fails, it logs the error and tries
