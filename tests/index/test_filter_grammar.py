@@ -4,19 +4,16 @@ import pytest
 
 from twotower.errors import FilterError, TwoTowerError
 from twotower.index.filter_grammar import (
+    Combined,
     Comparison,
     Condition,
-    Joined,
-    Not,
     parse_condition,
 )
 
 
 def shape(condition: Condition) -> object:
     """Return a condition without its places."""
-    if isinstance(condition, Not):
-        return ("not", shape(condition.part))
-    if isinstance(condition, Joined):
+    if isinstance(condition, Combined):
         return (condition.word, *map(shape, condition.parts))
     values = [value.value for value in condition.values]
     return (condition.column.name, condition.operator, *values)
@@ -83,7 +80,7 @@ def test_whole_numbers_stay_exact_and_others_are_floats() -> None:
 def test_each_part_knows_its_place() -> None:
     text = "x = 1 and `a b` in ('p', 22)"
     condition = parse_condition(text)
-    assert isinstance(condition, Joined)
+    assert isinstance(condition, Combined)
     comparison = condition.parts[1]
     assert isinstance(comparison, Comparison)
     assert text[comparison.column.place] == "`a b`"

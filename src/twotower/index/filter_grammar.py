@@ -73,21 +73,14 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Not:
-    """The opposite of a condition."""
-
-    part: "Condition"
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """Two conditions or more, which are joined by ``and`` or by ``or``."""
+class Combined:
+    """The opposite of one condition (``not``), or two or more joined by ``and`` or by ``or``."""
 
     word: str
     parts: tuple["Condition", ...]
 
 
-Condition = Comparison | Not | Joined
+Condition = Comparison | Combined
 
 
 def parse_condition(text: str) -> Condition:
@@ -218,7 +211,7 @@ class _Parser:
         parts = [part()]
         while self.takes(word):
             parts.append(part())
-        return parts[0] if len(parts) == 1 else Joined(word, tuple(parts))
+        return parts[0] if len(parts) == 1 else Combined(word, tuple(parts))
 
     def negation(self) -> Condition:
         opening = self.token
@@ -229,7 +222,7 @@ class _Parser:
             rule = f"nest at most {MAX_DEPTH} deep, got more; leave parentheses out."
             raise refusal(self.text, opening.place, rule)
         if opening.value == "not":
-            condition: Condition = Not(self.negation())
+            condition: Condition = Combined("not", (self.negation(),))
         else:
             condition = self.condition()
             if not self.takes(")"):
@@ -247,7 +240,7 @@ class _Parser:
             is_not = self.takes("not")
             operator = self.operator(column, is_not=is_not)
             comparison = Comparison(column, operator, self.values_of(operator))
-        return Not(comparison) if is_not else comparison
+        return Combined("not", (comparison,)) if is_not else comparison
 
     def operator(self, column: Column, *, is_not: bool) -> str:
         """Return the operator after a column, and after ``not`` where it was read."""

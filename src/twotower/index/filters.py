@@ -112,12 +112,13 @@ class _Meaning:
         self.nowhere: list[grammar.Nowhere] = []
 
     def of(self, condition: grammar.Condition) -> pl.Series:
-        if isinstance(condition, grammar.Not):
-            return ~self.of(condition.part)
-        if isinstance(condition, grammar.Joined):
-            join = pl.Series.__and__ if condition.word == "and" else pl.Series.__or__
-            return reduce(join, map(self.of, condition.parts))
-        return self.of_comparison(condition)
+        if isinstance(condition, grammar.Comparison):
+            return self.of_comparison(condition)
+        parts = map(self.of, condition.parts)
+        if condition.word == "not":
+            return ~next(parts)
+        join = pl.Series.__and__ if condition.word == "and" else pl.Series.__or__
+        return reduce(join, parts)
 
     def of_comparison(self, asked: grammar.Comparison) -> pl.Series:
         column, operator = self.read(asked.column), columns.OPERATORS[asked.operator]

@@ -72,10 +72,9 @@ class StreamFrequency:
             raise ArgumentError(f"rate must be in (0, 1], got {rate}.")
         self._rate = rate
         self._draws = 0
-        self._last = torch.zeros(
-            num_buckets, dtype=torch.int64, device=device
-        )  # draws at the last hit
-        self._gap = torch.ones(num_buckets, device=device)  # mean draws between two hits
+        # Draws at the last hit of each bucket, mean draws between two hits, and hits.
+        self._last = torch.zeros(num_buckets, dtype=torch.int64, device=device)
+        self._gap = torch.ones(num_buckets, device=device)
         self._hits = torch.zeros(num_buckets, dtype=torch.int32, device=device)
 
     def update(self, rows: Tensor) -> None:

@@ -95,9 +95,8 @@ class SkipMLP(nn.Module):
         for narrow, wide in zip((dim, *hidden), hidden, strict=False):
             layers += [nn.Linear(narrow, wide), nn.GELU(), Dropout(dropout)]
         last = nn.Linear(hidden[-1], dim)
-        with torch.no_grad():
-            last.weight.zero_()
-            last.bias.zero_()
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -157,10 +156,8 @@ class SinceLast(nn.Module):
 
     def forward(self, mask: Tensor, times: Tensor) -> Tensor:
         """Map ``(B, L)`` masks and seconds to ``(B, L, dim)``."""
-        before = torch.zeros_like(mask)
-        before[:, 1:] = mask[:, :-1]
-        gaps = torch.zeros_like(times)
-        gaps[:, 1:] = times[:, 1:] - times[:, :-1]
+        before = F.pad(mask[:, :-1], (1, 0))
+        gaps = F.pad(times.diff(dim=1), (1, 0))
         vectors = cast("Tensor", self.table(gap_rows(gaps)))
         is_read = before & mask
         if self.training and self.dropout > 0:
