@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.losses import masks
-from twotower.losses.candidates import Candidates
-from twotower.losses.masks import accidental_hits, known_positives
+from twotower.losses.candidates import Candidates, accidental_hits, known_positives
 
 NUM_ROWS = 9
 

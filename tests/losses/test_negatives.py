@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.losses.candidates import Candidates, Pairs, Sampler
-from twotower.losses.masks import accidental_hits
+from twotower.losses.candidates import Candidates, Pairs, Sampler, accidental_hits
 from twotower.losses.negatives import (
     AllItems,
     BothSides,

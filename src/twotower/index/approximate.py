@@ -266,6 +266,7 @@ class ApproximateIndex(ExactIndex):
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
         num_queries, num_items = len(queries), len(self.lists.list_of)
         num_allowed = num_items if allowed is None else int(np.count_nonzero(allowed[FIRST_ROW:]))
+        mask = allowed if num_allowed < num_items else None
         depths = [depth_of(depth_of(k) + left_out) for left_out in exclude.lengths.tolist()]
         deep = np.array(depths, np.int64)
         rows, best = nothing_found(num_queries, k, FIRST_ROW)
@@ -277,13 +278,9 @@ class ApproximateIndex(ExactIndex):
             while len(rest) and fetched <= _MOST_FETCHED:
                 size = max(1, _CHUNK_NUMBERS // (fetched * self._width))
                 for here in (rest[start : start + size] for start in range(0, len(rest), size)):
+                    part = queries if len(here) == num_queries else queries[torch.from_numpy(here)]
                     (rows[here], best[here]), is_sure[here] = self._search_lists(
-                        queries if len(here) == num_queries else queries[torch.from_numpy(here)],
-                        k,
-                        exclude.take(here),
-                        allowed if num_allowed < num_items else None,
-                        fetched,
-                        probes,
+                        part, k, exclude.take(here), mask, fetched, probes
                     )
                 rest, fetched = rest[~is_sure[rest]], _MORE * fetched
         again = np.flatnonzero(~is_sure | (rows[:, -1] == PADDING_ROW))

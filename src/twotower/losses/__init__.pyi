@@ -1,6 +1,8 @@
 from twotower.losses.candidates import Candidates as Candidates
 from twotower.losses.candidates import Pairs as Pairs
 from twotower.losses.candidates import Sampler as Sampler
+from twotower.losses.candidates import accidental_hits as accidental_hits
+from twotower.losses.candidates import known_positives as known_positives
 from twotower.losses.dense import BCELoss as BCELoss
 from twotower.losses.dense import BPRLoss as BPRLoss
 from twotower.losses.dense import GBCELoss as GBCELoss
@@ -8,8 +10,6 @@ from twotower.losses.frequencies import LogShares as LogShares
 from twotower.losses.frequencies import StreamFrequency as StreamFrequency
 from twotower.losses.frequencies import log_frequency as log_frequency
 from twotower.losses.loss_kinds import Loss as Loss
-from twotower.losses.masks import accidental_hits as accidental_hits
-from twotower.losses.masks import known_positives as known_positives
 from twotower.losses.model_negatives import HardNegatives as HardNegatives
 from twotower.losses.model_negatives import Memory as Memory
 from twotower.losses.model_negatives import mine as mine

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ArgumentError
-from twotower.losses.candidates import Candidates, in_batch
-from twotower.losses.masks import masked_places
+from twotower.losses.candidates import Candidates, in_batch, masked_places
 
 
 @dataclass(frozen=True, eq=False)

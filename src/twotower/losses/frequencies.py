@@ -13,7 +13,6 @@ class LogShares(Protocol):
 
     def __getitem__(self, rows: Tensor, /) -> Tensor:
         """Return the natural logs at int64 ``rows``, float32 of their shape; ``-inf`` where never."""
-        ...
 
 
 def log_frequency(item_rows: Tensor, num_item_rows: int, weights: Tensor | None = None) -> Tensor:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from twotower.config import LossConfig
-from twotower.losses.candidates import Candidates, Sampler
+from twotower.losses.candidates import Candidates, Sampler, accidental_hits, known_positives
 from twotower.losses.frequencies import LogShares
 from twotower.losses.loss_kinds import LOSSES, Loss
-from twotower.losses.masks import accidental_hits, known_positives
 from twotower.losses.samplers import SAMPLERS
 
 

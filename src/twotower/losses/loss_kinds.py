@@ -27,7 +27,6 @@ class Loss(Protocol):
         labels: "Tensor | None" = None,
     ) -> "Tensor":
         """Return a scalar."""
-        ...
 
 
 @dataclass(frozen=True)
