@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,7 @@ BYTES_A_VALUE = 16  # of text, and of what stands in a list, beside the text its
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
-@dataclass(frozen=True)
-class Elements:
+class Elements(NamedTuple):
     """The single values that a column of lists holds.
 
     Args:

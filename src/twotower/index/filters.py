@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +43,7 @@ _MOST_SUGGESTED = 3
 """Such values for which a column is searched for one like it, about .1 s of work each at most."""
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
+class Found(NamedTuple):
     """What a filter finds in a table.
 
     Args:
@@ -141,12 +141,10 @@ class _Meaning:
         self, asked: grammar.Comparison, column: columns.ReadColumn, is_there: list[bool]
     ) -> None:
         """Note which of the literals no line has."""
+        is_text = columns.OPERATORS[asked.operator].form == "text"
         for value, there in zip(asked.values, is_there, strict=True):
             if not there and len(self.nowhere) < _MOST_NOTED:
-                is_searched = (
-                    columns.OPERATORS[asked.operator].form != "text"
-                    and len(self.nowhere) < _MOST_SUGGESTED
-                )
+                is_searched = not is_text and len(self.nowhere) < _MOST_SUGGESTED
                 near = columns.resembling(column, value.value) if is_searched else None
                 self.nowhere.append(grammar.Nowhere(asked.column.name, value.value, near))
 

@@ -201,8 +201,9 @@ class AttentionPooled(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return ``forward(...)[:, -1]``, of which only that position is computed."""
-        age = ages(mask.shape[1], mask.device, last_only=True)
-        return self._read(item_vectors, mask, age)[:, 0]
+        return self._read(item_vectors, mask, ages(mask.shape[1], mask.device, last_only=True))[
+            :, 0
+        ]
 
     def step(
         self,

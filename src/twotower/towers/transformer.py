@@ -237,11 +237,9 @@ class SASRec(HistoryEncoder):
         places = (mask.cumsum(dim=1) - 1).clamp(0, len(self.positions) - 1)
         vectors = item_vectors.masked_fill(~mask[:, :, None], 0.0) * self.scale
         vectors = dropout(vectors + self.positions[places], self.dropout, self.training)
-        length = mask.shape[1]
-        earlier = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        age = ages(mask.shape[1], mask.device)
         # A padded position reads itself, so that no softmax is of nothing.
-        itself = torch.eye(length, dtype=torch.bool, device=mask.device)
-        visible = earlier & mask[:, None, :] | itself
+        visible = (age >= 0) & mask[:, None, :] | (age == 0)
         for block in self.blocks:
             vectors = block(vectors, visible)
         has_event = (mask.cumsum(dim=1) > 0)[:, :, None]
