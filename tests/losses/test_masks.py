@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.losses import masks
+from twotower.losses import candidates as candidates_module
 from twotower.losses.candidates import Candidates, accidental_hits, known_positives
 
 NUM_ROWS = 9
@@ -75,7 +75,7 @@ def test_a_large_catalogue_gives_the_same_places(
     known_rows[:, ::2] = rows[torch.randint(len(rows), (64, 20), generator=generator)]
     candidates = Candidates(rows, positions)
     with_table = known_positives(candidates, known_rows, own, 100_000)
-    monkeypatch.setattr(masks, "MAX_BUCKETS", 1024)
+    monkeypatch.setattr(candidates_module, "MAX_BUCKETS", 1024)
     with_buckets = known_positives(candidates, known_rows, own, 100_000)
     assert with_buckets.tolist() == with_table.tolist()
     assert (with_table != positions[:, None]).any(1).all()
