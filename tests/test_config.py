@@ -24,7 +24,9 @@ from twotower.config import (
 from twotower.data.columns import Role
 from twotower.dataclass_trees import OneOf, Range
 from twotower.errors import ConfigError
+from twotower.evaluation.metrics import METRICS
 from twotower.features.feature_kinds import FEATURE_KINDS
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 
 SECTIONS = {
     entry.name: type(getattr(Config(), entry.name))
@@ -204,14 +206,8 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
             "split": 3,
         }
     )
-    metrics = "hit_rate, ndcg, recall, precision, mrr, map"
-    histories = (
-        "'auto', 'none', 'pooled', 'recency', 'mean', 'attention', 'gru', 'sasrec', 'transformer'"
-    )
-    kinds = (
-        "id, id+text, categorical, tags, number, time, vector, text, words, trigrams, windows, "
-        "sentence, shown"
-    )
+    metrics, kinds = ", ".join(METRICS), ", ".join(FEATURE_KINDS)
+    histories = ", ".join(map(repr, ("auto", "none", *HISTORY_ENCODERS)))
     expected = [
         "towres: unknown key; did you mean 'towers'?",
         "towers.dim must be at least 1, got 0",

@@ -14,6 +14,7 @@ from sandbox import NoDiskError, Outcome, events, items, run_command, small_disk
 from twotower import Boost, Cap, Config, Diversify, Explore, Retriever
 from twotower.cli import app
 from twotower.cli.output import print_json
+from twotower.evaluation.metrics import METRICS
 
 COMMANDS = (
     "train",
@@ -31,7 +32,6 @@ COMMANDS = (
     "config",
 )
 QUICK = ("--set", "training.epochs=1", "--set", "training.batch_size=64", "--set", "towers.dim=8")
-METRICS = ("hit_rate", "ndcg", "recall", "precision", "mrr", "map")
 
 
 @pytest.fixture(autouse=True)

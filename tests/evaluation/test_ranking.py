@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.dataset import Cases
+from twotower.evaluation.metrics import METRICS
 from twotower.evaluation.ranking import evaluate, rank
 from twotower.histories import Histories
 from twotower.vocab import Vocabulary
@@ -182,8 +183,7 @@ SCORES = torch.tensor([0.0, 0, 6, 5, 4, 3, 2, 1])
 def test_evaluation_worked_by_hand() -> None:
     cases = cases_of([[2], [7], [3, 4]], [[4, 7], [2], [3]])
     result = evaluate(Fixed(SCORES), cases, (2, 1), num_item_rows=8)
-    names = ("hit_rate", "ndcg", "recall", "precision", "mrr", "map")
-    assert list(result.values) == [f"{name}@{k}" for k in (2, 1) for name in names]
+    assert list(result.values) == [f"{name}@{k}" for k in (2, 1) for name in METRICS]
     assert list(result.mean()) == list(result.values)
     # query 0 finds one of two at rank 2, query 1 its only one at rank 1, query 2 nothing
     expected: dict[str, list[float]] = {

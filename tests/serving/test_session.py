@@ -10,10 +10,11 @@ from twotower.histories import Histories
 from twotower.serving.arguments import queries_of
 from twotower.serving.retriever import Retriever
 from twotower.serving.session import Session
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training.pipeline import train
 
 LENGTH = 6
-WAYS = ["mean", "recency", "attention", "pooled", "gru", "sasrec", "transformer", "none"]
+WAYS = [*HISTORY_ENCODERS, "none"]
 
 
 @pytest.fixture(scope="module", params=WAYS)
