@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack, overload
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from twotower.features.dataframes import Frame
 from twotower.rules.kinds import Rule
@@ -36,6 +36,11 @@ class Wanted:
     words: float | Literal["auto"]
     rules: Iterable[Rule]
     strict: bool = False
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The options by their names."""
+        return {each.name: getattr(self, each.name) for each in fields(Wanted)}
 
 
 class Recommender(ABC):

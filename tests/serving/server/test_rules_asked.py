@@ -63,7 +63,9 @@ def test_json_says_which_items_are_explored(url: str, tiny_retriever: Retriever)
 
 
 def asked(query_id: int, k: int, rules: tuple[Any, ...]) -> Question:
-    return Question(query_id, None, None, k, None, None, None, None, 0.0, False, False, rules)
+    return Question(
+        k, None, None, None, None, 0.0, query_id=query_id, features=None, history=None, rules=rules
+    )
 
 
 def test_questions_at_once_that_differ_in_k_or_rules_get_their_own_answers(

@@ -8,7 +8,7 @@ import pytest
 from twotower import Boost, Cap, Diversify, Explore
 from twotower.serving.server.engine import Question, cost_of
 
-PLAIN = Question(5, None, None, 10, None, None, None, None, 0.0, False, False)
+PLAIN = Question(10, None, None, None, None, 0.0, query_id=5, features=None, history=None)
 BATCH = 64
 """Units that a batch holds unless --batch says otherwise."""
 

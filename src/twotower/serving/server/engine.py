@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from twotower.rules.kinds import Explore, Rule, spec_of
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
 from twotower.serving.manifest import MANIFEST
+from twotower.serving.recommender import Wanted
 from twotower.serving.retriever import Retriever
 from twotower.serving.server import lookup
 from twotower.serving.server.catalogue import Catalogue, Change, Changed, Written
@@ -25,22 +26,15 @@ from twotower.serving.titles import Titles
 from twotower.vocab import FIRST_ROW
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
-    """One query, as ``Retriever.recommend`` takes it."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Question(Wanted):
+    """One query, as ``Retriever.recommend`` takes it, with tuples for its lists."""
 
     query_id: Id | None
     features: dict[str, Any] | None
     history: Sequence[Event] | None
-    k: int
-    exclude_seen: bool | None
-    among: tuple[Id, ...] | None
-    without: tuple[Id, ...] | None
-    filter: str | None
-    words: float | Literal["auto"]
-    strict: bool
-    columns: bool
     rules: tuple[Rule, ...] = ()
+    columns: bool = False
     ignored: tuple[str, ...] = ()
     """Given features that the model does not know."""
 
@@ -48,10 +42,9 @@ class Question:
     def asks_alike(self) -> tuple[object, ...]:
         """The key that questions must share to be answered in one call."""
         told = (self.query_id is None, _kinds(self.features), _kinds_of_events(self.history))
-        choice = (self.exclude_seen, self.among, self.without, self.filter, self.words, self.strict)
         # With rules, the answer to a smaller k is not the start of the answer to a larger k.
-        depth = (self.rules, self.k) if self.rules else (depth_of(self.k),)
-        return (*told, *choice, *depth)
+        depth = self.k if self.rules else depth_of(self.k)
+        return (*told, *{**self.choices, "k": depth}.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,14 +319,7 @@ def _together(model: Model, asked: list[Question]) -> list[Answered | Exception]
             ids or None,
             features=None if first.features is None else [q.features or {} for q in asked],
             history=None if first.history is None else [list(q.history or ()) for q in asked],
-            k=max(question.k for question in asked),
-            exclude_seen=first.exclude_seen,
-            among=first.among,
-            without=first.without,
-            filter=first.filter,
-            words=first.words,
-            rules=first.rules,
-            strict=first.strict,
+            **{**first.choices, "k": max(question.k for question in asked)},
         )
     except Exception as error:
         if len(asked) == 1:

@@ -57,7 +57,7 @@ Limit = Annotated[int, Query(ge=1, le=100), WHOLE]
 
 
 def provide_service(request: Request) -> Service:
-    """Return the object that the routes share, for the only dependency that ``Direct`` knows."""
+    """Return the object that the routes share."""
     service: Service = request.app.state.service
     return service
 
@@ -314,9 +314,6 @@ def _question(service: Service, query: schemas.QueryBody, choice: schemas.Choice
     _check_k(service, choice.k)
     check_ids(query.history or (), service.engine.model.retriever.item_column)
     return Question(
-        query.query_id,
-        query.features,
-        query.history,
         choice.k,
         choice.exclude_seen,
         None if choice.among is None else tuple(choice.among),
@@ -324,8 +321,11 @@ def _question(service: Service, query: schemas.QueryBody, choice: schemas.Choice
         choice.filter,
         choice.words,
         choice.strict,
-        choice.columns,
-        () if choice.rules is None else choice.rules.to_rules(),
+        query_id=query.query_id,
+        features=query.features,
+        history=query.history,
+        columns=choice.columns,
+        rules=() if choice.rules is None else choice.rules.to_rules(),
     )
 
 
