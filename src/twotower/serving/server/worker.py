@@ -16,15 +16,16 @@ import torch
 import uvicorn
 
 from twotower.caller import called_from
-from twotower.errors import BundleError, TwoTowerError
+from twotower.errors import TwoTowerError
+from twotower.serving.manifest import check_bundle
 from twotower.serving.server.app import create_app
 from twotower.serving.server.connections import GuardedProtocol
 from twotower.serving.server.descriptors import MOST_CONNECTIONS, most_accepted
 from twotower.serving.server.listening import bound, tell_address
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
+from twotower.serving.server.supervisor import ALIVE, EXIT_FAILED, FAILED
 from twotower.serving.server.telemetry import LOG, log_to_stderr
-from twotower.serving.server.worker_signs import ALIVE, EXIT_FAILED, FAILED
 
 SECONDS_TO_FINISH = 10
 """How long requests may still take once the server was told to stop."""
@@ -123,7 +124,12 @@ def work(
             bundle = Path(settings.bundle).resolve()
             assert settings.pointer is not None
             if Pointer.read(settings.pointer) is None:
-                Pointer(str(bundle), _digest_of(bundle), 0).write_first(settings.pointer)
+                try:
+                    digest = digest_of(bundle)
+                except OSError:
+                    check_bundle(bundle)  # says what is wrong with it
+                    raise
+                Pointer(str(bundle), digest, 0).write_first(settings.pointer)
             own: list[socket] = []
             for given in sockets:
                 own += [given] if isinstance(given, socket) else bound(*given, several=True)
@@ -179,13 +185,3 @@ class _Sign:
                 self.server.should_exit = True
             time.sleep(_SECONDS_AS_ORPHAN)
             os._exit(EXIT_ORPHANED)
-
-
-def _digest_of(bundle: Path) -> str:
-    try:
-        return digest_of(bundle)
-    except OSError:
-        from twotower.serving.manifest import check_bundle
-
-        check_bundle(bundle)
-        raise BundleError(f"the bundle {str(bundle)!r} cannot be read.") from None
