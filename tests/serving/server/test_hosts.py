@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from twotower.errors import ConfigError
-from twotower.serving.server.hosts import Hosts
+from twotower.serving.server.gate import Hosts
 from twotower.serving.server.options import ServerSettings
 
 

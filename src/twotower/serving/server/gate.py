@@ -6,13 +6,13 @@ import re
 import time
 import uuid
 from collections.abc import Collection, Mapping
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twotower.serving.server.hosts import Hosts
-from twotower.serving.server.options import ServerSettings
+from twotower.serving.server.options import ANY_HOST, ServerSettings
 from twotower.serving.server.refusals import TOLD, refusal
 from twotower.serving.server.telemetry import LOG, Figures
 
@@ -25,6 +25,7 @@ SECONDS_FOR_A_BODY = 10.0
 MOST_BODIES = 64
 """Bodies of the largest size that a process may hold at once."""
 _READING = ("GET", "HEAD", "OPTIONS", "POST")  # POST asks, PUT and DELETE change
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{0,5})?", re.I)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -194,3 +195,53 @@ class Gate:
 
 class _HungUpError(Exception):
     """The client has gone."""
+
+
+class Hosts:
+    """The host names that one server answers to.
+
+    Any site can let its own name point at this machine (DNS rebinding). A browser then lets the pages of
+    that site read the answers of this server. It sends the name as ``Host``, so the server refuses unknown
+    names. An IP address cannot be rebound, so the server accepts all of them.
+
+    Args:
+        settings: The settings of the server: ``allowed_hosts``, and the name in ``host``.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        names = ("localhost", settings.host, *settings.allowed_hosts)
+        self._names = {name.lower().removesuffix(".") for name in names}
+
+    def refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Return a status and a sentence for a request to an unknown name; None if the name is known."""
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        if len(given) == 1:
+            return self._check(given[0])
+        if not given and scope.get("http_version") == "1.0":  # it knew no such header
+            return None
+        return 400, f"the request must have one Host header, got {len(given) or 'none'}."
+
+    def _check(self, header: bytes) -> tuple[int, str] | None:
+        text = header.decode("latin-1").strip()
+        found = _HOST.fullmatch(text)
+        if found is None:
+            return 400, f"the Host header must be a name or an address, got {text[:80]!r}."
+        name = found["name"].lower().removesuffix(".")
+        if ANY_HOST in self._names or name in self._names or _is_address(name):
+            return None
+        return 421, (
+            f"the server does not answer to the name {name[:80]!r}; start it with "
+            "TWOTOWER_ALLOWED_HOSTS=NAME."
+        )
+
+
+def _is_address(name: str) -> bool:
+    """Return whether a host is an IP address; IPv6 has brackets."""
+    try:
+        if name.startswith("["):
+            IPv6Address(name[1:-1])
+        else:
+            IPv4Address(name)
+    except AddressValueError:
+        return False
+    return True
