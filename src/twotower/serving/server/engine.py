@@ -151,8 +151,7 @@ class Model:
         if features is None:
             return self.retriever.encode_items(item_ids), []
         given_features, transforms = features_of(features), self.retriever.contents.items.transforms
-        known = {feature.source for feature in transforms.features}
-        ignored = [name for name in given_features.lines_with if name not in known]
+        ignored = [name for name in given_features.lines_with if name not in transforms.columns]
         arrays = transforms.apply(given_features.frame)
         vectors = self.retriever.encoding.new_item_vectors(arrays)
         return np.asarray(vectors.cpu().numpy(), np.float32), ignored
@@ -261,13 +260,7 @@ class Engine:
 
     def compact(self) -> bool:
         """Compact the journal, in the thread that writes, and return whether that was possible."""
-        try:
-            if self._journal is not None:
-                self._journal.compact()
-        except JournalError as error:
-            LOG.warning("the journal was not compacted", error=str(error))
-            return False
-        return self._journal is not None
+        return self._journal is not None and self._journal.tries_to_compact()
 
     def _opened_journal(self) -> Journal:
         if self._journal is None:
@@ -368,8 +361,6 @@ def _kinds_of_events(history: Sequence[Event] | None) -> tuple[object, ...] | No
 
 def _first(answer: Recommendation, k: int) -> Recommendation:
     """Return the ``k`` best of an answer, which are the first of any longer one."""
-    if len(answer) <= k:
-        return answer
     return replace(answer, item_ids=answer.item_ids[:k], scores=answer.scores[:k])
 
 

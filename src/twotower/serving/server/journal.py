@@ -278,6 +278,15 @@ class Journal:
         with self._locked():
             self._rewrite()
 
+    def tries_to_compact(self) -> bool:
+        """Compact the journal, and return whether that was possible; the log says why it was not."""
+        try:
+            self.compact()
+        except JournalError as error:
+            LOG.warning("the journal was not compacted", error=str(error))
+            return False
+        return True
+
     def _add(self, bodies: Sequence[bytes]) -> None:
         header = self._ready()
         frames, end, number = journal_format.frames_of(bodies, header.end, header.number)
@@ -510,18 +519,17 @@ class _LastOfEach:
         """Add a record; return False if it does not have the form of a change."""
         match record:
             case {"delete": list(item_ids)}:
-                for item_id in item_ids:
-                    self._items.pop(str(item_id), None)
-                    self._items[str(item_id)] = None
+                last: dict[str, Any] = dict.fromkeys(map(str, item_ids))
             case {"column": str(column), "put": list(lines)}:
                 if not all(isinstance(line, dict) and column in line for line in lines):
                     return False
                 self._column = column
-                for line in lines:
-                    self._items.pop(str(line[column]), None)
-                    self._items[str(line[column])] = line
+                last = {str(line[column]): line for line in lines}
             case _:
                 return False
+        for item_id, line in last.items():
+            self._items.pop(item_id, None)
+            self._items[item_id] = line
         return True
 
     def bodies(self) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ at once.
 
 import os
 import tempfile
+from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,7 @@ def serve(settings: ServerSettings) -> None:
         SystemExit: A worker failed for another reason, which the log names.
     """
     check_libraries()
-    from twotower.serving.server.journal import JournalReader, check_locks
+    from twotower.serving.server.journal import Journal, JournalReader, check_locks
     from twotower.serving.server.telemetry import log_to_stderr
 
     if settings.token is not None or settings.journal is not None:
@@ -44,7 +45,9 @@ def serve(settings: ServerSettings) -> None:
         JournalReader(journal).close()  # an error here is told once, and not by each worker
         if settings.token is not None:
             log_to_stderr()
-            _compact(journal)
+            # If it cannot be opened for writing, each worker logs why.
+            with suppress(JournalError), closing(Journal(journal)) as opened:
+                opened.tries_to_compact()
     settings = replace(settings, journal=journal)
     raise_limit()
     for folder in (tempfile.gettempdir(), Path(settings.bundle).resolve().parent):
@@ -74,20 +77,3 @@ def check_libraries() -> None:
     for name in LIBRARIES:
         if find_spec(name) is None:
             library(name, wanted_by="serve", extra="serve")  # raises
-
-
-def _compact(journal: str) -> None:
-    """Compact a journal. If that fails, the server starts with the journal as it is."""
-    from twotower.serving.server.journal import Journal
-    from twotower.serving.server.telemetry import LOG
-
-    try:
-        opened = Journal(journal)
-    except JournalError:
-        return  # the journal can be read, and each worker logs why it cannot be written
-    try:
-        opened.compact()
-    except JournalError as error:
-        LOG.warning("the journal was not compacted", error=str(error))
-    finally:
-        opened.close()
