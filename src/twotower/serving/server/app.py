@@ -89,7 +89,7 @@ class Direct:
         self.routes: dict[tuple[str, str], APIRoute] = {}
         for route in router.routes:
             if isinstance(route, APIRoute) and route.body_field is not None:
-                self.routes |= {(method, route.path): route for method in route.methods}
+                self.routes |= {(method, route.path): route for method in route.methods or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The gate answers its errors."""

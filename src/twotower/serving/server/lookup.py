@@ -93,16 +93,13 @@ def example_of(retriever: Retriever, generator: np.random.Generator) -> dict[str
     rows: npt.NDArray[np.integer] = np.arange(len(ids))
     if contents.histories is not None and retriever.encoding.model.reads_history:
         rows = np.flatnonzero(contents.histories.lengths[FIRST_ROW:])
-    counts = contents.popularity[FIRST_ROW:]
-    if contents.offered is not None:
-        counts = np.where(contents.offered[FIRST_ROW:], counts, -1)
-    count = min(_POPULAR, contents.num_items)
-    popular = np.argpartition(-counts, count - 1)[:count] if count else counts[:0]
-    drawn = contents.items.frame.slice(int(generator.choice(popular)), 1) if len(popular) else None
-    return {
-        "query_id": ids[int(generator.choice(rows))] if len(rows) else None,
-        "item": None if drawn is None else drawn.to_dicts()[0],
-    }
+    offered = contents.offered_rows - FIRST_ROW
+    counts = contents.popularity[contents.offered_rows]
+    popular = offered[np.argsort(-counts, kind="stable")[:_POPULAR]]
+    frame = contents.items.frame
+    item = frame.row(int(generator.choice(popular)), named=True) if len(popular) else None
+    query_id = ids[int(generator.choice(rows))] if len(rows) else None
+    return {"query_id": query_id, "item": item}
 
 
 def filter_example(retriever: Retriever) -> str:
@@ -171,10 +168,8 @@ def items_like(retriever: Retriever, text: str, limit: int) -> list[dict[str, An
         begins=pl.any_horizontal(c.str.starts_with(needle) for c in columns),
         equals=pl.any_horizontal(c == needle for c in columns),
     )
-    matches = ways["holds"].to_numpy()
-    if contents.offered is not None:
-        matches = matches & contents.offered[FIRST_ROW:]
-    found = np.flatnonzero(matches)
+    offered = contents.offered_rows - FIRST_ROW
+    found: npt.NDArray[np.integer] = offered[ways["holds"].to_numpy()[offered]]
     closeness = (ways["begins"].cast(pl.Int8) + ways["equals"].cast(pl.Int8)).to_numpy()[found]
     order = np.lexsort((-contents.popularity[FIRST_ROW:][found], -closeness))[:limit]
     return frame[found[order]].to_dicts()
