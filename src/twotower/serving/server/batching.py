@@ -165,9 +165,11 @@ class Batcher(Generic[Question, Answer]):
         try:
             while self._ring and not self._is_closed:
                 batch = self._next(skips=not was_small)
-                if not batch:
+                if not batch:  # stay free for small requests, but not for long
                     was_small = False
-                    await self._stay_free()
+                    self._has_arrived.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._has_arrived.wait(), _PATIENCE)
                     continue
                 was_small = sum(r.costs[place] for r, place in batch) <= self._most
                 started = time.perf_counter()
@@ -180,7 +182,12 @@ class Batcher(Generic[Question, Answer]):
                 answers = await work
                 took = time.perf_counter() - started
                 for (request, _), answer in zip(batch, answers, strict=True):
-                    self._note(request, answer)
+                    if isinstance(answer, Exception):
+                        self._settle(request, answer)
+                        continue
+                    request.answers.append(answer)
+                    if len(request.answers) == len(request.questions):
+                        self._settle(request, None)
                 self._seen([started - request.since for request, _ in batch], took)
         except BaseException as error:  # no request may wait for ever
             told = error if isinstance(error, Exception) else ClosedError()
@@ -191,12 +198,6 @@ class Batcher(Generic[Question, Answer]):
             self._is_running = False
             for request in list(self._open) if self._is_closed else ():
                 self._settle(request, ClosedError())
-
-    async def _stay_free(self) -> None:
-        """Wait for a request, but not for long."""
-        self._has_arrived.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._has_arrived.wait(), _PATIENCE)
 
     def _next(self, *, skips: bool) -> list[tuple[_Request[Question, Answer], int]]:
         """Return the questions of the next batch, each as a request and a place in it.
@@ -240,14 +241,6 @@ class Batcher(Generic[Question, Answer]):
         turns = max(0, -(-lacking // self._share))
         for request in self._ring:
             request.credit += turns * self._share
-
-    def _note(self, request: _Request[Question, Answer], answer: Answer | Exception) -> None:
-        if isinstance(answer, Exception):
-            self._settle(request, answer)
-            return
-        request.answers.append(answer)
-        if len(request.answers) == len(request.questions):
-            self._settle(request, None)
 
     def _settle(self, request: _Request[Question, Answer], error: Exception | None) -> None:
         """Give a caller its answers, or an error in their place."""

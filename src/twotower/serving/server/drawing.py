@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from twotower.arrays import Float32s, Ints
 from twotower.serving import places as drawn_by
 from twotower.serving.bundle import Contents
 from twotower.serving.map import colourings, landmarks_of
@@ -26,8 +26,6 @@ SIDE = 9_999
 """Largest coordinate. Coordinates are whole numbers from 0, finer than the pixels of a screen."""
 BEING_DRAWN = orjson.dumps({"status": "drawing"})
 
-Rows = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float32]
 _SECONDS = 600.0
 _CODES = "012345."
 
@@ -51,7 +49,7 @@ class Drawing:
         """Whether a map is being drawn."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self, digest: str, contents: Contents, shown: Rows, vectors: Vectors) -> None:
+    def begin(self, digest: str, contents: Contents, shown: Ints, vectors: Float32s) -> None:
         """Begin to draw. No other map may be under way.
 
         Args:
@@ -72,7 +70,7 @@ class Drawing:
         if self._process is not None:
             self._process.kill()
 
-    def _draw(self, digest: str, contents: Contents, shown: Rows, vectors: Vectors) -> None:
+    def _draw(self, digest: str, contents: Contents, shown: Ints, vectors: Float32s) -> None:
         try:
             places = self._places(vectors, landmarks_of(contents, shown))
             told: dict[str, Any] = {"status": "none"}
@@ -85,7 +83,7 @@ class Drawing:
             told = {"status": "failed"}
         self._kept = (digest, orjson.dumps(told))
 
-    def _places(self, vectors: Vectors, landmarks: Rows) -> Vectors | None:
+    def _places(self, vectors: Float32s, landmarks: Ints) -> Float32s | None:
         given = io.BytesIO()
         np.save(given, vectors)
         np.save(given, landmarks)
@@ -112,7 +110,7 @@ class Drawing:
         return np.load(io.BytesIO(drawn), allow_pickle=False) if drawn else None
 
 
-def _told(contents: Contents, shown: Rows, places: Vectors) -> dict[str, Any]:
+def _told(contents: Contents, shown: Ints, places: Float32s) -> dict[str, Any]:
     items = contents.items
     titles = Titles(items)
     low, high = places.min(axis=0), places.max(axis=0)

@@ -1,12 +1,12 @@
 """The OpenAPI page of one server: the general schema, narrowed by its settings and its model."""
 
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
 import orjson
 import polars as pl
 from fastapi import FastAPI, Response
-from fastapi.openapi.utils import get_openapi
 
 from twotower.chinese import in_chinese
 from twotower.serving.arguments import LATEST, TIME
@@ -36,14 +36,7 @@ def describe(app: FastAPI, service: Service) -> None:
         model = service.engine.model
         if model.digest not in made:
             made.clear()
-            general = get_openapi(
-                title=app.title,
-                version=app.version,
-                description=app.description,
-                routes=app.routes,
-                separate_input_output_schemas=False,
-            )
-            english = narrowed(general, service.settings, model)
+            english = narrowed(deepcopy(app.openapi()), service.settings, model)
             chinese = orjson.dumps(translated(english))
             made[model.digest] = {"en": orjson.dumps(english), "zh": chinese}
         return Response(made[model.digest][lang], media_type="application/json")

@@ -266,7 +266,7 @@ async def ready(service: Serving) -> Response:
 async def metrics(service: Serving) -> Response:
     """Return the figures that Prometheus reads."""
     service.figures.waiting.set(len(service.batcher))
-    service.figures.items.set(service.num_items)
+    service.figures.items.set(service.engine.model.retriever.contents.num_items)
     body, media_type = service.figures.page()
     return Response(body, media_type=media_type)
 

@@ -167,10 +167,14 @@ class RecommendBody(QueryBody, Choice):
     """One query."""
 
 
-class ManyBody(Choice):
-    """Several queries that are answered alike."""
+class QueriesBody(Told):
+    """Queries that are encoded."""
 
     queries: list[QueryBody] = Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
+
+
+class ManyBody(QueriesBody, Choice):
+    """Several queries that are answered alike."""
 
 
 class ExplainBody(QueryBody):
@@ -191,12 +195,6 @@ class ScoreBody(Told):
     """Pairs of a query and an item, both known."""
 
     pairs: AtOnce[tuple[Id, Id]] = Field(description="Each the id of a query and that of an item.")
-
-
-class QueriesBody(Told):
-    """Queries that are encoded."""
-
-    queries: list[QueryBody] = Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)
 
 
 class EncodeItemsBody(Told):

@@ -28,7 +28,6 @@ LOOKS_EVERY = 0.2
 MOST_DEAD = 2**17
 """Rows of items that came and went, from which on the bundle is opened again without them."""
 SECONDS_BETWEEN_RENEWALS = 60.0
-Work = Callable[[], Any]
 
 
 class Service:
@@ -55,7 +54,7 @@ class Service:
                 f"the bundle {path!r} must be the one that the other workers answer from "
                 f"({pointer.digest}), got {self.engine.model.digest}; exchange the model, or start anew."
             )
-        self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
+        self.figures.model_opened(self.engine.model.retriever.index_recall)
         answers = ThreadPoolExecutor(1, "twotower-answers")
         self.batcher: Batcher[Question, Answered] = self._batcher(
             self.engine.answer,
@@ -81,11 +80,6 @@ class Service:
         self._exchanging = asyncio.Lock()
         self._works: set[asyncio.Future[Model]] = set()
         _spare_what_stays()
-
-    @property
-    def num_items(self) -> int:
-        """The number of items that may be in an answer now."""
-        return self.engine.model.retriever.contents.num_items
 
     def map(self) -> bytes:
         """Return the map of the catalogue as JSON, or a JSON that says that it is being drawn.
@@ -218,7 +212,7 @@ class Service:
         del old
         self.batcher.thread.submit(_spare_what_stays)
         self.figures.exchanges.labels("yes").inc()
-        self.figures.model_opened(self.num_items, self.engine.model.retriever.index_recall)
+        self.figures.model_opened(self.engine.model.retriever.index_recall)
         LOG.info("model exchanged", model=model.digest)
         return model
 
@@ -242,5 +236,5 @@ def _spare_what_stays() -> None:
     gc.freeze()
 
 
-def _each(works: Sequence[Work]) -> list[Any]:
+def _each(works: Sequence[Callable[[], Any]]) -> list[Any]:
     return [work() for work in works]

@@ -85,8 +85,7 @@ class StrictRoute(APIRoute):
             if known and unknown:
                 said = f"parameters must be of {', '.join(known)}, got {unknown[0][:80]!r}."
                 raise HTTPException(422, said)
-            answer: Response = await original(request)
-            return answer
+            return await original(request)
 
         return handler
 

@@ -71,9 +71,8 @@ class Figures:
         )
         self.exchanges = counter("model_exchanges", "Models that took over, or did not.", ["ok"])
 
-    def model_opened(self, num_items: int, index_recall: float) -> None:
-        """Note that a new model answers, with the number of its items and the recall of its index."""
-        self.items.set(num_items)
+    def model_opened(self, index_recall: float) -> None:
+        """Note that a new model answers, with the recall of its index."""
         self.recall.set(index_recall)
         self.opened.set(time.time())
 
