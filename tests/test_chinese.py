@@ -24,7 +24,7 @@ from twotower.features.schema import infer_features, read_table_forms
 from twotower.index.filter_columns import ReadTable
 from twotower.index.filters import parse
 from twotower.serving.queries import unknown_ids
-from twotower.serving.server import connections, gate, hosts, refusals, routes, strict
+from twotower.serving.server import connections, gate, refusals, routes, strict
 
 PLACE = re.compile(r"\{\w+")
 
@@ -160,7 +160,7 @@ def sentences_of(module: ModuleType) -> Iterator[str]:
 
 
 def test_every_refusal_of_a_server() -> None:
-    modules = (connections, gate, hosts, refusals, routes, strict)
+    modules = (connections, gate, refusals, routes, strict)
     found = [said for module in modules for said in sentences_of(module)]
     assert len(found) >= 30
     assert [said for said in found if in_chinese(said) is None] == []

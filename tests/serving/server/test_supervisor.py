@@ -22,9 +22,10 @@ from twotower.errors import BundleError
 from twotower.serving.server import supervisor
 from twotower.serving.server.listening import bound
 from twotower.serving.server.options import ServerSettings
-from twotower.serving.server.supervisor import ALIVE, FAILED, Supervisor
+from twotower.serving.server.supervisor import Supervisor
 from twotower.serving.server.telemetry import LOG
 from twotower.serving.server.worker import work
+from twotower.serving.server.worker_signs import ALIVE, FAILED
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it pauses processes")
 

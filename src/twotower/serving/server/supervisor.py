@@ -19,13 +19,8 @@ from twotower.errors import TwoTowerError
 from twotower.serving.server.listening import HAS_OWN_SOCKETS, bound, tell_address
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.telemetry import LOG, log_to_stderr
+from twotower.serving.server.worker_signs import EXIT_FAILED, FAILED
 
-ALIVE = b"alive"
-"""What a worker that answers says to its supervisor."""
-FAILED = b"failed:"
-"""What a worker that cannot start says. The pickled error follows."""
-EXIT_FAILED = 1
-"""The exit status of a worker that failed."""
 PRELOADED = (
     "numpy",
     "torch",

@@ -24,8 +24,8 @@ from twotower.serving.server.descriptors import MOST_CONNECTIONS, most_accepted
 from twotower.serving.server.listening import bound, tell_address
 from twotower.serving.server.options import ServerSettings
 from twotower.serving.server.pointer import Pointer, digest_of
-from twotower.serving.server.supervisor import ALIVE, EXIT_FAILED, FAILED
 from twotower.serving.server.telemetry import LOG, log_to_stderr
+from twotower.serving.server.worker_signs import ALIVE, EXIT_FAILED, FAILED
 
 SECONDS_TO_FINISH = 10
 """How long requests may still take once the server was told to stop."""
