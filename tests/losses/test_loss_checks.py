@@ -14,7 +14,7 @@ def test_a_divisor_or_a_learnt_one_passes(temperature: float | Tensor) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_a_number_that_cannot_divide_is_refused(temperature: float) -> None:
-    message = f"temperature must be finite and above 0, got {temperature}"
+    message = f"temperature must be above 0 and finite, got {temperature}"
     with pytest.raises(ValueError, match=message):
         check_temperature(temperature)
 

@@ -110,5 +110,5 @@ def test_what_does_not_fit_is_refused() -> None:
     queries, items, candidates = one_query([0.2, 0.9, 0.4])
     with pytest.raises(ValueError, match=r"weights must be \(1,\), got \(2,\)"):
         BPRLoss()(queries, items, candidates, weights=torch.ones(2))
-    with pytest.raises(ValueError, match="temperature must be finite and above 0, got 0"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
         BPRLoss()(queries, items, candidates, temperature=0.0)

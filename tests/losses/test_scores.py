@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twotower.losses.base import Batch
 from twotower.losses.candidates import Candidates
 from twotower.losses.dense import at_least_float32, score, weighted_mean
 
@@ -11,7 +12,7 @@ ROWS, OWN = torch.tensor([2, 3, 4]), torch.tensor([0, 1, 2])
 
 def test_dots_and_own_worked() -> None:
     queries, items = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[3.0, 1.0], [0.0, 4.0]])
-    scores = score(queries, items, Candidates(torch.tensor([2, 3]), torch.tensor([1, 1])), None)
+    scores = score(Batch(queries, items, Candidates(torch.tensor([2, 3]), torch.tensor([1, 1]))))
     assert scores.dots.tolist() == [[5, 8], [-1, -4]]
     assert scores.own.tolist() == [8, -4]
     assert scores.left_out.tolist() == [[False, True], [False, True]]
@@ -23,7 +24,7 @@ def test_shares_are_as_one_over_q_and_sum_to_one_over_what_is_a_negative() -> No
     never = torch.tensor([False, False, True, False])
     candidates = Candidates(torch.tensor([2, 3, 4, 5]), torch.tensor([0, 2]), log_q, never)
     hidden = torch.tensor([[1], [2]])
-    scores = score(torch.ones(2, 1), torch.ones(4, 1), candidates, hidden)
+    scores = score(Batch(torch.ones(2, 1), torch.ones(4, 1), candidates, hidden=hidden))
     # Query 0: only the fourth. Query 1: 1 : 1/2 : 1/4 = 4/7, 2/7, 1/7.
     expected = torch.tensor([[0, 0, 0, 1], [4 / 7, 2 / 7, 0, 1 / 7]])
     torch.testing.assert_close(scores.negative_shares(), expected)
@@ -31,7 +32,7 @@ def test_shares_are_as_one_over_q_and_sum_to_one_over_what_is_a_negative() -> No
 
 def test_shares_of_a_query_without_negatives_are_all_zero() -> None:
     hidden = torch.tensor([[1, 0], [1, 1], [0, 1]])
-    scores = score(torch.ones(3, 1), torch.ones(3, 1), Candidates(ROWS, OWN), hidden)
+    scores = score(Batch(torch.ones(3, 1), torch.ones(3, 1), Candidates(ROWS, OWN), hidden=hidden))
     assert scores.negative_shares().tolist() == [[0, 0, 1], [0.5, 0, 0.5], [0, 0, 0]]
 
 
@@ -42,7 +43,7 @@ def test_candidates_of_each_query_worked() -> None:
     columns = torch.tensor([[0, 1, 2], [2, 0, 2]])
     log_q = torch.tensor([0.1, 0.2, 0.3])
     candidates = Candidates(ROWS, torch.tensor([0, 2]), log_q, columns=columns)
-    scores = score(queries, items, candidates, torch.tensor([[0, 2], [2, 2]]))
+    scores = score(Batch(queries, items, candidates, hidden=torch.tensor([[0, 2], [2, 2]])))
     assert scores.dots.tolist() == [[3, 4, 5], [10, 6, 10]]
     assert scores.own.tolist() == [3, 10]
     assert scores.left_out.tolist() == [[True, False, True], [True, False, True]]
@@ -63,7 +64,7 @@ def test_what_is_left_out_equals_loops(seed: int, listed: bool, length: int) -> 
     candidates = Candidates(
         torch.arange(2, 8), positions, never=never, columns=columns if listed else None
     )
-    scores = score(torch.ones(4, 2), torch.ones(6, 2), candidates, hidden)
+    scores = score(Batch(torch.ones(4, 2), torch.ones(6, 2), candidates, hidden=hidden))
     for b in range(4):
         for place, left_out in zip(columns[b].tolist(), scores.left_out[b].tolist(), strict=True):
             own = place == int(positions[b])
@@ -79,7 +80,7 @@ def test_half_precision_is_multiplied_in_float32(dtype: torch.dtype) -> None:
         Candidates(torch.tensor([2]), torch.tensor([0])),
         Candidates(torch.tensor([2]), torch.tensor([0]), columns=columns),
     ):
-        assert score(queries, items, candidates, None).dots.item() == 2049
+        assert score(Batch(queries, items, candidates)).dots.item() == 2049
 
 
 def test_other_precisions_are_left_alone() -> None:
@@ -91,7 +92,7 @@ def test_other_precisions_are_left_alone() -> None:
 def test_a_vector_too_few_is_refused() -> None:
     candidates = Candidates(ROWS, torch.tensor([0]))
     with pytest.raises(ValueError, match="the vectors of all 3 candidates, got 2"):
-        score(torch.ones(1, 1), torch.ones(2, 1), candidates, None)
+        score(Batch(torch.ones(1, 1), torch.ones(2, 1), candidates))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_log_q_that_does_not_fit_is_refused(
         columns=None if columns is None else torch.tensor(columns),
     )
     with pytest.raises(ValueError, match=message):
-        score(torch.ones(2, 1), torch.ones(3, 1), candidates, None)
+        score(Batch(torch.ones(2, 1), torch.ones(3, 1), candidates))
 
 
 def test_weighted_mean_worked() -> None:

@@ -151,5 +151,5 @@ def test_a_batch_in_parts_is_the_batch(log_q_of_query: bool) -> None:
 
 def test_a_temperature_that_cannot_divide_is_refused() -> None:
     queries, items, candidates = some(5, 7, 3, 3)
-    with pytest.raises(ValueError, match="temperature must be finite and above 0, got 0"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
         SoftmaxLoss()(queries, items, candidates, temperature=0.0)

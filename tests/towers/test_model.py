@@ -185,7 +185,7 @@ class TestTemperature:
 
     @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
     def test_one_that_cannot_divide_is_refused(self, temperature: float) -> None:
-        message = f"temperature must be finite and above 0, got {temperature}"
+        message = f"temperature must be above 0 and finite, got {temperature}"
         with pytest.raises(ValueError, match=message):
             self.model("dot", temperature)
 

@@ -1,6 +1,5 @@
 """The base of every loss: one call, the batch that it makes of its arguments, and what it refuses."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -8,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_positive
 from twotower.losses.candidates import Candidates, in_batch, masked_places
 
 
@@ -29,10 +28,10 @@ class Batch:
     queries: Tensor
     items: Tensor
     candidates: Candidates
-    temperature: float | Tensor
-    hidden: Tensor | None
-    weights: Tensor | None
-    labels: Tensor | None
+    temperature: float | Tensor = 1.0
+    hidden: Tensor | None = None
+    weights: Tensor | None = None
+    labels: Tensor | None = None
 
     def take(self, part: slice) -> "Batch":
         """Return some of the queries, which have candidates of their own; without weights and labels."""
@@ -45,7 +44,7 @@ class Batch:
             log_q=log_q if log_q is None or log_q.ndim == 1 else log_q[part],
         )
         hidden = None if self.hidden is None else self.hidden[part]
-        return Batch(self.queries[part], self.items, own, self.temperature, hidden, None, None)
+        return Batch(self.queries[part], self.items, own, self.temperature, hidden)
 
 
 class BatchLoss(ABC):
@@ -115,8 +114,8 @@ def check_temperature(temperature: float | Tensor) -> None:
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1:
             raise ArgumentError(f"temperature must be one value, got {temperature.numel()}.")
-    elif not 0 < temperature < math.inf:
-        raise ArgumentError(f"temperature must be finite and above 0, got {temperature}.")
+    else:
+        check_positive(temperature=temperature)
 
 
 def check_shapes(

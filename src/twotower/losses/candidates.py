@@ -154,14 +154,11 @@ def masked_places(mask: Tensor, candidates: Candidates) -> Tensor:
     Raises:
         ValueError: The mask has another shape.
     """
-    positions, shape = candidates.positions, (len(candidates.positions), len(candidates))
+    shape = (len(candidates.positions), len(candidates))
     if mask.shape != shape:
         raise ArgumentError(f"a mask as hidden must be {shape}, got {tuple(mask.shape)}.")
-    counts = mask.sum(1)
     queries, places = mask.nonzero(as_tuple=True)
-    hidden = positions[:, None].repeat(1, int(counts.max()) if len(counts) else 0)
-    hidden[queries, _ranks(counts)] = places
-    return hidden
+    return _side_by_side(queries, places, candidates.positions)
 
 
 def _places_of(rows: Tensor, candidates: Candidates, num_item_rows: int) -> Tensor:
@@ -170,10 +167,10 @@ def _places_of(rows: Tensor, candidates: Candidates, num_item_rows: int) -> Tens
     ``H`` is ``L`` where the candidates are distinct and in order, as most samplers give them; else what
     the query with the most has.
     """
-    own, given = candidates.positions[:, None], candidates.item_rows
+    own, given = candidates.positions, candidates.item_rows
     if bool((given.diff() > 0).all()):
         places = _look_up(rows, given, num_item_rows)
-        return torch.where(places < 0, own, places)
+        return torch.where(places < 0, own[:, None], places)
     ordered, order = given.sort(stable=True)
     distinct, copies = torch.unique_consecutive(ordered, return_counts=True)
     starts = copies.cumsum(0) - copies
@@ -181,11 +178,22 @@ def _places_of(rows: Tensor, candidates: Candidates, num_item_rows: int) -> Tens
     queries, columns = (found >= 0).nonzero(as_tuple=True)
     found = found[queries, columns]
     starts, copies = starts[found], copies[found]
-    queries = queries.repeat_interleave(copies)
-    counts = torch.bincount(queries, minlength=len(rows))
-    hidden = own.repeat(1, int(counts.max()))
-    hidden[queries, _ranks(counts)] = order[starts.repeat_interleave(copies) + _ranks(copies)]
-    return hidden
+    places = order[starts.repeat_interleave(copies) + _ranks(copies)]
+    return _side_by_side(queries.repeat_interleave(copies), places, own)
+
+
+def _side_by_side(queries: Tensor, places: Tensor, own: Tensor) -> Tensor:
+    """Return the places of each query in a line, filled up with its ``own``: ``(B, H)`` int64.
+
+    Args:
+        queries: ``(n,)`` int64, ascending.
+        places: ``(n,)`` int64, one of that query's.
+        own: ``(B,)`` int64.
+    """
+    counts = torch.bincount(queries, minlength=len(own))
+    found = own[:, None].repeat(1, int(counts.max()) if len(counts) else 0)
+    found[queries, _ranks(counts)] = places
+    return found
 
 
 def _look_up(rows: Tensor, distinct: Tensor, num_item_rows: int) -> Tensor:

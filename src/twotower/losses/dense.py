@@ -9,7 +9,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, embedding, sof
 
 from twotower.errors import ArgumentError, check_least
 from twotower.losses.base import Batch, BatchLoss, check_log_q
-from twotower.losses.candidates import Candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +41,8 @@ class Scores:
         return logits.masked_fill(self.left_out, -torch.inf).softmax(1).nan_to_num_(0.0)
 
 
-def score(
-    query_vectors: Tensor, item_vectors: Tensor, candidates: Candidates, hidden: Tensor | None
-) -> Scores:
+def score(batch: Batch) -> Scores:
     """Return the dot products of a batch and what of it counts as a negative.
-
-    Args:
-        query_vectors: ``(B, d)`` float.
-        item_vectors: ``(N, d)`` float vectors of ``candidates.item_rows``.
-        candidates: What the queries are scored against.
-        hidden: ``(B, H)`` int64 places in ``candidates`` that are no negative of a query; a query
-            with fewer repeats the place of its own item. None hides nothing.
 
     Returns:
         Dot products in float32 where the vectors are in half precision.
@@ -60,23 +50,24 @@ def score(
     Raises:
         ValueError: There is not one vector a candidate, or ``candidates.log_q`` does not fit.
     """
-    batch, num, columns = len(query_vectors), len(candidates), candidates.columns
-    if len(item_vectors) != num:
+    candidates, columns = batch.candidates, batch.candidates.columns
+    num = len(candidates)
+    if len(batch.items) != num:
         raise ArgumentError(
-            f"item_vectors must be the vectors of all {num} candidates, got {len(item_vectors)}."
+            f"item_vectors must be the vectors of all {num} candidates, got {len(batch.items)}."
         )
-    check_log_q(candidates.log_q, num, (batch, num if columns is None else columns.shape[1]))
-    query_vectors, item_vectors = at_least_float32(query_vectors), at_least_float32(item_vectors)
+    width = num if columns is None else columns.shape[1]
+    check_log_q(candidates.log_q, num, (len(batch.queries), width))
     if columns is not None:
-        return _per_query(query_vectors, item_vectors, candidates, columns, hidden)
+        return _per_query(batch, columns)
     own_places = candidates.positions[:, None]
-    dots = query_vectors @ item_vectors.T  # (B, N)
+    dots = at_least_float32(batch.queries) @ at_least_float32(batch.items).T  # (B, N)
     if candidates.never is None:
         left_out = torch.zeros(dots.shape, dtype=torch.bool, device=dots.device)
     else:
         left_out = candidates.never.repeat(len(dots), 1)
-    if hidden is not None:
-        left_out.scatter_(1, hidden, True)
+    if batch.hidden is not None:
+        left_out.scatter_(1, batch.hidden, True)
     left_out.scatter_(1, own_places, True)
     return Scores(dots, dots.gather(1, own_places).squeeze(1), left_out, candidates.log_q)
 
@@ -93,16 +84,11 @@ def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def _per_query(
-    query_vectors: Tensor,
-    item_vectors: Tensor,
-    candidates: Candidates,
-    columns: Tensor,
-    hidden: Tensor | None,
-) -> Scores:
+def _per_query(batch: Batch, columns: Tensor) -> Scores:
+    candidates, hidden = batch.candidates, batch.hidden
     # (B, n, d); the gradient of embedding is quicker than that of indexing.
-    gathered = embedding(columns, item_vectors)
-    dots = torch.einsum("bd,bnd->bn", query_vectors, gathered)
+    gathered = embedding(columns, at_least_float32(batch.items))
+    dots = torch.einsum("bd,bnd->bn", at_least_float32(batch.queries), gathered)
     left_out = columns == candidates.positions[:, None]
     if candidates.never is not None:
         left_out |= candidates.never[columns]
@@ -124,7 +110,7 @@ class DenseLoss(BatchLoss):
     """
 
     def _of(self, batch: Batch) -> Tensor:
-        scores = score(batch.queries, batch.items, batch.candidates, batch.hidden)
+        scores = score(batch)
         labels = torch.ones_like(scores.own) if batch.labels is None else batch.labels
         losses = self._losses(scores, batch.temperature, labels.to(scores.own.dtype))
         return weighted_mean(losses, batch.weights)

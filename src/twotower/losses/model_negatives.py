@@ -167,11 +167,9 @@ class Memory:
         num_fresh = len(rows)
         if self._held:
             asked = torch.cat([rows, *(held for held, _, _ in self._held)])
-            # The first of equal rows is the newest, as the sort is stable.
-            order = asked.argsort(stable=True)
-            is_first = torch.ones(len(asked), dtype=torch.bool, device=asked.device)
-            is_first[1:] = asked[order].diff() != 0
-            newest = order[is_first]
+            distinct, which = negatives.distinct_rows(asked)
+            places = torch.arange(len(asked), device=asked.device)
+            newest = torch.full_like(distinct, len(asked)).scatter_reduce(0, which, places, "amin")
             newest = newest[newest >= len(rows)].sort().values
             vectors = torch.cat([held for _, held, _ in self._held])
             stored = vectors.index_select(0, newest - len(rows))

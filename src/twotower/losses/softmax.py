@@ -83,7 +83,7 @@ class SoftmaxLoss(BatchLoss):
         )
 
     def _gathered(self, batch: Batch) -> Tensor:
-        scores = score(batch.queries, batch.items, batch.candidates, batch.hidden)
+        scores = score(batch)
         logits = scores.dots / batch.temperature
         if scores.log_q is not None:
             logits = logits - scores.log_q

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import SideEncoder
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast
@@ -188,8 +188,7 @@ class TwoTower(nn.Module):
         super().__init__()
         if similarity not in ("dot", "cosine"):
             raise ArgumentError(f"similarity must be dot or cosine, got {similarity!r}.")
-        if temperature is not None and not 0 < temperature < math.inf:
-            raise ArgumentError(f"temperature must be finite and above 0, got {temperature}.")
+        check_positive(temperature=temperature)
         widths = [getattr(tower, "dim", None) for tower in (query_tower, item_tower)]
         if None not in widths:
             check_widths(cast("int", widths[0]), cast("int", widths[1]))
