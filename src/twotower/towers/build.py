@@ -83,9 +83,8 @@ def build_model(
             )
         encoder = encoder_of(item_transforms, config.item_hidden, use_id=item_id, sparse=sparse)
         items = ItemTower(encoder, _block(config, config.item_hidden), config.dim)
-    history_ids = config.history_items == "ids"
-    reads_id = item_tower is None and item_id
-    if history_ids and not (reads_id and "id" in _meanings(item_transforms)):
+    reads_id = item_tower is None and item_id and "id" in _meanings(item_transforms)
+    if config.history_items == "ids" and not reads_id:
         raise ConfigError(
             "towers.history_items must not be 'ids' where the item tower reads no id; use 'tower' or "
             "'separate'."
@@ -118,14 +117,7 @@ def build_model(
             since=SinceLast(config.dim, config.id_dropout) if reads_times else None,
         )
     start_alike(encoders)
-    return TwoTower(
-        queries,
-        items,
-        similarity=config.similarity,
-        temperature=config.temperature,
-        history_ids=history_ids,
-        sentences=sentences,
-    )
+    return _two_tower(config, queries, items, sentences)
 
 
 def least_weights(
@@ -168,13 +160,19 @@ def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
     """
     assert isinstance(model.item_tower, ItemTower)
     own = ItemTower(model.item_tower.encoder, _block(config, config.item_hidden), config.dim)
+    return _two_tower(config, model.query_tower, own, model.sentences)
+
+
+def _two_tower(
+    config: TowersConfig, queries: nn.Module, items: nn.Module, sentences: nn.Module | None
+) -> TwoTower:
     return TwoTower(
-        model.query_tower,
-        own,
+        queries,
+        items,
         similarity=config.similarity,
         temperature=config.temperature,
-        history_ids=model.history_ids,
-        sentences=model.sentences,
+        history_ids=config.history_items == "ids",
+        sentences=sentences,
     )
 
 

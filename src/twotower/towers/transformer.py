@@ -45,7 +45,7 @@ class Transformer(HistoryEncoder):
         self.start = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
         self.dropout = dropout
         self.blocks = nn.ModuleList(_Block(dim, num_heads, dropout) for _ in range(num_blocks))
-        self.norm = RMSNorm(dim)
+        self.norm = nn.RMSNorm(dim, eps=1e-6)
         self.pooled = PooledHistory(dim, dropout)
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
@@ -133,7 +133,7 @@ class _Block(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.norm_attention, self.norm_gated = RMSNorm(dim), RMSNorm(dim)
+        self.norm_attention, self.norm_gated = (nn.RMSNorm(dim, eps=1e-6) for _ in range(2))
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -185,18 +185,6 @@ class _Block(nn.Module):
         bias = F.embedding(between.places[rows], self.by_place)[None]  # (1, R, 1 + L, heads)
         hidden = ~between.visible[:, rows, :, None]
         return bias.masked_fill(hidden, -math.inf).permute(0, 3, 1, 2)
-
-
-class RMSNorm(nn.Module):
-    """``x / rms(x) * weight`` over the last dimension (Zhang and Sennrich, NeurIPS 2019, equation 4)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Map ``(..., dim)`` to the same."""
-        return F.rms_norm(vectors, self.weight.shape, self.weight, 1e-6)
 
 
 class SASRec(HistoryEncoder):
