@@ -16,7 +16,7 @@ def shape(condition: Condition) -> object:
     if isinstance(condition, Combined):
         return (condition.word, *map(shape, condition.parts))
     values = [value.value for value in condition.values]
-    return (condition.column.name, condition.operator, *values)
+    return (condition.column, condition.operator, *values)
 
 
 A, B, C = ("a", "=", 1), ("b", "=", 2), ("c", "=", 3)
@@ -83,7 +83,7 @@ def test_each_part_knows_its_place() -> None:
     assert isinstance(condition, Combined)
     comparison = condition.parts[1]
     assert isinstance(comparison, Comparison)
-    assert text[comparison.column.place] == "`a b`"
+    assert text[comparison.place] == "`a b`"
     assert [text[v.place] for v in comparison.values] == ["'p'", "22"]
 
 

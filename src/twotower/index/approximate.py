@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
 from twotower.histories import Histories
@@ -68,7 +68,7 @@ class Lists:
 
     centres: Tensor
     spreads: Tensor
-    list_of: npt.NDArray[np.int32]
+    list_of: Rows
     probes: Mapping[int, int]
 
     def __len__(self) -> int:
@@ -169,7 +169,7 @@ def tuned(lists: Lists, item_vectors: Tensor, query_vectors: Tensor, recall: flo
     return replace(lists, probes=dict(zip(depths, rising, strict=True)))
 
 
-def _ranks(lists: Lists, exact: ExactIndex, queries: Tensor, depth: int) -> npt.NDArray[np.int64]:
+def _ranks(lists: Lists, exact: ExactIndex, queries: Tensor, depth: int) -> Ints:
     """Return at which place of a query's lists each of its best items stands; ``L`` where there is none."""
     found = exact.search(queries, depth)
     order = lists.scores(queries).argsort(dim=1, descending=True, stable=True).numpy()
@@ -180,7 +180,7 @@ def _ranks(lists: Lists, exact: ExactIndex, queries: Tensor, depth: int) -> npt.
     return np.where(is_item, np.take_along_axis(places, lines, axis=1), len(lists))
 
 
-def _fewest(ranks: npt.NDArray[np.int64], num_lists: int, recall: float) -> int:
+def _fewest(ranks: Ints, num_lists: int, recall: float) -> int:
     """Return the fewest lists that surely hold a share ``recall`` of the best items of a query."""
     hits = np.stack([np.bincount(line, minlength=num_lists + 1)[:num_lists] for line in ranks])
     shares = hits.cumsum(axis=1) / np.maximum(1, hits.sum(axis=1, keepdims=True))
@@ -333,7 +333,7 @@ class ApproximateIndex(ExactIndex):
         allowed: Mask | None,
         fetched: int,
         probes: int,
-    ) -> tuple[Found, npt.NDArray[np.bool_]]:
+    ) -> tuple[Found, Bools]:
         """Return what is found, and for which queries no other item of the lists is better: ``(Q,)``.
 
         Args:
@@ -361,7 +361,7 @@ class ApproximateIndex(ExactIndex):
 
     def _candidates(
         self, queries: Tensor, most: int, allowed: Mask | None, probes: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    ) -> tuple[Ints, Float32s]:
         """Return the rows that score best in half precision, best first, and the least of their scores.
 
         Returns:
@@ -409,7 +409,7 @@ def depth_of(k: int) -> int:
     return next((depth for depth in DEPTHS if depth >= k), k)
 
 
-def _nearest(centres: Tensor, vectors: Tensor) -> npt.NDArray[np.int32]:
+def _nearest(centres: Tensor, vectors: Tensor) -> Rows:
     """Return the centre that is nearest to each vector, by Euclidean distance: ``(n,)``."""
     half = centres.square().sum(dim=1) / 2
     parts = [(half - part @ centres.T).argmin(dim=1) for part in torch.split(vectors, 2**13)]

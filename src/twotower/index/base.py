@@ -4,19 +4,19 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Bools, Float32s, Rows
 from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
 from twotower.vocab import PADDING_ROW
 
-Vectors = Tensor | npt.NDArray[np.float32]
+Vectors = Tensor | Float32s
 """Vectors as a caller has them: a tensor, or a NumPy array."""
 
 
-Mask = npt.NDArray[np.bool_]
+Mask = Bools
 """``(num_item_rows,)`` bool, the rows that an answer may hold."""
 
 
@@ -29,8 +29,8 @@ class Found(NamedTuple):
         scores: ``(Q, k)`` float32, ``-inf`` where padded.
     """
 
-    item_rows: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
+    item_rows: Rows
+    scores: Float32s
 
 
 def filler_of(reserved_rows: int) -> int:

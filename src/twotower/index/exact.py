@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Ints
 from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
 from twotower.index.base import Found, Index, Mask, Vectors, filler_of, nothing_found
@@ -96,9 +96,7 @@ class ExactIndex(Index):
             )
         return Found(rows, best)
 
-    def _search_few(
-        self, queries: Tensor, k: int, exclude: Histories, rows_allowed: npt.NDArray[np.int64]
-    ) -> Found:
+    def _search_few(self, queries: Tensor, k: int, exclude: Histories, rows_allowed: Ints) -> Found:
         """Return the answer of an index that holds ``rows_allowed`` alone, after one reserved row."""
         known = np.concatenate([[PADDING_ROW], rows_allowed])
         filling = np.full(-len(known) % _LINES, PADDING_ROW)
@@ -127,7 +125,7 @@ def best_of_scores(
     if allowed is not None:
         scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
     if exclude is not None:
-        owner = torch.from_numpy(np.repeat(np.arange(len(scores)), exclude.lengths))
+        owner = torch.from_numpy(exclude.owners)
         scores[owner, torch.from_numpy(exclude.item_rows.astype(np.int64))] = -torch.inf
     return best_of(scores, k, reserved_rows)
 

@@ -12,9 +12,9 @@ from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Ints
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.schema import Feature
 from twotower.registry import Registry
@@ -44,7 +44,7 @@ class Elements(NamedTuple):
         column: ``m`` of them.
     """
 
-    lines: npt.NDArray[np.int64]
+    lines: Ints
     column: "ReadColumn"
 
 
@@ -176,14 +176,11 @@ def is_held(column: ReadColumn, held: Sequence[Any], found: pl.Series) -> list[b
     Args:
         column: As it is compared.
         held: The literals.
-        found: What ``is_any_of`` returned for them.
+        found: What the operator returned for them.
     """
-    is_found = found.fill_null(value=False)
-    if not is_found.any():
-        return [False] * len(held)
     if len(held) == 1:
-        return [True]
-    there = set(column.values.filter(is_found).unique().to_list())
+        return [bool(found.any())]
+    there = set(column.values.filter(found.fill_null(value=False)).unique().to_list())
     if column.sort == "number":
         held = _literals(column, held).to_list()
     return [literal in there for literal in held]
@@ -277,8 +274,8 @@ class OperatorSpec:
         form: What stands after it: a value after a sign or a word, several in parentheses after a word, a
             text after a word; ``is`` is read by the grammar itself.
         matches: A column and the literals as it holds them to ``n`` booleans, null for unknown.
-        sorts: Of columns that can be compared so.
-        of_texts: Whether columns of text can be, too, several values a line among them.
+        sorts: Of columns that can be compared so; those of text, several values a line among them, can
+            always be asked for a text.
         is_negated: Whether the opposite of ``matches`` is meant.
         is_exact: Whether a literal that no line has is likely a mistake.
     """
@@ -287,7 +284,6 @@ class OperatorSpec:
     form: Form
     matches: Callable[[ReadColumn, Sequence[Any]], pl.Series]
     sorts: tuple[Sort, ...] = ()
-    of_texts: bool = False
     is_negated: bool = False
     is_exact: bool = True
 
@@ -295,7 +291,8 @@ class OperatorSpec:
         """Return whether it says something of a column."""
         inner = None if column.elements is None else column.elements.column.sort
         by_sort = column.sort in self.sorts and inner not in ("list", "other")
-        return by_sort or (self.of_texts and column.raw.dtype in TEXTS) or self.form == "is"
+        by_text = self.form == "text" and column.raw.dtype in TEXTS
+        return by_sort or by_text or self.form == "is"
 
     def bytes_read(self, column: ReadColumn) -> int:
         """Return about how many bytes of text or lists a comparison goes through; 0 of other columns."""
@@ -320,7 +317,7 @@ OPERATORS = Registry(
         ),
         OperatorSpec("in", "values", is_any_of, (*_ORDERED, "truth")),
         OperatorSpec("has", "value", has, ("list", "nothing")),
-        OperatorSpec("contains", "text", contains, ("nothing",), of_texts=True),
+        OperatorSpec("contains", "text", contains, ("nothing",)),
         OperatorSpec("is null", "is", lambda column, _: column.values.is_null()),
     ),
 )

@@ -47,29 +47,25 @@ _MEANT |= {"“": '"', "”": '"', "‘": "'", "’": "'", "（": "(", "）": ")
 """What other languages and keyboards write, and what is written here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column's name, at ``text[place]``."""
+class Token(NamedTuple):
+    """A name, a word or sign of the grammar, or a literal, at ``text[place]``."""
 
-    name: str
-    place: slice
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A literal, at ``text[place]``."""
-
+    kind: str  # "name", "keyword", "number", "text", "sign" or "end"
     value: Scalar
     place: slice
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A column, an operator, and one value; several for ``in``, none for ``is null``."""
+    """A column, an operator, and one value; several for ``in``, none for ``is null``.
 
-    column: Column
+    The column's name stands at ``text[place]``.
+    """
+
+    column: str
+    place: slice
     operator: str
-    values: tuple[Value, ...]
+    values: tuple[Token, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +111,7 @@ def _any_of(signs: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(signs, key=len, reverse=True)))
 
 
-class _Token(NamedTuple):
-    kind: str  # "name", "keyword", "number", "text", "sign" or "end"
-    value: Scalar
-    place: slice
-
-
-def _tokens(text: str) -> list[_Token]:
+def _tokens(text: str) -> list[Token]:
     tokens = []
     for match in _token(of_form("sign")).finditer(text):
         kind, found, place = str(match.lastgroup), match.group(), slice(*match.span())
@@ -137,8 +127,8 @@ def _tokens(text: str) -> list[_Token]:
         elif kind == "number":
             value = _number(text, place)
         if kind != "space":
-            tokens.append(_Token(kind, value, place))
-    return [*tokens, _Token("end", "", slice(len(text), len(text) + 1))]
+            tokens.append(Token(kind, value, place))
+    return [*tokens, Token("end", "", slice(len(text), len(text) + 1))]
 
 
 def _no_token(text: str, start: int) -> FilterError:
@@ -180,7 +170,7 @@ def _number(text: str, place: slice) -> int | float:
 class _Parser:
     """One method a rule of the grammar; each begins at the token where its rule does."""
 
-    def __init__(self, text: str, tokens: list[_Token]) -> None:
+    def __init__(self, text: str, tokens: list[Token]) -> None:
         self.text = text
         self.tokens = tokens
         self.place = 0
@@ -188,7 +178,7 @@ class _Parser:
         self.parts = 0
 
     @property
-    def token(self) -> _Token:
+    def token(self) -> Token:
         return self.tokens[self.place]
 
     def whole(self) -> Condition:
@@ -231,30 +221,33 @@ class _Parser:
         return condition
 
     def comparison(self) -> Condition:
-        column = self.column()
+        token = self.column()
+        column = str(token.value)
+        values: tuple[Token, ...] = ()
         if self.takes("is"):
-            is_not, comparison = self.takes("not"), Comparison(column, "is null", ())
+            is_not, operator = self.takes("not"), "is null"
             if not self.takes("null"):
                 raise self.refused("go on with `null` or `not null` after `is`")
         else:
             is_not = self.takes("not")
             operator = self.operator(column, is_not=is_not)
-            comparison = Comparison(column, operator, self.values_of(operator))
+            values = self.values_of(operator)
+        comparison = Comparison(column, token.place, operator, values)
         return Combined("not", (comparison,)) if is_not else comparison
 
-    def operator(self, column: Column, *, is_not: bool) -> str:
+    def operator(self, column: str, *, is_not: bool) -> str:
         """Return the operator after a column, and after ``not`` where it was read."""
         words, signs = of_form("value", "values", "text"), of_form("sign")
         for operator in words if is_not else (*words, *signs):
             if self.takes(operator):
                 return operator
         known = ", ".join(words if is_not else (*signs, *words, "is"))
-        after = "`not`" if is_not else f"the column {shortened(column.name)!r}"
+        after = "`not`" if is_not else f"the column {shortened(column)!r}"
         is_spaced = self.token.kind == "name" and not is_not
         hint = "; a name with spaces stands in backquotes" if is_spaced else ""
         raise self.refused(f"go on with one of {known} after {after}", hint)
 
-    def values_of(self, operator: str) -> tuple[Value, ...]:
+    def values_of(self, operator: str) -> tuple[Token, ...]:
         """Return what stands after an operator."""
         form = OPERATORS[operator].form
         if form == "text" and self.token.kind != "text":
@@ -272,7 +265,7 @@ class _Parser:
             raise self.refused("go on with a comma or a closing parenthesis")
         return tuple(values)
 
-    def column(self) -> Column:
+    def column(self) -> Token:
         token = self.token
         if token.kind != "name":
             begins = (
@@ -281,11 +274,9 @@ class _Parser:
             quoted = f"; a column of that name stands in backquotes: `{token.value}`"
             hints = {"text": begins, "number": begins, "keyword": quoted}
             raise self.refused("name a column here", hints.get(token.kind, ""))
-        self.place += 1
-        self.counted(token)
-        return Column(str(token.value), token.place)
+        return self.counted(token)
 
-    def value(self) -> Value:
+    def value(self) -> Token:
         token, value = self.token, self.token.value
         if token.kind == "keyword" and value in ("true", "false"):
             value = value == "true"
@@ -296,9 +287,7 @@ class _Parser:
             elif token.kind in ("name", "keyword"):
                 hint = f"; put text in quotes: {said(self.text[token.place])}"
             raise self.refused("have a text in quotes, a number, true or false here", hint)
-        self.place += 1
-        self.counted(token)
-        return Value(value, token.place)
+        return self.counted(token._replace(value=value))
 
     def takes(self, wanted: str) -> bool:
         """Go past a keyword or a sign, if it is that one; return whether it is."""
@@ -306,13 +295,16 @@ class _Parser:
         self.place += is_it
         return is_it
 
-    def counted(self, part: _Token) -> None:
+    def counted(self, part: Token) -> Token:
+        """Go past a column or a value, and return it."""
+        self.place += 1
         self.parts += 1
         if self.parts > MAX_PARTS:
             rule = f"hold at most {MAX_PARTS:,} comparisons and values, got more; "
             raise refusal(
                 self.text, part.place, rule + "state a long list of ids with among or without."
             )
+        return part
 
     def refused(self, rule: str, hint: str = "") -> FilterError:
         found = repr(shortened(self.text[self.token.place]))

@@ -12,9 +12,9 @@ from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools
 from twotower.errors import FilterError
 from twotower.features.raw_values import floats_of
 from twotower.features.schema import Feature
@@ -51,7 +51,7 @@ class Found(NamedTuple):
         nowhere: Values that it asks for and no line has: likely mistakes in the filter.
     """
 
-    matches: npt.NDArray[np.bool_]
+    matches: Bools
     nowhere: tuple[grammar.Nowhere, ...] = ()
 
 
@@ -67,9 +67,7 @@ class Filter:
     text: str
     condition: grammar.Condition
 
-    def matches(
-        self, frame: pl.DataFrame, features: Iterable[Feature] = ()
-    ) -> npt.NDArray[np.bool_]:
+    def matches(self, frame: pl.DataFrame, features: Iterable[Feature] = ()) -> Bools:
         """Return which lines match: ``(n,)`` bool.
 
         Args:
@@ -121,7 +119,7 @@ class _Meaning:
         return reduce(join, parts)
 
     def of_comparison(self, asked: grammar.Comparison) -> pl.Series:
-        column, operator = self.read(asked.column), columns.OPERATORS[asked.operator]
+        column, operator = self.read(asked), columns.OPERATORS[asked.operator]
         self.check_operator(asked, column)
         self.check_work(asked, column)
         compared = column
@@ -131,29 +129,21 @@ class _Meaning:
             held = self.held(asked, compared)
         found = operator.matches(column, held)
         if operator.is_exact and held:
-            is_there = (
-                [bool(found.any())] if len(held) == 1 else columns.is_held(compared, held, found)
-            )
-            self.note(asked, compared, is_there)
+            for value, is_there in zip(
+                asked.values, columns.is_held(compared, held, found), strict=True
+            ):
+                if not is_there and len(self.nowhere) < _MOST_NOTED:
+                    is_searched = operator.form != "text" and len(self.nowhere) < _MOST_SUGGESTED
+                    near = columns.resembling(compared, value.value) if is_searched else None
+                    self.nowhere.append(grammar.Nowhere(asked.column, value.value, near))
         return ~found if operator.is_negated else found
 
-    def note(
-        self, asked: grammar.Comparison, column: columns.ReadColumn, is_there: list[bool]
-    ) -> None:
-        """Note which of the literals no line has."""
-        is_text = columns.OPERATORS[asked.operator].form == "text"
-        for value, there in zip(asked.values, is_there, strict=True):
-            if not there and len(self.nowhere) < _MOST_NOTED:
-                is_searched = not is_text and len(self.nowhere) < _MOST_SUGGESTED
-                near = columns.resembling(column, value.value) if is_searched else None
-                self.nowhere.append(grammar.Nowhere(asked.column.name, value.value, near))
-
-    def read(self, column: grammar.Column) -> columns.ReadColumn:
-        name = column.name
+    def read(self, asked: grammar.Comparison) -> columns.ReadColumn:
+        name = asked.column
         if name not in self.columns:
             known = self.table.frame.columns
             if name not in known:
-                raise self.refused(column, _unknown(name, known))
+                raise self.refused(asked, _unknown(name, known))
             self.columns[name] = self.table.column(name)
         return self.columns[name]
 
@@ -166,7 +156,7 @@ class _Meaning:
         allowed = columns.OPERATORS.where(lambda each: each.applies_to(column))
         if asked.operator in allowed:
             return
-        name, hint = asked.column.name, ""
+        name, hint = asked.column, ""
         if "has" in allowed and asked.values:
             example = grammar.said(asked.values[0].value)
             hint = f"; write {_written(name)} has {example}"
@@ -174,7 +164,7 @@ class _Meaning:
             hint = f"; if it holds several, train with features.item.{grammar.shortened(name)}=tags"
         holds, _ = _SORTS.get(column.sort, (str(column.raw.dtype), ""))
         raise self.refused(
-            asked.column,
+            asked,
             f"ask {grammar.shortened(name)!r}, which holds {holds}, by {', '.join(allowed)}, "
             f"got {asked.operator}{hint}.",
         )
@@ -190,7 +180,7 @@ class _Meaning:
         self.num_reading += size > 0
         if size and self.bytes_read > MAX_READ and self.num_reading > READ_FREELY:
             raise self.refused(
-                asked.column,
+                asked,
                 f"compare text and lists at most {self.num_reading - 1} times in a table as "
                 f"large as this, got more; state several values with `in`, or use fewer pieces of text.",
             )
@@ -204,7 +194,7 @@ class _Meaning:
         held = columns.as_held(column.sort, [value.value for value in asked.values])
         for value, found in zip(asked.values, held, strict=True):
             if found is None:
-                name, (holds, wanted) = grammar.shortened(asked.column.name), _SORTS[column.sort]
+                name, (holds, wanted) = grammar.shortened(asked.column), _SORTS[column.sort]
                 raise self.refused(
                     value,
                     f"compare {name!r}, which holds {holds}, with {wanted}, "
@@ -212,7 +202,7 @@ class _Meaning:
                 )
         return held
 
-    def refused(self, part: grammar.Column | grammar.Value, rule: str) -> FilterError:
+    def refused(self, part: grammar.Comparison | grammar.Token, rule: str) -> FilterError:
         return grammar.refusal(self.text, part.place, rule)
 
 

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Bools, Float32s
 from twotower.errors import ArgumentError
 from twotower.index.exact import ExactIndex
 from twotower.index.lexical import LexicalIndex, Words
@@ -96,9 +97,7 @@ class FusedIndex(ExactIndex):
             self.item_vectors, self.lexical, words, self.weights[torch.from_numpy(which)]
         )
 
-    def deviations(
-        self, query_vectors: Tensor, offered: npt.NDArray[np.bool_] | None
-    ) -> npt.NDArray[np.float32]:
+    def deviations(self, query_vectors: Tensor, offered: Bools | None) -> Float32s:
         """Return the standard deviation of each query's scores over the items: ``(Q,)`` float32.
 
         Args:

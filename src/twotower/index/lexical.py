@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.config import LANGUAGES
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_positive
 from twotower.features.languages import UNSTEMMED, stemmer, stop_words
 from twotower.features.tokens import words_of
 from twotower.vocab import FIRST_ROW, as_keys
@@ -45,8 +45,7 @@ class LexicalSettings:
     drops_stop_words: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.k1 < np.inf:
-            raise ArgumentError(f"k1 must be above 0 and finite, got {self.k1}.")
+        check_positive(k1=self.k1)
         if not 0 <= self.b <= 1:
             raise ArgumentError(f"b must be in 0..1, got {self.b}.")
         for language in self.languages.values():
@@ -105,9 +104,9 @@ class ItemWords(NamedTuple):
         num_items: Number of items, with or without words.
     """
 
-    lines: npt.NDArray[np.int64]
+    lines: Ints
     words: pl.Series
-    counts: npt.NDArray[np.bool_]
+    counts: Bools
     num_items: int
 
     @classmethod
@@ -184,7 +183,7 @@ class LexicalIndex:
         return torch.from_numpy(scores)
 
     @cached_property
-    def _saturation(self) -> npt.NDArray[np.float32]:
+    def _saturation(self) -> Float32s:
         """Of each row, the count of a word at which half of its idf is reached."""
         real = self._lengths[FIRST_ROW:]
         mean = float(real.mean(dtype=np.float64)) if real.any() else 1.0
@@ -228,7 +227,7 @@ class _Part:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def of(self, word: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    def of(self, word: str) -> tuple[Rows, Float32s]:
         """Return the rows that have a word of this part, and how often."""
         place = self.places[word]
         here = slice(int(self.ends[place - 1]) if place else 0, int(self.ends[place]))
@@ -242,9 +241,9 @@ class _Part:
 
 
 class _Reading(NamedTuple):
-    lines: npt.NDArray[np.int64]
+    lines: Ints
     words: pl.Series
-    is_stop_word: npt.NDArray[np.bool_]
+    is_stop_word: Bools
 
 
 def _read(texts: pl.Series, language: str) -> _Reading:

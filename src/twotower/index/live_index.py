@@ -121,41 +121,32 @@ class LiveIndex(Index):
 
     def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         self._take_the_next()
-        index, num_rows = self._index, len(self._vectors)
+        index = self._index
         covered = len(index.item_vectors)
-        if covered == num_rows:
+        if covered == len(self._vectors):
             return index.search(queries, k, exclude=exclude, allowed=allowed)
-        before = after = None
-        if allowed is not None:
-            before, after = allowed[:covered], np.append([False] * FIRST_ROW, allowed[covered:])
-        within = _rows_within(exclude, 0, covered, 0)
-        first = index.search(queries, k, exclude=within, allowed=before)
+        skipped = covered - FIRST_ROW  # what rows in the tail are less by
+        before, after = (None, None) if allowed is None else (allowed[:covered], allowed[skipped:])
+        in_tail = exclude.item_rows >= covered
+        others = np.where(in_tail, np.int32(PADDING_ROW), exclude.item_rows)
+        first = index.search(queries, k, exclude=replace(exclude, item_rows=others), allowed=before)
         vectors = torch.cat([index.item_vectors[:FIRST_ROW], self._vectors.since(covered)])
-        within = _rows_within(exclude, covered, num_rows, FIRST_ROW)
+        within = exclude.where(in_tail)
+        within = replace(within, item_rows=within.item_rows - np.int32(skipped))
         of_tail = ExactIndex(vectors, reserved_rows=FIRST_ROW)
         tail = of_tail.search(queries, k, exclude=within, allowed=after)
-        rows = np.concatenate([first.item_rows, tail.item_rows + (covered - FIRST_ROW)], axis=1)
+        rows = np.concatenate([first.item_rows, tail.item_rows + skipped], axis=1)
         scores = np.concatenate([first.scores, tail.scores], axis=1)
         return best_of(torch.from_numpy(scores), k, FIRST_ROW, torch.from_numpy(rows))
 
     def _take_the_next(self) -> None:
-        if self._next is None or not self._next.done():
-            return
-        built, self._next = self._next, None
-        error = built.exception()
-        if error is None:
-            self._index = built.result()
-        else:
-            _log_failed(error)
+        if self._next is not None and self._next.done():
+            built, self._next = self._next, None
+            if error := built.exception():
+                _log_failed(error)
+            else:
+                self._index = built.result()
 
 
 def _log_failed(error: BaseException) -> None:
     _LOG.error("the index could not be built again; the old one still answers", exc_info=error)
-
-
-def _rows_within(sets: Histories, start: int, end: int, first: int) -> Histories:
-    """Return sets of rows as a part of the rows counts them: from ``first`` on; others are no item."""
-    rows = sets.item_rows
-    is_within = (rows >= start) & (rows < end)
-    own = np.where(is_within, rows - start + first, PADDING_ROW).astype(np.int32)
-    return replace(sets, item_rows=own)
