@@ -189,9 +189,7 @@ class TwoTower(nn.Module):
         if similarity not in ("dot", "cosine"):
             raise ArgumentError(f"similarity must be dot or cosine, got {similarity!r}.")
         check_positive(temperature=temperature)
-        widths = [getattr(tower, "dim", None) for tower in (query_tower, item_tower)]
-        if None not in widths:
-            check_widths(cast("int", widths[0]), cast("int", widths[1]))
+        check_widths(getattr(query_tower, "dim", None), getattr(item_tower, "dim", None))
         self.query_tower = query_tower
         self.item_tower = item_tower
         self.similarity = similarity
@@ -333,13 +331,13 @@ def _features_read(tower: nn.Module) -> frozenset[str] | None:
     return None
 
 
-def check_widths(query_dim: int, item_dim: int) -> None:
-    """Check that both towers have the same width.
+def check_widths(query_dim: int | None, item_dim: int | None) -> None:
+    """Check that both towers have the same width; None is one that is not known before the first batch.
 
     Raises:
         ValueError: They have not; both are named.
     """
-    if query_dim != item_dim:
+    if None not in (query_dim, item_dim) and query_dim != item_dim:
         raise ArgumentError(
             f"the towers must have equal dim, got query_tower {query_dim} and "
             f"item_tower {item_dim}; change one of the last layers."
