@@ -6,7 +6,6 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from twotower.histories import Histories
 from twotower.index.base import Found, Mask, Vectors, nothing_found
@@ -150,10 +149,12 @@ class TwoPassIndex(ExactIndex):
 
     def _best(self, owner: Tensor, rows: Tensor, scores: Tensor, num_queries: int, k: int) -> Found:
         """Return the best of scored items, which stand by owner and by row."""
-        counts = torch.bincount(owner, minlength=num_queries).tolist()
-        each = pad_sequence(torch.split(scores, counts), batch_first=True, padding_value=-torch.inf)
-        row_of = pad_sequence(torch.split(rows, counts), batch_first=True)
-        return best_of(each, k, self.reserved_rows, row_of)
+        counts = torch.bincount(owner, minlength=num_queries)
+        within = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
+        of_query = torch.full((num_queries, int(counts.max())), -torch.inf)
+        row_of = torch.zeros(of_query.shape, dtype=torch.int64)
+        of_query[owner, within], row_of[owner, within] = scores, rows
+        return best_of(of_query, k, self.reserved_rows, row_of)
 
 
 def _coded(vectors: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
