@@ -1,14 +1,14 @@
 """How the items of a trained model are searched: the index is built, and held against exact search."""
 
-import time
+import timeit
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Bools, Floats
 from twotower.baselines.validation import thinned
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
@@ -78,10 +78,8 @@ def indexed(
         reason = f"at a recall of {wanted.recall:g} an approximate index is no faster"
         return _with_kind(contents, "exact"), (f"index.kind = 'exact': {reason}",)
     exact = exact_index(vectors, reserved_rows=FIRST_ROW)
-    rates = {
-        "exact": _rate(exact, others[:TIMED], offered),
-        "approximate": _rate(index, others[:TIMED], offered),
-    }
+    asked = others[:TIMED]
+    rates = {"exact": _rate(exact, asked, offered), "approximate": _rate(index, asked, offered)}
     found = {str(k): recalls(index, exact, others, k, offered) for k in KS}
     figures: dict[str, Any] = {
         "kind": "approximate",
@@ -100,13 +98,7 @@ def indexed(
     )
 
 
-def recalls(
-    index: Index,
-    exact: Index,
-    queries: Tensor,
-    k: int,
-    allowed: npt.NDArray[np.bool_] | None = None,
-) -> npt.NDArray[np.float64]:
+def recalls(index: Index, exact: Index, queries: Tensor, k: int, allowed: Bools | None) -> Floats:
     """Return of each query which share of its ``k`` best items an index finds: ``(Q,)`` in [0, 1].
 
     Args:
@@ -137,12 +129,11 @@ def _vectors_of(cases: Cases, scorer: ModelScorer) -> Tensor:
     return vectors[torch.from_numpy(scorer.encoding.is_known(arrays, cases.histories))]
 
 
-def _rate(index: Index, queries: Tensor, allowed: npt.NDArray[np.bool_] | None) -> float:
+def _rate(index: Index, queries: Tensor, allowed: Bools | None) -> float:
     """Return how many queries a second are answered one by one: the best of three runs."""
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
+
+    def ask() -> None:
         for query in torch.split(queries, 1):
             index.search(query, KS[-1], allowed=allowed)
-        seconds.append(time.perf_counter() - started)
-    return len(queries) / min(seconds)
+
+    return len(queries) / min(timeit.repeat(ask, number=1, repeat=3))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,21 +35,10 @@ from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 Batch = PairBatch | PrefixBatch
+Batches = PairBatches | PrefixBatches
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
-
-
-class Batches(Protocol):
-    """Gives the batches of each epoch."""
-
-    def __len__(self) -> int:
-        """Number of batches an epoch."""
-        ...
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-        ...
 
 
 class Objective:

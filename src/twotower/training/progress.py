@@ -25,12 +25,7 @@ from twotower.training.study import Trial, changes
 _STEPS_A_READING = 20  # reading the loss waits for the device
 _BEST_SHOWN = 5
 
-_ENDS = {
-    "finished": "finished",
-    "pruned": "worse than most",
-    "diverged": "diverged",
-    "cut": "not finished",
-}
+_ENDS = {"pruned": "worse than most", "cut": "not finished"}  # the others are said as they are
 
 
 class ProgressBar(Callback):
@@ -193,7 +188,7 @@ class TuningBar(ProgressBar):
         found = "  none" if trial.metric is None else f"{trial.metric:.4f}"
         self._print(
             f"trial {trial.number:>3}  validation {self._metric} {found}  "
-            f"{trial.epochs:>2} epochs, {_ENDS[trial.end]}; {_others(trial, self._default)}",
+            f"{trial.epochs:>2} epochs, {_ENDS.get(trial.end, trial.end)}; {_others(trial, self._default)}",
             markup=False,
         )
 
@@ -203,7 +198,7 @@ class TuningBar(ProgressBar):
         table.title, table.title_justify = f"Best of {len(trials)} trials, on validation", "left"
         for trial in trials[:_BEST_SHOWN]:
             metric = "" if trial.metric is None else f"{trial.metric:.4f}"
-            row = (str(trial.number), metric, str(trial.epochs), _ENDS[trial.end])
+            row = (str(trial.number), metric, str(trial.epochs), _ENDS.get(trial.end, trial.end))
             table.add_row(*row, _others(trial, default))
         self._print(table)
         changed = changes(trials[0], default)

@@ -126,9 +126,8 @@ class Task:
             ValueError: An array of features has another shape.
         """
         config = private_settings(config) if private else config
-        preparation = _prepared(
-            interactions, items, queries, config, name or _name_of(interactions)
-        )
+        view = View(interactions, items)
+        preparation = _prepared(view, queries, config, name or _name_of(interactions))
         divide = hold_out_validation if preparation.is_split else split
         dataset = divide(preparation.dataset, config.split)
         return _fitted_task(dataset, {dataset.name: preparation}, config, private=private)
@@ -162,7 +161,7 @@ class Task:
         prepared = {}
         for name, view in views.items():
             try:
-                prepared[name] = _prepared(view.interactions, view.items, queries, config, name)
+                prepared[name] = _prepared(view, queries, config, name)
             except DataError as error:
                 raise DataError(f"view {name!r}: {error}") from error
         is_split = [preparation.is_split for preparation in prepared.values()]
@@ -182,17 +181,11 @@ class Task:
         return _fitted_task(dataset, prepared, config, private=private)
 
 
-def _prepared(
-    interactions: Table | Mapping[str, Table],
-    items: Given | None,
-    queries: Given | None,
-    config: Config,
-    name: str,
-) -> Preparation:
+def _prepared(view: View, queries: Given | None, config: Config, name: str) -> Preparation:
     """Return the tables of one kind of item, read."""
     return prepare(
-        interactions,
-        items=_as_table(items, "item_id"),
+        view.interactions,
+        items=_as_table(view.items, "item_id"),
         queries=_as_table(queries, "query_id"),
         config=config.data,
         features=config.features,

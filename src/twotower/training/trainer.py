@@ -84,53 +84,8 @@ BYTES_OF_THE_BEST = 4
 """Of each number of the best weights so far, which are kept in the memory of the processor."""
 
 
-def check_memory(
-    config: Config,
-    num_items: int,
-    num_queries: int,
-    device: torch.device,
-    custom: Collection[Side] = (),
-) -> None:
-    """Refuse settings for which a device has too little memory, before it runs out of it.
-
-    The bytes are a lower bound: features, activations and data come on top.
-
-    Args:
-        config: With no ``auto`` left.
-        num_items: Items in the catalogue.
-        num_queries: Queries.
-        device: To train on.
-        custom: Sides whose tower is a module of the user's own, of which nothing is known.
-
-    Raises:
-        ConfigError: They are more than the device has.
-    """
-    memory = runtime.memory_of(device)
-    tables, layers = least_weights(config.towers, num_items, num_queries, custom)
-    best = BYTES_OF_THE_BEST if device.type == "cpu" else 0
-    of_tables = OPTIMIZERS[config.training.table_optimizer].bytes_of_table
-    least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
-    loss, towers = config.loss, config.towers
-    if SAMPLERS[loss.negatives].is_per_query and loss.num_negatives is not None:
-        batch = config.training.batch_size or 1
-        least += 4 * batch * loss.num_negatives * towers.dim
-    if memory is None or least <= memory:
-        return
-    raise ConfigError(
-        f"training must fit into memory, got settings that need at least {least / 1e9:,.0f} GB of "
-        f"{memory / 1e9:,.0f} GB: lower towers.dim (now {towers.dim}), towers.query_hidden, "
-        "towers.item_hidden or loss.num_negatives."
-    )
-
-
 def untrained(
-    dataset: Dataset,
-    sides: Sides,
-    config: Config,
-    device: torch.device,
-    *,
-    query_tower: nn.Module | None = None,
-    item_tower: nn.Module | None = None,
+    dataset: Dataset, sides: Sides, config: Config, device: torch.device, **towers: nn.Module | None
 ) -> tuple[Encoding, ...]:
     """Return the models as a training starts: one for each view, or the only one.
 
@@ -139,8 +94,7 @@ def untrained(
         sides: The fitted features.
         config: With no ``auto`` left.
         device: Of the models and of the items' features.
-        query_tower: A module of the user's own in the query tower's place.
-        item_tower: One in the item tower's place.
+        **towers: Modules of the user's own, by ``query_tower`` and ``item_tower``.
     """
     # Before the model: what is only needed on the way must not stand beside its tables.
     items = to_tensors(sides.item.apply_to_rows(dataset.items.frame), device)
@@ -154,10 +108,9 @@ def untrained(
             sides.query,
             sides.item,
             event_transforms=sides.event,
-            query_tower=query_tower,
-            item_tower=item_tower,
             sparse=config.loss.negatives != "all",
             pretrained=True,
+            **towers,
         )
         others = [of_another_view(first, config.towers) for _ in list(dataset.views)[1:]]
     length = config.towers.history_length
@@ -215,7 +168,7 @@ class Trainer:
         self.device = runtime.choose_device(config.training.device)
         self.towers = {"query_tower": query_tower, "item_tower": item_tower}
         """The user's own modules, by the parameter that they were given by."""
-        check_memory(config, len(dataset.items), len(dataset.queries), self.device, self.custom)
+        self._check_memory()
         train = dataset.part(Part.TRAIN)
         self.popularity = np.bincount(
             train.item_rows[train.is_positive], minlength=dataset.items.ids.num_rows
@@ -438,6 +391,27 @@ class Trainer:
         start, end = math.log(towers.temperature), math.log(towers.temperature_end)
         for objective in self.objectives:
             objective.model.log_temperature.fill_(start + share * (end - start))
+
+    def _check_memory(self) -> None:
+        """Refuse settings for which the device has too little memory, before it runs out of it.
+
+        The bytes are a lower bound: features, activations and data come on top.
+        """
+        loss, towers, training = self.config.loss, self.config.towers, self.config.training
+        memory = runtime.memory_of(self.device)
+        num_items, num_queries = len(self.dataset.items), len(self.dataset.queries)
+        tables, layers = least_weights(towers, num_items, num_queries, self.custom)
+        best = BYTES_OF_THE_BEST if self.device.type == "cpu" else 0
+        of_tables = OPTIMIZERS[training.table_optimizer].bytes_of_table
+        least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
+        if SAMPLERS[loss.negatives].is_per_query and loss.num_negatives is not None:
+            least += 4 * (training.batch_size or 1) * loss.num_negatives * towers.dim
+        if memory is not None and least > memory:
+            raise ConfigError(
+                f"training must fit into memory, got settings that need at least {least / 1e9:,.0f} GB of "
+                f"{memory / 1e9:,.0f} GB: lower towers.dim (now {towers.dim}), towers.query_hidden, "
+                "towers.item_hidden or loss.num_negatives."
+            )
 
     def _check_towers(self, model: TwoTower) -> None:
         """Encode two rows a side, so that a tower that does not fit is named before training."""
