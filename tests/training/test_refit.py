@@ -277,7 +277,7 @@ class TestFigures:
         config, _ = resolve(task.config, task.dataset)
         other = replace(config, training=replace(config.training, seed=1))
         trainer = Trainer(task.dataset, task.sides, other)
-        again = refitted(trainer, trainer.fit(), task, "valid", watcher=Callback())
+        again = refitted(trainer, trainer.fit(), task, "valid", towers={}, watcher=Callback())
         assert again is not None
         num_rows = task.dataset.items.ids.num_rows
         cases = task.dataset.cases(Part.TEST)

@@ -71,7 +71,7 @@ class EventContents:
     transforms: SideTransforms
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Contents:
     """What a bundle holds.
 
@@ -114,16 +114,16 @@ class Contents:
     popularity: npt.NDArray[np.float32]
     histories: Histories | None
     history_parts: npt.NDArray[np.uint8] | None
-    history_weights: npt.NDArray[np.float32] | None
-    history_is_target: npt.NDArray[np.bool_] | None
+    history_weights: npt.NDArray[np.float32] | None = None
+    history_is_target: npt.NDArray[np.bool_] | None = None
     targets: Histories | None
-    target_labels: npt.NDArray[np.float32] | None
+    target_labels: npt.NDArray[np.float32] | None = None
     metrics: Mapping[str, Any]
-    custom: tuple[str, ...]
+    custom: tuple[str, ...] = ()
     ordered: bool
     repeats: bool
     provenance: Mapping[str, Any]
-    log: str
+    log: str = ""
     card: str
     events: EventContents | None = None
     view: str | None = None

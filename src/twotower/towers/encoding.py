@@ -77,7 +77,7 @@ class Encoding:
         rows = torch.arange(self.num_item_rows, device=self.device)
         with _evaluating(self.model):
             chunks = [
-                self.model.encode_items(self._item_features(chunk))
+                self.model.encode_items(self.features_of(chunk))
                 for chunk in torch.split(rows, _CHUNK_ITEMS)
             ]
         vectors = torch.cat(chunks)
@@ -135,7 +135,7 @@ class Encoding:
         rows = torch.tensor([item_row], device=self.device)
         moments = None if seconds is None else to_moments(np.array([seconds]), self.device)
         with _evaluating(self.model):
-            inputs = self.model.history_inputs(self._item_features(rows))
+            inputs = self.model.history_inputs(self.features_of(rows))
             inputs = self.model.event_inputs(inputs, event)
             return self.model.step_queries(
                 to_tensors(features, self.device), inputs, moments, state
@@ -159,7 +159,7 @@ class Encoding:
         windows = last_windows(histories, self.history_length)
         rows, times = windows.rows, windows.times
         distinct, found = np.unique(rows, return_inverse=True)
-        inputs = self.model.history_inputs(self._item_features(self._moved(distinct)))
+        inputs = self.model.history_inputs(self.features_of(self._moved(distinct)))
         vectors = inputs[self._moved(found.reshape(rows.shape))]
         if self.event_features is not None:
             event_rows = windows.event_rows
@@ -176,7 +176,8 @@ class Encoding:
     def _moved(self, rows: npt.NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(rows.astype(np.int64)).to(self.device)
 
-    def _item_features(self, rows: Tensor) -> dict[str, Tensor]:
+    def features_of(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the features of some item rows."""
         return {name: values.index_select(0, rows) for name, values in self.item_features.items()}
 
 

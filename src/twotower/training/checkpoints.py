@@ -63,6 +63,7 @@ class WorkFolder:
 
     def __init__(self, out: Path, fingerprint: str) -> None:
         self.path = out.with_name(out.name + ".training")
+        self.file = self.path / "checkpoint.pt"
         self.fingerprint = fingerprint
 
     def load(self) -> Progress:
@@ -71,17 +72,16 @@ class WorkFolder:
         Raises:
             ConfigError: There is none, it cannot be read, or it is of other data or settings.
         """
-        file = self.path / "checkpoint.pt"
-        if not file.is_file():
+        if not self.file.is_file():
             raise ConfigError(
                 f"{argument('resume')} needs a checkpoint, got none at {str(self.path)!r}; "
                 "train without it."
             )
         try:
-            saved = torch.load(file, weights_only=True)
+            saved = torch.load(self.file, weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise ConfigError(
-                f"{argument('resume')} cannot read {str(file)!r}; remove it and train from the start."
+                f"{argument('resume')} cannot read {str(self.file)!r}; remove it and train from the start."
             ) from error
         if not isinstance(saved, dict) or saved.pop("fingerprint", None) != self.fingerprint:
             raise ConfigError(
@@ -116,7 +116,7 @@ class WorkFolder:
         temporary = self.path / "checkpoint.pt.writing"
         with temporary.open("wb") as file:  # torch keeps an OSError as the cause only of open files
             torch.save({**vars(progress), "fingerprint": self.fingerprint}, file)
-        os.replace(temporary, self.path / "checkpoint.pt")  # noqa: PTH105 - atomic on every system
+        os.replace(temporary, self.file)  # noqa: PTH105 - atomic on every system
         lines = "".join(json.dumps(record) + "\n" for record in progress.log)
         (self.path / "log.jsonl").write_text(lines, encoding="utf-8", newline="\n")
 

@@ -189,16 +189,12 @@ class MLflowLogger(_Logger):
         self._run_name, self._run_id = run_name, ""
         try:
             self._client = MlflowClient(uri)
-            self._experiment_id = "0"
-            if experiment is not None:
-                known = self._client.get_experiment_by_name(experiment)
-                self._experiment_id = (
-                    self._client.create_experiment(experiment)
-                    if known is None
-                    else known.experiment_id
-                )
+            if experiment is None:
+                self._experiment_id = self._client.get_experiment("0").experiment_id
+            elif known := self._client.get_experiment_by_name(experiment):
+                self._experiment_id = known.experiment_id
             else:
-                self._client.get_experiment(self._experiment_id)
+                self._experiment_id = self._client.create_experiment(experiment)
         except (MlflowException, ImportError) as error:
             named = os.environ.get("MLFLOW_TRACKING_URI")
             if uri is None and not named:

@@ -64,8 +64,7 @@ class Miner:
 
         def known_of(part: slice) -> tuple[Tensor, Tensor]:
             some = known.take(part)
-            lines = np.repeat(np.arange(len(some)), some.lengths)
-            return self._tensor(lines), self._tensor(some.item_rows.astype(np.int64))
+            return self._tensor(some.owners), self._tensor(some.item_rows.astype(np.int64))
 
         found = mine(
             self._encoding.query_vectors(self._features, self._earlier),

@@ -167,9 +167,7 @@ class Objective:
             shares = history_places is not None and self.model.history_reads_inputs
             asked = torch.cat([rows, known.flatten()]) if shares else rows
             distinct, found = torch.unique(asked, return_inverse=True)
-            item_features = {
-                name: values.index_select(0, distinct) for name, values in item_features.items()
-            }
+            item_features = encoding.features_of(distinct)
             places = found[: len(rows)]
             if shares:
                 history_places = found[len(rows) :].view(known.shape)
@@ -199,18 +197,13 @@ class Objective:
             item_vectors: ``(N - stored, dim)``, one of each candidate that is encoded.
         """
         config, candidates = self.config.loss, reading.candidates
+        num_rows = self.dataset.items.ids.num_rows
         if self.memory is not None:
             rows = candidates.item_rows[: len(item_vectors)]
             self.memory.push(rows, item_vectors, len(batch))
         if candidates.stored is not None:
             item_vectors = torch.cat([item_vectors, candidates.stored])
-        hidden = hidden_by(
-            config,
-            candidates,
-            reading.pairs.item_rows,
-            reading.liked(),
-            self.dataset.items.ids.num_rows,
-        )
+        hidden = hidden_by(config, candidates, reading.pairs.item_rows, reading.liked(), num_rows)
         if not config.correct_log_q:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
         labels, weights = None, batch.weights
@@ -381,8 +374,8 @@ class Reading:
             history = inputs.index_select(0, places.flatten())
         else:
             distinct, found = torch.unique(places, return_inverse=True)
-            read = {name: values[distinct] for name, values in self.encoding.item_features.items()}
-            history = model.history_inputs(read).index_select(0, found.flatten())
+            read = model.history_inputs(self.encoding.features_of(distinct))
+            history = read.index_select(0, found.flatten())
         history = history.view(*places.shape, -1)
         if self.of_events is not None:
             events = {name: values[piece] for name, values in self.of_events.items()}

@@ -87,40 +87,27 @@ def of_many_queries(
 def _of_many(
     transform: Transform, frame: pl.DataFrame, owners: npt.NDArray[np.integer]
 ) -> Transform:
-    feature, vocabulary = transform.feature, transform.vocabulary
-    if vocabulary is None and "weights" in transform.numbers:
-        return _without_rare_weights(transform, frame, owners)
+    feature, vocabulary, numbers = transform.feature, transform.vocabulary, transform.numbers
+    if vocabulary is None and "weights" in numbers:
+        # A word or a bucket of few queries then weighs as one that nobody has. Such rows are not of the
+        # user's values, but how much one weighs tells how many texts have it.
+        weights = numbers["weights"]
+        is_rare = _queries_of_rows(transform, frame, owners, len(weights)) < LEAST_QUERIES
+        is_rare[:FIRST_ROW] = False
+        changed = copy(transform)  # it may hold vectors, which take long to read
+        changed.numbers = {**numbers, "weights": np.where(is_rare, weights.max(initial=0), weights)}
+        vars(changed).pop("weights", None)  # which is made of them
+        return changed
     if vocabulary is None or (feature.meaning not in _VALUES and not feature.spec.has_tokens):
         return transform
     counts = np.zeros(vocabulary.num_rows, np.int64)
     if feature.meaning != "id":
         counts = _queries_of_rows(transform, frame, owners, vocabulary.num_rows)
     kept = np.flatnonzero(counts[FIRST_ROW:] >= LEAST_QUERIES)
-    numbers = dict(transform.numbers)
     if feature.spec.has_tokens:
         rows = np.concatenate([np.arange(FIRST_ROW), kept + FIRST_ROW])
-        numbers["weights"] = numbers["weights"][rows]
+        numbers = {**numbers, "weights": numbers["weights"][rows]}
     return type(transform)(feature, Vocabulary(vocabulary.ids.gather(kept)), numbers)
-
-
-def _without_rare_weights(
-    transform: Transform, frame: pl.DataFrame, owners: npt.NDArray[np.integer]
-) -> Transform:
-    """Return a transform in which a word or a bucket of few queries weighs as one that nobody has.
-
-    Such rows are not of the user's values, but how much one weighs tells how many texts have it.
-    """
-    weights = transform.numbers["weights"]
-    counts = _queries_of_rows(transform, frame, owners, len(weights))
-    is_rare = counts < LEAST_QUERIES
-    is_rare[:FIRST_ROW] = False
-    changed = copy(transform)
-    changed.numbers = {
-        **transform.numbers,
-        "weights": np.where(is_rare, weights.max(initial=0), weights),
-    }
-    vars(changed).pop("weights", None)  # which is made of them
-    return changed
 
 
 def _queries_of_rows(
@@ -198,5 +185,4 @@ def _by_name(view: ViewConfig) -> ViewConfig:
     """Return a view whose tables have their names without the folders, which may name a person."""
     tables = ("interactions", "train", "valid", "test", "items")
     given = {name: path for name in tables if (path := getattr(view, name)) is not None}
-    names: dict[str, Any] = {name: Path(path).name for name, path in given.items()}
-    return replace(view, **names)
+    return replace(view, **{name: Path(path).name for name, path in given.items()})

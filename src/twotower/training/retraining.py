@@ -103,7 +103,7 @@ def refitted(
     task: Task,
     learnt: Learnt,
     *,
-    towers: Mapping[str, nn.Module | None] | None = None,
+    towers: Mapping[str, nn.Module | None],
     watcher: Callback,
 ) -> Trainer | None:
     """Train from the start on more events, for as many epochs as were best; return None after Ctrl-C.
@@ -121,10 +121,8 @@ def refitted(
         towers: Modules of the user's own, untrained.
         watcher: Follows the training.
     """
-    modules = deepcopy(dict(towers or {}))
-    is_custom = any(module is not None for module in modules.values())
-    more = task.learning(learnt, refits_features=not is_custom)
-    trainer = Trainer(more.dataset, more.sides, chosen.config, **modules)
+    more = task.learning(learnt, refits_features=not chosen.custom)
+    trainer = Trainer(more.dataset, more.sides, chosen.config, **deepcopy(dict(towers)))
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
     if progress.interrupted:
         done.interrupt()
@@ -160,10 +158,10 @@ def spread_over_seeds(
     Raises:
         NothingLearntError: Ctrl-C interrupted one of the trainings.
     """
-    dataset = task.dataset
-
-    def means_of(seed: int) -> dict[str, float]:
-        """Train with another seed, and keep nothing but the metrics."""
+    dataset, others = task.dataset, []
+    for place in range(1, seeds):
+        seed = config.training.seed + place
+        bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
         of_seed = with_values(config, {"training.seed": seed})
         trainer = Trainer(dataset, task.sides, of_seed, **deepcopy(dict(towers)))
         done = trainer.fit(watcher=bar)
@@ -174,13 +172,8 @@ def spread_over_seeds(
                 f"Interrupted in the training of seed {seed}: no bundle was written; "
                 f"go on with {passing(resume=True)}."
             )
-        return evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.TEST), KS).mean()
-
-    others = []
-    for place in range(1, seeds):
-        seed = config.training.seed + place
-        bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
-        others.append(means_of(seed))
+        found = evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.TEST), KS)
+        others.append(found.mean())
     spread = {}
     for metric in others[0]:
         values = [first[metric], *(figures[metric] for figures in others)]

@@ -108,7 +108,7 @@ class Study:
         self.path, self.fingerprint = path, fingerprint
         self._space = dict(space)
         self._states = optuna.trial.TrialState
-        self._study = _opened(path, fingerprint) if path.exists() else _made(path, fingerprint)
+        self._study = _opened(path, fingerprint)
         self._study.pruner = optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS)
         known = self._study.get_trials(deepcopy=False)
         # Seeded alike, a resumed search would propose the first trials once more.
@@ -156,7 +156,7 @@ class Study:
 
     def has_checkpoint(self, number: int) -> bool:
         """Say whether a trial can be gone on with."""
-        return (self.work(number).path / "checkpoint.pt").is_file()
+        return self.work(number).file.is_file()
 
     def trials(self) -> tuple[Trial, ...]:
         """Return all trials, the best first."""
@@ -182,23 +182,22 @@ class Study:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _made(path: Path, fingerprint: str) -> "optuna.Study":
-    import optuna
-
-    path.mkdir()
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(storage=_storage(path), study_name=_NAME, direction="maximize")
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    study.set_user_attr("fingerprint", fingerprint)
-    return study
-
-
 def _opened(path: Path, fingerprint: str) -> "optuna.Study":
+    """Return the study of a folder, which is made where there is none."""
     import optuna
 
+    if not path.exists():
+        path.mkdir()
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            study = optuna.create_study(
+                storage=_storage(path), study_name=_NAME, direction="maximize"
+            )
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+        study.set_user_attr("fingerprint", fingerprint)
+        return study
     try:
         study = optuna.load_study(storage=_storage(path), study_name=_NAME)
     except (ValueError, KeyError, OSError) as error:

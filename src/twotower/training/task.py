@@ -127,7 +127,7 @@ class Task:
         """
         config = private_settings(config) if private else config
         view = View(interactions, items)
-        preparation = _prepared(view, queries, config, name or _name_of(interactions))
+        preparation = _prepared(view, queries, config, name or name_of(interactions))
         divide = hold_out_validation if preparation.is_split else split
         dataset = divide(preparation.dataset, config.split)
         return _fitted_task(dataset, {dataset.name: preparation}, config, private=private)
@@ -210,7 +210,8 @@ def _fitted_task(
     return Task(dataset, sides, config, decisions, private, rated)
 
 
-def _name_of(interactions: object) -> str:
+def name_of(interactions: object) -> str:
+    """Return what data are called that were given no name: as their file, if they are one."""
     if isinstance(interactions, Mapping):
         interactions = interactions.get("train")
     return Path(interactions).name if isinstance(interactions, (str, Path)) else "a frame"

@@ -109,7 +109,6 @@ class Trained:
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
         config = of_held_columns(self.contents.config, self.dataset)
         found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)
-        is_private = self.before is not None
         # One of its own: items that were put into the other since are not in the figures.
         retriever = self._retriever_of(self.before or self.contents)
         of_model, losses = examine_model(retriever)
@@ -119,7 +118,7 @@ class Trained:
             language=language,
             findings=worst_first([*found, *of_model]),
             losses=losses,
-            private=is_private,
+            private=self.before is not None,
         )
 
 

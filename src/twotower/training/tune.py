@@ -162,16 +162,7 @@ def tune(
     study = Study(folder, digest.hexdigest(), default.training.seed, space, first)
 
     deadline = time.monotonic() + 60 * minutes
-    interrupted = False
-    try:
-        while time.monotonic() < deadline:
-            trial = study.ask()
-            end = _run(trial, study, task, default, teller, deadline)
-            teller.on_trial(study.record(trial))
-            if end is None:
-                raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = _search(study, task, default, teller, deadline)
     best, trials = study.best(), study.trials()
     if best is None:
         study.remove()
@@ -197,11 +188,7 @@ def tune(
 
 
 class _StoppedError(Exception):
-    """A trial is not to be trained any further."""
-
-    def __init__(self, end: End) -> None:
-        super().__init__(end)
-        self.end = end
+    """A trial is not to be trained any further; it is given how the trial ended."""
 
 
 class _Watch(Callbacks):
@@ -233,34 +220,36 @@ class _Watch(Callbacks):
             raise _StoppedError("pruned")
 
 
-def _run(
-    trial: "optuna.Trial",
-    study: Study,
-    task: Task,
-    default: Config,
-    teller: Callback,
-    deadline: float,
-) -> End | None:
-    """Return how a trial ended; one that was cut stays unfinished in the study; None is Ctrl-C."""
-    record = study.record(trial)
-    config = with_values(default, record.settings)
-    work = study.work(record.number)
-    progress = work.load() if study.has_checkpoint(record.number) else Progress()
-    teller.on_phase(f"trial {record.number}")
-    watch = _Watch(trial, config.training.metric, deadline, teller)
-    trainer = Trainer(task.dataset, task.sides, config)
-    end: End = "finished"
+def _search(study: Study, task: Task, default: Config, teller: Callback, deadline: float) -> bool:
+    """Train trials until the time is up, and return whether Ctrl-C ended that.
+
+    A trial that the time or Ctrl-C ends stays unfinished in the study.
+    """
     try:
-        trainer.fit(progress=progress, watcher=watch, save=work.save)
-    except _StoppedError as stopped:
-        end = stopped.end
-    except TrainingDivergedError:
-        end = "diverged"
-    if progress.interrupted:
-        return None
-    if end != "cut":
-        study.tell(trial, end, progress)
-    return end
+        while time.monotonic() < deadline:
+            trial = study.ask()
+            record = study.record(trial)
+            config = with_values(default, record.settings)
+            work = study.work(record.number)
+            progress = work.load() if study.has_checkpoint(record.number) else Progress()
+            teller.on_phase(f"trial {record.number}")
+            watch = _Watch(trial, config.training.metric, deadline, teller)
+            trainer = Trainer(task.dataset, task.sides, config)
+            end: End = "finished"
+            try:
+                trainer.fit(progress=progress, watcher=watch, save=work.save)
+            except _StoppedError as stopped:
+                end = stopped.args[0]
+            except TrainingDivergedError:
+                end = "diverged"
+            if end != "cut" and not progress.interrupted:
+                study.tell(trial, end, progress)
+            teller.on_trial(study.record(trial))
+            if progress.interrupted:
+                return True
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _nothing(trials: tuple[Trial, ...], minutes: float, *, interrupted: bool) -> Exception:

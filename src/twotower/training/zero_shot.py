@@ -24,6 +24,7 @@ from twotower.runtime import choose_device
 from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.choices import resolve, with_values
+from twotower.training.task import name_of
 from twotower.training.trainer import untrained
 from twotower.vocab import FIRST_ROW, Vocabulary
 
@@ -81,9 +82,7 @@ def index_items(
         SideTransforms.fit(of_queries, learnt.to_frame(), each[: len(learnt)], least),
         SideTransforms.fit(features, table.frame, each, least),
     )
-    dataset = _without_events(
-        table, name or (str(items) if isinstance(items, str | Path) else "a frame")
-    )
+    dataset = _without_events(table, name or name_of(items))
     settings, _ = resolve(settings, dataset)
     (encoding,) = untrained(dataset, sides, settings, choose_device(settings.training.device))
     queries = sides.query.apply_to_rows(dataset.queries.frame)
@@ -166,12 +165,8 @@ def _contents(
         popularity=served.model.popularity.numpy(),
         histories=empty,
         history_parts=np.zeros(0, np.uint8),
-        history_weights=None,
-        history_is_target=None,
         targets=empty,
-        target_labels=None,
         metrics={"words": served.as_json()},
-        custom=(),
         ordered=dataset.ordered,
         repeats=dataset.repeats,
         provenance={
@@ -183,6 +178,5 @@ def _contents(
             "best_epoch": 0,
             "device": str(encoding.device),
         },
-        log="",
         card=card,
     )
