@@ -31,7 +31,7 @@ from twotower import Config
 from twotower.data.batches import PairBatch
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.training.choices import resolve
-from twotower.training.parameter_groups import Optimizers
+from twotower.training.steps import Optimizers
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.vocab import PADDING_ROW

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from twotower.training.averaging import WeightAverage
+from twotower.training.steps import WeightAverage
 
 
 def one_weight() -> nn.Linear:

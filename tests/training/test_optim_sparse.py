@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
 from twotower.training.optimizer_classes import LazyAdam
-from twotower.training.parameter_groups import Optimizers
+from twotower.training.steps import Optimizers
 
 NUM_ROWS, DIM = 6, 3
 Batch = list[int]

@@ -13,7 +13,7 @@ from torch import nn
 
 from twotower.config import TrainingConfig
 from twotower.training import optimizer_classes
-from twotower.training.parameter_groups import Optimizers, clip_gradients, learning_rate_factor
+from twotower.training.steps import Optimizers, clip_gradients, learning_rate_factor
 
 STEPS = 6
 

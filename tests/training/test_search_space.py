@@ -14,7 +14,7 @@ from twotower.data.splits import split
 from twotower.features.schema import infer_features
 from twotower.features.transforms import Sides, SideTransforms
 from twotower.training.choices import resolve, value_of, with_values
-from twotower.training.search_space import (
+from twotower.training.study import (
     SEARCHED,
     from_param,
     held_back,

@@ -440,7 +440,7 @@ class TestDivergence:
         def wide(*_: object, **__: object) -> dict[str, Any]:
             return {"training.learning_rate": FloatDistribution(0.006, 1e30, log=True)}
 
-        monkeypatch.setattr("twotower.training.tune.search_space", wide)
+        monkeypatch.setattr("twotower.training.study.search_space", wide)
         listener = Listener(trials=4)
         trials = trials_of(search, tmp_path / "m", listener)
         ends = [trial.end for trial in listener.trials]

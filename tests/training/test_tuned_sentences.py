@@ -28,8 +28,8 @@ from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import TwoTower
 from twotower.training.choices import resolve
-from twotower.training.parameter_groups import Optimizers
 from twotower.training.pipeline import train_views
+from twotower.training.steps import Optimizers
 from twotower.training.task import Task, View
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer

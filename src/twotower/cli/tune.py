@@ -36,7 +36,7 @@ def command(
     tree = options.take_settings(given)
 
     from twotower.training.progress import TuningBar
-    from twotower.training.search_space import SEARCHED
+    from twotower.training.study import SEARCHED
     from twotower.training.tune import tune as tune_model
 
     screen = output.console(json_wanted=json)

@@ -1,9 +1,9 @@
-from twotower.training.averaging import WeightAverage as WeightAverage
 from twotower.training.callbacks import Callback as Callback
 from twotower.training.callbacks import Callbacks as Callbacks
 from twotower.training.checkpoints import Progress as Progress
 from twotower.training.choices import resolve as resolve
-from twotower.training.parameter_groups import Optimizers as Optimizers
+from twotower.training.steps import Optimizers as Optimizers
+from twotower.training.steps import WeightAverage as WeightAverage
 from twotower.training.task import Task as Task
 from twotower.training.trainer import Trainer as Trainer
 from twotower.training.trainer import TrainingDivergedError as TrainingDivergedError

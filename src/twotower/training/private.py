@@ -185,4 +185,5 @@ def _by_name(view: ViewConfig) -> ViewConfig:
     """Return a view whose tables have their names without the folders, which may name a person."""
     tables = ("interactions", "train", "valid", "test", "items")
     given = {name: path for name in tables if (path := getattr(view, name)) is not None}
-    return replace(view, **{name: Path(path).name for name, path in given.items()})
+    names: dict[str, Any] = {name: Path(path).name for name, path in given.items()}
+    return replace(view, **names)

@@ -23,12 +23,11 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.towers.build import build_model, least_weights, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.model import TwoTower, check_widths
-from twotower.training.averaging import WeightAverage
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective, turns_of
 from twotower.training.optimizers import OPTIMIZERS
-from twotower.training.parameter_groups import Optimizers
+from twotower.training.steps import Optimizers, WeightAverage
 
 CHECKED_STEPS = 50
 """Steps whose losses are read at once where reading one waits for a device."""

@@ -16,6 +16,7 @@ from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.extras import library
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
+from twotower.training import study as studies
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks
 from twotower.training.checkpoints import Progress
@@ -23,8 +24,6 @@ from twotower.training.choices import resolve, value_of, with_values
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
-from twotower.training.search_space import held_back, say, search_space, to_param
-from twotower.training.study import End, Study, Trial, changes, study_folder
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -47,7 +46,7 @@ class Tuned:
     """
 
     trained: Trained
-    trials: tuple[Trial, ...]
+    trials: tuple[studies.Trial, ...]
     default: Config
     changed: Mapping[str, tuple[Any, Any]]
     folder: Path
@@ -141,9 +140,9 @@ def tune(
         raise ConfigError(
             f"{argument('config')} must hold no views for tune, got some; leave them out."
         )
-    without = held_back(given, fixed)
+    without = studies.held_back(given, fixed)
     target = check_output(out)
-    folder = study_folder(target, resume=resume)
+    folder = studies.study_folder(target, resume=resume)
     teller = callback_of(progress, tuning=True)
     task = Task.of(
         interactions, items=items, queries=queries, config=given, name=name, private=private
@@ -151,15 +150,15 @@ def tune(
     dataset, sides = task.dataset, task.sides
     teller.on_data(dataset, task.decisions, sides.features)
     default, choices = resolve(task.config, dataset)
-    space = search_space(default, dataset, sides, without=without)
+    space = studies.search_space(default, dataset, sides, without=without)
     if not space:
         raise ConfigError("something must be left to search, got every setting fixed; use train.")
-    searched = tuple(f"searched: {say(*entry)}" for entry in space.items())
+    searched = tuple(f"searched: {studies.say(*entry)}" for entry in space.items())
     teller.on_choices((*choices, *searched), default)
     digest = hashlib.sha256(fingerprint(Trainer(dataset, sides, default)).encode())
     digest.update(repr(sorted(space.items())).encode())
-    first = {name: to_param(value_of(default, name)) for name in space}
-    study = Study(folder, digest.hexdigest(), default.training.seed, space, first)
+    first = {name: studies.to_param(value_of(default, name)) for name in space}
+    study = studies.Study(folder, digest.hexdigest(), default.training.seed, space, first)
 
     deadline = time.monotonic() + 60 * minutes
     interrupted = _search(study, task, default, teller, deadline)
@@ -184,7 +183,7 @@ def tune(
         provenance={"tuning": tuning},
         bar=teller,
     )
-    return Tuned(trained, trials, default, changes(best, default), folder, interrupted)
+    return Tuned(trained, trials, default, studies.changes(best, default), folder, interrupted)
 
 
 class _StoppedError(Exception):
@@ -220,7 +219,9 @@ class _Watch(Callbacks):
             raise _StoppedError("pruned")
 
 
-def _search(study: Study, task: Task, default: Config, teller: Callback, deadline: float) -> bool:
+def _search(
+    study: studies.Study, task: Task, default: Config, teller: Callback, deadline: float
+) -> bool:
     """Train trials until the time is up, and return whether Ctrl-C ended that.
 
     A trial that the time or Ctrl-C ends stays unfinished in the study.
@@ -235,7 +236,7 @@ def _search(study: Study, task: Task, default: Config, teller: Callback, deadlin
             teller.on_phase(f"trial {record.number}")
             watch = _Watch(trial, config.training.metric, deadline, teller)
             trainer = Trainer(task.dataset, task.sides, config)
-            end: End = "finished"
+            end: studies.End = "finished"
             try:
                 trainer.fit(progress=progress, watcher=watch, save=work.save)
             except _StoppedError as stopped:
@@ -252,7 +253,7 @@ def _search(study: Study, task: Task, default: Config, teller: Callback, deadlin
     return False
 
 
-def _nothing(trials: tuple[Trial, ...], minutes: float, *, interrupted: bool) -> Exception:
+def _nothing(trials: tuple[studies.Trial, ...], minutes: float, *, interrupted: bool) -> Exception:
     """Return why nothing came of a search."""
     if any(trial.end == "diverged" for trial in trials):
         return TrainingDivergedError(
