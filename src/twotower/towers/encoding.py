@@ -75,7 +75,7 @@ class Encoding:
     def item_vectors(self) -> Tensor:
         """Return the vector of every item row: ``(num_item_rows, dim)``, zero at the reserved ones."""
         rows = torch.arange(self.num_item_rows, device=self.device)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             chunks = [
                 self.model.encode_items(self.features_of(chunk))
                 for chunk in torch.split(rows, _CHUNK_ITEMS)
@@ -86,7 +86,7 @@ class Encoding:
 
     def new_item_vectors(self, features: FeatureArrays) -> Tensor:
         """Return vectors of items that are described by their features: ``(n, dim)``."""
-        with _evaluating(self.model):
+        with evaluating(self.model):
             return self.model.encode_items(to_tensors(features, self.device))
 
     def query_vectors(
@@ -106,7 +106,7 @@ class Encoding:
         tensors = to_tensors(features, self.device)
         encoding = self if event_features is None else replace(self, event_features=event_features)
         chunks = []
-        with _evaluating(self.model):
+        with evaluating(self.model):
             # Without any query one empty chunk still tells the width.
             for start in range(0, max(1, len(histories)), _CHUNK_QUERIES):
                 here = slice(start, min(start + _CHUNK_QUERIES, len(histories)))
@@ -134,7 +134,7 @@ class Encoding:
         """
         rows = torch.tensor([item_row], device=self.device)
         moments = None if seconds is None else to_moments(np.array([seconds]), self.device)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             inputs = self.model.history_inputs(self.features_of(rows))
             inputs = self.model.event_inputs(inputs, event)
             return self.model.step_queries(
@@ -182,7 +182,7 @@ class Encoding:
 
 
 @contextmanager
-def _evaluating(model: TwoTower) -> Iterator[None]:
+def evaluating(model: TwoTower) -> Iterator[None]:
     """Switch dropout and gradients off for a while."""
     was_training = model.training
     if was_training:  # it walks through every module

@@ -77,9 +77,8 @@ class _Choices:
         self.config = with_values(self.config, {name: value})
         if why:
             toml = toml_value(value).replace('"', "'")
-            self.said.append(
-                f"{name} = {f'{value:g}' if isinstance(value, float) else toml}: {why}"
-            )
+            said = f"{value:g}" if isinstance(value, float) else toml
+            self.said.append(f"{name} = {said}: {why}")
 
 
 def resolve(

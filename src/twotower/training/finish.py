@@ -46,13 +46,11 @@ def fit_in_folder(
 ) -> tuple[Progress, WorkFolder | None]:
     """Train with a checkpoint beside ``out``, and return how far it came and where that stands."""
     work = None if out is None else WorkFolder(out.resolve(), fingerprint(trainer))
-    progress = None
-    if resume:
-        if work is None:
-            raise ArgumentError(
-                f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
-            )
-        progress = work.load()
+    if resume and work is None:
+        raise ArgumentError(
+            f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
+        )
+    progress = work.load() if resume and work is not None else None
     done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
     if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none
         raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
@@ -196,13 +194,11 @@ def with_words(
     served = Served(model, bm25, WITHOUT_VALIDATION, {})
     if not len(valid):
         return served
-    by_share = {
-        share: mean_of(MAIN_METRIC, dataset, replace(served, share=share), valid)
-        for share in SHARES
-    }
-    best = max(SHARES, key=lambda share: by_share[share])
-    chosen = {"metric": MAIN_METRIC, "valid": [by_share[0.0], by_share[best]]}
-    return replace(served, share=best, chosen=chosen)
+    shared = [replace(served, share=share) for share in SHARES]
+    found = [mean_of(MAIN_METRIC, dataset, each, valid) for each in shared]
+    best = int(np.argmax(found))
+    chosen = {"metric": MAIN_METRIC, "valid": [found[0], found[best]]}
+    return replace(shared[best], chosen=chosen)
 
 
 def best_served(trainer: Trainer, done: Progress) -> list[Served] | None:

@@ -89,11 +89,9 @@ class _Logger(Callback, ABC):
                 continue
             prefix = part if method == "model" else f"{part}/{method}"
             # The intervals, curves and sentences that stand beside the methods are no numbers.
-            found |= {
-                f"{prefix}/{metric}": float(value)
-                for metric, value in metrics.items()
-                if isinstance(value, Real)
-            }
+            for metric, value in metrics.items():
+                if isinstance(value, Real):
+                    found[f"{prefix}/{metric}"] = float(value)
         self._scalars(found, self._epoch * self._steps_per_epoch)
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])

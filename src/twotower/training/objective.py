@@ -78,7 +78,6 @@ class Objective:
         if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
         self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
-        self.memory: Memory | None = None
         self.miner: Miner | None = None
         self.sampler = self._sampler(drawn)
         is_bfloat16 = config.training.precision == "bfloat16"
@@ -143,8 +142,6 @@ class Objective:
             name: self._tensor(values.take(batch.query_rows, axis=0))
             for name, values in self.query_arrays.items()
         }
-        if known is None and not query_features:
-            query_features = {"": torch.zeros(len(query_rows), 1, device=encoding.device)}
         stored = 0 if candidates.stored is None else len(candidates.stored)
         rows = candidates.item_rows[: len(candidates) - stored]
         times = None
@@ -276,8 +273,7 @@ class Objective:
         if loss.frequencies == "stream":
             log_p = self.stream = StreamFrequency(num_rows, device=device)
         sampler = sampler_of(loss, torch.unique(item_rows), log_p)
-        if isinstance(sampler, Memory):
-            self.memory = sampler
+        self.memory = sampler if isinstance(sampler, Memory) else None
         if isinstance(sampler, HardNegatives):
             margin = loss.hard_margin
             self.miner = Miner(sampler, self.encoding, self.query_arrays, self.dataset, margin)

@@ -32,22 +32,15 @@ class OptimizerSpec:
     table_rate: float = 1
 
 
+_CLASSES = "twotower.training.optimizer_classes:"
 OPTIMIZERS = Registry(
     "optimizer",
     (
-        OptimizerSpec("adamw", "twotower.training.optimizer_classes:AdamW"),
-        OptimizerSpec(
-            "adam",
-            "twotower.training.optimizer_classes:Adam",
-            table="twotower.training.optimizer_classes:LazyAdam",
-            is_l2=True,
-        ),
+        OptimizerSpec("adamw", _CLASSES + "AdamW"),
+        OptimizerSpec("adam", _CLASSES + "Adam", _CLASSES + "LazyAdam", is_l2=True),
         # At adam's step size it learns half as much.
         OptimizerSpec(
-            "adagrad",
-            table="twotower.training.optimizer_classes:RowWiseAdagrad",
-            bytes_of_table=4,
-            table_rate=10,
+            "adagrad", None, _CLASSES + "RowWiseAdagrad", bytes_of_table=4, table_rate=10
         ),
     ),
 )

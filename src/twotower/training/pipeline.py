@@ -131,7 +131,7 @@ def train(
     task = Task.of(
         interactions, items=items, queries=queries, config=settings, name=name, private=private
     )
-    dataset, sides, settings = task.dataset, task.sides, task.config
+    dataset, sides, given = task.dataset, task.sides, task.config
     check_baselines(dataset, baselines)
     teller.on_data(dataset, task.decisions, sides.features)
     towers = {"query_tower": query_tower, "item_tower": item_tower}
@@ -143,7 +143,6 @@ def train(
                 f"{side}_tower must have features to read, got a {side} table without any; "
                 f"give them as {table}=, or leave {side}_tower out."
             )
-    given = settings
     settings, choices = resolve(given, dataset, custom=custom)
     decided = settings
     is_open = not custom and tries_ids(given, settings, dataset)

@@ -170,7 +170,6 @@ class TuningBar(ProgressBar):
         """Print what every ``auto`` became, and what is searched."""
         super().on_choices(choices, config)
         self._default = config
-        self._metric = config.training.metric
 
     def on_start(self, steps_per_epoch: int, progress: TrainingProgress) -> None:
         """Show the bar, where one can be taken away again."""
@@ -187,14 +186,14 @@ class TuningBar(ProgressBar):
         """Print one line for the trial."""
         found = "  none" if trial.metric is None else f"{trial.metric:.4f}"
         self._print(
-            f"trial {trial.number:>3}  validation {self._metric} {found}  "
+            f"trial {trial.number:>3}  validation {self._default.training.metric} {found}  "
             f"{trial.epochs:>2} epochs, {_ENDS.get(trial.end, trial.end)}; {_others(trial, self._default)}",
             markup=False,
         )
 
     def on_trials(self, trials: tuple[Trial, ...], default: Config) -> None:
         """Print the best trials, and what the best has otherwise than the default."""
-        table = Table("trial", self._metric, "epochs", "ended", "other than the default")
+        table = Table("trial", default.training.metric, "epochs", "ended", "other than the default")
         table.title, table.title_justify = f"Best of {len(trials)} trials, on validation", "left"
         for trial in trials[:_BEST_SHOWN]:
             metric = "" if trial.metric is None else f"{trial.metric:.4f}"

@@ -46,6 +46,7 @@ SEARCHED = (
 """Every setting that is searched on some data."""
 
 _LEAST_HISTORY = 10
+_MOST_SHARE = {"towers.dropout": 0.5, "towers.id_dropout": 0.3, "loss.label_smoothing": 0.2}
 
 
 def held_back(given: Config, fixed: Collection[str] = ()) -> set[str]:
@@ -138,18 +139,14 @@ def _range(name: str, b: Any, most: int) -> "BaseDistribution":
         case "towers.query_hidden":
             widths = [[], [w // 2 for w in b], list(b), [w * 2 for w in b]]
             return CategoricalDistribution([toml_value(each) for each in widths])
-        case "towers.dropout":
-            return FloatDistribution(0.0, 0.5, step=0.05)
-        case "towers.id_dropout":
-            return FloatDistribution(0.0, 0.3, step=0.05)
+        case "towers.dropout" | "towers.id_dropout" | "loss.label_smoothing":
+            return FloatDistribution(0.0, _MOST_SHARE[name], step=0.05)
         case "towers.history":
             return CategoricalDistribution(HISTORY_ENCODERS.where(lambda each: each.is_tried))
         case "towers.history_length":
             return IntDistribution(_LEAST_HISTORY, max(b, min(b * 4, most)), log=True)
         case "towers.similarity":
             return CategoricalDistribution(["dot", "cosine"])
-        case "loss.label_smoothing":
-            return FloatDistribution(0.0, 0.2, step=0.05)
         case "loss.negatives":
             return CategoricalDistribution(SAMPLERS.where(lambda each: each.is_tried))
         case _:

@@ -92,11 +92,7 @@ class Task:
             dataset = replace(weighed(dataset, rated=self.rated), notes=notes)
         sides = self.sides
         if refits_features:
-            own = {
-                side: of_side.features
-                for side, of_side in vars(sides).items()
-                if of_side is not None
-            }
+            own = {side: each.features for side, each in vars(sides).items() if each is not None}
             sides = _fitted(own, dataset, self.config, private=self.private)
         return replace(self, dataset=dataset, sides=sides)
 
@@ -165,11 +161,8 @@ class Task:
             except DataError as error:
                 raise DataError(f"view {name!r}: {error}") from error
         is_split = [preparation.is_split for preparation in prepared.values()]
-        dataset = split_views(
-            {name: preparation.dataset for name, preparation in prepared.items()},
-            is_split,
-            config.split,
-        )
+        datasets = {name: preparation.dataset for name, preparation in prepared.items()}
+        dataset = split_views(datasets, is_split, config.split)
         key = dataset.items.id_column
         if config.features.item.get(key, "id") != "id":
             raise ConfigError(

@@ -19,9 +19,10 @@ from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import Side, texts_of
 from twotower.features.transforms import Sides
 from twotower.features.tuned import SentenceEncoder
+from twotower.histories import Histories
 from twotower.losses.samplers import SAMPLERS
 from twotower.towers.build import build_model, least_weights, of_another_view, trained_together
-from twotower.towers.encoding import Encoding, to_tensors
+from twotower.towers.encoding import Encoding, evaluating, to_tensors
 from twotower.towers.model import TwoTower, check_widths
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
@@ -46,7 +47,7 @@ class LossCheck:
         learning_rate: For the message.
     """
 
-    def __init__(self, epoch: int, every: int, learning_rate: float) -> None:
+    def __init__(self, epoch: int, every: int, learning_rate: float | None) -> None:
         self._epoch, self._every, self._rate = epoch, every, learning_rate
         self._unread: list[Tensor] = []
         self._read = 0
@@ -178,7 +179,7 @@ class Trainer:
         encodings = untrained(dataset, sides, config, self.device, **self.towers)
         self.item_features = encodings[0].item_features
         self.event_features = encodings[0].event_features
-        self._check_towers(encodings[0].model)
+        self._check_towers(encodings[0])
         self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
         self.objectives = tuple(
@@ -300,7 +301,6 @@ class Trainer:
         generator = runtime.torch_generator(seed, epoch, 1, device=self.device)
         started, total, examples = time.monotonic(), torch.zeros((), device=self.device), 0
         rate = self.config.training.learning_rate
-        assert rate is not None
         losses = LossCheck(epoch + 1, 1 if self.device.type == "cpu" else CHECKED_STEPS, rate)
         for objective in self.objectives:
             objective.start(epoch)
@@ -412,18 +412,13 @@ class Trainer:
                 "towers.item_hidden or loss.num_negatives."
             )
 
-    def _check_towers(self, model: TwoTower) -> None:
+    def _check_towers(self, encoding: Encoding) -> None:
         """Encode two rows a side, so that a tower that does not fit is named before training."""
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            items = model.encode_items({k: v[:2] for k, v in self.item_features.items()})
-            some = {k: v[:2].copy() for k, v in self.query_arrays.items()}
-            features = to_tensors(some, self.device)
-            if not features:
-                features = {"": torch.zeros(2, 1, device=self.device)}
-            queries = model.encode_queries(features)
-        model.train(was_training)
+        rows = torch.arange(2, device=self.device)
+        with evaluating(encoding.model):
+            items = encoding.model.encode_items(encoding.features_of(rows))
+        some = {name: values[:2] for name, values in self.query_arrays.items()}
+        queries = encoding.query_vectors(some, Histories.empty(2))
         check_widths(queries.shape[1], items.shape[1])
 
 
