@@ -101,24 +101,22 @@ def contents_of(
     popularity = objective.popularity
     if dataset.offered is not None:
         popularity = np.where(dataset.offered, popularity, 0).astype(np.float32)
-    positive = dataset.interactions.is_positive
-    is_known = np.isin(dataset.parts, KNOWN) & dataset.interactions.is_read
-    known = dataset.interactions.where(is_known)
-    wanted = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
-    tests = dataset.part(Part.TEST)  # negatives, too, for the figures of labelled pairs
-    tests = replace(tests, event_rows=None)  # no history has them
+    events = dataset.interactions
+    is_known = np.isin(dataset.parts, KNOWN) & events.is_read
+    known = events.where(is_known)
+    targets = events.where((dataset.parts == Part.TEST) & events.is_positive).histories()
+    # Negatives, too, for the figures of labelled pairs; no history has the rows of these events.
+    tests = replace(dataset.part(Part.TEST), event_rows=None)
     if tests.is_target is not None:
         tests = tests.where(tests.is_target)
-    events = dataset.interactions
     of_events = None
     if sides.event is not None:
         frame = dataset.event_columns.select(sides.event.columns).filter(pl.Series(is_known))
         known = replace(known, event_rows=rows_of_lines(len(frame)))
         of_events = EventContents(frame if histories else frame.clear(), sides.event)
-    targets = wanted.histories()
     provenance = {
         "data": dataset.name,
-        "events": len(events) if dataset.offered is None else int(positive.sum()),
+        "events": len(events) if dataset.offered is None else int(events.is_positive.sum()),
         "queries": len(dataset.queries),
         "items": dataset.num_items,
         "sha256_of_events": data_digest(events, dataset.parts),
@@ -217,20 +215,18 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
             table.append(f"| {' | '.join(cells)} |")
     seen = "removed" if protocol["seen_removed"] else "kept"
     said = note(figures)
-    ranks = (
-        f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
-        f"width {config.towers.dim}."
-    )
-    ranked = (
-        f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
-        f"catalogue; seen items {seen}. 95 % intervals by bootstrap over queries."
-    )
     paragraphs = [
         f"# Two-tower model of {dataset.name}",
-        ranks,
+        (
+            f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
+            f"width {config.towers.dim}."
+        ),
         "## Figures",
         *([] if said is None else [said]),
-        ranked,
+        (
+            f"{protocol['queries']:,} queries of the {protocol['part']} part, ranking the whole "
+            f"catalogue; seen items {seen}. 95 % intervals by bootstrap over queries."
+        ),
         "\n".join(table),
         figures["verdict"],
         "## Data",

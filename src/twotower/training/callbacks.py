@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from twotower.training.checkpoints import Progress
     from twotower.training.study import Trial
 
+STEPS_A_READING = 20
+"""Steps after which the loss is read again: that waits for the device."""
+
 
 class Callback:
     """Follows a training. Override the methods that you need; the others do nothing.

@@ -395,11 +395,10 @@ def _choose_loss(
         loss = choices.config.loss
     sampler = SAMPLERS[loss.negatives]
     if loss.num_negatives is None:
+        num, why = sampler.num, ""
         if encodes_items and (sampler.draws or ranks_before_labels(loss)):
-            why = "each is one text more to encode in each step"
-            choices.decide("loss.num_negatives", sampler.num_of_texts, why)
-        else:
-            choices.decide("loss.num_negatives", sampler.num)
+            num, why = sampler.num_of_texts, "each is one text more to encode in each step"
+        choices.decide("loss.num_negatives", num, why)
     if sampler.needs == "impressions" and dataset.interactions.impressions is None:
         raise ConfigError(
             f"loss.negatives = {sampler.name!r} must go with a column of what was shown, got none; "

@@ -18,10 +18,9 @@ from twotower.evaluation.figures import Figures
 from twotower.evaluation.refit_notes import note
 from twotower.extras import library
 from twotower.features.schema import Feature
-from twotower.training.callbacks import Callback
+from twotower.training.callbacks import STEPS_A_READING, Callback
 from twotower.training.checkpoints import Progress
 
-_STEPS_A_READING = 20  # reading the loss waits for the device
 _PARAMS_A_CALL = 100  # what MLflow takes at once
 
 
@@ -64,7 +63,7 @@ class _Logger(Callback, ABC):
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
         """Write the loss of every twentieth batch."""
-        if step % _STEPS_A_READING == 0:
+        if step % STEPS_A_READING == 0:
             at = self._epoch * self._steps_per_epoch + step
             self._scalars({"train/loss_of_batch": loss()}, at)
 

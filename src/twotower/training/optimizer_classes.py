@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
 
+Group = dict[str, Any]
+"""Parameters that are stepped alike, with the settings of the step, as torch keeps them."""
+
 
 class Uncompiled(torch.optim.Optimizer):
     """What torch's optimizers share, without torch's compiler.
@@ -79,9 +82,7 @@ class LazyOptimizer(Uncompiled, ABC):
                 table.scatter_add_(0, rows[:, None].expand_as(change), change)
 
     @abstractmethod
-    def change(
-        self, table: Tensor, rows: Tensor, gradients: Tensor, group: dict[str, Any]
-    ) -> Tensor:
+    def change(self, table: Tensor, rows: Tensor, gradients: Tensor, group: Group) -> Tensor:
         """Return what is added to the rows, a new ``(n, d)``, and bring their state up to date.
 
         Args:
@@ -131,9 +132,7 @@ class LazyAdam(LazyOptimizer):
             tables, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
-    def change(
-        self, table: Tensor, rows: Tensor, gradients: Tensor, group: dict[str, Any]
-    ) -> Tensor:
+    def change(self, table: Tensor, rows: Tensor, gradients: Tensor, group: Group) -> Tensor:
         """Return the step of the rows, and move their moments."""
         beta1, beta2 = group["betas"]
         state = self.state[table]
@@ -178,9 +177,7 @@ class RowWiseAdagrad(LazyOptimizer):
     ) -> None:
         super().__init__(tables, {"lr": lr, "eps": eps, "weight_decay": weight_decay})
 
-    def change(
-        self, table: Tensor, rows: Tensor, gradients: Tensor, group: dict[str, Any]
-    ) -> Tensor:
+    def change(self, table: Tensor, rows: Tensor, gradients: Tensor, group: Group) -> Tensor:
         """Return the step of the rows, and raise their accumulators."""
         state = self.state[table]
         if not state:

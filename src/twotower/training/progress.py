@@ -18,11 +18,10 @@ from twotower.evaluation.figures import Figures
 from twotower.evaluation.screen import figures_table, footnotes
 from twotower.features.schema import Feature
 from twotower.toml import toml_value
-from twotower.training.callbacks import Callback
+from twotower.training.callbacks import STEPS_A_READING, Callback
 from twotower.training.checkpoints import Progress as TrainingProgress
 from twotower.training.study import Trial, changes
 
-_STEPS_A_READING = 20  # reading the loss waits for the device
 _BEST_SHOWN = 5
 
 _ENDS = {"pruned": "worse than most", "cut": "not finished"}  # the others are said as they are
@@ -116,7 +115,7 @@ class ProgressBar(Callback):
             return
         (task,) = self._bar.tasks
         self._examples += examples
-        if step % _STEPS_A_READING == 0:
+        if step % STEPS_A_READING == 0:
             self._loss = loss()
             elapsed = task.elapsed or 0.0
             rate = f"{self._examples / elapsed:,.0f} examples/s" if elapsed > 0.5 else ""

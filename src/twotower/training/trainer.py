@@ -187,8 +187,6 @@ class Trainer:
             for view, encoding in zip(dataset.all_views(), encodings, strict=True)
         )
         """What is learnt: one of each view, or the only one."""
-        # Texts that start alike on both sides say something before any training.
-        self._starts_informed = all(texts_of(side.features) for side in (sides.query, sides.item))
         self.start: dict[str, Tensor] | None = None
         """The untrained weights, once ``fit`` began, where they say something."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
@@ -245,7 +243,9 @@ class Trainer:
         try:
             torch.set_num_threads(runtime.choose_threads(settings.threads))
             self._set_precision(settings.precision)
-            if self._starts_informed and epochs is None:
+            # Texts that start alike on both sides say something before any training.
+            sides = self.sides.query, self.sides.item
+            if epochs is None and all(texts_of(side.features) for side in sides):
                 self.start = _copy(self.trained)
                 start = self.validate(), self.start
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
