@@ -173,13 +173,12 @@ def _choose_training(
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
         fits = loss.ranks_all and not custom and towers.temperature is None and not are_sets
+        why = ""
         if fits and by_features:
             why = "both sides are read by their features alone"
-            choices.decide("towers.similarity", "cosine", why)
         elif fits and num_queries >= COSINE_FROM:
-            choices.decide("towers.similarity", "cosine", f"{num_queries:,} queries to learn from")
-        else:
-            choices.decide("towers.similarity", "dot")
+            why = f"{num_queries:,} queries to learn from"
+        choices.decide("towers.similarity", "cosine" if why else "dot", why)
     rate = training.learning_rate
     if rate is None:
         rate, why = RATE, ""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,21 @@ from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 Batch = PairBatch | PrefixBatch
-Batches = PairBatches | PrefixBatches
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
+
+
+class Batches(Protocol):
+    """Gives the batches of each epoch."""
+
+    def __len__(self) -> int:
+        """Number of batches an epoch."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        ...
 
 
 class Objective:
@@ -111,7 +122,8 @@ class Objective:
         def in_pieces(encode: Callable[[slice], Tensor], num: int) -> Recomputed:
             return Recomputed(encode, num, size, self.encoding.device)
 
-        parts = in_pieces(reading.inputs, reading.num_inputs)
+        num_items = len(next(iter(reading.item_features.values())))
+        parts = in_pieces(reading.inputs, num_items)
         of_items = in_pieces(partial(reading.items, parts.vectors), len(reading.places))
         of_queries = in_pieces(partial(reading.queries, parts.vectors), len(batch.query_rows))
         loss = self.loss_of(batch, reading, of_queries.vectors, of_items.vectors)
@@ -343,11 +355,6 @@ class Reading:
         column = torch.arange(self.known.shape[1], device=self.known.device)
         later = column > positions[:, None]
         return self.known.index_select(0, windows).masked_fill_(later, PADDING_ROW)
-
-    @property
-    def num_inputs(self) -> int:
-        """Number of distinct items that the item tower reads."""
-        return len(next(iter(self.item_features.values())))
 
     def inputs(self, piece: slice) -> Tensor:
         """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
