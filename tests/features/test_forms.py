@@ -320,6 +320,13 @@ class TestOtherTypes:
         assert told([7.0, "x", True], "") == ["7", "x", "true"]
         assert told([7.0, "<b>x</b>"], "html") == ["7", "x"]
 
+    @pytest.mark.parametrize("value", [{"a": 1}, {}, [{"a": 1}], object()])
+    def test_what_no_form_reads_is_missing(self, value: object) -> None:
+        values = pl.Series("x", [5, value], dtype=pl.Object)
+        for form in ("number.point", "date"):
+            assert read(values, form).is_null().to_list() == [False, True]
+        assert read(values, "list.numbers")[0].to_list() == [5]
+
 
 cells = st.one_of(
     st.none(),

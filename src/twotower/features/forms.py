@@ -375,12 +375,12 @@ class Form:
 
 _INFERRING: Mapping[str, Callable[[_Cells], Form | None]] = {
     "link": _infer_links,
-    "list": _infer_list,
+    "list.numbers": _infer_list,
     "date": _infer_date,
-    "number": _infer_number,
+    "number.point": _infer_number,
     "html": _infer_markup,
 }
-"""By the first word of their names, in the order in which they are tried."""
+"""By one form of each kind, in the order in which they are tried: the form that goes with the most."""
 
 
 def infer_form(values: pl.Series, kind: str | None = None) -> Form | None:
@@ -403,9 +403,13 @@ def infer_form(values: pl.Series, kind: str | None = None) -> Form | None:
     cells = _Cells(known, has_gaps, is_stated=kind not in (None, "shown"))
     is_code = kind is None and is_named_code(values.name)
     meaning = None if kind is None else FEATURE_KINDS[kind].meaning
-    for family, infer in _INFERRING.items():
-        form = None if is_code and family == "number" else infer(cells)
-        if form is None or (meaning is not None and meaning not in FORMS[form.name].meanings):
+
+    def goes(name: str) -> bool:
+        return meaning is None or meaning in FORMS[name].meanings
+
+    for one, infer in _INFERRING.items():
+        form = infer(cells) if goes(one) and not (is_code and one == "number.point") else None
+        if form is None or not goes(form.name):
             continue
         is_text = FORMS[form.name].dtype == pl.String
         if is_text or cells.are_enough(form.read(cells.sample).is_not_null()):
@@ -452,12 +456,16 @@ def _read_objects(values: pl.Series, form: str) -> pl.Series:
 
 def _read_object(value: object, form: str, dtype: Any) -> Any:
     try:
-        alone = read(pl.Series([value]), form)
+        alone = pl.Series([value])
+        if alone.dtype == pl.Object:
+            return None
+        alone = read(alone, form)
         if isinstance(dtype, pl.List) and not isinstance(alone.dtype, (pl.List, pl.Array)):
             alone = alone.cast(pl.String).reshape((1, 1)).arr.to_list()
-        return alone.cast(dtype, strict=False)[0]
+        alone = alone.cast(dtype, strict=False)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
         return None
+    return alone[0] if alone.dtype == dtype else None  # a struct stays one, whatever it is cast to
 
 
 def json_text(value: object) -> str | None:
