@@ -1,7 +1,7 @@
 """Batches: rows of training events in bulk, seeded and resumable; never one object a sample."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class PairBatch:
         return len(self.item_rows)
 
 
+@dataclass(eq=False, repr=False)
 class PairBatches:
     """Shuffled batches of training events. Two objects with equal arguments give equal batches.
 
@@ -79,40 +80,30 @@ class PairBatches:
         ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.
     """
 
-    def __init__(
-        self,
-        events: Interactions,
-        *,
-        batch_size: int,
-        history_length: int | None,
-        ordered: bool,
-        seed: int,
-        negatives: bool = False,
-        next_events: int = 1,
-        hidden: Bools | None = None,
-        hidden_share: float = 0.0,
-        disliked: bool = False,
-    ) -> None:
-        check_least(
-            1, batch_size=batch_size, history_length=history_length, next_events=next_events
-        )
-        self.events = events
-        self.batch_size = batch_size
-        self.history_length = history_length
-        self.ordered = ordered
-        self.seed = seed
-        self.next_events = next_events
-        self.hidden = hidden if hidden_share else None
-        self.hidden_share = hidden_share
-        self.disliked = disliked
-        self._beside = events.disliked() if disliked else events.impressions
+    events: Interactions
+    _: KW_ONLY
+    batch_size: int
+    history_length: int | None
+    ordered: bool
+    seed: int
+    negatives: bool = False
+    next_events: int = 1
+    hidden: Bools | None = None
+    hidden_share: float = 0.0
+    disliked: bool = False
+
+    def __post_init__(self) -> None:
+        lengths = {"history_length": self.history_length, "next_events": self.next_events}
+        check_least(1, batch_size=self.batch_size, **lengths)
+        events = self.events
+        self._beside = events.disliked() if self.disliked else events.impressions
         positive, self._is_read = events.is_positive, events.is_read
         self._known, self._end_of = events, None
         if not self._is_read.all():
             self._known = replace(events, impressions=None).where(self._is_read)
             # Where each event stands among those that are read: its history ends there.
-            self._end_of = np.concatenate([[0], np.cumsum(self._is_read)[:-1]]).astype(np.int64)
-        is_example = positive | (events.is_negative if negatives else False)
+            self._end_of = np.cumsum(self._is_read) - self._is_read
+        is_example = positive | (events.is_negative if self.negatives else False)
         self._examples: Ints | None = None  # None where every event is one
         if not is_example.all():
             self._examples = np.flatnonzero(is_example)
@@ -154,7 +145,7 @@ class PairBatches:
             history = self._earlier(picked, query_rows, self.history_length, earlier)
         elif self.history_length is not None:
             history = self._others(picked, query_rows, item_rows, self.history_length, rng(1))
-        if history is not None and self.hidden is not None:
+        if history is not None and self.hidden is not None and self.hidden_share:
             # What is hidden may be a negative, as for whom it is not known to have it at all.
             is_hidden = self.hidden[history.rows]
             is_hiding = rng(5).random(len(picked)) < self.hidden_share

@@ -167,9 +167,8 @@ def find_roles(
         for role in Role
     }
     columns: dict[str, Any] = {role: decision.column for role, decision in decisions.items()}
-    kind, label = None, columns["label"]
-    if label is not None:
-        kind = label_kind(frame[label])
+    label = columns["label"]
+    kind = None if label is None else label_kind(frame[label])
     if Role.LABEL in given:
         said = f"stated; {_describe_label(frame[label])}"
         decisions[Role.LABEL] = Decision(Role.LABEL, label, said)

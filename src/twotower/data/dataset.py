@@ -179,10 +179,8 @@ class Cases:
 
     def by_target(self) -> "Cases":
         """Return one case for each target, with the history of its query: a row of the test each."""
-        owners = np.repeat(np.arange(len(self)), self.targets.lengths)
-        rows = self.take(owners)
-        alone = Histories(np.arange(len(owners) + 1), self.targets.item_rows)
-        return Cases(rows.query_rows, rows.histories, alone, rows.times)
+        rows = self.take(self.targets.owners)
+        return replace(rows, targets=Histories(np.arange(len(rows) + 1), self.targets.item_rows))
 
     def take(self, positions: npt.NDArray[np.integer] | slice) -> "Cases":
         """Return the cases at ``positions``."""
@@ -353,11 +351,10 @@ class Dataset:
             is_known &= is_own | (events.times <= moments[events.query_rows])
         known = events.where(is_known)
         asked = wanted.histories().take(query_rows)
-        owners = np.repeat(np.arange(len(asked)), asked.lengths)
         return Cases(
             query_rows=query_rows,
             histories=known.histories().take(query_rows),
-            targets=Histories.of_pairs(owners, asked.item_rows, len(asked)),
+            targets=Histories.of_pairs(asked.owners, asked.item_rows, len(asked)),
             times=times,
         )
 

@@ -1,7 +1,7 @@
 """Batches of whole histories: one pass of a causal query tower trains an example at each position."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,7 @@ class PrefixBatch:
         return int((self.target_rows != PADDING_ROW).sum())
 
 
+@dataclass(eq=False, repr=False)
 class PrefixBatches:
     """Shuffled batches of windows. Two objects with equal arguments give equal batches.
 
@@ -64,16 +65,17 @@ class PrefixBatches:
     Source: Pancha et al., KDD 2022 (PinnerFormer: targets drawn from what follows, not the next alone).
     """
 
-    def __init__(
-        self, events: Interactions, *, batch_size: int, length: int, seed: int, next_events: int = 1
-    ) -> None:
-        check_least(1, batch_size=batch_size, length=length, next_events=next_events)
-        self.events = events
-        self.batch_size = batch_size
-        self.length = length
-        self.seed = seed
-        self.next_events = next_events
-        self._is_example = events.is_positive
+    events: Interactions
+    _: KW_ONLY
+    batch_size: int
+    length: int
+    seed: int
+    next_events: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = {"batch_size": self.batch_size, "length": self.length}
+        check_least(1, **sizes, next_events=self.next_events)
+        self._is_example = self.events.is_positive
         self._before = np.concatenate([[0], np.cumsum(self._is_example)]).astype(np.int64)
 
     def __len__(self) -> int:

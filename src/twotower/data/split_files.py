@@ -18,16 +18,9 @@ from polars.exceptions import PolarsError
 
 from twotower.arrays import Bools, Floats, Ints
 from twotower.config import SplitConfig
+from twotower.data import splits
 from twotower.data.dataset import Dataset, Interactions, Part
-from twotower.data.splits import (
-    AT_RANDOM,
-    Parts,
-    can_be_asked,
-    check_kind,
-    checked,
-    last_events,
-    whole_sessions,
-)
+from twotower.data.splits import Parts
 from twotower.data.tables import Table, read_table
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import Vocabulary
@@ -77,17 +70,19 @@ def read_events(
         return read_table(source, what="interactions"), None
     _check_names(source)
     frames: list[pl.DataFrame] = []
-    for name in (name for name in PARTS if name in source):
+    names = [name for name in PARTS if name in source]
+    for name in names:
         frame = read_table(source[name], what=name)
         if frames and may_lack in frames[0].columns:
-            frame = _completed(frame, frames[0][may_lack])
+            is_there = may_lack in frame.columns and frame[may_lack].null_count() < len(frame)
+            nothing = pl.lit(None, frames[0][may_lack].dtype).alias(may_lack)
+            frame = frame if is_there else frame.with_columns(nothing)
         if frames and set(frame.columns) != set(frames[0].columns):
             raise DataError(
                 f"{name} must have the columns of train, "
                 f"{', '.join(frames[0].columns)}, got {', '.join(frame.columns)}."
             )
         frames.append(frame.select(frames[0].columns) if frames else frame)
-    names = [name for name in PARTS if name in source]
     lengths = [len(frame) for frame in frames]
     given = SplitFiles(
         parts=np.repeat(np.array([PARTS[name] for name in names], np.uint8), lengths),
@@ -105,13 +100,6 @@ def read_events(
             f"given files must have one type a column, got {', '.join(differing)}; "
             "write the column alike in each."
         ) from error
-
-
-def _completed(frame: pl.DataFrame, like: pl.Series) -> pl.DataFrame:
-    """Return a table with a column as it is in another: of nulls, where it is missing or empty."""
-    if like.name in frame.columns and frame[like.name].null_count() < len(frame):
-        return frame
-    return frame.with_columns(pl.lit(None, like.dtype).alias(like.name))
 
 
 def parts_of(given: SplitFiles, events: Interactions, ids: Vocabulary, notes: list[str]) -> Parts:
@@ -132,7 +120,7 @@ def parts_of(given: SplitFiles, events: Interactions, ids: Vocabulary, notes: li
     parts = given.parts.copy()
     for part in (Part.VALID, Part.TEST):
         is_held_out = given.is_session & (given.parts == part)
-        parts[is_held_out] = whole_sessions(events, is_held_out, part)[is_held_out]
+        parts[is_held_out] = splits.whole_sessions(events, is_held_out, part)[is_held_out]
     unused = np.unique(events.query_rows[parts == Part.UNUSED])
     if len(unused):
         notes.append(
@@ -202,7 +190,7 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
         drawn, told = _drawn(dataset, config)
         parts = parts.copy()
         parts[train] = drawn
-    return checked(dataset.with_parts(parts, told), "given")
+    return splits.checked(dataset.with_parts(parts, told), "given")
 
 
 def how_test_was_drawn(dataset: Dataset) -> tuple[Kind, str]:
@@ -282,43 +270,33 @@ def _drawn(dataset: Dataset, config: SplitConfig) -> tuple[Parts, str]:
     events = dataset.interactions.where(dataset.parts == Part.TRAIN)
     share = config.valid_fraction
     if (dataset.parts == Part.CONTEXT).any():
-        rows = np.unique(events.query_rows[can_be_asked(events)])
+        rows = np.unique(events.query_rows[splits.can_be_asked(events)])
         drawn_rows = rng.permutation(rows)[: max(1, round(share * len(rows)))]
         is_drawn = np.isin(events.query_rows, drawn_rows)
         said = f"{len(drawn_rows):,} whole sessions of training, as the test is of sessions."
-        return whole_sessions(events, is_drawn, Part.VALID), f"Validation is drawn: {said}"
+        return splits.whole_sessions(events, is_drawn, Part.VALID), f"Validation is drawn: {said}"
     kind, why = config.kind, f"as split.kind = {config.kind!r} says"
     if kind == "auto":
         kind, said = how_test_was_drawn(dataset)
         why = f"as the test was: {said}"
-    check_kind(dataset, kind)
+    splits.check_kind(dataset, kind)
     if kind == "leave-last-out":
         asked = dataset.part(Part.TEST)
         most = np.bincount(asked.query_rows[asked.is_positive], minlength=len(events.offsets) - 1)
-        parts = last_events(events, share, most)
+        parts = splits.last_events(events, share, most)
         what = "the last events of each query"
     elif kind == "temporal":
-        parts, moment = _latest(events, share)
+        assert events.times is not None  # ``check_kind`` has seen to it
+        cut = float(np.quantile(events.times, 1 - share, method="higher"))
+        parts = np.where(events.times >= cut, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
+        moment = str(np.datetime64(int(cut // 60), "m")).replace("T", " ")
         what = f"the training events from {moment} on"
     else:
-        parts = AT_RANDOM[kind](events, 0.0, share, rng)
+        parts = splits.AT_RANDOM[kind](events, 0.0, share, rng)
         what = _AT_RANDOM[kind].format(share=f"{share:.0%}")
-    if config.kind == "auto" and kind != "random" and _leaves_nothing(events, parts):
+    drawn = np.unique(parts[events.is_positive])  # training and validation, or one of them
+    if config.kind == "auto" and kind != "random" and len(drawn) < 2:
         # What is too little to be drawn so is drawn in whatever way leaves something.
-        parts = AT_RANDOM["random"](events, 0.0, share, rng)
+        parts = splits.AT_RANDOM["random"](events, 0.0, share, rng)
         what, why = _AT_RANDOM["random"], f"{kind} would leave a part empty"
     return parts, f"Validation is drawn from training: {what} ({why})."
-
-
-def _latest(events: Interactions, share: float) -> tuple[Parts, str]:
-    """Return the part of each training event, the latest for validation, and from which moment on."""
-    assert events.times is not None
-    cut = float(np.quantile(events.times, 1 - share, method="higher"))
-    moment = str(np.datetime64(int(cut // 60), "m")).replace("T", " ")
-    parts = np.where(events.times >= cut, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
-    return parts, moment
-
-
-def _leaves_nothing(events: Interactions, parts: Parts) -> bool:
-    positive = parts[events.is_positive]
-    return not ((positive == Part.TRAIN).any() and (positive == Part.VALID).any())

@@ -6,16 +6,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from twotower.caller import argument, passing
-from twotower.data.columns import (
-    NAMED,
-    Decision,
-    Role,
-    Roles,
-    plain_name,
-    plain_names,
-    roles_named,
-    why_unfit,
-)
+from twotower.data import columns
+from twotower.data.columns import NAMED, Decision, Role, Roles, plain_name, plain_names
 from twotower.data.positions import is_position_name
 
 _WANTED, _UNWANTED = NAMED["kinds_of_event"]["wanted"], NAMED["kinds_of_event"]["unwanted"]
@@ -78,14 +70,14 @@ def unused_columns(
     return tuple(Decision(None, column, reason) for column, reason in why.items())
 
 
-def event_kinds(frame: pl.DataFrame, columns: Collection[str]) -> EventKinds | None:
+def event_kinds(frame: pl.DataFrame, names: Collection[str]) -> EventKinds | None:
     """Return what the first column that seems to name the kind of each event holds, or None.
 
     Args:
         frame: The interactions.
-        columns: Those of its columns that may be it.
+        names: Of those of its columns that may be it.
     """
-    for column in columns:
+    for column in names:
         values = frame[column]
         if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
             continue
@@ -125,9 +117,9 @@ def _why(values: pl.Series, taken: Mapping[Role, str]) -> str:
         return "it is empty"
     if is_position_name(column):
         return f"its name may say where items were shown; {argument('position_column')} reads it"
-    for role in roles_named(column):
+    for role in columns.roles_named(column):
         said = {Role.QUERY: "the query id", Role.ITEM: "the item id"}.get(role, f"a {role.value}")
         if role in taken:
             return f"its name says {said}, which {taken[role]!r} is"
-        return f"its name says {said}, but {why_unfit(values, role)}"
+        return f"its name says {said}, but {columns.why_unfit(values, role)}"
     return f"its name says no role; features.event.{column} lets histories read it"

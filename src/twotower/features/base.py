@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ Numbers = dict[str, npt.NDArray[np.floating[Any]]]
 FeatureArrays = dict[str, Rows | Float32s]
 
 
+@dataclass(eq=False, repr=False)
 class Transform(ABC):
     """A fitted transform of one feature.
 
@@ -26,10 +28,9 @@ class Transform(ABC):
         numbers: Its fitted constants by their names.
     """
 
-    def __init__(self, feature: Feature, vocabulary: Vocabulary | None, numbers: Numbers) -> None:
-        self.feature = feature
-        self.vocabulary = vocabulary
-        self.numbers = numbers
+    feature: Feature
+    vocabulary: Vocabulary | None
+    numbers: Numbers
 
     @classmethod
     @abstractmethod

@@ -7,9 +7,9 @@ stands in its column, so that a row that is served alone is read as it was in tr
 import numpy as np
 import polars as pl
 
-from twotower.arrays import Floats, Ints
+from twotower.arrays import Floats, Ints, Rows
 from twotower.features.dates import moments_of
-from twotower.vocab import as_keys
+from twotower.vocab import PADDING_ROW, as_keys
 
 
 def share_of(fits: pl.Series) -> float:
@@ -29,6 +29,22 @@ def exploded(lists: pl.Series) -> tuple[Ints, pl.Series]:
 def places_in_line(lines: Ints) -> Ints:
     """Return the place of each entry within its line, where lines rise: ``(m,)``."""
     return np.arange(len(lines)) - np.searchsorted(lines, lines)
+
+
+def padded(lines: Ints, rows: Ints | Rows, num_lines: int, width: int) -> Rows:
+    """Return the rows of each line, up to ``width`` of them: ``(num_lines, width)``, padded with 0.
+
+    Args:
+        lines: ``(m,)`` the line of each row, rising.
+        rows: ``(m,)``.
+        num_lines: All lines, those without a row included.
+        width: Of a line with more rows, the later ones are left out.
+    """
+    result = np.full((num_lines, width), PADDING_ROW, np.int32)
+    places = places_in_line(lines)
+    fits = places < width
+    result[lines[fits], places[fits]] = rows[fits]
+    return result
 
 
 def tags_of(values: pl.Series, separator: str) -> tuple[Ints, pl.Series]:

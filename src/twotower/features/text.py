@@ -9,10 +9,10 @@ import polars as pl
 
 from twotower.arrays import Floats, Ints, Rows
 from twotower.features.base import Numbers, Transform
-from twotower.features.raw_values import places_in_line
+from twotower.features.raw_values import padded, places_in_line
 from twotower.features.schema import Feature
 from twotower.features.tokens import Reading, Tokens, hashed, tokens_of
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
 MOST_TOKENS = 256
 """Most tokens of a text that are kept: those that weigh most."""
@@ -69,17 +69,16 @@ class TextTransform(Transform):
     def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each text's tokens, in their order."""
         width = int(self.numbers["width"][0])
-        result = np.full((len(values), width), PADDING_ROW, np.int32)
-        start = 0
-        for piece in pieces_of(values):
-            lines, rows = self._rows(*self._tokens(piece))
+
+        def read(texts: pl.Series) -> tuple[Ints, Ints]:
+            lines, rows = self._rows(*self._tokens(texts))
             if len(lines) and np.bincount(lines).max() > width:
                 heaviest = np.lexsort((-self.weights[rows], lines))
                 kept = np.sort(heaviest[places_in_line(lines) < width])
                 lines, rows = lines[kept], rows[kept]
-            result[start + lines, places_in_line(lines)] = rows
-            start += len(piece)
-        return result
+            return lines, rows
+
+        return read_in_pieces(values, width, read)
 
     @property
     def weights(self) -> npt.NDArray[np.floating[Any]]:
@@ -169,6 +168,14 @@ def pieces_of(values: pl.Series) -> Iterator[pl.Series]:
     """Yield some lines at a time: the tokens of long texts take much more memory than what is kept."""
     for start in range(0, len(values), _LINES):
         yield values[start : start + _LINES]
+
+
+def read_in_pieces(
+    values: pl.Series, width: int, read: Callable[[pl.Series], tuple[Ints, Ints | Rows]]
+) -> Rows:
+    """Return the rows that ``read`` gives of texts, with their lines: ``(n, width)``, padded with 0."""
+    pieces = [padded(*read(piece), len(piece), width) for piece in pieces_of(values)]
+    return np.concatenate([np.zeros((0, width), np.int32), *pieces])
 
 
 def _most_frequent(counts: pl.DataFrame, min_count: int) -> Vocabulary:

@@ -16,7 +16,7 @@ from twotower.features.base import FeatureArrays, Numbers, Transform
 from twotower.features.schema import Feature
 from twotower.features.tuned import TokenIdsTransform
 from twotower.registry import resolved
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary, as_keys
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary, as_keys
 
 MAX_TAGS = 32
 """Most tags of an entity that are read; later ones are left out."""
@@ -74,15 +74,11 @@ class TagsTransform(Transform):
 
     def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each value's tags."""
-        result = np.full((len(values), int(self.numbers["longest"][0])), PADDING_ROW, np.int32)
         lines, tags = raw_values.tags_of(values, self.feature.separator)
         rows = self.own_vocabulary().rows_of(tags)
         known = rows > UNKNOWN_ROW
-        lines, rows = lines[known], rows[known]
-        places = raw_values.places_in_line(lines)
-        fits = places < result.shape[1]
-        result[lines[fits], places[fits]] = rows[fits]
-        return result
+        width = int(self.numbers["longest"][0])
+        return raw_values.padded(lines[known], rows[known], len(values), width)
 
 
 class _FlaggedTransform(Transform):

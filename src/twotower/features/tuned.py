@@ -1,6 +1,7 @@
 """A sentence encoder within the towers, trained with them: one for both sides; and its token ids."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -14,16 +15,17 @@ from torch.nn import functional as F
 from twotower.arrays import Bools, Float32s, Rows
 from twotower.errors import BundleError, ConfigError
 from twotower.features.architecture import Architecture, not_tunable
-from twotower.features.base import Numbers, Transform
+from twotower.features.base import Transform
 from twotower.features.schema import Feature
 from twotower.features.sentences import PROBE, SAME, load_encoder, probe_of, texts_of
-from twotower.vocab import PADDING_ROW, Vocabulary
+from twotower.vocab import PADDING_ROW
 
 LEAST_TOKENS = 128
 """What is kept of every text, however short those of the tables are, if the encoder reads as much."""
 _LINES = 2_000
 
 
+@dataclass(eq=False, repr=False)
 class TokenIdsTransform(Transform):
     """Strings -> ``(n, width)`` int32 token ids, each one higher, padded with 0; missing is all padding.
 
@@ -37,15 +39,7 @@ class TokenIdsTransform(Transform):
         architecture: Of the encoder.
     """
 
-    def __init__(
-        self,
-        feature: Feature,
-        vocabulary: Vocabulary | None,
-        numbers: Numbers,
-        architecture: Architecture,
-    ) -> None:
-        super().__init__(feature, vocabulary, numbers)
-        self.architecture = architecture
+    architecture: Architecture
 
     @classmethod
     def fit(cls, feature: Feature, values: pl.Series, min_count: int) -> "TokenIdsTransform":  # noqa: ARG003

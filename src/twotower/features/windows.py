@@ -17,10 +17,9 @@ from torch.nn import functional as F
 
 from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.errors import ConfigError
-from twotower.features.base import Numbers, Transform
-from twotower.features.raw_values import places_in_line
+from twotower.features.base import Transform
 from twotower.features.schema import Feature
-from twotower.features.text import MOST_TOKENS, counted, pieces_of
+from twotower.features.text import MOST_TOKENS, counted, read_in_pieces
 from twotower.features.tokens import folded, words_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -47,6 +46,11 @@ class WordVectors:
     def width(self) -> int:
         """Numbers of a vector."""
         return int(self.vectors.shape[1])
+
+    def read(self, texts: pl.Series) -> tuple[Ints, Rows]:
+        """Return the line and the row of every word of some texts, in their order: ``(m,)`` each."""
+        lines, words = words_of(texts)
+        return lines, self.words.rows_of(words)
 
     def map_without_common(self, rows: Ints) -> Float32s:
         """Return the map that takes from a vector what those of some words have in common.
@@ -172,6 +176,7 @@ NUMBERS_AT_ONCE = 2**20
 """Most numbers, of places times filters, that are looked through together: more fit no cache."""
 
 
+@dataclass(eq=False, repr=False)
 class WindowsTransform(Transform):
     """Strings -> ``(n, width)`` int32 rows of their words in order, padded with 0; missing is all padding.
 
@@ -185,16 +190,10 @@ class WindowsTransform(Transform):
         word_vectors: What the words mean.
     """
 
-    def __init__(
-        self,
-        feature: Feature,
-        vocabulary: Vocabulary | None,
-        numbers: Numbers,
-        word_vectors: WordVectors,
-    ) -> None:
-        super().__init__(feature, vocabulary, numbers)
-        self.word_vectors = word_vectors
-        self.start = torch.eye(word_vectors.width, word_vectors.width + 1)
+    word_vectors: WordVectors
+
+    def __post_init__(self) -> None:
+        self.start = torch.eye(self.word_vectors.width, self.word_vectors.width + 1)
         """Where the map of a bag starts: ``(width, width + 1)`` float32 of a vector with a 1 after it."""
 
     @classmethod
@@ -207,8 +206,8 @@ class WindowsTransform(Transform):
         word_vectors = read_word_vectors(feature.encoder)
 
         def read(texts: pl.Series) -> tuple[int, Ints, Rows]:
-            lines, words = words_of(texts)
-            return len(np.unique(lines)), lines, word_vectors.words.rows_of(words)
+            lines, rows = word_vectors.read(texts)
+            return len(np.unique(lines)), lines, rows
 
         numbers = counted(values, word_vectors.words.num_rows, read)
         numbers["weights"] = numbers["weights"].astype(np.float32)
@@ -224,17 +223,7 @@ class WindowsTransform(Transform):
 
     def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each text's words."""
-        width = int(self.numbers["width"][0])
-        result = np.full((len(values), width), PADDING_ROW, np.int32)
-        start = 0
-        for piece in pieces_of(values):
-            lines, words = words_of(piece)
-            places = places_in_line(lines)
-            fits = places < width
-            rows = self.word_vectors.words.rows_of(words.filter(pl.Series(fits, dtype=pl.Boolean)))
-            result[start + lines[fits], places[fits]] = rows
-            start += len(piece)
-        return result
+        return read_in_pieces(values, int(self.numbers["width"][0]), self.word_vectors.read)
 
     @property
     def seen(self) -> Bools:

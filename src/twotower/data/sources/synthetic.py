@@ -41,21 +41,19 @@ def open_clusters(history_clusters: Rows, sizes: Ints) -> Bools:
 
 
 class EventSampler:
-    """Draws the items of queries by a world's parameters; the arrays are those of ``World``.
+    """Draws the items of queries by a world's parameters.
 
     An item's slot is its place in (cluster, position within it). Every cluster has as many slots as
     the largest needs; those left over have no weight and are never drawn.
 
     Args:
-        cluster_probs: ``(K, C + 1, C)`` float64; line ``C`` is for the first event.
-        item_clusters: ``(I,)`` int32.
-        item_weights: ``(I,)`` float64.
+        world: The world.
     """
 
-    def __init__(self, *, cluster_probs: Floats, item_clusters: Rows, item_weights: Floats) -> None:
-        self._num_clusters = num_clusters = int(cluster_probs.shape[2])
-        rows = np.argsort(item_clusters, kind="stable")
-        clusters = item_clusters[rows].astype(np.int64)
+    def __init__(self, world: "World") -> None:
+        self._num_clusters = num_clusters = world.config.num_clusters
+        rows = np.argsort(world.item_clusters, kind="stable")
+        clusters = world.item_clusters[rows].astype(np.int64)
         self._sizes = sizes = np.bincount(clusters, minlength=num_clusters)
         self._width = int(sizes.max())
         within = np.arange(len(rows)) - (np.cumsum(sizes) - sizes)[clusters]
@@ -64,9 +62,9 @@ class EventSampler:
         self._rows = np.zeros(num_slots, np.int32)
         self._rows[slots] = rows
         self._weights = np.zeros(num_slots)
-        self._weights[slots] = item_weights[rows]
+        self._weights[slots] = world.item_weights[rows]
         # One line a persona and last cluster.
-        self._next_clusters = cluster_probs.reshape(-1, num_clusters)
+        self._next_clusters = world.cluster_probs.reshape(-1, num_clusters)
         self._cluster_cdf = _stacked_cdf(self._next_clusters)
         self._item_cdf = _stacked_cdf(self._weights.reshape(-1, self._width))
 
@@ -265,7 +263,9 @@ class World:
         self.cluster_probs = np.empty((personas, clusters + 1, clusters))
         self.cluster_probs[:, :-1] = config.transition_scale * affinity + taste[:, None]
         self.cluster_probs[:, -1] = taste
-        _softmax_in_place(self.cluster_probs)
+        self.cluster_probs -= self.cluster_probs.max(axis=-1, keepdims=True)
+        np.exp(self.cluster_probs, out=self.cluster_probs)
+        self.cluster_probs /= self.cluster_probs.sum(axis=-1, keepdims=True)
         place = rng.permutation(items)  # so that an item's number tells neither cluster nor rank
         self.item_clusters = (place % clusters).astype(np.int32)
         ranks = 1.0 + place // clusters
@@ -283,11 +283,7 @@ class World:
     def generate(self) -> SyntheticTables:
         """Return the world's tables: the same ones at each call."""
         config, rng = self.config, self._rng("events")
-        sampler = EventSampler(
-            cluster_probs=self.cluster_probs,
-            item_clusters=self.item_clusters,
-            item_weights=self.item_weights,
-        )
+        sampler = EventSampler(self)
         shape = (config.num_queries, config.events_per_query)
         item_ids, times = np.empty(shape, np.int32), np.empty(shape, np.int64)
         for begin in range(0, config.num_queries, BLOCK):
@@ -348,12 +344,6 @@ class World:
                 + rng.standard_normal(config.num_queries),
             }
         )
-
-
-def _softmax_in_place(logits: Floats) -> None:
-    logits -= logits.max(axis=-1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=-1, keepdims=True)
 
 
 def _blur(truth: Rows, num_values: int, reveal: float, rng: np.random.Generator) -> Ints:
