@@ -25,11 +25,12 @@ def test_the_checksum_is_compared(tmp_path: Path) -> None:
         check_sha256(wheel, carrier)
 
 
-def test_a_slow_pip_is_stopped(tmp_path: Path) -> None:
+def test_a_slow_pip_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twotower.data.sources.carriers.PIP_TIMEOUT_SECONDS", 0.01)
     with pytest.raises(
         FetchError, match=r"recbole==1\.2\.1 within 0\.01 s, got no end; .*from_dir"
     ):
-        download(CARRIERS["movielens-100k"], tmp_path, timeout_seconds=0.01)
+        download(CARRIERS["movielens-100k"], tmp_path)
 
 
 def test_a_python_without_pip_is_told_so(tmp_path: Path) -> None:

@@ -61,11 +61,8 @@ NAMED: dict[str, Any] = tomllib.loads(
 )
 """What names of columns say, as the file has it."""
 _NAMES: dict[Role, list[str]] = {
-    Role.QUERY: plain_names(NAMED["query"]),
-    Role.ITEM: plain_names(NAMED["item"]),
-    Role.TIME: plain_names(NAMED["time"]),
-    Role.LABEL: plain_names(NAMED["label"] + NAMED["rating"]),
-    Role.WEIGHT: plain_names(NAMED["weight"]),
+    role: plain_names(NAMED[role])
+    for role in (Role.QUERY, Role.ITEM, Role.TIME, Role.LABEL, Role.WEIGHT)
 }
 """Names of the roles that need not be stated."""
 _KNOWN_NAMES = {"id", "key"}.union(*_NAMES.values())
@@ -182,7 +179,7 @@ def find_id(
     given: str | None = None,
     like: str | None = None,
     what: str = "items",
-) -> Decision:
+) -> str:
     """Return which column of an entity table holds the ids of ``role``.
 
     Args:
@@ -197,15 +194,14 @@ def find_id(
     """
     if given is not None:
         _check_given(frame, {role: given}, what)
-        return Decision(role, given, "stated")
+        return given
     for column in frame.columns:
         if like is not None and plain_name(column) == plain_name(like):
-            return Decision(role, column, f"named like {like!r} of the interactions")
-    by_name = list(_candidates(frame, role, set()))
+            return column
     plain_ids = [column for column in frame.columns if plain_name(column) in ("id", "key")]
-    if not by_name and plain_ids:
-        return Decision(role, plain_ids[0], f"its name says an id, and {what} hold one kind")
-    return _found(frame, role, set(), what)
+    if plain_ids and not any(_candidates(frame, role, set())):
+        return plain_ids[0]
+    return _named_ids(frame, role, set(), what)[0]
 
 
 def label_kind(series: pl.Series) -> LabelKind:
@@ -387,20 +383,13 @@ def targets_among(kinds: pl.Series, wanted: Sequence[str], *, every: bool = True
 def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:
     if role not in _NAMES:  # its names are as often those of other things
         return Decision(role, None, "it is read only where stated")
-    named = list(_candidates(frame, role, taken))
     if role in (Role.QUERY, Role.ITEM):
-        if not named:
-            example = {Role.QUERY: "user_id, query or session_id"}.get(role, "item_id or movieId")
-            raise DataError(
-                f"no column could be the {role} id: a column of {what} must have a name like "
-                f"{example}, got {_listed(frame.columns)}; name it: "
-                f"{passing(**{f'{role}_column': 'NAME'})}."
-            )
-        others = f"; so does {_listed(named[1:])}" if len(named) > 1 else ""
-        return Decision(role, named[0], f"its name says the {role} id{others}")
+        first, *others = _named_ids(frame, role, taken, what)
+        also = f"; so does {_listed(others)}" if others else ""
+        return Decision(role, first, f"its name says the {role} id{also}")
     passed_over: list[str] = []
     first_error: DataError | None = None
-    for column in named:
+    for column in _candidates(frame, role, taken):
         try:
             reason, fits = _fit(frame[column], role)
         except DataError as error:
@@ -412,6 +401,19 @@ def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decis
     if first_error is not None:
         raise first_error
     return Decision(role, None, "; ".join(passed_over) or f"no column is named like a {role}")
+
+
+def _named_ids(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> list[str]:
+    """Return the free columns that may be an id, the likeliest first; refuse a table without."""
+    named = list(_candidates(frame, role, taken))
+    if not named:
+        example = {Role.QUERY: "user_id, query or session_id"}.get(role, "item_id or movieId")
+        raise DataError(
+            f"no column could be the {role} id: a column of {what} must have a name like "
+            f"{example}, got {_listed(frame.columns)}; name it: "
+            f"{passing(**{f'{role}_column': 'NAME'})}."
+        )
+    return named
 
 
 def _fit(series: pl.Series, role: Role) -> tuple[str, bool]:

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twotower.arrays import Float32s, Floats, Ints, Rows
+from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
 from twotower.data.dataset import Column, Interactions
 from twotower.errors import check_least
 from twotower.vocab import PADDING_ROW
@@ -142,19 +142,18 @@ class PrefixBatches:
             target += (rng.random(target.shape) * np.minimum(left, self.next_events)).astype(int)
         is_target &= self._is_example[target]
 
-        def of_read(column: npt.NDArray[Column] | None) -> npt.NDArray[Column] | None:
+        def told(
+            column: npt.NDArray[Column] | None, places: Ints, mask: Bools
+        ) -> npt.NDArray[Column] | None:
             if column is None:
                 return None
-            return np.where(is_read, column[read], np.zeros((), column.dtype))
+            return np.where(mask, column[places], np.zeros((), column.dtype))
 
-        weights = events.weights
         return PrefixBatch(
             rows=np.where(is_read, events.item_rows[read], PADDING_ROW),
             target_rows=np.where(is_target, events.item_rows[target], PADDING_ROW),
             query_rows=query_rows.astype(np.int32),
-            times=of_read(events.times),
-            weights=None
-            if weights is None
-            else np.where(is_target, weights[target], np.float32(0)),
-            event_rows=of_read(events.event_rows),
+            times=told(events.times, read, is_read),
+            weights=told(events.weights, target, is_target),
+            event_rows=told(events.event_rows, read, is_read),
         )

@@ -104,11 +104,10 @@ def prepare(
     if roles.event is not None:
         is_asked = is_target = columns.targets_among(frame[roles.event], config.target_events)
     # What is not asked for needs no label, no weight and no position, and what is not learnt no position.
+    asked = frame if is_asked.all() else frame.filter(pl.Series(is_asked))
     labels = None
     if roles.label is not None:
-        labels = _labels(
-            frame[roles.label].filter(pl.Series(is_asked)), roles.label_kind, config, notes
-        )
+        labels = _labels(asked[roles.label], roles.label_kind, config, notes)
         labels = None if (labels > 0).all() else _for_all(labels, is_asked, 1)
     elif config.positive_threshold is not None:
         raise ConfigError(
@@ -117,7 +116,7 @@ def prepare(
         )
     weights = None
     if roles.weight is not None:
-        found = columns.checked_weights(frame[roles.weight].filter(pl.Series(is_asked)))
+        found = columns.checked_weights(asked[roles.weight])
         weights = _for_all(_scaled(found, roles.weight, config, notes), is_asked, 1)
     positions = None
     if roles.position is not None:
@@ -192,10 +191,7 @@ def catalogue_of(
         DataError: The table cannot be used as it is.
     """
     frame = read_table(items, what="items")
-    own = columns.find_id(
-        frame, Role.ITEM, given=config.item_column, like="item_id", what="items"
-    ).column
-    assert own is not None  # find_id raises where there is none
+    own = columns.find_id(frame, Role.ITEM, given=config.item_column, like="item_id")
     ids, kept = columns.checked_ids(frame[own], role=Role.ITEM, drop_null=config.drop_null_ids)
     notes: list[str] = []
     ids = ids.filter(pl.Series(kept))
@@ -245,8 +241,7 @@ def _entities(
     frame = read_table(table, what=what)
     stated = getattr(config, f"{role}_column")
     stated = stated if stated in frame.columns else None
-    key = columns.find_id(frame, role, given=stated, like=column, what=what).column
-    assert key is not None  # find_id raises where there is none
+    key = columns.find_id(frame, role, given=stated, like=column, what=what)
     side: Side = "item" if role == Role.ITEM else "query"
     # What a query says is nobody else's business: notes go into reports.
     told = read_table_forms(frame, side, key, kinds, quotes=side == "item")

@@ -95,9 +95,13 @@ def leave_last_out(events: Interactions) -> Parts:
     train. Negatives go where their moment falls.
     """
     from_end, count = _from_end(events)
-    parts = np.full(len(events), Part.TRAIN, np.uint8)
-    parts[(from_end == 0) & (count >= 2)] = Part.TEST
-    parts[(from_end == 1) & (count >= 3)] = Part.VALID
+    return _parts_of((from_end == 1) & (count >= 3), (from_end == 0) & (count >= 2))
+
+
+def _parts_of(is_valid: Bools, is_test: Bools) -> Parts:
+    """Return the part of each event: that of the test before that of validation, else training."""
+    parts = np.where(is_valid, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
+    parts[is_test] = Part.TEST
     return parts
 
 
@@ -115,9 +119,7 @@ def last_events(events: Interactions, valid: float, most: npt.NDArray[np.integer
     from_end, count = _from_end(events)
     wanted = np.maximum(np.floor(valid * count + 0.5).astype(np.int64), 1)
     wanted = np.minimum(np.minimum(wanted, most[events.query_rows]), count - 1)
-    parts = np.full(len(events), Part.TRAIN, np.uint8)
-    parts[from_end < wanted] = Part.VALID
-    return parts
+    return np.where(from_end < wanted, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
 
 
 def _from_end(events: Interactions) -> tuple[Ints, Ints]:
@@ -125,10 +127,9 @@ def _from_end(events: Interactions) -> tuple[Ints, Ints]:
 
     A negative stands with the positive before it.
     """
-    place = np.cumsum(events.is_positive)
-    owner_end = np.concatenate([[0], place])[events.offsets[1:]][events.query_rows]
-    owner_start = np.concatenate([[0], place])[events.offsets[:-1]][events.query_rows]
-    return owner_end - place, owner_end - owner_start
+    before = np.concatenate([[0], np.cumsum(events.is_positive)])
+    ends = before[events.offsets[1:]][events.query_rows]
+    return ends - before[1:], ends - before[events.offsets[:-1]][events.query_rows]
 
 
 def whole_sessions(events: Interactions, is_held_out: Bools, part: Part) -> Parts:
@@ -193,8 +194,7 @@ def _random_in_groups(group: Ints, draws: Floats, test: float, valid: float) -> 
     sizes = np.bincount(group, minlength=1)
     starts = np.concatenate([[0], np.cumsum(sizes)])
     rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(group))
-    rank -= starts[group]
+    rank[order] = np.arange(len(group)) - starts[group[order]]
     size = sizes[group]
 
     def share(fraction: float) -> Ints:
@@ -205,10 +205,7 @@ def _random_in_groups(group: Ints, draws: Floats, test: float, valid: float) -> 
 
     num_test = np.minimum(share(test), size - 1)
     num_valid = np.minimum(share(valid), size - 1 - num_test)
-    parts = np.full(len(group), Part.TRAIN, np.uint8)
-    parts[rank < num_test] = Part.TEST
-    parts[(rank >= num_test) & (rank < num_test + num_valid)] = Part.VALID
-    return parts
+    return _parts_of(rank < num_test + num_valid, rank < num_test)
 
 
 def temporal(events: Interactions, test: float, valid: float) -> Parts:
@@ -219,10 +216,7 @@ def temporal(events: Interactions, test: float, valid: float) -> Parts:
     """
     assert events.times is not None
     first, second = np.quantile(events.times, [1 - test - valid, 1 - test], method="higher")
-    parts = np.full(len(events), Part.TRAIN, np.uint8)
-    parts[events.times >= first] = Part.VALID
-    parts[events.times >= second] = Part.TEST
-    return parts
+    return _parts_of(events.times >= first, events.times >= second)
 
 
 def cold_items(events: Interactions, test: float, valid: float, rng: np.random.Generator) -> Parts:

@@ -55,7 +55,7 @@ class FeatureKindSpec:
 
 _HERE = "twotower.features.transforms"
 _ENCODERS = "twotower.features.encoders"
-_EMBEDDING = f"{_ENCODERS}:CategoryEncoder.of"
+_row_kind = partial(FeatureKindSpec, encoder=f"{_ENCODERS}:CategoryEncoder.of")
 _token_kind = partial(
     FeatureKindSpec,
     meaning="text",
@@ -67,19 +67,10 @@ _token_kind = partial(
 FEATURE_KINDS = Registry(
     "kind of feature",
     (
-        FeatureKindSpec(
-            "id", "id", "编号", "id", f"{_HERE}:IdTransform", _EMBEDDING, of_events=False
-        ),
+        _row_kind("id", "id", "编号", "id", f"{_HERE}:IdTransform", of_events=False),
         # The features of a side hold it as two: the id, and its text.
         FeatureKindSpec("id+text", "id and text", "编号与文本", "id", None, of_events=False),
-        FeatureKindSpec(
-            "categorical",
-            "category",
-            "类别",
-            "categorical",
-            f"{_HERE}:CategoryTransform",
-            _EMBEDDING,
-        ),
+        _row_kind("categorical", "category", "类别", "categorical", f"{_HERE}:CategoryTransform"),
         FeatureKindSpec(
             "tags", "tags", "标签", "tags", f"{_HERE}:TagsTransform", f"{_ENCODERS}:TagsEncoder.of"
         ),

@@ -1,6 +1,6 @@
 """A sentence encoder within the towers, trained with them: one for both sides; and its token ids."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.arrays import Bools, Float32s, Rows
+from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.errors import BundleError, ConfigError
 from twotower.features.architecture import Architecture, not_tunable
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
 from twotower.features.sentences import PROBE, SAME, load_encoder, probe_of, texts_of
+from twotower.features.text import pieces_of, read_in_pieces
 from twotower.vocab import PADDING_ROW
 
 LEAST_TOKENS = 128
 """What is kept of every text, however short those of the tables are, if the encoder reads as much."""
-_LINES = 2_000
 
 
 @dataclass(eq=False, repr=False)
@@ -53,8 +53,10 @@ class TokenIdsTransform(Transform):
         most = architecture.max_length
         fitted = cls(feature, None, {"width": np.array([most], np.float64)}, architecture)
         texts = texts_of(values).drop_nulls().unique()
-        lengths = [len(ids) for start in _starts(texts) for ids in fitted._ids(texts, start)]
-        width = min(most, max(LEAST_TOKENS, *lengths, 0))
+        longest = [
+            np.bincount(fitted._read(piece)[0], minlength=1).max() for piece in pieces_of(texts)
+        ]
+        width = min(most, max(LEAST_TOKENS, *longest, 0))
         return cls(feature, None, {"width": np.array([width], np.float64)}, architecture)
 
     def check(self) -> None:
@@ -67,30 +69,23 @@ class TokenIdsTransform(Transform):
         Raises:
             MissingExtraError: ``tokenizers`` is not installed.
         """
-        texts = texts_of(values)
-        result = np.full((len(texts), self.most_tokens), PADDING_ROW, np.int32)
-        lines = np.flatnonzero(texts.is_not_null().to_numpy())
-        texts = texts.drop_nulls()
-        for start in _starts(texts):
-            ids = self._ids(texts, start)
-            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-            is_token = np.arange(result.shape[1]) < lengths[:, None]
-            piece = np.full(is_token.shape, PADDING_ROW, np.int32)
-            flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
-            piece[is_token] = flat + 1  # the id 0 is a token of its own
-            result[lines[start : start + len(ids)]] = piece
-        return result
+        return read_in_pieces(texts_of(values), self.most_tokens, self._read)
 
     def is_known(self, values: Rows | Float32s) -> Bools:
         """Return which lines have a text."""
         return np.asarray((values != PADDING_ROW).any(axis=1))
 
-    def _ids(self, texts: pl.Series, start: int) -> Sequence[Sequence[int]]:
+    def _read(self, texts: pl.Series) -> tuple[Ints, Ints]:
+        """Return the line and the id, one higher, of every token of texts: ``(m,)`` each."""
         made = self.architecture
-        prefixed = [made.prefix + text for text in texts[start : start + _LINES].to_list()]
+        prefixed = [made.prefix + text for text in texts.drop_nulls()]
         if made.is_lowered:
             prefixed = [text.lower() for text in prefixed]
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(prefixed)]
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(prefixed)]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
+        lines = np.flatnonzero(texts.is_not_null().to_numpy())
+        return np.repeat(lines, lengths), flat + 1  # the id 0 is a token of its own
 
     @property
     def most_tokens(self) -> int:
@@ -101,10 +96,6 @@ class TokenIdsTransform(Transform):
     def tokenizer(self) -> Any:
         """What cuts texts into tokens; see ``Architecture.build_tokenizer``."""
         return self.architecture.build_tokenizer(self.most_tokens)
-
-
-def _starts(texts: pl.Series) -> range:
-    return range(0, len(texts), _LINES)
 
 
 TOKENS_AT_ONCE = 16_384

