@@ -212,7 +212,7 @@ def test_one_column_cannot_play_two_roles() -> None:
 
 
 def test_the_id_of_an_entity_table() -> None:
-    def found(*columns: str, given: str | None = None, like: str | None = None) -> str | None:
+    def found(*columns: str, given: str | None = None, like: str = "item_id") -> str:
         return find_id(frame_of(*columns), Role.ITEM, given=given, like=like)
 
     assert found("Book_ID", "ISBN") == "Book_ID"

@@ -268,7 +268,7 @@ class TestStated:
         assert told.frame["price"].null_count() == 3
 
     def test_of_queries_no_cell_is_quoted(self) -> None:
-        told = read_table_forms(self.frame(), "query", "id", {}, quotes=False)
+        told = read_table_forms(self.frame(), "query", "id", {})
         assert "on request" not in told.notes[0]
         assert "the first in data row 17" in told.notes[0]
 

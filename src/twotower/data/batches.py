@@ -98,7 +98,8 @@ class PairBatches:
         events = self.events
         self._beside = events.disliked() if self.disliked else events.impressions
         positive, self._is_read = events.is_positive, events.is_read
-        self._known, self._end_of = events, None
+        self._known = events
+        self._end_of: Ints | None = None  # None where all are read
         if not self._is_read.all():
             self._known = replace(events, impressions=None).where(self._is_read)
             # Where each event stands among those that are read: its history ends there.

@@ -173,12 +173,7 @@ def find_roles(
 
 
 def find_id(
-    frame: pl.DataFrame,
-    role: Role,
-    *,
-    given: str | None = None,
-    like: str | None = None,
-    what: str = "items",
+    frame: pl.DataFrame, role: Role, *, given: str | None, like: str, what: str = "items"
 ) -> str:
     """Return which column of an entity table holds the ids of ``role``.
 
@@ -196,7 +191,7 @@ def find_id(
         _check_given(frame, {role: given}, what)
         return given
     for column in frame.columns:
-        if like is not None and plain_name(column) == plain_name(like):
+        if plain_name(column) == plain_name(like):
             return column
     plain_ids = [column for column in frame.columns if plain_name(column) in ("id", "key")]
     if plain_ids and not any(_candidates(frame, role, set())):

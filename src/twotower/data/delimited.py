@@ -169,10 +169,7 @@ def _refuse_ragged(subject: str, line: int, got: int, expected: int) -> NoReturn
     )
 
 
-Layout = tuple[Ints, Ints, Ints, Bools]
-
-
-def _layout(body: bytes, separator: bytes, quoted: bool) -> Layout | None:
+def _layout(body: bytes, separator: bytes, quoted: bool) -> tuple[Ints, Ints, Ints, Bools] | None:
     """Return how ``body`` is cut into rows, or None where its quotes follow no rule.
 
     Returns:

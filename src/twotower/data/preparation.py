@@ -243,8 +243,7 @@ def _entities(
     stated = stated if stated in frame.columns else None
     key = columns.find_id(frame, role, given=stated, like=column, what=what)
     side: Side = "item" if role == Role.ITEM else "query"
-    # What a query says is nobody else's business: notes go into reports.
-    told = read_table_forms(frame, side, key, kinds, quotes=side == "item")
+    told = read_table_forms(frame, side, key, kinds)
     frame = told.frame
     own, kept = columns.checked_ids(frame[key], role=role, drop_null=config.drop_null_ids)
     frame = frame.with_columns(own.rename(key)).filter(pl.Series(kept))
@@ -264,32 +263,32 @@ def _entities(
             f"{key!r} begins with {own[0]!r}, {column!r} with {seen[0]!r}; "
             f"name the column: {passing(**{f'{role}_column': 'NAME'})}."
         )
-    notes += [*_without_line(ids.cast(own.dtype), own, what), *told.notes]
+    _tell_of_missing_lines(ids.cast(own.dtype), own, what, notes)
+    notes += told.notes
     vocabulary = Vocabulary(pl.concat([own.rename("id"), seen.rename("id")]).unique().sort())
     all_ids = vocabulary.ids.rename(key).to_frame()
     frame = all_ids.join(frame, on=key, how="left", maintain_order="left")
     return EntityTable(vocabulary, frame, key, told.forms)
 
 
-def _without_line(ids: pl.Series, own: pl.Series, what: str) -> list[str]:
-    """Return a sentence on the ids of events that a side's table lacks, or nothing.
+def _tell_of_missing_lines(ids: pl.Series, own: pl.Series, what: str, notes: list[str]) -> None:
+    """Add a sentence on the ids of events that a side's table lacks, where there are any.
 
     Args:
         ids: Of the events.
         own: Of the table.
         what: Names the table.
+        notes: Gets the sentence.
     """
-    is_missing = ~ids.is_in(own.implode())
-    missing = ids.filter(is_missing)
-    if not len(missing):
-        return []
-    # What a query says is nobody else's business: notes go into reports.
-    first = f", the first {missing.min()!r}" if what == "items" else ""
-    said = (
-        f"No row in {what} for {missing.n_unique():,} of the {ids.n_unique():,} {what} in the interactions "
-        f"({len(missing) / len(ids):.1%} of the events){first}: nothing but their ids is known."
-    )
-    return [said]
+    missing = ids.filter(~ids.is_in(own.implode()))
+    if len(missing):
+        # What a query says is nobody else's business: notes go into reports.
+        first = f", the first {missing.min()!r}" if what == "items" else ""
+        notes.append(
+            f"No row in {what} for {missing.n_unique():,} of the {ids.n_unique():,} {what} in the "
+            f"interactions ({len(missing) / len(ids):.1%} of the events){first}: nothing but their ids is "
+            "known."
+        )
 
 
 def _scaled(weights: Float32s, column: str, config: DataConfig, notes: list[str]) -> Float32s:

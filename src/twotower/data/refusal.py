@@ -1,15 +1,12 @@
 """Saying plainly which row of a column is the first that cannot be used, and why."""
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools
 from twotower.errors import DataError
 
 
-def refuse_first(
-    series: pl.Series, bad: npt.NDArray[np.bool_], what: str, rule: str, remedy: str
-) -> None:
+def refuse_first(series: pl.Series, bad: Bools, what: str, rule: str, remedy: str) -> None:
     """Raise for the first row of ``series`` where ``bad``, naming its 1-based row and its value.
 
     Raises:

@@ -85,10 +85,10 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
             if not isinstance(source, pl.LazyFrame):
                 check_distinct(names_of(source), subject)
             frame = as_polars(source)
-        if not frame.width:
-            raise DataError(f"{subject} must hold a table, got one without columns.")
-        if not frame.height:
-            raise DataError(f"{subject} must hold rows, got a table without any.")
+    if not frame.width and not isinstance(source, str | Path):
+        raise DataError(f"{subject} must hold a table, got one without columns.")
+    if not frame.height:
+        raise DataError(f"{subject} must hold rows, got a table without any.")
     return _plain_types(frame)
 
 
@@ -158,26 +158,21 @@ def _read_file(path: Path, subject: str, what: str) -> pl.DataFrame:
             )
     endings = {suffix.lower() for suffix in path.suffixes}
     if data.startswith(b"PAR1"):
-        frame = pl.read_parquet(BytesIO(data))
-    elif data.startswith(b"ARROW1"):
-        frame = pl.read_ipc(BytesIO(data))
-    elif data.startswith(b"\xff\xff\xff\xff"):
-        frame = pl.read_ipc_stream(BytesIO(data))
-    elif endings & {".parquet", ".arrow", ".feather", ".ipc"}:
+        return pl.read_parquet(BytesIO(data))
+    if data.startswith(b"ARROW1"):
+        return pl.read_ipc(BytesIO(data))
+    if data.startswith(b"\xff\xff\xff\xff"):
+        return pl.read_ipc_stream(BytesIO(data))
+    if endings & {".parquet", ".arrow", ".feather", ".ipc"}:
         raise DataError(
             f"{subject} must hold what its ending says, got a file that is neither Parquet nor "
             "Arrow; give it its right ending or fetch it again."
         )
-    else:
-        body = _checked_text(data, subject, path)
-        json = body.lstrip()[:1] in (b"{", b"[") and not endings & {".csv", ".tsv"}
-        if json or endings & {".json", ".jsonl", ".ndjson"}:
-            frame = _read_json(body, subject)
-        else:
-            frame = read_delimited(body, subject, what)
-    if not frame.width or not frame.height:
-        raise DataError(f"{subject} must hold rows, got a table without any.")
-    return frame
+    body = _checked_text(data, subject, path)
+    json = body.lstrip()[:1] in (b"{", b"[") and not endings & {".csv", ".tsv"}
+    if json or endings & {".json", ".jsonl", ".ndjson"}:
+        return _read_json(body, subject)
+    return read_delimited(body, subject, what)
 
 
 def _checked_text(data: bytes, subject: str, path: Path) -> bytes:
@@ -222,22 +217,22 @@ def _refuse_binary(subject: str, found: str, line: int) -> NoReturn:
 
 
 def _read_json(body: bytes, subject: str) -> pl.DataFrame:
-    _check_depth(body, subject)
+    is_array = body.lstrip().startswith(b"[")
+    _check_depth(body, subject, is_array)
     try:
-        if body.lstrip().startswith(b"["):
+        if is_array:
             return pl.read_json(BytesIO(body), infer_schema_length=None)
         return pl.read_ndjson(BytesIO(body), infer_schema_length=None)
     except PolarsError as error:
-        _name_bad_json(body, subject)
+        _name_bad_json(body, subject, is_array)
         raise DataError(
             f"{subject} must have one type in each JSON field, got several in one; "
             "write the field alike in every object."
         ) from error
 
 
-def _check_depth(body: bytes, subject: str) -> None:
+def _check_depth(body: bytes, subject: str, is_array: bool) -> None:
     """Refuse JSON in which polars would overflow its stack, which ends the whole process."""
-    is_array = body.lstrip().startswith(b"[")
     for number, line in enumerate([body] if is_array else body.split(b"\n"), start=1):
         # Few lines hold so many brackets; of those, brackets in strings do not count.
         if line.count(b"[") + line.count(b"{") > MOST_LEVELS and _depth(line) > MOST_LEVELS:
@@ -255,17 +250,12 @@ def _depth(json: bytes) -> int:
     return int(np.cumsum(steps).max(initial=0))
 
 
-def _name_bad_json(body: bytes, subject: str) -> None:
+def _name_bad_json(body: bytes, subject: str, is_array: bool) -> None:
     def refuse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name}, which JSON does not have; write null")
 
-    if body.lstrip().startswith(b"["):
-        lines: Iterator[tuple[int, bytes]] = iter([(1, body)])
-        rule = "be an array of JSON objects"
-    else:
-        lines = enumerate(body.split(b"\n"), start=1)
-        rule = "hold one JSON object in every line"
-    for number, line in lines:
+    rule = "be an array of JSON objects" if is_array else "hold one JSON object in every line"
+    for number, line in enumerate([body] if is_array else body.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -275,7 +265,7 @@ def _name_bad_json(body: bytes, subject: str) -> None:
             raise DataError(
                 f"{subject} must {rule}, got {shown} in line {number}; correct that line."
             ) from error
-        objects = value if isinstance(value, list) and rule.startswith("be") else [value]
+        objects = value if isinstance(value, list) and is_array else [value]
         if not all(isinstance(each, dict) for each in objects):
             raise DataError(
                 f"{subject} must {rule}, got {type(value).__name__} in line {number}; "

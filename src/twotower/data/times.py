@@ -5,19 +5,20 @@ it matters: what could be two days is refused, and so is a row that is no time.
 """
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Floats
 from twotower.caller import passing
 from twotower.data.refusal import refuse_first
 from twotower.errors import DataError
 from twotower.features.dates import FORMATS, normalised, parsed
+from twotower.features.raw_values import seconds_of
 
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # years 1 to 9999
 
 
-def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]:
+def times_in_seconds(series: pl.Series, *, what: str) -> Floats:
     """Return each value as seconds since 1970-01-01 UTC: ``(n,)`` float64, finite.
 
     Numbers are unix seconds, milliseconds, microseconds or nanoseconds by the size of their median
@@ -35,10 +36,8 @@ def times_in_seconds(series: pl.Series, *, what: str) -> npt.NDArray[np.float64]
     """
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
-    if series.dtype == pl.Date:
-        times = series.cast(pl.Int64).cast(pl.Float64) * 86_400.0
-    elif isinstance(series.dtype, pl.Datetime):
-        times = series.dt.epoch("us").cast(pl.Float64) / 1e6
+    if series.dtype in (pl.Date, pl.Datetime):
+        times = pl.Series(seconds_of(series))
     elif series.dtype == pl.String:
         numbers = series.cast(pl.Float64, strict=False)
         mostly_numbers = 2 * numbers.drop_nulls().len() > series.drop_nulls().len()

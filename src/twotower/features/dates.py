@@ -8,13 +8,14 @@ import polars as pl
 Order = Literal["", "day", "month"]
 """What stands first in ``03/04/2024``: empty where that is not known, and such a date is not read."""
 
-_YEAR_FIRST = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y年%m月%d日")
-_DOTTED = ("%d.%m.%Y",)
+_CLEAR = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y年%m月%d日", "%d.%m.%Y"),
+    *("%m %d, %Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d-%b-%Y"),
+)
 _BY_ORDER: dict[str, tuple[str, ...]] = {
     "month": ("%m/%d/%Y", "%m-%d-%Y"),
     "day": ("%d/%m/%Y", "%d-%m-%Y"),
 }
-_MONTH_NAMED = ("%m %d, %Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d-%b-%Y")
 _CLOCKS = ("", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M", "T%H:%M", " %I:%M:%S %p", " %I:%M %p")
 _ZONED = ("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", " %H:%M:%S%.f %#z", "T%H:%M%#z")
 
@@ -25,9 +26,7 @@ def _with_clocks(dates: tuple[str, ...]) -> tuple[str, ...]:
 
 _SURE = (
     *("%Y-%m-%d" + clock for clock in _ZONED),
-    *_with_clocks(_YEAR_FIRST),
-    *_with_clocks(_DOTTED),
-    *_with_clocks(_MONTH_NAMED),
+    *_with_clocks(_CLEAR),
     "%a %b %d %H:%M:%S %z %Y",
     "%a, %d %b %Y %H:%M:%S %z",
 )

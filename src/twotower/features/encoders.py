@@ -271,12 +271,10 @@ def start_alike(sides: Sequence[tuple[SideTransforms, SideEncoder]]) -> None:
                 if key not in maps:
                     maps[key] = nn.init.orthogonal_(weight.new_empty(shape))
                 weight.copy_(maps[key] if start is None else maps[key] @ start)
-            if not isinstance(transform, TextTransform):
-                continue
-            table = cast("TextEncoder", module).table.weight
-            for earlier, started in reversed(tables):  # the first wins
-                if started.shape[1] != table.shape[1]:
-                    continue
-                rows, others = transform.rows_shared_with(earlier)
-                table[rows] = started[others]
-            tables.append((transform, table))
+            if isinstance(transform, TextTransform):
+                table = cast("TextEncoder", module).table.weight
+                for earlier, started in reversed(tables):  # the first wins
+                    if started.shape[1] == table.shape[1]:
+                        rows, others = transform.rows_shared_with(earlier)
+                        table[rows] = started[others]
+                tables.append((transform, table))

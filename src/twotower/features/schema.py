@@ -143,12 +143,7 @@ class ReadForms:
 
 
 def read_table_forms(
-    frame: pl.DataFrame,
-    side: Side,
-    id_column: str,
-    stated: Mapping[str, str],
-    *,
-    quotes: bool = True,
+    frame: pl.DataFrame, side: Side, id_column: str, stated: Mapping[str, str]
 ) -> ReadForms:
     """Return a side's table with the cells of its text columns read, each by its column's form.
 
@@ -157,7 +152,6 @@ def read_table_forms(
         side: Which side it is.
         id_column: Its key, which stays as it is.
         stated: Column name -> kind; only a form that goes with it is taken.
-        quotes: Whether notes quote the first cell that cannot be read.
     """
     forms: dict[str, Form] = {}
     columns, notes = [], []
@@ -176,11 +170,11 @@ def read_table_forms(
         columns.append(clean)
         if num_lost:
             row = int(lost.arg_true()[0])
-            first = f"{values[row]!r} in data row {row + 1}" if quotes else f"in data row {row + 1}"
+            # What a query says is nobody else's business: notes go into reports.
+            first = f"{values[row]!r} " if side == "item" else ""
             notes.append(
-                f"features.{side}.{name}: {num_lost:,} of {num:,} "
-                f"cells do not read as {form.says} and are missing, the first {first}; correct "
-                "them, or state another kind."
+                f"features.{side}.{name}: {num_lost:,} of {num:,} cells do not read as {form.says} and "
+                f"are missing, the first {first}in data row {row + 1}; correct them, or state another kind."
             )
     return ReadForms(frame.with_columns(columns), forms, tuple(notes))
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.arrays import Floats, Ints, Rows
+from twotower.arrays import Ints, Rows
 from twotower.features.base import Numbers, Transform
 from twotower.features.raw_values import padded, places_in_line
 from twotower.features.schema import Feature
@@ -35,7 +35,7 @@ class TextTransform(Transform):
     A token that was not seen in ``min_count`` training texts, and in one of ``TEXTS_A_TOKEN``, is left out;
     with ``buckets`` every token is read, as the rows that its hashes name.
 
-    Each row weighs by how rare it is (``idf``). A text of more than ``width`` tokens keeps the heaviest.
+    Each row weighs by its rarity (``counted``). A text of more than ``width`` tokens keeps the heaviest.
     """
 
     @classmethod
@@ -63,7 +63,7 @@ class TextTransform(Transform):
             has_vocabulary=not self.feature.buckets,
             width=(1,),
             weights=(num_rows,),
-            bounds={"width": (1, MOST_TOKENS), "weights": (0, np.inf)},
+            bounds=COUNTED_BOUNDS,
         )
 
     def apply(self, values: pl.Series) -> Rows:
@@ -100,12 +100,11 @@ class TextTransform(Transform):
 
     def _counts(self, values: pl.Series) -> pl.DataFrame:
         """Return in how many texts each token stands: ``token``, ``count``."""
-        empty = pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
         counts = [
             self._tokens(piece)[1].rename("token").value_counts(name="count")
             for piece in pieces_of(values)
         ]
-        return pl.concat([empty, *counts], how="vertical_relaxed").group_by("token").sum()
+        return pl.concat(counts).group_by("token").sum()
 
     def _rows(self, lines: Ints, tokens: pl.Series) -> tuple[Ints, Ints]:
         """Return lines and rows of the tokens that have an embedding, each row once a line."""
@@ -122,51 +121,44 @@ class TextTransform(Transform):
         return frame["line"].to_numpy(), frame["row"].to_numpy()
 
 
+COUNTED_BOUNDS = {"width": (1, MOST_TOKENS), "weights": (0, np.inf)}
+"""Between which the constants of ``counted`` are."""
+
+
 def counted(
     values: pl.Series, num_rows: int, read: Callable[[pl.Series], tuple[int, Ints, Ints | Rows]]
 ) -> Numbers:
-    """Return the constants of training texts: ``width`` as ``width_of``, ``weights`` as ``idf``.
+    """Return the constants of training texts: ``width`` and ``weights``.
+
+    ``width`` is the number of tokens of a text that are kept. A row of which ``df`` texts have a token
+    weighs ``ln(1 + (N - df + 0.5) / (df + 0.5))``, where ``N`` texts have any; the reserved rows weigh 0.
 
     Args:
         values: The texts.
         num_rows: Rows of the tokens.
         read: Some texts -> how many have a token, and of each known token its line and its row.
-    """
-    num_texts, found, lengths = 0, np.zeros(num_rows, np.int64), [np.zeros(0, np.int64)]
-    for piece in pieces_of(values):
-        num, lines, rows = read(piece)
-        num_texts += num
-        lengths.append(np.bincount(lines, minlength=1))
-        pairs = np.unique(lines << 32 | rows)  # a row counts once a text
-        found += np.bincount(pairs & 0xFFFFFFFF, minlength=num_rows)
-    width = np.array([width_of(np.concatenate(lengths))], np.float64)
-    return {"width": width, "weights": idf(num_texts, found)}
-
-
-def idf(num_texts: int, found: Ints) -> Floats:
-    """Return what each row weighs: ``ln(1 + (N - df + 0.5) / (df + 0.5))``, the reserved ones 0.
-
-    Args:
-        num_texts: ``N``, training texts with a token.
-        found: ``(num_rows,)`` in how many of them each row's token stands, ``df``.
 
     Source: Robertson and Zaragoza, 2009, section 3.1 (BM25); this form is never negative.
     """
+    num_texts, found, of_pieces = 0, np.zeros(num_rows, np.int64), list[Ints]()
+    for piece in pieces_of(values):
+        num, lines, rows = read(piece)
+        num_texts += num
+        of_pieces.append(np.bincount(lines, minlength=1))
+        pairs = np.unique(lines << 32 | rows)  # a row counts once a text
+        found += np.bincount(pairs & 0xFFFFFFFF, minlength=num_rows)
     weights = np.log1p((num_texts - found + 0.5) / (found + 0.5))
     weights[:FIRST_ROW] = 0.0
-    return np.asarray(weights)
-
-
-def width_of(lengths: Ints) -> int:
-    """Return how many tokens of a text are kept, by those of each training text: ``(n,)``."""
+    lengths = np.concatenate(of_pieces)
     lengths = lengths[lengths > 0]
     longest = int(np.quantile(lengths, _COVERED, method="higher")) if len(lengths) else 1
-    return min(MOST_TOKENS, max(LEAST_TOKENS, longest))
+    width = min(MOST_TOKENS, max(LEAST_TOKENS, longest))
+    return {"width": np.array([width], np.float64), "weights": weights}
 
 
 def pieces_of(values: pl.Series) -> Iterator[pl.Series]:
-    """Yield some lines at a time: the tokens of long texts take much more memory than what is kept."""
-    for start in range(0, len(values), _LINES):
+    """Yield some lines at a time, one empty piece of none: tokens take more memory than what is kept."""
+    for start in range(0, max(1, len(values)), _LINES):
         yield values[start : start + _LINES]
 
 
@@ -174,8 +166,7 @@ def read_in_pieces(
     values: pl.Series, width: int, read: Callable[[pl.Series], tuple[Ints, Ints | Rows]]
 ) -> Rows:
     """Return the rows that ``read`` gives of texts, with their lines: ``(n, width)``, padded with 0."""
-    pieces = [padded(*read(piece), len(piece), width) for piece in pieces_of(values)]
-    return np.concatenate([np.zeros((0, width), np.int32), *pieces])
+    return np.concatenate([padded(*read(piece), len(piece), width) for piece in pieces_of(values)])
 
 
 def _most_frequent(counts: pl.DataFrame, min_count: int) -> Vocabulary:

@@ -19,7 +19,7 @@ from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.errors import ConfigError
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
-from twotower.features.text import MOST_TOKENS, counted, read_in_pieces
+from twotower.features.text import COUNTED_BOUNDS, counted, read_in_pieces
 from twotower.features.tokens import folded, words_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
 
@@ -215,11 +215,8 @@ class WindowsTransform(Transform):
 
     def check(self) -> None:
         """Refuse other parts than ``fit`` makes; see ``Transform.check``."""
-        self._check_parts(
-            width=(1,),
-            weights=(self.word_vectors.words.num_rows,),
-            bounds={"width": (1, MOST_TOKENS), "weights": (0, np.inf)},
-        )
+        num_rows = self.word_vectors.words.num_rows
+        self._check_parts(bounds=COUNTED_BOUNDS, width=(1,), weights=(num_rows,))
 
     def apply(self, values: pl.Series) -> Rows:
         """Return the rows of each text's words."""
@@ -280,13 +277,11 @@ class WindowsEncoder(nn.Module):
         # Not saved with the weights: the transform holds them.
         self.register_buffer("weights", transform.weights, persistent=False)
         self.register_buffer("vectors", transform.vectors, persistent=False)
-        width = self.vectors.shape[1]
-        start = nn.init.orthogonal_(torch.empty(dim, width)) @ transform.start
+        width = self.vectors.shape[1] + 1
+        start = nn.init.orthogonal_(torch.empty(dim, width - 1)) @ transform.start
         self.weight = nn.Parameter(start)
-        width += 1
-        self.filters = nn.Parameter(
-            torch.randn(WINDOW, width, NUM_FILTERS) / (WINDOW * width) ** 0.5
-        )
+        filters = torch.randn(WINDOW, width, NUM_FILTERS) / (WINDOW * width) ** 0.5
+        self.filters = nn.Parameter(filters)
         self.bias = nn.Parameter(torch.zeros(NUM_FILTERS))
         self.strongest = nn.Parameter(torch.zeros(dim, NUM_FILTERS))
 

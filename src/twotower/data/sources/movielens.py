@@ -154,6 +154,7 @@ def tables_from_wheel(wheel: Path, name: str) -> MovieLensTables:
         frame.with_columns(pl.col("user_id").str.strip_prefix("1m_")) for frame in (ratings, users)
     )
     title, year = pl.col("movie_title"), pl.col("release_year")
+    genre = pl.col("genre").str.replace_all(" ", "|", literal=True)
     # GroupLens' own titles again. The film that they call "unknown" is misspelt here, both as title
     # and as year; the one whose title ends in "(1995) (V)" has "V" for its year.
     own_title = (
@@ -165,9 +166,8 @@ def tables_from_wheel(wheel: Path, name: str) -> MovieLensTables:
         name,
         f"{carrier.requirement} (sha256 {carrier.sha256[:12]})",
         ratings.rename({"item_id": "movie_id"}),
-        movies.select(pl.col("item_id").alias("movie_id"), own_title.alias("title"), "genre"),
+        movies.select(pl.col("item_id").alias("movie_id"), own_title.alias("title"), genre),
         users,
-        genre_separator=" ",
     )
 
 
@@ -231,7 +231,7 @@ def tables_from_folder(folder: Path, name: str) -> MovieLensTables:
         movies = movies.with_columns(movie_id=pl.col("title").str.strip_chars())
     digest = sha256((folder / wanted[0]).read_bytes()).hexdigest()
     provenance = f"GroupLens' own files ({wanted[0]} sha256 {digest[:12]})"
-    return _typed(name, provenance, ratings, movies, users, genre_separator="|")
+    return _typed(name, provenance, ratings, movies, users)
 
 
 # -------------------------------------------------------------------------------------- parsing
@@ -285,13 +285,7 @@ def _numbers(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
 
 
 def _typed(
-    name: str,
-    source: str,
-    ratings: pl.DataFrame,
-    movies: pl.DataFrame,
-    users: pl.DataFrame,
-    *,
-    genre_separator: str,
+    name: str, source: str, ratings: pl.DataFrame, movies: pl.DataFrame, users: pl.DataFrame
 ) -> MovieLensTables:
     """Return string tables as typed ones, after a look at their keys."""
     ratings = _numbers(ratings, "user_id", "timestamp").with_columns(
@@ -310,7 +304,7 @@ def _typed(
         "movie_id",
         title,
         title.str.extract(r"\((\d{4})\)(?: \(V\))?$").cast(pl.Int64).alias("year"),
-        pl.col("genre").str.extract_all(f"[^{genre_separator}]+").alias("genres"),
+        pl.col("genre").str.extract_all(r"[^|]+").alias("genres"),
     )
     queries = users.select("user_id", "age", "gender", "occupation", "zip_code")
     for key, table in (("movie_id", items), ("user_id", queries)):

@@ -16,13 +16,15 @@
 The defaults are the standard world of our benchmarks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import polars as pl
 
 from twotower.arrays import Bools, Floats, Ints, Rows
-from twotower.errors import ConfigError
+from twotower.dataclass_trees import Range, Rule, Section, problem
 
 REDRAWS = 16  # after so many, the few that are left are drawn from explicit probabilities
 EXPLICIT_CELLS = 4_000_000  # keeps those probabilities small where clusters are huge
@@ -154,8 +156,13 @@ MAX_CLUSTER_PROBS = 100_000_000
 BLOCK = 8_192  # queries drawn at once: their histories stay in the processor's cache
 
 
+_MANY = np.iinfo(np.int32).max
+_SCALE = Rule("be in 0..10", lambda value: 0 <= value <= 10)
+_SHARE = Rule("be in 0..1", lambda value: 0 <= value <= 1)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorldConfig:
+class WorldConfig(Section):
     """What a world is made of; the defaults are the standard world.
 
     Args:
@@ -175,44 +182,26 @@ class WorldConfig:
         ConfigError: A value is out of its range; every such value is named.
     """
 
-    num_items: int = 5_000
-    num_clusters: int = 100
-    num_personas: int = 32
-    num_queries: int = 20_000
-    events_per_query: int = 50
-    zipf_exponent: float = 0.8
-    transition_scale: float = 2.0
-    persona_scale: float = 2.0
-    item_feature_reveal: float = 0.8
-    query_feature_reveal: float = 0.5
-    seed: int = 0
+    num_items: Annotated[int, Range(2, _MANY)] = 5_000
+    num_clusters: Annotated[int, Range(1, _MANY)] = 100
+    num_personas: Annotated[int, Range(1, MAX_CLUSTER_PROBS)] = 32
+    num_queries: Annotated[int, Range(1, _MANY)] = 20_000
+    events_per_query: Annotated[int, Range(2, _MANY)] = 50
+    zipf_exponent: Annotated[float, _SCALE] = 0.8
+    transition_scale: Annotated[float, _SCALE] = 2.0
+    persona_scale: Annotated[float, _SCALE] = 2.0
+    item_feature_reveal: Annotated[float, _SHARE] = 0.8
+    query_feature_reveal: Annotated[float, _SHARE] = 0.5
+    seed: Annotated[int, Rule("be at least 0", lambda seed: seed >= 0)] = 0
 
-    def __post_init__(self) -> None:
-        ranges: tuple[tuple[str, float, float], ...] = (
-            ("num_items", 2, np.iinfo(np.int32).max),
-            ("num_clusters", 1, self.num_items),
-            ("num_personas", 1, MAX_CLUSTER_PROBS),
-            ("num_queries", 1, np.iinfo(np.int32).max),
-            ("events_per_query", 2, self.num_items),
-            ("zipf_exponent", 0, 10),
-            ("transition_scale", 0, 10),
-            ("persona_scale", 0, 10),
-            ("item_feature_reveal", 0, 1),
-            ("query_feature_reveal", 0, 1),
-            ("seed", 0, np.inf),
-        )
-        problems = [
-            f"{name} must be in {low:g}..{high:g}, got {getattr(self, name)}."
-            for name, low, high in ranges
-            if not low <= getattr(self, name) <= high  # False for NaN too
-        ]
-        if self.num_personas * self.num_clusters**2 > MAX_CLUSTER_PROBS:
-            problems.append(
-                f"num_personas * num_clusters**2 must be at most {MAX_CLUSTER_PROBS}, got "
-                f"{self.num_personas * self.num_clusters**2}; lower num_clusters."
-            )
-        if problems:
-            raise ConfigError("\n".join(problems))
+    def _contradictions(self) -> Iterator[str]:
+        for name in ("num_clusters", "events_per_query"):
+            if getattr(self, name) > self.num_items:
+                yield problem(name, f"be at most {self.num_items} items", getattr(self, name))
+        cells = self.num_personas * self.num_clusters**2
+        if cells > MAX_CLUSTER_PROBS:
+            rule = f"be at most {MAX_CLUSTER_PROBS}"
+            yield f"{problem('num_personas * num_clusters**2', rule, cells)}; lower num_clusters"
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +277,10 @@ class World:
         item_ids, times = np.empty(shape, np.int32), np.empty(shape, np.int64)
         for begin in range(0, config.num_queries, BLOCK):
             block = slice(begin, min(begin + BLOCK, config.num_queries))
-            moments = self._draw_times(block.stop - begin, rng)  # (L, B)
+            gaps = rng.standard_exponential((config.events_per_query, block.stop - begin))
+            moments = (gaps * MEAN_GAP).astype(np.int64) + 1  # (L, B), rising by at least a second
+            moments[0] = WORLD_BEGINS + rng.integers(YEAR, size=block.stop - begin)
+            moments = np.cumsum(moments, axis=0)
             rows = sampler.draw(self.query_personas[block], config.events_per_query, rng)
             times[block], item_ids[block] = moments.T, rows.T + 1
         query_ids = np.arange(1, config.num_queries + 1, dtype=np.int32)
@@ -305,13 +297,6 @@ class World:
         """Return a stream of its own, so that one setting does not move what another draws."""
         streams = ("parameters", "personas", "events", "items", "queries")
         return np.random.default_rng([self.config.seed, streams.index(purpose)])
-
-    def _draw_times(self, queries: int, rng: np.random.Generator) -> Ints:
-        """Return ``(events_per_query, queries)`` moments, rising by at least a second."""
-        gaps = rng.standard_exponential((self.config.events_per_query, queries))
-        steps = (gaps * MEAN_GAP).astype(np.int64) + 1
-        steps[0] = WORLD_BEGINS + rng.integers(YEAR, size=queries)
-        return np.cumsum(steps, axis=0, out=steps)
 
     def _items(self) -> pl.DataFrame:
         config, rng = self.config, self._rng("items")
