@@ -6,6 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.vocab import PADDING_ROW
 
 Number = TypeVar("Number", bound=np.generic)
@@ -23,26 +24,26 @@ class Histories:
             first rows are reserved; None where nothing of an event is read but its item and time.
     """
 
-    offsets: npt.NDArray[np.int64]
-    item_rows: npt.NDArray[np.int32]
-    times: npt.NDArray[np.float64] | None = None
-    event_rows: npt.NDArray[np.int32] | None = None
+    offsets: Ints
+    item_rows: Rows
+    times: Floats | None = None
+    event_rows: Rows | None = None
 
     def __len__(self) -> int:
         """Number of histories."""
         return len(self.offsets) - 1
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """Number of events of each history: ``(n,)``."""
         return np.diff(self.offsets)
 
     @property
-    def owners(self) -> npt.NDArray[np.int64]:
+    def owners(self) -> Ints:
         """The history of each event: ``(events,)``."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def of_one(self, position: int) -> npt.NDArray[np.int32]:
+    def of_one(self, position: int) -> Rows:
         """Return the item rows of one history."""
         return self.item_rows[self.offsets[position] : self.offsets[position + 1]]
 
@@ -55,7 +56,7 @@ class Histories:
         event_rows = None if self.event_rows is None else self.event_rows[index]
         return Histories(offsets, self.item_rows[index], times, event_rows)
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> "Histories":
+    def where(self, mask: Bools) -> "Histories":
         """Return the histories with the events of ``mask`` alone."""
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
         times = None if self.times is None else self.times[mask]
@@ -63,7 +64,7 @@ class Histories:
         return Histories(kept[self.offsets], self.item_rows[mask], times, event_rows)
 
     @staticmethod
-    def of(histories: "list[npt.NDArray[np.int32]]") -> "Histories":
+    def of(histories: "list[Rows]") -> "Histories":
         """Return the ragged array of a list of arrays of item rows, without times."""
         lengths = [len(history) for history in histories]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -71,9 +72,7 @@ class Histories:
         return Histories(offsets, rows)
 
     @staticmethod
-    def of_pairs(
-        owners: npt.NDArray[np.integer], item_rows: npt.NDArray[np.int32], n: int
-    ) -> "Histories":
+    def of_pairs(owners: npt.NDArray[np.integer], item_rows: Rows, n: int) -> "Histories":
         """Return ``n`` sets of item rows without times, each row once in a set, and sorted.
 
         Args:
@@ -91,9 +90,7 @@ class Histories:
         return Histories(np.zeros(n + 1, np.int64), np.zeros(0, np.int32))
 
 
-def windows_before(
-    ends: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def windows_before(ends: Ints, starts: Ints, length: int) -> tuple[Ints, Bools]:
     """Return positions of the last ``length`` events in ``[start, end)``, right-aligned.
 
     Args:
@@ -119,9 +116,9 @@ class Windows:
         event_rows: ``(n, L)`` int32, ``PADDING_ROW`` where padded; or None. See ``Histories``.
     """
 
-    rows: npt.NDArray[np.int32]
-    times: npt.NDArray[np.float64] | None = None
-    event_rows: npt.NDArray[np.int32] | None = None
+    rows: Rows
+    times: Floats | None = None
+    event_rows: Rows | None = None
 
 
 def last_windows(histories: Histories, length: int) -> Windows:
@@ -141,9 +138,7 @@ def last_windows(histories: Histories, length: int) -> Windows:
     )
 
 
-def since_first(
-    times: npt.NDArray[np.float64], item_rows: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float64]:
+def since_first(times: Floats, item_rows: Rows) -> Floats:
     """Return the seconds since each window's first real event: ``(n, L)`` float64, 0 where padded.
 
     What an encoder may read are differences between events.

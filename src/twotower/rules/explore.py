@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arrays import Floats
 from twotower.rules.selection import ColumnValues
 
 
@@ -82,9 +83,7 @@ def _share_any(one: list[set[int]], other: list[set[int]]) -> bool:
     return any(not a.isdisjoint(b) for a, b in zip(one, other, strict=True))
 
 
-def _chance(
-    stays: npt.NDArray[np.float64], least: int, fraction: float, num_candidates: int
-) -> float:
+def _chance(stays: Floats, least: int, fraction: float, num_candidates: int) -> float:
     """Return the probability that an item is drawn and kept.
 
     Args:
@@ -98,7 +97,7 @@ def _chance(
     return float(((1 - fraction) * lower + fraction * upper) / num_candidates)
 
 
-def _stays(num_alike: int, num_candidates: int, limit: int, turns: int) -> npt.NDArray[np.float64]:
+def _stays(num_alike: int, num_candidates: int, limit: int, turns: int) -> Floats:
     """Return the probability at each turn that fewer than ``limit`` similar items were drawn before."""
     chance = np.zeros(limit)  # of each number of similar items so far
     chance[0] = 1.0

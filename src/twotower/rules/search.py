@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.arrays import Bools, Float32s, Floats, Rows
 from twotower.histories import Histories
 from twotower.index.base import Index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -27,9 +28,9 @@ class Pool(NamedTuple):
         moved: ``(Q, n)`` float32, the scores with boosts added, by which the pool is ordered.
     """
 
-    item_rows: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
-    moved: npt.NDArray[np.float32]
+    item_rows: Rows
+    scores: Float32s
+    moved: Float32s
 
     def line(self, place: int) -> "Pool":
         """Return the items of one query without padding: arrays of shape ``(m,)``."""
@@ -46,10 +47,10 @@ class Boosts(NamedTuple):
     """
 
     of_rows: npt.NDArray[np.integer]
-    sums: npt.NDArray[np.float64]
+    sums: Floats
 
     @staticmethod
-    def of(matching: list[npt.NDArray[np.bool_]], by: list[float]) -> "Boosts":
+    def of(matching: list[Bools], by: list[float]) -> "Boosts":
         """Return what boosts add.
 
         Args:
@@ -86,13 +87,11 @@ class Search:
     index_of: Callable[[slice], Index]
     query_vectors: torch.Tensor
     boosts: Boosts | None
-    deviations: npt.NDArray[np.float32]
+    deviations: Float32s
     exclude: Histories | None = None
-    allowed: npt.NDArray[np.bool_] | None = None
+    allowed: Bools | None = None
 
-    def best(
-        self, depth: int, here: slice = slice(None), among: npt.NDArray[np.bool_] | None = None
-    ) -> Pool:
+    def best(self, depth: int, here: slice = slice(None), among: Bools | None = None) -> Pool:
         """Return the first ``depth`` items of each query; equal scores are ordered by row.
 
         Args:
@@ -142,7 +141,7 @@ class Moments:
         self._sum = torch.zeros(dim, dtype=torch.float64)
         self._squares = torch.zeros((dim, dim), dtype=torch.float64)
 
-    def count(self, item_vectors: torch.Tensor, offered: npt.NDArray[np.bool_] | None) -> None:
+    def count(self, item_vectors: torch.Tensor, offered: Bools | None) -> None:
         """Count the items that are there now, and no others.
 
         Args:
@@ -162,7 +161,7 @@ class Moments:
                 self._squares += sign * (vectors.T @ vectors)
         self._counted = now
 
-    def deviations(self, query_vectors: torch.Tensor) -> npt.NDArray[np.float32]:
+    def deviations(self, query_vectors: torch.Tensor) -> Float32s:
         """Return the standard deviation of each query's scores: ``(Q,)``, 0 where there is no item."""
         num = max(1, int(self._counted.sum()))
         mean = self._sum / num

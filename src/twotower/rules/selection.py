@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Float32s, Rows
 from twotower.errors import ArgumentError
 from twotower.index.filter_columns import ReadColumn
 from twotower.rules.search import Pool
@@ -75,14 +75,14 @@ class ColumnValues:
         values: list[int] = self._codes[self._offsets[row] : self._offsets[row + 1]].tolist()
         return values
 
-    def rows_with(self, values: list[int]) -> npt.NDArray[np.bool_]:
+    def rows_with(self, values: list[int]) -> Bools:
         """Return which rows have one of some values: ``(num_rows,)``."""
         is_one = np.zeros(int(self._codes.max(initial=-1)) + 1, np.bool_)
         is_one[values] = True
         before = np.concatenate([[0], np.cumsum(is_one[self._codes])])
         return np.asarray(before[self._offsets[1:]] > before[self._offsets[:-1]], np.bool_)
 
-    def _codes_of(self, values: pl.Series) -> npt.NDArray[np.int32]:
+    def _codes_of(self, values: pl.Series) -> Rows:
         if not len(values):
             return np.zeros(0, np.int32)
         values = values.rename("value")
@@ -119,7 +119,7 @@ class Counts:
         for column, counts in zip(self._columns, self._counts, strict=True):
             counts.update(column.of(row))
 
-    def rows_without_room(self, num_rows: int) -> npt.NDArray[np.bool_]:
+    def rows_without_room(self, num_rows: int) -> Bools:
         """Return which item rows would exceed a cap: ``(num_rows,)`` bool."""
         full = np.zeros(num_rows, np.bool_)
         for column, counts, most in zip(self._columns, self._counts, self._most, strict=True):
@@ -131,13 +131,13 @@ class Counts:
 
 def choose(
     pool: Pool,
-    more: Callable[[npt.NDArray[np.bool_]], Pool],
+    more: Callable[[Bools], Pool],
     k: int,
     counts: Counts,
     *,
     depth: int,
     weight: float,
-    vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],
+    vectors_of: Callable[[Rows], Float32s],
     num_rows: int,
     taken: Sequence[int] = (),
 ) -> tuple[list[int], list[float]]:
@@ -184,7 +184,7 @@ def _unlike(
     first: Pool,
     chosen: Sequence[int],
     weight: float,
-    vectors_of: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]],
+    vectors_of: Callable[[Rows], Float32s],
 ) -> Iterator[int]:
     """Yield positions in a pool by marginal relevance. The caller adds the items it selects to ``chosen``.
 
@@ -231,8 +231,6 @@ def _unlike(
                 worth = relevant - weight * alike
 
 
-def _likeness(
-    vectors: npt.NDArray[np.float32], chosen: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _likeness(vectors: Float32s, chosen: Float32s) -> Float32s:
     """Return the largest cosine of each vector with a chosen one: ``(n,)``."""
     return np.asarray((vectors @ chosen.T).max(axis=1), np.float32)

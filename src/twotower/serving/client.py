@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Float32s
 from twotower.errors import ArgumentError, FilterError, ServerError
 from twotower.extras import library
 from twotower.features.dataframes import Frame
@@ -97,7 +97,7 @@ class Client(Recommender):
         known = pl.DataFrame({self.item_column: list({i for a in found for i in a.item_ids})})
         return Recommendations(tuple(found), known, self.item_column)
 
-    def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
+    def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> Float32s:
         """Return the score of each (query id, item id) pair, ``(n,)`` float32; see ``Retriever.score``.
 
         Raises:
@@ -116,7 +116,7 @@ class Client(Recommender):
         *,
         features: FeatureLines | None = None,
         history: History | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> Float32s:
         """Return query vectors, ``(n, dim)`` float32; see ``Retriever.encode_queries``.
 
         Raises:
@@ -128,7 +128,7 @@ class Client(Recommender):
 
     def encode_items(
         self, item_ids: Sequence[Id] | None = None, *, features: FeatureLines | None = None
-    ) -> npt.NDArray[np.float32]:
+    ) -> Float32s:
         """Return item vectors, ``(n, dim)`` float32, of known ids, or of new items by their features.
 
         See ``Retriever.encode_items``. For the vectors of all items, open the bundle.
@@ -146,9 +146,7 @@ class Client(Recommender):
         lines = arguments.features_of(features or {}).lines()
         return self._vectors("/encode/items", "features", lines, _AT_ONCE)
 
-    def _vectors(
-        self, path: str, key: str, asked: Sequence[object], at_once: int
-    ) -> npt.NDArray[np.float32]:
+    def _vectors(self, path: str, key: str, asked: Sequence[object], at_once: int) -> Float32s:
         found: list[list[float]] = []
         for start in range(0, len(asked), at_once):
             told = self._ask("POST", path, {key: asked[start : start + at_once]})
