@@ -4,7 +4,6 @@ Knows nothing of what the settings are about: ``config.py`` says that.
 """
 
 import ast
-import difflib
 import inspect
 import re
 import sys
@@ -17,7 +16,7 @@ from itertools import pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from twotower.caller import argument, passing
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, did_you_mean
 from twotower.registry import Registry, resolved
 from twotower.toml import parse_value
 
@@ -217,9 +216,8 @@ def _read_section(
     values: dict[str, object] = {}
     for key, value in table.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            problems.append(f"{at(key)}: unknown key; {hint}")
+            hint = did_you_mean(str(key), known, f"; known keys: {', '.join(known)}")
+            problems.append(f"{at(key)}: unknown key{hint}")
             continue
         before = len(problems)
         read = _read(value, *known[key], at(key), problems)

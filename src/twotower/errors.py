@@ -16,6 +16,9 @@ Each message names the argument as the user typed it, the rule, what was given, 
 other exception is a bug: the command line ends with a trace, the server answers 500.
 """
 
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
 from twotower.caller import argument
 
 
@@ -88,3 +91,26 @@ def check_positive(*, or_none: bool = False, **given: float | None) -> None:
     for name, value in given.items():
         if value is not None and not 0 < value < float("inf"):
             raise ArgumentError(f"{name} must be above 0 and finite{ending}, got {value}.")
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def nearest(name: str, known: Iterable[str], form: Callable[[str], str] = _folded) -> str | None:
+    """Return the known name that is probably meant by one that is not known; None where none is near.
+
+    Args:
+        name: What was given.
+        known: What could have been meant.
+        form: Names that are equal in this form mean the same; by default without their case.
+    """
+    known = list(known)
+    same = [each for each in known if form(each) == form(name)]
+    return next(iter(same or get_close_matches(name, known, n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = ".") -> str:
+    """Return the end of a message about a name that is not known: the nearest that is, or ``otherwise``."""
+    near = nearest(name, known)
+    return otherwise if near is None else f"; did you mean {near!r}?"

@@ -1,6 +1,5 @@
 """Fit the baselines of a data set on training events, with settings chosen on validation."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from twotower.baselines.random_order import RandomOrder
 from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.splits import learnt_too
-from twotower.errors import ConfigError, MissingExtraError
+from twotower.errors import ConfigError, MissingExtraError, did_you_mean
 from twotower.evaluation.ranking import Scorer
 from twotower.extras import library
 from twotower.registry import Registry, resolved
@@ -150,10 +149,9 @@ def check_names(keys: Literal["auto"] | Sequence[str]) -> None:
         )
     for key in keys:
         if key not in BASELINES:
-            near = difflib.get_close_matches(str(key), BASELINES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(
-                f"{argument('baselines')} must be among {', '.join(BASELINES)}, got {key!r}{hint}"
+                f"{argument('baselines')} must be among {', '.join(BASELINES)}, got {key!r}"
+                f"{did_you_mean(str(key), BASELINES)}"
             )
 
 

@@ -8,7 +8,6 @@ its reason, so that all of them can be shown as one table.
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from re import sub
@@ -21,7 +20,7 @@ from twotower.arrays import Bools, Float32s
 from twotower.caller import argument, passing
 from twotower.data.refusal import refuse_first
 from twotower.data.times import times_in_seconds
-from twotower.errors import DataError
+from twotower.errors import DataError, nearest
 from twotower.vocab import as_keys
 
 
@@ -327,9 +326,8 @@ def _check_given(frame: pl.DataFrame, given: Mapping[Role, str], what: str) -> N
 
 
 def _nearest(name: str, columns: Sequence[str]) -> str:
-    same = [column for column in columns if plain_name(column) == plain_name(name)]
-    near = same or get_close_matches(name, columns, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"its columns are {_listed(columns)}."
+    near = nearest(name, columns, plain_name)
+    return f"did you mean {near!r}?" if near else f"its columns are {_listed(columns)}."
 
 
 def _listed(columns: Sequence[str]) -> str:

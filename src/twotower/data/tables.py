@@ -6,7 +6,6 @@ pandas and pyarrow become a ``DataError`` in one place, ``_reading``.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from gzip import decompress
 from io import BytesIO
 from json import loads
@@ -21,7 +20,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from twotower.data.delimited import check_distinct, read_delimited
-from twotower.errors import DataError
+from twotower.errors import DataError, nearest
 from twotower.features.dataframes import Frame, as_polars, is_frame, names_of
 from twotower.paths import is_utf8, shown
 from twotower.vocab import as_keys
@@ -133,8 +132,8 @@ def _hint(path: Path | None) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"the folder '{folder}' does not exist either"
-    near = get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
-    return f"there is '{folder / near[0]}'" if near else "check the path"
+    near = nearest(path.name, [entry.name for entry in folder.iterdir()])
+    return f"there is '{folder / near}'" if near else "check the path"
 
 
 def _read_file(path: Path, subject: str, what: str) -> pl.DataFrame:

@@ -1,6 +1,5 @@
 """Ways to cut test cases into groups: by coldness, popularity, activity, time, or any column."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import polars as pl
 
 from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import ArgumentError, ConfigError
+from twotower.errors import ArgumentError, ConfigError, did_you_mean
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
 from twotower.features.schema import Feature, Side, infer_features
 from twotower.histories import Histories
@@ -212,10 +211,10 @@ def _columns(dataset: Dataset, name: str) -> list[tuple[Side, str]]:
     found = [place for full, place in columns.items() if name in (full, place[1])]
     if not found:
         known = [*_BUILT_IN, *columns]
-        near = difflib.get_close_matches(name, [*known, *(c for _, c in columns.values())], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+        names = [*known, *(column for _, column in columns.values())]
+        hint = did_you_mean(name, names, f"; there are {', '.join(known)}.")
         raise ConfigError(
-            f"{argument('slice_by')} must name a built-in cut or a column, got {name!r}; {hint}"
+            f"{argument('slice_by')} must name a built-in cut or a column, got {name!r}{hint}"
         )
     return found
 

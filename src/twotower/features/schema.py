@@ -1,6 +1,5 @@
 """The features of a side: the kind of each column of its table, stated or inferred from its content."""
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -10,7 +9,7 @@ import polars as pl
 
 from twotower.config import FeaturesConfig
 from twotower.dataclass_trees import OneOf
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, did_you_mean
 from twotower.features.codes import codes_in, is_named_code, is_named_measure
 from twotower.features.dates import are_plain_dates
 from twotower.features.feature_kinds import FEATURE_KINDS, FeatureKindSpec, Meaning
@@ -257,9 +256,8 @@ def event_features(
 def _check_names(frame: pl.DataFrame, side: Side, stated: Mapping[str, str]) -> None:
     for name in stated:
         if name not in frame.columns:
-            near = difflib.get_close_matches(name, frame.columns, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(frame.columns)}"
-            raise ConfigError(f"features.{side}.{name} must name a column of the table; {hint}")
+            hint = did_you_mean(name, frame.columns, f"; columns: {', '.join(frame.columns)}")
+            raise ConfigError(f"features.{side}.{name} must name a column of the table{hint}")
 
 
 def _of_key(

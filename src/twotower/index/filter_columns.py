@@ -4,7 +4,6 @@ A column is read as the model reads it, where the schema says more than its type
 a number, text that holds several tags. A missing value is null here, whatever it was.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from twotower.arrays import Ints
+from twotower.errors import nearest
 from twotower.features.raw_values import floats_of, seconds_of
 from twotower.features.schema import Feature
 from twotower.registry import Registry
@@ -192,10 +192,7 @@ def resembling(column: ReadColumn, value: Scalar) -> str | None:
         return None
     short = column.values.filter(column.values.str.len_chars() <= _LONGEST_COMPARED)
     texts = short.unique(maintain_order=True).head(_MOST_COMPARED).to_list()
-    plain = value.strip().casefold()
-    same = [text for text in texts if text.strip().casefold() == plain]
-    near = same or difflib.get_close_matches(value, texts, n=1)
-    return near[0] if near else None
+    return nearest(value, texts)
 
 
 def is_ordered(operator: str, column: ReadColumn, literals: Sequence[Any]) -> pl.Series:

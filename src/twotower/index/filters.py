@@ -4,7 +4,6 @@ A comparison with a missing value is unknown, as in SQL: ``not`` of unknown is u
 are unknown where the other side does not decide, and what is unknown at the end does not match.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from twotower.arrays import Bools
-from twotower.errors import FilterError
+from twotower.errors import FilterError, nearest
 from twotower.features.raw_values import floats_of
 from twotower.features.schema import Feature
 from twotower.index import filter_columns as columns
@@ -207,9 +206,8 @@ class _Meaning:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    same = [column for column in known if column.lower() == name.lower()]
-    near = same or difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? They" if near else "they"
+    near = nearest(name, known)
+    hint = "they" if near is None else f"did you mean {near!r}? They"
     shown = ", ".join(known[:_NAMES_SHOWN])
     more = f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else ""
     return f"name columns of the items, got {grammar.shortened(name)!r}; {hint} are {shown}{more}."

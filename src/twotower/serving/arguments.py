@@ -1,6 +1,5 @@
 """The forms in which callers describe queries and items, and how they become one form."""
 
-import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, did_you_mean
 from twotower.features.base import FeatureArrays
 from twotower.features.dataframes import Frame, as_polars, is_frame, line_of
 from twotower.features.forms import json_text
@@ -220,9 +219,10 @@ def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: b
     unknown = [name for name in given.lines_with if name not in known]
     if not unknown:
         return
-    near = difflib.get_close_matches(unknown[0], known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(map(repr, known))}."
-    said = f"features must be columns that the bundle knows, got {', '.join(map(repr, unknown))}; {hint}"
+    hint = did_you_mean(unknown[0], known, f"; it knows {', '.join(map(repr, known))}.")
+    said = (
+        f"features must be columns that the bundle knows, got {', '.join(map(repr, unknown))}{hint}"
+    )
     if strict:
         raise ArgumentError(said)
     warnings.warn(f"{said} Nothing reads them.", stacklevel=4)

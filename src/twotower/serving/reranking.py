@@ -1,6 +1,5 @@
 """Answers from an index, re-ranked by rules: applies ``rules`` to a bundle."""
 
-import difflib
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ import torch
 from numpy.random import Generator
 from torch.nn import functional as F
 
-from twotower.caller import argument
-from twotower.errors import ArgumentError
+from twotower.errors import ArgumentError, check_least, nearest
 from twotower.index.base import Found, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
@@ -83,8 +81,8 @@ class Reranker:
         items = self.contents.items
         known = items.frame.columns
         if column not in known:
-            near = difflib.get_close_matches(column, known, n=1)
-            hint = f"did you mean {near[0]!r}? They" if near else "they"
+            near = nearest(column, known)
+            hint = "they" if near is None else f"did you mean {near!r}? They"
             raise ArgumentError(
                 f"cap must name a column of the items, got {column!r}; {hint} are {', '.join(known)}."
             )
@@ -319,6 +317,5 @@ def checked_k(contents: Contents, k: int) -> int:
     Raises:
         ValueError: ``k`` is below 1.
     """
-    if k < 1:
-        raise ArgumentError(f"{argument('k')} must be at least 1, got {k}.")
+    check_least(1, k=k)
     return min(k, max(1, contents.num_items))
