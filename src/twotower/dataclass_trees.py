@@ -106,14 +106,12 @@ class OneOf:
 Mark = Rule | Range | OneOf
 
 
-def _read_hints(cls: type) -> dict[str, tuple[Any, Mark | None]]:
+@cache
+def _fields_of(cls: Any) -> dict[str, tuple[Any, Mark | None]]:
+    """Return the type of each field of a class, and the mark on it."""
     plain, marked = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
     marks = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in marked.items()}
     return {name: (hint, marks[name]) for name, hint in plain.items()}
-
-
-_fields_of: Callable[[Any], dict[str, tuple[Any, Mark | None]]] = cache(_read_hints)
-"""The type of each field of a class, and the mark on it."""
 
 
 def one_of_names(tree: Any) -> list[tuple[Registry[Any], str]]:
@@ -135,11 +133,10 @@ def check_fields(section: Any) -> None:
         SectionError: There is one.
     """
     problems: list[str] = []
-    defaults = {entry.name: entry.default for entry in fields(section)}
-    for name, (hint, mark) in _fields_of(type(section)).items():
-        value = getattr(section, name)
-        if value is not defaults[name]:  # no table of names is loaded for a default
-            problems += _problems_of(name, value, hint, mark)
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if value is not entry.default:  # no table of names is loaded for a default
+            problems += _problems_of(entry.name, value, *_fields_of(type(section))[entry.name])
     raise_all(problems)
 
 
