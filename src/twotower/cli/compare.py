@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+import twotower
 from twotower.cli.output import console, print_json, say
 from twotower.errors import ConfigError
 
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
 _METRICS = ("hit_rate@10", "ndcg@10", "recall@10", "recall@100")
 
 
-def command(
-    bundles: list[Path],
-    *,
-    out: Path | None = None,
-    json: bool = False,
-) -> None:
+def command(bundles: list[Path], *, out: Path | None = None, json: bool = False) -> None:
     """Hold bundles against the first: settings, figures with intervals, slices won and lost.
 
     Example: twotower compare model-a model-b --out compare.html
@@ -40,9 +36,7 @@ def command(
         from twotower.report.html_files import check_page
 
         check_page(out)
-    from twotower.evaluation.compare import compare_runs
-
-    comparison = compare_runs(bundles)
+    comparison = twotower.compare_runs(bundles)
     if out is not None:
         from twotower.report.comparison import write_comparison
 

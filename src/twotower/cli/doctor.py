@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
+import twotower
 from twotower.caller import flag
 from twotower.cli import exits, options
 from twotower.cli.output import console, print_json, say
@@ -54,17 +55,11 @@ def command(
             raise ConfigError(
                 f"{flag(named[0])} must not go with a bundle, got {str(bundle)!r}; leave it out."
             )
-        from twotower.doctor.diagnosis import diagnose_bundle
-        from twotower.serving.retriever import Retriever
-
-        findings = diagnose_bundle(Retriever.open(bundle))
+        findings = twotower.diagnose_bundle(twotower.Retriever.open(bundle))
     else:
         events = options.take_events(given, "doctor needs the folder of a bundle, or")
         tree = options.take_settings(given)
-
-        from twotower.doctor.diagnosis import diagnose_data
-
-        findings = diagnose_data(events, config=tree, **given)
+        findings = twotower.diagnose_data(events, config=tree, **given)
     from twotower.doctor.findings import SEVERITIES
 
     if json:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import twotower
 from twotower.cli import options
 from twotower.cli.output import console, cutoffs, print_json, say
 from twotower.errors import ConfigError, check_least
@@ -43,14 +44,12 @@ def command(
             f"{flag} must go with --test, --test-sessions or --candidates, got neither."
         )
     check_least(1, negatives=negatives)
-    from twotower.evaluation.evaluate_bundle import evaluate_bundle
     from twotower.evaluation.screen import all_figures_tables, footnotes, slices_tables
-    from twotower.serving.retriever import Retriever
     from twotower.training.progress import ProgressBar
 
     bar = ProgressBar(console(json_wanted=True))  # beside what is printed
-    figures = evaluate_bundle(
-        Retriever.open(bundle),
+    figures = twotower.evaluate_bundle(
+        twotower.Retriever.open(bundle),
         ks,
         test=test,
         test_sessions=test_sessions,

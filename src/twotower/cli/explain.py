@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+import twotower
 from twotower.cli.output import console, ids, print_json
 from twotower.cli.recommend import described
 
@@ -29,10 +30,9 @@ def command(
         item: Id of an item.
     """
     told = described(features)
-    from twotower.serving.retriever import Retriever
     from twotower.serving.titles import Titles
 
-    retriever = Retriever.open(bundle)
+    retriever = twotower.Retriever.open(bundle)
     found = retriever.explain(
         query, item, features=told, history=None if history is None else ids(history)
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import twotower
 from twotower.errors import ConfigError
 from twotower.exports.targets import EXPORTS, ExportSpec
 from twotower.registry import resolved
@@ -50,11 +51,10 @@ def command(
             able = " and ".join(name for name, spec in EXPORTS.items() if option in spec.options)
             raise ConfigError(f"--{option} is for {able}, got it for {target}; leave it out.")
     from twotower.exports.folder import check_folder
-    from twotower.serving.retriever import Retriever
 
     if out is not None:
         check_folder(out)
-    retriever = Retriever.open(bundle)
+    retriever = twotower.Retriever.open(bundle)
     told: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if out is not None:
         exported = resolved(spec.export)(retriever, out, **told)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import twotower
 from twotower.cli.output import console, say
 from twotower.keywords import configured
 
@@ -36,9 +37,7 @@ def command(
         item_column=item_column,
         drop_null_ids=drop_null_ids,
     ).with_settings([*of_encoder, *(settings or [])])
-    from twotower.training.zero_shot import index_items
-
     columns = [] if text is None else [name.strip() for name in text.split(",")]
-    retriever = index_items(items, text=columns, out=out, config=tree)
+    retriever = twotower.index_items(items, text=columns, out=out, config=tree)
     notes = retriever.contents.provenance["notes"]
     say(console(json_wanted=False), *notes, f"The bundle is at {out}.")

@@ -9,11 +9,7 @@ from rich.text import Text
 from twotower.cli.output import console, print_json, say
 
 
-def command(
-    bundle: Path,
-    *,
-    json: bool = False,
-) -> None:
+def command(bundle: Path, *, json: bool = False) -> None:
     """Show what a bundle holds: data, features, settings, figures, sizes.
 
     Example: twotower inspect model
@@ -25,11 +21,7 @@ def command(
 
     manifest = check_bundle(bundle)
     contents = open_bundle(bundle)
-    features = [
-        feature
-        for side in (contents.queries, contents.items)
-        for feature in side.transforms.features
-    ]
+    features = [*contents.queries.transforms.features, *contents.items.transforms.features]
     sizes = {name: (bundle / name).stat().st_size for name in manifest["files"]}
     described: dict[str, Any] = {
         "path": str(bundle),

@@ -37,7 +37,7 @@ _HELP = {
     "no_histories": "Keep the queries' histories out of the bundle.",
     "private": "Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
     "rare values. The report numbers its examples.",
-    **{name: keywords.help_of(name) for name in keywords.hints_of_keywords()},
+    **{name: hint.__metadata__[0] for name, hint in keywords.hints_of_keywords().items()},
 }
 """The help of options that several commands have."""
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Column, Table
 from rich.text import Text
 
+import twotower
 from twotower.cli.output import check_table_path, console, ids, print_json, say, write_tables
 from twotower.errors import ConfigError, check_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from twotower import Recommendation, Retriever
     from twotower.features.schema import Side
     from twotower.rules.kinds import Rule
-    from twotower.serving.answers import Recommendation
-    from twotower.serving.retriever import Retriever
 
 
 def command(
@@ -70,9 +70,7 @@ def command(
         check_table_path(out)
     told = described(features)
     rules = _rules(boost or [], cap or [], diversify, explore, seed)
-    from twotower.serving.retriever import Retriever
-
-    retriever = Retriever.open(bundle)
+    retriever = twotower.Retriever.open(bundle)
     screen = console(json_wanted=json)
     if out is not None:
         with warnings.catch_warnings(record=True) as told_of:
@@ -122,24 +120,22 @@ def _rules(
     Raises:
         ConfigError: One cannot be read, or is out of range.
     """
-    from twotower.rules.kinds import Boost, Cap, Diversify, Explore
-
     rules: list[Rule] = []
     for text in boosts:
         expression, colon, by = text.rpartition(":")
         number = _number(by)
         if not colon or number is None:
             raise ConfigError(f"--boost must be 'FILTER: NUMBER', got {text!r}.")
-        rules.append(_made("--boost", Boost, expression.strip(), number))
+        rules.append(_made("--boost", twotower.Boost, expression.strip(), number))
     for text in caps:
         column, _, most = text.rpartition("=")
         if not column.strip() or not most.strip().isdecimal():
             raise ConfigError(f"--cap must be COLUMN=NUMBER, got {text!r}.")
-        rules.append(_made("--cap", Cap, column.strip(), int(most)))
+        rules.append(_made("--cap", twotower.Cap, column.strip(), int(most)))
     if diversify is not None:
-        rules.append(_made("--diversify", Diversify, diversify))
+        rules.append(_made("--diversify", twotower.Diversify, diversify))
     if explore is not None:
-        rules.append(_made("--explore", Explore, explore, seed or 0))
+        rules.append(_made("--explore", twotower.Explore, explore, seed or 0))
     elif seed is not None:
         raise ConfigError(f"--seed must go with --explore, got {seed} alone; leave it out.")
     return rules

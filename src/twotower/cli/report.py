@@ -4,16 +4,12 @@ from pathlib import Path
 
 import typer
 
+import twotower
 from twotower.cli import options
 from twotower.cli.output import report_path
 
 
-def command(
-    bundle: Path,
-    *,
-    out: Path | None = None,
-    lang: options.Language = "en",
-) -> None:
+def command(bundle: Path, *, out: Path | None = None, lang: options.Language = "en") -> None:
     """Write all that is to be known of a model as one HTML page, and print its path.
 
     Example: twotower report model --lang zh
@@ -23,12 +19,10 @@ def command(
     """
     from twotower.doctor.diagnosis import examine_bundle
     from twotower.report.html_files import check_page
-    from twotower.report.html_report import write_report
-    from twotower.serving.retriever import Retriever
 
     place = report_path(bundle) if out is None else out
     check_page(place)
-    retriever = Retriever.open(bundle)
+    retriever = twotower.Retriever.open(bundle)
     findings, losses = examine_bundle(retriever)
-    write_report(retriever, place, language=lang, findings=findings, losses=losses)
+    twotower.write_report(retriever, place, language=lang, findings=findings, losses=losses)
     typer.echo(str(place))

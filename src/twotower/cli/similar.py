@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
+import twotower
 from twotower.cli.output import console, print_json, say
 from twotower.cli.recommend import answer_table, as_json
 from twotower.errors import check_least
 
 
 def command(
-    bundle: Path,
-    *,
-    item: str,
-    k: int = 10,
-    filter_: str | None = None,
-    json: bool = False,
+    bundle: Path, *, item: str, k: int = 10, filter_: str | None = None, json: bool = False
 ) -> None:
     """List the items whose vectors point in the direction most like that of one item.
 
@@ -24,9 +20,8 @@ def command(
         k: Number of items.
     """
     check_least(1, k=k)
-    from twotower.serving.retriever import Retriever
 
-    retriever = Retriever.open(bundle)
+    retriever = twotower.Retriever.open(bundle)
     answer = retriever.similar_items(item, k, filter=filter_)
     if json:
         print_json(as_json(retriever, answer, of="item"))

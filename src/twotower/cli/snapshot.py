@@ -6,12 +6,7 @@ from twotower.cli.output import console, say
 from twotower.errors import BundleError
 
 
-def command(
-    bundle: Path,
-    *,
-    out: Path,
-    journal: Path | None = None,
-) -> None:
+def command(bundle: Path, *, out: Path, journal: Path | None = None) -> None:
     """Write a bundle with the items that a server was told of since; it may serve meanwhile.
 
     Example: twotower snapshot model --out model-today

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+import twotower
 from twotower.caller import flag
 from twotower.cli import exits, options, output
 from twotower.errors import ConfigError
@@ -68,8 +69,7 @@ def command(
     for place in places.values():
         output.check_report_beside(place)
 
-    from twotower.training.pipeline import train as train_model
-    from twotower.training.pipeline import train_views, views_of
+    from twotower.training.pipeline import views_of
     from twotower.training.progress import ProgressBar
 
     screen = output.console(json_wanted=json)
@@ -84,10 +84,10 @@ def command(
     }
     trained: Mapping[str, Trained]
     if tree.views:
-        trained = train_views(views_of(tree), **given).views
+        trained = twotower.train_views(views_of(tree), **given).views
     else:
         trained = {
-            "": train_model(events, seeds=seeds, tensorboard=tensorboard, mlflow=mlflow, **given)
+            "": twotower.train(events, seeds=seeds, tensorboard=tensorboard, mlflow=mlflow, **given)
         }
     if json:
         figures = {name: model.figures for name, model in trained.items()}

@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+import twotower
 from twotower.cli import exits, options, output
 
 
@@ -37,10 +38,9 @@ def command(
 
     from twotower.training.progress import TuningBar
     from twotower.training.study import SEARCHED
-    from twotower.training.tune import tune as tune_model
 
     screen = output.console(json_wanted=json)
-    tuned = tune_model(
+    tuned = twotower.tune(
         events,
         out=out,
         minutes=minutes,
