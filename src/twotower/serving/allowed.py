@@ -1,6 +1,5 @@
 """Which items may be recommended: those of the view that are not deleted, among, without, by a filter."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
@@ -27,7 +26,7 @@ class Allowed:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self._table = ReadTable(contents.items.frame, contents.items.transforms.features)
-        self._kept: OrderedDict[str, Found] = OrderedDict()
+        self._kept: dict[str, Found] = {}
 
     def of(self, contents: Contents) -> "Allowed":
         """Return the same for a catalogue that has grown, and keep the cached filters."""
@@ -103,5 +102,5 @@ class Allowed:
             )
         self._kept[text] = found
         if len(self._kept) > _FILTERS_KEPT:
-            self._kept.popitem(last=False)
+            del self._kept[next(iter(self._kept))]  # the one that was asked for the longest ago
         return found

@@ -1,7 +1,6 @@
 """Answers from an index, re-ranked by rules: applies ``rules`` to a bundle."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,14 +18,14 @@ from twotower.index.fusion import FusedIndex
 from twotower.index.live_index import LiveIndex
 from twotower.rules.explore import Drawn, draw, generator
 from twotower.rules.kinds import RuleSet, rule_set
-from twotower.rules.search import Boosts, Moments, Search
+from twotower.rules.search import Boosts, Moments, Pool, Search
 from twotower.rules.selection import ColumnValues, Counts, choose, depth_of
 from twotower.serving.allowed import Allowed
 from twotower.serving.arguments import Id
 from twotower.serving.bundle import Contents
 from twotower.serving.queries import Described
 from twotower.serving.recommender import Wanted
-from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.vocab import FIRST_ROW
 
 _COLUMNS_KEPT = 8
 """Capped columns whose values are cached, one number per item and value."""
@@ -45,7 +44,7 @@ class Reranker:
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
-        self._values: OrderedDict[str, ColumnValues] = OrderedDict()
+        self._values: dict[str, ColumnValues] = {}
         self.moments = Moments(contents.item_vectors.shape[1])
 
     def plan(self, wanted: Wanted, allowed: Allowed) -> "Plan":
@@ -75,6 +74,8 @@ class Reranker:
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         rows = allowed.rows(wanted.among, wanted.without, wanted.filter)
+        if explorable is not None and rows is not None:
+            explorable &= rows
         return Plan(self, k, exclude_seen, rows, rules, boosts, columns, explorable)
 
     def _values_of(self, column: str) -> ColumnValues:
@@ -92,7 +93,7 @@ class Reranker:
             values.append(ReadTable(new, items.transforms.features).column(column))
         self._values[column] = values
         if len(self._values) > _COLUMNS_KEPT:
-            self._values.popitem(last=False)
+            del self._values[next(iter(self._values))]  # the one that was capped the longest ago
         return values
 
 
@@ -133,8 +134,17 @@ class Plan:
     @property
     def depth(self) -> int:
         """Number of items in a pool."""
-        num_rows = self.ruler.contents.items.ids.num_rows
-        return min(depth_of(self.k), num_rows) if self.is_greedy else self.k
+        return min(depth_of(self.k), self.num_rows) if self.is_greedy else self.k
+
+    @property
+    def num_rows(self) -> int:
+        """Number of item rows, including the reserved ones."""
+        return self.ruler.contents.items.ids.num_rows
+
+    @property
+    def caps(self) -> list[int]:
+        """The cap of each capped column."""
+        return [cap.most for cap in self.rules.caps]
 
     def answer(
         self,
@@ -169,7 +179,7 @@ class Plan:
                     search = self._of_popularity(len(places), query_vectors.device)
                 exclude = queries.histories.take(places) if self.exclude_seen else None
                 search = replace(search, exclude=exclude, allowed=self.allowed)
-                part = _Part(self, search, index)
+                part = _Part(self, search, search.best(self.depth), index)
                 part.write_into(found, propensities, places.tolist(), queries)
         return found, propensities
 
@@ -200,22 +210,21 @@ class Plan:
         return Search(lambda _: index, ones, self.boosts, np.full(num, deviation, np.float32))
 
 
+@dataclass(frozen=True, eq=False)
 class _Part:
     """Queries that are answered by one search.
 
     Args:
         plan: The plan.
         search: Ranks the catalogue for these queries.
+        pool: The best items of each query.
         index: Holds the vectors of the items.
     """
 
-    def __init__(self, plan: Plan, search: Search, index: LiveIndex | FusedIndex) -> None:
-        self.plan = plan
-        self.search = search
-        self.index = index
-        self.num_rows = plan.ruler.contents.items.ids.num_rows
-        self.caps = [cap.most for cap in plan.rules.caps]
-        self.pool = search.best(plan.depth)
+    plan: Plan
+    search: Search
+    pool: Pool
+    index: LiveIndex | FusedIndex
 
     def write_into(
         self,
@@ -227,32 +236,26 @@ class _Part:
         """Write the answers to these queries into the answers to all queries.
 
         Args:
-            found: The answers to all queries.
+            found: The answers to all queries, empty so far at these places.
             propensities: The propensities of all answers, or None.
             places: Positions of these queries among all.
             queries: All queries.
         """
         explore, explorable = self.plan.rules.explore, self.plan.explorable
-        if not self.plan.is_greedy:
+        if not self.plan.is_greedy and explore is None:
             found.item_rows[places], found.scores[places] = self.pool.item_rows, self.pool.scores
-            if explore is None:
-                return
-        if explorable is not None and self.plan.allowed is not None:
-            explorable = explorable & self.plan.allowed
-        offsets = queries.histories.offsets
+            return
         for own, place in enumerate(places):
             rows, scores = self.chosen(own, self.plan.k)
             if explore is not None and explorable is not None and propensities is not None:
-                history = queries.histories.item_rows[offsets[place] : offsets[place + 1]]
+                history = queries.histories.of_one(place)
                 may_be = explorable.copy()
                 may_be[rows] = may_be[history] = False
                 rng = generator(explore.seed, self.name(queries.told.ids[place], history))
                 candidates, columns = np.flatnonzero(may_be), self.plan.columns
-                drawn = draw(rng, candidates, len(rows), explore.share, columns, self.caps)
+                drawn = draw(rng, candidates, len(rows), explore.share, columns, self.plan.caps)
                 rows, scores, chances = self.mixed(own, rng, drawn, rows, scores)
                 propensities[place, : len(rows)] = chances
-            found.item_rows[place] = PADDING_ROW
-            found.scores[place] = -np.inf
             found.item_rows[place, : len(rows)] = rows
             found.scores[place, : len(rows)] = scores
 
@@ -260,7 +263,7 @@ class _Part:
         self, own: int, num: int, beside: Sequence[int] = ()
     ) -> tuple[list[int], list[float]]:
         """Return the items of ``num`` places, and their scores, given the items of the other places."""
-        counts = Counts(self.plan.columns, self.caps)
+        counts = Counts(self.plan.columns, self.plan.caps)
         for row in beside:
             counts.add(row)
         one = slice(own, own + 1)
@@ -272,7 +275,7 @@ class _Part:
             depth=self.plan.depth,
             weight=self.plan.weight,
             vectors_of=self.directions,
-            num_rows=self.num_rows,
+            num_rows=self.plan.num_rows,
             taken=beside,
         )
 
@@ -299,7 +302,7 @@ class _Part:
         rows, scores = self.chosen(own, len(rows) - num, drawn.item_rows)
         propensities = [math.nan] * len(rows)
         places = rng.choice(len(rows) + num, num, replace=False)
-        is_drawn = np.zeros(self.num_rows, np.bool_)
+        is_drawn = np.zeros(self.plan.num_rows, np.bool_)
         is_drawn[drawn.item_rows] = True
         line = self.search.best(num, slice(own, own + 1), is_drawn).line(0)
         score_of = dict(zip(line.item_rows.tolist(), line.scores.tolist(), strict=True))
