@@ -13,7 +13,7 @@ import torch
 
 from twotower.arrays import Bools, Float32s, Floats, Rows
 from twotower.histories import Histories
-from twotower.index.base import Index
+from twotower.index.base import Index, nothing_found
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _CHUNK = 2**15
@@ -107,9 +107,8 @@ class Search:
         if self.boosts is None:
             found = index.search(queries, depth, exclude=exclude, allowed=allowed)
             return Pool(found.item_rows, found.scores, found.scores)
-        shape = (len(queries), depth)
-        nothing = np.full(shape, -np.inf, np.float32)
-        pools = [Pool(np.full(shape, PADDING_ROW, np.int32), nothing, nothing)]
+        nothing = nothing_found(len(queries), depth, FIRST_ROW)
+        pools = [Pool(nothing.item_rows, nothing.scores, nothing.scores)]
         # Items with the same sum keep their order, so the best of each group include the best of all.
         for which, added in enumerate(self.boosts.sums):
             rows = self.boosts.of_rows == which

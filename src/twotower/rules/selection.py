@@ -56,19 +56,12 @@ class ColumnValues:
                 f"cap must name a column of single values, tags or lists of them, got {column.raw.name!r}, "
                 f"which holds {column.raw.dtype}."
             )
-        values = single.values
-        is_there = values.is_not_null().to_numpy()
-        lines = lines[is_there]
-        if column.elements is not None:  # a repeated tag counts once
-            pairs = pl.DataFrame({"line": lines, "value": values.drop_nulls()})
-            pairs = pairs.unique(maintain_order=True)
-            lines, codes = pairs["line"].to_numpy(), self._codes_of(pairs["value"])
-        else:
-            codes = self._codes_of(values.drop_nulls())
-        counts = np.bincount(lines, minlength=len(column.raw))
+        pairs = pl.DataFrame({"line": lines, "value": single.values}).drop_nulls()
+        pairs = pairs.unique(maintain_order=True)  # a repeated tag counts once
+        counts = np.bincount(pairs["line"], minlength=len(column.raw))
         ends = self._offsets[-1] + np.cumsum(counts)
         self._offsets = np.concatenate([self._offsets, ends])
-        self._codes = np.concatenate([self._codes, codes])
+        self._codes = np.concatenate([self._codes, self._codes_of(pairs["value"])])
 
     def of(self, row: int) -> list[int]:
         """Return the values of a row."""
@@ -85,7 +78,6 @@ class ColumnValues:
     def _codes_of(self, values: pl.Series) -> Rows:
         if not len(values):
             return np.zeros(0, np.int32)
-        values = values.rename("value")
         seen = values if self._known is None else pl.concat([self._known, values])
         self._known = seen.unique(maintain_order=True)  # known values keep their codes
         table = pl.DataFrame({"value": self._known}).with_row_index("code")
