@@ -11,7 +11,7 @@ from twotower.cli import app
 from twotower.config import Config
 from twotower.doctor.diagnosis import diagnose_data
 from twotower.errors import ConfigError
-from twotower.keywords import configured, events_of, help_of, settings_of_keywords
+from twotower.keywords import configured, events_of, hints_of_keywords, settings_of_keywords
 
 # Options that are no keyword: what Python has in their place.
 ELSEWHERE = {
@@ -69,7 +69,7 @@ def test_a_keyword_reaches_its_setting(keyword: str, path: str) -> None:
     if path:
         section, field = path.split(".")
         assert getattr(getattr(tree, section), field) == given
-    assert help_of(keyword).endswith((".", ")"))
+    assert hints_of_keywords()[keyword].__metadata__[0].endswith((".", ")"))
 
 
 def test_a_keyword_wins_over_the_settings_and_none_leaves_them() -> None:

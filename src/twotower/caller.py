@@ -14,12 +14,7 @@ from typing import Literal
 Caller = Literal["python", "command line"]
 Value = str | bool | int | list[str] | EllipsisType
 
-_FLAGS = {
-    "histories": "--no-histories",
-    "k": "-k",
-    "query_id": "--query",
-    "settings": "--set",
-}
+_FLAGS = {"histories": "--no-histories", "k": "-k", "query_id": "--query", "settings": "--set"}
 """Arguments whose option is not their name with dashes."""
 _SWITCHES = {("refit", "all"): "--refit-all"}
 """Values that are an option of their own."""

@@ -281,10 +281,7 @@ _TYPES: dict[Any, str] = {
     tuple[int, ...]: "a list of whole numbers",
     tuple[str, ...]: "a list of strings",
 }
-_LISTS: dict[Any, str] = {
-    tuple[int, ...]: "[256, 128]",
-    tuple[str, ...]: '["view", "purchase"]',
-}
+_LISTS: dict[Any, str] = {tuple[int, ...]: "[256, 128]", tuple[str, ...]: '["view", "purchase"]'}
 """How a list is written."""
 
 

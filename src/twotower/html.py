@@ -1,6 +1,6 @@
 """Small HTML for notebooks: plain tables and text without colours of its own, so that any theme fits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 _CELL = "padding:.15em .7em .15em 0;text-align:{side};vertical-align:top"
@@ -34,11 +34,6 @@ def table(rows: Iterable[Sequence[object]], *, header: Sequence[object] = ()) ->
     return (
         f'<table style="border-collapse:collapse;font:inherit">{head}<tbody>{body}</tbody></table>'
     )
-
-
-def facts(pairs: Mapping[str, object]) -> str:
-    """Return a table of names and values."""
-    return table(pairs.items())
 
 
 def fold(title: str, *parts: str) -> str:

@@ -59,18 +59,13 @@ PARTS = ("train", "valid", "valid_sessions", "test", "test_sessions")
 
 @cache
 def hints_of_keywords() -> dict[str, Any]:
-    """Return the annotation of each keyword: its type and its meaning."""
+    """Return the annotation of each keyword: its type, and its meaning in one line."""
     return typing.get_type_hints(Keywords, include_extras=True)
 
 
 def settings_of_keywords() -> dict[str, str]:
     """Return the setting of each keyword, such as ``data.query_column``; none of ``recipe``."""
     return {name: _SETTINGS.get(name, f"data.{name}") for name in hints_of_keywords()}
-
-
-def help_of(keyword: str) -> str:
-    """Return what a keyword means, in one line."""
-    return str(hints_of_keywords()[keyword].__metadata__[0])
 
 
 def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:

@@ -186,9 +186,7 @@ def as_keys(values: pl.Series) -> pl.Series:
         floats = values.fill_nan(None)
         whole = floats.cast(pl.Int64, strict=False)
         is_whole = whole.cast(dtype) == floats
-        return pl.select(
-            pl.when(is_whole).then(whole.cast(pl.String)).otherwise(floats.cast(pl.String))
-        ).to_series()
+        return whole.cast(pl.String).zip_with(is_whole, floats.cast(pl.String))
     if dtype in (pl.Boolean, pl.Categorical, pl.Enum, pl.Date, pl.Datetime, pl.Time, pl.Null):
         return values.cast(pl.String)
     return _texts(values.to_list())

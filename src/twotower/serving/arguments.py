@@ -220,9 +220,8 @@ def check_columns(given: GivenFeatures, transforms: SideTransforms, *, strict: b
     if not unknown:
         return
     hint = did_you_mean(unknown[0], known, f"; it knows {', '.join(map(repr, known))}.")
-    said = (
-        f"features must be columns that the bundle knows, got {', '.join(map(repr, unknown))}{hint}"
-    )
+    names = ", ".join(map(repr, unknown))
+    said = f"features must be columns that the bundle knows, got {names}{hint}"
     if strict:
         raise ArgumentError(said)
     warnings.warn(f"{said} Nothing reads them.", stacklevel=4)

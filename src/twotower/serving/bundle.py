@@ -207,9 +207,8 @@ def written(path: str | Path, what: str, *, views: bool = False) -> Iterator[Pat
         BundleError: The path cannot be used, or writing failed, for example because the disk is full. What
             was at ``path`` before is still there then.
     """
-    place = check_output(
-        path, views=views
-    ).resolve()  # a link stays, and what it points to is replaced
+    # A link stays, and what it points to is replaced.
+    place = check_output(path, views=views).resolve()
     try:
         with writing(place) as new:
             new.mkdir()

@@ -254,10 +254,8 @@ def _kept_lists(values: pl.Series, dtype: pl.List | pl.Array) -> pl.Series:
 def _read(strings: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Return values that table readers would parse from strings; null if a string is not such a value."""
     if dtype == pl.Boolean:
-        return pl.select(
-            pl.when(strings.is_in(["true", "false"])).then(strings == "true")
-        ).to_series()
-    if dtype in (pl.Date, pl.Datetime):
+        fitted, is_same = strings == "true", strings.is_in(["true", "false"])
+    elif dtype in (pl.Date, pl.Datetime):
         moments = moments_of(strings)
         zone = getattr(dtype, "time_zone", None)
         if zone is not None:

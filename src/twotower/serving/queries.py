@@ -138,10 +138,8 @@ class Queries:
             return stored
         arrays = queries.transforms.apply(told.features.frame)
         for transform in queries.transforms.transforms:
-            name, lines = (
-                transform.feature.name,
-                told.features.lines_with.get(transform.feature.source),
-            )
+            name, source = transform.feature.name, transform.feature.source
+            lines = told.features.lines_with.get(source)
             if lines is not None:
                 stored[name][lines] = arrays[name][lines]
         return stored

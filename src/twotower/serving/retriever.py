@@ -26,14 +26,12 @@ from twotower.index.fusion import FusedIndex
 from twotower.index.live_index import GrowingRows, LiveIndex
 from twotower.rules.kinds import Rule, rule_set
 from twotower.runtime import choose_device
-from twotower.serving import arguments
+from twotower.serving import arguments, live_items, loading
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Recommendation, Recommendations, recommendations
 from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain, reads
-from twotower.serving.live_items import lines_of, settled, with_lines, without_ids
-from twotower.serving.loading import encoding_of, with_reserved_rows
 from twotower.serving.queries import Described, Queries
 from twotower.serving.recommender import Recommender, Wanted
 from twotower.serving.reranking import Reranker, checked_k
@@ -87,12 +85,12 @@ class Retriever(Recommender):
         self.path = Path(path)
         self.device = choose_device(device)
         towers = {"query": query_tower, "item": item_tower}
-        self.encoding = encoding_of(contents, towers, self.device, self.path)
+        self.encoding = loading.encoding_of(contents, towers, self.device, self.path)
         self.queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
         self._reranker = Reranker(contents)
-        vectors = with_reserved_rows(contents.item_vectors).to(self.device)
+        vectors = loading.with_reserved_rows(contents.item_vectors).to(self.device)
         self.index = LiveIndex(vectors, contents.lists)
         self._item_features = {
             name: GrowingRows(rows) for name, rows in self.encoding.item_features.items()
@@ -154,7 +152,9 @@ class Retriever(Recommender):
                 facts[f"{side} features"] = ", ".join(f"{f.name} ({f.described})" for f in read)
         verdict = contents.metrics.get("verdict", "")
         return html.block(
-            html.text("Retriever", bold=True), html.facts(facts), html.text(verdict, quiet=True)
+            html.text("Retriever", bold=True),
+            html.table(facts.items()),
+            html.text(verdict, quiet=True),
         )
 
     @property
@@ -275,7 +275,7 @@ class Retriever(Recommender):
         if not len(given):
             return 0
         arguments.check_columns(given, transforms, strict=strict)
-        lines = lines_of(self.contents, given)
+        lines = live_items.lines_of(self.contents, given)
         arrays = transforms.apply(lines)
         arguments.warn_of_empty(transforms, arrays)
         self.put_lines(lines, arrays)
@@ -298,7 +298,7 @@ class Retriever(Recommender):
         self.index.append(vectors)
         if "_directions" in vars(self):
             self._directions.append(F.normalize(vectors, dim=1))
-        self._serve(with_lines(self.contents, lines))
+        self._serve(live_items.with_lines(self.contents, lines))
 
     def delete_items(self, item_ids: Sequence[Id]) -> int:
         """Remove items from the catalogue; return how many of them were in it.
@@ -309,7 +309,7 @@ class Retriever(Recommender):
         Raises:
             ValueError: ``item_ids`` is not a list.
         """
-        contents, num = without_ids(self.contents, item_ids)
+        contents, num = live_items.without_ids(self.contents, item_ids)
         self._serve(contents)
         return num
 
@@ -321,7 +321,7 @@ class Retriever(Recommender):
         Raises:
             BundleError: The path cannot be used, or writing failed. Nothing is left behind then.
         """
-        contents, vectors = settled(self.contents, self.index.item_vectors)
+        contents, vectors = live_items.settled(self.contents, self.index.item_vectors)
         vectors = vectors.cpu().contiguous()
         lists = None if contents.lists is None else contents.lists.holding(vectors)
         contents = replace(contents, item_vectors=vectors, lists=lists)
@@ -470,10 +470,8 @@ class Retriever(Recommender):
         Raises:
             ValueError: The item is not in the catalogue, or several queries are described.
         """
-        told, row = (
-            arguments.queries_of(query_id, features, history),
-            self.known_item_rows([item_id]),
-        )
+        told = arguments.queries_of(query_id, features, history)
+        row = self.known_item_rows([item_id])
         return explain(self.queries, self.encoding, told, item_id, int(row[0]))
 
     @property

@@ -154,10 +154,9 @@ class Session:
     def _step(self) -> None:
         """Read the events that the model has not read yet."""
         history, events = self._query.histories, self._query.events
+        times = history.times
         for place in range(self._num_read, len(history.item_rows)):
-            seconds = (
-                None if history.times is None else float(history.times[place] - history.times[0])
-            )
+            seconds = None if times is None else float(times[place] - times[0])
             event = None
             if events is not None:
                 line = slice(FIRST_ROW + place, FIRST_ROW + place + 1)

@@ -61,7 +61,9 @@ class Trained:
         return html.block(
             html.text(dataset.name, bold=True),
             Measured(self.figures)._repr_html_(),
-            html.facts({"trained on": f"{sizes}, {dataset.num_items:,} items", "bundle": place}),
+            html.table(
+                [("trained on", f"{sizes}, {dataset.num_items:,} items"), ("bundle", place)]
+            ),
         )
 
     @property
