@@ -106,12 +106,14 @@ class OneOf:
 Mark = Rule | Range | OneOf
 
 
-@cache
-def _fields_of(cls: Any) -> dict[str, tuple[Any, Mark | None]]:
-    """Return the type of each field of a class, and the mark on it."""
+def _read_hints(cls: type) -> dict[str, tuple[Any, Mark | None]]:
     plain, marked = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
     marks = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in marked.items()}
     return {name: (hint, marks[name]) for name, hint in plain.items()}
+
+
+_fields_of: Callable[[Any], dict[str, tuple[Any, Mark | None]]] = cache(_read_hints)
+"""The type of each field of a class, and the mark on it."""
 
 
 def one_of_names(tree: Any) -> list[tuple[Registry[Any], str]]:
