@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import sparse
 from scipy.linalg import lapack
 
+from twotower.arrays import Float32s, Ints
 from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -59,8 +59,8 @@ class EASE:
 
     SETTINGS = ("regularization", "half_life", "pair_half_life")
 
-    item_rows: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
+    item_rows: Ints
+    weights: Float32s
     num_item_rows: int
     regularization: float
     half_life: float | None
@@ -212,9 +212,7 @@ def left_in_container(folder: Path) -> float:
     return math.inf if most == "max" else float(int(most) - int(used.read_text("ascii")))
 
 
-def _gram(
-    train: Interactions, pair_half_life: float | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _gram(train: Interactions, pair_half_life: float | None) -> tuple[Ints, Float32s]:
     """Return the item rows of training, ``(m,)``, and their Gram matrix, ``(m, m)``."""
     train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
     item_rows, places = np.unique(train.item_rows, return_inverse=True)
@@ -232,7 +230,7 @@ def _gram(
     return item_rows.astype(np.int64), gram
 
 
-def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray[np.float32]:
+def _solved(gram: Float32s, regularization: float) -> Float32s:
     """Return the weights, in the memory of ``gram``: it is overwritten."""
     count = len(gram)
     if count == 0:
@@ -245,7 +243,7 @@ def _solved(gram: npt.NDArray[np.float32], regularization: float) -> npt.NDArray
             f"regularization must be above what float32 rounds away, got {regularization}; raise it."
         )
     inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
-    weights: npt.NDArray[np.float32] = inverse.T  # its upper triangle is the answer
+    weights: Float32s = inverse.T  # its upper triangle is the answer
     for start in range(0, count, _MIRRORED_ROWS):
         end = min(start + _MIRRORED_ROWS, count)
         weights[start:end, :start] = weights[:start, start:end].T

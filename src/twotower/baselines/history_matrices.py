@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
+from twotower.arrays import Float32s, Floats
 from twotower.data.dataset import Interactions
 from twotower.histories import Histories
 
@@ -69,7 +70,7 @@ def history_matrix(
     )
 
 
-def product(history: sparse.csr_array, factor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def product(history: sparse.csr_array, factor: Float32s) -> Float32s:
     """Return ``history @ factor``, computed dense or sparse, whichever is faster: ``(n, m)`` float32.
 
     Args:
@@ -91,7 +92,7 @@ def together(matrix: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]
 
 
 def close_together(
-    train: Interactions, num_item_rows: int, closeness: npt.NDArray[np.float64]
+    train: Interactions, num_item_rows: int, closeness: Floats
 ) -> Iterator[tuple[int, sparse.csr_array]]:
     """Yield the first item of each block and the closeness of its items to all items.
 
@@ -135,7 +136,7 @@ def close_together(
 def close_matrix(
     train: Interactions,
     num_item_rows: int,
-    closeness: npt.NDArray[np.float64],
+    closeness: Floats,
     dtype: type[Number],
 ) -> npt.NDArray[Number]:
     """Return what ``close_together`` yields, as one dense matrix of ``dtype``."""

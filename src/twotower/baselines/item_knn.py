@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import sparse
 
+from twotower.arrays import Float32s
 from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -114,7 +114,7 @@ class ItemKNN:
         return torch.from_numpy(matrices.product(history, self._factor))
 
     @cached_property
-    def _factor(self) -> sparse.csr_array | npt.NDArray[np.float32]:
+    def _factor(self) -> sparse.csr_array | Float32s:
         """The similarities in the form that multiplies fastest: dense if small and well filled."""
         cells = self.similarity.shape[0] * self.similarity.shape[1]
         if 4 * cells <= _DENSE_BYTES and self.similarity.nnz > cells / 10:

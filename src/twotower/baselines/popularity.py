@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from twotower.arrays import Float32s, Floats, Rows
 from twotower.baselines.validation import Validation
 from twotower.caller import passing
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -24,7 +24,7 @@ class Popularity:
         counts: ``(num_item_rows,)`` float32.
     """
 
-    counts: npt.NDArray[np.float32]
+    counts: Float32s
 
     @classmethod
     def fit(cls, train: Interactions, num_item_rows: int) -> "Popularity":
@@ -68,9 +68,9 @@ class RecentPopularity:
         events.
     """
 
-    item_rows: npt.NDArray[np.int32]
-    times: npt.NDArray[np.float64]
-    weights: npt.NDArray[np.float64]
+    item_rows: Rows
+    times: Floats
+    weights: Floats
     num_item_rows: int
     half_life: float
 

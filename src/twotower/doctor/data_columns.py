@@ -1,9 +1,9 @@
 """The doctor on columns: those that are constant, unique or missing, and those that nothing reads."""
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Ints
 from twotower.chinese import in_chinese
 from twotower.config import FeaturesConfig
 from twotower.data.columns import Decision
@@ -155,7 +155,7 @@ def _listed(columns: dict[str, str]) -> dict[str, str]:
     }
 
 
-def codes_of(values: pl.Series, *, bins: bool = True) -> npt.NDArray[np.int64] | None:
+def codes_of(values: pl.Series, *, bins: bool = True) -> Ints | None:
     """Return a column as groups of equal values: ``(n,)`` int64 from 0, -1 where it is missing.
 
     Args:
@@ -189,7 +189,7 @@ def codes_of(values: pl.Series, *, bins: bool = True) -> npt.NDArray[np.int64] |
     return np.asarray(codes, np.int64)
 
 
-def by_row(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def by_row(codes: Ints) -> Ints:
     """Return the groups of a table's lines by row: reserved rows have none."""
     return np.concatenate([np.full(FIRST_ROW, -1, np.int64), codes])
 

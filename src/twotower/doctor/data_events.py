@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Floats
 from twotower.data.dataset import Dataset, Part
 from twotower.data.positions import MAX_WEIGHT, WHY_ASSUMED, examples_of, propensities_of
 from twotower.doctor.findings import Finding, Severity, graded
@@ -95,7 +96,7 @@ def one_moment(dataset: Dataset) -> list[Finding]:
 
 
 def out_of_order(
-    query_rows: npt.NDArray[np.integer], times: npt.NDArray[np.float64], *, sorted_by_time: bool
+    query_rows: npt.NDArray[np.integer], times: Floats, *, sorted_by_time: bool
 ) -> list[Finding]:
     """Return whether events stand in their table before earlier ones of the same query.
 

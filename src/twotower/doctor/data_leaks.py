@@ -4,9 +4,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.doctor.data_columns import SIDES_ZH, by_row, codes_of, described, text_of
 from twotower.doctor.findings import Finding, Severity
@@ -27,11 +27,6 @@ LABEL_KNOWN = 0.98
 MIN_TARGETS = 100
 NEEDED_DEVIATIONS = 3.0
 MAX_EVENTS = 300_000
-
-Ints = npt.NDArray[np.int64]
-Rows = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.bool_]
 
 
 class _Label(NamedTuple):
@@ -325,7 +320,7 @@ def _finding(side: str, column: str, value: float) -> Finding:
     return Finding.of(f"column-knows-label: {case}", severity, value, **facts)
 
 
-def _auc_of(groups: Ints, labels: Labels, is_first: Labels) -> float:
+def _auc_of(groups: Ints, labels: Bools, is_first: Bools) -> float:
     """Return the AUC of a group's share of positives in the other half; a group of -1 is one, too."""
     if min(labels.sum(), (~labels).sum()) < 1:
         return 0.0

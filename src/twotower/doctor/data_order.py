@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.data.dataset import Dataset, Interactions
 from twotower.doctor.findings import Finding
 
@@ -72,7 +72,7 @@ def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     places = (np.arange(len(events)) - starts + 0.5) / np.maximum(lengths, 1) - 0.5
     follows = owners[1:] == owners[:-1]
 
-    def statistics(order: npt.NDArray[np.int64]) -> tuple[float, float]:
+    def statistics(order: Ints) -> tuple[float, float]:
         return order_statistics(events.item_rows[order], follows, places)
 
     ties, order = rng.random(len(events)), np.arange(len(events))
@@ -89,11 +89,7 @@ def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:
     return OrderEvidence(float(adjacent), float(position), len(events), float(expected[0]))
 
 
-def order_statistics(
-    item_rows: npt.NDArray[np.int32],
-    follows: npt.NDArray[np.bool_],
-    places: npt.NDArray[np.float64],
-) -> tuple[float, float]:
+def order_statistics(item_rows: Rows, follows: Bools, places: Floats) -> tuple[float, float]:
     """Return how often transitions recur, and how much items differ in their place.
 
     The first counts the pairs of equal transitions: of ``c`` times that item ``b`` comes right after

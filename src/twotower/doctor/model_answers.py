@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.arrays import Floats, Ints, Rows
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.doctor.findings import Finding, Severity
@@ -15,9 +16,6 @@ from twotower.evaluation.ranking import Evaluation, Scorer, evaluate
 from twotower.features.base import FeatureArrays
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
-
-Rows = npt.NDArray[np.int32]
-Shares = npt.NDArray[np.float64]
 
 K = 10
 """Number of answers of a query that are examined."""
@@ -113,7 +111,7 @@ class Trial:
             query_ids=self.query_ids,
         )
 
-    def removed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def removed(self) -> tuple[Ints, Ints]:
         """Return pairs of a query's place and the row of an item that is left out of its answers."""
         if not self.remove_seen:
             return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -216,6 +214,6 @@ def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> l
     ]
 
 
-def _odds(share: Shares, num: npt.NDArray[np.integer]) -> Shares:
+def _odds(share: Floats, num: npt.NDArray[np.integer]) -> Floats:
     """Return the odds of shares of ``num``; half a query on either side keeps them finite."""
     return (share * num + 0.5) / ((1 - share) * num + 0.5)

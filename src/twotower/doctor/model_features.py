@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from twotower.arrays import Bools
 from twotower.doctor.findings import Finding, Severity, graded
 from twotower.doctor.model_answers import K, Trial
 from twotower.evaluation.intervals import Interval, difference_intervals
@@ -176,7 +176,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
     return found
 
 
-def _loss(name: str, before: Evaluation, after: Evaluation, counted: npt.NDArray[np.bool_]) -> Loss:
+def _loss(name: str, before: Evaluation, after: Evaluation, counted: Bools) -> Loss:
     """Return the loss from one evaluation to another.
 
     Args:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from twotower.arrays import Float32s
 from twotower.config import LossConfig
 from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
@@ -18,8 +18,6 @@ from twotower.losses.from_settings import hidden_by, loss_of, sampler_of
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.serving.bundle import Contents
-
-Counts = npt.NDArray[np.float32]
 
 AT_CHANCE = 0.98
 """Share of the loss of chance from which nothing was learnt; dropout and rounding cost less than 2 %."""
@@ -124,7 +122,7 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
     return num_false / max(1, num_negatives)
 
 
-def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float, float]:
+def _levels(config: LossConfig, counts: Float32s, batch_size: int) -> tuple[float, float]:
     """Return the mean loss of equal scores, and that of scores that are the log of popularity."""
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     sampler = _sampler(config, counts)
@@ -151,7 +149,7 @@ def _levels(config: LossConfig, counts: Counts, batch_size: int) -> tuple[float,
     return float(chance), float(popularity)
 
 
-def _sampler(config: LossConfig, counts: Counts) -> Sampler:
+def _sampler(config: LossConfig, counts: Float32s) -> Sampler:
     """Return the sampler of the training, which drew its items as often as they are counted."""
     log_p = log_frequency(torch.arange(len(counts)), len(counts), torch.from_numpy(counts))
     return sampler_of(config, torch.from_numpy(np.flatnonzero(counts)), log_p)

@@ -6,10 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Float32s, Floats
 from twotower.doctor.findings import Finding, Severity
 from twotower.errors import ArgumentError
-
-Vectors = npt.NDArray[np.float32]
 
 ONE_LINE = 2.0
 """Effective rank below which all vectors lie on about one line, so that there is only one ranking."""
@@ -34,7 +33,7 @@ _MOST_VECTORS = 20_000
 _MOST_PAIRED = 1_000
 
 
-def effective_rank(vectors: Vectors) -> float:
+def effective_rank(vectors: Float32s) -> float:
     """Return in how many directions the vectors spread: between 1 and ``min(n, dim)``.
 
     The exponential of the entropy of the singular values, each taken as a share of their sum. Not
@@ -60,7 +59,7 @@ def effective_rank(vectors: Vectors) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def uniformity(vectors: Vectors) -> float:
+def uniformity(vectors: Float32s) -> float:
     """Return how evenly directions cover the sphere: 0 where all are the same, down to about -4.
 
     The log of the mean of ``exp(-2 |x - y|^2)`` over all pairs of different vectors, each scaled to
@@ -85,7 +84,7 @@ def uniformity(vectors: Vectors) -> float:
     return float(np.log(np.exp(-2 * np.maximum(upper, 0.0)).mean()))
 
 
-def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> list[Finding]:
+def check_item_vectors(vectors: Float32s, counts: Float32s) -> list[Finding]:
     """Return whether the vectors of the items that training saw have collapsed or follow popularity.
 
     Args:
@@ -108,7 +107,7 @@ def check_item_vectors(vectors: Vectors, counts: npt.NDArray[np.float32]) -> lis
     return found
 
 
-def check_query_vectors(vectors: Vectors) -> list[Finding]:
+def check_query_vectors(vectors: Float32s) -> list[Finding]:
     """Return whether the vectors of queries have collapsed.
 
     Few directions are only noted, above one line: queries may well differ in few ways.
@@ -122,7 +121,7 @@ def check_query_vectors(vectors: Vectors) -> list[Finding]:
     return _collapse(vectors, "query", "info")
 
 
-def _collapse(vectors: Vectors, side: str, above_line: Severity) -> list[Finding]:
+def _collapse(vectors: Float32s, side: str, above_line: Severity) -> list[Finding]:
     """Return whether the vectors of a side have few directions, or are all alike.
 
     Args:
@@ -155,5 +154,5 @@ def _collapse(vectors: Vectors, side: str, above_line: Severity) -> list[Finding
     return found
 
 
-def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _ranks(values: npt.NDArray[Any]) -> Floats:
     return pl.Series(values).rank().to_numpy()

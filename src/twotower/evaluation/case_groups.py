@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Floats, Ints
 from twotower.caller import argument
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.errors import ArgumentError, ConfigError, did_you_mean
@@ -17,7 +17,6 @@ from twotower.features.schema import Feature, Side, infer_features
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW
 
-Mask = npt.NDArray[np.bool_]
 Unit = Literal["events", "number", "day", "minute"]
 """What the bounds of a group count. ``day`` and ``minute`` are moments in seconds since 1970, told apart
 by how finely they are worth showing."""
@@ -44,7 +43,7 @@ class CaseGroup:
     by: str
     side: Side
     label: str
-    kept: Mask
+    kept: Bools
     low: float | None = None
     high: float | None = None
     unit: Unit | None = None
@@ -54,7 +53,7 @@ class _Group(NamedTuple):
     """A group as a mask over ``(Q,)`` cases or ``(T,)`` targets, and the rest of a ``CaseGroup``."""
 
     label: str
-    mask: Mask
+    mask: Bools
     low: float | None = None
     high: float | None = None
     unit: Unit | None = None
@@ -75,8 +74,8 @@ class _Asked:
     dataset: Dataset
     cases: Cases
     targets: Histories
-    query_events: npt.NDArray[np.int64]
-    item_events: npt.NDArray[np.int64]
+    query_events: Ints
+    item_events: Ints
 
     def cut(self, by: str, side: Side, groups: Iterable[_Group]) -> list[CaseGroup]:
         """Return the groups that hold something, as masks over targets."""
@@ -163,7 +162,7 @@ def check_names(dataset: Dataset, by: Sequence[str] | None) -> None:
             _columns(dataset, name)
 
 
-def _cold(events: npt.NDArray[np.int64]) -> list[_Group]:
+def _cold(events: Ints) -> list[_Group]:
     return [_Group("cold", events == 0), _Group("warm", events > 0)]
 
 
@@ -179,7 +178,7 @@ def _item_popularity(asked: _Asked) -> list[_Group]:
     return [_ranged(events, thirds == n, "events", labels[n]) for n in np.unique(thirds)]
 
 
-def _times(times: npt.NDArray[np.float64] | None) -> list[_Group]:
+def _times(times: Floats | None) -> list[_Group]:
     if times is None or not np.isfinite(times).any():
         return []
     return _moments(times)
@@ -251,7 +250,7 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     return asked.cut(by, side, groups)
 
 
-def _quarters(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], unit: Unit) -> list[_Group]:
+def _quarters(values: Floats | Ints, unit: Unit) -> list[_Group]:
     """Return groups of about a quarter of the values each, equal values together.
 
     Args:
@@ -268,19 +267,14 @@ def _quarters(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], unit: Uni
     return groups
 
 
-def _moments(times: npt.NDArray[np.float64]) -> list[_Group]:
+def _moments(times: Floats) -> list[_Group]:
     """Return quarters of moments, in days where they span at least eight."""
     known = times[np.isfinite(times)]
     is_long = len(known) and np.ptp(known) >= 8 * _DAY
     return _quarters(times, "day" if is_long else "minute")
 
 
-def _ranged(
-    values: npt.NDArray[np.float64] | npt.NDArray[np.int64],
-    mask: Mask,
-    unit: Unit,
-    label: str | None = None,
-) -> _Group:
+def _ranged(values: Floats | Ints, mask: Bools, unit: Unit, label: str | None = None) -> _Group:
     """Return the group of a mask with its ends, by which it is called where it has no label."""
     low, high = float(values[mask].min()), float(values[mask].max())
     return _Group(label or _range(low, high, unit), mask, low, high, unit)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Ints, Rows
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.data.splits import learnt_too
@@ -237,9 +237,7 @@ def _plain(
     }
 
 
-def order_of_same_test(
-    first: Dataset, other: Dataset, *, names: tuple[str, str]
-) -> npt.NDArray[np.int64]:
+def order_of_same_test(first: Dataset, other: Dataset, *, names: tuple[str, str]) -> Ints:
     """Return the position of each test case of the first data set among the other's: ``(Q,)``.
 
     Rows may differ between bundles, so that queries and items are compared by ids.
@@ -311,9 +309,7 @@ def _differing_ids(
     )
 
 
-def _unequal(
-    ours: Histories, theirs: Histories, item_rows: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
+def _unequal(ours: Histories, theirs: Histories, item_rows: Rows) -> Ints:
     """Return the positions where two lists of sets differ, rows of the second translated."""
     is_unequal = ours.lengths != theirs.lengths
     alike = np.flatnonzero(~is_unequal)

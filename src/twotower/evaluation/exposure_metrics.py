@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
+from twotower.arrays import Floats, Ints, Rows
 from twotower.errors import ArgumentError, check_least
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -16,11 +17,11 @@ _CHUNK_CELLS = 2**23  # item rows looked up at once: 64 MiB of int64
 
 
 def exposure(
-    item_rows: npt.NDArray[np.int32],
+    item_rows: Rows,
     k: int,
     *,
     popularity: npt.NDArray[np.floating] | npt.NDArray[np.integer],
-    targets: npt.NDArray[np.int32],
+    targets: Rows,
     item_vectors: npt.NDArray[np.floating] | None = None,
 ) -> dict[str, float]:
     """Return metrics beyond accuracy, of the first ``k`` items of all answers.
@@ -103,7 +104,7 @@ def exposure(
     return figures
 
 
-def _counts(rows: npt.NDArray[np.int32], num_rows: int) -> npt.NDArray[np.int64]:
+def _counts(rows: Rows, num_rows: int) -> Ints:
     """Return how often each item of the catalogue stands in ``rows``: ``(I,)``."""
     flat = rows.reshape(-1)
     pieces = (flat[start : start + _CHUNK_CELLS] for start in range(0, len(flat), _CHUNK_CELLS))
@@ -111,9 +112,7 @@ def _counts(rows: npt.NDArray[np.int32], num_rows: int) -> npt.NDArray[np.int64]
     return sum(counts, np.zeros(num_rows, np.int64))[FIRST_ROW:]
 
 
-def _distances(
-    rows: npt.NDArray[np.int32], item_vectors: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
+def _distances(rows: Rows, item_vectors: npt.NDArray[np.floating]) -> Floats:
     """Return the mean distance of the pairs of each line with at least two items."""
     # |sum of unit vectors| squared holds each pair's cosine twice, beside each vector's own square.
     unit = F.normalize(torch.from_numpy(item_vectors.astype(np.float64)), dim=1)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from twotower import html
+from twotower.arrays import Float32s, Floats
 from twotower.baselines.specs import BASELINES, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
@@ -195,7 +195,7 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
     ours, owners = subject_of(found), found["model"].cases.owners
     others = [name for name in found if name != ours]
 
-    def flat(names: Iterable[str], of: str | None = None) -> dict[str, npt.NDArray[np.float64]]:
+    def flat(names: Iterable[str], of: str | None = None) -> dict[str, Floats]:
         return {f"{name}/{m}": found[of or name].values[m] for name in names for m in shown}
 
     def nested(flat: Mapping[str, intervals.Interval], names: Iterable[str]) -> Figures:
@@ -289,7 +289,7 @@ def _labelled(
     case_of = np.full(dataset.queries.ids.num_rows, -1, np.int64)
     case_of[cases.query_rows] = np.arange(len(cases))
     kept = case_of[events.query_rows] >= 0
-    labels: npt.NDArray[np.float32] = events.labels[kept]
+    labels: Float32s = events.labels[kept]
     if not 0 < labels.mean() < 1:
         return [], {}
     scores = model.score_pairs(cases, case_of[events.query_rows[kept]], events.item_rows[kept])

@@ -8,10 +8,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from twotower.arrays import Floats
 from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import METRICS
-
-Values = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 """Share of the intervals that would contain the true mean, if the queries were sampled again and again."""
@@ -39,7 +38,7 @@ class Interval:
 
 
 def mean_intervals(
-    values: Mapping[str, Values],
+    values: Mapping[str, Floats],
     *,
     owners: npt.NDArray[np.integer] | None = None,
     resamples: int = 1000,
@@ -70,8 +69,8 @@ def mean_intervals(
 
 
 def difference_intervals(
-    ours: Mapping[str, Values],
-    theirs: Mapping[str, Values],
+    ours: Mapping[str, Floats],
+    theirs: Mapping[str, Floats],
     *,
     owners: npt.NDArray[np.integer] | None = None,
     resamples: int = 1000,
@@ -150,7 +149,7 @@ def metric_name(metric: str) -> str:
 
 
 def _intervals(
-    values: Mapping[str, Values],
+    values: Mapping[str, Floats],
     least: float,
     owners: npt.NDArray[np.integer] | None,
     resamples: int,
@@ -188,8 +187,8 @@ def _intervals(
 
 
 def _resampled(
-    table: Values, counts: npt.NDArray[np.integer] | None, resamples: int, seed: int
-) -> Values:
+    table: Floats, counts: npt.NDArray[np.integer] | None, resamples: int, seed: int
+) -> Floats:
     """Return the means of each resample: ``(resamples, M)``.
 
     Args:
@@ -212,12 +211,12 @@ def _resampled(
 
 
 @lru_cache(maxsize=1)
-def _draws_in_one(num_queries: int, resamples: int, seed: int) -> Values:
+def _draws_in_one(num_queries: int, resamples: int, seed: int) -> Floats:
     """Return ``_draws`` of one block, kept for the next table of as many queries: often the same ones."""
     return _draws(np.random.default_rng(seed), num_queries, resamples)
 
 
-def _draws(rng: np.random.Generator, num_queries: int, size: int) -> Values:
+def _draws(rng: np.random.Generator, num_queries: int, size: int) -> Floats:
     """Return how often each query is drawn in each resample: ``(size, num_queries)``."""
     drawn = rng.integers(num_queries, size=(size, num_queries))
     drawn += np.arange(size)[:, None] * num_queries

@@ -13,18 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Floats
 from twotower.errors import ArgumentError, check_least
 from twotower.registry import Registry
 
-Hits = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.integer]
-Values = npt.NDArray[np.float64]
 Gains = npt.NDArray[np.floating]
 
 
 def hits_of(
     rankings: npt.ArrayLike, relevant: Sequence[Collection[int] | Collection[str]]
-) -> tuple[Hits, Counts]:
+) -> tuple[Bools, Counts]:
     """Return ``is_hit`` and ``num_relevant`` of ranked ids, the input of all metrics of binary relevance.
 
     Args:
@@ -66,7 +65,7 @@ def hits_of(
     return is_hit, num_relevant
 
 
-def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+def hit_rate_at_k(is_hit: Bools, num_relevant: Counts, k: int) -> Floats:
     """Return 1 for each query with a relevant item among its first ``k``, else 0: ``(Q,)``.
 
     With one relevant item per query this equals recall; papers on sessions call it precision.
@@ -86,7 +85,7 @@ def hit_rate_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     return np.asarray(_first(is_hit, num_relevant, k).any(axis=1), np.float64)
 
 
-def recall_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+def recall_at_k(is_hit: Bools, num_relevant: Counts, k: int) -> Floats:
     """Return the share of each query's relevant items found among its first ``k``: ``(Q,)``.
 
     The denominator is the number of relevant items, as in trec_eval, not ``min(k, that number)``, as
@@ -107,7 +106,7 @@ def recall_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     return np.asarray(_first(is_hit, num_relevant, k).sum(axis=1) / num_relevant)
 
 
-def precision_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+def precision_at_k(is_hit: Bools, num_relevant: Counts, k: int) -> Floats:
     """Return the share of relevant items among each query's first ``k``: ``(Q,)``.
 
     The denominator is ``k`` even where fewer items were ranked. Example: hits at ranks 1 and 4 give
@@ -126,7 +125,7 @@ def precision_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     return np.asarray(_first(is_hit, num_relevant, k).sum(axis=1) / k)
 
 
-def ndcg_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+def ndcg_at_k(is_hit: Bools, num_relevant: Counts, k: int) -> Floats:
     """Return the normalised discounted cumulative gain of binary relevance at ``k``: ``(Q,)``.
 
     A hit at rank ``r`` (from 1) gains ``1 / log2(r + 1)``; the sum is divided by that of an ideal
@@ -150,7 +149,7 @@ def ndcg_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     return np.asarray(_dcg(first) / ideal[np.minimum(num_relevant, k) - 1])
 
 
-def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Values:
+def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Floats:
     """Return the normalised discounted cumulative gain of graded relevance at ``k``: ``(Q,)``.
 
     The gain is linear: a grade of 3 is worth three times a grade of 1. (For exponential gain, pass
@@ -202,7 +201,7 @@ def graded_ndcg_at_k(gains: Gains, ideal: Gains, k: int) -> Values:
     return np.asarray(_dcg(gains[:, :k]) / _dcg(best[:, :k]))
 
 
-def mrr_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+def mrr_at_k(is_hit: Bools, num_relevant: Counts, k: int) -> Floats:
     """Return one over the rank of each query's first hit, 0 where none is in ``k``: ``(Q,)``.
 
     Example: hits at ranks 2 and 3 give mrr@3 = 1/2 and mrr@1 = 0.
@@ -223,7 +222,7 @@ def mrr_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
     return np.where(first.any(axis=1), 1.0 / (first.argmax(axis=1) + 1), 0.0)
 
 
-def map_at_k(is_hit: Hits, num_relevant: Counts, k: int) -> Values:
+def map_at_k(is_hit: Bools, num_relevant: Counts, k: int) -> Floats:
     """Return the average precision at ``k`` of each query: ``(Q,)``; its mean is MAP.
 
     It is the sum of the precisions at the ranks of the hits within ``k``, divided by
@@ -297,14 +296,14 @@ def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.logaddexp(0.0, np.where(positive, -values, values)).mean())
 
 
-def _dcg(gains: Gains | Hits) -> Values:
+def _dcg(gains: Gains | Bools) -> Floats:
     """Return the discounted sum of each row: ``(Q,)``."""
     discounts = 1.0 / np.log2(np.arange(2, gains.shape[1] + 2))
     # cumsum adds from left to right whatever the width, so that a perfect ranking has exactly 1
     return np.asarray(np.cumsum(gains * discounts, axis=1)[:, -1:].sum(axis=1))
 
 
-def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
+def _first(is_hit: Bools, num_relevant: Counts, k: int) -> Bools:
     """Return the first ``k`` columns of ``is_hit`` after checking all three."""
     check_least(1, k=k)
     if is_hit.ndim != 2 or num_relevant.shape != is_hit.shape[:1]:
@@ -331,7 +330,7 @@ def _first(is_hit: Hits, num_relevant: Counts, k: int) -> Hits:
     return first
 
 
-def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Values, Hits]:
+def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Bools]:
     """Return scores as float64 and labels as booleans after checking both."""
     values, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if values.ndim != 1 or truth.shape != values.shape:
@@ -346,7 +345,7 @@ def _pairs(name: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Val
     return values, truth.astype(np.bool_)
 
 
-Metric = Callable[[Hits, Counts, int], Values]
+Metric = Callable[[Bools, Counts, int], Floats]
 """``is_hit``, ``num_relevant`` and ``k`` to a value per query; see ``hit_rate_at_k``."""
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import METRICS
@@ -52,7 +52,7 @@ class Evaluation:
 
     cases: Cases
     ranking: Found
-    values: dict[str, npt.NDArray[np.float64]]
+    values: dict[str, Floats]
     num_targets: int
     num_seen_targets: int
     num_absent_targets: int
@@ -74,7 +74,7 @@ def evaluate(
     *,
     num_item_rows: int,
     remove_seen: bool = True,
-    allowed: npt.NDArray[np.bool_] | None = None,
+    allowed: Bools | None = None,
     candidates: Histories | None = None,
     chunk_size: int | None = None,
     query_ids: Vocabulary | None = None,
@@ -201,7 +201,7 @@ def rank(
     *,
     num_item_rows: int,
     remove_seen: bool = True,
-    allowed: npt.NDArray[np.bool_] | None = None,
+    allowed: Bools | None = None,
     candidates: Histories | None = None,
     chunk_size: int | None = None,
     query_ids: Vocabulary | None = None,
@@ -302,7 +302,7 @@ def _check_candidates(candidates: Histories, cases: Cases) -> None:
         )
 
 
-def _present(num_item_rows: int, allowed: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
+def _present(num_item_rows: int, allowed: Bools | None) -> Bools:
     """Return which rows may be ranked: ``(num_item_rows,)``."""
     present = np.ones(num_item_rows, np.bool_)
     if allowed is not None:
@@ -325,15 +325,13 @@ def _check_rows(sets: Histories, num_item_rows: int) -> None:
         )
 
 
-def keys_of(sets: Histories, num_item_rows: int) -> npt.NDArray[np.int64]:
+def keys_of(sets: Histories, num_item_rows: int) -> Ints:
     """Return one number per event that names its case and item: ``case * num_item_rows + row``."""
     _check_rows(sets, num_item_rows)
     return sets.owners * num_item_rows + sets.item_rows
 
 
-def places_of(
-    item_rows: npt.NDArray[np.int32], targets: npt.NDArray[np.int64], num_item_rows: int
-) -> npt.NDArray[np.int64]:
+def places_of(item_rows: Rows, targets: Ints, num_item_rows: int) -> Ints:
     """Return which target stands at each rank: ``(Q, k)`` positions in ``targets``, -1 for none.
 
     Args:

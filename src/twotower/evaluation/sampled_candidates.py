@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Bools, Rows
 from twotower.caller import passing
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
@@ -30,7 +30,7 @@ def random_candidates(
     num_item_rows: int,
     seed: int = 0,
     query_ids: Vocabulary | None = None,
-    offered: npt.NDArray[np.bool_] | None = None,
+    offered: Bools | None = None,
 ) -> Histories:
     """Return each target of each case with ``n`` random items that are new to the query.
 
@@ -173,7 +173,7 @@ def _one_item_a_row(frame: pl.DataFrame, column: str, item_ids: Vocabulary) -> p
     return taken.explode(column)
 
 
-def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+def _known_rows(ids: pl.Series, role: Role, vocabulary: Vocabulary) -> Rows:
     ending = f"leave them out, or pass another {passing(**{f'{role}_column': 'NAME'})}."
     keys, is_id = checked_ids(ids, role=role, drop_null=True)
     if not is_id.all():

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.baselines.bm25 import BM25
 from twotower.data.dataset import Cases
 from twotower.features.base import FeatureArrays
@@ -31,7 +31,7 @@ class ModelScorer:
         self,
         encoding: Encoding,
         query_features: FeatureArrays,
-        popularity: npt.NDArray[np.float32],
+        popularity: Float32s,
         item_vectors: torch.Tensor | None = None,
     ) -> None:
         self.encoding = encoding
@@ -47,7 +47,7 @@ class ModelScorer:
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
         return scores
 
-    def is_known(self, cases: Cases) -> npt.NDArray[np.bool_]:
+    def is_known(self, cases: Cases) -> Bools:
         """Return whether the model knows anything of each query: ``(len(cases),)`` bool."""
         return self.encoding.is_known(self._features(cases), cases.histories)
 
@@ -66,9 +66,7 @@ class ModelScorer:
             self.item_vectors,
         )
 
-    def score_pairs(
-        self, cases: Cases, case_of: npt.NDArray[np.int64], item_rows: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.float32]:
+    def score_pairs(self, cases: Cases, case_of: Ints, item_rows: Rows) -> Float32s:
         """Return the score of ``n`` pairs of a case and an item row: ``(n,)`` float32."""
         vectors = self._query_vectors(cases)
         items = self.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]

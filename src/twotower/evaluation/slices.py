@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from twotower.arrays import Bools, Floats
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
@@ -168,15 +168,15 @@ def slices(
     }
 
     def values_of(
-        name: str, kept: npt.NDArray[np.bool_], metrics: Mapping[str, tuple[Metric, int]]
-    ) -> dict[str, npt.NDArray[np.float64]]:
+        name: str, kept: Bools, metrics: Mapping[str, tuple[Metric, int]]
+    ) -> dict[str, Floats]:
         """Return the metrics of each query with a target in ``kept``, as if there were no others."""
         num_relevant = np.bincount(targets.owners[kept], minlength=len(cases)).astype(np.int64)
         asked = num_relevant > 0
         is_hit = np.append(kept, False)[places[name][asked]]
         return {m: metric(is_hit, num_relevant[asked], k) for m, (metric, k) in metrics.items()}
 
-    def mean_at_random(kept: npt.NDArray[np.bool_]) -> float:
+    def mean_at_random(kept: Bools) -> float:
         """Return the mean where as many targets, drawn from all, are the relevant ones."""
         rng = np.random.default_rng(0)
         draws = (values_of(model, rng.permutation(kept), {metric: main}) for _ in range(_DRAWS))
@@ -186,7 +186,7 @@ def slices(
     overall = float(values_of(model, everything.kept, {metric: main})[metric].mean())
     result = []
     for cut in (everything, *case_groups_of(dataset, cases, targets, by)):
-        values: dict[str, npt.NDArray[np.float64]] = {}
+        values: dict[str, Floats] = {}
         means: dict[str, dict[str, float]] = {}
         for name in evaluations:
             more = others if name in told else {}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import chain, count
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import Float32s, Rows
 from twotower.errors import ExportError
 from twotower.histories import Histories
 from twotower.serving import arguments
@@ -18,7 +18,7 @@ from twotower.serving.retriever import Bundle, Retriever
 class _Side:
     ids: pl.Series
     id_column: str
-    vectors: npt.NDArray[np.float32]
+    vectors: Float32s
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,7 +57,7 @@ class Queries(_Side):
     """
 
     seen: Histories
-    features: dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
+    features: dict[str, Rows | Float32s]
     histories: Histories
 
     def frame(self, items: Items) -> pl.DataFrame:
@@ -136,7 +136,7 @@ def queries_of(retriever: Retriever, items: Items) -> Queries:
     )
 
 
-def _vectors_as_column(vectors: npt.NDArray[np.float32], taken: Collection[str]) -> pl.Series:
+def _vectors_as_column(vectors: Float32s, taken: Collection[str]) -> pl.Series:
     """Return vectors as a column ``vector`` of arrays, or ``vector_2`` where that name is taken."""
     name = free_name("vector", taken)
     return pl.Series(name, vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from twotower.arrays import Float32s
 from twotower.errors import ExportError
 from twotower.exports.contents import contents_of
 from twotower.exports.folder import Exported, check_folder, first_line, new_folder, write_json
@@ -23,8 +23,6 @@ from twotower.histories import Histories
 from twotower.serving import arguments
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
-
-Vectors = npt.NDArray[np.float32]
 
 LARGEST_DIFFERENCE = 1e-4
 """How far a number of a vector may be from torch's, where the largest is 1 or less; else a share of it."""
@@ -79,7 +77,7 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
     return Exported(str(out), len(items), len(queries), (note,))
 
 
-def write_item_tower(file: Path, inputs: TowerInputs, arrays: Arrays, vectors: Vectors) -> float:
+def write_item_tower(file: Path, inputs: TowerInputs, arrays: Arrays, vectors: Float32s) -> float:
     """Write the item tower; return how far its vectors are from those of all items.
 
     Args:
@@ -150,7 +148,7 @@ def _written(
     side: str,
     module: nn.Module,
     traced: Arrays,
-    cases: Sequence[tuple[Arrays, Vectors]],
+    cases: Sequence[tuple[Arrays, Float32s]],
 ) -> float:
     """Write a tower; return by how much its vectors differ from those of torch at most.
 

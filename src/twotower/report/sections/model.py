@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
+from twotower.arrays import Bools, Floats
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.doctor.model_features import METRIC, Loss
 from twotower.evaluation.evaluate_bundle import scorer_of
@@ -42,8 +42,8 @@ class Scores(NamedTuple):
         above: Share of all other items that score lower than a test item, as a mean over test items.
     """
 
-    targets: npt.NDArray[np.float64]
-    others: npt.NDArray[np.float64]
+    targets: Floats
+    others: Floats
     above: float
 
 
@@ -65,7 +65,7 @@ def test_scores(retriever: Retriever, dataset: Dataset) -> Scores | None:
     scores = scorer.score(cases).float().cpu().numpy().astype(np.float64)
     may_be = _may_be(cases, dataset)
     targets: list[float] = []
-    others: list[npt.NDArray[np.float64]] = []
+    others: list[Floats] = []
     above: list[float] = []
     for place in range(len(cases)):
         wanted = cases.targets.take(np.array([place])).item_rows
@@ -104,7 +104,7 @@ def scores_chart(found: Scores, say: Say) -> Markup:
     )
 
 
-def _may_be(cases: Cases, dataset: Dataset) -> npt.NDArray[np.bool_]:
+def _may_be(cases: Cases, dataset: Dataset) -> Bools:
     """Return which items may be an answer and are none of the test's: ``(n, num_item_rows)``."""
     may_be = np.ones((len(cases), dataset.items.ids.num_rows), np.bool_)
     may_be[:, :FIRST_ROW] = False

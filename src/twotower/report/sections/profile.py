@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from markupsafe import Markup
 
+from twotower.arrays import Float32s, Floats
 from twotower.data.dataset import Dataset, Part
 from twotower.doctor.data_columns import codes_of
 from twotower.features.raw_values import floats_of, seconds_of, tags_of
@@ -82,9 +82,7 @@ def events_chart(dataset: Dataset, say: Say) -> Markup | None:
     return in_two_widths(label, bar_chart, edges.tolist(), parts, tips, labels=0, time_format=form)
 
 
-def tail_chart(
-    popularity: npt.NDArray[np.float32], dataset: Dataset | None, say: Say
-) -> Chart | None:
+def tail_chart(popularity: Float32s, dataset: Dataset | None, say: Say) -> Chart | None:
     """Return the chart of how training events spread over items and queries; None without any event.
 
     Args:
@@ -175,7 +173,7 @@ def _commonest(counts: pl.DataFrame, num_rows: int) -> str:
     return " · ".join([*shown, "…"] if len(counts) > _MOST_VALUES else shown)
 
 
-def _histogram(numbers: npt.NDArray[np.float64]) -> Markup:
+def _histogram(numbers: Floats) -> Markup:
     """Return a small histogram for a line of text, without the outermost values."""
     low = float(np.percentile(numbers, _ENDS[0], method="lower"))
     high = float(np.percentile(numbers, _ENDS[1], method="higher"))
@@ -191,12 +189,12 @@ def _histogram(numbers: npt.NDArray[np.float64]) -> Markup:
     )
 
 
-def _lorenz(values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+def _lorenz(values: Floats) -> list[tuple[float, float]]:
     """Return ``(share of the entities, share of the events)`` in percent, the most frequent first."""
     shares = [0, 1, 2, 5, *range(10, 101, 5)]
     return [(share, 100 * _share_of_top(values, share / 100)) for share in shares]
 
 
-def _share_of_top(values: npt.NDArray[np.float64], share: float) -> float:
+def _share_of_top(values: Floats, share: float) -> float:
     ordered = np.sort(values)[::-1]
     return float(ordered[: int(np.ceil(share * len(ordered)))].sum() / ordered.sum())
