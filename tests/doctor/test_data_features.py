@@ -1,5 +1,6 @@
 """Columns that hold nothing, one value or a key, and columns as groups."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,14 @@ def table_of(**values: Any) -> EntityTable:
 
 
 def found_in(values: Any, **stated: Any) -> list[Finding]:
-    findings = columns(table_of(x=values), "item", FeaturesConfig(item=stated))
+    findings = list(columns(table_of(x=values), "item", FeaturesConfig(item=stated)))
     for finding in findings:
         assert "'x'" in finding.as_json()["what"]
         assert finding.as_json("zh")["what"].startswith("物品列")
     return findings
 
 
-def ids_of(findings: list[Finding]) -> list[tuple[str, str]]:
+def ids_of(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     return [(finding.kind.id, finding.severity) for finding in findings]
 
 

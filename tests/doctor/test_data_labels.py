@@ -39,20 +39,20 @@ def test_a_column_known_only_after_the_event_is_warned_of() -> None:
 
 
 def test_the_label_itself_and_honest_columns_are_not() -> None:
-    assert label_columns(dataset_of(table()), ["label"]) == []
+    assert not list(label_columns(dataset_of(table()), ["label"]))
     found = label_columns(dataset_of(table()), [])
     assert [finding.facts["column"] for finding in found] == ["label"]
 
 
 def test_without_roles_columns_of_events_are_left_out() -> None:
-    assert label_columns(dataset_of(table().with_columns(copy="label"))) == []
+    assert not list(label_columns(dataset_of(table().with_columns(copy="label"))))
 
 
 def test_a_good_column_is_not_a_perfect_one() -> None:
     rng = np.random.default_rng(1)
     flipped = pl.Series(rng.random(2000) < 0.1)
     events = table().with_columns(guess=(pl.col("label") == 1) ^ flipped)
-    assert label_columns(dataset_of(events), ["label"]) == []
+    assert not list(label_columns(dataset_of(events), ["label"]))
 
 
 def test_a_column_of_items_that_knows_more_than_their_ids_is_an_error() -> None:
@@ -78,13 +78,13 @@ def test_a_column_of_items_that_knows_more_than_their_ids_is_an_error() -> None:
 def test_where_ids_say_as_much_nothing_is_found() -> None:
     items = pl.DataFrame({"item_id": range(50), "kind": [i % 2 for i in range(50)]})
     events = table().with_columns(label=pl.col("item_id") % 2)
-    assert label_columns(dataset_of(events, items), ["label"]) == []
+    assert not list(label_columns(dataset_of(events, items), ["label"]))
 
 
 def test_a_unique_column_cannot_know_the_label() -> None:
     events = table().with_columns(key="k" + pl.int_range(pl.len()).cast(pl.String))
-    assert label_columns(dataset_of(events), ["label"]) == []
+    assert not list(label_columns(dataset_of(events), ["label"]))
 
 
 def test_without_negatives_nothing_is_said() -> None:
-    assert label_columns(dataset_of(table().drop("label")), []) == []
+    assert not list(label_columns(dataset_of(table().drop("label")), []))

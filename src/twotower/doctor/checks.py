@@ -1,6 +1,6 @@
 """Every check of the doctor, of data and of models, in the order in which they are made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class ExaminedModel:
     def answers(self) -> list[Finding]:
         """The findings on the answers."""
         assert self.trial is not None
-        return check_answers(self.trial, self.retriever.contents.items.ids)
+        return list(check_answers(self.trial, self.retriever.contents.items.ids))
 
     @cached_property
     def losses(self) -> list[model_features.Loss]:
@@ -99,7 +99,7 @@ class DoctorCheck:
 
     name: str
     needs: Needs
-    run: Callable[[Any], Sequence[Finding]]
+    run: Callable[[Any], Iterable[Finding]]
 
 
 def findings_of(seen: ExaminedData | ExaminedModel, needs: Needs) -> list[Finding]:
@@ -108,7 +108,7 @@ def findings_of(seen: ExaminedData | ExaminedModel, needs: Needs) -> list[Findin
     return [found for check in wanted for found in check.run(seen)]
 
 
-def _item_vectors(seen: ExaminedModel) -> list[Finding]:
+def _item_vectors(seen: ExaminedModel) -> Iterable[Finding]:
     """Return findings on the vectors of the items that may be an answer."""
     contents = seen.retriever.contents
     offered: Any = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
@@ -116,7 +116,7 @@ def _item_vectors(seen: ExaminedModel) -> list[Finding]:
     return model_vectors.check_item_vectors(vectors, contents.popularity[offered])
 
 
-_RUNS: dict[Needs, dict[str, Callable[[Any], Sequence[Finding]]]] = {
+_RUNS: dict[Needs, dict[str, Callable[[Any], Iterable[Finding]]]] = {
     "data": {
         "empty test": lambda seen: data_split.empty_test(seen.dataset),
         "columns of queries that leak": lambda seen: data_leaks.leaking_query_columns(seen.dataset),

@@ -1,5 +1,7 @@
 """The doctor on columns: those that are constant, unique or missing, and those that nothing reads."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 
@@ -29,8 +31,8 @@ SIDES_ZH = {"query": "查询", "item": "物品", "event": "事件"}
 _BINS = 32
 
 
-def columns(table: EntityTable, side: Side, settings: FeaturesConfig) -> list[Finding]:
-    """Return which columns of a side's table are constant, unique in each row, or mostly missing.
+def columns(table: EntityTable, side: Side, settings: FeaturesConfig) -> Iterator[Finding]:
+    """Yield which columns of a side's table are constant, unique in each row, or mostly missing.
 
     An entity that the table lacks counts as missing in every column. Numbers and times are unique by
     nature, and so are texts of several words: neither is reported as unique, nor are columns that are only
@@ -45,14 +47,12 @@ def columns(table: EntityTable, side: Side, settings: FeaturesConfig) -> list[Fi
         ConfigError: A stated kind does not go with its column, as in training.
     """
     if len(table) < MIN_ROWS:
-        return []
-    findings: list[Finding] = []
+        return
     # Of several features of one column the first counts.
     of_column = {feature.source: feature for feature in reversed(_features(table, side, settings))}
     for name in table.frame.columns:
         if name in of_column and name != table.id_column:
-            findings += _column(table.frame[name], of_column[name])
-    return findings
+            yield from _column(table.frame[name], of_column[name])
 
 
 def _features(table: EntityTable, side: Side, settings: FeaturesConfig) -> tuple[Feature, ...]:
@@ -62,26 +62,24 @@ def _features(table: EntityTable, side: Side, settings: FeaturesConfig) -> tuple
     )
 
 
-def _column(values: pl.Series, feature: Feature) -> list[Finding]:
+def _column(values: pl.Series, feature: Feature) -> Iterator[Finding]:
     facts = {"side": feature.side, "side_zh": SIDES_ZH[feature.side], "column": feature.name}
     codes = codes_of(values, bins=False)
     is_known = values.is_not_null().to_numpy() if codes is None else codes >= 0
     missing = float(1 - is_known.mean())
-    findings = []
     if missing >= MISSING_SHARE:
-        findings.append(Finding.of("mostly-missing-feature", "warning", missing, **facts))
+        yield Finding.of("mostly-missing-feature", "warning", missing, **facts)
     num_known = int(is_known.sum())
     if codes is None or num_known < MIN_ROWS:
-        return findings
+        return
     counts = np.bincount(codes[is_known])
     most = float(counts.max() / num_known)
     shown = repr(values[int(np.flatnonzero(codes == counts.argmax())[0])])
     shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
-    findings += graded("constant-feature", most, (CONSTANT_SHARE, 1), **facts, most=shown)
+    yield from graded("constant-feature", most, (CONSTANT_SHARE, 1), **facts, most=shown)
     unique = float((counts > 0).sum() / num_known)
     if unique >= UNIQUE_SHARE and feature.is_fed and _is_key(values):
-        findings.append(Finding.of("unique-feature", "warning", unique, **facts))
-    return findings
+        yield Finding.of("unique-feature", "warning", unique, **facts)
 
 
 def _is_key(values: pl.Series) -> bool:
@@ -91,28 +89,26 @@ def _is_key(values: pl.Series) -> bool:
     return values.dtype == pl.String and not values.drop_nulls().str.contains(r"\s").any()
 
 
-def unused(decisions: tuple[Decision, ...]) -> list[Finding]:
-    """Return which columns of the interactions are unused."""
+def unused(decisions: tuple[Decision, ...]) -> Iterator[Finding]:
+    """Yield which columns of the interactions are unused."""
     left = {d.column: d.reason for d in decisions if d.role is None and d.column is not None}
-    if not left:
-        return []
-    return [Finding.of("unused-columns", "info", len(left), **_listed(left))]
+    if left:
+        yield Finding.of("unused-columns", "info", len(left), **_listed(left))
 
 
-def unstated_kinds(dataset: Dataset, decisions: tuple[Decision, ...]) -> list[Finding]:
-    """Return whether an unused column seems to name the kind of each event."""
+def unstated_kinds(dataset: Dataset, decisions: tuple[Decision, ...]) -> Iterator[Finding]:
+    """Yield whether an unused column seems to name the kind of each event."""
     left = {decision.column for decision in decisions if decision.role is None}
     columns = [name for name in dataset.event_columns.columns if name in left]
     kinds = event_kinds(dataset.event_columns, columns)
-    if kinds is None:
-        return []
-    facts = {"column": kinds.column, "shares": kinds.shares, "best": kinds.best or "KIND"}
-    return [Finding.of("unstated-event-kinds", "warning", len(kinds.counts), **facts)]
+    if kinds is not None:
+        facts = {"column": kinds.column, "shares": kinds.shares, "best": kinds.best or "KIND"}
+        yield Finding.of("unstated-event-kinds", "warning", len(kinds.counts), **facts)
 
 
-def without_row(dataset: Dataset) -> list[Finding]:
-    """Return whether events have items or queries that their side's table says nothing about."""
-    events, found = dataset.interactions, []
+def without_row(dataset: Dataset) -> Iterator[Finding]:
+    """Yield whether events have items or queries that their side's table says nothing about."""
+    events = dataset.interactions
     for table, rows, what, what_zh in (
         (dataset.items, events.item_rows, "items", "物品"),
         (dataset.queries, events.query_rows, "queries", "查询"),
@@ -123,7 +119,7 @@ def without_row(dataset: Dataset) -> list[Finding]:
         is_empty = table.frame.select(pl.all_horizontal(pl.col(names).is_null())).to_series()
         is_missing = is_empty.to_numpy()[rows.astype(np.int64) - FIRST_ROW]
         if is_missing.any():
-            found += graded(
+            yield from graded(
                 "ids-without-a-row",
                 float(is_missing.mean()),
                 (0, MANY_EVENTS),
@@ -132,18 +128,16 @@ def without_row(dataset: Dataset) -> list[Finding]:
                 count=len(np.unique(rows[is_missing])),
                 total=len(np.unique(rows)),
             )
-    return found
 
 
-def shown_only(table: EntityTable, side: Side, settings: FeaturesConfig) -> list[Finding]:
-    """Return which columns of a side's table are only shown to people."""
+def shown_only(table: EntityTable, side: Side, settings: FeaturesConfig) -> Iterator[Finding]:
+    """Yield which columns of a side's table are only shown to people."""
     features = _features(table, side, settings)
     stated = getattr(settings, side)
     left = {f.name: f.reason for f in features if not f.is_fed and f.name not in stated}
-    if not left:
-        return []
-    facts = {"side": side, "side_zh": SIDES_ZH[side], **_listed(left)}
-    return [Finding.of("shown-only-columns", "info", len(left), **facts)]
+    if left:
+        facts = {"side": side, "side_zh": SIDES_ZH[side], **_listed(left)}
+        yield Finding.of("shown-only-columns", "info", len(left), **facts)
 
 
 def _listed(columns: dict[str, str]) -> dict[str, str]:

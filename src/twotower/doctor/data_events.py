@@ -1,5 +1,7 @@
 """The doctor on events: copies, times, and what clicks would weigh by their positions."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -26,8 +28,8 @@ ONE_MOMENT_SHARE, ONE_MOMENT_EVENTS, ONE_MOMENT_TIMES_MEAN = 0.02, 100, 20
 times as many as the average moment. The last condition spares data whose times are days."""
 
 
-def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding]:
-    """Return whether there are copies of events: of the same query, item, time and kind of event.
+def duplicates(dataset: Dataset, kind_column: str | None = None) -> Iterator[Finding]:
+    """Yield whether there are copies of events: of the same query, item, time and kind of event.
 
     Where repeats are usual, a copy cannot be told from a repeat: there is no finding without times, and
     at most an info if times are dates.
@@ -38,7 +40,7 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
     """
     events = dataset.interactions
     if events.times is None and dataset.repeats:
-        return []
+        return
     frame = pl.DataFrame({"query": events.query_rows, "item": events.item_rows})
     if events.times is not None:
         frame = frame.with_columns(time=events.times)
@@ -48,7 +50,7 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
     firsts = frame.with_row_index("place").select(first).to_series().to_numpy()
     copies = len(firsts) - len(np.unique(firsts))
     if not copies:
-        return []
+        return
     share = copies / len(firsts)
     is_test = dataset.parts == Part.TEST
     in_test = 0.0
@@ -63,42 +65,42 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> list[Finding
         if dataset.repeats and not (events.times % DAY).any():
             key, key_zh, severity = "query, item and day", "查询、物品和日期", "info"
     facts = {"count": copies, "in_test": in_test, "key": key, "key_zh": key_zh}
-    return [Finding.of("duplicate-events", severity, share, **facts)]
+    yield Finding.of("duplicate-events", severity, share, **facts)
 
 
-def tied_times(dataset: Dataset) -> list[Finding]:
-    """Return whether many events share their moment with another event of the query, copies apart."""
+def tied_times(dataset: Dataset) -> Iterator[Finding]:
+    """Yield whether many events share their moment with another event of the query, copies apart."""
     events = dataset.interactions
     if events.times is None:
-        return []
+        return
     columns = {"query": events.query_rows, "item": events.item_rows, "time": events.times}
     is_tied = pl.len().over("query", "time") > 1
     share = pl.DataFrame(columns).unique().select(is_tied.mean()).item()
-    return graded("tied-times", share, TIES)
+    yield from graded("tied-times", share, TIES)
 
 
-def one_moment(dataset: Dataset) -> list[Finding]:
-    """Return whether one moment has far more events than the average moment, of several queries."""
+def one_moment(dataset: Dataset) -> Iterator[Finding]:
+    """Yield whether one moment has far more events than the average moment, of several queries."""
     events = dataset.interactions
     if events.times is None:
-        return []
+        return
     moments, counts = np.unique(events.times, return_counts=True)
     place = int(counts.argmax())
     count, share = int(counts[place]), float(counts[place] / len(events))
     queries = len(np.unique(events.query_rows[events.times == moments[place]]))
     is_usual = count < ONE_MOMENT_TIMES_MEAN * counts.mean() and len(moments) > 1
     if share < ONE_MOMENT_SHARE or count < ONE_MOMENT_EVENTS or is_usual or queries < 2:
-        return []
+        return
     moment = "?"
     if np.isfinite(moments[place]):
         moment = str(np.datetime64(int(moments[place]), "s")).replace("T", " ")
-    return [Finding.of("one-moment", "warning", share, queries=queries, moment=moment)]
+    yield Finding.of("one-moment", "warning", share, queries=queries, moment=moment)
 
 
 def out_of_order(
     query_rows: npt.NDArray[np.integer], times: Floats, *, sorted_by_time: bool
-) -> list[Finding]:
-    """Return whether events stand in their table before earlier ones of the same query.
+) -> Iterator[Finding]:
+    """Yield whether events stand in their table before earlier ones of the same query.
 
     Args:
         query_rows: ``(E,)`` query of each event in the order of the table.
@@ -108,16 +110,15 @@ def out_of_order(
     follows = pl.col("time").cum_min(reverse=True).shift(-1)  # the earliest event after this one
     events = pl.DataFrame({"query": query_rows, "time": times})
     late = int(events.select((pl.col("time") > follows).over("query").sum()).item())
-    if not late:
-        return []
-    share = late / len(events)
-    if sorted_by_time:
-        return [Finding.of("events-out-of-order: sorted here", "info", share)]
-    return [Finding.of("events-out-of-order: read in that order", "warning", share)]
+    share = late / max(1, len(events))
+    if late and sorted_by_time:
+        yield Finding.of("events-out-of-order: sorted here", "info", share)
+    elif late:
+        yield Finding.of("events-out-of-order: read in that order", "warning", share)
 
 
-def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
-    """Return the weights of the training clicks by position, and how many of the weights are cut.
+def position_weights(dataset: Dataset, *, is_rated: bool) -> Iterator[Finding]:
+    """Yield the weights of the training clicks by position, and how many of the weights are cut.
 
     Args:
         dataset: The split data set.
@@ -125,21 +126,20 @@ def position_weights(dataset: Dataset, *, is_rated: bool) -> list[Finding]:
     """
     found = propensities_of(dataset, is_rated=is_rated)
     if found is None or dataset.interactions.positions is None:
-        return []
+        return
     positions = dataset.interactions.positions[found.clicked]
     cut = float((found.propensities.weights(positions, most=np.inf) > MAX_WEIGHT).mean())
     if found.why_assumed is not None:
         why, why_zh = WHY_ASSUMED[found.why_assumed]
         facts = {"most": MAX_WEIGHT, "why": why, "why_zh": why_zh}
-        return [Finding.of("positions-assumed", "warning", cut, **facts)]
-    return [
-        Finding.of(
-            "position-weights",
-            "info",
-            cut,
-            most=MAX_WEIGHT,
-            clicks=found.propensities.num_clicks,
-            examples=examples_of(found.propensities),
-            examples_zh=examples_of(found.propensities, "第 {position} 位 {value:.2g}"),
-        )
-    ]
+        yield Finding.of("positions-assumed", "warning", cut, **facts)
+        return
+    yield Finding.of(
+        "position-weights",
+        "info",
+        cut,
+        most=MAX_WEIGHT,
+        clicks=found.propensities.num_clicks,
+        examples=examples_of(found.propensities),
+        examples_zh=examples_of(found.propensities, "第 {position} 位 {value:.2g}"),
+    )

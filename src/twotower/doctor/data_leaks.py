@@ -1,6 +1,6 @@
 """The doctor on columns that know too much: the test's targets, how often items are in it, or the label."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +57,8 @@ class _Parts(NamedTuple):
     latest: Interactions
 
 
-def leaking_query_columns(dataset: Dataset) -> list[Finding]:
-    """Return which query columns know the test targets better than the past explains.
+def leaking_query_columns(dataset: Dataset) -> Iterator[Finding]:
+    """Yield which query columns know the test targets better than the past explains.
 
     Among queries that share a value, the share of equal pairs of test targets is compared with two
     others: how often their training events equal the target, which measures taste, and how often their
@@ -71,13 +71,12 @@ def leaking_query_columns(dataset: Dataset) -> list[Finding]:
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
     if not len(test) or not len(known):
-        return []
+        return
     last = np.zeros(len(known), np.bool_)
     last[known.offsets[1:][np.diff(known.offsets) > 0] - 1] = True
     last &= np.isin(known.query_rows, test.query_rows)
     parts = _Parts(_drawn(test), _drawn(known), _drawn(known.where(last)))
     labels = _labels(dataset, np.unique(known.item_rows))
-    findings = []
     for name in described(dataset.queries):
         values = dataset.queries.frame[name]
         codes = codes_of(values)
@@ -86,12 +85,11 @@ def leaking_query_columns(dataset: Dataset) -> list[Finding]:
         texts = text_of(values)
         found = [_known_by_groups(name, by_row(codes), label, parts) for label in labels]
         found += [_named(name, texts, label, parts) for label in labels]
-        findings += sorted(filter(None, found), key=lambda f: -f.value)[:1]
-    return findings
+        yield from sorted(filter(None, found), key=lambda f: -f.value)[:1]
 
 
-def leaking_item_columns(dataset: Dataset) -> list[Finding]:
-    """Return which item columns correlate with the number of test events, given that of training events.
+def leaking_item_columns(dataset: Dataset) -> Iterator[Finding]:
+    """Yield which item columns correlate with the number of test events, given that of training events.
 
     The figure is the partial rank correlation of the column with the test counts, given the training
     counts, over items with an event and a value.
@@ -104,7 +102,6 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
     tested = np.bincount(rows[is_test & positive], minlength=size)[FIRST_ROW:]
     is_known = np.isin(dataset.parts, KNOWN)
     known = np.bincount(rows[is_known & positive], minlength=size)[FIRST_ROW:]
-    findings = []
     for name in described(dataset.items):
         values = dataset.items.frame[name]
         if values.dtype.is_temporal():
@@ -119,12 +116,11 @@ def leaking_item_columns(dataset: Dataset) -> list[Finding]:
         found = _partial(numbers[kept], tested[kept], known[kept])
         if abs(found) >= COUNTS_KNOWN[0]:
             severity: Severity = "error" if abs(found) >= COUNTS_KNOWN[1] else "warning"
-            findings.append(Finding.of("leaking-item-feature", severity, found, column=name))
-    return findings
+            yield Finding.of("leaking-item-feature", severity, found, column=name)
 
 
-def label_columns(dataset: Dataset, roles: Collection[str] | None = None) -> list[Finding]:
-    """Return which columns alone tell positive from negative training events.
+def label_columns(dataset: Dataset, roles: Collection[str] | None = None) -> Iterator[Finding]:
+    """Yield which columns alone tell positive from negative training events.
 
     The values of a column become groups, and each event is scored by the share of positives that its
     group has in the other half of the events; the figure is the AUC of that score. A column of a side is
@@ -139,11 +135,10 @@ def label_columns(dataset: Dataset, roles: Collection[str] | None = None) -> lis
     events = dataset.interactions
     in_train = np.flatnonzero(dataset.parts == Part.TRAIN)
     if events.labels is None or len(np.unique(events.labels[in_train])) < 2:
-        return []
+        return
     rng = np.random.default_rng(0)
     drawn = np.sort(rng.permutation(in_train)[:MAX_EVENTS])
     labels, is_first = events.labels[drawn] > 0, rng.random(len(drawn)) < 0.5
-    findings = []
     for side, table, rows in (
         ("query", dataset.queries, events.query_rows),
         ("item", dataset.items, events.item_rows),
@@ -155,15 +150,14 @@ def label_columns(dataset: Dataset, roles: Collection[str] | None = None) -> lis
                 continue
             found = _auc_of(by_row(codes)[rows[drawn]], labels, is_first)
             if found >= LABEL_KNOWN and found > own:
-                findings.append(_finding(side, name, found))
-    if roles is None:
-        return findings
-    for name in (name for name in dataset.event_columns.columns if name not in roles):
+                yield _finding(side, name, found)
+    for name in dataset.event_columns.columns:
+        if roles is None or name in roles:
+            continue
         codes = codes_of(dataset.event_columns[name][drawn])
         found = 0.0 if codes is None else _auc_of(codes, labels, is_first)
         if found >= LABEL_KNOWN:
-            findings.append(_finding("event", name, found))
-    return findings
+            yield _finding("event", name, found)
 
 
 def _labels(dataset: Dataset, trained: Rows) -> list[_Label]:
@@ -296,11 +290,8 @@ def _share_of_others(
 
 def _count(keys: Ints, asked: Ints) -> Ints:
     """Return how often each of ``asked`` is among ``keys``."""
-    found, counts = np.unique(keys, return_counts=True)
-    if not len(found):
-        return np.zeros(len(asked), np.int64)
-    places = np.minimum(np.searchsorted(found, asked), len(found) - 1)
-    return np.where(found[places] == asked, counts[places], 0)
+    keys = np.sort(keys)
+    return np.searchsorted(keys, asked, "right") - np.searchsorted(keys, asked, "left")
 
 
 def _partial(x: Floats, y: Ints, given: Ints) -> float:

@@ -1,5 +1,6 @@
 """The doctor on the order of events: whether it says more than a shuffled order would."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -39,17 +40,16 @@ class OrderEvidence(NamedTuple):
         return self.events >= MIN_EVENTS and self.collisions >= MIN_COLLISIONS
 
 
-def shuffled_order(dataset: Dataset) -> list[Finding]:
-    """Return whether the order of events looks shuffled."""
+def shuffled_order(dataset: Dataset) -> Iterator[Finding]:
+    """Yield whether the order of events looks shuffled."""
     if not dataset.ordered:
-        return []
+        return
     positive = dataset.interactions.where(dataset.interactions.is_positive)
     evidence = order_evidence(positive)
     found = max(evidence.adjacent, evidence.position)
-    if not evidence.is_enough or found >= NEEDED_DEVIATIONS:
-        return []
-    deviations = {"adjacent": evidence.adjacent, "position": evidence.position}
-    return [Finding.of("shuffled-order", "warning", found, **deviations, needed=NEEDED_DEVIATIONS)]
+    if evidence.is_enough and found < NEEDED_DEVIATIONS:
+        facts = {"adjacent": evidence.adjacent, "position": evidence.position}
+        yield Finding.of("shuffled-order", "warning", found, **facts, needed=NEEDED_DEVIATIONS)
 
 
 def order_evidence(events: Interactions, *, seed: int = 0) -> OrderEvidence:

@@ -1,5 +1,7 @@
 """The doctor on the split: test events before training, cold items and queries, popularity."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from twotower.data.dataset import KNOWN, Dataset, Part
@@ -18,15 +20,14 @@ FEW_SHARES = (0.2, 0.5)
 """Shares of items: worth knowing, and likely to cost quality; half is the majority."""
 
 
-def empty_test(dataset: Dataset) -> list[Finding]:
-    """Return whether the test holds no positive event."""
-    if ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
-        return []
-    return [Finding.of("empty-test", "error", 0.0, events=len(dataset.interactions))]
+def empty_test(dataset: Dataset) -> Iterator[Finding]:
+    """Yield whether the test holds no positive event."""
+    if not ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
+        yield Finding.of("empty-test", "error", 0.0, events=len(dataset.interactions))
 
 
-def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
-    """Return whether test events are earlier than training events.
+def split_times(dataset: Dataset, *, is_chosen: bool) -> Iterator[Finding]:
+    """Yield whether test events are earlier than training events.
 
     Args:
         dataset: The split data set.
@@ -37,59 +38,54 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> list[Finding]:
     is_test = dataset.parts == Part.TEST
     known = np.isin(dataset.parts, KNOWN)
     if times is None or not is_test.any() or not known.any():
-        return []
+        return
     query_rows = dataset.interactions.query_rows
     last = np.full(dataset.queries.ids.num_rows, -np.inf)
     np.maximum.at(last, query_rows[known], times[known])
     tested = times[is_test]
     is_before = tested < last[query_rows[is_test]]
     share = float(is_before.mean())
-    findings = []
     if share > 0:
         severity: Severity = "error" if share >= BEFORE_TRAIN and not is_chosen else "warning"
         facts = {"count": int(is_before.sum()), "total": len(tested)}
-        findings.append(Finding.of("test-before-train", severity, share, **facts))
+        yield Finding.of("test-before-train", severity, share, **facts)
     overlap = float((tested < times[known].max()).mean())
     if overlap >= OVERLAP:
-        findings.append(Finding.of("time-overlap", "info", overlap))
-    return findings
+        yield Finding.of("time-overlap", "info", overlap)
 
 
-def churn(dataset: Dataset) -> list[Finding]:
-    """Return how many of the test's items and queries training has not seen."""
+def churn(dataset: Dataset) -> Iterator[Finding]:
+    """Yield how many of the test's items and queries training has not seen."""
     positive = dataset.interactions.is_positive
     known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
     test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
     if not len(test):
-        return []
+        return
     is_known = np.zeros(dataset.items.ids.num_rows, np.bool_)
     learnt = dataset.part(Part.TRAIN, Part.VALID)
     is_known[learnt.item_rows[learnt.is_positive]] = True
     items, queries = np.unique(test.item_rows), np.unique(test.query_rows)
     new_queries = np.setdiff1d(queries, known.query_rows)
     cold = float((~is_known[test.item_rows]).mean())
-    found = graded("cold-test-items", cold, COLD)
+    yield from graded("cold-test-items", cold, COLD)
     for kind, new, total in (
         ("catalogue-churn", int((~is_known[items]).sum()), len(items)),
         ("query-churn", len(new_queries), len(queries)),
     ):
-        found += graded(kind, new / total, CHURN, count=new, total=total)
-    return found
+        yield from graded(kind, new / total, CHURN, count=new, total=total)
 
 
-def popularity(dataset: Dataset) -> list[Finding]:
-    """Return whether a few items have most training events, and whether most items have too few."""
+def popularity(dataset: Dataset) -> Iterator[Finding]:
+    """Yield whether a few items have most training events, and whether most items have too few."""
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
     counts = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     counts = counts[FIRST_ROW:] if dataset.offered is None else counts[dataset.offered]
     if not len(train):
-        return []
+        return
     top = -(-int((counts > 0).sum()) // 100)
     concentration = float(np.sort(counts)[::-1][:top].sum() / counts.sum())
     few = float((counts < FEW).mean())
     facts = {"items": len(counts), "needed": FEW, "median": float(np.median(counts))}
-    return [
-        *graded("popularity-concentration", concentration, CONCENTRATION, items=top),
-        *graded("few-events-per-item", few, FEW_SHARES, **facts),
-    ]
+    yield from graded("popularity-concentration", concentration, CONCENTRATION, items=top)
+    yield from graded("few-events-per-item", few, FEW_SHARES, **facts)

@@ -1,6 +1,6 @@
 """What the doctor finds: in tables before anything is trained, and in a bundle's data and model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -187,15 +187,15 @@ def _offered(dataset: Dataset) -> EntityTable:
     return replace(dataset.items, ids=ids, frame=frame)
 
 
-def _as_in_file(frame: pl.DataFrame, preparation: Preparation, config: Config) -> list[Finding]:
-    """Return whether a table of events, as it was read, is out of order."""
+def _as_in_file(frame: pl.DataFrame, preparation: Preparation, config: Config) -> Iterator[Finding]:
+    """Yield whether a table of events, as it was read, is out of order."""
     column = {decision.role: decision.column for decision in preparation.decisions}
     query, item, time = (column[role] for role in (Role.QUERY, Role.ITEM, Role.TIME))
     if query is None or item is None or time is None:
-        return []
+        return
     query_ids, has_query = checked_ids(frame[query], role=Role.QUERY, drop_null=True)
     _, has_item = checked_ids(frame[item], role=Role.ITEM, drop_null=True)
     kept = pl.Series(has_query & has_item)
     times = times_in_seconds(frame[time].filter(kept), what=f"time column {time!r}")
     owners = query_ids.filter(kept).rank("dense").to_numpy()
-    return out_of_order(owners, times, sorted_by_time=config.data.order != "file")
+    yield from out_of_order(owners, times, sorted_by_time=config.data.order != "file")

@@ -1,7 +1,7 @@
 """``Finding``: one thing that the doctor saw, said in a person's language."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +82,7 @@ class Finding:
     def as_json(self, language: Language = "en") -> dict[str, Any]:
         """Return ``{"id", "severity", "what", "why", "do", "value"}``, said in ``language``."""
         text = self.kind.en if language == "en" else self.kind.zh
-        words = {"argument": _ARGUMENTS, "passing": _Passing(self.facts), **self.facts}
+        words = {"argument": _Arguments(), "passing": _Passing(self.facts), **self.facts}
         said = {
             name: sentence.format(value=self.value, **words)
             for name, sentence in vars(text).items()
@@ -90,8 +90,8 @@ class Finding:
         return {"id": self.kind.id, "severity": self.severity, **said, "value": self.value}
 
 
-class _Arguments(dict[str, str]):
-    def __missing__(self, name: str) -> str:
+class _Arguments:
+    def __getitem__(self, name: str) -> str:
         return argument(name)
 
 
@@ -106,14 +106,10 @@ class _Passing:
         return passing(**{name: str(self.facts[value[1:]]) if value.startswith("@") else value})
 
 
-_ARGUMENTS = _Arguments()
-
-
-def graded(kind: str, share: float, limits: tuple[float, float], **facts: Any) -> list[Finding]:
-    """Return an info from the first limit on, a warning from the second, and nothing below both."""
-    if share < limits[0]:
-        return []
-    return [Finding.of(kind, "warning" if share >= limits[1] else "info", share, **facts)]
+def graded(kind: str, share: float, limits: tuple[float, float], **facts: Any) -> Iterator[Finding]:
+    """Yield an info from the first limit on, a warning from the second, and nothing below both."""
+    if share >= limits[0]:
+        yield Finding.of(kind, "warning" if share >= limits[1] else "info", share, **facts)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

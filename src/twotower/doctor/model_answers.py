@@ -1,5 +1,6 @@
 """The answers of a model: whether they are popularity's, the same for all, or hold a hub item."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,7 @@ from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.doctor.findings import Finding, Severity
 from twotower.evaluation.evaluate_bundle import scorer_of
-from twotower.evaluation.ranking import Evaluation, Scorer, evaluate
-from twotower.features.base import FeatureArrays
+from twotower.evaluation.ranking import Evaluation, Scorer, evaluate, keys_of
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
 
@@ -70,19 +70,19 @@ class Trial:
     """
 
     def __init__(self, retriever: Retriever, dataset: Dataset) -> None:
-        self.encoding = scorer_of(retriever, dataset).encoding
+        scorer = scorer_of(retriever, dataset)
+        self.encoding = scorer.encoding
         self.popularity = retriever.contents.popularity
         self.num_item_rows = dataset.items.ids.num_rows
         self.query_ids = dataset.queries.ids
         self.remove_seen = not dataset.repeats
         self.offered = dataset.offered
         cases = dataset.cases(Part.VALID)
-        features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
         # A query about which nothing is known gets popularity, however good the model is.
-        known = np.flatnonzero(self.encoding.is_known(features, cases.histories))
+        known = np.flatnonzero(scorer.is_known(cases))
         chosen = np.sort(np.random.default_rng(0).permutation(known)[:MAX_QUERIES])
         self.cases = cases.take(chosen)
-        self.features: FeatureArrays = {name: v[chosen] for name, v in features.items()}
+        self.features = scorer.features_of(self.cases)
         self.query_vectors = self.encoding.query_vectors(self.features, self.cases.histories)
         self.item_vectors = retriever.index.item_vectors
 
@@ -115,9 +115,7 @@ class Trial:
         """Return pairs of a query's place and the row of an item that is left out of its answers."""
         if not self.remove_seen:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        histories = self.cases.histories
-        owners = np.repeat(np.arange(len(self), dtype=np.int64), histories.lengths)
-        pairs = np.unique(owners * self.num_item_rows + histories.item_rows)
+        pairs = np.unique(keys_of(self.cases.histories, self.num_item_rows))
         queries, items = np.divmod(pairs, self.num_item_rows)
         is_item = items >= FIRST_ROW
         if self.offered is not None:
@@ -125,18 +123,19 @@ class Trial:
         return queries[is_item], items[is_item]
 
 
-def check_answers(trial: Trial, item_ids: Vocabulary) -> list[Finding]:
-    """Return hub items, and whether the answers are popularity's or the same for all.
+def check_answers(trial: Trial, item_ids: Vocabulary) -> Iterator[Finding]:
+    """Yield hub items, and whether the answers are popularity's or the same for all.
 
     Args:
         trial: At least two queries.
         item_ids: The item vocabulary.
     """
     if trial.num_items <= K:  # everyone gets everything
-        return []
+        return
     answers = trial.answer(trial.query_vectors, trial.item_vectors).ranking.item_rows
     popular = trial.evaluated(Popularity(trial.popularity)).ranking.item_rows
-    return [*_same(trial, answers, popular), *_hubs(trial, answers, popular, item_ids)]
+    yield from _same(trial, answers, popular)
+    yield from _hubs(trial, answers, popular, item_ids)
 
 
 def overlap(first: Rows, second: Rows) -> float:
@@ -161,13 +160,13 @@ def pairwise_overlap(answers: Rows) -> float:
     return float((counts * (counts - 1)).sum() / (num_queries * (num_queries - 1) * k))
 
 
-def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
+def _same(trial: Trial, answers: Rows, popular: Rows) -> Iterator[Finding]:
     queries, _ = trial.removed()
     may_be_shown = trial.num_items - np.bincount(queries, minlength=len(trial))
     # A query that has seen most of the catalogue gets the rest of it from any model.
     has_choice = may_be_shown >= 2 * K
     if has_choice.sum() < FEW_QUERIES:
-        return []
+        return
     answers, popular = answers[has_choice], popular[has_choice]
     pairwise, like_popular = pairwise_overlap(answers), overlap(answers, popular)
     # The overlap of two unrelated lists.
@@ -177,11 +176,11 @@ def _same(trial: Trial, answers: Rows, popular: Rows) -> list[Finding]:
     for kind, value in (("popularity-only", like_popular), ("same-answer-for-all", pairwise)):
         if value >= share:
             severity: Severity = "error" if value >= all_of_it else "warning"
-            return [Finding.of(kind, severity, value, **facts)]
-    return []
+            yield Finding.of(kind, severity, value, **facts)
+            return
 
 
-def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> list[Finding]:
+def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> Iterator[Finding]:
     num_rows, num_queries = trial.num_item_rows, len(trial)
     counts, popular_counts = (
         np.bincount(rows[rows != PADDING_ROW], minlength=num_rows) for rows in (answers, popular)
@@ -197,21 +196,19 @@ def _hubs(trial: Trial, answers: Rows, popular: Rows, item_ids: Vocabulary) -> l
     is_hub = (may_be_shown >= num_queries / 10) & (share >= HUB_SHARE)
     is_hub &= _odds(share, shown_to) >= HUB_ODDS * _odds(justified, shown_to)
     if not is_hub.any():
-        return []
+        return
     row = int(np.where(is_hub, share, -1.0).argmax())
     by_popularity = np.random.default_rng(0).multinomial(K * num_queries, chances / chances.sum())
-    return [
-        Finding.of(
-            "hub-item",
-            "warning",
-            float(share[row]),
-            item=item_ids.ids_of(np.array([row]))[0],
-            justified=float(justified[row]),
-            skewness=pl.Series(counts[FIRST_ROW:]).skew(),
-            expected_skewness=pl.Series(by_popularity[FIRST_ROW:]).skew(),
-            k=K,
-        )
-    ]
+    yield Finding.of(
+        "hub-item",
+        "warning",
+        float(share[row]),
+        item=item_ids.ids_of(np.array([row]))[0],
+        justified=float(justified[row]),
+        skewness=pl.Series(counts[FIRST_ROW:]).skew(),
+        expected_skewness=pl.Series(by_popularity[FIRST_ROW:]).skew(),
+        k=K,
+    )
 
 
 def _odds(share: Floats, num: npt.NDArray[np.integer]) -> Floats:

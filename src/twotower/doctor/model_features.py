@@ -1,6 +1,6 @@
 """The inputs of the towers: the loss from shuffling each, and values that have no vector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,41 +116,38 @@ def history_loss(trial: Trial) -> list[Loss]:
     return [_loss("history", before, after, differs)]
 
 
-def check_losses(losses: Sequence[Loss]) -> list[Finding]:
-    """Return whether the history is ignored, and which features do not help."""
-    check = {"history": _check_history}
-    return [found for loss in losses for found in check.get(loss.name, _check_feature)(loss)]
+def check_losses(losses: Sequence[Loss]) -> Iterator[Finding]:
+    """Yield whether the history is ignored, and which features do not help."""
+    for loss in losses:
+        yield from _check_history(loss) if loss.name == "history" else _check_feature(loss)
 
 
-def _check_history(loss: Loss) -> list[Finding]:
-    """Return whether queries get the same answers with the history of another query."""
+def _check_history(loss: Loss) -> Iterator[Finding]:
+    """Yield whether queries get the same answers with the history of another query."""
     drop = loss.drop
-    if loss.unchanged < HISTORY_PARTLY_READ and not loss.may_be_nothing:
-        return []
-    facts = {"k": K, "drop": drop.value, "low": drop.low, "high": drop.high, "base": loss.base}
-    severity: Severity = "error" if loss.unchanged >= HISTORY_NOT_READ else "warning"
-    return [Finding.of("history-ignored", severity, loss.unchanged, **facts)]
+    if loss.unchanged >= HISTORY_PARTLY_READ or loss.may_be_nothing:
+        facts = {"k": K, "drop": drop.value, "low": drop.low, "high": drop.high, "base": loss.base}
+        severity: Severity = "error" if loss.unchanged >= HISTORY_NOT_READ else "warning"
+        yield Finding.of("history-ignored", severity, loss.unchanged, **facts)
 
 
-def _check_feature(loss: Loss) -> list[Finding]:
-    """Return whether shuffling the feature between rows costs nothing, or no more than chance does."""
+def _check_feature(loss: Loss) -> Iterator[Finding]:
+    """Yield whether shuffling the feature between rows costs nothing, or no more than chance does."""
     facts = {"feature": loss.name, "k": K}
     if loss.unchanged >= NOT_READ:
-        return [Finding.of("feature-ignored", "warning", loss.unchanged, **facts)]
-    if not loss.may_be_nothing:
-        return []
-    facts |= {"base": loss.base, "low": loss.drop.low, "high": loss.drop.high}
-    return [Finding.of("feature-does-not-help", "info", loss.drop.value, **facts)]
+        yield Finding.of("feature-ignored", "warning", loss.unchanged, **facts)
+    elif loss.may_be_nothing:
+        facts |= {"base": loss.base, "low": loss.drop.low, "high": loss.drop.high}
+        yield Finding.of("feature-does-not-help", "info", loss.drop.value, **facts)
 
 
-def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
-    """Return which features of ids, categories and tags have many values without a vector.
+def check_vocabularies(contents: Contents, model: TwoTower) -> Iterator[Finding]:
+    """Yield which features of ids, categories and tags have many values without a vector.
 
     Args:
         contents: What the bundle holds.
         model: Its towers, which name the features that they read.
     """
-    found: list[Finding] = []
     sides = (
         ("query", contents.queries, model.query_features),
         ("item", contents.items, model.item_features),
@@ -165,7 +162,7 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
             if not len(present):
                 continue
             is_unknown = ~transform.is_known(transform.apply(present))
-            found += graded(
+            yield from graded(
                 "dead-vocabulary",
                 float(is_unknown.sum() / len(values)),
                 UNKNOWN,
@@ -173,7 +170,6 @@ def check_vocabularies(contents: Contents, model: TwoTower) -> list[Finding]:
                 rows=len(values),
                 min_count=contents.config.features.min_count,
             )
-    return found
 
 
 def _loss(name: str, before: Evaluation, after: Evaluation, counted: Bools) -> Loss:

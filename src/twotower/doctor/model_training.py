@@ -1,6 +1,7 @@
 """The training of a model: its loss against chance, and how many of its negatives are false."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -29,8 +30,8 @@ _BATCHES, _QUERIES = 8, 64
 """Queries of each batch: together 512, among which a share is known to 2 % or better."""
 
 
-def check_loss(contents: Contents) -> list[Finding]:
-    """Return whether the last epoch's loss is no better than that of equal scores, or of popularity.
+def check_loss(contents: Contents) -> Iterator[Finding]:
+    """Yield whether the last epoch's loss is no better than that of equal scores, or of popularity.
 
     Both levels are measured with the training's own loss and sampler, on batches of items drawn as in
     training: with all scores equal, and with the log of the items' share of the events as scores. Losses
@@ -45,20 +46,21 @@ def check_loss(contents: Contents) -> list[Finding]:
         has_level = False
     # The logged loss is the mean over the views, each of which has a level of its own.
     if not losses or not has_level or (counts > 0).sum() < 2 or contents.view is not None:
-        return []
+        return
     chance, popularity = _levels(config, counts, contents.config.training.batch_size or 1)
     loss = float(losses[-1])
     facts = {"loss": loss, "chance": chance, "popularity": popularity}
     if loss >= AT_CHANCE * chance:
-        return [Finding.of("loss-at-chance", "error", loss / chance, **facts)]
-    if spec.has_popularity and loss >= popularity:
+        yield Finding.of("loss-at-chance", "error", loss / chance, **facts)
+    elif spec.has_popularity and loss >= popularity:
         ratio = loss / popularity
-        return [Finding.of("loss-no-better-than-popularity", "warning", ratio, **facts)]
-    return []
+        yield Finding.of("loss-no-better-than-popularity", "warning", ratio, **facts)
 
 
-def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool) -> list[Finding]:
-    """Return whether many of a training query's negatives are items that it likes.
+def check_negatives(
+    contents: Contents, dataset: Dataset, *, reads_history: bool
+) -> Iterator[Finding]:
+    """Yield whether many of a training query's negatives are items that it likes.
 
     Args:
         contents: What the bundle holds.
@@ -67,13 +69,13 @@ def check_negatives(contents: Contents, dataset: Dataset, *, reads_history: bool
     """
     config = contents.config.loss
     if not SAMPLERS[config.negatives].is_shared:
-        return []
+        return
     share = false_negative_share(contents, dataset, reads_history=reads_history)
-    if share < MANY_FALSE or contents.view is not None:  # views are trained without the mask
-        return []
-    # With the mask, the false negatives that remain are future events, which the model must tell from now.
-    is_masked = config.mask_known and reads_history
-    return [Finding.of("false-negatives", "info" if is_masked else "warning", share)]
+    if share >= MANY_FALSE and contents.view is None:  # views are trained without the mask
+        # With the mask, the false negatives that remain are future events, which the model must tell
+        # from now.
+        is_masked = config.mask_known and reads_history
+        yield Finding.of("false-negatives", "info" if is_masked else "warning", share)
 
 
 def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history: bool) -> float:
@@ -116,7 +118,7 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
         is_negative.scatter_(1, candidates.positions[:, None], False)  # the own item
         liked = known.take(batch.query_rows[:_QUERIES])
         is_liked = np.zeros((len(own), num_rows), np.bool_)
-        is_liked[np.repeat(np.arange(len(own)), liked.lengths), liked.item_rows] = True
+        is_liked[liked.owners, liked.item_rows] = True
         num_negatives += int(is_negative.sum())
         num_false += int((is_negative.numpy() & is_liked[:, candidates.item_rows.numpy()]).sum())
     return num_false / max(1, num_negatives)
@@ -141,10 +143,9 @@ def _levels(config: LossConfig, counts: Float32s, batch_size: int) -> tuple[floa
         queries = torch.ones(len(candidates.positions), 1)
         items = logs[candidates.item_rows]
         with torch.no_grad():
-            totals += (
-                float(loss(queries, 0 * items, candidates, hidden=hits)),
-                float(loss(queries, items, candidates, hidden=hits)),
-            )
+            totals += [
+                float(loss(queries, each, candidates, hidden=hits)) for each in (0 * items, items)
+            ]
     chance, popularity = totals / _BATCHES
     return float(chance), float(popularity)
 

@@ -1,5 +1,6 @@
 """The vectors of a model: whether they have collapsed, and whether their length follows popularity."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,8 @@ def uniformity(vectors: Float32s) -> float:
     return float(np.log(np.exp(-2 * np.maximum(upper, 0.0)).mean()))
 
 
-def check_item_vectors(vectors: Float32s, counts: Float32s) -> list[Finding]:
-    """Return whether the vectors of the items that training saw have collapsed or follow popularity.
+def check_item_vectors(vectors: Float32s, counts: Float32s) -> Iterator[Finding]:
+    """Yield whether the vectors of the items that training saw have collapsed or follow popularity.
 
     Args:
         vectors: ``(I, dim)`` float32.
@@ -96,18 +97,15 @@ def check_item_vectors(vectors: Float32s, counts: Float32s) -> list[Finding]:
     """
     seen = counts > 0
     vectors, counts = vectors[seen], counts[seen]
-    found = _collapse(vectors, "item", "warning")
+    yield from _collapse(vectors, "item", "warning")
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if len(norms) > 2 and norms.std() > EQUAL_NORMS * norms.mean() and np.ptp(counts) > 0:
         correlation = float(np.corrcoef(_ranks(norms), _ranks(counts))[0, 1])
         if correlation >= GOES_WITH:
-            found.append(
-                Finding.of("norm-follows-popularity", "info", correlation, items=len(norms))
-            )
-    return found
+            yield Finding.of("norm-follows-popularity", "info", correlation, items=len(norms))
 
 
-def check_query_vectors(vectors: Float32s) -> list[Finding]:
+def check_query_vectors(vectors: Float32s) -> Iterator[Finding]:
     """Return whether the vectors of queries have collapsed.
 
     Few directions are only noted, above one line: queries may well differ in few ways.
@@ -121,8 +119,8 @@ def check_query_vectors(vectors: Float32s) -> list[Finding]:
     return _collapse(vectors, "query", "info")
 
 
-def _collapse(vectors: Float32s, side: str, above_line: Severity) -> list[Finding]:
-    """Return whether the vectors of a side have few directions, or are all alike.
+def _collapse(vectors: Float32s, side: str, above_line: Severity) -> Iterator[Finding]:
+    """Yield whether the vectors of a side have few directions, or are all alike.
 
     Args:
         vectors: ``(n, dim)`` float32.
@@ -138,20 +136,17 @@ def _collapse(vectors: Float32s, side: str, above_line: Severity) -> list[Findin
     rng = np.random.default_rng(0)
     vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
     if len(vectors) < 2:
-        return []
-    dim = vectors.shape[1]
+        return
     most = min(vectors.shape)
-    found = []
     rank = effective_rank(rng.permutation(vectors)[:_MOST_VECTORS])
     severity: Severity = "error" if rank < ONE_LINE else above_line
     if most > ONE_LINE and rank < max(ONE_LINE, FEW_DIRECTIONS * most):
-        facts = {"dim": dim, "vectors": len(vectors)}
-        found.append(Finding.of(f"{side}-vectors-few-directions", severity, rank, **facts))
+        facts = {"dim": vectors.shape[1], "vectors": len(vectors)}
+        yield Finding.of(f"{side}-vectors-few-directions", severity, rank, **facts)
     value = uniformity(rng.permutation(vectors)[:_MOST_PAIRED])
     if value > ALIKE:
         severity = "error" if value > SAME_POINT else "warning"
-        found.append(Finding.of(f"{side}-vectors-alike", severity, value, vectors=len(vectors)))
-    return found
+        yield Finding.of(f"{side}-vectors-alike", severity, value, vectors=len(vectors))
 
 
 def _ranks(values: npt.NDArray[Any]) -> Floats:

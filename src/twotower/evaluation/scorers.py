@@ -49,7 +49,7 @@ class ModelScorer:
 
     def is_known(self, cases: Cases) -> Bools:
         """Return whether the model knows anything of each query: ``(len(cases),)`` bool."""
-        return self.encoding.is_known(self._features(cases), cases.histories)
+        return self.encoding.is_known(self.features_of(cases), cases.histories)
 
     def of_new_queries(self) -> "ModelScorer":
         """Return a scorer that treats every query's id as unknown, but still reads its other features."""
@@ -73,11 +73,12 @@ class ModelScorer:
         scores = (vectors[torch.from_numpy(case_of)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
 
-    def _features(self, cases: Cases) -> FeatureArrays:
+    def features_of(self, cases: Cases) -> FeatureArrays:
+        """Return the features of the cases' queries, ``len(cases)`` lines each."""
         return {name: values[cases.query_rows] for name, values in self.query_features.items()}
 
     def _query_vectors(self, cases: Cases) -> torch.Tensor:
-        return self.encoding.query_vectors(self._features(cases), cases.histories)
+        return self.encoding.query_vectors(self.features_of(cases), cases.histories)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,8 +56,7 @@ def test_scores(retriever: Retriever, dataset: Dataset) -> Scores | None:
     """
     scorer = scorer_of(retriever, dataset)
     cases = dataset.cases(Part.TEST)
-    features = {name: v[cases.query_rows] for name, v in retriever.query_features.items()}
-    known = np.flatnonzero(scorer.encoding.is_known(features, cases.histories))
+    known = np.flatnonzero(scorer.is_known(cases))
     rng = np.random.default_rng(0)
     cases = cases.take(np.sort(rng.permutation(known)[:MAX_QUERIES]))
     if not len(cases):
@@ -68,7 +67,7 @@ def test_scores(retriever: Retriever, dataset: Dataset) -> Scores | None:
     others: list[Floats] = []
     above: list[float] = []
     for place in range(len(cases)):
-        wanted = cases.targets.take(np.array([place])).item_rows
+        wanted = cases.targets.of_one(place)
         candidates = scores[place, may_be[place]]
         if not len(candidates):
             continue
@@ -112,7 +111,7 @@ def _may_be(cases: Cases, dataset: Dataset) -> Bools:
         may_be &= dataset.offered
     left_out = [cases.targets] if dataset.repeats else [cases.targets, cases.histories]
     for each in left_out:
-        may_be[np.repeat(np.arange(len(cases)), each.lengths), each.item_rows] = False
+        may_be[each.owners, each.item_rows] = False
     return may_be
 
 
