@@ -52,9 +52,9 @@ class TestColumns:
             "price": "number", "kind": "categorical", "tags": "tags", "title": "text",
             "when": "time", "link": "shown",
         }  # fmt: skip
-        found = {c.name: c for c in column_profiles([side_of(frame, kinds)], SAY)}
+        found = {c["name"]: c for c in column_profiles([side_of(frame, kinds)], SAY)}
         assert list(found) == list(frame.columns)[1:]
-        told = {name: (c.missing, c.distinct, c.holds) for name, c in found.items()}
+        told = {name: (c["missing"], c["distinct"], c["holds"]) for name, c in found.items()}
         assert told == {
             "price": ("50.0", "2", "1.5 to 2.5"),
             "kind": ("25.0", "2", "a 50 % · b 25 %"),
@@ -63,13 +63,13 @@ class TestColumns:
             "when": ("0.0", "3", "2024-01-01 to 2024-03-01"),
             "link": ("0.0", "4", ""),
         }
-        assert [name for name, c in found.items() if c.drawn] == ["price", "when"]
+        assert [name for name, c in found.items() if c["drawn"]] == ["price", "when"]
 
     def test_a_histogram_is_as_high_as_its_counts(self) -> None:
         numbers = [float(n) for n in range(24) for _ in range(10)] + [5.0] * 10
         frame = pl.DataFrame({"item_id": range(250), "x": numbers})
         (column,) = column_profiles([side_of(frame, {"x": "number"})], SAY)
-        heights = [int(h) for h in re.findall(r'height="(\d+)"', str(column.drawn))]
+        heights = [int(h) for h in re.findall(r'height="(\d+)"', str(column["drawn"]))]
         assert len(heights) == 24
         assert (max(heights), heights.index(24), sorted(heights)[-2]) == (24, 5, 12)
 

@@ -48,12 +48,8 @@ class BM25:
         """Return the index of the items' words, and the queries' words."""
         of_items = settings.words_of_items(_texts(dataset.items, columns.item))
         of_queries = settings.words_of_queries(_texts(dataset.queries, columns.query))
-        return cls(
-            LexicalIndex(of_items, k1=settings.k1, b=settings.b),
-            ((),) * FIRST_ROW + of_queries,
-            settings,
-            columns,
-        )
+        index = LexicalIndex(of_items, k1=settings.k1, b=settings.b)
+        return cls(index, ((),) * FIRST_ROW + of_queries, settings, columns)
 
     def weighed(self, *, k1: float, b: float) -> "BM25":
         """Return the same words by other settings."""

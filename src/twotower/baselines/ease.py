@@ -119,7 +119,7 @@ def choose_ease(dataset: Dataset) -> EASE:
     Raises:
         ConfigError: The catalogue is too large for the memory that is available.
     """
-    count = check_size(dataset)
+    count, num_rows = check_size(dataset), dataset.items.ids.num_rows
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     lives = half_lives(dataset, _HALF_LIVES)
     pair_lives = half_lives(dataset, _PAIR_HALF_LIVES)
@@ -129,15 +129,9 @@ def choose_ease(dataset: Dataset) -> EASE:
         for number, regularization in enumerate(regularizations, 1):
             # The last one may take the matrix itself.
             matrix = gram.copy() if number < len(regularizations) else gram
-            fitted = EASE(
-                item_rows,
-                _solved(matrix, regularization),
-                dataset.items.ids.num_rows,
-                regularization,
-                None,
-                pair_half_life,
-            )
-            del matrix
+            weights = _solved(matrix, regularization)
+            fitted = EASE(item_rows, weights, num_rows, regularization, None, pair_half_life)
+            del matrix, weights
             yield validation.best(replace(fitted, half_life=life) for life in lives)
 
     if count > _CHOSEN_ITEMS:

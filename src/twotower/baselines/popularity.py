@@ -97,13 +97,8 @@ class RecentPopularity:
         assert train.times is not None
         order = np.argsort(train.times, kind="stable")
         weights = np.ones(len(order)) if train.weights is None else train.weights[order]
-        return cls(
-            train.item_rows[order],
-            train.times[order],
-            weights.astype(np.float64),
-            num_item_rows,
-            half_life,
-        )
+        rows, times = train.item_rows[order], train.times[order]
+        return cls(rows, times, weights.astype(np.float64), num_item_rows, half_life)
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the scores as of each case: ``(len(cases), num_item_rows)`` float32, finite."""

@@ -96,7 +96,7 @@ def fit_baselines(
     left_out: dict[str, str] = {}
     learnt = (learnt_too(dataset, "valid") if refit else dataset).part(Part.TRAIN)
     popularity = Popularity.fit(learnt, dataset.items.ids.num_rows)
-    has_validation = (dataset.interactions.is_positive & (dataset.parts == Part.VALID)).any()
+    has_validation = len(dataset.positives(Part.VALID)) > 0
     told = Fitting(dataset, popularity, seed, learnt if refit else None, bm25)
     for key, spec in BASELINES.items():
         if keys != "auto" and key not in keys:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.ranking import Scorer, evaluate_on
+from twotower.evaluation.ranking import Scorer, mean_of
 
 _MAX_CASES = 2_000
 
@@ -40,8 +40,7 @@ class Validation:
         It is computed once, since the best of one stage competes with the candidates of the next.
         """
         if scorer not in self._known:
-            found = evaluate_on(self.dataset, scorer, self.cases, (10,), metrics=("ndcg",))
-            self._known[scorer] = found.mean()["ndcg@10"]
+            self._known[scorer] = mean_of("ndcg@10", self.dataset, scorer, self.cases)
         return self._known[scorer]
 
     def best(self, *candidates: Iterable[Candidate]) -> Candidate:

@@ -321,6 +321,11 @@ class Dataset:
         """Return the events of ``parts``, in their order."""
         return self.interactions.where(np.isin(self.parts, parts))
 
+    def positives(self, *parts: Part) -> Interactions:
+        """Return the positive events of ``parts``, in their order."""
+        is_positive = self.interactions.is_positive
+        return self.interactions.where(np.isin(self.parts, parts) & is_positive)
+
     def cases(self, part: Part) -> Cases:
         """Return one case for each query with a positive event in ``part``.
 

@@ -67,9 +67,7 @@ def leaking_query_columns(dataset: Dataset) -> Iterator[Finding]:
     pairs of different queries count. Targets are compared by their id, if the item was in training, and by
     each item column.
     """
-    positive = dataset.interactions.is_positive
-    test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
-    known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
+    known, test = dataset.positives(*KNOWN), dataset.positives(Part.TEST)
     if not len(test) or not len(known):
         return
     last = np.zeros(len(known), np.bool_)
@@ -96,12 +94,10 @@ def leaking_item_columns(dataset: Dataset) -> Iterator[Finding]:
 
     Source: Kendall, Biometrika 1942 (partial rank correlation), here with Spearman's coefficient.
     """
-    positive = dataset.interactions.is_positive
-    is_test = dataset.parts == Part.TEST
-    rows, size = dataset.interactions.item_rows, dataset.items.ids.num_rows
-    tested = np.bincount(rows[is_test & positive], minlength=size)[FIRST_ROW:]
-    is_known = np.isin(dataset.parts, KNOWN)
-    known = np.bincount(rows[is_known & positive], minlength=size)[FIRST_ROW:]
+    tested, known = (
+        np.bincount(events.item_rows, minlength=dataset.items.ids.num_rows)[FIRST_ROW:]
+        for events in (dataset.positives(Part.TEST), dataset.positives(*KNOWN))
+    )
     for name in described(dataset.items):
         values = dataset.items.frame[name]
         if values.dtype.is_temporal():

@@ -22,7 +22,7 @@ FEW_SHARES = (0.2, 0.5)
 
 def empty_test(dataset: Dataset) -> Iterator[Finding]:
     """Yield whether the test holds no positive event."""
-    if not ((dataset.parts == Part.TEST) & dataset.interactions.is_positive).any():
+    if not len(dataset.positives(Part.TEST)):
         yield Finding.of("empty-test", "error", 0.0, events=len(dataset.interactions))
 
 
@@ -56,14 +56,11 @@ def split_times(dataset: Dataset, *, is_chosen: bool) -> Iterator[Finding]:
 
 def churn(dataset: Dataset) -> Iterator[Finding]:
     """Yield how many of the test's items and queries training has not seen."""
-    positive = dataset.interactions.is_positive
-    known = dataset.interactions.where(np.isin(dataset.parts, KNOWN) & positive)
-    test = dataset.interactions.where((dataset.parts == Part.TEST) & positive)
+    known, test = dataset.positives(*KNOWN), dataset.positives(Part.TEST)
     if not len(test):
         return
     is_known = np.zeros(dataset.items.ids.num_rows, np.bool_)
-    learnt = dataset.part(Part.TRAIN, Part.VALID)
-    is_known[learnt.item_rows[learnt.is_positive]] = True
+    is_known[dataset.positives(Part.TRAIN, Part.VALID).item_rows] = True
     items, queries = np.unique(test.item_rows), np.unique(test.query_rows)
     new_queries = np.setdiff1d(queries, known.query_rows)
     cold = float((~is_known[test.item_rows]).mean())
@@ -77,8 +74,7 @@ def churn(dataset: Dataset) -> Iterator[Finding]:
 
 def popularity(dataset: Dataset) -> Iterator[Finding]:
     """Yield whether a few items have most training events, and whether most items have too few."""
-    train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_positive)
+    train = dataset.positives(Part.TRAIN)
     counts = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     counts = counts[FIRST_ROW:] if dataset.offered is None else counts[dataset.offered]
     if not len(train):

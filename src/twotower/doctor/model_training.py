@@ -90,8 +90,7 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
         reads_history: See ``check_negatives``.
     """
     config, num_rows = contents.config, dataset.items.ids.num_rows
-    known_events = dataset.part(Part.TRAIN, Part.VALID)
-    known = known_events.where(known_events.is_positive).histories()
+    known = dataset.positives(Part.TRAIN, Part.VALID).histories()
     batches = PairBatches(
         dataset.part(Part.TRAIN),
         batch_size=config.training.batch_size or 1,

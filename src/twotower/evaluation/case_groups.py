@@ -26,37 +26,26 @@ _MAX_VALUES = 50  # of a column that is cut without being asked for
 _DAY = 86_400.0
 
 
-@dataclass(frozen=True, eq=False)
-class CaseGroup:
+class CaseGroup(NamedTuple):
     """One group of a cut, as the targets that belong to it.
 
     Args:
-        by: What the cases are grouped by.
-        side: Whether the group is one of queries, or of items.
         label: Which group it is.
         kept: ``(T,)`` bool over the targets of all cases; all targets of a query that belongs.
         low: Smallest value in the group, where it was cut by a number.
         high: Largest value.
         unit: The unit of these two; None where it was not cut by a number.
+        by: What the cases are grouped by.
+        side: Whether the group is one of queries, or of items.
     """
 
-    by: str
-    side: Side
     label: str
     kept: Bools
     low: float | None = None
     high: float | None = None
     unit: Unit | None = None
-
-
-class _Group(NamedTuple):
-    """A group as a mask over ``(Q,)`` cases or ``(T,)`` targets, and the rest of a ``CaseGroup``."""
-
-    label: str
-    mask: Bools
-    low: float | None = None
-    high: float | None = None
-    unit: Unit | None = None
+    by: str = "all"
+    side: Side = "query"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +66,11 @@ class _Asked:
     query_events: Ints
     item_events: Ints
 
-    def cut(self, by: str, side: Side, groups: Iterable[_Group]) -> list[CaseGroup]:
-        """Return the groups that hold something, as masks over targets."""
+    def cut(self, by: str, side: Side, groups: Iterable[CaseGroup]) -> list[CaseGroup]:
+        """Return the groups that hold something; those of queries are given as ``(Q,)`` of the cases."""
         owners = self.targets.owners if side == "query" else slice(None)
-        return [
-            CaseGroup(by, side, g.label, g.mask[owners], g.low, g.high, g.unit)
-            for g in groups
-            if g.mask.any()
-        ]
+        filled = (group for group in groups if group.kept.any())
+        return [group._replace(kept=group.kept[owners], by=by, side=side) for group in filled]
 
 
 def case_groups_of(
@@ -103,16 +89,10 @@ def case_groups_of(
         ValueError: ``by`` is one string.
     """
     check_names(dataset, by)
-    train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_positive)
+    train = dataset.positives(Part.TRAIN)
     counts = np.bincount(train.query_rows, minlength=dataset.queries.ids.num_rows)
-    asked = _Asked(
-        dataset=dataset,
-        cases=cases,
-        targets=targets,
-        query_events=counts[cases.query_rows],
-        item_events=np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows),
-    )
+    item_events = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
+    asked = _Asked(dataset, cases, targets, counts[cases.query_rows], item_events)
     if by is None:
         every = [_built_in(asked, name) for name in _BUILT_IN]
         if np.ptp(cases.histories.lengths - asked.query_events) == 0:
@@ -162,11 +142,11 @@ def check_names(dataset: Dataset, by: Sequence[str] | None) -> None:
             _columns(dataset, name)
 
 
-def _cold(events: Ints) -> list[_Group]:
-    return [_Group("cold", events == 0), _Group("warm", events > 0)]
+def _cold(events: Ints) -> list[CaseGroup]:
+    return [CaseGroup("cold", events == 0), CaseGroup("warm", events > 0)]
 
 
-def _item_popularity(asked: _Asked) -> list[_Group]:
+def _item_popularity(asked: _Asked) -> list[CaseGroup]:
     """Cut so that head, middle and tail hold a third of the training events each, ties together."""
     ranked = np.sort(asked.item_events)[::-1]
     share = np.cumsum(ranked) / max(1, ranked.sum())
@@ -178,13 +158,13 @@ def _item_popularity(asked: _Asked) -> list[_Group]:
     return [_ranged(events, thirds == n, "events", labels[n]) for n in np.unique(thirds)]
 
 
-def _times(times: Floats | None) -> list[_Group]:
+def _times(times: Floats | None) -> list[CaseGroup]:
     if times is None or not np.isfinite(times).any():
         return []
     return _moments(times)
 
 
-_BUILT_IN: dict[str, tuple[Side, Callable[[_Asked], list[_Group]]]] = {
+_BUILT_IN: dict[str, tuple[Side, Callable[[_Asked], list[CaseGroup]]]] = {
     "cold_items": ("item", lambda asked: _cold(asked.item_events[asked.targets.item_rows])),
     "item_popularity": ("item", _item_popularity),
     "cold_queries": ("query", lambda asked: _cold(asked.query_events)),
@@ -243,14 +223,14 @@ def _column(asked: _Asked, feature: Feature, most: int | None = None) -> list[Ca
     top = counts["tag"].to_list()
     shown = top if len(top) <= _MAX_GROUPS + 1 else top[:_MAX_GROUPS]
     lines = np.arange(len(rows))
-    groups = [_Group(tag, np.isin(lines, line[(tags == tag).to_numpy()])) for tag in shown]
+    groups = [CaseGroup(tag, np.isin(lines, line[(tags == tag).to_numpy()])) for tag in shown]
     if feature.meaning != "tags":
-        groups.append(_Group("(other)", np.isin(lines, line[~tags.is_in(shown).to_numpy()])))
-    groups.append(_Group("(missing)", ~np.isin(lines, line)))
+        groups.append(CaseGroup("(other)", np.isin(lines, line[~tags.is_in(shown).to_numpy()])))
+    groups.append(CaseGroup("(missing)", ~np.isin(lines, line)))
     return asked.cut(by, side, groups)
 
 
-def _quarters(values: Floats | Ints, unit: Unit) -> list[_Group]:
+def _quarters(values: Floats | Ints, unit: Unit) -> list[CaseGroup]:
     """Return groups of about a quarter of the values each, equal values together.
 
     Args:
@@ -258,7 +238,7 @@ def _quarters(values: Floats | Ints, unit: Unit) -> list[_Group]:
         unit: The unit of the values.
     """
     is_known = np.isfinite(values)
-    groups = [_Group("(missing)", ~is_known)]
+    groups = [CaseGroup("(missing)", ~is_known)]
     if is_known.any():
         edges = np.quantile(values[is_known], (0.25, 0.5, 0.75), method="inverted_cdf")
         quarter = np.searchsorted(np.unique(edges), values)
@@ -267,17 +247,17 @@ def _quarters(values: Floats | Ints, unit: Unit) -> list[_Group]:
     return groups
 
 
-def _moments(times: Floats) -> list[_Group]:
+def _moments(times: Floats) -> list[CaseGroup]:
     """Return quarters of moments, in days where they span at least eight."""
     known = times[np.isfinite(times)]
     is_long = len(known) and np.ptp(known) >= 8 * _DAY
     return _quarters(times, "day" if is_long else "minute")
 
 
-def _ranged(values: Floats | Ints, mask: Bools, unit: Unit, label: str | None = None) -> _Group:
+def _ranged(values: Floats | Ints, mask: Bools, unit: Unit, label: str | None = None) -> CaseGroup:
     """Return the group of a mask with its ends, by which it is called where it has no label."""
     low, high = float(values[mask].min()), float(values[mask].max())
-    return _Group(label or _range(low, high, unit), mask, low, high, unit)
+    return CaseGroup(label or _range(low, high, unit), mask, low, high, unit)
 
 
 def _range(low: float, high: float, unit: Unit) -> str:

@@ -225,8 +225,7 @@ def _exposures(
     model: ModelScorer, dataset: Dataset, found: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, float]]:
     """Return the metrics beyond accuracy of each method; diversity is by the model's item vectors."""
-    train = dataset.part(Part.TRAIN)
-    train = train.where(train.is_positive)
+    train = dataset.positives(Part.TRAIN)
     popularity = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     vectors = model.item_vectors.float().cpu().numpy()
     # The catalogue is the items that can be recommended.

@@ -59,12 +59,8 @@ class ModelScorer:
             if transform.feature.meaning == "id"
         ]
         unknown = {name: np.full_like(self.query_features[name], UNKNOWN_ROW) for name in of_ids}
-        return ModelScorer(
-            self.encoding,
-            {**self.query_features, **unknown},
-            self.popularity.numpy(),
-            self.item_vectors,
-        )
+        features = {**self.query_features, **unknown}
+        return ModelScorer(self.encoding, features, self.popularity.numpy(), self.item_vectors)
 
     def score_pairs(self, cases: Cases, case_of: Ints, item_rows: Rows) -> Float32s:
         """Return the score of ``n`` pairs of a case and an item row: ``(n,)`` float32."""

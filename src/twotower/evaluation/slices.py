@@ -182,7 +182,7 @@ def slices(
         draws = (values_of(model, rng.permutation(kept), {metric: main}) for _ in range(_DRAWS))
         return float(np.mean([values[metric].mean() for values in draws]))
 
-    everything = CaseGroup("all", "query", "all", np.ones(len(keys), np.bool_))
+    everything = CaseGroup("all", np.ones(len(keys), np.bool_))
     overall = float(values_of(model, everything.kept, {metric: main})[metric].mean())
     result = []
     for cut in (everything, *case_groups_of(dataset, cases, targets, by)):

@@ -1,7 +1,6 @@
 """Ten real queries: their history, the answers of the model, and the test items."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ _RECENT = 6
 _MAX_FACT = 24
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An item on the page, and whether it is both an answer and a test item."""
 
     title: str
@@ -28,33 +26,15 @@ class Entry:
     rank: int | None = None
 
 
-@dataclass(frozen=True)
-class Example:
-    """A query.
-
-    Args:
-        name: Its id, or its number on the page.
-        facts: Its short features, as ``column value``; none if it is named by its number.
-        history: The last items of its history, oldest first.
-        history_length: Length of the whole history.
-        answers: The first answers, best first.
-        from_model: Whether the model answers, or popularity does.
-        targets: The first test items, with the rank that the model gives them.
-        more_targets: Number of further test items.
-    """
-
-    name: str
-    facts: Sequence[str]
-    history: Sequence[Entry]
-    history_length: int
-    answers: Sequence[Entry]
-    from_model: bool
-    targets: Sequence[Entry]
-    more_targets: int
-
-
-def examples(retriever: Retriever, titles: Titles, *, private: bool = False) -> list[Example]:
+def examples(
+    retriever: Retriever, titles: Titles, *, private: bool = False
+) -> list[dict[str, Any]]:
     """Return at most ``SHOWN`` queries with test items, drawn at random, those with a history first.
+
+    Of each: its ``name`` (the id, or its number on the page), its short features (``facts``), the last
+    items of its ``history`` (oldest first) and the ``history_length``, the first ``answers`` and whether
+    they are ``from_model`` or popularity's, the first ``targets`` with the rank that the model gives them,
+    and the number of ``more_targets``.
 
     Args:
         retriever: The opened bundle; without histories in it there is no query to show.
@@ -79,30 +59,30 @@ def examples(retriever: Retriever, titles: Titles, *, private: bool = False) -> 
     found = []
     answers = retriever.recommend(ids, k=DEPTH)
     for place, (row, id_, answer) in enumerate(zip(drawn, ids, answers, strict=True), start=1):
-        past = histories.take(np.array([row])).item_rows
+        past = histories.of_one(row)
         past = past[past >= FIRST_ROW]
         answered = contents.items.ids.rows_of(answer.item_ids)
         ranks = {item: rank for rank, item in enumerate(answered.tolist(), start=1)}
-        wanted = np.unique(relevant.take(np.array([row])).item_rows).tolist()
+        wanted = np.unique(relevant.of_one(row)).tolist()
         wanted.sort(key=lambda item: ranks.get(item, DEPTH + 1))
         shown, next_ = answered[:SHOWN], np.array(wanted[:_RECENT], np.int32)
         found.append(
-            Example(
-                name=str(place) if private else clean(id_),
-                facts=[] if private else _facts(retriever, int(row)),
-                history=[Entry(title) for title in titles.of(past[-_RECENT:])],
-                history_length=len(past),
-                answers=[
+            {
+                "name": str(place) if private else clean(id_),
+                "facts": [] if private else _facts(retriever, int(row)),
+                "history": [Entry(title) for title in titles.of(past[-_RECENT:])],
+                "history_length": len(past),
+                "answers": [
                     Entry(title, is_hit=item in wanted)
                     for title, item in zip(titles.of(shown), shown.tolist(), strict=True)
                 ],
-                from_model=answer.basis == "model",
-                targets=[
+                "from_model": answer.basis == "model",
+                "targets": [
                     Entry(title, is_hit=ranks.get(item, DEPTH) <= SHOWN, rank=ranks.get(item))
                     for title, item in zip(titles.of(next_), wanted, strict=False)
                 ],
-                more_targets=max(0, len(wanted) - _RECENT),
-            )
+                "more_targets": max(0, len(wanted) - _RECENT),
+            }
         )
     return found
 

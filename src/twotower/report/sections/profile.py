@@ -1,7 +1,7 @@
 """A profile of the data: events over time, the long tail, and the content of each column."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,29 +30,6 @@ _ENDS = (0.5, 99.5)
 
 _MOST_VALUES = 4
 _MAX_VALUE = 24
-
-
-@dataclass(frozen=True)
-class ColumnProfile:
-    """A column, in words and as a drawing.
-
-    Args:
-        name: The column.
-        side: ``query`` or ``item``.
-        kind: Of the feature.
-        missing: Share of its rows without a value, as it is printed.
-        distinct: Number of its values, as it is printed.
-        holds: Its values, in words.
-        drawn: Its histogram, if it is one of numbers or times.
-    """
-
-    name: str
-    side: str
-    kind: str
-    missing: str
-    distinct: str
-    holds: str
-    drawn: Markup | None = None
 
 
 def events_chart(dataset: Dataset, say: Say) -> Markup | None:
@@ -115,8 +92,11 @@ def tail_chart(popularity: Float32s, dataset: Dataset | None, say: Say) -> Chart
     return Chart(say("tail"), drawn, note)
 
 
-def column_profiles(sides: Sequence[SideContents], say: Say) -> list[ColumnProfile]:
-    """Return the profile of each column but the ids.
+def column_profiles(sides: Sequence[SideContents], say: Say) -> list[dict[str, Any]]:
+    """Return the profile of each column but the ids, in words and as a drawing.
+
+    Of each: its ``name``, ``side`` and ``kind``, the share of rows where it is ``missing``, its number of
+    ``distinct`` values, what it ``holds``, and its histogram (``drawn``) if it holds numbers or times.
 
     Args:
         sides: The tables with their features.
@@ -130,7 +110,7 @@ def column_profiles(sides: Sequence[SideContents], say: Say) -> list[ColumnProfi
     return found
 
 
-def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
+def _profile(values: pl.Series, feature: Feature, say: Say) -> dict[str, Any]:
     codes = codes_of(values, bins=False)
     known = values.is_not_null().to_numpy() if codes is None else codes >= 0
     distinct = "" if codes is None else whole(len(np.unique(codes[known])))
@@ -153,15 +133,15 @@ def _profile(values: pl.Series, feature: Feature, say: Say) -> ColumnProfile:
         middle = values.cast(pl.String).drop_nulls().str.split(" ").list.len().median()
         if isinstance(middle, (int, float)):
             holds = say("profile_words", count=f"{middle:g}")
-    return ColumnProfile(
-        name=clean(feature.name),
-        side=feature.side,
-        kind=feature.kind,
-        missing=number(100 * float(1 - known.mean()), 1),
-        distinct=distinct,
-        holds=holds,
-        drawn=drawn,
-    )
+    return {
+        "name": clean(feature.name),
+        "side": feature.side,
+        "kind": feature.kind,
+        "missing": number(100 * float(1 - known.mean()), 1),
+        "distinct": distinct,
+        "holds": holds,
+        "drawn": drawn,
+    }
 
 
 def _commonest(counts: pl.DataFrame, num_rows: int) -> str:
