@@ -7,7 +7,7 @@ import pytest
 from twotower.config import DataConfig
 from twotower.data.dataset import Dataset
 from twotower.data.preparation import prepare
-from twotower.doctor.data_order import order_evidence, order_statistics, shuffled_order
+from twotower.doctor.data_events import order_evidence, order_statistics, shuffled_order
 
 
 def chains(num_queries: int, *, shuffled: bool, seed: int = 0) -> pl.DataFrame:
@@ -91,7 +91,7 @@ def test_of_few_events_nothing_is_said() -> None:
 
 
 def test_a_large_table_is_sampled_by_whole_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twotower.doctor.data_order.MAX_EVENTS", 1_000)
+    monkeypatch.setattr("twotower.doctor.data_events.MAX_EVENTS", 1_000)
     evidence = order_evidence(dataset_of(chains(600, shuffled=False)).interactions)
     assert evidence.events == 1_000
     assert evidence.adjacent > 5

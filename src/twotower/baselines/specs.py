@@ -192,6 +192,9 @@ class Fitting:
         return self.dataset.items.ids.num_rows
 
 
+Fit = Callable[[Fitting], tuple[Scorer, Settings]]
+
+
 @dataclass(frozen=True)
 class BaselineSpec:
     """One baseline.
@@ -212,7 +215,7 @@ class BaselineSpec:
     name: str
     label: str
     label_zh: str
-    fit: Callable[[Fitting], tuple[Scorer, Settings]]
+    fit: Fit
     is_chosen: bool = True
     check: str | Callable[[Dataset], object] = lambda _: None
     check_auto: str | Callable[[Dataset], object] = lambda _: None
@@ -228,9 +231,7 @@ def _recent_popularity(told: Fitting) -> tuple[Scorer, Settings]:
     return recent, {"half_life_seconds": recent.half_life}
 
 
-def _chosen_by(
-    choose: str, *, is_random: bool = False
-) -> Callable[[Fitting], tuple[Scorer, Settings]]:
+def _chosen_by(choose: str, *, is_random: bool = False) -> Fit:
     """Return what fits a baseline, and fits it once more where there is more to learn from.
 
     Args:

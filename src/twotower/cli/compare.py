@@ -97,7 +97,7 @@ def _settings_table(comparison: "Comparison") -> Table:
 def _slices_table(
     comparison: "Comparison", run: str, won: "tuple[Slice, ...]", lost: "tuple[Slice, ...]"
 ) -> Table:
-    from twotower.evaluation.intervals import metric_name
+    from twotower.evaluation.metrics import metric_name
 
     first = comparison.runs[0]
     metric = metric_name((*won, *lost)[0].metric)

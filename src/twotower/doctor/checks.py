@@ -17,7 +17,6 @@ from twotower.doctor import (
     model_training,
     model_vectors,
 )
-from twotower.doctor.data_order import shuffled_order
 from twotower.doctor.findings import Finding
 from twotower.doctor.model_answers import Trial, check_answers
 from twotower.registry import Registry
@@ -131,7 +130,7 @@ _RUNS: dict[Needs, dict[str, Callable[[Any], Iterable[Finding]]]] = {
         "duplicates": lambda seen: data_events.duplicates(
             seen.dataset, seen.settings.data.event_column
         ),
-        "shuffled order": lambda seen: shuffled_order(seen.dataset),
+        "shuffled order": lambda seen: data_events.shuffled_order(seen.dataset),
         "one moment": lambda seen: data_events.one_moment(seen.dataset),
         "tied times": lambda seen: data_events.tied_times(seen.dataset),
         "columns of queries": lambda seen: data_columns.columns(

@@ -16,6 +16,7 @@ from twotower.evaluation import intervals
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
 from twotower.evaluation.intervals import Interval
+from twotower.evaluation.metrics import metric_name
 from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.slices import Slice, slices
@@ -156,7 +157,7 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
         run: intervals.difference_intervals(found[run].values, found[first].values)
         for run in others
     }
-    metric = intervals.metric_name(MAIN_METRIC)
+    metric = metric_name(MAIN_METRIC)
     won, lost = {}, {}
     for run in others:
         pair = {run: found[run], first: found[first]}

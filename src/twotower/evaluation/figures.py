@@ -15,7 +15,7 @@ from twotower.evaluation import intervals
 from twotower.evaluation.case_groups import check_names
 from twotower.evaluation.exposure_metrics import exposure
 from twotower.evaluation.known_events import by_known_events
-from twotower.evaluation.metrics import METRICS, auc, log_loss
+from twotower.evaluation.metrics import METRICS, auc, log_loss, metric_name
 from twotower.evaluation.ranking import Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.sampled_candidates import INFLATED
 from twotower.evaluation.scorers import ModelScorer, Served
@@ -205,7 +205,7 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
     means = intervals.mean_intervals(flat(found), owners=owners)
     gaps = intervals.difference_intervals(flat(others, ours), flat(others), owners=owners)
     subject = "The model as served" if ours == "served" else "The model"
-    main = intervals.metric_name(MAIN_METRIC)
+    main = metric_name(MAIN_METRIC)
     sentences = {
         name: f"{subject} {intervals.verdict(spec.label, main, gaps[f'{name}/{MAIN_METRIC}'])}."
         for name, spec in BASELINES.items()

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from twotower.arrays import Floats
 from twotower.errors import ArgumentError, check_least
-from twotower.evaluation.metrics import METRICS
 
 LEVEL = 0.95
 """Share of the intervals that would contain the true mean, if the queries were sampled again and again."""
@@ -138,14 +137,6 @@ def digits_of(least: float) -> int:
         least: The absolute value of the end next to 0, above 0.
     """
     return max(3, math.ceil(-math.log10(2 * least)))  # half a unit of the last is at most ``least``
-
-
-def metric_name(metric: str) -> str:
-    """Return the display name of a metric: ``NDCG@10``, ``hit rate@10``."""
-    name, _, k = metric.partition("@")
-    spec = METRICS.get(name)
-    words = "AUC" if name == "auc" else name.replace("_", " ") if spec is None else spec.label
-    return f"{words}@{k}" if k else words
 
 
 def _intervals(

@@ -378,3 +378,11 @@ METRICS = Registry(
     ),
 )
 """In the order in which they are shown."""
+
+
+def metric_name(metric: str) -> str:
+    """Return the display name of a metric: ``NDCG@10``, ``hit rate@10``."""
+    name, _, k = metric.partition("@")
+    spec = METRICS.get(name)
+    words = "AUC" if name == "auc" else name.replace("_", " ") if spec is None else spec.label
+    return f"{words}@{k}" if k else words

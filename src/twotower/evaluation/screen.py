@@ -7,8 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from twotower.evaluation.figures import MAIN_METRIC, SHOWN, methods, shown_metrics, subject_of
-from twotower.evaluation.intervals import metric_name
-from twotower.evaluation.metrics import METRICS
+from twotower.evaluation.metrics import METRICS, metric_name
 from twotower.evaluation.refit_notes import is_before, note
 
 

@@ -11,13 +11,8 @@ from twotower.arrays import Bools, Floats
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
-from twotower.evaluation.intervals import (
-    Interval,
-    difference_intervals,
-    mean_intervals,
-    metric_name,
-)
-from twotower.evaluation.metrics import METRICS, Metric
+from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals
+from twotower.evaluation.metrics import METRICS, Metric, metric_name
 from twotower.evaluation.ranking import Evaluation, keys_of, places_of
 from twotower.features.schema import Side
 from twotower.histories import Histories

@@ -111,11 +111,8 @@ def dot_plot(
         "labelPadding": label_width,
     }
     y_scale = {"paddingInner": 0, "paddingOuter": 0.2}
-    x_axis = {
-        "title": title,
-        "tickCount": max(3, (width - label_width) // 90),
-        "labelFlush": False,
-    }
+    num_ticks = max(3, (width - label_width) // 90)
+    x_axis = {"title": title, "tickCount": num_ticks, "labelFlush": False}
     x_scale: Spec = {"zero": from_zero, "nice": True}
     if span is not None:
         x_scale |= {"nice": False, "domain": list(span)}
@@ -299,11 +296,8 @@ def point_map(points: Sequence[Point], *, width: int, height: int) -> Spec:
         }
         for point in sorted(points, key=lambda point: point.group is not None)
     ]
-    place = {
-        "type": "quantitative",
-        "axis": None,
-        "scale": {"zero": False, "nice": False, "padding": 8},
-    }
+    scale = {"zero": False, "nice": False, "padding": 8}
+    place = {"type": "quantitative", "axis": None, "scale": scale}
     return {
         "data": {"values": values},
         "width": width,

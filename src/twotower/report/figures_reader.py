@@ -10,12 +10,6 @@ from typing import Any
 from twotower.baselines.specs import BASELINES
 from twotower.evaluation.intervals import digits_of
 
-
-def methods() -> tuple[str, ...]:
-    """Return every method; its place is the colour of its line."""
-    return ("model", *BASELINES, "served")
-
-
 SUBJECTS = ("served", "model")
 """What verdicts are about: the first of these that the figures hold."""
 

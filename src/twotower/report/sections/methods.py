@@ -5,19 +5,11 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from twotower.baselines.specs import BASELINES
 from twotower.doctor.findings import Language
 from twotower.report import wording
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
-from twotower.report.figures_reader import (
-    SUBJECTS,
-    Reading,
-    ends,
-    methods,
-    number,
-    surely,
-    telling,
-    with_ends,
-)
+from twotower.report.figures_reader import Reading, ends, number, surely, telling, with_ends
 from twotower.report.svg import svg_of
 from twotower.report.wording import Say, method_label, metric_label, metric_name
 
@@ -119,7 +111,7 @@ def methods_table(reading: Reading, say: Say) -> Table:
     for method, row in zip(reading.methods, table.rows, strict=True):
         difference = reading.difference(method, reading.metric)
         says = ""
-        if difference is not None and method not in SUBJECTS:
+        if difference is not None and method in reading.baselines:
             says = say(f"says_{surely(*difference[1:])}")
         cell = difference_cell(difference, reading.digits(reading.metric))
         rows.append(row._replace(cells=[*row.cells, cell], says=says))
@@ -217,14 +209,15 @@ def _lines(
     xs: Sequence[float], by_method: Mapping[str, Sequence[float]], subject: str, say: Say
 ) -> list[Line]:
     """Return a line for each method; the line of ``subject`` has the accent colour of the page."""
+    every = ("model", *BASELINES, "served")  # the place of each is the colour of its line
     return [
         Line(
             method_label(say, method),
             list(zip(xs, by_method[method], strict=True)),
             method == subject,
-            methods().index(method),
+            every.index(method),
         )
-        for method in methods()
+        for method in every
         if method in by_method
     ]
 

@@ -1,7 +1,7 @@
 """What the model does: how its scores tell items apart, what its answers depend on, and its map."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -91,16 +91,9 @@ def scores_chart(found: Scores, say: Say) -> Markup:
         shares = 100 * np.histogram(values, edges)[0] / len(values)
         points = list(zip(middles.tolist(), shares.tolist(), strict=True))
         lines.append(Line(say(key), points, is_model=key == "scores_targets"))
-    return in_two_widths(
-        say("scores_chart", above=number(100 * found.above, 1)),
-        line_chart,
-        lines,
-        labels=0,
-        title=say("score"),
-        from_zero=True,
-        whole_x=False,
-        with_dots=False,
-    )
+    label = say("scores_chart", above=number(100 * found.above, 1))
+    options: dict[str, Any] = {"title": say("score"), "from_zero": True, "whole_x": False}
+    return in_two_widths(label, line_chart, lines, labels=0, with_dots=False, **options)
 
 
 def _may_be(cases: Cases, dataset: Dataset) -> Bools:

@@ -49,12 +49,8 @@ def events_chart(dataset: Dataset, say: Say) -> Markup | None:
         say("period_tip", since=since, until=until, train=whole(first), held_out=whole(second))
         for since, until, (first, second) in zip(dates, dates[1:], parts, strict=False)
     ]
-    label = say(
-        "events_chart",
-        count=whole(len(times)),
-        first=dates[0],
-        last=date(high, with_time=with_time),
-    )
+    last = date(high, with_time=with_time)
+    label = say("events_chart", count=whole(len(times)), first=dates[0], last=last)
     form = "%m-%d %H:%M" if with_time else "%Y-%m-%d"
     return in_two_widths(label, bar_chart, edges.tolist(), parts, tips, labels=0, time_format=form)
 
@@ -80,15 +76,8 @@ def tail_chart(popularity: Float32s, dataset: Dataset | None, say: Say) -> Chart
     tenth = _share_of_top(counts["items"], 0.1)
     without = float((counts["items"] == 0).mean())
     note = say("tail_note", share=number(100 * tenth, 0), none=number(100 * without, 0))
-    drawn = in_two_widths(
-        note,
-        line_chart,
-        lines,
-        labels=0.5,
-        title=say("tail_x"),
-        from_zero=True,
-        with_dots=False,
-    )
+    options: dict[str, Any] = {"title": say("tail_x"), "from_zero": True, "with_dots": False}
+    drawn = in_two_widths(note, line_chart, lines, labels=0.5, **options)
     return Chart(say("tail"), drawn, note)
 
 
