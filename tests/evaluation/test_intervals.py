@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from twotower.evaluation import intervals as module
-from twotower.evaluation.intervals import (
-    Interval,
-    difference_intervals,
-    mean_intervals,
-    metric_name,
-    verdict,
-)
+from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals, verdict
+from twotower.evaluation.metrics import metric_name
 
 
 def column(*values: float) -> npt.NDArray[np.float64]:
