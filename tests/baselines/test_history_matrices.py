@@ -13,7 +13,7 @@ from twotower.baselines import history_matrices
 from twotower.baselines.history_matrices import (
     close_matrix,
     close_together,
-    history_matrix,
+    decayed_histories,
     product,
     query_item_matrix,
 )
@@ -32,9 +32,9 @@ def test_weights_of_a_pair_by_hand() -> None:
 
 def test_history_by_hand() -> None:
     histories = Histories.of([np.array(rows, np.int32) for rows in ([2, 3, 2], [], [3] * 2)])
-    matrix = history_matrix(histories, 4, 1.0)
+    matrix = decayed_histories(histories, 4, 1.0)
     assert matrix.toarray().tolist() == [[0, 0, 1.25, 0.5], [0, 0, 0, 0], [0, 0, 0, 1.5]]
-    assert history_matrix(histories, 4, None).toarray().tolist()[0] == [0, 0, 2, 1]
+    assert decayed_histories(histories, 4, None).toarray().tolist()[0] == [0, 0, 2, 1]
 
 
 @given(

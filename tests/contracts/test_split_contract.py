@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.preparation import prepare
-from twotower.data.split_files import hold_out_validation
 from twotower.data.splits import split
 from twotower.errors import DataError
 

@@ -9,8 +9,8 @@ import pytest
 from twotower.chinese import in_chinese
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
+from twotower.data.drawn_validation import hold_out_validation, how_test_was_drawn
 from twotower.data.preparation import prepare
-from twotower.data.split_files import hold_out_validation, how_test_was_drawn
 from twotower.data.splits import split, with_order_as_asked
 from twotower.errors import ConfigError
 

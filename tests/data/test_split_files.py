@@ -6,8 +6,8 @@ import pytest
 
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Part
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.preparation import prepare
-from twotower.data.split_files import hold_out_validation
 from twotower.errors import ConfigError, DataError
 
 TRAIN, VALID, TEST = Part.TRAIN, Part.VALID, Part.TEST

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from twotower.config import DataConfig, SplitConfig
 from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.preparation import prepare
-from twotower.data.split_files import hold_out_validation
 from twotower.data.splits import (
     cold_items,
     cold_queries,

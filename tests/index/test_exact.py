@@ -6,7 +6,8 @@ import torch
 
 from twotower.histories import Histories
 from twotower.index import exact
-from twotower.index.exact import ExactIndex, best_of_scores
+from twotower.index.exact import ExactIndex
+from twotower.index.topk import best_of_scores
 
 NUM_ROWS, NUM_QUERIES = 10, 7
 

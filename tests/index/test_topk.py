@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.index.exact import top_columns
+from twotower.index.topk import top_columns
 
 
 @given(

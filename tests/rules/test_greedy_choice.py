@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from twotower.rules.search import Pool
-from twotower.rules.selection import Counts, choose
+from twotower.rules.selection import CapCounts, choose
 
 
 def vectors_of(num: int, dim: int, seed: int) -> npt.NDArray[np.float32]:
@@ -30,7 +30,7 @@ def chosen(
         Pool(rows, scores, scores),
         lambda _: Pool(rows[:0], scores[:0], scores[:0]),
         k,
-        Counts([], []),
+        CapCounts([], []),
         depth=len(scores) + 1,
         weight=weight,
         vectors_of=lambda asked: vectors[asked],

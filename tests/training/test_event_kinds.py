@@ -13,9 +13,9 @@ from twotower.cli import app
 from twotower.config import Config
 from twotower.data.batches import PairBatches
 from twotower.data.dataset import Dataset, Part
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.prefixes import PrefixBatches
 from twotower.data.preparation import prepare
-from twotower.data.split_files import hold_out_validation
 from twotower.data.splits import split
 from twotower.doctor.diagnosis import diagnose_dataset
 from twotower.errors import ConfigError, DataError

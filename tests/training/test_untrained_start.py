@@ -10,9 +10,9 @@ from twotower import recipe, train
 from twotower.config import Config
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.finish import best_served, untrained_kept, with_words
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
+from twotower.training.word_share import best_served, untrained_kept, with_chosen_share
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 THINGS = {"sneakers": "shoes", "cap": "hat", "jacket": "coat", "shawl": "scarf", "mitts": "gloves"}
@@ -94,7 +94,7 @@ def test_the_better_beside_bm25_of_the_start_and_the_training_is_kept(
     kept = trainer.trained.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in informed.items())
     assert done.best_epoch == (0 if is_start_better else 1)
-    again = with_words(trainer.scorer(), sides, trainer.dataset, "auto")
+    again = with_chosen_share(trainer.scorer(), sides, trainer.dataset, "auto")
     assert again is not None
     assert again.as_json() == kept_served.as_json()
     if is_start_better:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from twotower.baselines.history_matrices import history_matrix, query_item_matrix
+from twotower.baselines.history_matrices import decayed_histories, query_item_matrix
 from twotower.baselines.validation import Validation
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, check_least, check_positive
@@ -108,7 +108,7 @@ class ALS:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        history = history_matrix(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
+        history = decayed_histories(cases.histories, self.num_item_rows, None)[:, FIRST_ROW:]
         history = sparse.csr_matrix(history)
         history.data *= np.float32(self.alpha)
         with _loaded().limit(limits=1, user_api="blas"):

@@ -100,7 +100,7 @@ class EASE:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        history = matrices.history_matrix(cases.histories, self.num_item_rows, self.half_life)
+        history = matrices.decayed_histories(cases.histories, self.num_item_rows, self.half_life)
         scores = np.zeros((len(cases), self.num_item_rows), np.float32)
         if len(self.item_rows):
             scores[:, self.item_rows] = matrices.product(history[:, self.item_rows], self.weights)

@@ -45,7 +45,7 @@ def query_item_matrix(
     )
 
 
-def history_matrix(
+def decayed_histories(
     histories: Histories, num_item_rows: int, half_life: float | None
 ) -> sparse.csr_array:
     """Return each history as a row: the sum over its events of ``0.5 ** (age / half_life)``.

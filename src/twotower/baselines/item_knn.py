@@ -1,4 +1,7 @@
-"""ItemKNN with decay: neighbours of the items of a history, where recent ones weigh more."""
+"""ItemKNN with decay: neighbours of the items of a history, where recent ones weigh more.
+
+``choose_item_knn`` chooses its half lives; ``history_matrices.decayed_histories`` computes the decay.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -108,7 +111,9 @@ class ItemKNN:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        history = matrices.history_matrix(cases.histories, self.similarity.shape[0], self.half_life)
+        history = matrices.decayed_histories(
+            cases.histories, self.similarity.shape[0], self.half_life
+        )
         if sparse.issparse(self._factor):
             return torch.from_numpy((history @ self._factor).toarray())
         return torch.from_numpy(matrices.product(history, self._factor))

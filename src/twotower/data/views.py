@@ -17,7 +17,7 @@ import polars as pl
 
 from twotower.config import SplitConfig
 from twotower.data.dataset import Column, Dataset, EntityTable, Part, ViewItems, sorted_events
-from twotower.data.split_files import hold_out_validation
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.splits import checked, split, temporal, test_fraction_of
 from twotower.errors import ConfigError, DataError
 from twotower.features.forms import FORMS, Form

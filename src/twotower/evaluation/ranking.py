@@ -13,7 +13,7 @@ from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import METRICS
 from twotower.histories import Histories
 from twotower.index.base import Found
-from twotower.index.exact import best_of_scores
+from twotower.index.topk import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
 
 _LEAST_RANKED = 100  # places that an evaluation holds, however small the catalogue is

@@ -1,10 +1,10 @@
 from twotower.index.base import Found as Found
 from twotower.index.base import Index as Index
 from twotower.index.exact import ExactIndex as ExactIndex
-from twotower.index.exact import top_columns as top_columns
 from twotower.index.fusion import convex as convex
 from twotower.index.fusion import reciprocal_ranks as reciprocal_ranks
 from twotower.index.lexical import LexicalIndex as LexicalIndex
 from twotower.index.lexical import LexicalSettings as LexicalSettings
+from twotower.index.topk import top_columns as top_columns
 from twotower.index.two_pass import TwoPassIndex as TwoPassIndex
 from twotower.index.two_pass import exact_index as exact_index

@@ -17,7 +17,8 @@ from twotower.errors import ArgumentError, MissingExtraError
 from twotower.extras import library
 from twotower.histories import Histories
 from twotower.index.base import Found, Mask, nothing_found
-from twotower.index.exact import ExactIndex, best_of
+from twotower.index.exact import ExactIndex
+from twotower.index.topk import best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 

@@ -10,6 +10,7 @@ from twotower.arrays import Ints
 from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories
 from twotower.index.base import Found, Index, Mask, Vectors, filler_of, nothing_found
+from twotower.index.topk import best_of_scores
 from twotower.vocab import PADDING_ROW
 
 _CHUNK_SCORES = 2**24  # float32 scores held at once: 64 MB
@@ -115,70 +116,3 @@ class ExactIndex(Index):
     def _scores(self, query_vectors: Tensor, here: slice) -> Tensor:
         """Return new scores of the queries ``here``: ``(n, num_item_rows)``."""
         return query_vectors[here] @ self.item_vectors.T
-
-
-def best_of_scores(
-    scores: Tensor, k: int, exclude: Histories | None, allowed: Mask | None, *, reserved_rows: int
-) -> Found:
-    """Return the best of ``(Q, num_item_rows)`` scores, which are overwritten; see ``Index.search``."""
-    scores[:, :reserved_rows] = -torch.inf
-    if allowed is not None:
-        scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
-    if exclude is not None:
-        owner = torch.from_numpy(exclude.owners)
-        scores[owner, torch.from_numpy(exclude.item_rows.astype(np.int64))] = -torch.inf
-    return best_of(scores, k, reserved_rows)
-
-
-def best_of(scores: Tensor, k: int, reserved_rows: int, rows: Tensor | None = None) -> Found:
-    """Return the best of ``(Q, n)`` scores, none of which is ``-inf`` unless it is no item's.
-
-    Args:
-        scores: Of the items.
-        k: At least 1.
-        reserved_rows: As of ``ExactIndex``.
-        rows: ``(Q, n)`` int64 rows of the items, in ascending order; None where they are the columns.
-    """
-    found = nothing_found(len(scores), k, reserved_rows)
-    if scores.shape[1]:
-        values, columns = top_columns(scores, min(k, scores.shape[1]))
-        best = columns if rows is None else rows.gather(1, columns)
-        width, filler = values.shape[1], filler_of(reserved_rows)
-        found.item_rows[:, :width] = torch.where(values == -torch.inf, filler, best).cpu().numpy()
-        found.scores[:, :width] = values.cpu().numpy()
-    return found
-
-
-def top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ``k`` largest scores of each line and their columns, equal ones by column.
-
-    ``torch.topk`` leaves open which of several equal scores it takes, and in which order; so that
-    one model has one ranking, the lower column comes first here.
-
-    Args:
-        scores: ``(Q, N)`` float without NaN.
-        k: At least 1, at most ``N``.
-
-    Returns:
-        ``(Q, k)`` values, largest first, and ``(Q, k)`` int64 columns.
-    """
-    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    last = values[:, k - 1]
-    columns = columns[:, :k]
-    if values.shape[1] > k:
-        # Equal scores inside and outside of the top: which of them are in is decided by column.
-        tied = (values[:, k] == last) & (last > -torch.inf)
-        if tied.any():
-            columns = columns.clone()
-            columns[tied] = _first_of_the_tied(scores[tied], last[tied, None], k)
-    columns = columns.sort(dim=1).values
-    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, order)
-
-
-def _first_of_the_tied(scores: Tensor, last: Tensor, k: int) -> Tensor:
-    """Return the columns above ``last`` and the first of those equal to it, ``k`` in all."""
-    above, equal = scores > last, scores == last
-    wanted = k - above.sum(dim=1, keepdim=True)
-    taken = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= wanted))
-    return taken.nonzero()[:, 1].view(len(scores), k)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from twotower.histories import Histories
 from twotower.index.base import Found, Mask, Vectors, nothing_found
-from twotower.index.exact import ExactIndex, best_of
+from twotower.index.exact import ExactIndex
+from twotower.index.topk import best_of
 from twotower.runtime import cpu_features
 
 _BLOCK = 64

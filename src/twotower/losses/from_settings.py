@@ -1,4 +1,4 @@
-"""What the settings of the loss ask for: who the negatives are, and who of them is none."""
+"""From settings to a loss, a sampler, and the mask of known items (``loss.mask_known``: the history)."""
 
 from dataclasses import asdict
 

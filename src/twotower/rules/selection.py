@@ -85,7 +85,7 @@ class ColumnValues:
         return found["code"].to_numpy().astype(np.int32)
 
 
-class Counts:
+class CapCounts:
     """Counts the items of each value in an answer.
 
     Args:
@@ -125,7 +125,7 @@ def choose(
     pool: Pool,
     more: Callable[[Bools], Pool],
     k: int,
-    counts: Counts,
+    counts: CapCounts,
     *,
     depth: int,
     weight: float,

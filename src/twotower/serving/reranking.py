@@ -19,7 +19,7 @@ from twotower.index.live_index import LiveIndex
 from twotower.rules.explore import Drawn, draw, generator
 from twotower.rules.kinds import RuleSet, rule_set
 from twotower.rules.search import Boosts, Moments, Pool, Search
-from twotower.rules.selection import ColumnValues, Counts, choose, depth_of
+from twotower.rules.selection import CapCounts, ColumnValues, choose, depth_of
 from twotower.serving.allowed import Allowed
 from twotower.serving.arguments import Id
 from twotower.serving.bundle import Contents
@@ -263,7 +263,7 @@ class _Part:
         self, own: int, num: int, beside: Sequence[int] = ()
     ) -> tuple[list[int], list[float]]:
         """Return the items of ``num`` places, and their scores, given the items of the other places."""
-        counts = Counts(self.plan.columns, self.plan.caps)
+        counts = CapCounts(self.plan.columns, self.plan.caps)
         for row in beside:
             counts.add(row)
         one = slice(own, own + 1)

@@ -14,9 +14,9 @@ from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part, with_event_rows
+from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.positions import weighed
 from twotower.data.preparation import Preparation, prepare
-from twotower.data.split_files import hold_out_validation
 from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views

@@ -1,4 +1,8 @@
-"""The training loop: epochs of pair batches, averaged weights, early stopping on validation."""
+"""The training loop: epochs of pair batches, averaged weights, early stopping on validation.
+
+``training.metric`` (``ndcg@10`` by default), measured by ``Objective.validate``, chooses the best epoch.
+Training stops after ``training.patience`` (3) epochs without a better one.
+"""
 
 import math
 import time
@@ -216,7 +220,7 @@ class Trainer:
         save: Callable[[Progress], None] | None = None,
         epochs: int | None = None,
     ) -> Progress:
-        """Train until the validation metric stops rising, and load the best weights.
+        """Train until ``training.metric`` on validation stops rising, and load the best weights.
 
         Args:
             progress: Where to go on from; None starts afresh.

@@ -1,4 +1,7 @@
-"""The gate that every request passes: host, token, size and time of its body. It writes the log, too."""
+"""The gate that every request passes: host, token, size and time of its body. It writes the log, too.
+
+A body above ``ServerSettings.max_body`` (1 MiB by default, see ``options.py``) is answered by 413.
+"""
 
 import asyncio
 import hmac

@@ -1,4 +1,7 @@
-"""The journal of catalogue changes: on disk before a change is acknowledged, and read by every worker."""
+"""The journal of catalogue changes: on disk before a change is acknowledged, and read by every worker.
+
+``journal_format.py`` has the bytes of header and records, ``catalogue.py`` the JSON of a record.
+"""
 
 import errno
 import os
