@@ -76,6 +76,14 @@ def test_what_needs_no_model_loads_no_library(arguments: tuple[str, ...], tmp_pa
     assert done.stderr == "\n"
 
 
+def test_a_command_works_where_python_keeps_no_docstrings(tmp_path: Path) -> None:
+    """The help of options stands in docstrings, which ``python -OO`` leaves out."""
+    command = (sys.executable, "-OO", "-m", "twotower", "train", "--help")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--interactions" in done.stdout
+
+
 def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
     """As a process of a command that loads no library; what others say is told in this process, too."""
     done = run(RUN, "config", "--show", "--set", "towers.dim=0", folder=tmp_path)

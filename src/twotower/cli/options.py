@@ -58,7 +58,7 @@ def with_options(command: Command) -> Command:
     for place, own in enumerate(parameters):
         if get_origin(own.annotation) is not Annotated:
             name = own.name.rstrip("_")  # filter_ is no builtin
-            said = own_help.get(own.name) or _HELP[name]
+            said = own_help.get(own.name) or _HELP.get(name, "")  # python -OO keeps no docstrings
             option = typer.Option(flag(name), help=said)
             made = option if own.kind is own.KEYWORD_ONLY else typer.Argument(help=said)
             parameters[place] = own.replace(annotation=Annotated[own.annotation, made])
