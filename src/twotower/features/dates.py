@@ -1,4 +1,7 @@
-"""Dates and times in text: one list of formats, shared by the times of events and all other columns."""
+"""Dates and times in text: one list of formats, shared by the times of events and all other columns.
+
+``data/times.py`` chooses one format for the time column of the events.
+"""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The share of BM25 beside a model of texts, chosen on validation."""
+"""The share of BM25 beside a model of texts, chosen on validation: what ``words="auto"`` means."""
 
 from collections.abc import Sequence
 from dataclasses import replace
