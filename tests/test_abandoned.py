@@ -142,6 +142,7 @@ class TestSweep:
         (folder / "link").symlink_to(kept)
         (folder / "deep").mkdir()
         (folder / "deep" / "link").symlink_to(kept)
+        os.mkfifo(folder / "pipe")  # opening it would wait for a writer
         sweep(parent)
         assert not names(parent)
         assert (kept / "f").read_text() == "x"

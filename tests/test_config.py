@@ -1,7 +1,7 @@
 import ast
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -223,6 +223,22 @@ def test_all_mistakes_are_told_at_once_each_by_its_path() -> None:
         "split must be a table, got 3",
     ]
     assert sorted(problems) == sorted(expected)
+
+
+def test_a_name_of_an_entry_must_not_be_none() -> None:
+    names = [
+        (section, entry.name)
+        for section, kind in SECTIONS.items()
+        if is_dataclass(kind)
+        for entry, hint in zip(
+            fields(kind), get_type_hints(kind, include_extras=True).values(), strict=True
+        )
+        if any(isinstance(mark, OneOf) for mark in getattr(hint, "__metadata__", ()))
+    ]
+    assert ("loss", "kind") in names
+    for section, name in names:
+        (problem,) = problems_of({section: {name: None}})
+        assert problem.startswith(f"{section}.{name} must be "), problem
 
 
 def test_a_key_like_no_other_is_told_what_there_is() -> None:

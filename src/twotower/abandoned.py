@@ -211,8 +211,9 @@ def _remove(folder: Path, lock: int | None = None) -> None:
     """Remove a folder, its lock last: what is left of it after a kill can still be swept."""
     with suppress(OSError):
         for entry in list(folder.iterdir()):
-            if entry.name != LOCK:
-                shutil.rmtree(entry, ignore_errors=True)  # which leaves files and links
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != LOCK:
                 with suppress(OSError):
                     entry.unlink()
     if lock is not None:

@@ -243,7 +243,7 @@ def _problems_of(name: str, value: object, hint: Any, mark: Mark | None) -> list
     broken: Iterable[str] = ()
     if not isinstance(mark, OneOf) and not _fits(stored, hint):
         broken = [f"be {_say_type(hint)}"]
-    elif mark is not None and value is not None:
+    elif isinstance(mark, OneOf) or (mark is not None and value is not None):
         broken = mark.broken(stored)
     return [problem(name, rule, value) for rule in broken]
 

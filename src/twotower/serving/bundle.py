@@ -158,7 +158,7 @@ class Contents:
     @property
     def num_items(self) -> int:
         """Number of items that may be recommended."""
-        return len(self.offered_rows)
+        return len(self.items.ids) if self.offered is None else int(self.offered.sum())
 
 
 def check_output(path: str | Path, *, views: bool = False) -> Path:

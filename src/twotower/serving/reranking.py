@@ -74,8 +74,8 @@ class Reranker:
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         rows = allowed.rows(wanted.among, wanted.without, wanted.filter)
-        if explorable is not None and rows is not None:
-            explorable &= rows
+        if explorable is not None:
+            explorable = np.flatnonzero(explorable if rows is None else explorable & rows)
         return Plan(self, k, exclude_seen, rows, rules, boosts, columns, explorable)
 
     def _values_of(self, column: str) -> ColumnValues:
@@ -109,7 +109,7 @@ class Plan:
         rules: The rules, possibly none.
         boosts: What boosts add to the scores, or None.
         columns: The values of each capped column.
-        explorable: ``(num_item_rows,)`` bool, the items that may be explored; None without exploration.
+        explorable: ``(n,)`` the items that may be explored, in ascending order; None without exploration.
     """
 
     ruler: Reranker
@@ -119,7 +119,7 @@ class Plan:
     rules: RuleSet
     boosts: Boosts | None
     columns: Sequence[ColumnValues]
-    explorable: npt.NDArray[np.bool_] | None
+    explorable: npt.NDArray[np.int64] | None
 
     @property
     def weight(self) -> float:
@@ -249,10 +249,9 @@ class _Part:
             rows, scores = self.chosen(own, self.plan.k)
             if explore is not None and explorable is not None and propensities is not None:
                 history = queries.histories.of_one(place)
-                may_be = explorable.copy()
-                may_be[rows] = may_be[history] = False
                 rng = generator(explore.seed, self.name(queries.told.ids[place], history))
-                candidates, columns = np.flatnonzero(may_be), self.plan.columns
+                candidates = _without(explorable, np.array([*rows, *history], np.int64))
+                columns = self.plan.columns
                 drawn = draw(rng, candidates, len(rows), explore.share, columns, self.plan.caps)
                 rows, scores, chances = self.mixed(own, rng, drawn, rows, scores)
                 propensities[place, : len(rows)] = chances
@@ -322,3 +321,11 @@ def checked_k(contents: Contents, k: int) -> int:
     """
     check_least(1, k=k)
     return min(k, max(1, contents.num_items))
+
+
+def _without(rows: npt.NDArray[np.int64], out: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return rows, which are sorted and many, without a few others."""
+    places = np.searchsorted(rows, out)
+    is_within = places < len(rows)
+    places, out = places[is_within], out[is_within]
+    return np.delete(rows, places[rows[places] == out])

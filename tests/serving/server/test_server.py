@@ -1023,6 +1023,21 @@ def test_no_spelling_of_an_address_writes_without_the_token(
             assert told.status_code == (405 if takes_none else refused), (method, path)
 
 
+@pytest.mark.parametrize("path", ["/recommend", "/recommend%0A"])
+def test_no_spelling_of_an_address_takes_a_body_that_is_not_plain_json(
+    tiny_bundle: Path, path: str
+) -> None:
+    plain = {"content-type": "application/json"}
+    with running(tiny_bundle) as address:
+        for body, headers, status in (
+            ("[" * 600 + "]" * 600, plain, 422),
+            ('{"query_id": 1, "features": {"age": NaN}}', plain, 422),
+            ('{"query_id": 1}', {"content-type": "text/plain"}, 415),
+        ):
+            told = httpx.post(f"{address}{path}", content=body, headers=headers)
+            assert told.status_code == status, (path, body[:20], told.text)
+
+
 def journal_of(path: Path, *records: dict[str, Any]) -> Path:
     journal = Journal(path)
     journal.append(records)

@@ -58,6 +58,8 @@ class Drawing:
             shown: The rows of the items, see ``map.items_on_map``.
             vectors: ``(n, dim)``, the vectors of these items.
         """
+        if self._is_closed:
+            return
         drawn = (digest, contents, shown, vectors)
         self._thread = threading.Thread(
             target=self._draw, args=drawn, name="twotower-map", daemon=True

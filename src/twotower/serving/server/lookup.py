@@ -93,9 +93,10 @@ def example_of(retriever: Retriever, generator: np.random.Generator) -> dict[str
     rows: npt.NDArray[np.integer] = np.arange(len(ids))
     if contents.histories is not None and retriever.encoding.model.reads_history:
         rows = np.flatnonzero(contents.histories.lengths[FIRST_ROW:])
-    offered = contents.offered_rows - FIRST_ROW
     counts = contents.popularity[contents.offered_rows]
-    popular = offered[np.argsort(-counts, kind="stable")[:_POPULAR]]
+    count = min(_POPULAR, len(counts))
+    most = np.argpartition(-counts, count - 1)[:count] if count else slice(0)
+    popular = contents.offered_rows[most] - FIRST_ROW
     frame = contents.items.frame
     item = frame.row(int(generator.choice(popular)), named=True) if len(popular) else None
     query_id = ids[int(generator.choice(rows))] if len(rows) else None

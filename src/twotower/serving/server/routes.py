@@ -314,13 +314,13 @@ def _question(service: Service, query: schemas.QueryBody, choice: schemas.Choice
     _check_k(service, choice.k)
     check_ids(query.history or (), service.engine.model.retriever.item_column)
     return Question(
-        choice.k,
-        choice.exclude_seen,
-        None if choice.among is None else tuple(choice.among),
-        None if choice.without is None else tuple(choice.without),
-        choice.filter,
-        choice.words,
-        choice.strict,
+        k=choice.k,
+        exclude_seen=choice.exclude_seen,
+        among=None if choice.among is None else tuple(choice.among),
+        without=None if choice.without is None else tuple(choice.without),
+        filter=choice.filter,
+        words=choice.words,
+        strict=choice.strict,
         query_id=query.query_id,
         features=query.features,
         history=query.history,

@@ -72,7 +72,11 @@ def json_of(raw: bytes) -> Any:
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses unknown parameters."""
+    """A route that refuses unknown parameters, and bodies that are not plain JSON.
+
+    ``app.Direct`` answers most requests with a body before they come here; another spelling of an address
+    does come here.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """Return the function that handles a request."""
@@ -85,6 +89,9 @@ class StrictRoute(APIRoute):
             if known and unknown:
                 said = f"parameters must be of {', '.join(known)}, got {unknown[0][:80]!r}."
                 raise HTTPException(422, said)
+            if self.body_field is not None:
+                check_media_type(request.scope["headers"])
+                json_of(await request.body())
             return await original(request)
 
         return handler

@@ -16,7 +16,7 @@ import torch
 import uvicorn
 
 from twotower.caller import called_from
-from twotower.errors import TwoTowerError
+from twotower.errors import BundleError, TwoTowerError
 from twotower.serving.manifest import check_bundle
 from twotower.serving.server.app import create_app
 from twotower.serving.server.connections import GuardedProtocol
@@ -126,9 +126,9 @@ def work(
             if Pointer.read(settings.pointer) is None:
                 try:
                     digest = digest_of(bundle)
-                except OSError:
+                except OSError as error:
                     check_bundle(bundle)  # says what is wrong with it
-                    raise
+                    raise BundleError(f"the bundle {str(bundle)!r} cannot be read.") from error
                 Pointer(str(bundle), digest, 0).write_first(settings.pointer)
             own: list[socket] = []
             for given in sockets:
