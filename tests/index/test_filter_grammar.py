@@ -83,8 +83,9 @@ def test_each_part_knows_its_place() -> None:
     assert isinstance(condition, Combined)
     comparison = condition.parts[1]
     assert isinstance(comparison, Comparison)
-    assert text[comparison.place] == "`a b`"
-    assert [text[v.place] for v in comparison.values] == ["'p'", "22"]
+    assert text[slice(*comparison.place)] == "`a b`"
+    assert [text[slice(*v.place)] for v in comparison.values] == ["'p'", "22"]
+    assert hash(condition) == hash(parse_condition(text))
 
 
 END = "its end"

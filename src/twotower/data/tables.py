@@ -36,7 +36,7 @@ _FOREIGN = {
 }
 MOST_LEVELS = 100
 """Levels of arrays and objects in a JSON table."""
-_STRING = compile_pattern(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', DOTALL)
+_STRING = compile_pattern(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', DOTALL)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 

@@ -239,6 +239,11 @@ def _read(
     if contents.events is not None and what == "test_sessions":  # the others are in no history
         names = contents.events.transforms.columns
         there = [name for name in names if name in frame.columns]
+        for name in there:
+            if frame[name].dtype == pl.Object:
+                raise DataError(
+                    f"{what} must have values of one type in {name!r}, got Python objects; write text."
+                )
         if there:
             found["read"] = frame.select(there).to_struct()
         if len(there) < len(names):

@@ -132,8 +132,10 @@ def evaluate(
     num_relevant = np.bincount(targets // num_item_rows, minlength=len(cases)).astype(np.int64)
     is_hit = places_of(ranking.item_rows, targets, num_item_rows) >= 0
     is_seen = np.zeros(len(targets), np.bool_)
-    if remove_seen:
-        is_seen = np.isin(targets, keys_of(cases.histories, num_item_rows))
+    if remove_seen and len(targets):
+        known = keys_of(cases.histories, num_item_rows)  # many, and the targets are few and sorted
+        places = np.minimum(np.searchsorted(targets, known), len(targets) - 1)
+        is_seen[places[targets[places] == known]] = True
     is_present = _present(num_item_rows, allowed)[targets % num_item_rows]
     return Evaluation(
         cases=cases,

@@ -56,7 +56,9 @@ def _decoded(
     frame = pl.DataFrame({"cell": cells}).select(json=as_json, left=still_left)
     quick, is_left = frame["json"].str.json_decode(dtype), frame["left"]
     if is_left.any():
-        slow = [read(cell) if left else None for cell, left in zip(cells, is_left, strict=True)]
+        slow: list[list[Any] | None] = [None] * len(cells)
+        for place in is_left.arg_true():
+            slow[place] = read(cells[place])
         both = pl.DataFrame({"quick": quick, "slow": pl.Series(slow, dtype=dtype)})
         quick = both.select(pl.coalesce("quick", "slow")).to_series()
     return quick.rename(cells.name)

@@ -1,7 +1,6 @@
 """Frames of polars, pandas and pyarrow as one polars frame; pandas alone is enough for pandas frames."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import polars as pl
@@ -61,7 +60,9 @@ def as_polars(frame: Frame) -> pl.DataFrame:
         assert isinstance(found, pl.DataFrame)
         return found
     frame = _with_index(frame).rename(columns=str)
-    if find_spec("pyarrow") is None:  # polars uses it
+    try:
+        import pyarrow  # noqa: F401 - polars uses it
+    except ImportError:
         return pl.DataFrame([_column(name, frame[name]) for name in frame.columns])
     return pl.from_pandas(frame)
 
@@ -102,7 +103,9 @@ def to_pandas(frame: pl.DataFrame) -> "pandas.DataFrame":
     Raises:
         ImportError: pandas is not installed.
     """
-    if find_spec("pyarrow") is None:  # polars uses it
+    try:
+        import pyarrow  # noqa: F401 - polars uses it
+    except ImportError:
         import pandas as pd
 
         return pd.DataFrame({column.name: _values(column) for column in frame})

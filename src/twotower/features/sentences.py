@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cache
 from typing import Any
 
@@ -110,13 +110,18 @@ def encoded(encoder: str, texts: Sequence[str]) -> Float32s:
     with closing(_cache_of(encoder)) as cache:
         found = _kept(cache, texts)
         new = [text for text in dict.fromkeys(texts) if text not in found]
+        is_writable = True
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
             vectors = _computed(model, batch)
             found.update(zip(batch, vectors, strict=True))
             rows = [(_digest(t), v.tobytes()) for t, v in zip(batch, vectors, strict=True)]
-            with suppress(sqlite3.Error), cache:
-                cache.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
+            try:
+                if is_writable:
+                    with cache:
+                        cache.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
+            except sqlite3.Error:
+                is_writable = False  # a locked file is waited for once
     if not texts:
         return np.zeros((0, probe_of(encoder).shape[1]), np.float32)
     return np.stack([found[text] for text in texts])

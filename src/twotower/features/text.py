@@ -136,7 +136,7 @@ def counted(
     Args:
         values: The texts.
         num_rows: Rows of the tokens.
-        read: Some texts -> how many have a token, and of each known token its line and its row.
+        read: Some texts -> how many have a token, the line of each known token, and its row once a text.
 
     Source: Robertson and Zaragoza, 2009, section 3.1 (BM25); this form is never negative.
     """
@@ -145,8 +145,7 @@ def counted(
         num, lines, rows = read(piece)
         num_texts += num
         of_pieces.append(np.bincount(lines, minlength=1))
-        pairs = np.unique(lines << 32 | rows)  # a row counts once a text
-        found += np.bincount(pairs & 0xFFFFFFFF, minlength=num_rows)
+        found += np.bincount(rows, minlength=num_rows)
     weights = np.log1p((num_texts - found + 0.5) / (found + 0.5))
     weights[:FIRST_ROW] = 0.0
     lengths = np.concatenate(of_pieces)
@@ -166,7 +165,11 @@ def read_in_pieces(
     values: pl.Series, width: int, read: Callable[[pl.Series], tuple[Ints, Ints | Rows]]
 ) -> Rows:
     """Return the rows that ``read`` gives of texts, with their lines: ``(n, width)``, padded with 0."""
-    return np.concatenate([padded(*read(piece), len(piece), width) for piece in pieces_of(values)])
+    found, start = np.zeros((len(values), width), np.int32), 0
+    for piece in pieces_of(values):
+        found[start : start + len(piece)] = padded(*read(piece), len(piece), width)
+        start += len(piece)
+    return found
 
 
 def _most_frequent(counts: pl.DataFrame, min_count: int) -> Vocabulary:

@@ -205,9 +205,9 @@ class WindowsTransform(Transform):
         """
         word_vectors = read_word_vectors(feature.encoder)
 
-        def read(texts: pl.Series) -> tuple[int, Ints, Rows]:
+        def read(texts: pl.Series) -> tuple[int, Ints, Ints]:
             lines, rows = word_vectors.read(texts)
-            return len(np.unique(lines)), lines, rows
+            return len(np.unique(lines)), lines, np.unique(lines << 32 | rows) & 0xFFFFFFFF
 
         numbers = counted(values, word_vectors.words.num_rows, read)
         numbers["weights"] = numbers["weights"].astype(np.float32)

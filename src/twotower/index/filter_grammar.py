@@ -47,23 +47,30 @@ _MEANT |= {"“": '"', "”": '"', "‘": "'", "’": "'", "（": "(", "）": ")
 """What other languages and keyboards write, and what is written here."""
 
 
+class Place(NamedTuple):
+    """A part of the text: ``text[start:stop]``."""
+
+    start: int
+    stop: int
+
+
 class Token(NamedTuple):
-    """A name, a word or sign of the grammar, or a literal, at ``text[place]``."""
+    """A name, a word or sign of the grammar, or a literal, at a place of the text."""
 
     kind: str  # "name", "keyword", "number", "text", "sign" or "end"
     value: Scalar
-    place: slice
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A column, an operator, and one value; several for ``in``, none for ``is null``.
 
-    The column's name stands at ``text[place]``.
+    The column's name stands at a place of the text.
     """
 
     column: str
-    place: slice
+    place: Place
     operator: str
     values: tuple[Token, ...]
 
@@ -114,7 +121,7 @@ def _any_of(signs: Iterable[str]) -> str:
 def _tokens(text: str) -> list[Token]:
     tokens = []
     for match in _token(of_form("sign")).finditer(text):
-        kind, found, place = str(match.lastgroup), match.group(), slice(*match.span())
+        kind, found, place = str(match.lastgroup), match.group(), Place(*match.span())
         value: Scalar = found
         if kind == "unknown":
             raise _no_token(text, place.start)
@@ -128,7 +135,7 @@ def _tokens(text: str) -> list[Token]:
             value = _number(text, place)
         if kind != "space":
             tokens.append(Token(kind, value, place))
-    return [*tokens, Token("end", "", slice(len(text), len(text) + 1))]
+    return [*tokens, Token("end", "", Place(len(text), len(text) + 1))]
 
 
 def _no_token(text: str, start: int) -> FilterError:
@@ -140,26 +147,26 @@ def _no_token(text: str, start: int) -> FilterError:
         rule = f"not hold {wrong!r}; write {_MEANT[wrong]}."
     else:
         rule = f"not hold {wrong!r}; put names with other characters in backquotes."
-    return refusal(text, slice(start, start + len(wrong)), rule)
+    return refusal(text, Place(start, start + len(wrong)), rule)
 
 
-def _unescaped(text: str, place: slice) -> str:
+def _unescaped(text: str, place: Place) -> str:
     quote, inner = text[place.start], text[place.start + 1 : place.stop - 1]
     for match in re.finditer(r"\\(.)", inner, re.DOTALL):
         if match[1] not in "\\\"'":
             start = place.start + 1 + match.start()
             rule = f"have a quote or a backslash after a backslash in a text, got {match[1]!r}; "
-            raise refusal(text, slice(start, start + 2), rule + "write a backslash as two.")
+            raise refusal(text, Place(start, start + 2), rule + "write a backslash as two.")
     return re.sub(rf"\\(.)|{quote}{quote}", lambda match: match[1] or quote, inner)
 
 
-def _number(text: str, place: slice) -> int | float:
-    digits = text[place]
+def _number(text: str, place: Place) -> int | float:
+    digits = text[slice(*place)]
     if re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}").match(text, place.start):
         raise refusal(text, place, "have times in quotes, got a number.")
     if re.compile(r"[\w.]").match(text, place.stop):
         rule = "have a space or a sign after a number; put text in quotes."
-        raise refusal(text, slice(place.start, place.stop + 1), rule)
+        raise refusal(text, Place(place.start, place.stop + 1), rule)
     number = float(digits)
     if not math.isfinite(number):
         raise refusal(text, place, "hold numbers up to 1.8e308, got a larger one.")
@@ -285,7 +292,7 @@ class _Parser:
             if value == "null":
                 hint = "; missing values are asked for by `is null`"
             elif token.kind in ("name", "keyword"):
-                hint = f"; put text in quotes: {said(self.text[token.place])}"
+                hint = f"; put text in quotes: {said(self.text[slice(*token.place)])}"
             raise self.refused("have a text in quotes, a number, true or false here", hint)
         return self.counted(token._replace(value=value))
 
@@ -307,7 +314,7 @@ class _Parser:
         return part
 
     def refused(self, rule: str, hint: str = "") -> FilterError:
-        found = repr(shortened(self.text[self.token.place]))
+        found = repr(shortened(self.text[slice(*self.token.place)]))
         got = "its end" if self.token.kind == "end" else found
         return refusal(self.text, self.token.place, f"{rule}, got {got}{hint}.")
 
@@ -332,8 +339,8 @@ class Nowhere:
         return f"No item has {said(self.value)} in {shortened(self.column)!r}{meant or '.'}"
 
 
-def refusal(text: str, place: slice, rule: str) -> FilterError:
-    """Return an error that says what a filter must do, with carets under ``text[place]``."""
+def refusal(text: str, place: Place, rule: str) -> FilterError:
+    """Return an error that says what a filter must do, with carets under ``place``."""
     start, end = place.start, place.stop
     first = text.rfind("\n", 0, start) + 1
     last = text.find("\n", start)

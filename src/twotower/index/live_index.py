@@ -127,6 +127,7 @@ class LiveIndex(Index):
         if covered == len(self._vectors):
             return index.search(queries, k, exclude=exclude, allowed=allowed)
         skipped = covered - FIRST_ROW  # what rows in the tail are less by
+        # Of the tail's reserved rows the mask says anything: they are never found.
         before, after = (None, None) if allowed is None else (allowed[:covered], allowed[skipped:])
         in_tail = exclude.item_rows >= covered
         others = np.where(in_tail, np.int32(PADDING_ROW), exclude.item_rows)

@@ -28,7 +28,8 @@ def best_of(scores: Tensor, k: int, reserved_rows: int, rows: Tensor | None = No
         scores: Of the items.
         k: At least 1.
         reserved_rows: As of ``ExactIndex``.
-        rows: ``(Q, n)`` int64 rows of the items, in ascending order; None where they are the columns.
+        rows: ``(Q, n)`` int64 rows of the items, those of equal scores in ascending order; None where they
+            are the columns.
     """
     found = nothing_found(len(scores), k, reserved_rows)
     if scores.shape[1]:

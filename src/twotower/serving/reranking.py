@@ -60,22 +60,22 @@ class Reranker:
                 or the rules conflict; see ``rule_set``.
         """
         rules = rule_set(wanted.rules)
-        boosts = explorable = None
+        boosts = None
         if rules.moves:
             matching = [allowed.matching(text) for text, _ in rules.moves]
             boosts = Boosts.of(matching, [by for _, by in rules.moves])
         columns = [self._values_of(cap.column) for cap in rules.caps]
-        if rules.explore is not None and rules.explore.filter is not None:
-            explorable = allowed.matching(rules.explore.filter)
-        elif rules.explore is not None:
-            explorable = self.contents.popularity == 0
-            explorable[:FIRST_ROW] = False
         k, exclude_seen = checked_k(self.contents, wanted.k), wanted.exclude_seen
         if exclude_seen is None:
             exclude_seen = not self.contents.repeats
         rows = allowed.rows(wanted.among, wanted.without, wanted.filter)
-        if explorable is not None:
-            explorable = np.flatnonzero(explorable if rows is None else explorable & rows)
+        explorable = None
+        if rules.explore is not None:
+            may_be = self.contents.popularity == 0
+            if rules.explore.filter is not None:
+                may_be = allowed.matching(rules.explore.filter)
+            explorable = np.flatnonzero(may_be if rows is None else may_be & rows)
+            explorable = explorable[np.searchsorted(explorable, FIRST_ROW) :]
         return Plan(self, k, exclude_seen, rows, rules, boosts, columns, explorable)
 
     def _values_of(self, column: str) -> ColumnValues:

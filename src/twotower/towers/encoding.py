@@ -46,7 +46,7 @@ def to_moments(seconds: npt.NDArray[np.float64], device: torch.device) -> Tensor
     return torch.from_numpy(seconds).to(device, torch.float32 if device.type == "mps" else None)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Encoding:
     """Encodes items and queries in chunks, without gradients.
 

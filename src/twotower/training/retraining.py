@@ -174,6 +174,7 @@ def spread_over_seeds(
             )
         found = evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.TEST), KS)
         others.append(found.mean())
+        del trainer, done, found  # the next training needs their memory
     spread = {}
     for metric in others[0]:
         values = [first[metric], *(figures[metric] for figures in others)]

@@ -246,7 +246,9 @@ def _search(
             if end != "cut" and not progress.interrupted:
                 study.tell(trial, end, progress)
             teller.on_trial(study.record(trial))
-            if progress.interrupted:
+            interrupted = progress.interrupted
+            del trainer, progress, watch, work  # the next trial needs their memory
+            if interrupted:
                 return True
     except KeyboardInterrupt:
         return True
