@@ -92,7 +92,7 @@ def test_a_dictionary_changes_a_recipe_and_a_whole_config_is_refused() -> None:
     assert tree.loss.kind == "symmetric"
     assert configured(recipe="search").training.epochs != 3
     with pytest.raises(
-        ConfigError, match=r"recipe must not stand beside config, got search and a C"
+        ConfigError, match=r"recipe cannot be combined with config, got search and a C"
     ):
         configured(Config(), recipe="search")
     with pytest.raises(TypeError, match="unexpected keyword argument 'item_colum'"):

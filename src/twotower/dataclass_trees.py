@@ -338,9 +338,9 @@ def cut_setting(setting: str) -> tuple[list[str], str]:
 
 
 def _setting_value(root: type, keys: list[str], text: str) -> object:
-    """Return what ``text``, TOML or a bare string, stands for in the field that ``keys`` lead to.
+    """Parse ``text``, TOML or a bare string, as a value of the field at ``keys``.
 
-    One value stands for a list of it where it cannot be several.
+    A field that takes a list accepts a single value, too.
 
     Raises:
         ConfigError: The field is a list, and ``text`` may be several values.

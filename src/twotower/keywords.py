@@ -76,7 +76,7 @@ def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:
         **keywords: See ``Keywords``.
 
     Raises:
-        ConfigError: A setting is unknown or out of range; or a recipe stands beside complete settings.
+        ConfigError: A setting is unknown or out of range; or a recipe is combined with complete settings.
         TypeError: A keyword is unknown.
     """
     paths = settings_of_keywords()
@@ -89,7 +89,7 @@ def configured(config: Given = None, **keywords: Unpack[Keywords]) -> Config:
     elif isinstance(config, Config | str | Path):
         said = "a Config" if isinstance(config, Config) else str(config)
         raise ConfigError(
-            f"{argument('recipe')} must not stand beside {argument('config')}, got {name} and {said}; "
+            f"{argument('recipe')} cannot be combined with {argument('config')}, got {name} and {said}; "
             "leave one of them out, or change the recipe's settings one by one."
         )
     else:

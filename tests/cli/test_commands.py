@@ -552,7 +552,7 @@ class TestViews:
         wrong = ("train", "--config", "views.toml", "--interactions", "films.csv", "--out", "n")
         refused = run_command(wrong, tmp_path)
         assert refused.code == 2
-        assert "--interactions must not stand beside [[views]]" in refused.err
+        assert "--interactions cannot be combined with [[views]]" in refused.err
 
 
 class TestInspect:

@@ -22,13 +22,13 @@ def command(
     candidates: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Rank the whole catalogue for the test queries: the model beside the baselines.
+    """Rank the whole catalogue for the test queries: the model and the baselines.
 
     Example: twotower evaluate model -k 10,100 --slice-by cold_items
 
     Args:
-        test: Test events, in place of the bundle's own.
-        test_sessions: New sessions in their place; the last event of each is asked for.
+        test: Test events that replace those of the bundle.
+        test_sessions: New sessions to test on; the model predicts the last event of each.
         query_column: Query ids in --test, --test-sessions, --candidates.
         item_column: Item ids in --test, --test-sessions, --candidates.
         k: Cut-offs.

@@ -35,7 +35,7 @@ _HELP = {
     "config": "TOML file of settings.",
     "settings": "One setting: section.field=value.",
     "no_histories": "Keep the queries' histories out of the bundle.",
-    "private": "Keep all that is of any one query out of the bundle: ids, histories, unread columns, "
+    "private": "Keep all data of single queries out of the bundle: ids, histories, unread columns, "
     "rare values. The report numbers its examples.",
     **{name: hint.__metadata__[0] for name, hint in keywords.hints_of_keywords().items()},
 }
@@ -47,9 +47,9 @@ _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 def with_options(command: Command) -> Command:
     """Make an option of each keyword of a command, and an argument of each positional parameter.
 
-    Messages call the option by the same name. Its help stands in the docstring, in whose place the text
-    above ``Args`` is left, or in the table of those that several commands have. A switch has no opposite.
-    A parameter that is annotated for typer stays as it is.
+    Messages call the option by the same name. Its help comes from the ``Args`` section of the docstring, or
+    from the table of shared options. The command's own help is the text above ``Args``. A switch has no
+    opposite. A parameter that is annotated for typer stays as it is.
     """
     signature = inspect.signature(command)
     command.__doc__, _, listed = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")
@@ -87,7 +87,7 @@ def take_settings(given: dict[str, Any]) -> Config:
     """Pop the options of ``reads_tables`` that make up the settings; keywords stay in ``given``.
 
     Raises:
-        ConfigError: A setting is wrong, or a recipe stands beside a file.
+        ConfigError: A setting is wrong, or a recipe is combined with a file.
     """
     tree = keywords.configured(given.pop("config"), recipe=given.pop("recipe"))
     return tree.with_settings(given.pop("settings") or [])

@@ -58,7 +58,7 @@ def command(
         flags = [flag(name) for name, value in alone.items() if value is not None]
         if flags:
             raise ConfigError(
-                f"{', '.join(flags)} must not stand beside [[views]], whose tables --config names; "
+                f"{', '.join(flags)} cannot be combined with [[views]], whose tables --config names; "
                 "leave it out."
             )
         folder = out.resolve()

@@ -28,7 +28,7 @@ def command(
     Args:
         out: Folder of the bundle to write.
         minutes: How long to search.
-        resume: Go on with the search that stands beside the bundle.
+        resume: Continue the search whose folder is next to the bundle.
         json: Print the figures and the trials as JSON.
     """
     events = options.take_events(given, "tune needs either")

@@ -106,7 +106,8 @@ class Interactions:
         """Return the events of ``mask``, in their order, over the same query rows."""
         columns = dict(vars(self))
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
-        return _with_columns(columns, np.flatnonzero(mask), kept[columns.pop("offsets")])
+        offsets = kept[columns.pop("offsets")]
+        return _with_columns(columns, np.flatnonzero(mask), offsets)
 
     def as_learnt(self) -> "Interactions":
         """Return the events with the weights that training's loss gives them."""

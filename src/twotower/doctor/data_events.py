@@ -110,7 +110,7 @@ def one_moment(dataset: Dataset) -> Iterator[Finding]:
 def out_of_order(
     query_rows: npt.NDArray[np.integer], times: Floats, *, sorted_by_time: bool
 ) -> Iterator[Finding]:
-    """Yield whether events stand in their table before earlier ones of the same query.
+    """Yield a finding if rows of the table precede earlier events of the same query.
 
     Args:
         query_rows: ``(E,)`` query of each event in the order of the table.

@@ -94,10 +94,10 @@ def case_groups_of(
     item_events = np.bincount(train.item_rows, minlength=dataset.items.ids.num_rows)
     asked = _Asked(dataset, cases, targets, counts[cases.query_rows], item_events)
     if by is None:
-        every = [_built_in(asked, name) for name in _BUILT_IN]
-        if np.ptp(cases.histories.lengths - asked.query_events) == 0:
-            # Histories are as long as the training events are many, but for a constant.
-            del every[list(_BUILT_IN).index("history_length")]
+        # One cut is enough if histories are as long as the queries' training events, but for a constant.
+        is_twice = np.ptp(cases.histories.lengths - asked.query_events) == 0
+        names = [name for name in _BUILT_IN if not (is_twice and name == "history_length")]
+        every = [_built_in(asked, name) for name in names]
         for side, table in dataset.sides.items():
             every += [
                 _column(asked, feature, most=_MAX_VALUES)

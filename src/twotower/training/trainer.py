@@ -100,7 +100,7 @@ def untrained(
         device: Of the models and of the items' features.
         **towers: Modules of the user's own, by ``query_tower`` and ``item_tower``.
     """
-    # Before the model: what is only needed on the way must not stand beside its tables.
+    # Before the model is built, so that temporary memory is free before its tables take theirs.
     items = to_tensors(sides.item.apply_to_rows(dataset.items.frame), device)
     events = None
     if sides.event is not None:
@@ -178,7 +178,7 @@ class Trainer:
             train.item_rows[train.is_positive], minlength=dataset.items.ids.num_rows
         ).astype(np.float32)
 
-        # Before the model: what is only needed on the way must not stand beside its tables.
+        # Before the model is built, so that temporary memory is free before its tables take theirs.
         self.query_arrays = sides.query.apply_to_rows(dataset.queries.frame)
         encodings = untrained(dataset, sides, config, self.device, **self.towers)
         self.item_features = encodings[0].item_features
