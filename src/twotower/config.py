@@ -283,9 +283,10 @@ class TrainingConfig(Section):
     batch_size: Annotated[int | None, Range(1, 10**7)] = None
     """Examples a step; without it by the number of training events, from 128 to 1,024, and for ``prefixes``
     those of about 128 histories, up to 4,096 and to a 100th of the events."""
-    examples: Literal["auto", "pairs", "prefixes"] = "auto"
-    """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
-    positions is an example (``prefixes``)."""
+    examples: Literal["auto", "pairs", "prefixes", "sets"] = "auto"
+    """What a batch holds: events, each with its history (``pairs``); whole histories, each of whose
+    positions is an example (``prefixes``); or queries without an order, one half of whose items is predicted
+    from the other (``sets``)."""
     next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"

@@ -42,6 +42,7 @@ class LossSpec:
             and all items or mixed ones are its negatives by default, else uniform ones.
         takes_labels: Whether an event with label 0 is an example, too, so that a score is a probability.
         both_ways: Whether the queries of a batch are drawn for each item, too.
+        takes_sets: Whether it has ``of_sets``: one row of scores for all items that a query wants.
         takes_stored: Whether it makes up for the gradients that stored candidates do not get.
         negatives: The samplers that it goes with; empty for all.
         negatives_reason: Why, to stand in a sentence after its name.
@@ -55,6 +56,7 @@ class LossSpec:
     ranks_all: bool = False
     takes_labels: bool = False
     both_ways: bool = False
+    takes_sets: bool = False
     takes_stored: bool = False
     negatives: tuple[str, ...] = ()
     negatives_reason: str = ""
@@ -77,6 +79,7 @@ LOSSES = Registry(
             f"{_SOFTMAX}:SoftmaxLoss",
             _SMOOTHED,
             ranks_all=True,
+            takes_sets=True,
             takes_stored=True,
             has_chance=True,
             has_popularity=True,

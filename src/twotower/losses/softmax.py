@@ -68,6 +68,66 @@ class SoftmaxLoss(BatchLoss):
             precision=self.precision,
         )
 
+    def of_sets(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        owners: Tensor,
+        *,
+        temperature: float | Tensor = 1.0,
+        hidden: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted mean loss of queries that want several items each: a scalar.
+
+        With the targets ``T_b`` of query ``b``, their weights ``w_t`` and their sum ``W_b``, the loss is
+        ``sum_b sum_(t in T_b) w_t (log sum_j exp(logit_bj) - logit_bt) / sum_b W_b``, where ``j`` runs over
+        all candidates that are not hidden: one row of logits a query, however many items it wants.
+
+        Args:
+            query_vectors: ``(B, d)`` float.
+            item_vectors: ``(N, d)`` float.
+            candidates: Of the ``N`` items, shared by all queries, with the ``T`` targets as ``positions``.
+            owners: ``(T,)`` int64 the query of each target, ascending; each query has one.
+            temperature: As of ``__call__``.
+            hidden: ``(B, H)`` int64 places that are no negative of a query; a query with fewer repeats its
+                first target, which is never hidden.
+            weights: ``(T,)`` float; None where all are 1.
+
+        Raises:
+            ValueError: A shape does not fit.
+
+        Source: Liang et al., WWW 2018, equation 2 (the multinomial likelihood).
+        """
+        num, places = len(query_vectors), candidates.positions
+        weights = torch.ones_like(owners, dtype=torch.float32) if weights is None else weights
+        of_queries = weights.new_zeros(num).index_add_(0, owners, weights)
+        is_first = F.pad(owners.diff() > 0, (1, 0), value=True)
+        first = places[is_first]
+        # The sum over a query's targets is that of its first target, and the distances to the others.
+        others = owners.new_zeros(num).index_add_(0, owners, torch.ones_like(owners)).cumsum(0)
+        loss = softmax_loss(
+            query_vectors,
+            item_vectors,
+            first,
+            temperature=temperature,
+            log_q=candidates.log_q,
+            hidden=hidden,
+            weights=of_queries,
+            label_smoothing=self.label_smoothing,
+            precision=self.precision,
+        )
+        wanted = F.embedding_bag(
+            places, item_vectors, F.pad(others[:-1], (1, 0)), mode="sum", per_sample_weights=weights
+        )
+        ahead = F.embedding(first, item_vectors) * of_queries[:, None] - wanted
+        distance = (query_vectors * ahead).sum() / temperature
+        if candidates.log_q is not None:
+            log_q = candidates.log_q
+            distance = distance + (weights * log_q[places]).sum() - (of_queries * log_q[first]).sum()
+        return loss + distance / weights.sum()
+
     def _per_query(self, batch: Batch, columns: Tensor) -> Tensor:
         """Return the losses of queries with candidates of their own: ``(B,)``.
 

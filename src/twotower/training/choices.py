@@ -25,6 +25,8 @@ from twotower.vocab import as_keys
 
 ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
+SETS_UP_TO = 200_000
+"""The same where one row of scores does for all items that a query wants."""
 COSINE_FROM = 5_000
 """Queries from which a softmax compares directions. Of fewer, that lengths tell what is popular helps."""
 WEIGHT_DECAY = 0.1
@@ -110,7 +112,7 @@ def resolve(
         )
     if config.features.tune_sentences:
         _check_tuned(choices.config, custom, encodes_items=encodes_items)
-    choices.decide("training.examples", _examples(choices.config, dataset))
+    choices.decide("training.examples", _examples(choices.config, dataset, num_items))
     _choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
     _choose_training(choices, dataset, train, custom)
     return choices.config, tuple(choices.said)
@@ -258,6 +260,10 @@ def _tokens_of_items(config: Config, table: EntityTable) -> int:
 
 def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tuple[int, str]:
     """Return how many examples a step has, and why; ``train`` holds the positives."""
+    if examples == "sets":
+        num_queries = len(np.unique(train.query_rows))
+        size = 2 ** round(np.log2(max(1, num_queries) / 60))
+        return int(np.clip(size, 16, 256)), f"{num_queries:,} queries, each with all its items"
     if examples != "prefixes":
         size = 2 ** round(np.log2(max(1, len(train)) / 200))
         return int(np.clip(size, 128, 1024)), f"{len(train):,} training events"
@@ -271,9 +277,10 @@ def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tup
     return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 
-def _examples(config: Config, dataset: Dataset) -> str:
-    """Return what the examples of a batch are: single events, or all positions of histories."""
-    given, towers, loss, hindrance = config.training.examples, config.towers, config.loss, ""
+def _examples(config: Config, dataset: Dataset, num_items: int) -> str:
+    """Return what the examples of a batch are: single events, whole histories, or sets without an order."""
+    given, towers, loss = config.training.examples, config.towers, config.loss
+    hindrance = ""
     if towers.history == "none":
         hindrance = "towers.history is 'none': there is no history to train the prefixes of"
     elif not dataset.ordered:
@@ -286,11 +293,35 @@ def _examples(config: Config, dataset: Dataset) -> str:
         raise ConfigError(
             f"training.examples must not be 'prefixes' where {hindrance}; use 'pairs'."
         )
+    no_sets = _no_sets(config, dataset, num_items)
+    if given == "sets" and no_sets:
+        raise ConfigError(f"training.examples must not be 'sets' where {no_sets}; use 'pairs'.")
     if given != "auto":
         return given
+    if not no_sets:
+        return "sets"
     # A pooled history costs little an example, and batches of whole histories are less mixed.
     is_sequential = not hindrance and HISTORY_ENCODERS[towers.history].is_sequential
     return "prefixes" if is_sequential else "pairs"
+
+
+def _no_sets(config: Config, dataset: Dataset, num_items: int) -> str:
+    """Return why the items of a query cannot be predicted at once, or nothing."""
+    towers, loss = config.towers, config.loss
+    if towers.history == "none":
+        return "towers.history is 'none': a half of a query's items is read as its history"
+    if dataset.ordered:
+        return "the events have an order"
+    if _reads_labels(loss):
+        return "labels and impressions are read event by event"
+    kind = "softmax" if loss.kind == "auto" else loss.kind
+    if not LOSSES[kind].takes_sets:
+        return f"loss.kind is {kind!r}, which scores one item a query"
+    if loss.negatives not in ("auto", "all"):
+        return f"loss.negatives is {loss.negatives!r}: all items must be candidates"
+    if loss.negatives == "auto" and num_items > SETS_UP_TO:
+        return f"{num_items:,} items are too many to be all candidates"
+    return ""
 
 
 def _reads_labels(loss: LossConfig) -> bool:
@@ -383,6 +414,8 @@ def _choose_loss(
             negatives = "in-batch"
         elif not spec.ranks_all:
             negatives, reason = "uniform", "sampled negatives for a loss of pairs"
+        elif examples == "sets":
+            negatives, reason = "all", "one row of scores does for all items that a query wants"
         elif num_items <= ALL_ITEMS_UP_TO and not is_long and not encodes_items:
             negatives, reason = "all", f"{num_items:,} items are few enough"
         elif examples == "prefixes" and loss.frequencies == "counts":

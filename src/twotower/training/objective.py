@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
+from twotower.data.sets import SetBatch, SetBatches
 from twotower.errors import DataError
 from twotower.evaluation.ranking import mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
@@ -28,13 +29,17 @@ from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.model_negatives import HardNegatives, Memory
 from twotower.losses.negatives import BothSides
 from twotower.losses.samplers import SAMPLERS
+from twotower.losses.softmax import SoftmaxLoss
 from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.model import TwoTower
 from twotower.training.mining import Miner
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
-Batch = PairBatch | PrefixBatch
+Batch = PairBatch | PrefixBatch | SetBatch
+
+LEAST_STEPS = 100
+"""Steps that an epoch of sets has at least: a validation after fewer says little."""
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
@@ -134,13 +139,17 @@ class Objective:
 
     def read(self, batch: Batch, generator: torch.Generator) -> "Reading":
         """Draw the candidates of a batch, and gather all that the towers read for it."""
-        encoding, wanted = self.encoding, None
+        encoding, wanted, owners = self.encoding, None, None
         query_rows = self._rows(batch.query_rows)
         if isinstance(batch, PairBatch):
             history, moments = batch.history_rows, batch.history_times
             event_rows = batch.history_event_rows
             impressions = self._rows(batch.impression_rows)
             pairs = Pairs(self._rows(batch.item_rows), query_rows, impressions)
+        elif isinstance(batch, SetBatch):
+            history, moments, event_rows = batch.history_rows, None, batch.history_event_rows
+            owners = self._rows(batch.owners)
+            pairs = Pairs(self._rows(batch.item_rows), query_rows[owners])
         else:
             history, moments, event_rows = batch.rows, batch.times, batch.event_rows
             targets = self._rows(batch.target_rows)
@@ -192,6 +201,7 @@ class Objective:
             times,
             wanted,
             of_events,
+            owners,
         )
 
     def loss_of(
@@ -212,6 +222,8 @@ class Objective:
             self.memory.push(rows, item_vectors, len(batch))
         if candidates.stored is not None:
             item_vectors = torch.cat([item_vectors, candidates.stored])
+        if reading.owners is not None:
+            return self._loss_of_sets(batch, reading, query_vectors, item_vectors)
         hidden = hidden_by(config, candidates, reading.pairs.item_rows, reading.liked(), num_rows)
         if not config.correct_log_q:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
@@ -228,6 +240,27 @@ class Objective:
             hidden=hidden,
             weights=self._tensor(weights),
             labels=self._tensor(labels),
+        )
+
+    def _loss_of_sets(
+        self, batch: Batch, reading: "Reading", query_vectors: Tensor, item_vectors: Tensor
+    ) -> Tensor:
+        """Return the loss of a batch of sets, a scalar."""
+        owners, candidates = reading.owners, reading.candidates
+        assert owners is not None
+        first = torch.searchsorted(owners, torch.arange(len(query_vectors), device=owners.device))
+        ones = replace(candidates, positions=candidates.positions[first])
+        rows = reading.pairs.item_rows[first]
+        num_rows = self.dataset.items.ids.num_rows
+        loss = cast("SoftmaxLoss", self.loss)
+        return loss.of_sets(
+            query_vectors,
+            item_vectors,
+            candidates,
+            owners,
+            temperature=self.model.temperature,
+            hidden=hidden_by(self.config.loss, ones, rows, reading.known, num_rows),
+            weights=self._tensor(batch.weights),
         )
 
     def scorer(self) -> ModelScorer:
@@ -260,6 +293,16 @@ class Objective:
                 length=config.towers.history_length,
                 seed=config.training.seed,
                 next_events=config.training.next_events,
+            )
+        if config.training.examples == "sets":
+            hides = self.dataset.offered is not None
+            return SetBatches(
+                train,
+                batch_size=batch_size,
+                length=config.towers.history_length,
+                seed=config.training.seed,
+                least_batches=LEAST_STEPS,
+                hidden_share=config.towers.view_dropout if hides else 0.0,
             )
         # The documents that a search is known to want are no negatives of it, though it reads none.
         is_search = self.encoding.query_transforms.reads_text_of(self.dataset.queries.id_column)
@@ -333,6 +376,8 @@ class Reading:
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
         of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
+        owners: ``(T,)`` int64 the query of each pair, where a query is one example that wants several items;
+            else None.
     """
 
     encoding: Encoding
@@ -346,6 +391,7 @@ class Reading:
     times: Tensor | None
     wanted: Tensor | None = None
     of_events: Mapping[str, Tensor] | None = None
+    owners: Tensor | None = None
 
     def liked(self) -> Tensor | None:
         """Return the item rows that each example's history holds: ``(n, L)``, or None."""

@@ -1,0 +1,152 @@
+"""Batches of queries whose events have no order: some are read as the history, the others are asked for."""
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+
+from twotower.arrays import Bools, Float32s, Ints, Rows
+from twotower.data.dataset import Interactions
+from twotower.errors import check_least
+from twotower.vocab import PADDING_ROW
+
+TARGET_SHARE = 0.5
+"""Share of a query's items that are asked for; the others are its history."""
+
+
+@dataclass(frozen=True, eq=False)
+class SetBatch:
+    """``B`` queries, each with a part of its events as the history, and the others as ``T`` targets in all.
+
+    Args:
+        query_rows: ``(B,)`` int32.
+        history_rows: ``(B, L)`` int32, right-aligned, ``PADDING_ROW`` where padded.
+        item_rows: ``(T,)`` int32 the targets, those of a query next to each other.
+        owners: ``(T,)`` int64 the line of each target's query, ascending; each line has a target.
+        history_event_rows: ``(B, L)`` int32 where the features of the history's events stand, or None.
+        weights: ``(T,)`` float32 of the targets, or None where all are 1.
+    """
+
+    query_rows: Rows
+    history_rows: Rows
+    item_rows: Rows
+    owners: Ints
+    history_event_rows: Rows | None = None
+    weights: Float32s | None = None
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.item_rows)
+
+
+@dataclass(eq=False, repr=False)
+class SetBatches:
+    """Shuffled batches of queries. Two objects with equal arguments give equal batches.
+
+    Each time that a query is drawn, each of its items is a target with probability ``TARGET_SHARE``, and at
+    least one item is. So an item is never predicted from itself, and one vector of the query predicts many
+    items, which costs a fraction of one vector for each. An epoch draws each query ``passes`` times.
+
+    Args:
+        events: The training events; those that a history reads are read, the positives are targets.
+        batch_size: Queries a batch, at least 1.
+        length: Most events of a history that are read, at least 1; of more, a random part is read.
+        seed: Of the shuffles and of the targets.
+        least_batches: Batches that an epoch has at least: a small table is drawn more often.
+        hidden_share: Share of the queries all of whose items are asked for, of those that also have events
+            that are only read.
+
+    Raises:
+        ValueError: ``batch_size``, ``length`` or ``least_batches`` is below 1.
+
+    Source: Liang et al., WWW 2018, section 2 (one multinomial likelihood of all items of a user); Steck,
+        NeurIPS 2020 (a dropped-out input keeps an autoencoder from predicting an item by itself). Differs:
+        only what is not read is asked for, as when serving.
+    """
+
+    events: Interactions
+    _: KW_ONLY
+    batch_size: int
+    length: int
+    seed: int
+    least_batches: int = 1
+    hidden_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        sizes = {"batch_size": self.batch_size, "length": self.length}
+        check_least(1, **sizes, least_batches=self.least_batches)
+        events = self.events
+        self._queries = np.unique(events.query_rows[events.is_positive])
+        # Several events of one item are read together or asked for together.
+        pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
+        distinct, self._pair_of = np.unique(pairs, return_inverse=True)
+        self._num_pairs = len(distinct)
+        is_asked = np.zeros(self._num_pairs, np.bool_)
+        is_asked[self._pair_of[events.is_positive]] = True
+        self._can_ask = is_asked[self._pair_of]
+        per_pass = max(1, -(-len(self._queries) // self.batch_size))
+        wanted = max(round(1 / TARGET_SHARE) * per_pass, self.least_batches)
+        self.passes = -(-wanted // per_pass)
+        """How often an epoch draws each query: so often that each item is a target about once, or more."""
+
+    def __len__(self) -> int:
+        """Number of batches an epoch."""
+        return self.passes * -(-len(self._queries) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[SetBatch]:
+        """Yield the batches of an epoch."""
+        for number in range(self.passes):
+            rng = np.random.default_rng([self.seed, epoch, 0, number])
+            order = rng.permutation(self._queries)
+            draws = rng.random(self._num_pairs, np.float32)[self._pair_of]
+            is_hiding = rng.random(len(order)) < self.hidden_share
+            for start in range(0, len(order), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                yield self._gather(order[part], draws, is_hiding[part])
+
+    def _gather(self, query_rows: Rows, draws: Float32s, is_hiding: Bools) -> SetBatch:
+        events = self.events
+        starts, ends = events.offsets[query_rows], events.offsets[query_rows + 1]
+        counts = ends - starts
+        lines = np.repeat(np.arange(len(query_rows)), counts)
+        places = np.arange(len(lines)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        drawn, can_ask = draws[places], self._can_ask[places]
+        shares = np.full(len(query_rows), np.inf, np.float32)
+        np.minimum.at(shares, lines[can_ask], drawn[can_ask])  # at least one item is asked for
+        shares = np.maximum(shares, np.float32(TARGET_SHARE))
+        if self.hidden_share:
+            others = np.bincount(lines, ~can_ask & events.is_read[places], len(query_rows))
+            shares[is_hiding & (others > 0)] = 1
+        is_asked = can_ask & (drawn <= shares[lines])
+        is_target, is_read = is_asked & events.is_positive[places], ~is_asked & events.is_read[places]
+        return SetBatch(
+            query_rows=query_rows,
+            item_rows=events.item_rows[places[is_target]],
+            owners=lines[is_target],
+            weights=None if events.weights is None else events.weights[places[is_target]],
+            **self._histories(places, lines, drawn, is_read, len(query_rows)),
+        )
+
+    def _histories(
+        self, places: Ints, lines: Ints, drawn: Float32s, is_read: Bools, num: int
+    ) -> dict[str, Rows | None]:
+        """Return the windows of ``num`` histories: of more events than fit, those that were drawn last."""
+        places, lines, drawn = places[is_read], lines[is_read], drawn[is_read]
+        order = np.lexsort((drawn, lines))
+        places, lines = places[order], lines[order]
+        ends = np.cumsum(np.bincount(lines, minlength=num))
+        from_end = ends[lines] - np.arange(len(lines))  # 1 at the last
+        width = max(1, min(self.length, int(from_end.max(initial=1))))
+        fits = from_end <= width
+        at = lines[fits], width - from_end[fits]
+
+        def window(column: Rows) -> Rows:
+            found = np.full((num, width), PADDING_ROW, np.int32)
+            found[at] = column[places[fits]]
+            return found
+
+        event_rows = self.events.event_rows
+        return {
+            "history_rows": window(self.events.item_rows),
+            "history_event_rows": None if event_rows is None else window(event_rows),
+        }
