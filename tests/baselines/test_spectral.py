@@ -186,6 +186,12 @@ def test_equal_events_give_equal_vectors() -> None:
     np.testing.assert_array_equal(one.values, other.values)
 
 
+def test_an_item_without_an_event_has_no_vector() -> None:
+    found = spectrum_of(interactions(drawn(0, 90, 40, 6)), 50, width=8, **PLAIN)
+    assert found.vectors[42:].tolist() == [[0] * 8] * 8
+    assert found.degrees[42:].tolist() == [0] * 8
+
+
 @pytest.mark.parametrize(
     ("sequences", "width"),
     [

@@ -140,7 +140,6 @@ def spectrum_of(
     matrix.data *= np.repeat(_power(lengths.astype(np.float32), -query_power), lengths)
     matrix.data *= _power(degrees, -item_power)[matrix.indices]
     vectors, values = _decomposed(matrix, width, rounds)
-    vectors[degrees == 0] = 0.0
     return Spectrum(vectors, values, degrees, query_power, item_power, rounds)
 
 
