@@ -279,6 +279,27 @@ def test_the_choice_is_the_best_of_its_neighbours_on_validation() -> None:
     assert quality(half_life=None) < best
 
 
+@pytest.mark.parametrize(
+    ("grid", "values", "setting"),
+    [
+        ("_ROUNDS", (4, 1), "rounds"),
+        ("_POWERS", ((0.25, 0.25), (3.0, 1.0)), "item_power"),
+        ("_DAMPINGS", (0.0, 3.0), "popularity_power"),
+        ("_PLACES", (2, 7), "place"),
+    ],
+)
+def test_whichever_comes_first_the_better_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, grid: str, values: tuple[Any, ...], setting: str
+) -> None:
+    dataset = walks()
+    monkeypatch.setattr(spectral_file, "_WIDTHS", (8,))
+    found = []
+    for tried in (values, values[::-1]):
+        monkeypatch.setattr(spectral_file, grid, tried)
+        found.append(getattr(choose_spectral(dataset), setting))
+    assert found[0] == found[1]
+
+
 def test_widths_that_take_long_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spectral_file, "_WIDTHS", (4, 8, 16))
     assert choose_spectral(walks()).width == 16
