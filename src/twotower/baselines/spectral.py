@@ -18,7 +18,7 @@ from twotower.vocab import FIRST_ROW
 
 _EXTRA = 10  # random directions beyond the width
 _NOTHING = 1e-6  # share of the largest eigenvalue below which float32 cannot tell one from 0
-_MOST_WORK = 1.3e11  # multiplications of the widest; all of them take ten minutes of a core there
+_MOST_WORK = 8e10  # multiplications of the widest; all of them take ten minutes of a core there
 _DENSE = 10  # times as fast are multiplications of dense matrices
 _BLOCK_CELLS = 2**25  # of the long side's vectors that are held at once, 128 MB
 
