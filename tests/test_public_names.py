@@ -54,12 +54,16 @@ PUBLIC = {
         Popularity
         RandomOrder
         RecentPopularity
+        Spectral
+        Spectrum
         choose_als
         choose_bm25
         choose_ease
         choose_item_knn
         choose_recent_popularity
+        choose_spectral
         fit_baselines
+        spectrum_of
     """,
     "twotower.data": """
         Cases

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from twotower.baselines import ease
+from twotower.baselines import ease, spectral
 from twotower.baselines.ease import choose_ease
 from twotower.baselines.popularity import Popularity
 from twotower.baselines.specs import (
@@ -29,7 +29,7 @@ from twotower.extras import install
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
-KEYS = ["popularity", "recent_popularity", "item_knn", "ease", "als", "bm25", "random"]
+KEYS = ["popularity", "recent_popularity", "item_knn", "ease", "spectral", "als", "bm25", "random"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_auto_takes_what_fits_in_order_and_says_why_not(dataset: Dataset) -> Non
         "bm25": "bm25 must have text on both sides, got no column of text for a query."
     }
     assert json.loads(json.dumps(found.settings)) == found.settings
-    for key in ("recent_popularity", "item_knn", "ease", "als"):
+    for key in ("recent_popularity", "item_knn", "ease", "spectral", "als"):
         assert found.settings[key]["chosen_on"] == "valid"
     assert set(found.settings["ease"]) == {
         "regularization",
@@ -107,7 +107,7 @@ def test_named_baselines_are_checked_before_anything_is_fitted(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_baselines(dataset, "auto")
-    check_baselines(dataset, ["ease", "als", "item_knn", "recent_popularity"])
+    check_baselines(dataset, ["ease", "spectral", "als", "item_knn", "recent_popularity"])
     with pytest.raises(ConfigError, match="bm25 must have text on both sides"):
         check_baselines(dataset, ["popularity", "bm25"])
     without = replace(dataset, interactions=replace(dataset.interactions, times=None))
@@ -187,6 +187,22 @@ def test_a_slow_inverse_is_for_those_who_ask(
     assert list(fit_baselines(dataset, ["ease"]).scorers) == ["ease"]
 
 
+def test_a_slow_decomposition_is_for_those_who_ask(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spectral, "_MOST_WORK", 1e5)
+    told = fit_baselines(dataset).left_out["spectral"]
+    count = len(dataset.part(Part.TRAIN))
+    assert told == (
+        f"spectral takes more than ten minutes for {count:,} events; name it to have it all the same."
+    )
+    assert in_chinese(told) == (
+        f"对 {count:,} 个事件，谱分解需要十分钟以上；仍想要它，请写出它的名字。"
+    )
+    found = fit_baselines(dataset, ["spectral"])
+    assert found.settings["spectral"]["width"] <= 64  # the narrowest
+
+
 @pytest.mark.parametrize("key", ["als", "random"])
 def test_the_seed_is_used(dataset: Dataset, key: str) -> None:
     cases = dataset.cases(Part.TEST)
@@ -196,7 +212,7 @@ def test_the_seed_is_used(dataset: Dataset, key: str) -> None:
     assert not one.equal(other)
 
 
-@pytest.mark.parametrize("key", ["item_knn", "ease", "als"])
+@pytest.mark.parametrize("key", ["item_knn", "ease", "spectral", "als"])
 def test_a_query_of_which_nothing_is_known_is_answered_by_popularity(
     dataset: Dataset, key: str
 ) -> None:

@@ -83,6 +83,7 @@ class TestFigures:
             "recent_popularity",
             "item_knn",
             "ease",
+            "spectral",
             "als",
             "random",
         }
@@ -321,7 +322,7 @@ class TestOtherTestEvents:
         self, tiny_retriever: Retriever, tiny_trained: Trained, last_events: pl.DataFrame
     ) -> None:
         found = evaluate_bundle(tiny_retriever, test=last_events.drop("timestamp"))
-        for name in ("model", "popularity", "item_knn", "ease", "als", "random"):
+        for name in ("model", "popularity", "item_knn", "ease", "spectral", "als", "random"):
             assert found[name] == tiny_trained.figures[name]
 
     def test_a_file(

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from twotower.baselines import ALS, EASE, ItemKNN, Spectral
 from twotower.baselines.specs import BASELINES
+from twotower.report import charts
 from twotower.report.figures_reader import Reading, number
 from twotower.report.sections.groups import group_label, groups_table, worst_groups
 from twotower.report.sections.methods import methods_table
@@ -183,6 +185,15 @@ def test_every_sentence_says_the_same_facts_in_both_languages() -> None:
 
 def test_every_method_has_a_name() -> None:
     for method in ("model", *BASELINES, "served"):
-        assert method_name(EN, method) != method or method in ("popularity",)
+        assert method_name(EN, method) != method or method in ("popularity", "spectral")
     assert method_name(ZH, "random") == "随机排序"
     assert method_name(EN, "somebody's own") == "somebody's own"
+
+
+def test_every_setting_of_a_baseline_has_a_name() -> None:
+    for kind in (ALS, EASE, ItemKNN, Spectral):
+        assert [name for name in kind.SETTINGS if f"setting_{name}" not in TEXTS] == []
+
+
+def test_the_line_of_every_baseline_has_its_own_dashes() -> None:
+    assert len(set(charts._DASHES)) > len(BASELINES)

@@ -12,3 +12,7 @@ from twotower.baselines.popularity import choose_recent_popularity as choose_rec
 from twotower.baselines.random_order import RandomOrder as RandomOrder
 from twotower.baselines.specs import Baselines as Baselines
 from twotower.baselines.specs import fit_baselines as fit_baselines
+from twotower.baselines.spectral import Spectral as Spectral
+from twotower.baselines.spectral import Spectrum as Spectrum
+from twotower.baselines.spectral import choose_spectral as choose_spectral
+from twotower.baselines.spectral import spectrum_of as spectrum_of

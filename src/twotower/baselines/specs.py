@@ -300,6 +300,15 @@ BASELINES = Registry(
             reads_histories=True,
             answers_new=True,
         ),
+        BaselineSpec(
+            "spectral",
+            "spectral",
+            "谱分解",
+            _chosen_by("twotower.baselines.spectral:choose_spectral"),
+            check_auto="twotower.baselines.spectral:check_quick",
+            reads_histories=True,
+            answers_new=True,
+        ),
         # Its factors are of known queries.
         BaselineSpec(
             "als",

@@ -16,7 +16,7 @@ _COLOUR: Spec = {"field": "colour", "type": "nominal", "scale": None, "legend": 
 LINES_HEIGHT = 220
 """Height of a chart of lines, in pixels."""
 
-_DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (1, 3), (10, 4), (4, 4))
+_DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (1, 3), (10, 4), (4, 4), (12, 2, 2, 2), (3, 7))
 
 
 class Dot(NamedTuple):
