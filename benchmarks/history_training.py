@@ -28,9 +28,9 @@ import torch
 import public_sets
 from common import report, verdict
 from twotower import Config
-from twotower.data.batches import PairBatch
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.training.choices import resolve
+from twotower.training.objective import Batch
 from twotower.training.steps import Optimizers
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -111,7 +111,7 @@ class Layout:
         self.optimizers.step()
         return len(batch)
 
-    def _endless(self) -> Iterator[PairBatch | PrefixBatch]:
+    def _endless(self) -> Iterator[Batch]:
         epoch = 0
         while True:
             yield from self.trainer.objectives[0].batches.epoch(epoch)

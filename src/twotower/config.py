@@ -60,6 +60,10 @@ _PART = Rule("be between 0 and 1", lambda part: 0 < part < 1)
 _RECALL = Rule(f"{_PART.text}; to find all, set index.kind = 'exact'", _PART.holds)
 _NOT_NEGATIVE = Rule("be finite and at least 0", lambda value: 0 <= value < inf)
 _NAME = Rule("be of letters, digits, '-' and '_'", re.compile(r"[A-Za-z0-9][\w-]*").fullmatch)
+QUERY_WIDTHS = (256,)
+"""Widths of the query tower's hidden layers where nothing else is set."""
+EVENTS_READ = 50
+"""Most recent events of a history that are read where nothing else is set."""
 _METRIC = "ndcg@10"
 """The default, for which no table is loaded."""
 
@@ -183,8 +187,9 @@ class TowersConfig(Section):
 
     dim: Width = 64
     """Width of both towers' output and of an id's embedding."""
-    query_hidden: Widths = (256,)
-    """Widths of the query tower's hidden layers; none is a linear mix."""
+    query_hidden: Widths | None = None
+    """Widths of the query tower's hidden layers; ``[]`` is a linear mix. Without it 256, and a linear mix
+    where half of a query's items is predicted from the other (``training.examples = "sets"``)."""
     item_hidden: Widths = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
     history: Annotated[str, _HISTORY_ENCODERS] = "auto"
@@ -192,11 +197,13 @@ class TowersConfig(Section):
     ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
     order (``gru``, ``sasrec``, ``transformer``); ``auto`` is ``pooled`` where events have an order, else
     ``mean``."""
-    history_items: Literal["tower", "ids", "separate"] = "tower"
+    history_items: Literal["auto", "tower", "ids", "separate"] = "auto"
     """What a history reads of an item: all that the item tower is told of it, so that new items count
-    (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``)."""
-    history_length: Annotated[int, Range(1, 100_000)] = 50
-    """Most recent events of the history that are read."""
+    (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``). ``auto`` is
+    ``separate`` where half of a query's items is predicted from the other, else ``tower``."""
+    history_length: Annotated[int | None, Range(1, 100_000)] = None
+    """Most recent events of the history that are read; without it 50, and 1,000 where half of a query's
+    items is predicted from the other (``training.examples = "sets"``)."""
     query_id: Literal["auto", "on", "off"] = "auto"
     """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one in
     order where queries have 20 events or more, there are up to 300,000, and validation prefers it (``tune``
@@ -223,11 +230,23 @@ class TowersConfig(Section):
     temperature_end: Positive = None
     """Where a stated temperature goes to over the epochs, evenly in its logarithm; without it it stays."""
 
+    @property
+    def query_widths(self) -> tuple[int, ...]:
+        """``query_hidden``, or its default."""
+        return QUERY_WIDTHS if self.query_hidden is None else self.query_hidden
+
+    @property
+    def events_read(self) -> int:
+        """``history_length``, or its default."""
+        return EVENTS_READ if self.history_length is None else self.history_length
+
     def _contradictions(self) -> Iterator[str]:
         if self.block == "tanh" and self.history not in ("auto", "none"):
             yield f"history must be 'none' where block is 'tanh', got {self.history!r}"
         for name in ("query_hidden", "item_hidden"):
             widths = getattr(self, name)
+            if widths is None:
+                continue
             if len(widths) > 100:
                 yield f"{name} must hold at most 100 widths, got {len(widths)}"
             if self.block == "tanh" and not widths:
@@ -285,8 +304,8 @@ class TrainingConfig(Section):
     those of about 128 histories, up to 4,096 and to a 100th of the events."""
     examples: Literal["auto", "pairs", "prefixes", "sets"] = "auto"
     """What a batch holds: events, each with its history (``pairs``); whole histories, each of whose
-    positions is an example (``prefixes``); or queries without an order, one half of whose items is predicted
-    from the other (``sets``)."""
+    positions is an example (``prefixes``); or queries whose events have no order, one half of their items
+    predicted from the other (``sets``)."""
     next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"

@@ -255,7 +255,7 @@ class TestByFeaturesAndHistory:
         assert not np.allclose(a, b)
 
     def test_only_the_most_recent_events_are_read(self, retriever: Retriever) -> None:
-        length = retriever.contents.config.towers.history_length
+        length = retriever.contents.config.towers.events_read
         recent = [1 + i % 100 for i in range(length)]
         a = retriever.encode_queries(history=recent)
         b = retriever.encode_queries(history=[150, 151, 152, *recent])

@@ -8,6 +8,7 @@ import numpy as np
 from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.data.dataset import Interactions
 from twotower.errors import check_least
+from twotower.histories import Windows
 from twotower.vocab import PADDING_ROW
 
 TARGET_SHARE = 0.5
@@ -118,25 +119,30 @@ class SetBatches:
             others = np.bincount(lines, ~can_ask & events.is_read[places], len(query_rows))
             shares[is_hiding & (others > 0)] = 1
         is_asked = can_ask & (drawn <= shares[lines])
-        is_target, is_read = is_asked & events.is_positive[places], ~is_asked & events.is_read[places]
+        is_target, is_read = (
+            is_asked & events.is_positive[places],
+            ~is_asked & events.is_read[places],
+        )
+        windows = self._windows(places, lines, drawn, is_read, len(query_rows))
         return SetBatch(
             query_rows=query_rows,
+            history_rows=windows.rows,
             item_rows=events.item_rows[places[is_target]],
             owners=lines[is_target],
+            history_event_rows=windows.event_rows,
             weights=None if events.weights is None else events.weights[places[is_target]],
-            **self._histories(places, lines, drawn, is_read, len(query_rows)),
         )
 
-    def _histories(
+    def _windows(
         self, places: Ints, lines: Ints, drawn: Float32s, is_read: Bools, num: int
-    ) -> dict[str, Rows | None]:
+    ) -> Windows:
         """Return the windows of ``num`` histories: of more events than fit, those that were drawn last."""
         places, lines, drawn = places[is_read], lines[is_read], drawn[is_read]
         order = np.lexsort((drawn, lines))
         places, lines = places[order], lines[order]
         ends = np.cumsum(np.bincount(lines, minlength=num))
         from_end = ends[lines] - np.arange(len(lines))  # 1 at the last
-        width = max(1, min(self.length, int(from_end.max(initial=1))))
+        width = min(self.length, int(from_end.max(initial=1)))
         fits = from_end <= width
         at = lines[fits], width - from_end[fits]
 
@@ -146,7 +152,7 @@ class SetBatches:
             return found
 
         event_rows = self.events.event_rows
-        return {
-            "history_rows": window(self.events.item_rows),
-            "history_event_rows": None if event_rows is None else window(event_rows),
-        }
+        return Windows(
+            rows=window(self.events.item_rows),
+            event_rows=None if event_rows is None else window(event_rows),
+        )

@@ -94,7 +94,7 @@ def false_negative_share(contents: Contents, dataset: Dataset, *, reads_history:
     batches = PairBatches(
         dataset.part(Part.TRAIN),
         batch_size=config.training.batch_size or 1,
-        history_length=config.towers.history_length if reads_history else None,
+        history_length=config.towers.events_read if reads_history else None,
         ordered=dataset.ordered,
         seed=config.training.seed,
     )

@@ -132,7 +132,7 @@ def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
     few = np.linspace(0, len(ids) - 1, min(len(ids), _CHECKED)).astype(np.int64)
     known = retriever.queries.described(arguments.queries_of([ids[place] for place in few]))
     yield known.features, known.histories
-    length = retriever.contents.config.towers.history_length
+    length = retriever.contents.config.towers.events_read
     lengths = np.linspace(1, length, _MADE_UP).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     of_items = inputs.item_rows[FIRST_ROW:]

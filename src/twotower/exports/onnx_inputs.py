@@ -40,7 +40,7 @@ class TowerInputs:
         self.item_features = _read(contents.items.transforms.transforms, model.item_features)
         tower = model.query_tower
         self.reads_history = model.reads_history
-        self.history_length = contents.config.towers.history_length
+        self.history_length = contents.config.towers.events_read
         self.reads_times = isinstance(tower, QueryTower) and tower.since is not None
         self.event_features: list[Transform] = []
         if isinstance(tower, QueryTower) and tower.events is not None:

@@ -125,7 +125,9 @@ class SoftmaxLoss(BatchLoss):
         distance = (query_vectors * ahead).sum() / temperature
         if candidates.log_q is not None:
             log_q = candidates.log_q
-            distance = distance + (weights * log_q[places]).sum() - (of_queries * log_q[first]).sum()
+            distance = (
+                distance + (weights * log_q[places]).sum() - (of_queries * log_q[first]).sum()
+            )
         return loss + distance / weights.sum()
 
     def _per_query(self, batch: Batch, columns: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def encoding_of(
         model,
         to_tensors(items.transforms.apply_to_rows(items.frame), device),
         contents.queries.transforms,
-        contents.config.towers.history_length,
+        contents.config.towers.events_read,
         device,
         event_features,
     )
@@ -95,9 +95,9 @@ def _check_sizes(contents: Contents) -> None:
             )
         wanted["dim"] = (towers.dim,)
     if "query" not in contents.custom:
-        wanted["query_hidden"] = towers.query_hidden
+        wanted["query_hidden"] = towers.query_widths
         if towers.history in HISTORY_ENCODERS and HISTORY_ENCODERS[towers.history].has_places:
-            wanted["history_length"] = (towers.history_length,)
+            wanted["history_length"] = (towers.events_read,)
     if "item" not in contents.custom:
         wanted["item_hidden"] = towers.item_hidden
     for name, sizes in wanted.items():

@@ -108,10 +108,10 @@ def build_model(
             own_items = encoder_of(item_transforms, use_id=item_id)
         reads_times = history is not None and HISTORY_ENCODERS[config.history].reads_times
         queries = QueryTower(
-            encoder_of(query_transforms, config.query_hidden, use_id=query_id) if is_fed else None,
+            encoder_of(query_transforms, config.query_widths, use_id=query_id) if is_fed else None,
             history,
             config.dim,
-            _block(config, config.query_hidden),
+            _block(config, config.query_widths),
             events=events,
             items=own_items,
             since=SinceLast(config.dim, config.id_dropout) if reads_times else None,
@@ -138,7 +138,7 @@ def least_weights(
     with torch.device("meta"):  # shapes alone
         if "query" not in custom:
             rows += num_queries * (config.query_id == "on")
-            parts += [_history_encoder(config), _block(config, config.query_hidden)]
+            parts += [_history_encoder(config), _block(config, config.query_widths)]
         if "item" not in custom:
             rows += num_items * (config.item_id == "on")
             parts.append(_block(config, config.item_hidden))
@@ -208,7 +208,7 @@ def _history_encoder(config: TowersConfig) -> HistoryEncoder | None:
     if config.history == "none":
         return None
     spec = HISTORY_ENCODERS[config.history]
-    return spec.build(config.dim, config.dropout, config.history_length)
+    return spec.build(config.dim, config.dropout, config.events_read)
 
 
 def _meanings(transforms: SideTransforms) -> set[str]:

@@ -22,6 +22,8 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 _CHUNK_ITEMS = 65_536
 _CHUNK_QUERIES = 4_096
+_CHUNK_NUMBERS = 2**24
+"""Numbers of the histories' vectors that are held at once."""
 
 
 CPU = torch.device("cpu")
@@ -106,10 +108,13 @@ class Encoding:
         tensors = to_tensors(features, self.device)
         encoding = self if event_features is None else replace(self, event_features=event_features)
         chunks = []
+        length = min(self.history_length, int(histories.lengths.max(initial=1)))
+        width = getattr(self.model.query_tower, "dim", 1) * max(1, length)
+        step = max(1, min(_CHUNK_QUERIES, _CHUNK_NUMBERS // width))
         with evaluating(self.model):
             # Without any query one empty chunk still tells the width.
-            for start in range(0, max(1, len(histories)), _CHUNK_QUERIES):
-                here = slice(start, min(start + _CHUNK_QUERIES, len(histories)))
+            for start in range(0, max(1, len(histories)), step):
+                here = slice(start, min(start + step, len(histories)))
                 part = {name: values[here] for name, values in tensors.items()}
                 chunks.append(encoding._query_chunk(part, histories.take(here)))
         return torch.cat(chunks)
@@ -156,7 +161,8 @@ class Encoding:
     def _query_chunk(self, features: Mapping[str, Tensor], histories: Histories) -> Tensor:
         if not self.model.reads_history:
             return self.model.encode_queries(features)
-        windows = last_windows(histories, self.history_length)
+        longest = max(1, int(histories.lengths.max(initial=1)))
+        windows = last_windows(histories, min(self.history_length, longest))
         rows, times = windows.rows, windows.times
         distinct, found = np.unique(rows, return_inverse=True)
         inputs = self.model.history_inputs(self.features_of(self._moved(distinct)))

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from twotower.caller import passing
-from twotower.config import Config, LossConfig, TowersConfig
+from twotower.config import EVENTS_READ, QUERY_WIDTHS, Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.features.feature_kinds import FEATURE_KINDS
@@ -27,6 +27,8 @@ ALL_ITEMS_UP_TO = 20_000
 """Catalogue size up to which every item is a negative."""
 SETS_UP_TO = 200_000
 """The same where one row of scores does for all items that a query wants."""
+EVENTS_OF_SETS = 1_000
+"""Most events that are read of a history without an order, of which one mean is taken."""
 COSINE_FROM = 5_000
 """Queries from which a softmax compares directions. Of fewer, that lengths tell what is popular helps."""
 WEIGHT_DECAY = 0.1
@@ -113,6 +115,7 @@ def resolve(
     if config.features.tune_sentences:
         _check_tuned(choices.config, custom, encodes_items=encodes_items)
     choices.decide("training.examples", _examples(choices.config, dataset, num_items))
+    _choose_for_examples(choices)
     _choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
     _choose_training(choices, dataset, train, custom)
     return choices.config, tuple(choices.said)
@@ -153,6 +156,20 @@ def _choose_towers(
             choices.decide("towers.query_id", "on", "there is no history to go by")
         else:
             choices.decide("towers.query_id", "off", "the history says who asks")
+
+
+def _choose_for_examples(choices: _Choices) -> None:
+    """Decide what the query tower makes of a history, by how it is trained."""
+    towers = choices.config.towers
+    is_set = choices.config.training.examples == "sets"
+    if towers.history_length is None:
+        choices.decide("towers.history_length", EVENTS_OF_SETS if is_set else EVENTS_READ)
+    if towers.query_hidden is None:
+        why = "a mean of events says it all" if is_set else ""
+        choices.decide("towers.query_hidden", () if is_set else QUERY_WIDTHS, why)
+    if towers.history_items == "auto":
+        is_plain = is_set and not choices.config.features.tune_sentences
+        choices.decide("towers.history_items", "separate" if is_plain else "tower")
 
 
 def _choose_training(
@@ -269,7 +286,7 @@ def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tup
         return int(np.clip(size, 128, 1024)), f"{len(train):,} training events"
     # Examples of one history are alike: it is the number of histories that makes a batch mixed.
     lengths = np.diff(train.offsets)
-    mean = float(np.minimum(lengths[lengths > 0], towers.history_length).mean())
+    mean = float(np.minimum(lengths[lengths > 0], towers.events_read).mean())
     size = 2 ** round(np.log2(WINDOWS * mean))
     most = max(128, 2 ** round(np.log2(max(1, len(train)) / STEPS)))
     if most < min(size, 4096):

@@ -222,7 +222,7 @@ class Objective:
             self.memory.push(rows, item_vectors, len(batch))
         if candidates.stored is not None:
             item_vectors = torch.cat([item_vectors, candidates.stored])
-        if reading.owners is not None:
+        if isinstance(batch, SetBatch):
             return self._loss_of_sets(batch, reading, query_vectors, item_vectors)
         hidden = hidden_by(config, candidates, reading.pairs.item_rows, reading.liked(), num_rows)
         if not config.correct_log_q:
@@ -243,7 +243,7 @@ class Objective:
         )
 
     def _loss_of_sets(
-        self, batch: Batch, reading: "Reading", query_vectors: Tensor, item_vectors: Tensor
+        self, batch: SetBatch, reading: "Reading", query_vectors: Tensor, item_vectors: Tensor
     ) -> Tensor:
         """Return the loss of a batch of sets, a scalar."""
         owners, candidates = reading.owners, reading.candidates
@@ -290,7 +290,7 @@ class Objective:
             return PrefixBatches(
                 train.where(train.is_read),
                 batch_size=batch_size,
-                length=config.towers.history_length,
+                length=config.towers.events_read,
                 seed=config.training.seed,
                 next_events=config.training.next_events,
             )
@@ -299,7 +299,7 @@ class Objective:
             return SetBatches(
                 train,
                 batch_size=batch_size,
-                length=config.towers.history_length,
+                length=config.towers.events_read,
                 seed=config.training.seed,
                 least_batches=LEAST_STEPS,
                 hidden_share=config.towers.view_dropout if hides else 0.0,
@@ -310,7 +310,7 @@ class Objective:
         return PairBatches(
             train,
             batch_size=batch_size,
-            history_length=config.towers.history_length if is_read else None,
+            history_length=config.towers.events_read if is_read else None,
             ordered=self.dataset.ordered,
             seed=config.training.seed,
             negatives=LOSSES[config.loss.kind].takes_labels,
@@ -376,7 +376,7 @@ class Reading:
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
         of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
-        owners: ``(T,)`` int64 the query of each pair, where a query is one example that wants several items;
+        owners: ``(T,)`` int64 the query of each pair, where a query is one example and wants several items;
             else None.
     """
 

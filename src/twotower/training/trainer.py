@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from twotower import runtime
 from twotower.config import Config
-from twotower.data.batches import PairBatch
 from twotower.data.dataset import Dataset, Part
-from twotower.data.prefixes import PrefixBatch
 from twotower.errors import ConfigError, TwoTowerError
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.schema import Side, texts_of
@@ -30,7 +28,7 @@ from twotower.towers.encoding import Encoding, evaluating, to_tensors
 from twotower.towers.model import TwoTower, check_widths
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.objective import Objective, turns_of
+from twotower.training.objective import Batch, Objective, turns_of
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.training.steps import Optimizers, WeightAverage
 
@@ -117,7 +115,7 @@ def untrained(
             **towers,
         )
         others = [of_another_view(first, config.towers) for _ in list(dataset.views)[1:]]
-    length = config.towers.history_length
+    length = config.towers.events_read
     return tuple(
         Encoding(model.to(device), items, sides.query, length, device, events)
         for model in (first, *others)
@@ -359,7 +357,7 @@ class Trainer:
         """Batches an epoch, but for the rounding of windows."""
         return sum(self.turns)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Objective, PairBatch | PrefixBatch]]:
+    def _batches(self, epoch: int) -> Iterator[tuple[Objective, Batch]]:
         """Yield the batches of an epoch with what they teach; those of several views in a random order."""
         if len(self.objectives) == 1:
             only = self.objectives[0]
