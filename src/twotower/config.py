@@ -187,7 +187,7 @@ class TowersConfig(Section):
 
     dim: Width = 64
     """Width of both towers' output and of an id's embedding."""
-    query_hidden: Widths | None = None
+    query_hidden: Annotated[tuple[int, ...] | None, Range(1, 16_384)] = None
     """Widths of the query tower's hidden layers; ``[]`` is a linear mix. Without it 256, and a linear mix
     where half of a query's items is predicted from the other (``training.examples = "sets"``)."""
     item_hidden: Widths = ()

@@ -352,12 +352,14 @@ def _setting_value(root: type, keys: list[str], text: str) -> object:
         hint = _fields_of(hint).get(key, (None, None))[0] if is_dataclass(hint) else str
     if hint is None:
         return value
+    is_union = get_origin(hint) in (typing.Union, types.UnionType)
+    of_list = next((arg for arg in get_args(hint) if arg in _LISTS), None) if is_union else hint
     is_toml, is_bare = value != text, text != "" and not set(text) & set(",;[]{}\"' ")
     readings = [value, text, *([[value]] if is_toml else []), *([[text]] if is_bare else [])]
     fitting = [reading for reading in readings if _fits(_stored(reading, hint), hint)]
-    if not fitting and hint in _LISTS:
+    if not fitting and of_list in _LISTS:
         path = ".".join(keys)
-        form = passing(settings=[f"{path}={_LISTS[hint]}"])
+        form = passing(settings=[f"{path}={_LISTS[of_list]}"])
         raise ConfigError(f"{path} must be {_say_type(hint)}, got {text!r}; write {form}")
     return fitting[0] if fitting else value
 

@@ -32,7 +32,7 @@ def test_holds_the_figures_and_the_data(tiny_trained: Trained) -> None:
 
 def test_is_a_table_that_markdown_reads(tiny_trained: Trained) -> None:
     table = [line for line in tiny_trained.contents.card.splitlines() if line.startswith("|")]
-    assert len(table) == 9
+    assert len(table) == 10
     assert len({line.count("|") for line in table}) == 1
 
 

@@ -78,7 +78,14 @@ class TestAuto:
 
     def test_what_is_set_stays(self, ordered: Dataset) -> None:
         settings: Settings = {
-            "towers": {"history": "mean", "query_id": "on", "similarity": "cosine"},
+            "towers": {
+                "history": "mean",
+                "query_id": "on",
+                "similarity": "cosine",
+                "query_hidden": [8],
+                "history_items": "ids",
+                "history_length": 9,
+            },
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {
                 "batch_size": 7,

@@ -219,7 +219,7 @@ def test_what_a_search_is_known_to_want_is_no_negative_of_it() -> None:
     def least_loss(*, masked: bool) -> float:
         settings = {
             "loss": {"negatives": "all", "mask_known": masked},
-            "training": {"epochs": 20, "patience": 20, "batch_size": 16},
+            "training": {"epochs": 20, "patience": 20, "batch_size": 16, "examples": "pairs"},
         }
         task = Task.of(wanted, config=Config.from_dict(settings))
         trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])

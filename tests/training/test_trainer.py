@@ -173,7 +173,7 @@ class TestLosses:
 
     def test_a_negative_event_is_no_positive(self, labelled: SyntheticTables) -> None:
         """Softmax ranks what was liked: what a label says was not liked is no example of it."""
-        result = trained(labelled)
+        result = trained(labelled, {"training": {"examples": "pairs"}})
         liked = int(labelled.interactions["label"].sum())
         assert records(result)[0]["examples"] < liked
         assert result.contents.popularity.sum() == records(result)[0]["examples"]

@@ -100,13 +100,17 @@ class SoftmaxLoss(BatchLoss):
 
         Source: Liang et al., WWW 2018, equation 2 (the multinomial likelihood).
         """
+        if any(x is not None for x in (candidates.columns, candidates.never, candidates.stored)):
+            raise ArgumentError(
+                "candidates must all be negatives of every query, got some that are not; sample 'all'."
+            )
         num, places = len(query_vectors), candidates.positions
-        weights = torch.ones_like(owners, dtype=torch.float32) if weights is None else weights
+        if weights is None:
+            weights = torch.ones_like(owners, dtype=item_vectors.dtype)
         of_queries = weights.new_zeros(num).index_add_(0, owners, weights)
-        is_first = F.pad(owners.diff() > 0, (1, 0), value=True)
-        first = places[is_first]
-        # The sum over a query's targets is that of its first target, and the distances to the others.
-        others = owners.new_zeros(num).index_add_(0, owners, torch.ones_like(owners)).cumsum(0)
+        starts = torch.searchsorted(owners, torch.arange(num, device=owners.device))
+        first = places[starts]
+        # Targets of a query share one sum: their loss is that of the first, and how far they are behind.
         loss = softmax_loss(
             query_vectors,
             item_vectors,
@@ -119,16 +123,14 @@ class SoftmaxLoss(BatchLoss):
             precision=self.precision,
         )
         wanted = F.embedding_bag(
-            places, item_vectors, F.pad(others[:-1], (1, 0)), mode="sum", per_sample_weights=weights
+            places, item_vectors, starts, mode="sum", per_sample_weights=weights
         )
         ahead = F.embedding(first, item_vectors) * of_queries[:, None] - wanted
-        distance = (query_vectors * ahead).sum() / temperature
+        behind = (query_vectors * ahead).sum() / temperature
         if candidates.log_q is not None:
             log_q = candidates.log_q
-            distance = (
-                distance + (weights * log_q[places]).sum() - (of_queries * log_q[first]).sum()
-            )
-        return loss + distance / weights.sum()
+            behind = behind + (weights * log_q[places]).sum() - (of_queries * log_q[first]).sum()
+        return loss + (1 - self.label_smoothing) * behind / weights.sum()
 
     def _per_query(self, batch: Batch, columns: Tensor) -> Tensor:
         """Return the losses of queries with candidates of their own: ``(B,)``.
