@@ -193,10 +193,10 @@ class TowersConfig(Section):
     item_hidden: Widths = ()
     """Widths of the item tower's hidden layers; none is a linear mix."""
     history: Annotated[str, _HISTORY_ENCODERS] = "auto"
-    """How the query's history is read: as a mean (``mean``; ``recency``: the later the heavier;
-    ``attention``: with learnt weights), as means over longer and shorter pasts (``pooled``), or in its
-    order (``gru``, ``sasrec``, ``transformer``); ``auto`` is ``pooled`` where events have an order, else
-    ``mean``."""
+    """How the query's history is read: as a mean (``mean``; ``bag``: with a learnt vector for an empty
+    history; ``recency``: the later the heavier; ``attention``: with learnt weights), as means over longer
+    and shorter pasts (``pooled``), or in its order (``gru``, ``sasrec``, ``transformer``); ``auto`` is
+    ``pooled`` where events have an order, else ``bag``."""
     history_items: Literal["auto", "tower", "ids", "separate"] = "auto"
     """What a history reads of an item: all that the item tower is told of it, so that new items count
     (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``). ``auto`` is
@@ -308,6 +308,10 @@ class TrainingConfig(Section):
     predicted from the other (``sets``)."""
     next_events: Annotated[int, Range(1, 10**6)] = 1
     """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
+    solver: Literal["auto", "gradient", "spectral"] = "auto"
+    """How the weights are found: in steps along gradients, or in closed form from singular vectors of the
+    matrix of queries and items (``spectral``), which reads ids alone. ``auto`` tries both where the
+    examples are sets, and validation decides."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

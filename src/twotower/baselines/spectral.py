@@ -23,7 +23,8 @@ _DENSE = 10  # times as fast are multiplications of dense matrices
 _BLOCK_CELLS = 2**25  # of the long side's vectors that are held at once, 128 MB
 
 # What is tried, the value to fall back on first.
-_WIDTHS = (128, 64, 256, 512)
+WIDTHS = (128, 64, 256, 512)
+"""Widths that are tried."""
 _ROUNDS = (4, 1)
 _POWERS = ((0.25, 0.25), (0.5, 0.25), (0.5, 0.5))  # of queries, of items
 _DAMPINGS = (0.25, 0.0)  # how much less of the items' power is taken back
@@ -269,7 +270,7 @@ class Spectral:
         return torch.from_numpy(queries) @ torch.from_numpy(self.item_vectors).T
 
 
-def choose_spectral(dataset: Dataset) -> Spectral:
+def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:
     """Return Spectral fitted on the training events, with settings chosen on validation.
 
     NDCG@10 decides, in stages, each on a small grid: the half-life, the width, the rounds, the powers (with
@@ -279,8 +280,10 @@ def choose_spectral(dataset: Dataset) -> Spectral:
 
     Args:
         dataset: With a split. Without order among its events, the half-life is None.
+        width: The width, where it is not to be chosen.
     """
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
+    tried = WIDTHS if width is None else (width,)
     num_rows = dataset.items.ids.num_rows
     lives = half_lives(dataset, _HALF_LIVES)
 
@@ -298,9 +301,9 @@ def choose_spectral(dataset: Dataset) -> Spectral:
         )
 
     (powers, *other_powers), (rounds, *other_rounds) = _POWERS, _ROUNDS
-    most = max((width for width in _WIDTHS if is_quick(train, width)), default=min(_WIDTHS))
+    most = max((each for each in tried if is_quick(train, each)), default=min(tried))
     widest = fitted(powers, most, rounds)
-    widths = dict.fromkeys(min(width, widest.width) for width in _WIDTHS)
+    widths = dict.fromkeys(max(1, min(each, widest.width)) for each in tried)
     narrow, *wider = (replace(widest, width=width) for width in widths)
     best = validation.best(replace(narrow, half_life=life) for life in lives)
     life = best.half_life
@@ -321,7 +324,7 @@ def check_quick(dataset: Dataset) -> None:
         ConfigError: They are.
     """
     train = dataset.part(Part.TRAIN)
-    if not is_quick(train, min(_WIDTHS)):
+    if not is_quick(train, min(WIDTHS)):
         raise ConfigError(
             f"spectral takes more than ten minutes for {len(train):,} events; name it to have it all the "
             "same."

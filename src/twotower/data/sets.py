@@ -13,6 +13,8 @@ from twotower.vocab import PADDING_ROW
 
 TARGET_SHARE = 0.5
 """Share of a query's items that are asked for; the others are its history."""
+EMPTY_SHARE = 0.05
+"""Share of the queries all of whose items are asked for, so that a query without events has an answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +103,14 @@ class SetBatches:
             order = rng.permutation(self._queries)
             draws = rng.random(self._num_pairs, np.float32)[self._pair_of]
             is_hiding = rng.random(len(order)) < self.hidden_share
+            is_empty = rng.random(len(order)) < EMPTY_SHARE
             for start in range(0, len(order), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                yield self._gather(order[part], draws, is_hiding[part])
+                yield self._gather(order[part], draws, is_hiding[part], is_empty[part])
 
-    def _gather(self, query_rows: Rows, draws: Float32s, is_hiding: Bools) -> SetBatch:
+    def _gather(
+        self, query_rows: Rows, draws: Float32s, is_hiding: Bools, is_empty: Bools
+    ) -> SetBatch:
         events = self.events
         starts, ends = events.offsets[query_rows], events.offsets[query_rows + 1]
         counts = ends - starts
@@ -115,9 +120,8 @@ class SetBatches:
         shares = np.full(len(query_rows), np.inf, np.float32)
         np.minimum.at(shares, lines[can_ask], drawn[can_ask])  # at least one item is asked for
         shares = np.maximum(shares, np.float32(TARGET_SHARE))
-        if self.hidden_share:
-            others = np.bincount(lines, ~can_ask & events.is_read[places], len(query_rows))
-            shares[is_hiding & (others > 0)] = 1
+        others = np.bincount(lines, ~can_ask & events.is_read[places], len(query_rows))
+        shares[np.where(others > 0, is_hiding, is_empty)] = 1
         is_asked = can_ask & (drawn <= shares[lines])
         is_target, is_read = (
             is_asked & events.is_positive[places],

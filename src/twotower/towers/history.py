@@ -115,6 +115,31 @@ class DecayedMean(HistoryEncoder):
         return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-9)
 
 
+class Bag(DecayedMean):
+    """The mean of the events, and a learnt vector where there is none yet.
+
+    Without that vector a query without events would be the zero vector, for which all items are alike.
+    Trained, it says what is popular.
+
+    Args:
+        dim: ``d``.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        """Map ``(B, L, d)`` to the running means ``(B, L, d)``."""
+        is_empty = mask.cumsum(dim=1) == 0
+        return super().forward(item_vectors, mask, times) + is_empty[:, :, None] * self.start
+
+    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+        """Return the mean of all events, or the vector of none: ``(B, d)``."""
+        is_empty = ~mask.any(dim=1, keepdim=True)
+        return super().last(item_vectors, mask, times) + is_empty * self.start
+
+
 HALF_LIVES = (math.inf, 20.0, 5.0, 1.5, 0.01)
 """Half-lives in events of the pools; the first is the plain mean, the last is the last event."""
 

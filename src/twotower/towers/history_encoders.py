@@ -56,6 +56,7 @@ HISTORY_ENCODERS = Registry(
         HistoryEncoderSpec(
             "recency", f"{_HISTORY}:DecayedMean", (), {"half_life": 5.0}, is_tried=True
         ),
+        HistoryEncoderSpec("bag", f"{_HISTORY}:Bag", ("dim",)),
         HistoryEncoderSpec("mean", f"{_HISTORY}:DecayedMean", (), is_tried=True),
         HistoryEncoderSpec("attention", f"{_HISTORY}:AttentionPooled"),
         HistoryEncoderSpec(

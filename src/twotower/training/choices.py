@@ -20,6 +20,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
 from twotower.toml import toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training.closed_form import no_closed_form
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
 
@@ -104,6 +105,13 @@ def resolve(
     of_views = [int(view.offered[rows].sum()) for view in dataset.views.values()]
     num_items = max(of_views, default=len(rows))  # candidates are of one view
     choices = _Choices(config)
+    if config.training.solver == "spectral":
+        hindrance = no_closed_form(config, dataset, custom)
+        if hindrance:
+            raise ConfigError(
+                f"training.solver must not be 'spectral' where {hindrance}; use 'gradient'."
+            )
+        choices.decide("towers.similarity", "dot")
     encodes_items = config.features.tune_sentences and _reads_sentences(config, "item")
     _choose_towers(choices, dataset, custom, encodes_items=encodes_items)
     stated = [name for name in config.features.event if name != config.data.event_column]
@@ -115,6 +123,8 @@ def resolve(
     if config.features.tune_sentences:
         _check_tuned(choices.config, custom, encodes_items=encodes_items)
     choices.decide("training.examples", _examples(choices.config, dataset, num_items))
+    if config.training.solver == "auto":
+        choices.decide("training.solver", "gradient")
     _choose_for_examples(choices)
     _choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
     _choose_training(choices, dataset, train, custom)
@@ -142,7 +152,7 @@ def _choose_towers(
         choices.decide("towers.query_id", "off")
         return
     if towers.history == "auto":
-        history = "pooled" if dataset.ordered else "mean"
+        history = "pooled" if dataset.ordered else "bag"
         reason = "events have an order" if dataset.ordered else "events have no order"
         if config.features.query.get(dataset.queries.id_column) in _texts():
             history, reason = "none", "a search is all in its text"
@@ -160,15 +170,16 @@ def _choose_towers(
 
 def _choose_for_examples(choices: _Choices) -> None:
     """Decide what the query tower makes of a history, by how it is trained."""
-    towers = choices.config.towers
-    is_set = choices.config.training.examples == "sets"
+    config = choices.config
+    towers = config.towers
+    is_sum = config.training.examples == "sets" or config.training.solver == "spectral"
     if towers.history_length is None:
-        choices.decide("towers.history_length", EVENTS_OF_SETS if is_set else EVENTS_READ)
+        choices.decide("towers.history_length", EVENTS_OF_SETS if is_sum else EVENTS_READ)
     if towers.query_hidden is None:
-        why = "a mean of events says it all" if is_set else ""
-        choices.decide("towers.query_hidden", () if is_set else QUERY_WIDTHS, why)
+        why = "a sum of events says it all" if is_sum else ""
+        choices.decide("towers.query_hidden", () if is_sum else QUERY_WIDTHS, why)
     if towers.history_items == "auto":
-        is_plain = is_set and not choices.config.features.tune_sentences
+        is_plain = is_sum and not config.features.tune_sentences
         choices.decide("towers.history_items", "separate" if is_plain else "tower")
 
 

@@ -85,7 +85,7 @@ def finish(
     teller = bar if teller is None else teller
     config, untrained = trainer.config, untrained or {}
     served = best_served(trainer, done)
-    if done.best_epoch == 0:
+    if done.best_epoch == 0 and trainer.spectral is None:
         bar.on_choices((untrained_kept(done, config.training.metric),), config)
     again = None
     if learnt is not None and not done.interrupted:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import nn
 
@@ -21,7 +21,14 @@ from twotower.training.finish import finish, fit_in_folder
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.retraining import Refit, better_of_both, learnt_by, tries_ids
+from twotower.training.retraining import (
+    Refit,
+    better_of_both,
+    better_of_training,
+    learnt_by,
+    tries_closed_form,
+    tries_ids,
+)
 from twotower.training.task import Given, Task, View
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
@@ -134,7 +141,7 @@ def train(
     dataset, sides, given = task.dataset, task.sides, task.config
     check_baselines(dataset, baselines)
     teller.on_data(dataset, task.decisions, sides.features)
-    towers = {"query_tower": query_tower, "item_tower": item_tower}
+    towers: dict[str, Any] = {"query_tower": query_tower, "item_tower": item_tower}
     custom = tuple(side for side in ("query", "item") if towers[f"{side}_tower"] is not None)
     for side in custom:
         if not any(t.feature.meaning != "id" for t in getattr(sides, side).transforms):
@@ -158,6 +165,9 @@ def train(
     done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
     if is_open and not done.interrupted:
         trainer, done, said = better_of_both(trainer, done, bar)
+        bar.on_choices((said,), trainer.config)
+    if not custom and not done.interrupted and tries_closed_form(given, settings, dataset):
+        trainer, done, said = better_of_training(given, trainer, done, bar)
         bar.on_choices((said,), trainer.config)
     (trained,) = finish(
         task,

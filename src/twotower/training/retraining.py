@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from twotower.baselines.spectral import WIDTHS, choose_spectral, is_quick
 from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
@@ -17,6 +18,7 @@ from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import with_values
+from twotower.training.closed_form import no_closed_form, settings_of
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
@@ -72,16 +74,71 @@ def better_of_both(
         progress = other.fit(watcher=bar)
     except TrainingDivergedError:
         return trainer, done, "towers.query_id = 'off': a training with ids diverged"
-    without, found = done.best_metric, progress.best_metric
     if progress.interrupted:
         done.interrupt()
         return trainer, done, "towers.query_id = 'off': a training with ids was not finished"
-    assert without is not None
-    assert found is not None
-    figures = f"validation {config.training.metric} {found:.4f} with it, {without:.4f} without"
-    if found <= without:
-        return trainer, done, f"towers.query_id = 'off': {figures}"
-    return other, progress, f"towers.query_id = 'on': {figures}"
+    return _better(trainer, done, other, progress, "towers.query_id", ("off", "on"))
+
+
+def tries_closed_form(config: Config, chosen: Config, dataset: Dataset) -> bool:
+    """Return whether validation decides between training and the closed form.
+
+    Args:
+        config: What the user set.
+        chosen: The settings with every ``auto`` replaced.
+        dataset: The split data set.
+    """
+    if config.training.solver != "auto" or chosen.training.examples != "sets":
+        return False
+    train = dataset.part(Part.TRAIN)
+    return not no_closed_form(config, dataset) and is_quick(train, WIDTHS[0])
+
+
+def better_of_training(
+    given: Config, trainer: Trainer, done: Progress, bar: Callback
+) -> tuple[Trainer, Progress, str]:
+    """Find the closed form, and return it or the trained model, whichever is better on validation.
+
+    Args:
+        given: What the user set: a width of the user's own is that of the closed form, too.
+        trainer: Holding its best weights.
+        done: Its progress.
+        bar: Is told.
+
+    Returns:
+        The chosen trainer, its progress, and a sentence.
+    """
+    bar.on_phase("the closed form")
+    dim = given.towers.dim
+    spectral = choose_spectral(trainer.dataset, None if dim == Config().towers.dim else dim)
+    values = {
+        "towers.dim": spectral.width,
+        "training.solver": "spectral",
+        "towers.similarity": "dot",
+    }
+    config = with_values(trainer.config, values)
+    other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
+    progress = other.fit()
+    return _better(trainer, done, other, progress, "training.solver", ("gradient", "spectral"))
+
+
+def _better(
+    first: Trainer,
+    done: Progress,
+    second: Trainer,
+    progress: Progress,
+    name: str,
+    values: tuple[str, str],
+) -> tuple[Trainer, Progress, str]:
+    """Return the trainer with the better validation metric, its progress, and a sentence."""
+    metrics = done.best_metric, progress.best_metric
+    assert metrics[0] is not None
+    assert metrics[1] is not None
+    said = f"validation {first.config.training.metric}"
+    figures = " and ".join(f"{m:.4f} with {v!r}" for m, v in zip(metrics, values, strict=True))
+    if metrics[1] <= metrics[0]:
+        return first, done, f"{name} = {values[0]!r}: {said} is {figures}"
+    return second, progress, f"{name} = {values[1]!r}: {said} is {figures}"
 
 
 def learnt_by(refit: Refit) -> Learnt | None:
@@ -122,13 +179,14 @@ def refitted(
         watcher: Follows the training.
     """
     more = task.learning(learnt, refits_features=not chosen.custom)
-    trainer = Trainer(more.dataset, more.sides, chosen.config, **deepcopy(dict(towers)))
+    own: dict[str, Any] = deepcopy(dict(towers))
+    trainer = Trainer(more.dataset, more.sides, chosen.config, spectral=chosen.spectral, **own)
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
     if progress.interrupted:
         done.interrupt()
         return None
     record: dict[str, Any] = {"event": "refit", "learnt": learnt, "epochs": done.best_epoch}
-    if progress.log:
+    if progress.epoch:
         record["loss"] = progress.log[-1]["loss"]
     done.log.append(record)
     return trainer
@@ -163,7 +221,8 @@ def spread_over_seeds(
         seed = config.training.seed + place
         bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
         of_seed = with_values(config, {"training.seed": seed})
-        trainer = Trainer(dataset, task.sides, of_seed, **deepcopy(dict(towers)))
+        own: dict[str, Any] = deepcopy(dict(towers))
+        trainer = Trainer(dataset, task.sides, of_seed, **own)
         done = trainer.fit(watcher=bar)
         if refit and not done.interrupted:
             trainer = refitted(trainer, done, task, "valid", towers=towers, watcher=bar) or trainer

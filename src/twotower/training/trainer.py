@@ -6,7 +6,7 @@ Training stops after ``training.patience`` (3) epochs without a better one.
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.towers.build import build_model, least_weights, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, evaluating, to_tensors
 from twotower.towers.model import TwoTower, check_widths
+from twotower.training import closed_form
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Batch, Objective, turns_of
@@ -131,6 +132,8 @@ class Trainer:
         config: With no ``auto`` left; see ``choices.resolve``.
         query_tower: A module of the user's own in the query tower's place.
         item_tower: One in the item tower's place.
+        spectral: Settings of ``Spectral.fit``, for ``training.solver`` spectral; None chooses them on
+            validation.
 
     Raises:
         ValueError: The widths of the two towers differ.
@@ -163,6 +166,7 @@ class Trainer:
         *,
         query_tower: nn.Module | None = None,
         item_tower: nn.Module | None = None,
+        spectral: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataset = dataset
         self.sides = sides
@@ -182,6 +186,12 @@ class Trainer:
         self.item_features = encodings[0].item_features
         self.event_features = encodings[0].event_features
         self._check_towers(encodings[0])
+        self.spectral: dict[str, Any] | None = None
+        """Settings of the closed form, where the weights are found by it."""
+        if config.training.solver == "spectral":
+            found = closed_form.fitted(dataset, spectral, config.towers.dim)
+            closed_form.fill(encodings[0], found)
+            self.spectral = closed_form.settings_of(found)
         self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
         self.objectives = tuple(
@@ -239,6 +249,8 @@ class Trainer:
         """
         settings = self.config.training
         progress, watcher = progress or Progress(), watcher or Callback()
+        if self.spectral is not None:
+            return self._without_steps(progress, validates=epochs is None)
         most = settings.epochs if epochs is None else epochs
         start: tuple[float, dict[str, Tensor]] | None = None
         threads_before = torch.get_num_threads()
@@ -289,6 +301,16 @@ class Trainer:
     def scorer(self) -> ModelScorer:
         """Return the model as it is now as a scorer; of several views, the first."""
         return self.objectives[0].scorer()
+
+    def _without_steps(self, progress: Progress, *, validates: bool) -> Progress:
+        """Return the progress of a model in closed form, which is complete as it is."""
+        record: dict[str, Any] = {"event": "closed form", **(self.spectral or {})}
+        if validates:
+            progress.best_metric = self.validate()
+            progress.best_model = _copy(self.trained)
+            record[f"valid_{self.config.training.metric}"] = progress.best_metric
+        progress.log = [record]
+        return progress
 
     def _epoch(
         self,

@@ -1,0 +1,118 @@
+"""A two-tower model in closed form: ids' embeddings from singular vectors, without a step of training."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.arrays import Bools, Float32s
+from twotower.baselines.spectral import Spectral, choose_spectral
+from twotower.config import Config
+from twotower.data.dataset import Dataset, Part
+from twotower.features.encoders import CategoryEncoder, SideEncoder
+from twotower.toml import toml_value
+from twotower.towers.encoding import Encoding
+from twotower.towers.history import Bag
+from twotower.towers.model import ItemTower, QueryTower
+from twotower.vocab import FIRST_ROW
+
+
+def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = ()) -> str:
+    """Return why settings cannot be those of a model in closed form, or nothing.
+
+    Args:
+        config: What the user set, with ``auto`` where that may be anything.
+        dataset: The split data set.
+        custom: Sides whose tower is the user's own.
+    """
+    towers = config.towers
+    if custom:
+        return "a tower is your own"
+    if dataset.views:
+        return "there are several views"
+    if dataset.ordered:
+        return "the events have an order"
+    allowed = {
+        "history": ("auto", "bag"),
+        "history_items": ("auto", "separate"),
+        "query_hidden": (None, ()),
+        "item_hidden": ((),),
+        "item_id": ("on",),
+        "query_id": ("auto", "off"),
+        "block": ("skip",),
+        "similarity": ("auto", "dot"),
+        "temperature": (None,),
+    }
+    for name, values in allowed.items():
+        value = getattr(towers, name)
+        if value not in values:
+            return f"towers.{name} is {toml_value(value)}"
+    return ""
+
+
+def fitted(dataset: Dataset, settings: Mapping[str, Any] | None, width: int) -> Spectral:
+    """Return the closed form of the training events.
+
+    Args:
+        dataset: The split data set.
+        settings: As ``settings_of`` returns them; None chooses them on validation.
+        width: Where they are to be chosen.
+    """
+    if settings is None:
+        return choose_spectral(dataset, width)
+    return Spectral.fit(dataset.part(Part.TRAIN), dataset.items.ids.num_rows, **settings)
+
+
+def settings_of(spectral: Spectral) -> dict[str, Any]:
+    """Return what ``Spectral.fit`` needs to be told."""
+    return {name: getattr(spectral, name) for name in spectral.SETTINGS}
+
+
+@torch.no_grad()
+def fill(encoding: Encoding, spectral: Spectral) -> None:
+    """Set the weights of a model to those of the closed form.
+
+    An event's embedding and an item's are the closed form's vectors, both scaled to a root mean square of 1
+    over the trained items' lengths. All other features add nothing. A query without events gets the vector
+    whose scores are nearest to the logarithm of the items' popularity, by least squares.
+
+    Args:
+        encoding: Of a model that ``no_closed_form`` has nothing against, at least as wide as ``spectral``.
+        spectral: Fitted on the training events.
+
+    Source: see ``Spectral``.
+    """
+    query_tower = cast("QueryTower", encoding.model.query_tower)
+    item_tower = cast("ItemTower", encoding.model.item_tower)
+    history = cast("Bag", query_tower.history)
+    assert query_tower.items is not None
+    for encoder in (query_tower.encoder, query_tower.events, query_tower.items, item_tower.encoder):
+        for weight in () if encoder is None else encoder.parameters():
+            weight.zero_()
+    is_trained = spectral.spectrum.degrees > 0
+    items = _scaled(spectral.item_vectors, is_trained)
+    _put(item_tower.encoder, encoding, items)
+    _put(query_tower.items, encoding, _scaled(spectral.history_vectors, is_trained))
+    logs = np.log1p(spectral.spectrum.degrees[is_trained])
+    start = np.linalg.lstsq(items[is_trained], logs - logs.mean(), rcond=None)[0]
+    history.start.zero_()
+    history.start[: len(start)] = torch.from_numpy(start)
+
+
+def _scaled(vectors: Float32s, is_trained: Bools) -> Float32s:
+    """Return vectors whose lengths have a root mean square of 1 over the trained items."""
+    square = float((vectors[is_trained] ** 2).sum(axis=1).mean()) if is_trained.any() else 0.0
+    return vectors / np.float32(np.sqrt(square) or 1.0)
+
+
+def _put(encoder: SideEncoder, encoding: Encoding, vectors: Float32s) -> None:
+    """Write one vector an item row into the table of an encoder's id."""
+    assert encoder.id_place is not None
+    table = cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table
+    rows: Tensor = encoding.item_features[encoder.names[encoder.id_place]].long()
+    is_known = rows >= FIRST_ROW
+    table.weight[rows[is_known], : vectors.shape[1]] = torch.from_numpy(vectors).to(rows.device)[
+        is_known
+    ]
